@@ -1,0 +1,1 @@
+"""Agents over OpenAI-compatible chat completions: conversations, tools, streams."""

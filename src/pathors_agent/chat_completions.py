@@ -1,0 +1,201 @@
+"""What is sent to a chat-completions endpoint: messages, tools and options as a request body.
+
+Each message is encoded once per profile and its bytes are kept on it, so that a request costs
+what is new in the history and one join.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+
+from pathors_agent.messages import (
+    AssistantMessage,
+    Content,
+    JSONValue,
+    Message,
+    MessageBase,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+)
+
+# OpenAI's rule for function names; some servers answer 400 to a history that breaks it.
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+_NAME_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointProfile:
+    """What an endpoint wants to be sent; the default suits most.
+
+    - `sends`: the whole history, or only what came after the last answer, for endpoints that keep
+      the history themselves under a session id.
+    - `system_role`: the wire role of system messages ("developer" for OpenAI's newer models).
+    - `max_tokens_field`: where the answer's length limit goes.
+    - `reasoning_field`: the field under which reasoning goes back with messages that called
+      tools; None sends none. DeepSeek wants "reasoning_content".
+    - `echoed_fields`: unknown fields of an assistant message that go back as they came.
+    - `null_content`: send `"content": null` beside tool calls; False leaves the field out.
+    - `include_usage`: ask for token counts at the end of a stream (`stream_options`).
+    """
+
+    sends: Literal["history", "new_messages"] = "history"
+    system_role: Literal["system", "developer"] = "system"
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    reasoning_field: str | None = None
+    echoed_fields: tuple[str, ...] = ("reasoning_details",)
+    null_content: bool = True
+    include_usage: bool = True
+
+
+DEFAULT_PROFILE = EndpointProfile()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """How the model is to answer; None leaves a field out, so that the endpoint decides.
+
+    The names are OpenAI's. `extra` is added to the request body as given and wins over the rest.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    tool_choice: str | Mapping[str, JSONValue] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    response_format: Mapping[str, JSONValue] | None = None
+    extra: Mapping[str, JSONValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RequestTemplate:
+    """All of a request but its messages, encoded once: `encode` adds those.
+
+    `tools` are OpenAI tool definitions. `instructions` go first, as a system message; with
+    `sends="new_messages"` only before the first answer.
+    """
+
+    model: str | None = None
+    instructions: str | None = None
+    tools: Sequence[JSONValue] = ()
+    options: ModelOptions = field(default_factory=ModelOptions)
+    profile: EndpointProfile = DEFAULT_PROFILE
+    stream: bool = True
+
+    def encode(self, messages: Sequence[Message]) -> bytes:
+        """Give the request body for these messages."""
+        news = self.profile.sends == "new_messages"
+        sent = _after_last_answer(messages) if news else messages
+        parts = [encode_message(message, self.profile) for message in sent]
+        if self._instructions and len(sent) == len(messages):
+            parts.insert(0, self._instructions)
+        return b"".join((b'{"messages":[', b",".join(parts), b"]", self._rest))
+
+    @cached_property
+    def _instructions(self) -> bytes:
+        if self.instructions is None:
+            return b""
+        return encode_message(SystemMessage(content=self.instructions), self.profile)
+
+    @cached_property
+    def _rest(self) -> bytes:
+        """The body after the messages: every other field, and the closing brace."""
+        fields = msgspec.json.encode(self._fields())
+        return b"}" if fields == b"{}" else b"," + fields[1:]
+
+    def _fields(self) -> dict[str, object]:
+        options = self.options
+        fields: dict[str, object] = {
+            "model": self.model,
+            "tools": list(self.tools) or None,
+            "temperature": options.temperature,
+            "top_p": options.top_p,
+            self.profile.max_tokens_field: options.max_tokens,
+            "seed": options.seed,
+            "stop": options.stop,
+            # Endpoints refuse these two where there are no tools.
+            "tool_choice": options.tool_choice if self.tools else None,
+            "parallel_tool_calls": options.parallel_tool_calls if self.tools else None,
+            "reasoning_effort": options.reasoning_effort,
+            "response_format": options.response_format,
+            "stream": self.stream,
+            "stream_options": self._stream_options(),
+        }
+        return {k: v for k, v in fields.items() if v is not None} | dict(options.extra)
+
+    def _stream_options(self) -> dict[str, bool] | None:
+        return {"include_usage": True} if self.stream and self.profile.include_usage else None
+
+
+def encode_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -> bytes:
+    """Give a message's wire bytes, from where they were kept when it was encoded before."""
+    kept: tuple[EndpointProfile, bytes] | None = getattr(message, "wire", None)
+    if kept is not None and (kept[0] is profile or kept[0] == profile):
+        return kept[1]
+    data = msgspec.json.encode(wire_message(message, profile))
+    # The message is frozen to its users; this slot is no part of its value.
+    MessageBase.wire.__set__(message, (profile, data))  # type: ignore[attr-defined]  # a slot
+    return data
+
+
+def wire_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -> dict[str, object]:
+    """Give a message as the JSON object an endpoint of this profile reads."""
+    match message:
+        case SystemMessage():
+            return {"role": profile.system_role, "content": _content(message.content)}
+        case ToolMessage():
+            content = _content(message.content)
+            return {"role": "tool", "tool_call_id": message.tool_call_id, "content": content}
+        case AssistantMessage():
+            return _wire_assistant(message, profile)
+        case _:
+            name = {} if message.name is None else {"name": message.name}
+            return {"role": "user", **name, "content": _content(message.content)}
+
+
+def _wire_assistant(message: AssistantMessage, profile: EndpointProfile) -> dict[str, object]:
+    wire: dict[str, object] = {"role": "assistant"}
+    if message.content is not None:
+        wire["content"] = _content(message.content)
+    elif not message.tool_calls:
+        # An answer of nothing, or a refusal: a message needs a content that is text.
+        wire["content"] = message.refusal or ""
+    elif profile.null_content:
+        wire["content"] = None
+    if message.tool_calls:
+        wire["tool_calls"] = [_wire_call(call) for call in message.tool_calls]
+        if profile.reasoning_field and message.reasoning:
+            wire[profile.reasoning_field] = message.reasoning
+    for name in profile.echoed_fields:
+        if name in message.extra:
+            wire[name] = message.extra[name]
+    return wire
+
+
+def _wire_call(call: ToolCall) -> dict[str, object]:
+    function = {
+        "name": _NOT_IN_NAMES.sub("_", call.name)[:_NAME_LENGTH] or "unnamed",
+        "arguments": call.arguments if call.arguments.strip() else "{}",
+    }
+    return {**call.extra, "id": call.id, "type": "function", "function": function}
+
+
+def _content(content: Content) -> object:
+    if isinstance(content, str):
+        return content
+    return [part.model_dump(mode="json", exclude_unset=True) for part in content]
+
+
+def _after_last_answer(messages: Sequence[Message]) -> Sequence[Message]:
+    """What an endpoint that keeps the history has not seen yet."""
+    for index in range(len(messages) - 1, -1, -1):
+        if isinstance(messages[index], AssistantMessage):
+            return messages[index + 1 :]
+    return messages

@@ -1,0 +1,262 @@
+"""Decide which message may come next. Pure: no I/O, no clock.
+
+The table is the documentation: a missing cell is a `ConversationError`. There is one way in,
+`Conversation.append`; everything else reads.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from enum import StrEnum
+
+from pathors_agent.errors import ConversationError
+from pathors_agent.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+
+
+class Role(StrEnum):
+    """Who must speak next."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class Event(StrEnum):
+    """What a message is to the state machine."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ANSWER = "answer"
+    TOOL_CALLS = "tool_calls"
+    TOOL_RESULT = "tool_result"
+    LAST_TOOL_RESULT = "last_tool_result"
+
+
+TRANSITIONS: dict[Role, dict[Event, Role]] = {
+    Role.USER: {
+        Event.SYSTEM: Role.USER,
+        Event.USER: Role.ASSISTANT,
+        Event.ANSWER: Role.USER,
+        Event.TOOL_CALLS: Role.TOOL,
+    },
+    Role.ASSISTANT: {
+        Event.SYSTEM: Role.ASSISTANT,
+        Event.USER: Role.ASSISTANT,
+        Event.ANSWER: Role.USER,
+        Event.TOOL_CALLS: Role.TOOL,
+    },
+    Role.TOOL: {
+        Event.TOOL_RESULT: Role.TOOL,
+        Event.LAST_TOOL_RESULT: Role.ASSISTANT,
+    },
+}
+
+# Enough ids to act on; a flood of ten thousand must not become a ten-megabyte sentence.
+LISTED_IDS = 10
+
+
+class Conversation:
+    """A message history that is legal after every append.
+
+    `Conversation(messages)` takes a stored history whole or raises `ConversationError` with the
+    index of the first message that does not fit. `session_id` names the stored session, or is
+    None while there is none. Results of one batch of tool calls are kept in call order, whatever
+    order they arrive in.
+    """
+
+    def __init__(self, messages: Iterable[Message] = (), *, session_id: str | None = None) -> None:
+        self.session_id = session_id
+        self._messages: list[Message] = []
+        self._next_role = Role.USER
+        self._batch: dict[str, int] = {}  # ids of the open batch -> place in call order
+        self._answered: list[int] = []  # places that have their result, sorted
+        self._turns = 0
+        for index, message in enumerate(messages):
+            try:
+                self.append(message)
+            except ConversationError as error:
+                error.index = index
+                error.args = (f"messages[{index}]: {error}",)
+                raise
+
+    def __repr__(self) -> str:
+        return (
+            f"<Conversation of {len(self)} messages, next: {self._next_role.value}, "
+            f"session_id={self.session_id!r}>"
+        )
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The history so far."""
+        return tuple(self._messages)
+
+    @property
+    def next_role(self) -> Role:
+        """Who must speak next."""
+        return self._next_role
+
+    @property
+    def turns(self) -> int:
+        """How many assistant messages the history holds."""
+        return self._turns
+
+    @property
+    def turns_since_user(self) -> int:
+        """How many assistant messages came since a user last spoke."""
+        count = 0
+        for message in reversed(self._messages):
+            if isinstance(message, UserMessage):
+                break
+            count += isinstance(message, AssistantMessage)
+        return count
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """Every tool call of the batch that is open; empty when none is."""
+        if not self._batch:
+            return ()
+        opener = self._messages[-1 - len(self._answered)]
+        assert isinstance(opener, AssistantMessage)
+        return opener.tool_calls
+
+    @property
+    def open_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls that still wait for a result, in call order."""
+        answered = set(self._answered)
+        return tuple(call for place, call in enumerate(self.calls) if place not in answered)
+
+    def append(self, message: Message) -> None:
+        """Add a message, or raise `ConversationError` and stay as it was."""
+        event = self._event(message)
+        next_role = TRANSITIONS[self._next_role].get(event)
+        if next_role is None:
+            raise self._refusal(message, event)
+        match message:
+            case ToolMessage():
+                self._insert_result(message)
+            case AssistantMessage():
+                self._batch = _places(message)
+                self._messages.append(message)
+                self._turns += 1
+            case _:
+                self._messages.append(message)
+        self._next_role = next_role
+
+    def close_open_calls(self, reason: str) -> None:
+        """Answer every open call as cancelled, so that the user can speak again.
+
+        `reason` is what the model reads as the result.
+        """
+        for call in self.open_calls:
+            self.append(ToolMessage(tool_call_id=call.id, content=reason, is_error=True))
+
+    def trimmed(self, *, turns: int) -> "Conversation":
+        """Copy the system messages and the last `turns` whole turns into a new conversation.
+
+        A turn here runs from a user's message to the next one that follows an answer, so that no
+        call loses its result and no answer its question. The copy has no session id.
+        """
+        if turns < 1:
+            raise ValueError(f"turns must be at least 1, not {turns}")
+        starts = self._turn_starts()
+        cut = starts[-turns] if turns <= len(starts) else 0
+        system = [m for m in self._messages[:cut] if isinstance(m, SystemMessage)]
+        return Conversation([*system, *self._messages[cut:]])
+
+    def _turn_starts(self) -> list[int]:
+        messages = self._messages
+        return [
+            index
+            for index, message in enumerate(messages)
+            if isinstance(message, UserMessage)
+            and (index == 0 or isinstance(messages[index - 1], SystemMessage | AssistantMessage))
+        ]
+
+    def _event(self, message: Message) -> Event:
+        match message:
+            case SystemMessage():
+                return Event.SYSTEM
+            case UserMessage():
+                return Event.USER
+            case AssistantMessage():
+                return Event.TOOL_CALLS if message.tool_calls else Event.ANSWER
+            case ToolMessage():
+                self._check_names_open_call(message)
+                last = len(self._batch) - len(self._answered) == 1
+                return Event.LAST_TOOL_RESULT if last else Event.TOOL_RESULT
+
+    def _check_names_open_call(self, message: ToolMessage) -> None:
+        if self._next_role is not Role.TOOL:
+            return  # the table refuses it, with its own words
+        place = self._batch.get(message.tool_call_id)
+        if place is None:
+            problem = "names no call of the last assistant message"
+        elif self._is_answered(place):
+            problem = "is a second result for its call"
+        else:
+            return
+        raise self._error(
+            f"the tool message for {message.tool_call_id!r} {problem}; open calls: {self._ids()}",
+            Event.TOOL_RESULT,
+        )
+
+    def _is_answered(self, place: int) -> bool:
+        at = bisect_left(self._answered, place)
+        return at < len(self._answered) and self._answered[at] == place
+
+    def _insert_result(self, message: ToolMessage) -> None:
+        place = self._batch[message.tool_call_id]
+        later = len(self._answered) - bisect_left(self._answered, place)
+        self._messages.insert(len(self._messages) - later, message)
+        insort(self._answered, place)
+        if len(self._answered) == len(self._batch):
+            self._batch, self._answered = {}, []
+
+    def _refusal(self, message: Message, event: Event) -> ConversationError:
+        if self._next_role is Role.TOOL:
+            text = f"no {message.role} message may come before the results of {self._ids()}"
+        else:
+            text = f"no tool message may come while no call is open (got one for {_id(message)!r})"
+        return self._error(text, event)
+
+    def _error(self, text: str, event: Event) -> ConversationError:
+        return ConversationError(
+            text,
+            next_role=self._next_role,
+            event=event,
+            open_calls=tuple(call.id for call in self.open_calls),
+        )
+
+    def _ids(self) -> str:
+        ids = [repr(call.id) for call in self.open_calls]
+        more = f" and {len(ids) - LISTED_IDS} more" if len(ids) > LISTED_IDS else ""
+        return ", ".join(ids[:LISTED_IDS]) + more
+
+
+def _places(message: AssistantMessage) -> dict[str, int]:
+    """Map the call ids of a message to their places; refuse an id that occurs twice."""
+    places = {call.id: place for place, call in enumerate(message.tool_calls)}
+    if len(places) == len(message.tool_calls):
+        return places
+    seen: set[str] = set()
+    for call in message.tool_calls:
+        if call.id in seen:
+            raise ConversationError(
+                f"two calls of one assistant message have the id {call.id!r}; ids must differ",
+                event=Event.TOOL_CALLS,
+            )
+        seen.add(call.id)
+    raise AssertionError("unreachable")
+
+
+def _id(message: Message) -> str:
+    return message.tool_call_id if isinstance(message, ToolMessage) else ""

@@ -1,0 +1,208 @@
+"""The messages of a conversation: frozen values, one class per role.
+
+A message holds what was said and what came with it. Their wire format belongs to
+`chat_completions`, their stored JSON to `history`.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+JSONValue = JsonValue
+"""What a JSON text can hold, as Python values."""
+
+
+class Value(BaseModel):
+    """A frozen value; its repr and its errors say how much it holds, never what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    # Plain in a repr: what people match on. Everything else may be private and is counted.
+    _SHOWN: ClassVar[frozenset[str]] = frozenset(
+        {"id", "name", "tool_call_id", "finish_reason", "model", "type", "is_error"}
+    )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name == "role" or value is None or value == () or value == {}:
+                continue
+            shown = name in self._SHOWN or isinstance(value, Value)
+            yield name, value if shown else _Counted(value)
+
+
+class _Counted:
+    """Stand in for a value in a repr: its size, or its items when they hide themselves."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        match self._value:
+            case str() as text:
+                return f"<{len(text)} chars>"
+            case tuple() as items:
+                return repr(items)
+            case Mapping() as fields:
+                return f"<{len(fields)} fields>"
+            case other:
+                return repr(other)
+
+
+class ContentPart(Value):
+    """One part of a content list: text, or an image, audio clip or file kept as it was given.
+
+    `type` is OpenAI's part type ("text", "image_url", "input_audio", "file"); fields of other
+    types than "text" are kept unread.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(min_length=1)
+    text: str | None = None
+
+    @model_validator(mode="after")
+    def _text_part_has_text(self) -> Self:
+        if self.type == "text" and self.text is None:
+            raise ValueError("a part of type 'text' needs its field 'text'")
+        return self
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
+        yield from super().__repr_args__()
+        for name, value in (self.model_extra or {}).items():
+            yield name, f"<{type(value).__name__}>"
+
+
+Content = str | tuple[ContentPart, ...]
+"""Text, or a list of parts."""
+
+
+class ToolCall(Value):
+    """A model's request to run one tool.
+
+    `arguments` is the JSON text as the model wrote it, unchecked and never repaired. `extra`
+    holds what the provider sent beside it (a thought signature, say); it goes back as it came.
+    """
+
+    id: str = Field(min_length=1)
+    name: str
+    arguments: str = ""
+    extra: dict[str, JSONValue] = Field(default_factory=dict)
+
+
+class Usage(Value):
+    """Tokens counted by the provider; None where it did not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    _SHOWN: ClassVar[frozenset[str]] = frozenset(
+        {
+            "prompt_tokens",
+            "completion_tokens",
+            "total_tokens",
+            "cached_tokens",
+            "reasoning_tokens",
+        }
+    )
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Sum two usages field by field; unknown plus anything is unknown."""
+        sums: dict[str, int | None] = {}
+        for name in Usage.model_fields:
+            a, b = getattr(self, name), getattr(other, name)
+            sums[name] = None if a is None or b is None else a + b
+        return Usage.model_validate(sums)
+
+
+class MessageBase(Value):
+    """What every message has: a place for the bytes it was encoded to."""
+
+    # The wire bytes per endpoint profile, kept by `chat_completions` so that a long history is
+    # encoded once. A slot, so that copies, comparisons and pickles never see it.
+    __slots__ = ("wire",)
+
+
+class SystemMessage(MessageBase):
+    """Instructions to the model; wire role "system" ("developer" is read as the same)."""
+
+    role: Literal["system"] = "system"
+    content: Content
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the content, its parts joined."""
+        return content_text(self.content)
+
+
+class UserMessage(MessageBase):
+    """What the user said."""
+
+    role: Literal["user"] = "user"
+    content: Content
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the content, its parts joined; other parts are left out."""
+        return content_text(self.content)
+
+
+class AssistantMessage(MessageBase):
+    """What the model answered: text, tool calls, or both.
+
+    `finish_reason`, `usage`, `model` and `id` are what the provider reported with it, None where
+    it did not. `extra` holds fields of its message that this class does not know.
+    """
+
+    role: Literal["assistant"] = "assistant"
+    content: Content | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    refusal: str | None = None
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    id: str | None = None
+    extra: dict[str, JSONValue] = Field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The text of the content, its parts joined; empty when there is none."""
+        return content_text(self.content)
+
+
+class ToolMessage(MessageBase):
+    """The result of one tool call, in words the model reads.
+
+    `is_error` marks a call that gave no value (a bad argument, an exception, a cancellation); it
+    is not sent to the model, who reads `content`.
+    """
+
+    role: Literal["tool"] = "tool"
+    tool_call_id: str = Field(min_length=1)
+    content: Content
+    is_error: bool = False
+
+    @property
+    def text(self) -> str:
+        """The text of the content, its parts joined."""
+        return content_text(self.content)
+
+
+Message = Annotated[
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
+]
+"""Any message; as a pydantic type it is told apart by `role`."""
+
+
+def content_text(content: Content | None) -> str:
+    """Join the text parts of a content; an absent content is empty."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part.text or "" for part in content if part.type == "text")

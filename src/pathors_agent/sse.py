@@ -1,0 +1,159 @@
+"""Server-sent events by the HTML standard, and nothing else: bytes to events, data to bytes.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from pathors_agent.errors import MalformedResponse
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+# Eight MiB: ten times the longest line in the recorded streams; a longer one is no stream.
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+
+# A thousand years in milliseconds; int() refuses texts of over 4,300 digits with an error.
+MAX_RETRY_DIGITS = 14
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """One dispatched event; `id` is the last event id the stream gave, "" when it gave none."""
+
+    event: str
+    data: str
+    id: str = ""
+
+
+class LineEnds:
+    """Turn CR LF and CR into LF over pieces cut anywhere, also between CR and LF."""
+
+    __slots__ = ("_after_cr",)
+
+    def __init__(self) -> None:
+        self._after_cr = False
+
+    def normalise(self, data: bytes) -> bytes:
+        """Give `data` with LF as its only line end."""
+        if self._after_cr and data:
+            self._after_cr = False
+            if data.startswith(b"\n"):
+                data = data[1:]
+        if b"\r" not in data:
+            return data
+        self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    @property
+    def pending(self) -> bool:
+        """Whether the next LF belongs to a CR already seen."""
+        return self._after_cr
+
+
+class SSEParser:
+    """An event-stream parser: push bytes in, take events out; time is linear in the bytes.
+
+    `feed` takes pieces cut anywhere. An event that the end of the stream cuts off is not
+    dispatched, as the standard says; `pending` gives it to a caller who knows better.
+    An event of more than `max_event_bytes` is a `MalformedResponse`.
+    """
+
+    def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self.retry: int | None = None
+        """The reconnection time the server asked for, in milliseconds."""
+        self.offset = 0
+        """How many bytes were fed."""
+        self._max_event_bytes = max_event_bytes
+        self._line_ends = LineEnds()
+        self._start: bytes | None = b""  # None once a byte order mark can no longer come
+        self._line: list[bytes] = []  # pieces of a line that has not ended, joined once
+        self._line_size = 0
+        self._data_size = 0
+        self._data: list[str] = []
+        self._event = ""
+        self._id = ""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Take the next bytes of the stream; give the events they complete."""
+        self.offset += len(data)
+        if self._start is not None:
+            data = self._without_byte_order_mark(data)
+        data = self._line_ends.normalise(data)
+        *complete, rest = data.split(b"\n")
+        events: list[Event] = []
+        for line in complete:
+            self._take(line, events)
+        if rest:
+            self._line.append(rest)
+            self._line_size += len(rest)
+            self._check_size()
+        return events
+
+    def pending(self) -> Event | None:
+        """The event in progress, as if the stream had ended it properly; None without data."""
+        rest = (self._start or b"") + b"".join(self._line)
+        events: list[Event] = []
+        self._start, self._line = None, []
+        self._take(rest, events)
+        self._dispatch(events)
+        return events[-1] if events else None
+
+    def _without_byte_order_mark(self, data: bytes) -> bytes:
+        start = (self._start or b"") + data
+        if len(start) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(start):
+            self._start = start
+            return b""
+        self._start = None
+        return start.removeprefix(BYTE_ORDER_MARK)
+
+    def _take(self, line: bytes, events: list[Event]) -> None:
+        if self._line:
+            self._line.append(line)
+            line = b"".join(self._line)
+            self._line, self._line_size = [], 0
+        if not line:
+            self._dispatch(events)
+            return
+        field, _, value = line.decode(errors="replace").partition(":")
+        value = value.removeprefix(" ")
+        match field:
+            case "data":
+                self._data.append(value)
+                self._data_size += len(value) + 1  # the line end it is joined with
+                self._check_size()
+            case "event":
+                self._event = value
+            case "id" if "\0" not in value:
+                self._id = value
+            case "retry" if value.isascii() and value.isdigit():
+                self.retry = int(value[:MAX_RETRY_DIGITS])
+
+    def _dispatch(self, events: list[Event]) -> None:
+        if self._data:
+            events.append(Event(self._event or "message", "\n".join(self._data), self._id))
+        self._data, self._event, self._data_size = [], "", 0
+
+    def _check_size(self) -> None:
+        if self._line_size + self._data_size > self._max_event_bytes:
+            raise MalformedResponse(
+                f"an event is longer than {self._max_event_bytes} bytes (max_event_bytes), "
+                f"at byte {self.offset} of the body",
+                offset=self.offset,
+            )
+
+
+def encode_event(data: str | bytes, *, event: str | None = None) -> bytes:
+    """Write one event; line ends in `data` become several `data` lines."""
+    text = data.encode() if isinstance(data, str) else data
+    head = b"" if event is None else b"event: " + event.encode() + b"\n"
+    return head + b"".join(b"data: " + line + b"\n" for line in _lines(text)) + b"\n"
+
+
+def encode_comment(text: str) -> bytes:
+    """Write a comment, which readers skip: it keeps an idle connection alive."""
+    return b"".join(b": " + line + b"\n" for line in _lines(text.encode())) + b"\n"
+
+
+def _lines(text: bytes) -> Iterator[bytes]:
+    yield from text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
