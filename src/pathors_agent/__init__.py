@@ -1,1 +1,157 @@
 """Agents over OpenAI-compatible chat completions: conversations, tools, streams."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathors_agent.agent import Agent, AsyncAgent, RunResult
+    from pathors_agent.chat_completions import EndpointProfile, ModelOptions
+    from pathors_agent.conversation import Conversation
+    from pathors_agent.errors import (
+        AgentError,
+        AuthenticationError,
+        ConversationError,
+        IncompleteResponse,
+        MalformedResponse,
+        ProviderError,
+        RunNotFinished,
+        SessionConflict,
+        SessionNotFound,
+        StoreError,
+        ToolDefinitionError,
+        ToolError,
+        TransportError,
+    )
+    from pathors_agent.history import dump_messages, load_messages
+    from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
+    from pathors_agent.messages import (
+        AssistantMessage,
+        ContentPart,
+        JSONValue,
+        SystemMessage,
+        ToolCall,
+        ToolMessage,
+        Usage,
+        UserMessage,
+    )
+    from pathors_agent.response_stream import ReasoningDelta, TextDelta, ToolCallDelta
+    from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
+    from pathors_agent.run import CallModel, CallTool, Limits, Run, Status
+    from pathors_agent.tools import Tool, ToolContext, ToolRegistry, tool
+    from pathors_agent.transport import (
+        AsyncResponse,
+        AsyncTransport,
+        Request,
+        Response,
+        Transport,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Agent",
+    "AgentError",
+    "AssistantMessage",
+    "AsyncAgent",
+    "AsyncHTTPTransport",
+    "AsyncResponse",
+    "AsyncRetryingTransport",
+    "AsyncTransport",
+    "AuthenticationError",
+    "CallModel",
+    "CallTool",
+    "ContentPart",
+    "Conversation",
+    "ConversationError",
+    "EndpointProfile",
+    "HTTPTransport",
+    "IncompleteResponse",
+    "JSONValue",
+    "Limits",
+    "MalformedResponse",
+    "ModelOptions",
+    "ProviderError",
+    "ReasoningDelta",
+    "Request",
+    "Response",
+    "RetryingTransport",
+    "Run",
+    "RunNotFinished",
+    "RunResult",
+    "SessionConflict",
+    "SessionNotFound",
+    "Status",
+    "StoreError",
+    "SystemMessage",
+    "TextDelta",
+    "Timeouts",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolContext",
+    "ToolDefinitionError",
+    "ToolError",
+    "ToolMessage",
+    "ToolRegistry",
+    "Transport",
+    "TransportError",
+    "Usage",
+    "UserMessage",
+    "dump_messages",
+    "load_messages",
+    "tool",
+]
+
+# Where each name lives; loaded at its first use, so that `import pathors_agent` costs nothing.
+_NAMES_BY_MODULE = {
+    "agent": ("Agent", "AsyncAgent", "RunResult"),
+    "chat_completions": ("EndpointProfile", "ModelOptions"),
+    "conversation": ("Conversation",),
+    "errors": (
+        "AgentError",
+        "AuthenticationError",
+        "ConversationError",
+        "IncompleteResponse",
+        "MalformedResponse",
+        "ProviderError",
+        "RunNotFinished",
+        "SessionConflict",
+        "SessionNotFound",
+        "StoreError",
+        "ToolDefinitionError",
+        "ToolError",
+        "TransportError",
+    ),
+    "history": ("dump_messages", "load_messages"),
+    "http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
+    "messages": (
+        "AssistantMessage",
+        "ContentPart",
+        "JSONValue",
+        "SystemMessage",
+        "ToolCall",
+        "ToolMessage",
+        "Usage",
+        "UserMessage",
+    ),
+    "response_stream": ("ReasoningDelta", "TextDelta", "ToolCallDelta"),
+    "retry": ("AsyncRetryingTransport", "RetryingTransport"),
+    "run": ("CallModel", "CallTool", "Limits", "Run", "Status"),
+    "tools": ("Tool", "ToolContext", "ToolRegistry", "tool"),
+    "transport": ("AsyncResponse", "AsyncTransport", "Request", "Response", "Transport"),
+}
+_MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(
+            f"pathors_agent has no public name {name!r}; dir(pathors_agent) lists them"
+        )
+    value: object = getattr(import_module(f"pathors_agent.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

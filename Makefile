@@ -1,0 +1,48 @@
+# Every target does its own set-up in .venv; python3 from 3.11 on is all that must be there.
+# ARGS is handed to the tool: make test ARGS="-k sse -x"
+
+PYTHON ?= python3
+ARGS ?=
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench docs matrix clean setup
+
+help: ## say what there is to run
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+demo: setup ## run an agent offline, without a key
+	@$(PY) -m pathors_agent demo $(ARGS)
+
+test: setup ## run every test, and every example of the README and docs
+	@rm -f .coverage .coverage.*
+	$(PY) -m coverage run -m pytest $(ARGS)
+	@$(PY) -m coverage combine --quiet
+	@$(PY) -m coverage report
+
+check: setup ## lint, formatting, types, import rules
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest --quiet tests/test_imports.py
+
+format: setup ## bring the code into the one style
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+
+bench: setup ## time the library beside others
+	@if [ -f benchmarks/run.py ]; then $(PY) benchmarks/run.py $(ARGS); \
+	else echo "There are no benchmarks yet."; fi
+
+docs: setup ## run every example of the README and docs, and check their links
+	$(PY) -m pytest tests/test_docs.py $(ARGS)
+
+matrix: ## run the tests on every Python from 3.11 on that this machine has
+	@$(PYTHON) scripts/matrix.py $(ARGS)
+
+clean: ## remove everything that was made
+	rm -rf .venv .venvs .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup:
+	@$(PYTHON) scripts/make_venv.py .venv

@@ -1,0 +1,59 @@
+"""What every test gets: two async backends, no network, Hypothesis profiles, recorded data."""
+
+import ipaddress
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+PROJECT = Path(__file__).parent.parent
+
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run each async test on asyncio and on trio."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def conformance_data() -> Path:
+    """Give the folder of streams and cases recorded by others, or skip where it is absent."""
+    folder = Path(os.environ.get("CONFORMANCE_DATA", PROJECT.parent / "shared"))
+    if not (folder / "streams").is_dir():
+        pytest.skip("recorded data is absent: set CONFORMANCE_DATA to its folder")
+    return folder
+
+
+def refuse_other_machines(event: str, arguments: tuple[object, ...]) -> None:
+    """Raise where this process is about to talk to, or look up, another machine."""
+    match event, arguments:
+        case "socket.connect" | "socket.sendto", (_, (str() | bytes() as host, *_)):
+            refuse_unless_this_machine(host)
+        case "socket.getaddrinfo" | "socket.gethostbyname", (str() | bytes() as host, *_):
+            refuse_unless_this_machine(host)
+
+
+def refuse_unless_this_machine(host: str | bytes) -> None:
+    """Raise for a host that is not this one."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if not is_this_machine(name):
+        raise AssertionError(f"a test wants to reach {name}; tests stay on this machine")
+
+
+def is_this_machine(host: str) -> bool:
+    """Tell loopback addresses, and the addresses one listens on, from all others."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host in {"", "localhost"}
+    return address.is_loopback or address.is_unspecified
+
+
+# An audit hook sees every call of the socket module, whoever makes it; no patched name does.
+sys.addaudithook(refuse_other_machines)
