@@ -37,6 +37,8 @@ def refuse_other_machines(event: str, arguments: tuple[object, ...]) -> None:
             refuse_unless_this_machine(host)
         case "socket.getaddrinfo" | "socket.gethostbyname", (str() | bytes() as host, *_):
             refuse_unless_this_machine(host)
+        case _:
+            pass
 
 
 def refuse_unless_this_machine(host: str | bytes) -> None:

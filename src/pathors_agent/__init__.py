@@ -143,14 +143,16 @@ _NAMES_BY_MODULE = {
 _MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(
-            f"pathors_agent has no public name {name!r}; dir(pathors_agent) lists them"
-        )
-    value: object = getattr(import_module(f"pathors_agent.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(
+                f"pathors_agent has no public name {name!r}; dir(pathors_agent) lists them"
+            )
+        value = getattr(import_module(f"pathors_agent.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

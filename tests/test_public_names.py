@@ -1,0 +1,112 @@
+"""The public names: which they are, that each is documented, and that importing costs nothing."""
+
+import ast
+import importlib
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pathors_agent
+
+ROOT = Path(__file__).parent.parent
+
+PUBLIC_NAMES = {
+    # what most programs import
+    *("Agent", "AsyncAgent", "RunResult", "Limits", "ModelOptions", "Status"),
+    *("tool", "Tool", "ToolRegistry", "ToolContext"),
+    # what was said
+    *("SystemMessage", "UserMessage", "AssistantMessage", "ToolMessage"),
+    *("ToolCall", "Usage", "ContentPart", "JSONValue"),
+    *("TextDelta", "ReasoningDelta", "ToolCallDelta"),
+    *("Conversation", "load_messages", "dump_messages"),
+    # the loop itself
+    *("Run", "CallModel", "CallTool"),
+    # how a model is reached
+    *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),
+    *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile"),
+    *("RetryingTransport", "AsyncRetryingTransport"),
+    # what goes wrong
+    *("AgentError", "ConversationError", "ToolDefinitionError", "RunNotFinished"),
+    *("TransportError", "ProviderError", "MalformedResponse", "IncompleteResponse"),
+    *("StoreError", "SessionNotFound", "SessionConflict", "AuthenticationError", "ToolError"),
+}
+
+# An alias has no `__doc__` of its own; a text below its definition documents it.
+ALIASES = {"JSONValue": "messages"}
+
+# Each costs more to import than a command-line program wants to wait for `--help`.
+HEAVY = ["pydantic", "msgspec", "httpx2", "jsonschema", "structlog", "tenacity", "anyio", "asyncio"]
+
+
+def test_public_names_are_these() -> None:
+    assert set(pathors_agent.__all__) == PUBLIC_NAMES
+
+
+def test_dir_lists_the_public_names() -> None:
+    assert dir(pathors_agent) == sorted([*PUBLIC_NAMES, "__version__"])
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
+def test_name_is_importable(name: str) -> None:
+    assert getattr(pathors_agent, name) is not None
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_NAMES - ALIASES.keys()))
+def test_name_is_documented(name: str) -> None:
+    documented = getattr(pathors_agent, name).__doc__
+
+    # A dataclass without a docstring gets its signature for one.
+    assert documented
+    assert not documented.startswith(f"{name}(")
+
+
+@pytest.mark.parametrize(("name", "module"), ALIASES.items())
+def test_alias_is_documented(name: str, module: str) -> None:
+    source = Path(str(importlib.import_module(f"pathors_agent.{module}").__file__)).read_text()
+    body = ast.parse(source).body
+    following = dict(zip(map(ast.unparse, body), body[1:], strict=False))
+    [text] = [node for code, node in following.items() if code.startswith(f"{name} = ")]
+
+    assert isinstance(text, ast.Expr)
+    assert isinstance(ast.literal_eval(text.value), str)
+
+
+def test_type_checkers_and_python_see_the_same_names() -> None:
+    tree = ast.parse(Path(str(pathors_agent.__file__)).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    for_types = {alias.name: node.module for node in imports for alias in node.names}
+
+    at_runtime = {
+        name: f"pathors_agent.{module}" for name, module in pathors_agent._MODULES.items()
+    }
+
+    assert for_types == at_runtime
+    assert set(at_runtime) == PUBLIC_NAMES
+
+
+def test_import_alone_loads_nothing_heavy() -> None:
+    code = f"import sys, pathors_agent; print([m for m in {HEAVY} if m in sys.modules])"
+
+    # -S: without site-packages' own start-up files, which may import what they like
+    printed = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert printed == "[]\n"
+
+
+def test_unknown_name_is_an_attribute_error_that_helps() -> None:
+    with pytest.raises(AttributeError, match=r"no public name 'Agnet'; dir\(pathors_agent\) lists"):
+        _ = pathors_agent.Agnet  # type: ignore[attr-defined]
+
+
+def test_version_is_that_of_the_installed_distribution() -> None:
+    assert pathors_agent.__version__ == importlib.metadata.version("pathors-agent")
