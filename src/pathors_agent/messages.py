@@ -16,12 +16,22 @@ JSONValue = JsonValue
 class Value(BaseModel):
     """A frozen value; its repr and its errors say how much it holds, never what."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,  # no JSON text can hold them
+    )
 
     # Plain in a repr: what people match on. Everything else may be private and is counted.
     _SHOWN: ClassVar[frozenset[str]] = frozenset(
         {"id", "name", "tool_call_id", "finish_reason", "model", "type", "is_error"}
     )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # pydantic's own refusal quotes the value.
+        kind = type(self).__name__
+        raise AttributeError(f"{kind} is frozen; model_copy(update={{...}}) gives another")
 
     def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
         for name in type(self).model_fields:
@@ -58,6 +68,7 @@ class ContentPart(Value):
     """
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JSONValue]
 
     type: str = Field(min_length=1)
     text: str | None = None

@@ -1,0 +1,115 @@
+"""Read a provider's error, whatever its shape: JSON of five kinds, HTML, text, or nothing."""
+
+import json
+from collections.abc import Mapping
+
+from pathors_agent.errors import QUOTED_BODY_BYTES, ProviderError
+from pathors_agent.messages import JSONValue
+
+# Far more than any provider's error; what is beyond is not read.
+MAX_ERROR_BODY_BYTES = 64 * 1024
+
+# By these another try may succeed: RFC 9110 and what providers document.
+RETRYABLE_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
+
+_OK = 200
+
+
+def decode_error(
+    status: int, body: bytes, *, retry_after: float | None = None, place: str = ""
+) -> ProviderError:
+    """Make the error of an answer with an error status, or of a body that is no answer."""
+    quoted = body[:QUOTED_BODY_BYTES].decode(errors="replace")
+    words, code, kind = _words(_loads(body))
+    said = words or " ".join(quoted.split()) or "with an empty body"
+    return ProviderError(
+        f"the provider answered {status}{place}: {said}",
+        status=status,
+        code=code,
+        type=kind,
+        body=quoted,
+        retry_after=retry_after,
+        retryable=status in RETRYABLE_STATUSES,
+    )
+
+
+def find_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> ProviderError | None:
+    """Give the error inside an answer that came with status 200, or None.
+
+    `is_answer`: it holds choices too, so that only an explicit `error` or a finish_reason of
+    "error" makes it one.
+    """
+    if not _holds_error(answer, is_answer=is_answer):
+        return None
+    body = json.dumps(answer, default=str, ensure_ascii=False)[:QUOTED_BODY_BYTES]
+    words, code, kind = _words(dict(answer))
+    retryable = code is not None and code.isdigit() and int(code) in RETRYABLE_STATUSES
+    return ProviderError(
+        f"the provider sent an error inside its answer: {words or body}",
+        status=_OK,
+        code=code,
+        type=kind,
+        body=body,
+        retryable=retryable,
+    )
+
+
+def _holds_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> bool:
+    if answer.get("error") not in (None, False, "", {}, []):
+        return True
+    if is_answer:
+        return answer.get("finish_reason") == "error"
+    if answer.get("object") == "error":
+        return True
+    return ("message" in answer and "code" in answer) or "detail" in answer
+
+
+def _words(value: JSONValue) -> tuple[str, str | None, str | None]:
+    """Find message, code and type in an error of any shape; "" where there is no message."""
+    if isinstance(value, list) and value:
+        return _words(value[0])
+    if isinstance(value, str):
+        return value, None, None
+    if not isinstance(value, dict):
+        return "", None, None
+    inner = value.get("error")
+    if isinstance(inner, dict | str) and inner:
+        words, code, kind = _words(inner)
+        return words or _message(value), code or _code(value), kind
+    kind = value.get("type")
+    return _message(value), _code(value), kind if isinstance(kind, str) else None
+
+
+def _message(value: Mapping[str, JSONValue]) -> str:
+    for name in ("message", "detail", "msg", "error_description"):
+        said = value.get(name)
+        if isinstance(said, str) and said:
+            return said
+        if isinstance(said, list) and said:
+            return "; ".join(filter(None, (_detail(item) for item in said)))
+    return ""
+
+
+def _detail(item: JSONValue) -> str:
+    """One entry of a validation error as FastAPI writes it: where, and what."""
+    if not isinstance(item, dict):
+        return str(item) if isinstance(item, str) else ""
+    place = item.get("loc")
+    path = ".".join(str(part) for part in place) if isinstance(place, list) else ""
+    said = item.get("msg") or item.get("message")
+    return f"{path}: {said}" if path else str(said or "")
+
+
+def _code(value: Mapping[str, JSONValue]) -> str | None:
+    code = value.get("code")
+    if code is None:
+        code = value.get("status_code")
+    return str(code) if isinstance(code, str | int) and not isinstance(code, bool) else None
+
+
+def _loads(body: bytes) -> JSONValue:
+    try:
+        value: JSONValue = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value

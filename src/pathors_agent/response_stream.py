@@ -1,0 +1,431 @@
+"""Bytes of an answer to deltas, and to one `AssistantMessage` at its end. Pure: no I/O.
+
+Three lanes with one meaning, fastest first: a read that is exactly one event; a read of several
+events that are one `data` line each; and anything else, by the letter of the standard.
+"""
+
+import msgspec
+
+from pathors_agent.chunks import Chunk, holds_message, loads, read_chunk, read_loose_chunk
+from pathors_agent.errors import (
+    QUOTED_BODY_BYTES,
+    IncompleteResponse,
+    MalformedResponse,
+    ProviderError,
+    TransportError,
+)
+from pathors_agent.message_builder import (
+    MAX_CHOICES,
+    BoundPassed,
+    Delta,
+    MessageBuilder,
+    Quirk,
+    TextDelta,
+)
+from pathors_agent.messages import AssistantMessage, JSONValue
+from pathors_agent.provider_errors import decode_error
+from pathors_agent.sse import BYTE_ORDER_MARK, MAX_EVENT_BYTES, LineEnds, SSEParser
+
+# 32 MiB: a hundred times the longest answer any model gives.
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+# 4 MiB: a large file as one argument.
+MAX_ARGUMENTS_BYTES = 4 * 1024 * 1024
+
+# Sizes are looked at again after this much more was received, so that looking costs nothing.
+_CHECK_STEP_BYTES = 64 * 1024
+_QUOTED_CHARACTERS = 200
+_OK = 200
+_DONE = b"data: [DONE]\n\n"
+_NO_COMPLETION = " with a body that is no completion"
+# Id and model are read from the first events that have them; Azure's first has neither.
+_HEAD_EVENTS = 3
+
+_DECODER = msgspec.json.Decoder(Chunk)
+
+
+class ResponseStream:
+    """The reader of one answer: `feed` it bytes, then `finish` for the message.
+
+    `feed` gives the deltas that the bytes complete and never raises. What went wrong is raised by
+    `finish`, after everything that came before it was given out: `ProviderError` for the
+    server's own error, `MalformedResponse` for a broken format or a bound passed,
+    `IncompleteResponse` for an answer without a finish_reason or `[DONE]`. A body that is one
+    plain JSON completion is read the same way.
+
+    `turn` is the number of this answer in its conversation; calls that come without an id get one
+    made from it.
+    """
+
+    def __init__(
+        self,
+        turn: int = 0,
+        *,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        max_arguments_bytes: int = MAX_ARGUMENTS_BYTES,
+    ) -> None:
+        self.ended = False
+        """Whether the answer is complete or broken: reading on gives nothing."""
+        self.received = 0
+        """How many bytes were fed."""
+        self._turn = turn
+        self._max_event = max_event_bytes
+        self._max_message = max_message_bytes
+        self._max_arguments = max_arguments_bytes
+        self._check_at = min(max_message_bytes, max_arguments_bytes)
+        self._builder = MessageBuilder(turn)
+        self._others: dict[int, MessageBuilder] = {}
+        self._failure: TransportError | None = None
+        self._done = False  # [DONE] was seen, or the closing brace of a plain completion
+        self._closed = False
+        self._events = 0
+        self._head = b""  # the start of the body, to find out what it is and for errors
+        self._is_stream: bool | None = None  # None until the first byte that is no space
+        self._line_ends = LineEnds()
+        self._tail: list[bytes] = []  # what follows the last whole event, joined once
+        self._tail_size = 0
+        self._may_take_fast_lane = False
+        self._parser = SSEParser(max_event_bytes=max_event_bytes)
+        self._parser.feed(b"\n")  # past the place of a byte order mark
+
+    @property
+    def quirks(self) -> list[Quirk]:
+        """What had to be read around, each kind once."""
+        return list(self._builder.quirks.values())
+
+    @property
+    def choices(self) -> dict[int, AssistantMessage]:
+        """Every choice so far by its index, for requests with `n` over 1."""
+        builders = {0: self._builder, **self._others}
+        return {index: builder.message() for index, builder in builders.items()}
+
+    @property
+    def partial(self) -> AssistantMessage:
+        """The message so far."""
+        return self._builder.message()
+
+    def feed(self, data: bytes) -> list[Delta]:
+        """Take the next bytes of the body; give the deltas they complete."""
+        deltas: list[Delta] = []
+        # Lane (a): JSON text holds no raw line end, so a read whose first LF is its last byte
+        # but one, and whose last byte is LF too, is one event.
+        if (
+            self._may_take_fast_lane
+            and data.startswith(b"data: {")
+            and data.find(b"\n") == len(data) - 2
+            and data.endswith(b"\n")
+            and b"\r" not in data
+            and len(data) <= self._max_event
+        ):
+            self.received += len(data)
+            self._take_data(data[6:-2], deltas)
+        elif data and not self.ended:
+            self.received += len(data)
+            self._take_bytes(data, deltas)
+            self._may_take_fast_lane = self._is_between_events()
+        if self.received > self._check_at:
+            self._check_sizes()
+        return deltas
+
+    def close(self) -> list[Delta]:
+        """Say that the body has ended; give the deltas that this completes."""
+        deltas: list[Delta] = []
+        if self._closed:
+            return deltas
+        self._closed = True
+        if not self.ended:
+            if self._is_stream:
+                self._take_cut_off_event(deltas)
+            elif self._is_stream is False:
+                self._take_whole_body(deltas)
+        self._builder.finish(deltas)
+        self._end()
+        return deltas
+
+    def finish(self) -> AssistantMessage:
+        """Give the message, or raise what kept it from being complete."""
+        self.close()
+        if self._failure is not None:
+            raise self._failure
+        if not (self._done or self._builder.finish_reason):
+            raise self._incomplete()
+        message = self._builder.message()
+        if not message.finish_reason:
+            self._builder.note("no_finish_reason", "[DONE] came without a finish_reason")
+        return message
+
+    # - From bytes to events
+
+    def _take_bytes(self, data: bytes, deltas: list[Delta]) -> None:
+        if self._is_stream is None:
+            data = self._find_out_format(data)
+        if self._is_stream:
+            self._take_lines(self._line_ends.normalise(data), deltas)
+        elif self._is_stream is False:
+            self._hold(data, self._max_message, "the body")
+
+    def _find_out_format(self, data: bytes) -> bytes:
+        """Tell a stream from a plain body by its first byte; give the bytes to read on from."""
+        self._head += data
+        if BYTE_ORDER_MARK.startswith(self._head):
+            return b""
+        body = self._head.removeprefix(BYTE_ORDER_MARK)
+        first = body.lstrip()[:1]
+        if first:
+            # No field of an event stream begins like a JSON value that a server sends, or HTML.
+            self._is_stream = first not in b'{["<'
+        else:
+            body = b""  # blank lines mean nothing before either
+        self._head = self._head[:QUOTED_BODY_BYTES]
+        return body
+
+    def _take_lines(self, data: bytes, deltas: list[Delta]) -> None:
+        """Take the whole events in `data`, where LF is the only line end; keep the rest."""
+        if self._tail:
+            if not (b"\n\n" in data or (data[:1] == b"\n" and self._tail[-1][-1:] == b"\n")):
+                self._hold(data, self._max_event, "an event")
+                return
+            data = b"".join((*self._tail, data))
+            self._tail, self._tail_size = [], 0
+        end = data.rfind(b"\n\n")
+        block, rest = (data[: end + 2], data[end + 2 :]) if end >= 0 else (b"", data)
+        if block and not self._take_uniform_block(block, deltas):
+            self._take_block(block, deltas)
+        self._hold(rest, self._max_event, "an event")
+
+    def _take_uniform_block(self, block: bytes, deltas: list[Delta]) -> bool:
+        """Lane (b): events of one `data` line each, decoded in one go; False if it is not that."""
+        body = block.removesuffix(_DONE)
+        events = body.count(b"\n\n")
+        if (
+            self._builder.id is None
+            or not body.startswith(b"data: {")
+            or body.count(b"\n") != 2 * events
+            or body.count(b"\n\ndata: {") != events - 1
+            or len(body) > self._max_event
+        ):
+            return False
+        try:
+            chunks = _DECODER.decode_lines(body[6:].replace(b"\n\ndata: ", b"\n"))
+        except msgspec.DecodeError:
+            return False
+        if len(chunks) != events:
+            return False
+        self._events += events
+        for chunk in chunks:
+            self._take_chunk(chunk, deltas)
+        if len(body) < len(block):
+            self._end_on_purpose()
+        return True
+
+    def _take_block(self, block: bytes, deltas: list[Delta]) -> None:
+        """Lane (c): event by event, and what is no single `data` line by the standard."""
+        for event in block[:-2].split(b"\n\n"):
+            if self.ended:
+                return
+            if event.startswith(b"data: {") and b"\n" not in event and self._fits(event):
+                self._take_data(event[6:], deltas)
+            elif not event.startswith(b":") or b"\n" in event:
+                self._parse(event + b"\n\n", deltas)
+
+    def _fits(self, event: bytes) -> bool:
+        return len(event) <= self._max_event
+
+    def _parse(self, data: bytes, deltas: list[Delta]) -> None:
+        try:
+            events = self._parser.feed(data)
+        except MalformedResponse as error:
+            self._fail_bound(str(error))
+            return
+        for event in events:
+            if not self.ended:
+                self._take_event(event.event, event.data, deltas)
+
+    def _take_cut_off_event(self, deltas: list[Delta]) -> None:
+        """Take an event whose blank line never came, where it is whole without it.
+
+        The standard drops it; servers that close at once after their last event mean it.
+        """
+        self._parse(b"".join(self._tail), deltas)
+        last = self._parser.pending()
+        if last is not None and not self.ended and _is_whole(last.data):
+            self._take_event(last.event, last.data, deltas)
+
+    def _hold(self, data: bytes, bound: int, what: str) -> None:
+        if not data:
+            return
+        self._tail.append(data)
+        self._tail_size += len(data)
+        if self._tail_size > bound:
+            self._tail = []
+            self._fail_bound(f"{what} is longer than {bound} bytes")
+
+    def _is_between_events(self) -> bool:
+        return bool(
+            self._is_stream
+            and not self._tail
+            and not self.ended
+            and not self._line_ends.pending
+            and not self._builder.half
+        )
+
+    # - From events to the message
+
+    def _take_data(self, data: bytes, deltas: list[Delta]) -> None:
+        """Take the data of one event that is a JSON object in all likelihood."""
+        try:
+            chunk = _DECODER.decode(data)
+        except msgspec.DecodeError:
+            chunk = None
+        if chunk is None or (self._builder.id is None and self._events < _HEAD_EVENTS):
+            self._take_event("message", data.decode(errors="replace"), deltas)
+        else:
+            self._events += 1
+            self._take_chunk(chunk, deltas)
+
+    def _take_chunk(self, chunk: Chunk, deltas: list[Delta]) -> None:
+        choices = chunk.choices
+        if len(choices) == 1:
+            choice = choices[0]
+            delta = choice.delta
+            if (
+                delta.content
+                and choice.index == 0
+                and choice.finish_reason is None
+                and delta.tool_calls is None
+                and delta.reasoning_content is None
+                and delta.reasoning is None
+                and delta.refusal is None
+                and not self._builder.half
+            ):
+                self._builder.text.append(delta.content)
+                deltas.append(TextDelta(delta.content))
+                return
+        try:
+            read_chunk(chunk, self._builder_of, deltas)
+        except BoundPassed as error:
+            self._fail_bound(str(error))
+
+    def _take_event(self, event: str, data: str, deltas: list[Delta]) -> None:
+        """Take any event, also one that is no chunk."""
+        self._events += 1
+        data = data.strip()
+        if not data or event == "ping":
+            return
+        if data == "[DONE]":
+            self._end_on_purpose()
+        elif event == "error":
+            body = data.encode(errors="replace")
+            self._fail(decode_error(_OK, body, place=" with an error event"))
+        elif data.startswith(":"):
+            self._builder.note("comment_as_data", "a data line holds a comment")
+        else:
+            self._take_json(data, deltas)
+        self._may_take_fast_lane = self._is_between_events()
+
+    def _take_json(self, data: str, deltas: list[Delta]) -> None:
+        try:
+            value = loads(data)
+        except ValueError as error:
+            self._fail_malformed(f"event {self._events} is not JSON ({error})", data)
+            return
+        if isinstance(value, list) and value:
+            value = value[0]  # some gateways wrap their errors
+        if isinstance(value, dict):
+            self._take_object(value, deltas)
+        elif value is not None:
+            self._fail_malformed(f"event {self._events} is not a JSON object", data)
+
+    def _take_object(
+        self, value: dict[str, JSONValue], deltas: list[Delta], *, is_completion: bool = False
+    ) -> None:
+        try:
+            error = read_loose_chunk(value, self._builder_of, deltas, is_completion=is_completion)
+        except BoundPassed as bound:
+            self._fail_bound(str(bound))
+            return
+        if error is not None:
+            self._fail(error)
+
+    def _take_whole_body(self, deltas: list[Delta]) -> None:
+        """Read a body that is one JSON text: a completion, or an error."""
+        body = b"".join(self._tail)
+        try:
+            value = loads(body)
+        except ValueError:
+            self._fail(decode_error(_OK, body, place=_NO_COMPLETION))
+            return
+        if isinstance(value, list) and value:
+            value = value[0]
+        if isinstance(value, dict) and holds_message(value):
+            self._take_object(value, deltas, is_completion=True)
+            self._done = True
+        else:
+            self._fail(decode_error(_OK, body, place=_NO_COMPLETION))
+
+    def _builder_of(self, index: int) -> MessageBuilder:
+        if index == 0:
+            return self._builder
+        if index not in self._others:
+            if len(self._others) >= MAX_CHOICES:
+                raise BoundPassed(f"more than {MAX_CHOICES} choices in one answer (MAX_CHOICES)")
+            self._others[index] = MessageBuilder(self._turn)
+        return self._others[index]
+
+    # - Ends
+
+    def _end(self) -> None:
+        self.ended = True
+        self._may_take_fast_lane = False
+
+    def _end_on_purpose(self) -> None:
+        self._done = True
+        self._end()
+
+    def _fail(self, error: TransportError) -> None:
+        if isinstance(error, ProviderError | MalformedResponse):
+            error.partial = self.partial
+        self._failure = self._failure or error
+        self._end()
+
+    def _fail_malformed(self, text: str, data: str) -> None:
+        quoted = data[:_QUOTED_CHARACTERS].encode("unicode_escape").decode()
+        text = f"{text}, within the first {self.received} bytes of the body: {quoted}"
+        self._fail(MalformedResponse(text, data=quoted, offset=self.received))
+
+    def _fail_bound(self, text: str) -> None:
+        text = f"{text}, within the first {self.received} bytes of the body"
+        self._fail(MalformedResponse(text, offset=self.received))
+
+    def _incomplete(self) -> TransportError:
+        if not self.received:
+            return IncompleteResponse("the provider answered with an empty body")
+        if not self._events and self._head.strip():
+            return decode_error(_OK, self._head, place=_NO_COMPLETION)
+        return IncompleteResponse(
+            f"the answer ended after {self.received} bytes without a finish_reason or [DONE]",
+            partial=self.partial,
+        )
+
+    def _check_sizes(self) -> None:
+        """Hold the message to its bounds; what was gathered is at most what was received."""
+        builders = [self._builder, *self._others.values()]
+        size = sum(builder.size() for builder in builders)
+        arguments = max(builder.largest_call() for builder in builders)
+        if size > self._max_message:
+            self._fail_bound(f"the message is longer than {self._max_message} bytes")
+        elif arguments > self._max_arguments:
+            self._fail_bound(f"the arguments of a call are over {self._max_arguments} bytes")
+        room = min(self._max_message - size, self._max_arguments - arguments)
+        self._check_at = self.received + max(room, _CHECK_STEP_BYTES)
+
+
+def _is_whole(data: str) -> bool:
+    """Whether the data of an event that was cut off is all there."""
+    if data.strip() == "[DONE]":
+        return True
+    try:
+        loads(data)
+    except ValueError:
+        return False
+    return True
