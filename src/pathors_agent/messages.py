@@ -68,7 +68,8 @@ class ContentPart(Value):
     """
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, JSONValue]
+    # Typed for pydantic; `init=False` is for type checkers only, as its documentation says.
+    __pydantic_extra__: dict[str, JSONValue] = Field(init=False)
 
     type: str = Field(min_length=1)
     text: str | None = None
