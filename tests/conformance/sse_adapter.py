@@ -1,0 +1,11 @@
+"""Give `SSEParser` the shape that the event-stream cases expect of a reader."""
+
+from collections.abc import Iterable, Iterator
+
+from pathors_agent.sse import Event, SSEParser
+
+
+def events(pieces: Iterable[bytes]) -> Iterator[Event]:
+    parser = SSEParser()
+    for piece in pieces:
+        yield from parser.feed(piece)
