@@ -95,7 +95,7 @@ def cells(line: str) -> list[str]:
 
 
 def first_word(cell: str) -> str:
-    return re.findall(r"\w+", cell)[0]
+    return str(re.findall(r"\w+", cell)[0])
 
 
 TABLE = documented_table()
