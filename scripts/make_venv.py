@@ -85,7 +85,7 @@ def install(directory, extras):
         [python(directory), "-m", "ensurepip"]
     ):
         sys.exit(NO_ENSUREPIP.format(sys.executable))
-    call([python(directory), "-m", "pip", "install", "--quiet", "-e", project])
+    call([python(directory), "-m", "pip", "install", "-qq", "-e", project])
 
 
 def run_newer_python():

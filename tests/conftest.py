@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["servers"]
+
 PROJECT = Path(__file__).parent.parent
 
 settings.register_profile("default", deadline=None)

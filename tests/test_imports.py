@@ -14,11 +14,13 @@ PACKAGE = Path(__file__).parent.parent / "src" / "pathors_agent"
 ROWS = [
     "messages",
     "errors sse partial_json",
-    "history conversation schema chat_completions completion_bytes message_builder",
+    "history conversation"
+    " docstring signature arguments schema"
+    " message_builder provider_errors chunks completion_bytes chat_completions",
     "run tools response_stream",
     # - the core ends here -
     "transport telemetry dispatch stores",
-    "http retry drivers",
+    "exchange endpoint http retry drivers",
     "agent durable",
     "server testing offline",
     "demo cli __main__",
