@@ -4,9 +4,9 @@ The table is the documentation: a missing cell is a `ConversationError`. There i
 `Conversation.append`; everything else reads.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Iterable
 from enum import StrEnum
+from reprlib import Repr
 
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
@@ -60,22 +60,36 @@ TRANSITIONS: dict[Role, dict[Event, Role]] = {
 # Enough ids to act on; a flood of ten thousand must not become a ten-megabyte sentence.
 LISTED_IDS = 10
 
+# The longest ids that providers make have 64 characters.
+_QUOTE = Repr()
+_QUOTE.maxstring = 70
+
 
 class Conversation:
     """A message history that is legal after every append.
 
     `Conversation(messages)` takes a stored history whole or raises `ConversationError` with the
-    index of the first message that does not fit. `session_id` names the stored session, or is
-    None while there is none. Results of one batch of tool calls are kept in call order, whatever
-    order they arrive in.
+    index of the first message that does not fit. Results of one batch of tool calls are kept in
+    call order, whatever order they arrive in.
+
+    `session_id` names the stored session; None while there is none. `id` names the conversation
+    in the idempotency keys of its tool calls: the session id, or else an id that the agent makes
+    up; pass a stored one to keep the keys equal over a restart.
     """
 
-    def __init__(self, messages: Iterable[Message] = (), *, session_id: str | None = None) -> None:
+    def __init__(
+        self,
+        messages: Iterable[Message] = (),
+        *,
+        session_id: str | None = None,
+        id: str | None = None,  # noqa: A002  (the plain word)
+    ) -> None:
         self.session_id = session_id
+        self.id = id or session_id
         self._messages: list[Message] = []
         self._next_role = Role.USER
         self._batch: dict[str, int] = {}  # ids of the open batch -> place in call order
-        self._answered: list[int] = []  # places that have their result, sorted
+        self._results: dict[int, ToolMessage] = {}  # place -> result, while others are open
         self._turns = 0
         for index, message in enumerate(messages):
             try:
@@ -92,12 +106,15 @@ class Conversation:
         )
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self._messages) + len(self._results)
+
+    def __copy__(self) -> "Conversation":
+        return Conversation(self.messages, session_id=self.session_id, id=self.id)
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """The history so far."""
-        return tuple(self._messages)
+        return (*self._messages, *self._results_in_call_order())
 
     @property
     def next_role(self) -> Role:
@@ -124,15 +141,14 @@ class Conversation:
         """Every tool call of the batch that is open; empty when none is."""
         if not self._batch:
             return ()
-        opener = self._messages[-1 - len(self._answered)]
+        opener = self._messages[-1]
         assert isinstance(opener, AssistantMessage)
         return opener.tool_calls
 
     @property
     def open_calls(self) -> tuple[ToolCall, ...]:
         """The tool calls that still wait for a result, in call order."""
-        answered = set(self._answered)
-        return tuple(call for place, call in enumerate(self.calls) if place not in answered)
+        return tuple(call for place, call in enumerate(self.calls) if place not in self._results)
 
     def append(self, message: Message) -> None:
         """Add a message, or raise `ConversationError` and stay as it was."""
@@ -142,9 +158,9 @@ class Conversation:
             raise self._refusal(message, event)
         match message:
             case ToolMessage():
-                self._insert_result(message)
+                self._take_result(message)
             case AssistantMessage():
-                self._batch = _places(message)
+                self._batch = self._places(message)
                 self._messages.append(message)
                 self._turns += 1
             case _:
@@ -167,19 +183,22 @@ class Conversation:
         """
         if turns < 1:
             raise ValueError(f"turns must be at least 1, not {turns}")
-        starts = self._turn_starts()
+        messages, starts = self.messages, self._turn_starts()
         cut = starts[-turns] if turns <= len(starts) else 0
-        system = [m for m in self._messages[:cut] if isinstance(m, SystemMessage)]
-        return Conversation([*system, *self._messages[cut:]])
+        system = [m for m in messages[:cut] if isinstance(m, SystemMessage)]
+        return Conversation([*system, *messages[cut:]])
 
     def _turn_starts(self) -> list[int]:
-        messages = self._messages
-        return [
-            index
-            for index, message in enumerate(messages)
-            if isinstance(message, UserMessage)
-            and (index == 0 or isinstance(messages[index - 1], SystemMessage | AssistantMessage))
-        ]
+        """The places where a user spoke first of all, or after an answer."""
+        starts: list[int] = []
+        before: Message | None = None  # system messages may come anywhere and are passed over
+        for index, message in enumerate(self._messages):
+            if isinstance(message, SystemMessage):
+                continue
+            if isinstance(message, UserMessage) and isinstance(before, AssistantMessage | None):
+                starts.append(index)
+            before = message
+        return starts
 
     def _event(self, message: Message) -> Event:
         match message:
@@ -191,7 +210,7 @@ class Conversation:
                 return Event.TOOL_CALLS if message.tool_calls else Event.ANSWER
             case ToolMessage():
                 self._check_names_open_call(message)
-                last = len(self._batch) - len(self._answered) == 1
+                last = len(self._batch) - len(self._results) == 1
                 return Event.LAST_TOOL_RESULT if last else Event.TOOL_RESULT
 
     def _check_names_open_call(self, message: ToolMessage) -> None:
@@ -200,32 +219,42 @@ class Conversation:
         place = self._batch.get(message.tool_call_id)
         if place is None:
             problem = "names no call of the last assistant message"
-        elif self._is_answered(place):
+        elif place in self._results:
             problem = "is a second result for its call"
         else:
             return
         raise self._error(
-            f"the tool message for {message.tool_call_id!r} {problem}; open calls: {self._ids()}",
+            f"the tool message for {_quoted_id(message)} {problem}; open calls: {self._ids()}",
             Event.TOOL_RESULT,
         )
 
-    def _is_answered(self, place: int) -> bool:
-        at = bisect_left(self._answered, place)
-        return at < len(self._answered) and self._answered[at] == place
+    def _take_result(self, message: ToolMessage) -> None:
+        self._results[self._batch[message.tool_call_id]] = message
+        if len(self._results) == len(self._batch):
+            self._messages.extend(self._results_in_call_order())
+            self._batch, self._results = {}, {}
 
-    def _insert_result(self, message: ToolMessage) -> None:
-        place = self._batch[message.tool_call_id]
-        later = len(self._answered) - bisect_left(self._answered, place)
-        self._messages.insert(len(self._messages) - later, message)
-        insort(self._answered, place)
-        if len(self._answered) == len(self._batch):
-            self._batch, self._answered = {}, []
+    def _results_in_call_order(self) -> list[ToolMessage]:
+        return [self._results[place] for place in sorted(self._results)]
+
+    def _places(self, message: AssistantMessage) -> dict[str, int]:
+        """Map the call ids of a message to their places; refuse an id that occurs twice."""
+        places: dict[str, int] = {}
+        for place, call in enumerate(message.tool_calls):
+            if places.setdefault(call.id, place) != place:
+                raise self._error(
+                    f"two calls of one assistant message have the id {_QUOTE.repr(call.id)}; "
+                    "ids must differ",
+                    Event.TOOL_CALLS,
+                )
+        return places
 
     def _refusal(self, message: Message, event: Event) -> ConversationError:
         if self._next_role is Role.TOOL:
             text = f"no {message.role} message may come before the results of {self._ids()}"
         else:
-            text = f"no tool message may come while no call is open (got one for {_id(message)!r})"
+            got = _quoted_id(message)
+            text = f"no tool message may come while no call is open (got one for {got})"
         return self._error(text, event)
 
     def _error(self, text: str, event: Event) -> ConversationError:
@@ -237,26 +266,10 @@ class Conversation:
         )
 
     def _ids(self) -> str:
-        ids = [repr(call.id) for call in self.open_calls]
-        more = f" and {len(ids) - LISTED_IDS} more" if len(ids) > LISTED_IDS else ""
-        return ", ".join(ids[:LISTED_IDS]) + more
+        calls = self.open_calls
+        ids = ", ".join(_QUOTE.repr(call.id) for call in calls[:LISTED_IDS])
+        return f"{ids} and {len(calls) - LISTED_IDS} more" if len(calls) > LISTED_IDS else ids
 
 
-def _places(message: AssistantMessage) -> dict[str, int]:
-    """Map the call ids of a message to their places; refuse an id that occurs twice."""
-    places = {call.id: place for place, call in enumerate(message.tool_calls)}
-    if len(places) == len(message.tool_calls):
-        return places
-    seen: set[str] = set()
-    for call in message.tool_calls:
-        if call.id in seen:
-            raise ConversationError(
-                f"two calls of one assistant message have the id {call.id!r}; ids must differ",
-                event=Event.TOOL_CALLS,
-            )
-        seen.add(call.id)
-    raise AssertionError("unreachable")
-
-
-def _id(message: Message) -> str:
-    return message.tool_call_id if isinstance(message, ToolMessage) else ""
+def _quoted_id(message: Message) -> str:
+    return _QUOTE.repr(message.tool_call_id) if isinstance(message, ToolMessage) else ""

@@ -100,6 +100,12 @@ class ResponseStream:
         return {index: builder.message() for index, builder in builders.items()}
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the whole message is there: it ended on purpose, and without an error."""
+        ended_on_purpose = self._done or bool(self._builder.finish_reason)
+        return ended_on_purpose and self._failure is None
+
+    @property
     def partial(self) -> AssistantMessage:
         """The message so far."""
         return self._builder.message()
@@ -147,7 +153,7 @@ class ResponseStream:
         self.close()
         if self._failure is not None:
             raise self._failure
-        if not (self._done or self._builder.finish_reason):
+        if not self.is_complete:
             raise self._incomplete()
         message = self._builder.message()
         if not message.finish_reason:

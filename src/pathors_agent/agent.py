@@ -1,0 +1,377 @@
+"""Agents: a transport, tools and limits, and the two ways to run them, whole or streamed."""
+
+import uuid
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from types import TracebackType
+from typing import Self
+
+from pathors_agent.chat_completions import ModelOptions, RequestTemplate
+from pathors_agent.conversation import Conversation
+from pathors_agent.drivers import Bindings, drive, drive_async
+from pathors_agent.errors import RunNotFinished, TransportError
+from pathors_agent.message_builder import Delta
+from pathors_agent.messages import (
+    AssistantMessage,
+    ContentPart,
+    Message,
+    ToolCall,
+    Usage,
+    UserMessage,
+)
+from pathors_agent.run import Limits, Run, Status
+from pathors_agent.tools import Tool, ToolRegistry
+from pathors_agent.transport import AsyncTransport, Transport
+
+Prompt = str | Sequence[ContentPart] | UserMessage
+"""What the user says: text, content parts, or a whole message."""
+
+Tools = ToolRegistry | Iterable[Tool | Callable[..., object]]
+"""Decorated functions and `Tool`s, or a registry of them."""
+
+_NOTHING_USED = Usage(
+    prompt_tokens=0, completion_tokens=0, total_tokens=0, cached_tokens=0, reasoning_tokens=0
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Where a run stands, and all that it said.
+
+    `messages` are those that this run added, the prompt first; `conversation` is the whole
+    history, from which another run goes on.
+    """
+
+    conversation: Conversation
+    messages: tuple[Message, ...]
+    status: Status
+    limit: str | None = None
+    """The name of the limit that stopped the run."""
+
+    @property
+    def output(self) -> str:
+        """The text of the answer; raises `RunNotFinished` where there is none yet."""
+        last = self.conversation.messages[-1] if len(self.conversation) else None
+        if self.status is Status.FINISHED and isinstance(last, AssistantMessage):
+            return last.text
+        raise RunNotFinished(
+            f"the run has no answer: {self._why_not()}",
+            status=self.status,
+            messages=self.conversation.messages,
+        )
+
+    @property
+    def open_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls that wait for the caller's results."""
+        return self.conversation.open_calls
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens of this run, summed; a count that one answer left out is unknown (None)."""
+        return reduce(add, (m.usage or Usage() for m in self._answers()), _NOTHING_USED)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """The finish_reason of the last answer, in the provider's words."""
+        return next((m.finish_reason for m in reversed(self._answers())), None)
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that the endpoint keeps this conversation under."""
+        return self.conversation.session_id
+
+    def _answers(self) -> list[AssistantMessage]:
+        return [m for m in self.messages if isinstance(m, AssistantMessage)]
+
+    def _why_not(self) -> str:
+        match self.status:
+            case Status.SUSPENDED:
+                names = ", ".join(sorted({call.name for call in self.open_calls}))
+                return f"it waits for the caller's results of {names}; append them and run again"
+            case Status.LIMIT_REACHED:
+                return f"it stopped at limits.{self.limit}; raise it and run again"
+            case Status.RUNNING:
+                return "it was left before its end; run the conversation again to go on"
+            case Status.FINISHED:
+                return "there was nothing to run; give a prompt"
+
+
+class _AgentBase:
+    """What both agents are made of."""
+
+    def __init__(
+        self,
+        transport: Transport | AsyncTransport,
+        *,
+        model: str | None = None,
+        instructions: str | None = None,
+        tools: Tools = (),
+        limits: Limits | None = None,
+        options: ModelOptions | None = None,
+    ) -> None:
+        self.tools = tools if isinstance(tools, ToolRegistry) else ToolRegistry(tools)
+        self.limits = limits or Limits()
+        self._template = RequestTemplate(
+            model=model,
+            instructions=instructions,
+            tools=self.tools.definitions(),
+            options=options or ModelOptions(),
+            profile=transport.profile,
+        )
+
+    def _start(
+        self, prompt: Prompt | None, conversation: Conversation | None, session_id: str | None
+    ) -> tuple[Run, int]:
+        """Take up a conversation, or a new one, and what the user says; how long it was."""
+        if conversation is None:
+            conversation = Conversation(session_id=session_id)
+        elif session_id is not None:
+            _join(conversation, session_id)
+        conversation.id = conversation.id or uuid.uuid4().hex
+        length = len(conversation)
+        if prompt is not None:
+            conversation.append(_user_message(prompt))
+        run = Run(conversation, limits=self.limits, client_tools=self.tools.client_tools)
+        return run, length
+
+    def _bindings(self, context: object) -> Bindings:
+        return Bindings(tools=self.tools, template=self._template, context=context)
+
+
+class Agent(_AgentBase):
+    """A model with tools, for blocking code.
+
+    `instructions` go before the history of every request and are no part of it. Tools run one
+    after another; async ones on an event loop in a thread of their own, so that an agent works in
+    a notebook too. `AsyncAgent` runs the calls of one answer side by side.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        model: str | None = None,
+        instructions: str | None = None,
+        tools: Tools = (),
+        limits: Limits | None = None,
+        options: ModelOptions | None = None,
+    ) -> None:
+        if not isinstance(transport, Transport):
+            raise TypeError(_wrong_transport(transport, "Transport", "AsyncAgent"))
+        super().__init__(
+            transport,
+            model=model,
+            instructions=instructions,
+            tools=tools,
+            limits=limits,
+            options=options,
+        )
+        self.transport = transport
+
+    def run(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        conversation: Conversation | None = None,
+        session_id: str | None = None,
+        context: object = None,
+    ) -> RunResult:
+        """Run until there is an answer, a limit, or a call that only the caller can run.
+
+        Without a prompt, go on with what the conversation owes. `conversation` grows as the run
+        goes; `session_id` names the endpoint's session; `context` reaches the tools. Raises
+        `TransportError` when no answer could be had, with the history so far in its `messages`.
+        """
+        with self.stream(
+            prompt, conversation=conversation, session_id=session_id, context=context
+        ) as stream:
+            for _ in stream:
+                pass
+        return stream.result
+
+    def stream(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        conversation: Conversation | None = None,
+        session_id: str | None = None,
+        context: object = None,
+    ) -> "RunStream":
+        """As `run`, giving deltas and messages as they come: iterate it inside a `with`."""
+        run, length = self._start(prompt, conversation, session_id)
+        return RunStream(run, length, drive(run, self.transport, self._bindings(context)))
+
+
+class AsyncAgent(_AgentBase):
+    """A model with tools, for asyncio and trio.
+
+    The tool calls of one answer run side by side; sync tools in worker threads. `instructions` go
+    before the history of every request and are no part of it.
+    """
+
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        *,
+        model: str | None = None,
+        instructions: str | None = None,
+        tools: Tools = (),
+        limits: Limits | None = None,
+        options: ModelOptions | None = None,
+    ) -> None:
+        if not isinstance(transport, AsyncTransport):
+            raise TypeError(_wrong_transport(transport, "AsyncTransport", "Agent"))
+        super().__init__(
+            transport,
+            model=model,
+            instructions=instructions,
+            tools=tools,
+            limits=limits,
+            options=options,
+        )
+        self.transport = transport
+
+    async def run(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        conversation: Conversation | None = None,
+        session_id: str | None = None,
+        context: object = None,
+    ) -> RunResult:
+        """As `Agent.run`."""
+        async with self.stream(
+            prompt, conversation=conversation, session_id=session_id, context=context
+        ) as stream:
+            async for _ in stream:
+                pass
+        return stream.result
+
+    def stream(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        conversation: Conversation | None = None,
+        session_id: str | None = None,
+        context: object = None,
+    ) -> "AsyncRunStream":
+        """As `run`, giving deltas and messages as they come: iterate it inside `async with`."""
+        run, length = self._start(prompt, conversation, session_id)
+        return AsyncRunStream(
+            run, length, drive_async(run, self.transport, self._bindings(context))
+        )
+
+
+class _StreamBase:
+    def __init__(self, run: Run, length: int) -> None:
+        self._run = run
+        self._length = length
+
+    @property
+    def conversation(self) -> Conversation:
+        """The history, growing as the run goes."""
+        return self._run.conversation
+
+    @property
+    def result(self) -> RunResult:
+        """Where the run stands now; after the last item, its result."""
+        messages = self._run.conversation.messages[self._length :]
+        return RunResult(self._run.conversation, messages, self._run.status, self._run.limit)
+
+    def _annotate(self, error: TransportError) -> None:
+        error.messages = self._run.conversation.messages
+
+
+class RunStream(_StreamBase):
+    """A run as it goes: a context manager and an iterator of deltas and messages.
+
+    Leaving the `with` block early ends the model call; the history keeps what was recorded, and
+    running the conversation again goes on from there.
+    """
+
+    def __init__(
+        self, run: Run, length: int, items: Generator[Delta | Message, None, None]
+    ) -> None:
+        super().__init__(run, length)
+        self._items = items
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._items.close()
+
+    def __iter__(self) -> Iterator[Delta | Message]:
+        return self
+
+    def __next__(self) -> Delta | Message:
+        try:
+            return next(self._items)
+        except TransportError as error:
+            self._annotate(error)
+            raise
+
+
+class AsyncRunStream(_StreamBase):
+    """`RunStream` for asyncio and trio: an async context manager and async iterator."""
+
+    def __init__(self, run: Run, length: int, items: AsyncGenerator[Delta | Message, None]) -> None:
+        super().__init__(run, length)
+        self._items = items
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._items.aclose()
+
+    def __aiter__(self) -> AsyncIterator[Delta | Message]:
+        return self
+
+    async def __anext__(self) -> Delta | Message:
+        try:
+            return await anext(self._items)
+        except TransportError as error:
+            self._annotate(error)
+            raise
+
+
+def _user_message(prompt: Prompt) -> UserMessage:
+    if isinstance(prompt, UserMessage):
+        return prompt
+    return UserMessage(content=prompt if isinstance(prompt, str) else tuple(prompt))
+
+
+def _join(conversation: Conversation, session_id: str) -> None:
+    if conversation.session_id not in (None, session_id):
+        raise ValueError(
+            f"the conversation belongs to session {conversation.session_id!r}, "
+            f"not to session_id={session_id!r}; pass one of the two"
+        )
+    conversation.session_id = session_id
+    conversation.id = conversation.id or session_id
+
+
+def _wrong_transport(transport: object, wanted: str, other: str) -> str:
+    kind = type(transport).__name__
+    return f"transport is a {kind}, not a {wanted}; is {other} the agent you want?"
