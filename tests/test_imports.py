@@ -23,7 +23,7 @@ ROWS = [
     "exchange endpoint http retry drivers",
     "agent durable",
     "server testing offline",
-    "demo cli __main__",
+    "demo demo_tools cli __main__",
     # `import pathors_agent` itself: the public names, from everywhere
     "__init__",
 ]

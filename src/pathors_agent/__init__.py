@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from pathors_agent.history import dump_messages, load_messages
     from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
+    from pathors_agent.message_builder import ReasoningDelta, TextDelta, ToolCallDelta
     from pathors_agent.messages import (
         AssistantMessage,
         ContentPart,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
         Usage,
         UserMessage,
     )
-    from pathors_agent.response_stream import ReasoningDelta, TextDelta, ToolCallDelta
     from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
     from pathors_agent.run import CallModel, CallTool, Limits, Run, Status
     from pathors_agent.tools import Tool, ToolContext, ToolRegistry, tool
@@ -124,6 +124,7 @@ _NAMES_BY_MODULE = {
     ),
     "history": ("dump_messages", "load_messages"),
     "http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
+    "message_builder": ("ReasoningDelta", "TextDelta", "ToolCallDelta"),
     "messages": (
         "AssistantMessage",
         "ContentPart",
@@ -134,7 +135,6 @@ _NAMES_BY_MODULE = {
         "Usage",
         "UserMessage",
     ),
-    "response_stream": ("ReasoningDelta", "TextDelta", "ToolCallDelta"),
     "retry": ("AsyncRetryingTransport", "RetryingTransport"),
     "run": ("CallModel", "CallTool", "Limits", "Run", "Status"),
     "tools": ("Tool", "ToolContext", "ToolRegistry", "tool"),
