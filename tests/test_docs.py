@@ -1,0 +1,211 @@
+"""Every example of the README and docs runs, every command exists, every link leads somewhere.
+
+Blocks of one page share their names and run in order. A `python` block prints exactly what its
+comments `# -> ...` say, line by line; three dots in them stand for any text.
+"""
+
+import io
+import os
+import re
+import runpy
+import tokenize
+import tomllib
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+LANGUAGES = {"python", "console", "text", "toml", "json"}
+PROMPT = "$ "
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page; `line` is that of its first line."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+class PageRun:
+    """The running of one page: its names, and how far it got."""
+
+    def __init__(self, page: Path, folder: Path) -> None:
+        self.module = ModuleType(page.stem.replace("-", "_"))
+        self.folder = folder
+        self.waiting = [block for block in blocks(page) if block.language == "python"]
+        self.printed: dict[Block, list[str]] = {}
+
+    def run_to(self, last: Block) -> list[str]:
+        """Run the page up to a block, as far as it has not run; give what that block printed."""
+        while last not in self.printed and self.waiting:
+            block = self.waiting.pop(0)
+            self.printed[block] = self.run(block)
+        if last not in self.printed:
+            pytest.fail(f"an earlier block of {last.page.name} failed")
+        return self.printed[last]
+
+    def run(self, block: Block) -> list[str]:
+        """Run one block; tracebacks name the page and its lines."""
+        code = compile("\n" * (block.line - 1) + block.text, str(block.page), "exec")
+        return printed_by(lambda: exec(code, self.module.__dict__), self.folder)
+
+
+def printed_by(run: object, folder: Path) -> list[str]:
+    """Call something in a folder of its own; give the lines it printed."""
+    assert callable(run)
+    output = io.StringIO()
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        with redirect_stdout(output):
+            run()
+    finally:
+        os.chdir(before)
+    return output.getvalue().splitlines()
+
+
+@cache
+def blocks(page: Path) -> tuple[Block, ...]:
+    """Find the fenced blocks of a page."""
+    text = page.read_text()
+    return tuple(
+        Block(page, text.count("\n", 0, match.start(2)) + 1, match[1], match[2])
+        for match in FENCE.finditer(text)
+    )
+
+
+def expected_lines(code: str) -> list[str]:
+    """Collect what the comments of a code say it prints."""
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    comments = (token.string for token in tokens if token.type == tokenize.COMMENT)
+    return [text[4:].strip() for text in comments if text.startswith("# ->")]
+
+
+def check_output(printed: list[str], code: str) -> None:
+    """Compare what was printed with what the code says."""
+    expected = expected_lines(code)
+    if not all(map(line_matches, printed, expected)) or len(printed) != len(expected):
+        assert printed == expected
+
+
+def line_matches(printed: str, expected: str) -> bool:
+    """Tell whether a line is the expected one, three dots standing for any text."""
+    pattern = ".*".join(re.escape(part) for part in expected.split("..."))
+    return re.fullmatch(pattern, printed.rstrip()) is not None
+
+
+def all_blocks(*languages: str) -> list[Block]:
+    return [block for page in PAGES for block in blocks(page) if block.language in languages]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Give each command of a console block, and where it stands."""
+    return [
+        (str(block), line.removeprefix(PROMPT))
+        for block in all_blocks("console")
+        for line in block.text.splitlines()
+        if line.startswith(PROMPT)
+    ]
+
+
+def headings(page: Path) -> set[str]:
+    """Give the anchors of a page's headings, as code hosts make them."""
+    outside = FENCE.sub("", page.read_text())
+    titles = re.findall(r"^#+ (.+)$", outside, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.fixture(scope="session")
+def page_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, PageRun]:
+    return {page: PageRun(page, tmp_path_factory.mktemp("page")) for page in PAGES}
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if re.search("KEY|TOKEN|OPENAI|PATHORS", name)]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("block", all_blocks("python"), ids=str)
+def test_block_runs_and_prints_what_it_says(block: Block, page_runs: dict[Path, PageRun]) -> None:
+    check_output(page_runs[block.page].run_to(block), block.text)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_example_runs_and_prints_what_it_says(example: Path, tmp_path: Path) -> None:
+    printed = printed_by(lambda: runpy.run_path(str(example), run_name="__main__"), tmp_path)
+
+    check_output(printed, example.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_has_only_blocks_of_known_languages(page: Path) -> None:
+    text = page.read_text()
+
+    assert {block.language for block in blocks(page)} <= LANGUAGES
+    assert text.count("```") == 2 * len(blocks(page)), "a fence is indented, or not closed"
+
+
+@pytest.mark.parametrize(("place", "command"), commands())
+def test_command_exists(place: str, command: str) -> None:
+    match command.split():
+        case ["make", target, *_]:
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case ["pip", "install", what]:
+            check_requirement(what.strip("'\""))
+        case ["python", "-m", "pathors_agent", *_]:
+            assert (ROOT / "src" / "pathors_agent" / "__main__.py").is_file()
+        case _:
+            pytest.fail(f"{place}: nothing checks the command {command!r}")
+
+
+def check_requirement(requirement: str) -> None:
+    """Check that it is this distribution, or this folder, with extras that it has."""
+    words = re.fullmatch(r"(?:pathors-agent|\.)(?:\[([\w,]+)\])?", requirement)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert words
+    assert set((words[1] or "all").split(",")) <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = LINK.findall(FENCE.sub("", page.read_text()))
+    for link in [link for link in links if "://" not in link]:
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), link
+
+
+def test_block_that_prints_something_else_is_found() -> None:
+    with pytest.raises(AssertionError):
+        check_output(["4"], "print(2 + 2)  # -> 5")
+
+
+def test_block_that_prints_more_than_it_says_is_found() -> None:
+    with pytest.raises(AssertionError):
+        check_output(["4", "4"], "print(2 + 2)  # -> 4")
+
+
+def test_dots_stand_for_any_text() -> None:
+    check_output(["took 0.2 s", ""], "show()  # -> took ... s\n# ->")
+
+
+def test_arrow_inside_a_string_is_no_expectation() -> None:
+    assert expected_lines('x = "# -> 5"  # -> 6\n') == ["6"]
