@@ -103,9 +103,9 @@ class Run:
     @property
     def limit(self) -> str | None:
         """The name of the limit that stops the run from asking the model, or None."""
-        if self.conversation.turns_since_user >= self.limits.turns:
-            return "turns"
-        return None
+        if self.conversation.next_role is not Role.ASSISTANT:
+            return None
+        return "turns" if self.conversation.turns_since_user >= self.limits.turns else None
 
     def _open_local_calls(self) -> list[CallTool]:
         turn = self.conversation.turns - 1
