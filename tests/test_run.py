@@ -1,0 +1,356 @@
+"""What a run owes follows from the history alone, and is the same on every replay."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pathors_agent.conversation import Conversation
+from pathors_agent.errors import ConversationError
+from pathors_agent.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from pathors_agent.run import CallModel, CallTool, Effect, Limits, Run, Status
+
+CANARY = "hunter2-canary"
+
+
+def calling(*calls: str) -> AssistantMessage:
+    """An assistant message with calls like "a:look": an id, and the name of a tool."""
+    pairs = [call.partition(":") for call in calls]
+    return AssistantMessage(
+        tool_calls=tuple(ToolCall(id=call_id, name=name or "look") for call_id, _, name in pairs)
+    )
+
+
+def result(call_id: str) -> ToolMessage:
+    return ToolMessage(tool_call_id=call_id, content=f"result of {call_id}")
+
+
+SYSTEM = SystemMessage(content="Be brief.")
+USER = UserMessage(content="Hello?")
+ANSWER = AssistantMessage(content="Hi.")
+
+
+def owed(run: Run) -> list[str]:
+    """Write effects as text: `model/1`, or `tool/0/2 c`, with the call's id."""
+    return [described(effect) for effect in run.effects()]
+
+
+def described(effect: Effect) -> str:
+    return effect.key if isinstance(effect, CallModel) else f"{effect.key} {effect.call.id}"
+
+
+# The second table of the state machine: history, turns allowed, effects, status.
+TWO = calling("a", "b:ask", "c")
+OWED: dict[str, tuple[list[Message], int, list[str], Status]] = {
+    "nothing was said": ([], 25, [], Status.FINISHED),
+    "only the system spoke": ([SYSTEM], 25, [], Status.FINISHED),
+    "the user spoke": ([USER], 25, ["model/0"], Status.RUNNING),
+    "the user spoke twice": ([USER, USER], 25, ["model/0"], Status.RUNNING),
+    "the model answered": ([USER, ANSWER], 25, [], Status.FINISHED),
+    "the model answered at the limit": ([USER, ANSWER], 1, [], Status.FINISHED),
+    "calls are open": ([USER, TWO], 25, ["tool/0/0 a", "tool/0/2 c"], Status.RUNNING),
+    "calls are open at the limit": ([USER, TWO], 1, ["tool/0/0 a", "tool/0/2 c"], Status.RUNNING),
+    "a call has its result": ([USER, TWO, result("a")], 25, ["tool/0/2 c"], Status.RUNNING),
+    "the client's call has its result": (
+        [USER, TWO, result("b")],
+        25,
+        ["tool/0/0 a", "tool/0/2 c"],
+        Status.RUNNING,
+    ),
+    "only the client's call is open": (
+        [USER, TWO, result("c"), result("a")],
+        25,
+        [],
+        Status.SUSPENDED,
+    ),
+    "only the client's call is open at the limit": (
+        [USER, TWO, result("c"), result("a")],
+        1,
+        [],
+        Status.SUSPENDED,
+    ),
+    "the batch is closed": (
+        [USER, TWO, result("c"), result("a"), result("b")],
+        25,
+        ["model/1"],
+        Status.RUNNING,
+    ),
+    "the batch is closed at the limit": (
+        [USER, calling("a"), result("a")],
+        1,
+        [],
+        Status.LIMIT_REACHED,
+    ),
+    "one turn is left": ([USER, calling("a"), result("a")], 2, ["model/1"], Status.RUNNING),
+    "the user spoke after the limit": (
+        [USER, calling("a"), result("a"), USER],
+        1,
+        ["model/1"],
+        Status.RUNNING,
+    ),
+    "the system spoke at the limit": (
+        [USER, calling("a"), result("a"), SYSTEM],
+        1,
+        [],
+        Status.LIMIT_REACHED,
+    ),
+    "a later batch with the same ids": (
+        [USER, calling("a"), result("a"), calling("b", "a")],
+        25,
+        ["tool/1/0 b", "tool/1/1 a"],
+        Status.RUNNING,
+    ),
+}
+
+
+@pytest.mark.parametrize(("history", "turns", "effects", "status"), OWED.values(), ids=OWED)
+def test_what_is_owed_is_as_documented(
+    history: list[Message], turns: int, effects: list[str], status: Status
+) -> None:
+    run = Run(Conversation(history), limits=Limits(turns=turns), client_tools={"ask"})
+
+    assert owed(run) == effects
+    assert run.status is status
+    assert run.limit == ("turns" if status is Status.LIMIT_REACHED else None)
+    assert bool(run.effects()) == (status is Status.RUNNING)
+
+
+def test_asking_changes_nothing() -> None:
+    run = Run(Conversation([USER, calling("a", "b")]))
+
+    assert run.effects() == run.effects()
+    assert run.conversation.messages == (USER, calling("a", "b"))
+
+
+def test_model_is_given_the_whole_history() -> None:
+    history = (SYSTEM, USER, calling("a"), result("a"))
+
+    [effect] = Run(Conversation(history)).effects()
+
+    assert isinstance(effect, CallModel)
+    assert effect.messages == history
+
+
+def test_tool_effect_carries_its_call() -> None:
+    call = ToolCall(id="a", name="look", arguments='{"at": 1}', extra={"sig": "x"})
+    history: list[Message] = [USER, AssistantMessage(tool_calls=(call,))]
+
+    assert Run(Conversation(history)).effects() == [CallTool("tool/0/0", call)]
+
+
+def test_effects_never_show_contents() -> None:
+    call = ToolCall(id="a", name="look", arguments=CANARY)
+    asked = Run(Conversation([UserMessage(content=CANARY)]))
+    called = Run(Conversation([UserMessage(content=CANARY), AssistantMessage(tool_calls=(call,))]))
+
+    assert CANARY not in repr(asked.effects())
+    assert CANARY not in repr(called.effects())
+
+
+def test_a_misfit_is_not_recorded() -> None:
+    run = Run(Conversation([USER, calling("a")]))
+
+    for misfit in (ANSWER, result("z")):
+        with pytest.raises(ConversationError):
+            run.record(misfit)
+
+    assert owed(run) == ["tool/0/0 a"]
+
+
+def test_record_gives_the_message_back() -> None:
+    run = Run(Conversation([USER]))
+
+    assert run.record(ANSWER) is ANSWER
+    assert run.conversation.messages == (USER, ANSWER)
+
+
+def test_failed_effect_is_still_owed_under_the_same_key() -> None:
+    run = Run(Conversation([USER, calling("a", "b")]))
+    assert owed(run) == ["tool/0/0 a", "tool/0/1 b"]
+
+    run.record(result("a"))  # and b was cancelled: nothing is recorded
+
+    assert owed(run) == ["tool/0/1 b"]
+
+
+def test_result_of_the_client_resumes_a_suspended_run() -> None:
+    run = Run(Conversation([USER, calling("a:ask", "b:ask")]), client_tools=["ask"])
+    assert owed(run) == []
+
+    run.record(result("b"))
+    assert owed(run) == []
+    run.record(result("a"))
+
+    assert owed(run) == ["model/1"]
+
+
+def test_suspended_calls_become_local_when_the_client_tools_say_so() -> None:
+    conversation = Conversation([USER, calling("a:ask")])
+
+    assert owed(Run(conversation, client_tools={"ask"})) == []
+    assert owed(Run(conversation)) == ["tool/0/0 a"]
+
+
+def test_closing_open_calls_lets_a_suspended_run_go_on() -> None:
+    run = Run(Conversation([USER, calling("a:ask")]), client_tools={"ask"})
+
+    run.conversation.close_open_calls("The user is gone.")
+
+    assert owed(run) == ["model/1"]
+
+
+def test_higher_limit_goes_on_where_a_run_stopped() -> None:
+    conversation = Conversation([USER, calling("a"), result("a"), calling("b"), result("b")])
+    stopped = Run(conversation, limits=Limits(turns=2))
+    assert stopped.limit == "turns"
+    assert stopped.status is Status.LIMIT_REACHED
+
+    assert owed(Run(conversation, limits=Limits(turns=3))) == ["model/2"]
+
+
+def test_limit_counts_from_the_last_user_message() -> None:
+    conversation = Conversation([USER, ANSWER, USER, ANSWER, USER, calling("a"), result("a")])
+
+    assert Run(conversation, limits=Limits(turns=2)).status is Status.RUNNING
+    assert Run(conversation, limits=Limits(turns=1)).status is Status.LIMIT_REACHED
+
+
+def test_default_limit_is_25_turns() -> None:
+    conversation = Conversation([USER])
+    for _ in range(24):
+        conversation.append(calling("a"))
+        conversation.append(result("a"))
+    assert owed(Run(conversation)) == ["model/24"]
+
+    conversation.append(calling("a"))
+    conversation.append(result("a"))
+
+    assert Run(conversation).status is Status.LIMIT_REACHED
+
+
+@pytest.mark.parametrize("turns", [0, -1])
+def test_limit_below_one_turn_is_rejected(turns: int) -> None:
+    with pytest.raises(ValueError, match="turns must be at least 1"):
+        Limits(turns=turns)
+
+
+# A world to run in: what the model says in each turn, and what tools answer.
+SCRIPT: dict[str, AssistantMessage] = {
+    "model/0": calling("a", "b", "c"),
+    "model/1": calling("a"),
+    "model/2": AssistantMessage(
+        content="A moment.",
+        tool_calls=(ToolCall(id="b", name="look"), ToolCall(id="a", name="look")),
+    ),
+    "model/3": ANSWER,
+}
+# Written out by hand: every key of the script's run, in order.
+KEYS = [
+    *("model/0", "tool/0/0", "tool/0/1", "tool/0/2"),
+    *("model/1", "tool/1/0"),
+    *("model/2", "tool/2/0", "tool/2/1"),
+    "model/3",
+]
+
+
+def perform(effect: Effect, script: Mapping[str, AssistantMessage]) -> Message:
+    if isinstance(effect, CallModel):
+        return script[effect.key]
+    return ToolMessage(tool_call_id=effect.call.id, content=f"result under {effect.key}")
+
+
+def drive(run: Run) -> Iterator[str]:
+    """Perform what is owed, one after another; yield the keys."""
+    while effects := run.effects():
+        for effect in effects:
+            message = perform(effect, SCRIPT)
+            assert isinstance(message, AssistantMessage | ToolMessage)
+            run.record(message)
+            yield effect.key
+
+
+def test_keys_of_a_whole_run() -> None:
+    assert list(drive(Run(Conversation([SYSTEM, USER])))) == KEYS
+
+
+def test_run_resumed_at_any_prefix_ends_the_same() -> None:
+    whole = Run(Conversation([SYSTEM, USER]))
+    assert list(drive(whole)) == KEYS
+    history = whole.conversation.messages
+    assert len(history) == 2 + len(KEYS)
+
+    for done in range(len(KEYS) + 1):
+        resumed = Run(Conversation(history[: 2 + done]))
+        assert list(drive(resumed)) == KEYS[done:]
+        assert resumed.conversation.messages == history
+        assert resumed.status is Status.FINISHED
+
+
+def test_results_in_any_order_end_the_same() -> None:
+    whole = Run(Conversation([USER]))
+    list(drive(whole))
+
+    for order in permutations(range(3)):
+        run = Run(Conversation([USER, SCRIPT["model/0"]]))
+        effects = run.effects()
+        for place in order:
+            message = perform(effects[place], SCRIPT)
+            assert isinstance(message, ToolMessage)
+            run.record(message)
+        assert list(drive(run)) == KEYS[4:]
+        assert run.conversation.messages == whole.conversation.messages
+
+
+@given(st.data())
+def test_run_that_dies_anywhere_owes_the_same_keys_again(data: st.DataObject) -> None:
+    """Crash after any record, tools finishing in any order; reload; go on."""
+    run = Run(Conversation([SYSTEM, USER]))
+    performed: list[str] = []
+
+    while effects := run.effects():
+        effect: Effect = data.draw(st.sampled_from(list[Effect](effects)))
+        message = perform(effect, SCRIPT)
+        assert isinstance(message, AssistantMessage | ToolMessage)
+        run.record(message)
+        performed.append(effect.key)
+        if data.draw(st.booleans()):
+            run = Run(Conversation(run.conversation.messages))
+
+    assert sorted(performed) == sorted(KEYS)
+    finished = Run(Conversation([SYSTEM, USER]))
+    list(drive(finished))
+    assert run.conversation.messages == finished.conversation.messages
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    gc.collect()
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def test_time_of_effects_grows_with_the_number_of_calls() -> None:
+    def flooded(size: int) -> Run:
+        run = Run(Conversation([USER, calling(*(f"call_{n}" for n in range(size)))]))
+        for n in range(0, size, 2):
+            run.record(result(f"call_{n}"))
+        return run
+
+    small, large = flooded(10_000), flooded(20_000)
+    ratios = [cpu_seconds(large.effects) / cpu_seconds(small.effects) for _ in range(7)]
+
+    assert len(large.effects()) == 10_000
+    assert described(large.effects()[-1]) == "tool/0/19999 call_19999"
+    assert statistics.median(ratios) < 3
