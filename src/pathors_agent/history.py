@@ -6,6 +6,7 @@ their defaults. What was dumped is loaded equal.
 
 import json
 from collections.abc import Iterable
+from reprlib import repr as short_repr
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -13,6 +14,9 @@ from pathors_agent.errors import ConversationError
 from pathors_agent.messages import JSONValue, Message
 
 VERSION = 1
+
+# A path and a reason in a line or two; a damaged history may hold a field name of a megabyte.
+QUOTED_CHARACTERS = 200
 
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
@@ -42,9 +46,10 @@ def load_messages(text: str | bytes) -> list[Message]:
         raise ConversationError(f"a stored history must be JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
         raise ConversationError('a stored history must be {"version": 1, "messages": [...]}')
-    if document.get("version") != VERSION:
+    version = document.get("version")
+    if type(version) is not int or version != VERSION:
         raise ConversationError(
-            f"a stored history of version {document.get('version')!r} cannot be read; "
+            f"a stored history of version {short_repr(version)} cannot be read; "
             f"this library reads version {VERSION}"
         )
     return [load_message(value, index=i) for i, value in enumerate(document["messages"])]
@@ -55,6 +60,18 @@ def load_message(value: JSONValue, *, index: int = 0) -> Message:
     try:
         return _MESSAGE.validate_python(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        path = "".join(f".{part}" for part in first["loc"])
-        raise ConversationError(f"messages[{index}]{path}: {first['msg']}", index=index) from None
+        raise ConversationError(f"messages[{index}]{_problem(error)}", index=index) from None
+
+
+def _problem(error: ValidationError) -> str:
+    """Say where in the message and what: of the problems, the one that lies deepest."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    # The first problem of a list with a damaged part is that it is no text.
+    deepest = max(problems, key=lambda problem: len(problem["loc"]))
+    # pydantic's name for the list among the kinds of content is no part of the message's path.
+    path = "".join(f".{part}" for part in deepest["loc"] if "tuple[" not in str(part))
+    return f"{_clipped(path)}: {_clipped(deepest['msg'])}"
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= QUOTED_CHARACTERS else text[:QUOTED_CHARACTERS] + "..."
