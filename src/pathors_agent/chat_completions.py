@@ -21,6 +21,7 @@ from pathors_agent.messages import (
     SystemMessage,
     ToolCall,
     ToolMessage,
+    UserMessage,
 )
 
 # OpenAI's rule for function names; some servers answer 400 to a history that breaks it.
@@ -149,15 +150,19 @@ def wire_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -
     """Give a message as the JSON object an endpoint of this profile reads."""
     match message:
         case SystemMessage():
-            return {"role": profile.system_role, "content": _content(message.content)}
+            return {"role": profile.system_role, **_name_and_content(message)}
         case ToolMessage():
             content = _content(message.content)
             return {"role": "tool", "tool_call_id": message.tool_call_id, "content": content}
         case AssistantMessage():
             return _wire_assistant(message, profile)
         case _:
-            name = {} if message.name is None else {"name": message.name}
-            return {"role": "user", **name, "content": _content(message.content)}
+            return {"role": "user", **_name_and_content(message)}
+
+
+def _name_and_content(message: SystemMessage | UserMessage) -> dict[str, object]:
+    name = {} if message.name is None else {"name": message.name}
+    return {**name, "content": _content(message.content)}
 
 
 def _wire_assistant(message: AssistantMessage, profile: EndpointProfile) -> dict[str, object]:
@@ -190,7 +195,9 @@ def _wire_call(call: ToolCall) -> dict[str, object]:
 def _content(content: Content) -> object:
     if isinstance(content, str):
         return content
-    return [part.model_dump(mode="json", exclude_unset=True) for part in content]
+    # As `history` stores parts: a loaded message is sent with the same bytes. Endpoints refuse an
+    # empty list.
+    return [part.model_dump(mode="json", exclude_defaults=True) for part in content] or ""
 
 
 def _after_last_answer(messages: Sequence[Message]) -> Sequence[Message]:
