@@ -19,7 +19,7 @@ from typing import Self
 from pathors_agent.chat_completions import ModelOptions, RequestTemplate
 from pathors_agent.conversation import Conversation
 from pathors_agent.drivers import Bindings, drive, drive_async
-from pathors_agent.errors import RunNotFinished, TransportError
+from pathors_agent.errors import RunNotFinished
 from pathors_agent.message_builder import Delta
 from pathors_agent.messages import (
     AssistantMessage,
@@ -288,12 +288,9 @@ class _StreamBase:
         messages = self._run.conversation.messages[self._length :]
         return RunResult(self._run.conversation, messages, self._run.status, self._run.limit)
 
-    def _annotate(self, error: TransportError) -> None:
-        error.messages = self._run.conversation.messages
-
 
 class RunStream(_StreamBase):
-    """A run as it goes: a context manager and an iterator of deltas and messages.
+    """A run as it goes: a context manager, and an iterable of deltas and messages.
 
     Leaving the `with` block early ends the model call; the history keeps what was recorded, and
     running the conversation again goes on from there.
@@ -317,18 +314,11 @@ class RunStream(_StreamBase):
         self._items.close()
 
     def __iter__(self) -> Iterator[Delta | Message]:
-        return self
-
-    def __next__(self) -> Delta | Message:
-        try:
-            return next(self._items)
-        except TransportError as error:
-            self._annotate(error)
-            raise
+        return self._items
 
 
 class AsyncRunStream(_StreamBase):
-    """`RunStream` for asyncio and trio: an async context manager and async iterator."""
+    """`RunStream` for asyncio and trio: an async context manager and async iterable."""
 
     def __init__(self, run: Run, length: int, items: AsyncGenerator[Delta | Message, None]) -> None:
         super().__init__(run, length)
@@ -346,14 +336,8 @@ class AsyncRunStream(_StreamBase):
         await self._items.aclose()
 
     def __aiter__(self) -> AsyncIterator[Delta | Message]:
-        return self
-
-    async def __anext__(self) -> Delta | Message:
-        try:
-            return await anext(self._items)
-        except TransportError as error:
-            self._annotate(error)
-            raise
+        # The driver itself: another layer would cost each item a coroutine.
+        return self._items
 
 
 def _user_message(prompt: Prompt) -> UserMessage:

@@ -1,29 +1,33 @@
 """Read one decoded chunk or completion into a message, whatever shape a server gave it.
 
-`Chunk` is what almost every chunk looks like, and nothing else fits it: a field it does not
-declare in a delta, an error, usage, or a value of another type makes decoding fail. Those go
+`Chunk` is what almost every chunk looks like, and nothing else fits it. What does not fit goes
 through `read_loose_chunk`, which takes what is there.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 import msgspec
 
 from pathors_agent.errors import ProviderError
-from pathors_agent.message_builder import Delta, MessageBuilder
+from pathors_agent.message_builder import Delta, MessageBuilder, write_json
 from pathors_agent.messages import JSONValue, Usage
 from pathors_agent.provider_errors import find_error
 
-# - The usual chunk. Fields that need attention are declared as null, so that any other value
-#   takes the loose way; `forbid_unknown_fields` does the same where unknown fields must be kept.
+# Deeper than any answer; what is kept of one must not break the next that writes it.
+MAX_DEPTH = 100
+
+# - The usual chunk: text, reasoning or pieces of calls for the first choice. A field that needs
+#   attention when it is there is declared as null, so that decoding fails on any other value;
+#   `forbid_unknown_fields` does the same where unknown fields are kept.
 
 
 class FunctionPiece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """`delta.tool_calls[].function`."""
 
-    name: str | None = None
     arguments: str | None = None
+    name: str | None = None
 
 
 class CallPiece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -40,24 +44,24 @@ class ChoiceDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
     content: str | None = None
     tool_calls: list[CallPiece] | None = None
-    role: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    refusal: str | None = None
+    role: str | None = None
+    refusal: None = None
 
 
 class Choice(msgspec.Struct, gc=False):
     """`choices[]`."""
 
     delta: ChoiceDelta
-    finish_reason: str | None = None
-    index: int = 0
-    error: None = None
+    index: Literal[0] = 0
+    finish_reason: None = None
     logprobs: None = None
+    error: None = None
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """One `chat.completion.chunk`; its id and model are read from the first chunk, loosely."""
+    """One `chat.completion.chunk`; its id and model are read from the first chunks, loosely."""
 
     choices: list[Choice]
     usage: None = None
@@ -69,37 +73,13 @@ Builders = Callable[[int], MessageBuilder]
 """Gives the builder of a choice by its index."""
 
 
-def read_chunk(chunk: Chunk, builder_of: Builders, deltas: list[Delta]) -> None:
-    """Add a usual chunk to the message; the live deltas are those of choice 0."""
-    for choice in chunk.choices:
-        builder = builder_of(choice.index)
-        out = deltas if choice.index == 0 else []
-        delta = choice.delta
-        if reasoning := delta.reasoning_content or delta.reasoning:
-            builder.add_reasoning(reasoning, out)
-        if delta.content:
-            builder.add_text(delta.content, out)
-        if delta.refusal:
-            builder.add_refusal(delta.refusal)
-        for piece in delta.tool_calls or ():
-            builder.add_piece(
-                out,
-                index=piece.index,
-                id=piece.id or "",
-                name=piece.function.name or "",
-                arguments=piece.function.arguments or "",
-            )
-        if choice.finish_reason:
-            builder.finish_reason = choice.finish_reason
-
-
 # - Any other chunk, and whole completions.
 
 
 def loads(text: str | bytes) -> JSONValue:
     """Decode JSON, tolerating what Python's parser tolerates; NaN and infinities become null.
 
-    Raise ValueError for anything else, nesting too deep included.
+    Raise ValueError for anything else, nesting of over `MAX_DEPTH` included.
     """
     try:
         value: JSONValue = msgspec.json.decode(text)
@@ -108,7 +88,25 @@ def loads(text: str | bytes) -> JSONValue:
             value = json.loads(text, parse_constant=lambda _: None)
         except RecursionError:
             raise ValueError("nested too deeply") from None
+    if _is_deep(value):
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
     return value
+
+
+def _is_deep(value: JSONValue) -> bool:
+    """Whether containers lie in each other more than `MAX_DEPTH` deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for container in level for item in _items(container)]
+        if not level:
+            return False
+    return True
+
+
+def _items(value: JSONValue) -> Iterable[JSONValue]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def read_loose_chunk(
@@ -293,7 +291,7 @@ def as_arguments(value: JSONValue, builder: MessageBuilder) -> str:
     if value is None:
         return ""
     builder.note("arguments_not_text", f"arguments came as a {type(value).__name__}")
-    return msgspec.json.encode(value).decode()
+    return write_json(value).decode()
 
 
 def holds_message(value: Mapping[str, JSONValue]) -> bool:

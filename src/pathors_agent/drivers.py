@@ -134,13 +134,17 @@ class _Answer:
         """Raise what broke the answer off, unless all of it had arrived."""
         if self.stream.is_complete:
             return
-        emit("model_call_failed", key=self._effect.key, error=type(error).__name__)
-        if self.stream.received and not isinstance(error, ProviderError):
-            raise IncompleteResponse(str(error), partial=self.stream.partial) from error
-        raise error
+        if not self.stream.received or isinstance(error, ProviderError):
+            raise self._told(error)
+        broken = IncompleteResponse(str(error), partial=self.stream.partial)
+        raise self._told(broken) from error
 
     def finish(self) -> AssistantMessage:
-        message = self.stream.finish()
+        """Give the message, or raise what kept it from being complete."""
+        try:
+            message = self.stream.finish()
+        except TransportError as error:
+            raise self._told(error) from None
         usage = message.usage or Usage()
         emit(
             "model_called",
@@ -154,6 +158,15 @@ class _Answer:
             seconds=round(time.monotonic() - self._started, 6),
         )
         return message
+
+    def _tell_failure(self, error: TransportError) -> None:
+        emit("model_call_failed", key=self._effect.key, error=type(error).__name__)
+
+    def _told(self, error: TransportError) -> TransportError:
+        """Log the error, and give it the history from which a run goes on."""
+        error.messages = self._conversation.messages
+        emit("model_call_failed", key=self._effect.key, error=type(error).__name__)
+        return error
 
 
 def _cut(pieces: Iterable[bytes]) -> bytes:
@@ -202,10 +215,16 @@ async def _call_batch(
         run.record(message)
         results[effect.call.id] = message
 
-    if len(effects) == 1:
-        await call(effects[0])
-    else:
+    # A single call gets its group too: a group waits for a worker thread also where asyncio
+    # cancels the task itself, as `asyncio.timeout` does.
+    try:
         async with anyio.create_task_group() as tasks:
             for effect in effects:
                 tasks.start_soon(call, effect)
+    except BaseExceptionGroup as group:
+        # KeyboardInterrupt and its like are told as themselves, as from a single call.
+        raise group.exceptions[0] from group
+    if len(results) < len(effects):
+        # asyncio's groups drop a cancellation that a tool let through, meant for another task.
+        raise anyio.get_cancelled_exc_class()
     return [results[effect.call.id] for effect in effects]

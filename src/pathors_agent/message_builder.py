@@ -4,6 +4,8 @@ What servers really send is less tidy than OpenAI's documentation: the rules her
 piece belongs to and what is set or appended. Whatever had to be mended is noted as a `Quirk`.
 """
 
+import json
+
 import msgspec
 
 from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage
@@ -42,24 +44,32 @@ class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of a tool call: its place in the message, and the next piece of its arguments.
+    """The next piece of a tool call's arguments, and the call as far as it is known."""
 
-    `id` and `name` are those known so far; both can still change until the message is complete.
-    """
-
-    index: int
-    id: str
-    name: str
     arguments: str
     call: "CallBuilder"
+
+    @property
+    def index(self) -> int:
+        """The place of the call in the message."""
+        return self.call.position
+
+    @property
+    def id(self) -> str:
+        """The call's id; may be empty, and may change, until the message is complete."""
+        return self.call.id
+
+    @property
+    def name(self) -> str:
+        """The tool's name, as far as it has come."""
+        return self.call.name
 
     @property
     def partial(self) -> JSONValue:
         """The arguments so far as a value, for display only: parsed when asked, in linear time.
 
-        Strings that have not ended are given as far as they go; numbers and words that have not
-        ended are left out. None while there is no value. The containers go on growing: copy what
-        you keep.
+        Strings that have not ended are given as far as they go; numbers that have not ended are
+        left out. None while there is no value. The containers go on growing: copy what you keep.
         """
         return self.call.partial
 
@@ -81,17 +91,34 @@ class BoundPassed(ValueError):
 class CallBuilder:
     """One tool call while its pieces arrive."""
 
-    __slots__ = ("_parsed", "_parser", "extra", "id", "name", "parts", "position", "size")
+    __slots__ = (
+        "_counted",
+        "_parsed",
+        "_parser",
+        "_size",
+        "extra",
+        "id",
+        "name",
+        "parts",
+        "position",
+    )
 
     def __init__(self, position: int) -> None:
         self.position = position
         self.id = ""
         self.name = ""
         self.parts: list[str] = []
-        self.size = 0
         self.extra: dict[str, JSONValue] = {}
         self._parser: PartialJSON | None = None
         self._parsed = 0
+        self._size = 0
+        self._counted = 0
+
+    def size(self) -> int:
+        """How many characters the arguments have, in time linear in what is new."""
+        self._size += sum(map(len, self.parts[self._counted :]))
+        self._counted = len(self.parts)
+        return self._size
 
     def add(self, name: str, arguments: str) -> None:
         """Append a piece of the arguments, and of the name where it is not the name again."""
@@ -104,7 +131,6 @@ class CallBuilder:
                 )
         if arguments:
             self.parts.append(arguments)
-            self.size += len(arguments)
 
     @property
     def partial(self) -> JSONValue:
@@ -174,11 +200,11 @@ class MessageBuilder:
         """How many characters were gathered, in time linear in what is new since it was asked."""
         self._size += sum(map(len, self.text[self._counted :]))
         self._counted = len(self.text)
-        return self._size + sum(call.size for call in self.calls)
+        return self._size + sum(call.size() for call in self.calls)
 
     def largest_call(self) -> int:
         """How many characters the longest arguments have."""
-        return max((call.size for call in self.calls), default=0)
+        return max((call.size() for call in self.calls), default=0)
 
     def note(self, kind: str, detail: str = "") -> None:
         """Remember that something had to be read around; once per kind."""
@@ -209,8 +235,9 @@ class MessageBuilder:
 
     def keep(self, name: str, value: JSONValue) -> None:
         """Keep an unknown field: lists and objects are gathered over chunks, the rest is set."""
-        self._size += len(msgspec.json.encode(value))
-        _gather(self.extra, name, value)
+        text = write_json(value)
+        self._size += len(text)
+        _gather(self.extra, name, msgspec.json.decode(text))
 
     def add_piece(
         self,
@@ -229,9 +256,9 @@ class MessageBuilder:
         if call.name and name and name != call.name:
             self.note("split_name", "a function name came in pieces")
         if extra:
-            call.extra.update(extra)
+            call.extra.update(msgspec.json.decode(write_json(extra)))
         call.add(name, arguments)
-        deltas.append(ToolCallDelta(call.position, call.id, call.name, arguments, call))
+        deltas.append(ToolCallDelta(arguments, call))
 
     def add_legacy_call(self, name: str, arguments: str, deltas: list[Delta]) -> None:
         """Add a piece of the `function_call` that came before `tool_calls`."""
@@ -239,7 +266,7 @@ class MessageBuilder:
         call = self._legacy or self._open(None)
         self._legacy = call
         call.add(name, arguments)
-        deltas.append(ToolCallDelta(call.position, call.id, call.name, arguments, call))
+        deltas.append(ToolCallDelta(arguments, call))
 
     def finish(self, deltas: list[Delta]) -> None:
         """Give out what waited for a piece that did not come."""
@@ -255,10 +282,10 @@ class MessageBuilder:
             tool_calls=self._tool_calls(),
             reasoning=whole_characters("".join(self.reasoning)) or None,
             refusal=whole_characters("".join(self.refusal)) or None,
-            finish_reason=self.finish_reason,
+            finish_reason=self.finish_reason and whole_characters(self.finish_reason),
             usage=self.usage,
-            model=self.model,
-            id=self.id,
+            model=self.model and whole_characters(self.model),
+            id=self.id and whole_characters(self.id),
             extra=self.extra,
         )
 
@@ -330,6 +357,14 @@ def fresh_call_id(turn: int, position: int) -> str:
     """An id for the call at `position` of assistant message `turn`: nine letters and digits."""
     # Mistral takes exactly [A-Za-z0-9]{9}; nobody refuses it.
     return f"t{turn % 10_000:04d}c{position % 1_000:03d}"
+
+
+def write_json(value: JSONValue) -> bytes:
+    """Write a value that was read from JSON; surrogate halves become whole characters."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return whole_characters(json.dumps(value, ensure_ascii=False)).encode()
 
 
 def whole_characters(text: str) -> str:

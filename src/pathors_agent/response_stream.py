@@ -4,9 +4,11 @@ Three lanes with one meaning, fastest first: a read that is exactly one event; a
 events that are one `data` line each; and anything else, by the letter of the standard.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
-from pathors_agent.chunks import Chunk, holds_message, loads, read_chunk, read_loose_chunk
+from pathors_agent.chunks import CallPiece, Chunk, holds_message, loads, read_loose_chunk
 from pathors_agent.errors import (
     QUOTED_BODY_BYTES,
     IncompleteResponse,
@@ -21,6 +23,7 @@ from pathors_agent.message_builder import (
     MessageBuilder,
     Quirk,
     TextDelta,
+    ToolCallDelta,
 )
 from pathors_agent.messages import AssistantMessage, JSONValue
 from pathors_agent.provider_errors import decode_error
@@ -35,7 +38,8 @@ MAX_ARGUMENTS_BYTES = 4 * 1024 * 1024
 _CHECK_STEP_BYTES = 64 * 1024
 _QUOTED_CHARACTERS = 200
 _OK = 200
-_DONE = b"data: [DONE]\n\n"
+_DATA_OBJECT = b"data: {"
+_LF = 0x0A
 _NO_COMPLETION = " with a body that is no completion"
 # Id and model are read from the first events that have them; Azure's first has neither.
 _HEAD_EVENTS = 3
@@ -113,20 +117,21 @@ class ResponseStream:
     def feed(self, data: bytes) -> list[Delta]:
         """Take the next bytes of the body; give the deltas they complete."""
         deltas: list[Delta] = []
+        size = len(data)
         # Lane (a): JSON text holds no raw line end, so a read whose first LF is its last byte
         # but one, and whose last byte is LF too, is one event.
         if (
             self._may_take_fast_lane
-            and data.startswith(b"data: {")
-            and data.find(b"\n") == len(data) - 2
-            and data.endswith(b"\n")
+            and data.find(b"\n") == size - 2
+            and data[:7] == _DATA_OBJECT
+            and data[-1] == _LF
             and b"\r" not in data
-            and len(data) <= self._max_event
+            and size <= self._max_event
         ):
-            self.received += len(data)
-            self._take_data(data[6:-2], deltas)
+            self.received += size
+            self._take_chunks(iter((data[6:-2],)), deltas)
         elif data and not self.ended:
-            self.received += len(data)
+            self.received += size
             self._take_bytes(data, deltas)
             self._may_take_fast_lane = self._is_between_events()
         if self.received > self._check_at:
@@ -194,43 +199,31 @@ class ResponseStream:
             data = b"".join((*self._tail, data))
             self._tail, self._tail_size = [], 0
         end = data.rfind(b"\n\n")
-        block, rest = (data[: end + 2], data[end + 2 :]) if end >= 0 else (b"", data)
-        if block and not self._take_uniform_block(block, deltas):
-            self._take_block(block, deltas)
-        self._hold(rest, self._max_event, "an event")
-
-    def _take_uniform_block(self, block: bytes, deltas: list[Delta]) -> bool:
-        """Lane (b): events of one `data` line each, decoded in one go; False if it is not that."""
-        body = block.removesuffix(_DONE)
-        events = body.count(b"\n\n")
+        if end < 0:
+            self._hold(data, self._max_event, "an event")
+            return
+        if end + 2 < len(data):
+            self._hold(data[end + 2 :], self._max_event, "an event")
+            data = data[: end + 2]
+        # Lane (b): split at where a data line follows a blank line; if these and the last are
+        # all the line ends there are, every piece is the one data line of its event.
+        pieces = data[6:-2].split(b"\n\ndata: ")
         if (
-            self._builder.id is None
-            or not body.startswith(b"data: {")
-            or body.count(b"\n") != 2 * events
-            or body.count(b"\n\ndata: {") != events - 1
-            or len(body) > self._max_event
+            data[:7] == _DATA_OBJECT
+            and data.count(b"\n") == 2 * len(pieces)
+            and len(data) <= self._max_event
         ):
-            return False
-        try:
-            chunks = _DECODER.decode_lines(body[6:].replace(b"\n\ndata: ", b"\n"))
-        except msgspec.DecodeError:
-            return False
-        if len(chunks) != events:
-            return False
-        self._events += events
-        for chunk in chunks:
-            self._take_chunk(chunk, deltas)
-        if len(body) < len(block):
-            self._end_on_purpose()
-        return True
+            self._take_chunks(iter(pieces), deltas)
+        else:
+            self._take_block(data, deltas)
 
     def _take_block(self, block: bytes, deltas: list[Delta]) -> None:
         """Lane (c): event by event, and what is no single `data` line by the standard."""
         for event in block[:-2].split(b"\n\n"):
             if self.ended:
                 return
-            if event.startswith(b"data: {") and b"\n" not in event and self._fits(event):
-                self._take_data(event[6:], deltas)
+            if event[:7] == _DATA_OBJECT and b"\n" not in event and self._fits(event):
+                self._take_chunks(iter((event[6:],)), deltas)
             elif not event.startswith(b":") or b"\n" in event:
                 self._parse(event + b"\n\n", deltas)
 
@@ -277,38 +270,64 @@ class ResponseStream:
 
     # - From events to the message
 
-    def _take_data(self, data: bytes, deltas: list[Delta]) -> None:
-        """Take the data of one event that is a JSON object in all likelihood."""
-        try:
-            chunk = _DECODER.decode(data)
-        except msgspec.DecodeError:
-            chunk = None
-        if chunk is None or (self._builder.id is None and self._events < _HEAD_EVENTS):
-            self._take_event("message", data.decode(errors="replace"), deltas)
-        else:
+    def _take_chunks(  # noqa: C901, PLR0912  (the hot path: a call per event would be a tenth of it)
+        self, texts: Iterator[bytes], deltas: list[Delta]
+    ) -> None:
+        """Take events that are one `data` line each, a usual chunk in all likelihood."""
+        builder = self._builder
+        if self._events < _HEAD_EVENTS or builder.half:
+            self._take_loosely(texts, deltas)
+        decode = _DECODER.decode
+        for text in texts:
+            try:
+                chunk = decode(text)
+            except msgspec.DecodeError:
+                self._take_event("message", text.decode(errors="replace"), deltas)
+                self._take_loosely(texts, deltas)
+                continue
             self._events += 1
-            self._take_chunk(chunk, deltas)
+            for choice in chunk.choices:
+                delta = choice.delta
+                if reasoning := delta.reasoning_content or delta.reasoning:
+                    builder.add_reasoning(reasoning, deltas)
+                if content := delta.content:
+                    builder.text.append(content)
+                    deltas.append(TextDelta(content))
+                if delta.tool_calls is None:
+                    continue
+                for piece in delta.tool_calls:
+                    function = piece.function
+                    call = builder.by_index.get(piece.index)
+                    if call is None or piece.id or function.name:
+                        self._take_piece(piece, deltas)
+                        if self.ended:
+                            return
+                    elif arguments := function.arguments:
+                        call.parts.append(arguments)
+                        deltas.append(ToolCallDelta(arguments, call))
 
-    def _take_chunk(self, chunk: Chunk, deltas: list[Delta]) -> None:
-        choices = chunk.choices
-        if len(choices) == 1:
-            choice = choices[0]
-            delta = choice.delta
-            if (
-                delta.content
-                and choice.index == 0
-                and choice.finish_reason is None
-                and delta.tool_calls is None
-                and delta.reasoning_content is None
-                and delta.reasoning is None
-                and delta.refusal is None
-                and not self._builder.half
-            ):
-                self._builder.text.append(delta.content)
-                deltas.append(TextDelta(delta.content))
+    def _take_loosely(self, texts: Iterator[bytes], deltas: list[Delta]) -> None:
+        """Take events the loose way while they may not be taken as usual chunks.
+
+        That is the head of the stream, what follows the first half of a character, and, dropping
+        them, what follows the end.
+        """
+        while self.ended or self._events < _HEAD_EVENTS or self._builder.half:
+            text = next(texts, None)
+            if text is None:
                 return
+            if not self.ended:
+                self._take_event("message", text.decode(errors="replace"), deltas)
+
+    def _take_piece(self, piece: CallPiece, deltas: list[Delta]) -> None:
         try:
-            read_chunk(chunk, self._builder_of, deltas)
+            self._builder.add_piece(
+                deltas,
+                index=piece.index,
+                id=piece.id or "",
+                name=piece.function.name or "",
+                arguments=piece.function.arguments or "",
+            )
         except BoundPassed as error:
             self._fail_bound(str(error))
 
