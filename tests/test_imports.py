@@ -23,9 +23,8 @@ ROWS = [
     "exchange endpoint http retry drivers",
     "agent durable",
     "server testing offline",
+    "__init__",  # the public names: what `from pathors_agent import ...` reads
     "demo demo_tools cli __main__",
-    # `import pathors_agent` itself: the public names, from everywhere
-    "__init__",
 ]
 CORE_ROWS = 4
 
