@@ -1,0 +1,169 @@
+"""Transports that play a script: real wire bytes, no network."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from anyio.lowlevel import checkpoint
+
+from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.errors import TransportError
+from pathors_agent.testing.script import Asked, Entry, Reply, as_reply
+from pathors_agent.transport import (
+    AsyncResponse,
+    AsyncTransport,
+    Request,
+    Response,
+    Transport,
+)
+
+
+class _Script:
+    """The entries of a script, and the requests that used them up.
+
+    `requests` holds the decoded body of each request, `sent` each request as it was given.
+    """
+
+    def __init__(
+        self,
+        *entries: Entry,
+        cut: int | None = None,
+        profile: EndpointProfile = DEFAULT_PROFILE,
+    ) -> None:
+        if cut is not None and cut < 1:
+            raise ValueError("cut must be at least 1 byte")
+        self.profile = profile
+        self.requests: list[dict[str, Any]] = []
+        self.sent: list[Request] = []
+        self._entries = entries
+        self._cut = cut
+        self._calls_made = 0
+
+    def assert_used_up(self) -> None:
+        """Raise AssertionError when the script holds answers that nobody asked for."""
+        left = len(self._entries) - len(self.requests)
+        if left > 0:
+            raise AssertionError(
+                f"{left} of the script's {len(self._entries)} answers not used:"
+                f" only {len(self.requests)} requests came"
+            )
+
+    def _take(self, request: Request) -> tuple[Reply, Asked]:
+        """Note the request and take its entry; raise the entry when it is an exception."""
+        body = json.loads(request.body)
+        self.sent.append(request)
+        self.requests.append(body)
+        number = len(self.requests)
+        if number > len(self._entries):
+            raise AssertionError(
+                f"request {number} is beyond the script, which has {len(self._entries)} answers"
+            )
+        entry = self._entries[number - 1]
+        if isinstance(entry, BaseException):
+            raise entry
+        reply = as_reply(entry)
+        asked = self._asked(number, body)
+        self._calls_made += len(getattr(reply, "calls", ()))
+        return reply, asked
+
+    def _asked(self, number: int, body: dict[str, Any]) -> Asked:
+        return Asked(
+            number=number,
+            first_call=self._calls_made + 1,
+            model=body.get("model") or "scripted",
+            stream=body.get("stream") is True,
+            include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        )
+
+    def _pieces(self, reply: Reply, asked: Asked) -> Iterator[bytes]:
+        pieces = reply.events(asked)
+        stop = reply.stop
+        if stop is not None:
+            pieces = _first(pieces, stop.after, whole_events=stop.unit == "events")
+        yield from pieces if self._cut is None else _cut(b"".join(pieces), self._cut)
+        if stop is not None and stop.broken:
+            raise TransportError("the connection broke before the answer was complete")
+
+
+def _first(events: list[bytes], count: int, *, whole_events: bool) -> list[bytes]:
+    """Keep the first events, or the first bytes still cut at the events."""
+    if whole_events:
+        return events[:count]
+    kept = []
+    for event in events:
+        kept.append(event[:count])
+        count -= len(kept[-1])
+    return [piece for piece in kept if piece]
+
+
+def _cut(body: bytes, size: int) -> list[bytes]:
+    return [body[start : start + size] for start in range(0, len(body), size)]
+
+
+def _response_fields(reply: Reply, asked: Asked) -> dict[str, Any]:
+    headers = {"content-type": reply.content_type(asked)}
+    headers |= {name.lower(): value for name, value in reply.headers.items()}
+    return {
+        "status": reply.status,
+        "headers": headers,
+        "session_id": headers.get("x-session-id"),
+    }
+
+
+class ScriptedTransport(_Script, Transport):
+    """A transport that answers each request with the next entry of a script.
+
+    An entry is a text, what `answer`, `calls`, `raw` or `http_error` make, or an exception, which
+    `send` raises. Call ids count up from `call_1`. `cut` cuts a body into pieces of that many
+    bytes; without it each event is one piece. As a context manager it asserts at its end that
+    the script was used up.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.assert_used_up()
+
+    @contextmanager
+    def send(self, request: Request) -> Iterator[Response]:
+        """Answer with the script's next entry."""
+        reply, asked = self._take(request)
+        yield Response(**_response_fields(reply, asked), pieces=self._pieces(reply, asked))
+
+
+class AsyncScriptedTransport(_Script, AsyncTransport):
+    """`ScriptedTransport` for `AsyncAgent`."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.assert_used_up()
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
+        """Answer with the script's next entry."""
+        reply, asked = self._take(request)
+        async with aclosing(_each(self._pieces(reply, asked))) as pieces:
+            yield AsyncResponse(**_response_fields(reply, asked), pieces=pieces)
+
+
+async def _each(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    for piece in pieces:
+        await checkpoint()
+        yield piece
