@@ -354,3 +354,18 @@ def test_time_of_effects_grows_with_the_number_of_calls() -> None:
     assert len(large.effects()) == 10_000
     assert described(large.effects()[-1]) == "tool/0/19999 call_19999"
     assert statistics.median(ratios) < 3
+
+
+def test_call_id_used_before_is_replaced_when_recorded() -> None:
+    conversation = Conversation([UserMessage(content="twice")])
+    run = Run(conversation)
+    first = AssistantMessage(tool_calls=(ToolCall(id="call_1", name="add"),))
+    run.record(first)
+    run.record(ToolMessage(tool_call_id="call_1", content="1"))
+
+    again = (ToolCall(id="call_2", name="add"), ToolCall(id="call_1", name="add"))
+    recorded = run.record(AssistantMessage(tool_calls=again))
+
+    assert isinstance(recorded, AssistantMessage)
+    assert [call.id for call in recorded.tool_calls] == ["call_2", "t0001c001"]
+    assert conversation.messages[-1] == recorded

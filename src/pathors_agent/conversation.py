@@ -5,6 +5,7 @@ The table is the documentation: a missing cell is a `ConversationError`. There i
 """
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from reprlib import Repr
 
@@ -91,6 +92,7 @@ class Conversation:
         self._batch: dict[str, int] = {}  # ids of the open batch -> place in call order
         self._results: dict[int, ToolMessage] = {}  # place -> result, while others are open
         self._turns = 0
+        self._call_ids: set[str] = set()
         for index, message in enumerate(messages):
             try:
                 self.append(message)
@@ -137,6 +139,11 @@ class Conversation:
         return count
 
     @property
+    def call_ids(self) -> AbstractSet[str]:
+        """The ids of every call in the history."""
+        return self._call_ids
+
+    @property
     def calls(self) -> tuple[ToolCall, ...]:
         """Every tool call of the batch that is open; empty when none is."""
         if not self._batch:
@@ -163,6 +170,7 @@ class Conversation:
                 self._batch = self._places(message)
                 self._messages.append(message)
                 self._turns += 1
+                self._call_ids.update(self._batch)
             case _:
                 self._messages.append(message)
         self._next_role = next_role

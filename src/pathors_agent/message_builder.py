@@ -8,7 +8,7 @@ import json
 
 import msgspec
 
-from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage
+from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage, unused_call_id
 from pathors_agent.partial_json import PartialJSON
 
 # One answer with more calls, or choices, than this is a flood, not a plan.
@@ -328,7 +328,7 @@ class MessageBuilder:
             call_id = whole_characters(call.id)
             if not call_id or call_id in taken:
                 kind = "shared_id" if call_id else "missing_id"
-                call_id = fresh_call_id(self.turn, call.position)
+                call_id = unused_call_id(self.turn, call.position, taken)
                 self.note(kind, f"call {call.position} was given the id {call_id}")
             taken.add(call_id)
             calls.append(
@@ -351,12 +351,6 @@ def _gather(fields: dict[str, JSONValue], name: str, value: JSONValue) -> None:
             _gather(kept, key, item)
     else:
         fields[name] = value
-
-
-def fresh_call_id(turn: int, position: int) -> str:
-    """An id for the call at `position` of assistant message `turn`: nine letters and digits."""
-    # Mistral takes exactly [A-Za-z0-9]{9}; nobody refuses it.
-    return f"t{turn % 10_000:04d}c{position % 1_000:03d}"
 
 
 def write_json(value: JSONValue) -> bytes:

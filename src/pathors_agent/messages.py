@@ -4,7 +4,8 @@ A message holds what was said and what came with it. Their wire format belongs t
 `chat_completions`, their stored JSON to `history`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from itertools import count
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -218,3 +219,19 @@ def content_text(content: Content | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(part.text or "" for part in content if part.type == "text")
+
+
+def unused_call_id(turn: int, position: int, taken: Container[str]) -> str:
+    """Make an id for the call at `position` of assistant message `turn`: equal on every replay.
+
+    Mistral takes exactly nine letters and digits; no server is known to refuse them.
+    """
+    for stride in count():
+        call_id = f"t{turn % 10_000:04d}c{(position + stride * _CALL_ID_STRIDE) % 1_000:03d}"
+        if call_id not in taken:
+            return call_id
+    raise AssertionError("unreachable")  # `count` has no end
+
+
+# Coprime to 1,000, and past the most calls an answer may have.
+_CALL_ID_STRIDE = 131

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pathors_agent.conversation import Conversation, Role
-from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage
+from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, unused_call_id
 
 # A question that needs more model calls than this is a loop in almost every agent.
 DEFAULT_TURNS = 25
@@ -85,9 +85,29 @@ class Run:
         return [CallModel(key, self.conversation.messages)]
 
     def record(self, message: AssistantMessage | ToolMessage) -> AssistantMessage | ToolMessage:
-        """Append the message that an effect produced; the only way to move on."""
+        """Append the message that an effect produced; the only way to move on.
+
+        A call whose id was used before gets another: endpoints refuse a history with two of one.
+        Gives the message as it was appended.
+        """
+        if isinstance(message, AssistantMessage):
+            message = self._with_unused_ids(message)
         self.conversation.append(message)
         return message
+
+    def _with_unused_ids(self, message: AssistantMessage) -> AssistantMessage:
+        used = self.conversation.call_ids
+        if not any(call.id in used for call in message.tool_calls):
+            return message
+        taken = {*used, *(call.id for call in message.tool_calls)}
+        calls = []
+        for position, call in enumerate(message.tool_calls):
+            if call.id in used:
+                call_id = unused_call_id(self.conversation.turns, position, taken)
+                taken.add(call_id)
+                call = call.model_copy(update={"id": call_id})  # noqa: PLW2901  (or as it was)
+            calls.append(call)
+        return message.model_copy(update={"tool_calls": tuple(calls)})
 
     @property
     def status(self) -> Status:
