@@ -108,8 +108,8 @@ class RequestTemplate:
     @cached_property
     def _rest(self) -> bytes:
         """The body after the messages: every other field, and the closing brace."""
-        fields = msgspec.json.encode(self._fields())
-        return b"}" if fields == b"{}" else b"," + fields[1:]
+        # Never just a brace: `stream` is always there.
+        return b"," + msgspec.json.encode(self._fields())[1:]
 
     def _fields(self) -> dict[str, object]:
         options = self.options
