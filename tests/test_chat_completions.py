@@ -1,0 +1,605 @@
+"""What goes over the wire, byte by byte, and that it is encoded once."""
+
+import gc
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from pathors_agent.chat_completions import (
+    DEFAULT_PROFILE,
+    EndpointProfile,
+    ModelOptions,
+    RequestTemplate,
+    encode_message,
+)
+from pathors_agent.messages import (
+    AssistantMessage,
+    ContentPart,
+    JSONValue,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+from properties import strategies
+
+IMAGE = ContentPart.model_validate(
+    {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}}
+)
+AUDIO = ContentPart.model_validate(
+    {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+)
+FILE = ContentPart.model_validate({"type": "file", "file": {"file_id": "f-1", "note": None}})
+
+
+def text(words: str) -> ContentPart:
+    return ContentPart(type="text", text=words)
+
+
+def call(
+    call_id: str = "a", name: str = "look", arguments: str = "{}", **extra: JSONValue
+) -> ToolCall:
+    return ToolCall(id=call_id, name=name, arguments=arguments, extra=extra)
+
+
+def wire_call(call_id: str = "a", name: str = "look", arguments: str = "{}") -> str:
+    return (
+        f'{{"id":"{call_id}","type":"function",'
+        f'"function":{{"name":"{name}","arguments":{json.dumps(arguments)}}}}}'
+    )
+
+
+# Message -> the bytes of the default profile, by hand.
+ENCODED: dict[str, tuple[Message, str]] = {
+    "system": (SystemMessage(content="Be brief."), '{"role":"system","content":"Be brief."}'),
+    "system with a name": (
+        SystemMessage(content="s", name="policy"),
+        '{"role":"system","name":"policy","content":"s"}',
+    ),
+    "system in parts": (
+        SystemMessage(content=(text("a"), text("b"))),
+        '{"role":"system","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}',
+    ),
+    "user": (UserMessage(content="Hello?"), '{"role":"user","content":"Hello?"}'),
+    "user beyond ASCII": (
+        UserMessage(content='Grüß\n"dich" 🎈\u2028'),
+        '{"role":"user","content":"Grüß\\n\\"dich\\" 🎈\u2028"}',
+    ),
+    "user with a name": (
+        UserMessage(content="x", name="alice"),
+        '{"role":"user","name":"alice","content":"x"}',
+    ),
+    "user in parts": (
+        UserMessage(content=(text("Look:"), IMAGE, AUDIO, FILE)),
+        '{"role":"user","content":[{"type":"text","text":"Look:"},'
+        '{"type":"image_url","image_url":{"url":"https://x.test/a.png","detail":"low"}},'
+        '{"type":"input_audio","input_audio":{"data":"AAAA","format":"wav"}},'
+        '{"type":"file","file":{"file_id":"f-1","note":null}}]}',
+    ),
+    "user in no parts": (UserMessage(content=()), '{"role":"user","content":""}'),
+    "answer": (AssistantMessage(content="Hi."), '{"role":"assistant","content":"Hi."}'),
+    "answer of nothing": (AssistantMessage(), '{"role":"assistant","content":""}'),
+    "empty answer": (AssistantMessage(content=""), '{"role":"assistant","content":""}'),
+    "answer in parts": (
+        AssistantMessage(content=(text("a"),)),
+        '{"role":"assistant","content":[{"type":"text","text":"a"}]}',
+    ),
+    "refusal": (
+        AssistantMessage(refusal="I will not."),
+        '{"role":"assistant","content":"I will not."}',
+    ),
+    "refusal beside an answer": (
+        AssistantMessage(content="Well,", refusal="no."),
+        '{"role":"assistant","content":"Well,"}',
+    ),
+    "what the provider reported stays here": (
+        AssistantMessage(
+            content="Hi.",
+            reasoning="Hm.",
+            finish_reason="stop",
+            usage=Usage(total_tokens=3),
+            model="m-1",
+            id="chatcmpl-1",
+            extra={"annotations": [1]},
+        ),
+        '{"role":"assistant","content":"Hi."}',
+    ),
+    "calls": (
+        AssistantMessage(tool_calls=(call("a", "look", '{"at": "x"}'), call("b", "add"))),
+        '{"role":"assistant","content":null,"tool_calls":['
+        + wire_call("a", "look", '{"at": "x"}')
+        + f",{wire_call('b', 'add')}]}}",
+    ),
+    "calls beside text": (
+        AssistantMessage(content="Let me see.", tool_calls=(call(),)),
+        f'{{"role":"assistant","content":"Let me see.","tool_calls":[{wire_call()}]}}',
+    ),
+    "calls beside no text": (
+        AssistantMessage(content="", tool_calls=(call(),)),
+        f'{{"role":"assistant","content":"","tool_calls":[{wire_call()}]}}',
+    ),
+    "calls beside a refusal": (
+        AssistantMessage(refusal="No.", tool_calls=(call(),)),
+        f'{{"role":"assistant","content":null,"tool_calls":[{wire_call()}]}}',
+    ),
+    "reasoning details go back": (
+        AssistantMessage(content="Hi.", extra={"reasoning_details": [{"data": "x"}], "other": 1}),
+        '{"role":"assistant","content":"Hi.","reasoning_details":[{"data":"x"}]}',
+    ),
+    "result": (
+        ToolMessage(tool_call_id="a", content="42"),
+        '{"role":"tool","tool_call_id":"a","content":"42"}',
+    ),
+    "error result": (
+        ToolMessage(tool_call_id="a", content="boom", is_error=True),
+        '{"role":"tool","tool_call_id":"a","content":"boom"}',
+    ),
+    "result in parts": (
+        ToolMessage(tool_call_id="a", content=(text("42"),)),
+        '{"role":"tool","tool_call_id":"a","content":[{"type":"text","text":"42"}]}',
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "wire"), ENCODED.values(), ids=ENCODED)
+def test_message_is_encoded_to_these_bytes(message: Message, wire: str) -> None:
+    assert encode_message(message).decode() == wire
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        ("", "{}"),
+        (" \n\t", "{}"),
+        ("{}", "{}"),
+        (' {"a": 1} ', ' {"a": 1} '),
+        ('{"a": ', '{"a": '),
+        ("null", "null"),
+        ("not JSON at all", "not JSON at all"),
+    ],
+)
+def test_arguments_go_back_as_written_and_empty_ones_as_an_object(
+    arguments: str, sent: str
+) -> None:
+    message = AssistantMessage(tool_calls=(call(arguments=arguments),))
+
+    [wire] = json.loads(encode_message(message))["tool_calls"]
+
+    assert wire["function"]["arguments"] == sent
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("get_weather-2", "get_weather-2"),
+        ("functions.get weather", "functions_get_weather"),
+        ("wetter für ü", "wetter_f_r__"),
+        ("a\n", "a_"),
+        ("🎈", "_"),
+        ("", "unnamed"),
+        ("x" * 65, "x" * 64),
+        ("x" * 64, "x" * 64),
+    ],
+)
+def test_illegal_function_names_are_mended(name: str, sent: str) -> None:
+    message = AssistantMessage(tool_calls=(call(name=name),))
+
+    [wire] = json.loads(encode_message(message))["tool_calls"]
+
+    assert wire["function"]["name"] == sent
+    assert message.tool_calls[0].name == name
+
+
+def test_extra_of_a_call_goes_back_and_cannot_replace_the_call() -> None:
+    extra: dict[str, JSONValue] = {
+        "extra_content": {"google": {"thought_signature": "sig"}},
+        "index": 0,
+        "id": "forged",
+        "type": "custom",
+        "function": {"name": "forged"},
+    }
+    message = AssistantMessage(
+        tool_calls=(ToolCall(id="a", name="look", arguments="{}", extra=extra),)
+    )
+
+    [wire] = json.loads(encode_message(message))["tool_calls"]
+
+    assert wire == {
+        "extra_content": {"google": {"thought_signature": "sig"}},
+        "index": 0,
+        "id": "a",
+        "type": "function",
+        "function": {"name": "look", "arguments": "{}"},
+    }
+
+
+def test_system_role_is_the_profiles() -> None:
+    profile = EndpointProfile(system_role="developer")
+
+    wire = encode_message(SystemMessage(content="Be brief."), profile)
+
+    assert wire == b'{"role":"developer","content":"Be brief."}'
+
+
+def test_null_content_can_be_left_out() -> None:
+    profile = EndpointProfile(null_content=False)
+
+    assert encode_message(AssistantMessage(tool_calls=(call(),)), profile).decode() == (
+        f'{{"role":"assistant","tool_calls":[{wire_call()}]}}'
+    )
+    assert encode_message(AssistantMessage(), profile) == b'{"role":"assistant","content":""}'
+
+
+def test_reasoning_goes_back_with_calls_under_the_profiles_field() -> None:
+    profile = EndpointProfile(reasoning_field="reasoning_content")
+    called = AssistantMessage(reasoning="Hm.", tool_calls=(call(),))
+
+    assert encode_message(called, profile).decode() == (
+        f'{{"role":"assistant","content":null,"tool_calls":[{wire_call()}],'
+        '"reasoning_content":"Hm."}'
+    )
+    answered = AssistantMessage(content="Hi.", reasoning="Hm.")
+    assert encode_message(answered, profile) == b'{"role":"assistant","content":"Hi."}'
+    silent = AssistantMessage(tool_calls=(call(),))
+    assert b"reasoning_content" not in encode_message(silent, profile)
+
+
+def test_echoed_fields_are_the_profiles() -> None:
+    message = AssistantMessage(content="Hi.", extra={"b": None, "a": [1], "c": 2})
+
+    wire = encode_message(message, EndpointProfile(echoed_fields=("a", "b", "z")))
+
+    assert wire == b'{"role":"assistant","content":"Hi.","a":[1],"b":null}'
+
+
+MESSAGES: list[Message] = [
+    SystemMessage(content="s"),
+    UserMessage(content="u"),
+    AssistantMessage(content="a"),
+    AssistantMessage(tool_calls=(call(),)),
+    ToolMessage(tool_call_id="a", content="t"),
+]
+
+
+@pytest.mark.parametrize("original", MESSAGES, ids=lambda m: m.role)
+def test_message_is_encoded_once_per_profile(original: Message) -> None:
+    message = original.model_copy()
+    first = encode_message(message)
+
+    assert encode_message(message) is first
+    assert encode_message(message, DEFAULT_PROFILE) is first
+    assert encode_message(message, EndpointProfile()) is first  # equal, not the same
+    other = encode_message(message, EndpointProfile(system_role="developer"))
+    assert other is not first
+    assert encode_message(message, EndpointProfile(system_role="developer")) is other
+    assert encode_message(message) == first
+
+
+def test_other_profile_gets_its_own_bytes_and_no_kept_ones() -> None:
+    message = SystemMessage(content="s")
+    developer = EndpointProfile(system_role="developer")
+
+    for _ in range(2):
+        assert encode_message(message) == b'{"role":"system","content":"s"}'
+        assert encode_message(message, developer) == b'{"role":"developer","content":"s"}'
+
+
+def body(template: RequestTemplate, messages: Sequence[Message]) -> dict[str, Any]:
+    decoded = json.loads(template.encode(messages))
+    assert isinstance(decoded, dict)
+    return decoded
+
+
+QUESTION = UserMessage(content="Hello?")
+WIRE_QUESTION = '{"role":"user","content":"Hello?"}'
+
+LOOK: JSONValue = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Look at something.",
+        "parameters": {"type": "object", "properties": {"at": {"type": "string"}}},
+    },
+}
+
+
+def test_smallest_request() -> None:
+    assert RequestTemplate().encode([QUESTION]).decode() == (
+        f'{{"messages":[{WIRE_QUESTION}],"stream":true,"stream_options":{{"include_usage":true}}}}'
+    )
+
+
+def test_request_with_everything() -> None:
+    template = RequestTemplate(
+        model="m-1",
+        instructions="Be brief.",
+        tools=[{"type": "function", "function": {"name": "look"}}],
+        options=ModelOptions(
+            temperature=0.0,
+            top_p=0.5,
+            max_tokens=100,
+            seed=0,
+            stop=["END", "\n"],
+            tool_choice="auto",
+            parallel_tool_calls=False,
+            reasoning_effort="low",
+            response_format={"type": "json_object"},
+            extra={"user": "u-1", "logit_bias": None},
+        ),
+        stream=False,
+    )
+
+    assert template.encode([QUESTION]).decode() == (
+        f'{{"messages":[{{"role":"system","content":"Be brief."}},{WIRE_QUESTION}],'
+        '"model":"m-1","tools":[{"type":"function","function":{"name":"look"}}],'
+        '"temperature":0.0,"top_p":0.5,"max_tokens":100,"seed":0,"stop":["END","\\n"],'
+        '"tool_choice":"auto","parallel_tool_calls":false,"reasoning_effort":"low",'
+        '"response_format":{"type":"json_object"},"stream":false,"user":"u-1","logit_bias":null}'
+    )
+
+
+def test_instructions_come_before_stored_system_messages() -> None:
+    template = RequestTemplate(instructions="Be brief.")
+
+    sent = body(template, [SystemMessage(content="s"), QUESTION])["messages"]
+
+    assert [m["content"] for m in sent] == ["Be brief.", "s", "Hello?"]
+
+
+def test_instructions_take_the_profiles_system_role() -> None:
+    template = RequestTemplate(
+        instructions="Be brief.", profile=EndpointProfile(system_role="developer")
+    )
+
+    assert body(template, [QUESTION])["messages"][0]["role"] == "developer"
+
+
+def test_empty_instructions_are_sent_as_given() -> None:
+    assert body(RequestTemplate(instructions=""), [QUESTION])["messages"][0]["content"] == ""
+
+
+def test_no_tools_no_tool_choice() -> None:
+    options = ModelOptions(tool_choice="required", parallel_tool_calls=True)
+
+    without = body(RequestTemplate(options=options), [QUESTION])
+    with_tools = body(RequestTemplate(options=options, tools=[LOOK]), [QUESTION])
+
+    assert without.keys().isdisjoint({"tools", "tool_choice", "parallel_tool_calls"})
+    assert with_tools["tools"] == [LOOK]
+    assert with_tools["tool_choice"] == "required"
+    assert with_tools["parallel_tool_calls"] is True
+
+
+def test_length_limit_goes_where_the_profile_says() -> None:
+    profile = EndpointProfile(max_tokens_field="max_completion_tokens")
+
+    sent = body(RequestTemplate(options=ModelOptions(max_tokens=5), profile=profile), [QUESTION])
+
+    assert sent["max_completion_tokens"] == 5
+    assert "max_tokens" not in sent
+
+
+@pytest.mark.parametrize(
+    ("stream", "include_usage", "expected"),
+    [
+        (True, True, {"stream": True, "stream_options": {"include_usage": True}}),
+        (True, False, {"stream": True}),
+        (False, True, {"stream": False}),
+        (False, False, {"stream": False}),
+    ],
+)
+def test_usage_is_asked_for_in_streams_only(
+    stream: bool, include_usage: bool, expected: dict[str, object]
+) -> None:
+    profile = EndpointProfile(include_usage=include_usage)
+
+    sent = body(RequestTemplate(stream=stream, profile=profile), [QUESTION])
+
+    assert {k: v for k, v in sent.items() if k.startswith("stream")} == expected
+
+
+def test_extra_wins_over_every_other_field() -> None:
+    extra: Mapping[str, JSONValue] = {
+        "temperature": 1,
+        "model": "m-2",
+        "stream_options": None,
+        "tool_choice": "none",
+        "new": {"a": 1},
+    }
+    template = RequestTemplate(model="m-1", options=ModelOptions(temperature=0.5, extra=extra))
+
+    sent = body(template, [QUESTION])
+
+    assert {k: sent[k] for k in extra} == extra
+
+
+def test_none_leaves_a_field_out_and_zero_and_false_do_not() -> None:
+    options = ModelOptions(temperature=0, seed=0, max_tokens=0, parallel_tool_calls=False, stop="")
+
+    sent = body(RequestTemplate(options=options, tools=[LOOK]), [QUESTION])
+
+    assert sent.keys() == {
+        *("messages", "tools", "temperature", "max_tokens", "seed", "stop"),
+        *("parallel_tool_calls", "stream", "stream_options"),
+    }
+
+
+def new_messages(history: Sequence[Message]) -> list[str]:
+    template = RequestTemplate(instructions="I", profile=EndpointProfile(sends="new_messages"))
+    return [m["content"] for m in body(template, history)["messages"]]
+
+
+def test_only_news_go_to_an_endpoint_that_keeps_the_history() -> None:
+    first: list[Message] = [SystemMessage(content="s"), UserMessage(content="u1")]
+    answered: list[Message] = [*first, AssistantMessage(content="a1"), UserMessage(content="u2")]
+    called: list[Message] = [
+        *first,
+        AssistantMessage(tool_calls=(call("a"), call("b"))),
+        ToolMessage(tool_call_id="a", content="ta"),
+        ToolMessage(tool_call_id="b", content="tb"),
+    ]
+
+    assert new_messages(first) == ["I", "s", "u1"]
+    assert new_messages(answered) == ["u2"]
+    assert new_messages([*answered, SystemMessage(content="s2")]) == ["u2", "s2"]
+    assert new_messages(called) == ["ta", "tb"]
+    assert new_messages([*called, AssistantMessage(content="a2")]) == []
+
+
+def test_template_does_not_change_with_the_options_it_was_made_from() -> None:
+    tools: list[JSONValue] = [LOOK]
+    template = RequestTemplate(tools=tools)
+    before = template.encode([QUESTION])
+
+    tools.clear()
+
+    assert template.encode([QUESTION]) == before
+
+
+@given(st.lists(strategies.messages, max_size=4), st.none() | strategies.texts)
+def test_request_is_json_and_holds_each_message(
+    history: list[Message], instructions: str | None
+) -> None:
+    template = RequestTemplate(model="m", instructions=instructions, tools=[LOOK])
+
+    sent = body(template, history)
+
+    wired = [json.loads(encode_message(message)) for message in history]
+    first = [] if instructions is None else [{"role": "system", "content": instructions}]
+    assert sent["messages"] == first + wired
+    assert sent["tools"] == [LOOK]
+
+
+# - the published contract -
+
+
+@pytest.fixture(scope="module")
+def contract(conformance_data: Path) -> Draft202012Validator:
+    document = json.loads((conformance_data / "openai_contract" / "chat.schema.json").read_text())
+    return Draft202012Validator(
+        {"$ref": "#/$defs/CreateChatCompletionRequest", "$defs": document["$defs"]}
+    )
+
+
+def assert_fits(contract: Draft202012Validator, request: object) -> None:
+    problems = [f"{error.json_path}: {error.message}" for error in contract.iter_errors(request)]
+    assert problems == []
+
+
+PROFILES = [
+    EndpointProfile(),
+    EndpointProfile(system_role="developer", max_tokens_field="max_completion_tokens"),
+    EndpointProfile(null_content=False, include_usage=False),
+    EndpointProfile(reasoning_field="reasoning_content", echoed_fields=("annotations",)),
+]
+OPTIONS = [
+    ModelOptions(),
+    ModelOptions(
+        temperature=0.2,
+        top_p=1,
+        max_tokens=10,
+        seed=1,
+        stop="END",
+        tool_choice={"type": "function", "function": {"name": "look"}},
+        parallel_tool_calls=True,
+        reasoning_effort="high",
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
+        },
+    ),
+    ModelOptions(stop=["a", "b"], tool_choice="none", response_format={"type": "text"}),
+]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("tools", [[], [LOOK]], ids=["no tools", "tools"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+def test_request_fits_the_published_contract(
+    contract: Draft202012Validator,
+    profile: EndpointProfile,
+    options: ModelOptions,
+    tools: list[JSONValue],
+    stream: bool,
+) -> None:
+    template = RequestTemplate(
+        model="m",
+        instructions="Be brief.",
+        tools=tools,
+        options=options,
+        profile=profile,
+        stream=stream,
+    )
+
+    assert_fits(contract, body(template, [message for message, _ in ENCODED.values()]))
+
+
+TEXT_CONTENTS = strategies.texts | st.lists(strategies.text_parts, max_size=3).map(tuple)
+USER_CONTENTS = strategies.texts | st.lists(
+    strategies.text_parts | strategies.image_parts | st.sampled_from([AUDIO, FILE]), max_size=3
+).map(tuple)
+# What an endpoint's contract allows to be said: text parts, and more from users only.
+SAYABLE: st.SearchStrategy[Message] = st.one_of(
+    st.builds(SystemMessage, content=TEXT_CONTENTS, name=strategies.optional_texts),
+    st.builds(UserMessage, content=USER_CONTENTS, name=strategies.optional_texts),
+    st.builds(
+        AssistantMessage,
+        content=st.none() | TEXT_CONTENTS,
+        tool_calls=st.just(()) | strategies.call_batches,
+        reasoning=strategies.optional_texts,
+        refusal=strategies.optional_texts,
+    ),
+    st.builds(
+        ToolMessage, tool_call_id=strategies.ids, content=TEXT_CONTENTS, is_error=st.booleans()
+    ),
+)
+
+
+@given(history=st.lists(SAYABLE, min_size=1, max_size=4), profile=st.sampled_from(PROFILES))
+def test_every_history_fits_the_published_contract(
+    contract: Draft202012Validator, history: list[Message], profile: EndpointProfile
+) -> None:
+    template = RequestTemplate(model="m", tools=[LOOK], profile=profile)
+
+    assert_fits(contract, body(template, history))
+
+
+# - growth -
+
+
+def cpu_seconds_to_encode(template: RequestTemplate, history: list[Message]) -> float:
+    gc.collect()
+    start = time.process_time()
+    for _ in range(20):
+        template.encode(history)
+    return time.process_time() - start
+
+
+def test_long_history_is_encoded_once_not_at_every_request() -> None:
+    history: list[Message] = [
+        AssistantMessage(
+            content="Let me see." * 10,
+            tool_calls=(call(arguments=json.dumps({"at": "x" * 200})),),
+        )
+        for _ in range(2_000)
+    ]
+    template = RequestTemplate(model="m")
+    gc.collect()
+    start = time.process_time()
+    template.encode(history)
+    first = time.process_time() - start
+
+    again = statistics.median(cpu_seconds_to_encode(template, history) / 20 for _ in range(5))
+
+    assert again < first / 3
