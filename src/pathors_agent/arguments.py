@@ -1,0 +1,238 @@
+"""Read the arguments of a call: one JSON object that fits, or words a model can act on. Pure.
+
+The words quote what the model wrote: they go to nobody but that model.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+
+from pathors_agent.messages import JSONValue
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+# Enough to mend a call; a longer list is cheaper to rewrite than to read.
+MAX_PROBLEMS = 10
+MAX_TEXT = 2_000
+MAX_LINE = 300
+MAX_QUOTE = 40
+MAX_NAMES = 20
+
+TYPE_WORDS = {
+    "string": "a string",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "a boolean",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+}
+
+
+class ArgumentsRefused(Exception):
+    """The arguments do not fit; the text goes on from "The arguments of <tool> "."""
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong: where (a JSON pointer), what should be there, and what is."""
+
+    pointer: str
+    wanted: str
+    given: str = ""
+
+
+class SchemaValidator(Protocol):
+    """What `schema.compile_schema` gives: it finds what is wrong with a value."""
+
+    def problems(self, value: JSONValue) -> list[Problem]:
+        """List what is wrong; nothing when the value fits."""
+
+
+class CheckedArguments:
+    """Read arguments as they are, once a JSON Schema has accepted them."""
+
+    def __init__(self, validator: SchemaValidator) -> None:
+        self._validator = validator
+
+    def read(self, text: str) -> dict[str, Any]:
+        """Give the arguments, or raise `ArgumentsRefused`."""
+        arguments = parse_object(text)
+        if problems := self._validator.problems(arguments):
+            raise ArgumentsRefused(report(problems))
+        return arguments
+
+
+class TypedArguments:
+    """Read arguments into the Python types of a signature."""
+
+    def __init__(self, adapter: TypeAdapter[Any], properties: Mapping[str, Any]) -> None:
+        self._validate: Callable[[str], dict[str, Any]] = adapter.validator.validate_json
+        self._properties = properties
+
+    def read(self, text: str) -> dict[str, Any]:
+        """Give the arguments, converted, or raise `ArgumentsRefused`."""
+        if "NaN" in text or "Infinity" in text:  # read as numbers by pydantic, but not JSON
+            parse_object(text)
+        try:
+            return self._validate(text)
+        except ValidationError as error:
+            return self._read_refused(text, error)
+
+    def _read_refused(self, text: str, error: ValidationError) -> dict[str, Any]:
+        arguments = parse_object(text)
+        if not arguments and text != "{}":
+            return self.read("{}")
+        details = error.errors(include_url=False)
+        raise ArgumentsRefused(report(self._problem(detail, arguments) for detail in details))
+
+    def _problem(self, detail: "ErrorDetails", arguments: JSONValue) -> Problem:
+        path = _path(detail, arguments)
+        pointer, name = json_pointer(path), str(path[-1]) if path else ""
+        known = self._properties if len(path) == 1 else {}
+        if detail["type"].startswith("missing"):
+            return Problem(pointer, missing(known.get(name, {})))
+        if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            return Problem(pointer, unknown(name, known))
+        return Problem(pointer, _wanted(detail), given(detail["input"]))
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Parse arguments strictly: one JSON object, or nothing at all for no arguments."""
+    if not text or text.isspace():
+        return {}
+    try:
+        value = from_json(text.encode(), allow_inf_nan=False)
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise ArgumentsRefused(f"are not Unicode at character {error.start + 1}.") from None
+    except ValueError as error:
+        raise ArgumentsRefused(_not_json(text, str(error))) from None
+    if not isinstance(value, dict):
+        raise ArgumentsRefused(f"should be one JSON object, not {given(value)}.")
+    return value
+
+
+def _not_json(text: str, reason: str) -> str:
+    """Say why a text is not JSON, from a parser's "<what> at line <n> column <bytes>"."""
+    what, _, place = reason.rpartition(" at line ")
+    line, _, column = place.partition(" column ")
+    lines = text.encode().splitlines(keepends=True)
+    before = b"".join(lines[: int(line) - 1]) + b"".join(lines[int(line) - 1 :])[: int(column)]
+    at = len(before.decode(errors="ignore"))
+    near = text[max(0, at - MAX_QUOTE // 2) : at + MAX_QUOTE // 2]
+    return f"are not JSON: {what} at character {at}, near `{near}`. Send one JSON object."
+
+
+# pydantic's words name Python's types here; the model knows JSON's.
+_WORDS = dict.fromkeys(
+    ("model_type", "dataclass_type", "dict_type", "mapping_type", "model_attributes_type"),
+    "should be an object",
+)
+
+
+def _wanted(detail: "ErrorDetails") -> str:
+    if detail["type"] in ("value_error", "assertion_error"):
+        return detail["msg"].partition(", ")[2]
+    message = detail["msg"].removeprefix("Input ")
+    return _WORDS.get(detail["type"], message[:1].lower() + message[1:])
+
+
+def _path(detail: "ErrorDetails", value: Any) -> list[str | int]:
+    """The keys of an error's place; pydantic mixes in the names of union members."""
+    path: list[str | int] = []
+    names_absent_key = detail["type"].startswith("missing")
+    for position, key in enumerate(detail["loc"], start=1):
+        if _holds(value, key):
+            value = value[key]
+        elif not (names_absent_key and position == len(detail["loc"])):
+            continue
+        path.append(key)
+    return path
+
+
+def _holds(value: Any, key: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(key, int) and key < len(value)
+    return isinstance(value, dict) and key in value
+
+
+def json_pointer(path: Iterable[str | int]) -> str:
+    """Write a path as a JSON pointer (RFC 6901)."""
+    return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in path)
+
+
+def missing(schema: Any) -> str:
+    """Say that a value is missing, and its type where the schema names one."""
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
+    words = TYPE_WORDS.get(kind) if isinstance(kind, str) else None
+    return f"is missing, should be {words}" if words else "is missing"
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """Say that a name is unknown, and which was probably meant or which there are."""
+    names = list(known)
+    if match := closest(name, names):
+        return f"is unknown, did you mean {quote(match)}?"
+    return f"is unknown, known are: {listed(names)}" if names else "is unknown"
+
+
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """Find the known name that a wrong name was probably meant to be."""
+    from difflib import get_close_matches  # late: only a refused call needs it
+
+    return next(iter(get_close_matches(name[:MAX_LINE], names, n=1)), None)
+
+
+def listed(names: Iterable[str]) -> str:
+    """List names, cut at twenty."""
+    names = list(names)
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def report(problems: Iterable[Problem]) -> str:
+    """Write problems down, one line for each place."""
+    places: dict[tuple[str, str], dict[str, None]] = {}
+    for problem in problems:
+        places.setdefault((problem.pointer, problem.given), {})[problem.wanted] = None
+    lines = [_line(pointer, wanted, given) for (pointer, given), wanted in places.items()]
+    if len(lines) > MAX_PROBLEMS:
+        lines[MAX_PROBLEMS:] = [f"- and {len(lines) - MAX_PROBLEMS} more problems"]
+    return "do not fit its parameters:\n" + "\n".join(lines)
+
+
+def _line(pointer: str, wanted: Iterable[str], given: str) -> str:
+    first, *others = wanted
+    words = " or ".join([first, *(other.removeprefix("should be ") for other in others)])
+    return cut(f"- {pointer or 'all'}: {words}" + (f", got {given}" if given else ""), MAX_LINE)
+
+
+def given(value: Any) -> str:
+    """Name a value's JSON type and show how it begins."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return f"the boolean {quote(value)}"
+        case int() | float():
+            return f"the number {quote(value)}"
+        case str():
+            return f"the string {quote(value)}"
+        case list():
+            return f"the array {quote(value)}"
+        case _:
+            return f"the object {quote(value)}"
+
+
+def quote(value: Any) -> str:
+    """Show the beginning of a value as JSON."""
+    if isinstance(value, str):
+        value = value[: MAX_QUOTE + 1].encode(errors="replace").decode()
+    return cut(to_json(value, inf_nan_mode="constants", serialize_unknown=True).decode(), MAX_QUOTE)
+
+
+def cut(text: str, length: int) -> str:
+    """Cut a text that is too long, and show that it was."""
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,324 @@
+"""Define tools, and bind a model's call to the function that answers it. Pure.
+
+A tool is a decorated function, or a name with a JSON Schema; without a function it is a client
+tool, which only the caller can run.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar, overload
+
+from msgspec import Struct
+
+from pathors_agent.arguments import (
+    MAX_TEXT,
+    ArgumentsRefused,
+    CheckedArguments,
+    TypedArguments,
+    closest,
+    cut,
+    listed,
+    quote,
+)
+from pathors_agent.docstring import read_docstring
+from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.messages import ToolCall, ToolMessage
+from pathors_agent.schema import InvalidSchema, compile_schema
+from pathors_agent.signature import (
+    Signature,
+    ToolContext,
+    find_context_parameter,
+    read_signature,
+    refused,
+)
+
+__all__ = ["BoundCall", "Tool", "ToolContext", "ToolRegistry", "tool"]
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
+
+# OpenAI's rule for function names.
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """Something a model may call: a name, a description, the JSON Schema of its parameters.
+
+    `function` (sync or async) gets the arguments as keywords; without one the tool is a client
+    tool. A definition is checked when it is registered.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(
+        default_factory=lambda: {"type": "object", "properties": {}}, hash=False, repr=False
+    )
+    function: Callable[..., Any] | None = None
+    _signature: Signature | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def from_function(
+        cls,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+    ) -> "Tool":
+        """Make a tool of a function: its signature, its docstring, its name."""
+        name = getattr(function, "__name__", "") if name is None else name
+        if problem := _no_function(function):
+            raise refused(name, "", problem)
+        _checked_name(name)
+        docstring = read_docstring(function)
+        signature = read_signature(function, tool=name, descriptions=docstring.parameters)
+        return cls(
+            name=name,
+            description=docstring.description if description is None else description,
+            parameters=signature.schema,
+            function=function,
+            _signature=signature,
+        )
+
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether the function is a coroutine function."""
+        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(
+            getattr(self.function, "__call__", None)  # noqa: B004  (wanted: its method)
+        )
+
+    @cached_property
+    def arguments(self) -> TypedArguments | CheckedArguments:
+        """The reader of this tool's arguments."""
+        if self._signature is not None:
+            return TypedArguments(self._signature.adapter, self._signature.schema["properties"])
+        return CheckedArguments(compile_schema(self.parameters))
+
+    @cached_property
+    def context_parameter(self) -> str | None:
+        """The name of the parameter that takes the `ToolContext`."""
+        if self._signature is not None:
+            return self._signature.context_parameter
+        if self.function is None:
+            return None
+        return find_context_parameter(self.function, tool=self.name)
+
+    @property
+    def is_method(self) -> bool:
+        """Whether the function was decorated as a method: it needs a bound `self` to be called."""
+        return self._signature is not None and self._signature.is_method
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The tool as OpenAI's requests hold it."""
+        described = {"description": self.description} if self.description else {}
+        function = {"name": self.name, **described, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+
+class _Unresolved(NamedTuple):
+    """The options of a decorated function whose annotations name what is not defined yet."""
+
+    name: str | None
+    description: str | None
+
+
+@overload
+def tool(function: FunctionT, /) -> FunctionT: ...
+@overload
+def tool(
+    *, name: str | None = None, description: str | None = None
+) -> Callable[[FunctionT], FunctionT]: ...
+def tool(
+    function: Callable[..., object] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+) -> Callable[..., object]:
+    """Make a function a tool, and return it as it was.
+
+    Its docstring describes the tool and its parameters, its annotations make the schema. The
+    `Tool` is kept in the function's `__tool__`.
+    """
+    if function is None:
+        return lambda function: _decorate(function, _Unresolved(name, description))
+    return _decorate(function, _Unresolved(name, description))
+
+
+def _decorate(function: FunctionT, options: _Unresolved) -> FunctionT:
+    made: Tool | _Unresolved
+    try:
+        made = Tool.from_function(function, **options._asdict())
+    except ToolDefinitionError as error:
+        # A name that the module defines further down; it is known at registration.
+        if not isinstance(error.__cause__, NameError):
+            raise
+        made = options
+    try:
+        function.__tool__ = made  # type: ignore[attr-defined]  # functions take attributes
+    except AttributeError:
+        kind = type(function).__name__
+        raise refused(
+            getattr(function, "__name__", ""),
+            "",
+            f"a {kind} cannot be decorated; use Tool.from_function",
+        ) from None
+    return function
+
+
+def _no_function(item: object) -> str | None:
+    if callable(item) and not isinstance(item, type | partial | staticmethod | classmethod):
+        return None
+    return f"a {type(item).__name__} is no function; put @tool directly above `def`"
+
+
+def _as_tool(item: object) -> Tool:
+    if isinstance(item, Tool):
+        return item
+    function: Any = getattr(item, "__func__", item)
+    made = getattr(function, "__tool__", None)
+    if isinstance(made, _Unresolved):
+        made = function.__tool__ = Tool.from_function(function, **made._asdict())
+    if not isinstance(made, Tool) or not callable(item):
+        raise _undecorated(item)
+    if made.function is item:
+        return made
+    if item is not function and not made.is_method:  # its `self` has another name
+        return Tool.from_function(item, name=made.name, description=made.description)
+    # A bound method, or a wrapper that took over the attribute with functools.wraps.
+    return replace(made, function=item)
+
+
+def _undecorated(item: object) -> ToolDefinitionError:
+    name = getattr(item, "__name__", type(item).__name__)
+    if inspect.isroutine(item):
+        return refused(name, "", "is a plain function; decorate it with @tool")
+    kind = type(item).__name__
+    return refused(name, "", f"a {kind} is neither a Tool nor a function decorated with @tool")
+
+
+class _Entry(NamedTuple):
+    """A tool whose definition was found good, and what a call of it needs."""
+
+    tool: Tool
+    read: Callable[[str], dict[str, Any]]
+    context_parameter: str | None
+
+
+def _checked(tool: Tool) -> _Entry:
+    _checked_name(tool.name)
+    parameters: object = tool.parameters
+    if not isinstance(parameters, Mapping) or parameters.get("type") != "object":
+        raise refused(tool.name, "parameters/type", 'should be "object"')
+    if tool.is_method and not hasattr(tool.function, "__self__"):
+        raise refused(tool.name, "", "is a method; register it from an instance, as `thing.method`")
+    try:
+        return _Entry(tool, tool.arguments.read, tool.context_parameter)
+    except InvalidSchema as error:
+        path = "/".join(filter(None, ["parameters", error.path]))
+        raise refused(tool.name, path, str(error)) from error
+
+
+def _checked_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise refused(name, "name", "should be 1 to 64 of the characters a-z A-Z 0-9 _ -")
+
+
+class BoundCall(Struct, frozen=True):
+    """A call whose tool is found and whose arguments fit: `function(**kwargs)` runs it."""
+
+    call: ToolCall
+    tool: Tool
+    kwargs: dict[str, Any]
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function to run."""
+        assert self.tool.function is not None  # `bind` gives no call of a client tool
+        return self.tool.function
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is a coroutine function."""
+        return self.tool.is_async
+
+    def __repr__(self) -> str:
+        return (
+            f"BoundCall(call={self.call!r}, tool={self.tool.name!r}, <{len(self.kwargs)} kwargs>)"
+        )
+
+
+class ToolRegistry:
+    """The tools of an agent, in order, under unique names, each checked."""
+
+    def __init__(self, tools: Iterable[Tool | Callable[..., object]] = ()) -> None:
+        self._entries: dict[str, _Entry] = {}
+        for tool in map(_as_tool, tools):
+            if tool.name in self._entries:
+                raise refused(tool.name, "name", "is taken by another tool")
+            self._entries[tool.name] = _checked(tool)
+        self.client_tools = frozenset(t.name for t in self if t.function is None)
+        self._definitions = [t.definition for t in self]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Tool]:
+        return (entry.tool for entry in self._entries.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> Tool:
+        return self._entries[name].tool
+
+    def __repr__(self) -> str:
+        return f"ToolRegistry({', '.join(self._entries)})"
+
+    def definitions(self) -> list[dict[str, Any]]:
+        """The tools as OpenAI's requests hold them."""
+        return list(self._definitions)
+
+    def bind(
+        self,
+        call: ToolCall,
+        context: object = None,
+        *,
+        session_id: str | None = None,
+        key: str = "",
+    ) -> BoundCall | ToolMessage:
+        """Find a call's tool and read its arguments; what is wrong becomes the call's result."""
+        entry = self._entries.get(call.name)
+        if entry is None:
+            return _failed(call, self._unknown(call.name))
+        tool, read, context_parameter = entry
+        if tool.function is None:
+            return _failed(call, f"{tool.name} can only be run by the caller.")
+        try:
+            kwargs = read(call.arguments)
+        except ArgumentsRefused as refusal:
+            return _failed(call, f"The arguments of {tool.name} {refusal}")
+        except Exception as error:  # noqa: BLE001  (a validator of the tool's author may raise anything)
+            return _failed(call, _unchecked(tool.name, error))
+        if context_parameter is not None:
+            kwargs[context_parameter] = ToolContext(context, session_id, call, key)
+        return BoundCall(call, tool, kwargs)
+
+    def _unknown(self, name: str) -> str:
+        match = closest(name, self._entries)
+        hint = f" Did you mean {quote(match)}?" if match else ""
+        known = (
+            f" The tools are: {listed(self._entries)}." if self._entries else " There are no tools."
+        )
+        return f"There is no tool {quote(name)}.{hint}{known}"
+
+
+def _failed(call: ToolCall, text: str) -> ToolMessage:
+    return ToolMessage(tool_call_id=call.id, content=cut(text, MAX_TEXT), is_error=True)
+
+
+def _unchecked(tool: str, error: Exception) -> str:
+    return f"The arguments of {tool} could not be checked ({type(error).__name__})."
