@@ -56,7 +56,8 @@ class SSEParser:
 
     `feed` takes pieces cut anywhere. An event that the end of the stream cuts off is not
     dispatched, as the standard says; `pending` gives it to a caller who knows better.
-    An event of more than `max_event_bytes` is a `MalformedResponse`.
+    A line, or the `data` lines of one event, of more than `max_event_bytes` as received are a
+    `MalformedResponse`, however the bytes are cut.
     """
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -67,10 +68,10 @@ class SSEParser:
         self._max_event_bytes = max_event_bytes
         self._line_ends = LineEnds()
         self._start: bytes | None = b""  # None once a byte order mark can no longer come
-        self._line: list[bytes] = []  # pieces of a line that has not ended, joined once
-        self._line_size = 0
-        self._data_size = 0
+        # A line that has not ended. No list of pieces: joining one takes 80 bytes for each.
+        self._line = bytearray()
         self._data: list[str] = []
+        self._data_size = 0  # of the `data` lines as received
         self._event = ""
         self._id = ""
 
@@ -85,16 +86,14 @@ class SSEParser:
         for line in complete:
             self._take(line, events)
         if rest:
-            self._line.append(rest)
-            self._line_size += len(rest)
-            self._check_size()
+            self._line += rest
+            self._check_size(len(self._line))
         return events
 
     def pending(self) -> Event | None:
         """The event in progress, as if the stream had ended it properly; None without data."""
-        rest = (self._start or b"") + b"".join(self._line)
         events: list[Event] = []
-        self._start, self._line = None, []
+        rest, self._start = self._start or b"", None
         self._take(rest, events)
         self._dispatch(events)
         return events[-1] if events else None
@@ -109,19 +108,19 @@ class SSEParser:
 
     def _take(self, line: bytes, events: list[Event]) -> None:
         if self._line:
-            self._line.append(line)
-            line = b"".join(self._line)
-            self._line, self._line_size = [], 0
+            self._line += line
+            line = bytes(self._line)
+            self._line.clear()
         if not line:
             self._dispatch(events)
             return
+        self._check_size(len(line))
         field, _, value = line.decode(errors="replace").partition(":")
         value = value.removeprefix(" ")
         match field:
             case "data":
                 self._data.append(value)
-                self._data_size += len(value) + 1  # the line end it is joined with
-                self._check_size()
+                self._data_size += len(line) + 1
             case "event":
                 self._event = value
             case "id" if "\0" not in value:
@@ -134,8 +133,8 @@ class SSEParser:
             events.append(Event(self._event or "message", "\n".join(self._data), self._id))
         self._data, self._event, self._data_size = [], "", 0
 
-    def _check_size(self) -> None:
-        if self._line_size + self._data_size > self._max_event_bytes:
+    def _check_size(self, line_size: int) -> None:
+        if self._data_size + line_size > self._max_event_bytes:
             raise MalformedResponse(
                 f"an event is longer than {self._max_event_bytes} bytes (max_event_bytes), "
                 f"at byte {self.offset} of the body",
@@ -145,6 +144,8 @@ class SSEParser:
 
 def encode_event(data: str | bytes, *, event: str | None = None) -> bytes:
     """Write one event; line ends in `data` become several `data` lines."""
+    if event is not None and ("\n" in event or "\r" in event):
+        raise ValueError("an event's name is one line; this one holds a line end")
     text = data.encode() if isinstance(data, str) else data
     head = b"" if event is None else b"event: " + event.encode() + b"\n"
     return head + b"".join(b"data: " + line + b"\n" for line in _lines(text)) + b"\n"
