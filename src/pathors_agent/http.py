@@ -1,0 +1,219 @@
+"""Carry requests to an endpoint over HTTP.
+
+httpx2 does the work; it is imported when a transport is constructed.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.endpoint import Endpoint
+from pathors_agent.errors import TransportError
+from pathors_agent.exchange import DEFAULT_TIMEOUTS, Exchange, InvalidSetting, Timeouts
+from pathors_agent.transport import AsyncResponse, AsyncTransport, Request, Response, Transport
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["AsyncHTTPTransport", "HTTPTransport", "InvalidSetting", "Timeouts"]
+
+# Between two model calls a tool runs: often longer than httpx2's 5 s, seldom longer than this.
+KEEP_ALIVE_SECONDS = 30.0
+
+
+class HTTPTransport(Transport):
+    """A transport that posts to an OpenAI-compatible endpoint, for blocking code.
+
+    `base_url` (or PATHORS_BASE_URL) is the address before "/chat/completions"; without it the
+    project `project_id` (or PATHORS_PROJECT_ID) of the hosted service is called. `api_key` (or
+    PATHORS_API_KEY) is the bearer token; "" sends none. A `client` is used as it is and left
+    open; otherwise close the transport, or use it in a `with` statement.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        project_id: str | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        headers: Mapping[str, str] | None = None,
+        session_header: str = "X-Session-ID",
+        sends: Literal["history", "new_messages"] | None = None,
+        profile: EndpointProfile | None = None,
+        client: "httpx2.Client | None" = None,
+    ) -> None:
+        import httpx2
+
+        self._endpoint = Endpoint(
+            base_url, api_key, project_id, timeouts, headers or {}, session_header
+        )
+        self.profile = _profile(profile, sends)
+        self._owns_client = client is None
+        self._client = client or httpx2.Client(**_own_client_settings())
+        self._http_error = httpx2.HTTPError
+
+    def __repr__(self) -> str:
+        return f"HTTPTransport({self._endpoint.shown!r})"
+
+    @contextmanager
+    def send(self, request: Request) -> Generator[Response]:
+        """Post the request; an answer is closed at once when the `with` block ends."""
+        exchange = self._endpoint.exchange()
+        answer = self._open(request, exchange)
+        try:
+            exchange.opened(answer)
+            yield Response(**self._endpoint.head(answer), pieces=self._pieces(answer, exchange))
+        finally:
+            answer.close()
+
+    def _open(self, request: Request, exchange: Exchange) -> "httpx2.Response":
+        posted = self._endpoint.post(self._client, request, exchange, exchange.on_trace)
+        try:
+            return self._client.send(posted, stream=True, follow_redirects=False)
+        except self._http_error as error:
+            raise exchange.failure(error) from exchange.cause(error)
+
+    def _pieces(self, answer: "httpx2.Response", exchange: Exchange) -> Iterator[bytes]:
+        try:
+            for piece in answer.iter_bytes():
+                exchange.count(piece)
+                yield piece
+        except self._http_error as error:
+            raise exchange.failure(error) from exchange.cause(error)
+
+    def close(self) -> None:
+        """Close the connections, unless they belong to a client that was passed in."""
+        if self._owns_client:
+            self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncHTTPTransport(AsyncTransport):
+    """`HTTPTransport` for asyncio and trio; closed by `aclose` or `async with`."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        project_id: str | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        headers: Mapping[str, str] | None = None,
+        session_header: str = "X-Session-ID",
+        sends: Literal["history", "new_messages"] | None = None,
+        profile: EndpointProfile | None = None,
+        client: "httpx2.AsyncClient | None" = None,
+    ) -> None:
+        import httpx2
+
+        self._endpoint = Endpoint(
+            base_url, api_key, project_id, timeouts, headers or {}, session_header
+        )
+        self.profile = _profile(profile, sends)
+        self._owns_client = client is None
+        self._client = client or httpx2.AsyncClient(**_own_client_settings())
+        self._http_error = httpx2.HTTPError
+
+    def __repr__(self) -> str:
+        return f"AsyncHTTPTransport({self._endpoint.shown!r})"
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncGenerator[AsyncResponse]:
+        """As `HTTPTransport.send`."""
+        exchange = self._endpoint.exchange()
+        answer = await self._open(request, exchange)
+        pieces = _AsyncPieces(answer.aiter_bytes(), exchange, self._http_error)
+        try:
+            exchange.opened(answer)
+            yield AsyncResponse(**self._endpoint.head(answer), pieces=pieces)
+        finally:
+            await answer.aclose()
+            await pieces.unwind()
+
+    async def _open(self, request: Request, exchange: Exchange) -> "httpx2.Response":
+        posted = self._endpoint.post(self._client, request, exchange, exchange.on_trace_async)
+        try:
+            return await self._client.send(posted, stream=True, follow_redirects=False)
+        except self._http_error as error:
+            raise exchange.failure(error) from exchange.cause(error)
+
+    async def aclose(self) -> None:
+        """As `HTTPTransport.close`."""
+        if self._owns_client:
+            await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class _AsyncPieces:
+    """The body of an answer; no generator, so that one left half read needs no closing."""
+
+    def __init__(
+        self,
+        source: AsyncGenerator[bytes, None],
+        exchange: Exchange,
+        http_error: "type[httpx2.HTTPError]",
+    ) -> None:
+        self._source = source
+        self._exchange = exchange
+        self._http_error = http_error
+        self._started = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._started = True
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await self._source.__anext__()
+        except self._http_error as error:
+            raise self._exchange.failure(error) from self._exchange.cause(error)
+        self._exchange.count(piece)
+        return piece
+
+    async def unwind(self) -> None:
+        """End the generators below, after the connection was closed, by reading on.
+
+        httpx2 leaves the innermost one to the garbage collector when they are closed from
+        outside, of which trio warns; an error from within ends them all.
+        """
+        self._exchange.close()
+        if self._started:
+            with suppress(TransportError, self._http_error):
+                async for _ in self._source:
+                    pass
+
+
+def _profile(
+    profile: EndpointProfile | None, sends: Literal["history", "new_messages"] | None
+) -> EndpointProfile:
+    profile = profile or DEFAULT_PROFILE
+    return replace(profile, sends=sends) if sends else profile
+
+
+def _own_client_settings() -> dict[str, Any]:
+    import httpx2
+
+    return {
+        # Answers are long: a bound here would make the next run wait for another's stream.
+        "limits": httpx2.Limits(
+            max_connections=None,
+            max_keepalive_connections=20,
+            keepalive_expiry=KEEP_ALIVE_SECONDS,
+        ),
+        # A cookie given to one conversation must not be sent with another's.
+        "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+    }
