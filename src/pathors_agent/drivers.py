@@ -42,6 +42,7 @@ def drive(
     with ToolThread() as thread:
         while effects := run.effects():
             for effect in effects:
+                message: AssistantMessage | ToolMessage
                 match effect:
                     case CallModel():
                         message = yield from _ask(run, effect, transport, bindings)
@@ -158,9 +159,6 @@ class _Answer:
             seconds=round(time.monotonic() - self._started, 6),
         )
         return message
-
-    def _tell_failure(self, error: TransportError) -> None:
-        emit("model_call_failed", key=self._effect.key, error=type(error).__name__)
 
     def _told(self, error: TransportError) -> TransportError:
         """Log the error, and give it the history from which a run goes on."""
