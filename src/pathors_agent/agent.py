@@ -26,6 +26,7 @@ from pathors_agent.messages import (
     ContentPart,
     Message,
     ToolCall,
+    ToolMessage,
     Usage,
     UserMessage,
 )
@@ -131,18 +132,19 @@ class _AgentBase:
 
     def _start(
         self, prompt: Prompt | None, conversation: Conversation | None, session_id: str | None
-    ) -> tuple[Run, int]:
-        """Take up a conversation, or a new one, and what the user says; how long it was."""
+    ) -> tuple[Run, "_Before"]:
+        """Take up a conversation, or a new one, and what the user says; what was there before."""
         if conversation is None:
-            conversation = Conversation(session_id=session_id)
-        elif session_id is not None:
-            _join(conversation, session_id)
-        conversation.id = conversation.id or uuid.uuid4().hex
-        length = len(conversation)
+            conversation = Conversation()
+        if session_id is not None:
+            _refuse_other_session(conversation, session_id)
+        before = _Before(conversation)
         if prompt is not None:
             conversation.append(_user_message(prompt))
+        conversation.session_id = conversation.session_id or session_id
+        conversation.id = conversation.id or session_id or uuid.uuid4().hex
         run = Run(conversation, limits=self.limits, client_tools=self.tools.client_tools)
-        return run, length
+        return run, before
 
     def _bindings(self, context: object) -> Bindings:
         return Bindings(tools=self.tools, template=self._template, context=context)
@@ -208,8 +210,8 @@ class Agent(_AgentBase):
         context: object = None,
     ) -> "RunStream":
         """As `run`, giving deltas and messages as they come: iterate it inside a `with`."""
-        run, length = self._start(prompt, conversation, session_id)
-        return RunStream(run, length, drive(run, self.transport, self._bindings(context)))
+        run, before = self._start(prompt, conversation, session_id)
+        return RunStream(run, before, drive(run, self.transport, self._bindings(context)))
 
 
 class AsyncAgent(_AgentBase):
@@ -266,16 +268,34 @@ class AsyncAgent(_AgentBase):
         context: object = None,
     ) -> "AsyncRunStream":
         """As `run`, giving deltas and messages as they come: iterate it inside `async with`."""
-        run, length = self._start(prompt, conversation, session_id)
+        run, before = self._start(prompt, conversation, session_id)
         return AsyncRunStream(
-            run, length, drive_async(run, self.transport, self._bindings(context))
+            run, before, drive_async(run, self.transport, self._bindings(context))
         )
 
 
+class _Before:
+    """What a conversation held before a run: results of an open batch may come in between."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        still_open = {call.id for call in conversation.open_calls}
+        self._results = {call.id for call in conversation.calls} - still_open
+        self._start = len(conversation) - len(self._results)
+        self._batch_end = self._start + len(conversation.calls)
+
+    def added(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Give those of the messages that came later."""
+        batch = messages[self._start : self._batch_end]
+        return (*(m for m in batch if not self._held(m)), *messages[self._batch_end :])
+
+    def _held(self, message: Message) -> bool:
+        return isinstance(message, ToolMessage) and message.tool_call_id in self._results
+
+
 class _StreamBase:
-    def __init__(self, run: Run, length: int) -> None:
+    def __init__(self, run: Run, before: "_Before") -> None:
         self._run = run
-        self._length = length
+        self._before = before
 
     @property
     def conversation(self) -> Conversation:
@@ -285,8 +305,9 @@ class _StreamBase:
     @property
     def result(self) -> RunResult:
         """Where the run stands now; after the last item, its result."""
-        messages = self._run.conversation.messages[self._length :]
-        return RunResult(self._run.conversation, messages, self._run.status, self._run.limit)
+        conversation = self._run.conversation
+        messages = self._before.added(conversation.messages)
+        return RunResult(conversation, messages, self._run.status, self._run.limit)
 
 
 class RunStream(_StreamBase):
@@ -297,9 +318,9 @@ class RunStream(_StreamBase):
     """
 
     def __init__(
-        self, run: Run, length: int, items: Generator[Delta | Message, None, None]
+        self, run: Run, before: "_Before", items: Generator[Delta | Message, None, None]
     ) -> None:
-        super().__init__(run, length)
+        super().__init__(run, before)
         self._items = items
 
     def __enter__(self) -> Self:
@@ -320,8 +341,10 @@ class RunStream(_StreamBase):
 class AsyncRunStream(_StreamBase):
     """`RunStream` for asyncio and trio: an async context manager and async iterable."""
 
-    def __init__(self, run: Run, length: int, items: AsyncGenerator[Delta | Message, None]) -> None:
-        super().__init__(run, length)
+    def __init__(
+        self, run: Run, before: "_Before", items: AsyncGenerator[Delta | Message, None]
+    ) -> None:
+        super().__init__(run, before)
         self._items = items
 
     async def __aenter__(self) -> Self:
@@ -346,14 +369,12 @@ def _user_message(prompt: Prompt) -> UserMessage:
     return UserMessage(content=prompt if isinstance(prompt, str) else tuple(prompt))
 
 
-def _join(conversation: Conversation, session_id: str) -> None:
+def _refuse_other_session(conversation: Conversation, session_id: str) -> None:
     if conversation.session_id not in (None, session_id):
         raise ValueError(
             f"the conversation belongs to session {conversation.session_id!r}, "
             f"not to session_id={session_id!r}; pass one of the two"
         )
-    conversation.session_id = session_id
-    conversation.id = conversation.id or session_id
 
 
 def _wrong_transport(transport: object, wanted: str, other: str) -> str:
