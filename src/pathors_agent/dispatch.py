@@ -84,9 +84,12 @@ async def call_tool_async(bound: BoundCall) -> ToolMessage:
 
 
 def tool_content(value: object) -> Content:
-    """Write a tool's value for the model: text as it is, content parts kept, the rest as JSON."""
+    """Write a tool's value for the model: text as it is, content parts kept, the rest as JSON.
+
+    Half of a surrogate pair, which no request can hold, becomes "?".
+    """
     if isinstance(value, str):
-        return value
+        return _sendable(value)
     if isinstance(value, ContentPart):
         return (value,)
     if isinstance(value, list | tuple) and value and _all_parts(value):
@@ -118,9 +121,13 @@ def _failure(bound: BoundCall, error: Exception) -> ToolMessage:
 
 def _text_of(error: Exception) -> str:
     try:
-        return str(error).encode(errors="replace").decode()
+        return _sendable(str(error))
     except Exception as second:  # noqa: BLE001  (an exception's own __str__ may raise)
         return f"(its text could not be read: {type(second).__name__})"
+
+
+def _sendable(text: str) -> str:
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _tell(bound: BoundCall, message: ToolMessage, started: float) -> None:
