@@ -1,0 +1,558 @@
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from typing import Any, Literal
+
+import pytest
+
+from pathors_agent import (
+    Agent,
+    AsyncAgent,
+    Conversation,
+    ModelOptions,
+    ProviderError,
+    Request,
+    ToolError,
+    ToolRegistry,
+    tool,
+)
+from pathors_agent.demo_tools import demo_tools
+from pathors_agent.offline import AsyncOfflineTransport, OfflineTransport
+
+Tools = list[Callable[..., Any]]
+Message = dict[str, Any]
+
+DEMO_TOOLS: Tools = list(demo_tools(now=lambda: datetime(2025, 6, 3, 9, 22, tzinfo=UTC)))
+
+
+@tool
+def get_weather(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -> str:
+    """Get the current weather in a city."""
+    return f"It is 21 degrees {unit} in {city}."
+
+
+@tool
+def send_email(to: str, subject: str, body: str) -> str:
+    """Send an email."""
+    return "sent"
+
+
+@tool
+def book_table(restaurant: str, day: date, guests: int, outdoors: bool = False) -> str:
+    """Book a table at a restaurant."""
+    return "booked"
+
+
+@tool
+def search_docs(query: str, limit: int = 5) -> list[str]:
+    """Search the documentation."""
+    return []
+
+
+@tool
+def find_flights(from_city: str, to_city: str, date: str, passengers: int = 1) -> str:
+    """Find flights between two cities."""
+    return ""
+
+
+@tool
+def translate(text: str, language: str) -> str:
+    """Translate a text into another language."""
+    return ""
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@tool
+def get_order(order_id: str) -> dict[str, Any]:
+    """Look up an order."""
+    return {"order_id": order_id, "shipped": True, "items": ["lamp", "bulb"]}
+
+
+@tool
+def average(numbers: list[float]) -> float:
+    """Compute the average of some numbers."""
+    return sum(numbers) / len(numbers)
+
+
+@tool
+def list_projects() -> list[str]:
+    """List all projects."""
+    return ["north", "south"]
+
+
+@tool
+def switch_light(room: Literal["kitchen", "living_room"], on: bool) -> str:
+    """Switch the light in a room on or off."""
+    return ""
+
+
+@tool
+def set_reminder(message: str, minutes: int) -> str:
+    """Remind of something after some minutes."""
+    raise ToolError("the alarm is broken")
+
+
+OFFICE_TOOLS: Tools = [
+    get_weather,
+    send_email,
+    book_table,
+    search_docs,
+    find_flights,
+    translate,
+    add,
+    get_order,
+    average,
+    list_projects,
+    switch_light,
+    set_reminder,
+]
+
+
+def body_of(messages: list[Message], tools: Tools = (), **fields: Any) -> bytes:  # type: ignore[assignment]
+    offered = ToolRegistry(tools).definitions()
+    return json.dumps({"messages": messages, "tools": offered, **fields}).encode()
+
+
+def ask(body: bytes) -> dict[str, Any]:
+    with OfflineTransport().send(Request(body=body)) as response:
+        completion: dict[str, Any] = json.loads(b"".join(response.pieces))
+    return completion
+
+
+def answer_to(messages: list[Message], tools: Tools, **fields: Any) -> Message:
+    message: Message = ask(body_of(messages, tools, **fields))["choices"][0]["message"]
+    return message
+
+
+def calls_in(message: Message) -> list[tuple[str, Any]]:
+    functions = [call["function"] for call in message.get("tool_calls", ())]
+    return [(function["name"], json.loads(function["arguments"])) for function in functions]
+
+
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def called(name: str, result: str, number: int = 1, **arguments: Any) -> list[Message]:
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    call = {"id": f"call_{number}", "type": "function", "function": function}
+    return [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": f"call_{number}", "content": result},
+    ]
+
+
+def calculate(expression: str) -> tuple[str, Any]:
+    return "calculate", {"expression": expression}
+
+
+def convert(value: float, unit: str, to: str) -> tuple[str, Any]:
+    return "convert", {"value": value, "unit": unit, "to": to}
+
+
+def local_time(city: str) -> tuple[str, Any]:
+    return "local_time", {"city": city}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("What is (2 + 3) * 4?", [calculate("(2 + 3) * 4")]),
+        ("What's 5 x 7", [calculate("5 * 7")]),
+        ("add 3 and 4", [calculate("3 + 4")]),
+        ("Subtract 1.5 from 10", [calculate("10 - 1.5")]),
+        ("what's 2 to the power of 10?", [calculate("2 ** 10")]),
+        ("12 squared plus -5", [calculate("12 ** 2 + -5")]),
+        ("half of 2,480", [calculate("2480 / 2")]),
+        ("How many kilometres are 26.2 miles?", [convert(26.2, "mile", "km")]),
+        ("\u221240 °C in fahrenheit", [convert(-40, "celsius", "fahrenheit")]),
+        ("How many minutes are in 3 days?", [convert(3, "day", "minute")]),
+        ("How much is 3 gigabytes in gibibytes?", [convert(3, "gigabyte", "gibibyte")]),
+        ("convert 1,200 lbs into kg please", [convert(1200, "pound", "kg")]),
+        ("100km/h in mph", [convert(100, "km/h", "mph")]),
+        ("What time is it in Tokyo?", [local_time("Tokyo")]),
+        ("Tell me the time in new york right now", [local_time("new york")]),
+        ("Tokyo time?", [local_time("Tokyo")]),
+        (
+            "What is 17.5% of 2,480, and what time is it in Tokyo?",
+            [calculate("17.5 / 100 * 2480"), local_time("Tokyo")],
+        ),
+        (
+            "Convert 10 km to miles and 5 kg to pounds",
+            [convert(10, "km", "mile"), convert(5, "kg", "pound")],
+        ),
+        (
+            "What's the time in S\u00e3o Paulo, Los Angeles and Hong Kong?",
+            [local_time("S\u00e3o Paulo"), local_time("Los Angeles"), local_time("Hong Kong")],
+        ),
+        (
+            "Divide 144 by 12; then convert 98.6 fahrenheit to celsius.",
+            [calculate("144 / 12"), convert(98.6, "fahrenheit", "celsius")],
+        ),
+        ("What is the weather in Rome?", []),
+        ("Convert 10 km", []),
+        ("Hello there!", []),
+        ("", []),
+    ],
+)
+def test_demo_tools_are_called_as_asked(prompt: str, expected: list[tuple[str, Any]]) -> None:
+    assert calls_in(answer_to([user(prompt)], DEMO_TOOLS)) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        (
+            "What's the weather like in Paris in fahrenheit?",
+            [("get_weather", {"city": "Paris", "unit": "fahrenheit"})],
+        ),
+        (
+            "weather in berlin and in Munich",
+            [("get_weather", {"city": "berlin"}), ("get_weather", {"city": "Munich"})],
+        ),
+        (
+            'Send an email to bob@example.com with subject "Hi" and body "See you, soon and well"',
+            [
+                (
+                    "send_email",
+                    {"to": "bob@example.com", "subject": "Hi", "body": "See you, soon and well"},
+                )
+            ],
+        ),
+        (
+            "Book a table at Osteria Bella on 2025-07-01 for 4 guests, outdoors",
+            [
+                (
+                    "book_table",
+                    {
+                        "restaurant": "Osteria Bella",
+                        "day": "2025-07-01",
+                        "guests": 4,
+                        "outdoors": True,
+                    },
+                )
+            ],
+        ),
+        (
+            "Book a table at Nobu for two guests on 3 July 2025, not outdoors",
+            [
+                (
+                    "book_table",
+                    {"restaurant": "Nobu", "day": "2025-07-03", "guests": 2, "outdoors": False},
+                )
+            ],
+        ),
+        ("Search the docs for retry policies", [("search_docs", {"query": "retry policies"})]),
+        (
+            "Search \u201cstream and tools\u201d with limit 3",
+            [("search_docs", {"query": "stream and tools", "limit": 3})],
+        ),
+        (
+            "Find flights from Oslo to New York on May 3, 2026 for 2 passengers",
+            [
+                (
+                    "find_flights",
+                    {
+                        "from_city": "Oslo",
+                        "to_city": "New York",
+                        "date": "2026-05-03",
+                        "passengers": 2,
+                    },
+                )
+            ],
+        ),
+        (
+            'Translate "good morning" to French',
+            [("translate", {"text": "good morning", "language": "French"})],
+        ),
+        (
+            "Translate good morning into German",
+            [("translate", {"text": "good morning", "language": "German"})],
+        ),
+        (
+            "What is 2 plus 3? Add 40 and 2",
+            [("add", {"a": 2, "b": 3}), ("add", {"a": 40, "b": 2})],
+        ),
+        ("Where is order #A-1234?", [("get_order", {"order_id": "A-1234"})]),
+        ("average of 1, 2.5 and -3", [("average", {"numbers": [1, 2.5, -3]})]),
+        (
+            "Turn on the light in the living room",
+            [("switch_light", {"room": "living_room", "on": True})],
+        ),
+        (
+            "Switch the kitchen light off",
+            [("switch_light", {"room": "kitchen", "on": False})],
+        ),
+        (
+            "What's the weather in London? And list the projects.",
+            [("get_weather", {"city": "London"}), ("list_projects", {})],
+        ),
+        ("weather", []),
+        ("What is the population of London?", []),
+    ],
+)
+def test_any_tools_are_called_as_asked(prompt: str, expected: list[tuple[str, Any]]) -> None:
+    assert calls_in(answer_to([user(prompt)], OFFICE_TOOLS)) == expected
+
+
+LONDON = [user("Time in London?"), *called("local_time", "09:22", city="London")]
+MILES = [
+    user("26.2 miles in km"),
+    *called("convert", "26.2 mile = 42.16 km", value=26.2, unit="mile", to="km"),
+    {"role": "assistant", "content": "42.16 km."},
+]
+
+
+@pytest.mark.parametrize(
+    ("history", "prompt", "expected"),
+    [
+        (LONDON, "And in Lisbon?", [local_time("Lisbon")]),
+        (LONDON, "What about Paris and Rome?", [local_time("Paris"), local_time("Rome")]),
+        (LONDON, "What is the population of Lisbon?", []),
+        (MILES, "And 30 miles?", [convert(30, "mile", "km")]),
+        (MILES, "In yards?", [convert(26.2, "mile", "yard")]),
+        (MILES, "Divide that by 3.5", [calculate("42.16 / 3.5")]),
+        (MILES, "plus 5?", [calculate("42.16 + 5")]),
+    ],
+)
+def test_prompt_may_go_on_from_the_call_before(
+    history: list[Message], prompt: str, expected: list[tuple[str, Any]]
+) -> None:
+    assert calls_in(answer_to([*history, user(prompt)], DEMO_TOOLS)) == expected
+
+
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["place"],
+    "properties": {
+        "place": {"$ref": "#/$defs/Place"},
+        "nights": {"type": ["null", "integer"]},
+        "tags": {"type": "array", "items": {"enum": ["quiet", "central"]}},
+    },
+    "$defs": {
+        "Place": {
+            "type": "object",
+            "required": ["city"],
+            "properties": {"city": {"type": "string"}, "parent": {"$ref": "#/$defs/Place"}},
+        }
+    },
+}
+
+
+def test_nested_and_recursive_schemas_are_filled() -> None:
+    function = {"name": "find_hotel", "description": "Find a hotel.", "parameters": SCHEMA}
+    body = {
+        "messages": [user("Find a quiet, central hotel in Bergen for 3 nights")],
+        "tools": [{"type": "function", "function": function}],
+    }
+
+    message = ask(json.dumps(body).encode())["choices"][0]["message"]
+
+    [(name, arguments)] = calls_in(message)
+    assert name == "find_hotel"
+    assert arguments == {"place": {"city": "Bergen"}, "nights": 3, "tags": ["quiet", "central"]}
+
+
+# - answers -
+
+
+@pytest.mark.parametrize(
+    ("result", "sentence"),
+    [
+        ("7", "get_order (A-1) gives 7."),
+        ("sent", "get_order (A-1) gives sent."),
+        ("the alarm is broken", "get_order (A-1): the alarm is broken."),
+        ("It has left.", "It has left."),
+        ("1 + 1 = 2", "1 + 1 = 2."),
+        ("", "get_order (A-1) gave nothing."),
+        ('{"isOpen": true, "due": null}', "get_order (A-1) gives is open yes, due nothing."),
+        ('["lamp", "bulb"]', "get_order (A-1) gives lamp, bulb."),
+        ("Error: no such order", "get_order (A-1) failed: no such order."),
+        ("ValueError: bad id", "get_order (A-1) failed: ValueError: bad id."),
+        ("An order cannot be found.", "get_order (A-1) failed: An order cannot be found."),
+        ('{"error": "gone"}', "get_order (A-1) failed: gone."),
+    ],
+)
+def test_result_is_put_into_words(result: str, sentence: str) -> None:
+    messages = [user("Order A-1?"), *called("get_order", result, order_id="A-1")]
+
+    assert answer_to(messages, OFFICE_TOOLS)["content"] == sentence
+
+
+def test_what_could_not_be_done_is_said_beside_the_results() -> None:
+    prompt = "Time in Tokyo? And who is the mayor of Tokyo?"
+    messages = [user(prompt), *called("local_time", "18:22", city="Tokyo")]
+
+    assert answer_to(messages, DEMO_TOOLS)["content"] == (
+        'local_time (Tokyo) gives 18:22. I have no tool for "And who is the mayor of Tokyo".'
+    )
+
+
+def test_missing_arguments_are_asked_for() -> None:
+    content = answer_to([user("Convert 10 km")], DEMO_TOOLS)["content"]
+
+    assert content.startswith("For convert I need: to. I am a stand-in that works by rules")
+
+
+def test_unknown_wishes_are_answered_with_the_tools() -> None:
+    assert answer_to([user("Hello!")], [add, list_projects])["content"] == (
+        "I am a stand-in that works by rules, no language model. I can use these tools:\n"
+        "- add: Add two numbers.\n"
+        "- list_projects: List all projects."
+    )
+
+
+def test_without_tools_it_says_what_it_is() -> None:
+    assert answer_to([user("Hello!")], [])["content"] == (
+        "I am a stand-in that works by rules, no language model, and was given no tools."
+    )
+
+
+# - the request's other fields -
+
+
+def test_tool_choice_none_calls_nothing() -> None:
+    message = answer_to([user("Add 1 and 2")], [add], tool_choice="none")
+
+    assert "tool_calls" not in message
+
+
+def test_named_tool_choice_leaves_only_that_tool() -> None:
+    choice = {"type": "function", "function": {"name": "list_projects"}}
+
+    message = answer_to(
+        [user("Add 1 and 2. List projects.")], [add, list_projects], tool_choice=choice
+    )
+
+    assert calls_in(message) == [("list_projects", {})]
+
+
+def test_calls_that_may_not_be_parallel_are_made_one_after_another() -> None:
+    prompt = user("Add 1 and 2. Add 3 and 4.")
+
+    first = answer_to([prompt], [add], parallel_tool_calls=False)
+    made = called("add", "3", a=1, b=2)
+    second = answer_to([prompt, *made], [add], parallel_tool_calls=False)
+    made += called("add", "7", 2, a=3, b=4)
+    last = answer_to([prompt, *made], [add], parallel_tool_calls=False)
+
+    assert calls_in(first) == [("add", {"a": 1, "b": 2})]
+    assert calls_in(second) == [("add", {"a": 3, "b": 4})]
+    assert second["tool_calls"][0]["id"] == "call_2"
+    assert last["content"] == "add (1, 2) gives 3. add (3, 4) gives 7."
+
+
+def test_content_may_be_a_list_of_parts() -> None:
+    parts = [{"type": "text", "text": "Add 1 "}, {"type": "text", "text": "and 2"}]
+
+    message = answer_to([{"role": "user", "content": parts}], [add])
+
+    assert calls_in(message) == [("add", {"a": 1, "b": 2})]
+
+
+# - bytes -
+
+
+def test_answer_streams_word_by_word() -> None:
+    body = body_of([user("Time?"), *called("clock", "noon")], stream=True)
+
+    with OfflineTransport().send(Request(body=body)) as response:
+        *pieces, done = response.pieces
+
+    chunks = [json.loads(piece.removeprefix(b"data: ")) for piece in pieces]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert response.status == 200
+    assert response.headers == {"content-type": "text/event-stream; charset=utf-8"}
+    assert [delta.get("content") for delta in deltas] == ["", "clock", " gives", " noon.", None]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[0]["model"] == "offline-rules"
+    assert done == b"data: [DONE]\n\n"
+
+
+def test_usage_counts_words_and_comes_when_asked_for() -> None:
+    messages = [user("What is the time?"), *called("clock", "high noon")]
+    body = body_of(messages, stream=True, stream_options={"include_usage": True})
+
+    with OfflineTransport().send(Request(body=body)) as response:
+        pieces = list(response.pieces)
+
+    usage = json.loads(pieces[-2].removeprefix(b"data: "))
+    assert usage["choices"] == []
+    # 4 words of the prompt and 2 of the result; "clock: high noon."
+    assert usage["usage"] == {"prompt_tokens": 6, "completion_tokens": 3, "total_tokens": 9}
+
+
+def test_same_request_gets_the_same_bytes() -> None:
+    body = body_of([user("Add 1 and 2")], [add], stream=True)
+
+    def pieces() -> list[bytes]:
+        with OfflineTransport().send(Request(body=body)) as response:
+            return list(response.pieces)
+
+    assert pieces() == pieces()
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"no json", "body: Invalid JSON"),
+        (b"[]", "body: Input should be an object"),
+        (b"{}", "messages: Field required"),
+        (b'{"messages": []}', "messages: List should have at least 1 item"),
+        (b'{"messages": [{"role": "robot"}]}', "messages[0].role: Input should be 'system'"),
+        (
+            b'{"messages": [{"role": "user"}], "tools": [{"type": "function", "function": {}}]}',
+            "tools[0].function.name: Field required",
+        ),
+    ],
+)
+def test_invalid_body_is_a_400_in_the_shape_of_the_api(body: bytes, detail: str) -> None:
+    with OfflineTransport().send(Request(body=body)) as response:
+        error = json.loads(b"".join(response.pieces))["error"]
+
+    assert response.status == 400
+    assert response.headers == {"content-type": "application/json"}
+    assert error["details"][0].startswith(detail)
+    assert error["message"] == f"Invalid request body: {error['details'][0]}"
+    assert error["type"] == "invalid_request_error"
+    assert (error["param"], error["code"]) == (None, None)
+
+
+# - with agents -
+
+
+def test_agent_talks_to_it_over_several_turns() -> None:
+    agent = Agent(OfflineTransport(), tools=OFFICE_TOOLS)
+    conversation = Conversation()
+
+    def say(prompt: str) -> str:
+        return agent.run(prompt, conversation=conversation).output
+
+    assert say("Add 20 and 22, and tell me the weather in Rome.") == (
+        "add (20, 22) gives 42. It is 21 degrees celsius in Rome."
+    )
+    assert say("And in Oslo?") == "It is 21 degrees celsius in Oslo."
+    assert say('Remind me of "the cake" in 5 minutes') == (
+        "set_reminder (the cake, 5): the alarm is broken."
+    )
+
+
+@pytest.mark.anyio
+async def test_async_transport_gives_the_same_answer() -> None:
+    agent = AsyncAgent(AsyncOfflineTransport(pace=0.0001), tools=[add])
+
+    assert (await agent.run("Add 1 and 2")).output == "add (1, 2) gives 3."
+
+
+def test_refusal_reaches_the_caller_as_a_provider_error() -> None:
+    agent = Agent(OfflineTransport(), options=ModelOptions(extra={"tools": "all"}))
+
+    with pytest.raises(ProviderError, match="tools: Input should be a valid") as caught:
+        agent.run("Hello")
+
+    assert caught.value.status == 400
