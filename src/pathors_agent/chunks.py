@@ -6,7 +6,7 @@ through `read_loose_chunk`, which takes what is there.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -33,7 +33,7 @@ class FunctionPiece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 class CallPiece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """`delta.tool_calls[]`."""
 
-    index: int
+    index: Annotated[int, msgspec.Meta(ge=0)]
     function: FunctionPiece
     id: str | None = None
     type: str | None = None
@@ -63,7 +63,7 @@ class Choice(msgspec.Struct, gc=False):
 class Chunk(msgspec.Struct, gc=False):
     """One `chat.completion.chunk`; its id and model are read from the first chunks, loosely."""
 
-    choices: list[Choice]
+    choices: Annotated[list[Choice], msgspec.Meta(min_length=1)]
     usage: None = None
     error: None = None
     tool_calls: None = None

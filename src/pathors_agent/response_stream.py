@@ -40,11 +40,14 @@ _QUOTED_CHARACTERS = 200
 _OK = 200
 _DATA_OBJECT = b"data: {"
 _LF = 0x0A
+_TOO_LONG = "{} is longer than {} bytes"
 _NO_COMPLETION = " with a body that is no completion"
 # Id and model are read from the first events that have them; Azure's first has neither.
 _HEAD_EVENTS = 3
 
 _DECODER = msgspec.json.Decoder(Chunk)
+# What the decoder raises for bytes that are no usual chunk: the second is no `DecodeError`.
+_UNUSUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class ResponseStream:
@@ -89,7 +92,8 @@ class ResponseStream:
         self._tail: list[bytes] = []  # what follows the last whole event, joined once
         self._tail_size = 0
         self._may_take_fast_lane = False
-        self._parser = SSEParser(max_event_bytes=max_event_bytes)
+        # Events are measured before they are parsed; the parser counts a line end more.
+        self._parser = SSEParser(max_event_bytes=2 * max_event_bytes)
         self._parser.feed(b"\n")  # past the place of a byte order mark
 
     @property
@@ -150,6 +154,7 @@ class ResponseStream:
             elif self._is_stream is False:
                 self._take_whole_body(deltas)
         self._builder.finish(deltas)
+        self._check_sizes()
         self._end()
         return deltas
 
@@ -170,6 +175,8 @@ class ResponseStream:
     def _take_bytes(self, data: bytes, deltas: list[Delta]) -> None:
         if self._is_stream is None:
             data = self._find_out_format(data)
+        elif not self._events:
+            self._head += data[: QUOTED_BODY_BYTES - len(self._head)]
         if self._is_stream:
             self._take_lines(self._line_ends.normalise(data), deltas)
         elif self._is_stream is False:
@@ -185,10 +192,10 @@ class ResponseStream:
         if first:
             # No field of an event stream begins like a JSON value that a server sends, or HTML.
             self._is_stream = first not in b'{["<'
-        else:
-            body = b""  # blank lines mean nothing before either
-        self._head = self._head[:QUOTED_BODY_BYTES]
-        return body
+            self._head = body[:QUOTED_BODY_BYTES]
+            return body
+        self._head = body[-QUOTED_BODY_BYTES:]  # blank lines mean nothing before either
+        return b""
 
     def _take_lines(self, data: bytes, deltas: list[Delta]) -> None:
         """Take the whole events in `data`, where LF is the only line end; keep the rest."""
@@ -198,13 +205,15 @@ class ResponseStream:
                 return
             data = b"".join((*self._tail, data))
             self._tail, self._tail_size = [], 0
-        end = data.rfind(b"\n\n")
-        if end < 0:
+        end = data.rfind(b"\n\n") + 2
+        if end > 1:
+            self._take_events(data[:end] if end < len(data) else data, deltas)
+            data = data[end:]
+        if not self.ended:
             self._hold(data, self._max_event, "an event")
-            return
-        if end + 2 < len(data):
-            self._hold(data[end + 2 :], self._max_event, "an event")
-            data = data[: end + 2]
+
+    def _take_events(self, data: bytes, deltas: list[Delta]) -> None:
+        """Take whole events, a blank line after each."""
         # Lane (b): split at where a data line follows a blank line; if these and the last are
         # all the line ends there are, every piece is the one data line of its event.
         pieces = data[6:-2].split(b"\n\ndata: ")
@@ -222,21 +231,15 @@ class ResponseStream:
         for event in block[:-2].split(b"\n\n"):
             if self.ended:
                 return
-            if event[:7] == _DATA_OBJECT and b"\n" not in event and self._fits(event):
+            if len(event) > self._max_event:
+                self._fail_bound(_TOO_LONG.format("an event", self._max_event))
+            elif event[:7] == _DATA_OBJECT and b"\n" not in event:
                 self._take_chunks(iter((event[6:],)), deltas)
             elif not event.startswith(b":") or b"\n" in event:
                 self._parse(event + b"\n\n", deltas)
 
-    def _fits(self, event: bytes) -> bool:
-        return len(event) <= self._max_event
-
     def _parse(self, data: bytes, deltas: list[Delta]) -> None:
-        try:
-            events = self._parser.feed(data)
-        except MalformedResponse as error:
-            self._fail_bound(str(error))
-            return
-        for event in events:
+        for event in self._parser.feed(data):
             if not self.ended:
                 self._take_event(event.event, event.data, deltas)
 
@@ -255,9 +258,10 @@ class ResponseStream:
             return
         self._tail.append(data)
         self._tail_size += len(data)
-        if self._tail_size > bound:
+        # A line end may be the half of the blank line that ends an event.
+        if self._tail_size - data.endswith(b"\n") > bound:
             self._tail = []
-            self._fail_bound(f"{what} is longer than {bound} bytes")
+            self._fail_bound(_TOO_LONG.format(what, bound))
 
     def _is_between_events(self) -> bool:
         return bool(
@@ -281,7 +285,7 @@ class ResponseStream:
         for text in texts:
             try:
                 chunk = decode(text)
-            except msgspec.DecodeError:
+            except _UNUSUAL:
                 self._take_event("message", text.decode(errors="replace"), deltas)
                 self._take_loosely(texts, deltas)
                 continue
@@ -376,7 +380,7 @@ class ResponseStream:
         """Read a body that is one JSON text: a completion, or an error."""
         body = b"".join(self._tail)
         try:
-            value = loads(body)
+            value = loads(body.decode(errors="replace"))
         except ValueError:
             self._fail(decode_error(_OK, body, place=_NO_COMPLETION))
             return
