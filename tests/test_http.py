@@ -454,6 +454,69 @@ def test_connection_of_a_finished_answer_is_used_again(scripted_server: StartSer
     assert server.connections == 1
 
 
+def test_connection_is_used_again_when_reading_stopped_before_its_last_bytes(
+    scripted_server: StartServer,
+) -> None:
+    script = [CHUNKED, chunk(b"data: [DONE]\n\n"), chunk(b": bye\n\n") + b"0\r\n\r\n"]
+    server = scripted_server(script, script)
+
+    with HTTPTransport(server.url) as transport:
+        for _ in range(2):
+            with transport.send(REQUEST) as response:
+                assert next(iter(response.pieces)).startswith(b"data: [DONE]")
+
+    assert server.connections == 1
+
+
+@pytest.mark.anyio
+async def test_connection_is_used_again_when_reading_stopped_before_its_last_bytes_async(
+    scripted_server: StartServer,
+) -> None:
+    script = [CHUNKED, chunk(b"data: [DONE]\n\n"), chunk(b": bye\n\n") + b"0\r\n\r\n"]
+    server = scripted_server(script, script)
+
+    async with AsyncHTTPTransport(server.url) as transport:
+        for _ in range(2):
+            async with transport.send(REQUEST) as response:
+                async for piece in response.pieces:
+                    assert piece.startswith(b"data: [DONE]")
+                    break
+
+    assert server.connections == 1
+
+
+def test_server_that_never_ends_its_body_does_not_hold_the_caller(
+    scripted_server: StartServer,
+) -> None:
+    server = scripted_server([CHUNKED, chunk(b"data: [DONE]\n\n"), STALL])
+    started = time.monotonic()
+
+    with HTTPTransport(server.url) as transport, transport.send(REQUEST) as response:
+        next(iter(response.pieces))
+
+    assert time.monotonic() - started < 1
+
+
+def test_flood_after_the_answer_is_not_read(scripted_server: StartServer) -> None:
+    server = scripted_server([CHUNKED, chunk(b"data: [DONE]\n\n"), Drip(chunk(b"x" * 9_000), 0)])
+
+    with HTTPTransport(server.url) as transport, transport.send(REQUEST) as response:
+        next(iter(response.pieces))
+
+    server.wait_until_clients_left()
+
+
+def test_key_in_an_error_of_the_provider_is_masked(
+    scripted_server: StartServer, fetch: Fetch
+) -> None:
+    body = b'{"error": {"message": "Incorrect API key provided: ' + CANARY.encode() + b'"}}'
+    server = scripted_server([answer(body, "401 Unauthorized")])
+
+    got = fetch(server.url, api_key=CANARY)
+
+    assert got.body == b'{"error": {"message": "Incorrect API key provided: ***"}}'
+
+
 # - limits of time -
 
 

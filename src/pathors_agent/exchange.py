@@ -20,6 +20,9 @@ FIRST_BYTE_SECONDS = 300.0
 BETWEEN_BYTES_SECONDS = 60.0
 # 32,000 tokens at 20 tokens a second are 27 minutes.
 WHOLE_SECONDS = 1800.0
+# After `[DONE]` comes the end of the body, mostly in the same packet; a new connection costs more.
+DRAIN_SECONDS = 0.05
+DRAIN_BYTES = 16 * 1024
 # Eleven days: sockets refuse infinity.
 NEVER_SECONDS = 1e6
 
@@ -67,6 +70,8 @@ class Exchange:
         self._whole_end = monotonic() + timeouts.seconds("whole")
         self._first_end: float | None = None
         self._received = 0
+        self._drained_from = 0
+        self._is_error = False
         self._waited_for = "first_byte"
         self._closed = False
 
@@ -79,6 +84,16 @@ class Exchange:
         read = _AskedTimeout(first or NEVER_SECONDS)
         read.seconds_left = self.seconds_left
         return {"connect": connect, "pool": connect, "write": write, "read": read}
+
+    def hurry(self) -> None:
+        """Leave only a moment for what is still on its way."""
+        self._whole_end = min(self._whole_end, monotonic() + DRAIN_SECONDS)
+        self._drained_from = self._received
+
+    @property
+    def may_drain(self) -> bool:
+        """Whether to go on reading what nobody wants."""
+        return self._received - self._drained_from < DRAIN_BYTES
 
     def close(self) -> None:
         """Let nothing more be read."""
@@ -112,6 +127,7 @@ class Exchange:
 
     def opened(self, answer: "httpx2.Response") -> None:
         """Take over the answer's connection; refuse an answer that sends us elsewhere."""
+        self._is_error = answer.is_error
         _ask_before_reads(answer.extensions.get("network_stream"))
         if answer.has_redirect_location:
             raise TransportError(
@@ -125,6 +141,16 @@ class Exchange:
         self._received += len(piece)
         if monotonic() >= self._whole_end:
             raise self._timed_out("whole")
+
+    def masked(self, piece: bytes) -> bytes:
+        """Give a piece of the body, without the secrets that an error may quote.
+
+        A secret cut in two by the network is not found; errors are a piece each, nearly always.
+        """
+        if self._is_error:
+            for secret in self._secrets:
+                piece = piece.replace(secret.encode(), b"***")
+        return piece
 
     def failure(self, error: Exception) -> TransportError:
         """Tell an error of httpx2 in our words."""

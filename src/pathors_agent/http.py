@@ -64,9 +64,11 @@ class HTTPTransport(Transport):
         """Post the request; an answer is closed at once when the `with` block ends."""
         exchange = self._endpoint.exchange()
         answer = self._open(request, exchange)
+        pieces = self._pieces(answer, exchange)
         try:
             exchange.opened(answer)
-            yield Response(**self._endpoint.head(answer), pieces=self._pieces(answer, exchange))
+            yield Response(**self._endpoint.head(answer), pieces=pieces)
+            self._drain(pieces, exchange)
         finally:
             answer.close()
 
@@ -77,11 +79,18 @@ class HTTPTransport(Transport):
         except self._http_error as error:
             raise exchange.failure(error) from exchange.cause(error)
 
+    def _drain(self, pieces: Iterator[bytes], exchange: Exchange) -> None:
+        """Read the last bytes that are on their way, so that the connection can serve again."""
+        exchange.hurry()
+        with suppress(TransportError):
+            while exchange.may_drain and next(pieces, None) is not None:
+                pass
+
     def _pieces(self, answer: "httpx2.Response", exchange: Exchange) -> Iterator[bytes]:
         try:
             for piece in answer.iter_bytes():
                 exchange.count(piece)
-                yield piece
+                yield exchange.masked(piece)
         except self._http_error as error:
             raise exchange.failure(error) from exchange.cause(error)
 
@@ -135,9 +144,18 @@ class AsyncHTTPTransport(AsyncTransport):
         try:
             exchange.opened(answer)
             yield AsyncResponse(**self._endpoint.head(answer), pieces=pieces)
+            await self._drain(pieces, exchange)
         finally:
             await answer.aclose()
             await pieces.unwind()
+
+    async def _drain(self, pieces: "_AsyncPieces", exchange: Exchange) -> None:
+        """As `HTTPTransport._drain`."""
+        exchange.hurry()
+        with suppress(TransportError):
+            async for _ in pieces:
+                if not exchange.may_drain:
+                    break
 
     async def _open(self, request: Request, exchange: Exchange) -> "httpx2.Response":
         posted = self._endpoint.post(self._client, request, exchange, exchange.on_trace_async)
@@ -182,7 +200,7 @@ class _AsyncPieces:
         except self._http_error as error:
             raise self._exchange.failure(error) from self._exchange.cause(error)
         self._exchange.count(piece)
-        return piece
+        return self._exchange.masked(piece)
 
     async def unwind(self) -> None:
         """End the generators below, after the connection was closed, by reading on.
