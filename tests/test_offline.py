@@ -326,6 +326,25 @@ def test_prompt_may_go_on_from_the_call_before(
     assert calls_in(answer_to([*history, user(prompt)], DEMO_TOOLS)) == expected
 
 
+@tool
+def exchange(to: Literal["usd", "eur"], amount: float, source: Literal["usd", "eur"]) -> str:
+    """Exchange money."""
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "to", "source"),
+    [
+        ("Exchange 20 usd to eur", "eur", "usd"),
+        ("How many dollars are 20 euros to exchange?", "usd", "eur"),
+    ],
+)
+def test_target_is_told_from_source_wherever_it_stands(prompt: str, to: str, source: str) -> None:
+    calls = calls_in(answer_to([user(prompt)], [exchange]))
+
+    assert calls == [("exchange", {"to": to, "amount": 20, "source": source})]
+
+
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "required": ["place"],
