@@ -336,7 +336,7 @@ def exchange(to: Literal["usd", "eur"], amount: float, source: Literal["usd", "e
     ("prompt", "to", "source"),
     [
         ("Exchange 20 usd to eur", "eur", "usd"),
-        ("How many dollars are 20 euros to exchange?", "usd", "eur"),
+        ("Exchange 20 euros: how many dollars?", "usd", "eur"),
     ],
 )
 def test_target_is_told_from_source_wherever_it_stands(prompt: str, to: str, source: str) -> None:
