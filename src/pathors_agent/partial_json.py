@@ -4,23 +4,28 @@ For display only: nothing here decides what a tool is given. Final arguments com
 parse of the whole text.
 """
 
-import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 from pathors_agent.messages import JSONValue
 
 # Deeper than any arguments seen; Python's own parser stops near 1,000.
 MAX_DEPTH = 200
 
-_NOT_SPACE = re.compile(r"[^ \t\n\r]")
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
-_SCALAR = re.compile(r"[-+.0-9a-zA-Z]*")
+_SPACE = " \t\n\r"
+_NOT_PLAIN = re.compile(r'["\\\x00-\x1f]')
+_NOT_SCALAR = re.compile(r"[^-+.0-9a-zA-Z]")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _HEX = re.compile(r"[0-9a-fA-F]{4}")
 _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _UNICODE_ESCAPE_LENGTH = 6  # \uXXXX
-_WORDS = frozenset({"true", "false", "null"})  # unlike a number, a word says when it ends
+# Unlike a number, a word says when it ends.
+_WORDS: dict[str, JSONValue] = {"true": True, "false": False, "null": None}
 _WORD_PIECES = 6  # one more piece than the longest word has characters
+_LAST = -1
+
+_State = Callable[[str, int], int]
 
 
 class PartialJSON:
@@ -31,17 +36,32 @@ class PartialJSON:
     was before it. `value` is the growing value itself, not a copy.
     """
 
-    __slots__ = ("_escape", "_high", "_in_key", "_key", "_scalar", "_stack", "_state", "value")
+    __slots__ = (
+        "_after",
+        "_escape",
+        "_high",
+        "_key",
+        "_pieces",
+        "_root",
+        "_stack",
+        "_state",
+        "_string",
+        "_top",
+    )
 
     def __init__(self) -> None:
-        self.value: JSONValue = None
-        self._stack: list[dict[str, JSONValue] | list[JSONValue]] = []
-        self._key = ""
-        self._in_key = False
+        self._root: list[JSONValue] = []  # holds the value, once it has begun
+        # The innermost open container, and the place in it that the text has come to: a dict and
+        # a key, or a list and `_LAST`. `_after` is the state that follows a value there.
+        self._top: Any = self._root
+        self._key: Any = _LAST
+        self._after: _State = self._after_end
+        self._stack: list[tuple[Any, Any, _State]] = []  # the same three of those around it
+        self._string: _State = self._in_string  # or `_in_key`: where an escape sequence leads back
         self._escape = ""  # an escape sequence that has not ended
         self._high = ""  # the first half of a surrogate pair
-        self._scalar: list[str] = []  # pieces of a number or word that has not ended
-        self._state: Callable[[str, int], int] = self._before_value
+        self._pieces: list[str] = []  # of a key, number or word that has not ended
+        self._state: _State = self._before_value
 
     def feed(self, text: str) -> None:
         """Take the next piece of the text."""
@@ -51,105 +71,129 @@ class PartialJSON:
             at = self._state(text, at)
 
     @property
+    def value(self) -> JSONValue:
+        """The value so far; None while there is none."""
+        return self._root[0] if self._root else None
+
+    @property
     def is_whole_object(self) -> bool:
         """Whether the text so far is one JSON object, with nothing but space around it."""
         return self._state == self._after_end and isinstance(self.value, dict)
 
-    # Each state takes the text and a place in it, and gives the place it has read to.
+    # Each state takes the text and a place in it, and gives the place it has read to. Places
+    # are looked at one by one: for the one or two characters between values that is half the
+    # cost of a regular expression.
 
     def _before_value(self, text: str, at: int) -> int:
-        match = _NOT_SPACE.search(text, at)
-        if match is None:
-            return len(text)
-        at = match.end()
-        match match[0]:
+        match text[at]:
             case '"':
                 self._put("")
-                self._state = self._in_string
+                self._state = self._string = self._in_string
+            case " " | "\n" | "\t" | "\r":
+                pass
             case "{":
-                self._open({}, self._before_first_key)
+                self._open({}, self._before_first_key, self._after_member)
             case "[":
-                self._open([], self._before_first_item)
+                self._open([], self._before_first_item, self._after_item)
             case _:
                 self._state = self._in_scalar
-                return at - 1
-        return at
+                return self._in_scalar(text, at)
+        return at + 1
 
     def _before_first_item(self, text: str, at: int) -> int:
-        match = _NOT_SPACE.search(text, at)
-        if match is None:
-            return len(text)
-        if match[0] == "]":
-            self._close()
-            return match.end()
+        if text[at] in _SPACE:
+            return at + 1
+        if text[at] == "]":
+            return self._close(at)
         self._state = self._before_value
-        return match.start()
+        return at
 
     def _before_first_key(self, text: str, at: int) -> int:
-        return self._key_or_end(text, at, may_end=True)
+        if text[at] == "}":
+            return self._close(at)
+        return self._before_key(text, at)
 
     def _before_key(self, text: str, at: int) -> int:
-        return self._key_or_end(text, at, may_end=False)
-
-    def _key_or_end(self, text: str, at: int, *, may_end: bool) -> int:
-        match = _NOT_SPACE.search(text, at)
-        if match is None:
-            return len(text)
-        if match[0] == '"':
-            self._key = ""
-            self._in_key = True
-            self._state = self._in_string
-        elif match[0] == "}" and may_end:
-            self._close()
-        else:
+        if text[at] == '"':
+            self._state = self._string = self._in_key
+        elif text[at] not in _SPACE:
             self._state = self._after_error
-        return match.end()
+        return at + 1
 
     def _before_colon(self, text: str, at: int) -> int:
-        match = _NOT_SPACE.search(text, at)
-        if match is None:
-            return len(text)
-        self._state = self._before_value if match[0] == ":" else self._after_error
-        return match.end()
-
-    def _after_value(self, text: str, at: int) -> int:
-        match = _NOT_SPACE.search(text, at)
-        if match is None:
-            return len(text)
-        in_object = isinstance(self._stack[-1], dict)
-        if match[0] == ",":
-            self._state = self._before_key if in_object else self._before_value
-        elif match[0] == ("}" if in_object else "]"):
-            self._close()
-        else:
+        if text[at] == ":":
+            self._state = self._before_value
+        elif text[at] not in _SPACE:
             self._state = self._after_error
-        return match.end()
+        return at + 1
+
+    def _after_member(self, text: str, at: int) -> int:
+        if text[at] == ",":
+            self._state = self._before_key
+        elif text[at] == "}":
+            return self._close(at)
+        elif text[at] not in _SPACE:
+            self._state = self._after_error
+        return at + 1
+
+    def _after_item(self, text: str, at: int) -> int:
+        if text[at] == ",":
+            self._state = self._before_value
+        elif text[at] == "]":
+            return self._close(at)
+        elif text[at] not in _SPACE:
+            self._state = self._after_error
+        return at + 1
 
     def _after_end(self, text: str, at: int) -> int:
-        if _NOT_SPACE.search(text, at):
+        if text[at:].strip(_SPACE):
             self._state = self._after_error
         return len(text)
 
     def _after_error(self, text: str, at: int) -> int:
         return len(text)
 
+    # - Strings
+
     def _in_string(self, text: str, at: int) -> int:
-        if self._escape:
-            return self._in_escape(text, at)
-        match = _PLAIN.match(text, at)
-        stop = match.end() if match else at
+        special = _NOT_PLAIN.search(text, at)
+        stop = special.start() if special else len(text)
         if stop > at:
-            self._grow(text[at:stop])
-        if stop == len(text):
+            # Taking the string out of its place leaves one reference to it, and CPython then
+            # extends it where it lies: a long string costs its length, not the square of it.
+            top, key = self._top, self._key
+            string = top[key]
+            top[key] = None
+            string += text[at:stop]
+            top[key] = string
+        if special is None:
             return stop
-        match text[stop]:
-            case '"':
-                self._end_string()
-            case "\\":
-                self._escape = "\\"
-            case _:
-                self._state = self._after_error  # a raw control character
-        return stop + 1
+        if text[stop] == '"':
+            self._state = self._after
+            return stop + 1
+        return self._at_special(text, stop)
+
+    def _in_key(self, text: str, at: int) -> int:
+        special = _NOT_PLAIN.search(text, at)
+        stop = special.start() if special else len(text)
+        self._pieces.append(text[at:stop])
+        if special is None:
+            return stop
+        if text[stop] == '"':
+            self._key = "".join(self._pieces)
+            self._pieces = []
+            self._state = self._before_colon
+            return stop + 1
+        return self._at_special(text, stop)
+
+    def _at_special(self, text: str, at: int) -> int:
+        """Take a backslash; a raw control character is no JSON."""
+        if text[at] == "\\":
+            self._escape = "\\"
+            self._state = self._in_escape
+        else:
+            self._state = self._after_error
+        return at + 1
 
     def _in_escape(self, text: str, at: int) -> int:
         self._escape += text[at]
@@ -157,17 +201,17 @@ class PartialJSON:
             if len(self._escape) == _UNICODE_ESCAPE_LENGTH:
                 self._end_unicode_escape(self._escape[2:])
         elif self._escape[1] in _ESCAPES:
+            self._state = self._string
             self._grow(_ESCAPES[self._escape[1]])
-            self._escape = ""
         else:
             self._state = self._after_error
         return at + 1
 
     def _end_unicode_escape(self, digits: str) -> None:
-        self._escape = ""
         if not _HEX.fullmatch(digits):
             self._state = self._after_error
             return
+        self._state = self._string
         unit = chr(int(digits, 16))
         if "\udc00" <= unit <= "\udfff" and self._high:
             pair = (self._high + unit).encode("utf-16", "surrogatepass").decode("utf-16")
@@ -176,93 +220,82 @@ class PartialJSON:
         elif "\ud800" <= unit <= "\udbff":
             self._grow("")
             self._high = unit
+            self._state = self._after_high
         else:
             self._grow("\ufffd" if "\udc00" <= unit <= "\udfff" else unit)
 
+    def _after_high(self, text: str, at: int) -> int:
+        """Take what follows the first half of a surrogate pair: the second, or the half is lost."""
+        if text[at] == "\\":
+            return self._at_special(text, at)
+        self._grow("")
+        self._state = self._string
+        return at
+
     def _grow(self, piece: str) -> None:
+        """Extend the string or key by what an escape sequence meant."""
         if self._high:
             self._high = ""
             piece = "\ufffd" + piece
-        if self._in_key:
-            self._key += piece
+        if self._string == self._in_key:
+            self._pieces.append(piece)
             return
-        # Taking the string out of its place leaves one reference to it, and CPython then extends
-        # it where it lies: a long string costs its length, not the square of it.
-        if not self._stack:
-            string = self.value
-            self.value = None
-        elif isinstance(top := self._stack[-1], dict):
-            string = top[self._key]
-            top[self._key] = None
-        else:
-            string = top[-1]
-            top[-1] = None
-        assert isinstance(string, str)
+        string = self._top[self._key]
+        self._top[self._key] = None  # see _in_string
         string += piece
-        self._replace(string)
+        self._top[self._key] = string
 
-    def _end_string(self) -> None:
-        self._grow("")
-        if self._in_key:
-            self._in_key = False
-            self._state = self._before_colon
-        else:
-            self._end_value()
+    # - Numbers and words
 
     def _in_scalar(self, text: str, at: int) -> int:
-        match = _SCALAR.match(text, at)
-        stop = match.end() if match else at
-        self._scalar.append(text[at:stop])
-        if stop < len(text) or "".join(self._scalar[:_WORD_PIECES]) in _WORDS:
-            self._end_scalar()
+        end = _NOT_SCALAR.search(text, at)
+        stop = end.start() if end else len(text)
+        self._pieces.append(text[at:stop])
+        if end or "".join(self._pieces[:_WORD_PIECES]) in _WORDS:
+            self._end_scalar("".join(self._pieces))
         return stop
 
-    def _end_scalar(self) -> None:
-        scalar = "".join(self._scalar)
-        self._scalar = []
+    def _end_scalar(self, scalar: str) -> None:
+        self._pieces = []
         try:
-            value = json.loads(scalar, parse_constant=_refuse_constant)
+            self._put(_read_scalar(scalar))
         except ValueError:
             self._state = self._after_error
-            return
-        self._put(value)
-        self._end_value()
+        else:
+            self._state = self._after
+
+    # - Containers
 
     def _open(
-        self,
-        container: dict[str, JSONValue] | list[JSONValue],
-        state: Callable[[str, int], int],
+        self, container: dict[str, JSONValue] | list[JSONValue], first: _State, after: _State
     ) -> None:
         if len(self._stack) >= MAX_DEPTH:
             self._state = self._after_error
             return
         self._put(container)
-        self._stack.append(container)
-        self._state = state
+        self._stack.append((self._top, self._key, self._after))
+        self._top, self._key, self._after = container, _LAST, after
+        self._state = first
 
-    def _close(self) -> None:
-        self._stack.pop()
-        self._end_value()
-
-    def _end_value(self) -> None:
-        self._state = self._after_value if self._stack else self._after_end
+    def _close(self, at: int) -> int:
+        self._top, self._key, self._after = self._stack.pop()
+        self._state = self._after
+        return at + 1
 
     def _put(self, value: JSONValue) -> None:
         """Add a value where the text has come to."""
-        if self._stack and isinstance(top := self._stack[-1], list):
-            top.append(value)
+        if self._key is _LAST:
+            self._top.append(value)
         else:
-            self._replace(value)
-
-    def _replace(self, value: JSONValue) -> None:
-        """Set the value where the text has come to."""
-        if not self._stack:
-            self.value = value
-        elif isinstance(top := self._stack[-1], dict):
-            top[self._key] = value
-        else:
-            top[-1] = value
+            self._top[self._key] = value
 
 
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")
+def _read_scalar(scalar: str) -> JSONValue:
+    """Give what a number or word says; raise ValueError for anything else."""
+    if scalar in _WORDS:
+        return _WORDS[scalar]
+    number = _NUMBER.fullmatch(scalar)
+    if number is None:
+        raise ValueError("not JSON")
+    # int() raises for numbers of thousands of digits, as Python's JSON parser does.
+    return float(scalar) if number.lastindex else int(scalar)
