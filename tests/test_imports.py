@@ -20,7 +20,7 @@ ROWS = [
     "run tools response_stream",
     # - the core ends here -
     "transport telemetry dispatch stores",
-    "exchange endpoint http retry drivers",
+    "exchange endpoint http retry model_call drivers",
     "agent durable",
     "server testing offline",
     "__init__",  # the public names: what `from pathors_agent import ...` reads

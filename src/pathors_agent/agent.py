@@ -10,7 +10,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from types import TracebackType
@@ -18,9 +18,9 @@ from typing import Self
 
 from pathors_agent.chat_completions import ModelOptions, RequestTemplate
 from pathors_agent.conversation import Conversation
-from pathors_agent.drivers import Bindings, drive, drive_async
+from pathors_agent.drivers import drive, drive_async
 from pathors_agent.errors import RunNotFinished
-from pathors_agent.message_builder import Delta
+from pathors_agent.message_builder import Delta, Quirk
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -30,6 +30,7 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
+from pathors_agent.model_call import Bindings
 from pathors_agent.run import Limits, Run, Status
 from pathors_agent.tools import Tool, ToolRegistry
 from pathors_agent.transport import AsyncTransport, Transport
@@ -47,10 +48,11 @@ _NOTHING_USED = Usage(
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """Where a run stands, and all that it said.
+    """Where a run stood when it ended, and all that it said.
 
-    `messages` are those that this run added, the prompt first; `conversation` is the whole
-    history, from which another run goes on.
+    `messages` are those that this run added, the prompt first; `conversation` is the history that
+    it grew, from which another run goes on. `open_calls` wait for the caller's results. `quirks`
+    are what had to be read around in the provider's answers, each kind once.
     """
 
     conversation: Conversation
@@ -58,23 +60,21 @@ class RunResult:
     status: Status
     limit: str | None = None
     """The name of the limit that stopped the run."""
+    open_calls: tuple[ToolCall, ...] = ()
+    quirks: tuple[Quirk, ...] = ()
+    last: Message | None = field(default=None, repr=False)
+    """The last message of the history when the run ended."""
 
     @property
     def output(self) -> str:
         """The text of the answer; raises `RunNotFinished` where there is none yet."""
-        last = self.conversation.messages[-1] if len(self.conversation) else None
-        if self.status is Status.FINISHED and isinstance(last, AssistantMessage):
-            return last.text
+        if self.status is Status.FINISHED and isinstance(self.last, AssistantMessage):
+            return self.last.text
         raise RunNotFinished(
             f"the run has no answer: {self._why_not()}",
             status=self.status,
             messages=self.conversation.messages,
         )
-
-    @property
-    def open_calls(self) -> tuple[ToolCall, ...]:
-        """The tool calls that wait for the caller's results."""
-        return self.conversation.open_calls
 
     @property
     def usage(self) -> Usage:
@@ -122,6 +122,7 @@ class _AgentBase:
     ) -> None:
         self.tools = tools if isinstance(tools, ToolRegistry) else ToolRegistry(tools)
         self.limits = limits or Limits()
+        self._known_quirks: set[str] = set()
         self._template = RequestTemplate(
             model=model,
             instructions=instructions,
@@ -147,7 +148,12 @@ class _AgentBase:
         return run, before
 
     def _bindings(self, context: object) -> Bindings:
-        return Bindings(tools=self.tools, template=self._template, context=context)
+        return Bindings(
+            tools=self.tools,
+            template=self._template,
+            context=context,
+            known_quirks=self._known_quirks,
+        )
 
 
 class Agent(_AgentBase):
@@ -211,7 +217,8 @@ class Agent(_AgentBase):
     ) -> "RunStream":
         """As `run`, giving deltas and messages as they come: iterate it inside a `with`."""
         run, before = self._start(prompt, conversation, session_id)
-        return RunStream(run, before, drive(run, self.transport, self._bindings(context)))
+        bindings = self._bindings(context)
+        return RunStream(run, before, bindings, drive(run, self.transport, bindings))
 
 
 class AsyncAgent(_AgentBase):
@@ -269,9 +276,8 @@ class AsyncAgent(_AgentBase):
     ) -> "AsyncRunStream":
         """As `run`, giving deltas and messages as they come: iterate it inside `async with`."""
         run, before = self._start(prompt, conversation, session_id)
-        return AsyncRunStream(
-            run, before, drive_async(run, self.transport, self._bindings(context))
-        )
+        bindings = self._bindings(context)
+        return AsyncRunStream(run, before, bindings, drive_async(run, self.transport, bindings))
 
 
 class _Before:
@@ -293,9 +299,10 @@ class _Before:
 
 
 class _StreamBase:
-    def __init__(self, run: Run, before: "_Before") -> None:
+    def __init__(self, run: Run, before: "_Before", bindings: Bindings) -> None:
         self._run = run
         self._before = before
+        self._bindings = bindings
 
     @property
     def conversation(self) -> Conversation:
@@ -306,8 +313,16 @@ class _StreamBase:
     def result(self) -> RunResult:
         """Where the run stands now; after the last item, its result."""
         conversation = self._run.conversation
-        messages = self._before.added(conversation.messages)
-        return RunResult(conversation, messages, self._run.status, self._run.limit)
+        history = conversation.messages
+        return RunResult(
+            conversation=conversation,
+            messages=self._before.added(history),
+            status=self._run.status,
+            limit=self._run.limit,
+            open_calls=conversation.open_calls,
+            quirks=tuple(self._bindings.quirks.values()),
+            last=history[-1] if history else None,
+        )
 
 
 class RunStream(_StreamBase):
@@ -318,9 +333,13 @@ class RunStream(_StreamBase):
     """
 
     def __init__(
-        self, run: Run, before: "_Before", items: Generator[Delta | Message, None, None]
+        self,
+        run: Run,
+        before: "_Before",
+        bindings: Bindings,
+        items: Generator[Delta | Message, None, None],
     ) -> None:
-        super().__init__(run, before)
+        super().__init__(run, before, bindings)
         self._items = items
 
     def __enter__(self) -> Self:
@@ -342,9 +361,13 @@ class AsyncRunStream(_StreamBase):
     """`RunStream` for asyncio and trio: an async context manager and async iterable."""
 
     def __init__(
-        self, run: Run, before: "_Before", items: AsyncGenerator[Delta | Message, None]
+        self,
+        run: Run,
+        before: "_Before",
+        bindings: Bindings,
+        items: AsyncGenerator[Delta | Message, None],
     ) -> None:
-        super().__init__(run, before)
+        super().__init__(run, before, bindings)
         self._items = items
 
     async def __aenter__(self) -> Self:

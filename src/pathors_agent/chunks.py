@@ -245,7 +245,9 @@ def _read_call(
         builder.note("odd_tool_call", f"an entry of tool_calls is a {type(piece).__name__}")
         return
     function = as_object(piece.get("function"))
-    extra = {k: v for k, v in piece.items() if k not in _CALL_FIELDS and v is not None}
+    extra: dict[str, JSONValue] = {
+        k: v for k, v in piece.items() if k not in _CALL_FIELDS and v is not None
+    }
     # A whole message's entries are told apart by place, whatever index they claim.
     index = as_index(piece.get("index")) if whole_at is None else -1 - whole_at
     builder.add_piece(

@@ -1,38 +1,17 @@
 """Perform the effects of a run: a short loop for blocking code, and one for async code."""
 
-import time
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Generator, Sequence
 
 import anyio
 
-from pathors_agent.chat_completions import RequestTemplate
 from pathors_agent.dispatch import ToolThread, call_tool, call_tool_async
-from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError
+from pathors_agent.errors import TransportError
 from pathors_agent.message_builder import Delta
-from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
-from pathors_agent.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
-from pathors_agent.response_stream import ResponseStream
-from pathors_agent.retry import retry_after
+from pathors_agent.messages import AssistantMessage, Message, ToolMessage
+from pathors_agent.model_call import Bindings, ModelCall
 from pathors_agent.run import CallModel, CallTool, Run
-from pathors_agent.telemetry import emit
-from pathors_agent.tools import BoundCall, ToolRegistry
-from pathors_agent.transport import AsyncResponse, AsyncTransport, Request, Response, Transport
-
-# Anything else is an error to read, redirects included: a key must not follow them.
-_GOOD_STATUSES = range(200, 300)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bindings:
-    """What a run's effects are performed with: the tools, the request's form, the caller's value.
-
-    `context` reaches the tools as `ToolContext.context`.
-    """
-
-    tools: ToolRegistry
-    template: RequestTemplate
-    context: object = None
+from pathors_agent.tools import BoundCall
+from pathors_agent.transport import AsyncTransport, Transport
 
 
 def drive(
@@ -45,7 +24,7 @@ def drive(
                 message: AssistantMessage | ToolMessage
                 match effect:
                     case CallModel():
-                        message = yield from _ask(run, effect, transport, bindings)
+                        message = yield from _ask(ModelCall(run, effect, bindings), transport)
                     case CallTool():
                         message = _call(run, effect, bindings, thread)
                 yield run.record(message)
@@ -61,128 +40,37 @@ async def drive_async(
     while effects := run.effects():
         match effects[0]:
             case CallModel() as effect:
-                answer = _Answer(run, effect)
+                call = ModelCall(run, effect, bindings)
                 try:
-                    async with transport.send(answer.request(bindings)) as response:
-                        await answer.check_async(response)
+                    async with transport.send(call.request()) as response:
+                        await call.check_async(response)
                         async for data in response.pieces:
-                            for delta in answer.stream.feed(data):
+                            for delta in call.stream.feed(data):
                                 yield delta
-                            if answer.stream.ended:
+                            if call.stream.ended:
                                 break
                 except TransportError as error:
-                    answer.break_off(error)
-                for delta in answer.stream.close():
+                    call.break_off(error)
+                for delta in call.stream.close():
                     yield delta
-                yield run.record(answer.finish())
+                yield run.record(call.finish())
             case CallTool():
                 for message in await _call_batch(run, effects, bindings):
                     yield message
 
 
-def _ask(
-    run: Run, effect: CallModel, transport: Transport, bindings: Bindings
-) -> Generator[Delta, None, AssistantMessage]:
-    answer = _Answer(run, effect)
+def _ask(call: ModelCall, transport: Transport) -> Generator[Delta, None, AssistantMessage]:
     try:
-        with transport.send(answer.request(bindings)) as response:
-            answer.check(response)
+        with transport.send(call.request()) as response:
+            call.check(response)
             for data in response.pieces:
-                yield from answer.stream.feed(data)
-                if answer.stream.ended:
+                yield from call.stream.feed(data)
+                if call.stream.ended:
                     break
     except TransportError as error:
-        answer.break_off(error)
-    yield from answer.stream.close()
-    return answer.finish()
-
-
-class _Answer:
-    """One model call on its way: what both loops do alike."""
-
-    def __init__(self, run: Run, effect: CallModel) -> None:
-        self._conversation = run.conversation
-        self._effect = effect
-        self._started = time.monotonic()
-        self.stream = ResponseStream(run.conversation.turns)
-
-    def request(self, bindings: Bindings) -> Request:
-        body = bindings.template.encode(self._effect.messages)
-        return Request(body=body, session_id=self._conversation.session_id)
-
-    def check(self, response: Response) -> None:
-        """Raise the error that an error status brings; keep the session of a good answer."""
-        if not self._is_good(response):
-            raise self._refusal(response, _cut(response.pieces))
-
-    async def check_async(self, response: AsyncResponse) -> None:
-        """As `check`."""
-        if not self._is_good(response):
-            raise self._refusal(response, await _cut_async(response.pieces))
-
-    def _is_good(self, response: Response | AsyncResponse) -> bool:
-        if response.status not in _GOOD_STATUSES:
-            return False
-        if self._conversation.session_id is None:
-            self._conversation.session_id = response.session_id
-        return True
-
-    def _refusal(self, response: Response | AsyncResponse, body: bytes) -> ProviderError:
-        wait = retry_after(response.headers, now=time.time()) or None
-        return decode_error(response.status, body, retry_after=wait)
-
-    def break_off(self, error: TransportError) -> None:
-        """Raise what broke the answer off, unless all of it had arrived."""
-        if self.stream.is_complete:
-            return
-        if not self.stream.received or isinstance(error, ProviderError):
-            raise self._told(error)
-        broken = IncompleteResponse(str(error), partial=self.stream.partial)
-        raise self._told(broken) from error
-
-    def finish(self) -> AssistantMessage:
-        """Give the message, or raise what kept it from being complete."""
-        try:
-            message = self.stream.finish()
-        except TransportError as error:
-            raise self._told(error) from None
-        usage = message.usage or Usage()
-        emit(
-            "model_called",
-            key=self._effect.key,
-            session_id=self._conversation.session_id,
-            finish_reason=message.finish_reason,
-            tool_calls=len(message.tool_calls),
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            quirks=[quirk.kind for quirk in self.stream.quirks],
-            seconds=round(time.monotonic() - self._started, 6),
-        )
-        return message
-
-    def _told(self, error: TransportError) -> TransportError:
-        """Log the error, and give it the history from which a run goes on."""
-        error.messages = self._conversation.messages
-        emit("model_call_failed", key=self._effect.key, error=type(error).__name__)
-        return error
-
-
-def _cut(pieces: Iterable[bytes]) -> bytes:
-    body = b""
-    for data in pieces:
-        body += data
-        if len(body) > MAX_ERROR_BODY_BYTES:
-            break
-    return body[:MAX_ERROR_BODY_BYTES]
-
-
-async def _cut_async(pieces: AsyncIterable[bytes]) -> bytes:
-    body = b""
-    async for data in pieces:
-        body += data
-        if len(body) > MAX_ERROR_BODY_BYTES:
-            break
-    return body[:MAX_ERROR_BODY_BYTES]
+        call.break_off(error)
+    yield from call.stream.close()
+    return call.finish()
 
 
 def _bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMessage:

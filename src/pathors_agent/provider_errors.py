@@ -12,6 +12,9 @@ MAX_ERROR_BODY_BYTES = 64 * 1024
 # By these another try may succeed: RFC 9110 and what providers document.
 RETRYABLE_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 
+# Gateways wrap the error of a gateway before them; nobody has been seen to do it four times.
+_WRAPPINGS = 8
+
 _OK = 200
 
 
@@ -64,20 +67,20 @@ def _holds_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> bool:
     return ("message" in answer and "code" in answer) or "detail" in answer
 
 
-def _words(value: JSONValue) -> tuple[str, str | None, str | None]:
+def _words(value: JSONValue, depth: int = 0) -> tuple[str, str | None, str | None]:
     """Find message, code and type in an error of any shape; "" where there is no message."""
-    if isinstance(value, list) and value:
-        return _words(value[0])
+    if isinstance(value, list) and value and depth < _WRAPPINGS:
+        return _words(value[0], depth + 1)
     if isinstance(value, str):
         return value, None, None
     if not isinstance(value, dict):
         return "", None, None
     inner = value.get("error")
-    if isinstance(inner, dict | str) and inner:
-        words, code, kind = _words(inner)
+    if isinstance(inner, dict | str) and inner and depth < _WRAPPINGS:
+        words, code, kind = _words(inner, depth + 1)
         return words or _message(value), code or _code(value), kind
-    kind = value.get("type")
-    return _message(value), _code(value), kind if isinstance(kind, str) else None
+    named = value.get("type")
+    return _message(value), _code(value), named if isinstance(named, str) else None
 
 
 def _message(value: Mapping[str, JSONValue]) -> str:

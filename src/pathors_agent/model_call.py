@@ -1,0 +1,136 @@
+"""One model call: what to send, what an answer's status means, and how the call ended.
+
+Both loops make their calls through it; the reading and waiting is theirs.
+"""
+
+import time
+from collections.abc import AsyncIterable, Iterable
+from dataclasses import dataclass, field
+
+from pathors_agent.chat_completions import RequestTemplate
+from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError
+from pathors_agent.message_builder import Quirk
+from pathors_agent.messages import AssistantMessage, Usage
+from pathors_agent.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
+from pathors_agent.response_stream import ResponseStream
+from pathors_agent.retry import retry_after
+from pathors_agent.run import CallModel, Run
+from pathors_agent.telemetry import emit
+from pathors_agent.tools import ToolRegistry
+from pathors_agent.transport import AsyncResponse, Request, Response
+
+# Anything else is an error to read, redirects included: a key must not follow them.
+_GOOD_STATUSES = range(200, 300)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bindings:
+    """What a run's effects are performed with.
+
+    `context` reaches the tools as `ToolContext.context`. `quirks` gathers what had to be read
+    around in this run's answers, by kind; `known_quirks` are the kinds that were logged before.
+    """
+
+    tools: ToolRegistry
+    template: RequestTemplate
+    context: object = None
+    quirks: dict[str, Quirk] = field(default_factory=dict)
+    known_quirks: set[str] = field(default_factory=set)
+
+
+class ModelCall:
+    """One model call on its way: the request, the answer's stream, and how it ended."""
+
+    def __init__(self, run: Run, effect: CallModel, bindings: Bindings) -> None:
+        self._bindings = bindings
+        self._conversation = run.conversation
+        self._effect = effect
+        self._started = time.monotonic()
+        self.stream = ResponseStream(run.conversation.turns)
+
+    def request(self) -> Request:
+        """The request, in the conversation's session."""
+        body = self._bindings.template.encode(self._effect.messages)
+        return Request(body=body, session_id=self._conversation.session_id)
+
+    def check(self, response: Response) -> None:
+        """Raise the error that an error status brings; keep the session of a good answer."""
+        if not self._is_good(response):
+            raise self._refusal(response, _cut(response.pieces))
+
+    async def check_async(self, response: AsyncResponse) -> None:
+        """As `check`."""
+        if not self._is_good(response):
+            raise self._refusal(response, await _cut_async(response.pieces))
+
+    def _is_good(self, response: Response | AsyncResponse) -> bool:
+        if response.status not in _GOOD_STATUSES:
+            return False
+        if self._conversation.session_id is None:
+            self._conversation.session_id = response.session_id
+        return True
+
+    def _refusal(self, response: Response | AsyncResponse, body: bytes) -> ProviderError:
+        wait = retry_after(response.headers, now=time.time()) or None
+        return decode_error(response.status, body, retry_after=wait)
+
+    def break_off(self, error: TransportError) -> None:
+        """Raise what broke the answer off, unless all of it had arrived."""
+        if self.stream.is_complete:
+            return
+        if not self.stream.received or isinstance(error, ProviderError):
+            raise self._told(error)
+        broken = IncompleteResponse(str(error), partial=self.stream.partial)
+        raise self._told(broken) from error
+
+    def finish(self) -> AssistantMessage:
+        """Give the message, or raise what kept it from being complete."""
+        try:
+            message = self.stream.finish()
+        except TransportError as error:
+            raise self._told(error) from None
+        usage = message.usage or Usage()
+        emit(
+            "model_called",
+            key=self._effect.key,
+            session_id=self._conversation.session_id,
+            finish_reason=message.finish_reason,
+            tool_calls=len(message.tool_calls),
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            seconds=round(time.monotonic() - self._started, 6),
+        )
+        self._notice_quirks()
+        return message
+
+    def _notice_quirks(self) -> None:
+        """Keep what had to be read around, and log each kind once for this agent's endpoint."""
+        for quirk in self.stream.quirks:
+            self._bindings.quirks.setdefault(quirk.kind, quirk)
+            if quirk.kind not in self._bindings.known_quirks:
+                self._bindings.known_quirks.add(quirk.kind)
+                emit("provider_quirk", kind=quirk.kind, detail=quirk.detail)
+
+    def _told(self, error: TransportError) -> TransportError:
+        """Log the error, and give it the history from which a run goes on."""
+        error.messages = self._conversation.messages
+        emit("model_call_failed", key=self._effect.key, error=type(error).__name__)
+        return error
+
+
+def _cut(pieces: Iterable[bytes]) -> bytes:
+    body = b""
+    for data in pieces:
+        body += data
+        if len(body) > MAX_ERROR_BODY_BYTES:
+            break
+    return body[:MAX_ERROR_BODY_BYTES]
+
+
+async def _cut_async(pieces: AsyncIterable[bytes]) -> bytes:
+    body = b""
+    async for data in pieces:
+        body += data
+        if len(body) > MAX_ERROR_BODY_BYTES:
+            break
+    return body[:MAX_ERROR_BODY_BYTES]
