@@ -55,7 +55,7 @@ class Choice(msgspec.Struct, gc=False):
 
     delta: ChoiceDelta
     index: Literal[0] = 0
-    finish_reason: None = None
+    finish_reason: str | None = None
     logprobs: None = None
     error: None = None
 
@@ -88,9 +88,15 @@ def loads(text: str | bytes) -> JSONValue:
             value = json.loads(text, parse_constant=lambda _: None)
         except RecursionError:
             raise ValueError("nested too deeply") from None
-    if _is_deep(value):
+    if _counts_openers(text) > MAX_DEPTH and _is_deep(value):
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
     return value
+
+
+def _counts_openers(text: str | bytes) -> int:
+    if isinstance(text, str):
+        return text.count("[") + text.count("{")
+    return text.count(b"[") + text.count(b"{")
 
 
 def _is_deep(value: JSONValue) -> bool:

@@ -153,7 +153,8 @@ class ResponseStream:
                 self._take_cut_off_event(deltas)
             elif self._is_stream is False:
                 self._take_whole_body(deltas)
-        self._builder.finish(deltas)
+        if self._failure is None:
+            self._builder.finish(deltas)
         self._check_sizes()
         self._end()
         return deltas
@@ -274,12 +275,12 @@ class ResponseStream:
 
     # - From events to the message
 
-    def _take_chunks(  # noqa: C901, PLR0912  (the hot path: a call per event would be a tenth of it)
+    def _take_chunks(  # noqa: C901, PLR0912, PLR0915  (the hot path: a call costs a tenth)
         self, texts: Iterator[bytes], deltas: list[Delta]
     ) -> None:
         """Take events that are one `data` line each, a usual chunk in all likelihood."""
         builder = self._builder
-        if self._events < _HEAD_EVENTS or builder.half:
+        if builder.id is None or builder.half:
             self._take_loosely(texts, deltas)
         decode = _DECODER.decode
         for text in texts:
@@ -291,15 +292,19 @@ class ResponseStream:
                 continue
             self._events += 1
             for choice in chunk.choices:
+                if reason := choice.finish_reason:
+                    if reason == "error":
+                        self._events -= 1
+                        self._take_event("message", text.decode(errors="replace"), deltas)
+                        return
+                    builder.finish_reason = reason
                 delta = choice.delta
                 if reasoning := delta.reasoning_content or delta.reasoning:
                     builder.add_reasoning(reasoning, deltas)
                 if content := delta.content:
                     builder.text.append(content)
                     deltas.append(TextDelta(content))
-                if delta.tool_calls is None:
-                    continue
-                for piece in delta.tool_calls:
+                for piece in delta.tool_calls or ():
                     function = piece.function
                     call = builder.by_index.get(piece.index)
                     if call is None or piece.id or function.name:
@@ -316,12 +321,16 @@ class ResponseStream:
         That is the head of the stream, what follows the first half of a character, and, dropping
         them, what follows the end.
         """
-        while self.ended or self._events < _HEAD_EVENTS or self._builder.half:
+        while self.ended or self._builder.half or self._may_name_the_message():
             text = next(texts, None)
             if text is None:
                 return
             if not self.ended:
                 self._take_event("message", text.decode(errors="replace"), deltas)
+
+    def _may_name_the_message(self) -> bool:
+        """Whether the next event may be the one that has the id and the model."""
+        return self._builder.id is None and self._events < _HEAD_EVENTS
 
     def _take_piece(self, piece: CallPiece, deltas: list[Delta]) -> None:
         try:
