@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,14 @@ from jsonschema import Draft202012Validator
 
 from pathors_agent.chat_completions import (
     DEFAULT_PROFILE,
+    PROFILES,
     EndpointProfile,
     ModelOptions,
     RequestTemplate,
     encode_message,
+)
+from pathors_agent.chat_completions import (
+    PROFILES as NAMED_PROFILES,
 )
 from pathors_agent.messages import (
     AssistantMessage,
@@ -254,6 +259,46 @@ def test_reasoning_goes_back_with_calls_under_the_profiles_field() -> None:
     assert b"reasoning_content" not in encode_message(silent, profile)
 
 
+def test_extra_of_a_call_stays_here_where_the_profile_says_so() -> None:
+    profile = EndpointProfile(echoes_call_fields=False)
+    message = AssistantMessage(tool_calls=(call(signature="abc"),))
+
+    assert encode_message(message, profile).decode() == (
+        f'{{"role":"assistant","content":null,"tool_calls":[{wire_call()}]}}'
+    )
+
+
+@pytest.mark.parametrize(
+    "call_id", ["a", "call_abcdefgh", "ABCDEFGH-", "abcdefghi\n", "ü" * 9, "1" * 99]
+)
+def test_ids_become_nine_letters_and_digits_the_same_in_call_and_result(call_id: str) -> None:
+    profile = EndpointProfile(call_ids="nine")
+    called = json.loads(encode_message(AssistantMessage(tool_calls=(call(call_id),)), profile))
+    result = ToolMessage(tool_call_id=call_id, content="42")
+    answered = json.loads(encode_message(result, profile))
+
+    sent = called["tool_calls"][0]["id"]
+
+    assert re.fullmatch("[A-Za-z0-9]{9}", sent)
+    assert answered["tool_call_id"] == sent
+    assert json.loads(encode_message(result))["tool_call_id"] == call_id
+
+
+def test_ids_of_nine_letters_and_digits_stay() -> None:
+    result = ToolMessage(tool_call_id="Ab0Cd1Ef2", content="42")
+
+    wire = encode_message(result, EndpointProfile(call_ids="nine"))
+
+    assert wire == b'{"role":"tool","tool_call_id":"Ab0Cd1Ef2","content":"42"}'
+
+
+def test_different_ids_stay_different() -> None:
+    profile = EndpointProfile(call_ids="nine")
+    results = [ToolMessage(tool_call_id=f"call_{n}", content="") for n in range(2_000)]
+
+    assert len({encode_message(result, profile) for result in results}) == 2_000
+
+
 def test_echoed_fields_are_the_profiles() -> None:
     message = AssistantMessage(content="Hi.", extra={"b": None, "a": [1], "c": 2})
 
@@ -336,7 +381,7 @@ def test_request_with_everything() -> None:
             response_format={"type": "json_object"},
             extra={"user": "u-1", "logit_bias": None},
         ),
-        stream=False,
+        profile=EndpointProfile(streams=False),
     )
 
     assert template.encode([QUESTION]).decode() == (
@@ -401,9 +446,9 @@ def test_length_limit_goes_where_the_profile_says() -> None:
 def test_usage_is_asked_for_in_streams_only(
     stream: bool, include_usage: bool, expected: dict[str, object]
 ) -> None:
-    profile = EndpointProfile(include_usage=include_usage)
+    profile = EndpointProfile(streams=stream, include_usage=include_usage)
 
-    sent = body(RequestTemplate(stream=stream, profile=profile), [QUESTION])
+    sent = body(RequestTemplate(profile=profile), [QUESTION])
 
     assert {k: v for k, v in sent.items() if k.startswith("stream")} == expected
 
@@ -496,11 +541,11 @@ def assert_fits(contract: Draft202012Validator, request: object) -> None:
     assert problems == []
 
 
-PROFILES = [
-    EndpointProfile(),
+CONTRACT_PROFILES = [
+    *PROFILES.values(),
     EndpointProfile(system_role="developer", max_tokens_field="max_completion_tokens"),
-    EndpointProfile(null_content=False, include_usage=False),
     EndpointProfile(reasoning_field="reasoning_content", echoed_fields=("annotations",)),
+    EndpointProfile(streams=False, call_ids="nine"),
 ]
 OPTIONS = [
     ModelOptions(),
@@ -522,16 +567,14 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", CONTRACT_PROFILES)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("tools", [[], [LOOK]], ids=["no tools", "tools"])
-@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 def test_request_fits_the_published_contract(
     contract: Draft202012Validator,
     profile: EndpointProfile,
     options: ModelOptions,
     tools: list[JSONValue],
-    stream: bool,
 ) -> None:
     template = RequestTemplate(
         model="m",
@@ -539,7 +582,6 @@ def test_request_fits_the_published_contract(
         tools=tools,
         options=options,
         profile=profile,
-        stream=stream,
     )
 
     assert_fits(contract, body(template, [message for message, _ in ENCODED.values()]))
@@ -566,7 +608,9 @@ SAYABLE: st.SearchStrategy[Message] = st.one_of(
 )
 
 
-@given(history=st.lists(SAYABLE, min_size=1, max_size=4), profile=st.sampled_from(PROFILES))
+@given(
+    history=st.lists(SAYABLE, min_size=1, max_size=4), profile=st.sampled_from(CONTRACT_PROFILES)
+)
 def test_every_history_fits_the_published_contract(
     contract: Draft202012Validator, history: list[Message], profile: EndpointProfile
 ) -> None:
@@ -603,3 +647,40 @@ def test_long_history_is_encoded_once_not_at_every_request() -> None:
     again = statistics.median(cpu_seconds_to_encode(template, history) / 20 for _ in range(5))
 
     assert again < first / 3
+
+
+def test_endpoint_that_wants_nine_letters_gets_one_id_for_call_and_result() -> None:
+    profile = EndpointProfile(call_ids="nine")
+    asked = AssistantMessage(tool_calls=(call("call_abc"), call("abcDEF123")))
+    messages = [QUESTION, asked, ToolMessage(tool_call_id="call_abc", content="1")]
+
+    sent = body(RequestTemplate(profile=profile), messages)["messages"]
+
+    first, second = (entry["id"] for entry in sent[1]["tool_calls"])
+    assert re.fullmatch("[A-Za-z0-9]{9}", first)
+    assert second == "abcDEF123"
+    assert sent[2]["tool_call_id"] == first
+
+
+def test_strict_endpoint_gets_no_field_that_is_null_or_unknown() -> None:
+    asked = AssistantMessage(
+        tool_calls=(call("call_abc", signature="x"),), extra={"reasoning_details": [1]}
+    )
+
+    sent = body(RequestTemplate(profile=NAMED_PROFILES["strict"]), [QUESTION, asked])
+
+    assert sent == {
+        "messages": [
+            {"role": "user", "content": "Hello?"},
+            {"role": "assistant", "tool_calls": [json.loads(wire_call("call_abc"))]},
+        ],
+        "stream": True,
+    }
+
+
+def test_reasoning_goes_back_to_an_endpoint_that_asks_for_it() -> None:
+    asked = AssistantMessage(tool_calls=(call(),), reasoning="hm")
+
+    wire = json.loads(encode_message(asked, NAMED_PROFILES["deepseek"]))
+
+    assert wire["reasoning_content"] == "hm"

@@ -26,7 +26,7 @@ PUBLIC_NAMES = {
     *("Run", "CallModel", "CallTool"),
     # how a model is reached
     *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),
-    *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile"),
+    *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile", "PROFILES", "Quirk"),
     *("RetryingTransport", "AsyncRetryingTransport"),
     # what goes wrong
     *("AgentError", "ConversationError", "ToolDefinitionError", "RunNotFinished"),
@@ -35,7 +35,7 @@ PUBLIC_NAMES = {
 }
 
 # An alias has no `__doc__` of its own; a text below its definition documents it.
-ALIASES = {"JSONValue": "messages"}
+ALIASES = {"JSONValue": "messages", "PROFILES": "chat_completions"}
 
 # Each costs more to import than a command-line program wants to wait for `--help`.
 HEAVY = ["pydantic", "msgspec", "httpx2", "jsonschema", "structlog", "tenacity", "anyio", "asyncio"]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathors_agent.agent import Agent, AsyncAgent, RunResult
-    from pathors_agent.chat_completions import EndpointProfile, ModelOptions
+    from pathors_agent.chat_completions import PROFILES, EndpointProfile, ModelOptions
     from pathors_agent.conversation import Conversation
     from pathors_agent.errors import (
         AgentError,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from pathors_agent.history import dump_messages, load_messages
     from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
-    from pathors_agent.message_builder import ReasoningDelta, TextDelta, ToolCallDelta
+    from pathors_agent.message_builder import Quirk, ReasoningDelta, TextDelta, ToolCallDelta
     from pathors_agent.messages import (
         AssistantMessage,
         ContentPart,
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "PROFILES",
     "Agent",
     "AgentError",
     "AssistantMessage",
@@ -71,6 +72,7 @@ __all__ = [
     "MalformedResponse",
     "ModelOptions",
     "ProviderError",
+    "Quirk",
     "ReasoningDelta",
     "Request",
     "Response",
@@ -105,7 +107,7 @@ __all__ = [
 # Where each name lives; loaded at its first use, so that `import pathors_agent` costs nothing.
 _NAMES_BY_MODULE = {
     "agent": ("Agent", "AsyncAgent", "RunResult"),
-    "chat_completions": ("EndpointProfile", "ModelOptions"),
+    "chat_completions": ("PROFILES", "EndpointProfile", "ModelOptions"),
     "conversation": ("Conversation",),
     "errors": (
         "AgentError",
@@ -124,7 +126,7 @@ _NAMES_BY_MODULE = {
     ),
     "history": ("dump_messages", "load_messages"),
     "http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
-    "message_builder": ("ReasoningDelta", "TextDelta", "ToolCallDelta"),
+    "message_builder": ("Quirk", "ReasoningDelta", "TextDelta", "ToolCallDelta"),
     "messages": (
         "AssistantMessage",
         "ContentPart",

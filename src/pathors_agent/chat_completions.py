@@ -4,6 +4,7 @@ Each message is encoded once per profile and its bytes are kept on it, so that a
 what is new in the history and one join.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from pathors_agent.messages import (
 # OpenAI's rule for function names; some servers answer 400 to a history that breaks it.
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _NAME_LENGTH = 64
+_NINE = re.compile(r"[A-Za-z0-9]{9}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,25 +38,49 @@ class EndpointProfile:
 
     - `sends`: the whole history, or only what came after the last answer, for endpoints that keep
       the history themselves under a session id.
+    - `streams`: ask for a stream; False for endpoints that have none.
+    - `include_usage`: ask for token counts at the end of a stream (`stream_options`).
     - `system_role`: the wire role of system messages ("developer" for OpenAI's newer models).
     - `max_tokens_field`: where the answer's length limit goes.
-    - `reasoning_field`: the field under which reasoning goes back with messages that called
-      tools; None sends none. DeepSeek wants "reasoning_content".
-    - `echoed_fields`: unknown fields of an assistant message that go back as they came.
     - `null_content`: send `"content": null` beside tool calls; False leaves the field out.
-    - `include_usage`: ask for token counts at the end of a stream (`stream_options`).
+    - `reasoning_field`: the field under which reasoning goes back with messages that called
+      tools; None sends none.
+    - `echoed_fields`: unknown fields of an assistant message that go back as they came.
+    - `echoes_call_fields`: unknown fields of tool calls (thought signatures) go back, too.
+    - `call_ids`: "nine" for endpoints that take nothing but nine letters and digits; other ids
+      are replaced, the same everywhere in the request.
     """
 
     sends: Literal["history", "new_messages"] = "history"
+    streams: bool = True
+    include_usage: bool = True
     system_role: Literal["system", "developer"] = "system"
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    null_content: bool = True
     reasoning_field: str | None = None
     echoed_fields: tuple[str, ...] = ("reasoning_details",)
-    null_content: bool = True
-    include_usage: bool = True
+    echoes_call_fields: bool = True
+    call_ids: Literal["any", "nine"] = "any"
 
 
 DEFAULT_PROFILE = EndpointProfile()
+
+PROFILES = {
+    "default": DEFAULT_PROFILE,
+    # Its reasoning models refuse max_tokens.
+    "openai": EndpointProfile(max_tokens_field="max_completion_tokens"),
+    # Answers 400 to a history whose tool calls lack their reasoning (langchain-ai/langchain#34166).
+    "deepseek": EndpointProfile(reasoning_field="reasoning_content"),
+    # Answers 422 to fields and ids that it does not know (langchain-ai/langchain#24668).
+    "mistral": EndpointProfile(
+        include_usage=False, echoed_fields=(), echoes_call_fields=False, call_ids="nine"
+    ),
+    # For servers that refuse whatever their documentation does not name.
+    "strict": EndpointProfile(
+        include_usage=False, null_content=False, echoed_fields=(), echoes_call_fields=False
+    ),
+}
+"""Profiles by the name of what they suit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +115,6 @@ class RequestTemplate:
     tools: Sequence[JSONValue] = ()
     options: ModelOptions = field(default_factory=ModelOptions)
     profile: EndpointProfile = DEFAULT_PROFILE
-    stream: bool = True
 
     def encode(self, messages: Sequence[Message]) -> bytes:
         """Give the request body for these messages."""
@@ -127,13 +152,15 @@ class RequestTemplate:
             "parallel_tool_calls": options.parallel_tool_calls if self.tools else None,
             "reasoning_effort": options.reasoning_effort,
             "response_format": options.response_format,
-            "stream": self.stream,
+            "stream": self.profile.streams,
             "stream_options": self._stream_options(),
         }
         return {k: v for k, v in fields.items() if v is not None} | dict(options.extra)
 
     def _stream_options(self) -> dict[str, bool] | None:
-        return {"include_usage": True} if self.stream and self.profile.include_usage else None
+        return (
+            {"include_usage": True} if self.profile.streams and self.profile.include_usage else None
+        )
 
 
 _WIRE: MemberDescriptorType = MessageBase.__dict__["wire"]
@@ -160,8 +187,8 @@ def wire_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -
         case SystemMessage():
             return {"role": profile.system_role, **_name_and_content(message)}
         case ToolMessage():
-            content = _content(message.content)
-            return {"role": "tool", "tool_call_id": message.tool_call_id, "content": content}
+            call_id = _call_id(message.tool_call_id, profile)
+            return {"role": "tool", "tool_call_id": call_id, "content": _content(message.content)}
         case AssistantMessage():
             return _wire_assistant(message, profile)
         case _:
@@ -183,7 +210,7 @@ def _wire_assistant(message: AssistantMessage, profile: EndpointProfile) -> dict
     elif profile.null_content:
         wire["content"] = None
     if message.tool_calls:
-        wire["tool_calls"] = [_wire_call(call) for call in message.tool_calls]
+        wire["tool_calls"] = [_wire_call(call, profile) for call in message.tool_calls]
         if profile.reasoning_field and message.reasoning:
             wire[profile.reasoning_field] = message.reasoning
     for name in profile.echoed_fields:
@@ -192,12 +219,19 @@ def _wire_assistant(message: AssistantMessage, profile: EndpointProfile) -> dict
     return wire
 
 
-def _wire_call(call: ToolCall) -> dict[str, object]:
+def _wire_call(call: ToolCall, profile: EndpointProfile) -> dict[str, object]:
+    extra = call.extra if profile.echoes_call_fields else {}
     function = {
         "name": _NOT_IN_NAMES.sub("_", call.name)[:_NAME_LENGTH] or "unnamed",
         "arguments": call.arguments if call.arguments.strip() else "{}",
     }
-    return {**call.extra, "id": call.id, "type": "function", "function": function}
+    return {**extra, "id": _call_id(call.id, profile), "type": "function", "function": function}
+
+
+def _call_id(call_id: str, profile: EndpointProfile) -> str:
+    if profile.call_ids == "any" or _NINE.fullmatch(call_id):
+        return call_id
+    return hashlib.blake2b(call_id.encode(), digest_size=5).hexdigest()[:9]
 
 
 def _content(content: Content) -> object:
