@@ -20,7 +20,8 @@ ROWS = [
     "run tools response_stream",
     # - the core ends here -
     "transport telemetry dispatch stores",
-    "exchange endpoint http retry model_call drivers",
+    "exchange endpoint asked_timeouts http aiohttp_transport first_byte retry fallback"
+    " model_call drivers",
     "agent durable",
     "server testing offline",
     "__init__",  # the public names: what `from pathors_agent import ...` reads

@@ -3,19 +3,21 @@
 import base64
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.errors import AuthenticationError, TransportError
-from pathors_agent.exchange import Exchange, InvalidSetting, Timeouts
+from pathors_agent.exchange import Exchange, InvalidSetting, Secrets, Timeouts
 from pathors_agent.transport import Request
 
 if TYPE_CHECKING:
-    import httpx2
+    import httpx2  # for its URL: one reading of addresses, whatever client calls them
 
 # Shorter header values are words like "gzip", not secrets to be looked for in error texts.
 SHORTEST_SECRET = 8
@@ -38,58 +40,47 @@ class Endpoint:
         headers: Mapping[str, str],
         session_header: str,
     ) -> None:
-        import httpx2
-
         given = base_url or os.environ.get("PATHORS_BASE_URL")
-        url = _parsed(given or _hosted_base(project_id))
-        own = _authorization(api_key, url, needed=not given) | _checked_headers(headers)
-        self._url = _completions_url(url)
+        base = _parsed(given or _hosted_base(project_id))
+        own = _authorization(api_key, base, needed=not given) | _checked_headers(headers)
+        self.url = _completions_url(base)
         # Without what may be secret in an address: user name, password and query.
-        self.shown = str(self._url.copy_with(query=None))
-        self._host = str(self._url.copy_with(raw_path=b"")).rstrip("/")
+        self.shown = str(self.url.copy_with(query=None))
+        self._host = str(self.url.copy_with(raw_path=b"")).rstrip("/")
         self._timeouts = timeouts
         self._session_header = _checked_name(session_header)
-        self._headers = httpx2.Headers(_own_headers())
-        self._headers.update(own)
-        self._secrets = _secrets(url.password, *own.values())
+        self._headers = _merged(_own_headers(), own)
+        self._secrets = _secrets(base, own)
 
     def exchange(self) -> Exchange:
         """Begin one: its clock starts now."""
         return Exchange(self._host, self._timeouts, self._secrets)
 
-    def post(
-        self,
-        client: "httpx2.Client | httpx2.AsyncClient",
-        request: Request,
-        exchange: Exchange,
-        on_trace: Callable[[str, dict[str, Any]], object],
-    ) -> "httpx2.Request":
-        """Make the HTTP request; raise `TransportError` where it cannot be sent."""
-        return client.build_request(
-            "POST",
-            self._url,
-            content=request.body,
-            headers=self._headers_for(request),
-            extensions={"timeout": exchange.httpx_timeouts(), "trace": on_trace},
-        )
-
-    def _headers_for(self, request: Request) -> "httpx2.Headers":
-        headers = self._headers.copy()
+    def headers_for(self, request: Request) -> dict[str, str]:
+        """Give what goes with a request; raise `TransportError` where it cannot be sent."""
         try:
-            headers.update(_checked_headers(request.headers))
-            if request.session_id is not None:
-                headers[self._session_header] = _checked_value("The session id", request.session_id)
+            headers = _checked_headers(request.headers)
+            return _merged(self._headers, headers, self._session(request.session_id))
         except InvalidSetting as error:
             raise TransportError(str(error), retryable=False) from None
-        return headers
 
-    def head(self, answer: "httpx2.Response") -> dict[str, Any]:
+    def _session(self, session_id: str | None) -> dict[str, str]:
+        if session_id is None:
+            return {}
+        return {self._session_header: _checked_value("The session id", session_id)}
+
+    def head(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
         """Give what an answer says before its body, by the names of `Response`."""
-        return {
-            "status": answer.status_code,
-            "headers": dict(answer.headers),
-            "session_id": answer.headers.get(self._session_header),
-        }
+        session_id = headers.get(self._session_header.lower())
+        return {"status": status, "headers": headers, "session_id": session_id}
+
+
+def chosen_profile(
+    profile: EndpointProfile | None, sends: Literal["history", "new_messages"] | None
+) -> EndpointProfile:
+    """Give the profile that a transport's arguments mean."""
+    profile = profile or DEFAULT_PROFILE
+    return replace(profile, sends=sends) if sends else profile
 
 
 def _hosted_base(project_id: str | None) -> str:
@@ -133,10 +124,20 @@ def _authorization(api_key: str | None, url: "httpx2.URL", *, needed: bool) -> d
     return {}
 
 
-def _secrets(*values: str) -> list[str]:
-    """Pick what must not stand in an error text: of "Bearer x" the x."""
-    words = (value.rpartition(" ")[2] for value in values)
-    return [word for word in words if len(word) >= SHORTEST_SECRET]
+def _secrets(base: "httpx2.URL", headers: Mapping[str, str]) -> Secrets:
+    """Pick what must not stand in an error: of "Bearer x" the x."""
+    words = (value.rpartition(" ")[2] for value in (base.password, *headers.values()))
+    query = base.query.decode()
+    return Secrets(
+        [word for word in words if len(word) >= SHORTEST_SECRET],
+        query if len(query) >= SHORTEST_SECRET else "",
+    )
+
+
+def _merged(*groups: Mapping[str, str]) -> dict[str, str]:
+    """Join groups of headers; the last of a name wins, in whatever case it is written."""
+    named = {name.lower(): (name, value) for group in groups for name, value in group.items()}
+    return dict(named.values())
 
 
 def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -1,16 +1,11 @@
 """Follow one request and its answer: how long it may wait, and how its failures are told."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
 from pathors_agent.errors import AgentError, TransportError
-
-if TYPE_CHECKING:
-    import httpx2
 
 # A lost SYN is sent again after 1 and 3 seconds: time for both, and for TLS.
 CONNECT_SECONDS = 5.0
@@ -23,8 +18,9 @@ WHOLE_SECONDS = 1800.0
 # After `[DONE]` comes the end of the body, mostly in the same packet; a new connection costs more.
 DRAIN_SECONDS = 0.05
 DRAIN_BYTES = 16 * 1024
-# Eleven days: sockets refuse infinity.
-NEVER_SECONDS = 1e6
+
+_FIRST_ERROR = 400
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class InvalidSetting(AgentError, ValueError):
@@ -35,7 +31,8 @@ class InvalidSetting(AgentError, ValueError):
 class Timeouts:
     """How many seconds the parts of one request may take; None sets no limit.
 
-    - `connect`: to get a connection; an address of the host and its TLS handshake count anew.
+    - `connect`: to get a connection; with HTTPTransport and AsyncHTTPTransport, each address of
+      the host and its TLS handshake count anew.
     - `first_byte`: from the end of the request to the first byte of the answer's body.
     - `between_bytes`: any silence after that. A comment that keeps a stream alive ends it.
     - `whole`: from the start of the request to the last byte of its answer.
@@ -61,9 +58,25 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 
 class Exchange:
-    """One request and its answer: how long it may still wait, and how its failures are told."""
+    """One request and its answer: how long it may still wait, and how its failures are told.
 
-    def __init__(self, host: str, timeouts: Timeouts, secrets: list[str]) -> None:
+    Times are those of `time.monotonic`.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_drained_from",
+        "_first_end",
+        "_host",
+        "_is_error",
+        "_received",
+        "_secrets",
+        "_timeouts",
+        "_waited_for",
+        "_whole_end",
+    )
+
+    def __init__(self, host: str, timeouts: Timeouts, secrets: "Secrets") -> None:
         self._host = host
         self._timeouts = timeouts
         self._secrets = secrets
@@ -72,18 +85,41 @@ class Exchange:
         self._received = 0
         self._drained_from = 0
         self._is_error = False
-        self._waited_for = "first_byte"
+        self._waited_for = "whole"
         self._closed = False
 
-    def httpx_timeouts(self) -> dict[str, float | None]:
-        """Give the limits in the shape that httpx2 wants."""
-        connect, write, first = (
-            _finite(min(self._timeouts.seconds(name), self._timeouts.seconds("whole")))
-            for name in ("connect", "between_bytes", "first_byte")
-        )
-        read = _AskedTimeout(first or NEVER_SECONDS)
-        read.seconds_left = self.seconds_left
-        return {"connect": connect, "pool": connect, "write": write, "read": read}
+    # - how long -
+
+    def seconds_for(self, name: str) -> float | None:
+        """Say how long a step before the answer may take, None for ever."""
+        return _finite(min(self._timeouts.seconds(name), self._timeouts.seconds("whole")))
+
+    def seconds_left(self) -> float | None:
+        """Say how long the next read may wait, None for ever; raise when no time is left."""
+        if self._closed:
+            raise TransportError(f"The answer of {self._host} was closed before its end.")
+        now = monotonic()
+        left = self.read_end(now) - now
+        if left <= 0:
+            raise self.timed_out()
+        return _finite(left)
+
+    def write_end(self, start: float) -> float:
+        """Say until when the sending of the body may go on."""
+        return self._end(start + self._timeouts.seconds("between_bytes"), "between_bytes")
+
+    def read_end(self, start: float) -> float:
+        """Say until when a read may wait that starts, or started, at that time."""
+        if self._received:
+            return self._end(start + self._timeouts.seconds("between_bytes"), "between_bytes")
+        if self._first_end is None:
+            self._first_end = start + self._timeouts.seconds("first_byte")
+        return self._end(self._first_end, "first_byte")
+
+    def _end(self, when: float, name: str) -> float:
+        """Choose the first of that end and the end of all; note which limit it is."""
+        when, self._waited_for = min((when, name), (self._whole_end, "whole"))
+        return when
 
     def hurry(self) -> None:
         """Leave only a moment for what is still on its way."""
@@ -99,39 +135,14 @@ class Exchange:
         """Let nothing more be read."""
         self._closed = True
 
-    def seconds_left(self) -> float | None:
-        """Say how long the next read may wait, None for ever; raise when no time is left."""
-        if self._closed:
-            raise TransportError(f"The answer of {self._host} was closed before its end.")
-        now = monotonic()
-        left, self._waited_for = min(self._silence_left(now), (self._whole_end - now, "whole"))
-        if left <= 0:
-            raise self._timed_out(self._waited_for)
-        return _finite(left)
+    # - the answer -
 
-    def _silence_left(self, now: float) -> tuple[float, str]:
-        if self._received:
-            return self._timeouts.seconds("between_bytes"), "between_bytes"
-        if self._first_end is None:
-            self._first_end = now + self._timeouts.seconds("first_byte")
-        return self._first_end - now, "first_byte"
-
-    def on_trace(self, event: str, info: dict[str, Any]) -> None:
-        """Take over a new connection, before anything is read from it."""
-        if event.endswith(_CONNECTED):
-            _ask_before_reads(info["return_value"])
-
-    async def on_trace_async(self, event: str, info: dict[str, Any]) -> None:
-        """As `on_trace`."""
-        self.on_trace(event, info)
-
-    def opened(self, answer: "httpx2.Response") -> None:
-        """Take over the answer's connection; refuse an answer that sends us elsewhere."""
-        self._is_error = answer.is_error
-        _ask_before_reads(answer.extensions.get("network_stream"))
-        if answer.has_redirect_location:
+    def opened(self, status: int, headers: Mapping[str, str]) -> None:
+        """Take note of an answer's head; refuse one that sends us elsewhere."""
+        self._is_error = status >= _FIRST_ERROR
+        if status in _REDIRECTS and "location" in headers:
             raise TransportError(
-                f"{self._host} answered {answer.status_code}: its address has moved. Redirects are "
+                f"{self._host} answered {status}: its address has moved. Redirects are "
                 "not followed, so that the key stays here; set base_url to the new address.",
                 retryable=False,
             )
@@ -140,43 +151,34 @@ class Exchange:
         """Note a piece of the body; raise where it came too late."""
         self._received += len(piece)
         if monotonic() >= self._whole_end:
-            raise self._timed_out("whole")
+            raise self.timed_out("whole")
 
     def masked(self, piece: bytes) -> bytes:
         """Give a piece of the body, without the secrets that an error may quote.
 
         A secret cut in two by the network is not found; errors are a piece each, nearly always.
         """
-        if self._is_error:
-            for secret in self._secrets:
-                piece = piece.replace(secret.encode(), b"***")
-        return piece
+        return self._secrets.masked_bytes(piece) if self._is_error else piece
 
-    def failure(self, error: Exception) -> TransportError:
-        """Tell an error of httpx2 in our words."""
-        names = [cls.__name__ for cls in type(error).__mro__]
-        limit = next((_TIMEOUTS[name] for name in names if name in _TIMEOUTS), None)
-        if limit is not None:
-            return self._timed_out(limit or self._waited_for)
-        text = next(_FAILURES[name] for name in names if name in _FAILURES)
+    # - failures -
+
+    def failure(self, kind: str, error: Exception, reason: str = "") -> TransportError:
+        """Tell an error of an HTTP client in our words; `kind` is one of `FAILURES`."""
+        reason = self._secrets.masked(reason or _reason(error)).rstrip(".")
         return TransportError(
-            text.format(host=self._host, received=self._received, reason=self._reason(error)),
-            retryable=not (_FINAL.intersection(names) or _refuses_certificate(error)),
+            FAILURES[kind].format(host=self._host, received=self._received, reason=reason),
+            retryable=not (kind in _FINAL or _refuses_certificate(error)),
         )
 
     def cause(self, error: Exception) -> Exception | None:
         """Give the error to chain: none, where it quotes a secret."""
-        texts = [str(link) for link in _chain(error)]
-        return None if any(secret in text for secret in self._secrets for text in texts) else error
+        # A repr, too: a logger may show it, and that of aiohttp's errors holds all headers.
+        texts = [text for link in _chain(error) for text in (str(link), repr(link))]
+        return None if any(map(self._secrets.are_in, texts)) else error
 
-    def _reason(self, error: Exception) -> str:
-        texts = (str(link) for link in _chain(error))
-        reason = next(filter(None, texts), type(error).__name__)
-        for secret in self._secrets:
-            reason = reason.replace(secret, "***")
-        return reason.rstrip(".")
-
-    def _timed_out(self, name: str) -> TransportError:
+    def timed_out(self, name: str | None = None) -> TransportError:
+        """Tell that a limit was reached: the one of that name, or that of the last wait."""
+        name = name or self._waited_for
         name = min(name, "whole", key=self._timeouts.seconds) if name == "connect" else name
         seconds = self._timeouts.seconds(name)
         return TransportError(
@@ -186,57 +188,56 @@ class Exchange:
         )
 
 
-class _AskedTimeout(float):
-    """A read timeout that our connections ask anew before each read; to others a number."""
+class Secrets:
+    """What must stand in no error: keys, passwords, and an address's query.
 
-    seconds_left: Callable[[], float | None]
-
-
-def _ask_before_reads(stream: Any) -> None:
-    """Make a connection ask before each read how long it may wait.
-
-    httpcore2 looks up the read timeout once for a whole body, so it can neither differ between
-    the first piece and the rest nor shrink towards the end of the time for the whole.
+    A query is not masked in what a provider says: its words are seldom secret, often of use.
     """
-    with suppress(TypeError):  # a test client's answer has no connection
-        if "read" in vars(stream):
-            return
-        read = stream.read
 
-        def asking_read(max_bytes: int, timeout: float | None = None) -> Any:
-            asked = timeout.seconds_left() if isinstance(timeout, _AskedTimeout) else timeout
-            return read(max_bytes, asked)
+    def __init__(self, values: list[str], query: str = "") -> None:
+        self._values = values
+        self._query = query
 
-        stream.read = asking_read
+    def masked(self, text: str) -> str:
+        """Give the text with stars for each secret."""
+        for secret in filter(None, [*self._values, self._query]):
+            text = text.replace(secret, "***")
+        return text
+
+    def masked_bytes(self, body: bytes) -> bytes:
+        """Give a piece of a body with stars for each key and password."""
+        for secret in self._values:
+            body = body.replace(secret.encode(), b"***")
+        return body
+
+    def are_in(self, text: str) -> bool:
+        """Tell whether a text holds one."""
+        return self.masked(text) != text
 
 
-# Events of httpcore2 that bring a connection.
-_CONNECTED = (".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")
-# Errors of httpx2 by name: the limit that ran out ("": the one that reads wait for).
-_TIMEOUTS = {
-    "ConnectTimeout": "connect",
-    "PoolTimeout": "connect",
-    "WriteTimeout": "between_bytes",
-    "ReadTimeout": "",
-}
 _SLOW = {
     "connect": "No connection to {host} within {seconds:g} s",
     "first_byte": "{host} sent no byte of an answer's body within {seconds:g} s",
     "between_bytes": "{host} was silent for {seconds:g} s",
     "whole": "{host} did not finish within {seconds:g} s",
 }
-_FAILURES = {
-    "ConnectError": "No connection to {host}: {reason}.",
-    "ProxyError": "The proxy gave no connection to {host}: {reason}.",
-    "WriteError": "The connection to {host} broke while the request was sent: {reason}.",
-    "ReadError": "The connection to {host} broke after {received} bytes of the answer: {reason}.",
-    "RemoteProtocolError": "{host} cut off or garbled its answer after {received} bytes: {reason}.",
-    "DecodingError": "{host} sent a body that cannot be decompressed, after {received} bytes: "
-    "{reason}.",
-    "HTTPError": "The request to {host} failed after {received} bytes of the answer: {reason}.",
+FAILURES = {
+    "connect": "No connection to {host}: {reason}.",
+    "proxy": "The proxy gave no connection to {host}: {reason}.",
+    "write": "The connection to {host} broke while the request was sent: {reason}.",
+    "read": "The connection to {host} broke after {received} bytes of the answer: {reason}.",
+    "format": "{host} cut off or garbled its answer after {received} bytes: {reason}.",
+    "packing": "{host} sent a body that cannot be decompressed, after {received} bytes: {reason}.",
+    "other": "The request to {host} failed after {received} bytes of the answer: {reason}.",
+    "request": "The request to {host} cannot be sent: {reason}.",
 }
 # The same request would fail in the same way.
-_FINAL = frozenset({"DecodingError", "LocalProtocolError", "UnsupportedProtocol"})
+_FINAL = frozenset({"packing", "request"})
+
+
+def _reason(error: Exception) -> str:
+    texts = (str(link) for link in _chain(error))
+    return next(filter(None, texts), type(error).__name__)
 
 
 def _refuses_certificate(error: Exception) -> bool:

@@ -3,14 +3,19 @@
 httpx2 does the work; it is imported when a transport is constructed.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
-from pathors_agent.endpoint import Endpoint
+from pathors_agent.asked_timeouts import (
+    ask_before_reads,
+    asked_timeouts,
+    on_trace,
+    on_trace_async,
+)
+from pathors_agent.chat_completions import EndpointProfile
+from pathors_agent.endpoint import Endpoint, chosen_profile
 from pathors_agent.errors import TransportError
 from pathors_agent.exchange import DEFAULT_TIMEOUTS, Exchange, InvalidSetting, Timeouts
 from pathors_agent.transport import AsyncResponse, AsyncTransport, Request, Response, Transport
@@ -51,7 +56,7 @@ class HTTPTransport(Transport):
         self._endpoint = Endpoint(
             base_url, api_key, project_id, timeouts, headers or {}, session_header
         )
-        self.profile = _profile(profile, sends)
+        self.profile = chosen_profile(profile, sends)
         self._owns_client = client is None
         self._client = client or httpx2.Client(**_own_client_settings())
         self._http_error = httpx2.HTTPError
@@ -66,18 +71,17 @@ class HTTPTransport(Transport):
         answer = self._open(request, exchange)
         pieces = self._pieces(answer, exchange)
         try:
-            exchange.opened(answer)
-            yield Response(**self._endpoint.head(answer), pieces=pieces)
+            yield Response(**_head(self._endpoint, exchange, answer), pieces=pieces)
             self._drain(pieces, exchange)
         finally:
             answer.close()
 
     def _open(self, request: Request, exchange: Exchange) -> "httpx2.Response":
-        posted = self._endpoint.post(self._client, request, exchange, exchange.on_trace)
+        posted = _post(self._client, self._endpoint, request, exchange, on_trace)
         try:
             return self._client.send(posted, stream=True, follow_redirects=False)
         except self._http_error as error:
-            raise exchange.failure(error) from exchange.cause(error)
+            raise _failure(exchange, error) from exchange.cause(error)
 
     def _drain(self, pieces: Iterator[bytes], exchange: Exchange) -> None:
         """Read the last bytes that are on their way, so that the connection can serve again."""
@@ -92,7 +96,7 @@ class HTTPTransport(Transport):
                 exchange.count(piece)
                 yield exchange.masked(piece)
         except self._http_error as error:
-            raise exchange.failure(error) from exchange.cause(error)
+            raise _failure(exchange, error) from exchange.cause(error)
 
     def close(self) -> None:
         """Close the connections, unless they belong to a client that was passed in."""
@@ -127,7 +131,7 @@ class AsyncHTTPTransport(AsyncTransport):
         self._endpoint = Endpoint(
             base_url, api_key, project_id, timeouts, headers or {}, session_header
         )
-        self.profile = _profile(profile, sends)
+        self.profile = chosen_profile(profile, sends)
         self._owns_client = client is None
         self._client = client or httpx2.AsyncClient(**_own_client_settings())
         self._http_error = httpx2.HTTPError
@@ -142,8 +146,7 @@ class AsyncHTTPTransport(AsyncTransport):
         answer = await self._open(request, exchange)
         pieces = _AsyncPieces(answer.aiter_bytes(), exchange, self._http_error)
         try:
-            exchange.opened(answer)
-            yield AsyncResponse(**self._endpoint.head(answer), pieces=pieces)
+            yield AsyncResponse(**_head(self._endpoint, exchange, answer), pieces=pieces)
             await self._drain(pieces, exchange)
         finally:
             await answer.aclose()
@@ -158,11 +161,11 @@ class AsyncHTTPTransport(AsyncTransport):
                     break
 
     async def _open(self, request: Request, exchange: Exchange) -> "httpx2.Response":
-        posted = self._endpoint.post(self._client, request, exchange, exchange.on_trace_async)
+        posted = _post(self._client, self._endpoint, request, exchange, on_trace_async)
         try:
             return await self._client.send(posted, stream=True, follow_redirects=False)
         except self._http_error as error:
-            raise exchange.failure(error) from exchange.cause(error)
+            raise _failure(exchange, error) from exchange.cause(error)
 
     async def aclose(self) -> None:
         """As `HTTPTransport.close`."""
@@ -198,7 +201,7 @@ class _AsyncPieces:
         try:
             piece = await self._source.__anext__()
         except self._http_error as error:
-            raise self._exchange.failure(error) from self._exchange.cause(error)
+            raise _failure(self._exchange, error) from self._exchange.cause(error)
         self._exchange.count(piece)
         return self._exchange.masked(piece)
 
@@ -215,11 +218,59 @@ class _AsyncPieces:
                     pass
 
 
-def _profile(
-    profile: EndpointProfile | None, sends: Literal["history", "new_messages"] | None
-) -> EndpointProfile:
-    profile = profile or DEFAULT_PROFILE
-    return replace(profile, sends=sends) if sends else profile
+def _post(
+    client: "httpx2.Client | httpx2.AsyncClient",
+    endpoint: Endpoint,
+    request: Request,
+    exchange: Exchange,
+    trace: Callable[[str, dict[str, Any]], object],
+) -> "httpx2.Request":
+    """Make the HTTP request; raise `TransportError` where it cannot be sent."""
+    return client.build_request(
+        "POST",
+        endpoint.url,
+        content=request.body,
+        headers=endpoint.headers_for(request),
+        extensions={"timeout": asked_timeouts(exchange), "trace": trace},
+    )
+
+
+def _head(endpoint: Endpoint, exchange: Exchange, answer: "httpx2.Response") -> dict[str, Any]:
+    """Take over an answer: its connection, and what it says before its body."""
+    headers = dict(answer.headers)
+    exchange.opened(answer.status_code, headers)
+    ask_before_reads(answer.extensions.get("network_stream"))
+    return endpoint.head(answer.status_code, headers)
+
+
+def _failure(exchange: Exchange, error: Exception) -> TransportError:
+    """Tell an error of httpx2 in our words."""
+    names = [cls.__name__ for cls in type(error).__mro__]
+    limit = next((_TIMEOUTS[name] for name in names if name in _TIMEOUTS), None)
+    if limit is not None:
+        return exchange.timed_out(limit or None)
+    return exchange.failure(next(_KINDS[name] for name in names if name in _KINDS), error)
+
+
+# Errors of httpx2 by name: the limit that ran out ("": the one that reads wait for).
+_TIMEOUTS = {
+    "ConnectTimeout": "connect",
+    "PoolTimeout": "connect",
+    "WriteTimeout": "between_bytes",
+    "ReadTimeout": "",
+}
+# The others by name: the kind of failure.
+_KINDS = {
+    "ConnectError": "connect",
+    "ProxyError": "proxy",
+    "WriteError": "write",
+    "ReadError": "read",
+    "RemoteProtocolError": "format",
+    "DecodingError": "packing",
+    "LocalProtocolError": "request",
+    "UnsupportedProtocol": "request",
+    "HTTPError": "other",
+}
 
 
 def _own_client_settings() -> dict[str, Any]:
