@@ -1,0 +1,100 @@
+"""Run an agent in each way there is: blocking, on asyncio, on trio."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from pathors_agent.agent import Agent, AsyncAgent, Prompt, RunResult
+from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.conversation import Conversation
+from pathors_agent.message_builder import Delta
+from pathors_agent.messages import Message
+from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport
+from pathors_agent.transport import Request
+
+WAYS = ("blocking", "asyncio", "trio")
+
+
+@dataclass
+class Way:
+    """Runs agents on scripted models; what was yielded and sent is kept."""
+
+    name: str
+    items: list[Delta | Message] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    sent: list[Request] = field(default_factory=list)
+
+    def run(
+        self,
+        *script: Entry,
+        prompt: Prompt | None = None,
+        conversation: Conversation | None = None,
+        session_id: str | None = None,
+        context: object = None,
+        profile: EndpointProfile = DEFAULT_PROFILE,
+        cut: int | None = None,
+        **settings: Any,
+    ) -> RunResult:
+        """Run an agent with these settings through a script."""
+        call: dict[str, Any] = {
+            "conversation": conversation,
+            "session_id": session_id,
+            "context": context,
+        }
+        transport = self._transport(script, profile, cut)
+        if isinstance(transport, ScriptedTransport):
+            return Agent(transport, **settings).run(prompt, **call)
+        return self.on_loop(lambda: AsyncAgent(transport, **settings).run(prompt, **call))
+
+    def stream(
+        self,
+        *script: Entry,
+        prompt: Prompt | None = None,
+        conversation: Conversation | None = None,
+        stop_after: int | None = None,
+        cut: int | None = None,
+        **settings: Any,
+    ) -> RunResult:
+        """As `run`, streamed into `items`; leave the stream by a `break` after so many items."""
+        transport = self._transport(script, DEFAULT_PROFILE, cut)
+        if isinstance(transport, AsyncScriptedTransport):
+            agent = AsyncAgent(transport, **settings)
+            return self.on_loop(lambda: self._follow(agent, prompt, conversation, stop_after))
+        with Agent(transport, **settings).stream(prompt, conversation=conversation) as stream:
+            for item in stream:
+                self.items.append(item)
+                if len(self.items) == stop_after:
+                    break
+        return stream.result
+
+    async def _follow(
+        self,
+        agent: AsyncAgent,
+        prompt: Prompt | None,
+        conversation: Conversation | None,
+        stop_after: int | None,
+    ) -> RunResult:
+        async with agent.stream(prompt, conversation=conversation) as stream:
+            async for item in stream:
+                self.items.append(item)
+                if len(self.items) == stop_after:
+                    break
+        return stream.result
+
+    def on_loop(self, function: Callable[[], Awaitable[RunResult]]) -> RunResult:
+        """Run an async function on this way's event loop."""
+
+        async def main() -> RunResult:
+            return await function()
+
+        return anyio.run(main, backend=self.name)
+
+    def _transport(
+        self, script: Sequence[Entry], profile: EndpointProfile, cut: int | None
+    ) -> ScriptedTransport | AsyncScriptedTransport:
+        kind = ScriptedTransport if self.name == "blocking" else AsyncScriptedTransport
+        transport = kind(*script, profile=profile, cut=cut)
+        self.requests, self.sent = transport.requests, transport.sent
+        return transport
