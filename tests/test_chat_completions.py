@@ -652,7 +652,8 @@ def test_long_history_is_encoded_once_not_at_every_request() -> None:
 def test_endpoint_that_wants_nine_letters_gets_one_id_for_call_and_result() -> None:
     profile = EndpointProfile(call_ids="nine")
     asked = AssistantMessage(tool_calls=(call("call_abc"), call("abcDEF123")))
-    messages = [QUESTION, asked, ToolMessage(tool_call_id="call_abc", content="1")]
+    result = ToolMessage(tool_call_id="call_abc", content="1")
+    messages: list[Message] = [QUESTION, asked, result]
 
     sent = body(RequestTemplate(profile=profile), messages)["messages"]
 
@@ -684,3 +685,14 @@ def test_reasoning_goes_back_to_an_endpoint_that_asks_for_it() -> None:
     wire = json.loads(encode_message(asked, NAMED_PROFILES["deepseek"]))
 
     assert wire["reasoning_content"] == "hm"
+
+
+def test_half_a_character_is_sent_as_a_replacement() -> None:
+    assert encode_message(UserMessage(content="a\ud83d")) == (
+        '{"role":"user","content":"a\ufffd"}'.encode()
+    )
+
+
+def test_options_that_would_replace_the_conversation_are_refused() -> None:
+    with pytest.raises(ValueError, match="extra\\['messages'\\]"):
+        ModelOptions(extra={"messages": []})

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "pathors_agent"
 # `server`. Every module must have a place here.
 ROWS = [
     "messages",
-    "errors sse partial_json",
+    "errors sse partial_json json_text",
     "history conversation"
     " docstring signature arguments schema"
     " message_builder provider_errors chunks completion_bytes chat_completions",

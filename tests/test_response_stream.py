@@ -16,6 +16,7 @@ from pathors_agent.errors import (
     ProviderError,
     TransportError,
 )
+from pathors_agent.json_text import whole_characters
 from pathors_agent.message_builder import (
     MAX_CALLS,
     MAX_CHOICES,
@@ -24,7 +25,6 @@ from pathors_agent.message_builder import (
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
-    whole_characters,
 )
 from pathors_agent.messages import AssistantMessage, ToolCall, Usage
 from pathors_agent.response_stream import ResponseStream

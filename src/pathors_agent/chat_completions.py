@@ -12,8 +12,7 @@ from functools import cached_property
 from types import MemberDescriptorType
 from typing import Literal
 
-import msgspec
-
+from pathors_agent.json_text import write_json
 from pathors_agent.messages import (
     AssistantMessage,
     Content,
@@ -101,6 +100,10 @@ class ModelOptions:
     response_format: Mapping[str, JSONValue] | None = None
     extra: Mapping[str, JSONValue] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if "messages" in self.extra:
+            raise ValueError("extra['messages'] would replace the conversation; leave it out")
+
 
 @dataclass(frozen=True)
 class RequestTemplate:
@@ -135,7 +138,7 @@ class RequestTemplate:
     def _rest(self) -> bytes:
         """The body after the messages: every other field, and the closing brace."""
         # Never just a brace: `stream` is always there.
-        return b"," + msgspec.json.encode(self._fields())[1:]
+        return b"," + write_json(self._fields())[1:]
 
     def _fields(self) -> dict[str, object]:
         options = self.options
@@ -175,7 +178,7 @@ def encode_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE)
             return kept[1]
     except AttributeError:
         pass
-    data = msgspec.json.encode(wire_message(message, profile))
+    data = write_json(wire_message(message, profile))
     # The message is frozen to its users; this slot is no part of its value.
     _WIRE.__set__(message, (profile, data))
     return data

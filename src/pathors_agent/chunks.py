@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from pathors_agent.errors import ProviderError
-from pathors_agent.message_builder import Delta, MessageBuilder, write_json
+from pathors_agent.json_text import write_json
+from pathors_agent.message_builder import Delta, MessageBuilder
 from pathors_agent.messages import JSONValue, Usage
 from pathors_agent.provider_errors import find_error
 

@@ -11,6 +11,7 @@ from reprlib import repr as short_repr
 from pydantic import TypeAdapter, ValidationError
 
 from pathors_agent.errors import ConversationError
+from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue, Message
 
 VERSION = 1
@@ -24,9 +25,7 @@ _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 def dump_messages(messages: Iterable[Message]) -> str:
     """Write messages as one JSON text."""
     dumped = [dump_message(message) for message in messages]
-    return json.dumps(
-        {"version": VERSION, "messages": dumped}, ensure_ascii=False, separators=(",", ":")
-    )
+    return write_json({"version": VERSION, "messages": dumped}).decode()
 
 
 def dump_message(message: Message) -> dict[str, JSONValue]:

@@ -4,10 +4,9 @@ What servers really send is less tidy than OpenAI's documentation: the rules her
 piece belongs to and what is set or appended. Whatever had to be mended is noted as a `Quirk`.
 """
 
-import json
-
 import msgspec
 
+from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage, unused_call_id
 from pathors_agent.partial_json import PartialJSON
 
@@ -351,20 +350,3 @@ def _gather(fields: dict[str, JSONValue], name: str, value: JSONValue) -> None:
             _gather(kept, key, item)
     else:
         fields[name] = value
-
-
-def write_json(value: JSONValue) -> bytes:
-    """Write a value that was read from JSON; surrogate halves become whole characters."""
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        return whole_characters(json.dumps(value, ensure_ascii=False)).encode()
-
-
-def whole_characters(text: str) -> str:
-    """Join surrogate halves that meet; one that stays alone becomes U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

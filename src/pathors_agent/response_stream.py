@@ -89,8 +89,8 @@ class ResponseStream:
         self._head = b""  # the start of the body, to find out what it is and for errors
         self._is_stream: bool | None = None  # None until the first byte that is no space
         self._line_ends = LineEnds()
-        self._tail: list[bytes] = []  # what follows the last whole event, joined once
-        self._tail_size = 0
+        # What follows the last whole event. A list of pieces would cost 80 bytes for each.
+        self._tail = bytearray()
         self._may_take_fast_lane = False
         # Events are measured before they are parsed; the parser counts a line end more.
         self._parser = SSEParser(max_event_bytes=2 * max_event_bytes)
@@ -201,11 +201,11 @@ class ResponseStream:
     def _take_lines(self, data: bytes, deltas: list[Delta]) -> None:
         """Take the whole events in `data`, where LF is the only line end; keep the rest."""
         if self._tail:
-            if not (b"\n\n" in data or (data[:1] == b"\n" and self._tail[-1][-1:] == b"\n")):
+            if not (b"\n\n" in data or (data[:1] == b"\n" and self._tail.endswith(b"\n"))):
                 self._hold(data, self._max_event, "an event")
                 return
-            data = b"".join((*self._tail, data))
-            self._tail, self._tail_size = [], 0
+            data = bytes(self._tail) + data
+            self._tail.clear()
         end = data.rfind(b"\n\n") + 2
         if end > 1:
             self._take_events(data[:end] if end < len(data) else data, deltas)
@@ -249,7 +249,7 @@ class ResponseStream:
 
         The standard drops it; servers that close at once after their last event mean it.
         """
-        self._parse(b"".join(self._tail), deltas)
+        self._parse(bytes(self._tail), deltas)
         last = self._parser.pending()
         if last is not None and not self.ended and _is_whole(last.data):
             self._take_event(last.event, last.data, deltas)
@@ -257,11 +257,10 @@ class ResponseStream:
     def _hold(self, data: bytes, bound: int, what: str) -> None:
         if not data:
             return
-        self._tail.append(data)
-        self._tail_size += len(data)
+        self._tail += data
         # A line end may be the half of the blank line that ends an event.
-        if self._tail_size - data.endswith(b"\n") > bound:
-            self._tail = []
+        if len(self._tail) - data.endswith(b"\n") > bound:
+            self._tail.clear()
             self._fail_bound(_TOO_LONG.format(what, bound))
 
     def _is_between_events(self) -> bool:
@@ -387,7 +386,7 @@ class ResponseStream:
 
     def _take_whole_body(self, deltas: list[Delta]) -> None:
         """Read a body that is one JSON text: a completion, or an error."""
-        body = b"".join(self._tail)
+        body = bytes(self._tail)
         try:
             value = loads(body.decode(errors="replace"))
         except ValueError:
