@@ -24,15 +24,16 @@ check: setup ## lint, formatting, types, import rules
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest --quiet tests/test_imports.py
+	$(PY) -m pytest -qq tests/test_imports.py
 
 format: setup ## bring the code into the one style
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 
-bench: setup ## time the library beside others
-	@if [ -f benchmarks/run.py ]; then $(PY) benchmarks/run.py $(ARGS); \
-	else echo "There are no benchmarks yet."; fi
+bench: ## time the library beside others
+	@$(PYTHON) scripts/make_venv.py .venvs/bench bench
+	@$(PYTHON) scripts/make_venv.py .venvs/bench-litellm bench-litellm
+	.venvs/bench/bin/python -m benchmarks $(ARGS)
 
 docs: setup ## run every example of the README and docs, and check their links
 	$(PY) -m pytest tests/test_docs.py $(ARGS)
