@@ -146,7 +146,7 @@ ENCODED: dict[str, tuple[Message, str]] = {
         '{"role":"tool","tool_call_id":"a","content":"42"}',
     ),
     "error result": (
-        ToolMessage(tool_call_id="a", content="boom", is_error=True),
+        ToolMessage(tool_call_id="a", content="boom", outcome="error"),
         '{"role":"tool","tool_call_id":"a","content":"boom"}',
     ),
     "result in parts": (
@@ -603,7 +603,7 @@ SAYABLE: st.SearchStrategy[Message] = st.one_of(
         refusal=strategies.optional_texts,
     ),
     st.builds(
-        ToolMessage, tool_call_id=strategies.ids, content=TEXT_CONTENTS, is_error=st.booleans()
+        ToolMessage, tool_call_id=strategies.ids, content=TEXT_CONTENTS, outcome=st.sampled_from(["value", "error", "timeout"])
     ),
 )
 

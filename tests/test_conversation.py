@@ -248,7 +248,7 @@ def test_close_open_calls_answers_them_as_cancelled() -> None:
     conversation.close_open_calls("The user went on.")
 
     def closed(call_id: str) -> ToolMessage:
-        return ToolMessage(tool_call_id=call_id, content="The user went on.", is_error=True)
+        return ToolMessage(tool_call_id=call_id, content="The user went on.", outcome="cancelled")
 
     assert conversation.messages[2:] == (closed("a"), result("b"), closed("c"))
     assert conversation.next_role is Role.ASSISTANT

@@ -189,7 +189,7 @@ def test_exception_is_told_to_the_model(
 ) -> None:
     message = dispatch(kind(raising(error)))
 
-    assert message == ToolMessage(tool_call_id="call_1", content=text, is_error=True)
+    assert message == ToolMessage(tool_call_id="call_1", content=text, outcome="error")
 
 
 @KINDS

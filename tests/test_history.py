@@ -78,8 +78,8 @@ STORED: list[tuple[Message, str]] = [
         '{"role":"tool","tool_call_id":"a","content":"42"}',
     ),
     (
-        ToolMessage(tool_call_id="a", content="boom", is_error=True),
-        '{"role":"tool","tool_call_id":"a","content":"boom","is_error":true}',
+        ToolMessage(tool_call_id="a", content="boom", outcome="error"),
+        '{"role":"tool","tool_call_id":"a","content":"boom","outcome":"error"}',
     ),
 ]
 

@@ -48,7 +48,7 @@ SECRETIVE: list[Message] = [
         id="chatcmpl-1",
         extra={CANARY: [CANARY]},
     ),
-    ToolMessage(tool_call_id="a", content=CANARY, is_error=True),
+    ToolMessage(tool_call_id="a", content=CANARY, outcome="error"),
     ToolMessage(tool_call_id="a", content=(ContentPart(type="text", text=CANARY),)),
 ]
 
@@ -93,7 +93,7 @@ REJECTED: list[Callable[[], object]] = [
     lambda: UserMessage.model_validate({"content": "x", "other": CANARY}),
     lambda: SystemMessage.model_validate({"content": [{"type": "", "text": CANARY}]}),
     lambda: ToolMessage.model_validate({"tool_call_id": "", "content": CANARY}),
-    lambda: ToolMessage.model_validate({"tool_call_id": "a", "content": "x", "is_error": CANARY}),
+    lambda: ToolMessage.model_validate({"tool_call_id": "a", "content": "x", "outcome": CANARY}),
     lambda: AssistantMessage.model_validate({"tool_calls": [CANARY]}),
     lambda: AssistantMessage.model_validate({"extra": {"a": object(), "b": CANARY}}),
     lambda: AssistantMessage.model_validate({"usage": {"prompt_tokens": CANARY}}),

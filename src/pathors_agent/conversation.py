@@ -181,7 +181,7 @@ class Conversation:
         `reason` is what the model reads as the result.
         """
         for call in self.open_calls:
-            self.append(ToolMessage(tool_call_id=call.id, content=reason, is_error=True))
+            self.append(ToolMessage(tool_call_id=call.id, content=reason, outcome="cancelled"))
 
     def trimmed(self, *, turns: int) -> "Conversation":
         """Copy the system messages and the last `turns` whole turns into a new conversation.

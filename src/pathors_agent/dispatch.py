@@ -107,7 +107,7 @@ def _result(bound: BoundCall, value: object) -> ToolMessage:
     except (pydantic_core.PydanticSerializationError, ValueError, RecursionError):
         kind = type(value).__name__
         text = f"{bound.tool.name} ran, but its result (a {kind}) cannot be written as JSON."
-        return ToolMessage(tool_call_id=bound.call.id, content=text, is_error=True)
+        return ToolMessage(tool_call_id=bound.call.id, content=text, outcome="error")
     return ToolMessage(tool_call_id=bound.call.id, content=content)
 
 
@@ -115,7 +115,7 @@ def _failure(bound: BoundCall, error: Exception) -> ToolMessage:
     said = _text_of(error)
     text = said if isinstance(error, ToolError) else f"{type(error).__name__}: {said}"
     return ToolMessage(
-        tool_call_id=bound.call.id, content=text[:MAX_ERROR_CHARACTERS], is_error=True
+        tool_call_id=bound.call.id, content=text[:MAX_ERROR_CHARACTERS], outcome="error"
     )
 
 
@@ -135,6 +135,6 @@ def _tell(bound: BoundCall, message: ToolMessage, started: float) -> None:
         "tool_called",
         tool=bound.tool.name,
         call_id=bound.call.id,
-        is_error=message.is_error,
+        outcome=message.outcome,
         seconds=round(time.monotonic() - started, 6),
     )

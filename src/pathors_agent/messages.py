@@ -26,7 +26,7 @@ class Value(BaseModel):
 
     # Plain in a repr: what people match on. Everything else may be private and is counted.
     _SHOWN: ClassVar[frozenset[str]] = frozenset(
-        {"id", "name", "tool_call_id", "finish_reason", "model", "type", "is_error"}
+        {"id", "name", "tool_call_id", "finish_reason", "model", "type", "outcome"}
     )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -190,17 +190,29 @@ class AssistantMessage(MessageBase):
         return content_text(self.content)
 
 
+Outcome = Literal["value", "error", "timeout", "cancelled", "not_run", "unknown"]
+"""How a tool call ended: with a value; with an error of its arguments or function; stopped after
+its time, or because the run was; not begun (a limit, a person's no); or begun and never heard of
+again."""
+
+
 class ToolMessage(MessageBase):
     """The result of one tool call, in words the model reads.
 
-    `is_error` marks a call that gave no value (a bad argument, an exception, a cancellation); it
-    is not sent to the model, who reads `content`.
+    `outcome` says how the call ended, for programs; it is not sent to the model, who reads
+    `content`. `ends_tool`: the tool is not to be run again while this question is answered.
     """
 
     role: Literal["tool"] = "tool"
     tool_call_id: str = Field(min_length=1)
     content: Content
-    is_error: bool = False
+    outcome: Outcome = "value"
+    ends_tool: bool = False
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the call gave no value."""
+        return self.outcome != "value"
 
     @property
     def text(self) -> str:

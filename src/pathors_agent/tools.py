@@ -317,7 +317,7 @@ class ToolRegistry:
 
 
 def _failed(call: ToolCall, text: str) -> ToolMessage:
-    return ToolMessage(tool_call_id=call.id, content=cut(text, MAX_TEXT), is_error=True)
+    return ToolMessage(tool_call_id=call.id, content=cut(text, MAX_TEXT), outcome="error")
 
 
 def _unchecked(tool: str, error: Exception) -> str:

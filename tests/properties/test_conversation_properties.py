@@ -126,7 +126,7 @@ class ConversationMachine(RuleBasedStateMachine):
     def open_calls_are_closed(self, reason: str) -> None:
         self.conversation.close_open_calls(reason)
         for call_id in self.open:
-            closed = ToolMessage(tool_call_id=call_id, content=reason, is_error=True)
+            closed = ToolMessage(tool_call_id=call_id, content=reason, outcome="cancelled")
             self.results[call_id] = closed
         if self.batch:
             self.said, self.batch, self.results = self.expected, [], {}
