@@ -31,19 +31,19 @@ format: setup ## bring the code into the one style
 	$(PY) -m ruff format .
 
 bench: ## time the library beside others
-	@$(PYTHON) scripts/make_venv.py .venvs/bench bench
-	@$(PYTHON) scripts/make_venv.py .venvs/bench-litellm bench-litellm
+	@$(PYTHON) .ci/make_venv.py .venvs/bench bench
+	@$(PYTHON) .ci/make_venv.py .venvs/bench-litellm bench-litellm
 	.venvs/bench/bin/python -m benchmarks $(ARGS)
 
 docs: setup ## run every example of the README and docs, and check their links
 	$(PY) -m pytest tests/test_docs.py $(ARGS)
 
 matrix: ## run the tests on every Python from 3.11 on that this machine has
-	@$(PYTHON) scripts/matrix.py $(ARGS)
+	@$(PYTHON) .ci/matrix.py $(ARGS)
 
 clean: ## remove everything that was made
 	rm -rf .venv .venvs .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup:
-	@$(PYTHON) scripts/make_venv.py .venv
+	@$(PYTHON) .ci/make_venv.py .venv

@@ -29,20 +29,23 @@ def openai_arguments(characters: int = 20_000) -> bytes:
 
 def openai_calls(calls: int = 8, characters: int = 2_000) -> bytes:
     """Eight calls whose pieces come in turn."""
-    heads = [
-        {"tool_calls": [_call(i, f"call_{i:024d}", f"lookup_{i}", "")]} for i in range(calls)
-    ]
+    heads = [{"tool_calls": [_call(i, f"call_{i:024d}", f"lookup_{i}", "")]} for i in range(calls)]
     pieces = list(_pieces(arguments_text(characters)))
-    turns = [
-        {"tool_calls": [_piece(i, piece)]} for piece in pieces for i in range(calls)
-    ]
-    return _stream([{"role": "assistant", "content": None}, *heads, *turns], "tool_calls", OPENAI_FIELDS)
+    turns = [{"tool_calls": [_piece(i, piece)]} for piece in pieces for i in range(calls)]
+    return _stream(
+        [{"role": "assistant", "content": None}, *heads, *turns], "tool_calls", OPENAI_FIELDS
+    )
 
 
 def vllm_text(chunks: int = TEXT_CHUNKS) -> bytes:
     """The short chunks of vLLM."""
     deltas = [{"role": "assistant", "content": ""}, *({"content": w} for w in _words(chunks))]
-    fields = {"id": "chatcmpl-7f3e", "object": "chat.completion.chunk", "created": 1700000000, "model": "m"}
+    fields = {
+        "id": "chatcmpl-7f3e",
+        "object": "chat.completion.chunk",
+        "created": 1700000000,
+        "model": "m",
+    }
     return _stream(deltas, "stop", fields, logprobs=None)
 
 
@@ -112,7 +115,9 @@ def _stream(
         {**fields, "choices": [{"index": 0, "delta": delta, **logprobs, "finish_reason": None}]}
         for delta in deltas
     ]
-    chunks.append({**fields, "choices": [{"index": 0, "delta": {}, **logprobs, "finish_reason": finish}]})
+    chunks.append(
+        {**fields, "choices": [{"index": 0, "delta": {}, **logprobs, "finish_reason": finish}]}
+    )
     lines = (json.dumps(chunk, separators=(",", ":"), ensure_ascii=False) for chunk in chunks)
     return "".join(f"data: {line}\n\n" for line in lines).encode() + b"data: [DONE]\n\n"
 

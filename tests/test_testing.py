@@ -447,7 +447,11 @@ class ReadsLines(UrllibTransport):
 class RaisesStatus(UrllibTransport):
     def open(self, request: Request) -> Any:
         headers = {"Content-Type": "application/json", **request.headers}
-        return urllib.request.urlopen(urllib.request.Request(self.url, request.body, headers))
+        try:
+            return urllib.request.urlopen(urllib.request.Request(self.url, request.body, headers))
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise
 
 
 class KeepsErrors(UrllibTransport):

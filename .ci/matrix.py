@@ -1,6 +1,6 @@
 """Run the tests on every Python from 3.11 on that this machine has, and say which those were.
 
-    python3 scripts/matrix.py [PYTEST ARGUMENTS]
+    python3 .ci/matrix.py [PYTEST ARGUMENTS]
 
 Pythons are looked for on the PATH and under pyenv; each gets an environment in `.venvs/`.
 """
@@ -34,7 +34,7 @@ def tested(version, path):
     name = "{}.{}".format(*version)
     print(f"\n=== Python {name}: {path}", flush=True)
     directory = ROOT / ".venvs" / name
-    made = subprocess.call([path, str(ROOT / "scripts" / "make_venv.py"), str(directory)])
+    made = subprocess.call([path, str(ROOT / ".ci" / "make_venv.py"), str(directory)])
     if made != 0:
         return False, "no environment, see above"
     command = [str(directory / "bin" / "python"), "-m", "pytest", *sys.argv[1:]]

@@ -1,6 +1,6 @@
 """Make a virtual environment, or mend one, and install the project and its tools in it.
 
-    python3 scripts/make_venv.py DIRECTORY [EXTRAS]
+    python3 .ci/make_venv.py DIRECTORY [EXTRAS]
 
 Needs a Python from 3.11 on and nothing else. A second call does nothing until `pyproject.toml`
 changes. Written for the standard library, and so that an old Python reads it far enough to say
