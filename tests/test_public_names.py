@@ -38,7 +38,17 @@ PUBLIC_NAMES = {
 ALIASES = {"JSONValue": "messages", "PROFILES": "chat_completions"}
 
 # Each costs more to import than a command-line program wants to wait for `--help`.
-HEAVY = ["pydantic", "msgspec", "httpx2", "jsonschema", "structlog", "tenacity", "anyio", "asyncio"]
+HEAVY = [
+    "pydantic",
+    "msgspec",
+    "httpx2",
+    "aiohttp",
+    "jsonschema",
+    "structlog",
+    "tenacity",
+    "anyio",
+    "asyncio",
+]
 
 
 def test_public_names_are_these() -> None:

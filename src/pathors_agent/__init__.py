@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathors_agent.agent import Agent, AsyncAgent, RunResult
+    from pathors_agent.aiohttp_transport import AiohttpTransport
     from pathors_agent.chat_completions import PROFILES, EndpointProfile, ModelOptions
     from pathors_agent.conversation import Conversation
     from pathors_agent.errors import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
     from pathors_agent.history import dump_messages, load_messages
     from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
+    from pathors_agent.limits import Limits
     from pathors_agent.message_builder import Quirk, ReasoningDelta, TextDelta, ToolCallDelta
     from pathors_agent.messages import (
         AssistantMessage,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
         UserMessage,
     )
     from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
-    from pathors_agent.run import CallModel, CallTool, Limits, Run, Status
+    from pathors_agent.run import CallModel, CallTool, Run, Status
     from pathors_agent.tools import Tool, ToolContext, ToolRegistry, tool
     from pathors_agent.transport import (
         AsyncResponse,
@@ -52,6 +54,7 @@ __all__ = [
     "PROFILES",
     "Agent",
     "AgentError",
+    "AiohttpTransport",
     "AssistantMessage",
     "AsyncAgent",
     "AsyncHTTPTransport",
@@ -107,6 +110,7 @@ __all__ = [
 # Where each name lives; loaded at its first use, so that `import pathors_agent` costs nothing.
 _NAMES_BY_MODULE = {
     "agent": ("Agent", "AsyncAgent", "RunResult"),
+    "aiohttp_transport": ("AiohttpTransport",),
     "chat_completions": ("PROFILES", "EndpointProfile", "ModelOptions"),
     "conversation": ("Conversation",),
     "errors": (
@@ -138,7 +142,8 @@ _NAMES_BY_MODULE = {
         "UserMessage",
     ),
     "retry": ("AsyncRetryingTransport", "RetryingTransport"),
-    "run": ("CallModel", "CallTool", "Limits", "Run", "Status"),
+    "limits": ("Limits",),
+    "run": ("CallModel", "CallTool", "Run", "Status"),
     "tools": ("Tool", "ToolContext", "ToolRegistry", "tool"),
     "transport": ("AsyncResponse", "AsyncTransport", "Request", "Response", "Transport"),
 }

@@ -15,6 +15,8 @@ FIRST_BYTE_SECONDS = 300.0
 BETWEEN_BYTES_SECONDS = 60.0
 # 32,000 tokens at 20 tokens a second are 27 minutes.
 WHOLE_SECONDS = 1800.0
+# Between two model calls a tool runs: often longer than a client's 5 s, seldom longer than this.
+KEEP_ALIVE_SECONDS = 30.0
 # After `[DONE]` comes the end of the body, mostly in the same packet; a new connection costs more.
 DRAIN_SECONDS = 0.05
 DRAIN_BYTES = 16 * 1024
@@ -64,7 +66,6 @@ class Exchange:
     """
 
     __slots__ = (
-        "_closed",
         "_drained_from",
         "_first_end",
         "_host",
@@ -74,6 +75,7 @@ class Exchange:
         "_timeouts",
         "_waited_for",
         "_whole_end",
+        "is_closed",
     )
 
     def __init__(self, host: str, timeouts: Timeouts, secrets: "Secrets") -> None:
@@ -86,7 +88,7 @@ class Exchange:
         self._drained_from = 0
         self._is_error = False
         self._waited_for = "whole"
-        self._closed = False
+        self.is_closed = False
 
     # - how long -
 
@@ -96,8 +98,8 @@ class Exchange:
 
     def seconds_left(self) -> float | None:
         """Say how long the next read may wait, None for ever; raise when no time is left."""
-        if self._closed:
-            raise TransportError(f"The answer of {self._host} was closed before its end.")
+        if self.is_closed:
+            raise self.closed()
         now = monotonic()
         left = self.read_end(now) - now
         if left <= 0:
@@ -121,6 +123,22 @@ class Exchange:
         when, self._waited_for = min((when, name), (self._whole_end, "whole"))
         return when
 
+    def next_look(self, waiting_since: float | None, now: float) -> float:
+        """Say when to look whether a read waits too long; not after `now`: the time is over."""
+        end = self.read_end(now if waiting_since is None else waiting_since)
+        # With the first piece another limit begins to hold, and one that is shorter, mostly.
+        return min(end, now + self._timeouts.seconds("between_bytes"))
+
+    @property
+    def whole_end(self) -> float:
+        """When all must be over."""
+        return self._whole_end
+
+    @property
+    def received(self) -> int:
+        """How many bytes of the answer's body came."""
+        return self._received
+
     def hurry(self) -> None:
         """Leave only a moment for what is still on its way."""
         self._whole_end = min(self._whole_end, monotonic() + DRAIN_SECONDS)
@@ -133,7 +151,7 @@ class Exchange:
 
     def close(self) -> None:
         """Let nothing more be read."""
-        self._closed = True
+        self.is_closed = True
 
     # - the answer -
 
@@ -162,13 +180,26 @@ class Exchange:
 
     # - failures -
 
-    def failure(self, kind: str, error: Exception, reason: str = "") -> TransportError:
-        """Tell an error of an HTTP client in our words; `kind` is one of `FAILURES`."""
+    def failure(
+        self, error: Exception, kinds: Mapping[str, str], *, reason: str = ""
+    ) -> TransportError:
+        """Tell an error of an HTTP client in our words.
+
+        `kinds` gives for the names of its classes one of `FAILURES`, or the limit that ran out;
+        "wait" is the limit of the last wait.
+        """
+        kind = next(kinds[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in kinds)
+        if kind not in FAILURES:
+            return self.timed_out(None if kind == "wait" else kind)
         reason = self._secrets.masked(reason or _reason(error)).rstrip(".")
         return TransportError(
             FAILURES[kind].format(host=self._host, received=self._received, reason=reason),
             retryable=not (kind in _FINAL or _refuses_certificate(error)),
         )
+
+    def closed(self) -> TransportError:
+        """Tell that the answer was read after its `with` block."""
+        return TransportError(f"The answer of {self._host} was closed before its end.")
 
     def cause(self, error: Exception) -> Exception | None:
         """Give the error to chain: none, where it quotes a secret."""
@@ -222,7 +253,7 @@ _SLOW = {
     "whole": "{host} did not finish within {seconds:g} s",
 }
 FAILURES = {
-    "connect": "No connection to {host}: {reason}.",
+    "refused": "No connection to {host}: {reason}.",
     "proxy": "The proxy gave no connection to {host}: {reason}.",
     "write": "The connection to {host} broke while the request was sent: {reason}.",
     "read": "The connection to {host} broke after {received} bytes of the answer: {reason}.",

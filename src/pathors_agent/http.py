@@ -17,16 +17,19 @@ from pathors_agent.asked_timeouts import (
 from pathors_agent.chat_completions import EndpointProfile
 from pathors_agent.endpoint import Endpoint, chosen_profile
 from pathors_agent.errors import TransportError
-from pathors_agent.exchange import DEFAULT_TIMEOUTS, Exchange, InvalidSetting, Timeouts
+from pathors_agent.exchange import (
+    DEFAULT_TIMEOUTS,
+    KEEP_ALIVE_SECONDS,
+    Exchange,
+    InvalidSetting,
+    Timeouts,
+)
 from pathors_agent.transport import AsyncResponse, AsyncTransport, Request, Response, Transport
 
 if TYPE_CHECKING:
     import httpx2
 
 __all__ = ["AsyncHTTPTransport", "HTTPTransport", "InvalidSetting", "Timeouts"]
-
-# Between two model calls a tool runs: often longer than httpx2's 5 s, seldom longer than this.
-KEEP_ALIVE_SECONDS = 30.0
 
 
 class HTTPTransport(Transport):
@@ -81,7 +84,7 @@ class HTTPTransport(Transport):
         try:
             return self._client.send(posted, stream=True, follow_redirects=False)
         except self._http_error as error:
-            raise _failure(exchange, error) from exchange.cause(error)
+            raise exchange.failure(error, _KINDS) from exchange.cause(error)
 
     def _drain(self, pieces: Iterator[bytes], exchange: Exchange) -> None:
         """Read the last bytes that are on their way, so that the connection can serve again."""
@@ -96,7 +99,7 @@ class HTTPTransport(Transport):
                 exchange.count(piece)
                 yield exchange.masked(piece)
         except self._http_error as error:
-            raise _failure(exchange, error) from exchange.cause(error)
+            raise exchange.failure(error, _KINDS) from exchange.cause(error)
 
     def close(self) -> None:
         """Close the connections, unless they belong to a client that was passed in."""
@@ -165,7 +168,7 @@ class AsyncHTTPTransport(AsyncTransport):
         try:
             return await self._client.send(posted, stream=True, follow_redirects=False)
         except self._http_error as error:
-            raise _failure(exchange, error) from exchange.cause(error)
+            raise exchange.failure(error, _KINDS) from exchange.cause(error)
 
     async def aclose(self) -> None:
         """As `HTTPTransport.close`."""
@@ -201,7 +204,7 @@ class _AsyncPieces:
         try:
             piece = await self._source.__anext__()
         except self._http_error as error:
-            raise _failure(self._exchange, error) from self._exchange.cause(error)
+            raise self._exchange.failure(error, _KINDS) from self._exchange.cause(error)
         self._exchange.count(piece)
         return self._exchange.masked(piece)
 
@@ -243,25 +246,13 @@ def _head(endpoint: Endpoint, exchange: Exchange, answer: "httpx2.Response") -> 
     return endpoint.head(answer.status_code, headers)
 
 
-def _failure(exchange: Exchange, error: Exception) -> TransportError:
-    """Tell an error of httpx2 in our words."""
-    names = [cls.__name__ for cls in type(error).__mro__]
-    limit = next((_TIMEOUTS[name] for name in names if name in _TIMEOUTS), None)
-    if limit is not None:
-        return exchange.timed_out(limit or None)
-    return exchange.failure(next(_KINDS[name] for name in names if name in _KINDS), error)
-
-
-# Errors of httpx2 by name: the limit that ran out ("": the one that reads wait for).
-_TIMEOUTS = {
+# Errors of httpx2 by name: the kind of failure, or the limit that ran out.
+_KINDS = {
     "ConnectTimeout": "connect",
     "PoolTimeout": "connect",
     "WriteTimeout": "between_bytes",
-    "ReadTimeout": "",
-}
-# The others by name: the kind of failure.
-_KINDS = {
-    "ConnectError": "connect",
+    "ReadTimeout": "wait",
+    "ConnectError": "refused",
     "ProxyError": "proxy",
     "WriteError": "write",
     "ReadError": "read",

@@ -1,0 +1,359 @@
+"""What is aiohttp's own in AiohttpTransport; test_http.py holds what all HTTP transports share."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from pathors_agent.aiohttp_transport import AiohttpTransport
+from pathors_agent.chat_completions import EndpointProfile
+from pathors_agent.errors import TransportError
+from pathors_agent.exchange import InvalidSetting, Timeouts
+from pathors_agent.testing import check_async_transport
+from pathors_agent.transport import Request
+from servers import (
+    STALL,
+    Drip,
+    ScriptedServer,
+    answer,
+    chunk,
+    head,
+)
+
+pytestmark = pytest.mark.anyio
+
+REQUEST = Request(body=b'{"messages": []}')
+CHUNKED = head(Transfer_Encoding="chunked")
+
+StartServer = Callable[..., ScriptedServer]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Run on asyncio alone, as aiohttp does."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PATHORS_API_KEY", "PATHORS_BASE_URL", "http_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+async def read_all(transport: AiohttpTransport, request: Request = REQUEST) -> bytes:
+    async with transport.send(request) as response:
+        return b"".join([piece async for piece in response.pieces])
+
+
+@asynccontextmanager
+async def serving(
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """Handle connections in this event loop; give the base URL."""
+
+    async def handle_and_close(
+        incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter
+    ) -> None:
+        await handle(incoming, outgoing)
+        outgoing.transport.abort()
+
+    async with await asyncio.start_server(handle_and_close, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+async def test_every_rule_of_transports_is_kept() -> None:
+    await check_async_transport(AiohttpTransport, sessions=True)
+
+
+# - the extra, the loop -
+
+
+def test_missing_aiohttp_is_told_with_the_extra_that_brings_it() -> None:
+    code = (
+        "import sys; sys.modules['aiohttp'] = None\n"
+        "from pathors_agent.aiohttp_transport import AiohttpTransport\n"
+        "AiohttpTransport('http://127.0.0.1:1')"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: AiohttpTransport needs aiohttp: pip install 'pathors-agent[aiohttp]'"
+    )
+
+
+def test_importing_the_module_does_not_import_aiohttp() -> None:
+    code = "import sys, pathors_agent.aiohttp_transport; sys.exit('aiohttp' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_transport_is_made_outside_of_a_loop_and_used_inside(scripted_server: StartServer) -> None:
+    transport = AiohttpTransport(scripted_server([answer(b"hi")]).url)
+
+    async def use() -> bytes:
+        async with transport:
+            return await read_all(transport)
+
+    assert anyio.run(use) == b"hi"
+
+
+def test_on_trio_another_transport_is_named() -> None:
+    transport = AiohttpTransport("http://127.0.0.1:1")
+
+    with pytest.raises(RuntimeError, match="use AsyncHTTPTransport on trio"):
+        anyio.run(read_all, transport, backend="trio")
+
+
+def test_transport_in_a_second_loop_is_refused(scripted_server: StartServer) -> None:
+    server = scripted_server([answer(b"hi")])
+
+    async def use() -> None:
+        async with AiohttpTransport(server.url) as transport:
+            await read_all(transport)
+            with pytest.raises(RuntimeError, match="another event loop"):
+                await anyio.to_thread.run_sync(lambda: anyio.run(read_all, transport))
+
+    anyio.run(use)
+
+
+# - clients -
+
+
+async def test_own_client_is_closed(scripted_server: StartServer) -> None:
+    server = scripted_server([answer()])
+
+    async with AiohttpTransport(server.url) as transport:
+        await read_all(transport)
+
+    await anyio.to_thread.run_sync(server.wait_until_clients_left)
+    with pytest.raises(RuntimeError, match="closed"):
+        await read_all(transport)
+
+
+async def test_transport_closed_unused_sends_nothing(scripted_server: StartServer) -> None:
+    server = scripted_server([answer()])
+    transport = AiohttpTransport(server.url)
+
+    await transport.aclose()
+
+    with pytest.raises(RuntimeError, match="closed"):
+        await read_all(transport)
+    assert server.connections == 0
+
+
+async def test_client_of_the_caller_stays_open(scripted_server: StartServer) -> None:
+    server = scripted_server([answer(b"1")], [answer(b"2")])
+
+    async with aiohttp.ClientSession() as client:
+        async with AiohttpTransport(server.url, client=client) as transport:
+            await read_all(transport)
+        assert await read_all(transport) == b"2"
+
+
+async def test_client_of_the_caller_raises_no_status(scripted_server: StartServer) -> None:
+    server = scripted_server([answer(b"no", "500 Oops")])
+
+    async with aiohttp.ClientSession(raise_for_status=True) as client:
+        assert await read_all(AiohttpTransport(server.url, client=client)) == b"no"
+
+
+async def test_connection_of_a_finished_answer_is_used_again(scripted_server: StartServer) -> None:
+    server = scripted_server([answer(b"1")], [CHUNKED, chunk(b"2"), chunk(b"")], [answer(b"3")])
+
+    async with AiohttpTransport(server.url) as transport:
+        assert [await read_all(transport) for _ in range(3)] == [b"1", b"2", b"3"]
+
+    assert server.connections == 1
+
+
+async def test_cookies_are_not_kept_between_requests(scripted_server: StartServer) -> None:
+    server = scripted_server([answer(Set_Cookie="session=1; Path=/")], [answer()])
+
+    async with AiohttpTransport(server.url) as transport:
+        await read_all(transport)
+        await read_all(transport)
+
+    assert "cookie" not in server.requests[1].headers
+
+
+def test_proxy_that_is_none_for_http_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
+
+    with pytest.raises(InvalidSetting, match="no HTTP proxy"):
+        AiohttpTransport("http://elsewhere.invalid/v1")
+
+
+async def test_profile_is_the_given_one_with_what_is_sent() -> None:
+    profile = EndpointProfile(system_role="developer")
+
+    transport = AiohttpTransport("http://127.0.0.1:1", profile=profile, sends="new_messages")
+
+    assert transport.profile == EndpointProfile(system_role="developer", sends="new_messages")
+    assert repr(transport) == "AiohttpTransport('http://127.0.0.1:1/chat/completions')"
+
+
+# - what is sent, what comes back -
+
+
+async def test_body_of_megabytes_is_sent_whole(scripted_server: StartServer) -> None:
+    server = scripted_server([answer(b"ok")])
+    body = b"0123456789abcdef" * 200_000
+
+    async with AiohttpTransport(server.url) as transport:
+        assert await read_all(transport, Request(body=body)) == b"ok"
+
+    assert server.requests[0].body == body
+    assert server.requests[0].headers["content-length"] == "3200000"
+
+
+async def test_answer_before_all_was_sent_is_read() -> None:
+    async def refuse(incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
+        await incoming.readuntil(b"\r\n\r\n")
+        outgoing.write(answer(b"too large", "413 Too Large"))
+        await client_left.wait()
+
+    client_left = asyncio.Event()
+    more_than_sockets_hold = Request(body=b"0" * 50_000_000)
+    async with serving(refuse) as url, AiohttpTransport(url) as transport:
+        async with transport.send(more_than_sockets_hold) as response:
+            assert response.status == 413
+            assert [piece async for piece in response.pieces] == [b"too large"]
+        client_left.set()
+
+
+async def test_server_that_does_not_read_is_left_at_the_limit() -> None:
+    async def read_the_head_only(
+        incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter
+    ) -> None:
+        await client_left.wait()
+
+    client_left = asyncio.Event()
+    timeouts = Timeouts(first_byte=30, between_bytes=0.2)
+    more_than_sockets_hold = Request(body=b"0" * 50_000_000)
+    async with serving(read_the_head_only) as url, AiohttpTransport(url, timeouts=timeouts) as it:
+        with pytest.raises(TransportError, match=r"between_bytes=0\.2"):
+            await read_all(it, more_than_sockets_hold)
+        client_left.set()
+
+
+async def test_long_header_is_read(scripted_server: StartServer) -> None:
+    server = scripted_server([answer(b"hi", X_Long="x" * 20_000)])
+
+    async with AiohttpTransport(server.url) as transport, transport.send(REQUEST) as response:
+        assert response.headers["x-long"] == "x" * 20_000
+
+
+async def test_header_given_twice_is_joined(scripted_server: StartServer) -> None:
+    twice = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Limit: a\r\nx-limit: b\r\n\r\n"
+    server = scripted_server([twice])
+
+    async with AiohttpTransport(server.url) as transport, transport.send(REQUEST) as response:
+        assert response.headers == {"content-length": "0", "x-limit": "a, b"}
+
+
+async def test_what_arrived_before_the_connection_broke_is_given() -> None:
+    async def break_off(incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
+        await incoming.readuntil(b"\r\n\r\n")
+        outgoing.write(CHUNKED + chunk(b"a"))
+        await first_was_read.wait()
+        outgoing.write(chunk(b"b"))
+        outgoing.close()
+        await outgoing.wait_closed()
+        broke.set()
+
+    first_was_read, broke = asyncio.Event(), asyncio.Event()
+    async with (
+        serving(break_off) as url,
+        AiohttpTransport(url) as transport,
+        transport.send(REQUEST) as response,
+    ):
+        pieces = aiter(response.pieces)
+        assert await anext(pieces) == b"a"
+        first_was_read.set()
+        await broke.wait()
+        for _ in range(9):  # the loop reads what came, and that no more will come
+            await checkpoint()
+        assert await anext(pieces) == b"b"
+        with pytest.raises(TransportError, match="after 2 bytes"):
+            await anext(pieces)
+
+
+async def test_read_after_the_block_is_a_transport_error(scripted_server: StartServer) -> None:
+    server = scripted_server([CHUNKED, chunk(b"a"), STALL])
+
+    async with AiohttpTransport(server.url) as transport:
+        async with transport.send(REQUEST) as response:
+            pass
+        with pytest.raises(TransportError, match="was closed before its end"):
+            async for _ in response.pieces:
+                pass
+
+
+# - limits of time -
+
+
+async def test_silence_counts_only_while_a_read_waits(scripted_server: StartServer) -> None:
+    slow = scripted_server([CHUNKED, Drip(chunk(b"a"), 1.0)])
+    quick = scripted_server([CHUNKED, Drip(chunk(b"a"), 0.05)])
+    timeouts = Timeouts(between_bytes=0.7)
+
+    async with (
+        AiohttpTransport(slow.url, timeouts=timeouts) as one,
+        AiohttpTransport(quick.url) as other,
+        one.send(REQUEST) as slow_response,
+        other.send(REQUEST) as quick_response,
+    ):
+        slow_pieces, quick_pieces = aiter(slow_response.pieces), aiter(quick_response.pieces)
+        await anext(slow_pieces)
+        for _ in range(12):  # 0.6 s: of the second there is less than the limit to wait for
+            await anext(quick_pieces)
+        assert await anext(slow_pieces) == b"a"
+
+
+async def test_limits_hold_on_a_connection_used_again(scripted_server: StartServer) -> None:
+    server = scripted_server([answer(b"1")], [b"HTTP/1.1 200 OK\r\n", Drip(b"X: y\r\n", 0.02)])
+
+    async with AiohttpTransport(server.url, timeouts=Timeouts(first_byte=0.3)) as transport:
+        await read_all(transport)
+        with pytest.raises(TransportError, match=r"first_byte=0\.3"):
+            await read_all(transport)
+
+    assert server.connections == 1
+
+
+async def test_wait_for_a_free_connection_is_limited(scripted_server: StartServer) -> None:
+    server = scripted_server([CHUNKED, chunk(b"a"), STALL])
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as client:
+        transport = AiohttpTransport(server.url, client=client, timeouts=Timeouts(connect=0.2))
+        async with transport.send(REQUEST):
+            with pytest.raises(TransportError, match=r"connect=0\.2"):
+                await read_all(transport)
+
+
+async def test_server_that_never_ends_its_body_does_not_hold_the_caller(
+    scripted_server: StartServer,
+) -> None:
+    server = scripted_server([CHUNKED, chunk(b"data: [DONE]\n\n"), STALL])
+
+    async with AiohttpTransport(server.url) as transport:
+        with anyio.fail_after(5):
+            async with transport.send(REQUEST) as response:
+                await anext(aiter(response.pieces))
+
+
+async def test_flood_after_the_answer_is_not_read(scripted_server: StartServer) -> None:
+    server = scripted_server([CHUNKED, chunk(b"data: [DONE]\n\n"), Drip(chunk(b"x" * 9_000), 0)])
+
+    async with AiohttpTransport(server.url) as transport:
+        async with transport.send(REQUEST) as response:
+            await anext(aiter(response.pieces))
+        await anyio.to_thread.run_sync(server.wait_until_clients_left)
