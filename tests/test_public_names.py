@@ -27,7 +27,8 @@ PUBLIC_NAMES = {
     # how a model is reached
     *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),
     *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile", "PROFILES", "Quirk"),
-    *("RetryingTransport", "AsyncRetryingTransport"),
+    *("RetryingTransport", "AsyncRetryingTransport", "FallbackTransport"),
+    *("AsyncFallbackTransport", "AiohttpTransport"),
     # what goes wrong
     *("AgentError", "ConversationError", "ToolDefinitionError", "RunNotFinished"),
     *("TransportError", "ProviderError", "MalformedResponse", "IncompleteResponse"),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ToolError,
         TransportError,
     )
+    from pathors_agent.fallback import AsyncFallbackTransport, FallbackTransport
     from pathors_agent.history import dump_messages, load_messages
     from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
     from pathors_agent.limits import Limits
@@ -57,6 +58,7 @@ __all__ = [
     "AiohttpTransport",
     "AssistantMessage",
     "AsyncAgent",
+    "AsyncFallbackTransport",
     "AsyncHTTPTransport",
     "AsyncResponse",
     "AsyncRetryingTransport",
@@ -68,6 +70,7 @@ __all__ = [
     "Conversation",
     "ConversationError",
     "EndpointProfile",
+    "FallbackTransport",
     "HTTPTransport",
     "IncompleteResponse",
     "JSONValue",
@@ -128,6 +131,7 @@ _NAMES_BY_MODULE = {
         "ToolError",
         "TransportError",
     ),
+    "fallback": ("AsyncFallbackTransport", "FallbackTransport"),
     "history": ("dump_messages", "load_messages"),
     "http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
     "message_builder": ("Quirk", "ReasoningDelta", "TextDelta", "ToolCallDelta"),

@@ -9,23 +9,15 @@ import random
 import re
 import time
 import uuid
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Generator,
-    Mapping,
-)
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pathors_agent.errors import ProviderError, TransportError
-from pathors_agent.provider_errors import RETRYABLE_STATUSES
+from pathors_agent.first_byte import AsyncOpened, Opened, open_answer, open_answer_async
 from pathors_agent.telemetry import emit
 from pathors_agent.transport import AsyncResponse, AsyncTransport, Request, Response, Transport
 
@@ -39,7 +31,6 @@ LONGEST_WAIT_SECONDS = 8.0
 # A provider's limits are per minute; one that asks for more has a limit per day.
 LONGEST_RETRY_AFTER_SECONDS = 60.0
 
-_OK = 200
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 
 
@@ -79,19 +70,9 @@ class RetryingTransport(Transport):
         retrying = self._retrying(
             sleep=self._sleep, before_sleep=_give_up, **self._policy.settings()
         )
-        opened = retrying(self._attempt, _with_idempotency_key(request))
+        opened: Opened = retrying(open_answer, self._transport, _with_idempotency_key(request))
         with opened.stack:
             yield opened.response
-
-    def _attempt(self, request: Request) -> "_Opened":
-        with ExitStack() as stack:
-            response = stack.enter_context(self._transport.send(request))
-            if response.status != _OK:
-                return _Opened(response, stack.pop_all())
-            pieces = iter(response.pieces)
-            first = next(filter(None, pieces), b"")
-            response = replace(response, pieces=chain(filter(None, [first]), pieces))
-            return _Opened(response, stack.pop_all(), is_empty=not first)
 
 
 class AsyncRetryingTransport(AsyncTransport):
@@ -122,35 +103,11 @@ class AsyncRetryingTransport(AsyncTransport):
         retrying = self._retrying(
             sleep=self._sleep, before_sleep=_give_up_async, **self._policy.settings()
         )
-        opened: _AsyncOpened = await retrying(self._attempt, _with_idempotency_key(request))
+        opened: AsyncOpened = await retrying(
+            open_answer_async, self._transport, _with_idempotency_key(request)
+        )
         async with opened.stack:
             yield opened.response
-
-    async def _attempt(self, request: Request) -> "_AsyncOpened":
-        async with AsyncExitStack() as stack:
-            response = await stack.enter_async_context(self._transport.send(request))
-            if response.status != _OK:
-                return _AsyncOpened(response, stack.pop_all())
-            pieces = aiter(response.pieces)
-            first = await _first_filled(pieces)
-            response = replace(response, pieces=_FirstThenRest(first, pieces))
-            return _AsyncOpened(response, stack.pop_all(), is_empty=not first)
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """An attempt that brought an answer; the stack holds it open."""
-
-    response: Response
-    stack: ExitStack
-    is_empty: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _AsyncOpened:
-    response: AsyncResponse
-    stack: AsyncExitStack
-    is_empty: bool = False
 
 
 class _Policy:
@@ -221,7 +178,7 @@ def _may_pass(state: "RetryCallState") -> bool:
     opened = _outcome(state)
     if opened.response.headers.get("x-should-retry", "").lower() == "false":
         return False
-    return opened.is_empty or opened.response.status in RETRYABLE_STATUSES
+    return bool(opened.failed)
 
 
 def _error(state: "RetryCallState") -> BaseException | None:
@@ -262,32 +219,3 @@ def _with_idempotency_key(request: Request) -> Request:
     if any(name.lower() == "idempotency-key" for name in request.headers):
         return request
     return replace(request, headers={**request.headers, "Idempotency-Key": str(uuid.uuid4())})
-
-
-async def _first_filled(pieces: AsyncIterator[bytes]) -> bytes:
-    async for piece in pieces:
-        if piece:
-            return piece
-    return b""
-
-
-class _FirstThenRest:
-    """A piece that was read already, and those that follow it."""
-
-    def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
-        self._first = first
-        self._rest = rest
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    def __anext__(self) -> Awaitable[bytes]:
-        # No coroutine of its own for the rest: that would cost each piece one more.
-        if self._first:
-            first, self._first = self._first, b""
-            return _ready(first)
-        return self._rest.__anext__()
-
-
-async def _ready(piece: bytes) -> bytes:
-    return piece
