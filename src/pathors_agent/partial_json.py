@@ -25,7 +25,7 @@ _WORDS: dict[str, JSONValue] = {"true": True, "false": False, "null": None}
 _WORD_PIECES = 6  # one more piece than the longest word has characters
 _LAST = -1
 
-_State = Callable[[str, int], int]
+_State = Callable[["PartialJSON", str, int], int]
 
 
 class PartialJSON:
@@ -55,20 +55,21 @@ class PartialJSON:
         # a key, or a list and `_LAST`. `_after` is the state that follows a value there.
         self._top: Any = self._root
         self._key: Any = _LAST
-        self._after: _State = self._after_end
+        self._after: _State = PartialJSON._after_end
         self._stack: list[tuple[Any, Any, _State]] = []  # the same three of those around it
-        self._string: _State = self._in_string  # or `_in_key`: where an escape sequence leads back
+        # `_in_string` or `_in_key`: where the end of an escape sequence leads back to.
+        self._string: _State = PartialJSON._in_string
         self._escape = ""  # an escape sequence that has not ended
         self._high = ""  # the first half of a surrogate pair
         self._pieces: list[str] = []  # of a key, number or word that has not ended
-        self._state: _State = self._before_value
+        self._state: _State = PartialJSON._before_value
 
     def feed(self, text: str) -> None:
         """Take the next piece of the text."""
         at = 0
         end = len(text)
         while at < end:
-            at = self._state(text, at)
+            at = self._state(self, text, at)
 
     @property
     def value(self) -> JSONValue:
@@ -78,25 +79,26 @@ class PartialJSON:
     @property
     def is_whole_object(self) -> bool:
         """Whether the text so far is one JSON object, with nothing but space around it."""
-        return self._state == self._after_end and isinstance(self.value, dict)
+        return self._state is PartialJSON._after_end and isinstance(self.value, dict)
 
-    # Each state takes the text and a place in it, and gives the place it has read to. Places
-    # are looked at one by one: for the one or two characters between values that is half the
-    # cost of a regular expression.
+    # Each state takes the text and a place in it, and gives the place it has read to. States are
+    # plain functions: bound methods would make a cycle, and keep the value until a collection.
+    # Places are looked at one by one: for the one or two characters between values that is half
+    # the cost of a regular expression.
 
     def _before_value(self, text: str, at: int) -> int:
         match text[at]:
             case '"':
                 self._put("")
-                self._state = self._string = self._in_string
+                self._state = self._string = PartialJSON._in_string
             case " " | "\n" | "\t" | "\r":
                 pass
             case "{":
-                self._open({}, self._before_first_key, self._after_member)
+                self._open({}, PartialJSON._before_first_key, PartialJSON._after_member)
             case "[":
-                self._open([], self._before_first_item, self._after_item)
+                self._open([], PartialJSON._before_first_item, PartialJSON._after_item)
             case _:
-                self._state = self._in_scalar
+                self._state = PartialJSON._in_scalar
                 return self._in_scalar(text, at)
         return at + 1
 
@@ -105,7 +107,7 @@ class PartialJSON:
             return at + 1
         if text[at] == "]":
             return self._close(at)
-        self._state = self._before_value
+        self._state = PartialJSON._before_value
         return at
 
     def _before_first_key(self, text: str, at: int) -> int:
@@ -115,39 +117,39 @@ class PartialJSON:
 
     def _before_key(self, text: str, at: int) -> int:
         if text[at] == '"':
-            self._state = self._string = self._in_key
+            self._state = self._string = PartialJSON._in_key
         elif text[at] not in _SPACE:
-            self._state = self._after_error
+            self._state = PartialJSON._after_error
         return at + 1
 
     def _before_colon(self, text: str, at: int) -> int:
         if text[at] == ":":
-            self._state = self._before_value
+            self._state = PartialJSON._before_value
         elif text[at] not in _SPACE:
-            self._state = self._after_error
+            self._state = PartialJSON._after_error
         return at + 1
 
     def _after_member(self, text: str, at: int) -> int:
         if text[at] == ",":
-            self._state = self._before_key
+            self._state = PartialJSON._before_key
         elif text[at] == "}":
             return self._close(at)
         elif text[at] not in _SPACE:
-            self._state = self._after_error
+            self._state = PartialJSON._after_error
         return at + 1
 
     def _after_item(self, text: str, at: int) -> int:
         if text[at] == ",":
-            self._state = self._before_value
+            self._state = PartialJSON._before_value
         elif text[at] == "]":
             return self._close(at)
         elif text[at] not in _SPACE:
-            self._state = self._after_error
+            self._state = PartialJSON._after_error
         return at + 1
 
     def _after_end(self, text: str, at: int) -> int:
         if text[at:].strip(_SPACE):
-            self._state = self._after_error
+            self._state = PartialJSON._after_error
         return len(text)
 
     def _after_error(self, text: str, at: int) -> int:
@@ -182,7 +184,7 @@ class PartialJSON:
         if text[stop] == '"':
             self._key = "".join(self._pieces)
             self._pieces = []
-            self._state = self._before_colon
+            self._state = PartialJSON._before_colon
             return stop + 1
         return self._at_special(text, stop)
 
@@ -190,9 +192,9 @@ class PartialJSON:
         """Take a backslash; a raw control character is no JSON."""
         if text[at] == "\\":
             self._escape = "\\"
-            self._state = self._in_escape
+            self._state = PartialJSON._in_escape
         else:
-            self._state = self._after_error
+            self._state = PartialJSON._after_error
         return at + 1
 
     def _in_escape(self, text: str, at: int) -> int:
@@ -204,12 +206,12 @@ class PartialJSON:
             self._state = self._string
             self._grow(_ESCAPES[self._escape[1]])
         else:
-            self._state = self._after_error
+            self._state = PartialJSON._after_error
         return at + 1
 
     def _end_unicode_escape(self, digits: str) -> None:
         if not _HEX.fullmatch(digits):
-            self._state = self._after_error
+            self._state = PartialJSON._after_error
             return
         self._state = self._string
         unit = chr(int(digits, 16))
@@ -220,7 +222,7 @@ class PartialJSON:
         elif "\ud800" <= unit <= "\udbff":
             self._grow("")
             self._high = unit
-            self._state = self._after_high
+            self._state = PartialJSON._after_high
         else:
             self._grow("\ufffd" if "\udc00" <= unit <= "\udfff" else unit)
 
@@ -237,7 +239,7 @@ class PartialJSON:
         if self._high:
             self._high = ""
             piece = "\ufffd" + piece
-        if self._string == self._in_key:
+        if self._string is PartialJSON._in_key:
             self._pieces.append(piece)
             return
         string = self._top[self._key]
@@ -260,7 +262,7 @@ class PartialJSON:
         try:
             self._put(_read_scalar(scalar))
         except ValueError:
-            self._state = self._after_error
+            self._state = PartialJSON._after_error
         else:
             self._state = self._after
 
@@ -270,7 +272,7 @@ class PartialJSON:
         self, container: dict[str, JSONValue] | list[JSONValue], first: _State, after: _State
     ) -> None:
         if len(self._stack) >= MAX_DEPTH:
-            self._state = self._after_error
+            self._state = PartialJSON._after_error
             return
         self._put(container)
         self._stack.append((self._top, self._key, self._after))
