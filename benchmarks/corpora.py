@@ -6,12 +6,14 @@ from collections.abc import Iterator
 TEXT_CHUNKS = 2_000
 PIECE_CHARACTERS = 8
 
+JSONObject = dict[str, object]
+
 _WORDS = "The quick brown fox jumps over the lazy dog while it rains in the far hills".split()
 
 
 def openai_text(chunks: int = TEXT_CHUNKS) -> bytes:
     """An answer of `chunks` words with all the fields that OpenAI sends."""
-    deltas = [{"role": "assistant", "content": "", "refusal": None}]
+    deltas: list[JSONObject] = [{"role": "assistant", "content": "", "refusal": None}]
     deltas += [{"content": word} for word in _words(chunks)]
     return _stream(deltas, "stop", OPENAI_FIELDS)
 
@@ -20,26 +22,32 @@ def openai_arguments(characters: int = 20_000) -> bytes:
     """One tool call whose arguments come in pieces of 8 characters."""
     head = _call(0, "call_aB3dE5fG7hJ9kL1mN3pQ5rS7", "write_report", "")
     pieces = _pieces(arguments_text(characters))
-    deltas = [
+    deltas: list[JSONObject] = [
         {"role": "assistant", "content": None, "tool_calls": [head], "refusal": None},
-        *({"tool_calls": [_piece(0, piece)]} for piece in pieces),
+        *[_delta(tool_calls=[_piece(0, piece)]) for piece in pieces],
     ]
     return _stream(deltas, "tool_calls", OPENAI_FIELDS)
 
 
 def openai_calls(calls: int = 8, characters: int = 2_000) -> bytes:
     """Eight calls whose pieces come in turn."""
-    heads = [{"tool_calls": [_call(i, f"call_{i:024d}", f"lookup_{i}", "")]} for i in range(calls)]
+    heads: list[JSONObject] = [
+        {"tool_calls": [_call(i, f"call_{i:024d}", f"lookup_{i}", "")]} for i in range(calls)
+    ]
     pieces = list(_pieces(arguments_text(characters)))
-    turns = [{"tool_calls": [_piece(i, piece)]} for piece in pieces for i in range(calls)]
-    return _stream(
-        [{"role": "assistant", "content": None}, *heads, *turns], "tool_calls", OPENAI_FIELDS
-    )
+    turns: list[JSONObject] = [
+        {"tool_calls": [_piece(i, piece)]} for piece in pieces for i in range(calls)
+    ]
+    deltas: list[JSONObject] = [{"role": "assistant", "content": None}, *heads, *turns]
+    return _stream(deltas, "tool_calls", OPENAI_FIELDS)
 
 
 def vllm_text(chunks: int = TEXT_CHUNKS) -> bytes:
     """The short chunks of vLLM."""
-    deltas = [{"role": "assistant", "content": ""}, *({"content": w} for w in _words(chunks))]
+    deltas: list[JSONObject] = [
+        {"role": "assistant", "content": ""},
+        *[_delta(content=word) for word in _words(chunks)],
+    ]
     fields = {
         "id": "chatcmpl-7f3e",
         "object": "chat.completion.chunk",
@@ -51,7 +59,10 @@ def vllm_text(chunks: int = TEXT_CHUNKS) -> bytes:
 
 def llamacpp_text(chunks: int = TEXT_CHUNKS) -> bytes:
     """The chunks of llama.cpp's server."""
-    deltas = [{"role": "assistant", "content": None}, *({"content": w} for w in _words(chunks))]
+    deltas: list[JSONObject] = [
+        {"role": "assistant", "content": None},
+        *[_delta(content=word) for word in _words(chunks)],
+    ]
     fields = {
         "created": 1700000000,
         "id": "chatcmpl-Yk3Wc1",
@@ -74,7 +85,7 @@ def crlf_with_comments(chunks: int = TEXT_CHUNKS) -> bytes:
 
 def arguments_text(characters: int) -> str:
     """A JSON object of about so many characters: short fields, lists and some prose."""
-    items = []
+    items: list[JSONObject] = []
     size = 0
     while size < characters:
         item = {
@@ -97,7 +108,7 @@ def reads(body: bytes, size: int | None) -> list[bytes]:
     return [event + end for event in body.split(end)[:-1]]
 
 
-OPENAI_FIELDS: dict[str, object] = {
+OPENAI_FIELDS: JSONObject = {
     "id": "chatcmpl-BxY8nZ0q3kJ5m7L9p1R3t5V7w9X1z",
     "object": "chat.completion.chunk",
     "created": 1741569952,
@@ -107,9 +118,7 @@ OPENAI_FIELDS: dict[str, object] = {
 }
 
 
-def _stream(
-    deltas: list[dict[str, object]], finish: str, fields: dict[str, object], **choice: object
-) -> bytes:
+def _stream(deltas: list[JSONObject], finish: str, fields: JSONObject, **choice: object) -> bytes:
     logprobs = {"logprobs": None} if "service_tier" in fields else choice
     chunks = [
         {**fields, "choices": [{"index": 0, "delta": delta, **logprobs, "finish_reason": None}]}
@@ -122,6 +131,10 @@ def _stream(
     return "".join(f"data: {line}\n\n" for line in lines).encode() + b"data: [DONE]\n\n"
 
 
+def _delta(**fields: object) -> JSONObject:
+    return fields
+
+
 def _words(count: int) -> Iterator[str]:
     return (" " + _WORDS[i % len(_WORDS)] for i in range(count))
 
@@ -130,10 +143,10 @@ def _pieces(text: str) -> Iterator[str]:
     return (text[i : i + PIECE_CHARACTERS] for i in range(0, len(text), PIECE_CHARACTERS))
 
 
-def _call(index: int, call_id: str, name: str, arguments: str) -> dict[str, object]:
+def _call(index: int, call_id: str, name: str, arguments: str) -> JSONObject:
     function = {"name": name, "arguments": arguments}
     return {"index": index, "id": call_id, "type": "function", "function": function}
 
 
-def _piece(index: int, arguments: str) -> dict[str, object]:
+def _piece(index: int, arguments: str) -> JSONObject:
     return {"index": index, "function": {"arguments": arguments}}

@@ -1,0 +1,57 @@
+"""Measure, and say what was found: `python -m benchmarks`; `make bench` sets up the peers first."""
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks import plot, report
+from benchmarks.results import Measured, Settings
+
+RESULTS = Path(__file__).parent / "results"
+
+# A module each, with `run(settings) -> Measured`; a new one is added here.
+SECTIONS = (
+    "stream_path",
+    "litellm_peer",
+    "partial_arguments",
+    "outgoing",
+    "growth",
+    "imports",
+    "installs",
+)
+
+
+def main() -> None:
+    options = _options()
+    settings = Settings.of(quick=options.quick)
+    measured = Measured()
+    for name in options.only or SECTIONS:
+        measured += _section(name)(settings)
+    found = report.document(measured, quick=options.quick)
+    report.write_json(options.json, found)
+    if measured.costs:
+        openai = found["versions"]["openai"] or "not installed"
+        caption = f"{found['date'][:10]}, Python {found['python']}, openai {openai}, mocked HTTP"
+        plot.write(options.svg, measured.costs, caption)
+    print(report.table(measured, quick=options.quick))
+
+
+def _section(name: str) -> Callable[[Settings], Measured]:
+    run: Callable[[Settings], Measured] = import_module(f"benchmarks.{name}").run
+    return run
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one small round: does it work?")
+    parser.add_argument(
+        "--only", action="append", choices=SECTIONS, metavar="NAME", help=", ".join(SECTIONS)
+    )
+    parser.add_argument("--json", type=Path, default=RESULTS / "benchmarks.json", metavar="FILE")
+    parser.add_argument("--svg", type=Path, default=RESULTS / "benchmarks.svg", metavar="FILE")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
