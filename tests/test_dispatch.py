@@ -108,7 +108,7 @@ def test_value_becomes_the_content(
     message = dispatch(kind(lambda: value))
 
     assert message == ToolMessage(tool_call_id="call_1", content=content)  # type: ignore[arg-type]
-    assert not message.is_error
+    assert message.outcome == "value"
 
 
 def test_half_a_character_becomes_one_that_can_be_sent(dispatch: Dispatch) -> None:
