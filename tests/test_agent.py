@@ -1,0 +1,631 @@
+"""Agents run conversations to an answer, a limit, or a call that only the caller can run."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from pathors_agent import Limits
+from pathors_agent.agent import Agent, AsyncAgent, RunResult
+from pathors_agent.chat_completions import EndpointProfile, ModelOptions
+from pathors_agent.conversation import Conversation, Role
+from pathors_agent.errors import (
+    ConversationError,
+    ProviderError,
+    RunNotFinished,
+    ToolDefinitionError,
+)
+from pathors_agent.history import dump_messages, load_messages
+from pathors_agent.messages import (
+    AssistantMessage,
+    ContentPart,
+    JSONValue,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+from pathors_agent.run import Status
+from pathors_agent.testing import (
+    AsyncScriptedTransport,
+    Entry,
+    ScriptedTransport,
+    answer,
+    calls,
+    raw,
+)
+from pathors_agent.tools import Tool, ToolContext, ToolRegistry, tool
+from ways import WAYS, Way
+
+GO = UserMessage(content="Go.")
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    return Way(request.param)
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@tool
+async def double(a: int) -> int:
+    """Double a number."""
+    return 2 * a
+
+
+ADD = ("add", {"a": 1, "b": 2})
+DOUBLE = ("double", {"a": 3})
+APPROVE = Tool(name="approve", description="Ask a person.")
+CLIENT_CALL: tuple[str, dict[str, JSONValue]] = ("approve", {})
+
+
+def said(messages: tuple[Message, ...]) -> list[str]:
+    return [message.text for message in messages]
+
+
+def stored(conversation: Conversation) -> Conversation:
+    """Take a conversation through its stored form, as another process would find it."""
+    return Conversation(load_messages(dump_messages(conversation.messages)))
+
+
+# - one run
+
+
+def test_answer_is_the_output(way: Way) -> None:
+    usage = Usage(prompt_tokens=5, completion_tokens=2, total_tokens=7)
+
+    result = way.run(answer("Hello.", usage=usage), prompt="Hi.", model="demo")
+
+    assert result.output == "Hello."
+    assert result.status is Status.FINISHED
+    assert result.finish_reason == "stop"
+    assert result.limit is None
+    assert result.open_calls == ()
+    assert said(result.messages) == ["Hi.", "Hello."]
+    assert result.conversation.messages == result.messages
+    assert (result.usage.prompt_tokens, result.usage.total_tokens) == (5, 7)
+
+
+def test_tools_are_run_until_there_is_an_answer(way: Way) -> None:
+    result = way.run(calls(ADD, DOUBLE), calls(DOUBLE), "Done.", prompt="Go.", tools=[add, double])
+
+    assert said(result.messages) == ["Go.", "", "3", "6", "", "6", "Done."]
+    assert [message["role"] for message in way.requests[2]["messages"]] == [
+        "user",
+        "assistant",
+        "tool",
+        "tool",
+        "assistant",
+        "tool",
+    ]
+    assert result.finish_reason == "stop"
+
+
+def test_usage_is_summed_and_unknown_where_an_answer_left_it_out(way: Way) -> None:
+    known = Usage(prompt_tokens=5, completion_tokens=2, total_tokens=7, cached_tokens=1)
+
+    both = way.run(
+        answer(calls=[ADD], usage=known), answer("3", usage=known), prompt="Go.", tools=[add]
+    )
+    one = way.run(answer(calls=[ADD], usage=known), "3", prompt="Go.", tools=[add])
+
+    assert (both.usage.prompt_tokens, both.usage.completion_tokens) == (10, 4)
+    assert one.usage.prompt_tokens is None
+
+
+def test_whole_and_streamed_runs_end_alike(way: Way) -> None:
+    script = (answer("Hm.", calls=[ADD, DOUBLE]), "Done.")
+
+    whole = way.run(*script, prompt="Go.", tools=[add, double])
+    streamed = way.stream(*script, prompt="Go.", tools=[add, double], cut=3)
+
+    assert whole.messages == streamed.messages
+    assert whole.status is streamed.status
+    assert whole.output == streamed.output == "Done."
+
+
+def test_request_holds_the_agents_settings(way: Way) -> None:
+    way.run(
+        "Hello.",
+        prompt="Hi.",
+        model="demo",
+        instructions="Be brief.",
+        tools=[add],
+        options=ModelOptions(temperature=0.5, max_tokens=10),
+    )
+
+    [request] = way.requests
+    assert request["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi."},
+    ]
+    assert (request["model"], request["temperature"], request["max_tokens"]) == ("demo", 0.5, 10)
+    assert request["stream"] is True
+    [definition] = request["tools"]
+    assert definition["function"]["name"] == "add"
+
+
+def test_instructions_are_no_part_of_the_history(way: Way) -> None:
+    result = way.run(calls(ADD), "3", prompt="Go.", instructions="Be brief.", tools=[add])
+
+    assert not any(isinstance(message, SystemMessage) for message in result.messages)
+    assert [request["messages"][0]["role"] for request in way.requests] == ["system", "system"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "content"),
+    [
+        ("Look.", "Look."),
+        (UserMessage(content="Look.", name="ada"), "Look."),
+        ([ContentPart(type="text", text="Look.")], [{"type": "text", "text": "Look."}]),
+    ],
+)
+def test_prompt_may_be_text_or_parts_or_a_message(way: Way, prompt: Any, content: object) -> None:
+    result = way.run("Seen.", prompt=prompt)
+
+    assert way.requests[0]["messages"][0]["content"] == content
+    assert isinstance(result.messages[0], UserMessage)
+
+
+def test_context_reaches_the_tools_and_keys_are_equal_on_every_replay(way: Way) -> None:
+    seen: list[tuple[object, str, str | None]] = []
+
+    @tool
+    def note(context: ToolContext[str]) -> None:
+        """Note who calls."""
+        seen.append((context.context, context.key, context.session_id))
+
+    def run(conversation: Conversation) -> None:
+        way.run(
+            calls(("note", {}), ("note", {})),
+            calls(("note", {})),
+            "Done.",
+            prompt="Go.",
+            conversation=conversation,
+            context="Ada",
+            tools=[note],
+        )
+
+    run(Conversation(session_id="session-1"))
+    first, seen[:] = sorted(seen), []
+    run(Conversation(session_id="session-1"))
+
+    assert [context for context, _, _ in first] == ["Ada"] * 3
+    assert [session for _, _, session in first] == ["session-1"] * 3
+    assert len({key for _, key, _ in first}) == 3
+    assert sorted(seen) == first
+
+
+def test_keys_of_two_conversations_differ(way: Way) -> None:
+    seen: list[str] = []
+
+    @tool
+    def note(context: ToolContext[None]) -> None:
+        """Note who calls."""
+        seen.append(context.key)
+
+    for _ in range(2):
+        way.run(calls(("note", {})), "Done.", prompt="Go.", tools=[note])
+
+    assert len(set(seen)) == 2
+
+
+@pytest.mark.parametrize(
+    ("agent", "transport", "other"),
+    [
+        (Agent, AsyncScriptedTransport(), "AsyncAgent"),
+        (AsyncAgent, ScriptedTransport(), "Agent"),
+        (Agent, "http://localhost", "AsyncAgent"),
+    ],
+)
+def test_wrong_transport_is_refused_with_a_hint(agent: Any, transport: object, other: str) -> None:
+    with pytest.raises(TypeError, match=f"is {other} the agent you want"):
+        agent(transport)
+
+
+def test_function_that_is_no_tool_is_refused_when_the_agent_is_made() -> None:
+    with pytest.raises(ToolDefinitionError, match="@tool"):
+        Agent(ScriptedTransport(), tools=[said])
+
+
+def test_registry_may_be_shared_by_agents(way: Way) -> None:
+    registry = ToolRegistry([add])
+
+    assert way.run(calls(ADD), "3", prompt="Go.", tools=registry).output == "3"
+    assert way.run(calls(ADD), "3", prompt="Go.", tools=registry).output == "3"
+
+
+# - conversations over several runs
+
+
+def test_conversation_is_carried_on(way: Way) -> None:
+    conversation = Conversation()
+
+    first = way.run("Hello.", prompt="Hi.", conversation=conversation)
+    second = way.run(calls(ADD), "3", prompt="Add.", conversation=conversation, tools=[add])
+
+    assert said(conversation.messages) == ["Hi.", "Hello.", "Add.", "", "3", "3"]
+    assert said(first.messages) == ["Hi.", "Hello."]
+    assert said(second.messages) == ["Add.", "", "3", "3"]
+    assert [message["content"] for message in way.requests[0]["messages"]] == [
+        "Hi.",
+        "Hello.",
+        "Add.",
+    ]
+    assert second.conversation is conversation
+
+
+def test_result_tells_how_its_run_ended_also_later(way: Way) -> None:
+    conversation = Conversation()
+    first = way.run("Hello.", prompt="Hi.", conversation=conversation)
+
+    way.run(calls(CLIENT_CALL), prompt="Go.", conversation=conversation, tools=[APPROVE])
+
+    assert first.output == "Hello."
+    assert first.open_calls == ()
+    assert said(first.messages) == ["Hi.", "Hello."]
+
+
+def test_conversation_of_a_result_goes_on_in_another_agent(way: Way) -> None:
+    result = way.run(calls(ADD), "3", prompt="Add.", tools=[add])
+
+    again = way.run("Hello.", prompt="Hi.", conversation=stored(result.conversation))
+
+    assert again.output == "Hello."
+    assert len(way.requests[0]["messages"]) == 5
+
+
+def test_no_prompt_goes_on_with_what_is_owed(way: Way) -> None:
+    opened = AssistantMessage(
+        tool_calls=tuple(
+            ToolCall(id=i, name="add", arguments=f'{{"a": 1, "b": {b}}}')
+            for i, b in (("x", 1), ("y", 2), ("z", 3))
+        )
+    )
+    conversation = Conversation([GO, opened, ToolMessage(tool_call_id="y", content="given")])
+
+    result = way.run("Done.", conversation=conversation, tools=[add])
+
+    assert said(conversation.messages) == ["Go.", "", "2", "given", "4", "Done."]
+    assert said(result.messages) == ["2", "4", "Done."]
+
+
+def test_no_prompt_and_nothing_owed_asks_nobody(way: Way) -> None:
+    conversation = Conversation([GO, AssistantMessage(content="Done.")])
+
+    result = way.run(conversation=conversation)
+    empty = way.run()
+
+    assert result.status is empty.status is Status.FINISHED
+    assert result.messages == empty.messages == ()
+    assert way.requests == []
+    with pytest.raises(RunNotFinished, match="give a prompt"):
+        assert empty.output
+    assert empty.usage == Usage(
+        prompt_tokens=0, completion_tokens=0, total_tokens=0, cached_tokens=0, reasoning_tokens=0
+    )
+
+
+def test_prompt_while_calls_are_open_is_refused_and_changes_nothing(way: Way) -> None:
+    opened = AssistantMessage(
+        tool_calls=(ToolCall(id="x", name="approve"), ToolCall(id="y", name="approve"))
+    )
+    conversation = Conversation([GO, opened])
+    before = copy.deepcopy(vars(conversation))
+
+    with pytest.raises(ConversationError, match="'x', 'y'") as refused:
+        way.run(prompt="And?", conversation=conversation, session_id="session-1", tools=[APPROVE])
+
+    assert refused.value.open_calls == ("x", "y")
+    assert vars(conversation) == before
+    assert conversation.session_id is None
+    assert way.requests == []
+
+
+def test_prompt_after_closing_the_open_calls_goes_on(way: Way) -> None:
+    conversation = Conversation()
+    way.run(calls(CLIENT_CALL), prompt="Go.", conversation=conversation, tools=[APPROVE])
+
+    conversation.close_open_calls("The user went away.")
+    result = way.run("Welcome back.", prompt="Hello?", conversation=conversation, tools=[APPROVE])
+
+    assert result.output == "Welcome back."
+    assert said(conversation.messages)[2:4] == ["The user went away.", "Hello?"]
+
+
+# - streams that are left
+
+
+def everything(prefix: int) -> tuple[Entry, ...]:
+    """Give the rest of a script of three answers, of which so many were taken whole."""
+    script = (answer("Hm.", calls=[ADD, DOUBLE]), answer(calls=[ADD]), answer("Done."))
+    return script[prefix:]
+
+
+def test_stream_left_anywhere_has_a_true_history_and_goes_on(way: Way) -> None:
+    tools = [add, double]
+    whole = way.stream(*everything(0), prompt="Go.", tools=tools)
+    count = len(way.items)
+    assert count > 15
+
+    for stop_after in range(1, count + 1):
+        left = Way(way.name)
+        conversation = Conversation()
+        result = left.stream(
+            *everything(0),
+            prompt="Go.",
+            conversation=conversation,
+            tools=tools,
+            stop_after=stop_after,
+        )
+        assert conversation.messages == whole.messages[: len(conversation.messages)]
+        assert result.messages == conversation.messages
+        if stop_after == count:
+            assert result.status is Status.FINISHED
+            continue
+        assert result.status is Status.RUNNING
+        with pytest.raises(RunNotFinished, match="left before its end") as unfinished:
+            assert result.output
+        assert unfinished.value.messages == conversation.messages
+
+        taken = sum(isinstance(m, AssistantMessage) for m in conversation.messages)
+        rest = Way(way.name).run(*everything(taken), conversation=conversation, tools=tools)
+        assert contents(conversation) == contents(whole.conversation)
+        assert rest.status is Status.FINISHED
+
+
+def contents(conversation: Conversation) -> list[tuple[str, str, list[str]]]:
+    """Give what was said, without the ids that providers count up."""
+    return [
+        (m.role, m.text, [c.name + c.arguments for c in getattr(m, "tool_calls", ())])
+        for m in conversation.messages
+    ]
+
+
+def test_stream_that_was_never_read_holds_the_prompt_only() -> None:
+    with Agent(ScriptedTransport()).stream("Go.") as stream:
+        pass
+
+    assert stream.result.messages == stream.conversation.messages == (GO,)
+    assert stream.result.status is Status.RUNNING
+
+
+def test_result_of_a_stream_grows_as_it_goes() -> None:
+    grown = []
+
+    with Agent(ScriptedTransport(calls(ADD), "3"), tools=[add]).stream("Go.") as stream:
+        for item in stream:
+            if not hasattr(item, "role"):
+                continue
+            assert stream.result.messages[-1] == item
+            grown.append(stream.result.status)
+
+    assert grown == [Status.RUNNING, Status.RUNNING, Status.FINISHED]
+    assert stream.result.output == "3"
+
+
+# - sessions
+
+SESSION = {"x-session-id": "session-1"}
+
+
+def sessions_sent(way: Way) -> list[str | None]:
+    return [request.session_id for request in way.sent]
+
+
+def test_session_is_kept_from_the_first_answer_and_sent_from_then_on(way: Way) -> None:
+    conversation = Conversation()
+
+    result = way.run(
+        answer(calls=[ADD], headers=SESSION),
+        answer("3", headers={"x-session-id": "session-2"}),
+        prompt="Go.",
+        conversation=conversation,
+        tools=[add],
+    )
+
+    assert sessions_sent(way) == [None, "session-1"]
+    assert conversation.session_id == result.session_id == "session-1"
+    way.run("Hello.", prompt="Hi.", conversation=conversation)
+    assert sessions_sent(way) == ["session-1"]
+
+
+def test_given_session_is_sent_from_the_start(way: Way) -> None:
+    result = way.run(answer("Hello.", headers=SESSION), prompt="Hi.", session_id="mine")
+
+    assert sessions_sent(way) == ["mine"]
+    assert result.session_id == "mine"
+
+
+def test_conversation_without_a_session_joins_the_given_one(way: Way) -> None:
+    conversation = Conversation([GO, AssistantMessage(content="Done.")])
+
+    way.run("Hello.", prompt="Hi.", conversation=conversation, session_id="mine")
+    way.run("Hello.", prompt="Hi.", conversation=conversation, session_id="mine")
+
+    assert conversation.session_id == "mine"
+
+
+def test_two_sessions_are_a_value_error_that_changes_nothing(way: Way) -> None:
+    conversation = Conversation(session_id="mine")
+
+    with pytest.raises(ValueError, match=r"'mine'.*'yours'"):
+        way.run(prompt="Hi.", conversation=conversation, session_id="yours")
+
+    assert conversation.messages == ()
+    assert conversation.session_id == "mine"
+    assert way.requests == []
+
+
+def test_session_of_a_refusal_is_not_kept(way: Way) -> None:
+    conversation = Conversation()
+
+    with pytest.raises(ProviderError, match="gone"):
+        way.run(
+            raw(b'{"error": "gone"}', status=500, headers=SESSION),
+            prompt="Go.",
+            conversation=conversation,
+        )
+
+    assert conversation.session_id is None
+
+
+def test_endpoint_that_keeps_the_history_is_sent_what_is_new(way: Way) -> None:
+    profile = EndpointProfile(sends="new_messages")
+    conversation = Conversation()
+
+    way.run(
+        answer(calls=[ADD, DOUBLE], headers=SESSION),
+        "Done.",
+        prompt="Go.",
+        conversation=conversation,
+        profile=profile,
+        instructions="Be brief.",
+        tools=[add, double],
+    )
+    first, second = way.requests
+    way.run("Bye.", prompt="Thanks.", conversation=conversation, profile=profile)
+
+    assert [message["role"] for message in first["messages"]] == ["system", "user"]
+    assert [message["content"] for message in second["messages"]] == ["3", "6"]
+    assert [message["content"] for message in way.requests[0]["messages"]] == ["Thanks."]
+    assert len(conversation.messages) == 7
+
+
+# - limits
+
+
+def test_limit_of_turns_stops_the_run_and_a_higher_one_goes_on(way: Way) -> None:
+    conversation = Conversation()
+    script = [calls(("double", {"a": a})) for a in range(3)]
+
+    stopped = way.run(
+        *script[:2],
+        prompt="Go.",
+        conversation=conversation,
+        tools=[double],
+        limits=Limits(turns=2),
+    )
+
+    assert stopped.status is Status.LIMIT_REACHED
+    assert stopped.limit == "turns"
+    assert said(conversation.messages) == ["Go.", "", "0", "", "2"]
+    with pytest.raises(RunNotFinished, match=r"limits\.turns") as unfinished:
+        assert stopped.output
+    assert unfinished.value.status == "limit_reached"
+    assert unfinished.value.messages == conversation.messages
+
+    still = way.run(conversation=conversation, tools=[double], limits=Limits(turns=2))
+    assert still.status is Status.LIMIT_REACHED
+    assert way.requests == []
+
+    result = way.run(
+        script[2], "Done.", conversation=conversation, tools=[double], limits=Limits(turns=4)
+    )
+    assert result.output == "Done."
+    assert result.limit is None
+
+
+def test_new_prompt_counts_anew(way: Way) -> None:
+    conversation = Conversation()
+    limits = Limits(turns=1)
+    way.run(calls(ADD), prompt="Go.", conversation=conversation, tools=[add], limits=limits)
+
+    result = way.run("Hi.", prompt="Hello?", conversation=conversation, limits=limits)
+
+    assert result.output == "Hi."
+
+
+def test_answer_of_the_last_turn_counts(way: Way) -> None:
+    result = way.run("Hello.", prompt="Hi.", limits=Limits(turns=1))
+
+    assert result.status is Status.FINISHED
+    assert result.limit is None
+
+
+# - tools of the client
+
+
+def test_run_with_open_client_calls_is_suspended_until_they_are_answered(way: Way) -> None:
+    conversation = Conversation()
+    tools = [add, APPROVE]
+
+    waiting = way.run(
+        calls(CLIENT_CALL, ADD, CLIENT_CALL), prompt="Go.", conversation=conversation, tools=tools
+    )
+
+    assert waiting.status is Status.SUSPENDED
+    assert [(call.id, call.name) for call in waiting.open_calls] == [
+        ("call_1", "approve"),
+        ("call_3", "approve"),
+    ]
+    assert said(waiting.messages) == ["Go.", "", "3"]
+    with pytest.raises(RunNotFinished, match="results of approve; append them and run") as error:
+        assert waiting.output
+    assert error.value.status == "suspended"
+
+    conversation.append(ToolMessage(tool_call_id="call_3", content="no"))
+    half = way.run(conversation=conversation, tools=tools)
+    assert half.status is Status.SUSPENDED
+    assert half.messages == ()
+    assert way.requests == []
+
+    conversation.append(ToolMessage(tool_call_id="call_1", content="yes"))
+    result = way.run("Done.", conversation=conversation, tools=tools)
+    assert said(conversation.messages) == ["Go.", "", "yes", "3", "no", "Done."]
+    assert said(result.messages) == ["Done."]
+
+
+def test_suspended_run_goes_on_in_another_process(way: Way) -> None:
+    tools = [add, APPROVE]
+    waiting = way.run(calls(ADD, CLIENT_CALL), prompt="Go.", tools=tools)
+    text = dump_messages(waiting.conversation.messages)
+
+    conversation = Conversation(load_messages(text))
+    assert conversation.next_role is Role.TOOL
+    [call] = conversation.open_calls
+    conversation.append(ToolMessage(tool_call_id=call.id, content="yes"))
+    result = way.run("Done.", conversation=conversation, tools=tools)
+
+    assert result.output == "Done."
+    assert said(conversation.messages) == ["Go.", "", "3", "yes", "Done."]
+
+
+def test_client_tools_are_offered_to_the_model(way: Way) -> None:
+    way.run("Hello.", prompt="Hi.", tools=[APPROVE])
+
+    [definition] = way.requests[0]["tools"]
+    assert definition["function"]["name"] == "approve"
+
+
+# - what shows
+
+
+def test_reprs_hold_no_contents(way: Way) -> None:
+    canary = "hunter2-canary"
+
+    result = way.run(answer(canary, reasoning=canary), prompt=canary, instructions=canary)
+
+    assert canary not in repr(result)
+    assert canary not in repr(result.conversation)
+    assert isinstance(result, RunResult)
+
+
+def test_half_a_character_of_a_tool_does_not_end_the_conversation(way: Way) -> None:
+    def give() -> str:
+        return "half \ud83d"
+
+    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    tools = [Tool(name="give", parameters=parameters, function=give)]
+
+    result = way.run(calls(("give", {})), "Done.", prompt="Go.", tools=tools)
+
+    assert said(result.messages) == ["Go.", "", "half ?", "Done."]
+    assert json.loads(dump_messages(result.messages))
