@@ -1,0 +1,219 @@
+"""What is logged: names, ids, counts and seconds; never what was said."""
+
+import logging
+from collections.abc import Iterator, MutableMapping
+from typing import Any, NoReturn
+
+import pytest
+import structlog
+
+from pathors_agent.errors import TransportError
+from pathors_agent.messages import Usage
+from pathors_agent.testing import answer, calls, http_error, raw
+from pathors_agent.tools import tool
+from ways import WAYS, Way
+
+CANARY = "hunter2-canary"
+
+TURNS = (
+    answer(
+        "Hm.",
+        calls=[("look", {"at": "me"})],
+        usage=Usage(prompt_tokens=5, completion_tokens=2, total_tokens=7),
+        headers={"x-session-id": "session-1"},
+    ),
+    "Done.",
+)
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    return Way(request.param)
+
+
+@pytest.fixture
+def structlog_events() -> Iterator[list[dict[str, Any]]]:
+    """Configure structlog as a user does, and give the events that go there."""
+    events: list[dict[str, Any]] = []
+
+    def keep(logger: Any, method: str, event: MutableMapping[str, Any]) -> NoReturn:
+        events.append({"level": method, **event})
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep])
+    yield events
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def no_structlog() -> None:
+    structlog.reset_defaults()
+    assert not structlog.is_configured()
+
+
+@tool
+def look(at: str) -> str:
+    """Look at something."""
+    return f"{at} it is"
+
+
+def without_seconds(event: dict[str, Any]) -> dict[str, Any]:
+    assert event["seconds"] >= 0
+    return {name: value for name, value in event.items() if name != "seconds"}
+
+
+def test_events_go_to_structlog_where_it_is_configured(
+    way: Way, structlog_events: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    way.run(*TURNS, prompt="Go.", tools=[look])
+
+    first, called, second = [without_seconds(event) for event in structlog_events]
+    expected = {
+        "level": "info",
+        "event": "model_called",
+        "key": "model/0",
+        "session_id": "session-1",
+        "finish_reason": "tool_calls",
+        "tool_calls": 1,
+        "prompt_tokens": 5,
+        "completion_tokens": 2,
+    }
+    assert expected.items() <= first.items()
+    assert {"event": "tool_called", "tool": "look", "call_id": "call_1"}.items() <= called.items()
+    expected = {"event": "model_called", "key": "model/1", "finish_reason": "stop", "tool_calls": 0}
+    assert expected.items() <= second.items()
+    assert not [record for record in caplog.records if record.name.startswith("pathors_agent")]
+
+
+@pytest.mark.usefixtures("no_structlog")
+def test_events_go_to_the_standard_logger_otherwise(
+    way: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pathors_agent")
+
+    way.run(*TURNS, prompt="Go.", tools=[look])
+
+    records = [record for record in caplog.records if record.name == "pathors_agent"]
+    assert [vars(record)["event"] for record in records] == [
+        "model_called",
+        "tool_called",
+        "model_called",
+    ]
+    assert vars(records[1])["fields"]["tool"] == "look"
+    assert records[1].getMessage().startswith("tool_called tool='look' call_id='call_1' ")
+    assert {record.levelname for record in records} == {"INFO"}
+
+
+@pytest.mark.usefixtures("no_structlog")
+def test_nothing_is_written_while_nobody_listens(
+    way: Way, capfd: pytest.CaptureFixture[str]
+) -> None:
+    way.run(*TURNS, prompt="Go.", tools=[look])
+
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (http_error(500, "gone"), "ProviderError"),
+        (answer("Hello").broken_after(events=2), "IncompleteResponse"),
+        (answer("Hello").ended_after(events=2), "IncompleteResponse"),
+        (raw(b"data: {\n\n"), "MalformedResponse"),
+        (raw(b'data: {"error": "gone"}\n\n'), "ProviderError"),
+        (raw(b""), "IncompleteResponse"),
+        (TransportError("no connection"), "TransportError"),
+    ],
+)
+def test_failed_model_call_is_told_once_by_the_kind_of_its_error(
+    way: Way, structlog_events: list[dict[str, Any]], reply: Any, error: str
+) -> None:
+    with pytest.raises(TransportError):
+        way.run(reply, prompt="Go.")
+
+    [event] = structlog_events
+    assert (event["event"], event["key"], event["error"]) == ("model_call_failed", "model/0", error)
+
+
+def test_failing_tool_is_told_as_a_failure(
+    way: Way, structlog_events: list[dict[str, Any]]
+) -> None:
+    @tool
+    def fail() -> None:
+        """Fail."""
+        raise ValueError(CANARY)
+
+    way.run(calls(("fail", {})), "Done.", prompt="Go.", tools=[fail])
+
+    [event] = [event for event in structlog_events if event["event"] == "tool_called"]
+    assert event["outcome"] == "error"
+
+
+def test_what_had_to_be_read_around_is_told(
+    way: Way, structlog_events: list[dict[str, Any]]
+) -> None:
+    body = b'data: {"choices": [{"delta": {"content": "Hello"}}]}\n\ndata: [DONE]\n\n'
+
+    way.run(raw(body), prompt="Go.")
+
+    kinds = [e["kind"] for e in structlog_events if e["event"] == "provider_quirk"]
+    assert kinds == ["no_finish_reason"]
+
+
+def run_with_canaries(way: Way) -> None:
+    """Put a canary wherever contents are, in runs that end well and in all that do not."""
+
+    @tool
+    def tell(text: str, *, fails: bool = False) -> str:
+        """Tell."""
+        if fails:
+            raise ValueError(CANARY)
+        return text + CANARY
+
+    good = calls(
+        ("tell", {"text": CANARY}),
+        ("tell", {"text": CANARY, "fails": True}),
+        ("tell", {"txt": CANARY}),
+        ("tell", CANARY),
+        (CANARY, {}),
+    )
+    settings: dict[str, Any] = {"instructions": CANARY, "tools": [tell], "context": CANARY}
+    way.run(good, answer(CANARY, reasoning=CANARY), prompt=CANARY, **settings)
+    chunk = f'data: {{"choices": [{{"delta": {{"content": "{CANARY}", "x": "{CANARY}"}}}}]}}\n\n'
+    for failing in (
+        http_error(500, CANARY, code=CANARY),
+        answer(CANARY).broken_after(events=2),
+        raw(chunk.encode()),
+        raw(f'{chunk}data: {{"error": {{"message": "{CANARY}"}}}}\n\n'.encode()),
+        raw(f"data: {CANARY}\n\n".encode()),
+        raw(CANARY.encode()),
+        TransportError(CANARY),
+    ):
+        with pytest.raises(TransportError):
+            way.run(failing, prompt=CANARY, **settings)
+    way.run(raw(f"{chunk}data: [DONE]\n\n".encode()), prompt=CANARY, **settings)
+
+
+@pytest.mark.usefixtures("no_structlog")
+def test_contents_are_never_logged(
+    way: Way, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    run_with_canaries(way)
+
+    logged = "".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
+    assert logged.count("model_call_failed") >= 7
+    assert "tool_called" in logged
+    assert "provider_quirk" in logged
+    assert CANARY not in logged
+    assert CANARY not in "".join(capfd.readouterr())
+
+
+def test_contents_never_reach_structlog(way: Way, structlog_events: list[dict[str, Any]]) -> None:
+    run_with_canaries(way)
+
+    assert len(structlog_events) > 10
+    assert CANARY not in repr(structlog_events)
