@@ -1,12 +1,15 @@
 """Raw JSON Schemas are checked when they are registered, and check what models send."""
 
+import inspect
 import json
 import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from pathors_agent.arguments import Problem
+from pathors_agent.arguments import ArgumentsRefused, Problem, report
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.schema import InvalidSchema, compile_schema
@@ -127,6 +130,8 @@ def test_problems_of_raw_tool_are_written_one_a_line() -> None:
         ),
         ({"type": "object", "properties": {"a": {1, 2}}}, "parameters"),
         ({"type": "object", "default": float("nan")}, "parameters"),
+        ({"type": "object", "$schema": "http://localhost:1/unknown"}, "parameters/$schema"),
+        ({"type": "object", "not": {"pattern": "(?=a)"}}, "parameters/not/pattern"),
         (
             {"type": "object", "properties": {"a": {"$ref": "http://localhost:1/schema"}}},
             "parameters/properties/a/$ref",
@@ -166,13 +171,9 @@ def test_definition_that_is_no_schema_is_refused(parameters: Any, path: str) -> 
             "$id": "http://localhost:1/a",
             "properties": {"a": {"$ref": "b"}, "b": {"$id": "b"}},
         },
-        {
-            "type": "object",
-            "properties": {"a": {"$ref": "https://json-schema.org/draft/2020-12/schema"}},
-        },
         {"type": "object", "properties": {"$ref": {"type": "string"}}},
         {"type": "object", "const": {"$ref": "#/no"}},
-        {"type": "object", "$schema": "http://localhost:1/unknown"},
+        {"type": "object", "$schema": "https://json-schema.org/draft/2020-12/schema"},
         {"type": "object", "$schema": "http://json-schema.org/draft-07/schema#"},
     ],
 )
@@ -198,17 +199,194 @@ def test_schema_is_copied_when_it_is_compiled() -> None:
     assert validator.problems({"city": "Bonn"}) == []
 
 
-def test_schema_that_holds_itself_is_refused() -> None:
-    schema: dict[str, Any] = {"type": "object"}
-    schema["not"] = schema
-
-    with pytest.raises(InvalidSchema, match="not JSON"):
-        compile_schema(schema)
+def test_endless_reference_is_refused_at_registration() -> None:
+    with pytest.raises(ToolDefinitionError, match="parameters refers to itself without end"):
+        ToolRegistry([Tool(name="loop", parameters={"type": "object", "$ref": "#"})])
 
 
-def test_endless_reference_is_an_error_message() -> None:
-    looped = Tool(name="loop", parameters={"type": "object", "$ref": "#"}, function=dict)
-    message = ToolRegistry([looped]).bind(ToolCall(id="c1", name="loop"))
+def test_endless_work_is_an_error_message() -> None:
+    schema = {"type": "object", "additionalProperties": {"items": {"enum": list(range(5_000))}}}
+    arguments = json.dumps({"x": [4_999] * 5_000})
+    tool = Tool(name="slow", parameters=schema, function=dict)
+    message = ToolRegistry([tool]).bind(ToolCall(id="c1", name="slow", arguments=arguments))
 
     assert isinstance(message, ToolMessage)
-    assert message.text == "The arguments of loop could not be checked (RecursionError)."
+    assert message.text == (
+        "The arguments of slow take more than 1,000,000 steps to check; send less."
+    )
+
+
+def test_deep_arguments_are_an_error_message() -> None:
+    tool = Tool(name="any", function=dict)
+
+    def text(depth: int) -> str:
+        message = ToolRegistry([tool]).bind(
+            ToolCall(id="c1", name="any", arguments='{"x":' + "[" * depth + "]" * depth + "}")
+        )
+        return message.text if isinstance(message, ToolMessage) else "bound"
+
+    assert text(49) == "bound"
+    assert text(50) == (
+        "The arguments of any hold more than 50 levels of arrays and objects; send less."
+    )
+    assert text(10_000) == (
+        "The arguments of any are nested too deeply; send fewer levels of arrays and objects."
+    )
+
+
+def test_validator_works_deep_in_the_stack() -> None:
+    validator = compile_schema(TREE)
+
+    def below(frames: int) -> Any:
+        return below(frames - 1) if frames else validator.problems({"left": {"left": {}}})
+
+    left = sys.getrecursionlimit() - len(inspect.stack())
+    assert below(left // 2) == []
+    with pytest.raises(ArgumentsRefused, match="are nested too deeply to check"):
+        below(left - 20)
+
+
+def test_same_schema_is_compiled_once() -> None:
+    assert compile_schema(WEATHER) is compile_schema(json.loads(json.dumps(WEATHER)))
+    assert compile_schema(WEATHER) is not compile_schema(WEATHER | {"title": "x"})
+
+
+def test_large_schema_is_not_kept() -> None:
+    schema = {"properties": {f"p{n}": {"type": "string"} for n in range(500)}}
+
+    assert compile_schema(schema) is not compile_schema(schema)
+
+
+def test_validator_is_shared_by_threads() -> None:
+    validator = compile_schema(
+        {"type": "array", "items": {"anyOf": [{"type": "string"}, {"$ref": "#"}]}}
+    )
+    values: list[Any] = [[["x"] * n, n] for n in range(200)]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(validator.problems, values))
+
+    assert [problem.pointer for problems in found for problem in problems] == ["/1"] * 400
+
+
+# - examples and alternatives -
+
+TREE = {
+    "$ref": "#/$defs/node",
+    "$defs": {
+        "node": {
+            "type": "object",
+            "properties": {"left": {"$ref": "#/$defs/node"}, "size": {"type": "integer"}},
+        }
+    },
+}
+EXPRESSION: dict[str, Any] = {
+    "$ref": "#/$defs/e",
+    "$defs": {
+        "e": {
+            "oneOf": [{"type": "number"}]
+            + [
+                {
+                    "type": "object",
+                    "properties": {
+                        "left": {"$ref": "#/$defs/e"},
+                        "right": {"$ref": "#/$defs/e"},
+                        "op": {"const": op},
+                    },
+                    "required": ["op", "left", "right"],
+                }
+                for op in ("add", "sub", "mul")
+            ]
+        }
+    },
+}
+
+
+def words(schema: Any, value: Any) -> list[str]:
+    return report(compile_schema(schema).problems(value)).splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "line"),
+    [
+        (
+            {"properties": {"a": {"$ref": "#/$defs/p"}}, "required": ["a"]}
+            | {"$defs": {"p": {"properties": {"lat": {"type": "number"}}, "required": ["lat"]}}},
+            {},
+            '- /a: is missing; for example {"lat": 0}',
+        ),
+        (
+            {"type": "array", "minItems": 2, "items": {"type": "integer", "minimum": 3}},
+            [5],
+            "- all: should have at least 2 items, got the array [5]; for example [3, 3]",
+        ),
+        (
+            {"type": "object", "examples": [{"x": 1}], "maxProperties": 1},
+            None,
+            '- all: should be an object, got null; for example {"x": 1}',
+        ),
+        (
+            {"pattern": "^[A-Z]{3}$", "examples": ["EUR"]},
+            "eur",
+            '- all: should match the pattern "^[A-Z]{3}$", got the string "eur"; for example "EUR"',
+        ),
+        (
+            {"pattern": "^[A-Z]{3}$", "examples": ["eur"]},  # the example is wrong, too
+            "eur",
+            '- all: should match the pattern "^[A-Z]{3}$", got the string "eur"',
+        ),
+        (
+            {"required": ["u"], "properties": {"u": {"enum": ["c", "f"]}}},
+            {},
+            '- /u: is missing, should be "c" or "f"',
+        ),
+        ({"properties": {"a": False}}, {"a": 1}, "- /a: is not allowed, got the number 1"),
+        ({"unevaluatedProperties": False}, {"a": 1}, "- /a: is unknown"),
+        ({"prefixItems": [{}], "items": False}, [1, 2], "- /1: is not allowed, got the number 2"),
+        (
+            {"oneOf": [{}, True]},
+            1,
+            "- all: should fit exactly one of 2 alternatives, got the number 1",
+        ),
+        (
+            {"multipleOf": 0.01},
+            1.005,
+            "- all: should be a multiple of 0.01, got the number 1.005",
+        ),
+        (
+            {"enum": [f"v{n}" for n in range(100)]},
+            "x",
+            "- all: should be "
+            + " or ".join(f'"v{n}"' for n in range(22))
+            + ' or "…, got the string "x"',
+        ),
+    ],
+)
+def test_problem_shows_what_is_allowed(schema: Any, value: Any, line: str) -> None:
+    assert words(schema, value) == [line]
+
+
+def test_alternative_is_chosen_by_its_constant() -> None:
+    inner = {"op": "add", "left": 1, "right": "x"}
+
+    assert words(EXPRESSION, {"op": "mul", "left": inner, "right": 2}) == [
+        '- /left/right: should be a number or an object, got the string "x"; '
+        'for example {"op": "add", "left": 0, "right": 0}'
+    ]
+
+
+def test_unknown_alternative_is_answered_with_the_known_ones() -> None:
+    assert words(EXPRESSION, {"op": "pow", "left": 1, "right": 2}) == [
+        '- all: should be a number, got the object {"op":"pow","left":1,"right":2}',
+        '- /op: should be "add" or "sub" or "mul", got the string "pow"',
+    ]
+
+
+def test_ten_problems_are_told_and_the_others_counted() -> None:
+    lines = words({"items": {"type": "string"}}, list(range(1_000)))
+
+    assert len(lines) == 11
+    assert lines[9:] == [
+        "- /9: should be a string, got the number 9",
+        "- and 40 more problems",
+    ]

@@ -1,0 +1,136 @@
+"""Copy JSON within bounds, so that every later walk over it comes to an end. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# The largest schema of 885 published tool sets has 103 values, 8 levels and 4,300 characters.
+# OpenAI allows a schema 5,000 properties, 10 levels and 120,000 characters of names.
+MAX_SCHEMA_VALUES = 10_000
+MAX_SCHEMA_TEXT = 250_000
+# Arguments in those sets have up to 25 values; a table of 1,000 rows and 100 columns fits.
+MAX_ARGUMENT_VALUES = 200_000
+# A level takes up to 12 frames of Python's stack to check, of 1,000 there are.
+MAX_DEPTH = 50
+# RSA keys of 4,096 bits have 1,234 digits. Writing a number takes time by the square of them.
+MAX_DIGITS = 2_000
+_MAX_BITS = MAX_DIGITS * 10 // 3
+
+# The shortest string whose length matters: shorter ones are looked at in no time.
+_LONG = 100
+
+
+class InvalidSchema(ValueError):
+    """This is no JSON Schema that can be checked here; `path` points into it."""
+
+    def __init__(self, text: str, *, path: str = "") -> None:
+        super().__init__(text)
+        self.path = path
+
+
+class OutOfBounds(ValueError):
+    """A value is too big, or no JSON; the text goes on from "This holds "."""
+
+
+class Object(dict[str, Any]):
+    """An object that knows its weight; a schema also knows what its keywords refer to."""
+
+    weight = 1
+    targets: Mapping[str, Any] = {}
+    patterns: Mapping[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return "{...}"  # errors are written by thousands, and never shown
+
+
+class Array(list[Any]):
+    """An array that knows its weight."""
+
+    weight = 1
+
+    def __repr__(self) -> str:
+        return "[...]"
+
+
+class LongText(str):
+    """A long string."""
+
+    @property
+    def weight(self) -> int:
+        """One for every hundred characters."""
+        return len(self) // _LONG
+
+    def __repr__(self) -> str:
+        return "'...'"
+
+
+def weight(value: Any) -> int:
+    """Say how much there is to read in a copied value."""
+    return getattr(value, "weight", 1)
+
+
+def copied_schema(value: Any) -> Any:
+    """Copy a schema, or raise `InvalidSchema`."""
+    try:
+        return _Copy(MAX_SCHEMA_VALUES, MAX_SCHEMA_TEXT).of(value, MAX_DEPTH)
+    except OutOfBounds as error:
+        raise InvalidSchema(f"holds {error}") from None
+
+
+def copied_arguments(value: Any) -> Any:
+    """Copy a value of any length, or raise `OutOfBounds`."""
+    return _Copy(MAX_ARGUMENT_VALUES, None).of(value, MAX_DEPTH)
+
+
+class _Copy:
+    """One walk over a value; it ends where a bound is passed."""
+
+    def __init__(self, values: int, text: int | None) -> None:
+        self._values, self._text = values, text
+        self._values_seen = self._text_seen = 0
+
+    def of(self, value: Any, depth: int) -> Any:
+        self._values_seen += 1
+        if self._values_seen > self._values:
+            raise OutOfBounds(f"more than {self._values:,} values")
+        if isinstance(value, dict | list | tuple):
+            return self._container(value, depth)
+        if isinstance(value, str):
+            return self._string(value)
+        return _scalar(value)
+
+    def _container(self, value: Any, depth: int) -> Object | Array:
+        if not depth:
+            raise OutOfBounds(f"more than {MAX_DEPTH} levels of arrays and objects")
+        copy: Object | Array
+        if isinstance(value, dict):
+            copy = Object({self._name(n): self.of(item, depth - 1) for n, item in value.items()})
+            copy.weight = 1 + sum(map(weight, copy)) + sum(map(weight, copy.values()))
+        else:
+            copy = Array([self.of(item, depth - 1) for item in value])
+            copy.weight = 1 + sum(map(weight, copy))
+        return copy
+
+    def _name(self, name: Any) -> str:
+        if not isinstance(name, str):
+            raise OutOfBounds(f"a name that is no string: {type(name).__name__}")
+        return self._string(name)
+
+    def _string(self, value: str) -> str:
+        self._text_seen += len(value)
+        if self._text is not None and self._text_seen > self._text:
+            raise OutOfBounds(f"more than {self._text:,} characters")
+        return value if len(value) < _LONG else LongText(value)
+
+
+def _scalar(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        if value.bit_length() > _MAX_BITS:
+            raise OutOfBounds(f"a number of more than {MAX_DIGITS:,} digits")
+        return value
+    if not isinstance(value, float):
+        raise OutOfBounds(f"what is not JSON: {type(value).__name__}")
+    if value - value != 0:
+        raise OutOfBounds("a number that is not finite")
+    return value

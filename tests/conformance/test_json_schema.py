@@ -1,0 +1,58 @@
+"""The JSON Schema test suite, published tools with right and damaged calls, hostile schemas."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture
+def runner(conformance_data: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the runner adds to it
+    file = conformance_data / "check_schemas.py"
+    spec = importlib.util.spec_from_file_location("check_schemas", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the runner leaves its files open
+@pytest.mark.parametrize(
+    ("arguments", "passed", "refused"),
+    [
+        # Refused: what is elsewhere, a name that means several places, unknown vocabularies.
+        (
+            ["is_valid", "--part", "suite"],
+            1225,
+            {"dynamicRef.json 30", "vocabulary.json 5", "defs.json 2", "ref.json 2"}
+            | {"unevaluatedItems.json 2", "unevaluatedProperties.json 2"},
+        ),
+        (
+            ["is_valid_draft7", "--part", "suite", "--draft", "draft7"],
+            900,
+            {"definitions.json 2", "ref.json 2"},
+        ),
+        (["is_valid", "--part", "bfcl"], 3520, set()),
+        (["is_valid", "--part", "bombs"], 51, set()),
+    ],
+    ids=["draft 2020-12", "draft 7", "calls", "bombs"],
+)
+def test_no_answer_is_wrong(
+    arguments: list[str],
+    passed: int,
+    refused: set[str],
+    runner: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    function, *options = arguments
+
+    code = runner.main([f"conformance.json_schema_adapter:{function}", *options, "-v"])
+
+    *others, last = capsys.readouterr().out.splitlines()
+    assert last == f"{passed} passed, 0 failed"
+    assert code == 0
+    assert {name for line in others for name in line.partition(": ")[2].split(", ")} == refused

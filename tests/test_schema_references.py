@@ -1,0 +1,198 @@
+"""References lead to places in the same schema, and to an end."""
+
+from typing import Any
+
+import pytest
+
+from pathors_agent.schema import InvalidSchema, compile_schema
+from pathors_agent.schema_references import MAX_CHAIN
+
+DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
+
+
+def refused(schema: Any) -> tuple[str, str]:
+    with pytest.raises(InvalidSchema) as caught:
+        compile_schema(schema)
+    return caught.value.path, str(caught.value)
+
+
+def fits(schema: Any, value: Any) -> bool:
+    return not compile_schema(schema).problems(value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"$ref": "#"}, ""),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "$defs/a"),
+        ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "$defs/a"),
+        ({"properties": {"x": {"anyOf": [{"$ref": "#/properties/x"}]}}}, "properties/x"),
+        ({"not": {"$ref": "#"}}, ""),
+        ({"if": {"$ref": "#"}}, ""),
+        ({"if": True, "then": {"$ref": "#"}}, ""),
+        ({"dependentSchemas": {"a": {"$ref": "#"}}}, ""),
+        ({"dependencies": {"a": {"$ref": "#"}}}, ""),
+        ({"$id": "http://localhost/a", "allOf": [{"$ref": "a"}]}, ""),
+        ({"$dynamicAnchor": "x", "oneOf": [{"$dynamicRef": "#x"}]}, ""),
+        (
+            DRAFT_7 | {"definitions": {"a": {"allOf": [{"$ref": "#"}]}}, "$ref": "#/definitions/a"},
+            "",
+        ),
+        ({"enum": [{"not": {"$ref": "#/enum/0"}}], "$ref": "#/enum/0"}, "$ref"),
+    ],
+)
+def test_endless_references_are_refused(schema: Any, path: str) -> None:
+    assert refused(schema) == (path, "refers to itself without end")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"$ref": "#"}}},
+        {"items": {"$ref": "#"}},
+        {"contains": {"$ref": "#"}, "minContains": 0},
+        {"propertyNames": {"$ref": "#"}},
+        {"unevaluatedItems": {"$ref": "#"}},
+        {"additionalProperties": {"anyOf": [{"type": "integer"}, {"$ref": "#"}]}},
+        DRAFT_7 | {"items": [{"$ref": "#"}], "additionalItems": {"$ref": "#"}},
+    ],
+)
+def test_references_to_smaller_values_end(schema: Any) -> None:
+    value: Any = {"a": {"a": {}}}
+
+    assert fits(schema, value)
+    assert fits(schema, [[[]]])
+
+
+def test_chain_of_references_has_a_bound() -> None:
+    def chain(length: int) -> dict[str, Any]:
+        links = {f"d{n}": {"$ref": f"#/$defs/d{n - 1}"} for n in range(1, length)}
+        return {"$ref": f"#/$defs/d{length - 1}", "$defs": {"d0": {"type": "string"}} | links}
+
+    assert fits(chain(MAX_CHAIN - 1), "x")
+    assert not fits(chain(MAX_CHAIN - 1), 1)
+    assert refused(chain(3_000)) == ("", "looks at the same value in more than 50 levels")
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"$ref": "http://127.0.0.1:9/x.json"}, "$ref"),
+        ({"$ref": "https://a:b@example.invalid/x.json"}, "$ref"),
+        ({"$ref": "file:///etc/passwd"}, "$ref"),
+        ({"$ref": "https://json-schema.org/draft/2020-12/schema"}, "$ref"),
+        ({"$ref": "http://["}, "$ref"),
+        ({"$ref": "#/$defs/a~2"}, "$ref"),
+        ({"a": 5, "$ref": "#/a/b"}, "$ref"),
+        ({"enum": [1], "$ref": "#/enum/x"}, "$ref"),
+        ({"enum": [1], "$ref": "#/enum/7"}, "$ref"),
+        ({"$id": "http://localhost/a", "items": {"$ref": "b"}}, "items/$ref"),
+        ({"$dynamicRef": "#none"}, "$dynamicRef"),
+    ],
+)
+def test_references_to_elsewhere_are_refused(schema: Any, path: str) -> None:
+    where, text = refused(schema)
+
+    assert where == path
+    assert text.startswith("points to ")
+    assert text.endswith(", which is not in this schema")
+
+
+def test_reference_to_what_is_no_schema_is_refused() -> None:
+    schema = {"x": {"a": {"type": 5}}, "items": {"$ref": "#/x/a"}}
+    path, text = refused(schema)
+
+    assert path == "items/$ref/type"
+    assert text.endswith("is the number 5")
+
+
+def test_reference_to_a_schema_in_an_unknown_place_is_followed() -> None:
+    schema = {"components": {"a": {"pattern": "^a"}}, "$ref": "#/components/a"}
+
+    assert fits(schema, "ab")
+    assert not fits(schema, "ba")
+
+
+def test_dynamic_reference_with_one_meaning_is_followed() -> None:
+    schema = {
+        "$dynamicAnchor": "tree",
+        "type": "object",
+        "properties": {"children": {"items": {"$dynamicRef": "#tree"}}},
+    }
+
+    assert fits(schema, {"children": [{"children": []}]})
+    assert not fits(schema, {"children": [{"children": [5]}]})
+
+
+def test_dynamic_reference_with_two_meanings_is_refused() -> None:
+    inner = {"$id": "inner", "$dynamicAnchor": "x"}
+    schema = {"$dynamicAnchor": "x", "items": {"$dynamicRef": "#x"}, "$defs": {"a": inner}}
+
+    assert refused(schema) == ("items/$dynamicRef", "may mean several places")
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "http://json-schema.org/draft-07/schema#",
+        "http://json-schema.org/draft-07/schema",
+        "https://json-schema.org/draft-07/schema#",
+    ],
+)
+def test_draft_7_is_read_as_draft_7(named: str) -> None:
+    schema = {
+        "$schema": named,
+        "items": [{"type": "string"}, False],
+        "dependencies": {"a": ["b"]},
+        "properties": {"c": {"$ref": "#/definitions/n", "maximum": 1}},
+        "definitions": {"n": {"type": "integer"}},
+    }
+
+    assert fits(schema, ["x"])
+    assert not fits(schema, [1])
+    assert not fits(schema, ["x", "y"])
+    assert not fits(schema, {"a": 1})
+    assert fits(schema, {"c": 5})  # siblings of a `$ref` say nothing
+
+
+def test_lists_of_items_are_refused_in_draft_2020_12() -> None:
+    path, _ = refused({"items": [{"type": "string"}]})
+
+    assert path == "items"
+
+
+@pytest.mark.parametrize(
+    "named",
+    ["http://json-schema.org/draft-04/schema#", "http://127.0.0.1:9/meta.json", "", None, 5, []],
+)
+def test_other_drafts_are_refused(named: Any) -> None:
+    path, text = refused({"$schema": named})
+
+    assert path == "$schema"
+    assert text.endswith("drafts 2020-12 and 7 can be checked here")
+
+
+def test_part_in_another_draft_is_refused() -> None:
+    path, _ = refused({"$schema": "https://json-schema.org/draft/2020-12/schema", "not": DRAFT_7})
+
+    assert path == "not/$schema"
+
+
+def test_part_that_names_its_draft_is_checked_within_the_same_bounds() -> None:
+    named = "https://json-schema.org/draft/2020-12/schema"
+    schema = {"$schema": named, "items": {"$schema": named, "$id": "x", "pattern": r"^\d$"}}
+
+    assert not fits(schema, ["٣"])  # jsonschema's own classes would search with Python's `re`
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"$id": "http://["}, "$id"),
+        ({"properties": {"a": {"pattern": "(?=x)"}}}, "properties/a/pattern"),
+        ({"patternProperties": {"(": {}}}, "patternProperties/("),
+        ({"allOf": [{"pattern": f"a{n}"} for n in range(500)]}, "allOf/372/pattern"),
+    ],
+)
+def test_refusal_names_the_place(schema: Any, path: str) -> None:
+    assert refused(schema)[0] == path
