@@ -16,7 +16,7 @@ ROWS = [
     "errors sse partial_json json_text",
     "history conversation"
     " docstring signature arguments schema"
-    " schema_bounds schema_example schema_patterns schema_references schema_validator"
+    " schema_bounds schema_example schema_patterns schema_references schema_validator schema_words"
     " message_builder provider_errors chunks completion_bytes chat_completions",
     "run tools response_stream",
     # - the core ends here -
