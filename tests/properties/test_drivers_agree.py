@@ -1,0 +1,194 @@
+"""Every driver makes the same history of the same answers, wherever it was interrupted."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from anyio.lowlevel import checkpoint
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pathors_agent.completion_bytes import stream_events
+from pathors_agent.conversation import Conversation
+from pathors_agent.errors import ToolError
+from pathors_agent.history import dump_messages, load_messages
+from pathors_agent.messages import AssistantMessage, Message, ToolCall
+from pathors_agent.run import Status
+from pathors_agent.testing import Reply, raw
+from pathors_agent.tools import tool
+from ways import WAYS, Way
+
+
+@tool
+def work(a: int) -> int:
+    """Work."""
+    return a + 1
+
+
+@tool
+async def work_slowly(a: int) -> str:
+    """Work, and let others go first."""
+    for _ in range(a):
+        await checkpoint()
+    return f"worked {a}"
+
+
+@tool
+def fail(a: int) -> None:
+    """Fail."""
+    raise ValueError(f"no {a}")
+
+
+@tool
+async def refuse(a: int) -> None:
+    """Refuse."""
+    await checkpoint()
+    raise ToolError(f"not {a}")
+
+
+@tool
+def give_object(a: int) -> object:
+    """Give what is no JSON."""
+    return object()
+
+
+TOOLS = [work, work_slowly, fail, refuse, give_object]
+NAMES = ["work", "work_slowly", "fail", "refuse", "give_object", "unknown"]
+
+Call = tuple[str, str]
+"""A tool's name and its arguments."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One answer of a model."""
+
+    text: str
+    calls: tuple[Call, ...]
+
+    def reply(self, number: int) -> Reply:
+        message = AssistantMessage(
+            content=self.text or None,
+            tool_calls=tuple(
+                ToolCall(id=f"t{number}c{place}", name=name, arguments=arguments)
+                for place, (name, arguments) in enumerate(self.calls)
+            ),
+            finish_reason="tool_calls" if self.calls else "stop",
+            id=f"chat-{number}",
+            model="demo",
+        )
+        return raw(b"".join(stream_events(message, split=halves)))
+
+
+def halves(text: str) -> list[str]:
+    middle = len(text) // 2
+    return [piece for piece in (text[:middle], text[middle:]) if piece]
+
+
+arguments = st.integers(0, 3).map(lambda a: json.dumps({"a": a}))
+bad_arguments = st.sampled_from(['{"a": "one"}', '{"a": 1', "", "[]", '{"a": 1, "b": 2}'])
+calls = st.tuples(st.sampled_from(NAMES), arguments | arguments | bad_arguments)
+batches = st.lists(calls, min_size=1, max_size=4).map(tuple)
+turns = st.builds(Turn, st.sampled_from(["", "Hm."]), batches)
+scripts = st.builds(
+    lambda batches, text: [*batches, Turn(text, ())],
+    st.lists(turns, max_size=3),
+    st.sampled_from(["Done.", ""]),
+)
+
+
+# Calls that repeat themselves are warned, then not run, and at last end the run.
+REPEATING = [*[Turn("", (("work", '{"a": 1}'),) * 4)] * 3, Turn("Done.", ())]
+ENDS = (Status.FINISHED, Status.LIMIT_REACHED)
+
+
+def replies(script: Sequence[Turn], taken: int = 0) -> list[Reply]:
+    """Give the answers that are left when so many were taken."""
+    return [turn.reply(number) for number, turn in enumerate(script)][taken:]
+
+
+def finish(way: str, script: Sequence[Turn], history: Sequence[Message]) -> tuple[Message, ...]:
+    """Take a history up from storage and run it to its end."""
+    conversation = Conversation(load_messages(dump_messages(history)))
+    result = Way(way).run(
+        *replies(script, conversation.turns), conversation=conversation, tools=TOOLS
+    )
+    assert result.status in ENDS
+    return conversation.messages
+
+
+def whole(way: str, script: Sequence[Turn]) -> tuple[Message, ...]:
+    result = Way(way).run(*replies(script), prompt="Go.", tools=TOOLS)
+    assert result.status in ENDS
+    return result.conversation.messages
+
+
+EACH_WAY = pytest.mark.parametrize("way", WAYS)
+# One example is up to fifty runs, each on an event loop of its own.
+few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+
+
+@EACH_WAY
+@given(script=scripts)
+@example(script=REPEATING)
+def test_every_way_makes_the_same_history(way: str, script: list[Turn]) -> None:
+    history = whole(way, script)
+
+    assert history == whole("blocking", script)
+    answers = [message for message in history if isinstance(message, AssistantMessage)]
+    assert [len(m.tool_calls) for m in answers] == [len(t.calls) for t in script[: len(answers)]]
+    assert len(history) == 1 + sum(1 + len(message.tool_calls) for message in answers)
+
+
+@EACH_WAY
+@few
+@given(script=scripts, other=st.sampled_from(WAYS))
+@example(script=REPEATING, other="asyncio")
+def test_run_left_after_any_item_ends_as_the_whole(
+    way: str, script: list[Turn], other: str
+) -> None:
+    history = whole(way, script)
+    streamed = Way(way)
+    streamed.stream(*replies(script), prompt="Go.", tools=TOOLS)
+
+    for stop_after in range(1, len(streamed.items) + 1):
+        conversation = Conversation()
+        Way(way).stream(
+            *replies(script),
+            prompt="Go.",
+            conversation=conversation,
+            tools=TOOLS,
+            stop_after=stop_after,
+        )
+        assert finish(other, script, conversation.messages) == history
+
+
+@EACH_WAY
+@few
+@given(script=scripts)
+@example(script=REPEATING)
+def test_any_prefix_of_a_history_ends_as_the_whole(way: str, script: list[Turn]) -> None:
+    history = whole("blocking", script)
+
+    for length in range(1, len(history) + 1):
+        assert finish(way, script, history[:length]) == history
+
+
+@EACH_WAY
+@few
+@given(script=scripts, data=st.data())
+def test_results_that_came_in_any_order_end_as_the_whole(
+    way: str, script: list[Turn], data: st.DataObject
+) -> None:
+    """A batch that was cancelled has any of its results: those of the fastest tools."""
+    history = whole("blocking", script)
+    kept = [message for message in history[1:] if message.role == "tool"]
+    if not kept:
+        return
+    opener = next(i for i, m in enumerate(history) if isinstance(m, AssistantMessage))
+    size = len(script[0].calls)
+    batch = history[opener + 1 : opener + 1 + size]
+    some = data.draw(st.lists(st.sampled_from(batch), unique_by=id, max_size=size))
+
+    assert finish(way, script, [*history[: opener + 1], *some]) == history
