@@ -603,7 +603,10 @@ SAYABLE: st.SearchStrategy[Message] = st.one_of(
         refusal=strategies.optional_texts,
     ),
     st.builds(
-        ToolMessage, tool_call_id=strategies.ids, content=TEXT_CONTENTS, outcome=st.sampled_from(["value", "error", "timeout"])
+        ToolMessage,
+        tool_call_id=strategies.ids,
+        content=TEXT_CONTENTS,
+        outcome=st.sampled_from(["value", "error", "timeout"]),
     ),
 )
 

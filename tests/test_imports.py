@@ -17,7 +17,7 @@ ROWS = [
     "history conversation"
     " docstring signature arguments schema"
     " schema_bounds schema_example schema_patterns schema_references schema_validator schema_words"
-    " message_builder provider_errors chunks completion_bytes chat_completions",
+    " message_builder provider_errors chunks completion_bytes chat_completions limits",
     "run tools response_stream",
     # - the core ends here -
     "transport telemetry dispatch stores",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError
+from pathors_agent.limits import Limits
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
@@ -20,7 +21,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.run import CallModel, CallTool, Effect, Limits, Run, Status
+from pathors_agent.run import CallModel, CallTool, Effect, Run, Status
 
 CANARY = "hunter2-canary"
 
@@ -232,19 +233,23 @@ def test_default_limit_is_25_turns() -> None:
     for _ in range(24):
         conversation.append(calling("a"))
         conversation.append(result("a"))
-    assert owed(Run(conversation)) == ["model/24"]
+    assert owed(Run(conversation, limits=NO_REPEATS)) == ["model/24"]
 
     conversation.append(calling("a"))
     conversation.append(result("a"))
 
-    assert Run(conversation).status is Status.LIMIT_REACHED
+    stopped = Run(conversation, limits=NO_REPEATS)
+    assert (stopped.status, stopped.limit) == (Status.LIMIT_REACHED, "turns")
 
 
 @pytest.mark.parametrize("turns", [0, -1])
 def test_limit_below_one_turn_is_rejected(turns: int) -> None:
-    with pytest.raises(ValueError, match="turns must be at least 1"):
+    with pytest.raises(ValueError, match=r"Limits\.turns must be over 0"):
         Limits(turns=turns)
 
+
+# Scripts here say the same again and again, which is not their point.
+NO_REPEATS = Limits(repeats=None, repeats_warned=None)
 
 # A world to run in: what the model says in each turn, and what tools answer.
 SCRIPT: dict[str, AssistantMessage] = {
@@ -282,28 +287,28 @@ def drive(run: Run) -> Iterator[str]:
 
 
 def test_keys_of_a_whole_run() -> None:
-    assert list(drive(Run(Conversation([SYSTEM, USER])))) == KEYS
+    assert list(drive(Run(Conversation([SYSTEM, USER]), limits=NO_REPEATS))) == KEYS
 
 
 def test_run_resumed_at_any_prefix_ends_the_same() -> None:
-    whole = Run(Conversation([SYSTEM, USER]))
+    whole = Run(Conversation([SYSTEM, USER]), limits=NO_REPEATS)
     assert list(drive(whole)) == KEYS
     history = whole.conversation.messages
     assert len(history) == 2 + len(KEYS)
 
     for done in range(len(KEYS) + 1):
-        resumed = Run(Conversation(history[: 2 + done]))
+        resumed = Run(Conversation(history[: 2 + done]), limits=NO_REPEATS)
         assert list(drive(resumed)) == KEYS[done:]
         assert resumed.conversation.messages == history
         assert resumed.status is Status.FINISHED
 
 
 def test_results_in_any_order_end_the_same() -> None:
-    whole = Run(Conversation([USER]))
+    whole = Run(Conversation([USER]), limits=NO_REPEATS)
     list(drive(whole))
 
     for order in permutations(range(3)):
-        run = Run(Conversation([USER, SCRIPT["model/0"]]))
+        run = Run(Conversation([USER, SCRIPT["model/0"]]), limits=NO_REPEATS)
         effects = run.effects()
         for place in order:
             message = perform(effects[place], SCRIPT)
@@ -316,7 +321,7 @@ def test_results_in_any_order_end_the_same() -> None:
 @given(st.data())
 def test_run_that_dies_anywhere_owes_the_same_keys_again(data: st.DataObject) -> None:
     """Crash after any record, tools finishing in any order; reload; go on."""
-    run = Run(Conversation([SYSTEM, USER]))
+    run = Run(Conversation([SYSTEM, USER]), limits=NO_REPEATS)
     performed: list[str] = []
 
     while effects := run.effects():
@@ -326,10 +331,10 @@ def test_run_that_dies_anywhere_owes_the_same_keys_again(data: st.DataObject) ->
         run.record(message)
         performed.append(effect.key)
         if data.draw(st.booleans()):
-            run = Run(Conversation(run.conversation.messages))
+            run = Run(Conversation(run.conversation.messages), limits=NO_REPEATS)
 
     assert sorted(performed) == sorted(KEYS)
-    finished = Run(Conversation([SYSTEM, USER]))
+    finished = Run(Conversation([SYSTEM, USER]), limits=NO_REPEATS)
     list(drive(finished))
     assert run.conversation.messages == finished.conversation.messages
 

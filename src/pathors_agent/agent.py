@@ -20,6 +20,7 @@ from pathors_agent.chat_completions import ModelOptions, RequestTemplate
 from pathors_agent.conversation import Conversation
 from pathors_agent.drivers import drive, drive_async
 from pathors_agent.errors import RunNotFinished
+from pathors_agent.limits import Limits
 from pathors_agent.message_builder import Delta, Quirk
 from pathors_agent.messages import (
     AssistantMessage,
@@ -31,7 +32,7 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.model_call import Bindings
-from pathors_agent.run import Limits, Run, Status
+from pathors_agent.run import Run, Status
 from pathors_agent.tools import Tool, ToolRegistry
 from pathors_agent.transport import AsyncTransport, Transport
 

@@ -7,7 +7,7 @@ what is new in the history and one join.
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MemberDescriptorType
 from typing import Literal
@@ -127,6 +127,11 @@ class RequestTemplate:
         if self._instructions and len(sent) == len(messages):
             parts.insert(0, self._instructions)
         return b"".join((b'{"messages":[', b",".join(parts), b"]", self._rest))
+
+    @cached_property
+    def without_calls(self) -> "RequestTemplate":
+        """The same, asking for an answer that calls no tool."""
+        return replace(self, options=replace(self.options, tool_choice="none"))
 
     @cached_property
     def _instructions(self) -> bytes:

@@ -3,11 +3,12 @@
 from collections.abc import AsyncGenerator, Generator, Sequence
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from pathors_agent.dispatch import ToolThread, call_tool, call_tool_async
 from pathors_agent.errors import TransportError
 from pathors_agent.message_builder import Delta
-from pathors_agent.messages import AssistantMessage, Message, ToolMessage
+from pathors_agent.messages import AssistantMessage, Content, ContentPart, Message, ToolMessage
 from pathors_agent.model_call import Bindings, ModelCall
 from pathors_agent.run import CallModel, CallTool, Run
 from pathors_agent.tools import BoundCall
@@ -74,6 +75,8 @@ def _ask(call: ModelCall, transport: Transport) -> Generator[Delta, None, Assist
 
 
 def _bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMessage:
+    if refusal := effect.verdict.refusal:
+        return ToolMessage(tool_call_id=effect.call.id, content=refusal, outcome="not_run")
     conversation = run.conversation
     return bindings.tools.bind(
         effect.call,
@@ -85,7 +88,21 @@ def _bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMes
 
 def _call(run: Run, effect: CallTool, bindings: Bindings, thread: ToolThread) -> ToolMessage:
     bound = _bind(run, effect, bindings)
-    return call_tool(bound, thread) if isinstance(bound, BoundCall) else bound
+    if not isinstance(bound, BoundCall):
+        return bound
+    return _with_warning(call_tool(bound, thread), effect)
+
+
+def _with_warning(message: ToolMessage, effect: CallTool) -> ToolMessage:
+    """Add what the limits want the model to be told to a result."""
+    warning = effect.verdict.warning
+    if warning is None:
+        return message
+    if isinstance(message.content, str):
+        content: Content = f"{message.content}\n{warning}"
+    else:
+        content = (*message.content, ContentPart(type="text", text=warning))
+    return message.model_copy(update={"content": content})
 
 
 async def _call_batch(
@@ -93,24 +110,36 @@ async def _call_batch(
 ) -> list[ToolMessage]:
     """Run calls side by side; record each result the moment it is there; give them in order."""
     results: dict[str, ToolMessage] = {}
+    interrupts: list[BaseException] = []
 
     async def call(effect: CallTool) -> None:
-        bound = _bind(run, effect, bindings)
-        message = await call_tool_async(bound) if isinstance(bound, BoundCall) else bound
-        # No checkpoint may come between a result and its record: what was done is known.
-        run.record(message)
-        results[effect.call.id] = message
+        try:
+            bound = _bind(run, effect, bindings)
+            if isinstance(bound, BoundCall):
+                message = _with_warning(await call_tool_async(bound), effect)
+            else:
+                message = bound
+            # No checkpoint may come between a result and its record: what was done is known.
+            run.record(message)
+            results[effect.call.id] = message
+        except anyio.get_cancelled_exc_class():
+            raise
+        # What is no tool's failure (KeyboardInterrupt, SystemExit) is carried out of the group
+        # by hand: a group would wrap it, and in a task of its own it stops asyncio's loop.
+        except BaseException as error:  # noqa: BLE001
+            interrupts.append(error)
+            tasks.cancel_scope.cancel()
 
     # A single call gets its group too: a group waits for a worker thread also where asyncio
     # cancels the task itself, as `asyncio.timeout` does.
-    try:
-        async with anyio.create_task_group() as tasks:
-            for effect in effects:
-                tasks.start_soon(call, effect)
-    except BaseExceptionGroup as group:
-        # KeyboardInterrupt and its like are told as themselves, as from a single call.
-        raise group.exceptions[0] from group
+    async with anyio.create_task_group() as tasks:
+        for effect in effects:
+            tasks.start_soon(call, effect)
+    if interrupts:
+        raise interrupts[0]
     if len(results) < len(effects):
         # asyncio's groups drop a cancellation that a tool let through, meant for another task.
         raise anyio.get_cancelled_exc_class()
+    # On trio a group whose tasks all came to their ends does not tell that it was cancelled.
+    await checkpoint_if_cancelled()
     return [results[effect.call.id] for effect in effects]

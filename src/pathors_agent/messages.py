@@ -35,9 +35,9 @@ class Value(BaseModel):
         raise AttributeError(f"{kind} is frozen; model_copy(update={{...}}) gives another")
 
     def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
-        for name in type(self).model_fields:
+        for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if name == "role" or value is None or value == () or value == {}:
+            if name == "role" or value in (field.default, {}):
                 continue
             shown = name in self._SHOWN or isinstance(value, Value)
             yield name, value if shown else _Counted(value)
@@ -154,11 +154,16 @@ class SystemMessage(MessageBase):
 
 
 class UserMessage(MessageBase):
-    """What the user said."""
+    """What the user said.
+
+    `feedback` marks a message that the library wrote in the user's place (an answer did not fit
+    what was asked for): limits go on counting over it.
+    """
 
     role: Literal["user"] = "user"
     content: Content
     name: str | None = None
+    feedback: bool = False
 
     @property
     def text(self) -> str:

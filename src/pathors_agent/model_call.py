@@ -50,7 +50,10 @@ class ModelCall:
 
     def request(self) -> Request:
         """The request, in the conversation's session."""
-        body = self._bindings.template.encode(self._effect.messages)
+        template = self._bindings.template
+        if self._effect.last_word:
+            template = template.without_calls
+        body = template.encode(self._effect.messages)
         return Request(body=body, session_id=self._conversation.session_id)
 
     def check(self, response: Response) -> None:

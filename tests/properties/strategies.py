@@ -102,7 +102,12 @@ calling_messages = assistant_messages(call_batches)
 
 def tool_messages(call_ids: st.SearchStrategy[str] = ids) -> st.SearchStrategy[ToolMessage]:
     """Results for these calls."""
-    return st.builds(ToolMessage, tool_call_id=call_ids, content=contents, outcome=st.sampled_from(["value", "error", "timeout"]))
+    return st.builds(
+        ToolMessage,
+        tool_call_id=call_ids,
+        content=contents,
+        outcome=st.sampled_from(["value", "error", "timeout"]),
+    )
 
 
 messages: st.SearchStrategy[Message] = st.one_of(

@@ -1,0 +1,192 @@
+"""Where a run stops by itself, and which calls may not run: read from the history alone.
+
+Everything here looks at the messages since the user last spoke, so that a run taken up again in
+another process stops at the same place.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
+
+# A question that needs more model calls than this is a loop in almost every agent.
+DEFAULT_TURNS = 25
+# Twice the same may be a retry, three times is a habit; at six nobody is learning anything.
+DEFAULT_REPEATS_WARNED = 3
+DEFAULT_REPEATS = 6
+
+# The answer was ended by something else than the model: its last call may lack its end.
+_CUT_REASONS = frozenset({"length", "content_filter"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Where a run stops by itself; each counts since the user last spoke, and None sets no limit.
+
+    - `turns`: model calls.
+    - `tool_calls`: tool calls; those of a batch that do not fit are answered "not run".
+    - `total_tokens`: tokens as the provider counts them, looked at before each model call. An
+      answer without a count counts nothing.
+    - `seconds`: time of one run.
+    - `repeats`: calls of one tool with the same arguments, this one not run any more; from
+      `repeats_warned` on, their results tell the model that it repeats itself.
+    - `last_word`: at a limit, ask the model once more, without tools, for what it has.
+    """
+
+    turns: int = DEFAULT_TURNS
+    tool_calls: int | None = None
+    total_tokens: int | None = None
+    seconds: float | None = None
+    repeats: int | None = DEFAULT_REPEATS
+    repeats_warned: int | None = DEFAULT_REPEATS_WARNED
+    last_word: bool = False
+
+    def __post_init__(self) -> None:
+        names = ("turns", "tool_calls", "total_tokens", "seconds", "repeats", "repeats_warned")
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"Limits.{name} must be over 0, not {value}")
+
+
+def limit_reached(messages: Sequence[Message], limits: Limits) -> str | None:
+    """Name the limit that keeps the model from being asked, or None."""
+    since = since_user(messages)
+    answers = [message for message in since if isinstance(message, AssistantMessage)]
+    calls = _calls(since)
+    if len(answers) >= limits.turns:
+        return "turns"
+    if limits.tool_calls is not None and len(calls) > limits.tool_calls:
+        return "tool_calls"
+    if limits.total_tokens is not None and _tokens(answers) >= limits.total_tokens:
+        return "total_tokens"
+    if limits.repeats is not None and calls:
+        (_, most) = Counter(map(_same, calls)).most_common(1)[0]
+        if most >= limits.repeats:
+            return "repeats"
+    return None
+
+
+def had_last_word(messages: Sequence[Message], limits: Limits) -> bool:
+    """Whether a limit was reached before the last answer already, which was the last word."""
+    since = since_user(messages)
+    for index in range(len(since) - 1, -1, -1):
+        if isinstance(since[index], AssistantMessage):
+            return limit_reached(since[:index], limits) is not None
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a call may run.
+
+    One with a `refusal` may not: those words are its result. A `warning` is added to its result.
+    """
+
+    refusal: str | None = None
+    warning: str | None = None
+
+
+MAY_RUN = Verdict()
+
+
+def judge(messages: Sequence[Message], limits: Limits) -> dict[str, Verdict]:
+    """Say of each call of the last assistant message whether it may run, by call id."""
+    since = since_user(messages)
+    at = max(i for i, message in enumerate(since) if isinstance(message, AssistantMessage))
+    answer = since[at]
+    assert isinstance(answer, AssistantMessage)
+    judged = _Judged(since[:at], limits, answer.finish_reason)
+    return {call.id: judged.verdict(call) for call in answer.tool_calls}
+
+
+class _Judged:
+    """The calls since the user spoke, counted up to the one that is judged."""
+
+    def __init__(self, before: Sequence[Message], limits: Limits, reason: str | None) -> None:
+        self._limits = limits
+        self._limit = limit_reached(before, limits)
+        self._was_cut = reason in _CUT_REASONS
+        self._reason = reason
+        self._ended = _ended_tools(before)
+        self._counts = Counter(map(_same, _calls(before)))
+        self._number = self._counts.total()
+
+    def verdict(self, call: ToolCall) -> Verdict:
+        """Count a call, and say whether it may run."""
+        same = _same(call)
+        self._number += 1
+        self._counts[same] += 1
+        refusal = self._refusal(call, self._counts[same])
+        return Verdict(refusal, self._warning(call, self._counts[same]))
+
+    def _warning(self, call: ToolCall, repetitions: int) -> str | None:
+        warned = self._limits.repeats_warned
+        if warned is None or repetitions < warned:
+            return None
+        return f"(This was call {repetitions} of {call.name} with the same arguments.)"
+
+    def _refusal(self, call: ToolCall, repetitions: int) -> str | None:
+        limits = self._limits
+        if self._limit:
+            return _not_run(f"the limit of {self._limit} is reached")
+        if self._was_cut and not _is_object(call.arguments):
+            return (
+                f"Not run: the answer was ended ({self._reason}) before the arguments of "
+                f"{call.name} were complete."
+            )
+        if call.name in self._ended:
+            return f"Not run: {call.name} has failed for good; do without it."
+        if limits.tool_calls is not None and self._number > limits.tool_calls:
+            return _not_run(f"{limits.tool_calls} tool calls were the limit")
+        if limits.repeats is not None and repetitions >= limits.repeats:
+            return _not_run(f"this is call {repetitions} of {call.name} with the same arguments")
+        return None
+
+
+def since_user(messages: Sequence[Message]) -> Sequence[Message]:
+    """Give the messages after the last one that a user spoke."""
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if isinstance(message, UserMessage) and not message.feedback:
+            return messages[index + 1 :]
+    return messages
+
+
+def canonical_arguments(arguments: str) -> str:
+    """Write arguments so that equal values give equal text; text that is no JSON stays."""
+    try:
+        return json.dumps(json.loads(arguments or "{}"), sort_keys=True, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _calls(messages: Sequence[Message]) -> list[ToolCall]:
+    answers = (message for message in messages if isinstance(message, AssistantMessage))
+    return [call for answer in answers for call in answer.tool_calls]
+
+
+def _same(call: ToolCall) -> tuple[str, str]:
+    return call.name, canonical_arguments(call.arguments)
+
+
+def _tokens(answers: Sequence[AssistantMessage]) -> int:
+    return sum((answer.usage.total_tokens or 0) for answer in answers if answer.usage)
+
+
+def _ended_tools(messages: Sequence[Message]) -> set[str]:
+    ended = {m.tool_call_id for m in messages if isinstance(m, ToolMessage) and m.ends_tool}
+    return {call.name for call in _calls(messages) if call.id in ended} if ended else set()
+
+
+def _is_object(arguments: str) -> bool:
+    try:
+        return isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _not_run(reason: str) -> str:
+    return f"Not run: {reason}. Answer with what you have."

@@ -1,0 +1,248 @@
+"""Where runs stop by themselves, and which calls may not run: from the history alone."""
+
+import json
+
+import pytest
+
+from pathors_agent.conversation import Conversation
+from pathors_agent.limits import Limits, canonical_arguments, judge, limit_reached
+from pathors_agent.messages import (
+    AssistantMessage,
+    Message,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+from pathors_agent.run import CallModel, CallTool, Run, Status
+
+USER = UserMessage(content="Go on.")
+NO_LIMITS = Limits(turns=1000, repeats=None, repeats_warned=None)
+
+
+def asks(*calls: str, reason: str = "tool_calls", tokens: int | None = None) -> AssistantMessage:
+    """An assistant message of calls written "id name arguments"."""
+    parts = [call.split(" ", 2) for call in calls]
+    return AssistantMessage(
+        tool_calls=tuple(ToolCall(id=p[0], name=p[1], arguments="".join(p[2:])) for p in parts),
+        finish_reason=reason,
+        usage=None if tokens is None else Usage(total_tokens=tokens),
+    )
+
+
+def answered(*messages: Message) -> list[Message]:
+    """A history in which every call has its result."""
+    history: list[Message] = [USER]
+    for message in messages:
+        history.append(message)
+        if isinstance(message, AssistantMessage):
+            history += [ToolMessage(tool_call_id=c.id, content="ok") for c in message.tool_calls]
+    return history
+
+
+def refused(history: list[Message], limits: Limits) -> list[str]:
+    """The ids of the calls that may not run."""
+    return [i for i, verdict in judge(history, limits).items() if verdict.refusal]
+
+
+# - tool_calls -
+
+
+def test_calls_that_do_not_fit_are_refused_and_the_rest_runs() -> None:
+    history: list[Message] = [*answered(asks("a look 1", "b look 2")), asks("c look 3", "d look 4")]
+
+    assert refused(history, Limits(tool_calls=3)) == ["d"]
+
+
+def test_run_stops_only_after_a_call_did_not_fit() -> None:
+    fits = answered(asks("a look 1", "b look 2"))
+
+    assert limit_reached(fits, Limits(tool_calls=2)) is None
+    assert limit_reached(fits, Limits(tool_calls=1)) == "tool_calls"
+
+
+def test_refused_calls_are_effects_with_their_result() -> None:
+    run = Run(Conversation([USER, asks("a look {}", "b look [1]")]), limits=Limits(tool_calls=1))
+
+    first, second = run.effects()
+
+    assert isinstance(first, CallTool)
+    assert isinstance(second, CallTool)
+    assert first.verdict.refusal is None
+    assert second.verdict.refusal == (
+        "Not run: 1 tool calls were the limit. Answer with what you have."
+    )
+
+
+def test_refused_call_of_a_client_tool_does_not_wait_for_the_client() -> None:
+    run = Run(
+        Conversation([USER, asks("a ask 1", "b ask 2")]),
+        limits=Limits(tool_calls=1),
+        client_tools={"ask"},
+    )
+
+    assert [e.call.id for e in run.effects() if isinstance(e, CallTool)] == ["b"]
+
+
+# - total_tokens -
+
+
+def test_tokens_are_summed_since_the_user_spoke() -> None:
+    before = answered(asks("a look 1", tokens=90))
+    now: list[Message] = [
+        USER,
+        *answered(asks("b look 1", tokens=40), asks("c look 2", tokens=50))[1:],
+    ]
+
+    assert limit_reached([*before, *now], Limits(total_tokens=91)) is None
+    assert limit_reached([*before, *now], Limits(total_tokens=90)) == "total_tokens"
+
+
+def test_answer_without_a_count_counts_nothing() -> None:
+    assert limit_reached(answered(asks("a look 1")), Limits(total_tokens=1)) is None
+
+
+# - repeats -
+
+
+def test_third_call_alike_is_warned_of_and_the_sixth_refused() -> None:
+    history: list[Message] = [USER]
+    told = []
+    for number in range(1, 7):
+        # The same value, written in another way each time.
+        arguments = json.dumps({"b": 1, "a": [number % 1]}, indent=number)
+        history.append(asks(f"c{number} look {arguments}"))
+        [verdict] = judge(history, Limits()).values()
+        told.append((verdict.warning is not None, verdict.refusal is not None))
+        history.append(ToolMessage(tool_call_id=f"c{number}", content="ok"))
+
+    no, warned, stopped = (False, False), (True, False), (True, True)
+    assert told == [no, no, warned, warned, warned, stopped]
+    assert limit_reached(history, Limits()) == "repeats"
+
+
+def test_warning_and_refusal_say_which_call_it_is() -> None:
+    history: list[Message] = [USER, asks("a look 1", "b look 1")]
+
+    verdict = judge(history, Limits(repeats_warned=2, repeats=2))["b"]
+
+    assert verdict.warning == "(This was call 2 of look with the same arguments.)"
+    assert verdict.refusal == (
+        "Not run: this is call 2 of look with the same arguments. Answer with what you have."
+    )
+
+
+def test_other_arguments_and_other_tools_are_no_repetition() -> None:
+    history: list[Message] = [USER, asks("a look 1", "b look 2", "c see 1")]
+
+    assert refused(history, Limits(repeats=2)) == []
+
+
+def test_no_limit_of_repeats_lets_all_run() -> None:
+    history: list[Message] = [USER, asks(*(f"c{n} look 1" for n in range(50)))]
+
+    assert refused(history, NO_LIMITS) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "canonical"),
+    [
+        ('{"b": 1, "a": 2}', '{"a":2,"b":1}'),
+        ("", "{}"),
+        ("{not json", "{not json"),
+        ("[" * 5000, "[" * 5000),
+    ],
+)
+def test_canonical_arguments(arguments: str, canonical: str) -> None:
+    assert canonical_arguments(arguments) == canonical
+
+
+# - answers that were cut, tools that ended -
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+@pytest.mark.parametrize("arguments", ['{"a": 1', "", "[1]", '{"a": 1}{'])
+def test_cut_answer_runs_no_call_without_a_whole_object(reason: str, arguments: str) -> None:
+    history: list[Message] = [USER, asks('a look {"a": 1}', f"b look {arguments}", reason=reason)]
+
+    assert refused(history, NO_LIMITS) == ["b"]
+
+
+def test_uncut_answer_may_leave_its_arguments_out() -> None:
+    history: list[Message] = [USER, asks("a look")]
+
+    assert refused(history, NO_LIMITS) == []
+
+
+def test_tool_that_ended_is_refused_until_the_user_speaks_again() -> None:
+    ended = ToolMessage(tool_call_id="a", content="gone", outcome="error", ends_tool=True)
+    history: list[Message] = [
+        USER,
+        asks("a look 1", "b see 1"),
+        ended,
+        ToolMessage(tool_call_id="b", content=""),
+    ]
+
+    assert refused([*history, asks("c look 2", "d see 2")], NO_LIMITS) == ["c"]
+    assert refused([*history, USER, asks("c look 2")], NO_LIMITS) == []
+
+
+# - the last word -
+
+
+def test_last_word_is_one_model_call_without_tools() -> None:
+    limits = Limits(turns=1, last_word=True)
+    run = Run(Conversation(answered(asks("a look 1"))), limits=limits)
+
+    [effect] = run.effects()
+
+    assert isinstance(effect, CallModel)
+    assert effect.last_word
+    assert run.status is Status.RUNNING
+
+
+def test_calls_of_the_last_word_are_refused_and_the_run_stops() -> None:
+    limits = Limits(turns=1, last_word=True)
+    run = Run(Conversation([*answered(asks("a look 1")), asks("b look 2")]), limits=limits)
+    [effect] = run.effects()
+    assert isinstance(effect, CallTool)
+    assert effect.verdict.refusal == (
+        "Not run: the limit of turns is reached. Answer with what you have."
+    )
+
+    run.record(ToolMessage(tool_call_id="b", content=effect.verdict.refusal, outcome="not_run"))
+
+    assert (run.status, run.limit) == (Status.LIMIT_REACHED, "turns")
+    assert run.effects() == []
+
+
+def test_feedback_is_no_user_who_spoke() -> None:
+    feedback = UserMessage(content="That does not fit.", feedback=True)
+    history: list[Message] = [*answered(asks("a look 1")), AssistantMessage(content="x"), feedback]
+
+    assert limit_reached(history, Limits(turns=2)) == "turns"
+
+
+# - seconds -
+
+
+def test_run_that_is_out_of_time_owes_nothing_now() -> None:
+    run = Run(Conversation([USER, asks("a look 1")]))
+
+    run.out_of_time = True
+
+    assert run.effects() == []
+    assert (run.status, run.limit) == (Status.LIMIT_REACHED, "seconds")
+    assert [call.id for call in run.conversation.open_calls] == ["a"]
+
+
+# - values -
+
+
+@pytest.mark.parametrize(
+    "name", ["turns", "tool_calls", "total_tokens", "seconds", "repeats", "repeats_warned"]
+)
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_limit_that_is_none_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"Limits\.{name} must be over 0"):
+        Limits(**{name: value})  # type: ignore[arg-type]  # one name of several types
