@@ -171,5 +171,10 @@ class AuthenticationError(AgentError):
 class ToolError(Exception):
     """Raised inside a tool to tell the model, in its text, what went wrong.
 
-    It becomes the call's result and never leaves the run.
+    It becomes the call's result and never leaves the run. With `retryable=False` the tool is not
+    run again until the user speaks.
     """
+
+    def __init__(self, text: str = "", *, retryable: bool = True) -> None:
+        super().__init__(text)
+        self.retryable = retryable

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast, overload
 
 from msgspec import Struct
 
@@ -39,8 +39,26 @@ __all__ = ["BoundCall", "Tool", "ToolContext", "ToolRegistry", "tool"]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
+# About 5,000 tokens: what a model reads with profit; a page of a book is 2,000 characters.
+MAX_RESULT_CHARACTERS = 20_000
+
 # OpenAI's rule for function names.
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+class ToolOptions(TypedDict, total=False):
+    """What can be said of a tool beside its function; `Tool` explains each."""
+
+    name: str | None
+    description: str | None
+    timeout: float | None
+    sequential: bool
+    run_in: Literal["thread", "process"]
+    memory: int | None
+    approve: bool | Callable[[Mapping[str, Any]], bool]
+    strict: bool
+    returns: Mapping[str, Any] | None
+    max_result_characters: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +67,16 @@ class Tool:
 
     `function` (sync or async) gets the arguments as keywords; without one the tool is a client
     tool. A definition is checked when it is registered.
+
+    - `timeout`: seconds that one call may take; None leaves it to the agent's limits.
+    - `sequential`: no other call of the answer runs beside this one.
+    - `run_in`: where a sync function runs; a "process" can really be stopped, at its `timeout` or
+      when it takes more than `memory` bytes.
+    - `approve`: calls wait for a person's approval: all, or those whose arguments the function
+      says so of.
+    - `strict`: send the closed form of the schema, for endpoints that enforce it.
+    - `returns`: a JSON Schema that the value must fit.
+    - `max_result_characters`: a longer result is cut, and says so.
     """
 
     name: str
@@ -57,17 +85,25 @@ class Tool:
         default_factory=lambda: {"type": "object", "properties": {}}, hash=False, repr=False
     )
     function: Callable[..., Any] | None = None
+    timeout: float | None = None
+    sequential: bool = False
+    run_in: Literal["thread", "process"] = "thread"
+    memory: int | None = None
+    approve: bool | Callable[[Mapping[str, Any]], bool] = False
+    strict: bool = False
+    returns: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+    max_result_characters: int = MAX_RESULT_CHARACTERS
     _signature: Signature | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_function(
         cls,
         function: Callable[..., Any],
-        *,
-        name: str | None = None,
-        description: str | None = None,
+        **options: Unpack[ToolOptions],
     ) -> "Tool":
         """Make a tool of a function: its signature, its docstring, its name."""
+        rest: dict[str, Any] = dict(options)
+        name, description = rest.pop("name", None), rest.pop("description", None)
         name = getattr(function, "__name__", "") if name is None else name
         if problem := _no_function(function):
             raise refused(name, "", problem)
@@ -80,6 +116,7 @@ class Tool:
             parameters=signature.schema,
             function=function,
             _signature=signature,
+            **rest,
         )
 
     @cached_property
@@ -106,6 +143,12 @@ class Tool:
         return find_context_parameter(self.function, tool=self.name)
 
     @property
+    def options(self) -> ToolOptions:
+        """What was said of the tool beside its function."""
+        names = ToolOptions.__annotations__
+        return cast(ToolOptions, {name: getattr(self, name) for name in names})
+
+    @property
     def is_method(self) -> bool:
         """Whether the function was decorated as a method: it needs a bound `self` to be called."""
         return self._signature is not None and self._signature.is_method
@@ -121,42 +164,37 @@ class Tool:
 class _Unresolved(NamedTuple):
     """The options of a decorated function whose annotations name what is not defined yet."""
 
-    name: str | None
-    description: str | None
+    options: ToolOptions
 
 
 @overload
 def tool(function: FunctionT, /) -> FunctionT: ...
 @overload
-def tool(
-    *, name: str | None = None, description: str | None = None
-) -> Callable[[FunctionT], FunctionT]: ...
+def tool(**options: Unpack[ToolOptions]) -> Callable[[FunctionT], FunctionT]: ...
 def tool(
     function: Callable[..., object] | None = None,
     /,
-    *,
-    name: str | None = None,
-    description: str | None = None,
+    **options: Unpack[ToolOptions],
 ) -> Callable[..., object]:
     """Make a function a tool, and return it as it was.
 
     Its docstring describes the tool and its parameters, its annotations make the schema. The
-    `Tool` is kept in the function's `__tool__`.
+    `Tool` is kept in the function's `__tool__`; the options are those of `Tool`.
     """
     if function is None:
-        return lambda function: _decorate(function, _Unresolved(name, description))
-    return _decorate(function, _Unresolved(name, description))
+        return lambda function: _decorate(function, options)
+    return _decorate(function, options)
 
 
-def _decorate(function: FunctionT, options: _Unresolved) -> FunctionT:
+def _decorate(function: FunctionT, options: ToolOptions) -> FunctionT:
     made: Tool | _Unresolved
     try:
-        made = Tool.from_function(function, **options._asdict())
+        made = Tool.from_function(function, **options)
     except ToolDefinitionError as error:
         # A name that the module defines further down; it is known at registration.
         if not isinstance(error.__cause__, NameError):
             raise
-        made = options
+        made = _Unresolved(options)
     try:
         function.__tool__ = made  # type: ignore[attr-defined]  # functions take attributes
     except AttributeError:
@@ -181,13 +219,13 @@ def _as_tool(item: object) -> Tool:
     function: Any = getattr(item, "__func__", item)
     made = getattr(function, "__tool__", None)
     if isinstance(made, _Unresolved):
-        made = function.__tool__ = Tool.from_function(function, **made._asdict())
+        made = function.__tool__ = Tool.from_function(function, **made.options)
     if not isinstance(made, Tool) or not callable(item):
         raise _undecorated(item)
     if made.function is item:
         return made
     if item is not function and not made.is_method:  # its `self` has another name
-        return Tool.from_function(item, name=made.name, description=made.description)
+        return Tool.from_function(item, **made.options)
     # A bound method, or a wrapper that took over the attribute with functools.wraps.
     return replace(made, function=item)
 
