@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.peers import LiteLLM, available
@@ -28,6 +29,7 @@ def run(settings: Settings) -> Measured:
         [Row(**row) for row in found["rows"]],
         [Cost(**cost) for cost in found["costs"]],
         found["skipped"],
+        found["versions"],
     )
 
 
@@ -38,6 +40,11 @@ def main() -> None:
     settings = Settings.of(quick="--quick" in sys.argv)
     measured = Measured()
     peers = available([LiteLLM], measured.skipped)
+    if peers:
+        measured.versions = {
+            "litellm": version("litellm"),
+            "openai, under litellm": version("openai"),
+        }
     bodies = stream_path.bodies(settings)
     for stream, size in (("text", "1 event"), ("text", "16 KB"), ("8 calls", "1 event")):
         case = stream_path.Case(stream, size, bodies[stream])

@@ -29,7 +29,8 @@ def table(measured: Measured, *, quick: bool) -> str:
     """Write everything as plain text."""
     note = ["", "One small round: it shows that everything runs, not how fast."] if quick else []
     rows = _rows(measured.rows, quick=quick)
-    return "\n".join([*rows, *_costs(measured), *_skipped(measured), *note])
+    versions = _versions(measured)
+    return "\n".join([*rows, *_costs(measured), *versions, *_skipped(measured), *note])
 
 
 def document(measured: Measured, *, quick: bool) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def document(measured: Measured, *, quick: bool) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES} | measured.versions,
         "quick": quick,
         "targets": [_row_as_object(row, quick=quick) for row in measured.rows],
         "microseconds_per_event": [
@@ -79,6 +80,13 @@ def _costs(measured: Measured) -> Iterator[str]:
         found = (by_place.get((case, contender)) for case in cases)
         cells = " ".join(f"{'-' if n is None else _number(n):>25}" for n in found)
         yield f"{contender:{width}} {cells}"
+
+
+def _versions(measured: Measured) -> Iterator[str]:
+    found = {name: _version(name) for name in PACKAGES} | measured.versions
+    names = ", ".join(f"{name} {number}" for name, number in found.items() if number)
+    yield ""
+    yield f"Python {platform.python_version()}, {os.cpu_count()} cores; {names}"
 
 
 def _skipped(measured: Measured) -> Iterator[str]:

@@ -52,11 +52,14 @@ class Measured:
     rows: list[Row] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of what was measured in another environment."""
 
     def __iadd__(self, other: "Measured") -> "Measured":
         self.rows += other.rows
         self.costs += other.costs
         self.skipped += other.skipped
+        self.versions |= other.versions
         return self
 
 
