@@ -191,6 +191,19 @@ def test_all_that_an_answer_holds_is_in_its_message(cut: Cut) -> None:
 
 
 @CUTS
+@pytest.mark.parametrize("head", [b"", HEAD])
+def test_index_used_again_opens_a_call_only_after_whole_arguments(cut: Cut, head: bytes) -> None:
+    changing_id = call(0, '{"a":', id="a", name="add") + call(0, " 1}", id="b", name="add")
+    shared_index = call(0, '{"a": 1}', id="a", name="add") + call(0, "{}", id="b", name="add")
+
+    [one] = message_of(head + changing_id + end(), cut).tool_calls
+    two = message_of(head + shared_index + end(), cut).tool_calls
+
+    assert (one.id, one.name, one.arguments) == ("a", "add", '{"a": 1}')
+    assert [(c.id, c.arguments) for c in two] == [("a", '{"a": 1}'), ("b", "{}")]
+
+
+@CUTS
 def test_second_choice_is_kept_apart_and_gives_no_deltas(cut: Cut) -> None:
     body = OPENING + text("mine") + chunk({"content": "other"}, index=1) * 4 + end()
 
