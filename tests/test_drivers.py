@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.agent import Agent, AsyncAgent
+from pathors_agent.agent import Agent, AsyncAgent, RunResult
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import (
     IncompleteResponse,
@@ -20,6 +20,8 @@ from pathors_agent.errors import (
     TransportError,
 )
 from pathors_agent.history import dump_messages, load_messages
+from pathors_agent.http import HTTPTransport
+from pathors_agent.limits import Limits
 from pathors_agent.message_builder import Delta, TextDelta
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.run import Status
@@ -34,6 +36,7 @@ from pathors_agent.testing import (
 )
 from pathors_agent.tools import Tool, tool
 from pathors_agent.transport import AsyncResponse, AsyncTransport, Request, Response, Transport
+from servers import STALL, ScriptedServer
 from ways import WAYS, Way
 
 GO = UserMessage(content="Go.")
@@ -830,3 +833,141 @@ async def test_exception_of_a_transports_own_passes_in_mid_stream() -> None:
         await read()
 
     assert items == [TextDelta("Hello")]
+
+
+# - limits of time and of concurrency -
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_tools_are_stopped_when_the_time_of_the_run_is_over(backend: str) -> None:
+    ended: list[str] = []
+
+    @tool
+    async def hang() -> None:
+        """Never come back."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("hang")
+
+    @tool
+    async def quick() -> str:
+        """Come back."""
+        return "here"
+
+    async def main() -> RunResult:
+        transport = AsyncScriptedTransport(calls(("quick", {}), ("hang", {})))
+        agent = AsyncAgent(transport, tools=[hang, quick], limits=Limits(seconds=0.2))
+        return await agent.run("Go.")
+
+    result = anyio.run(main, backend=backend)
+
+    assert (result.status, result.limit) == (Status.LIMIT_REACHED, "seconds")
+    outcomes = [m.outcome for m in result.messages if isinstance(m, ToolMessage)]
+    assert outcomes == ["value", "timeout"]
+    assert ended == ["hang"]
+    assert result.open_calls == ()
+
+
+def test_model_that_takes_too_long_ends_the_run_at_its_limit(
+    scripted_server: Callable[..., ScriptedServer],
+) -> None:
+    server = scripted_server([STALL])
+
+    with HTTPTransport(server.url) as transport:
+        result = Agent(transport, limits=Limits(seconds=0.2)).run("Go.")
+
+    assert (result.status, result.limit) == (Status.LIMIT_REACHED, "seconds")
+    assert [m.role for m in result.conversation.messages] == ["user"]
+
+
+def test_run_goes_on_where_its_time_was_over() -> None:
+    conversation = Conversation([UserMessage(content="Go.")])
+    transport = ScriptedTransport("late")
+    stopped = Agent(transport, limits=Limits(seconds=1e-9)).run(conversation=conversation)
+    assert stopped.limit == "seconds"
+
+    assert Agent(transport).run(conversation=conversation).output == "late"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_sequential_tool_runs_alone_and_in_its_place(backend: str) -> None:
+    log: list[str] = []
+
+    async def passing(name: str) -> None:
+        log.append(f"{name} begins")
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        log.append(f"{name} ends")
+
+    @tool
+    async def free(name: str) -> None:
+        """Run beside others."""
+        await passing(name)
+
+    @tool(sequential=True)
+    async def alone(name: str) -> None:
+        """Run alone."""
+        await passing(name)
+
+    async def main() -> None:
+        batch = [("free", "a"), ("free", "b"), ("alone", "c"), ("free", "d")]
+        entry = calls(*((name, {"name": argument}) for name, argument in batch))
+        await AsyncAgent(AsyncScriptedTransport(entry, "ok"), tools=[free, alone]).run("Go.")
+
+    anyio.run(main, backend=backend)
+
+    assert sorted(log[:2]) == ["a begins", "b begins"]
+    assert sorted(log[2:4]) == ["a ends", "b ends"]
+    assert log[4:] == ["c begins", "c ends", "d begins", "d ends"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_no_more_tools_run_at_once_than_allowed(backend: str) -> None:
+    running, most = 0, 0
+
+    @tool
+    async def count(n: int) -> None:
+        """Count who runs."""
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        running -= 1
+
+    async def main() -> None:
+        entry = calls(*(("count", {"n": n}) for n in range(9)))
+        limits = Limits(max_concurrency=3)
+        await AsyncAgent(AsyncScriptedTransport(entry, "ok"), tools=[count], limits=limits).run(
+            "Go."
+        )
+
+    anyio.run(main, backend=backend)
+
+    assert most == 3
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_refused_and_warned_calls_are_told_to_the_model(name: str) -> None:
+    ran: list[int] = []
+
+    @tool
+    def look(n: int) -> str:
+        """Look."""
+        ran.append(n)
+        return "seen"
+
+    limits = Limits(tool_calls=2, repeats_warned=2, last_word=True)
+    entry = calls(("look", {"n": 1}), ("look", {"n": 1}), ("look", {"n": 2}))
+    way = Way(name)
+    result = way.run(entry, "That is all.", prompt="Go.", tools=[look], limits=limits)
+
+    assert ran == [1, 1]
+    assert [m.content for m in result.messages if isinstance(m, ToolMessage)] == [
+        "seen",
+        "seen\n(This was call 2 of look with the same arguments.)",
+        "Not run: 2 tool calls were the limit. Answer with what you have.",
+    ]
+    assert way.requests[-1]["tool_choice"] == "none"
+    assert result.output == "That is all."

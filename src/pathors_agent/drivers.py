@@ -1,6 +1,6 @@
 """Perform the effects of a run: a short loop for blocking code, and one for async code."""
 
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -9,9 +9,9 @@ from pathors_agent.dispatch import ToolThread, call_tool, call_tool_async
 from pathors_agent.errors import TransportError
 from pathors_agent.message_builder import Delta
 from pathors_agent.messages import AssistantMessage, Content, ContentPart, Message, ToolMessage
-from pathors_agent.model_call import Bindings, ModelCall
+from pathors_agent.model_call import Bindings, Clock, ModelCall
 from pathors_agent.run import CallModel, CallTool, Run
-from pathors_agent.tools import BoundCall
+from pathors_agent.tools import BoundCall, ToolRegistry
 from pathors_agent.transport import AsyncTransport, Transport
 
 
@@ -19,45 +19,49 @@ def drive(
     run: Run, transport: Transport, bindings: Bindings
 ) -> Generator[Delta | Message, None, None]:
     """Perform the run's effects one after another; yield deltas and messages."""
-    with ToolThread() as thread:
+    with Clock(run) as clock, ToolThread() as thread:
         while effects := run.effects():
             for effect in effects:
+                clock.left()
                 message: AssistantMessage | ToolMessage
                 match effect:
                     case CallModel():
-                        message = yield from _ask(ModelCall(run, effect, bindings), transport)
+                        call = ModelCall(run, effect, bindings, clock)
+                        message = yield from _ask(call, transport)
                     case CallTool():
                         message = _call(run, effect, bindings, thread)
                 yield run.record(message)
 
 
-async def drive_async(
+async def drive_async(  # noqa: C901  (a generator within it would cost each delta a layer)
     run: Run, transport: AsyncTransport, bindings: Bindings
 ) -> AsyncGenerator[Delta | Message, None]:
     """Perform the run's effects, a batch of tool calls at once; yield deltas and messages.
 
     Nothing is yielded inside a task group or cancel scope.
     """
-    while effects := run.effects():
-        match effects[0]:
-            case CallModel() as effect:
-                call = ModelCall(run, effect, bindings)
-                try:
-                    async with transport.send(call.request()) as response:
-                        await call.check_async(response)
-                        async for data in response.pieces:
-                            for delta in call.stream.feed(data):
-                                yield delta
-                            if call.stream.ended:
-                                break
-                except TransportError as error:
-                    call.break_off(error)
-                for delta in call.stream.close():
-                    yield delta
-                yield run.record(call.finish())
-            case CallTool():
-                for message in await _call_batch(run, effects, bindings):
-                    yield message
+    with Clock(run) as clock:
+        while effects := run.effects():
+            match effects[0]:
+                case CallModel() as effect:
+                    call = ModelCall(run, effect, bindings, clock)
+                    try:
+                        async with transport.send(call.request()) as response:
+                            await call.check_async(response)
+                            async for data in response.pieces:
+                                for delta in call.stream.feed(data):
+                                    yield delta
+                                if call.stream.ended:
+                                    break
+                    except TransportError as error:
+                        call.break_off(error)
+                    for delta in call.stream.close():
+                        yield delta
+                    yield run.record(call.finish())
+                case CallTool():
+                    for batch in _side_by_side(effects, bindings.tools):
+                        for message in await _call_batch(run, batch, bindings, clock):
+                            yield message
 
 
 def _ask(call: ModelCall, transport: Transport) -> Generator[Delta, None, AssistantMessage]:
@@ -93,6 +97,13 @@ def _call(run: Run, effect: CallTool, bindings: Bindings, thread: ToolThread) ->
     return _with_warning(call_tool(bound, thread), effect)
 
 
+async def _call_async(run: Run, effect: CallTool, bindings: Bindings) -> ToolMessage:
+    bound = _bind(run, effect, bindings)
+    if not isinstance(bound, BoundCall):
+        return bound
+    return _with_warning(await call_tool_async(bound), effect)
+
+
 def _with_warning(message: ToolMessage, effect: CallTool) -> ToolMessage:
     """Add what the limits want the model to be told to a result."""
     warning = effect.verdict.warning
@@ -105,23 +116,38 @@ def _with_warning(message: ToolMessage, effect: CallTool) -> ToolMessage:
     return message.model_copy(update={"content": content})
 
 
+def _side_by_side(
+    effects: Sequence[CallModel | CallTool], tools: ToolRegistry
+) -> Iterator[list[CallTool]]:
+    """Split calls, in order, into batches that may run at once; a sequential tool runs alone."""
+    batch: list[CallTool] = []
+    for effect in effects:
+        assert isinstance(effect, CallTool)
+        name = effect.call.name
+        if name in tools and tools[name].sequential:
+            yield from filter(None, [batch, [effect]])
+            batch = []
+        else:
+            batch.append(effect)
+    yield from filter(None, [batch])
+
+
 async def _call_batch(
-    run: Run, effects: Sequence[CallTool], bindings: Bindings
+    run: Run, effects: Sequence[CallTool], bindings: Bindings, clock: Clock
 ) -> list[ToolMessage]:
     """Run calls side by side; record each result the moment it is there; give them in order."""
-    results: dict[str, ToolMessage] = {}
+    results: dict[str, ToolMessage | None] = {}  # None: begun
     interrupts: list[BaseException] = []
+    places = anyio.Semaphore(run.limits.max_concurrency)
 
     async def call(effect: CallTool) -> None:
         try:
-            bound = _bind(run, effect, bindings)
-            if isinstance(bound, BoundCall):
-                message = _with_warning(await call_tool_async(bound), effect)
-            else:
-                message = bound
-            # No checkpoint may come between a result and its record: what was done is known.
-            run.record(message)
-            results[effect.call.id] = message
+            async with places:
+                results[effect.call.id] = None
+                message = await _call_async(run, effect, bindings)
+                # No checkpoint may come between a result and its record: what was done is known.
+                run.record(message)
+                results[effect.call.id] = message
         except anyio.get_cancelled_exc_class():
             raise
         # What is no tool's failure (KeyboardInterrupt, SystemExit) is carried out of the group
@@ -132,14 +158,33 @@ async def _call_batch(
 
     # A single call gets its group too: a group waits for a worker thread also where asyncio
     # cancels the task itself, as `asyncio.timeout` does.
-    async with anyio.create_task_group() as tasks:
-        for effect in effects:
-            tasks.start_soon(call, effect)
+    with anyio.move_on_after(clock.left()) as in_time:
+        async with anyio.create_task_group() as tasks:
+            for effect in effects:
+                tasks.start_soon(call, effect)
     if interrupts:
         raise interrupts[0]
-    if len(results) < len(effects):
+    if in_time.cancelled_caught:
+        return _stopped(run, effects, results)
+    done = [message for e in effects if (message := results.get(e.call.id)) is not None]
+    if len(done) < len(effects):
         # asyncio's groups drop a cancellation that a tool let through, meant for another task.
         raise anyio.get_cancelled_exc_class()
     # On trio a group whose tasks all came to their ends does not tell that it was cancelled.
     await checkpoint_if_cancelled()
-    return [results[effect.call.id] for effect in effects]
+    return done
+
+
+def _stopped(
+    run: Run, effects: Sequence[CallTool], results: dict[str, ToolMessage | None]
+) -> list[ToolMessage]:
+    """Give the results of a batch whose time was up; calls that had begun are not to run again."""
+    messages = []
+    for call_id in (effect.call.id for effect in effects if effect.call.id in results):
+        message = results[call_id]
+        if message is None:
+            text = "Stopped: the time for this run is over; how far it came is not known."
+            message = ToolMessage(tool_call_id=call_id, content=text, outcome="timeout")
+            run.record(message)
+        messages.append(message)
+    return messages

@@ -52,9 +52,12 @@ class Endpoint:
         self._headers = _merged(_own_headers(), own)
         self._secrets = _secrets(base, own)
 
-    def exchange(self) -> Exchange:
-        """Begin one: its clock starts now."""
-        return Exchange(self._host, self._timeouts, self._secrets)
+    def exchange(self, seconds: float | None = None) -> Exchange:
+        """Begin one: its clock starts now; it may take `seconds` where that is less."""
+        timeouts = self._timeouts
+        if seconds is not None and seconds < timeouts.seconds("whole"):
+            timeouts = replace(timeouts, whole=seconds)
+        return Exchange(self._host, timeouts, self._secrets)
 
     def headers_for(self, request: Request) -> dict[str, str]:
         """Give what goes with a request; raise `TransportError` where it cannot be sent."""

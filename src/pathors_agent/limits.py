@@ -5,9 +5,10 @@ another process stops at the same place.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 
@@ -16,6 +17,9 @@ DEFAULT_TURNS = 25
 # Twice the same may be a retry, three times is a habit; at six nobody is learning anything.
 DEFAULT_REPEATS_WARNED = 3
 DEFAULT_REPEATS = 6
+
+# More at once than this only wait for each other in most back ends.
+DEFAULT_CONCURRENCY = 32
 
 # The answer was ended by something else than the model: its last call may lack its end.
 _CUT_REASONS = frozenset({"length", "content_filter"})
@@ -32,6 +36,7 @@ class Limits:
     - `seconds`: time of one run.
     - `repeats`: calls of one tool with the same arguments, this one not run any more; from
       `repeats_warned` on, their results tell the model that it repeats itself.
+    - `max_concurrency`: tool calls of one answer that run at the same time (`AsyncAgent`).
     - `last_word`: at a limit, ask the model once more, without tools, for what it has.
     """
 
@@ -41,13 +46,13 @@ class Limits:
     seconds: float | None = None
     repeats: int | None = DEFAULT_REPEATS
     repeats_warned: int | None = DEFAULT_REPEATS_WARNED
+    max_concurrency: int = DEFAULT_CONCURRENCY
     last_word: bool = False
 
     def __post_init__(self) -> None:
-        names = ("turns", "tool_calls", "total_tokens", "seconds", "repeats", "repeats_warned")
-        for name in names:
+        for name in (field.name for field in fields(self)):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and value is not False and not value > 0:
                 raise ValueError(f"Limits.{name} must be over 0, not {value}")
 
 
@@ -62,7 +67,7 @@ def limit_reached(messages: Sequence[Message], limits: Limits) -> str | None:
         return "tool_calls"
     if limits.total_tokens is not None and _tokens(answers) >= limits.total_tokens:
         return "total_tokens"
-    if limits.repeats is not None and calls:
+    if limits.repeats is not None and len(calls) >= limits.repeats:
         (_, most) = Counter(map(_same, calls)).most_common(1)[0]
         if most >= limits.repeats:
             return "repeats"
@@ -98,29 +103,38 @@ def judge(messages: Sequence[Message], limits: Limits) -> dict[str, Verdict]:
     at = max(i for i, message in enumerate(since) if isinstance(message, AssistantMessage))
     answer = since[at]
     assert isinstance(answer, AssistantMessage)
-    judged = _Judged(since[:at], limits, answer.finish_reason)
+    judged = _Judged(since[:at], limits, answer)
     return {call.id: judged.verdict(call) for call in answer.tool_calls}
 
 
 class _Judged:
     """The calls since the user spoke, counted up to the one that is judged."""
 
-    def __init__(self, before: Sequence[Message], limits: Limits, reason: str | None) -> None:
+    def __init__(self, before: Sequence[Message], limits: Limits, answer: AssistantMessage) -> None:
+        calls = _calls(before)
         self._limits = limits
         self._limit = limit_reached(before, limits)
-        self._was_cut = reason in _CUT_REASONS
-        self._reason = reason
+        self._reason = answer.finish_reason
         self._ended = _ended_tools(before)
-        self._counts = Counter(map(_same, _calls(before)))
-        self._number = self._counts.total()
+        self._number = len(calls)
+        # Writing out arguments anew is the cost here; fewer calls than this cannot repeat enough.
+        least = min(limits.repeats or math.inf, limits.repeats_warned or math.inf)
+        self._counts = (
+            Counter(map(_same, calls)) if len(calls) + len(answer.tool_calls) >= least else None
+        )
 
     def verdict(self, call: ToolCall) -> Verdict:
         """Count a call, and say whether it may run."""
-        same = _same(call)
         self._number += 1
+        repetitions = self._count(call)
+        return Verdict(self._refusal(call, repetitions), self._warning(call, repetitions))
+
+    def _count(self, call: ToolCall) -> int:
+        if self._counts is None:
+            return 1
+        same = _same(call)
         self._counts[same] += 1
-        refusal = self._refusal(call, self._counts[same])
-        return Verdict(refusal, self._warning(call, self._counts[same]))
+        return self._counts[same]
 
     def _warning(self, call: ToolCall, repetitions: int) -> str | None:
         warned = self._limits.repeats_warned
@@ -132,7 +146,7 @@ class _Judged:
         limits = self._limits
         if self._limit:
             return _not_run(f"the limit of {self._limit} is reached")
-        if self._was_cut and not _is_object(call.arguments):
+        if self._reason in _CUT_REASONS and not _is_object(call.arguments):
             return (
                 f"Not run: the answer was ended ({self._reason}) before the arguments of "
                 f"{call.name} were complete."

@@ -6,6 +6,7 @@ Both loops make their calls through it; the reading and waiting is theirs.
 import time
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass, field
+from typing import Self
 
 from pathors_agent.chat_completions import RequestTemplate
 from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError
@@ -38,11 +39,47 @@ class Bindings:
     known_quirks: set[str] = field(default_factory=set)
 
 
+class TimeIsUp(Exception):
+    """Raised in a driver when `limits.seconds` are over; `Clock` ends the run there."""
+
+
+class Clock:
+    """How long a run may still take: a context manager that ends it when its time is up."""
+
+    def __init__(self, run: Run) -> None:
+        seconds = run.limits.seconds
+        self._run = run
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        """How many seconds are left, None for ever; raises `TimeIsUp` when none is."""
+        if self._end is None:
+            return None
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeIsUp
+        return left
+
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return self._end is not None and time.monotonic() >= self._end
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        if kind is not TimeIsUp:
+            return False
+        self._run.out_of_time = True
+        return True
+
+
 class ModelCall:
     """One model call on its way: the request, the answer's stream, and how it ended."""
 
-    def __init__(self, run: Run, effect: CallModel, bindings: Bindings) -> None:
+    def __init__(self, run: Run, effect: CallModel, bindings: Bindings, clock: Clock) -> None:
         self._bindings = bindings
+        self._clock = clock
         self._conversation = run.conversation
         self._effect = effect
         self._started = time.monotonic()
@@ -54,7 +91,9 @@ class ModelCall:
         if self._effect.last_word:
             template = template.without_calls
         body = template.encode(self._effect.messages)
-        return Request(body=body, session_id=self._conversation.session_id)
+        return Request(
+            body=body, session_id=self._conversation.session_id, seconds=self._clock.left()
+        )
 
     def check(self, response: Response) -> None:
         """Raise the error that an error status brings; keep the session of a good answer."""
@@ -114,8 +153,10 @@ class ModelCall:
                 self._bindings.known_quirks.add(quirk.kind)
                 emit("provider_quirk", kind=quirk.kind, detail=quirk.detail)
 
-    def _told(self, error: TransportError) -> TransportError:
+    def _told(self, error: TransportError) -> TransportError | TimeIsUp:
         """Log the error, and give it the history from which a run goes on."""
+        if self._clock.is_over():
+            return TimeIsUp()
         error.messages = self._conversation.messages
         emit("model_call_failed", key=self._effect.key, error=type(error).__name__)
         return error

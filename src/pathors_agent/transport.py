@@ -25,12 +25,14 @@ class Request:
     """One chat completion to ask for: a JSON body, and the session it belongs to.
 
     `session_id` is None where there is no session yet; a transport whose endpoint keeps sessions
-    sends it in the way that endpoint reads. `headers` are added to the transport's own.
+    sends it in the way that endpoint reads. `headers` are added to the transport's own. The whole
+    exchange may take `seconds`, beside the transport's own limits.
     """
 
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     session_id: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
