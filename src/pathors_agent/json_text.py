@@ -17,6 +17,8 @@ def write_json(value: object) -> bytes:
 
 def whole_characters(text: str) -> str:
     """Join surrogate halves that meet; one that stays alone becomes U+FFFD."""
+    if text.isascii():  # known without a look at the text
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -39,7 +39,7 @@ _CHECK_STEP_BYTES = 64 * 1024
 _QUOTED_CHARACTERS = 200
 _OK = 200
 _DATA_OBJECT = b"data: {"
-_LF = 0x0A
+_LF, _CR = 0x0A, 0x0D
 _TOO_LONG = "{} is longer than {} bytes"
 _NO_COMPLETION = " with a body that is no completion"
 # Id and model are read from the first events that have them; Azure's first has neither.
@@ -121,21 +121,26 @@ class ResponseStream:
     def feed(self, data: bytes) -> list[Delta]:
         """Take the next bytes of the body; give the deltas they complete."""
         deltas: list[Delta] = []
-        size = len(data)
-        # Lane (a): JSON text holds no raw line end, so a read whose first LF is its last byte
-        # but one, and whose last byte is LF too, is one event.
-        if (
-            self._may_take_fast_lane
-            and data.find(b"\n") == size - 2
-            and data[:7] == _DATA_OBJECT
-            and data[-1] == _LF
-            and b"\r" not in data
-            and size <= self._max_event
-        ):
-            self.received += size
-            self._take_chunks(iter((data[6:-2],)), deltas)
+        if self._may_take_fast_lane:
+            self.received += len(data)
+            if _CR in data:  # an int: looking for bytes takes four times as long
+                data = self._line_ends.normalise(data)
+                self._may_take_fast_lane = not self._line_ends.pending
+            size = len(data)
+            # Lane (a): JSON text holds no raw line end, so a read whose first LF is its last
+            # byte but one, and whose last byte is LF too, is one event.
+            if (
+                data.find(b"\n") == size - 2
+                and data[:7] == _DATA_OBJECT
+                and data[-1] == _LF
+                and size <= self._max_event
+            ):
+                self._take_chunks(iter((data[6:-2],)), deltas)
+            elif data:
+                self._take_lines(data, deltas)
+                self._may_take_fast_lane = self._is_between_events()
         elif data and not self.ended:
-            self.received += size
+            self.received += len(data)
             self._take_bytes(data, deltas)
             self._may_take_fast_lane = self._is_between_events()
         if self.received > self._check_at:
@@ -201,10 +206,11 @@ class ResponseStream:
     def _take_lines(self, data: bytes, deltas: list[Delta]) -> None:
         """Take the whole events in `data`, where LF is the only line end; keep the rest."""
         if self._tail:
-            if not (b"\n\n" in data or (data[:1] == b"\n" and self._tail.endswith(b"\n"))):
+            if _LF not in data or not self._ends_an_event(data):
                 self._hold(data, self._max_event, "an event")
                 return
-            data = bytes(self._tail) + data
+            self._tail += data
+            data = bytes(self._tail)
             self._tail.clear()
         end = data.rfind(b"\n\n") + 2
         if end > 1:
@@ -213,19 +219,21 @@ class ResponseStream:
         if not self.ended:
             self._hold(data, self._max_event, "an event")
 
+    def _ends_an_event(self, data: bytes) -> bool:
+        return b"\n\n" in data or (data[0] == _LF and self._tail[-1] == _LF)
+
     def _take_events(self, data: bytes, deltas: list[Delta]) -> None:
         """Take whole events, a blank line after each."""
         # Lane (b): split at where a data line follows a blank line; if these and the last are
         # all the line ends there are, every piece is the one data line of its event.
+        line_ends = data.count(b"\n")
         pieces = data[6:-2].split(b"\n\ndata: ")
-        if (
-            data[:7] == _DATA_OBJECT
-            and data.count(b"\n") == 2 * len(pieces)
-            and len(data) <= self._max_event
-        ):
-            self._take_chunks(iter(pieces), deltas)
-        else:
+        is_all = line_ends == 2 * len(pieces) and data[:7] == _DATA_OBJECT
+        texts = pieces if is_all else _data_lines(data, line_ends)
+        if texts is None or len(data) > self._max_event:
             self._take_block(data, deltas)
+        elif texts:
+            self._take_chunks(iter(texts), deltas)
 
     def _take_block(self, block: bytes, deltas: list[Delta]) -> None:
         """Lane (c): event by event, and what is no single `data` line by the standard."""
@@ -266,6 +274,7 @@ class ResponseStream:
     def _is_between_events(self) -> bool:
         return bool(
             self._is_stream
+            and self._events
             and not self._tail
             and not self.ended
             and not self._line_ends.pending
@@ -303,7 +312,9 @@ class ResponseStream:
                 if content := delta.content:
                     builder.text.append(content)
                     deltas.append(TextDelta(content))
-                for piece in delta.tool_calls or ():
+                if delta.tool_calls is None:
+                    continue
+                for piece in delta.tool_calls:
                     function = piece.function
                     call = builder.by_index.get(piece.index)
                     if call is None or piece.id or function.name:
@@ -466,3 +477,12 @@ def _is_whole(data: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _data_lines(block: bytes, line_ends: int) -> list[bytes] | None:
+    """Give the data of events that are one line each, comments left out; None for others."""
+    events = block[:-2].split(b"\n\n")
+    texts = [event[6:] for event in events if event[:6] == b"data: "]
+    comments = [event for event in events if event[:1] == b":"]
+    is_all = line_ends == 2 * len(events) and len(texts) + len(comments) == len(events)
+    return texts if is_all else None
