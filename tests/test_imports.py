@@ -20,8 +20,9 @@ ROWS = [
     " message_builder provider_errors chunks completion_bytes chat_completions limits",
     "run tools response_stream",
     # - the core ends here -
-    "transport telemetry dispatch stores",
-    "exchange endpoint asked_timeouts http aiohttp_transport first_byte retry fallback"
+    "approvals transport telemetry dispatch stores",
+    "exchange endpoint asked_timeouts http aiohttp_client aiohttp_sending aiohttp_transport"
+    " first_byte retry fallback"
     " model_call drivers",
     "agent durable",
     "server testing offline",

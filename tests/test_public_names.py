@@ -24,6 +24,7 @@ PUBLIC_NAMES = {
     *("Conversation", "load_messages", "dump_messages"),
     # the loop itself
     *("Run", "CallModel", "CallTool"),
+    *("Approval", "Decision"),
     # how a model is reached
     *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),
     *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile", "PROFILES", "Quirk"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathors_agent.agent import Agent, AsyncAgent, RunResult
     from pathors_agent.aiohttp_transport import AiohttpTransport
+    from pathors_agent.approvals import Approval, Decision
     from pathors_agent.chat_completions import PROFILES, EndpointProfile, ModelOptions
     from pathors_agent.conversation import Conversation
     from pathors_agent.errors import (
@@ -56,6 +57,7 @@ __all__ = [
     "Agent",
     "AgentError",
     "AiohttpTransport",
+    "Approval",
     "AssistantMessage",
     "AsyncAgent",
     "AsyncFallbackTransport",
@@ -69,6 +71,7 @@ __all__ = [
     "ContentPart",
     "Conversation",
     "ConversationError",
+    "Decision",
     "EndpointProfile",
     "FallbackTransport",
     "HTTPTransport",
@@ -114,6 +117,7 @@ __all__ = [
 _NAMES_BY_MODULE = {
     "agent": ("Agent", "AsyncAgent", "RunResult"),
     "aiohttp_transport": ("AiohttpTransport",),
+    "approvals": ("Approval", "Decision"),
     "chat_completions": ("PROFILES", "EndpointProfile", "ModelOptions"),
     "conversation": ("Conversation",),
     "errors": (

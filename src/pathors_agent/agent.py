@@ -16,6 +16,7 @@ from operator import add
 from types import TracebackType
 from typing import Self
 
+from pathors_agent.approvals import Approval, Approvals, Decision
 from pathors_agent.chat_completions import ModelOptions, RequestTemplate
 from pathors_agent.conversation import Conversation
 from pathors_agent.drivers import drive, drive_async
@@ -52,8 +53,8 @@ class RunResult:
     """Where a run stood when it ended, and all that it said.
 
     `messages` are those that this run added, the prompt first; `conversation` is the history that
-    it grew, from which another run goes on. `open_calls` wait for the caller's results. `quirks`
-    are what had to be read around in the provider's answers, each kind once.
+    it grew, from which another run goes on. `open_calls` wait for the caller's results, and
+    `approvals` are those of them that wait for a person's yes instead. `quirks` are what had to be read around in the provider's answers, each kind once.
     """
 
     conversation: Conversation
@@ -62,6 +63,7 @@ class RunResult:
     limit: str | None = None
     """The name of the limit that stopped the run."""
     open_calls: tuple[ToolCall, ...] = ()
+    approvals: tuple[Approval, ...] = ()
     quirks: tuple[Quirk, ...] = ()
     last: Message | None = field(default=None, repr=False)
     """The last message of the history when the run ended."""
@@ -99,6 +101,8 @@ class RunResult:
         match self.status:
             case Status.SUSPENDED:
                 names = ", ".join(sorted({call.name for call in self.open_calls}))
+                if self.approvals:
+                    return f"it waits for approval of {names}; run again with decisions="
                 return f"it waits for the caller's results of {names}; append them and run again"
             case Status.LIMIT_REACHED:
                 return f"it stopped at limits.{self.limit}; raise it and run again"
@@ -133,24 +137,40 @@ class _AgentBase:
         )
 
     def _start(
-        self, prompt: Prompt | None, conversation: Conversation | None, session_id: str | None
-    ) -> tuple[Run, "_Before"]:
-        """Take up a conversation, or a new one, and what the user says; what was there before."""
+        self,
+        prompt: Prompt | None,
+        conversation: Conversation | None,
+        session_id: str | None,
+        decisions: Iterable[Decision],
+    ) -> tuple[Run, "_Before", Approvals]:
+        """Take up a conversation, or a new one, what was decided and what the user says."""
         if conversation is None:
             conversation = Conversation()
         if session_id is not None:
             _refuse_other_session(conversation, session_id)
         before = _Before(conversation)
+        approvals = Approvals(conversation, self.tools)
+        approvals.decide(decisions)
         if prompt is not None:
             conversation.append(_user_message(prompt))
         conversation.session_id = conversation.session_id or session_id
         conversation.id = conversation.id or session_id or uuid.uuid4().hex
-        run = Run(conversation, limits=self.limits, client_tools=self.tools.client_tools)
-        return run, before
+        run = Run(
+            conversation,
+            limits=self.limits,
+            client_tools=self.tools.client_tools,
+            is_held=approvals.is_held,
+        )
+        return run, before, approvals
 
-    def _bindings(self, context: object) -> Bindings:
+    def approvals(self, conversation: Conversation) -> list[Approval]:
+        """The calls of a stored conversation that wait for a person's approval."""
+        return Approvals(conversation, self.tools).open()
+
+    def _bindings(self, context: object, approvals: Approvals) -> Bindings:
         return Bindings(
             tools=self.tools,
+            approvals=approvals,
             template=self._template,
             context=context,
             known_quirks=self._known_quirks,
@@ -194,15 +214,21 @@ class Agent(_AgentBase):
         conversation: Conversation | None = None,
         session_id: str | None = None,
         context: object = None,
+        decisions: Iterable[Decision] = (),
     ) -> RunResult:
         """Run until there is an answer, a limit, or a call that only the caller can run.
 
         Without a prompt, go on with what the conversation owes. `conversation` grows as the run
-        goes; `session_id` names the endpoint's session; `context` reaches the tools. Raises
+        goes; `session_id` names the endpoint's session; `context` reaches the tools; `decisions`
+        answer the `approvals` that an earlier run waits for. Raises
         `TransportError` when no answer could be had, with the history so far in its `messages`.
         """
         with self.stream(
-            prompt, conversation=conversation, session_id=session_id, context=context
+            prompt,
+            conversation=conversation,
+            session_id=session_id,
+            context=context,
+            decisions=decisions,
         ) as stream:
             for _ in stream:
                 pass
@@ -215,10 +241,11 @@ class Agent(_AgentBase):
         conversation: Conversation | None = None,
         session_id: str | None = None,
         context: object = None,
+        decisions: Iterable[Decision] = (),
     ) -> "RunStream":
         """As `run`, giving deltas and messages as they come: iterate it inside a `with`."""
-        run, before = self._start(prompt, conversation, session_id)
-        bindings = self._bindings(context)
+        run, before, approvals = self._start(prompt, conversation, session_id, decisions)
+        bindings = self._bindings(context, approvals)
         return RunStream(run, before, bindings, drive(run, self.transport, bindings))
 
 
@@ -258,10 +285,15 @@ class AsyncAgent(_AgentBase):
         conversation: Conversation | None = None,
         session_id: str | None = None,
         context: object = None,
+        decisions: Iterable[Decision] = (),
     ) -> RunResult:
         """As `Agent.run`."""
         async with self.stream(
-            prompt, conversation=conversation, session_id=session_id, context=context
+            prompt,
+            conversation=conversation,
+            session_id=session_id,
+            context=context,
+            decisions=decisions,
         ) as stream:
             async for _ in stream:
                 pass
@@ -274,10 +306,11 @@ class AsyncAgent(_AgentBase):
         conversation: Conversation | None = None,
         session_id: str | None = None,
         context: object = None,
+        decisions: Iterable[Decision] = (),
     ) -> "AsyncRunStream":
         """As `run`, giving deltas and messages as they come: iterate it inside `async with`."""
-        run, before = self._start(prompt, conversation, session_id)
-        bindings = self._bindings(context)
+        run, before, approvals = self._start(prompt, conversation, session_id, decisions)
+        bindings = self._bindings(context, approvals)
         return AsyncRunStream(run, before, bindings, drive_async(run, self.transport, bindings))
 
 
@@ -321,6 +354,7 @@ class _StreamBase:
             status=self._run.status,
             limit=self._run.limit,
             open_calls=conversation.open_calls,
+            approvals=tuple(self._bindings.approvals.open()),
             quirks=tuple(self._bindings.quirks.values()),
             last=history[-1] if history else None,
         )

@@ -83,7 +83,7 @@ def _bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMes
         return ToolMessage(tool_call_id=effect.call.id, content=refusal, outcome="not_run")
     conversation = run.conversation
     return bindings.tools.bind(
-        effect.call,
+        bindings.approvals.as_approved(effect.call),
         bindings.context,
         session_id=conversation.session_id,
         key=f"{conversation.id}/{effect.key}",
@@ -94,25 +94,26 @@ def _call(run: Run, effect: CallTool, bindings: Bindings, thread: ToolThread) ->
     bound = _bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
-    return _with_warning(call_tool(bound, thread), effect)
+    return _with_notes(call_tool(bound, thread), effect, bindings)
 
 
 async def _call_async(run: Run, effect: CallTool, bindings: Bindings) -> ToolMessage:
     bound = _bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
-    return _with_warning(await call_tool_async(bound), effect)
+    return _with_notes(await call_tool_async(bound), effect, bindings)
 
 
-def _with_warning(message: ToolMessage, effect: CallTool) -> ToolMessage:
-    """Add what the limits want the model to be told to a result."""
-    warning = effect.verdict.warning
-    if warning is None:
+def _with_notes(message: ToolMessage, effect: CallTool, bindings: Bindings) -> ToolMessage:
+    """Add to a result what the model is to be told of how the call was run."""
+    notes = [effect.verdict.warning, bindings.approvals.note(effect.call)]
+    said = "\n".join(filter(None, notes))
+    if not said:
         return message
     if isinstance(message.content, str):
-        content: Content = f"{message.content}\n{warning}"
+        content: Content = f"{message.content}\n{said}"
     else:
-        content = (*message.content, ContentPart(type="text", text=warning))
+        content = (*message.content, ContentPart(type="text", text=said))
     return message.model_copy(update={"content": content})
 
 

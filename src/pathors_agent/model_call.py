@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
+from pathors_agent.approvals import Approvals
 from pathors_agent.chat_completions import RequestTemplate
 from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError
 from pathors_agent.message_builder import Quirk
@@ -34,6 +35,7 @@ class Bindings:
 
     tools: ToolRegistry
     template: RequestTemplate
+    approvals: Approvals
     context: object = None
     quirks: dict[str, Quirk] = field(default_factory=dict)
     known_quirks: set[str] = field(default_factory=set)
