@@ -260,6 +260,20 @@ def _checked(tool: Tool) -> _Entry:
         raise refused(tool.name, path, str(error)) from error
 
 
+def _prefixed(entry: _Entry, prefix: str) -> _Entry:
+    name = prefix + entry.tool.name
+    _checked_name(name)
+    return entry._replace(tool=replace(entry.tool, name=name))
+
+
+def _origin(tool: Tool) -> str:
+    """Say where a tool comes from, for who must tell two apart."""
+    if tool.function is None:
+        return "a client tool"
+    named = tool.function if hasattr(tool.function, "__qualname__") else type(tool.function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
 def _checked_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise refused(name, "name", "should be 1 to 64 of the characters a-z A-Z 0-9 _ -")
@@ -294,12 +308,35 @@ class ToolRegistry:
 
     def __init__(self, tools: Iterable[Tool | Callable[..., object]] = ()) -> None:
         self._entries: dict[str, _Entry] = {}
-        for tool in map(_as_tool, tools):
-            if tool.name in self._entries:
-                raise refused(tool.name, "name", "is taken by another tool")
-            self._entries[tool.name] = _checked(tool)
-        self.client_tools = frozenset(t.name for t in self if t.function is None)
-        self._definitions = [t.definition for t in self]
+        self._add(_checked(_as_tool(tool)) for tool in tools)
+
+    def _add(self, entries: Iterable[_Entry]) -> "ToolRegistry":
+        for entry in entries:
+            name = entry.tool.name
+            if name in self._entries:
+                both = f"{_origin(self[name])} and {_origin(entry.tool)}"
+                raise refused(name, "name", f"is taken: {both} have it; prefix one")
+            self._entries[name] = entry
+        return self
+
+    def prefixed(self, prefix: str) -> "ToolRegistry":
+        """The same tools, each under its name with a prefix."""
+        return ToolRegistry()._add(_prefixed(entry, prefix) for entry in self._entries.values())
+
+    def filtered(self, wanted: Callable[[Tool], bool]) -> "ToolRegistry":
+        """Those of the tools that are wanted."""
+        return ToolRegistry()._add(e for e in self._entries.values() if wanted(e.tool))
+
+    def __add__(self, other: "ToolRegistry") -> "ToolRegistry":
+        """The tools of both, whose names must differ."""
+        if not isinstance(other, ToolRegistry):
+            return NotImplemented
+        return ToolRegistry()._add([*self._entries.values(), *other._entries.values()])
+
+    @cached_property
+    def client_tools(self) -> frozenset[str]:
+        """The names of the tools that only the caller can run."""
+        return frozenset(tool.name for tool in self if tool.function is None)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -318,7 +355,7 @@ class ToolRegistry:
 
     def definitions(self) -> list[dict[str, Any]]:
         """The tools as OpenAI's requests hold them."""
-        return list(self._definitions)
+        return [tool.definition for tool in self]
 
     def bind(
         self,
