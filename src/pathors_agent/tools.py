@@ -268,9 +268,8 @@ def _prefixed(entry: _Entry, prefix: str) -> _Entry:
 
 def _origin(tool: Tool) -> str:
     """Say where a tool comes from, for who must tell two apart."""
-    if tool.function is None:
-        return "a client tool"
-    named = tool.function if hasattr(tool.function, "__qualname__") else type(tool.function)
+    made = tool.function or tool
+    named = made if hasattr(made, "__qualname__") else type(made)
     return f"{named.__module__}.{named.__qualname__}"
 
 
@@ -338,6 +337,10 @@ class ToolRegistry:
         """The names of the tools that only the caller can run."""
         return frozenset(tool.name for tool in self if tool.function is None)
 
+    @cached_property
+    def _definitions(self) -> list[dict[str, Any]]:
+        return [tool.definition for tool in self]
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -355,7 +358,7 @@ class ToolRegistry:
 
     def definitions(self) -> list[dict[str, Any]]:
         """The tools as OpenAI's requests hold them."""
-        return [tool.definition for tool in self]
+        return list(self._definitions)
 
     def bind(
         self,
