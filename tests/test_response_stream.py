@@ -409,6 +409,16 @@ def test_blank_start_of_any_length_means_nothing(cut: Cut, space: bytes) -> None
     assert message_of(blank + text("Hello") + end(), cut).content == "Hello"
 
 
+@pytest.mark.parametrize("blank", [b"\n\n\n", b"\r\n\n\n", b"\n\n\n\n\n"])
+def test_more_blank_lines_change_nothing_wherever_they_are_cut(blank: bytes) -> None:
+    nameless = {"id": "chat-1", "choices": [{"index": 0, "delta": {"content": "a"}}]}
+    late = text("b").replace(b"\n\n", blank)
+    body = event(nameless) * 4 + late + text("c") + late + end()
+
+    for place in range(len(body)):
+        assert outcome(cut_at(body, [place])) == outcome([body])
+
+
 # - Bounds
 
 

@@ -212,6 +212,8 @@ class ResponseStream:
             self._tail += data
             data = bytes(self._tail)
             self._tail.clear()
+        else:
+            data = data.lstrip(b"\n")  # more blank lines after an event mean nothing
         end = data.rfind(b"\n\n") + 2
         if end > 1:
             self._take_events(data[:end] if end < len(data) else data, deltas)
@@ -237,9 +239,11 @@ class ResponseStream:
 
     def _take_block(self, block: bytes, deltas: list[Delta]) -> None:
         """Lane (c): event by event, and what is no single `data` line by the standard."""
-        for event in block[:-2].split(b"\n\n"):
+        for event in block.split(b"\n\n"):
             if self.ended:
                 return
+            # Wherever a run of line ends was cut: an event is read in one and the same way.
+            event = event.strip(b"\n")  # noqa: PLW2901
             if len(event) > self._max_event:
                 self._fail_bound(_TOO_LONG.format("an event", self._max_event))
             elif event[:7] == _DATA_OBJECT and b"\n" not in event:
