@@ -17,6 +17,7 @@ SECTIONS = (
     "partial_arguments",
     "outgoing",
     "growth",
+    "round_trip",
     "imports",
     "installs",
 )

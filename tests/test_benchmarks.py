@@ -11,7 +11,10 @@ import pytest
 PROJECT = Path(__file__).parent.parent
 
 # But for litellm's: it runs in an environment of its own, which `make bench` makes.
-SECTIONS = ["stream_path", "partial_arguments", "outgoing", "growth", "imports", "installs"]
+SECTIONS = [
+    *("stream_path", "partial_arguments", "outgoing", "growth"),
+    *("round_trip", "imports", "installs"),
+]
 
 
 @pytest.fixture(autouse=True)
