@@ -414,7 +414,7 @@ def test_more_blank_lines_change_nothing_wherever_they_are_cut(blank: bytes) -> 
     # Whether a name that comes late is read depends on the way its event is read.
     nameless = event({"id": "chat-1", "choices": [{"index": 0, "delta": {"content": "a"}}]})
     named = text("b").replace(b"\n\n", blank)
-    body = nameless * 4 + named + nameless + DONE
+    body = nameless * 4 + named + named + nameless + DONE
 
     for place in range(len(body)):
         assert outcome(cut_at(body, [place])) == outcome([body])
