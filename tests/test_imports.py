@@ -18,7 +18,7 @@ ROWS = [
     " docstring signature arguments schema"
     " schema_bounds schema_example schema_patterns schema_references schema_validator schema_words"
     " message_builder provider_errors chunks completion_bytes chat_completions limits",
-    "run tools response_stream",
+    "run tools turn_tools response_stream",
     # - the core ends here -
     "approvals transport telemetry dispatch stores",
     "exchange endpoint asked_timeouts http aiohttp_client aiohttp_sending aiohttp_transport"

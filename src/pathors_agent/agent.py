@@ -4,6 +4,7 @@ import uuid
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Awaitable,
     Callable,
     Generator,
     Iterable,
@@ -34,14 +35,19 @@ from pathors_agent.messages import (
 )
 from pathors_agent.model_call import Bindings
 from pathors_agent.run import Run, Status
-from pathors_agent.tools import Tool, ToolRegistry
 from pathors_agent.transport import AsyncTransport, Transport
+from pathors_agent.turn_tools import (
+    AsyncToolChoice,
+    ToolChoice,
+    Tools,
+    choice_of,
+    chosen,
+    refuse_async,
+    registry_of,
+)
 
 Prompt = str | Sequence[ContentPart] | UserMessage
 """What the user says: text, content parts, or a whole message."""
-
-Tools = ToolRegistry | Iterable[Tool | Callable[..., object]]
-"""Decorated functions and `Tool`s, or a registry of them."""
 
 _NOTHING_USED = Usage(
     prompt_tokens=0, completion_tokens=0, total_tokens=0, cached_tokens=0, reasoning_tokens=0
@@ -121,11 +127,12 @@ class _AgentBase:
         *,
         model: str | None = None,
         instructions: str | None = None,
-        tools: Tools = (),
+        tools: Tools | AsyncToolChoice = (),
         limits: Limits | None = None,
         options: ModelOptions | None = None,
     ) -> None:
-        self.tools = tools if isinstance(tools, ToolRegistry) else ToolRegistry(tools)
+        self._choice = choice_of(tools)
+        self.tools = registry_of(() if callable(tools) else tools)
         self.limits = limits or Limits()
         self._known_quirks: set[str] = set()
         self._template = RequestTemplate(
@@ -137,39 +144,34 @@ class _AgentBase:
         )
 
     def _start(
-        self,
-        prompt: Prompt | None,
-        conversation: Conversation | None,
-        session_id: str | None,
-        decisions: Iterable[Decision],
-    ) -> tuple[Run, "_Before", Approvals]:
-        """Take up a conversation, or a new one, what was decided and what the user says."""
+        self, conversation: Conversation | None, session_id: str | None, context: object
+    ) -> tuple[Run, "_Before", Bindings]:
+        """Take up a conversation, or a new one."""
         if conversation is None:
             conversation = Conversation()
         if session_id is not None:
             _refuse_other_session(conversation, session_id)
-        before = _Before(conversation)
-        approvals = Approvals(conversation, self.tools)
-        approvals.decide(decisions)
-        if prompt is not None:
-            conversation.append(_user_message(prompt))
-        conversation.session_id = conversation.session_id or session_id
-        conversation.id = conversation.id or session_id or uuid.uuid4().hex
+        bindings = self._bindings(context, Approvals(conversation, self.tools))
         run = Run(
             conversation,
             limits=self.limits,
             client_tools=self.tools.client_tools,
-            is_held=approvals.is_held,
+            is_held=bindings.approvals.is_held,
         )
-        return run, before, approvals
+        return run, _Before(conversation), bindings
 
-    def approvals(self, conversation: Conversation) -> list[Approval]:
-        """The calls of a stored conversation that wait for a person's approval."""
-        return Approvals(conversation, self.tools).open()
+    def approvals(self, conversation: Conversation, *, context: object = None) -> list[Approval]:
+        """The calls of a stored conversation that wait for a person's approval.
+
+        Where `tools` is a function, it is asked with the context.
+        """
+        tools = chosen(self._choice, context) if self._choice else self.tools
+        return Approvals(conversation, tools).open()
 
     def _bindings(self, context: object, approvals: Approvals) -> Bindings:
         return Bindings(
             tools=self.tools,
+            choice=self._choice,
             approvals=approvals,
             template=self._template,
             context=context,
@@ -191,12 +193,13 @@ class Agent(_AgentBase):
         *,
         model: str | None = None,
         instructions: str | None = None,
-        tools: Tools = (),
+        tools: Tools | ToolChoice = (),
         limits: Limits | None = None,
         options: ModelOptions | None = None,
     ) -> None:
         if not isinstance(transport, Transport):
             raise TypeError(_wrong_transport(transport, "Transport", "AsyncAgent"))
+        refuse_async(tools)
         super().__init__(
             transport,
             model=model,
@@ -244,8 +247,10 @@ class Agent(_AgentBase):
         decisions: Iterable[Decision] = (),
     ) -> "RunStream":
         """As `run`, giving deltas and messages as they come: iterate it inside a `with`."""
-        run, before, approvals = self._start(prompt, conversation, session_id, decisions)
-        bindings = self._bindings(context, approvals)
+        run, before, bindings = self._start(conversation, session_id, context)
+        if run.conversation.open_calls:
+            bindings.choose_tools(run)
+        _open(bindings, run, prompt, session_id, decisions)
         return RunStream(run, before, bindings, drive(run, self.transport, bindings))
 
 
@@ -262,7 +267,7 @@ class AsyncAgent(_AgentBase):
         *,
         model: str | None = None,
         instructions: str | None = None,
-        tools: Tools = (),
+        tools: Tools | AsyncToolChoice = (),
         limits: Limits | None = None,
         options: ModelOptions | None = None,
     ) -> None:
@@ -309,9 +314,17 @@ class AsyncAgent(_AgentBase):
         decisions: Iterable[Decision] = (),
     ) -> "AsyncRunStream":
         """As `run`, giving deltas and messages as they come: iterate it inside `async with`."""
-        run, before, approvals = self._start(prompt, conversation, session_id, decisions)
-        bindings = self._bindings(context, approvals)
-        return AsyncRunStream(run, before, bindings, drive_async(run, self.transport, bindings))
+        run, before, bindings = self._start(conversation, session_id, context)
+        items = drive_async(run, self.transport, bindings)
+        if not self._choice or not run.conversation.open_calls:
+            _open(bindings, run, prompt, session_id, decisions)
+            return AsyncRunStream(run, before, bindings, items)
+
+        async def open_with_its_tools() -> None:
+            await bindings.choose_tools_async(run)
+            _open(bindings, run, prompt, session_id, decisions)
+
+        return AsyncRunStream(run, before, bindings, items, open_with_its_tools)
 
 
 class _Before:
@@ -401,11 +414,15 @@ class AsyncRunStream(_StreamBase):
         before: "_Before",
         bindings: Bindings,
         items: AsyncGenerator[Delta | Message, None],
+        opening: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(run, before, bindings)
         self._items = items
+        self._opening = opening
 
     async def __aenter__(self) -> Self:
+        if self._opening is not None:
+            await self._opening()
         return self
 
     async def __aexit__(
@@ -419,6 +436,22 @@ class AsyncRunStream(_StreamBase):
     def __aiter__(self) -> AsyncIterator[Delta | Message]:
         # The driver itself: another layer would cost each item a coroutine.
         return self._items
+
+
+def _open(
+    bindings: Bindings,
+    run: Run,
+    prompt: Prompt | None,
+    session_id: str | None,
+    decisions: Iterable[Decision],
+) -> None:
+    """Take what was decided, and what the user says, into the history."""
+    conversation = run.conversation
+    bindings.approvals.decide(decisions)
+    if prompt is not None:
+        conversation.append(_user_message(prompt))
+    conversation.session_id = conversation.session_id or session_id
+    conversation.id = conversation.id or session_id or uuid.uuid4().hex
 
 
 def _user_message(prompt: Prompt) -> UserMessage:

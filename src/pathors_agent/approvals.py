@@ -61,13 +61,13 @@ class Approvals:
 
     def __init__(self, conversation: Conversation, tools: ToolRegistry) -> None:
         self._conversation = conversation
-        self._tools = tools
+        self.tools = tools
         self._approved: dict[str, str | None] = {}  # call id -> arguments to run it with
 
     def open(self) -> list[Approval]:
         """The calls that wait, in call order."""
         waiting = filter(self.is_held, self._conversation.open_calls)
-        return [Approval(call, digest(call, self._tools[call.name])) for call in waiting]
+        return [Approval(call, digest(call, self.tools[call.name])) for call in waiting]
 
     def decide(self, decisions: Iterable[Decision]) -> None:
         """Take decisions: answer what was denied, let run what was approved."""
@@ -90,12 +90,12 @@ class Approvals:
 
     def is_held(self, call: ToolCall) -> bool:
         """Whether a call waits."""
-        if call.id in self._approved or call.name not in self._tools:
+        if call.id in self._approved or call.name not in self.tools:
             return False
-        approve = self._tools[call.name].approve
+        approve = self.tools[call.name].approve
         if not callable(approve):
             return approve
-        bound = self._tools.bind(call)
+        bound = self.tools.bind(call)
         if not isinstance(bound, BoundCall):
             return False  # its arguments are wrong: it cannot run, whoever agrees
         try:

@@ -26,6 +26,7 @@ def drive(
                 message: AssistantMessage | ToolMessage
                 match effect:
                     case CallModel():
+                        bindings.choose_tools(run)
                         call = ModelCall(run, effect, bindings, clock)
                         message = yield from _ask(call, transport)
                     case CallTool():
@@ -44,6 +45,7 @@ async def drive_async(  # noqa: C901  (a generator within it would cost each del
         while effects := run.effects():
             match effects[0]:
                 case CallModel() as effect:
+                    await bindings.choose_tools_async(run)
                     call = ModelCall(run, effect, bindings, clock)
                     try:
                         async with transport.send(call.request()) as response:

@@ -5,7 +5,7 @@ Both loops make their calls through it; the reading and waiting is theirs.
 
 import time
 from collections.abc import AsyncIterable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from pathors_agent.approvals import Approvals
@@ -20,25 +20,44 @@ from pathors_agent.run import CallModel, Run
 from pathors_agent.telemetry import emit
 from pathors_agent.tools import ToolRegistry
 from pathors_agent.transport import AsyncResponse, Request, Response
+from pathors_agent.turn_tools import AsyncToolChoice, chosen, chosen_async
 
 # Anything else is an error to read, redirects included: a key must not follow them.
 _GOOD_STATUSES = range(200, 300)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Bindings:
     """What a run's effects are performed with.
 
-    `context` reaches the tools as `ToolContext.context`. `quirks` gathers what had to be read
-    around in this run's answers, by kind; `known_quirks` are the kinds that were logged before.
+    `context` reaches the tools as `ToolContext.context`. `choice`, where there is one, gives the
+    `tools` of each turn. `quirks` gathers what had to be read around in this run's answers, by
+    kind; `known_quirks` are the kinds that were logged before.
     """
 
     tools: ToolRegistry
     template: RequestTemplate
     approvals: Approvals
     context: object = None
+    choice: AsyncToolChoice | None = None
     quirks: dict[str, Quirk] = field(default_factory=dict)
     known_quirks: set[str] = field(default_factory=set)
+
+    def choose_tools(self, run: Run) -> None:
+        """Ask for the tools of the turn that comes, where there is a choice."""
+        if self.choice is not None:
+            self._take(chosen(self.choice, self.context), run)
+
+    async def choose_tools_async(self, run: Run) -> None:
+        """As `choose_tools`."""
+        if self.choice is not None:
+            self._take(await chosen_async(self.choice, self.context), run)
+
+    def _take(self, tools: ToolRegistry, run: Run) -> None:
+        if tools is not self.tools:
+            self.template = replace(self.template, tools=tools.definitions())
+        self.tools = self.approvals.tools = tools
+        run.client_tools = tools.client_tools
 
 
 class TimeIsUp(Exception):
