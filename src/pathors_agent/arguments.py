@@ -246,7 +246,7 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def report(problems: Iterable[Problem]) -> str:
+def report(problems: Iterable[Problem], what: str = "its parameters") -> str:
     """Write problems down, one line for each place."""
     places: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
@@ -254,7 +254,7 @@ def report(problems: Iterable[Problem]) -> str:
     lines = [_line(*same) for same in places.values()]
     if len(lines) > MAX_PROBLEMS:
         lines[MAX_PROBLEMS:] = [f"- and {len(lines) - MAX_PROBLEMS} more problems"]
-    return "do not fit its parameters:\n" + "\n".join(lines)
+    return f"do not fit {what}:\n" + "\n".join(lines)
 
 
 def _line(problem: Problem, *same_place: Problem) -> str:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MemberDescriptorType
-from typing import Literal
+from typing import Any, Literal
 
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import (
@@ -49,6 +49,9 @@ class EndpointProfile:
     - `echoes_call_fields`: unknown fields of tool calls (thought signatures) go back, too.
     - `call_ids`: "nine" for endpoints that take nothing but nine letters and digits; other ids
       are replaced, the same everywhere in the request.
+    - `structured`: how answers of a type are asked for: by `response_format` with a JSON Schema,
+      by a final tool, or in words; tools work on most endpoints.
+    - `requires_calls`: `tool_choice` may ask for a call ("required", or a tool by name).
     """
 
     sends: Literal["history", "new_messages"] = "history"
@@ -61,6 +64,8 @@ class EndpointProfile:
     echoed_fields: tuple[str, ...] = ("reasoning_details",)
     echoes_call_fields: bool = True
     call_ids: Literal["any", "nine"] = "any"
+    structured: Literal["response_format", "tool", "prompt"] = "tool"
+    requires_calls: bool = True
 
 
 DEFAULT_PROFILE = EndpointProfile()
@@ -68,16 +73,24 @@ DEFAULT_PROFILE = EndpointProfile()
 PROFILES = {
     "default": DEFAULT_PROFILE,
     # Its reasoning models refuse max_tokens.
-    "openai": EndpointProfile(max_tokens_field="max_completion_tokens"),
-    # Answers 400 to a history whose tool calls lack their reasoning (langchain-ai/langchain#34166).
-    "deepseek": EndpointProfile(reasoning_field="reasoning_content"),
+    "openai": EndpointProfile(
+        max_tokens_field="max_completion_tokens", structured="response_format"
+    ),
+    # Answers 400 to a history whose tool calls lack their reasoning (langchain-ai/langchain#34166);
+    # its reasoning model refuses to be told to call.
+    "deepseek": EndpointProfile(reasoning_field="reasoning_content", requires_calls=False),
     # Answers 422 to fields and ids that it does not know (langchain-ai/langchain#24668).
     "mistral": EndpointProfile(
         include_usage=False, echoed_fields=(), echoes_call_fields=False, call_ids="nine"
     ),
     # For servers that refuse whatever their documentation does not name.
     "strict": EndpointProfile(
-        include_usage=False, null_content=False, echoed_fields=(), echoes_call_fields=False
+        include_usage=False,
+        null_content=False,
+        echoed_fields=(),
+        echoes_call_fields=False,
+        structured="prompt",
+        requires_calls=False,
     ),
 }
 """Profiles by the name of what they suit."""
@@ -110,8 +123,9 @@ class ModelOptions:
 class RequestTemplate:
     """All of a request but its messages, encoded once: `encode` adds those.
 
-    `tools` are OpenAI tool definitions. `instructions` go first, as a system message; with
-    `sends="new_messages"` only before the first answer.
+    `tools` are OpenAI tool definitions; `final_tool` is one more, whose call is the answer.
+    `instructions` go first, as a system message; with `sends="new_messages"` only before the
+    first answer.
     """
 
     model: str | None = None
@@ -119,6 +133,7 @@ class RequestTemplate:
     tools: Sequence[JSONValue] = ()
     options: ModelOptions = field(default_factory=ModelOptions)
     profile: EndpointProfile = DEFAULT_PROFILE
+    final_tool: Mapping[str, JSONValue] | None = None
 
     def encode(self, messages: Sequence[Message]) -> bytes:
         """Give the request body for these messages."""
@@ -131,8 +146,16 @@ class RequestTemplate:
 
     @cached_property
     def without_calls(self) -> "RequestTemplate":
-        """The same, asking for an answer that calls no tool."""
-        return replace(self, options=replace(self.options, tool_choice="none"))
+        """The same, asking for an answer that calls no tool but the final one."""
+        if self.final_tool is None:
+            return self._choosing("none")
+        if not self.profile.requires_calls:
+            return replace(self, tools=())
+        function: Any = self.final_tool["function"]
+        return self._choosing({"type": "function", "function": {"name": function["name"]}})
+
+    def _choosing(self, tool_choice: str | Mapping[str, JSONValue]) -> "RequestTemplate":
+        return replace(self, options=replace(self.options, tool_choice=tool_choice))
 
     @cached_property
     def _instructions(self) -> bytes:
@@ -148,23 +171,28 @@ class RequestTemplate:
 
     def _fields(self) -> dict[str, object]:
         options = self.options
+        tools = [*self.tools, *filter(None, [self.final_tool])]
         fields: dict[str, object] = {
             "model": self.model,
-            "tools": list(self.tools) or None,
+            "tools": tools or None,
             "temperature": options.temperature,
             "top_p": options.top_p,
             self.profile.max_tokens_field: options.max_tokens,
             "seed": options.seed,
             "stop": options.stop,
             # Endpoints refuse these two where there are no tools.
-            "tool_choice": options.tool_choice if self.tools else None,
-            "parallel_tool_calls": options.parallel_tool_calls if self.tools else None,
+            "tool_choice": self._tool_choice() if tools else None,
+            "parallel_tool_calls": options.parallel_tool_calls if tools else None,
             "reasoning_effort": options.reasoning_effort,
             "response_format": options.response_format,
             "stream": self.profile.streams,
             "stream_options": self._stream_options(),
         }
         return {k: v for k, v in fields.items() if v is not None} | dict(options.extra)
+
+    def _tool_choice(self) -> str | Mapping[str, JSONValue] | None:
+        wants_call = self.final_tool is not None and self.profile.requires_calls
+        return self.options.tool_choice or ("required" if wants_call else None)
 
     def _stream_options(self) -> dict[str, bool] | None:
         return (

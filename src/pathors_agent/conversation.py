@@ -4,7 +4,7 @@ The table is the documentation: a missing cell is a `ConversationError`. There i
 `Conversation.append`; everything else reads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from reprlib import Repr
@@ -191,22 +191,10 @@ class Conversation:
         """
         if turns < 1:
             raise ValueError(f"turns must be at least 1, not {turns}")
-        messages, starts = self.messages, self._turn_starts()
+        messages, starts = self.messages, turn_starts(self._messages)
         cut = starts[-turns] if turns <= len(starts) else 0
         system = [m for m in messages[:cut] if isinstance(m, SystemMessage)]
         return Conversation([*system, *messages[cut:]])
-
-    def _turn_starts(self) -> list[int]:
-        """The places where a user spoke first of all, or after an answer."""
-        starts: list[int] = []
-        before: Message | None = None  # system messages may come anywhere and are passed over
-        for index, message in enumerate(self._messages):
-            if isinstance(message, SystemMessage):
-                continue
-            if isinstance(message, UserMessage) and isinstance(before, AssistantMessage | None):
-                starts.append(index)
-            before = message
-        return starts
 
     def _event(self, message: Message) -> Event:
         match message:
@@ -277,6 +265,29 @@ class Conversation:
         calls = self.open_calls
         ids = ", ".join(_QUOTE.repr(call.id) for call in calls[:LISTED_IDS])
         return f"{ids} and {len(calls) - LISTED_IDS} more" if len(calls) > LISTED_IDS else ids
+
+
+def turn_starts(messages: Sequence[Message]) -> list[int]:
+    """Give the places where a user spoke first of all, or after an answer.
+
+    Feedback of the library is part of the turn it came in.
+    """
+    starts: list[int] = []
+    is_over = True
+    for index, message in enumerate(messages):
+        match message:
+            case UserMessage():
+                if is_over and not message.feedback:
+                    starts.append(index)
+                is_over = False
+            case AssistantMessage():
+                is_over = not message.tool_calls
+            case ToolMessage():
+                # The result of a tool that gives the answer: it ends its tool, and is no error.
+                is_over = is_over or (message.ends_tool and not message.is_error)
+            case SystemMessage():  # may come anywhere
+                pass
+    return starts
 
 
 def _quoted_id(message: Message) -> str:

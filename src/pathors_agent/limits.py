@@ -21,6 +21,9 @@ DEFAULT_REPEATS = 6
 # More at once than this only wait for each other in most back ends.
 DEFAULT_CONCURRENCY = 32
 
+# Whoever has read twice what is wrong with an answer seldom mends it the third time.
+DEFAULT_OUTPUT_RETRIES = 2
+
 # The answer was ended by something else than the model: its last call may lack its end.
 _CUT_REASONS = frozenset({"length", "content_filter"})
 
@@ -37,6 +40,7 @@ class Limits:
     - `repeats`: calls of one tool with the same arguments, this one not run any more; from
       `repeats_warned` on, their results tell the model that it repeats itself.
     - `max_concurrency`: tool calls of one answer that run at the same time (`AsyncAgent`).
+    - `output_retries`: times that the model is asked again for an answer of the type asked for.
     - `last_word`: at a limit, ask the model once more, without tools, for what it has.
     """
 
@@ -47,20 +51,28 @@ class Limits:
     repeats: int | None = DEFAULT_REPEATS
     repeats_warned: int | None = DEFAULT_REPEATS_WARNED
     max_concurrency: int = DEFAULT_CONCURRENCY
+    output_retries: int = DEFAULT_OUTPUT_RETRIES
     last_word: bool = False
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
+        if self.output_retries < 0:
+            raise ValueError(f"Limits.output_retries must be 0 or more, not {self.output_retries}")
+        for name in {field.name for field in fields(self)} - {"output_retries", "last_word"}:
             value = getattr(self, name)
-            if value is not None and value is not False and not value > 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"Limits.{name} must be over 0, not {value}")
 
 
-def limit_reached(messages: Sequence[Message], limits: Limits) -> str | None:
-    """Name the limit that keeps the model from being asked, or None."""
+def limit_reached(
+    messages: Sequence[Message], limits: Limits, final_tool: str | None = None
+) -> str | None:
+    """Name the limit that keeps the model from being asked, or None.
+
+    Calls of the `final_tool` are answers: they count as tries, not as tool calls.
+    """
     since = since_user(messages)
     answers = [message for message in since if isinstance(message, AssistantMessage)]
-    calls = _calls(since)
+    calls = _calls(since, final_tool)
     if len(answers) >= limits.turns:
         return "turns"
     if limits.tool_calls is not None and len(calls) > limits.tool_calls:
@@ -71,15 +83,29 @@ def limit_reached(messages: Sequence[Message], limits: Limits) -> str | None:
         (_, most) = Counter(map(_same, calls)).most_common(1)[0]
         if most >= limits.repeats:
             return "repeats"
+    if failed_answers(since, final_tool) > limits.output_retries:
+        return "output_retries"
     return None
 
 
-def had_last_word(messages: Sequence[Message], limits: Limits) -> bool:
+def failed_answers(messages: Sequence[Message], final_tool: str | None) -> int:
+    """Count the answers since the user spoke that did not fit and were sent back."""
+    return sum(
+        any(call.name == final_tool for call in message.tool_calls)
+        if isinstance(message, AssistantMessage)
+        else isinstance(message, UserMessage)  # there is only feedback
+        for message in since_user(messages)
+    )
+
+
+def had_last_word(
+    messages: Sequence[Message], limits: Limits, final_tool: str | None = None
+) -> bool:
     """Whether a limit was reached before the last answer already, which was the last word."""
     since = since_user(messages)
     for index in range(len(since) - 1, -1, -1):
         if isinstance(since[index], AssistantMessage):
-            return limit_reached(since[:index], limits) is not None
+            return limit_reached(since[:index], limits, final_tool) is not None
     return False
 
 
@@ -97,23 +123,35 @@ class Verdict:
 MAY_RUN = Verdict()
 
 
-def judge(messages: Sequence[Message], limits: Limits) -> dict[str, Verdict]:
-    """Say of each call of the last assistant message whether it may run, by call id."""
+def judge(
+    messages: Sequence[Message], limits: Limits, final_tool: str | None = None
+) -> dict[str, Verdict]:
+    """Say of each call of the last assistant message whether it may run, by call id.
+
+    The `final_tool` may always: it gives the answer that the limits want.
+    """
     since = since_user(messages)
     at = max(i for i, message in enumerate(since) if isinstance(message, AssistantMessage))
     answer = since[at]
     assert isinstance(answer, AssistantMessage)
-    judged = _Judged(since[:at], limits, answer)
+    judged = _Judged(since[:at], limits, answer, final_tool)
     return {call.id: judged.verdict(call) for call in answer.tool_calls}
 
 
 class _Judged:
     """The calls since the user spoke, counted up to the one that is judged."""
 
-    def __init__(self, before: Sequence[Message], limits: Limits, answer: AssistantMessage) -> None:
-        calls = _calls(before)
+    def __init__(
+        self,
+        before: Sequence[Message],
+        limits: Limits,
+        answer: AssistantMessage,
+        final_tool: str | None,
+    ) -> None:
+        calls = _calls(before, final_tool)
         self._limits = limits
-        self._limit = limit_reached(before, limits)
+        self._final_tool = final_tool
+        self._limit = limit_reached(before, limits, final_tool)
         self._reason = answer.finish_reason
         self._ended = _ended_tools(before)
         self._number = len(calls)
@@ -125,6 +163,8 @@ class _Judged:
 
     def verdict(self, call: ToolCall) -> Verdict:
         """Count a call, and say whether it may run."""
+        if call.name == self._final_tool:
+            return Verdict(self._cut_off(call))
         self._number += 1
         repetitions = self._count(call)
         return Verdict(self._refusal(call, repetitions), self._warning(call, repetitions))
@@ -146,11 +186,8 @@ class _Judged:
         limits = self._limits
         if self._limit:
             return _not_run(f"the limit of {self._limit} is reached")
-        if self._reason in _CUT_REASONS and not _is_object(call.arguments):
-            return (
-                f"Not run: the answer was ended ({self._reason}) before the arguments of "
-                f"{call.name} were complete."
-            )
+        if cut_off := self._cut_off(call):
+            return cut_off
         if call.name in self._ended:
             return f"Not run: {call.name} has failed for good; do without it."
         if limits.tool_calls is not None and self._number > limits.tool_calls:
@@ -158,6 +195,14 @@ class _Judged:
         if limits.repeats is not None and repetitions >= limits.repeats:
             return _not_run(f"this is call {repetitions} of {call.name} with the same arguments")
         return None
+
+    def _cut_off(self, call: ToolCall) -> str | None:
+        if self._reason not in _CUT_REASONS or _is_object(call.arguments):
+            return None
+        return (
+            f"Not run: the answer was ended ({self._reason}) before the arguments of "
+            f"{call.name} were complete."
+        )
 
 
 def since_user(messages: Sequence[Message]) -> Sequence[Message]:
@@ -177,9 +222,10 @@ def canonical_arguments(arguments: str) -> str:
         return arguments
 
 
-def _calls(messages: Sequence[Message]) -> list[ToolCall]:
+def _calls(messages: Sequence[Message], final_tool: str | None = None) -> list[ToolCall]:
     answers = (message for message in messages if isinstance(message, AssistantMessage))
-    return [call for answer in answers for call in answer.tool_calls]
+    calls = (call for answer in answers for call in answer.tool_calls)
+    return [call for call in calls if call.name != final_tool]
 
 
 def _same(call: ToolCall) -> tuple[str, str]:

@@ -114,6 +114,11 @@ class ResponseStream:
         return ended_on_purpose and self._failure is None
 
     @property
+    def builder(self) -> MessageBuilder:
+        """What gathers the message."""
+        return self._builder
+
+    @property
     def partial(self) -> AssistantMessage:
         """The message so far."""
         return self._builder.message()

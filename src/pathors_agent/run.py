@@ -7,10 +7,30 @@ stored history can be taken up again, by any driver.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from pathors_agent.conversation import Conversation, Role
-from pathors_agent.limits import MAY_RUN, Limits, Verdict, had_last_word, judge, limit_reached
-from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, unused_call_id
+from pathors_agent.limits import (
+    MAY_RUN,
+    Limits,
+    Verdict,
+    failed_answers,
+    had_last_word,
+    judge,
+    limit_reached,
+)
+from pathors_agent.messages import (
+    AssistantMessage,
+    Message,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+    unused_call_id,
+)
+from pathors_agent.structured import AnswerType, accepted_call
+
+Produced = AssistantMessage | ToolMessage | UserMessage
+"""What effects produce."""
 
 
 class Status(StrEnum):
@@ -46,7 +66,15 @@ class CallTool:
     verdict: Verdict = MAY_RUN
 
 
-Effect = CallModel | CallTool
+@dataclass(frozen=True, slots=True)
+class GiveFeedback:
+    """The model is to be told, in the user's place, what is wrong with its answer."""
+
+    key: str
+    message: UserMessage = field(repr=False)
+
+
+Effect = CallModel | CallTool | GiveFeedback
 
 
 class Run:
@@ -54,7 +82,7 @@ class Run:
 
     `client_tools` are the names of tools that only the caller can run, and `is_held` says whether
     a call waits for somebody's approval: such calls stay open, and a run with nothing else to do
-    is SUSPENDED.
+    is SUSPENDED. `answers` says which answers fit, when they are to be of a type.
     """
 
     def __init__(
@@ -64,6 +92,7 @@ class Run:
         limits: Limits | None = None,
         client_tools: Collection[str] = frozenset(),
         is_held: Callable[[ToolCall], bool] | None = None,
+        answers: AnswerType[Any] | None = None,
     ) -> None:
         self.conversation = conversation
         self.limits = limits or Limits()
@@ -71,18 +100,20 @@ class Run:
         self.out_of_time = False
         """Set by whoever drives the run, when `limits.seconds` are over."""
         self._is_held = is_held
+        self._answers = answers
+        self._final_tool = answers.final_tool if answers else None
 
-    def effects(self) -> list[CallModel] | list[CallTool]:
+    def effects(self) -> list[CallModel] | list[CallTool] | list[GiveFeedback]:
         """The calls owed now, independent of each other; empty when there is nothing to do."""
         match self.conversation.next_role:
             case Role.USER:
-                return []
+                return self._feedback()
             case Role.TOOL:
                 return self._open_local_calls()
             case Role.ASSISTANT:
-                return self._model_call()
+                return [] if self._is_answered() else self._model_call()
 
-    def record(self, message: AssistantMessage | ToolMessage) -> AssistantMessage | ToolMessage:
+    def record(self, message: Produced) -> Produced:
         """Append the message that an effect produced; the only way to move on.
 
         A call whose id was used before gets another: endpoints refuse a history with two of one.
@@ -110,37 +141,79 @@ class Run:
     @property
     def status(self) -> Status:
         """Where the run stands, derived from the history."""
-        if self.conversation.next_role is Role.USER:
-            return Status.FINISHED
         if self.effects():
             return Status.RUNNING
-        waits = self.conversation.next_role is Role.TOOL and not self.out_of_time
-        return Status.SUSPENDED if waits else Status.LIMIT_REACHED
+        match self.conversation.next_role:
+            case Role.USER:
+                is_over = self._fault() is None
+                return Status.FINISHED if is_over else Status.LIMIT_REACHED
+            case Role.TOOL:
+                return Status.LIMIT_REACHED if self.out_of_time else Status.SUSPENDED
+            case Role.ASSISTANT:
+                return Status.FINISHED if self._is_answered() else Status.LIMIT_REACHED
 
     @property
     def limit(self) -> str | None:
         """The name of the limit that stops the run, or None."""
         if self.status is not Status.LIMIT_REACHED:
             return None
+        if self._fault() and not self.out_of_time:
+            return "output_retries"
         return self._limit(self.conversation.messages)
 
+    @property
+    def answer(self) -> str | None:
+        """The text of the answer, where the history ends with one that fits."""
+        messages = self.conversation.messages
+        if self._answers is not None:
+            return self._answers.answer(messages)
+        last = messages[-1] if messages else None
+        if not isinstance(last, AssistantMessage) or last.tool_calls:
+            return None
+        return last.text
+
+    def _is_answered(self) -> bool:
+        return (
+            self._final_tool is not None and accepted_call(self.conversation.messages) is not None
+        )
+
+    def _fault(self) -> UserMessage | None:
+        """What is wrong with the answer that the history ends with, to be told to the model."""
+        if self._answers is None:
+            return None
+        return self._answers.feedback(self.conversation.messages)
+
+    def _feedback(self) -> list[GiveFeedback]:
+        fault = self._fault()
+        if fault is None or self.out_of_time:
+            return []
+        tries = failed_answers(self.conversation.messages, self._final_tool)
+        if tries >= self.limits.output_retries:
+            return []
+        return [GiveFeedback(f"feedback/{self.conversation.turns}", fault)]
+
     def _limit(self, messages: Sequence[Message]) -> str | None:
-        return "seconds" if self.out_of_time else limit_reached(messages, self.limits)
+        if self.out_of_time:
+            return "seconds"
+        return limit_reached(messages, self.limits, self._final_tool)
 
     def _model_call(self) -> list[CallModel]:
         messages = self.conversation.messages
-        reached = self._limit(messages) is not None
-        if reached and (not self.limits.last_word or self._last_word_is_over(messages)):
+        limit = self._limit(messages)
+        if limit and (not self.limits.last_word or self._last_word_is_over(messages, limit)):
             return []
-        return [CallModel(f"model/{self.conversation.turns}", messages, last_word=reached)]
+        key = f"model/{self.conversation.turns}"
+        return [CallModel(key, messages, last_word=limit is not None)]
 
-    def _last_word_is_over(self, messages: Sequence[Message]) -> bool:
-        return self.out_of_time or had_last_word(messages, self.limits)
+    def _last_word_is_over(self, messages: Sequence[Message], limit: str) -> bool:
+        if limit in ("seconds", "output_retries"):  # no word can be waited for, or would help
+            return True
+        return had_last_word(messages, self.limits, self._final_tool)
 
     def _open_local_calls(self) -> list[CallTool]:
         if self.out_of_time:
             return []
-        verdicts = judge(self.conversation.messages, self.limits)
+        verdicts = judge(self.conversation.messages, self.limits, self._final_tool)
         turn = self.conversation.turns - 1
         places = {call.id: place for place, call in enumerate(self.conversation.calls)}
         return [

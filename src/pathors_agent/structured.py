@@ -1,0 +1,281 @@
+"""Ask for answers of a Python type, tell those that fit from others, and read them. Pure.
+
+There are three ways, chosen by what an endpoint can do: the request's `response_format`, a final
+tool whose call is the answer, and plain words. The type is read as a tool's parameters are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from json import dumps
+from typing import TYPE_CHECKING, Any, Generic, Literal
+
+from pydantic import ValidationError
+from typing_extensions import TypeVar
+
+from pathors_agent.arguments import (
+    MAX_TEXT,
+    ArgumentsRefused,
+    TypedArguments,
+    cut,
+    parse_object,
+    report,
+)
+from pathors_agent.chat_completions import RequestTemplate
+from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.message_builder import MessageBuilder
+from pathors_agent.messages import (
+    AssistantMessage,
+    JSONValue,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from pathors_agent.partial_json import PartialJSON
+from pathors_agent.schema_closed import closed_schema
+from pathors_agent.signature import Signature, read_signature
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+OutputT = TypeVar("OutputT", default=str)
+
+FINAL_TOOL = "final_answer"
+
+ACCEPTED = "Accepted."
+
+# No language's name is longer; a fence's first line ends before.
+_LONGEST_FENCE = 40
+_FENCE = "```"
+
+
+class AnswerType(Generic[OutputT]):
+    """Answers of one type, asked for in one way.
+
+    A type whose JSON is no object is sent inside of one, as its only member `value`.
+    """
+
+    def __init__(self, output: object, way: Literal["response_format", "tool", "prompt"]) -> None:
+        signature = _signature(output)
+        self.way = way
+        self.schema, self._is_wrapped = _unwrapped(signature.schema)
+        self._reader = _Reader(signature, self.schema, is_wrapped=self._is_wrapped)
+
+    @property
+    def final_tool(self) -> str | None:
+        """The name of the tool whose call is the answer, where there is one."""
+        return FINAL_TOOL if self.way == "tool" else None
+
+    # - Asking
+
+    def asked_by(self, template: RequestTemplate) -> RequestTemplate:
+        """Give the request that asks for such answers."""
+        match self.way:
+            case "tool":
+                return replace(template, final_tool=self._definition())
+            case "response_format":
+                options = replace(template.options, response_format=self._response_format())
+                return replace(template, options=options)
+            case "prompt":
+                words = f"{_ASKING}\n{dumps(self.schema, ensure_ascii=False)}"
+                instructions = "\n\n".join(filter(None, [template.instructions, words]))
+                return replace(template, instructions=instructions)
+
+    def _definition(self) -> dict[str, Any]:
+        function = {
+            "name": FINAL_TOOL,
+            "description": "Give your answer. Call it once, when you have all of it.",
+            "parameters": self.schema,
+        }
+        return {"type": "function", "function": function}
+
+    def _response_format(self) -> dict[str, JSONValue]:
+        closed = closed_schema(self.schema)
+        schema: dict[str, JSONValue] = {
+            "name": FINAL_TOOL,
+            "schema": self.schema if closed is None else closed,
+            "strict": closed is not None,
+        }
+        return {"type": "json_schema", "json_schema": schema}
+
+    # - Telling those that fit
+
+    def answer(self, messages: Sequence[Message]) -> str | None:
+        """Give the JSON text of the answer that a history ends with, None where it has none."""
+        if self.way == "tool":
+            call = accepted_call(messages)
+            return None if call is None else call.arguments
+        last = _last_said(messages)
+        if isinstance(last, AssistantMessage) and self._refusal(last) is None:
+            return last.text
+        return None
+
+    def feedback(self, messages: Sequence[Message]) -> UserMessage | None:
+        """Say what is wrong with the text answer that a history ends with, None where nothing is.
+
+        Only a history that ends with a text answer has one.
+        """
+        last = _last_said(messages)
+        if not isinstance(last, AssistantMessage) or last.tool_calls:
+            return None
+        text = self._refusal(last)
+        return None if text is None else UserMessage(content=text, feedback=True)
+
+    def take(self, call: ToolCall) -> ToolMessage:
+        """Give the result of a call of the final tool: accepted, or what is wrong."""
+        try:
+            self._reader.read(call.arguments)
+        except ArgumentsRefused as refusal:
+            text = cut(f"The arguments of {call.name} {refusal}", MAX_TEXT)
+            return ToolMessage(tool_call_id=call.id, content=text, outcome="error")
+        return ToolMessage(tool_call_id=call.id, content=ACCEPTED, ends_tool=True)
+
+    # - Reading
+
+    def read(self, text: str) -> OutputT:
+        """Read the JSON text of an answer, or raise `ArgumentsRefused`."""
+        text = _unfenced(text) if self.way == "prompt" else text
+        if self.way != "tool" and not text.strip():
+            raise ArgumentsRefused("are empty. Send one JSON object.")
+        value: OutputT = self._reader.read(text)["value"]
+        return value
+
+    def unwrapped(self, value: JSONValue) -> JSONValue:
+        """Give the value so far without what it is wrapped in."""
+        if self._is_wrapped:
+            return value.get("value") if isinstance(value, dict) else None
+        return value
+
+    def _refusal(self, message: AssistantMessage) -> str | None:
+        if self.way == "tool":
+            return f"Give your answer by a call of {FINAL_TOOL}, not as text."
+        try:
+            self.read(message.text)
+        except ArgumentsRefused as refusal:
+            text = cut(f"The contents of your answer {refusal}", MAX_TEXT)
+            return f"{text}\nSend the whole answer again, as one JSON object and nothing else."
+        return None
+
+
+_ASKING = "Answer with one JSON object, and nothing else, that fits this JSON Schema:"
+
+
+class ArrivingAnswer:
+    """The answer that is arriving, as a value: for display only."""
+
+    def __init__(self, answers: AnswerType[Any]) -> None:
+        self._answers = answers
+        self.watch(MessageBuilder())
+
+    def watch(self, builder: MessageBuilder) -> None:
+        """Look at another message from now on."""
+        self._builder = builder
+        self._parser = PartialJSON()
+        self._parts_read = 0
+        self._head: str | None = "" if self._answers.way == "prompt" else None
+
+    @property
+    def value(self) -> JSONValue:
+        """The value so far, None while there is none; in time linear in what is new."""
+        if self._answers.way == "tool":
+            calls = (call for call in self._builder.calls if call.name == FINAL_TOOL)
+            return self._answers.unwrapped(next((call.partial for call in calls), None))
+        parts = self._builder.text[self._parts_read :]
+        self._parts_read += len(parts)
+        for part in parts:
+            self._parser.feed(self._without_fence(part))
+        return self._answers.unwrapped(self._parser.value)
+
+    def _without_fence(self, part: str) -> str:
+        """Leave out the first line of a text that begins with a fence."""
+        if self._head is None:
+            return part
+        self._head = head = (self._head + part).lstrip()
+        line, end, rest = head.partition("\n")
+        is_fence = head.startswith("`") and len(line) < _LONGEST_FENCE
+        if not head or (is_fence and not end):
+            return ""
+        self._head = None
+        return rest if is_fence else head
+
+
+def accepted_call(messages: Sequence[Message]) -> ToolCall | None:
+    """Find the call of the final tool that was accepted in the batch that a history ends with."""
+    accepted: set[str] = set()
+    for message in reversed(messages):
+        match message:
+            case ToolMessage():
+                if message.ends_tool and not message.is_error:
+                    accepted.add(message.tool_call_id)
+            case AssistantMessage():
+                calls = (c for c in message.tool_calls if c.name == FINAL_TOOL)
+                return next((call for call in calls if call.id in accepted), None)
+            case UserMessage():
+                return None
+            case SystemMessage():  # may come anywhere
+                pass
+    return None
+
+
+def _last_said(messages: Sequence[Message]) -> Message | None:
+    said = (m for m in reversed(messages) if not isinstance(m, SystemMessage))
+    return next(said, None)
+
+
+def _signature(output: object) -> Signature:
+    def answer(value: Any) -> None: ...
+
+    answer.__annotations__["value"] = output
+    try:
+        return read_signature(answer, tool=FINAL_TOOL, descriptions={})
+    except ToolDefinitionError as error:
+        reason = str(error).partition("value ")[2]
+        raise TypeError(f"output is no type that a model can be asked for: it {reason}") from error
+
+
+def _unwrapped(whole: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Give the schema that is sent, and whether the value is wrapped in it."""
+    inner = whole["properties"]["value"]
+    definitions = dict(whole.get("$defs", {}))
+    reference = inner.get("$ref", "")
+    name = reference.removeprefix("#/$defs/")
+    schema = definitions.get(name, inner)
+    if schema.get("type") != "object":
+        return whole, True
+    if f'"{reference}"' not in dumps([schema, definitions]):
+        definitions.pop(name, None)
+    return schema | ({"$defs": definitions} if definitions else {}), False
+
+
+class _Reader(TypedArguments):
+    """Read the JSON text of an answer into `{"value": ...}`."""
+
+    def __init__(self, signature: Signature, schema: dict[str, Any], *, is_wrapped: bool) -> None:
+        super().__init__(signature.adapter, schema.get("properties", {}))
+        self._is_wrapped = is_wrapped
+
+    def read(self, text: str) -> dict[str, Any]:
+        """Give the value, or raise `ArgumentsRefused`."""
+        text = text if text.strip() else "{}"
+        given = parse_object(text)
+        try:
+            return self._validate(text if self._is_wrapped else f'{{"value":{text}}}')
+        except ValidationError as error:
+            details = map(self._as_sent, error.errors(include_url=False))
+            problems = [self._problem(detail, given) for detail in details]
+            raise ArgumentsRefused(report(problems, "the schema")) from None
+        except Exception as error:  # noqa: BLE001  (a validator of the type's author may raise anything)
+            raise ArgumentsRefused(f"could not be checked ({type(error).__name__}).") from None
+
+    def _as_sent(self, detail: "ErrorDetails") -> "ErrorDetails":
+        """Give an error its place in what the model wrote."""
+        return detail if self._is_wrapped else {**detail, "loc": detail["loc"][1:]}
+
+
+def _unfenced(text: str) -> str:
+    """Take an answer out of the one fence that it may stand in."""
+    stripped = text.strip()
+    line, _, rest = stripped.partition("\n")
+    is_fenced = line in (_FENCE, _FENCE + "json") and rest.endswith(_FENCE)
+    return rest.removesuffix(_FENCE) if is_fenced else text
