@@ -17,11 +17,12 @@ ROWS = [
     "history conversation"
     " docstring signature arguments schema"
     " schema_bounds schema_example schema_patterns schema_references schema_validator schema_words"
-    " message_builder provider_errors chunks completion_bytes chat_completions limits",
+    " message_builder provider_errors chunks completion_bytes chat_completions limits"
+    " request_history schema_closed structured",
     "run tools turn_tools response_stream",
     # - the core ends here -
     "approvals transport telemetry dispatch stores",
-    "exchange endpoint asked_timeouts http aiohttp_client aiohttp_sending aiohttp_transport"
+    "exchange endpoint asked_timeouts http watch aiohttp_client aiohttp_sending aiohttp_transport"
     " first_byte retry fallback"
     " model_call drivers",
     "agent durable",

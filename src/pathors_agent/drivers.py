@@ -8,9 +8,16 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from pathors_agent.dispatch import ToolThread, call_tool, call_tool_async
 from pathors_agent.errors import TransportError
 from pathors_agent.message_builder import Delta
-from pathors_agent.messages import AssistantMessage, Content, ContentPart, Message, ToolMessage
+from pathors_agent.messages import (
+    AssistantMessage,
+    Content,
+    ContentPart,
+    Message,
+    ToolMessage,
+    UserMessage,
+)
 from pathors_agent.model_call import Bindings, Clock, ModelCall
-from pathors_agent.run import CallModel, CallTool, Run
+from pathors_agent.run import CallModel, CallTool, Effect, GiveFeedback, Run
 from pathors_agent.tools import BoundCall, ToolRegistry
 from pathors_agent.transport import AsyncTransport, Transport
 
@@ -23,7 +30,7 @@ def drive(
         while effects := run.effects():
             for effect in effects:
                 clock.left()
-                message: AssistantMessage | ToolMessage
+                message: AssistantMessage | ToolMessage | UserMessage
                 match effect:
                     case CallModel():
                         bindings.choose_tools(run)
@@ -31,10 +38,12 @@ def drive(
                         message = yield from _ask(call, transport)
                     case CallTool():
                         message = _call(run, effect, bindings, thread)
+                    case GiveFeedback():
+                        message = effect.message
                 yield run.record(message)
 
 
-async def drive_async(  # noqa: C901  (a generator within it would cost each delta a layer)
+async def drive_async(  # noqa: C901, PLR0912  (a generator within it would cost each delta a layer)
     run: Run, transport: AsyncTransport, bindings: Bindings
 ) -> AsyncGenerator[Delta | Message, None]:
     """Perform the run's effects, a batch of tool calls at once; yield deltas and messages.
@@ -48,7 +57,7 @@ async def drive_async(  # noqa: C901  (a generator within it would cost each del
                     await bindings.choose_tools_async(run)
                     call = ModelCall(run, effect, bindings, clock)
                     try:
-                        async with transport.send(call.request()) as response:
+                        async with transport.send(await call.request_async()) as response:
                             await call.check_async(response)
                             async for data in response.pieces:
                                 for delta in call.stream.feed(data):
@@ -64,6 +73,8 @@ async def drive_async(  # noqa: C901  (a generator within it would cost each del
                     for batch in _side_by_side(effects, bindings.tools):
                         for message in await _call_batch(run, batch, bindings, clock):
                             yield message
+                case GiveFeedback() as effect:
+                    yield run.record(effect.message)
 
 
 def _ask(call: ModelCall, transport: Transport) -> Generator[Delta, None, AssistantMessage]:
@@ -83,6 +94,9 @@ def _ask(call: ModelCall, transport: Transport) -> Generator[Delta, None, Assist
 def _bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMessage:
     if refusal := effect.verdict.refusal:
         return ToolMessage(tool_call_id=effect.call.id, content=refusal, outcome="not_run")
+    answers = bindings.answers
+    if answers and effect.call.name == answers.final_tool:
+        return answers.take(effect.call)
     conversation = run.conversation
     return bindings.tools.bind(
         bindings.approvals.as_approved(effect.call),
@@ -119,9 +133,7 @@ def _with_notes(message: ToolMessage, effect: CallTool, bindings: Bindings) -> T
     return message.model_copy(update={"content": content})
 
 
-def _side_by_side(
-    effects: Sequence[CallModel | CallTool], tools: ToolRegistry
-) -> Iterator[list[CallTool]]:
+def _side_by_side(effects: Sequence[Effect], tools: ToolRegistry) -> Iterator[list[CallTool]]:
     """Split calls, in order, into batches that may run at once; a sequential tool runs alone."""
     batch: list[CallTool] = []
     for effect in effects:

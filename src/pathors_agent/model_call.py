@@ -3,20 +3,23 @@
 Both loops make their calls through it; the reading and waiting is theirs.
 """
 
+import inspect
 import time
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 from pathors_agent.approvals import Approvals
 from pathors_agent.chat_completions import RequestTemplate
 from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError
 from pathors_agent.message_builder import Quirk
-from pathors_agent.messages import AssistantMessage, Usage
+from pathors_agent.messages import AssistantMessage, Message, Usage
 from pathors_agent.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
+from pathors_agent.request_history import AsyncHistory, checked
 from pathors_agent.response_stream import ResponseStream
 from pathors_agent.retry import retry_after
 from pathors_agent.run import CallModel, Run
+from pathors_agent.structured import AnswerType, ArrivingAnswer
 from pathors_agent.telemetry import emit
 from pathors_agent.tools import ToolRegistry
 from pathors_agent.transport import AsyncResponse, Request, Response
@@ -32,7 +35,8 @@ class Bindings:
 
     `context` reaches the tools as `ToolContext.context`. `choice`, where there is one, gives the
     `tools` of each turn. `quirks` gathers what had to be read around in this run's answers, by
-    kind; `known_quirks` are the kinds that were logged before.
+    kind; `known_quirks` are the kinds that were logged before. `answers` is the type asked for,
+    `arriving` shows an answer while it comes, `history` chooses what of the history is sent.
     """
 
     tools: ToolRegistry
@@ -42,6 +46,9 @@ class Bindings:
     choice: AsyncToolChoice | None = None
     quirks: dict[str, Quirk] = field(default_factory=dict)
     known_quirks: set[str] = field(default_factory=set)
+    answers: AnswerType[Any] | None = None
+    arriving: ArrivingAnswer | None = None
+    history: AsyncHistory | None = None
 
     def choose_tools(self, run: Run) -> None:
         """Ask for the tools of the turn that comes, where there is a choice."""
@@ -105,13 +112,37 @@ class ModelCall:
         self._effect = effect
         self._started = time.monotonic()
         self.stream = ResponseStream(run.conversation.turns)
+        if bindings.arriving:
+            bindings.arriving.watch(self.stream.builder)
 
     def request(self) -> Request:
         """The request, in the conversation's session."""
+        messages = self._chosen()
+        if isinstance(messages, Awaitable):
+            if inspect.iscoroutine(messages):
+                messages.close()  # or Python warns of it
+            raise TypeError("history= gave something to await, which AsyncAgent does")
+        return self._request(messages)
+
+    async def request_async(self) -> Request:
+        """As `request`; `history` may be async."""
+        messages = self._chosen()
+        return self._request(await messages if isinstance(messages, Awaitable) else messages)
+
+    def _chosen(self) -> Sequence[Message] | Awaitable[Sequence[Message]]:
+        """Choose what is sent; an endpoint that keeps the history has all of it."""
+        history = self._bindings.history
+        if history is None or self._bindings.template.profile.sends == "new_messages":
+            return self._effect.messages
+        return history(self._effect.messages)
+
+    def _request(self, messages: Sequence[Message]) -> Request:
+        if messages is not self._effect.messages:
+            messages = checked(messages)
         template = self._bindings.template
         if self._effect.last_word:
             template = template.without_calls
-        body = template.encode(self._effect.messages)
+        body = template.encode(messages)
         return Request(
             body=body, session_id=self._conversation.session_id, seconds=self._clock.left()
         )
