@@ -7,6 +7,7 @@ tool, which only the caller can run.
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast, overload
@@ -17,6 +18,7 @@ from pathors_agent.arguments import (
     MAX_TEXT,
     ArgumentsRefused,
     CheckedArguments,
+    SchemaValidator,
     TypedArguments,
     closest,
     cut,
@@ -132,6 +134,11 @@ class Tool:
         if self._signature is not None:
             return TypedArguments(self._signature.adapter, self._signature.schema["properties"])
         return CheckedArguments(compile_schema(self.parameters))
+
+    @cached_property
+    def result_validator(self) -> SchemaValidator | None:
+        """What checks this tool's values, where `returns` says what they should be."""
+        return None if self.returns is None else compile_schema(self.returns)
 
     @cached_property
     def context_parameter(self) -> str | None:
@@ -253,10 +260,25 @@ def _checked(tool: Tool) -> _Entry:
         raise refused(tool.name, "parameters/type", 'should be "object"')
     if tool.is_method and not hasattr(tool.function, "__self__"):
         raise refused(tool.name, "", "is a method; register it from an instance, as `thing.method`")
-    try:
+    _check_results(tool)
+    with _schema_errors(tool, "parameters"):
         return _Entry(tool, tool.arguments.read, tool.context_parameter)
+
+
+def _check_results(tool: Tool) -> None:
+    characters: object = tool.max_result_characters
+    if not isinstance(characters, int) or characters < 1:
+        raise refused(tool.name, "max_result_characters", "should be a number of 1 or more")
+    with _schema_errors(tool, "returns"):
+        _ = tool.result_validator
+
+
+@contextmanager
+def _schema_errors(tool: Tool, part: str) -> Iterator[None]:
+    try:
+        yield
     except InvalidSchema as error:
-        path = "/".join(filter(None, ["parameters", error.path]))
+        path = "/".join(filter(None, [part, error.path]))
         raise refused(tool.name, path, str(error)) from error
 
 

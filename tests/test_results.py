@@ -1,0 +1,694 @@
+"""What a tool's value becomes for the model: the table of the docs, the cap, the schema, refusals."""
+
+import json
+import re
+import time as clock
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum, IntEnum, StrEnum
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr, field_serializer
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from pathors_agent.chat_completions import encode_message
+from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.messages import ContentPart, ToolCall, ToolMessage
+from pathors_agent.results import result_message
+from pathors_agent.tools import BoundCall, Tool, ToolRegistry
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "tool-results.md"
+
+
+def result_of(value: object, **options: Any) -> ToolMessage:
+    """Give the message for a value of a tool `look`."""
+    registry = ToolRegistry([Tool(name="look", function=lambda: None, **options)])
+    bound = registry.bind(ToolCall(id="call_1", name="look", arguments="{}"))
+    assert isinstance(bound, BoundCall)
+    return result_message(bound, value)
+
+
+class Place(BaseModel):
+    city: str
+    since: date
+
+
+@dataclass
+class Point:
+    x: int
+    y: float
+
+
+class Color(Enum):
+    RED = "red"
+
+
+def text_part(text: str) -> ContentPart:
+    return ContentPart(type="text", text=text)
+
+
+def image_part(url: str = "data:image/png;base64,AAAA") -> ContentPart:
+    return ContentPart.model_validate({"type": "image_url", "image_url": {"url": url}})
+
+
+IMAGE = image_part()
+
+# - the table
+
+
+# For each row of the page: what a tool returns, and what the page shows for it (parts apart).
+ROWS: dict[str, list[tuple[object, str | tuple[ContentPart, ...]]]] = {
+    "text (`str`)": [("as it is", "as it is")],
+    "`None`": [(None, "done (no value)")],
+    "`bool`": [(True, "true")],
+    "`int`": [(3, "3")],
+    "`float`": [(0.5, "0.5")],
+    "a `float` that is not finite": [
+        (float("nan"), "NaN"),
+        ([float("-inf")], '["-Infinity"]'),
+    ],
+    "`Decimal`": [(Decimal("1.50"), "1.50")],
+    "`datetime`": [(datetime(2024, 2, 29, 12, 30, tzinfo=UTC), "2024-02-29T12:30:00+00:00")],
+    "`date`": [(date(2024, 2, 29), "2024-02-29")],
+    "`time`": [(time(12, 30), "12:30:00")],
+    "`timedelta`": [(timedelta(seconds=90), "PT1M30S")],
+    "`UUID`": [(UUID(int=7), "00000000-0000-0000-0000-000000000007")],
+    "a path": [(PurePosixPath("/tmp/a"), "/tmp/a")],
+    "a member of an `Enum`": [(Color.RED, "red")],
+    "`bytes`": [(b"\xff\x00", '{"type":"bytes","length":2,"base64":"/wA="}')],
+    "a pydantic model": [
+        (Place(city="Zürich", since=date(2024, 2, 29)), '{"city":"Zürich","since":"2024-02-29"}')
+    ],
+    "a dataclass": [(Point(x=1, y=2.5), '{"x":1,"y":2.5}')],
+    "a `dict`, a typed dict, any mapping": [({"a": {"b": [1, None]}}, '{"a":{"b":[1,null]}}')],
+    "a `dict` with keys that are no text": [
+        ({date(2024, 2, 29): 1, 2: "b"}, '{"2024-02-29":1,"2":"b"}')
+    ],
+    "a `list`, a `tuple`, any sequence": [(["a", (1, 2), range(2)], '["a",[1,2],[0,1]]')],
+    "a set": [({"b", "a"}, '["a","b"]')],
+    "a mixture of these": [
+        (
+            {"at": [date(2024, 2, 29)], "to": Point(x=1, y=2.5)},
+            '{"at":["2024-02-29"],"to":{"x":1,"y":2.5}}',
+        )
+    ],
+    "a `ContentPart`": [(IMAGE, (IMAGE,))],
+    "a list that holds a `ContentPart`": [(["Seen:", IMAGE], (text_part("Seen:"), IMAGE))],
+}
+
+
+def page_rows() -> dict[str, str]:
+    """Read the page's table: what a tool returns, and what the model reads."""
+    lines = PAGE.read_text().splitlines()
+    cells = [line.strip("|").split(" | ") for line in lines if line.startswith("| ")]
+    return {row[0].strip(): row[2].strip() for row in cells[1:]}
+
+
+def test_page_and_test_have_the_same_rows() -> None:
+    assert list(page_rows()) == list(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row_of_the_page_is_what_the_model_reads(row: str) -> None:
+    shown = re.findall("`([^`]+)`", page_rows()[row])
+
+    for value, content in ROWS[row]:
+        message = result_of(value)
+        assert message == ToolMessage(tool_call_id="call_1", content=content)
+        if isinstance(content, str):
+            assert content in shown
+
+
+# - beside the table
+
+
+class Bitter(StrEnum):
+    TEA = "tea"
+
+
+class Size(IntEnum):
+    BIG = 2
+
+
+class Text(str):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Photo(BaseModel):
+    model_config = ConfigDict(ser_json_bytes="base64")
+    data: bytes
+
+
+class Renamed(BaseModel):
+    inner: int = Field(serialization_alias="outer")
+
+
+class Secret(BaseModel):
+    key: SecretStr
+
+
+class Written(BaseModel):
+    at: date
+
+    @field_serializer("at", when_used="json")
+    def _year(self, at: date) -> int:
+        return at.year
+
+
+class Numbers(RootModel[list[int]]):
+    pass
+
+
+@pydantic_dataclass
+class Checked:
+    at: date
+
+
+@pytest.mark.parametrize(
+    ("value", "content"),
+    [
+        ("", ""),
+        ([], "[]"),
+        ((), "[]"),
+        ({}, "{}"),
+        (2**70, "1180591620717411303424"),
+        (float("inf"), "Infinity"),
+        (Decimal("NaN"), "NaN"),
+        (Bitter.TEA, "tea"),
+        (Size.BIG, "2"),
+        (Text("sub"), "sub"),
+        ([Text("sub")], '["sub"]'),
+        (Photo(data=b"\xff\x00"), '{"data":"_wA="}'),
+        (Renamed(inner=1), '{"outer":1}'),
+        (SecretStr("k-123"), "**********"),
+        (Secret(key=SecretStr("k-123")), '{"key":"**********"}'),
+        (Written(at=date(2024, 2, 29)), '{"at":2024}'),
+        (Numbers([1, 2]), "[1,2]"),
+        (Checked(at=date(2024, 2, 29)), '{"at":"2024-02-29"}'),
+        (RootModel[str]("plain"), "plain"),
+        (bytearray(b"\x00"), '{"type":"bytearray","length":1,"base64":"AA=="}'),
+        (memoryview(b"\x00"), '{"type":"memoryview","length":1,"base64":"AA=="}'),
+        ({"a": b""}, '{"a":{"type":"bytes","length":0,"base64":""}}'),
+        (OrderedDict(b=1, a=2), '{"b":1,"a":2}'),
+        (MappingProxyType({"a": 1}), '{"a":1}'),
+        (Counter("aab"), '{"a":2,"b":1}'),
+        (deque([1, 2]), "[1,2]"),
+        ({"a": 1}.keys(), '["a"]'),
+        ({"a": 1}.values(), "[1]"),
+        ({None: 1, True: 2, 1.5: 3, Color.RED: 4}, '{"null":1,"true":2,"1.5":3,"red":4}'),
+        ({UUID(int=7): 1}, '{"00000000-0000-0000-0000-000000000007":1}'),
+        ({10, 9, 1.5}, "[1.5,9,10]"),
+        ({1, "a", None}, '["a",1,null]'),
+        ({(2, 1), (1, 2)}, "[[1,2],[2,1]]"),
+        (frozenset({frozenset({1, 2}), frozenset({3})}), "[[1,2],[3]]"),
+        ([None], "[null]"),
+    ],
+)
+def test_value_is_read_as(value: object, content: str) -> None:
+    assert result_of(value) == ToolMessage(tool_call_id="call_1", content=content)
+
+
+def test_half_of_a_character_is_mended_everywhere() -> None:
+    assert result_of("caf\u00e9 \ud83d!").content == "café �!"
+    assert result_of({"\udc00": ["\ud83d\ude00"]}).content == '{"�":["😀"]}'
+    assert result_of(Path("/a\udcff")).content == "/a�"
+    assert result_of([text_part("\ud83d")]).content == (text_part("�"),)
+
+
+# - what is refused
+
+
+class Socket:
+    def __repr__(self) -> str:
+        raise AssertionError("nobody asks")
+
+    __str__ = __repr__
+
+
+class Odd(type):
+    def __hash__(cls) -> int:
+        raise ZeroDivisionError
+
+
+class Unhashed(metaclass=Odd):
+    pass
+
+
+class Raising(BaseModel):
+    city: str = "Oslo"
+
+    @field_serializer("city")
+    def _raise(self, city: str) -> str:
+        raise KeyError("private")
+
+
+class Dumping(BaseModel):
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        raise OSError("private")
+
+
+class Endless(BaseModel):
+    def model_dump(self, **options: Any) -> Any:
+        return self
+
+
+@dataclass
+class Unset:
+    city: str = field(init=False)
+
+
+class Broken(Mapping[str, int]):
+    def __getitem__(self, key: str) -> int:
+        raise RuntimeError("private")
+
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError("private")
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Strange(Decimal):
+    def __str__(self) -> str:
+        raise RuntimeError("private")
+
+
+class Photograph(BaseModel):
+    data: bytes = b"\xff"
+
+
+def in_itself() -> list[object]:
+    value: list[object] = []
+    value.append(value)
+    return value
+
+
+def nested(levels: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+async def later() -> int:
+    return 1
+
+
+async def items() -> AsyncIterator[int]:
+    yield 1
+
+
+AS_VALUES = (
+    "It should return text, numbers, lists, dicts, dataclasses, pydantic models or content parts."
+)
+AS_A_LIST = "It should return a list of what it yields."
+AS_TEXT = "Its keys should be text, numbers or dates."
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Socket, f"a value of type Socket. {AS_VALUES}"),
+        (object, f"a value of type object. {AS_VALUES}"),
+        (lambda: Socket, f"a value of type type. {AS_VALUES}"),
+        (lambda: Place, f"a value of type ModelMetaclass. {AS_VALUES}"),
+        (lambda: len, f"a value of type builtin_function_or_method. {AS_VALUES}"),
+        (lambda: ValueError("private"), f"a value of type ValueError. {AS_VALUES}"),
+        (lambda: {"a/b": [1, Socket()]}, f"a value of type Socket at /a~1b/1. {AS_VALUES}"),
+        (lambda: Point(x=1, y=Socket()), f"a value of type Socket at /y. {AS_VALUES}"),  # type: ignore[arg-type]
+        (lambda: (n for n in [1]), f"a value of type generator. {AS_A_LIST}"),
+        (lambda: {"n": map(str, [1])}, f"a value of type map at /n. {AS_A_LIST}"),
+        (items, f"a value of type async_generator. {AS_A_LIST}"),
+        (
+            later,
+            "a value of type coroutine. It should await it and return what comes of it.",
+        ),
+        (lambda: {(1, 2): 3}, f"a key of type tuple. {AS_TEXT}"),
+        (lambda: [{b"a": 3}], f"a key of type bytes at /0. {AS_TEXT}"),
+        (
+            lambda: {1: "a", "1": "b"},
+            "two keys that are the same as text. Its keys should be text.",
+        ),
+        (
+            lambda: 10**3_000,
+            "a number of more than 2,000 digits. It should return it as text.",
+        ),
+        (
+            lambda: {"image": IMAGE},
+            "a content part inside of another value at /image."
+            " It should return it alone or in a list.",
+        ),
+        (lambda: [IMAGE] * 101, "more than 100 content parts. It should return fewer."),
+    ],
+)
+def test_value_is_refused_with_its_type_its_place_and_what_to_return(
+    make: Callable[[], object], words: str
+) -> None:
+    message = result_of(make())
+
+    assert message.content == f"look ran, but returned {words}"
+    assert message.outcome == "error"
+
+
+def test_value_inside_of_itself_is_refused() -> None:
+    message = result_of(in_itself())
+
+    assert message.is_error
+    assert message.text.startswith(
+        "look ran, but returned values nested deeper than 50 levels, or inside of themselves at /0/"
+    )
+
+
+def test_fifty_levels_are_written_and_one_more_is_refused() -> None:
+    assert result_of(nested(50)).content == "[" * 50 + "]" * 50
+    assert result_of(nested(51)).is_error
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "problem"),
+    [
+        (Raising(), "Raising", "PydanticSerializationError"),
+        (Photograph(), "Photograph", "UnicodeDecodeError"),
+        (Dumping(), "Dumping", "OSError"),
+        (Endless(), "Endless", "RecursionError"),
+        (Unset(), "Unset", "AttributeError"),
+        (Broken(), "Broken", "RuntimeError"),
+        ([Strange(1)], "list", "RuntimeError"),
+        (Unhashed(), "Unhashed", "ZeroDivisionError"),
+    ],
+)
+def test_value_that_raises_is_told_by_type_alone(value: object, kind: str, problem: str) -> None:
+    message = result_of(value)
+
+    assert message.content == (
+        f"look ran, but its result, a value of type {kind}, could not be read ({problem})."
+    )
+    assert message.outcome == "error"
+
+
+def test_models_made_unchecked_warn_nobody() -> None:
+    assert result_of(Place.model_construct(city=3)).content == '{"city":3}'
+
+
+ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
+
+plain = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.text(st.characters(categories=["Cs", "L"])),
+    st.binary(),
+    st.decimals(allow_nan=False),
+    st.datetimes(),
+    st.timedeltas(),
+    st.uuids(),
+    st.builds(Socket),
+    st.builds(object),
+    st.just(len),
+    st.just(Color.RED),
+    st.builds(Dumping),
+    st.builds(IMAGE.model_copy),
+)
+values = st.recursive(
+    plain,
+    lambda inner: st.one_of(
+        st.lists(inner),
+        st.lists(inner).map(tuple),
+        st.lists(inner).map(iter),
+        st.dictionaries(plain.filter(lambda key: not isinstance(key, BaseModel)), inner),
+        st.builds(Point, x=inner, y=inner),
+    ),
+)
+
+
+@given(values, st.integers(1, 60))
+def test_whatever_is_returned_can_be_sent_and_holds_no_address(value: object, cap: int) -> None:
+    message = result_of(value, max_result_characters=cap)
+
+    sent = json.loads(encode_message(message))
+    assert sent["tool_call_id"] == "call_1"
+    assert not ADDRESS.search(str(sent["content"]))
+    if not message.is_error and isinstance(message.content, str):
+        assert len(message.content.partition("\n[cut: ")[0]) <= cap
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    # no halves: they are mended
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner)
+    ),
+)
+
+
+@given(json_values.filter(lambda value: value is not None and not isinstance(value, str)))
+def test_json_is_read_as_itself(value: object) -> None:
+    assert json.loads(result_of(value).text) == value
+
+
+# - the cap
+
+
+def test_text_within_the_cap_is_whole() -> None:
+    assert result_of("x" * 20_000).content == "x" * 20_000
+    assert result_of("x" * 10, max_result_characters=10).content == "x" * 10
+
+
+def test_longer_text_is_cut_and_says_so() -> None:
+    assert result_of("x" * 40_000).content == (
+        "x" * 20_000 + "\n[cut: 20,000 of 40,000 characters shown]"
+    )
+
+
+def test_longer_json_is_cut_and_says_so() -> None:
+    message = result_of(["abc", 1, True], max_result_characters=8)
+
+    assert message.content == '["abc",1\n[cut: 8 of 14 characters shown]'
+    assert message.outcome == "value"
+
+
+def test_endless_json_is_not_written_out() -> None:
+    message = result_of(range(10**12), max_result_characters=10)
+
+    shown, note = message.text.split("\n")
+    assert shown == "[0,1,2,3,4"
+    assert re.fullmatch(r"\[cut: 10 of more than \d{3} characters shown\]", note)
+
+
+def test_endless_mapping_is_not_written_out() -> None:
+    class Squares(Mapping[int, int]):
+        def __getitem__(self, key: int) -> int:
+            return key * key
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(10**12))
+
+        def __len__(self) -> int:
+            return 10**12
+
+    assert result_of(Squares(), max_result_characters=11).text.startswith(
+        '{"0":0,"1":\n[cut: 11 of'
+    )
+
+
+def test_set_too_big_to_be_sorted_is_cut() -> None:
+    assert result_of(set(range(10_000)), max_result_characters=10).text.startswith("[0,1,2,3,4\n[")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda text: text,
+        lambda text: [text],
+        lambda text: {text: 1},
+        lambda text: Point(x=1, y=text),
+        lambda text: text.encode(),
+        lambda text: [text.encode()],
+        lambda text: [text_part(text)],
+        lambda text: [text, IMAGE],
+    ],
+)
+def test_text_of_200_megabytes_takes_no_time(make: Callable[[str], object]) -> None:
+    value = make("x" * 200_000_000)
+
+    started = clock.process_time()
+    message = result_of(value)
+    took = clock.process_time() - started
+
+    assert "characters shown]" in message.text
+    assert took < 0.1  # to write it whole takes a second
+
+
+def test_cut_is_never_inside_of_a_character() -> None:
+    halves = "\ud83d\ude00" * 30  # pairs, each joined into one character
+
+    assert result_of(halves, max_result_characters=30).content == "😀" * 30
+    assert result_of(halves[:-1], max_result_characters=3).content == (
+        "😀😀😀\n[cut: 3 of 59 characters shown]"
+    )
+    assert result_of("é" * 4, max_result_characters=3).content == (
+        "ééé\n[cut: 3 of 4 characters shown]"
+    )
+
+
+def test_text_parts_share_the_cap_and_others_are_kept() -> None:
+    message = result_of(
+        [text_part("abcd"), IMAGE, text_part("efgh"), text_part("ijkl")], max_result_characters=6
+    )
+
+    assert message.content == (
+        text_part("abcd"),
+        IMAGE,
+        text_part("ef"),
+        text_part("[cut: 6 of 12 characters shown]"),
+    )
+
+
+def test_fields_of_a_text_part_that_is_cut_are_kept() -> None:
+    part = ContentPart.model_validate({"type": "text", "text": "abcd", "cache_control": {"a": 1}})
+
+    message = result_of(part, max_result_characters=3)
+
+    assert message.content == (
+        part.model_copy(update={"text": "abc"}),
+        text_part("[cut: 3 of 4 characters shown]"),
+    )
+
+
+def test_values_beside_parts_are_written_as_text_parts() -> None:
+    message = result_of(["Seen:", IMAGE, {"width": 640}, None])
+
+    assert message.content == (
+        text_part("Seen:"),
+        IMAGE,
+        text_part('{"width":640}'),
+        text_part("done (no value)"),
+    )
+
+
+def test_image_of_20_megabytes_is_left_out_in_words() -> None:
+    message = result_of([image_part("x" * 20_000_000), IMAGE])
+
+    assert message.content == (
+        text_part("[left out: image_url, too large; a result holds 10,000,000 characters]"),
+        IMAGE,
+    )
+
+
+def test_images_share_their_room() -> None:
+    message = result_of([image_part("x" * 4_000_000)] * 3)
+
+    assert [part.type for part in message.content] == ["image_url", "image_url", "text"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("characters", [0, -1, "many", None])
+def test_cap_that_is_no_length_is_refused_at_registration(characters: Any) -> None:
+    with pytest.raises(ToolDefinitionError, match="max_result_characters should be") as caught:
+        ToolRegistry([Tool(name="look", max_result_characters=characters)])
+
+    assert (caught.value.tool, caught.value.path) == ("look", "max_result_characters")
+
+
+# - the schema of the value
+
+WEATHER = {
+    "type": "object",
+    "properties": {"celsius": {"type": "number"}, "sky": {"enum": ["clear", "grey"]}},
+    "required": ["celsius"],
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "content"),
+    [
+        (WEATHER, {"celsius": 3}, '{"celsius":3}'),
+        (WEATHER, {"celsius": 3.5, "sky": "grey"}, '{"celsius":3.5,"sky":"grey"}'),
+        ({"type": "string"}, "text", "text"),
+        ({"type": "string"}, date(2024, 2, 29), "2024-02-29"),
+        ({"type": "null"}, None, "done (no value)"),
+        ({"type": "array", "maxItems": 2}, (1, 2), "[1,2]"),
+    ],
+)
+def test_value_that_fits_is_read_as_ever(schema: Any, value: object, content: str) -> None:
+    message = result_of(value, returns=schema)
+
+    assert message == ToolMessage(tool_call_id="call_1", content=content)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "words"),
+    [
+        (WEATHER, {}, "/celsius is missing, should be a number"),
+        (WEATHER, {"celsius": "hidden"}, "/celsius should be a number"),
+        (
+            WEATHER,
+            {"celsius": "hidden", "sky": "hidden"},
+            '/celsius should be a number; /sky should be "clear" or "grey"',
+        ),
+        ({"type": "object"}, "hidden", "all should be an object"),
+        ({"type": "object"}, None, "all should be an object"),
+        (
+            {"type": "array", "items": {"type": "integer"}},
+            ["hidden"] * 9,
+            "/0 should be an integer; /1 should be an integer; /2 should be an integer",
+        ),
+    ],
+)
+def test_value_that_does_not_fit_is_told_without_being_shown(
+    schema: Any, value: object, words: str
+) -> None:
+    message = result_of(value, returns=schema)
+
+    assert message.content == f"look ran, but returned something unexpected: {words}."
+    assert message.outcome == "error"
+
+
+def test_value_too_long_to_be_checked_is_refused() -> None:
+    message = result_of(range(10**12), returns={"type": "array"}, max_result_characters=10)
+
+    assert message.content == (
+        "look ran, but returned more than 100 characters. That is too long to be checked."
+    )
+
+
+def test_parts_are_refused_where_json_is_promised() -> None:
+    message = result_of([IMAGE], returns={"type": "array"})
+
+    assert message.content == ("look ran, but returned content parts. Its `returns` promises JSON.")
+
+
+def test_fitting_value_that_is_long_is_checked_whole_and_then_cut() -> None:
+    message = result_of(["a"] * 9, returns={"type": "array"}, max_result_characters=5)
+
+    assert message.content == '["a",\n[cut: 5 of 37 characters shown]'
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"type": "objekt"}, "returns/type"),
+        ({"properties": {"a": {"minimum": "3"}}}, "returns/properties/a/minimum"),
+        ({"$ref": "https://example.com/schema"}, "returns/$ref"),
+    ],
+)
+def test_schema_of_the_value_is_checked_at_registration(schema: Any, path: str) -> None:
+    with pytest.raises(ToolDefinitionError) as caught:
+        ToolRegistry([Tool(name="look", returns=schema)])
+
+    assert (caught.value.tool, caught.value.path) == ("look", path)
