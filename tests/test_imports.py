@@ -18,8 +18,8 @@ ROWS = [
     " docstring signature arguments schema"
     " schema_bounds schema_example schema_patterns schema_references schema_validator schema_words"
     " message_builder provider_errors chunks completion_bytes chat_completions limits"
-    " request_history schema_closed structured",
-    "run tools turn_tools result_value results strict_schema response_stream",
+    " request_history schema_closed",
+    "structured run tools turn_tools result_value results strict_schema response_stream",
     # - the core ends here -
     "approvals transport telemetry dispatch stores",
     "exchange endpoint asked_timeouts http watch aiohttp_client aiohttp_sending aiohttp_transport"

@@ -12,10 +12,10 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from types import TracebackType
-from typing import Self
+from typing import Any, Generic, Self, TypedDict, Unpack, cast, overload
 
 from pathors_agent.approvals import Approval, Approvals, Decision
 from pathors_agent.chat_completions import ModelOptions, RequestTemplate
@@ -27,6 +27,7 @@ from pathors_agent.message_builder import Delta, Quirk
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
+    JSONValue,
     Message,
     ToolCall,
     ToolMessage,
@@ -34,7 +35,9 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.model_call import Bindings
+from pathors_agent.request_history import AsyncHistory, History
 from pathors_agent.run import Run, Status
+from pathors_agent.structured import AnswerType, ArrivingAnswer, OutputT, answer_type
 from pathors_agent.transport import AsyncTransport, Transport
 from pathors_agent.turn_tools import (
     AsyncToolChoice,
@@ -54,13 +57,14 @@ _NOTHING_USED = Usage(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+@dataclass(frozen=True)
+class RunResult(Generic[OutputT]):
     """Where a run stood when it ended, and all that it said.
 
     `messages` are those that this run added, the prompt first; `conversation` is the history that
     it grew, from which another run goes on. `open_calls` wait for the caller's results, and
-    `approvals` are those of them that wait for a person's yes instead. `quirks` are what had to be read around in the provider's answers, each kind once.
+    `approvals` are those of them that wait for a person's yes instead. `quirks` are what had to be
+    read around in the provider's answers, each kind once.
     """
 
     conversation: Conversation
@@ -71,14 +75,21 @@ class RunResult:
     open_calls: tuple[ToolCall, ...] = ()
     approvals: tuple[Approval, ...] = ()
     quirks: tuple[Quirk, ...] = ()
-    last: Message | None = field(default=None, repr=False)
-    """The last message of the history when the run ended."""
+    answer: str | None = field(default=None, repr=False)
+    """The text of the answer, as the model wrote it."""
+    answers: AnswerType[OutputT] | None = field(default=None, repr=False)
+    """The type of the answer, where it is more than text."""
 
-    @property
-    def output(self) -> str:
-        """The text of the answer; raises `RunNotFinished` where there is none yet."""
-        if self.status is Status.FINISHED and isinstance(self.last, AssistantMessage):
-            return self.last.text
+    @cached_property
+    def output(self) -> OutputT:
+        """The answer: its text, or a value of the agent's `output` type.
+
+        Raises `RunNotFinished` where there is none yet.
+        """
+        if self.status is Status.FINISHED and self.answer is not None:
+            if self.answers is not None:
+                return self.answers.read(self.answer)
+            return cast(OutputT, self.answer)  # without a type it is `str`
         raise RunNotFinished(
             f"the run has no answer: {self._why_not()}",
             status=self.status,
@@ -110,12 +121,23 @@ class RunResult:
                 if self.approvals:
                     return f"it waits for approval of {names}; run again with decisions="
                 return f"it waits for the caller's results of {names}; append them and run again"
+            case Status.LIMIT_REACHED if self.limit == "output_retries":
+                return "no answer was of the type asked for, within limits.output_retries"
             case Status.LIMIT_REACHED:
                 return f"it stopped at limits.{self.limit}; raise it and run again"
             case Status.RUNNING:
                 return "it was left before its end; run the conversation again to go on"
             case Status.FINISHED:
                 return "there was nothing to run; give a prompt"
+
+
+class AgentSettings(TypedDict, total=False):
+    """What is said in the same way of both agents."""
+
+    model: str | None
+    instructions: str | None
+    limits: Limits | None
+    options: ModelOptions | None
 
 
 class _AgentBase:
@@ -125,9 +147,11 @@ class _AgentBase:
         self,
         transport: Transport | AsyncTransport,
         *,
+        output: object = None,
+        tools: Tools | AsyncToolChoice = (),
+        history: AsyncHistory | None = None,
         model: str | None = None,
         instructions: str | None = None,
-        tools: Tools | AsyncToolChoice = (),
         limits: Limits | None = None,
         options: ModelOptions | None = None,
     ) -> None:
@@ -135,13 +159,16 @@ class _AgentBase:
         self.tools = registry_of(() if callable(tools) else tools)
         self.limits = limits or Limits()
         self._known_quirks: set[str] = set()
-        self._template = RequestTemplate(
+        self._history = history
+        template = RequestTemplate(
             model=model,
             instructions=instructions,
             tools=self.tools.definitions(),
             options=options or ModelOptions(),
             profile=transport.profile,
         )
+        self._answers = answer_type(output, transport.profile.structured, self.tools)
+        self._template = self._answers.asked_by(template) if self._answers else template
 
     def _start(
         self, conversation: Conversation | None, session_id: str | None, context: object
@@ -157,6 +184,7 @@ class _AgentBase:
             limits=self.limits,
             client_tools=self.tools.client_tools,
             is_held=bindings.approvals.is_held,
+            answers=self._answers,
         )
         return run, _Before(conversation), bindings
 
@@ -176,38 +204,60 @@ class _AgentBase:
             template=self._template,
             context=context,
             known_quirks=self._known_quirks,
+            answers=self._answers,
+            arriving=ArrivingAnswer(self._answers) if self._answers else None,
+            history=self._history,
         )
 
 
-class Agent(_AgentBase):
+class Agent(_AgentBase, Generic[OutputT]):
     """A model with tools, for blocking code.
 
     `instructions` go before the history of every request and are no part of it. Tools run one
     after another; async ones on an event loop in a thread of their own, so that an agent works in
     a notebook too. `AsyncAgent` runs the calls of one answer side by side.
+
+    - `output`: the type of the answers (a pydantic model, dataclass, TypedDict, union, ...); what
+      does not fit goes back to the model. Without one they are text.
+    - `history`: a function from messages to messages that chooses what of the history is sent,
+      where the endpoint does not keep the history itself; see `last_turns`, `token_budget`.
     """
+
+    @overload
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        output: type[OutputT] | None = None,
+        tools: Tools | ToolChoice = (),
+        history: History | None = None,
+        **settings: Unpack[AgentSettings],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "Agent[Any]",
+        transport: Transport,
+        *,
+        output: object,
+        tools: Tools | ToolChoice = (),
+        history: History | None = None,
+        **settings: Unpack[AgentSettings],
+    ) -> None: ...
 
     def __init__(
         self,
         transport: Transport,
         *,
-        model: str | None = None,
-        instructions: str | None = None,
+        output: object = None,
         tools: Tools | ToolChoice = (),
-        limits: Limits | None = None,
-        options: ModelOptions | None = None,
+        history: History | None = None,
+        **settings: Unpack[AgentSettings],
     ) -> None:
         if not isinstance(transport, Transport):
             raise TypeError(_wrong_transport(transport, "Transport", "AsyncAgent"))
         refuse_async(tools)
-        super().__init__(
-            transport,
-            model=model,
-            instructions=instructions,
-            tools=tools,
-            limits=limits,
-            options=options,
-        )
+        super().__init__(transport, output=output, tools=tools, history=history, **settings)
         self.transport = transport
 
     def run(
@@ -218,7 +268,7 @@ class Agent(_AgentBase):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
-    ) -> RunResult:
+    ) -> RunResult[OutputT]:
         """Run until there is an answer, a limit, or a call that only the caller can run.
 
         Without a prompt, go on with what the conversation owes. `conversation` grows as the run
@@ -245,7 +295,7 @@ class Agent(_AgentBase):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
-    ) -> "RunStream":
+    ) -> "RunStream[OutputT]":
         """As `run`, giving deltas and messages as they come: iterate it inside a `with`."""
         run, before, bindings = self._start(conversation, session_id, context)
         if run.conversation.open_calls:
@@ -254,33 +304,48 @@ class Agent(_AgentBase):
         return RunStream(run, before, bindings, drive(run, self.transport, bindings))
 
 
-class AsyncAgent(_AgentBase):
+class AsyncAgent(_AgentBase, Generic[OutputT]):
     """A model with tools, for asyncio and trio.
 
     The tool calls of one answer run side by side; sync tools in worker threads. `instructions` go
-    before the history of every request and are no part of it.
+    before the history of every request and are no part of it. `output` and `history` are as in
+    `Agent`; the function may be async.
     """
+
+    @overload
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        *,
+        output: type[OutputT] | None = None,
+        tools: Tools | AsyncToolChoice = (),
+        history: AsyncHistory | None = None,
+        **settings: Unpack[AgentSettings],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "AsyncAgent[Any]",
+        transport: AsyncTransport,
+        *,
+        output: object,
+        tools: Tools | AsyncToolChoice = (),
+        history: AsyncHistory | None = None,
+        **settings: Unpack[AgentSettings],
+    ) -> None: ...
 
     def __init__(
         self,
         transport: AsyncTransport,
         *,
-        model: str | None = None,
-        instructions: str | None = None,
+        output: object = None,
         tools: Tools | AsyncToolChoice = (),
-        limits: Limits | None = None,
-        options: ModelOptions | None = None,
+        history: AsyncHistory | None = None,
+        **settings: Unpack[AgentSettings],
     ) -> None:
         if not isinstance(transport, AsyncTransport):
             raise TypeError(_wrong_transport(transport, "AsyncTransport", "Agent"))
-        super().__init__(
-            transport,
-            model=model,
-            instructions=instructions,
-            tools=tools,
-            limits=limits,
-            options=options,
-        )
+        super().__init__(transport, output=output, tools=tools, history=history, **settings)
         self.transport = transport
 
     async def run(
@@ -291,7 +356,7 @@ class AsyncAgent(_AgentBase):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
-    ) -> RunResult:
+    ) -> RunResult[OutputT]:
         """As `Agent.run`."""
         async with self.stream(
             prompt,
@@ -312,7 +377,7 @@ class AsyncAgent(_AgentBase):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
-    ) -> "AsyncRunStream":
+    ) -> "AsyncRunStream[OutputT]":
         """As `run`, giving deltas and messages as they come: iterate it inside `async with`."""
         run, before, bindings = self._start(conversation, session_id, context)
         items = drive_async(run, self.transport, bindings)
@@ -345,7 +410,7 @@ class _Before:
         return isinstance(message, ToolMessage) and message.tool_call_id in self._results
 
 
-class _StreamBase:
+class _StreamBase(Generic[OutputT]):
     def __init__(self, run: Run, before: "_Before", bindings: Bindings) -> None:
         self._run = run
         self._before = before
@@ -357,23 +422,32 @@ class _StreamBase:
         return self._run.conversation
 
     @property
-    def result(self) -> RunResult:
+    def partial(self) -> JSONValue:
+        """The answer so far as a value, for display only; None while there is none.
+
+        Only agents with an `output` type have one. It is parsed when asked, in linear time; the
+        containers go on growing: copy what you keep.
+        """
+        return self._bindings.arriving.value if self._bindings.arriving else None
+
+    @property
+    def result(self) -> RunResult[OutputT]:
         """Where the run stands now; after the last item, its result."""
         conversation = self._run.conversation
-        history = conversation.messages
         return RunResult(
             conversation=conversation,
-            messages=self._before.added(history),
+            messages=self._before.added(conversation.messages),
             status=self._run.status,
             limit=self._run.limit,
             open_calls=conversation.open_calls,
             approvals=tuple(self._bindings.approvals.open()),
             quirks=tuple(self._bindings.quirks.values()),
-            last=history[-1] if history else None,
+            answer=self._run.answer,
+            answers=self._bindings.answers,
         )
 
 
-class RunStream(_StreamBase):
+class RunStream(_StreamBase[OutputT]):
     """A run as it goes: a context manager, and an iterable of deltas and messages.
 
     Leaving the `with` block early ends the model call; the history keeps what was recorded, and
@@ -405,7 +479,7 @@ class RunStream(_StreamBase):
         return self._items
 
 
-class AsyncRunStream(_StreamBase):
+class AsyncRunStream(_StreamBase[OutputT]):
     """`RunStream` for asyncio and trio: an async context manager and async iterable."""
 
     def __init__(

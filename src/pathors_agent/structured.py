@@ -34,7 +34,8 @@ from pathors_agent.messages import (
 )
 from pathors_agent.partial_json import PartialJSON
 from pathors_agent.schema_closed import closed_schema
-from pathors_agent.signature import Signature, read_signature
+from pathors_agent.signature import Signature, read_signature, refused
+from pathors_agent.tools import ToolRegistry
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -107,9 +108,9 @@ class AnswerType(Generic[OutputT]):
             call = accepted_call(messages)
             return None if call is None else call.arguments
         last = _last_said(messages)
-        if isinstance(last, AssistantMessage) and self._refusal(last) is None:
-            return last.text
-        return None
+        if not isinstance(last, AssistantMessage) or last.tool_calls or self._refusal(last):
+            return None
+        return last.text
 
     def feedback(self, messages: Sequence[Message]) -> UserMessage | None:
         """Say what is wrong with the text answer that a history ends with, None where nothing is.
@@ -159,6 +160,17 @@ class AnswerType(Generic[OutputT]):
 
 
 _ASKING = "Answer with one JSON object, and nothing else, that fits this JSON Schema:"
+
+
+def answer_type(
+    output: object, way: Literal["response_format", "tool", "prompt"], tools: ToolRegistry
+) -> AnswerType[Any] | None:
+    """Make the type of the answers; None for text."""
+    if output is None or output is str:
+        return None
+    if way == "tool" and FINAL_TOOL in tools:
+        raise refused(FINAL_TOOL, "name", "is the name of the tool that gives the answer")
+    return AnswerType(output, way)
 
 
 class ArrivingAnswer:
