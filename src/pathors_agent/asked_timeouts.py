@@ -5,7 +5,6 @@ the first piece and the rest nor shrink towards the end of the time for the whol
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from pathors_agent.exchange import Exchange
@@ -21,7 +20,7 @@ def asked_timeouts(exchange: Exchange) -> dict[str, float | None]:
     """Give an exchange's limits in the shape that httpx2 wants."""
     connect = exchange.seconds_for("connect")
     read = _AskedTimeout(exchange.seconds_for("first_byte") or NEVER_SECONDS)
-    read.seconds_left = exchange.seconds_left
+    read.exchange = exchange
     write = exchange.seconds_for("between_bytes")
     return {"connect": connect, "pool": connect, "write": write, "read": read}
 
@@ -38,20 +37,28 @@ async def on_trace_async(event: str, info: dict[str, Any]) -> None:
 
 
 def ask_before_reads(stream: Any) -> None:
-    """Take over a connection."""
-    with suppress(TypeError):  # a test client's answer has no connection
-        if "read" in vars(stream):
-            return
-        read = stream.read
-
-        def asking_read(max_bytes: int, timeout: float | None = None) -> Any:
-            asked = timeout.seconds_left() if isinstance(timeout, _AskedTimeout) else timeout
-            return read(max_bytes, asked)
-
-        stream.read = asking_read
+    """Take over a connection; None is that of a test client."""
+    if stream is not None and not isinstance(stream.read, _AskingRead):
+        stream.read = _AskingRead(stream.read)
 
 
 class _AskedTimeout(float):
     """A read timeout that our connections ask anew before each read; to others a number."""
 
-    seconds_left: Callable[[], float | None]
+    __slots__ = ("exchange",)
+
+    exchange: Exchange
+
+
+class _AskingRead:
+    """The `read` of a connection that was taken over."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[..., Any]) -> None:
+        self._read = read
+
+    def __call__(self, max_bytes: int, timeout: float | None = None) -> Any:
+        if isinstance(timeout, _AskedTimeout):
+            timeout = timeout.exchange.seconds_left()
+        return self._read(max_bytes, timeout)
