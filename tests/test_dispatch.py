@@ -90,13 +90,13 @@ IMAGE_PART = ContentPart.model_validate(
         (3, "3"),
         (0.5, "0.5"),
         (True, "true"),
-        (None, "null"),
+        (None, "done (no value)"),
         ([], "[]"),
         (["a", 1], '["a",1]'),
         ({"a": {"b": [1, None]}}, '{"a":{"b":[1,null]}}'),
         (Place(city="Zürich", since=date(2024, 2, 29)), '{"city":"Zürich","since":"2024-02-29"}'),
         (Point(x=1, y=2.5), '{"x":1,"y":2.5}'),
-        (b"\xff\x00", '"_wA="'),
+        (b"\xff\x00", '{"type":"bytes","length":2,"base64":"/wA="}'),
         (TEXT_PART, (TEXT_PART,)),
         ([TEXT_PART, IMAGE_PART], (TEXT_PART, IMAGE_PART)),
         ((IMAGE_PART,), (IMAGE_PART,)),
@@ -114,7 +114,7 @@ def test_value_becomes_the_content(
 def test_half_a_character_becomes_one_that_can_be_sent(dispatch: Dispatch) -> None:
     message = dispatch(lambda: "caf\u00e9 \ud83d!")
 
-    assert message.content == "café ?!"
+    assert message.content == "café �!"
     assert encode_message(message)
 
 
@@ -130,28 +130,20 @@ class Raising(BaseModel):
         raise KeyError("no such city")
 
 
-def loop() -> list[object]:
-    value: list[object] = []
-    value.append(value)
-    return value
-
-
 @KINDS
 @pytest.mark.parametrize(
-    ("value", "name"),
+    ("value", "words"),
     [
-        (Unwritable(), "Unwritable"),
-        (Raising(), "Raising"),
-        (loop(), "list"),
-        ({"a": "\ud83d"}, "dict"),
+        (Unwritable(), "look ran, but returned a value of type Unwritable. It should return text"),
+        (Raising(), "look ran, but its result, a value of type Raising, could not be read"),
     ],
 )
-def test_value_that_is_no_json_is_told_to_the_model(
-    dispatch: Dispatch, kind: Kind, value: object, name: str
+def test_value_that_cannot_be_sent_is_told_to_the_model(
+    dispatch: Dispatch, kind: Kind, value: object, words: str
 ) -> None:
     message = dispatch(kind(lambda: value))
 
-    assert message.content == f"look ran, but its result (a {name}) cannot be written as JSON."
+    assert message.text.startswith(words)
     assert message.is_error
 
 

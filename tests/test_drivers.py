@@ -284,7 +284,8 @@ def test_failing_tool_is_a_message_and_its_siblings_are_kept(way: Way) -> None:
         "ValueError: no luck",
         "Ask again tomorrow.",
         "Mute: (its text could not be read: ZeroDivisionError)",
-        "give_object ran, but its result (a object) cannot be written as JSON.",
+        "give_object ran, but returned a value of type object. It should return text, numbers,"
+        " lists, dicts, dataclasses, pydantic models or content parts.",
     ]
     assert 'There is no tool "ad". Did you mean "add"?' in found[5].text
     assert "/a" in found[6].text
@@ -336,7 +337,7 @@ def test_interrupted_batch_keeps_what_was_done_and_owes_the_rest(
     again = [local(name, lambda: ran.append("ran")) for name in ("first", "interrupt")]
     result = way.run("Done.", conversation=stored(conversation), tools=again)
     assert ran == ["ran"]
-    assert said(result.messages) == ["null", "Done."]
+    assert said(result.messages) == ["done (no value)", "Done."]
 
 
 def test_interrupted_blocking_batch_does_not_start_the_rest() -> None:
@@ -732,7 +733,7 @@ def test_answer_that_breaks_after_its_finish_reason_is_complete(way: Way, events
 
     for cut_short in (reply.broken_after(events=events), reply.ended_after(events=events)):
         result = way.run(cut_short, "Done.", prompt="Go.", tools=tools)
-        assert said(result.messages) == ["Go.", "Hm.", "null", "Done."]
+        assert said(result.messages) == ["Go.", "Hm.", "done (no value)", "Done."]
 
     assert ran == ["ran", "ran"]
 

@@ -9,10 +9,10 @@ from typing import Any, Self
 import anyio
 import anyio.from_thread
 import anyio.to_thread
-import pydantic_core
 
 from pathors_agent.errors import ToolError
-from pathors_agent.messages import Content, ContentPart, ToolMessage
+from pathors_agent.messages import ToolMessage
+from pathors_agent.results import result_message
 from pathors_agent.telemetry import emit
 from pathors_agent.tools import BoundCall
 
@@ -54,7 +54,7 @@ def call_tool(bound: BoundCall, thread: ToolThread) -> ToolMessage:
             value = thread.run(bound.function, bound.kwargs)
         else:
             value = bound.function(**bound.kwargs)
-        message = _result(bound, value)
+        message = result_message(bound, value)
     # A tool is anybody's code: whatever it raises is something for the model to read. Only
     # BaseExceptions (cancellation, KeyboardInterrupt, SystemExit) pass: they are for the caller.
     except Exception as error:  # noqa: BLE001
@@ -76,39 +76,11 @@ async def call_tool_async(bound: BoundCall) -> ToolMessage:
         else:
             call = functools.partial(bound.function, **bound.kwargs)
             value = await anyio.to_thread.run_sync(call)
-        message = _result(bound, value)
+        message = result_message(bound, value)
     except Exception as error:  # noqa: BLE001  (as in call_tool)
         message = _failure(bound, error)
     _tell(bound, message, started)
     return message
-
-
-def tool_content(value: object) -> Content:
-    """Write a tool's value for the model: text as it is, content parts kept, the rest as JSON.
-
-    Half of a surrogate pair, which no request can hold, becomes "?".
-    """
-    if isinstance(value, str):
-        return _sendable(value)
-    if isinstance(value, ContentPart):
-        return (value,)
-    if isinstance(value, list | tuple) and value and _all_parts(value):
-        return tuple(value)
-    return pydantic_core.to_json(value, bytes_mode="base64").decode()
-
-
-def _all_parts(values: list[object] | tuple[object, ...]) -> bool:
-    return all(isinstance(value, ContentPart) for value in values)
-
-
-def _result(bound: BoundCall, value: object) -> ToolMessage:
-    try:
-        content = tool_content(value)
-    except (pydantic_core.PydanticSerializationError, ValueError, RecursionError):
-        kind = type(value).__name__
-        text = f"{bound.tool.name} ran, but its result (a {kind}) cannot be written as JSON."
-        return ToolMessage(tool_call_id=bound.call.id, content=text, outcome="error")
-    return ToolMessage(tool_call_id=bound.call.id, content=content)
 
 
 def _failure(bound: BoundCall, error: Exception) -> ToolMessage:
