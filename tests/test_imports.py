@@ -25,7 +25,7 @@ ROWS = [
     "exchange endpoint asked_timeouts http watch aiohttp_client aiohttp_sending aiohttp_transport"
     " first_byte retry fallback"
     " model_call drivers",
-    "agent durable",
+    "agent durable summaries",
     "server testing offline",
     "__init__",  # the public names: what `from pathors_agent import ...` reads
     "demo demo_tools cli __main__",

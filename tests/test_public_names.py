@@ -23,7 +23,9 @@ PUBLIC_NAMES = {
     *("TextDelta", "ReasoningDelta", "ToolCallDelta"),
     *("Conversation", "load_messages", "dump_messages"),
     # the loop itself
-    *("Run", "CallModel", "CallTool"),
+    *("Run", "CallModel", "CallTool", "GiveFeedback"),
+    # what of a history is sent
+    *("last_turns", "token_budget", "estimate_tokens", "summarized"),
     *("Approval", "Decision"),
     # how a model is reached
     *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),

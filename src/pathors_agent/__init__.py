@@ -39,8 +39,10 @@ if TYPE_CHECKING:
         Usage,
         UserMessage,
     )
+    from pathors_agent.request_history import estimate_tokens, last_turns, token_budget
     from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
-    from pathors_agent.run import CallModel, CallTool, Run, Status
+    from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run, Status
+    from pathors_agent.summaries import summarized
     from pathors_agent.tools import Tool, ToolContext, ToolRegistry, tool
     from pathors_agent.transport import (
         AsyncResponse,
@@ -74,6 +76,7 @@ __all__ = [
     "Decision",
     "EndpointProfile",
     "FallbackTransport",
+    "GiveFeedback",
     "HTTPTransport",
     "IncompleteResponse",
     "JSONValue",
@@ -109,7 +112,11 @@ __all__ = [
     "Usage",
     "UserMessage",
     "dump_messages",
+    "estimate_tokens",
+    "last_turns",
     "load_messages",
+    "summarized",
+    "token_budget",
     "tool",
 ]
 
@@ -149,9 +156,11 @@ _NAMES_BY_MODULE = {
         "Usage",
         "UserMessage",
     ),
+    "request_history": ("estimate_tokens", "last_turns", "token_budget"),
     "retry": ("AsyncRetryingTransport", "RetryingTransport"),
     "limits": ("Limits",),
-    "run": ("CallModel", "CallTool", "Run", "Status"),
+    "run": ("CallModel", "CallTool", "GiveFeedback", "Run", "Status"),
+    "summaries": ("summarized",),
     "tools": ("Tool", "ToolContext", "ToolRegistry", "tool"),
     "transport": ("AsyncResponse", "AsyncTransport", "Request", "Response", "Transport"),
 }

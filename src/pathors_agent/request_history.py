@@ -9,6 +9,7 @@ always kept.
 import math
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from pathors_agent.conversation import Conversation, Role, turn_starts
 from pathors_agent.errors import ConversationError
@@ -23,6 +24,8 @@ AsyncHistory = Callable[[Sequence[Message]], Sequence[Message] | Awaitable[Seque
 Counter = Callable[[Message], int]
 """Counts the tokens of one message."""
 
+ResultT = TypeVar("ResultT")
+
 # English text has four bytes a token in the vocabularies in use; in UTF-8 the same rule comes
 # near for other scripts, whose characters are longer and fewer.
 BYTES_PER_TOKEN = 4
@@ -34,7 +37,7 @@ TOKENS_PER_PART = 1_000
 
 def last_turns(turns: int) -> History:
     """Send the last `turns` whole turns, the current one among them."""
-    _check_positive("turns", turns)
+    check_positive("turns", turns)
 
     def history(messages: Sequence[Message]) -> Sequence[Message]:
         starts = turn_starts(messages)
@@ -50,20 +53,12 @@ def token_budget(tokens: int, *, count: Counter | None = None) -> History:
     (`estimate_tokens`). A current turn that is larger is sent nevertheless, alone. Leave room for
     the instructions, the tools and the answer: they are not counted.
     """
-    _check_positive("tokens", tokens)
-    counted = counted_once(count or estimate_tokens)
+    check_positive("tokens", tokens)
+    counted = once(count or estimate_tokens)
 
     def history(messages: Sequence[Message]) -> Sequence[Message]:
-        starts = [0, *turn_starts(messages)[1:]]  # what came before all is the first turn's
-        left = tokens - sum(counted(m) for m in messages if isinstance(m, SystemMessage))
-        cut = end = len(messages)
-        for start in reversed(starts):
-            turn = messages[start:end]
-            left -= sum(counted(m) for m in turn if not isinstance(m, SystemMessage))
-            if left < 0 and cut < len(messages):
-                return from_turn(messages, cut)
-            cut = end = start
-        return messages
+        place = first_fitting(messages, tokens, counted)
+        return from_turn(messages, place) if place else messages
 
     return history
 
@@ -87,19 +82,35 @@ def from_turn(
     return [*system, *between, *messages[cut:]]
 
 
-def counted_once(count: Counter) -> Counter:
-    """Count each message once, for as long as it lives."""
-    known: dict[int, tuple[weakref.ref[Message], int]] = {}
+def first_fitting(messages: Sequence[Message], tokens: int, count: Counter) -> int:
+    """Find the place from which the last whole turns fit, with all system messages.
 
-    def counted(message: Message) -> int:
+    The current turn always does; what came before all turns belongs to the first.
+    """
+    left = tokens - sum(count(m) for m in messages if isinstance(m, SystemMessage))
+    place = end = len(messages)
+    for start in reversed([0, *turn_starts(messages)[1:]]):
+        turn = messages[start:end]
+        left -= sum(count(m) for m in turn if not isinstance(m, SystemMessage))
+        if left < 0 and place < len(messages):
+            return place
+        place = end = start
+    return 0
+
+
+def once(function: Callable[[Message], ResultT]) -> Callable[[Message], ResultT]:
+    """Call a function once for each message, and keep what it gave for as long as that lives."""
+    known: dict[int, tuple[weakref.ref[Message], ResultT]] = {}
+
+    def known_or_called(message: Message) -> ResultT:
         key = id(message)
         if key not in known:
-            # The reference forgets the count with the message: its id may be used again.
+            # The reference forgets the result with the message: its id may be used again.
             forget = weakref.ref(message, lambda _: known.pop(key, None))
-            known[key] = (forget, count(message))
+            known[key] = (forget, function(message))
         return known[key][1]
 
-    return counted
+    return known_or_called
 
 
 def checked(messages: Sequence[Message]) -> Sequence[Message]:
@@ -132,6 +143,7 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
-def _check_positive(name: str, value: int) -> None:
+def check_positive(name: str, value: int) -> None:
+    """Raise ValueError for a number under 1."""
     if value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")
