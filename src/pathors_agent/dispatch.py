@@ -4,20 +4,28 @@ import functools
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 
 from pathors_agent.errors import ToolError
-from pathors_agent.messages import ToolMessage
+from pathors_agent.messages import Outcome, ToolMessage
 from pathors_agent.results import result_message
 from pathors_agent.telemetry import emit
 from pathors_agent.tools import BoundCall
 
 # What a model can use of an exception's text; a server's page of HTML is more.
 MAX_ERROR_CHARACTERS = 2_000
+
+
+class Unanswered(ToolError):
+    """Raised inside a tool whose call was begun elsewhere, and gave no result."""
+
+    def __init__(self, text: str, *, outcome: Literal["timeout", "unknown"]) -> None:
+        super().__init__(text)
+        self.outcome: Outcome = outcome
 
 
 class ToolThread:
@@ -86,8 +94,9 @@ async def call_tool_async(bound: BoundCall) -> ToolMessage:
 def _failure(bound: BoundCall, error: Exception) -> ToolMessage:
     said = _text_of(error)
     text = said if isinstance(error, ToolError) else f"{type(error).__name__}: {said}"
+    outcome = error.outcome if isinstance(error, Unanswered) else "error"
     return ToolMessage(
-        tool_call_id=bound.call.id, content=text[:MAX_ERROR_CHARACTERS], outcome="error"
+        tool_call_id=bound.call.id, content=text[:MAX_ERROR_CHARACTERS], outcome=outcome
     )
 
 
