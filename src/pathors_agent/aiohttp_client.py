@@ -7,7 +7,9 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import yarl
+from multidict import CIMultiDict, istr
 
+from pathors_agent.endpoint import Endpoint
 from pathors_agent.exchange import KEEP_ALIVE_SECONDS, InvalidSetting
 from pathors_agent.watch import Watch
 
@@ -21,18 +23,20 @@ LONGEST_HEADER_BYTES = 100 * 1024
 class LoopClient:
     """A client for one event loop: the caller's, or made at the first request.
 
-    With it come its address, and the watch over its answers.
+    With it come the address, the headers, and the watch over its answers.
     """
 
-    def __init__(self, given: aiohttp.ClientSession | None, url: "httpx2.URL") -> None:
+    def __init__(self, given: aiohttp.ClientSession | None, endpoint: Endpoint) -> None:
         self.watch = Watch()
-        self.url = yarl.URL(str(url), encoded=True)
+        self.url = yarl.URL(str(endpoint.url), encoded=True)
+        # aiohttp keeps a request's headers while its answer is open: copies of this share them.
+        self.headers = CIMultiDict((istr(n), value) for n, value in endpoint.headers.items())
         self._client = given
         self._owns_client = given is None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
-        self._tls = _tls(url)
-        self._proxy = _proxy(url)
+        self._tls = _tls(endpoint.url)
+        self._proxy = _proxy(endpoint.url)
 
     def running(self) -> aiohttp.ClientSession:
         """Give the client; raise `RuntimeError` where it cannot run."""

@@ -4,12 +4,11 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from time import monotonic
 from types import TracebackType
 
 import aiohttp
-from multidict import CIMultiDict, CIMultiDictProxy, istr
+from multidict import CIMultiDictProxy
 
 from pathors_agent.aiohttp_client import LoopClient
 from pathors_agent.endpoint import Endpoint
@@ -78,14 +77,15 @@ class Sending:
     async def _post(
         self, client: aiohttp.ClientSession, request: Request, body: "Body"
     ) -> aiohttp.ClientResponse:
-        headers = self._endpoint.headers_for(request)
+        headers = self._client.headers.copy()
+        headers.update(self._endpoint.headers_beside(request))
         headers["Content-Length"] = str(len(request.body))
         # aiohttp would round a limit of more than 5 s up to a full second of its clock.
         connect = self._exchange.seconds_for("connect")
         return await client.post(
             self._client.url,
             data=body,
-            headers=CIMultiDict((_name(name), value) for name, value in headers.items()),
+            headers=headers,
             timeout=aiohttp.ClientTimeout(connect=connect, ceil_threshold=math.inf),
             allow_redirects=False,
             auto_decompress=True,
@@ -235,9 +235,6 @@ def _words(error: BaseException) -> str:
     text = message if isinstance(message, str) else type(error).__name__
     return " ".join(text.split()).rstrip("^ ")
 
-
-# aiohttp keeps the headers of a request as long as its answer is open: let all share the names.
-_name = lru_cache(maxsize=100)(istr)
 
 # Errors of aiohttp by name: the kind of failure, or the limit that ran out.
 _KINDS = {

@@ -45,7 +45,7 @@ class AiohttpTransport(AsyncTransport):
             base_url, api_key, project_id, timeouts, headers or {}, session_header
         )
         self.profile = chosen_profile(profile, sends)
-        self._client = LoopClient(client, self._endpoint.url)
+        self._client = LoopClient(client, self._endpoint)
         self._sending = Sending
 
     def __repr__(self) -> str:

@@ -49,7 +49,7 @@ class Endpoint:
         self._host = str(self.url.copy_with(raw_path=b"")).rstrip("/")
         self._timeouts = timeouts
         self._session_header = _checked_name(session_header)
-        self._headers = _merged(_own_headers(), own)
+        self.headers = _merged(_own_headers(), own)
         self._secrets = _secrets(base, own)
 
     def exchange(self, seconds: float | None = None) -> Exchange:
@@ -59,18 +59,20 @@ class Endpoint:
             timeouts = replace(timeouts, whole=seconds)
         return Exchange(self._host, timeouts, self._secrets)
 
-    def headers_for(self, request: Request) -> dict[str, str]:
-        """Give what goes with a request; raise `TransportError` where it cannot be sent."""
+    def headers_beside(self, request: Request) -> dict[str, str]:
+        """Give what goes with this request beside, or instead of, `headers`.
+
+        Raises `TransportError` where it cannot be sent.
+        """
+        session_id = request.session_id
         try:
             headers = _checked_headers(request.headers)
-            return _merged(self._headers, headers, self._session(request.session_id))
+            if session_id is None:
+                return headers
+            session = {self._session_header: _checked_value("The session id", session_id)}
+            return _merged(headers, session)
         except InvalidSetting as error:
             raise TransportError(str(error), retryable=False) from None
-
-    def _session(self, session_id: str | None) -> dict[str, str]:
-        if session_id is None:
-            return {}
-        return {self._session_header: _checked_value("The session id", session_id)}
 
     def head(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
         """Give what an answer says before its body, by the names of `Response`."""

@@ -63,6 +63,7 @@ class HTTPTransport(Transport):
         self.profile = chosen_profile(profile, sends)
         self._owns_client = client is None
         self._client = client or httpx2.Client(**_own_client_settings())
+        self._posting = _Posting(self._client, self._endpoint, on_trace)
         self._http_error = httpx2.HTTPError
 
     def __repr__(self) -> str:
@@ -81,7 +82,7 @@ class HTTPTransport(Transport):
             answer.close()
 
     def _open(self, request: Request, exchange: Exchange) -> "httpx2.Response":
-        posted = _post(self._client, self._endpoint, request, exchange, on_trace)
+        posted = self._posting.request(request, exchange)
         try:
             return self._client.send(posted, stream=True, follow_redirects=False)
         except self._http_error as error:
@@ -138,6 +139,7 @@ class AsyncHTTPTransport(AsyncTransport):
         self.profile = chosen_profile(profile, sends)
         self._owns_client = client is None
         self._client = client or httpx2.AsyncClient(**_own_client_settings())
+        self._posting = _Posting(self._client, self._endpoint, on_trace_async)
         self._http_error = httpx2.HTTPError
 
     def __repr__(self) -> str:
@@ -145,7 +147,7 @@ class AsyncHTTPTransport(AsyncTransport):
 
     def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
         """As `HTTPTransport.send`."""
-        return _AsyncSending(request, self._endpoint, self._client, self._http_error)
+        return _AsyncSending(request, self)
 
     async def aclose(self) -> None:
         """As `HTTPTransport.close`."""
@@ -165,37 +167,21 @@ class _AsyncSending:
     No generator: one that is left half read needs closing, and its frame weighs more than this.
     """
 
-    __slots__ = (
-        "_answer",
-        "_client",
-        "_endpoint",
-        "_exchange",
-        "_http_error",
-        "_request",
-        "_source",
-    )
+    __slots__ = ("_answer", "_exchange", "_request", "_source", "_transport")
 
     _exchange: Exchange
     _answer: "httpx2.Response"
 
-    def __init__(
-        self,
-        request: Request,
-        endpoint: Endpoint,
-        client: "httpx2.AsyncClient",
-        http_error: "type[httpx2.HTTPError]",
-    ) -> None:
+    def __init__(self, request: Request, transport: AsyncHTTPTransport) -> None:
         self._request = request
-        self._endpoint = endpoint
-        self._client = client
-        self._http_error = http_error
+        self._transport = transport
         self._source: AsyncIterator[bytes] | None = None
 
     async def __aenter__(self) -> AsyncResponse:
-        self._exchange = self._endpoint.exchange(self._request.seconds)
+        self._exchange = self._transport._endpoint.exchange(self._request.seconds)
         self._answer = await self._open()
         try:
-            head = _head(self._endpoint, self._exchange, self._answer)
+            head = _head(self._transport._endpoint, self._exchange, self._answer)
         except TransportError:
             await self._answer.aclose()
             raise
@@ -203,10 +189,10 @@ class _AsyncSending:
 
     async def _open(self) -> "httpx2.Response":
         exchange = self._exchange
-        posted = _post(self._client, self._endpoint, self._request, exchange, on_trace_async)
+        posted = self._transport._posting.request(self._request, exchange)
         try:
-            return await self._client.send(posted, stream=True, follow_redirects=False)
-        except self._http_error as error:
+            return await self._transport._client.send(posted, stream=True, follow_redirects=False)
+        except self._transport._http_error as error:
             raise exchange.failure(error, _KINDS) from exchange.cause(error)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -218,7 +204,7 @@ class _AsyncSending:
         assert self._source  # made by __aiter__
         try:
             piece = await self._source.__anext__()
-        except self._http_error as error:
+        except self._transport._http_error as error:
             raise self._exchange.failure(error, _KINDS) from self._exchange.cause(error)
         self._exchange.count(piece)
         return self._exchange.masked(piece)
@@ -252,7 +238,7 @@ class _AsyncSending:
         """
         self._exchange.close()
         if self._source:
-            with suppress(TransportError, self._http_error):
+            with suppress(TransportError, self._transport._http_error):
                 async for _ in self._source:
                     pass
 
@@ -263,21 +249,34 @@ def _body(answer: "httpx2.Response") -> Any:
     return answer.stream if is_plain and not answer.is_stream_consumed else None
 
 
-def _post(
-    client: "httpx2.Client | httpx2.AsyncClient",
-    endpoint: Endpoint,
-    request: Request,
-    exchange: Exchange,
-    trace: Callable[[str, dict[str, Any]], object],
-) -> "httpx2.Request":
-    """Make the HTTP request; raise `TransportError` where it cannot be sent."""
-    return client.build_request(
-        "POST",
-        endpoint.url,
-        content=request.body,
-        headers=endpoint.headers_for(request),
-        extensions={"timeout": asked_timeouts(exchange), "trace": trace},
-    )
+class _Posting:
+    """Makes the HTTP requests of one transport."""
+
+    def __init__(
+        self,
+        client: "httpx2.Client | httpx2.AsyncClient",
+        endpoint: Endpoint,
+        trace: Callable[[str, dict[str, Any]], object],
+    ) -> None:
+        import httpx2
+
+        self._client = client
+        self._endpoint = endpoint
+        self._trace = trace
+        # httpx2 keeps a request's headers while its answer is open: copies of this share them.
+        self._headers = httpx2.Headers(endpoint.headers)
+
+    def request(self, request: Request, exchange: Exchange) -> "httpx2.Request":
+        """Make one; raise `TransportError` where it cannot be sent."""
+        headers = self._headers.copy()
+        headers.update(self._endpoint.headers_beside(request))
+        return self._client.build_request(
+            "POST",
+            self._endpoint.url,
+            content=request.body,
+            headers=headers,
+            extensions={"timeout": asked_timeouts(exchange), "trace": self._trace},
+        )
 
 
 def _head(endpoint: Endpoint, exchange: Exchange, answer: "httpx2.Response") -> dict[str, Any]:
