@@ -36,7 +36,7 @@ class Way:
         profile: EndpointProfile = DEFAULT_PROFILE,
         cut: int | None = None,
         **settings: Any,
-    ) -> RunResult:
+    ) -> RunResult[Any]:
         """Run an agent with these settings through a script."""
         call: dict[str, Any] = {
             "conversation": conversation,
@@ -56,7 +56,7 @@ class Way:
         stop_after: int | None = None,
         cut: int | None = None,
         **settings: Any,
-    ) -> RunResult:
+    ) -> RunResult[Any]:
         """As `run`, streamed into `items`; leave the stream by a `break` after so many items."""
         transport = self._transport(script, DEFAULT_PROFILE, cut)
         if isinstance(transport, AsyncScriptedTransport):
@@ -71,11 +71,11 @@ class Way:
 
     async def _follow(
         self,
-        agent: AsyncAgent,
+        agent: AsyncAgent[Any],
         prompt: Prompt | None,
         conversation: Conversation | None,
         stop_after: int | None,
-    ) -> RunResult:
+    ) -> RunResult[Any]:
         async with agent.stream(prompt, conversation=conversation) as stream:
             async for item in stream:
                 self.items.append(item)
@@ -83,10 +83,10 @@ class Way:
                     break
         return stream.result
 
-    def on_loop(self, function: Callable[[], Awaitable[RunResult]]) -> RunResult:
+    def on_loop(self, function: Callable[[], Awaitable[RunResult[Any]]]) -> RunResult[Any]:
         """Run an async function on this way's event loop."""
 
-        async def main() -> RunResult:
+        async def main() -> RunResult[Any]:
             return await function()
 
         return anyio.run(main, backend=self.name)
