@@ -24,7 +24,7 @@ ROWS = [
     "approvals transport telemetry dispatch stores",
     "exchange endpoint asked_timeouts http watch aiohttp_client aiohttp_sending aiohttp_transport"
     " first_byte retry fallback"
-    " model_call drivers",
+    " model_call drivers lifetime mcp_content mcp_connection mcp_tools",
     "agent durable summaries",
     "server testing offline",
     "__init__",  # the public names: what `from pathors_agent import ...` reads

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PUBLIC_NAMES = {
     # what most programs import
     *("Agent", "AsyncAgent", "RunResult", "Limits", "ModelOptions", "Status"),
-    *("tool", "Tool", "ToolRegistry", "ToolContext"),
+    *("tool", "Tool", "ToolRegistry", "ToolContext", "MCPTools"),
     # what was said
     *("SystemMessage", "UserMessage", "AssistantMessage", "ToolMessage"),
     *("ToolCall", "Usage", "ContentPart", "JSONValue"),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathors_agent.history import dump_messages, load_messages
     from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
     from pathors_agent.limits import Limits
+    from pathors_agent.mcp_tools import MCPTools
     from pathors_agent.message_builder import Quirk, ReasoningDelta, TextDelta, ToolCallDelta
     from pathors_agent.messages import (
         AssistantMessage,
@@ -81,6 +82,7 @@ __all__ = [
     "IncompleteResponse",
     "JSONValue",
     "Limits",
+    "MCPTools",
     "MalformedResponse",
     "ModelOptions",
     "ProviderError",
@@ -145,6 +147,7 @@ _NAMES_BY_MODULE = {
     "fallback": ("AsyncFallbackTransport", "FallbackTransport"),
     "history": ("dump_messages", "load_messages"),
     "http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
+    "mcp_tools": ("MCPTools",),
     "message_builder": ("Quirk", "ReasoningDelta", "TextDelta", "ToolCallDelta"),
     "messages": (
         "AssistantMessage",

@@ -22,6 +22,7 @@ from pathors_agent.chat_completions import ModelOptions, RequestTemplate
 from pathors_agent.conversation import Conversation
 from pathors_agent.drivers import drive, drive_async
 from pathors_agent.errors import RunNotFinished
+from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.limits import Limits
 from pathors_agent.message_builder import Delta, Quirk
 from pathors_agent.messages import (
@@ -155,6 +156,7 @@ class _AgentBase:
         limits: Limits | None = None,
         options: ModelOptions | None = None,
     ) -> None:
+        self._given: tuple[object, ...] = (transport, tools)
         self._choice = choice_of(tools)
         self.tools = registry_of(() if callable(tools) else tools)
         self.limits = limits or Limits()
@@ -210,12 +212,13 @@ class _AgentBase:
         )
 
 
-class Agent(_AgentBase, Generic[OutputT]):
+class Agent(_AgentBase, Lifetime, Generic[OutputT]):
     """A model with tools, for blocking code.
 
     `instructions` go before the history of every request and are no part of it. Tools run one
     after another; async ones on an event loop in a thread of their own, so that an agent works in
-    a notebook too. `AsyncAgent` runs the calls of one answer side by side.
+    a notebook too. `AsyncAgent` runs the calls of one answer side by side. A `with` block around
+    its use opens and closes the transport, and tools that have a connection (`MCPTools`).
 
     - `output`: the type of the answers (a pydantic model, dataclass, TypedDict, union, ...); what
       does not fit goes back to the model. Without one they are text.
@@ -304,7 +307,7 @@ class Agent(_AgentBase, Generic[OutputT]):
         return RunStream(run, before, bindings, drive(run, self.transport, bindings))
 
 
-class AsyncAgent(_AgentBase, Generic[OutputT]):
+class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
     """A model with tools, for asyncio and trio.
 
     The tool calls of one answer run side by side; sync tools in worker threads. `instructions` go
