@@ -15,11 +15,11 @@ ROWS = [
     "messages",
     "errors sse partial_json json_text",
     "history conversation"
-    " docstring signature arguments schema"
+    " docstring signature arguments schema strict_arguments strict_schema"
     " schema_bounds schema_example schema_patterns schema_references schema_validator schema_words"
     " message_builder provider_errors chunks completion_bytes chat_completions limits"
     " request_history schema_closed",
-    "structured run tools turn_tools result_value results strict_schema response_stream",
+    "structured run tools turn_tools result_value results response_stream",
     # - the core ends here -
     "approvals transport telemetry dispatch stores",
     "exchange endpoint asked_timeouts http watch aiohttp_client aiohttp_sending aiohttp_transport"

@@ -36,6 +36,8 @@ from pathors_agent.signature import (
     read_signature,
     refused,
 )
+from pathors_agent.strict_arguments import ArgumentsReader, StrictArguments
+from pathors_agent.strict_schema import close_schema
 
 __all__ = ["BoundCall", "Tool", "ToolContext", "ToolRegistry", "tool"]
 
@@ -129,11 +131,19 @@ class Tool:
         )
 
     @cached_property
-    def arguments(self) -> TypedArguments | CheckedArguments:
+    def arguments(self) -> ArgumentsReader:
         """The reader of this tool's arguments."""
+        reader: ArgumentsReader
         if self._signature is not None:
-            return TypedArguments(self._signature.adapter, self._signature.schema["properties"])
-        return CheckedArguments(compile_schema(self.parameters))
+            reader = TypedArguments(self._signature.adapter, self._signature.schema["properties"])
+        else:
+            reader = CheckedArguments(compile_schema(self.parameters))
+        return StrictArguments(reader, self.parameters) if self.strict else reader
+
+    @cached_property
+    def sent_parameters(self) -> Mapping[str, Any]:
+        """The schema that a request holds: of a strict tool, the closed form."""
+        return close_schema(self.parameters) if self.strict else self.parameters
 
     @cached_property
     def result_validator(self) -> SchemaValidator | None:
@@ -164,7 +174,10 @@ class Tool:
     def definition(self) -> dict[str, Any]:
         """The tool as OpenAI's requests hold it."""
         described = {"description": self.description} if self.description else {}
-        function = {"name": self.name, **described, "parameters": self.parameters}
+        function: dict[str, Any] = {"name": self.name, **described}
+        if self.strict:
+            function["strict"] = True
+        function["parameters"] = self.sent_parameters
         return {"type": "function", "function": function}
 
 
@@ -262,6 +275,7 @@ def _checked(tool: Tool) -> _Entry:
         raise refused(tool.name, "", "is a method; register it from an instance, as `thing.method`")
     _check_results(tool)
     with _schema_errors(tool, "parameters"):
+        _ = tool.arguments, tool.sent_parameters
         return _Entry(tool, tool.arguments.read, tool.context_parameter)
 
 
