@@ -54,7 +54,7 @@ class Unsendable(Exception):
 class JSONWalk:
     """One walk over a value; it takes in so many characters of JSON, and then no more.
 
-    Where it ended early it is `full`, and what it gave begins like the whole.
+    What is beyond that is left out: then it is `full`, and what it gave begins like the whole.
     """
 
     __slots__ = ("full", "left")
@@ -62,11 +62,6 @@ class JSONWalk:
     def __init__(self, characters: int) -> None:
         self.left = characters
         self.full = False
-
-    def is_at_its_end(self) -> bool:
-        """Whether there is no room for one more value, which is then left out."""
-        self.full = self.full or self.left < 0
-        return self.full
 
     def value(self, given: object, depth: int = MAX_DEPTH) -> Any:
         """Convert a value, or raise `Unsendable`."""
@@ -134,12 +129,17 @@ def _object(items: Iterable[tuple[object, object]], walk: JSONWalk, depth: int) 
     _check_depth(depth)
     made: dict[str, Any] = {}
     for key, item in items:
-        if walk.is_at_its_end():
+        if walk.left < 0:
+            walk.full = True
             break
-        name = _name(key, walk)
+        name = _text(key, walk, 0) if type(key) is str else _name(key, walk)
         if name in made:
             raise Unsendable("two keys that are the same as text", "Its keys should be text.")
-        made[name] = _inside(name, item, walk, depth)
+        try:
+            made[name] = walk.value(item, depth - 1)
+        except Unsendable as refusal:
+            refusal.path.append(name)
+            raise
     return made
 
 
@@ -147,18 +147,15 @@ def _array(items: Iterable[object], walk: JSONWalk, depth: int) -> list[Any]:
     _check_depth(depth)
     made: list[Any] = []
     for item in items:
-        if walk.is_at_its_end():
+        if walk.left < 0:
+            walk.full = True
             break
-        made.append(_inside(len(made), item, walk, depth))
+        try:
+            made.append(walk.value(item, depth - 1))
+        except Unsendable as refusal:
+            refusal.path.append(len(made))
+            raise
     return made
-
-
-def _inside(key: str | int, item: object, walk: JSONWalk, depth: int) -> Any:
-    try:
-        return walk.value(item, depth - 1)
-    except Unsendable as refusal:
-        refusal.path.append(key)
-        raise
 
 
 def _check_depth(depth: int) -> None:
@@ -174,7 +171,7 @@ def _mapping(value: Mapping[object, object], walk: JSONWalk, depth: int) -> dict
 
 
 def _name(key: object, walk: JSONWalk) -> str:
-    """Write a key: text as it is, any other single value as it is written alone."""
+    """Write a key that is no text: a single value, as it is written alone."""
     try:
         name = walk.value(key, 0)
     except Unsendable:
