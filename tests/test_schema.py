@@ -241,9 +241,16 @@ def test_validator_works_deep_in_the_stack() -> None:
         return below(frames - 1) if frames else validator.problems({"left": {"left": {}}})
 
     left = sys.getrecursionlimit() - len(inspect.stack())
-    assert below(left // 2) == []
-    with pytest.raises(ArgumentsRefused, match="are nested too deeply to check"):
-        below(left - 20)
+    refusals = 0
+    for margin in range(200, 0, -1):
+        try:
+            assert below(left - margin) == []
+        except ArgumentsRefused as refused:
+            assert "are nested too deeply to check" in str(refused)
+            refusals += 1
+        except RecursionError:  # no frame is left to say so, or for this test
+            break
+    assert refusals
 
 
 def test_same_schema_is_compiled_once() -> None:
