@@ -30,7 +30,6 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.run import GiveFeedback, Run, Status
-from pathors_agent.schema_closed import closed_schema
 from pathors_agent.structured import AnswerType, ArrivingAnswer
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, answer, calls
 from pathors_agent.tools import Tool, tool
@@ -308,6 +307,15 @@ def test_invalid_text_is_sent_back(
 def test_place_of_a_wrapped_value_is_the_one_sent() -> None:
     with pytest.raises(ArgumentsRefused, match=r"- /value/0: should be a valid integer"):
         AnswerType(list[int], "response_format").read('{"value": ["one"]}')
+
+
+def test_member_of_the_wrappers_name_does_not_mislead() -> None:
+    class Box(BaseModel):
+        value: Place
+        size: int
+
+    with pytest.raises(ArgumentsRefused, match=r"- /size: is missing, should be an integer"):
+        AnswerType(Box, "tool").read('{"value": {"name": "Oslo"}}')
 
 
 def test_validator_that_breaks_is_no_answer() -> None:
@@ -697,33 +705,14 @@ def test_usage_of_all_tries_is_summed(way: Way) -> None:
 # - The closed form
 
 
-def test_closed_form_requires_every_property() -> None:
-    schema = AnswerType(Place, "response_format").schema
+def test_property_that_may_be_left_out_is_null_in_the_closed_form(way: Way) -> None:
+    class Trip(BaseModel):
+        place: str
+        days: int = 7
 
-    assert closed_schema(schema) == {
-        "type": "object",
-        "properties": {
-            "name": {"type": "string"},
-            "founded": {"anyOf": [{"type": "string", "format": "date"}, {"type": "null"}]},
-        },
-        "required": ["name", "founded"],
-        "additionalProperties": False,
-    }
+    result = way.run('{"place": "Oslo", "days": null}', prompt="?", profile=FORMAT, output=Trip)
 
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        {},
-        {"type": "object"},
-        {"type": "object", "additionalProperties": {"type": "string"}},
-        {"oneOf": [{"type": "string"}]},
-        {"type": "string", "format": "uri"},
-        {"type": "array", "items": True},
-    ],
-    ids=str,
-)
-def test_schema_that_leaves_something_open_has_no_closed_form(part: JSONValue) -> None:
-    schema: dict[str, Any] = {"type": "object", "properties": {"a": part}}
-
-    assert closed_schema(schema) is None
+    schema = way.requests[0]["response_format"]["json_schema"]["schema"]
+    assert schema["required"] == ["place", "days"]
+    assert schema["properties"]["days"]["type"] == ["integer", "null"]
+    assert result.output == Trip(place="Oslo", days=7)

@@ -76,8 +76,8 @@ PROFILES = {
     "openai": EndpointProfile(
         max_tokens_field="max_completion_tokens", structured="response_format"
     ),
-    # Answers 400 to a history whose tool calls lack their reasoning (langchain-ai/langchain#34166);
-    # its reasoning model refuses to be told to call.
+    # Answers 400 to a history whose tool calls lack their reasoning (langchain-ai/langchain#34166),
+    # and, while it reasons, to being told to call a tool (deepseek-ai/DeepSeek-V3#1376).
     "deepseek": EndpointProfile(reasoning_field="reasoning_content", requires_calls=False),
     # Answers 422 to fields and ids that it does not know (langchain-ai/langchain#24668).
     "mistral": EndpointProfile(

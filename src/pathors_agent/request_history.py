@@ -26,12 +26,12 @@ Counter = Callable[[Message], int]
 
 ResultT = TypeVar("ResultT")
 
-# English text has four bytes a token in the vocabularies in use; in UTF-8 the same rule comes
-# near for other scripts, whose characters are longer and fewer.
+# OpenAI's rule of thumb is four characters of English; counted in bytes, the characters of other
+# scripts cost more, as they do in truth.
 BYTES_PER_TOKEN = 4
 # The role, and what marks a message's beginning and end.
 TOKENS_PER_MESSAGE = 4
-# OpenAI's documentation counts 765 to 1,105 tokens for most images in full detail.
+# OpenAI's documentation counts 765 and 1,105 tokens for its examples of images in full detail.
 TOKENS_PER_PART = 1_000
 
 

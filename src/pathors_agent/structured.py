@@ -33,8 +33,10 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.partial_json import PartialJSON
-from pathors_agent.schema_closed import closed_schema
+from pathors_agent.schema_bounds import InvalidSchema
 from pathors_agent.signature import Signature, read_signature, refused
+from pathors_agent.strict_arguments import ArgumentsReader, StrictArguments
+from pathors_agent.strict_schema import close_schema
 from pathors_agent.tools import ToolRegistry
 
 if TYPE_CHECKING:
@@ -61,7 +63,11 @@ class AnswerType(Generic[OutputT]):
         signature = _signature(output)
         self.way = way
         self.schema, self._is_wrapped = _unwrapped(signature.schema)
-        self._reader = _Reader(signature, self.schema, is_wrapped=self._is_wrapped)
+        reader = _Reader(signature, self.schema, is_wrapped=self._is_wrapped)
+        self._closed = _closed(self.schema) if way == "response_format" else None
+        self._reader: ArgumentsReader = (
+            reader if self._closed is None else StrictArguments(reader, self.schema)
+        )
 
     @property
     def final_tool(self) -> str | None:
@@ -92,11 +98,10 @@ class AnswerType(Generic[OutputT]):
         return {"type": "function", "function": function}
 
     def _response_format(self) -> dict[str, JSONValue]:
-        closed = closed_schema(self.schema)
         schema: dict[str, JSONValue] = {
             "name": FINAL_TOOL,
-            "schema": self.schema if closed is None else closed,
-            "strict": closed is not None,
+            "schema": self.schema if self._closed is None else self._closed,
+            "strict": self._closed is not None,
         }
         return {"type": "json_schema", "json_schema": schema}
 
@@ -233,6 +238,14 @@ def accepted_call(messages: Sequence[Message]) -> ToolCall | None:
 def _last_said(messages: Sequence[Message]) -> Message | None:
     said = (m for m in reversed(messages) if not isinstance(m, SystemMessage))
     return next(said, None)
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any] | None:
+    """Give the form of a schema that endpoints can enforce, None where it has none."""
+    try:
+        return close_schema(schema)
+    except InvalidSchema:
+        return None
 
 
 def _signature(output: object) -> Signature:
