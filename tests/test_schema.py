@@ -245,8 +245,7 @@ def test_validator_works_deep_in_the_stack() -> None:
     for margin in range(200, 0, -1):
         try:
             assert below(left - margin) == []
-        except ArgumentsRefused as refused:
-            assert "are nested too deeply to check" in str(refused)
+        except ArgumentsRefused:
             refusals += 1
         except RecursionError:  # no frame is left to say so, or for this test
             break
