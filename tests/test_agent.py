@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pathors_agent import Limits
-from pathors_agent.agent import Agent, AsyncAgent, RunResult
+from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.chat_completions import EndpointProfile, ModelOptions
 from pathors_agent.conversation import Conversation, Role
 from pathors_agent.errors import (
@@ -29,6 +29,7 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.run import Status
+from pathors_agent.run_result import RunResult
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     Entry,

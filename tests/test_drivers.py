@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.agent import Agent, AsyncAgent, RunResult
+from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import (
     IncompleteResponse,
@@ -25,6 +25,7 @@ from pathors_agent.limits import Limits
 from pathors_agent.message_builder import Delta, TextDelta
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.run import Status
+from pathors_agent.run_result import RunResult
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     Reply,

@@ -15,7 +15,7 @@ ROWS = [
     "messages",
     "errors sse partial_json json_text",
     "history conversation"
-    " docstring signature arguments schema strict_arguments strict_schema"
+    " docstring signature placement arguments schema strict_arguments strict_schema"
     " schema_bounds schema_example schema_patterns schema_references schema_validator schema_words"
     " message_builder provider_errors chunks completion_bytes chat_completions limits"
     " request_history",
@@ -26,7 +26,7 @@ ROWS = [
     "exchange endpoint asked_timeouts http watch aiohttp_client aiohttp_sending aiohttp_transport"
     " first_byte retry fallback"
     " model_call drivers lifetime mcp_content mcp_connection mcp_tools",
-    "agent durable summaries",
+    "run_result run_stream agent durable summaries",
     "server testing offline",
     "__init__",  # the public names: what `from pathors_agent import ...` reads
     "demo demo_tools cli __main__",

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.agent import Agent, AsyncAgent, RunResult
+from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.chat_completions import EndpointProfile, ModelOptions
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import IncompleteResponse, MalformedResponse, ProviderError
@@ -16,6 +16,7 @@ from pathors_agent.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.message_builder import Delta, TextDelta
 from pathors_agent.messages import Message, ToolMessage, UserMessage
 from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
+from pathors_agent.run_result import RunResult
 from pathors_agent.tools import tool
 from servers import FakeLLMServer, LLMockServer
 from ways import WAYS

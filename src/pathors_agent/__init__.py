@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathors_agent.agent import Agent, AsyncAgent, RunResult
+    from pathors_agent.agent import Agent, AsyncAgent
     from pathors_agent.aiohttp_transport import AiohttpTransport
     from pathors_agent.approvals import Approval, Decision
     from pathors_agent.chat_completions import PROFILES, EndpointProfile, ModelOptions
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pathors_agent.request_history import estimate_tokens, last_turns, token_budget
     from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
     from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run, Status
+    from pathors_agent.run_result import RunResult
     from pathors_agent.summaries import summarized
     from pathors_agent.tools import Tool, ToolContext, ToolRegistry, tool
     from pathors_agent.transport import (
@@ -124,7 +125,7 @@ __all__ = [
 
 # Where each name lives; loaded at its first use, so that `import pathors_agent` costs nothing.
 _NAMES_BY_MODULE = {
-    "agent": ("Agent", "AsyncAgent", "RunResult"),
+    "agent": ("Agent", "AsyncAgent"),
     "aiohttp_transport": ("AiohttpTransport",),
     "approvals": ("Approval", "Decision"),
     "chat_completions": ("PROFILES", "EndpointProfile", "ModelOptions"),
@@ -163,6 +164,7 @@ _NAMES_BY_MODULE = {
     "retry": ("AsyncRetryingTransport", "RetryingTransport"),
     "limits": ("Limits",),
     "run": ("CallModel", "CallTool", "GiveFeedback", "Run", "Status"),
+    "run_result": ("RunResult",),
     "summaries": ("summarized",),
     "tools": ("Tool", "ToolContext", "ToolRegistry", "tool"),
     "transport": ("AsyncResponse", "AsyncTransport", "Request", "Response", "Transport"),

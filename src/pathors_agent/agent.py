@@ -2,43 +2,27 @@
 
 import uuid
 from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Generator,
     Iterable,
-    Iterator,
     Sequence,
 )
-from dataclasses import dataclass, field
-from functools import cached_property, reduce
-from operator import add
-from types import TracebackType
-from typing import Any, Generic, Self, TypedDict, Unpack, cast, overload
+from typing import Any, Generic, TypedDict, Unpack, overload
 
 from pathors_agent.approvals import Approval, Approvals, Decision
 from pathors_agent.chat_completions import ModelOptions, RequestTemplate
 from pathors_agent.conversation import Conversation
 from pathors_agent.drivers import drive, drive_async
-from pathors_agent.errors import RunNotFinished
 from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.limits import Limits
-from pathors_agent.message_builder import Delta, Quirk
 from pathors_agent.messages import (
-    AssistantMessage,
     ContentPart,
-    JSONValue,
-    Message,
-    ToolCall,
-    ToolMessage,
-    Usage,
     UserMessage,
 )
 from pathors_agent.model_call import Bindings
 from pathors_agent.request_history import AsyncHistory, History
-from pathors_agent.run import Run, Status
-from pathors_agent.structured import AnswerType, ArrivingAnswer, OutputT, answer_type
+from pathors_agent.run import Run
+from pathors_agent.run_result import RunResult
+from pathors_agent.run_stream import AsyncRunStream, Before, RunStream
+from pathors_agent.structured import ArrivingAnswer, OutputT, answer_type
 from pathors_agent.transport import AsyncTransport, Transport
 from pathors_agent.turn_tools import (
     AsyncToolChoice,
@@ -52,84 +36,6 @@ from pathors_agent.turn_tools import (
 
 Prompt = str | Sequence[ContentPart] | UserMessage
 """What the user says: text, content parts, or a whole message."""
-
-_NOTHING_USED = Usage(
-    prompt_tokens=0, completion_tokens=0, total_tokens=0, cached_tokens=0, reasoning_tokens=0
-)
-
-
-@dataclass(frozen=True)
-class RunResult(Generic[OutputT]):
-    """Where a run stood when it ended, and all that it said.
-
-    `messages` are those that this run added, the prompt first; `conversation` is the history that
-    it grew, from which another run goes on. `open_calls` wait for the caller's results, and
-    `approvals` are those of them that wait for a person's yes instead. `quirks` are what had to be
-    read around in the provider's answers, each kind once.
-    """
-
-    conversation: Conversation
-    messages: tuple[Message, ...]
-    status: Status
-    limit: str | None = None
-    """The name of the limit that stopped the run."""
-    open_calls: tuple[ToolCall, ...] = ()
-    approvals: tuple[Approval, ...] = ()
-    quirks: tuple[Quirk, ...] = ()
-    answer: str | None = field(default=None, repr=False)
-    """The text of the answer, as the model wrote it."""
-    answers: AnswerType[OutputT] | None = field(default=None, repr=False)
-    """The type of the answer, where it is more than text."""
-
-    @cached_property
-    def output(self) -> OutputT:
-        """The answer: its text, or a value of the agent's `output` type.
-
-        Raises `RunNotFinished` where there is none yet.
-        """
-        if self.status is Status.FINISHED and self.answer is not None:
-            if self.answers is not None:
-                return self.answers.read(self.answer)
-            return cast(OutputT, self.answer)  # without a type it is `str`
-        raise RunNotFinished(
-            f"the run has no answer: {self._why_not()}",
-            status=self.status,
-            messages=self.conversation.messages,
-        )
-
-    @property
-    def usage(self) -> Usage:
-        """The tokens of this run, summed; a count that one answer left out is unknown (None)."""
-        return reduce(add, (m.usage or Usage() for m in self._answers()), _NOTHING_USED)
-
-    @property
-    def finish_reason(self) -> str | None:
-        """The finish_reason of the last answer, in the provider's words."""
-        return next((m.finish_reason for m in reversed(self._answers())), None)
-
-    @property
-    def session_id(self) -> str | None:
-        """The session that the endpoint keeps this conversation under."""
-        return self.conversation.session_id
-
-    def _answers(self) -> list[AssistantMessage]:
-        return [m for m in self.messages if isinstance(m, AssistantMessage)]
-
-    def _why_not(self) -> str:
-        match self.status:
-            case Status.SUSPENDED:
-                names = ", ".join(sorted({call.name for call in self.open_calls}))
-                if self.approvals:
-                    return f"it waits for approval of {names}; run again with decisions="
-                return f"it waits for the caller's results of {names}; append them and run again"
-            case Status.LIMIT_REACHED if self.limit == "output_retries":
-                return "no answer was of the type asked for, within limits.output_retries"
-            case Status.LIMIT_REACHED:
-                return f"it stopped at limits.{self.limit}; raise it and run again"
-            case Status.RUNNING:
-                return "it was left before its end; run the conversation again to go on"
-            case Status.FINISHED:
-                return "there was nothing to run; give a prompt"
 
 
 class AgentSettings(TypedDict, total=False):
@@ -174,7 +80,7 @@ class _AgentBase:
 
     def _start(
         self, conversation: Conversation | None, session_id: str | None, context: object
-    ) -> tuple[Run, "_Before", Bindings]:
+    ) -> tuple[Run, Before, Bindings]:
         """Take up a conversation, or a new one."""
         if conversation is None:
             conversation = Conversation()
@@ -188,7 +94,7 @@ class _AgentBase:
             is_held=bindings.approvals.is_held,
             answers=self._answers,
         )
-        return run, _Before(conversation), bindings
+        return run, Before(conversation), bindings
 
     def approvals(self, conversation: Conversation, *, context: object = None) -> list[Approval]:
         """The calls of a stored conversation that wait for a person's approval.
@@ -298,7 +204,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
-    ) -> "RunStream[OutputT]":
+    ) -> RunStream[OutputT]:
         """As `run`, giving deltas and messages as they come: iterate it inside a `with`."""
         run, before, bindings = self._start(conversation, session_id, context)
         if run.conversation.open_calls:
@@ -380,7 +286,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
-    ) -> "AsyncRunStream[OutputT]":
+    ) -> AsyncRunStream[OutputT]:
         """As `run`, giving deltas and messages as they come: iterate it inside `async with`."""
         run, before, bindings = self._start(conversation, session_id, context)
         items = drive_async(run, self.transport, bindings)
@@ -393,126 +299,6 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
             _open(bindings, run, prompt, session_id, decisions)
 
         return AsyncRunStream(run, before, bindings, items, open_with_its_tools)
-
-
-class _Before:
-    """What a conversation held before a run: results of an open batch may come in between."""
-
-    def __init__(self, conversation: Conversation) -> None:
-        still_open = {call.id for call in conversation.open_calls}
-        self._results = {call.id for call in conversation.calls} - still_open
-        self._start = len(conversation) - len(self._results)
-        self._batch_end = self._start + len(conversation.calls)
-
-    def added(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """Give those of the messages that came later."""
-        batch = messages[self._start : self._batch_end]
-        return (*(m for m in batch if not self._held(m)), *messages[self._batch_end :])
-
-    def _held(self, message: Message) -> bool:
-        return isinstance(message, ToolMessage) and message.tool_call_id in self._results
-
-
-class _StreamBase(Generic[OutputT]):
-    def __init__(self, run: Run, before: "_Before", bindings: Bindings) -> None:
-        self._run = run
-        self._before = before
-        self._bindings = bindings
-
-    @property
-    def conversation(self) -> Conversation:
-        """The history, growing as the run goes."""
-        return self._run.conversation
-
-    @property
-    def partial(self) -> JSONValue:
-        """The answer so far as a value, for display only; None while there is none.
-
-        Only agents with an `output` type have one. It is parsed when asked, in linear time; the
-        containers go on growing: copy what you keep.
-        """
-        return self._bindings.arriving.value if self._bindings.arriving else None
-
-    @property
-    def result(self) -> RunResult[OutputT]:
-        """Where the run stands now; after the last item, its result."""
-        conversation = self._run.conversation
-        return RunResult(
-            conversation=conversation,
-            messages=self._before.added(conversation.messages),
-            status=self._run.status,
-            limit=self._run.limit,
-            open_calls=conversation.open_calls,
-            approvals=tuple(self._bindings.approvals.open()),
-            quirks=tuple(self._bindings.quirks.values()),
-            answer=self._run.answer,
-            answers=self._bindings.answers,
-        )
-
-
-class RunStream(_StreamBase[OutputT]):
-    """A run as it goes: a context manager, and an iterable of deltas and messages.
-
-    Leaving the `with` block early ends the model call; the history keeps what was recorded, and
-    running the conversation again goes on from there.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        before: "_Before",
-        bindings: Bindings,
-        items: Generator[Delta | Message, None, None],
-    ) -> None:
-        super().__init__(run, before, bindings)
-        self._items = items
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._items.close()
-
-    def __iter__(self) -> Iterator[Delta | Message]:
-        return self._items
-
-
-class AsyncRunStream(_StreamBase[OutputT]):
-    """`RunStream` for asyncio and trio: an async context manager and async iterable."""
-
-    def __init__(
-        self,
-        run: Run,
-        before: "_Before",
-        bindings: Bindings,
-        items: AsyncGenerator[Delta | Message, None],
-        opening: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
-        super().__init__(run, before, bindings)
-        self._items = items
-        self._opening = opening
-
-    async def __aenter__(self) -> Self:
-        if self._opening is not None:
-            await self._opening()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._items.aclose()
-
-    def __aiter__(self) -> AsyncIterator[Delta | Message]:
-        # The driver itself: another layer would cost each item a coroutine.
-        return self._items
 
 
 def _open(

@@ -1,0 +1,92 @@
+"""What a run gave: its answer, its messages, where it stood and what it used."""
+
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from operator import add
+from typing import Generic, cast
+
+from pathors_agent.approvals import Approval
+from pathors_agent.conversation import Conversation
+from pathors_agent.errors import RunNotFinished
+from pathors_agent.message_builder import Quirk
+from pathors_agent.messages import AssistantMessage, Message, ToolCall, Usage
+from pathors_agent.run import Status
+from pathors_agent.structured import AnswerType, OutputT
+
+_NOTHING_USED = Usage(
+    prompt_tokens=0, completion_tokens=0, total_tokens=0, cached_tokens=0, reasoning_tokens=0
+)
+
+
+@dataclass(frozen=True)
+class RunResult(Generic[OutputT]):
+    """Where a run stood when it ended, and all that it said.
+
+    `messages` are those that this run added, the prompt first; `conversation` is the history that
+    it grew, from which another run goes on. `open_calls` wait for the caller's results, and
+    `approvals` are those of them that wait for a person's yes instead. `quirks` are what had to be
+    read around in the provider's answers, each kind once.
+    """
+
+    conversation: Conversation
+    messages: tuple[Message, ...]
+    status: Status
+    limit: str | None = None
+    """The name of the limit that stopped the run."""
+    open_calls: tuple[ToolCall, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    quirks: tuple[Quirk, ...] = ()
+    answer: str | None = field(default=None, repr=False)
+    """The text of the answer, as the model wrote it."""
+    answers: AnswerType[OutputT] | None = field(default=None, repr=False)
+    """The type of the answer, where it is more than text."""
+
+    @cached_property
+    def output(self) -> OutputT:
+        """The answer: its text, or a value of the agent's `output` type.
+
+        Raises `RunNotFinished` where there is none yet.
+        """
+        if self.status is Status.FINISHED and self.answer is not None:
+            if self.answers is not None:
+                return self.answers.read(self.answer)
+            return cast(OutputT, self.answer)  # without a type it is `str`
+        raise RunNotFinished(
+            f"the run has no answer: {self._why_not()}",
+            status=self.status,
+            messages=self.conversation.messages,
+        )
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens of this run, summed; a count that one answer left out is unknown (None)."""
+        return reduce(add, (m.usage or Usage() for m in self._answers()), _NOTHING_USED)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """The finish_reason of the last answer, in the provider's words."""
+        return next((m.finish_reason for m in reversed(self._answers())), None)
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that the endpoint keeps this conversation under."""
+        return self.conversation.session_id
+
+    def _answers(self) -> list[AssistantMessage]:
+        return [m for m in self.messages if isinstance(m, AssistantMessage)]
+
+    def _why_not(self) -> str:
+        match self.status:
+            case Status.SUSPENDED:
+                names = ", ".join(sorted({call.name for call in self.open_calls}))
+                if self.approvals:
+                    return f"it waits for approval of {names}; run again with decisions="
+                return f"it waits for the caller's results of {names}; append them and run again"
+            case Status.LIMIT_REACHED if self.limit == "output_retries":
+                return "no answer was of the type asked for, within limits.output_retries"
+            case Status.LIMIT_REACHED:
+                return f"it stopped at limits.{self.limit}; raise it and run again"
+            case Status.RUNNING:
+                return "it was left before its end; run the conversation again to go on"
+            case Status.FINISHED:
+                return "there was nothing to run; give a prompt"
