@@ -1,102 +1,125 @@
 """Run a bound call; whatever becomes of it is a `ToolMessage`."""
 
-import functools
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any, Literal, Self
-
-import anyio
-import anyio.from_thread
-import anyio.to_thread
+from dataclasses import replace
+from typing import Any
 
 from pathors_agent.errors import ToolError
-from pathors_agent.messages import Outcome, ToolMessage
+from pathors_agent.function_calls import MAX_HUNG_CALLS, FunctionCall, Unanswered, hung_calls
+from pathors_agent.messages import ToolMessage
 from pathors_agent.results import result_message
-from pathors_agent.telemetry import emit
+from pathors_agent.signature import ToolContext
+from pathors_agent.telemetry import bound_logger, emit
+from pathors_agent.tool_process import ToolProcess, run_in_process
+from pathors_agent.tool_tasks import run_in_task
+from pathors_agent.tool_threads import (
+    ToolThread,
+    run_in_thread,
+    run_in_thread_async,
+    thread_limit,
+)
 from pathors_agent.tools import BoundCall
+
+__all__ = ["ToolThread", "Unanswered", "call_tool", "call_tool_async"]
 
 # What a model can use of an exception's text; a server's page of HTML is more.
 MAX_ERROR_CHARACTERS = 2_000
 
 
-class Unanswered(ToolError):
-    """Raised inside a tool whose call was begun elsewhere, and gave no result."""
+def call_tool(bound: BoundCall, thread: ToolThread, *, seconds: float | None = None) -> ToolMessage:
+    """Run a bound call from blocking code; an async tool runs on `thread`.
 
-    def __init__(self, text: str, *, outcome: Literal["timeout", "unknown"]) -> None:
-        super().__init__(text)
-        self.outcome: Outcome = outcome
-
-
-class ToolThread:
-    """Where blocking code runs async tools: an event loop in a thread of its own.
-
-    It is started by the first async tool and stopped when the `with` block ends, so that it works
-    inside a running event loop (a notebook) as in a plain script.
+    `seconds` is how long it may take where its tool has no `timeout`. A sync tool without one
+    runs in the caller's thread, where nothing can stop it, and `seconds` does not apply.
     """
-
-    def __init__(self) -> None:
-        self._exits = ExitStack()
-        self._portal: anyio.from_thread.BlockingPortal | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._portal = None
-        self._exits.__exit__(*exception)
-
-    def run(self, function: Callable[..., Any], kwargs: dict[str, Any]) -> object:
-        """Run an async function to its end, from blocking code."""
-        if self._portal is None:
-            self._portal = self._exits.enter_context(anyio.from_thread.start_blocking_portal())
-        result: object = self._portal.call(functools.partial(function, **kwargs))
-        return result
-
-
-def call_tool(bound: BoundCall, thread: ToolThread) -> ToolMessage:
-    """Run a bound call from blocking code; an async tool runs on `thread`."""
     started = time.monotonic()
-    try:
-        if bound.is_async:
-            value = thread.run(bound.function, bound.kwargs)
-        else:
-            value = bound.function(**bound.kwargs)
-        message = result_message(bound, value)
-    # A tool is anybody's code: whatever it raises is something for the model to read. Only
-    # BaseExceptions (cancellation, KeyboardInterrupt, SystemExit) pass: they are for the caller.
-    except Exception as error:  # noqa: BLE001
-        message = _failure(bound, error)
+    message = _refusal(bound)
+    if message is None:
+        try:
+            message = result_message(bound, _run(bound, thread, seconds))
+        # A tool is anybody's code: whatever it raises is something for the model to read. Only
+        # BaseExceptions (cancellation, KeyboardInterrupt, SystemExit) pass, for the caller.
+        except Exception as error:  # noqa: BLE001
+            message = _failure(bound, error)
     _tell(bound, message, started)
     return message
 
 
-async def call_tool_async(bound: BoundCall) -> ToolMessage:
+async def call_tool_async(bound: BoundCall, *, seconds: float | None = None) -> ToolMessage:
     """Run a bound call on the event loop; a sync tool runs in a worker thread.
 
-    A thread cannot be stopped: cancellation waits for a sync tool to return, and its result is
-    kept, so that the history says what was done.
+    `seconds` is how long it may take where its tool has no `timeout`. A thread cannot be stopped:
+    cancellation waits for a sync tool to return, as long as it may take, and its result is kept,
+    so that the history says what was done. A tool in a process is killed.
     """
     started = time.monotonic()
-    try:
-        if bound.is_async:
-            value = await bound.function(**bound.kwargs)
-        else:
-            call = functools.partial(bound.function, **bound.kwargs)
-            value = await anyio.to_thread.run_sync(call)
-        message = result_message(bound, value)
-    except Exception as error:  # noqa: BLE001  (as in call_tool)
-        message = _failure(bound, error)
+    message = _refusal(bound)
+    if message is None:
+        try:
+            message = result_message(bound, await _run_async(bound, seconds))
+        except Exception as error:  # noqa: BLE001  (as in call_tool)
+            message = _failure(bound, error)
     _tell(bound, message, started)
     return message
+
+
+def _run(bound: BoundCall, thread: ToolThread, default: float | None) -> object:
+    own, seconds = bound.tool.timeout, bound.tool.timeout or default
+    if bound.tool.run_in == "process":
+        return ToolProcess(bound.tool, _arguments(bound, seconds)).run(seconds)
+    if bound.is_async:
+        return thread.run(run_in_task, _call(bound, seconds), seconds)
+    if own is not None:
+        return run_in_thread(_call(bound, own), own)
+    return bound.function(**_arguments(bound, None))
+
+
+async def _run_async(bound: BoundCall, default: float | None) -> object:
+    seconds = bound.tool.timeout or default
+    if bound.is_async:
+        return await run_in_task(_call(bound, seconds), seconds)
+    # Its time begins when it has a thread.
+    async with thread_limit():
+        if bound.tool.run_in == "process":
+            process = ToolProcess(bound.tool, _arguments(bound, seconds))
+            return await run_in_process(process, seconds)
+        return await run_in_thread_async(_call(bound, seconds), seconds)
+
+
+def _call(bound: BoundCall, seconds: float | None) -> FunctionCall:
+    return FunctionCall(bound.function, _arguments(bound, seconds))
+
+
+def _arguments(bound: BoundCall, seconds: float | None) -> dict[str, Any]:
+    """Give a call's arguments; its `ToolContext`, if it has one, learns what begins now."""
+    name = bound.tool.context_parameter
+    if name is None:
+        return bound.kwargs
+    context = bound.kwargs[name]
+    assert isinstance(context, ToolContext)  # `bind` put it there
+    deadline = None if seconds is None else time.monotonic() + seconds
+    log = bound_logger(tool=bound.tool.name, call_id=bound.call.id)
+    return {**bound.kwargs, name: replace(context, deadline=deadline, log=log)}
+
+
+def _refusal(bound: BoundCall) -> ToolMessage | None:
+    if hung_calls(bound.function) < MAX_HUNG_CALLS:
+        return None
+    text = (
+        f"Not run: {MAX_HUNG_CALLS} calls of {bound.tool.name} were not finished in time and have "
+        "not returned yet; do without it for now."
+    )
+    return ToolMessage(tool_call_id=bound.call.id, content=text, outcome="not_run")
 
 
 def _failure(bound: BoundCall, error: Exception) -> ToolMessage:
     said = _text_of(error)
     text = said if isinstance(error, ToolError) else f"{type(error).__name__}: {said}"
-    outcome = error.outcome if isinstance(error, Unanswered) else "error"
     return ToolMessage(
-        tool_call_id=bound.call.id, content=text[:MAX_ERROR_CHARACTERS], outcome=outcome
+        tool_call_id=bound.call.id,
+        content=text[:MAX_ERROR_CHARACTERS],
+        outcome=error.outcome if isinstance(error, Unanswered) else "error",
+        ends_tool=isinstance(error, ToolError) and not error.retryable,
     )
 
 

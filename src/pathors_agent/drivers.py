@@ -110,14 +110,16 @@ def _call(run: Run, effect: CallTool, bindings: Bindings, thread: ToolThread) ->
     bound = _bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
-    return _with_notes(call_tool(bound, thread), effect, bindings)
+    return _with_notes(call_tool(bound, thread, seconds=run.limits.tool_seconds), effect, bindings)
 
 
 async def _call_async(run: Run, effect: CallTool, bindings: Bindings) -> ToolMessage:
     bound = _bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
-    return _with_notes(await call_tool_async(bound), effect, bindings)
+    return _with_notes(
+        await call_tool_async(bound, seconds=run.limits.tool_seconds), effect, bindings
+    )
 
 
 def _with_notes(message: ToolMessage, effect: CallTool, bindings: Bindings) -> ToolMessage:

@@ -24,6 +24,9 @@ DEFAULT_CONCURRENCY = 32
 # Whoever has read twice what is wrong with an answer seldom mends it the third time.
 DEFAULT_OUTPUT_RETRIES = 2
 
+# Proxies and people give up sooner; a tool that needs longer says so with its own `timeout`.
+DEFAULT_TOOL_SECONDS = 300.0
+
 # The answer was ended by something else than the model: its last call may lack its end.
 _CUT_REASONS = frozenset({"length", "content_filter"})
 
@@ -37,6 +40,8 @@ class Limits:
     - `total_tokens`: tokens as the provider counts them, looked at before each model call. An
       answer without a count counts nothing.
     - `seconds`: time of one run.
+    - `tool_seconds`: time of one tool call, where the tool has no `timeout` of its own. A sync
+      tool of a blocking `Agent` is not stopped by it, only by its own.
     - `repeats`: calls of one tool with the same arguments, this one not run any more; from
       `repeats_warned` on, their results tell the model that it repeats itself.
     - `max_concurrency`: tool calls of one answer that run at the same time (`AsyncAgent`).
@@ -48,6 +53,7 @@ class Limits:
     tool_calls: int | None = None
     total_tokens: int | None = None
     seconds: float | None = None
+    tool_seconds: float | None = DEFAULT_TOOL_SECONDS
     repeats: int | None = DEFAULT_REPEATS
     repeats_warned: int | None = DEFAULT_REPEATS_WARNED
     max_concurrency: int = DEFAULT_CONCURRENCY

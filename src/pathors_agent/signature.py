@@ -16,6 +16,7 @@ from typing import (
     Any,
     Generic,
     NotRequired,
+    Protocol,
     Union,
     get_args,
     get_origin,
@@ -41,19 +42,51 @@ ContextT_co = TypeVar("ContextT_co", covariant=True, default=Any)
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class ToolLog(Protocol):
+    """Where a tool tells what it does: an event's name, and fields. Loggers of structlog fit."""
+
+    def debug(self, event: str, /, **fields: Any) -> Any:
+        """Tell what only its author wants to know."""
+
+    def info(self, event: str, /, **fields: Any) -> Any:
+        """Tell what happened."""
+
+    def warning(self, event: str, /, **fields: Any) -> Any:
+        """Tell what somebody should look at."""
+
+    def error(self, event: str, /, **fields: Any) -> Any:
+        """Tell what went wrong."""
+
+
+class _NoLog:
+    """A log that nobody reads."""
+
+    def debug(self, event: str, /, **fields: Any) -> None:
+        pass
+
+    info = warning = error = debug
+
+
+NO_LOG: ToolLog = _NoLog()
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext(Generic[ContextT_co]):
     """What a tool learns about its call, beside the arguments.
 
     A parameter annotated with it is hidden from the model and filled in. `context` is what the
     caller gave to the run; `key` is equal whenever the same call is run again, and differs
-    between calls: give it to what must not happen twice.
+    between calls: give it to what must not happen twice. `deadline` is the value of
+    `time.monotonic()` at which the call's time is over, None where it has no end. `log` takes
+    events with fields, which go where the library's go, with the tool's name and the call's id.
     """
 
     context: ContextT_co = field(repr=False)
     session_id: str | None
     call: ToolCall
     key: str
+    deadline: float | None = None
+    log: ToolLog = field(default=NO_LOG, repr=False, compare=False)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:

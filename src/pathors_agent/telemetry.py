@@ -5,8 +5,12 @@ Where structlog is configured, events go its way. Elsewhere they go to the stand
 """
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
+
+from pathors_agent.signature import ToolLog
 
 _LOGGER = logging.getLogger("pathors_agent")
 _LOGGER.addHandler(logging.NullHandler())
@@ -19,3 +23,27 @@ def emit(event: str, **fields: object) -> None:
     elif _LOGGER.isEnabledFor(logging.INFO):
         text = " ".join(f"{name}={value!r}" for name, value in fields.items())
         _LOGGER.info("%s %s", event, text, extra={"event": event, "fields": fields})
+
+
+def bound_logger(**fields: object) -> ToolLog:
+    """Give a logger whose events go where the library's go, with these fields in each."""
+    if structlog.is_configured():
+        logger: ToolLog = structlog.get_logger("pathors_agent").bind(**fields)
+    else:
+        logger = structlog.wrap_logger(_LOGGER, processors=[_as_record]).bind(**fields)
+    return logger
+
+
+def _as_record(
+    logger: logging.Logger, method: str, event: Mapping[str, Any]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Write an event as `emit` does, for a standard logger."""
+    if not logger.isEnabledFor(_LEVELS[method]):
+        raise structlog.DropEvent
+    fields = dict(event)
+    name = fields.pop("event")
+    text = " ".join(f"{name}={value!r}" for name, value in fields.items())
+    return ("%s %s", name, text), {"extra": {"event": name, "fields": fields}}
+
+
+_LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}

@@ -28,6 +28,7 @@ from pathors_agent.arguments import (
 from pathors_agent.docstring import read_docstring
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ToolCall, ToolMessage
+from pathors_agent.placement import check_placement
 from pathors_agent.schema import InvalidSchema, compile_schema
 from pathors_agent.signature import (
     Signature,
@@ -72,10 +73,14 @@ class Tool:
     `function` (sync or async) gets the arguments as keywords; without one the tool is a client
     tool. A definition is checked when it is registered.
 
-    - `timeout`: seconds that one call may take; None leaves it to the agent's limits.
+    - `timeout`: seconds that one call may take; None leaves it to `Limits.tool_seconds`. An async
+      function is cancelled; a thread that hangs is left to itself, and at four such the tool is
+      refused until one returns.
     - `sequential`: no other call of the answer runs beside this one.
-    - `run_in`: where a sync function runs; a "process" can really be stopped, at its `timeout` or
-      when it takes more than `memory` bytes.
+    - `run_in`: where a sync function runs; a "process" can really be stopped, at its `timeout`
+      (its start counts) or when it takes more than `memory` bytes of address space (not on
+      Windows). It needs a function at the top level of a module, arguments and a value that can
+      be pickled, and gets none of the caller's context variables.
     - `approve`: calls wait for a person's approval: all, or those whose arguments the function
       says so of.
     - `strict`: send the closed form of the schema, for endpoints that enforce it.
@@ -273,6 +278,13 @@ def _checked(tool: Tool) -> _Entry:
         raise refused(tool.name, "parameters/type", 'should be "object"')
     if tool.is_method and not hasattr(tool.function, "__self__"):
         raise refused(tool.name, "", "is a method; register it from an instance, as `thing.method`")
+    check_placement(
+        tool.name,
+        function=tool.function,
+        run_in=tool.run_in,
+        timeout=tool.timeout,
+        memory=tool.memory,
+    )
     _check_results(tool)
     with _schema_errors(tool, "parameters"):
         _ = tool.arguments, tool.sent_parameters

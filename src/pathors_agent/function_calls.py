@@ -1,0 +1,93 @@
+"""Follow calls of functions that cannot be stopped, and count those that nobody waits for."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pathors_agent.errors import ToolError
+from pathors_agent.messages import Outcome
+
+# Four of one tool that never returned: the fifth would not either.
+MAX_HUNG_CALLS = 4
+
+_Identity = tuple[int, int]
+
+_HUNG: Counter[_Identity] = Counter()
+_LOCK = threading.Lock()
+
+
+class Unanswered(ToolError):
+    """Raised inside a tool whose call was begun elsewhere, and gave no result."""
+
+    def __init__(self, text: str, *, outcome: Literal["timeout", "unknown"]) -> None:
+        super().__init__(text)
+        self.outcome: Outcome = outcome
+
+
+def out_of_time(seconds: float, fate: str) -> Unanswered:
+    """Make the error for a call that was not finished in time; say what became of it."""
+    return Unanswered(f"Not finished after {seconds:g} s; {fate}.", outcome="timeout")
+
+
+class FunctionCall:
+    """One call of a tool's function: hung from when it is abandoned until it returns."""
+
+    def __init__(self, function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+        self._function = function
+        self._kwargs = kwargs
+        self._state: Literal["new", "running", "hung", "ended"] = "new"
+
+    def run(self) -> object:
+        """Run a sync function; one that was abandoned before is not begun."""
+        if not self._begin():
+            return None
+        try:
+            return self._function(**self._kwargs)
+        finally:
+            self._end()
+
+    async def run_async(self) -> object:
+        """Run an async function, as `run`."""
+        if not self._begin():
+            return None
+        try:
+            return await self._function(**self._kwargs)
+        finally:
+            self._end()
+
+    def abandon(self) -> None:
+        """Wait for it no more; without effect on a call that has ended."""
+        with _LOCK:
+            if self._state == "running":
+                self._state = "hung"
+                _HUNG[_identity(self._function)] += 1
+            elif self._state == "new":
+                self._state = "ended"
+
+    def _begin(self) -> bool:
+        with _LOCK:
+            if self._state == "new":
+                self._state = "running"
+            return self._state == "running"
+
+    def _end(self) -> None:
+        with _LOCK:
+            if self._state == "hung":
+                identity = _identity(self._function)
+                _HUNG[identity] -= 1
+                if not _HUNG[identity]:
+                    del _HUNG[identity]
+            self._state = "ended"
+
+
+def hung_calls(function: Callable[..., Any]) -> int:
+    """Count the calls of a function that nobody waits for and that have not returned."""
+    return _HUNG[_identity(function)]
+
+
+def _identity(function: Callable[..., Any]) -> _Identity:
+    # A bound method is made anew each time that it is read; functions need not be hashable. A
+    # call that is counted holds its function, so that its ids stay its own.
+    owner = getattr(function, "__self__", None)
+    return id(owner), id(getattr(function, "__func__", function))

@@ -1,0 +1,185 @@
+"""Run one tool call in a process of its own: the child's side.
+
+The parent starts this file as a script, so it imports nothing but the standard library. It reads
+two pickles from its standard input (a `Request`, the arguments) and writes one to its standard
+output: what the function gave, or the words for what it raised.
+"""
+
+import atexit
+import contextlib
+import io
+import os
+import pickle
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any, BinaryIO, Literal, NoReturn, TypedDict
+
+# Far above what a model reads (20,000 characters), and no burden on the parent.
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+# The parent cuts them further.
+MAX_ERROR_CHARACTERS = 10_000
+
+
+class Request(TypedDict):
+    """What the child needs to find the function: its module and name, and where modules are."""
+
+    path: list[str]
+    module: str
+    name: str
+    memory: int | None
+
+
+Answer = tuple[Literal["value"], Any] | tuple[Literal["error"], str, bool]
+"""A value; or the words of an error, and whether the tool may be tried again."""
+
+
+def main() -> None:
+    """Take a call, run it, answer."""
+    requests, answers = _take_pipes()
+    try:
+        request: Request = pickle.load(requests)  # noqa: S301
+        sys.path[:] = request["path"]
+        arguments = requests.read(int.from_bytes(requests.read(8), "big"))
+        _end_with_parent(requests.fileno())
+        written = _written(_answer(request, arguments))
+    except EOFError:  # the parent is gone
+        return
+    # What would be done at exit is done before the answer: then the parent ends this process.
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    with open(answers, "wb") as file:  # noqa: PTH123  (a descriptor)
+        file.write(written)
+    os._exit(0)
+
+
+def _take_pipes() -> tuple[BinaryIO, int]:
+    """Keep the pipes from the tool: it reads nothing, and what it prints goes to stderr."""
+    requests, answers = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return open(requests, "rb"), answers  # noqa: PTH123
+
+
+# - the end of the parent
+
+
+def _end_with_parent(pipe: int) -> None:
+    """Be killed, with the whole process group, when the parent's end of the pipe is closed."""
+    try:
+        import fcntl
+
+        # The kernel does it, also while the tool holds the interpreter's lock (Linux).
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    except (ImportError, AttributeError):
+        threading.Thread(target=_wait_for_end, args=(pipe,), daemon=True).start()
+    else:
+        if select.select([pipe], [], [], 0)[0]:  # closed before the kernel was asked
+            _kill_group()
+
+
+def _wait_for_end(pipe: int) -> None:
+    os.read(pipe, 1)
+    _kill_group()
+
+
+def _kill_group() -> NoReturn:
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+# - the call
+
+
+def _answer(request: Request, arguments: bytes) -> Answer:
+    try:
+        function = getattr(import_module(request["module"]), request["name"])
+        kwargs = pickle.loads(arguments)  # noqa: S301
+        with _limited_memory(request["memory"]):
+            return "value", function(**kwargs)
+    except MemoryError as error:
+        return _too_much(error, request["memory"])
+    except Exception as error:  # noqa: BLE001  (as in dispatch)
+        return _raised(error)
+
+
+@contextlib.contextmanager
+def _limited_memory(memory: int | None) -> Iterator[None]:
+    """Limit the process's address space; not any more while its answer is written."""
+    if memory is None:
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the tool lowered the hard limit itself
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _too_much(error: MemoryError, memory: int | None) -> Answer:
+    if memory is None:
+        return _raised(error)
+    return "error", f"MemoryError: it may take {memory:,} bytes of memory, and wanted more.", True
+
+
+def _raised(error: Exception) -> Answer:
+    said = _text_of(error)
+    module = sys.modules.get("pathors_agent.errors")
+    if module is not None and isinstance(error, module.ToolError):
+        return "error", said[:MAX_ERROR_CHARACTERS], error.retryable
+    return "error", f"{type(error).__name__}: {said}"[:MAX_ERROR_CHARACTERS], True
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001  (an exception's own __str__ may raise)
+        return f"(its text could not be read: {type(second).__name__})"
+
+
+# - the answer
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class _Bounded(io.BytesIO):
+    """Takes so many bytes."""
+
+    def write(self, data: Any, /) -> int:
+        if self.tell() + memoryview(data).nbytes > MAX_ANSWER_BYTES:
+            raise _TooLarge
+        return super().write(data)
+
+
+def _written(answer: Answer) -> bytes:
+    file = _Bounded()
+    try:
+        pickle.dump(answer, file)
+    except _TooLarge:
+        text = f"Its result is larger than {MAX_ANSWER_BYTES:,} bytes; it should return less."
+        return pickle.dumps(("error", text, True))
+    except Exception as error:  # noqa: BLE001  (a value's own methods may raise anything)
+        kind, problem = type(answer[1]).__name__, type(error).__name__
+        text = f"It ran, but its result (a {kind}) cannot be sent from its process ({problem})."
+        return pickle.dumps(("error", text, True))
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Run tools in threads: blocking ones that may hang, and an event loop for blocking code."""
+
+import contextvars
+import math
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, wait
+from typing import Any, Self
+
+import anyio
+from anyio.from_thread import BlockingPortal
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
+
+from pathors_agent.function_calls import FunctionCall, out_of_time
+from pathors_agent.tool_tasks import GRACE_SECONDS
+
+# As many as anyio's own pool has; tools have theirs, so that other work does not wait for them.
+MAX_TOOL_THREADS = 40
+
+_FATE = "it goes on by itself, and its result will not be known"
+
+
+def run_in_thread(call: FunctionCall, seconds: float) -> object:
+    """Run a sync call from blocking code in a thread, and leave it there after so many seconds."""
+    future: Future[object] = Future()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            future.set_result(context.run(call.run))
+        except BaseException as error:  # noqa: BLE001  (it is for the one who waits)
+            future.set_exception(error)
+
+    # A daemon: a call that hangs must not keep the program from ending.
+    threading.Thread(target=work, name="tool", daemon=True).start()
+    try:
+        wait([future], seconds)
+    finally:
+        call.abandon()
+    if not future.done():
+        raise out_of_time(seconds, _FATE)
+    return future.result()
+
+
+async def run_in_thread_async(call: FunctionCall, seconds: float | None) -> object:
+    """Run a sync call in a worker thread, and leave it there after so many seconds.
+
+    A cancellation waits for it until then: what was done is to be known.
+    """
+    deadline = anyio.current_time() + (math.inf if seconds is None else seconds)
+    try:
+        with anyio.CancelScope(deadline=deadline, shield=True):
+            return await run_sync(call.run, abandon_on_cancel=True, limiter=no_limit())
+    finally:
+        call.abandon()
+    assert seconds is not None  # else the scope has no deadline
+    raise out_of_time(seconds, _FATE)
+
+
+def thread_limit() -> anyio.CapacityLimiter:
+    """The places of an event loop's tool threads; a hung thread holds none."""
+    return _limiter(_PLACES, MAX_TOOL_THREADS)
+
+
+def no_limit() -> anyio.CapacityLimiter:
+    """A limiter for threads that have their place already."""
+    return _limiter(_NO_LIMIT, math.inf)
+
+
+_PLACES: RunVar[anyio.CapacityLimiter] = RunVar("_tool_threads")
+_NO_LIMIT: RunVar[anyio.CapacityLimiter] = RunVar("_tool_threads_unlimited")
+
+
+def _limiter(variable: RunVar[anyio.CapacityLimiter], places: float) -> anyio.CapacityLimiter:
+    try:
+        return variable.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(places)
+        variable.set(limiter)
+        return limiter
+
+
+class ToolThread:
+    """Where blocking code runs async tools: an event loop in a thread of its own.
+
+    It is started by the first async tool and stopped when the `with` block ends, so that it works
+    inside a running event loop (a notebook) as in a plain script. A loop that does not end within
+    the grace time, because of what a tool left on it, is left to itself.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._portal: BlockingPortal | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._thread is None or self._portal is None:
+            return
+        self._portal.start_task_soon(self._portal.stop, True)  # noqa: FBT003  (its own name)
+        self._thread.join(GRACE_SECONDS)
+        self._thread = self._portal = None
+
+    def run(self, function: Callable[..., Awaitable[object]], *arguments: Any) -> object:
+        """Run an async function to its end, from blocking code."""
+        portal = self._portal or self._start()
+        outcome = portal.start_task_soon(_outcome, function, *arguments)
+        try:
+            value, error = outcome.result()
+        except BaseException:
+            outcome.cancel()
+            raise
+        if error is not None:
+            raise error
+        return value
+
+    def _start(self) -> BlockingPortal:
+        runs: Future[BlockingPortal] = Future()
+        self._thread = threading.Thread(
+            target=anyio.run, args=(_keep, runs), name="tools", daemon=True
+        )
+        self._thread.start()
+        self._portal = runs.result()
+        return self._portal
+
+
+async def _keep(runs: Future[BlockingPortal]) -> None:
+    async with BlockingPortal() as portal:
+        runs.set_result(portal)
+        await portal.sleep_until_stopped()
+
+
+async def _outcome(
+    function: Callable[..., Awaitable[object]], *arguments: Any
+) -> tuple[object, BaseException | None]:
+    """Carry what a function raises as a value: KeyboardInterrupt would end the portal."""
+    try:
+        return await function(*arguments), None
+    except BaseException as error:  # noqa: BLE001  (raised again by the one who waits)
+        return None, error
