@@ -7,6 +7,7 @@ import base64
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -36,6 +37,12 @@ def weather(city: str) -> dict[str, Any]:
     return {"city": city, "sun": True}
 
 
+@server.tool(name="wetter f_r morgen")
+def other_weather() -> str:
+    """Have nearly the name of the other."""
+    return "the other one"
+
+
 @server.tool()
 def fail() -> str:
     """Fail."""
@@ -61,15 +68,22 @@ def summary() -> CallToolResult:
 
 
 @server.tool()
-def variable(name: str) -> str:
+def variable(key: str) -> str:
     """Read a variable of the environment."""
-    return os.environ.get(name, "(none)")
+    return os.environ.get(key, "(none)")
 
 
 @server.tool()
 def process() -> int:
     """Give the number of the server's process."""
     return os.getpid()
+
+
+@server.tool()
+def learn() -> str:
+    """Have one tool more after the next start."""
+    Path(os.environ["LEARNED"]).touch()
+    return "learned"
 
 
 @server.tool()
@@ -102,6 +116,10 @@ def spoil(tool: Any, schema: Mapping[str, Any]) -> None:
 
 
 spoil(server._tool_manager.get_tool("bad"), {"type": "object", "properties": {"x": {"type": 5}}})
+
+
+if Path(os.environ.get("LEARNED", "/nowhere")).exists():
+    server.tool(name="learned")(learn)
 
 
 def without_discovery(app: Starlette) -> ASGIApp:

@@ -29,7 +29,7 @@ class Lifetime:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._exits.close()
+        self._exits.__exit__(kind, error, traceback)
 
 
 class AsyncLifetime:
@@ -51,4 +51,4 @@ class AsyncLifetime:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._exits.aclose()
+        await self._exits.__aexit__(kind, error, traceback)

@@ -127,6 +127,8 @@ class _HTTPClient(httpx2.AsyncClient):
 
 
 def _said(request: httpx2.Request, code: int, text: str) -> httpx2.Response:
+    if request.method == "DELETE":  # of a session, which is gone in any case
+        return httpx2.Response(httpx2.codes.NO_CONTENT, request=request)
     error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": text}}
     return httpx2.Response(httpx2.codes.SERVICE_UNAVAILABLE, json=error, request=request)
 

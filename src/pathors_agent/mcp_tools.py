@@ -4,7 +4,7 @@ The package `mcp` does the talking; it is imported when a server is named.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -17,12 +17,13 @@ from pathors_agent.telemetry import emit
 from pathors_agent.tools import Tool, ToolRegistry
 
 if TYPE_CHECKING:
-    from mcp.types import Tool as ListedTool
-
     from pathors_agent.mcp_connection import Server
 
 # Long enough for a search or a build; who waits longer says so.
 CALL_SECONDS = 300.0
+
+# The connection gives a call up first, as it knows what to say to server and model.
+MORE_SECONDS = 5.0
 
 # OpenAI's limit for the names of functions.
 _NAME_LENGTH = 64
@@ -50,6 +51,7 @@ class MCPTools:
             raise ValueError("prefix should be at most 32 of the characters a-z A-Z 0-9 _ -")
         self._connection = Connection(server, timeout)
         self._prefix = prefix
+        self._timeout = timeout
         self._registry: ToolRegistry | None = None
         self._portal: BlockingPortal | None = None
         self._shown = server.shown
@@ -136,8 +138,22 @@ class MCPTools:
 
     def _take(self) -> ToolRegistry:
         self._listed = self._connection.tools
-        self._registry = _registry(self._listed, self._prefix, self._function)
+        self._registry = ToolRegistry(self._usable_tools())
         return self._registry
+
+    def _usable_tools(self) -> Iterable[Tool]:
+        taken: set[str] = set()
+        for listed in self._listed:
+            tool = Tool(
+                name=_unused_name(self._prefix + listed.name, taken),
+                description=listed.description or listed.title or "",
+                parameters=listed.input_schema,
+                function=self._function(listed.name),
+                timeout=self._timeout + MORE_SECONDS,
+            )
+            if _is_usable(tool):
+                taken.add(tool.name)
+                yield tool
 
     def _function(self, name: str) -> Function:
         """Make the function that calls a tool of the server."""
@@ -153,23 +169,6 @@ class MCPTools:
         return call if portal is None else call_blocking
 
 
-def _registry(
-    listed: Iterable["ListedTool"], prefix: str, function: Callable[[str], Function]
-) -> ToolRegistry:
-    tools: dict[str, Tool] = {}
-    for described in listed:
-        name = _unused_name(prefix + described.name, tools)
-        tool = Tool(
-            name=name,
-            description=described.description or described.title or "",
-            parameters=described.input_schema,
-            function=function(described.name),
-        )
-        if _is_usable(tool):
-            tools[name] = tool
-    return ToolRegistry(tools.values())
-
-
 def _is_usable(tool: Tool) -> bool:
     try:
         ToolRegistry([tool])
@@ -179,7 +178,7 @@ def _is_usable(tool: Tool) -> bool:
     return True
 
 
-def _unused_name(name: str, taken: Mapping[str, Tool]) -> str:
+def _unused_name(name: str, taken: Container[str]) -> str:
     """Mend a name to one that models may call, and that no other tool has."""
     legal = _NOT_IN_NAMES.sub("_", name)[:_NAME_LENGTH] or "tool"
     mended, number = legal, 1

@@ -1,0 +1,541 @@
+"""Tools of real servers of the mcp package, in child processes, over stdio and over HTTP."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from pathors_agent import (
+    Agent,
+    AsyncAgent,
+    ContentPart,
+    MCPTools,
+    ToolCall,
+    ToolMessage,
+    ToolRegistry,
+    tool,
+)
+from pathors_agent import mcp_connection as connection_module
+from pathors_agent.dispatch import call_tool_async
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
+from pathors_agent.tools import BoundCall
+from servers import PATIENCE_SECONDS, ended, free_port
+
+pytestmark = pytest.mark.anyio
+
+# The mcp package (2.3) leaves the generators of an event stream to the garbage collector, and trio
+# says so.
+LEAVES_GENERATORS = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <async_generator:pytest.PytestUnraisableExceptionWarning",
+    "ignore:Async generator:ResourceWarning",
+)
+
+SERVER = str(Path(__file__).with_name("mcp_server.py"))
+
+
+class HTTPServerProcess:
+    """The test server over HTTP on a port of its own."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}/mcp"
+        self.start()
+
+    def start(self) -> None:
+        self.kill()
+        self._process = subprocess.Popen([sys.executable, SERVER, self._kind, str(self._port)])
+        for _ in range(int(PATIENCE_SECONDS / 0.05)):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                    return
+            assert not ended(self._process, within=0.05)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[HTTPServerProcess]:
+    """One server for the tests that leave it alive."""
+    server = HTTPServerProcess("http")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[[str], HTTPServerProcess]]:
+    servers: list[HTTPServerProcess] = []
+
+    def start(kind: str) -> HTTPServerProcess:
+        servers.append(HTTPServerProcess(kind))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+def over_stdio(**options: Any) -> MCPTools:
+    return MCPTools.stdio(sys.executable, [SERVER, "stdio"], **options)
+
+
+@pytest.fixture
+def over_http(shared_server: HTTPServerProcess) -> Callable[..., MCPTools]:
+    return lambda **options: MCPTools.http(shared_server.url, **options)
+
+
+@pytest.fixture(params=["stdio", "http"])
+def connect(request: pytest.FixtureRequest) -> Callable[..., MCPTools]:
+    """Name a server in each way."""
+    if request.param == "stdio":
+        return over_stdio
+    return request.getfixturevalue("over_http")  # type: ignore[no-any-return]  # as above
+
+
+async def call(tools: ToolRegistry, name: str, **arguments: object) -> ToolMessage:
+    bound = tools.bind(ToolCall(id="call_1", name=name, arguments=json.dumps(arguments)))
+    assert isinstance(bound, BoundCall), bound.content
+    return await call_tool_async(bound)
+
+
+@pytest.fixture
+def events(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[dict[str, object]]]:
+    """Give the fields of the events of a name."""
+    caplog.set_level(logging.INFO, logger="pathors_agent")
+
+    def named(event: str) -> list[dict[str, object]]:
+        return [vars(r)["fields"] for r in caplog.records if getattr(r, "event", "") == event]
+
+    return named
+
+
+async def wait_for(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110  (a file, or another task's log)
+            await anyio.sleep(0.01)
+
+
+# - the registry -
+
+
+async def test_registry_holds_the_tools_of_the_server(over_http: Callable[..., MCPTools]) -> None:
+    async with over_http() as tools:
+        definition = tools["add"].definition["function"]
+
+    assert definition["description"] == "Add two numbers."
+    assert definition["parameters"]["required"] == ["a", "b"]
+
+
+async def test_names_are_prefixed_and_mended(connect: Callable[..., MCPTools]) -> None:
+    async with connect(prefix="test_") as tools:
+        names = [tool.name for tool in tools]
+        message = await call(tools, "test_wetter_f_r_morgen", city="Rome")
+
+    assert names == [
+        "test_add",
+        "test_wetter_f_r_morgen",
+        "test_wetter_f_r_morgen_2",
+        "test_fail",
+        "test_picture",
+        "test_summary",
+        "test_variable",
+        "test_process",
+        "test_learn",
+        "test_die",
+        "test_wait",
+    ]
+    assert json.loads(message.text) == {"city": "Rome", "sun": True}
+
+
+async def test_names_that_become_the_same_are_told_apart(
+    over_http: Callable[..., MCPTools],
+) -> None:
+    async with over_http() as tools:
+        assert (await call(tools, "wetter_f_r_morgen_2")).text == "the other one"
+
+
+async def test_unusable_definition_is_left_out_with_an_event(
+    over_http: Callable[..., MCPTools], events: Callable[[str], list[dict[str, object]]]
+) -> None:
+    async with over_http(prefix="test_") as tools:
+        assert "test_bad" not in tools
+
+    assert events("mcp_tool_refused") == [
+        {"tool": "test_bad", "path": "parameters/properties/x/type"}
+    ]
+
+
+async def test_registry_composes_with_others(over_http: Callable[..., MCPTools]) -> None:
+    @tool
+    def double(number: int) -> int:
+        """Double a number."""
+        return 2 * number
+
+    async with over_http() as tools:
+        both = tools.filtered(lambda tool: tool.name == "add") + ToolRegistry([double])
+
+        assert [tool.name for tool in both] == ["add", "double"]
+        assert (await call(both, "add", a=1, b=2)).content == "3"
+
+
+def test_prefix_that_no_name_may_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="prefix should be at most 32 of the characters"):
+        over_stdio(prefix="my.")
+
+
+# - results -
+
+
+async def test_wrong_arguments_are_told_without_asking_the_server(
+    over_http: Callable[..., MCPTools],
+) -> None:
+    async with over_http() as tools:
+        message = tools.bind(ToolCall(id="call_1", name="add", arguments='{"a": 1, "b": "2"}'))
+
+    assert not isinstance(message, BoundCall)
+    assert str(message.content).startswith("The arguments of add ")
+
+
+async def test_failure_is_an_error_in_the_servers_words(over_http: Callable[..., MCPTools]) -> None:
+    async with over_http() as tools:
+        message = await call(tools, "fail")
+
+    assert (message.outcome, message.content) == (
+        "error",
+        "Error executing tool fail: it is broken",
+    )
+
+
+async def test_picture_is_an_image_part(connect: Callable[..., MCPTools]) -> None:
+    async with connect() as tools:
+        message = await call(tools, "picture")
+
+    gif = "R0lGODlhAQABAAAAACwAAAAAAQABAAAC"
+    assert message.content == (
+        ContentPart(type="text", text="a dot:"),
+        ContentPart.model_validate(
+            {"type": "image_url", "image_url": {"url": f"data:image/gif;base64,{gif}"}}
+        ),
+    )
+
+
+async def test_links_are_text_and_structured_content_is_added_to_what_says_less(
+    over_http: Callable[..., MCPTools],
+) -> None:
+    async with over_http() as tools:
+        message = await call(tools, "summary")
+
+    assert message.content == '2 words\n[resource list at file:///words]\n{"words":["a","b"]}'
+
+
+# - a lost connection -
+
+
+async def test_call_that_the_server_died_in_is_unknown_and_the_next_one_reconnects(
+    events: Callable[[str], list[dict[str, object]]],
+) -> None:
+    async with over_stdio() as tools:
+        before = await call(tools, "process")
+        broken = await call(tools, "die")
+        after = await call(tools, "process")
+
+    assert (broken.outcome, broken.content) == (
+        "unknown",
+        "The connection to the tool's server broke (Connection closed). "
+        "Whether it did what was asked is not known.",
+    )
+    assert (after.outcome, before.text != after.text) == ("value", True)
+    assert len(events("mcp_connected")) == 2
+
+
+async def test_server_killed_between_calls_is_started_again_without_a_lost_call(
+    events: Callable[[str], list[dict[str, object]]],
+) -> None:
+    async with over_stdio() as tools:
+        process = int((await call(tools, "process")).text)
+        os.kill(process, 9)
+        await wait_for(lambda: events("mcp_connection_lost"))
+        after = await call(tools, "process")
+
+    assert after.outcome == "value"
+    assert int(after.text) != process
+
+
+@LEAVES_GENERATORS
+@pytest.mark.parametrize("kind", ["http", "old-http"])
+async def test_http_server_that_died_in_a_call_leaves_it_unknown_and_is_found_again(
+    kind: str, start_server: Callable[[str], HTTPServerProcess]
+) -> None:
+    server = start_server(kind)
+    async with MCPTools.http(server.url) as tools:
+        broken = await call(tools, "die")
+        down = await call(tools, "add", a=1, b=2)
+        server.start()
+        after = await call(tools, "add", a=1, b=2)
+
+    assert (broken.outcome, after.content) == ("unknown", "3")
+    assert (down.outcome, f"no MCP server answers at {server.url}" in down.text) == ("error", True)
+
+
+@LEAVES_GENERATORS
+@pytest.mark.parametrize("kind", ["http", "old-http"])
+async def test_http_server_started_anew_between_calls_is_not_noticed(
+    kind: str, start_server: Callable[[str], HTTPServerProcess]
+) -> None:
+    server = start_server(kind)
+    async with MCPTools.http(server.url) as tools:
+        await call(tools, "add", a=1, b=2)
+        server.kill()
+        server.start()
+        after = await call(tools, "add", a=1, b=2)
+
+    assert (after.outcome, after.content) == ("value", "3")
+
+
+async def test_http_server_that_is_gone_between_calls_is_told_as_not_reached(
+    start_server: Callable[[str], HTTPServerProcess],
+) -> None:
+    server = start_server("http")
+    async with MCPTools.http(server.url) as tools:
+        server.kill()
+        message = await call(tools, "add", a=1, b=2)
+
+    assert message.outcome == "error"
+    assert f"no MCP server answers at {server.url}" in message.text
+
+
+# - time -
+
+
+async def test_call_over_its_time_is_a_timeout_and_the_server_is_told(
+    connect: Callable[..., MCPTools], tmp_path: Path
+) -> None:
+    async with connect(timeout=0.5) as tools:
+        message = await call(
+            tools, "wait", started=str(tmp_path / "started"), stopped=str(tmp_path / "stopped")
+        )
+        await wait_for((tmp_path / "stopped").exists)
+
+    assert (message.outcome, message.content) == (
+        "timeout",
+        "The tool gave no result within 0.5 s. Whether it did what was asked is not known.",
+    )
+
+
+async def test_cancelled_call_tells_the_server(
+    connect: Callable[..., MCPTools], tmp_path: Path
+) -> None:
+    async with connect() as tools:
+        async with anyio.create_task_group() as tasks:
+            files = {name: str(tmp_path / name) for name in ("started", "stopped")}
+            tasks.start_soon(lambda: call(tools, "wait", **files))
+            await wait_for((tmp_path / "started").exists)
+            tasks.cancel_scope.cancel()
+        await wait_for((tmp_path / "stopped").exists)
+
+        assert (await call(tools, "add", a=1, b=2)).content == "3"
+
+
+# - connecting -
+
+
+async def test_command_that_does_not_exist_is_a_connection_error() -> None:
+    with pytest.raises(ConnectionError, match="no MCP server answers at no-such-command: File"):
+        async with MCPTools.stdio("no-such-command"):
+            pass
+
+
+async def test_process_that_is_no_server_is_a_connection_error() -> None:
+    with pytest.raises(ConnectionError, match="Connection closed"):
+        async with MCPTools.stdio(sys.executable, ["-c", ""]):
+            pass
+
+
+async def test_server_that_says_nothing_is_a_connection_error_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "CONNECT_SECONDS", 0.2)
+    # It ends with its input, as servers do.
+    silent = "import sys; sys.stdin.read()"
+
+    with pytest.raises(ConnectionError, match=r"within 0\.2 s"):
+        async with MCPTools.stdio(sys.executable, ["-c", silent]):
+            pass
+
+
+async def test_no_server_at_the_port_is_a_connection_error() -> None:
+    url = f"http://127.0.0.1:{free_port()}/mcp"
+
+    with pytest.raises(ConnectionError, match=f"no MCP server answers at {url}"):
+        async with MCPTools.http(url):
+            pass
+
+
+async def test_keys_are_not_shown() -> None:
+    key = "sk-secret"
+    url = f"http://user:{key}@127.0.0.1:{free_port()}/mcp?key={key}"
+    tools = MCPTools.http(url, headers={"Authorization": key})
+
+    with pytest.raises(ConnectionError) as caught:
+        async with tools:
+            pass
+
+    assert key not in f"{tools!r} {caught.value} {tools._connection._server!r}"
+    assert key not in repr(MCPTools.stdio("server", [key], env={"KEY": key}))
+
+
+async def test_server_gets_the_environment_that_is_given_and_little_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OUR_KEY", "secret")
+
+    async with over_stdio(env={"ITS_KEY": "given"}) as tools:
+        assert (await call(tools, "variable", key="ITS_KEY")).content == "given"
+        assert (await call(tools, "variable", key="OUR_KEY")).content == "(none)"
+
+
+async def test_process_has_ended_when_the_tools_are_closed() -> None:
+    async with over_stdio() as tools:
+        process = int((await call(tools, "process")).text)
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+async def test_error_in_the_block_comes_out_as_it_is(connect: Callable[..., MCPTools]) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with connect():
+            raise KeyError("mine")
+
+
+async def test_tools_may_be_connected_again_after_they_were_closed(
+    over_http: Callable[..., MCPTools],
+) -> None:
+    server = over_http()
+    for _ in range(2):
+        async with server as tools:
+            assert (await call(tools, "add", a=1, b=2)).content == "3"
+
+
+async def test_second_connection_at_the_same_time_is_refused(
+    over_http: Callable[..., MCPTools],
+) -> None:
+    server = over_http()
+    async with server:
+        with pytest.raises(RuntimeError, match="is connected already"):
+            async with server:
+                pass
+
+
+# - agents -
+
+
+async def test_agent_connects_its_tools_and_closes_them(connect: Callable[..., MCPTools]) -> None:
+    transport = AsyncScriptedTransport(calls(("add", {"a": 1, "b": 2})), "Three.")
+    tools = connect()
+
+    async with AsyncAgent(transport, tools=tools) as agent:
+        result = await agent.run("What is 1 + 2?")
+
+    assert [m.content for m in result.messages if isinstance(m, ToolMessage)] == ["3"]
+    assert result.output == "Three."
+    with pytest.raises(RuntimeError, match="is not connected"):
+        tools()
+
+
+class ClosingTransport(AsyncScriptedTransport):
+    closed = False
+
+    async def __aexit__(self, *exception: Any) -> None:
+        self.closed = True
+
+
+async def test_agent_closes_its_transport() -> None:
+    transport = ClosingTransport()
+
+    async with AsyncAgent(transport):
+        assert not transport.closed
+
+    assert transport.closed
+
+
+async def test_agent_that_was_not_opened_says_what_to_do(
+    over_http: Callable[..., MCPTools],
+) -> None:
+    agent = AsyncAgent(AsyncScriptedTransport("Hi."), tools=over_http())
+
+    with pytest.raises(RuntimeError, match="use it, or the agent, in `async with`"):
+        await agent.run("Hi")
+
+
+async def test_agent_sends_the_tools_that_a_server_has_after_it_was_started_anew(
+    tmp_path: Path,
+) -> None:
+    learn, die, add = calls(("learn", {})), calls(("die", {})), calls(("add", {"a": 1, "b": 2}))
+    transport = AsyncScriptedTransport(learn, die, add, "Done.")
+
+    tools = over_stdio(env={"LEARNED": str(tmp_path / "learned")})
+    async with AsyncAgent(transport, tools=tools) as agent:
+        await agent.run("Go.")
+
+    sent = [[tool["function"]["name"] for tool in each["tools"]] for each in transport.requests]
+    assert ["learned" in names for names in sent] == [False, False, False, True]
+
+
+def test_blocking_agent_connects_its_tools_and_closes_them(
+    connect: Callable[..., MCPTools],
+) -> None:
+    transport = ScriptedTransport(calls(("add", {"a": 1, "b": 2})), "Three.")
+
+    with Agent(transport, tools=connect()) as agent:
+        result = agent.run("What is 1 + 2?")
+
+    assert [m.content for m in result.messages if isinstance(m, ToolMessage)] == ["3"]
+
+
+def test_blocking_code_gets_blocking_tools() -> None:
+    with over_stdio() as tools:
+        bound = tools.bind(ToolCall(id="call_1", name="add", arguments='{"a": 1, "b": 2}'))
+        assert isinstance(bound, BoundCall)
+        assert not bound.is_async
+        assert bound.function(**bound.kwargs) == "3"
+
+
+async def test_async_tools_in_another_loop_say_what_to_do() -> None:
+    transport = ScriptedTransport(calls(("add", {"a": 1, "b": 2})), "Three.")
+
+    async with over_stdio() as tools:
+        result = await anyio.to_thread.run_sync(Agent(transport, tools=tools).run, "1 + 2?")
+
+    [message] = [m for m in result.messages if isinstance(m, ToolMessage)]
+    assert "connect by `with` instead of `async with`" in message.text
+
+
+# - without the package -
+
+
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'pathors-agent\[mcp\]'"):
+        MCPTools.stdio("server")
+
+
+def test_importing_the_class_does_not_import_the_package() -> None:
+    code = "import sys; from pathors_agent import MCPTools; print('mcp' in sys.modules)"
+
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+
+    assert printed == b"False\n"
