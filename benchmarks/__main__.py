@@ -18,6 +18,7 @@ SECTIONS = (
     "outgoing",
     "growth",
     "round_trip",
+    "loopback",
     "imports",
     "installs",
 )
