@@ -173,13 +173,15 @@ class _AsyncSending:
     _answer: "httpx2.Response"
 
     def __init__(self, request: Request, transport: AsyncHTTPTransport) -> None:
-        self._request = request
+        self._request: Request | None = request
         self._transport = transport
         self._source: AsyncIterator[bytes] | None = None
 
     async def __aenter__(self) -> AsyncResponse:
-        self._exchange = self._transport._endpoint.exchange(self._request.seconds)
-        self._answer = await self._open()
+        assert self._request  # entered once
+        request, self._request = self._request, None
+        self._exchange = self._transport._endpoint.exchange(request.seconds)
+        self._answer = await self._open(request)
         try:
             head = _head(self._transport._endpoint, self._exchange, self._answer)
         except TransportError:
@@ -187,9 +189,9 @@ class _AsyncSending:
             raise
         return AsyncResponse(**head, pieces=self)
 
-    async def _open(self) -> "httpx2.Response":
+    async def _open(self, request: Request) -> "httpx2.Response":
         exchange = self._exchange
-        posted = self._transport._posting.request(self._request, exchange)
+        posted = self._transport._posting.request(request, exchange)
         try:
             return await self._transport._client.send(posted, stream=True, follow_redirects=False)
         except self._transport._http_error as error:
