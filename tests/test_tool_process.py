@@ -1,0 +1,495 @@
+"""A tool in a process of its own gives its value, fails in words, and is really stopped."""
+
+import gc
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.to_thread import run_sync
+
+import process_tools
+from pathors_agent.agent import AsyncAgent
+from pathors_agent.conversation import Conversation
+from pathors_agent.dispatch import ToolThread, call_tool, call_tool_async
+from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.limits import Limits
+from pathors_agent.messages import ToolCall, ToolMessage
+from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.tool_child import MAX_ANSWER_BYTES
+from pathors_agent.tools import BoundCall, Tool, ToolRegistry
+from ways import WAYS
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "pidfd_open"), reason="ends of processes are watched with pidfd (Linux)"
+)
+
+Function = Callable[..., Any]
+Dispatch = Callable[..., ToolMessage]
+
+# Three hundred times what the functions here need; never waited for when all is well.
+LONG = 50.0
+
+# Six times what a process needs to start and to write its id.
+ENOUGH = 2.0
+
+
+def in_process(function: Function, **options: Any) -> Tool:
+    options = {"name": "look", "timeout": LONG, **options}
+    return Tool.from_function(function, run_in="process", **options)
+
+
+def bound(
+    function: Function, arguments: dict[str, Any], context: object, **options: Any
+) -> BoundCall:
+    registry = ToolRegistry([in_process(function, **options)])
+    call = ToolCall(id="call_1", name="look", arguments=json.dumps(arguments))
+    made = registry.bind(call, context, session_id="session_1", key="key_1")
+    assert isinstance(made, BoundCall)
+    return made
+
+
+@pytest.fixture(params=WAYS)
+def dispatch(request: pytest.FixtureRequest) -> Dispatch:
+    """Call a function in a process, in one of the three ways."""
+
+    def call(
+        function: Function,
+        arguments: dict[str, Any] | None = None,
+        context: object = None,
+        **options: Any,
+    ) -> ToolMessage:
+        made = bound(function, arguments or {}, context, **options)
+        if request.param == "blocking":
+            with ToolThread() as thread:
+                return call_tool(made, thread)
+        return anyio.run(call_tool_async, made, backend=request.param)
+
+    return call
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """Give a pipe to which a tool writes its id: who reads it waits until the tool runs."""
+    path = tmp_path / "pid"
+    os.mkfifo(path)
+    return path
+
+
+class Watched:
+    """A process whose end can be waited for, whoever its parent is."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._descriptor = os.pidfd_open(pid)
+
+    @classmethod
+    def read(cls, pipe: Path) -> "Watched":
+        return cls(int(pipe.read_text()))
+
+    def ends_within(self, seconds: float) -> bool:
+        try:
+            return bool(select.select([self._descriptor], [], [], seconds)[0])
+        finally:
+            os.close(self._descriptor)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended and was waited for."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+# - what comes back
+
+
+def test_value_comes_back_from_another_process(dispatch: Dispatch) -> None:
+    assert dispatch(process_tools.double, {"number": 21}).content == "42"
+
+
+def test_process_leads_a_group_of_its_own_and_is_gone_with_its_answer(dispatch: Dispatch) -> None:
+    told = json.loads(dispatch(process_tools.where).text)
+
+    assert told["parent"] == os.getpid() != told["process"] == told["group"]
+    assert is_gone(told["process"])
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "text"),
+    [
+        (process_tools.raise_value_error, {}, "ValueError: no such day"),
+        (process_tools.raise_tool_error, {"retryable": True}, "Ask for a day."),
+        (process_tools.raise_unpicklable, {}, "NeedsTwo: 1 and 2"),
+        (process_tools.recurse, {}, "RecursionError: maximum recursion depth exceeded"),
+        (
+            process_tools.exit_at_once,
+            {"code": 3},
+            "Its process ended with exit code 3 before it gave a result.",
+        ),
+        (
+            process_tools.exit_politely,
+            {"code": 0},
+            "Its process ended with exit code 0 before it gave a result.",
+        ),
+        (
+            process_tools.kill_itself,
+            {"number": int(signal.SIGSEGV)},
+            "Its process was killed by SIGSEGV before it gave a result.",
+        ),
+        (
+            process_tools.kill_itself,
+            {"number": int(signal.SIGRTMIN) + 1},
+            f"Its process was killed by signal {int(signal.SIGRTMIN) + 1} before it gave a result.",
+        ),
+        (
+            process_tools.give_unpicklable,
+            {},
+            "It ran, but its result (a function) cannot be sent from its process (AttributeError).",
+        ),
+        (
+            process_tools.give_odd,
+            {},
+            "It ran, but its result cannot be read from its process (ValueError).",
+        ),
+        (
+            process_tools.give,
+            {"count": 100_000_000},
+            "Its result is larger than 16,777,216 bytes; it should return less.",
+        ),
+    ],
+)
+def test_what_gives_no_value_is_an_error_in_words(
+    dispatch: Dispatch, function: Function, arguments: dict[str, Any], text: str
+) -> None:
+    message = dispatch(function, arguments)
+
+    assert (message.outcome, message.text) == ("error", text)
+    assert not message.ends_tool
+
+
+def test_tool_error_that_is_not_retryable_ends_the_tool(dispatch: Dispatch) -> None:
+    assert dispatch(process_tools.raise_tool_error, {"retryable": False}).ends_tool
+
+
+def test_more_memory_than_allowed_is_an_error_and_less_is_none(dispatch: Dispatch) -> None:
+    refused = dispatch(process_tools.take, {"count": 1_000_000_000}, memory=500_000_000)
+    given = dispatch(process_tools.take, {"count": 1_000_000}, memory=500_000_000)
+
+    assert (refused.outcome, refused.text) == (
+        "error",
+        "MemoryError: it may take 500,000,000 bytes of memory, and wanted more.",
+    )
+    assert given.content == "1000000"
+
+
+def test_death_of_a_process_with_little_memory_says_how_much_it_had(dispatch: Dispatch) -> None:
+    message = dispatch(process_tools.exit_at_once, {"code": 1}, memory=500_000_000)
+
+    assert message.text == (
+        "Its process ended with exit code 1 (it may take 500,000,000 bytes of memory) before it "
+        "gave a result."
+    )
+
+
+def test_largest_answer_is_taken_whole(dispatch: Dispatch) -> None:
+    # A pickle of bytes is at most 100 bytes longer.
+    message = dispatch(process_tools.give, {"count": MAX_ANSWER_BYTES - 100})
+
+    assert message.outcome == "value"
+
+
+def test_process_is_not_waited_for_where_a_thread_of_it_goes_on(dispatch: Dispatch) -> None:
+    assert dispatch(process_tools.give_beside_a_thread).content == "given"
+
+
+def test_what_is_to_be_done_at_exit_is_done(dispatch: Dispatch, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+
+    assert dispatch(process_tools.at_exit, {"path": str(path)}).content == "done"
+    assert is_gone(int(path.read_text()))
+
+
+def test_what_a_tool_prints_goes_to_stderr_and_it_reads_nothing(
+    dispatch: Dispatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert dispatch(process_tools.talk).content == ""
+    assert capfd.readouterr() == ("", "said to stdout\nsaid to stderr\n")
+
+
+def test_context_reaches_the_process(dispatch: Dispatch) -> None:
+    message = dispatch(process_tools.tell_context, context={"user": "Ada"})
+
+    context, session_id, call_id, key, left = json.loads(message.text)
+    assert (context, session_id, call_id, key) == ({"user": "Ada"}, "session_1", "call_1", "key_1")
+    assert 0 < left <= LONG
+
+
+def test_context_that_cannot_be_pickled_is_told(dispatch: Dispatch) -> None:
+    message = dispatch(process_tools.tell_context, context=lambda: None)
+
+    assert message.outcome == "error"
+    assert message.text.startswith(
+        "Not run: its arguments, or the run's context, cannot be sent to a process ("
+    )
+
+
+def test_nothing_is_left_open(dispatch: Dispatch) -> None:
+    dispatch(process_tools.double, {"number": 1})  # what is opened once, and stays
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208  (the numbers are wanted)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for function in (process_tools.where, process_tools.raise_value_error):
+            dispatch(function)
+        dispatch(process_tools.exit_at_once, {"code": 3})
+        gc.collect()
+
+    assert len(os.listdir("/proc/self/fd")) <= len(before)  # noqa: PTH208
+
+
+# - how it is stopped
+
+
+def test_process_is_killed_when_its_time_is_over(dispatch: Dispatch, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+
+    message = dispatch(process_tools.hang, {"path": str(path)}, timeout=ENOUGH)
+
+    assert (message.outcome, message.text) == (
+        "timeout",
+        "Not finished after 2 s; its process was killed.",
+    )
+    assert is_gone(int(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "function", [process_tools.ignore_sigterm, process_tools.hang_without_the_lock]
+)
+def test_process_that_does_not_want_to_end_is_killed_when_its_time_is_over(
+    tmp_path: Path, function: Function
+) -> None:
+    path = tmp_path / "pid"
+
+    with ToolThread() as thread:
+        message = call_tool(bound(function, {"path": str(path)}, None, timeout=ENOUGH), thread)
+
+    assert message.outcome == "timeout"
+    assert is_gone(int(path.read_text()))
+
+
+def test_time_over_before_the_function_began_kills_too(dispatch: Dispatch) -> None:
+    message = dispatch(process_tools.hang, {"path": "/nowhere/at/all"}, timeout=0.001)
+
+    assert message.outcome == "timeout"
+
+
+def test_what_a_killed_process_had_started_is_killed(pipe: Path) -> None:
+    watched: list[Watched] = []
+    reader = threading.Thread(target=lambda: watched.append(Watched.read(pipe)))
+    reader.start()
+
+    made = bound(process_tools.start_another, {"path": str(pipe)}, None, timeout=2 * ENOUGH)
+    with ToolThread() as thread:
+        message = call_tool(made, thread)
+    reader.join()
+
+    assert message.outcome == "timeout"
+    assert watched[0].ends_within(20)
+
+
+def test_what_a_process_leaves_behind_is_killed_with_its_answer(dispatch: Dispatch) -> None:
+    pid = int(dispatch(process_tools.leave_another).text)
+
+    assert is_gone(pid) or Watched(pid).ends_within(20)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "function",
+    [process_tools.hang, process_tools.ignore_sigterm, process_tools.hang_without_the_lock],
+)
+async def test_cancellation_kills_the_process_at_once_and_the_call_is_owed(
+    pipe: Path, function: Function
+) -> None:
+    conversation = Conversation()
+    script = calls(("look", {"path": str(pipe)}))
+    agent = AsyncAgent(AsyncScriptedTransport(script), tools=[in_process(function)])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: agent.run("Go.", conversation=conversation))
+        watched = await run_sync(Watched.read, pipe)
+        tasks.cancel_scope.cancel()
+
+    assert is_gone(watched.pid)
+    assert watched.ends_within(0)
+    assert [call.name for call in conversation.open_calls] == ["look"]
+
+
+@pytest.mark.anyio
+async def test_call_that_is_cancelled_before_it_began_starts_no_process(tmp_path: Path) -> None:
+    made = bound(process_tools.hang, {"path": str(tmp_path / "pid")}, None)
+
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await call_tool_async(made)
+
+    assert scope.cancelled_caught
+    assert not (tmp_path / "pid").exists()
+
+
+@pytest.mark.anyio
+async def test_time_of_the_run_kills_the_process_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    script = calls(("look", {"path": str(path)}))
+    agent = AsyncAgent(
+        AsyncScriptedTransport(script),
+        tools=[in_process(process_tools.hang)],
+        limits=Limits(seconds=ENOUGH),
+    )
+
+    result = await agent.run("Go.")
+
+    assert result.limit == "seconds"
+    assert [m.outcome for m in result.messages if isinstance(m, ToolMessage)] == ["timeout"]
+    assert is_gone(int(path.read_text()))
+
+
+PARENT = """
+import sys
+import threading
+import process_tools
+from pathors_agent.agent import Agent, AsyncAgent
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
+from pathors_agent.tools import Tool
+
+tool = Tool.from_function(getattr(process_tools, sys.argv[2]), name="look", run_in="process")
+script = calls(("look", {"path": sys.argv[3]} if len(sys.argv) > 3 else {"number": 21})), "Done."
+if sys.argv[1] == "blocking":
+    result = Agent(ScriptedTransport(*script), tools=[tool]).run("Go.")
+else:
+    import anyio
+    agent = AsyncAgent(AsyncScriptedTransport(*script), tools=[tool])
+    result = anyio.run(agent.run, "Go.", backend=sys.argv[1])
+print(result.messages[2].text)
+"""
+
+
+def start_parent(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("way", "function", "number"),
+    [
+        *((way, "hang", signal.SIGKILL) for way in WAYS),
+        *((way, "hang", signal.SIGINT) for way in WAYS),
+        ("blocking", "hang", signal.SIGTERM),
+        ("blocking", "ignore_sigterm", signal.SIGTERM),
+        ("blocking", "hang_without_the_lock", signal.SIGKILL),
+    ],
+)
+def test_process_ends_with_its_parent(
+    pipe: Path, way: str, function: str, number: signal.Signals
+) -> None:
+    with start_parent("-c", PARENT, way, function, str(pipe)) as parent:
+        watched = Watched.read(pipe)
+        parent.send_signal(number)
+        parent.communicate(timeout=20)
+
+    assert watched.ends_within(20)
+    assert parent.returncode != 0
+
+
+# - which functions
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("is_script", [False, True])
+def test_tool_of_a_module_runs_whatever_the_main_program_is(
+    tmp_path: Path, way: str, is_script: bool
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(PARENT)
+
+    with start_parent(*([str(script)] if is_script else ["-c", PARENT]), way, "double") as parent:
+        assert parent.communicate(timeout=30) == ("42\n", "")
+
+
+def test_tool_of_the_script_itself_is_refused(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathors_agent.tools import ToolRegistry, tool\n"
+        "@tool(run_in='process')\n"
+        "def look() -> None: ...\n"
+        "ToolRegistry([look])\n"
+    )
+
+    with start_parent(str(script)) as parent:
+        _, errors = parent.communicate(timeout=30)
+
+    assert errors.splitlines()[-1] == (
+        "pathors_agent.errors.ToolDefinitionError: tool 'look': run_in needs a function of a "
+        "module that can be imported, not of the script that runs"
+    )
+
+
+TOP_LEVEL = "needs a function at the top level of its module, under its own name"
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (process_tools.wait, "should be a thread: a process cannot run an async function"),
+        (process_tools.unnamed, TOP_LEVEL),
+        (process_tools.nested(), TOP_LEVEL),
+        (process_tools.Methods.static, TOP_LEVEL),
+        (process_tools.Methods().bound, TOP_LEVEL),
+        (None, "has no function to run in a process"),
+    ],
+)
+def test_function_that_no_process_would_find_is_refused(
+    function: Function | None, problem: str
+) -> None:
+    tool = Tool(name="look", function=function, run_in="process")
+
+    with pytest.raises(ToolDefinitionError) as refused:
+        ToolRegistry([tool])
+
+    assert (refused.value.tool, refused.value.path) == ("look", "run_in")
+    assert str(refused.value) == f"tool 'look': run_in {problem}"
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": -1.0}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"run_in": "cloud"}, "run_in"),
+        ({"memory": 1_000_000}, "memory"),
+        ({"memory": 0, "run_in": "process"}, "memory"),
+    ],
+)
+def test_placement_that_cannot_be_kept_is_refused(options: dict[str, Any], path: str) -> None:
+    with pytest.raises(ToolDefinitionError) as refused:
+        ToolRegistry([Tool(name="look", function=process_tools.where, **options)])
+
+    assert refused.value.path == path
