@@ -12,6 +12,16 @@ from typing import Any
 
 import anyio
 import pytest
+from mcp.types import (
+    AudioContent,
+    BlobResourceContents,
+    CallToolResult,
+    ContentBlock,
+    EmbeddedResource,
+    ResourceLink,
+    TextContent,
+    TextResourceContents,
+)
 
 from pathors_agent import (
     Agent,
@@ -19,12 +29,14 @@ from pathors_agent import (
     ContentPart,
     MCPTools,
     ToolCall,
+    ToolError,
     ToolMessage,
     ToolRegistry,
     tool,
 )
 from pathors_agent import mcp_connection as connection_module
 from pathors_agent.dispatch import call_tool_async
+from pathors_agent.mcp_content import value_of
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
 from pathors_agent.tools import BoundCall
 from servers import PATIENCE_SECONDS, ended, free_port
@@ -238,6 +250,86 @@ async def test_links_are_text_and_structured_content_is_added_to_what_says_less(
         message = await call(tools, "summary")
 
     assert message.content == '2 words\n[resource list at file:///words]\n{"words":["a","b"]}'
+
+
+def result(*content: ContentBlock, structured: Any = None) -> CallToolResult:
+    return CallToolResult(content=list(content), structured_content=structured)
+
+
+def text(said: str) -> TextContent:
+    return TextContent(type="text", text=said)
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        (result(), None),
+        (result(text("one"), text("two")), "one\ntwo"),
+        (result(structured={"a": [1]}), '{"a":[1]}'),
+        (result(text('{"a": [1]}'), structured={"a": [1]}), '{"a": [1]}'),
+        (result(text("5"), structured={"result": 5}), "5"),
+        (result(text("5"), structured={"result": "5"}), "5"),
+        (result(text("x"), text("y"), structured={"result": ["x", "y"]}), "x\ny"),
+        (result(structured={"result": None}), None),
+        (result(text("two"), structured=2), "two\n2"),
+    ],
+)
+def test_structured_content_is_said_once(given: CallToolResult, value: object) -> None:
+    assert value_of(given) == value
+
+
+RESOURCE = "file:///notes"
+
+
+@pytest.mark.parametrize(
+    ("block", "part"),
+    [
+        (
+            AudioContent(type="audio", data="AAAA", mime_type="audio/mpeg"),
+            {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "mp3"}},
+        ),
+        (
+            EmbeddedResource(
+                type="resource",
+                resource=BlobResourceContents(uri=RESOURCE, blob="AAAA", mime_type="image/png"),
+            ),
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        ),
+    ],
+)
+def test_media_are_content_parts(block: ContentBlock, part: dict[str, object]) -> None:
+    assert value_of(result(block)) == [ContentPart.model_validate(part)]
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        (
+            EmbeddedResource(
+                type="resource", resource=TextResourceContents(uri=RESOURCE, text="buy milk")
+            ),
+            "buy milk",
+        ),
+        (
+            EmbeddedResource(
+                type="resource",
+                resource=BlobResourceContents(uri=RESOURCE, blob="AAAA", mime_type="text/x"),
+            ),
+            "[resource file:///notes, text/x, not shown]",
+        ),
+        (
+            ResourceLink(type="resource_link", name="notes", uri=RESOURCE, description="my notes"),
+            "[resource notes at file:///notes: my notes]",
+        ),
+    ],
+)
+def test_resources_are_text(block: ContentBlock, said: str) -> None:
+    assert value_of(result(block)) == said
+
+
+def test_error_without_words_says_that() -> None:
+    with pytest.raises(ToolError, match="failed, and did not say why"):
+        value_of(CallToolResult(content=[], is_error=True))
 
 
 # - a lost connection -
