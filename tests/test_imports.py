@@ -25,7 +25,7 @@ ROWS = [
     " function_calls tool_child tool_process tool_tasks tool_threads",
     "exchange endpoint asked_timeouts http watch aiohttp_client aiohttp_sending aiohttp_transport"
     " first_byte retry fallback"
-    " model_call drivers lifetime mcp_content mcp_connection mcp_tools",
+    " model_call tool_batches drivers lifetime mcp_content mcp_connection mcp_tools",
     "run_result run_stream agent durable summaries",
     "server testing offline",
     "__init__",  # the public names: what `from pathors_agent import ...` reads

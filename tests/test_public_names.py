@@ -20,7 +20,7 @@ PUBLIC_NAMES = {
     # what was said
     *("SystemMessage", "UserMessage", "AssistantMessage", "ToolMessage"),
     *("ToolCall", "Usage", "ContentPart", "JSONValue"),
-    *("TextDelta", "ReasoningDelta", "ToolCallDelta"),
+    *("TextDelta", "ReasoningDelta", "ToolCallDelta", "ToolProgressDelta"),
     *("Conversation", "load_messages", "dump_messages"),
     # the loop itself
     *("Run", "CallModel", "CallTool", "GiveFeedback"),

@@ -49,7 +49,7 @@ def owed(run: Run) -> list[str]:
 
 
 def described(effect: Effect) -> str:
-    return effect.key if isinstance(effect, CallModel) else f"{effect.key} {effect.call.id}"
+    return f"{effect.key} {effect.call.id}" if isinstance(effect, CallTool) else effect.key
 
 
 # The second table of the state machine: history, turns allowed, effects, status.
@@ -273,6 +273,7 @@ KEYS = [
 def perform(effect: Effect, script: Mapping[str, AssistantMessage]) -> Message:
     if isinstance(effect, CallModel):
         return script[effect.key]
+    assert isinstance(effect, CallTool)
     return ToolMessage(tool_call_id=effect.call.id, content=f"result under {effect.key}")
 
 

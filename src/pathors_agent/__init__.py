@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
     from pathors_agent.limits import Limits
     from pathors_agent.mcp_tools import MCPTools
-    from pathors_agent.message_builder import Quirk, ReasoningDelta, TextDelta, ToolCallDelta
+    from pathors_agent.message_builder import (
+        Quirk,
+        ReasoningDelta,
+        TextDelta,
+        ToolCallDelta,
+        ToolProgressDelta,
+    )
     from pathors_agent.messages import (
         AssistantMessage,
         ContentPart,
@@ -109,6 +115,7 @@ __all__ = [
     "ToolDefinitionError",
     "ToolError",
     "ToolMessage",
+    "ToolProgressDelta",
     "ToolRegistry",
     "Transport",
     "TransportError",
@@ -149,7 +156,13 @@ _NAMES_BY_MODULE = {
     "history": ("dump_messages", "load_messages"),
     "http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
     "mcp_tools": ("MCPTools",),
-    "message_builder": ("Quirk", "ReasoningDelta", "TextDelta", "ToolCallDelta"),
+    "message_builder": (
+        "Quirk",
+        "ReasoningDelta",
+        "TextDelta",
+        "ToolCallDelta",
+        "ToolProgressDelta",
+    ),
     "messages": (
         "AssistantMessage",
         "ContentPart",

@@ -5,7 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from pathors_agent.errors import ToolError
-from pathors_agent.function_calls import MAX_HUNG_CALLS, FunctionCall, Unanswered, hung_calls
+from pathors_agent.function_calls import (
+    MAX_HUNG_CALLS,
+    FunctionCall,
+    Report,
+    Unanswered,
+    hung_calls,
+)
 from pathors_agent.messages import ToolMessage
 from pathors_agent.results import result_message
 from pathors_agent.signature import ToolContext
@@ -45,9 +51,12 @@ def call_tool(bound: BoundCall, thread: ToolThread, *, seconds: float | None = N
     return message
 
 
-async def call_tool_async(bound: BoundCall, *, seconds: float | None = None) -> ToolMessage:
+async def call_tool_async(
+    bound: BoundCall, *, seconds: float | None = None, report: Report | None = None
+) -> ToolMessage:
     """Run a bound call on the event loop; a sync tool runs in a worker thread.
 
+    A tool that is an async generator gives what it says before its last value to `report`.
     `seconds` is how long it may take where its tool has no `timeout`. A thread cannot be stopped:
     cancellation waits for a sync tool to return, as long as it may take, and its result is kept,
     so that the history says what was done. A tool in a process is killed.
@@ -56,7 +65,7 @@ async def call_tool_async(bound: BoundCall, *, seconds: float | None = None) -> 
     message = _refusal(bound)
     if message is None:
         try:
-            message = result_message(bound, await _run_async(bound, seconds))
+            message = result_message(bound, await _run_async(bound, seconds, report))
         except Exception as error:  # noqa: BLE001  (as in call_tool)
             message = _failure(bound, error)
     _tell(bound, message, started)
@@ -74,10 +83,10 @@ def _run(bound: BoundCall, thread: ToolThread, default: float | None) -> object:
     return bound.function(**_arguments(bound, None))
 
 
-async def _run_async(bound: BoundCall, default: float | None) -> object:
+async def _run_async(bound: BoundCall, default: float | None, report: Report | None) -> object:
     seconds = bound.tool.timeout or default
     if bound.is_async:
-        return await run_in_task(_call(bound, seconds), seconds)
+        return await run_in_task(_call(bound, seconds, report), seconds)
     # Its time begins when it has a thread.
     async with thread_limit():
         if bound.tool.run_in == "process":
@@ -86,8 +95,8 @@ async def _run_async(bound: BoundCall, default: float | None) -> object:
         return await run_in_thread_async(_call(bound, seconds), seconds)
 
 
-def _call(bound: BoundCall, seconds: float | None) -> FunctionCall:
-    return FunctionCall(bound.function, _arguments(bound, seconds))
+def _call(bound: BoundCall, seconds: float | None, report: Report | None = None) -> FunctionCall:
+    return FunctionCall(bound.function, _arguments(bound, seconds), report)
 
 
 def _arguments(bound: BoundCall, seconds: float | None) -> dict[str, Any]:

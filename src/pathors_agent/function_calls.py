@@ -1,8 +1,10 @@
 """Follow calls of functions that cannot be stopped, and count those that nobody waits for."""
 
+import inspect
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Literal
 
 from pathors_agent.errors import ToolError
@@ -10,6 +12,9 @@ from pathors_agent.messages import Outcome
 
 # Four of one tool that never returned: the fifth would not either.
 MAX_HUNG_CALLS = 4
+
+Report = Callable[[object], Awaitable[None]]
+"""Takes what a tool says before its result."""
 
 _Identity = tuple[int, int]
 
@@ -33,9 +38,12 @@ def out_of_time(seconds: float, fate: str) -> Unanswered:
 class FunctionCall:
     """One call of a tool's function: hung from when it is abandoned until it returns."""
 
-    def __init__(self, function: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], kwargs: dict[str, Any], report: Report | None = None
+    ) -> None:
         self._function = function
         self._kwargs = kwargs
+        self._report = report
         self._state: Literal["new", "running", "hung", "ended"] = "new"
 
     def run(self) -> object:
@@ -52,9 +60,22 @@ class FunctionCall:
         if not self._begin():
             return None
         try:
+            if inspect.isasyncgenfunction(self._function):
+                return await self._last(self._function(**self._kwargs))
             return await self._function(**self._kwargs)
         finally:
             self._end()
+
+    async def _last(self, values: AsyncGenerator[object, None]) -> object:
+        """Report each value of a generator when the next has come; give the last."""
+        last: object = None
+        is_first = True
+        async with aclosing(values):
+            async for value in values:
+                if self._report is not None and not is_first:
+                    await self._report(last)
+                last, is_first = value, False
+        return last
 
     def abandon(self) -> None:
         """Wait for it no more; without effect on a call that has ended."""

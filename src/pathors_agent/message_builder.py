@@ -79,8 +79,18 @@ class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-Delta = TextDelta | ReasoningDelta | ToolCallDelta
-"""What a stream yields before the message is complete."""
+class ToolProgressDelta(msgspec.Struct, frozen=True):
+    """What a tool that is an async generator said before its last value, which is its result."""
+
+    call: ToolCall
+    value: object
+
+    def __repr__(self) -> str:
+        return f"ToolProgressDelta(call={self.call!r}, value=<{type(self.value).__name__}>)"
+
+
+Delta = TextDelta | ReasoningDelta | ToolCallDelta | ToolProgressDelta
+"""What a stream yields beside messages; never history."""
 
 
 class BoundPassed(ValueError):

@@ -5,11 +5,14 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from math import inf
+from typing import Generic, TypeVar, cast
 
 import anyio
 
 from pathors_agent.errors import ToolError
 from pathors_agent.function_calls import FunctionCall, out_of_time
+
+T = TypeVar("T")
 
 # Enough to close what a tool has open; what takes longer ignores that it is cancelled.
 GRACE_SECONDS = 1.0
@@ -24,7 +27,7 @@ async def run_in_task(call: FunctionCall, seconds: float | None) -> object:
     A call that was left goes on as a task of the event loop itself, and counts as hung until it
     ends. The loop's own end cancels it once more, and waits for it without a limit.
     """
-    task = _Task(call.run_async)
+    task = LoopTask(call.run_async)
     task.start()
     end = anyio.current_time() + (inf if seconds is None else seconds)
     try:
@@ -45,14 +48,14 @@ async def run_in_task(call: FunctionCall, seconds: float | None) -> object:
     return task.result()
 
 
-class _Task:
+class LoopTask(Generic[T]):
     """A task of the event loop's own: no group waits for it."""
 
-    def __init__(self, function: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
         self.ended = anyio.Event()
         self._function = function
         self._scope = anyio.CancelScope()
-        self._value: object = None
+        self._value: T | None = None
         self._error: BaseException | None = None
 
     def start(self) -> None:
@@ -83,12 +86,12 @@ class _Task:
         with anyio.move_on_after(seconds, shield=True):
             await self.ended.wait()
 
-    def result(self) -> object:
-        """Give its value, or raise its error."""
+    def result(self) -> T:
+        """Give its value, or raise its error; for a task that has ended and was not cancelled."""
         error, self._error = self._error, None  # held no longer: its traceback holds this task
         if error is not None:
             raise error
-        return self._value
+        return cast(T, self._value)
 
     async def _run(self) -> None:
         try:

@@ -130,10 +130,14 @@ class Tool:
 
     @cached_property
     def is_async(self) -> bool:
-        """Whether the function is a coroutine function."""
-        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(
-            getattr(self.function, "__call__", None)  # noqa: B004  (wanted: its method)
-        )
+        """Whether the function is a coroutine function, or an async generator function."""
+        own_call = getattr(self.function, "__call__", None)  # noqa: B004  (wanted: its method)
+        return self.reports or any(map(inspect.iscoroutinefunction, (self.function, own_call)))
+
+    @cached_property
+    def reports(self) -> bool:
+        """Whether the function is an async generator: its last value is its result."""
+        return inspect.isasyncgenfunction(self.function)
 
     @cached_property
     def arguments(self) -> ArgumentsReader:
