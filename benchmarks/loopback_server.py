@@ -1,8 +1,9 @@
 """A server of streams in a process of its own: `python -m benchmarks.loopback_server`.
 
 It prints its port. A request's `model` says what it gets: "paced STREAMS EVENTS MILLISECONDS"
-begins when that many streams are open, and then sends each stream one event at a time; "flood
-EVENTS" sends all at once; "hold" sends one word, and nothing more until the client leaves.
+begins when that many streams are open, and then sends each stream one event at a time, all at
+the same moment; "spread ..." does so at moments spread over the time between two; "flood EVENTS"
+sends all at once; "hold" sends one word, and nothing more until the client leaves.
 """
 
 import asyncio
@@ -56,11 +57,13 @@ class Stream(asyncio.Protocol):
                 self.transport.write(b"".join(http_chunks(1)[:2]))
             case "flood", [events]:
                 self._task = asyncio.ensure_future(self._flood(events))
-            case "paced", [count, events, milliseconds]:
+            case "paced" | "spread", [count, events, milliseconds]:
                 Stream.waiting.append(self)
                 if len(Stream.waiting) == count:
                     streams, Stream.waiting = Stream.waiting, []
-                    self._task = asyncio.ensure_future(pace(streams, events, milliseconds / 1000))
+                    self._task = asyncio.ensure_future(
+                        pace(streams, events, milliseconds / 1000, spread=kind == "spread")
+                    )
             case what:
                 raise ValueError(what)
 
@@ -69,14 +72,16 @@ class Stream(asyncio.Protocol):
         self.transport.write(data)
 
 
-async def pace(streams: list[Stream], events: int, seconds: float) -> None:
+async def pace(streams: list[Stream], events: int, seconds: float, *, spread: bool) -> None:
     """Send each stream an event, again and again, so many seconds apart."""
     loop = asyncio.get_running_loop()
     # A moment for the clients to get ready: all heads are sent.
     start = loop.time() + 0.3
     for number, chunk in enumerate(http_chunks(events)):
-        await asyncio.sleep(start + number * seconds - loop.time())
-        for stream in streams:
+        for place, stream in enumerate(streams):
+            if spread or place == 0:
+                turns = number + place / len(streams)
+                await asyncio.sleep(start + turns * seconds - loop.time())
             stream.transport.write(chunk)
     for stream in streams:
         stream.transport.write(_LAST)
