@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -494,9 +495,10 @@ def test_plain_body_may_have_as_many_bytes_as_a_message(cut: Cut) -> None:
 def test_message_is_held_to_its_bound(cut: Cut, field: str) -> None:
     body = HEAD + b"".join(chunk({field: "0123456789"}) for _ in range(20)) + end()
 
-    assert passing(body, cut, max_message_bytes=200).finish_reason == "stop"
-    error = failing(body, cut, max_message_bytes=199)
-    assert "the message is longer than 199 bytes" in str(error)
+    # 20 pieces of 10 characters, each a string that takes 64 bytes more.
+    assert passing(body, cut, max_message_bytes=1480).finish_reason == "stop"
+    error = failing(body, cut, max_message_bytes=1479)
+    assert "the message takes more than 1479 bytes" in str(error)
 
 
 @CUTS
@@ -715,4 +717,45 @@ def test_stream_that_ended_early_is_never_complete(body: bytes) -> None:
 
     assert not stream.is_complete
     with pytest.raises(TransportError):
+        stream.finish()
+
+
+def small(delta: object) -> bytes:
+    """An event with the least around its delta."""
+    text = json.dumps({"choices": [{"delta": delta}]}, separators=(",", ":"))
+    return b"data: " + text.encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        pytest.param(HEAD, small({"content": "ab"}) * 20, id="tiny pieces"),
+        pytest.param(HEAD, small({"content": "x" * 4_000}), id="long pieces"),
+        pytest.param(
+            HEAD,
+            small({"tool_calls": [{"index": 0, "function": {"arguments": "ab"}}]}) * 20,
+            id="tiny arguments",
+        ),
+        pytest.param(HEAD, b"x" * 1_024, id="endless line"),
+        pytest.param(HEAD, b"data: x\n" * 100, id="endless event"),
+        pytest.param(HEAD, b": " + b"x" * 1_000, id="endless comment"),
+        pytest.param(b"{", b" " * 1_024, id="endless body"),
+    ],
+)
+def test_memory_stays_under_twice_the_bound(head: bytes, piece: bytes) -> None:
+    bound = 1024 * 1024
+    stream = ResponseStream(
+        max_event_bytes=bound, max_message_bytes=bound, max_arguments_bytes=bound
+    )
+    stream.feed(head)
+    tracemalloc.start()
+
+    while not stream.ended:
+        stream.feed(piece)
+        assert stream.received < 20 * bound
+
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * bound + 4096
+    with pytest.raises(MalformedResponse, match=rf"{bound} bytes"):
         stream.finish()

@@ -13,6 +13,8 @@ from pathors_agent.partial_json import PartialJSON
 # One answer with more calls, or choices, than this is a flood, not a plan.
 MAX_CALLS = 128
 MAX_CHOICES = 128
+# What a short string and its place in a list take: a flood of tiny pieces is large, too.
+PART_BYTES = 64
 # OpenAI allows 64; a name that comes in pieces must not grow for ever.
 MAX_NAME_CHARACTERS = 1024
 
@@ -206,10 +208,12 @@ class MessageBuilder:
         self._counted = 0
 
     def size(self) -> int:
-        """How many characters were gathered, in time linear in what is new since it was asked."""
+        """About how many bytes were gathered, in time linear in what is new since it was asked."""
         self._size += sum(map(len, self.text[self._counted :]))
         self._counted = len(self.text)
-        return self._size + sum(call.size() for call in self.calls)
+        parts = len(self.text) + len(self.reasoning) + len(self.refusal)
+        parts += sum(len(call.parts) for call in self.calls)
+        return self._size + sum(call.size() for call in self.calls) + parts * PART_BYTES
 
     def largest_call(self) -> int:
         """How many characters the longest arguments have."""

@@ -59,6 +59,8 @@ class ResponseStream:
     `IncompleteResponse` for an answer without a finish_reason or `[DONE]`. A body that is one
     plain JSON completion is read the same way.
 
+    The bounds are on what is held: a message's pieces count 64 bytes each beside their text.
+
     `turn` is the number of this answer in its conversation; calls that come without an id get one
     made from it.
     """
@@ -470,7 +472,7 @@ class ResponseStream:
         size = sum(builder.size() for builder in builders)
         arguments = max(builder.largest_call() for builder in builders)
         if size > self._max_message:
-            self._fail_bound(f"the message is longer than {self._max_message} bytes")
+            self._fail_bound(f"the message takes more than {self._max_message} bytes")
         elif arguments > self._max_arguments:
             self._fail_bound(f"the arguments of a call are over {self._max_arguments} bytes")
         room = min(self._max_message - size, self._max_arguments - arguments)
