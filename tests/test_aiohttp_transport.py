@@ -1,6 +1,7 @@
 """What is aiohttp's own in AiohttpTransport; test_http.py holds what all HTTP transports share."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,10 +12,12 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from pathors_agent.aiohttp_sending import Sending
 from pathors_agent.aiohttp_transport import AiohttpTransport
 from pathors_agent.chat_completions import EndpointProfile
 from pathors_agent.errors import TransportError
 from pathors_agent.exchange import InvalidSetting, Timeouts
+from pathors_agent.http import HTTPTransport
 from pathors_agent.testing import check_async_transport
 from pathors_agent.transport import Request
 from servers import (
@@ -66,6 +69,12 @@ async def serving(
 
     async with await asyncio.start_server(handle_and_close, "127.0.0.1", 0) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+def sendings() -> set[int]:
+    """Name the answers that anything holds on to."""
+    gc.collect()
+    return {id(each) for each in gc.get_objects() if type(each) is Sending}
 
 
 async def test_every_rule_of_transports_is_kept() -> None:
@@ -172,6 +181,63 @@ async def test_connection_of_a_finished_answer_is_used_again(scripted_server: St
         assert [await read_all(transport) for _ in range(3)] == [b"1", b"2", b"3"]
 
     assert server.connections == 1
+
+
+async def test_last_bytes_on_their_way_are_read_so_that_the_connection_serves_again() -> None:
+    async def answer_twice(incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
+        connections.append(outgoing)
+        for _ in range(2):
+            await incoming.readuntil(b'"messages": []}')
+            outgoing.write(CHUNKED + chunk(b"data: [DONE]\n\n"))
+            await first_was_read.wait()
+            outgoing.write(chunk(b": bye\n\n") + chunk(b""))
+
+    connections: list[asyncio.StreamWriter] = []
+    first_was_read = asyncio.Event()
+    async with serving(answer_twice) as url, AiohttpTransport(url) as transport:
+        for _ in range(2):
+            first_was_read.clear()
+            async with transport.send(REQUEST) as response:
+                assert await anext(aiter(response.pieces)) == b"data: [DONE]\n\n"
+                first_was_read.set()
+
+    assert len(connections) == 1
+
+
+async def test_streams_side_by_side_are_not_bounded() -> None:
+    # aiohttp's own clients open 100 connections.
+    async def hold(incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
+        await incoming.readuntil(b"\r\n\r\n")
+        outgoing.write(CHUNKED + chunk(b"a"))
+        await all_are_open.wait()
+        outgoing.write(chunk(b"b") + chunk(b""))
+        await outgoing.drain()
+
+    async def read(transport: AiohttpTransport) -> None:
+        async with transport.send(REQUEST) as response:
+            pieces = aiter(response.pieces)
+            assert await anext(pieces) == b"a"
+            opened.append(response)
+            if len(opened) == 120:
+                all_are_open.set()
+            assert await anext(pieces) == b"b"
+
+    opened: list[object] = []
+    all_are_open = asyncio.Event()
+    async with serving(hold) as url, AiohttpTransport(url) as transport:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(120):
+                tasks.start_soon(read, transport)
+
+
+async def test_finished_answer_is_forgotten(scripted_server: StartServer) -> None:
+    server = scripted_server([answer(b"1")])
+
+    before = sendings()
+
+    async with AiohttpTransport(server.url) as transport:
+        await read_all(transport)
+        assert sendings() <= before
 
 
 async def test_cookies_are_not_kept_between_requests(scripted_server: StartServer) -> None:
@@ -316,6 +382,27 @@ async def test_silence_counts_only_while_a_read_waits(scripted_server: StartServ
         for _ in range(12):  # 0.6 s: of the second there is less than the limit to wait for
             await anext(quick_pieces)
         assert await anext(slow_pieces) == b"a"
+
+
+async def test_what_came_while_the_loop_was_busy_is_no_silence(
+    scripted_server: StartServer,
+) -> None:
+    talkative = scripted_server([CHUNKED, Drip(chunk(b"a"), 0.1)])
+    other = scripted_server([CHUNKED, Drip(chunk(b"a"), 0.1)])
+
+    async with (
+        AiohttpTransport(talkative.url, timeouts=Timeouts(between_bytes=0.5)) as transport,
+        transport.send(REQUEST) as response,
+    ):
+        pieces = aiter(response.pieces)
+        assert await anext(pieces) == b"a"
+        waiting = asyncio.ensure_future(anext(pieces))
+        await checkpoint()
+        with HTTPTransport(other.url) as blocking, blocking.send(REQUEST) as blocked:
+            for _ in zip(range(8), blocked.pieces, strict=False):
+                pass  # 0.8 s in which the loop reads nothing
+        assert set(await waiting) == set(b"a")
+        assert set(await anext(pieces)) == set(b"a")
 
 
 async def test_limits_hold_on_a_connection_used_again(scripted_server: StartServer) -> None:

@@ -784,6 +784,18 @@ def test_redirect_is_refused_and_the_key_stays_here(
     assert elsewhere.connections == 0
 
 
+def test_redirect_with_an_endless_body_is_closed(
+    scripted_server: StartServer, fetch: Fetch
+) -> None:
+    moved = head("301 Moved", Location="http://127.0.0.1:1", Transfer_Encoding="chunked")
+    server = scripted_server([moved, chunk(b"a"), STALL])
+
+    with pytest.raises(TransportError, match="301"):
+        fetch(server.url)
+
+    server.wait_until_clients_left()
+
+
 def test_redirect_is_refused_through_a_client_that_follows(scripted_server: StartServer) -> None:
     elsewhere = scripted_server([answer()])
     server = scripted_server([answer(b"", "307 Same", Location=elsewhere.url)])
@@ -973,6 +985,7 @@ async def test_client_of_the_caller_stays_open_async(scripted_server: StartServe
         [STALL],
         [CHUNKED, chunk(b"a"), CLOSE],
         [f"{CANARY} says the server\r\n\r\n".encode(), CLOSE],
+        [b"SSH-2.0-OpenSSH\r\n\r\n", CLOSE],
         [CHUNKED, f"Bearer {CANARY}\r\n".encode(), CLOSE],
         [answer(b"", "301 Moved", Location=f"http://127.0.0.1:1/{CANARY}")],
         [answer(b"no gzip", Content_Encoding="gzip")],
@@ -1057,4 +1070,8 @@ async def read_all_async(transport: AsyncTransport) -> bytes:
 def told(error: BaseException) -> str:
     """Give all that an error shows: text, repr, attributes, and the traceback with its causes."""
     shown = [str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)]
+    cause = error.__cause__
+    while cause is not None:
+        shown.append(repr(cause))
+        cause = cause.__cause__ or cause.__context__
     return "\n".join(shown)
