@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -144,6 +144,10 @@ def at_exit(path: str) -> str:
 
 async def wait() -> None:
     pass
+
+
+async def wait_in_parts() -> AsyncIterator[int]:
+    yield 1
 
 
 class Methods:

@@ -240,7 +240,11 @@ def test_run_that_is_out_of_time_owes_nothing_now() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["turns", "tool_calls", "total_tokens", "seconds", "repeats", "repeats_warned"]
+    "name",
+    [
+        *("turns", "tool_calls", "total_tokens", "seconds", "tool_seconds"),
+        *("repeats", "repeats_warned", "max_concurrency"),
+    ],
 )
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_limit_that_is_none_is_refused(name: str, value: float) -> None:

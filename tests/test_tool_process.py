@@ -458,6 +458,7 @@ TOP_LEVEL = "needs a function at the top level of its module, under its own name
     ("function", "problem"),
     [
         (process_tools.wait, "should be a thread: a process cannot run an async function"),
+        (process_tools.wait_in_parts, "should be a thread: a process cannot run an async function"),
         (process_tools.unnamed, TOP_LEVEL),
         (process_tools.nested(), TOP_LEVEL),
         (process_tools.Methods.static, TOP_LEVEL),

@@ -33,7 +33,7 @@ def _problem(function: Callable[..., Any] | None) -> str | None:
     """Say why a function cannot run in a process: that finds it by its module and name."""
     if function is None:
         return "has no function to run in a process"
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         return "should be a thread: a process cannot run an async function"
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     if module == "__main__":

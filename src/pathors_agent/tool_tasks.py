@@ -30,20 +30,20 @@ async def run_in_task(call: FunctionCall, seconds: float | None) -> object:
     task = LoopTask(call.run_async)
     task.start()
     end = anyio.current_time() + (inf if seconds is None else seconds)
+    in_time = anyio.CancelScope(deadline=end)
     try:
-        with anyio.CancelScope(deadline=end):
+        with in_time:
             await task.ended.wait()
     except BaseException as error:
         await task.stop(max(GRACE_SECONDS, end - anyio.current_time()))
         if task.was_cancelled or not isinstance(error, anyio.get_cancelled_exc_class()):
             raise
-    else:
-        if not task.ended.is_set():
-            await task.stop(GRACE_SECONDS)
+    if in_time.cancelled_caught:
+        await task.stop(GRACE_SECONDS)
     if seconds is not None and not task.ended.is_set():
         call.abandon()
         raise out_of_time(seconds, "it goes on by itself, and its result will not be known")
-    if seconds is not None and task.was_stopped:
+    if seconds is not None and in_time.cancelled_caught and not task.has_words:
         raise out_of_time(seconds, "it was stopped, and how far it came is not known")
     return task.result()
 
@@ -75,10 +75,10 @@ class LoopTask(Generic[T]):
         return self._scope.cancelled_caught
 
     @property
-    def was_stopped(self) -> bool:
-        """Whether it was cancelled, and said nothing of its own about it."""
-        fails = self._error is not None and not isinstance(self._error, ToolError)
-        return self.was_cancelled or (self._scope.cancel_called and fails)
+    def has_words(self) -> bool:
+        """Whether it ended with something for the model to read."""
+        ended_well = self._error is None and not self.was_cancelled
+        return ended_well or isinstance(self._error, ToolError)
 
     async def stop(self, seconds: float) -> None:
         """Cancel it, and wait so long for its end."""
