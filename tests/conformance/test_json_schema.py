@@ -1,11 +1,15 @@
 """The JSON Schema test suite, published tools with right and damaged calls, hostile schemas."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+TESTS = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -37,9 +41,8 @@ def runner(conformance_data: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleTyp
             {"definitions.json 2", "ref.json 2"},
         ),
         (["is_valid", "--part", "bfcl"], 3520, set()),
-        (["is_valid", "--part", "bombs"], 51, set()),
     ],
-    ids=["draft 2020-12", "draft 7", "calls", "bombs"],
+    ids=["draft 2020-12", "draft 7", "calls"],
 )
 def test_no_answer_is_wrong(
     arguments: list[str],
@@ -56,3 +59,19 @@ def test_no_answer_is_wrong(
     assert last == f"{passed} passed, 0 failed"
     assert code == 0
     assert {name for line in others for name in line.partition(": ")[2].split(", ")} == refused
+
+
+def test_hostile_schemas_are_answered_in_time(conformance_data: Path) -> None:
+    # In a process of its own: their two seconds are not meant for a tracer of coverage.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
+    command = [
+        *(sys.executable, str(conformance_data / "check_schemas.py")),
+        *("conformance.json_schema_adapter:is_valid", "--part", "bombs"),
+    ]
+
+    done = subprocess.run(
+        command, cwd=TESTS, env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout.splitlines()[-1] == "51 passed, 0 failed", done.stdout
+    assert done.returncode == 0
