@@ -21,11 +21,12 @@ import process_tools
 from pathors_agent.agent import AsyncAgent
 from pathors_agent.conversation import Conversation
 from pathors_agent.dispatch import ToolThread, call_tool, call_tool_async
-from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.errors import ToolDefinitionError, ToolError
 from pathors_agent.limits import Limits
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, calls
 from pathors_agent.tool_child import MAX_ANSWER_BYTES
+from pathors_agent.tool_process import ToolProcess
 from pathors_agent.tools import BoundCall, Tool, ToolRegistry
 from ways import WAYS
 
@@ -349,6 +350,18 @@ async def test_call_that_is_cancelled_before_it_began_starts_no_process(tmp_path
 
     assert scope.cancelled_caught
     assert not (tmp_path / "pid").exists()
+
+
+def test_process_that_is_stopped_before_it_began_is_never_begun(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    process = ToolProcess(in_process(process_tools.write_pid), {"path": str(path)})
+
+    process.stop()
+
+    assert process.ended.is_set()
+    with pytest.raises(ToolError):
+        process.run(LONG)
+    assert not path.exists()
 
 
 @pytest.mark.anyio
