@@ -3,6 +3,7 @@
 import contextvars
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping
@@ -17,7 +18,7 @@ import pytest
 import structlog
 from pydantic import BaseModel, field_serializer
 
-from pathors_agent.agent import AsyncAgent
+from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.chat_completions import encode_message
 from pathors_agent.conversation import Conversation
 from pathors_agent.dispatch import MAX_ERROR_CHARACTERS, ToolThread, call_tool, call_tool_async
@@ -25,7 +26,7 @@ from pathors_agent.errors import ToolError
 from pathors_agent.function_calls import MAX_HUNG_CALLS, FunctionCall, hung_calls
 from pathors_agent.limits import Limits
 from pathors_agent.messages import ContentPart, ToolCall, ToolMessage
-from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
 from pathors_agent.tool_threads import thread_limit
 from pathors_agent.tools import BoundCall, Tool, ToolContext, ToolRegistry
 from ways import WAYS
@@ -258,6 +259,16 @@ def test_tool_sees_the_context_variables_of_its_caller(
     dispatch: Dispatch, kind: Kind, timeout: float | None
 ) -> None:
     assert dispatch(kind(asked_by.get), timeout=timeout).content == "Ada"
+
+
+@KINDS
+@pytest.mark.anyio
+async def test_tool_sees_what_its_caller_set_inside_the_event_loop(kind: Kind) -> None:
+    token = asked_by.set("Grace")
+    try:
+        assert (await call_tool_async(bound(kind(asked_by.get)))).content == "Grace"
+    finally:
+        asked_by.reset(token)
 
 
 def test_blocking_code_runs_sync_tools_in_its_own_thread() -> None:
@@ -631,6 +642,71 @@ async def test_what_a_cancelled_tool_gives_is_kept(function: Function, content: 
         tasks.cancel_scope.cancel()
 
     assert [message.content for message in results] == [content]
+
+
+async def interrupt_and_give() -> str:
+    signal.raise_signal(signal.SIGINT)
+    return await give_while_cancelled()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_interrupt_passes_and_what_the_tool_gave_is_kept(backend: str) -> None:
+    conversation = Conversation()
+    tool = Tool(name="look", function=interrupt_and_give, timeout=LONG)
+    agent = AsyncAgent(AsyncScriptedTransport(calls(("look", {}))), tools=[tool])
+
+    # Trio raises it in the group that waits for the batch, and groups wrap what they raise.
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as raised:
+        anyio.run(partial(agent.run, "Go.", conversation=conversation), backend=backend)
+    assert "KeyboardInterrupt" in repr(raised.value)
+
+    assert conversation.messages[-1] == ToolMessage(
+        tool_call_id="call_1", content="as far as it came"
+    )
+    assert conversation.open_calls == ()
+
+
+def test_interrupt_of_the_one_who_waits_for_a_tool_is_not_swallowed() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(call_tool_async, bound(interrupt_and_give, timeout=LONG), backend="trio")
+
+
+@pytest.mark.parametrize("kind", ["block", "wait"])
+def test_interrupted_blocking_code_owes_the_call_and_leaves_a_deaf_tool(
+    deaf: Deaf, kind: str
+) -> None:
+    conversation = Conversation()
+
+    def block() -> str:
+        main.raise_sigint()
+        return deaf.block()
+
+    async def wait() -> str:
+        main.raise_sigint()
+        return await deaf.wait()
+
+    main = _MainThread()
+    function = block if kind == "block" else wait
+    tool = Tool(name="look", function=function, timeout=LONG)
+    agent = Agent(ScriptedTransport(calls(("look", {}))), tools=[tool])
+
+    with pytest.raises(KeyboardInterrupt):
+        agent.run("Go.", conversation=conversation)
+
+    assert [call.name for call in conversation.open_calls] == ["look"]
+    assert deaf.ended == []
+    deaf.may_end.set()
+    until_none_hangs(function)
+
+
+class _MainThread:
+    """Interrupts the main thread, as Ctrl-C does."""
+
+    def __init__(self) -> None:
+        self._id = threading.get_ident()
+
+    def raise_sigint(self) -> None:
+        signal.pthread_kill(self._id, signal.SIGINT)
 
 
 @pytest.mark.anyio
