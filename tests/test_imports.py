@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "pathors_agent"
 ROWS = [
     "messages",
     "errors sse partial_json json_text",
-    "history conversation"
+    "history conversation wire_messages"
     " docstring signature placement arguments schema strict_arguments strict_schema"
     " schema_bounds schema_example schema_patterns schema_references schema_validator schema_words"
     " message_builder provider_errors chunks completion_bytes chat_completions limits"

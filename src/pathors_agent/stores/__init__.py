@@ -1,0 +1,1 @@
+"""Where a server keeps sessions, keys and answers."""

@@ -1,0 +1,261 @@
+"""What keeps sessions, keys and answers: the interface of a store, and the values it holds.
+
+A store is asked by any number of tasks, processes and machines at once. Subclass `Store` and write
+its methods; `pathors_agent.testing.check_store` tests a subclass against every rule that stands
+here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Generic, Literal, Self, TypeVar
+
+from pathors_agent.messages import JSONValue, Message
+
+ItemT = TypeVar("ItemT")
+
+Variables = Mapping[str, JSONValue]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredKey:
+    """A project's API key as it is stored: its digest, and enough of it for people to know it by.
+
+    `digest` is the SHA-256 of the key in hexadecimal digits; the key itself is nowhere.
+    """
+
+    id: str
+    project: str
+    digest: str = field(repr=False)
+    prefix: str
+    last_four: str
+    name: str = ""
+    created_at: datetime
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A stored conversation.
+
+    `messages` are in the order they were stored; `revision` is their number, and what the next
+    writer must have seen. `incarnation` tells apart two sessions that had one id after another.
+    """
+
+    project: str
+    id: str
+    incarnation: str
+    variables: Variables = field(default_factory=dict, repr=False)
+    provider: str = ""
+    messages: tuple[Message, ...] = field(default=(), repr=False)
+    revision: int = 0
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSummary:
+    """A line in the list of a project's sessions, ended ones included."""
+
+    id: str
+    provider: str
+    message_count: int
+    created_at: datetime
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[ItemT]):
+    """Some items of a longer list, and how many there are in all."""
+
+    items: tuple[ItemT, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to write one session for a while.
+
+    `fence` grows with each lease of a session, so that the store can refuse who held an older one.
+    """
+
+    project: str
+    session_id: str
+    holder: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestId:
+    """A request as its client names it: the Idempotency-Key, in one project, of one API key."""
+
+    project: str
+    api_key: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """What is known of a named request.
+
+    `begun`: it is the caller's now; `running`: somebody else answers it; `finished`: `answer` is
+    what was answered. `body_digest` is that of the request which was first.
+    """
+
+    state: Literal["begun", "running", "finished"]
+    body_digest: str
+    answer: str | None = field(default=None, repr=False)
+
+
+class Store(ABC):
+    """Keeps keys, sessions and answers. An async context manager: open while it is used.
+
+    Every method raises `StoreError` where the database cannot be reached, is full or damaged.
+    Times are UTC, with milliseconds.
+    """
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    @abstractmethod
+    async def check(self) -> None:
+        """Raise `StoreError` unless the store can be read and written now."""
+
+    # - keys -
+
+    @abstractmethod
+    async def add_key(self, key: StoredKey) -> None:
+        """Store a new key."""
+
+    @abstractmethod
+    async def find_key(self, digest: str) -> StoredKey | None:
+        """Give the key of this digest, a revoked one too."""
+
+    @abstractmethod
+    async def keys(self, project: str | None = None) -> list[StoredKey]:
+        """Give the keys of a project, or of all; oldest first, revoked ones included."""
+
+    @abstractmethod
+    async def revoke_key(self, project: str, key_id: str) -> bool:
+        """Revoke a key for good; tell whether it is one of this project. Twice is as once."""
+
+    @abstractmethod
+    async def note_key_used(self, key_id: str) -> None:
+        """Set a key's `last_used_at` to now."""
+
+    # - sessions -
+
+    @abstractmethod
+    async def create_session(
+        self, project: str, session_id: str, *, variables: Variables, provider: str = ""
+    ) -> Session:
+        """Make an empty session.
+
+        One of the same variables and provider that nobody wrote to is given as it is; any other
+        of this id raises `SessionConflict`.
+        """
+
+    @abstractmethod
+    async def session(self, project: str, session_id: str) -> Session:
+        """Give a session whole; `SessionNotFound` when there is none or it has ended."""
+
+    @abstractmethod
+    async def search_sessions(
+        self, project: str, text: str, *, limit: int, offset: int
+    ) -> Page[Session]:
+        """Find sessions whose `data_text` contains the text, newest update first.
+
+        Case counts, and no character has a meaning of its own. Ended sessions are not found.
+        """
+
+    @abstractmethod
+    async def list_sessions(
+        self, project: str, *, limit: int, offset: int, text: str = ""
+    ) -> Page[SessionSummary]:
+        """List sessions, newest first, ended ones included.
+
+        With a text, those whose id or `data_text` contains it.
+        """
+
+    @abstractmethod
+    async def end_session(self, project: str, session_id: str) -> bool:
+        """Remove a session's variables and messages for good; tell whether there was one.
+
+        What a turn that runs now would write to it is refused later with `SessionConflict`.
+        """
+
+    # - turns -
+
+    @abstractmethod
+    async def take_lease(
+        self, project: str, session_id: str, *, holder: str, seconds: float
+    ) -> Lease | None:
+        """Take the right to write a session, which need not exist; None while another holds it.
+
+        A lease that was not kept up for its `seconds` is over, whatever became of its holder.
+        """
+
+    @abstractmethod
+    async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
+        """Hold a lease for so many more seconds from now; False when it is another's by now."""
+
+    @abstractmethod
+    async def drop_lease(self, lease: Lease) -> None:
+        """Give a lease back; one that is another's by now stays that other's."""
+
+    @abstractmethod
+    async def save_turn(
+        self,
+        lease: Lease,
+        messages: Sequence[Message],
+        *,
+        seen: Session | None,
+        request: RequestId | None = None,
+        answer: str | None = None,
+    ) -> Session:
+        """Add a turn's messages to the session, all or none, and finish its request with them.
+
+        `seen` is the session as the writer read it, None when there was none: it is made then.
+        `SessionConflict` when the lease is another's, or the session is not as it was seen.
+        """
+
+    # - requests -
+
+    @abstractmethod
+    async def begin_request(
+        self, request: RequestId, body_digest: str, *, seconds: float
+    ) -> RequestRecord:
+        """Begin a named request, or tell what became of it.
+
+        It is `running` until `seconds` are over without `keep_request`, then anybody's again;
+        `finished` for `ANSWER_HOURS`.
+        """
+
+    @abstractmethod
+    async def keep_request(self, request: RequestId, *, seconds: float) -> None:
+        """Go on answering a request for so many more seconds from now."""
+
+    @abstractmethod
+    async def forget_request(self, request: RequestId) -> None:
+        """Forget a request that came to no answer; a finished one stays."""
+
+
+# What clients that repeat a request rely on; as long as Stripe keeps them.
+ANSWER_HOURS = 24
+
+
+def now() -> datetime:
+    """The time, as stores keep it: UTC, with milliseconds."""
+    time = datetime.now(UTC)
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
