@@ -9,7 +9,7 @@ from pathors_agent.message_builder import Delta
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.model_call import Bindings, Clock, ModelCall
 from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
-from pathors_agent.tool_batches import batch_items, call_one, side_by_side
+from pathors_agent.tool_batches import batch_items, call_alone, call_one, side_by_side
 from pathors_agent.transport import AsyncTransport, Transport
 
 
@@ -62,6 +62,9 @@ async def drive_async(  # noqa: C901, PLR0912  (a generator within it would cost
                     yield run.record(call.finish())
                 case CallTool():
                     for batch in side_by_side(effects, bindings.tools):
+                        if (result := await call_alone(run, batch, bindings, clock)) is not None:
+                            yield result
+                            continue
                         async with aclosing(batch_items(run, batch, bindings, clock)) as items:
                             async for item in items:
                                 yield item

@@ -1,5 +1,6 @@
 """Run the calls of one answer: one after another, or side by side with their results in order."""
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from pathors_agent.message_builder import ToolProgressDelta
 from pathors_agent.messages import Content, ContentPart, ToolMessage
 from pathors_agent.model_call import Bindings, Clock
 from pathors_agent.run import CallTool, Effect, Run
-from pathors_agent.tool_tasks import LoopTask
+from pathors_agent.tool_tasks import LoopTask, in_trio_task
 from pathors_agent.tools import BoundCall, ToolRegistry
 
 # A tool that reports faster than its caller reads waits for it.
@@ -84,6 +85,33 @@ def side_by_side(effects: Sequence[Effect], tools: ToolRegistry) -> Iterator[lis
         else:
             batch.append(effect)
     yield from filter(None, [batch])
+
+
+async def call_alone(
+    run: Run, batch: Sequence[CallTool], bindings: Bindings, clock: Clock
+) -> ToolMessage | None:
+    """Run a batch that needs no group around it, for groups are dear; None for any other.
+
+    That is one call of an async tool on asyncio, in a run without a limit of time: such a tool has
+    a task of its own, which is cancelled and waited for where the call is.
+    """
+    [effect, *others] = batch
+    tools, name = bindings.tools, effect.call.name
+    if others or clock.left() is not None or in_trio_task():
+        return None
+    if name in tools and (tools[name].reports or not tools[name].is_async):
+        return None
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        return None
+    await checkpoint_if_cancelled()
+    message = await _call_async(run, effect, bindings, None)
+    run.record(message)
+    # A call that gives its result all the same keeps a cancellation to itself.
+    if task.cancelling():
+        await checkpoint_if_cancelled()
+        raise asyncio.CancelledError
+    return message
 
 
 async def batch_items(

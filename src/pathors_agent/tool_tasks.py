@@ -1,11 +1,12 @@
 """Run async tools in tasks that can be left: a tool may ignore that it is cancelled."""
 
 import asyncio
+import math
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from math import inf
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 
@@ -29,21 +30,20 @@ async def run_in_task(call: FunctionCall, seconds: float | None) -> object:
     """
     task = LoopTask(call.run_async)
     task.start()
-    end = anyio.current_time() + (inf if seconds is None else seconds)
-    in_time = anyio.CancelScope(deadline=end)
+    end = time.monotonic() + (math.inf if seconds is None else seconds)
+    in_time = True
     try:
-        with in_time:
-            await task.ended.wait()
+        in_time = await task.wait(seconds)
     except BaseException as error:
-        await task.stop(max(GRACE_SECONDS, end - anyio.current_time()))
+        await task.stop(max(GRACE_SECONDS, end - time.monotonic()))
         if task.was_cancelled or not isinstance(error, anyio.get_cancelled_exc_class()):
             raise
-    if in_time.cancelled_caught:
+    if not in_time:
         await task.stop(GRACE_SECONDS)
-    if seconds is not None and not task.ended.is_set():
+    if seconds is not None and not task.has_ended:
         call.abandon()
         raise out_of_time(seconds, "it goes on by itself, and its result will not be known")
-    if seconds is not None and in_time.cancelled_caught and not task.has_words:
+    if seconds is not None and not in_time and not task.has_words:
         raise out_of_time(seconds, "it was stopped, and how far it came is not known")
     return task.result()
 
@@ -52,22 +52,23 @@ class LoopTask(Generic[T]):
     """A task of the event loop's own: no group waits for it."""
 
     def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
-        self.ended = anyio.Event()
+        self.has_ended = False
         self._function = function
         self._scope = anyio.CancelScope()
+        self._wake: Callable[[], None] | None = None
+        self._on_trio = in_trio_task()
         self._value: T | None = None
         self._error: BaseException | None = None
 
     def start(self) -> None:
         """Begin, with the context variables of the caller."""
-        # Whoever runs on trio has imported it; asyncio may have trio as its guest.
-        trio = sys.modules.get("trio")
-        if trio is not None and trio.lowlevel.in_trio_task():
+        if self._on_trio:
+            trio = sys.modules["trio"]
             trio.lowlevel.spawn_system_task(self._run, context=copy_context())
         else:
-            task = asyncio.ensure_future(self._run())
+            task = asyncio.get_running_loop().create_task(self._run())
             _TASKS.add(task)
-            task.add_done_callback(_TASKS.discard)
+            task.add_done_callback(self._end)
 
     @property
     def was_cancelled(self) -> bool:
@@ -80,11 +81,17 @@ class LoopTask(Generic[T]):
         ended_well = self._error is None and not self.was_cancelled
         return ended_well or isinstance(self._error, ToolError)
 
+    async def wait(self, seconds: float | None) -> bool:
+        """Wait so long for its end; say whether it came. Only one may wait at a time."""
+        if not self.has_ended:
+            await (self._wait_on_trio(seconds) if self._on_trio else self._wait(seconds))
+        return self.has_ended
+
     async def stop(self, seconds: float) -> None:
         """Cancel it, and wait so long for its end."""
         self._scope.cancel()
-        with anyio.move_on_after(seconds, shield=True):
-            await self.ended.wait()
+        with anyio.CancelScope(shield=True):
+            await self.wait(seconds)
 
     def result(self) -> T:
         """Give its value, or raise its error; for a task that has ended and was not cancelled."""
@@ -100,8 +107,51 @@ class LoopTask(Generic[T]):
         # Whatever it is belongs to the one who waits; here it would end the event loop.
         except BaseException as error:  # noqa: BLE001
             self._error = error
-        self.ended.set()
+        self.has_ended = True
+        if self._wake is not None:
+            self._wake()
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        _TASKS.discard(task)
+        if not self.has_ended:  # cancelled before it began
+            self.has_ended, self._error = True, asyncio.CancelledError()
+            if self._wake is not None:
+                self._wake()
+
+    async def _wait(self, seconds: float | None) -> None:
+        # By asyncio's own means: a cancel scope and an event of anyio's take three times as long.
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        self._wake = wake
+        timer = None if seconds is None else loop.call_later(seconds, wake)
+        try:
+            await woken
+        finally:
+            self._wake = None
+            if timer is not None:
+                timer.cancel()
+
+    async def _wait_on_trio(self, seconds: float | None) -> None:
+        woken = anyio.Event()
+        self._wake = woken.set
+        try:
+            with anyio.move_on_after(seconds):
+                await woken.wait()
+        finally:
+            self._wake = None
+
+
+def in_trio_task() -> bool:
+    """Whether trio runs this, and not asyncio."""
+    # Whoever runs on trio has imported it; asyncio may have trio as its guest.
+    trio: Any = sys.modules.get("trio")
+    return trio is not None and trio.lowlevel.in_trio_task()
 
 
 # The event loop holds its tasks weakly.
-_TASKS: set[asyncio.Future[None]] = set()
+_TASKS: set[asyncio.Task[None]] = set()
