@@ -960,6 +960,28 @@ def test_client_of_the_caller_stays_open(scripted_server: StartServer) -> None:
         assert not client.is_closed
 
 
+def test_what_the_caller_changes_on_a_client_goes_with_the_next_request(
+    scripted_server: StartServer,
+) -> None:
+    server = scripted_server([answer()], [answer()], [answer()])
+
+    with httpx2.Client(headers={"X-Version": "1"}, cookies={"seat": "12"}) as client:
+        transport = HTTPTransport(server.url, client=client)
+        read_all(transport)
+        client.headers["X-Version"] = "2"
+        client.params = httpx2.QueryParams({"tier": "flex"})
+        client.cookies.set("seat", "34")
+        read_all(transport)
+        client.cookies.clear()
+        read_all(transport)
+
+    first, second, third = server.requests
+    assert [r.headers["x-version"] for r in server.requests] == ["1", "2", "2"]
+    assert first.line.split()[1] == "/v1/chat/completions"
+    assert second.line.split()[1] == "/v1/chat/completions?tier=flex"
+    assert [r.headers.get("cookie") for r in (first, second, third)] == ["seat=12", "seat=34", None]
+
+
 @pytest.mark.anyio
 async def test_client_of_the_caller_stays_open_async(scripted_server: StartServer) -> None:
     server = scripted_server([answer()])
