@@ -85,12 +85,14 @@ class TransportError(AgentError):
     """No complete answer arrived; the model call is still owed.
 
     `messages` is the history so far, when the error came out of a run: a new run on it goes on
-    where this one stopped. `retryable` is False where the same request would fail again.
+    where this one stopped. `retryable` is False where the same request would fail again;
+    `timed_out` says that a limit of time was reached.
     """
 
-    def __init__(self, text: str, *, retryable: bool = True) -> None:
+    def __init__(self, text: str, *, retryable: bool = True, timed_out: bool = False) -> None:
         super().__init__(text)
         self.retryable = retryable
+        self.timed_out = timed_out
         self.messages: tuple[Message, ...] = ()
 
 

@@ -216,6 +216,7 @@ class Exchange:
             f"{_SLOW[name].format(host=self._host, seconds=seconds)}, after {self._received} bytes "
             f"of the answer; the limit is Timeouts({name}={seconds:g}).",
             retryable=name != "whole",  # the caller gave no more time than this
+            timed_out=True,
         )
 
 

@@ -175,6 +175,7 @@ class ModelCall:
         if not self.stream.received or isinstance(error, ProviderError):
             raise self._told(error)
         broken = IncompleteResponse(str(error), partial=self.stream.partial)
+        broken.timed_out = error.timed_out
         raise self._told(broken) from error
 
     def finish(self) -> AssistantMessage:
