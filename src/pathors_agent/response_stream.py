@@ -8,7 +8,15 @@ from collections.abc import Iterator
 
 import msgspec
 
-from pathors_agent.chunks import CallPiece, Chunk, holds_message, loads, read_loose_chunk
+from pathors_agent.chunks import (
+    UNUSUAL,
+    CallPiece,
+    Chunk,
+    holds_message,
+    loads,
+    read_loose_chunk,
+    read_usual_completion,
+)
 from pathors_agent.errors import (
     QUOTED_BODY_BYTES,
     IncompleteResponse,
@@ -46,8 +54,6 @@ _NO_COMPLETION = " with a body that is no completion"
 _HEAD_EVENTS = 3
 
 _DECODER = msgspec.json.Decoder(Chunk)
-# What the decoder raises for bytes that are no usual chunk: the second is no `DecodeError`.
-_UNUSUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class ResponseStream:
@@ -305,7 +311,7 @@ class ResponseStream:
         for text in texts:
             try:
                 chunk = decode(text)
-            except _UNUSUAL:
+            except UNUSUAL:
                 self._take_event("message", text.decode(errors="replace"), deltas)
                 self._take_loosely(texts, deltas)
                 continue
@@ -409,6 +415,13 @@ class ResponseStream:
     def _take_whole_body(self, deltas: list[Delta]) -> None:
         """Read a body that is one JSON text: a completion, or an error."""
         body = bytes(self._tail)
+        try:
+            if read_usual_completion(body, self._builder, deltas):
+                self._done = True
+                return
+        except BoundPassed as bound:
+            self._fail_bound(str(bound))
+            return
         try:
             value = loads(body.decode(errors="replace"))
         except ValueError:
