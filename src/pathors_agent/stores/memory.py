@@ -1,0 +1,328 @@
+"""Keep sessions, keys and answers in this process: for tests, and where nothing must last."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import islice
+from time import monotonic
+from uuid import uuid4
+
+from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
+from pathors_agent.messages import Message
+from pathors_agent.stores.base import (
+    ANSWER_HOURS,
+    Lease,
+    Page,
+    RequestId,
+    RequestRecord,
+    Session,
+    SessionSummary,
+    Store,
+    StoredKey,
+    Variables,
+    now,
+)
+from pathors_agent.stores.texts import (
+    joined_text,
+    json_text,
+    message_text,
+    read_message_text,
+    same_json,
+    searchable,
+)
+
+# More than the one that is begun meanwhile, so that the store does not grow for ever.
+_FORGOTTEN_AT_ONCE = 10
+
+
+@dataclass(slots=True)
+class _Session:
+    """One session: its messages as stored, or what is left of it after its end."""
+
+    project: str
+    id: str
+    number: int
+    variables: str
+    provider: str
+    created_at: datetime
+    updated_at: datetime
+    incarnation: str = field(default_factory=lambda: uuid4().hex)
+    messages: list[str] = field(default_factory=list)
+    ended_at: datetime | None = None
+    message_count: int = 0
+
+    def contains(self, text: str) -> bool:
+        return self.ended_at is None and text in joined_text(self.variables, self.messages)
+
+    def value(self) -> Session:
+        return Session(
+            project=self.project,
+            id=self.id,
+            incarnation=self.incarnation,
+            variables=json.loads(self.variables),
+            provider=self.provider,
+            messages=tuple(read_message_text(text) for text in self.messages),
+            revision=len(self.messages),
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+        )
+
+    def summary(self) -> SessionSummary:
+        return SessionSummary(
+            id=self.id,
+            provider=self.provider,
+            message_count=self.message_count,
+            created_at=self.created_at,
+            ended_at=self.ended_at,
+        )
+
+
+@dataclass(slots=True)
+class _Held:
+    """A lease, and the moment it is over. This process's clock cannot go back."""
+
+    lease: Lease
+    until: float
+
+
+@dataclass(slots=True)
+class _Request:
+    """A named request, the moment it is over, and the session that its answer tells of."""
+
+    body_digest: str
+    until: float
+    answer: str | None = None
+    incarnation: str | None = None
+
+    def record(self) -> RequestRecord:
+        return RequestRecord(
+            state="running" if self.answer is None else "finished",
+            body_digest=self.body_digest,
+            answer=self.answer,
+        )
+
+    def tells_of(self, session: _Session) -> bool:
+        return self.incarnation == session.incarnation
+
+    def is_over(self) -> bool:
+        return self.until <= monotonic()
+
+    def can_be_forgotten(self) -> bool:
+        # What runs may still be saved after its seconds.
+        return self.until + (ANSWER_HOURS * 3600 if self.answer is None else 0) <= monotonic()
+
+
+class MemoryStore(Store):
+    """A store for one process, whose content ends with it."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, StoredKey] = {}
+        self._sessions: list[_Session] = []
+        self._live: dict[tuple[str, str], _Session] = {}
+        self._leases: dict[tuple[str, str], _Held] = {}
+        self._fence = 0
+        self._requests: dict[RequestId, _Request] = {}
+
+    async def check(self) -> None:
+        """Give: memory can always be written."""
+
+    # - keys -
+
+    async def add_key(self, key: StoredKey) -> None:
+        """Store a new key."""
+        if key.id in self._keys or any(k.digest == key.digest for k in self._keys.values()):
+            raise StoreError(f"The key {key.id} cannot be added: the store has it already.")
+        self._keys[key.id] = key
+
+    async def find_key(self, digest: str) -> StoredKey | None:
+        """Give the key of this digest, a revoked one too."""
+        return next((key for key in self._keys.values() if key.digest == digest), None)
+
+    async def keys(self, project: str | None = None) -> list[StoredKey]:
+        """Give the keys of a project, or of all; oldest first, revoked ones included."""
+        found = (key for key in self._keys.values() if project in (None, key.project))
+        return sorted(found, key=lambda key: key.created_at)
+
+    async def revoke_key(self, project: str, key_id: str) -> bool:
+        """Revoke a key for good; tell whether it is one of this project. Twice is as once."""
+        key = self._keys.get(key_id)
+        if key is None or key.project != project:
+            return False
+        self._keys[key_id] = replace(key, revoked_at=key.revoked_at or now())
+        return True
+
+    async def note_key_used(self, key_id: str) -> None:
+        """Set a key's `last_used_at` to now."""
+        if key := self._keys.get(key_id):
+            self._keys[key_id] = replace(key, last_used_at=now())
+
+    # - sessions -
+
+    async def create_session(
+        self, project: str, session_id: str, *, variables: Variables, provider: str = ""
+    ) -> Session:
+        """Make an empty session, or give the same one that is there and still empty."""
+        live = self._live.get((project, session_id))
+        if live is None:
+            return self._begin(project, session_id, json_text(variables), provider).value()
+        same = live.provider == provider and same_json(live.variables, json_text(variables))
+        if live.messages or not same:
+            raise SessionConflict(f"The session {session_id} exists with other content.")
+        return live.value()
+
+    def _begin(self, project: str, session_id: str, variables: str, provider: str) -> _Session:
+        time = now()
+        begun = _Session(project, session_id, len(self._sessions), variables, provider, time, time)
+        self._sessions.append(begun)
+        self._live[project, session_id] = begun
+        return begun
+
+    async def session(self, project: str, session_id: str) -> Session:
+        """Give a session whole; `SessionNotFound` when there is none or it has ended."""
+        live = self._live.get((project, session_id))
+        if live is None:
+            raise SessionNotFound(f"There is no session {session_id}.")
+        return live.value()
+
+    async def search_sessions(
+        self, project: str, text: str, *, limit: int, offset: int
+    ) -> Page[Session]:
+        """Find sessions whose `data_text` contains the text, newest update first."""
+        wanted = searchable(text)
+        found = [
+            each
+            for each in self._live.values()
+            if wanted is not None and each.project == project and each.contains(wanted)
+        ]
+        found.sort(key=lambda each: (each.updated_at, each.number), reverse=True)
+        page = found[offset : offset + limit]
+        return Page(tuple(each.value() for each in page), total=len(found))
+
+    async def list_sessions(
+        self, project: str, *, limit: int, offset: int, text: str = ""
+    ) -> Page[SessionSummary]:
+        """List sessions, newest first, ended ones included."""
+        wanted = searchable(text)
+        found = [
+            each
+            for each in reversed(self._sessions)
+            if wanted is not None
+            and each.project == project
+            and (wanted in each.id or each.contains(wanted))
+        ]
+        found.sort(key=lambda each: each.created_at, reverse=True)
+        page = found[offset : offset + limit]
+        return Page(tuple(each.summary() for each in page), total=len(found))
+
+    async def end_session(self, project: str, session_id: str) -> bool:
+        """Remove a session's variables and messages for good; tell whether there was one."""
+        live = self._live.pop((project, session_id), None)
+        if live is None:
+            return False
+        live.ended_at = now()
+        live.variables, live.messages = "{}", []
+        self._forget(each for each, known in self._requests.items() if known.tells_of(live))
+        return True
+
+    # - turns -
+
+    async def take_lease(
+        self, project: str, session_id: str, *, holder: str, seconds: float
+    ) -> Lease | None:
+        """Take the right to write a session; None while it is held."""
+        held = self._leases.get((project, session_id))
+        if held is not None and held.until > monotonic():
+            return None
+        self._fence += 1
+        lease = Lease(project=project, session_id=session_id, holder=holder, fence=self._fence)
+        self._leases[project, session_id] = _Held(lease, monotonic() + seconds)
+        return lease
+
+    def _held(self, lease: Lease) -> _Held | None:
+        held = self._leases.get((lease.project, lease.session_id))
+        return held if held is not None and held.lease == lease else None
+
+    async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
+        """Hold a lease for so many more seconds from now; False when it is another's by now."""
+        if held := self._held(lease):
+            held.until = monotonic() + seconds
+        return held is not None
+
+    async def drop_lease(self, lease: Lease) -> None:
+        """Give a lease back; one that is another's by now stays that other's."""
+        if self._held(lease):
+            del self._leases[lease.project, lease.session_id]
+
+    async def save_turn(
+        self,
+        lease: Lease,
+        messages: Sequence[Message],
+        *,
+        seen: Session | None,
+        request: RequestId | None = None,
+        answer: str | None = None,
+    ) -> Session:
+        """Add a turn's messages to the session, all or none, and finish its request with them."""
+        texts = [message_text(message) for message in messages]
+        live = self._as_seen(lease, seen)
+        running = self._running(request)
+        if live is None:
+            live = self._begin(lease.project, lease.session_id, "{}", "")
+        live.messages += texts
+        live.message_count = len(live.messages)
+        live.updated_at = max(live.updated_at, now())
+        if running is not None:
+            running.answer, running.incarnation = answer or "", live.incarnation
+            running.until = monotonic() + ANSWER_HOURS * 3600
+        return live.value()
+
+    def _as_seen(self, lease: Lease, seen: Session | None) -> _Session | None:
+        """Give the session that the writer saw, None for a new one; refuse all others."""
+        live = self._live.get((lease.project, lease.session_id))
+        found = None if live is None else (live.incarnation, len(live.messages))
+        wanted = None if seen is None else (seen.incarnation, seen.revision)
+        if self._held(lease) is None or found != wanted:
+            raise SessionConflict(f"Another writer changed the session {lease.session_id} first.")
+        return live
+
+    def _running(self, request: RequestId | None) -> _Request | None:
+        if request is None:
+            return None
+        known = self._requests.get(request)
+        if known is None or known.answer is not None:
+            raise SessionConflict("The request was answered or given up while this turn ran.")
+        return known
+
+    # - requests -
+
+    async def begin_request(
+        self, request: RequestId, body_digest: str, *, seconds: float
+    ) -> RequestRecord:
+        """Begin a named request, or tell what became of it."""
+        self._forget_old_answers()
+        known = self._requests.get(request)
+        if known is not None and not known.is_over():
+            return known.record()
+        self._requests[request] = _Request(body_digest, monotonic() + seconds)
+        return RequestRecord(state="begun", body_digest=body_digest)
+
+    def _forget_old_answers(self) -> None:
+        oldest = islice(self._requests.items(), _FORGOTTEN_AT_ONCE)
+        self._forget(request for request, known in oldest if known.can_be_forgotten())
+
+    def _forget(self, requests: Iterable[RequestId]) -> None:
+        for request in list(requests):
+            del self._requests[request]
+
+    async def keep_request(self, request: RequestId, *, seconds: float) -> None:
+        """Go on answering a request for so many more seconds from now."""
+        known = self._requests.get(request)
+        if known is not None and known.answer is None:
+            known.until = monotonic() + seconds
+
+    async def forget_request(self, request: RequestId) -> None:
+        """Forget a request that came to no answer; a finished one stays."""
+        known = self._requests.get(request)
+        if known is not None and known.answer is None:
+            del self._requests[request]
