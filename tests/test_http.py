@@ -192,6 +192,78 @@ def test_path_is_added_to_base_and_query_is_kept(
     assert server.requests[0].line == f"POST {target} HTTP/1.1"
 
 
+def test_other_operation_goes_to_its_own_path(scripted_server: StartServer, fetch: Fetch) -> None:
+    server = scripted_server([answer(b"hi")])
+    request = Request(method="DELETE", path="/sessions/a%2Fb?x=%26&y=1", body=b'{"a": 1}')
+
+    fetch(server.url, request)
+
+    (received,) = server.requests
+    assert received.line == "DELETE /v1/sessions/a%2Fb?x=%26&y=1 HTTP/1.1"
+    assert received.headers["content-type"] == "application/json"
+    assert received.body == b'{"a": 1}'
+
+
+def test_query_of_path_follows_that_of_base(scripted_server: StartServer, fetch: Fetch) -> None:
+    server = scripted_server([answer()])
+
+    fetch(f"{server.url}/?version=1", Request(method="GET", path="/sessions?page=2", body=b""))
+
+    assert server.requests[0].line == "GET /v1/sessions?version=1&page=2 HTTP/1.1"
+
+
+def test_empty_body_is_not_sent(scripted_server: StartServer, fetch: Fetch) -> None:
+    server = scripted_server([answer(b"hi")])
+
+    answered = fetch(server.url, Request(method="GET", path="/sessions", body=b""), api_key="sk_1")
+
+    headers = server.requests[0].headers
+    assert answered.body == b"hi"
+    assert not {"content-length", "content-type", "transfer-encoding"} & headers.keys()
+    assert headers["authorization"] == "Bearer sk_1"
+
+
+def test_answer_to_a_request_without_body_may_not_be_late(
+    scripted_server: StartServer, fetch: Fetch
+) -> None:
+    server = scripted_server([STALL])
+
+    with pytest.raises(TransportError, match=r"first_byte=0\.2"):
+        fetch(
+            server.url,
+            Request(method="GET", path="/sessions", body=b""),
+            timeouts=Timeouts(first_byte=0.2),
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "sessions"),
+        ("POST", ""),
+        ("POST", "/a b"),
+        ("POST", "/ü"),
+        ("POST", "/a\r\nX-Evil: 1"),
+        ("POST", "/a#b"),
+        ("POST", "/a%2"),
+        ("GET", "/sessions/.."),
+        ("GET", "/./sessions"),
+        ("GET /", "/sessions"),
+        ("", "/sessions"),
+    ],
+)
+def test_method_or_path_that_cannot_be_sent_is_refused_unsent(
+    scripted_server: StartServer, fetch: Fetch, method: str, path: str
+) -> None:
+    server = scripted_server()
+
+    with pytest.raises(TransportError, match="method or path cannot be sent") as caught:
+        fetch(server.url, Request(method=method, path=path, body=b""))
+
+    assert not caught.value.retryable
+    assert server.connections == 0
+
+
 def test_session_goes_and_comes_in_header(scripted_server: StartServer, fetch: Fetch) -> None:
     server = scripted_server([answer(X_Session_Id="session-2")])
 

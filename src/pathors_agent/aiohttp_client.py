@@ -11,6 +11,7 @@ from multidict import CIMultiDict, istr
 
 from pathors_agent.endpoint import Endpoint
 from pathors_agent.exchange import KEEP_ALIVE_SECONDS, InvalidSetting
+from pathors_agent.transport import Request
 from pathors_agent.watch import Watch
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class LoopClient:
 
     def __init__(self, given: aiohttp.ClientSession | None, endpoint: Endpoint) -> None:
         self.watch = Watch()
-        self.url = yarl.URL(str(endpoint.url), encoded=True)
+        self._endpoint = endpoint
+        self._url = yarl.URL(str(endpoint.url), encoded=True)
         # aiohttp keeps a request's headers while its answer is open: copies of this share them.
         self.headers = CIMultiDict((istr(n), value) for n, value in endpoint.headers.items())
         self._client = given
@@ -50,6 +52,12 @@ class LoopClient:
                 "The transport belongs to another event loop; make one for each loop."
             )
         return self._client
+
+    def address(self, request: Request) -> yarl.URL:
+        """Give where a request goes; raise `TransportError` where it cannot be sent."""
+        address = self._endpoint.address(request, self._endpoint.url)
+        is_usual = address is self._endpoint.url
+        return self._url if is_usual else yarl.URL(str(address), encoded=True)
 
     def _make(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

@@ -8,7 +8,7 @@ from time import monotonic
 from types import TracebackType
 
 import aiohttp
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from pathors_agent.aiohttp_client import LoopClient
 from pathors_agent.endpoint import Endpoint
@@ -79,12 +79,16 @@ class Sending:
     ) -> aiohttp.ClientResponse:
         headers = self._client.headers.copy()
         headers.update(self._endpoint.headers_beside(request))
-        headers["Content-Length"] = str(len(request.body))
+        if request.body:
+            headers["Content-Length"] = str(len(request.body))
+        else:
+            body.leave_out(headers)
         # aiohttp would round a limit of more than 5 s up to a full second of its clock.
         connect = self._exchange.seconds_for("connect")
-        return await client.post(
-            self._client.url,
-            data=body,
+        return await client.request(
+            request.method,
+            self._client.address(request),
+            data=body if request.body else None,
             headers=headers,
             timeout=aiohttp.ClientTimeout(connect=connect, ceil_threshold=math.inf),
             allow_redirects=False,
@@ -197,6 +201,11 @@ class Body:
             raise StopAsyncIteration
         self._limit_to(self._exchange.write_end(monotonic()))
         return data
+
+    def leave_out(self, headers: CIMultiDict[str]) -> None:
+        """Send none; the connection, too, must then be there before the answer is due."""
+        headers.pop("Content-Type", None)
+        self._limit_to(self._exchange.read_end(monotonic()))
 
     def _limit_to(self, end: float) -> None:
         with suppress(RuntimeError):  # the answer was there before all was sent

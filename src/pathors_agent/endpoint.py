@@ -14,7 +14,7 @@ from urllib.parse import quote
 from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.errors import AuthenticationError, TransportError
 from pathors_agent.exchange import Exchange, InvalidSetting, Secrets, Timeouts
-from pathors_agent.transport import Request
+from pathors_agent.transport import COMPLETIONS_PATH, Request
 
 if TYPE_CHECKING:
     import httpx2  # for its URL: one reading of addresses, whatever client calls them
@@ -25,6 +25,9 @@ SHORTEST_SECRET = 8
 _DEFAULT_BASE = "https://api.pathors.com/v1/projects/{project_id}"
 # RFC 9110, 5.1 and 5.5, without the bytes above ASCII.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 3986, 3.3 and 3.4; a segment of dots would lead out of the base.
+_CHARACTER = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
+_PATH = re.compile(rf"(?:/(?!\.{{1,2}}(?:[/?]|$)){_CHARACTER}*)+(?:\?(?:{_CHARACTER}|[/?])*)?")
 _HEADER_VALUE = re.compile(r"[!-~]+(?:[ \t]+[!-~]+)*")
 
 
@@ -74,6 +77,25 @@ class Endpoint:
         except InvalidSetting as error:
             raise TransportError(str(error), retryable=False) from None
 
+    def address(self, request: Request, completions: "httpx2.URL") -> "httpx2.URL":
+        """Give where a request goes, by the address at which a client asks for completions.
+
+        Raises `TransportError` where it cannot be sent.
+        """
+        if request.path == COMPLETIONS_PATH and request.method == "POST":
+            return completions
+        if not _PATH.fullmatch(request.path) or not _HEADER_NAME.fullmatch(request.method):
+            raise TransportError(
+                "The request's method or path cannot be sent: a path begins with a slash and is "
+                "percent-encoded.",
+                retryable=False,
+            )
+        base, _, query = completions.raw_path.partition(b"?")
+        path, _, own_query = request.path.encode().partition(b"?")
+        path = base.removesuffix(COMPLETIONS_PATH.encode()) + path
+        query = b"&".join(filter(None, [query, own_query]))
+        return completions.copy_with(raw_path=path + b"?" * bool(query) + query)
+
     def head(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
         """Give what an answer says before its body, by the names of `Response`."""
         session_id = headers.get(self._session_header.lower())
@@ -113,7 +135,7 @@ def _parsed(base: str) -> "httpx2.URL":
 
 def _completions_url(base: "httpx2.URL") -> "httpx2.URL":
     path, mark, query = base.raw_path.partition(b"?")
-    raw_path = path.rstrip(b"/") + b"/chat/completions" + mark + query
+    raw_path = path.rstrip(b"/") + COMPLETIONS_PATH.encode() + mark + query
     return base.copy_with(raw_path=raw_path, username=None, password=None, fragment=None)
 
 

@@ -275,12 +275,11 @@ class _Posting:
         # The client's own making costs six times more than a copy, and is kept with the answer.
         sample = self._current_sample()
         headers = sample.headers.copy()
-        if "Content-Length" in headers:
-            headers["Content-Length"] = str(len(request.body))
+        _describe_body(headers, request)
         headers.update(self._endpoint.headers_beside(request))
         return self._request(
-            sample.method,
-            sample.url,
+            request.method,
+            self._endpoint.address(request, sample.url),
             headers=headers,
             stream=self._body(request.body),
             extensions={"timeout": asked_timeouts(exchange), "trace": self._trace},
@@ -302,6 +301,15 @@ class _Posting:
         return self._client.build_request(
             "POST", self._endpoint.url, content=b"", headers=self._endpoint.headers
         )
+
+
+def _describe_body(headers: "httpx2.Headers", request: Request) -> None:
+    if "Content-Length" in headers:
+        headers["Content-Length"] = str(len(request.body))
+    if not request.body:
+        headers.pop("Content-Type", None)
+        if request.method == "GET":  # its servers expect no body, not even an empty one
+            headers.pop("Content-Length", None)
 
 
 def _head(endpoint: Endpoint, exchange: Exchange, answer: "httpx2.Response") -> dict[str, Any]:

@@ -19,10 +19,16 @@ from dataclasses import dataclass, field
 
 from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
+COMPLETIONS_PATH = "/chat/completions"
+"""Where chat completions are asked for, after the base URL, in every API of this kind."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One chat completion to ask for: a JSON body, and the session it belongs to.
+
+    Other operations of the same API have another `method` or `path`: what follows the base URL,
+    percent-encoded, perhaps with a query. An empty body is not sent.
 
     `session_id` is None where there is no session yet; a transport whose endpoint keeps sessions
     sends it in the way that endpoint reads. `headers` are added to the transport's own. The whole
@@ -33,6 +39,8 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     session_id: str | None = None
     seconds: float | None = None
+    method: str = "POST"
+    path: str = COMPLETIONS_PATH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
