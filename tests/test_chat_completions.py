@@ -5,6 +5,7 @@ import json
 import re
 import statistics
 import time
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -688,6 +689,77 @@ def test_reasoning_goes_back_to_an_endpoint_that_asks_for_it() -> None:
     wire = json.loads(encode_message(asked, NAMED_PROFILES["deepseek"]))
 
     assert wire["reasoning_content"] == "hm"
+
+
+def fresh(messages: Sequence[Message]) -> list[Message]:
+    """Copy messages without the bytes that are kept on them."""
+    return [message.model_copy() for message in messages]
+
+
+def said(count: int, size: int = 1) -> list[Message]:
+    return [UserMessage(content=f"{i}" * size) for i in range(count)]
+
+
+# Lengths about those at which a history is joined, and joined again.
+histories = st.integers(0, 70)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["grow", "go back", "change", "leave out", "other profile"]),
+        st.integers(0, 70),
+    ),
+    max_size=6,
+)
+
+
+@given(histories, steps)
+def test_history_is_sent_the_same_whatever_was_sent_before(
+    length: int, then: list[tuple[str, int]]
+) -> None:
+    profiles = [DEFAULT_PROFILE, EndpointProfile(call_ids="nine")]
+    messages = said(length)
+
+    for step, number in [("send", 0), *then]:
+        match step:
+            case "grow":
+                messages = [*messages, *said(number)]
+            case "go back":
+                messages = [*messages[:number], UserMessage(content="Or else?")]
+            case "change":
+                messages[number : number + 1] = [UserMessage(content="another")]
+            case "leave out":
+                messages = messages[number:]
+            case "other profile":
+                profiles.reverse()
+            case _:
+                pass
+        template = RequestTemplate(profile=profiles[0])
+        assert template.encode(messages) == template.encode(fresh(messages))
+        assert template.encode(tuple(messages)) == template.encode(fresh(messages))
+
+
+def test_two_conversations_that_share_a_message_are_told_apart() -> None:
+    shared = UserMessage(content="And then?")
+    one = [*said(60), shared, QUESTION]
+    other = [*said(59), UserMessage(content="x"), shared, QUESTION]
+
+    for _ in range(2):
+        assert body(RequestTemplate(), one)["messages"][59]["content"] == "59"
+        assert body(RequestTemplate(), other)["messages"][59]["content"] == "x"
+
+
+def test_growing_history_is_kept_twice_at_most() -> None:
+    messages = said(300, size=5_000)
+    template = RequestTemplate()
+    size = len(template.encode(fresh(messages)))
+    gc.collect()
+    tracemalloc.start()
+
+    for sent in range(1, len(messages) + 1):
+        template.encode(messages[:sent])
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+
+    assert kept < 2.2 * size
 
 
 def test_half_a_character_is_sent_as_a_replacement() -> None:

