@@ -17,7 +17,7 @@ ROWS = [
     "history conversation wire_messages"
     " docstring signature placement arguments schema strict_arguments strict_schema"
     " schema_bounds schema_example schema_patterns schema_references schema_validator schema_words"
-    " message_builder provider_errors chunks completion_bytes chat_completions limits"
+    " message_builder provider_errors chunks completions completion_bytes chat_completions limits"
     " request_history",
     "structured run tools turn_tools result_value results response_stream",
     # - the core ends here -

@@ -1,10 +1,10 @@
 """Agents: a transport, tools and limits, and the two ways to run them, whole or streamed."""
 
-import uuid
 from collections.abc import (
     Iterable,
     Sequence,
 )
+from secrets import token_hex
 from typing import Any, Generic, TypedDict, Unpack, overload
 
 from pathors_agent.approvals import Approval, Approvals, Decision
@@ -314,7 +314,7 @@ def _open(
     if prompt is not None:
         conversation.append(_user_message(prompt))
     conversation.session_id = conversation.session_id or session_id
-    conversation.id = conversation.id or session_id or uuid.uuid4().hex
+    conversation.id = conversation.id or session_id or token_hex(16)
 
 
 def _user_message(prompt: Prompt) -> UserMessage:

@@ -15,7 +15,7 @@ from pathors_agent.function_calls import (
 from pathors_agent.messages import ToolMessage
 from pathors_agent.results import result_message
 from pathors_agent.signature import ToolContext
-from pathors_agent.telemetry import bound_logger, emit
+from pathors_agent.telemetry import bound_logger, emit, is_heard
 from pathors_agent.tool_process import ToolProcess, run_in_process
 from pathors_agent.tool_tasks import run_in_task
 from pathors_agent.tool_threads import (
@@ -144,6 +144,8 @@ def _sendable(text: str) -> str:
 
 
 def _tell(bound: BoundCall, message: ToolMessage, started: float) -> None:
+    if not is_heard():
+        return
     emit(
         "tool_called",
         tool=bound.tool.name,

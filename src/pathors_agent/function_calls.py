@@ -104,7 +104,7 @@ class FunctionCall:
 
 def hung_calls(function: Callable[..., Any]) -> int:
     """Count the calls of a function that nobody waits for and that have not returned."""
-    return _HUNG[_identity(function)]
+    return _HUNG[_identity(function)] if _HUNG else 0
 
 
 def _identity(function: Callable[..., Any]) -> _Identity:

@@ -77,6 +77,8 @@ def limit_reached(
     Calls of the `final_tool` are answers: they count as tries, not as tool calls.
     """
     since = since_user(messages)
+    if not since:
+        return None
     answers = [message for message in since if isinstance(message, AssistantMessage)]
     calls = _calls(since, final_tool)
     if len(answers) >= limits.turns:
@@ -173,7 +175,8 @@ class _Judged:
             return Verdict(self._cut_off(call))
         self._number += 1
         repetitions = self._count(call)
-        return Verdict(self._refusal(call, repetitions), self._warning(call, repetitions))
+        refusal, warning = self._refusal(call, repetitions), self._warning(call, repetitions)
+        return Verdict(refusal, warning) if refusal or warning else MAY_RUN
 
     def _count(self, call: ToolCall) -> int:
         if self._counts is None:

@@ -20,7 +20,7 @@ from pathors_agent.response_stream import ResponseStream
 from pathors_agent.retry import retry_after
 from pathors_agent.run import CallModel, Run
 from pathors_agent.structured import AnswerType, ArrivingAnswer
-from pathors_agent.telemetry import emit
+from pathors_agent.telemetry import emit, is_heard
 from pathors_agent.tools import ToolRegistry
 from pathors_agent.transport import AsyncResponse, Request, Response
 from pathors_agent.turn_tools import AsyncToolChoice, chosen, chosen_async
@@ -184,6 +184,13 @@ class ModelCall:
             message = self.stream.finish()
         except TransportError as error:
             raise self._told(error) from None
+        if is_heard():
+            self._tell(message)
+        if self.stream.quirks:
+            self._notice_quirks()
+        return message
+
+    def _tell(self, message: AssistantMessage) -> None:
         usage = message.usage or Usage()
         emit(
             "model_called",
@@ -195,8 +202,6 @@ class ModelCall:
             completion_tokens=usage.completion_tokens,
             seconds=round(time.monotonic() - self._started, 6),
         )
-        self._notice_quirks()
-        return message
 
     def _notice_quirks(self) -> None:
         """Keep what had to be read around, and log each kind once for this agent's endpoint."""

@@ -5,18 +5,12 @@ events that are one `data` line each; and anything else, by the letter of the st
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import msgspec
 
-from pathors_agent.chunks import (
-    UNUSUAL,
-    CallPiece,
-    Chunk,
-    holds_message,
-    loads,
-    read_loose_chunk,
-    read_usual_completion,
-)
+from pathors_agent.chunks import CallPiece, Chunk, holds_message, loads, read_loose_chunk
+from pathors_agent.completions import UNUSUAL, read_usual_completion
 from pathors_agent.errors import (
     QUOTED_BODY_BYTES,
     IncompleteResponse,
@@ -26,6 +20,7 @@ from pathors_agent.errors import (
 )
 from pathors_agent.message_builder import (
     MAX_CHOICES,
+    PART_BYTES,
     BoundPassed,
     Delta,
     MessageBuilder,
@@ -44,6 +39,8 @@ MAX_ARGUMENTS_BYTES = 4 * 1024 * 1024
 
 # Sizes are looked at again after this much more was received, so that looking costs nothing.
 _CHECK_STEP_BYTES = 64 * 1024
+# What a byte received makes of a message, at most: a part with one character, written out anew.
+_MOST_PER_BYTE = 2 * PART_BYTES
 _QUOTED_CHARACTERS = 200
 _OK = 200
 _DATA_OBJECT = b"data: {"
@@ -100,9 +97,6 @@ class ResponseStream:
         # What follows the last whole event. A list of pieces would cost 80 bytes for each.
         self._tail = bytearray()
         self._may_take_fast_lane = False
-        # Events are measured before they are parsed; the parser counts a line end more.
-        self._parser = SSEParser(max_event_bytes=2 * max_event_bytes)
-        self._parser.feed(b"\n")  # past the place of a byte order mark
 
     @property
     def quirks(self) -> list[Quirk]:
@@ -173,7 +167,8 @@ class ResponseStream:
                 self._take_whole_body(deltas)
         if self._failure is None:
             self._builder.finish(deltas)
-        self._check_sizes()
+        if self.received * _MOST_PER_BYTE > self._check_at:
+            self._check_sizes()
         self._end()
         return deltas
 
@@ -188,6 +183,14 @@ class ResponseStream:
         if not message.finish_reason:
             self._builder.note("no_finish_reason", "[DONE] came without a finish_reason")
         return message
+
+    @cached_property
+    def _parser(self) -> SSEParser:
+        """What reads the events that are no single line: many answers have none."""
+        # Events are measured before they are parsed; the parser counts a line end more.
+        parser = SSEParser(max_event_bytes=2 * self._max_event)
+        parser.feed(b"\n")  # past the place of a byte order mark
+        return parser
 
     # - From bytes to events
 

@@ -16,7 +16,7 @@ from pathors_agent.conversation import Conversation
 from pathors_agent.message_builder import Delta
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.model_call import Bindings
-from pathors_agent.run import Run
+from pathors_agent.run import Run, Status
 from pathors_agent.run_result import RunResult
 from pathors_agent.structured import OutputT
 
@@ -63,13 +63,14 @@ class _StreamBase(Generic[OutputT]):
     def result(self) -> RunResult[OutputT]:
         """Where the run stands now; after the last item, its result."""
         conversation = self._run.conversation
+        status, open_calls = self._run.status, conversation.open_calls
         return RunResult(
             conversation=conversation,
             messages=self._before.added(conversation.messages),
-            status=self._run.status,
-            limit=self._run.limit,
-            open_calls=conversation.open_calls,
-            approvals=tuple(self._bindings.approvals.open()),
+            status=status,
+            limit=self._run.limit if status is Status.LIMIT_REACHED else None,
+            open_calls=open_calls,
+            approvals=tuple(self._bindings.approvals.open()) if open_calls else (),
             quirks=tuple(self._bindings.quirks.values()),
             answer=self._run.answer,
             answers=self._bindings.answers,

@@ -16,6 +16,11 @@ _LOGGER = logging.getLogger("pathors_agent")
 _LOGGER.addHandler(logging.NullHandler())
 
 
+def is_heard() -> bool:
+    """Whether somebody listens: to gather what nobody reads is for nothing."""
+    return structlog.is_configured() or _LOGGER.isEnabledFor(logging.INFO)
+
+
 def emit(event: str, **fields: object) -> None:
     """Log one event at level INFO."""
     if structlog.is_configured():

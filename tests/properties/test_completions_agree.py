@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pathors_agent.errors import TransportError
 from pathors_agent.message_builder import Delta
 from pathors_agent.messages import AssistantMessage
 from pathors_agent.response_stream import ResponseStream
@@ -74,7 +75,7 @@ def read(body: dict[str, Any]) -> tuple[AssistantMessage | None, list[str], list
     deltas: list[Delta] = stream.feed(json.dumps(body).encode()) + stream.close()
     try:
         message = stream.finish()
-    except Exception as error:
+    except TransportError as error:
         failure = type(error).__name__
     said = [f"{delta!r}{getattr(delta, 'text', '')}" for delta in deltas]
     return message, said, [quirk.kind for quirk in stream.quirks], failure
