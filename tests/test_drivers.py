@@ -547,6 +547,47 @@ async def test_sync_tools_are_waited_for_and_their_results_are_kept(
     assert len(transport.requests) == 1
 
 
+@pytest.mark.anyio
+async def test_result_that_an_async_tool_gives_while_cancelled_is_kept_and_the_run_stops(
+    cancel_when: CancelWhen,
+) -> None:
+    waits = anyio.Event()
+
+    async def wait() -> str:
+        waits.set()
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            return "as far as it came"
+
+    conversation = Conversation()
+    transport = AsyncScriptedTransport(calling("wait"), "Done.")
+    agent = AsyncAgent(transport, tools=[local("wait", wait)])
+
+    await cancel_when(lambda: agent.run("Go.", conversation=conversation), waits)
+
+    assert results(conversation) == {"call_1": "as far as it came"}
+    assert conversation.open_calls == ()
+    assert len(transport.requests) == 1
+
+
+@pytest.mark.anyio
+async def test_call_is_not_begun_once_its_run_is_cancelled() -> None:
+    ran: list[str] = []
+
+    async def run_one() -> None:
+        ran.append("one")
+
+    agent = AsyncAgent(AsyncScriptedTransport(calling("one")), tools=[local("one", run_one)])
+    with anyio.CancelScope() as scope:
+        async with agent.stream("Go.") as stream:
+            async for item in stream:
+                if isinstance(item, AssistantMessage):
+                    scope.cancel()
+
+    assert ran == []
+
+
 # - streams that are left
 
 
