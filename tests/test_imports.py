@@ -18,13 +18,13 @@ ROWS = [
     " docstring signature placement arguments schema strict_arguments strict_schema"
     " schema_bounds schema_example schema_patterns schema_references schema_validator schema_words"
     " message_builder provider_errors chunks completions completion_bytes chat_completions limits"
-    " request_history",
+    " request_history session_answers",
     "structured run tools turn_tools result_value results response_stream",
     # - the core ends here -
     "approvals transport telemetry dispatch stores"
     " function_calls tool_child tool_process tool_tasks tool_threads",
     "exchange endpoint asked_timeouts http watch aiohttp_client aiohttp_sending aiohttp_transport"
-    " first_byte retry fallback"
+    " first_byte retry fallback sessions"
     " model_call tool_batches drivers lifetime mcp_content mcp_connection mcp_tools",
     "run_result run_stream agent durable summaries",
     "server testing offline",

@@ -32,6 +32,8 @@ PUBLIC_NAMES = {
     *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile", "PROFILES", "Quirk"),
     *("RetryingTransport", "AsyncRetryingTransport", "FallbackTransport"),
     *("AsyncFallbackTransport", "AiohttpTransport"),
+    # sessions that the endpoint keeps
+    *("Sessions", "AsyncSessions", "NewSession", "SessionRecord", "SessionEntry", "SessionPage"),
     # what goes wrong
     *("AgentError", "ConversationError", "ToolDefinitionError", "RunNotFinished"),
     *("TransportError", "ProviderError", "MalformedResponse", "IncompleteResponse"),

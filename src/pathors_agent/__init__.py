@@ -50,6 +50,13 @@ if TYPE_CHECKING:
     from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
     from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run, Status
     from pathors_agent.run_result import RunResult
+    from pathors_agent.session_answers import (
+        NewSession,
+        SessionEntry,
+        SessionPage,
+        SessionRecord,
+    )
+    from pathors_agent.sessions import AsyncSessions, Sessions
     from pathors_agent.summaries import summarized
     from pathors_agent.tools import Tool, ToolContext, ToolRegistry, tool
     from pathors_agent.transport import (
@@ -74,6 +81,7 @@ __all__ = [
     "AsyncHTTPTransport",
     "AsyncResponse",
     "AsyncRetryingTransport",
+    "AsyncSessions",
     "AsyncTransport",
     "AuthenticationError",
     "CallModel",
@@ -92,6 +100,7 @@ __all__ = [
     "MCPTools",
     "MalformedResponse",
     "ModelOptions",
+    "NewSession",
     "ProviderError",
     "Quirk",
     "ReasoningDelta",
@@ -102,7 +111,11 @@ __all__ = [
     "RunNotFinished",
     "RunResult",
     "SessionConflict",
+    "SessionEntry",
     "SessionNotFound",
+    "SessionPage",
+    "SessionRecord",
+    "Sessions",
     "Status",
     "StoreError",
     "SystemMessage",
@@ -178,6 +191,8 @@ _NAMES_BY_MODULE = {
     "limits": ("Limits",),
     "run": ("CallModel", "CallTool", "GiveFeedback", "Run", "Status"),
     "run_result": ("RunResult",),
+    "session_answers": ("NewSession", "SessionEntry", "SessionPage", "SessionRecord"),
+    "sessions": ("AsyncSessions", "Sessions"),
     "summaries": ("summarized",),
     "tools": ("Tool", "ToolContext", "ToolRegistry", "tool"),
     "transport": ("AsyncResponse", "AsyncTransport", "Request", "Response", "Transport"),

@@ -1,0 +1,228 @@
+"""Create, read, search, list and end the sessions of a project, over any transport.
+
+One request each, with the errors of completions. All may be repeated without harm, so that they go
+through a `RetryingTransport` like any other request.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+from urllib.parse import quote, urlencode
+
+from pathors_agent.errors import ProviderError, SessionConflict, SessionNotFound, StoreError
+from pathors_agent.json_text import write_json
+from pathors_agent.messages import JSONValue
+from pathors_agent.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
+from pathors_agent.retry import retry_after
+from pathors_agent.session_answers import (
+    MAX_ANSWER_BYTES,
+    NewSession,
+    Object,
+    SessionEntry,
+    SessionPage,
+    SessionRecord,
+    read_end,
+    read_found,
+    read_listed,
+    read_new_session,
+    read_object,
+    read_session,
+)
+from pathors_agent.transport import AsyncResponse, AsyncTransport, Request, Response, Transport
+
+ResultT = TypeVar("ResultT")
+
+Variables = Mapping[str, JSONValue]
+
+# What the API gives to who does not say.
+SEARCH_LIMIT = 50
+# A screen of them.
+PAGE_SIZE = 20
+
+_GOOD_STATUSES = range(200, 300)
+_NO_CONTENT, _NOT_FOUND, _CONFLICT = 204, 404, 409
+_PATH = "/sessions"
+
+
+class Sessions:
+    """The sessions of the project that a transport talks to.
+
+    An answer with an error status raises `ProviderError`; one that is not what it should be,
+    `MalformedResponse`. The transport stays open; close it yourself.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(
+        self, session_id: str, *, variables: Variables | None = None, provider: str = ""
+    ) -> NewSession:
+        """Make a session, with the variables that its instructions use as `{{name}}`.
+
+        Once more with the same content changes nothing; with other content it raises
+        `SessionConflict`.
+        """
+        return self._perform(_create(session_id, variables, provider))
+
+    def get(self, session_id: str) -> SessionRecord:
+        """Give a session whole; raise `SessionNotFound` where there is none, or it has ended."""
+        return self._perform(_get(session_id))
+
+    def search(
+        self, text: str, *, limit: int = SEARCH_LIMIT, offset: int = 0
+    ) -> SessionPage[SessionRecord]:
+        """Find sessions that contain a text, case-sensitive, anywhere; newest update first."""
+        return self._perform(_search(text, limit, offset))
+
+    def end(self, session_id: str) -> None:
+        """Remove a session's variables and messages for good, if there is one."""
+        self._perform(_end(session_id))
+
+    def list(
+        self, *, page: int = 1, page_size: int = PAGE_SIZE, search: str = ""
+    ) -> SessionPage[SessionEntry]:
+        """List the sessions, ended ones included; with `search`, those that contain the text."""
+        return self._perform(_list(page, page_size, search))
+
+    def _perform(self, operation: "_Operation[ResultT]") -> ResultT:
+        with self._transport.send(operation.request) as response:
+            body = _body(response)
+        return operation.result(response, body)
+
+
+class AsyncSessions:
+    """`Sessions` for asyncio and trio."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def create(
+        self, session_id: str, *, variables: Variables | None = None, provider: str = ""
+    ) -> NewSession:
+        """As `Sessions.create`."""
+        return await self._perform(_create(session_id, variables, provider))
+
+    async def get(self, session_id: str) -> SessionRecord:
+        """As `Sessions.get`."""
+        return await self._perform(_get(session_id))
+
+    async def search(
+        self, text: str, *, limit: int = SEARCH_LIMIT, offset: int = 0
+    ) -> SessionPage[SessionRecord]:
+        """As `Sessions.search`."""
+        return await self._perform(_search(text, limit, offset))
+
+    async def end(self, session_id: str) -> None:
+        """As `Sessions.end`."""
+        await self._perform(_end(session_id))
+
+    async def list(
+        self, *, page: int = 1, page_size: int = PAGE_SIZE, search: str = ""
+    ) -> SessionPage[SessionEntry]:
+        """As `Sessions.list`."""
+        return await self._perform(_list(page, page_size, search))
+
+    async def _perform(self, operation: "_Operation[ResultT]") -> ResultT:
+        async with self._transport.send(operation.request) as response:
+            body = await _body_async(response)
+        return operation.result(response, body)
+
+
+# - the operations -
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation(Generic[ResultT]):
+    """One request, how its answer is read, and what statuses of their own meaning raise."""
+
+    request: Request
+    read: Callable[[Object], ResultT]
+    refusals: Mapping[int, StoreError] = field(default_factory=dict)
+
+    def result(self, response: Response | AsyncResponse, body: bytes) -> ResultT:
+        if response.status in _GOOD_STATUSES:
+            is_silent = response.status == _NO_CONTENT and not body
+            return self.read({} if is_silent else read_object(body))
+        error = _refusal(response, body)
+        if response.status in self.refusals:
+            raise self.refusals[response.status] from error
+        raise error
+
+
+def _create(session_id: str, variables: Variables | None, provider: str) -> _Operation[NewSession]:
+    content: dict[str, object] = {"session_id": session_id}
+    if variables is not None:
+        content["variables"] = variables
+    if provider:
+        content["provider"] = provider
+    refused = SessionConflict(f"the session {session_id!r} is there, with other content")
+    return _Operation(_request("POST", _PATH, content), read_new_session, {_CONFLICT: refused})
+
+
+def _get(session_id: str) -> _Operation[SessionRecord]:
+    refused = SessionNotFound(f"the provider knows no session {session_id!r}")
+    if not session_id:  # its address would be that of the list
+        raise refused
+    return _Operation(
+        _request("GET", f"{_PATH}/{_segment(session_id)}"), read_session, {_NOT_FOUND: refused}
+    )
+
+
+def _search(text: str, limit: int, offset: int) -> _Operation[SessionPage[SessionRecord]]:
+    content = {"search_string": text, "limit": limit, "offset": offset}
+    return _Operation(_request("POST", f"{_PATH}/search", content), read_found)
+
+
+def _end(session_id: str) -> _Operation[None]:
+    return _Operation(_request("DELETE", _PATH, {"session_id": session_id}), read_end)
+
+
+def _list(page: int, page_size: int, search: str) -> _Operation[SessionPage[SessionEntry]]:
+    query: dict[str, object] = {"page": page, "pageSize": page_size}
+    if search:
+        query["search"] = search
+    return _Operation(
+        _request("GET", f"{_PATH}?{urlencode(query, quote_via=quote, safe='')}"), read_listed
+    )
+
+
+def _request(method: str, path: str, content: Mapping[str, object] | None = None) -> Request:
+    body = b"" if content is None else write_json(content)
+    return Request(method=method, path=path, body=body)
+
+
+def _segment(session_id: str) -> str:
+    """Encode an id as one part of a path; dots alone would be a way up."""
+    encoded = quote(session_id, safe="")
+    return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
+
+
+# - their answers -
+
+
+def _refusal(response: Response | AsyncResponse, body: bytes) -> ProviderError:
+    wait = retry_after(response.headers, now=time.time()) or None
+    return decode_error(response.status, body[:MAX_ERROR_BODY_BYTES], retry_after=wait)
+
+
+def _body(response: Response) -> bytes:
+    body = bytearray()
+    for piece in response.pieces:
+        body += piece
+        if len(body) > _most_bytes(response):
+            break
+    return bytes(body)
+
+
+async def _body_async(response: AsyncResponse) -> bytes:
+    body = bytearray()
+    async for piece in response.pieces:
+        body += piece
+        if len(body) > _most_bytes(response):
+            break
+    return bytes(body)
+
+
+def _most_bytes(response: Response | AsyncResponse) -> int:
+    return MAX_ANSWER_BYTES if response.status in _GOOD_STATUSES else MAX_ERROR_BODY_BYTES
