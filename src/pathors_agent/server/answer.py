@@ -1,0 +1,155 @@
+"""An answer to a client, and its bytes: one JSON completion, or the chunks of a stream."""
+
+from collections.abc import Iterator
+from json.encoder import encode_basestring_ascii
+
+import msgspec
+
+from pathors_agent.completion_bytes import DONE, usage_fields
+from pathors_agent.json_text import whole_characters
+from pathors_agent.messages import JSONValue, Usage
+
+# What the API knows as reasons; providers have others for a plain end.
+_FINISH_REASONS = ("stop", "length", "content_filter")
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer says of itself before there is any of it; `created` is in Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+    session_id: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer whole, as it is stored under an Idempotency-Key and given again."""
+
+    head: Head
+    text: str | None = None
+    refusal: str | None = None
+    calls: list[dict[str, JSONValue]] = []
+    finish_reason: str = "stop"
+    usage: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"Answer({self.head!r}, {self.finish_reason!r})"
+
+    def dumped(self) -> str:
+        """Write it for storage."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def loaded(cls, text: str) -> "Answer":
+        """Read what `dumped` wrote."""
+        return msgspec.json.decode(text, type=cls)
+
+    def body(self) -> bytes:
+        """Write it as one JSON completion."""
+        message: dict[str, object] = {
+            "role": "assistant",
+            "content": self.text,
+            "refusal": self.refusal,
+        }
+        if self.calls:
+            message["tool_calls"] = self.calls
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": self.finish_reason,
+        }
+        return msgspec.json.encode(
+            {
+                "id": self.head.id,
+                "object": "chat.completion",
+                "created": self.head.created,
+                "model": self.head.model,
+                "choices": [choice],
+                "usage": self.usage,
+                "session_id": self.head.session_id,
+            }
+        )
+
+
+def finish_reason(said: str | None) -> str:
+    """Put a provider's reason into the API's words."""
+    return next((reason for reason in _FINISH_REASONS if reason == said), "stop")
+
+
+def counted(usage: Usage) -> dict[str, int]:
+    """Write the counts of tokens, -1 for what is unknown."""
+    return msgspec.convert(usage_fields(usage), dict[str, int])
+
+
+class Chunks:
+    """Writes the chunks of one streamed answer: each an event on one line, in ASCII.
+
+    The text around a delta is the same in each chunk, and written once.
+    """
+
+    def __init__(self, head: Head, *, include_usage: bool) -> None:
+        fields = {
+            "id": _quoted(head.id),
+            "object": '"chat.completion.chunk"',
+            "created": str(head.created),
+            "model": _quoted(head.model),
+            "session_id": _quoted(head.session_id),
+        }
+        self._shared = "data: {" + ",".join(f'"{name}":{text}' for name, text in fields.items())
+        self._usage = ',"usage":null' if include_usage else ""
+        self._before = self._shared + ',"choices":[{"index":0,"delta":'
+        self._after = f',"logprobs":null,"finish_reason":null}}]{self._usage}}}\n\n'
+        self._before_text = self._before + '{"content":'
+        self._after_text = "}" + self._after
+        self._include_usage = include_usage
+
+    def opening(self) -> bytes:
+        """The first chunk: who speaks."""
+        return self._chunk('{"role":"assistant","content":"","refusal":null}')
+
+    def text(self, text: str) -> bytes:
+        """A piece of the answer's text."""
+        return f"{self._before_text}{_quoted(text)}{self._after_text}".encode()
+
+    def activity(self, value: object) -> bytes:
+        """What a tool of the project does, beside an empty delta."""
+        said = _json(value)
+        after = self._after.replace("}\n\n", f',"tool_activity":{said}}}\n\n')
+        return f"{self._before}{{}}{after}".encode()
+
+    def end(self, answer: Answer) -> Iterator[bytes]:
+        """The rest of an answer whose text was sent: refusal, calls, reason, counts, `[DONE]`."""
+        if answer.refusal is not None:
+            yield self._chunk(_json({"refusal": answer.refusal}))
+        for index, call in enumerate(answer.calls):
+            yield self._chunk(_json({"tool_calls": [{"index": index, **call}]}))
+        reason = f',"logprobs":null,"finish_reason":{_quoted(answer.finish_reason)}}}]'
+        yield f"{self._before}{{}}{reason}{self._usage}}}\n\n".encode()
+        if self._include_usage:
+            counts = _json(answer.usage)
+            yield f'{self._shared},"choices":[],"usage":{counts}}}\n\n'.encode()
+        yield DONE
+
+    def _chunk(self, delta: str) -> bytes:
+        return f"{self._before}{delta}{self._after}".encode()
+
+
+def error_event(body: bytes) -> bytes:
+    """Write an error as the last event of a stream; no `[DONE]` follows it."""
+    return b"data: " + _json(msgspec.json.decode(body)).encode() + b"\n\n"
+
+
+def _json(value: object) -> str:
+    return ascii_json(msgspec.json.encode(value))
+
+
+def ascii_json(data: bytes) -> str:
+    """Write JSON bytes in ASCII: proxies and clients that guess an encoding guess right."""
+    if data.isascii():
+        return data.decode()
+    return "".join(c if c.isascii() else _quoted(c)[1:-1] for c in data.decode())
+
+
+def _quoted(text: str) -> str:
+    return encode_basestring_ascii(whole_characters(text))

@@ -1,0 +1,187 @@
+"""The ASGI app: addresses, and what every answer goes through."""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pathors_agent import __version__
+from pathors_agent.errors import StoreError
+from pathors_agent.server.completions import Completions
+from pathors_agent.server.document import COMPLETION, CREATE, END, LIST, QUERY, SEARCH, describe
+from pathors_agent.server.problems import Problem, of_store, unavailable
+from pathors_agent.server.project import Project
+from pathors_agent.server.runtime import Runtime
+from pathors_agent.server.sessions import SessionEndpoints, answered
+from pathors_agent.server.settings import ServerSettings
+from pathors_agent.stores.base import Store
+from pathors_agent.telemetry import emit
+
+_CANONICAL = "/v1/projects/{project_id}"
+_LEGACY = "/project/{project_id}"
+# Where the older addresses begin, under both of their names.
+_LEGACY_BASES = (_LEGACY, f"{_LEGACY}/integration/api")
+_LEGACY_COMPLETIONS = (
+    f"{_LEGACY}/integration/api/chat/completions",
+    f"/api{_LEGACY}/integration/api/chat/completions",
+)
+
+
+def create_app(
+    projects: Iterable[Project],
+    store: Store,
+    settings: ServerSettings | None = None,
+    *,
+    ui: bool = False,
+) -> FastAPI:
+    """Make the app that serves these projects; run it with any ASGI server, or mount it in another.
+
+    With `ui`, the address `/` shows a chat page. `app.state.runtime.drain()` makes it refuse new
+    turns, for a stop in good order.
+    """
+    runtime = Runtime(projects, store, settings or ServerSettings())
+    app = FastAPI(
+        title="pathors_agent",
+        version=__version__,
+        lifespan=_lifespan(runtime),
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.runtime = runtime
+    _add_addresses(app, runtime)
+    if ui:
+        from pathors_agent.server.page import add_page
+
+        add_page(app)
+    describe(app)
+    for error, answer in _ANSWERS.items():
+        app.add_exception_handler(error, answer)
+    app.add_middleware(Deprecations)
+    if runtime.settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **_cors(runtime.settings.cors_origins))
+    return app
+
+
+def _lifespan(runtime: Runtime) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        await runtime.start()
+        yield
+        await runtime.stop()
+
+    return lifespan
+
+
+def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
+    completions, sessions = Completions(runtime), SessionEndpoints(runtime)
+
+    def add(path: str, endpoint: Any, method: str, about: dict[str, Any]) -> None:
+        old = not path.startswith("/v1/")
+        # Documented once: an older address answers alike.
+        app.add_api_route(path, endpoint, methods=[method], include_in_schema=not old, **about)
+
+    add(f"{_CANONICAL}/chat/completions", completions.complete, "POST", COMPLETION)
+    add(f"{_CANONICAL}/sessions/search", sessions.search, "POST", SEARCH)
+    add(f"{_CANONICAL}/sessions", sessions.create, "POST", CREATE)
+    add(f"{_CANONICAL}/sessions", sessions.end, "DELETE", END)
+    add(f"{_CANONICAL}/sessions", sessions.list_all, "GET", LIST)
+    add(f"{_CANONICAL}/session-history", sessions.list_all, "GET", LIST)
+    add(f"{_CANONICAL}/sessions/{{session_id:path}}", sessions.query, "GET", QUERY)
+    for path in _LEGACY_COMPLETIONS:
+        add(path, completions.complete, "POST", COMPLETION)
+    for base in (*_LEGACY_BASES, *(f"/api{base}" for base in _LEGACY_BASES)):
+        add(f"{base}/session/search", sessions.search, "POST", SEARCH)
+        add(f"{base}/session", sessions.create, "POST", CREATE)
+        add(f"{base}/session", sessions.end, "DELETE", END)
+        add(f"{base}/session-history", sessions.list_all, "GET", LIST)
+        add(f"{base}/session/{{session_id:path}}", sessions.query, "GET", QUERY)
+    _add_health(app, runtime)
+
+
+def _add_health(app: FastAPI, runtime: Runtime) -> None:
+    async def healthz() -> Response:
+        """Tell that the process lives."""
+        return answered({"status": "ok"})
+
+    async def readyz() -> Response:
+        """Tell whether requests can be answered now."""
+        if runtime.is_draining:
+            raise unavailable("The server is stopping")
+        await runtime.start()
+        await runtime.store.check()
+        return answered({"status": "ok"})
+
+    app.add_api_route("/healthz", healthz, include_in_schema=False)
+    app.add_api_route("/readyz", readyz, include_in_schema=False)
+
+
+# - what goes wrong -
+
+
+async def _tell(request: Request, error: Any) -> Response:
+    return Response(error.body, error.status, headers=error.headers, media_type="application/json")
+
+
+async def _tell_of_store(request: Request, error: Any) -> Response:
+    return await _tell(request, of_store(error))
+
+
+async def _tell_of_http(request: Request, error: Any) -> Response:
+    status = HTTPStatus(error.status_code)
+    told = Problem(status, _WORDS.get(status, status.phrase), headers=error.headers)
+    return await _tell(request, told)
+
+
+async def _tell_of_bug(request: Request, error: Exception) -> Response:
+    emit("request_failed", error=type(error).__name__)
+    return await _tell(request, Problem(500, "Internal server error"))
+
+
+_WORDS = {
+    HTTPStatus.NOT_FOUND: "There is nothing at this address",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method",
+}
+_ANSWERS: dict[Any, Any] = {
+    Problem: _tell,
+    StoreError: _tell_of_store,
+    HTTPException: _tell_of_http,
+    Exception: _tell_of_bug,
+}
+
+
+def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "allow_origins": list(origins),
+        "allow_methods": ["GET", "POST", "DELETE"],
+        "allow_headers": ["Authorization", "Content-Type", "Idempotency-Key", "X-Session-ID"],
+        "expose_headers": ["X-Session-ID", "Retry-After", "Deprecation"],
+    }
+
+
+class Deprecations:
+    """ASGI middleware: marks the answers of older addresses."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"deprecation", b"true")]
+            await send(message)
+
+        is_old = scope["type"] == "http" and _is_old(scope)
+        await self._app(scope, receive, marked if is_old else send)
+
+
+def _is_old(scope: Scope) -> bool:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.startswith(("/project/", "/api/project/"))

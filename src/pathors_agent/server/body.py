@@ -1,0 +1,127 @@
+"""Read the body of a request: JSON within bounds, or the problem with it."""
+
+import json
+from collections import Counter
+from http import HTTPStatus
+from typing import NoReturn
+
+import anyio
+from starlette.requests import ClientDisconnect, Request
+
+from pathors_agent.messages import JSONValue
+from pathors_agent.server.problems import Problem, bad_request
+from pathors_agent.server.settings import ServerSettings
+
+_JSON_TYPES = ("application/json", "text/json")
+
+
+async def read_object(request: Request, settings: ServerSettings) -> dict[str, JSONValue]:
+    """Give the JSON object that a request holds."""
+    return parse_object(await read_body(request, settings), settings)
+
+
+async def read_body(request: Request, settings: ServerSettings) -> bytes:
+    """Give the body's bytes, once its size and its type are known to be good."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in _JSON_TYPES and not kind.endswith("+json"):
+        raise Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The request must have Content-Type application/json"
+        )
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > settings.max_body_bytes:
+        raise _too_large(settings)
+    try:
+        with anyio.fail_after(settings.body_seconds):
+            return await _gathered(request, settings)
+    except TimeoutError:
+        raise Problem(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"The body did not arrive within {settings.body_seconds:g} s",
+            headers={"Connection": "close"},
+        ) from None
+
+
+async def _gathered(request: Request, settings: ServerSettings) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async for piece in request.stream():
+            pieces.append(piece)
+            size += len(piece)
+            if size > settings.max_body_bytes:
+                raise _too_large(settings)
+    except ClientDisconnect:
+        raise bad_request("The connection was closed before the body's end") from None
+    return b"".join(pieces)
+
+
+def _too_large(settings: ServerSettings) -> Problem:
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"The body is larger than {settings.max_body_bytes} bytes",
+        headers={"Connection": "close"},
+    )
+
+
+def parse_object(body: bytes, settings: ServerSettings) -> dict[str, JSONValue]:
+    """Parse a body strictly: UTF-8, one object, no name twice, no NaN, not too deep."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise bad_request(f"The body is not UTF-8 (byte {error.start})") from None
+    try:
+        value: JSONValue = _DECODER.decode(text.removeprefix("\ufeff"))
+    except _Repeated as error:
+        raise bad_request("The body has a field twice", f"{error}: occurs twice") from None
+    except RecursionError:
+        raise _too_deep(settings) from None
+    except ValueError as error:
+        raise bad_request("The body is not JSON", f"body: {error}") from None
+    if not isinstance(value, dict):
+        raise bad_request("The body must be a JSON object")
+    if depth_over(value, settings.max_json_depth):
+        raise _too_deep(settings)
+    return value
+
+
+def _too_deep(settings: ServerSettings) -> Problem:
+    return bad_request(f"The body is nested deeper than {settings.max_json_depth} levels")
+
+
+class _Repeated(ValueError):
+    pass
+
+
+def _unrepeated(pairs: list[tuple[str, JSONValue]]) -> dict[str, JSONValue]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise _Repeated(counts.most_common(1)[0][0])
+    return fields
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unrepeated, parse_constant=_no_number)
+
+
+def depth_over(value: JSONValue, limit: int) -> bool:
+    """Tell whether a value has more levels than the limit."""
+    level: list[JSONValue] = [value]
+    for _ in range(limit):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: JSONValue) -> list[JSONValue]:
+    match value:
+        case dict():
+            return [inner for inner in value.values() if isinstance(inner, dict | list)]
+        case list():
+            return [inner for inner in value if isinstance(inner, dict | list)]
+        case _:
+            return []

@@ -1,0 +1,219 @@
+"""Read a chat completion's request: the messages, the tools and how the model is to answer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pathors_agent.chat_completions import ModelOptions
+from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.messages import JSONValue, Message
+from pathors_agent.server.problems import bad_request
+from pathors_agent.server.settings import ServerSettings
+from pathors_agent.tools import Tool, ToolRegistry
+from pathors_agent.wire_messages import read_client_messages
+
+MAX_SESSION_ID = 255
+
+_Fields = Mapping[str, JSONValue]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest:
+    """What a client asks for.
+
+    `tools` are external: only the client can run them. `options` go to the model, over those of
+    the project. `include_tool_activity` asks to be told of the project's own tools while they run.
+    """
+
+    messages: tuple[Message, ...] = field(repr=False)
+    tools: ToolRegistry
+    options: _Fields = field(repr=False)
+    model: str | None = None
+    session_id: str | None = None
+    stream: bool = False
+    include_usage: bool = False
+    include_tool_activity: bool = False
+
+    def model_options(self, base: ModelOptions) -> ModelOptions:
+        """Lay what the client asks for over what the project does."""
+        if not self.options:
+            return base
+        known = {k: v for k, v in self.options.items() if k in _OPTIONS.values()}
+        extra = {k: v for k, v in self.options.items() if k not in known}
+        options: dict[str, Any] = {**known, "extra": {**base.extra, **extra}}
+        return replace(base, **options)
+
+
+def read_request(
+    body: _Fields, header_session: str | None, settings: ServerSettings
+) -> CompletionRequest:
+    """Read a request's fields, or raise the `Problem` that names each bad one."""
+    reading = _Reading(body)
+    messages = _messages(reading, settings)
+    tools = _tools(reading, settings)
+    stream_options = reading.value("stream_options", dict) or {}
+    request = CompletionRequest(
+        messages=tuple(messages),
+        tools=tools,
+        options=_options(reading),
+        model=reading.value("model", str),
+        session_id=_session_id(reading, header_session),
+        stream=bool(reading.value("stream", bool)),
+        include_usage=stream_options.get("include_usage") is True,
+        include_tool_activity=stream_options.get("include_tool_activity") is True,
+    )
+    if reading.problems:
+        raise bad_request("Invalid request body", *reading.problems)
+    return request
+
+
+class _Reading:
+    """The fields of a body, and what was found to be wrong with them."""
+
+    def __init__(self, body: _Fields) -> None:
+        self.body = body
+        self.problems: list[str] = []
+
+    def value(self, name: str, kind: type | tuple[type, ...]) -> Any:
+        """Give a field of that kind; None where it is absent, null or wrong."""
+        value = self.body.get(name)
+        if value is None:
+            return None
+        is_number = kind in (int, _NUMBER) and isinstance(value, bool)
+        if isinstance(value, kind) and not is_number:
+            return value
+        self.problems.append(f"{name}: must be {_KINDS[kind]}")
+        return None
+
+
+_NUMBER = (int, float)
+_KINDS: dict[type | tuple[type, ...], str] = {
+    str: "a string",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+    int: "an integer",
+    _NUMBER: "a number",
+    (str, list): "a string or a list of strings",
+    (str, dict): "a string or an object",
+}
+
+# OpenAI's fields that are passed on to the model, by their kind, and our names for those that we
+# know; the others go as they are.
+_PASSED: dict[str, type | tuple[type, ...]] = {
+    "temperature": _NUMBER,
+    "top_p": _NUMBER,
+    "max_tokens": int,
+    "max_completion_tokens": int,
+    "seed": int,
+    "stop": (str, list),
+    "tool_choice": (str, dict),
+    "parallel_tool_calls": bool,
+    "reasoning_effort": str,
+    "response_format": dict,
+    "frequency_penalty": _NUMBER,
+    "presence_penalty": _NUMBER,
+    "logit_bias": dict,
+    "service_tier": str,
+    "user": str,
+    "verbosity": str,
+}
+_OPTIONS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "seed": "seed",
+    "stop": "stop",
+    "tool_choice": "tool_choice",
+    "parallel_tool_calls": "parallel_tool_calls",
+    "reasoning_effort": "reasoning_effort",
+    "response_format": "response_format",
+}
+
+
+def _options(reading: _Reading) -> dict[str, JSONValue]:
+    count = reading.value("n", int)
+    if count not in (None, 1):
+        reading.problems.append("n: must be 1, a session has one answer")
+    given = {name: reading.value(name, kind) for name, kind in _PASSED.items()}
+    return {_OPTIONS.get(k, k): v for k, v in given.items() if v is not None}
+
+
+def _messages(reading: _Reading, settings: ServerSettings) -> Sequence[Message]:
+    given = reading.value("messages", list)
+    if not given:
+        reading.problems.append("messages: is required, a list that is not empty")
+        return ()
+    if len(given) > settings.max_messages:
+        reading.problems.append(f"messages: has {len(given)}, more than {settings.max_messages}")
+        return ()
+    messages, problems = read_client_messages(given)
+    reading.problems += problems
+    return messages
+
+
+def _tools(reading: _Reading, settings: ServerSettings) -> ToolRegistry:
+    given = reading.value("tools", list) or []
+    if len(given) > settings.max_tools:
+        reading.problems.append(f"tools: has {len(given)}, more than {settings.max_tools}")
+        return ToolRegistry()
+    tools: dict[str, Tool] = {}
+    for index, definition in enumerate(given):
+        try:
+            tool = _tool(definition)
+            ToolRegistry([tool])
+        except ToolDefinitionError as error:
+            reading.problems.append(f"tools[{index}].function.{error.path}: {error}")
+        except _BadTool as error:
+            reading.problems.append(f"tools[{index}]{error}")
+        else:
+            if tools.setdefault(tool.name, tool) is not tool:
+                reading.problems.append(f"tools[{index}].function.name: {tool.name} is there twice")
+    return ToolRegistry(tools.values())
+
+
+class _BadTool(ValueError):
+    """The text goes on from the tool's place."""
+
+
+def _tool(definition: JSONValue) -> Tool:
+    if not isinstance(definition, dict):
+        raise _BadTool(": must be an object")
+    if definition.get("type") != "function":
+        raise _BadTool('.type: must be "function"')
+    function = definition.get("function")
+    if not isinstance(function, dict):
+        raise _BadTool(".function: must be an object")
+    name, said = function.get("name"), function.get("description")
+    if not isinstance(name, str):
+        raise _BadTool(".function.name: must be a string")
+    if not isinstance(said, str | None):
+        raise _BadTool(".function.description: must be a string")
+    parameters: Any = function.get("parameters")
+    if not isinstance(parameters, dict | None):
+        raise _BadTool(".function.parameters: must be an object, a JSON Schema")
+    return Tool(
+        name=name,
+        description=said or "",
+        parameters={"type": "object", "properties": {}} | (parameters or {}),
+        strict=function.get("strict") is True,
+    )
+
+
+def _session_id(reading: _Reading, header: str | None) -> str | None:
+    """The header wins over the body's field; neither names a new session."""
+    if header is not None:
+        return checked_session_id(header, reading.problems.append, "X-Session-ID")
+    given: str | None = reading.value("session_id", str)
+    if given is None:
+        return None
+    return checked_session_id(given, reading.problems.append, "session_id")
+
+
+def checked_session_id(text: str, complain: Callable[[str], object], name: str) -> str:
+    """Give the id; complain of one that is not 1 to 255 visible ASCII characters."""
+    is_visible = text.isascii() and text.isprintable() and " " not in text
+    if not (0 < len(text) <= MAX_SESSION_ID and is_visible):
+        complain(f"{name}: must be 1 to {MAX_SESSION_ID} visible ASCII characters without spaces")
+    return text

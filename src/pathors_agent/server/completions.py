@@ -1,0 +1,58 @@
+"""The chat completion endpoint: whose request it is, what it asks for, and the turn for it."""
+
+import hashlib
+import secrets
+
+from starlette.requests import Request
+
+from pathors_agent.server.body import parse_object, read_body
+from pathors_agent.server.completion_request import checked_session_id, read_request
+from pathors_agent.server.problems import bad_request, unavailable
+from pathors_agent.server.runtime import Runtime
+from pathors_agent.server.sending import TurnResponse
+from pathors_agent.server.turn import Turn
+from pathors_agent.stores.base import RequestId, StoredKey
+
+
+class Completions:
+    """Answers requests for chat completions."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def complete(self, request: Request, project_id: str) -> TurnResponse:
+        """Read a request, and give the response that runs its turn."""
+        runtime = self._runtime
+        key = await runtime.authenticated(request, project_id)
+        if runtime.is_draining:
+            raise unavailable("The server is stopping; try again")
+        body = await read_body(request, runtime.settings)
+        fields = parse_object(body, runtime.settings)
+        session = request.headers.get("x-session-id")
+        asked = read_request(fields, session, runtime.settings)
+        turn = Turn(
+            shared=runtime.shared,
+            project=runtime.projects[project_id],
+            request=asked,
+            session_id=asked.session_id or f"session-{secrets.token_hex(12)}",
+            api_key=key.id,
+            body_digest=_digest(body, asked.session_id),
+            request_id=_request_id(request, key),
+        )
+        return TurnResponse(turn, runtime.start_soon)
+
+
+def _digest(body: bytes, session_id: str | None) -> str:
+    """Tell requests of one Idempotency-Key apart; the session may be named beside the body."""
+    return hashlib.sha256(body + b"\n" + (session_id or "").encode()).hexdigest()
+
+
+def _request_id(request: Request, key: StoredKey) -> RequestId | None:
+    name = request.headers.get("idempotency-key")
+    if name is None:
+        return None
+    problems: list[str] = []
+    checked_session_id(name, problems.append, "Idempotency-Key")
+    if problems:
+        raise bad_request("Invalid header", *problems, param="Idempotency-Key")
+    return RequestId(project=key.project, api_key=key.id, name=name)

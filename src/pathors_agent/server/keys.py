@@ -1,0 +1,88 @@
+"""API keys: made, shown once, stored as a digest, and recognised."""
+
+import hashlib
+import hmac
+import secrets
+import string
+import time
+
+from starlette.requests import Request
+
+from pathors_agent.server.problems import unauthorized
+from pathors_agent.stores.base import Store, StoredKey, now
+
+KEY_PREFIX = "sk_"
+# 256 bits; in base62 they are 43 characters.
+_KEY_BYTES = 32
+_KEY_CHARACTERS = 43
+_SHOWN = 4
+# No key has more; a longer text is not worth a look at the store.
+_MAX_KEY = 200
+_BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+# Enough to see which keys are in use; writing at each request would cost more than the request.
+NOTE_USED_SECONDS = 60.0
+
+
+def make_key(project: str, *, name: str = "") -> tuple[str, StoredKey]:
+    """Make a key; give its text, which is nowhere else, and what is to be stored."""
+    text = KEY_PREFIX + _base62(int.from_bytes(secrets.token_bytes(_KEY_BYTES)))
+    key = StoredKey(
+        id=f"key_{secrets.token_hex(8)}",
+        project=project,
+        digest=digest_of(text),
+        prefix=text[: len(KEY_PREFIX) + _SHOWN],
+        last_four=text[-_SHOWN:],
+        name=name,
+        created_at=now(),
+    )
+    return text, key
+
+
+def digest_of(text: str) -> str:
+    """The SHA-256 of a key; without a salt, for keys are random and must be found by it."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _base62(number: int) -> str:
+    digits = []
+    for _ in range(_KEY_CHARACTERS):
+        number, digit = divmod(number, len(_BASE62))
+        digits.append(_BASE62[digit])
+    return "".join(reversed(digits))
+
+
+class Authenticator:
+    """Finds out whose request it is; each request asks the store, so that revoking works at once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._noted: dict[str, float] = {}
+
+    async def key_of(self, request: Request, project: str) -> StoredKey:
+        """Give the key of a request to this project; the same `Problem` for every other."""
+        text = _bearer(request)
+        digest = digest_of(text)
+        key = await self._store.find_key(digest) if text else None
+        # Compared once more here: what a database finds may depend on how it compares texts.
+        if key is None or not hmac.compare_digest(key.digest, digest):
+            raise unauthorized()
+        if key.revoked_at is not None or not hmac.compare_digest(
+            key.project.encode(), project.encode()
+        ):
+            raise unauthorized()
+        await self._note_used(key)
+        return key
+
+    async def _note_used(self, key: StoredKey) -> None:
+        moment = time.monotonic()
+        if moment - self._noted.get(key.id, -NOTE_USED_SECONDS) < NOTE_USED_SECONDS:
+            return
+        self._noted[key.id] = moment
+        await self._store.note_key_used(key.id)
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    text = text.strip()
+    fits = scheme.lower() == "bearer" and len(text) <= _MAX_KEY and text.isascii()
+    return text if fits else ""

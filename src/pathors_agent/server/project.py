@@ -1,0 +1,115 @@
+"""A project: the agent that is served under one address."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from pathors_agent.agent import AsyncAgent
+from pathors_agent.chat_completions import ModelOptions
+from pathors_agent.json_text import write_json
+from pathors_agent.limits import Limits
+from pathors_agent.messages import JSONValue
+from pathors_agent.request_history import AsyncHistory
+from pathors_agent.server.completion_request import CompletionRequest
+from pathors_agent.server.problems import bad_request
+from pathors_agent.tools import ToolRegistry
+from pathors_agent.transport import AsyncTransport
+from pathors_agent.turn_tools import Tools, registry_of
+
+# Projects are named in addresses and in the database.
+_ID = re.compile(r"[A-Za-z0-9._~-]{1,100}")
+_VARIABLE = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
+
+# What a client is told where neither it nor the project names a model.
+DEFAULT_MODEL = "pathway-default"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnContext:
+    """What a project's tools get as `ToolContext.context`."""
+
+    project: str
+    session_id: str
+    variables: Mapping[str, JSONValue] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """An agent under a name: a transport to its model, instructions, and tools that run here.
+
+    - `instructions`: may hold `{{name}}` for each of a session's variables; values are put in as
+      plain text, and a name that the session lacks stays as it is.
+    - `model`: the model to ask for; without one the client's choice is passed on.
+    - `tools`: run on the server; clients bring others with a request and run those themselves.
+    - `limits`: of one turn. At a limit the model is asked for what it has.
+    - `history`: chooses what of a long session is sent, see `last_turns`.
+    - `on_disconnect`: what becomes of the turn of a client that went away: `cancel` leaves the
+      session as it was, `finish` runs the turn to its end and stores it.
+    """
+
+    id: str
+    transport: AsyncTransport = field(repr=False)
+    instructions: str | None = field(default=None, repr=False)
+    model: str | None = None
+    tools: Tools = ()
+    options: ModelOptions = field(default_factory=ModelOptions)
+    limits: Limits = field(default_factory=lambda: Limits(last_word=True))
+    history: AsyncHistory | None = None
+    on_disconnect: Literal["cancel", "finish"] = "cancel"
+
+    def __post_init__(self) -> None:
+        if not _ID.fullmatch(self.id) or not self.id.strip("."):
+            raise ValueError(
+                f"the project id {self.id!r} must be 1 to 100 of the characters A-Z a-z 0-9 . _ ~ -"
+            )
+        if self.on_disconnect not in ("cancel", "finish"):
+            raise ValueError('on_disconnect must be "cancel" or "finish"')
+
+    @cached_property
+    def own_tools(self) -> ToolRegistry:
+        """The tools that run here."""
+        return registry_of(self.tools)
+
+    def agent(
+        self, request: CompletionRequest, variables: Mapping[str, JSONValue]
+    ) -> AsyncAgent[str]:
+        """Make the agent that answers one request."""
+        for tool in request.tools:
+            if tool.name in self.own_tools:
+                raise bad_request(
+                    "A tool of the request has the name of one of the project's own",
+                    f"tools: {tool.name} is a tool of the project; give yours another name",
+                )
+        return AsyncAgent(
+            self.transport,
+            model=self.model or request.model,
+            instructions=self._instructions(variables),
+            tools=self.own_tools + request.tools,
+            options=request.model_options(self.options),
+            limits=self.limits,
+            history=self.history,
+        )
+
+    def shown_model(self, request: CompletionRequest) -> str:
+        """The name of the model for the client."""
+        return self.model or request.model or DEFAULT_MODEL
+
+    def _instructions(self, variables: Mapping[str, JSONValue]) -> str | None:
+        if self.instructions is None:
+            return None
+        return _VARIABLE.sub(lambda found: _inserted(found, variables), self.instructions)
+
+    def with_limits(self, **limits: Any) -> "Project":
+        """The same project with other limits."""
+        return replace(self, limits=replace(self.limits, **limits))
+
+
+def _inserted(found: "re.Match[str]", variables: Mapping[str, JSONValue]) -> str:
+    """A variable's text; a value that is no text is written as JSON."""
+    name = found[1]
+    if name not in variables:
+        return found[0]
+    value = variables[name]
+    return value if isinstance(value, str) else write_json(value).decode()

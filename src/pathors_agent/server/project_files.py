@@ -1,0 +1,176 @@
+"""Read projects from a TOML file."""
+
+import importlib
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pathors_agent.chat_completions import PROFILES, ModelOptions
+from pathors_agent.errors import AgentError
+from pathors_agent.limits import Limits
+from pathors_agent.server.project import Project
+from pathors_agent.transport import AsyncTransport
+
+# What a table of a project may hold, beside the tables `options` and `limits`.
+_TEXTS = (
+    "base_url",
+    "api_key_env",
+    "profile",
+    "transport",
+    "model",
+    "instructions",
+    "instructions_file",
+    "tools",
+    "gguf",
+    "on_disconnect",
+)
+_TABLES = {"options": ModelOptions, "limits": Limits}
+
+
+class InvalidProjectFile(AgentError, ValueError):
+    """A file of projects cannot be used; the text names the file and the field."""
+
+
+def load_projects(path: str | Path) -> list[Project]:
+    """Read the projects of a file.
+
+    Each is a table `[projects.NAME]`: its model is at `base_url` (with the key in the environment
+    variable that `api_key_env` names), in the file `gguf`, or behind the Python object that
+    `transport` names; `tools` names an object, too: a tool, a list of them or a registry, as
+    "module:name". `instructions` may stand in a file of their own (`instructions_file`). Modules
+    are looked for beside the file first. Raises `InvalidProjectFile`.
+    """
+    path = Path(path)
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InvalidProjectFile(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidProjectFile(f"{path}: is no TOML: {error}") from None
+    tables = document.get("projects")
+    if not isinstance(tables, dict) or not tables:
+        raise InvalidProjectFile(f"{path}: has no table [projects.NAME]")
+    return [_Table(path, name, table).project() for name, table in tables.items()]
+
+
+class _Table:
+    """The table of one project."""
+
+    def __init__(self, path: Path, name: str, table: object) -> None:
+        self._path = path
+        self._where = f"{path}: projects.{name}"
+        self._name = name
+        if not isinstance(table, dict):
+            raise self._wrong("", "must be a table")
+        self._table: Mapping[str, Any] = table
+        for key, value in table.items():
+            if key not in (*_TEXTS, *_TABLES):
+                allowed = ", ".join((*_TEXTS, *_TABLES))
+                raise self._wrong(key, f"is no setting; there are {allowed}")
+            if key in _TEXTS and not isinstance(value, str):
+                raise self._wrong(key, "must be a text")
+
+    def project(self) -> Project:
+        """Make the project."""
+        settings: dict[str, Any] = {
+            "transport": self._transport(),
+            "instructions": self._instructions(),
+            "model": self._table.get("model"),
+            "tools": self._named("tools") if "tools" in self._table else (),
+            "on_disconnect": self._table.get("on_disconnect", "cancel"),
+        }
+        for key in _TABLES.keys() & self._table.keys():
+            settings[key] = self._values(key)
+        try:
+            return Project(id=self._name, **settings)
+        except ValueError as error:
+            raise self._wrong("", str(error)) from None
+
+    def _transport(self) -> AsyncTransport:
+        given = [key for key in ("base_url", "transport", "gguf") if key in self._table]
+        if len(given) != 1:
+            raise self._wrong("", "needs one of base_url, transport, gguf")
+        if given == ["gguf"]:
+            from pathors_agent.local import AsyncLocalTransport
+
+            return AsyncLocalTransport(self._beside(self._table["gguf"]))
+        if given == ["transport"]:
+            made = self._named("transport")
+            made = made() if callable(made) else made
+            if not isinstance(made, AsyncTransport):
+                raise self._wrong("transport", "must name an AsyncTransport, or what makes one")
+            return made
+        return self._http_transport()
+
+    def _http_transport(self) -> AsyncTransport:
+        from pathors_agent.http import AsyncHTTPTransport
+        from pathors_agent.retry import AsyncRetryingTransport
+
+        profile = self._table.get("profile", "default")
+        if profile not in PROFILES:
+            raise self._wrong("profile", f"must be one of {', '.join(PROFILES)}")
+        variable = self._table.get("api_key_env")
+        if variable is not None and not os.environ.get(variable):
+            raise self._wrong("api_key_env", f"names {variable}, which the environment lacks")
+        try:
+            http = AsyncHTTPTransport(
+                self._table["base_url"],
+                api_key=os.environ[variable] if variable else "",
+                profile=PROFILES[profile],
+            )
+        except AgentError as error:
+            raise self._wrong("base_url", str(error)) from None
+        return AsyncRetryingTransport(http)
+
+    def _instructions(self) -> str | None:
+        file = self._table.get("instructions_file")
+        if file is None:
+            return self._table.get("instructions")
+        if "instructions" in self._table:
+            raise self._wrong("instructions_file", "stands beside instructions; give one of them")
+        try:
+            return self._beside(file).read_text()
+        except (OSError, UnicodeDecodeError):
+            raise self._wrong("instructions_file", f"{file} cannot be read") from None
+
+    def _values(self, key: str) -> object:
+        """Make options or limits of the table under this name."""
+        kind, table = _TABLES[key], self._table[key]
+        known = {field.name for field in fields(kind)}
+        if not isinstance(table, dict):
+            raise self._wrong(key, "must be a table")
+        if unknown := sorted(table.keys() - known):
+            raise self._wrong(f"{key}.{unknown[0]}", f"is unknown; there are {sorted(known)}")
+        defaults = {"last_word": True} if kind is Limits else {}
+        try:
+            return kind(**{**defaults, **table})
+        except (ValueError, TypeError) as error:
+            raise self._wrong(key, str(error)) from None
+
+    def _named(self, key: str) -> Any:
+        """Import the object that "module:name" names."""
+        module, colon, name = self._table[key].partition(":")
+        if not (colon and module and name):
+            raise self._wrong(key, 'must be "module:name"')
+        folder = str(self._path.resolve().parent)
+        sys.path.insert(0, folder)
+        try:
+            found: Any = importlib.import_module(module)
+            for part in name.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError) as error:
+            raise self._wrong(key, f"cannot be imported: {error}") from error
+        finally:
+            sys.path.remove(folder)
+        return found
+
+    def _beside(self, file: str) -> Path:
+        return self._path.resolve().parent / file
+
+    def _wrong(self, key: str, problem: str) -> InvalidProjectFile:
+        place = f"{self._where}.{key}" if key else self._where
+        return InvalidProjectFile(f"{place} {problem}")

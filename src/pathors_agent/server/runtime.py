@@ -1,0 +1,136 @@
+"""What a server needs while it runs: its projects and store, open, and a place for its turns."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+
+import anyio
+from anyio.abc import TaskGroup
+from starlette.requests import Request
+
+from pathors_agent.errors import StoreError
+from pathors_agent.server.admission import Admission, SessionQueue
+from pathors_agent.server.keys import Authenticator
+from pathors_agent.server.problems import unauthorized, unavailable
+from pathors_agent.server.project import Project
+from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.turn import Shared
+from pathors_agent.stores.base import Store, StoredKey
+
+
+class Runtime:
+    """The open parts of a server.
+
+    Store, transports and tools live in a task of their own, started with the app or by its first
+    request: an app that is mounted in another is told of no beginning.
+    """
+
+    def __init__(self, projects: Iterable[Project], store: Store, settings: ServerSettings) -> None:
+        self.projects = _by_id(projects)
+        self.store = store
+        self.settings = settings
+        self.is_draining = False
+        self._turns: TaskGroup
+        self._turns_left = 0
+        self._turn_ended = anyio.Event()
+        self._authenticator = Authenticator(store)
+        self._shared = Shared(
+            store=store,
+            settings=settings,
+            admission=Admission(settings),
+            sessions=SessionQueue(),
+        )
+        self._host: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._stop = asyncio.Event()
+
+    @property
+    def shared(self) -> Shared:
+        """What all turns share."""
+        return self._shared
+
+    async def start(self) -> None:
+        """Open everything, once; raise what kept it from opening."""
+        if self._host is None or self._host.done():
+            self._stop.clear()
+            self._ready = asyncio.get_running_loop().create_future()
+            self._host = asyncio.create_task(self._be_open(self._ready))
+        assert self._ready is not None  # set with the task
+        await asyncio.shield(self._ready)
+
+    async def stop(self) -> None:
+        """Give running turns their time, then close everything."""
+        self.drain()
+        self._stop.set()
+        if self._host is not None:
+            await self._host
+
+    def drain(self) -> None:
+        """Take no new turns."""
+        self.is_draining = True
+
+    def start_soon(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a turn beside the request it came with."""
+        self._turns.start_soon(self._counted, function, *args)
+
+    async def _counted(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        self._turns_left += 1
+        try:
+            await function(*args)
+        finally:
+            self._turns_left -= 1
+            self._turn_ended.set()
+
+    async def authenticated(self, request: Request, project_id: str) -> StoredKey:
+        """Give the key of a request; the same `Problem` for each that does not fit."""
+        try:
+            await self.start()
+            key = await self._authenticator.key_of(request, project_id)
+        except StoreError:
+            raise unavailable("Keys cannot be read now") from None
+        if project_id not in self.projects:
+            raise unauthorized()
+        return key
+
+    async def _be_open(self, ready: "asyncio.Future[None]") -> None:
+        try:
+            async with AsyncExitStack() as opened:
+                for part in self._parts():
+                    await opened.enter_async_context(part)
+                async with anyio.create_task_group() as self._turns:
+                    ready.set_result(None)
+                    await self._stop.wait()
+                    await self._end_turns()
+        except BaseException as error:
+            if not ready.done():
+                ready.set_exception(error)
+                with suppress(Exception):
+                    ready.exception()  # told to whoever waits; nobody may
+                if isinstance(error, Exception):
+                    return
+            raise
+
+    async def _end_turns(self) -> None:
+        """Wait for the turns whose clients went away, as long as there is time."""
+        with anyio.move_on_after(self.settings.grace_seconds):
+            while self._turns_left:
+                self._turn_ended = anyio.Event()
+                await self._turn_ended.wait()
+        self._turns.cancel_scope.cancel()
+
+    def _parts(self) -> Iterable[AbstractAsyncContextManager[object]]:
+        yield self.store
+        given: list[object] = []
+        for project in self.projects.values():
+            given += [project.transport, project.tools]
+        for part in {id(part): part for part in given}.values():
+            if isinstance(part, AbstractAsyncContextManager):
+                yield part
+
+
+def _by_id(projects: Iterable[Project]) -> dict[str, Project]:
+    named: dict[str, Project] = {}
+    for project in projects:
+        if named.setdefault(project.id, project) is not project:
+            raise ValueError(f"two projects have the id {project.id!r}")
+    return named

@@ -1,0 +1,287 @@
+"""Send a turn's answer over ASGI: whole or as a stream, while watching over client and session."""
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from pathors_agent.errors import StoreError, TransportError
+from pathors_agent.message_builder import Delta, TextDelta, ToolProgressDelta
+from pathors_agent.messages import AssistantMessage, Message, ToolMessage
+from pathors_agent.server.answer import Answer, Chunks, error_event
+from pathors_agent.server.problems import Problem, of_model, of_store
+from pathors_agent.server.turn import KEPT_PER_LEASE, Turn
+from pathors_agent.server.view import BETWEEN_TEXTS
+from pathors_agent.sse import encode_comment
+from pathors_agent.telemetry import emit
+from pathors_agent.wire_messages import write_call
+
+RunBeside = Callable[..., None]
+"""Starts an async function with its arguments, and does not wait for it."""
+
+PING = encode_comment("ping")
+
+_STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-transform",
+    "x-accel-buffering": "no",  # nginx, and proxies that took its word over
+}
+_JSON = {"content-type": "application/json"}
+
+
+class TurnResponse(Response):
+    """An ASGI response that runs a turn while it answers.
+
+    Where the client goes away, the turn is cancelled, or runs on `beside`, as the project says.
+    """
+
+    def __init__(
+        self, turn: Turn, beside: "RunBeside", own_headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__()
+        self._turn = turn
+        self._beside = beside
+        self._own_headers = own_headers or {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the turn and answer."""
+        line = Line(send, self._turn.shared.settings.write_seconds)
+        headers = {**self._own_headers, "x-session-id": self._turn.session_id}
+        if self._turn.request.stream:
+            writer: StreamWriter | WholeWriter = StreamWriter(self._turn, line, headers)
+        else:
+            writer = WholeWriter(self._turn, line, headers)
+        served = anyio.Event()
+        async with anyio.create_task_group() as here:
+            if self._turn.project.on_disconnect == "finish":
+                self._beside(_serve, self._turn, writer, line, served)
+                here.start_soon(_listen, receive, line, served.set)
+                await served.wait()
+            else:
+                here.start_soon(_listen, receive, line, here.cancel_scope.cancel)
+                await _serve(self._turn, writer, line, served)
+            here.cancel_scope.cancel()
+
+
+async def _listen(receive: Receive, line: "Line", gone: Callable[[], object]) -> None:
+    """Wait for the client to go away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    line.is_cut = True
+    gone()
+
+
+async def _serve(
+    turn: Turn, writer: "StreamWriter | WholeWriter", line: "Line", served: anyio.Event
+) -> None:
+    """Run a turn under watch; whatever goes wrong is told to the client."""
+    problem: Problem | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_watch, turn, writer, line)
+            try:
+                await turn.run(writer)
+            except _TOLD as error:
+                problem = _problem(error)
+            except Exception as error:  # noqa: BLE001  (a bug here must not be a cut connection)
+                problem = _unforeseen(error, turn)
+            tasks.cancel_scope.cancel()
+    except* _TOLD as group:  # the watch lost the session, or the reader
+        problem = _problem(group.exceptions[0])
+    finally:
+        if problem is not None:
+            await writer.fail(problem)
+        served.set()
+
+
+_TOLD = (Problem, TransportError, StoreError)
+
+
+def _problem(error: BaseException) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case TransportError():
+            return of_model(error)
+        case StoreError():
+            return of_store(error)
+        case _:
+            raise error
+
+
+def _unforeseen(error: Exception, turn: Turn) -> Problem:
+    emit("turn_failed", project=turn.project.id, error=type(error).__name__)
+    return Problem(500, "Internal server error")
+
+
+async def _watch(turn: Turn, writer: "StreamWriter | WholeWriter", line: "Line") -> None:
+    """Keep the session, break long silences, and give up on who does not read."""
+    settings = turn.shared.settings
+    keep_every = settings.lease_seconds / KEPT_PER_LEASE
+    kept_at = anyio.current_time()
+    while True:
+        now = anyio.current_time()
+        due = min(kept_at + keep_every, line.last_sent + settings.ping_seconds, line.write_end)
+        if now < due:
+            await anyio.sleep(due - now)
+            continue
+        if line.write_end <= now:
+            line.is_cut = True
+            raise Problem(408, "The client does not read")
+        if now >= kept_at + keep_every:
+            kept_at = now
+            await turn.keep()
+        if now >= line.last_sent + settings.ping_seconds:
+            line.last_sent = now
+            await writer.ping()
+
+
+class Line:
+    """The way to a client: bytes go out in order, one write at a time, and not to who has left."""
+
+    def __init__(self, send: Send, write_seconds: float) -> None:
+        self._send = send
+        self._write_seconds = write_seconds
+        self._lock = anyio.Lock(fast_acquire=True)
+        self.is_cut = False
+        self.is_open = False
+        self.last_sent = anyio.current_time()
+        self.write_end = float("inf")
+
+    async def start(self, status: int, headers: dict[str, str]) -> None:
+        """Send the status and the headers."""
+        self.is_open = True
+        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+        await self._put({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def write(self, data: bytes, *, more: bool = True) -> None:
+        """Send a piece of the body."""
+        await self._put({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _put(self, message: dict[str, Any]) -> None:
+        if self.is_cut:
+            return
+        async with self._lock:
+            now = anyio.current_time()
+            self.write_end = now + self._write_seconds
+            try:
+                await self._send(message)
+            except OSError:  # the connection broke while this was on its way
+                self.is_cut = True
+            self.write_end = float("inf")
+            self.last_sent = now
+
+
+class WholeWriter:
+    """Answers with one JSON completion."""
+
+    def __init__(self, turn: Turn, line: Line, headers: dict[str, str]) -> None:
+        self._line = line
+        self._headers = headers
+
+    async def item(self, item: Delta | Message) -> None:
+        """Tell nothing before the end."""
+
+    async def ping(self) -> None:
+        """Nothing can be said before the status is known."""
+
+    async def end(self, answer: Answer) -> None:
+        """Send the answer."""
+        await _send_whole(self._line, 200, self._headers, answer.body(), answer.head.session_id)
+
+    async def fail(self, problem: Problem) -> None:
+        """Send the problem."""
+        await _send_whole(
+            self._line, problem.status, {**self._headers, **problem.headers}, problem.body
+        )
+
+
+async def _send_whole(
+    line: Line, status: int, headers: dict[str, str], body: bytes, session_id: str | None = None
+) -> None:
+    session = {} if session_id is None else {"x-session-id": session_id}
+    length = {"content-length": str(len(body))}
+    await line.start(status, {**headers, **session, **_JSON, **length})
+    await line.write(body, more=False)
+
+
+class StreamWriter:
+    """Answers with server-sent events, the first as soon as the model says anything."""
+
+    def __init__(self, turn: Turn, line: Line, headers: dict[str, str]) -> None:
+        self._turn = turn
+        self._line = line
+        self._headers = headers
+        self._chunks = Chunks(turn.head, include_usage=turn.request.include_usage)
+        self._said = ""  # the kind of what was sent: nothing, the opening, or text
+        self._pending_break = False
+
+    async def item(self, item: Delta | Message) -> None:
+        """Send a piece of text at once, and tell of the project's tools if that is wanted."""
+        if not self._said:
+            await self._open()
+        if isinstance(item, TextDelta):
+            if self._pending_break:
+                self._pending_break = False
+                await self._line.write(self._chunks.text(BETWEEN_TEXTS))
+            await self._line.write(self._chunks.text(item.text))
+            self._said = "text"
+            return
+        if isinstance(item, AssistantMessage):
+            self._pending_break = self._said == "text"
+        if self._turn.request.include_tool_activity:
+            for value in _activity(item):
+                await self._line.write(self._chunks.activity(value))
+
+    async def ping(self) -> None:
+        """Break a silence, once the model was asked."""
+        if self._turn.is_running:
+            await self._start()
+            await self._line.write(PING)
+
+    async def end(self, answer: Answer) -> None:
+        """Send what is left of the answer."""
+        if not self._said:
+            # Nothing went out yet: the answer was given before, or it has no text.
+            self._chunks = Chunks(answer.head, include_usage=self._turn.request.include_usage)
+            self._headers["x-session-id"] = answer.head.session_id
+            await self._open()
+        if self._said != "text" and answer.text:
+            await self._line.write(self._chunks.text(answer.text))
+        for event in self._chunks.end(answer):
+            await self._line.write(event)
+        await self._line.write(b"", more=False)
+
+    async def fail(self, problem: Problem) -> None:
+        """Send the problem: by status where none was sent, else as the last event."""
+        if not self._line.is_open:
+            headers = {**self._headers, **problem.headers}
+            await _send_whole(self._line, problem.status, headers, problem.body)
+        else:
+            await self._line.write(error_event(problem.body), more=False)
+
+    async def _open(self) -> None:
+        await self._start()
+        await self._line.write(self._chunks.opening())
+        self._said = "opening"
+
+    async def _start(self) -> None:
+        if not self._line.is_open:
+            await self._line.start(200, {**self._headers, **_STREAM_HEADERS})
+
+
+def _activity(item: Delta | Message) -> list[dict[str, Any]]:
+    """What is told of the tools, by those who asked for it."""
+    match item:
+        case AssistantMessage():
+            return [{"call": write_call(call)} for call in item.tool_calls]
+        case ToolMessage():
+            said = {"tool_call_id": item.tool_call_id, "outcome": item.outcome}
+            return [{"result": {**said, "content": item.text}}]
+        case ToolProgressDelta():
+            said = {"tool_call_id": item.call.id, "value": str(item.value)}
+            return [{"progress": said}]
+        case _:
+            return []

@@ -1,0 +1,73 @@
+"""What a server allows, and how long it waits: every limit, with its default's reason."""
+
+from dataclasses import dataclass, fields
+
+# Long conversations with a few images fit; OpenAI's own limit for a request is 32 MB.
+MAX_BODY_BYTES = 8 * 1024 * 1024
+# A phone on a bad line sends 8 MiB in less; who is slower holds up a connection for nothing.
+BODY_SECONDS = 60.0
+# OpenAI allows a schema 10 levels; a body adds 5 around it.
+MAX_JSON_DEPTH = 64
+# A conversation of a thousand turns, sent whole.
+MAX_MESSAGES = 10_000
+# OpenAI's own limit.
+MAX_TOOLS = 128
+# More turns at once than this only wait for each other in one process.
+TURNS_PER_PROJECT = 256
+TURNS_PER_KEY = 64
+# A burst is taken in; whoever comes to a longer queue is better off to hear so at once.
+QUEUE_LENGTH = 64
+QUEUE_SECONDS = 5.0
+# From the contract: a second request waits for the first one's turn.
+SESSION_WAIT_SECONDS = 30.0
+# Above the default limits of a turn's tools (300 s) and model calls, below what proxies allow.
+TURN_SECONDS = 600.0
+# What a dead process can hold a session for; kept up three times in that time.
+LEASE_SECONDS = 10.0
+# Proxies close streams that are silent for 30 to 60 seconds.
+PING_SECONDS = 15.0
+# A reader that takes no 64 KiB in this time is gone, or wants to be a burden.
+WRITE_SECONDS = 60.0
+# Kubernetes gives a process 30 seconds between SIGTERM and SIGKILL.
+GRACE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """What a server allows, and how long it waits; sizes in bytes, times in seconds.
+
+    - `max_body_bytes`, `body_seconds`: of a request's body; 413 and 408 beyond.
+    - `max_json_depth`, `max_messages`, `max_tools`: of a request; 400 beyond.
+    - `turns_per_project`, `turns_per_key`: turns at once in this process. `queue_length` more wait
+      for up to `queue_seconds`; 429 with Retry-After beyond.
+    - `session_wait_seconds`: how long a request waits for the session's running turn; 409 beyond.
+    - `turn_seconds`: time of a turn; 504 beyond.
+    - `lease_seconds`: how long a session stays locked when its process dies in the middle of a
+      turn.
+    - `ping_seconds`: silence of a stream before a comment is sent.
+    - `write_seconds`: how long a client may take to read what is waiting for it.
+    - `grace_seconds`: how long running turns may go on after SIGTERM.
+    - `cors_origins`: web pages of other origins that may call the API, as "https://example.com".
+    """
+
+    max_body_bytes: int = MAX_BODY_BYTES
+    body_seconds: float = BODY_SECONDS
+    max_json_depth: int = MAX_JSON_DEPTH
+    max_messages: int = MAX_MESSAGES
+    max_tools: int = MAX_TOOLS
+    turns_per_project: int = TURNS_PER_PROJECT
+    turns_per_key: int = TURNS_PER_KEY
+    queue_length: int = QUEUE_LENGTH
+    queue_seconds: float = QUEUE_SECONDS
+    session_wait_seconds: float = SESSION_WAIT_SECONDS
+    turn_seconds: float = TURN_SECONDS
+    lease_seconds: float = LEASE_SECONDS
+    ping_seconds: float = PING_SECONDS
+    write_seconds: float = WRITE_SECONDS
+    grace_seconds: float = GRACE_SECONDS
+    cors_origins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in {field.name for field in fields(self)} - {"cors_origins", "queue_length"}:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"ServerSettings.{name} must be over 0")

@@ -1,0 +1,340 @@
+"""One turn of a session: take the session, run the agent, store what was said, whole or not at all."""
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import anyio
+
+from pathors_agent.agent import AsyncAgent
+from pathors_agent.approvals import Approval, Decision
+from pathors_agent.conversation import Conversation, Role
+from pathors_agent.errors import ConversationError, SessionConflict, SessionNotFound
+from pathors_agent.message_builder import Delta
+from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolMessage
+from pathors_agent.run import Status
+from pathors_agent.run_result import RunResult
+from pathors_agent.server.admission import Admission, SessionQueue
+from pathors_agent.server.answer import Answer, Head, counted, finish_reason
+from pathors_agent.server.completion_request import CompletionRequest
+from pathors_agent.server.problems import Problem, bad_request
+from pathors_agent.server.project import Project, TurnContext
+from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.view import BETWEEN_TEXTS, news
+from pathors_agent.stores.base import Lease, RequestId, Session, Store
+from pathors_agent.telemetry import emit
+from pathors_agent.wire_messages import write_call
+
+# How often a lease is asked for that another process holds, from the first to the last time.
+_FIRST_LOOK_SECONDS = 0.02
+_LAST_LOOK_SECONDS = 0.25
+# Giving back what a turn held is worth this long, also when the turn was cancelled.
+_CLEAN_UP_SECONDS = 5.0
+# A lease is kept up this many times in its life, so that one late renewal loses nothing.
+KEPT_PER_LEASE = 3
+
+
+class Writer(Protocol):
+    """What a turn tells its client."""
+
+    async def item(self, item: Delta | Message) -> None:
+        """Tell of a delta or message as it comes."""
+
+    async def end(self, answer: Answer) -> None:
+        """Tell that the turn is stored, and the rest of its answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all turns of a server share."""
+
+    store: Store
+    settings: ServerSettings
+    admission: Admission
+    sessions: SessionQueue
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """One request to a session, and how far it has come."""
+
+    shared: Shared
+    project: Project
+    request: CompletionRequest
+    session_id: str
+    api_key: str
+    body_digest: str
+    request_id: RequestId | None = None
+    head: Head = field(init=False)
+    lease: Lease | None = None
+    is_running: bool = False
+
+    def __post_init__(self) -> None:
+        self.head = Head(
+            id=f"chatcmpl-{secrets.token_hex(12)}",
+            created=int(time.time()),
+            model=self.project.shown_model(self.request),
+            session_id=self.session_id,
+        )
+
+    async def run(self, writer: Writer) -> None:
+        """Run the turn, store it, and tell the client; a `Problem` or another of our errors else."""
+        async with self._named_request() as earlier:
+            answer = earlier or await self._run_admitted(writer)
+        await writer.end(answer)
+
+    async def _run_admitted(self, writer: Writer) -> Answer:
+        admission, sessions = self.shared.admission, self.shared.sessions
+        async with admission.turn(self.project.id, self.api_key):
+            try:
+                with anyio.fail_after(self.shared.settings.session_wait_seconds) as time_limit:
+                    async with sessions.place(self.project.id, self.session_id):
+                        return await self._run_alone(writer, time_limit)
+            except TimeoutError:
+                raise _too_long() if self.is_running else _session_busy() from None
+
+    async def _run_alone(self, writer: Writer, time_limit: anyio.CancelScope) -> Answer:
+        async with self._lease() as lease:
+            time_limit.deadline = anyio.current_time() + self.shared.settings.turn_seconds
+            seen = await self._stored()
+            conversation = self._conversation(seen)
+            variables = seen.variables if seen else {}
+            agent = self.project.agent(self.request, variables)
+            context = TurnContext(self.project.id, self.session_id, variables)
+            before = {id(message) for message in conversation.messages}
+            decisions = self._take_news(conversation, agent, context)
+            self.is_running = True
+            async with agent.stream(
+                conversation=conversation, context=context, decisions=decisions
+            ) as stream:
+                async for item in stream:
+                    await writer.item(item)
+            answer = self._answer(stream.result)
+            added = [m for m in conversation.messages if id(m) not in before]
+            await self.shared.store.save_turn(
+                lease, added, seen=seen, request=self.request_id, answer=answer.dumped()
+            )
+        emit(
+            "turn_served",
+            project=self.project.id,
+            session_id=self.session_id,
+            messages=len(added),
+            finish_reason=answer.finish_reason,
+        )
+        return answer
+
+    async def keep(self) -> None:
+        """Hold on to the session and the request; `SessionConflict` when they are another's."""
+        seconds = self.shared.settings.lease_seconds
+        if self.request_id is not None:
+            await self.shared.store.keep_request(self.request_id, seconds=seconds)
+        if self.lease and not await self.shared.store.keep_lease(self.lease, seconds=seconds):
+            raise SessionConflict("the session was taken over by another process")
+
+    # - what it holds -
+
+    @asynccontextmanager
+    async def _named_request(self) -> AsyncGenerator[Answer | None]:
+        """Hold the request's Idempotency-Key; give the answer where it was answered before."""
+        if self.request_id is None:
+            yield None
+            return
+        store, seconds = self.shared.store, self.shared.settings.lease_seconds
+        record = await store.begin_request(self.request_id, self.body_digest, seconds=seconds)
+        if record.body_digest != self.body_digest:
+            raise Problem(
+                422, "The Idempotency-Key was used with another body", param="Idempotency-Key"
+            )
+        if record.state == "running":
+            raise Problem(
+                409,
+                "The request with this Idempotency-Key is being answered; try again",
+                param="Idempotency-Key",
+                headers={"Retry-After": "1"},
+            )
+        if record.answer is not None:
+            yield Answer.loaded(record.answer)
+            return
+        try:
+            yield None
+        finally:
+            with anyio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
+                await store.forget_request(self.request_id)
+
+    @asynccontextmanager
+    async def _lease(self) -> AsyncGenerator[Lease]:
+        """Hold the session against other processes."""
+        self.lease = lease = await self._taken_lease()
+        try:
+            yield lease
+        finally:
+            self.lease = None
+            with anyio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
+                await self.shared.store.drop_lease(lease)
+
+    async def _taken_lease(self) -> Lease:
+        holder, pause = secrets.token_hex(8), _FIRST_LOOK_SECONDS
+        while True:
+            lease = await self.shared.store.take_lease(
+                self.project.id,
+                self.session_id,
+                holder=holder,
+                seconds=self.shared.settings.lease_seconds,
+            )
+            if lease is not None:
+                return lease
+            await anyio.sleep(pause)
+            pause = min(pause * 2, _LAST_LOOK_SECONDS)
+
+    # - what it says -
+
+    async def _stored(self) -> Session | None:
+        try:
+            return await self.shared.store.session(self.project.id, self.session_id)
+        except SessionNotFound:
+            return None
+
+    def _conversation(self, seen: Session | None) -> Conversation:
+        stored = seen.messages if seen else ()
+        return Conversation(stored, session_id=self.session_id, id=self._identity(seen))
+
+    def _identity(self, seen: Session | None) -> str:
+        """Name the turn in its tools' idempotency keys: a repeat of the request has the same."""
+        if self.request_id is not None:
+            parts = [self.project.id, self.request_id.api_key, self.request_id.name]
+        else:
+            incarnation = f"{seen.incarnation}/{seen.revision}" if seen else ""
+            parts = [self.project.id, self.session_id, incarnation]
+        return hashlib.sha256(json.dumps([*parts, self.body_digest]).encode()).hexdigest()[:32]
+
+    def _take_news(
+        self, conversation: Conversation, agent: AsyncAgent[str], context: TurnContext
+    ) -> list[Decision]:
+        """Add what the client says that is new; give what it decided about calls that wait."""
+        given = self.request.messages
+        own_tools = [tool.name for tool in self.project.own_tools]
+        new = news(conversation.messages, given, own_tools)
+        waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
+        decisions: list[Decision] = []
+        for index, message in enumerate(new, start=len(given) - len(new)):
+            approval = (
+                waiting.pop(message.tool_call_id, None)
+                if isinstance(message, ToolMessage)
+                else None
+            )
+            if approval is not None:
+                decisions.append(_decision(message, approval, index))
+                continue
+            try:
+                conversation.append(message)
+            except ConversationError as error:
+                raise _illegal(error, index) from None
+        decided = {decision.digest for decision in decisions}
+        self._refuse_unfinished(conversation, decided, waiting, own_tools)
+        return decisions
+
+    def _refuse_unfinished(
+        self,
+        conversation: Conversation,
+        decided: set[str],
+        waiting: Mapping[str, Approval],
+        own_tools: Sequence[str],
+    ) -> None:
+        still_open = [
+            call.id
+            for call in conversation.open_calls
+            if call.id in waiting or call.name not in own_tools
+        ]
+        if still_open:
+            raise bad_request(
+                "Some tool calls have no result",
+                f"messages: no tool message for {', '.join(still_open)}",
+                param="messages",
+            )
+        if conversation.next_role is Role.USER and not decided:
+            raise bad_request(
+                "There is nothing to answer",
+                "messages: must end with a message of the user, or a tool's result, that is new",
+                param="messages",
+            )
+
+    # - what it answers -
+
+    def _answer(self, result: RunResult[Any]) -> Answer:
+        answers = [m for m in result.messages if isinstance(m, AssistantMessage)]
+        said = [message.text for message in answers if message.text]
+        waiting = {approval.call.id: approval.digest for approval in result.approvals}
+        calls = [_shown_call(write_call(c), waiting.get(c.id)) for c in result.open_calls]
+        if result.limit == "seconds":
+            raise _too_long()
+        return Answer(
+            head=self.head,
+            text=BETWEEN_TEXTS.join(said) if said or not calls else None,
+            refusal=answers[-1].refusal if answers else None,
+            calls=calls,
+            finish_reason=_reason(result),
+            usage=counted(result.usage),
+        )
+
+
+def _reason(result: RunResult[Any]) -> str:
+    match result.status:
+        case Status.SUSPENDED:
+            return "tool_calls"
+        case Status.LIMIT_REACHED:
+            return "length"
+        case _:
+            return finish_reason(result.finish_reason)
+
+
+def _shown_call(call: dict[str, JSONValue], digest: str | None) -> dict[str, JSONValue]:
+    return call if digest is None else {**call, "approval": {"digest": digest}}
+
+
+def _too_long() -> Problem:
+    return Problem(504, "The turn took longer than its limit", code="turn_timeout")
+
+
+def _session_busy() -> Problem:
+    return Problem(
+        409,
+        "Another request of this session is still running; try again",
+        code="session_busy",
+        headers={"Retry-After": "1"},
+    )
+
+
+def _illegal(error: ConversationError, index: int) -> Problem:
+    field_name = ".tool_call_id" if error.event == "tool_result" else ""
+    return bad_request(
+        "The messages do not fit the session", f"messages[{index}]{field_name}: {error}"
+    )
+
+
+def _decision(message: Message, approval: Approval, index: int) -> Decision:
+    """Read a person's yes or no from the tool message that answers a call that waits for it."""
+    assert isinstance(message, ToolMessage)
+    try:
+        said: Any = json.loads(message.text)
+    except ValueError:
+        said = None
+    where = f"messages[{index}].content"
+    if not isinstance(said, dict) or not isinstance(said.get("approved"), bool):
+        raise bad_request(
+            "The call waits for a person's approval",
+            f'{where}: must be {{"approved": true or false, "digest": "..."}} as JSON text',
+        )
+    if said.get("digest") != approval.digest:
+        raise bad_request(
+            "The approval is for another call",
+            f"{where}: digest must be {approval.digest}, that of the call as it is now",
+        )
+    if not said["approved"]:
+        return approval.deny(str(said.get("reason") or ""))
+    arguments = said.get("arguments")
+    return approval.approve(arguments if isinstance(arguments, dict) else None)
