@@ -4,6 +4,9 @@ What servers really send is less tidy than OpenAI's documentation: the rules her
 piece belongs to and what is set or appended. Whatever had to be mended is noted as a `Quirk`.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
 from pathors_agent.json_text import whole_characters, write_json
@@ -162,6 +165,9 @@ class CallBuilder:
         return self._parser
 
 
+_NO_CALLS: Mapping[int, CallBuilder] = MappingProxyType({})
+
+
 class MessageBuilder:
     """One choice of an answer while its pieces arrive.
 
@@ -191,16 +197,17 @@ class MessageBuilder:
     def __init__(self, turn: int = 0) -> None:
         self.turn = turn
         self.text: list[str] = []
-        self.reasoning: list[str] = []
-        self.refusal: list[str] = []
-        self.calls: list[CallBuilder] = []
-        self.by_index: dict[int, CallBuilder] = {}
+        # Most stay empty in most answers, and would take 400 bytes of each open stream.
+        self.reasoning: list[str] | None = None
+        self.refusal: list[str] | None = None
+        self.calls: tuple[CallBuilder, ...] = ()
+        self.by_index = _NO_CALLS
         self.finish_reason: str | None = None
         self.usage: Usage | None = None
         self.id: str | None = None
         self.model: str | None = None
-        self.extra: dict[str, JSONValue] = {}
-        self.quirks: dict[str, Quirk] = {}
+        self.extra: dict[str, JSONValue] | None = None
+        self.quirks: dict[str, Quirk] | None = None
         self.half = ""
         """The first half of a surrogate pair, while it waits for its second."""
         self._legacy: CallBuilder | None = None
@@ -211,7 +218,7 @@ class MessageBuilder:
         """About how many bytes were gathered, in time linear in what is new since it was asked."""
         self._size += sum(map(len, self.text[self._counted :]))
         self._counted = len(self.text)
-        parts = len(self.text) + len(self.reasoning) + len(self.refusal)
+        parts = len(self.text) + len(self.reasoning or ()) + len(self.refusal or ())
         parts += sum(len(call.parts) for call in self.calls)
         return self._size + sum(call.size() for call in self.calls) + parts * PART_BYTES
 
@@ -221,6 +228,8 @@ class MessageBuilder:
 
     def note(self, kind: str, detail: str = "") -> None:
         """Remember that something had to be read around; once per kind."""
+        if self.quirks is None:
+            self.quirks = {}
         self.quirks.setdefault(kind, Quirk(kind, detail))
 
     def add_text(self, text: str, deltas: list[Delta]) -> None:
@@ -238,18 +247,24 @@ class MessageBuilder:
     def add_reasoning(self, text: str, deltas: list[Delta]) -> None:
         """Append reasoning."""
         self._size += len(text)
+        if self.reasoning is None:
+            self.reasoning = []
         self.reasoning.append(text)
         deltas.append(ReasoningDelta(whole_characters(text)))
 
     def add_refusal(self, text: str) -> None:
         """Append to the refusal."""
         self._size += len(text)
+        if self.refusal is None:
+            self.refusal = []
         self.refusal.append(text)
 
     def keep(self, name: str, value: JSONValue) -> None:
         """Keep an unknown field: lists and objects are gathered over chunks, the rest is set."""
         text = write_json(value)
         self._size += len(text)
+        if self.extra is None:
+            self.extra = {}
         _gather(self.extra, name, msgspec.json.decode(text))
 
     def add_piece(
@@ -293,13 +308,13 @@ class MessageBuilder:
         return AssistantMessage(
             content=whole_characters("".join(self.text)) or None,
             tool_calls=self._tool_calls(),
-            reasoning=whole_characters("".join(self.reasoning)) or None,
-            refusal=whole_characters("".join(self.refusal)) or None,
+            reasoning=whole_characters("".join(self.reasoning or ())) or None,
+            refusal=whole_characters("".join(self.refusal or ())) or None,
             finish_reason=self.finish_reason and whole_characters(self.finish_reason),
             usage=self.usage,
             model=self.model and whole_characters(self.model),
             id=self.id and whole_characters(self.id),
-            extra=self.extra,
+            extra=self.extra or {},
         )
 
     def _call_of_piece(self, index: int | None, id: str, name: str) -> CallBuilder:  # noqa: A002
@@ -329,9 +344,9 @@ class MessageBuilder:
         if len(self.calls) >= MAX_CALLS:
             raise BoundPassed(f"more than {MAX_CALLS} tool calls in one answer (MAX_CALLS)")
         call = CallBuilder(len(self.calls))
-        self.calls.append(call)
+        self.calls = (*self.calls, call)
         if index is not None:
-            self.by_index[index] = call
+            self.by_index = {**self.by_index, index: call}
         return call
 
     def _tool_calls(self) -> tuple[ToolCall, ...]:

@@ -101,7 +101,7 @@ class ResponseStream:
     @property
     def quirks(self) -> list[Quirk]:
         """What had to be read around, each kind once."""
-        return list(self._builder.quirks.values())
+        return list((self._builder.quirks or {}).values())
 
     @property
     def choices(self) -> dict[int, AssistantMessage]:
