@@ -5,7 +5,6 @@ events that are one `data` line each; and anything else, by the letter of the st
 """
 
 from collections.abc import Iterator
-from functools import cached_property
 
 import msgspec
 
@@ -68,6 +67,28 @@ class ResponseStream:
     made from it.
     """
 
+    __slots__ = (
+        "_builder",
+        "_check_at",
+        "_closed",
+        "_done",
+        "_events",
+        "_failure",
+        "_head",
+        "_is_stream",
+        "_line_ends",
+        "_max_arguments",
+        "_max_event",
+        "_max_message",
+        "_may_take_fast_lane",
+        "_others",
+        "_parser",
+        "_tail",
+        "_turn",
+        "ended",
+        "received",
+    )
+
     def __init__(
         self,
         turn: int = 0,
@@ -86,7 +107,7 @@ class ResponseStream:
         self._max_arguments = max_arguments_bytes
         self._check_at = min(max_message_bytes, max_arguments_bytes)
         self._builder = MessageBuilder(turn)
-        self._others: dict[int, MessageBuilder] = {}
+        self._others: dict[int, MessageBuilder] | None = None  # where a request asks for several
         self._failure: TransportError | None = None
         self._done = False  # [DONE] was seen, or the closing brace of a plain completion
         self._closed = False
@@ -97,6 +118,7 @@ class ResponseStream:
         # What follows the last whole event. A list of pieces would cost 80 bytes for each.
         self._tail = bytearray()
         self._may_take_fast_lane = False
+        self._parser: SSEParser | None = None  # of events that are no single line: many have none
 
     @property
     def quirks(self) -> list[Quirk]:
@@ -106,7 +128,7 @@ class ResponseStream:
     @property
     def choices(self) -> dict[int, AssistantMessage]:
         """Every choice so far by its index, for requests with `n` over 1."""
-        builders = {0: self._builder, **self._others}
+        builders = {0: self._builder, **(self._others or {})}
         return {index: builder.message() for index, builder in builders.items()}
 
     @property
@@ -184,13 +206,12 @@ class ResponseStream:
             self._builder.note("no_finish_reason", "[DONE] came without a finish_reason")
         return message
 
-    @cached_property
-    def _parser(self) -> SSEParser:
-        """What reads the events that are no single line: many answers have none."""
-        # Events are measured before they are parsed; the parser counts a line end more.
-        parser = SSEParser(max_event_bytes=2 * self._max_event)
-        parser.feed(b"\n")  # past the place of a byte order mark
-        return parser
+    def _line_parser(self) -> SSEParser:
+        if self._parser is None:
+            # Events are measured before they are parsed; the parser counts a line end more.
+            self._parser = SSEParser(max_event_bytes=2 * self._max_event)
+            self._parser.feed(b"\n")  # past the place of a byte order mark
+        return self._parser
 
     # - From bytes to events
 
@@ -268,7 +289,7 @@ class ResponseStream:
                 self._parse(event + b"\n\n", deltas)
 
     def _parse(self, data: bytes, deltas: list[Delta]) -> None:
-        for event in self._parser.feed(data):
+        for event in self._line_parser().feed(data):
             if not self.ended:
                 self._take_event(event.event, event.data, deltas)
 
@@ -278,7 +299,7 @@ class ResponseStream:
         The standard drops it; servers that close at once after their last event mean it.
         """
         self._parse(bytes(self._tail), deltas)
-        last = self._parser.pending()
+        last = self._line_parser().pending()
         if last is not None and not self.ended and _is_whole(last.data):
             self._take_event(last.event, last.data, deltas)
 
@@ -441,6 +462,8 @@ class ResponseStream:
     def _builder_of(self, index: int) -> MessageBuilder:
         if index == 0:
             return self._builder
+        if self._others is None:
+            self._others = {}
         if index not in self._others:
             if len(self._others) >= MAX_CHOICES:
                 raise BoundPassed(f"more than {MAX_CHOICES} choices in one answer (MAX_CHOICES)")
@@ -484,7 +507,7 @@ class ResponseStream:
 
     def _check_sizes(self) -> None:
         """Hold the message to its bounds; what was gathered is at most what was received."""
-        builders = [self._builder, *self._others.values()]
+        builders = [self._builder, *(self._others or {}).values()]
         size = sum(builder.size() for builder in builders)
         arguments = max(builder.largest_call() for builder in builders)
         if size > self._max_message:
