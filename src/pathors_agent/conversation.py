@@ -6,6 +6,7 @@ The table is the documentation: a missing cell is a `ConversationError`. There i
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from enum import StrEnum
 from reprlib import Repr
 
@@ -66,6 +67,26 @@ _QUOTE = Repr()
 _QUOTE.maxstring = 70
 
 
+@dataclass(slots=True)
+class _Batch:
+    """The tool calls of one answer while some wait for a result."""
+
+    calls: tuple[ToolCall, ...]
+    places: dict[str, int]  # call id -> place in call order
+    results: dict[int, ToolMessage] = field(default_factory=dict)  # by place
+
+    @property
+    def waits_for_one(self) -> bool:
+        """Whether all results but one are there."""
+        return len(self.places) - len(self.results) == 1
+
+    def open_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(call for place, call in enumerate(self.calls) if place not in self.results)
+
+    def results_in_call_order(self) -> list[ToolMessage]:
+        return [self.results[place] for place in sorted(self.results)]
+
+
 class Conversation:
     """A message history that is legal after every append.
 
@@ -89,10 +110,9 @@ class Conversation:
         self.id = id or session_id
         self._messages: list[Message] = []
         self._next_role = Role.USER
-        self._batch: dict[str, int] = {}  # ids of the open batch -> place in call order
-        self._results: dict[int, ToolMessage] = {}  # place -> result, while others are open
+        self._batch: _Batch | None = None
         self._turns = 0
-        self._call_ids: set[str] = set()
+        self._call_ids: set[str] | None = None  # an empty set would be the largest thing here
         for index, message in enumerate(messages):
             try:
                 self.append(message)
@@ -108,7 +128,7 @@ class Conversation:
         )
 
     def __len__(self) -> int:
-        return len(self._messages) + len(self._results)
+        return len(self._messages) + (len(self._batch.results) if self._batch else 0)
 
     def __copy__(self) -> "Conversation":
         return Conversation(self.messages, session_id=self.session_id, id=self.id)
@@ -116,7 +136,9 @@ class Conversation:
     @property
     def messages(self) -> tuple[Message, ...]:
         """The history so far."""
-        return (*self._messages, *self._results_in_call_order())
+        if self._batch is None:
+            return tuple(self._messages)
+        return (*self._messages, *self._batch.results_in_call_order())
 
     @property
     def next_role(self) -> Role:
@@ -141,21 +163,17 @@ class Conversation:
     @property
     def call_ids(self) -> AbstractSet[str]:
         """The ids of every call in the history."""
-        return self._call_ids
+        return self._call_ids or frozenset()
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
         """Every tool call of the batch that is open; empty when none is."""
-        if not self._batch:
-            return ()
-        opener = self._messages[-1]
-        assert isinstance(opener, AssistantMessage)
-        return opener.tool_calls
+        return self._batch.calls if self._batch else ()
 
     @property
     def open_calls(self) -> tuple[ToolCall, ...]:
         """The tool calls that still wait for a result, in call order."""
-        return tuple(call for place, call in enumerate(self.calls) if place not in self._results)
+        return self._batch.open_calls() if self._batch else ()
 
     def append(self, message: Message) -> None:
         """Add a message, or raise `ConversationError` and stay as it was."""
@@ -167,10 +185,9 @@ class Conversation:
             case ToolMessage():
                 self._take_result(message)
             case AssistantMessage():
-                self._batch = self._places(message)
+                self._open_batch(message)
                 self._messages.append(message)
                 self._turns += 1
-                self._call_ids.update(self._batch)
             case _:
                 self._messages.append(message)
         self._next_role = next_role
@@ -206,16 +223,16 @@ class Conversation:
                 return Event.TOOL_CALLS if message.tool_calls else Event.ANSWER
             case ToolMessage():
                 self._check_names_open_call(message)
-                last = len(self._batch) - len(self._results) == 1
-                return Event.LAST_TOOL_RESULT if last else Event.TOOL_RESULT
+                is_last = self._batch is not None and self._batch.waits_for_one
+                return Event.LAST_TOOL_RESULT if is_last else Event.TOOL_RESULT
 
     def _check_names_open_call(self, message: ToolMessage) -> None:
-        if self._next_role is not Role.TOOL:
+        if self._batch is None:
             return  # the table refuses it, with its own words
-        place = self._batch.get(message.tool_call_id)
+        place = self._batch.places.get(message.tool_call_id)
         if place is None:
             problem = "names no call of the last assistant message"
-        elif place in self._results:
+        elif place in self._batch.results:
             problem = "is a second result for its call"
         else:
             return
@@ -224,14 +241,19 @@ class Conversation:
             Event.TOOL_RESULT,
         )
 
-    def _take_result(self, message: ToolMessage) -> None:
-        self._results[self._batch[message.tool_call_id]] = message
-        if len(self._results) == len(self._batch):
-            self._messages.extend(self._results_in_call_order())
-            self._batch, self._results = {}, {}
+    def _open_batch(self, message: AssistantMessage) -> None:
+        if message.tool_calls:
+            places = self._places(message)
+            self._batch = _Batch(message.tool_calls, places)
+            self._call_ids = self._call_ids or set()
+            self._call_ids.update(places)
 
-    def _results_in_call_order(self) -> list[ToolMessage]:
-        return [self._results[place] for place in sorted(self._results)]
+    def _take_result(self, message: ToolMessage) -> None:
+        assert self._batch  # or the table had refused it
+        self._batch.results[self._batch.places[message.tool_call_id]] = message
+        if len(self._batch.results) == len(self._batch.places):
+            self._messages.extend(self._batch.results_in_call_order())
+            self._batch = None
 
     def _places(self, message: AssistantMessage) -> dict[str, int]:
         """Map the call ids of a message to their places; refuse an id that occurs twice."""
