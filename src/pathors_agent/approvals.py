@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from types import MappingProxyType
 
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError
@@ -17,6 +18,7 @@ from pathors_agent.messages import JSONValue, ToolCall, ToolMessage
 from pathors_agent.tools import BoundCall, Tool, ToolRegistry
 
 _DIGEST_BYTES = 16
+_NONE: Mapping[str, str | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,12 @@ class Approvals:
     or its tool is another now) raises `ConversationError`, and nothing has happened.
     """
 
+    __slots__ = ("_approved", "_conversation", "tools")
+
     def __init__(self, conversation: Conversation, tools: ToolRegistry) -> None:
         self._conversation = conversation
         self.tools = tools
-        self._approved: dict[str, str | None] = {}  # call id -> arguments to run it with
+        self._approved = _NONE  # call id -> arguments to run it with
 
     def open(self) -> list[Approval]:
         """The calls that wait, in call order."""
@@ -82,10 +86,10 @@ class Approvals:
                     open_calls=tuple(call.id for call in self._conversation.open_calls),
                 )
             decided.append((call, decision))
+        approved = {call.id: decision.arguments for call, decision in decided if decision.approved}
+        self._approved = {**self._approved, **approved} if approved else self._approved
         for call, decision in decided:
-            if decision.approved:
-                self._approved[call.id] = decision.arguments
-            else:
+            if not decision.approved:
                 self._conversation.append(_denial(call, decision.reason))
 
     def is_held(self, call: ToolCall) -> bool:

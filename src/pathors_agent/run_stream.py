@@ -24,9 +24,12 @@ from pathors_agent.structured import OutputT
 class Before:
     """What a conversation held before a run: results of an open batch may come in between."""
 
+    __slots__ = ("_batch_end", "_results", "_start")
+
     def __init__(self, conversation: Conversation) -> None:
         still_open = {call.id for call in conversation.open_calls}
-        self._results = {call.id for call in conversation.calls} - still_open
+        # Frozen, since there is one empty one for all: a set takes 216 bytes of each open stream.
+        self._results = frozenset(call.id for call in conversation.calls) - still_open
         self._start = len(conversation) - len(self._results)
         self._batch_end = self._start + len(conversation.calls)
 
@@ -40,6 +43,8 @@ class Before:
 
 
 class _StreamBase(Generic[OutputT]):
+    __slots__ = ("_before", "_bindings", "_run")
+
     def __init__(self, run: Run, before: Before, bindings: Bindings) -> None:
         self._run = run
         self._before = before
@@ -84,6 +89,8 @@ class RunStream(_StreamBase[OutputT]):
     running the conversation again goes on from there.
     """
 
+    __slots__ = ("_items",)
+
     def __init__(
         self,
         run: Run,
@@ -111,6 +118,8 @@ class RunStream(_StreamBase[OutputT]):
 
 class AsyncRunStream(_StreamBase[OutputT]):
     """`RunStream` for asyncio and trio: an async context manager and async iterable."""
+
+    __slots__ = ("_items", "_opening")
 
     def __init__(
         self,
