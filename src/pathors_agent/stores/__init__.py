@@ -1,5 +1,7 @@
 """Where a server keeps sessions, keys and answers."""
 
+from typing import TYPE_CHECKING
+
 from pathors_agent.stores.base import (
     ANSWER_HOURS,
     Lease,
@@ -16,6 +18,9 @@ from pathors_agent.stores.base import (
 from pathors_agent.stores.memory import MemoryStore
 from pathors_agent.stores.texts import data_text
 
+if TYPE_CHECKING:
+    from pathors_agent.stores.sql import SQLStore
+
 __all__ = [
     "ANSWER_HOURS",
     "Lease",
@@ -23,6 +28,7 @@ __all__ = [
     "Page",
     "RequestId",
     "RequestRecord",
+    "SQLStore",
     "Session",
     "SessionSummary",
     "Store",
@@ -31,3 +37,18 @@ __all__ = [
     "data_text",
     "now",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # SQLAlchemy is an extra, and takes a quarter of a second to import.
+    if name != "SQLStore":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from pathors_agent.stores.sql import SQLStore
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "sqlalchemy":
+            raise
+        raise ModuleNotFoundError(
+            "SQLStore needs SQLAlchemy: pip install 'pathors-agent[server]'", name=error.name
+        ) from None
+    return SQLStore

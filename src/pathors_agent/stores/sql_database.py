@@ -1,0 +1,224 @@
+"""One database, open: its connections, and transactions that read or write."""
+
+import asyncio
+import math
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+from sqlalchemy import Connection, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from pathors_agent.errors import StoreError
+from pathors_agent.stores.sql_errors import is_locked, told_as_store_errors
+from pathors_agent.stores.sql_schema import is_up_to_date, migrate
+from pathors_agent.stores.sql_url import read_url, shown
+
+# PostgreSQL allows 100 connections unless told otherwise: room for several workers.
+CONNECTIONS = 10
+
+# One statement does what a request needs; only a search through gigabytes takes seconds.
+STATEMENT_SECONDS = 30.0
+
+# Between two tries for a lock that SQLite does not wait for by itself.
+_RETRY_SECONDS = 0.02
+
+_SQLITE_SETTINGS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    # What was deleted is overwritten with zeros.
+    "PRAGMA secure_delete = ON",
+)
+
+
+class Database:
+    """A database by its URL. `timeout` is how long to wait for a connection or a lock."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._url = read_url(url)
+        self.shown = shown(self._url)
+        self._timeout = timeout
+        self._engine: AsyncEngine | None = None
+        # SQLite has one writer; waiting here is fair and costs nothing, waiting there is neither.
+        self._writing = anyio.Lock()
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Tell whether the database is a file."""
+        return self._url.get_backend_name() == "sqlite"
+
+    async def open(self) -> None:
+        """Connect, and bring the tables to this version."""
+        self._engine = self._make_engine()
+        try:
+            with told_as_store_errors("open the sessions", self.shown):
+                if self.is_sqlite:
+                    await self._prepare_file()
+            await self._prepare_tables()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close every connection."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            with anyio.CancelScope(shield=True):
+                await engine.dispose()
+
+    @asynccontextmanager
+    async def reading(self, doing: str) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees the database as it is at one moment."""
+        options = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        async with self._transaction(doing, options) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def writing(self, doing: str) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is stored, whole or not at all, when its block ends."""
+        async with AsyncExitStack() as stack:
+            if self.is_sqlite:
+                with told_as_store_errors(doing, self.shown), anyio.fail_after(self._timeout):
+                    await stack.enter_async_context(self._writing)
+            options = {"pathors_begin": "BEGIN IMMEDIATE"}
+            yield await stack.enter_async_context(self._transaction(doing, options))
+
+    @asynccontextmanager
+    async def _transaction(
+        self, doing: str, options: dict[str, Any]
+    ) -> AsyncIterator[AsyncConnection]:
+        if self._engine is None:
+            raise StoreError("The store is not open: use it inside `async with store:`.")
+        engine = self._engine.execution_options(**options)
+        # Who is cancelled meanwhile waits for the end, some milliseconds: what was begun is
+        # stored or not, and the connection is fit for the next.
+        with anyio.CancelScope(shield=True), told_as_store_errors(doing, self.shown):
+            async with engine.begin() as connection:
+                with self._bounded_time(connection):
+                    yield connection
+
+    async def forget_deleted(self) -> None:
+        """Overwrite what was deleted where SQLite still has it: in the log beside the file."""
+        # Best effort: while others read, it happens with the next session that ends.
+        if self.is_sqlite and self._engine is not None:
+            with suppress(StoreError), told_as_store_errors("clear the log", self.shown):
+                async with self._engine.connect() as connection:
+                    await connection.execution_options(pathors_begin=None)
+                    await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    # - connections -
+
+    def _make_engine(self) -> AsyncEngine:
+        engine = create_async_engine(
+            self._url,
+            connect_args=self._connect_args(),
+            hide_parameters=True,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=self._timeout,
+            pool_pre_ping=not self.is_sqlite,
+        )
+        event.listen(engine.sync_engine, "connect", self._set_up_connection)
+        if self.is_sqlite:
+            event.listen(engine.sync_engine, "begin", _begin)
+        return engine
+
+    def _connect_args(self) -> dict[str, Any]:
+        if self.is_sqlite:
+            # No isolation level: the driver begins no transaction behind our back.
+            return {"timeout": self._timeout, "isolation_level": None}
+        seconds = math.ceil(self._timeout)
+        wanted = {
+            "application_name": "pathors-agent",
+            "connect_timeout": seconds,
+            # A machine that went away without a word is noticed.
+            "keepalives_idle": seconds,
+            "keepalives_interval": seconds,
+            "keepalives_count": 3,
+            "tcp_user_timeout": math.ceil(STATEMENT_SECONDS) * 1000,
+        }
+        return {name: value for name, value in wanted.items() if name not in self._url.query}
+
+    def _set_up_connection(self, connection: DBAPIConnection, _: object) -> None:
+        cursor = connection.cursor()
+        for statement in _SQLITE_SETTINGS if self.is_sqlite else self._postgresql_settings():
+            cursor.execute(statement)
+        cursor.close()
+        connection.commit()
+
+    def _postgresql_settings(self) -> tuple[str, ...]:
+        return (
+            f"SET lock_timeout = {round(self._timeout * 1000)}",
+            f"SET statement_timeout = {round(STATEMENT_SECONDS * 1000)}",
+            f"SET idle_in_transaction_session_timeout = {round(STATEMENT_SECONDS * 1000)}",
+        )
+
+    @contextmanager
+    def _bounded_time(self, connection: AsyncConnection) -> Iterator[None]:
+        if not self.is_sqlite:  # PostgreSQL looks to it itself
+            yield
+            return
+        driver = _driver_connection(connection)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(
+            STATEMENT_SECONDS, lambda: asyncio.ensure_future(driver.interrupt())
+        )
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    # - opening -
+
+    async def _prepare_file(self) -> None:
+        await anyio.to_thread.run_sync(self._make_file)
+        with anyio.fail_after(self._timeout):
+            while not await self._first_connection():  # noqa: ASYNC110  (nobody tells)
+                await anyio.sleep(_RETRY_SECONDS)
+
+    def _make_file(self) -> None:
+        name = self._url.database or ""
+        path = Path(name)
+        if name.startswith("file:") or path.exists():
+            return
+        # What people say to a model is nobody else's: the files beside it get the same rights.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+
+    async def _first_connection(self) -> bool:
+        """Connect once; False while another program is about to do the same."""
+        assert self._engine is not None
+        try:
+            async with self._engine.connect():
+                return True
+        except DBAPIError as error:
+            if not is_locked(error):
+                raise
+            return False
+
+    async def _prepare_tables(self) -> None:
+        doing = "open the sessions"
+        async with self.reading(doing) as connection:
+            if await connection.run_sync(is_up_to_date):
+                return
+        async with self.writing(doing) as connection:
+            await connection.run_sync(migrate)
+
+
+def _driver_connection(connection: AsyncConnection) -> Any:
+    assert connection.sync_connection is not None
+    return connection.sync_connection.connection.driver_connection
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that reads first cannot become a writer once another wrote: so it says at
+    # once what it is.
+    statement = connection.get_execution_options().get("pathors_begin", "BEGIN")
+    if statement:
+        connection.exec_driver_sql(statement)

@@ -1,0 +1,146 @@
+"""The statements of a turn: who may write a session, and what a turn adds to it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, case, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pathors_agent.errors import SessionConflict
+from pathors_agent.messages import Message
+from pathors_agent.stores import sql_requests, sql_sessions
+from pathors_agent.stores.base import Lease, RequestId, Session
+from pathors_agent.stores.sql_schema import (
+    clock,
+    insert_if_new,
+    is_over,
+    leases,
+    messages,
+    read_time,
+    sessions,
+)
+from pathors_agent.stores.sql_schema import span as milliseconds
+from pathors_agent.stores.texts import message_text, read_message_text
+
+
+async def take_lease(
+    connection: AsyncConnection, project: str, session_id: str, holder: str, seconds: float
+) -> Lease | None:
+    """Take the right to write a session; None while it is held.
+
+    Of two that find a lease over, one deletes it, and the other then meets the new one. Fences
+    are numbers of rows, which only grow, whatever was deleted.
+    """
+    await connection.execute(
+        leases.delete().where(
+            leases.c.project == project, leases.c.session_id == session_id, is_over(leases)
+        )
+    )
+    span = milliseconds(seconds)
+    insert = insert_if_new(
+        connection,
+        leases,
+        project=project,
+        session_id=session_id,
+        holder=holder,
+        until=clock() + span,
+        span=span,
+    )
+    taken = await connection.execute(insert.returning(leases.c.fence))
+    fence = taken.scalar()
+    if fence is None:
+        return None
+    return Lease(project=project, session_id=session_id, holder=holder, fence=fence)
+
+
+async def keep_lease(connection: AsyncConnection, lease: Lease, seconds: float) -> bool:
+    """Hold a lease for longer; False when it is another's."""
+    span = milliseconds(seconds)
+    kept = await connection.execute(
+        leases.update().where(_is(lease)).values(until=clock() + span, span=span)
+    )
+    return kept.rowcount > 0
+
+
+async def drop_lease(connection: AsyncConnection, lease: Lease) -> None:
+    """Give a lease back."""
+    await connection.execute(leases.delete().where(_is(lease)))
+
+
+def _is(lease: Lease) -> ColumnElement[bool]:
+    return and_(
+        leases.c.fence == lease.fence,
+        leases.c.holder == lease.holder,
+        leases.c.project == lease.project,
+        leases.c.session_id == lease.session_id,
+    )
+
+
+async def save(
+    connection: AsyncConnection,
+    lease: Lease,
+    added: Sequence[Message],
+    seen: Session | None,
+    request: RequestId | None,
+    answer: str | None,
+) -> Session:
+    """Add a turn to the session that was seen; `SessionConflict` when it is not that any more."""
+    texts = [message_text(message) for message in added]
+    if not await _is_held(connection, lease):
+        raise _conflict(lease)
+    seen = seen or await sql_sessions.begin(connection, lease.project, lease.session_id, "{}", "")
+    grown = None if seen is None else await _grow(connection, lease, seen, len(texts))
+    if seen is None or grown is None:
+        raise _conflict(lease)
+    await _append(connection, grown.number, seen.revision, texts)
+    if request is not None:
+        await sql_requests.finish(connection, request, answer or "", grown.number)
+    return replace(
+        seen,
+        messages=(*seen.messages, *(read_message_text(text) for text in texts)),
+        revision=grown.revision,
+        updated_at=read_time(grown.updated_at),
+    )
+
+
+async def _is_held(connection: AsyncConnection, lease: Lease) -> bool:
+    # Locked: nobody takes the lease over while the turn is being stored.
+    held = select(leases.c.fence).where(_is(lease)).with_for_update()
+    return await connection.scalar(held) is not None
+
+
+async def _grow(
+    connection: AsyncConnection, lease: Lease, seen: Session, count: int
+) -> Row[Any] | None:
+    """Count the messages that are added; None when the session is not as it was seen."""
+    # Also where a clock was put back, an update comes after the one before.
+    time = case((clock() > sessions.c.updated_at, clock()), else_=sessions.c.updated_at)
+    grown = await connection.execute(
+        sessions.update()
+        .where(
+            sessions.c.project == lease.project,
+            sessions.c.id == lease.session_id,
+            sessions.c.incarnation == seen.incarnation,
+            sessions.c.revision == seen.revision,
+            sessions.c.ended_at.is_(None),
+        )
+        .values(revision=sessions.c.revision + count, updated_at=time)
+        .returning(sessions.c.number, sessions.c.revision, sessions.c.updated_at)
+    )
+    return grown.first()
+
+
+async def _append(
+    connection: AsyncConnection, number: int, revision: int, texts: Sequence[str]
+) -> None:
+    rows = [
+        {"session": number, "revision": place, "text": text}
+        for place, text in enumerate(texts, start=revision + 1)
+    ]
+    if rows:
+        await connection.execute(messages.insert(), rows)
+
+
+def _conflict(lease: Lease) -> SessionConflict:
+    return SessionConflict(f"Another writer changed the session {lease.session_id} first.")

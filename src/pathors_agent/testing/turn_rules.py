@@ -1,0 +1,309 @@
+"""The rules for who may write to a store: leases, turns, and requests with a name."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import anyio
+
+from pathors_agent.errors import SessionConflict
+from pathors_agent.messages import AssistantMessage, UserMessage
+from pathors_agent.stores.base import Lease, RequestId, Session
+from pathors_agent.testing.store_rules import (
+    LONG,
+    PATIENCE,
+    SHORT,
+    Rule,
+    Trial,
+    is_recent,
+    next_millisecond,
+    require,
+    require_error,
+)
+
+HELLO = (UserMessage(content="Hello"), AssistantMessage(content="Hi"))
+MORE = (UserMessage(content="And?"), AssistantMessage(content="No."))
+
+# How many try the same thing at once.
+MANY = 10
+
+
+async def _at_once(work: Callable[[int], Awaitable[object]]) -> list[object]:
+    """Do the work many times at once; give the results, errors among them."""
+    results: list[object] = []
+
+    async def do(number: int) -> None:
+        try:
+            results.append(await work(number))
+        except SessionConflict as error:
+            results.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(MANY):
+            tasks.start_soon(do, number)
+    return results
+
+
+async def _until(sentence: str, what: Callable[[], Awaitable[object]]) -> None:
+    """Wait until something is given; raise the sentence when it takes too long."""
+    with anyio.move_on_after(PATIENCE):
+        while not await what():  # noqa: ASYNC110  (a clock tells nobody)
+            await anyio.sleep(SHORT / 5)
+        return
+    raise AssertionError(sentence)
+
+
+# - leases -
+
+
+async def _leases_are_of_one(trial: Trial) -> None:
+    """A lease must be held by one at a time."""
+    lease = await trial.lease()
+    named = (lease.project, lease.session_id, lease.holder) == (trial.project, trial.id, "writer")
+    require("a lease must tell its session and holder", holds=named)
+    for holder in ("other", "writer"):
+        second = await trial.store.take_lease(trial.project, trial.id, holder=holder, seconds=LONG)
+        require("a lease that is held must not be given again", holds=second is None)
+    await trial.lease("another-session")
+    await replace(trial, project=f"{trial.project}-other").lease()
+
+
+async def _leases_are_raced_for(trial: Trial) -> None:
+    """A lease must be given to one of many who ask at once."""
+
+    async def take(number: int) -> Lease | None:
+        return await trial.store.take_lease(
+            trial.project, trial.id, holder=f"writer-{number}", seconds=LONG
+        )
+
+    given = [lease for lease in await _at_once(take) if lease is not None]
+    require("of many who ask at once, one must get the lease", holds=len(given) == 1)
+
+
+async def _leases_are_dropped(trial: Trial) -> None:
+    """A lease that is given back must be anybody's."""
+    first = await trial.lease()
+    await trial.store.drop_lease(first)
+    second = await trial.lease()
+    require("a lease's fence must grow, also after a drop", holds=second.fence > first.fence)
+    await trial.store.drop_lease(first)
+    kept = await trial.store.keep_lease(first, seconds=LONG)
+    require("a lease that is another's must not be kept", holds=not kept)
+    third = await trial.store.take_lease(trial.project, trial.id, holder="third", seconds=LONG)
+    require("dropping an old lease must leave the new one", holds=third is None)
+
+
+async def _leases_end(trial: Trial) -> None:
+    """A lease must be over after its seconds."""
+    first = await trial.lease(seconds=SHORT)
+
+    async def take() -> Lease | None:
+        return await trial.store.take_lease(trial.project, trial.id, holder="next", seconds=LONG)
+
+    await _until("a lease must be over after its seconds", take)
+    kept = await trial.store.keep_lease(first, seconds=LONG)
+    require("a lease that is another's must not be kept", holds=not kept)
+    conflict = "who lost the lease must get SessionConflict"
+    late = trial.store.save_turn(first, HELLO, seen=None)
+    await require_error(conflict, SessionConflict, late)
+    require("what is refused must not be stored", holds=await trial.seen() is None)
+
+
+async def _leases_are_kept(trial: Trial) -> None:
+    """A lease that is kept must be held on."""
+    kept = await trial.lease("kept", seconds=SHORT)
+    # Ends no sooner than the other would have.
+    await trial.lease("clock", seconds=SHORT)
+    done = await trial.store.keep_lease(kept, seconds=LONG)
+    require("a lease must be kept by its holder", holds=done)
+
+    async def clock_is_over() -> Lease | None:
+        return await trial.store.take_lease(trial.project, "clock", holder="next", seconds=LONG)
+
+    await _until("a lease must be over after its seconds", clock_is_over)
+    other = await trial.store.take_lease(trial.project, "kept", holder="next", seconds=LONG)
+    require("a lease that is kept must not end", holds=other is None)
+
+
+# - turns -
+
+
+async def _turns_are_saved(trial: Trial) -> None:
+    """A turn must be added to the session."""
+    lease = await trial.lease()
+    first = await trial.store.save_turn(lease, HELLO, seen=None)
+    made = (first.id, first.messages, first.revision) == (trial.id, HELLO, 2)
+    require("a first turn must make the session", holds=made and is_recent(first.created_at))
+    same = await trial.seen() == first
+    require("a saved session must be given as it is stored", holds=same)
+    await next_millisecond()
+    second = await trial.store.save_turn(lease, MORE, seen=first)
+    added = second.messages == (*HELLO, *MORE) and second.revision == 4
+    require("a turn must be added behind the messages before", holds=added)
+    require("a turn must set updated_at", holds=second.updated_at > first.updated_at)
+    require("a saved session must be given as it is stored", holds=await trial.seen() == second)
+    kept = second.incarnation == first.incarnation and second.created_at == first.created_at
+    require("a turn must leave the session the same one", holds=kept)
+
+
+async def _stale_turns_are_refused(trial: Trial) -> None:
+    """Who saw another session must get SessionConflict."""
+    made = await trial.create(a=1)
+    lease = await trial.lease()
+    await _require_refused(trial, lease, None, "a first turn of a session that is there")
+    grown = await trial.store.save_turn(lease, HELLO, seen=made)
+    require("a session that was made must take its first turn", holds=grown.revision == 2)
+    await _require_refused(trial, lease, made, "a turn on an older revision")
+    await trial.store.drop_lease(lease)
+    await _require_refused(trial, lease, grown, "a turn without its lease")
+
+
+async def _ended_sessions_take_no_turn(trial: Trial) -> None:
+    """A turn on a session that ended meanwhile must be refused."""
+    seen = await trial.create()
+    lease = await trial.lease()
+    await trial.store.end_session(trial.project, trial.id)
+    await _require_refused(trial, lease, seen, "a turn on a session that has ended")
+    await trial.create()
+    await _require_refused(trial, lease, seen, "a turn on the session before this one")
+
+
+async def _require_refused(trial: Trial, lease: Lease, seen: Session | None, what: str) -> None:
+    before = await trial.seen()
+    request = trial.request(what)
+    await trial.store.begin_request(request, "digest", seconds=LONG)
+    refused = trial.store.save_turn(lease, MORE, seen=seen, request=request, answer="no")
+    await require_error(f"{what} must raise SessionConflict", SessionConflict, refused)
+    same = await trial.seen() == before
+    require(f"{what} must store nothing", holds=same)
+    record = await trial.store.begin_request(request, "digest", seconds=LONG)
+    require(f"{what} must leave its request unanswered", holds=record.state == "running")
+
+
+async def _turns_are_raced_for(trial: Trial) -> None:
+    """One of many turns on one revision must be stored."""
+    seen = await trial.create()
+    lease = await trial.lease()
+
+    async def save(number: int) -> Session:
+        return await trial.store.save_turn(lease, HELLO, seen=seen)
+
+    saved = [each for each in await _at_once(save) if isinstance(each, Session)]
+    now_there = await trial.store.session(trial.project, trial.id)
+    one = len(saved) == 1 and now_there == saved[0]
+    require("of many turns on one revision, one must be stored", holds=one)
+
+
+# - requests -
+
+
+async def _requests_are_of_one(trial: Trial) -> None:
+    """A named request must be answered by one at a time."""
+    request = trial.request()
+    first = await trial.store.begin_request(request, "first", seconds=LONG)
+    begun = (first.state, first.body_digest, first.answer) == ("begun", "first", None)
+    require("a new request must be the caller's", holds=begun)
+    second = await trial.store.begin_request(request, "second", seconds=LONG)
+    require("a request that somebody answers must be running", holds=second.state == "running")
+    require("a request must tell the digest of the first body", holds=second.body_digest == "first")
+    for other in (
+        replace(request, project=f"{trial.project}-other"),
+        replace(request, api_key="other"),
+        replace(request, name="Request"),
+    ):
+        record = await trial.store.begin_request(other, "first", seconds=LONG)
+        apart = record.state == "begun"
+        require("requests must be apart by project, API key and name", holds=apart)
+
+
+async def _requests_are_raced_for(trial: Trial) -> None:
+    """A request must be given to one of many who ask at once."""
+
+    async def begin(number: int) -> str:
+        record = await trial.store.begin_request(trial.request(), f"{number}", seconds=LONG)
+        return record.state
+
+    states = sorted(str(state) for state in await _at_once(begin))
+    one = states == ["begun", *["running"] * (MANY - 1)]
+    require("of many who begin a request at once, one must get it", holds=one)
+
+
+async def _requests_are_finished(trial: Trial) -> None:
+    """A saved turn must finish its request."""
+    request = trial.request()
+    await trial.store.begin_request(request, "first", seconds=LONG)
+    lease = await trial.lease()
+    saved = await trial.store.save_turn(lease, HELLO, seen=None, request=request, answer='{"é": 1}')
+    await _require_finished(trial, request, "a saved turn must finish its request")
+    await trial.store.forget_request(request)
+    await _require_finished(trial, request, "a finished request must not be forgotten")
+    await trial.store.keep_request(request, seconds=-LONG)
+    await _require_finished(trial, request, "a finished request must not be kept shorter")
+    twice = trial.store.save_turn(lease, MORE, seen=saved, request=request, answer="twice")
+    conflict = "a turn whose request is answered must raise SessionConflict"
+    await require_error(conflict, SessionConflict, twice)
+    same = await trial.seen() == saved
+    require("a turn whose request is answered must store nothing", holds=same)
+    await trial.store.end_session(trial.project, trial.id)
+    record = await trial.store.begin_request(request, "first", seconds=LONG)
+    gone = record.state == "begun"
+    require("the answers that tell of a session must end with it", holds=gone)
+
+
+async def _require_finished(trial: Trial, request: RequestId, sentence: str) -> None:
+    record = await trial.store.begin_request(request, "second", seconds=LONG)
+    answered = (record.state, record.body_digest, record.answer) == (
+        "finished",
+        "first",
+        '{"é": 1}',
+    )
+    require(sentence, holds=answered)
+
+
+async def _requests_are_forgotten(trial: Trial) -> None:
+    """A request that came to no answer must be anybody's again."""
+    request = trial.request()
+    await trial.store.begin_request(request, "first", seconds=LONG)
+    await trial.store.forget_request(request)
+    record = await trial.store.begin_request(request, "second", seconds=LONG)
+    anew = (record.state, record.body_digest) == ("begun", "second")
+    require("a request that was forgotten must begin anew", holds=anew)
+
+
+async def _requests_end(trial: Trial) -> None:
+    """A request that nobody answers must be anybody's after its seconds."""
+    kept, clock = trial.request("kept"), trial.request("clock")
+    await trial.store.begin_request(kept, "first", seconds=SHORT)
+    await trial.store.begin_request(clock, "first", seconds=SHORT)
+    await trial.store.keep_request(kept, seconds=LONG)
+
+    async def clock_is_over() -> bool:
+        record = await trial.store.begin_request(clock, "second", seconds=LONG)
+        return (record.state, record.body_digest) == ("begun", "second")
+
+    await _until("a request must be anybody's after its seconds", clock_is_over)
+    record = await trial.store.begin_request(kept, "second", seconds=LONG)
+    require("a request that is kept must not end", holds=record.state == "running")
+
+
+async def _store_checks_itself(trial: Trial) -> None:
+    """A store that works must say so."""
+    await trial.store.check()
+
+
+TURN_RULES: tuple[Rule, ...] = (
+    _leases_are_of_one,
+    _leases_are_raced_for,
+    _leases_are_dropped,
+    _leases_end,
+    _leases_are_kept,
+    _turns_are_saved,
+    _stale_turns_are_refused,
+    _ended_sessions_take_no_turn,
+    _turns_are_raced_for,
+    _requests_are_of_one,
+    _requests_are_raced_for,
+    _requests_are_finished,
+    _requests_are_forgotten,
+    _requests_end,
+    _store_checks_itself,
+)
