@@ -222,6 +222,8 @@ class ResponseStream:
             self._head += data[: QUOTED_BODY_BYTES - len(self._head)]
         if self._is_stream:
             self._take_lines(self._line_ends.normalise(data), deltas)
+            if self._events:
+                self._head = b""  # it is a stream of events: no error quotes its start
         elif self._is_stream is False:
             self._hold(data, self._max_message, "the body")
 
