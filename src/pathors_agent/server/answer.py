@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from json.encoder import encode_basestring_ascii
+from typing import Any
 
 import msgspec
 
 from pathors_agent.completion_bytes import DONE, usage_fields
 from pathors_agent.json_text import whole_characters
-from pathors_agent.messages import JSONValue, Usage
+from pathors_agent.messages import Usage
 
 # What the API knows as reasons; providers have others for a plain end.
 _FINISH_REASONS = ("stop", "length", "content_filter")
@@ -28,7 +29,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     head: Head
     text: str | None = None
     refusal: str | None = None
-    calls: list[dict[str, JSONValue]] = []
+    calls: list[dict[str, Any]] = []  # as `write_call` gives them
     finish_reason: str = "stop"
     usage: dict[str, int] = {}
 

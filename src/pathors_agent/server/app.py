@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pathors_agent import __version__
 from pathors_agent.errors import StoreError
+from pathors_agent.server.bugs import log_bug
 from pathors_agent.server.completions import Completions
 from pathors_agent.server.document import COMPLETION, CREATE, END, LIST, QUERY, SEARCH, describe
 from pathors_agent.server.problems import Problem, of_store, unavailable
@@ -21,7 +22,6 @@ from pathors_agent.server.runtime import Runtime
 from pathors_agent.server.sessions import SessionEndpoints, answered
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.stores.base import Store
-from pathors_agent.telemetry import emit
 
 _CANONICAL = "/v1/projects/{project_id}"
 _LEGACY = "/project/{project_id}"
@@ -139,7 +139,7 @@ async def _tell_of_http(request: Request, error: Any) -> Response:
 
 
 async def _tell_of_bug(request: Request, error: Exception) -> Response:
-    emit("request_failed", error=type(error).__name__)
+    log_bug("request_failed", error)
     return await _tell(request, Problem(500, "Internal server error"))
 
 

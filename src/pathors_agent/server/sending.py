@@ -11,11 +11,11 @@ from pathors_agent.errors import StoreError, TransportError
 from pathors_agent.message_builder import Delta, TextDelta, ToolProgressDelta
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.server.answer import Answer, Chunks, error_event
+from pathors_agent.server.bugs import log_bug
 from pathors_agent.server.problems import Problem, of_model, of_store
 from pathors_agent.server.turn import KEPT_PER_LEASE, Turn
 from pathors_agent.server.view import BETWEEN_TEXTS
 from pathors_agent.sse import encode_comment
-from pathors_agent.telemetry import emit
 from pathors_agent.wire_messages import write_call
 
 RunBeside = Callable[..., None]
@@ -112,7 +112,7 @@ def _problem(error: BaseException) -> Problem:
 
 
 def _unforeseen(error: Exception, turn: Turn) -> Problem:
-    emit("turn_failed", project=turn.project.id, error=type(error).__name__)
+    log_bug("turn_failed", error, project=turn.project.id)
     return Problem(500, "Internal server error")
 
 

@@ -1,0 +1,113 @@
+// Speak to the API of the server that gave this page.
+
+import { eventData } from "./event_stream.js";
+
+const ROOT = new URL(".", location.href);
+const LOST = "The connection to the server was lost";
+// Of an answer that is no JSON, as from a proxy.
+const SHOWN_CHARACTERS = 300;
+
+/** What went wrong, in words; `status` is 0 where no whole answer came. */
+export class ApiError extends Error {
+  constructor(message, { status = 0, code = null, details = [], retryAfter = null } = {}) {
+    super(message);
+    Object.assign(this, { status, code, details, retryAfter });
+  }
+
+  /** Whether the same request may be answered another time. */
+  get mayPass() {
+    return [0, 408, 409, 429].includes(this.status) || this.status >= 500;
+  }
+}
+
+export class Api {
+  constructor({ project, key }) {
+    this.project = project;
+    this.key = key;
+  }
+
+  sessions(page, search) {
+    return this.#json("GET", `sessions?${new URLSearchParams({ page, search })}`);
+  }
+
+  session(id) {
+    return this.#json("GET", `sessions/${encodeURIComponent(id)}`);
+  }
+
+  end(id) {
+    return this.#json("DELETE", "sessions", JSON.stringify({ session_id: id }));
+  }
+
+  /** Make a request for an answer. Sent again as it is, it is answered once all the same. */
+  request(messages, { session, tools }) {
+    const fields = {
+      messages,
+      stream: true,
+      stream_options: { include_usage: true, include_tool_activity: true },
+    };
+    if (tools.length) fields.tools = tools;
+    return { body: JSON.stringify(fields), session, name: `page-${randomName()}` };
+  }
+
+  /** Give the chunks of an answer as they come; `ApiError` unless all of them came. */
+  async *answer({ body, session, name }, signal) {
+    const headers = { "Idempotency-Key": name, ...(session && { "X-Session-ID": session }) };
+    const response = await this.#fetch("POST", "chat/completions", { body, headers, signal });
+    try {
+      for await (const data of eventData(response.body)) {
+        if (data === "[DONE]") return;
+        const chunk = JSON.parse(data);
+        if (chunk.error) throw problem(chunk.error, { status: 502 });
+        yield chunk;
+      }
+    } catch (error) {
+      throw error instanceof ApiError || signal.aborted ? error : new ApiError(LOST);
+    }
+    throw new ApiError(LOST);
+  }
+
+  async #json(method, path, body) {
+    const response = await this.#fetch(method, path, { body });
+    try {
+      return await response.json();
+    } catch {
+      throw new ApiError(LOST);
+    }
+  }
+
+  async #fetch(method, path, { body, headers, signal }) {
+    const url = new URL(`v1/projects/${encodeURIComponent(this.project)}/${path}`, ROOT);
+    const sent = { Authorization: `Bearer ${this.key}`, ...headers };
+    if (body) sent["Content-Type"] = "application/json";
+    let response;
+    try {
+      response = await fetch(url, { method, body, headers: sent, signal, credentials: "omit" });
+    } catch (error) {
+      throw signal?.aborted ? error : new ApiError(LOST);
+    }
+    if (response.ok) return response;
+    throw await refusal(response);
+  }
+}
+
+async function refusal(response) {
+  const { status } = response;
+  const retryAfter = Number(response.headers.get("Retry-After")) || null;
+  const text = await response.text().catch(() => "");
+  try {
+    return problem(JSON.parse(text).error, { status, retryAfter });
+  } catch {
+    const details = text ? [text.slice(0, SHOWN_CHARACTERS)] : [];
+    return new ApiError(`The server answered with status ${status}`, { status, details, retryAfter });
+  }
+}
+
+function problem({ message, code = null, details = [] }, about) {
+  return new ApiError(message, { ...about, code, details });
+}
+
+function randomName() {
+  // Not randomUUID: that is only there under https.
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

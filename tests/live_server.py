@@ -1,0 +1,165 @@
+"""A server of this library on a free loopback port, in a thread, for tests that speak HTTP to it."""
+
+import asyncio
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+from fastapi import FastAPI
+from jsonschema import Draft202012Validator
+
+from pathors_agent.server import Project, ServerSettings, create_app, make_key
+from pathors_agent.stores import MemoryStore, Store
+
+# Long enough for a busy machine; only a failing test ever waits for it.
+PATIENCE_SECONDS = 20.0
+
+
+@dataclass
+class Live:
+    """A running server: `client` has the key of `project` and the base address."""
+
+    app: FastAPI
+    store: Store
+    port: int
+    key: str = field(repr=False)
+    project: str = "demo"
+
+    def __post_init__(self) -> None:
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.base = f"{self.url}/v1/projects/{self.project}"
+        self.headers = {"Authorization": f"Bearer {self.key}"}
+        self.client = httpx2.Client(
+            base_url=self.base, headers=self.headers, timeout=PATIENCE_SECONDS, trust_env=False
+        )
+
+    def complete(
+        self,
+        *messages: object,
+        session: str | None = None,
+        headers: dict[str, str] | None = None,
+        **fields: Any,
+    ) -> httpx2.Response:
+        """Ask for a completion; a text is a user's message."""
+        sent = [{"role": "user", "content": m} if isinstance(m, str) else m for m in messages]
+        named = {} if session is None else {"X-Session-ID": session}
+        answered = self.client.post(
+            "/chat/completions", json={"messages": sent, **fields}, headers=named | (headers or {})
+        )
+        check_published_schema(answered)
+        return answered
+
+    def stored(self, session: str) -> list[dict[str, Any]]:
+        """Give the messages that the session holds."""
+        answer = self.client.get(f"/sessions/{session}")
+        assert answer.status_code == 200, answer.text
+        messages: list[dict[str, Any]] = answer.json()["data"]["messages"]
+        return messages
+
+
+def check_published_schema(answered: httpx2.Response) -> None:
+    """Check an answer, each chunk and each error against OpenAI's schema, where it is at hand."""
+    if answered.status_code != 200:
+        values, name = [answered.json()], "ErrorResponse"
+    elif "event-stream" in answered.headers["content-type"]:
+        values, name = events(answered.text), "CreateChatCompletionStreamResponse"
+    else:
+        values, name = [answered.json()], "CreateChatCompletionResponse"
+    for value in values:
+        if value != "[DONE]":
+            in_stream = isinstance(value, dict) and "error" in value
+            validator = published("ErrorResponse" if in_stream else name)
+            if validator is not None:
+                validator.validate(value)
+
+
+@cache
+def published(name: str) -> Any:
+    """Give the validator of one of OpenAI's definitions; None where their file is absent."""
+    folder = os.environ.get("CONFORMANCE_DATA", Path(__file__).parent.parent.parent / "shared")
+    file = Path(folder) / "openai_contract" / "chat.schema.json"
+    if not file.exists():
+        return None
+    definitions = json.loads(file.read_text())["$defs"]
+    return Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": definitions})
+
+
+@contextmanager
+def live(
+    *projects: Project,
+    settings: ServerSettings | None = None,
+    store: Store | None = None,
+    ui: bool = False,
+) -> Iterator[Live]:
+    """Serve these projects while the block lasts."""
+    store = MemoryStore() if store is None else store
+    app = create_app(projects, store, settings, ui=ui)
+    key, stored = make_key(projects[0].id)
+    with socket.create_server(("127.0.0.1", 0)) as listener, served(app, listener):
+        on_loop(app, store.add_key(stored))
+        running = Live(app, store, listener.getsockname()[1], key, projects[0].id)
+        with running.client:
+            yield running
+
+
+@contextmanager
+def served(app: FastAPI, listener: socket.socket) -> Iterator[None]:
+    """Run uvicorn in a thread."""
+    config = uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    started = threading.Event()
+
+    async def serve() -> None:
+        app.state.test_loop = asyncio.get_running_loop()
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        await app.state.runtime.start()
+        started.set()
+        await task
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
+    thread.start()
+    assert started.wait(PATIENCE_SECONDS)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive()
+
+
+def on_loop(app: FastAPI, coroutine: Any) -> Any:
+    """Run a coroutine on the server's own event loop."""
+    future = asyncio.run_coroutine_threadsafe(coroutine, app.state.test_loop)
+    return future.result(PATIENCE_SECONDS)
+
+
+def events(text: str) -> list[Any]:
+    """Give the JSON of each event of a stream; `[DONE]` as it is."""
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data")]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def joined(chunks: Iterable[Any]) -> str:
+    """Join the texts of a stream's chunks."""
+    choices = (choice for chunk in chunks if chunk != "[DONE]" for choice in chunk["choices"])
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def external(name: str, **properties: Any) -> dict[str, Any]:
+    """Define a tool that the client runs, with parameters that are all strings."""
+    schema = {"type": "object", "properties": {n: {"type": "string"} for n in properties}}
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
+def result(call_id: str, content: str) -> dict[str, str]:
+    """Write a tool's message."""
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
