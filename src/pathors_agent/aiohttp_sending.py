@@ -80,7 +80,7 @@ class Sending:
         headers = self._client.headers.copy()
         headers.update(self._endpoint.headers_beside(request))
         if request.body:
-            headers["Content-Length"] = str(len(request.body))
+            headers[aiohttp.hdrs.CONTENT_LENGTH] = str(len(request.body))
         else:
             body.leave_out(headers)
         # aiohttp would round a limit of more than 5 s up to a full second of its clock.

@@ -85,6 +85,16 @@ class Run:
     is SUSPENDED. `answers` says which answers fit, when they are to be of a type.
     """
 
+    __slots__ = (
+        "_answers",
+        "_final_tool",
+        "_is_held",
+        "client_tools",
+        "conversation",
+        "limits",
+        "out_of_time",
+    )
+
     def __init__(
         self,
         conversation: Conversation,

@@ -5,6 +5,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Generator,
     Iterator,
     Sequence,
@@ -28,8 +29,8 @@ class Before:
 
     def __init__(self, conversation: Conversation) -> None:
         still_open = {call.id for call in conversation.open_calls}
-        # Frozen, since there is one empty one for all: a set takes 216 bytes of each open stream.
-        self._results = frozenset(call.id for call in conversation.calls) - still_open
+        results = {call.id for call in conversation.calls} - still_open
+        self._results: Collection[str] = results or ()  # an empty set takes 216 bytes
         self._start = len(conversation) - len(self._results)
         self._batch_end = self._start + len(conversation.calls)
 
