@@ -655,10 +655,8 @@ def test_interrupt_passes_and_what_the_tool_gave_is_kept(backend: str) -> None:
     tool = Tool(name="look", function=interrupt_and_give, timeout=LONG)
     agent = AsyncAgent(AsyncScriptedTransport(calls(("look", {}))), tools=[tool])
 
-    # Trio raises it in the group that waits for the batch, and groups wrap what they raise.
-    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as raised:
+    with pytest.raises(KeyboardInterrupt):
         anyio.run(partial(agent.run, "Go.", conversation=conversation), backend=backend)
-    assert "KeyboardInterrupt" in repr(raised.value)
 
     assert conversation.messages[-1] == ToolMessage(
         tool_call_id="call_1", content="as far as it came"

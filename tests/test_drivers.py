@@ -24,6 +24,7 @@ from pathors_agent.http import HTTPTransport
 from pathors_agent.limits import Limits
 from pathors_agent.message_builder import Delta, TextDelta
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
+from pathors_agent.retry import AsyncRetryingTransport
 from pathors_agent.run import Status
 from pathors_agent.run_result import RunResult
 from pathors_agent.testing import (
@@ -559,6 +560,7 @@ async def test_result_that_an_async_tool_gives_while_cancelled_is_kept_and_the_r
             await anyio.sleep_forever()
         except anyio.get_cancelled_exc_class():
             return "as far as it came"
+        raise AssertionError
 
     conversation = Conversation()
     transport = AsyncScriptedTransport(calling("wait"), "Done.")
@@ -878,6 +880,50 @@ async def test_exception_of_a_transports_own_passes_in_mid_stream() -> None:
     assert items == [TextDelta("Hello")]
 
 
+class BareTransport(AsyncTransport):
+    """Gives a bare async generator for its pieces."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.log: list[str] = []
+        self._status = status
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
+        yield AsyncResponse(status=self._status, pieces=self._play())
+        self.log.append("left")
+
+    async def _play(self) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield HELLO
+        finally:
+            await checkpoint()
+            self.log.append("closed")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_wrapped", [False, True])
+async def test_pieces_that_are_left_early_are_closed_first(is_wrapped: bool) -> None:
+    bare = BareTransport()
+    transport = AsyncRetryingTransport(bare) if is_wrapped else bare
+
+    async with AsyncAgent(transport).stream("Go.") as stream:
+        async for _ in stream:
+            break
+
+    assert bare.log[0] == "closed"
+
+
+@pytest.mark.anyio
+async def test_error_body_that_is_cut_is_closed() -> None:
+    transport = BareTransport(400)
+
+    with pytest.raises(ProviderError):
+        await AsyncAgent(transport).run("Go.")
+
+    assert transport.log[0] == "closed"
+
+
 # - limits of time and of concurrency -
 
 
@@ -910,6 +956,31 @@ def test_tools_are_stopped_when_the_time_of_the_run_is_over(backend: str) -> Non
     assert outcomes == ["value", "timeout"]
     assert ended == ["hang"]
     assert result.open_calls == ()
+
+
+@pytest.mark.parametrize("kind", ["async", "thread"])
+def test_tool_of_blocking_code_is_stopped_when_the_time_of_the_run_is_over(kind: str) -> None:
+    may_end = threading.Event()
+
+    async def hang_async() -> None:
+        await anyio.sleep_forever()
+
+    def hang() -> None:
+        may_end.wait(20)
+
+    function = hang_async if kind == "async" else hang
+    tools = [
+        local("quick", lambda: "here"),
+        Tool(name="hang", function=function, timeout=50.0),
+    ]
+    transport = ScriptedTransport(calling("quick", "hang", "quick"))
+    result = Agent(transport, tools=tools, limits=Limits(seconds=0.2)).run("Go.")
+    may_end.set()
+
+    assert (result.status, result.limit) == (Status.LIMIT_REACHED, "seconds")
+    outcomes = [m.outcome for m in result.messages if isinstance(m, ToolMessage)]
+    assert outcomes == ["value", "timeout"]
+    assert [call.name for call in result.open_calls] == ["quick"]
 
 
 def test_model_that_takes_too_long_ends_the_run_at_its_limit(

@@ -303,3 +303,13 @@ def test_agent_refuses_what_must_be_awaited_when_it_is_given() -> None:
 def test_tool_given_without_a_list_is_refused() -> None:
     with pytest.raises(TypeError, match=r"write tools=\[look_up\]"):
         Agent(ScriptedTransport(), tools=look_up)  # type: ignore[arg-type]  # the claim
+
+
+def test_chosen_tool_named_like_the_final_tool_is_refused(way: Way) -> None:
+    named = [Tool(name="final_answer")]
+    conversation = Conversation()
+
+    with pytest.raises(ToolDefinitionError, match=r"final_answer.* gives the answer"):
+        way.run(prompt="Go.", conversation=conversation, output=int, tools=lambda _: named)
+
+    assert len(conversation) == 1

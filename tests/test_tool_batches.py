@@ -8,6 +8,7 @@ import pytest
 from pathors_agent import ToolProgressDelta
 from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.conversation import Conversation
+from pathors_agent.limits import Limits
 from pathors_agent.message_builder import Delta
 from pathors_agent.messages import Message, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
@@ -170,10 +171,59 @@ async def test_tool_that_reports_is_stopped_at_its_time() -> None:
     assert message.outcome == "timeout"
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_blocking_agent_gives_the_last_value_only() -> None:
-    result = Agent(ScriptedTransport(calls(("count", {"to": 3})), "Done."), tools=[count]).run(
-        "Go."
+# - blocking code
+
+
+def blocking(*script: Entry, limits: Limits | None = None) -> Agent:
+    return Agent(
+        ScriptedTransport(*script),
+        tools=[count, count_for_ever, fail_half_way, say_and_hang],
+        limits=limits,
     )
 
-    assert [m.text for m in result.messages if isinstance(m, ToolMessage)] == ["3"]
+
+@tool
+async def say_and_hang() -> AsyncIterator[str]:
+    """Say something and hang."""
+    yield "begun"
+    yield "still here"
+    await anyio.sleep_forever()
+
+
+def test_blocking_agent_reports_before_the_result() -> None:
+    batch = calls(("count", {"to": 4}), ("fail_half_way", {}))
+    with blocking(batch, "Done.").stream("Go.") as stream:
+        items = list(stream)
+
+    assert reports(items) == [1, 2, 3, "one"]
+    assert results(items) == ["4", "ValueError: no three"]
+    kinds = [type(item) for item in items]
+    assert kinds.index(ToolMessage) == kinds.index(ToolProgressDelta) + 3
+
+
+def test_blocking_agent_reports_while_the_tool_runs() -> None:
+    conversation = Conversation()
+    with blocking(calls(("count_for_ever", {}))).stream("Go.", conversation=conversation) as stream:
+        for item in stream:
+            if isinstance(item, ToolProgressDelta) and item.value == 40:
+                break
+
+    assert ENDED == ["count_for_ever"]
+    assert [call.name for call in conversation.open_calls] == ["count_for_ever"]
+
+
+@pytest.mark.parametrize("limits", [Limits(tool_seconds=0.1), Limits(seconds=0.1)])
+def test_tool_of_blocking_code_that_reports_is_stopped_at_its_time(limits: Limits) -> None:
+    with blocking(calls(("say_and_hang", {})), "Done.", limits=limits).stream("Go.") as stream:
+        items = list(stream)
+
+    assert reports(items) == ["begun"]
+    [message] = [item for item in items if isinstance(item, ToolMessage)]
+    assert message.outcome == "timeout"
+
+
+def test_run_of_blocking_code_gives_the_last_value_only() -> None:
+    result = blocking(calls(("count", {"to": 3})), "Done.").run("Go.")
+
+    assert [m.role for m in result.messages] == ["user", "assistant", "tool", "assistant"]
+    assert result.messages[2].text == "3"

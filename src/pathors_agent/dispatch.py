@@ -32,17 +32,24 @@ __all__ = ["ToolThread", "Unanswered", "call_tool", "call_tool_async"]
 MAX_ERROR_CHARACTERS = 2_000
 
 
-def call_tool(bound: BoundCall, thread: ToolThread, *, seconds: float | None = None) -> ToolMessage:
+def call_tool(
+    bound: BoundCall,
+    thread: ToolThread,
+    *,
+    seconds: float | None = None,
+    left: float | None = None,
+) -> ToolMessage:
     """Run a bound call from blocking code; an async tool runs on `thread`.
 
-    `seconds` is how long it may take where its tool has no `timeout`. A sync tool without one
-    runs in the caller's thread, where nothing can stop it, and `seconds` does not apply.
+    `seconds` is how long it may take where its tool has no `timeout`, and `left` how long at most.
+    A sync tool without a `timeout` runs in the caller's thread, where nothing can stop it, and
+    neither applies.
     """
     started = time.monotonic()
     message = _refusal(bound)
     if message is None:
         try:
-            message = result_message(bound, _run(bound, thread, seconds))
+            message = result_message(bound, _run(bound, thread, seconds, left))
         # A tool is anybody's code: whatever it raises is something for the model to read. Only
         # BaseExceptions (cancellation, KeyboardInterrupt, SystemExit) pass, for the caller.
         except Exception as error:  # noqa: BLE001
@@ -52,39 +59,45 @@ def call_tool(bound: BoundCall, thread: ToolThread, *, seconds: float | None = N
 
 
 async def call_tool_async(
-    bound: BoundCall, *, seconds: float | None = None, report: Report | None = None
+    bound: BoundCall,
+    *,
+    seconds: float | None = None,
+    left: float | None = None,
+    report: Report | None = None,
 ) -> ToolMessage:
     """Run a bound call on the event loop; a sync tool runs in a worker thread.
 
     A tool that is an async generator gives what it says before its last value to `report`.
-    `seconds` is how long it may take where its tool has no `timeout`. A thread cannot be stopped:
-    cancellation waits for a sync tool to return, as long as it may take, and its result is kept,
+    `seconds` is how long it may take where its tool has no `timeout`, and `left` how long at most.
+    A thread cannot be stopped: cancellation waits for a sync tool to return, as long as it may take, and its result is kept,
     so that the history says what was done. A tool in a process is killed.
     """
     started = time.monotonic()
     message = _refusal(bound)
     if message is None:
         try:
-            message = result_message(bound, await _run_async(bound, seconds, report))
+            message = result_message(bound, await _run_async(bound, seconds, left, report))
         except Exception as error:  # noqa: BLE001  (as in call_tool)
             message = _failure(bound, error)
     _tell(bound, message, started)
     return message
 
 
-def _run(bound: BoundCall, thread: ToolThread, default: float | None) -> object:
-    own, seconds = bound.tool.timeout, bound.tool.timeout or default
+def _run(bound: BoundCall, thread: ToolThread, default: float | None, left: float | None) -> object:
+    seconds = _shorter(bound.tool.timeout or default, left)
     if bound.tool.run_in == "process":
         return ToolProcess(bound.tool, _arguments(bound, seconds)).run(seconds)
     if bound.is_async:
         return thread.run(run_in_task, _call(bound, seconds), seconds)
-    if own is not None:
-        return run_in_thread(_call(bound, own), own)
+    if bound.tool.timeout is not None and seconds is not None:
+        return run_in_thread(_call(bound, seconds), seconds)
     return bound.function(**_arguments(bound, None))
 
 
-async def _run_async(bound: BoundCall, default: float | None, report: Report | None) -> object:
-    seconds = bound.tool.timeout or default
+async def _run_async(
+    bound: BoundCall, default: float | None, left: float | None, report: Report | None
+) -> object:
+    seconds = _shorter(bound.tool.timeout or default, left)
     if bound.is_async:
         return await run_in_task(_call(bound, seconds, report), seconds)
     # Its time begins when it has a thread.
@@ -93,6 +106,10 @@ async def _run_async(bound: BoundCall, default: float | None, report: Report | N
             process = ToolProcess(bound.tool, _arguments(bound, seconds))
             return await run_in_process(process, seconds)
         return await run_in_thread_async(_call(bound, seconds), seconds)
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    return one if other is None else other if one is None else min(one, other)
 
 
 def _call(bound: BoundCall, seconds: float | None, report: Report | None = None) -> FunctionCall:

@@ -7,7 +7,7 @@ from pathors_agent.dispatch import ToolThread
 from pathors_agent.errors import TransportError
 from pathors_agent.message_builder import Delta
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
-from pathors_agent.model_call import Bindings, Clock, ModelCall
+from pathors_agent.model_call import Bindings, Clock, ModelCall, close_pieces
 from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
 from pathors_agent.tool_batches import batch_items, call_alone, call_one, side_by_side
 from pathors_agent.transport import AsyncTransport, Transport
@@ -28,7 +28,7 @@ def drive(
                         call = ModelCall(run, effect, bindings, clock)
                         message = yield from _ask(call, transport)
                     case CallTool():
-                        message = call_one(run, effect, bindings, thread)
+                        message = yield from call_one(run, effect, bindings, thread, clock)
                     case GiveFeedback():
                         message = effect.message
                 yield run.record(message)
@@ -50,11 +50,15 @@ async def drive_async(  # noqa: C901, PLR0912  (a generator within it would cost
                     try:
                         async with transport.send(await call.request_async()) as response:
                             await call.check_async(response)
-                            async for data in response.pieces:
-                                for delta in call.stream.feed(data):
-                                    yield delta
-                                if call.stream.ended:
-                                    break
+                            pieces = aiter(response.pieces)
+                            try:
+                                async for data in pieces:
+                                    for delta in call.stream.feed(data):
+                                        yield delta
+                                    if call.stream.ended:
+                                        break
+                            finally:
+                                await close_pieces(pieces)
                     except TransportError as error:
                         call.break_off(error)
                     for delta in call.stream.close():

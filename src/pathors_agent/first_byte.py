@@ -91,6 +91,12 @@ class _FirstThenRest:
             return _ready(first)
         return self._rest.__anext__()
 
+    async def aclose(self) -> None:
+        """Close where the rest comes from, as far as that can be closed."""
+        close = getattr(self._rest, "aclose", None)
+        if close is not None:
+            await close()
+
 
 async def _ready(piece: bytes) -> bytes:
     return piece

@@ -39,7 +39,8 @@ class Limits:
     - `tool_calls`: tool calls; those of a batch that do not fit are answered "not run".
     - `total_tokens`: tokens as the provider counts them, looked at before each model call. An
       answer without a count counts nothing.
-    - `seconds`: time of one run.
+    - `seconds`: time of one run; a tool call gets what is left of it, but for sync tools without
+      a `timeout` of a blocking `Agent`.
     - `tool_seconds`: time of one tool call, where the tool has no `timeout` of its own. A sync
       tool of a blocking `Agent` is not stopped by it, only by its own.
     - `repeats`: calls of one tool with the same arguments, this one not run any more; from

@@ -19,7 +19,7 @@ from pathors_agent.request_history import AsyncHistory, checked
 from pathors_agent.response_stream import ResponseStream
 from pathors_agent.retry import retry_after
 from pathors_agent.run import CallModel, Run
-from pathors_agent.structured import AnswerType, ArrivingAnswer
+from pathors_agent.structured import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.telemetry import emit, is_heard
 from pathors_agent.tools import ToolRegistry
 from pathors_agent.transport import AsyncResponse, Request, Response
@@ -62,6 +62,8 @@ class Bindings:
 
     def _take(self, tools: ToolRegistry, run: Run) -> None:
         if tools is not self.tools:
+            if self.answers and self.answers.final_tool in tools:
+                raise name_taken()
             self.template = replace(self.template, tools=tools.definitions())
         self.tools = self.approvals.tools = tools
         run.client_tools = tools.client_tools
@@ -229,10 +231,20 @@ def _cut(pieces: Iterable[bytes]) -> bytes:
     return body[:MAX_ERROR_BODY_BYTES]
 
 
-async def _cut_async(pieces: AsyncIterable[bytes]) -> bytes:
-    body = b""
-    async for data in pieces:
-        body += data
-        if len(body) > MAX_ERROR_BODY_BYTES:
-            break
+async def close_pieces(pieces: AsyncIterable[bytes]) -> None:
+    """Close what gave an answer's pieces: an async generator that is left does not by itself."""
+    close = getattr(pieces, "aclose", None)
+    if close is not None:
+        await close()
+
+
+async def _cut_async(given: AsyncIterable[bytes]) -> bytes:
+    pieces, body = aiter(given), b""
+    try:
+        async for data in pieces:
+            body += data
+            if len(body) > MAX_ERROR_BODY_BYTES:
+                break
+    finally:
+        await close_pieces(pieces)
     return body[:MAX_ERROR_BODY_BYTES]

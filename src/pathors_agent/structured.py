@@ -174,8 +174,13 @@ def answer_type(
     if output is None or output is str:
         return None
     if way == "tool" and FINAL_TOOL in tools:
-        raise refused(FINAL_TOOL, "name", "is the name of the tool that gives the answer")
+        raise name_taken()
     return AnswerType(output, way)
+
+
+def name_taken() -> ToolDefinitionError:
+    """Make the error for a tool that is named like the final one."""
+    return refused(FINAL_TOOL, "name", "is the name of the tool that gives the answer")
 
 
 class ArrivingAnswer:

@@ -2,13 +2,24 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import TypeVar
 
 import anyio
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from pathors_agent.dispatch import ToolThread, call_tool, call_tool_async
+from pathors_agent.function_calls import Report
 from pathors_agent.message_builder import ToolProgressDelta
 from pathors_agent.messages import Content, ContentPart, ToolMessage
 from pathors_agent.model_call import Bindings, Clock
@@ -18,6 +29,8 @@ from pathors_agent.tools import BoundCall, ToolRegistry
 
 # A tool that reports faster than its caller reads waits for it.
 MAX_WAITING_REPORTS = 16
+
+T = TypeVar("T")
 
 ReportDelta = Callable[[ToolProgressDelta], Awaitable[None]]
 
@@ -37,12 +50,25 @@ def _bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMes
     )
 
 
-def call_one(run: Run, effect: CallTool, bindings: Bindings, thread: ToolThread) -> ToolMessage:
-    """Run one call from blocking code."""
+def call_one(
+    run: Run, effect: CallTool, bindings: Bindings, thread: ToolThread, clock: Clock
+) -> Generator[ToolProgressDelta, None, ToolMessage]:
+    """Run one call from blocking code; give what its tool reports, and return its result."""
     bound = _bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
-    return _with_notes(call_tool(bound, thread, seconds=run.limits.tool_seconds), effect, bindings)
+    limits = {"seconds": run.limits.tool_seconds, "left": clock.left()}
+    if not bound.tool.reports:
+        return _with_notes(call_tool(bound, thread, **limits), effect, bindings)
+
+    async def work(report: ReportDelta) -> ToolMessage:
+        return await call_tool_async(bound, **limits, report=_reported(effect, report))
+
+    for item in thread.items(_with_reports(work)):
+        if isinstance(item, ToolMessage):
+            return _with_notes(item, effect, bindings)
+        yield item
+    raise AssertionError("unreachable")  # the result comes last
 
 
 async def _call_async(
@@ -51,13 +77,16 @@ async def _call_async(
     bound = _bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
-
-    async def said(value: object) -> None:
-        if report is not None:
-            await report(ToolProgressDelta(effect.call, value))
-
+    said = None if report is None else _reported(effect, report)
     message = await call_tool_async(bound, seconds=run.limits.tool_seconds, report=said)
     return _with_notes(message, effect, bindings)
+
+
+def _reported(effect: CallTool, report: ReportDelta) -> Report:
+    async def said(value: object) -> None:
+        await report(ToolProgressDelta(effect.call, value))
+
+    return said
 
 
 def _with_notes(message: ToolMessage, effect: CallTool, bindings: Bindings) -> ToolMessage:
@@ -108,8 +137,8 @@ async def call_alone(
     message = await _call_async(run, effect, bindings, None)
     run.record(message)
     # A call that gives its result all the same keeps a cancellation to itself.
+    await checkpoint_if_cancelled()
     if task.cancelling():
-        await checkpoint_if_cancelled()
         raise asyncio.CancelledError
     return message
 
@@ -117,28 +146,45 @@ async def call_alone(
 async def batch_items(
     run: Run, batch: Sequence[CallTool], bindings: Bindings, clock: Clock
 ) -> AsyncGenerator[ToolProgressDelta | ToolMessage, None]:
-    """Run a batch; give what its tools report while they run, then its results in call order.
-
-    The batch runs in a task of its own while reports are given out, for nothing may be yielded
-    inside a task group; whoever leaves early cancels it, and waits for its end.
-    """
+    """Run a batch; give what its tools report while they run, then its results in call order."""
     if not any(
         e.call.name in bindings.tools and bindings.tools[e.call.name].reports for e in batch
     ):
         for message in await _call_batch(run, batch, bindings, clock):
             yield message
         return
+
+    async def work(report: ReportDelta) -> list[ToolMessage]:
+        return await _call_batch(run, batch, bindings, clock, report)
+
+    async with aclosing(_with_reports(work)) as items:
+        async for item in items:
+            if not isinstance(item, list):
+                yield item
+                continue
+            for message in item:
+                yield message
+
+
+async def _with_reports(
+    work: Callable[[ReportDelta], Awaitable[T]],
+) -> AsyncGenerator[ToolProgressDelta | T, None]:
+    """Do work that reports; give the reports as they come, and last what it returns.
+
+    It is done in a task of its own, for nothing may be yielded inside a task group; whoever
+    leaves early cancels it, and waits for its end.
+    """
     send, receive = anyio.create_memory_object_stream[ToolProgressDelta](MAX_WAITING_REPORTS)
 
     async def report(delta: ToolProgressDelta) -> None:
         with suppress(anyio.BrokenResourceError):  # nobody listens any more
             await send.send(delta)
 
-    async def work() -> list[ToolMessage]:
+    async def working() -> T:
         with send:
-            return await _call_batch(run, batch, bindings, clock, report)
+            return await work(report)
 
-    task = LoopTask(work)
+    task = LoopTask(working)
     task.start()
     try:
         with receive:
@@ -146,8 +192,7 @@ async def batch_items(
                 yield delta
     finally:
         await task.stop(math.inf)
-    for message in task.result():
-        yield message
+    yield task.result()
 
 
 async def _call_batch(
@@ -181,7 +226,7 @@ async def _call_batch(
     # A single call gets its group too: a group waits for a worker thread also where asyncio
     # cancels the task itself, as `asyncio.timeout` does.
     with anyio.move_on_after(clock.left()) as in_time:
-        async with anyio.create_task_group() as tasks:
+        async with _group(interrupts) as tasks:
             for effect in effects:
                 tasks.start_soon(call, effect)
     if interrupts:
@@ -195,6 +240,30 @@ async def _call_batch(
     # On trio a group whose tasks all came to their ends does not tell that it was cancelled.
     await checkpoint_if_cancelled()
     return done
+
+
+@asynccontextmanager
+async def _group(interrupts: list[BaseException]) -> AsyncIterator[TaskGroup]:
+    """Make a task group that adds what interrupts it to a list, and raises none of it."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+    # On trio Ctrl-C may reach the task that waits here, and the group wraps it.
+    except BaseExceptionGroup as group:
+        interrupts += _interrupts(group)
+        if not interrupts:
+            raise
+
+
+def _interrupts(group: BaseExceptionGroup) -> list[BaseException]:
+    """Find what is no failure and no cancellation."""
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            found += _interrupts(error)
+        elif not isinstance(error, (Exception, anyio.get_cancelled_exc_class())):
+            found.append(error)
+    return found
 
 
 def _stopped(

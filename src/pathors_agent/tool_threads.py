@@ -3,9 +3,9 @@
 import contextvars
 import math
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Future, wait
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -14,6 +14,8 @@ from anyio.to_thread import run_sync
 
 from pathors_agent.function_calls import FunctionCall, out_of_time
 from pathors_agent.tool_tasks import GRACE_SECONDS
+
+T = TypeVar("T")
 
 # As many as anyio's own pool has; tools have theirs, so that other work does not wait for them.
 MAX_TOOL_THREADS = 40
@@ -103,7 +105,7 @@ class ToolThread:
         self._thread.join(GRACE_SECONDS)
         self._thread = self._portal = None
 
-    def run(self, function: Callable[..., Awaitable[object]], *arguments: Any) -> object:
+    def run(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Run an async function to its end, from blocking code."""
         portal = self._portal or self._start()
         outcome = portal.start_task_soon(_outcome, function, *arguments)
@@ -114,7 +116,16 @@ class ToolThread:
             raise
         if error is not None:
             raise error
-        return value
+        return cast(T, value)
+
+    def items(self, source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+        """Give what an async generator gives, to blocking code; one that is left ends with us."""
+        while True:
+            try:
+                item = self.run(source.__anext__)
+            except StopAsyncIteration:
+                return
+            yield item
 
     def _start(self) -> BlockingPortal:
         runs: Future[BlockingPortal] = Future()
@@ -133,8 +144,8 @@ async def _keep(runs: Future[BlockingPortal]) -> None:
 
 
 async def _outcome(
-    function: Callable[..., Awaitable[object]], *arguments: Any
-) -> tuple[object, BaseException | None]:
+    function: Callable[..., Awaitable[T]], *arguments: Any
+) -> tuple[T | None, BaseException | None]:
     """Carry what a function raises as a value: KeyboardInterrupt would end the portal."""
     try:
         return await function(*arguments), None
