@@ -115,15 +115,16 @@ class Database:
     # - connections -
 
     def _make_engine(self) -> AsyncEngine:
-        engine = create_async_engine(
-            self._url,
-            connect_args=self._connect_args(),
-            hide_parameters=True,
-            pool_size=CONNECTIONS,
-            max_overflow=0,
-            pool_timeout=self._timeout,
-            pool_pre_ping=not self.is_sqlite,
-        )
+        with _missing_driver_told():
+            engine = create_async_engine(
+                self._url,
+                connect_args=self._connect_args(),
+                hide_parameters=True,
+                pool_size=CONNECTIONS,
+                max_overflow=0,
+                pool_timeout=self._timeout,
+                pool_pre_ping=not self.is_sqlite,
+            )
         event.listen(engine.sync_engine, "connect", self._set_up_connection)
         if self.is_sqlite:
             event.listen(engine.sync_engine, "begin", _begin)
@@ -209,6 +210,19 @@ class Database:
                 return
         async with self.writing(doing) as connection:
             await connection.run_sync(migrate)
+
+
+@contextmanager
+def _missing_driver_told() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise ModuleNotFoundError(
+            "a store in PostgreSQL needs psycopg: pip install 'pathors-agent[postgres]'",
+            name="psycopg",
+        ) from None
 
 
 def _driver_connection(connection: AsyncConnection) -> Any:

@@ -1,0 +1,292 @@
+"""Every store follows every rule, and a store that breaks one is found out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+
+from pathors_agent import SessionConflict, StoreError
+from pathors_agent.messages import Message
+from pathors_agent.stores import (
+    Lease,
+    MemoryStore,
+    Page,
+    RequestId,
+    RequestRecord,
+    Session,
+    SessionSummary,
+    SQLStore,
+    StoredKey,
+    Variables,
+    now,
+)
+from pathors_agent.testing import check_store
+
+
+@pytest.mark.anyio
+async def test_memory_store_follows_every_rule() -> None:
+    await check_store(MemoryStore)
+
+
+def test_sqlite_store_follows_every_rule(tmp_path: Path) -> None:
+    anyio.run(check_store, lambda: SQLStore(f"sqlite:///{tmp_path}/sessions.db"))
+
+
+def test_postgresql_store_follows_every_rule(postgres_url: str) -> None:
+    anyio.run(check_store, lambda: SQLStore(postgres_url))
+
+
+class FindsNoRevokedKey(MemoryStore):
+    async def find_key(self, digest: str) -> StoredKey | None:
+        key = await super().find_key(digest)
+        return None if key and key.revoked_at else key
+
+
+class RevokesForEveryProject(MemoryStore):
+    async def revoke_key(self, project: str, key_id: str) -> bool:
+        key = self._keys.get(key_id)
+        return await super().revoke_key(key.project if key else project, key_id)
+
+
+class TakesOtherVariables(MemoryStore):
+    async def create_session(
+        self, project: str, session_id: str, *, variables: Variables, provider: str = ""
+    ) -> Session:
+        try:
+            return await super().create_session(
+                project, session_id, variables=variables, provider=provider
+            )
+        except SessionConflict:
+            return await self.session(project, session_id)
+
+
+class SearchesWithoutCase(MemoryStore):
+    async def search_sessions(
+        self, project: str, text: str, *, limit: int, offset: int
+    ) -> Page[Session]:
+        found = await super().search_sessions(project, "", limit=1000, offset=0)
+        items = [each for each in found.items if text.lower() in self.text(each).lower()]
+        return Page(tuple(items[offset : offset + limit]), total=len(items))
+
+    def text(self, session: Session) -> str:
+        stored = self._live[session.project, session.id]
+        return f'{{"variables":{stored.variables},"messages":[{",".join(stored.messages)}]}}'
+
+
+class SearchesMessageByMessage(MemoryStore):
+    async def search_sessions(
+        self, project: str, text: str, *, limit: int, offset: int
+    ) -> Page[Session]:
+        if '},{"' in text:
+            return Page((), total=0)
+        return await super().search_sessions(project, text, limit=limit, offset=offset)
+
+
+class CountsThePage(MemoryStore):
+    async def search_sessions(
+        self, project: str, text: str, *, limit: int, offset: int
+    ) -> Page[Session]:
+        page = await super().search_sessions(project, text, limit=limit, offset=offset)
+        return Page(page.items, total=len(page.items))
+
+
+class ForgetsEndedSessions(MemoryStore):
+    async def list_sessions(
+        self, project: str, *, limit: int, offset: int, text: str = ""
+    ) -> Page[SessionSummary]:
+        page = await super().list_sessions(project, limit=limit, offset=offset, text=text)
+        live = tuple(line for line in page.items if line.ended_at is None)
+        return Page(live, total=len(live))
+
+
+class GoesOnWithEndedSessions(MemoryStore):
+    async def save_turn(
+        self,
+        lease: Lease,
+        messages: Sequence[Message],
+        *,
+        seen: Session | None,
+        request: RequestId | None = None,
+        answer: str | None = None,
+    ) -> Session:
+        if seen and (lease.project, lease.session_id) not in self._live:
+            seen = None
+        return await super().save_turn(lease, messages, seen=seen, request=request, answer=answer)
+
+
+class LooksAtNoIncarnation(MemoryStore):
+    async def save_turn(
+        self,
+        lease: Lease,
+        messages: Sequence[Message],
+        *,
+        seen: Session | None,
+        request: RequestId | None = None,
+        answer: str | None = None,
+    ) -> Session:
+        live = self._live.get((lease.project, lease.session_id))
+        if seen and live:
+            seen = replace(seen, incarnation=live.incarnation)
+        return await super().save_turn(lease, messages, seen=seen, request=request, answer=answer)
+
+
+class LooksAtNoRevision(MemoryStore):
+    async def save_turn(
+        self,
+        lease: Lease,
+        messages: Sequence[Message],
+        *,
+        seen: Session | None,
+        request: RequestId | None = None,
+        answer: str | None = None,
+    ) -> Session:
+        live = self._live.get((lease.project, lease.session_id))
+        if seen and live:
+            seen = replace(seen, revision=len(live.messages))
+        return await super().save_turn(lease, messages, seen=seen, request=request, answer=answer)
+
+
+class LooksAtNoLease(MemoryStore):
+    async def save_turn(
+        self,
+        lease: Lease,
+        messages: Sequence[Message],
+        *,
+        seen: Session | None,
+        request: RequestId | None = None,
+        answer: str | None = None,
+    ) -> Session:
+        held = self._leases.get((lease.project, lease.session_id))
+        lease = held.lease if held else lease
+        return await super().save_turn(lease, messages, seen=seen, request=request, answer=answer)
+
+
+class AnswersBeforeItSaves(MemoryStore):
+    async def save_turn(
+        self,
+        lease: Lease,
+        messages: Sequence[Message],
+        *,
+        seen: Session | None,
+        request: RequestId | None = None,
+        answer: str | None = None,
+    ) -> Session:
+        saved = super().save_turn(lease, messages, seen=seen, request=request, answer=answer)
+        try:
+            return await saved
+        except SessionConflict:
+            if request in self._requests:
+                self._requests[request].answer = answer
+            raise
+
+
+class CountsFencesAnew(MemoryStore):
+    async def drop_lease(self, lease: Lease) -> None:
+        await super().drop_lease(lease)
+        self._fence = 0
+
+
+class GivesLeasesAgainToTheirHolder(MemoryStore):
+    async def take_lease(
+        self, project: str, session_id: str, *, holder: str, seconds: float
+    ) -> Lease | None:
+        held = self._leases.get((project, session_id))
+        if held and held.lease.holder == holder:
+            return held.lease
+        return await super().take_lease(project, session_id, holder=holder, seconds=seconds)
+
+
+class LooksBeforeItTakes(MemoryStore):
+    async def take_lease(
+        self, project: str, session_id: str, *, holder: str, seconds: float
+    ) -> Lease | None:
+        free = (project, session_id) not in self._leases
+        await anyio.lowlevel.checkpoint()
+        if free:
+            self._leases.pop((project, session_id), None)
+        return await super().take_lease(project, session_id, holder=holder, seconds=seconds)
+
+
+class HoldsLeasesForEver(MemoryStore):
+    async def take_lease(
+        self, project: str, session_id: str, *, holder: str, seconds: float
+    ) -> Lease | None:
+        return await super().take_lease(project, session_id, holder=holder, seconds=seconds * 1e6)
+
+
+class KeepsNothingUp(MemoryStore):
+    async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
+        return self._held(lease) is not None
+
+
+class TellsTheLastDigest(MemoryStore):
+    async def begin_request(
+        self, request: RequestId, body_digest: str, *, seconds: float
+    ) -> RequestRecord:
+        record = await super().begin_request(request, body_digest, seconds=seconds)
+        return replace(record, body_digest=body_digest)
+
+
+class ForgetsAnswers(MemoryStore):
+    async def forget_request(self, request: RequestId) -> None:
+        self._requests.pop(request, None)
+
+
+class KeepsAnswersOfEndedSessions(MemoryStore):
+    async def end_session(self, project: str, session_id: str) -> bool:
+        kept = dict(self._requests)
+        ended = await super().end_session(project, session_id)
+        self._requests.update(kept)
+        return ended
+
+
+class TellsLocalTimes(MemoryStore):
+    async def note_key_used(self, key_id: str) -> None:
+        self._keys[key_id] = replace(self._keys[key_id], last_used_at=now().replace(tzinfo=None))
+
+
+class CannotBeWritten(MemoryStore):
+    async def check(self) -> None:
+        raise StoreError("The disk is full.")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (FindsNoRevokedKey, "a revoked key must be given with its time"),
+        (RevokesForEveryProject, "a key must not be revoked from another project"),
+        (TakesOtherVariables, "a session of this id and other variables must raise"),
+        (SearchesWithoutCase, "case must count"),
+        (SearchesMessageByMessage, "a text that spans two messages must be found"),
+        (CountsThePage, "total must be exact"),
+        (ForgetsEndedSessions, "the newest session must be listed first, ended ones, too"),
+        (GoesOnWithEndedSessions, "a turn on a session that has ended must raise"),
+        (LooksAtNoIncarnation, "a turn on the session before this one must raise"),
+        (LooksAtNoRevision, "a turn on an older revision must raise SessionConflict"),
+        (LooksAtNoLease, "who lost the lease must get SessionConflict"),
+        (AnswersBeforeItSaves, "must leave its request unanswered"),
+        (CountsFencesAnew, "a lease's fence must grow, also after a drop"),
+        (GivesLeasesAgainToTheirHolder, "a lease that is held must not be given again"),
+        (LooksBeforeItTakes, "of many who ask at once, one must get the lease"),
+        (KeepsNothingUp, "a lease that is kept must not end"),
+        (TellsTheLastDigest, "a request must tell the digest of the first body"),
+        (ForgetsAnswers, "a finished request must not be forgotten"),
+        (KeepsAnswersOfEndedSessions, "the answers that tell of a session must end with it"),
+        (TellsLocalTimes, "last_used_at must be the time of the last use"),
+        (CannotBeWritten, "A store that works must say so; StoreError was raised instead"),
+    ],
+)
+async def test_broken_store_is_named(broken: Callable[[], MemoryStore], sentence: str) -> None:
+    with pytest.raises(AssertionError, match=sentence):
+        await check_store(broken)
+
+
+@pytest.mark.anyio
+async def test_lease_that_never_ends_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathors_agent.testing.turn_rules.PATIENCE", 0.3)
+
+    with pytest.raises(AssertionError, match="a lease must be over after its seconds"):
+        await check_store(HoldsLeasesForEver)
