@@ -267,10 +267,9 @@ class ResponseStream:
         """Take whole events, a blank line after each."""
         # Lane (b): split at where a data line follows a blank line; if these and the last are
         # all the line ends there are, every piece is the one data line of its event.
-        line_ends = data.count(b"\n")
         pieces = data[6:-2].split(b"\n\ndata: ")
-        is_all = line_ends == 2 * len(pieces) and data[:7] == _DATA_OBJECT
-        texts = pieces if is_all else _data_lines(data, line_ends)
+        is_all = data.count(b"\n") == 2 * len(pieces) and data[:7] == _DATA_OBJECT
+        texts = pieces if is_all else _data_lines(data)
         if texts is None or len(data) > self._max_event:
             self._take_block(data, deltas)
         elif texts:
@@ -531,10 +530,12 @@ def _is_whole(data: str) -> bool:
     return True
 
 
-def _data_lines(block: bytes, line_ends: int) -> list[bytes] | None:
+def _data_lines(block: bytes) -> list[bytes] | None:
     """Give the data of events that are one line each, comments left out; None for others."""
-    events = block[:-2].split(b"\n\n")
-    texts = [event[6:] for event in events if event[:6] == b"data: "]
-    comments = [event for event in events if event[:1] == b":"]
-    is_all = line_ends == 2 * len(events) and len(texts) + len(comments) == len(events)
-    return texts if is_all else None
+    lines = block[:-2].split(b"\n")
+    if any(lines[1::2]):
+        return None
+    lines = lines[::2]
+    texts = [line[6:] for line in lines if line[:6] == b"data: "]
+    comments = [line for line in lines if line[:1] == b":"]
+    return texts if len(texts) + len(comments) == len(lines) else None
