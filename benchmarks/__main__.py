@@ -19,6 +19,7 @@ SECTIONS = (
     "growth",
     "round_trip",
     "loopback",
+    "server",
     "imports",
     "installs",
 )

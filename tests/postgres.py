@@ -7,19 +7,24 @@ The fixtures: `postgres_server` is started once per test run, on a free loopback
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
+from servers import PATIENCE_SECONDS
+
+INITDB = ("-A", "trust", "-U", "postgres", "--no-locale", "-E", "UTF8", "--no-sync")
 
 # Nothing has to outlive the tests, so nothing waits for the disk.
-SETTINGS = "-c fsync=off -c full_page_writes=off"
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 # Another program may take a free port before the server does.
 TRIES = 5
@@ -52,7 +57,9 @@ def find_programs() -> Path | None:
         folders.insert(0, Path(named.stdout.strip()))
     if initdb := shutil.which("initdb"):
         folders.append(Path(initdb).resolve().parent)
-    whole = (each for each in folders if (each / "initdb").exists() and (each / "pg_ctl").exists())
+    whole = (
+        each for each in folders if (each / "initdb").exists() and (each / "postgres").exists()
+    )
     return next(whole, None)
 
 
@@ -72,41 +79,55 @@ def as_plain_user(folder: Path) -> list[str]:
 def running_server(programs: Path) -> Iterator[PostgresServer]:
     """Start a server on a free loopback port, with its own files, and stop it."""
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as name:
-        folder, data = Path(name), str(Path(name) / "data")
+        folder = Path(name)
         plain_user = as_plain_user(folder)
-
-        def run(program: str, *arguments: str) -> None:
-            command = [*plain_user, str(programs / program), "-D", data, *arguments]
-            # The server inherits the outputs: as pipes they would never end.
-            log = folder / f"{program}.log"
-            with log.open("ab") as output:
-                done = subprocess.run(
-                    command, cwd=folder, stdout=output, stderr=output, check=False
-                )
-            assert done.returncode == 0, log.read_text()
-
-        run("initdb", "-A", "trust", "-U", "postgres", "--no-locale", "-E", "UTF8", "--no-sync")
-        port = start(run, folder)
+        initdb = [*plain_user, programs / "initdb", *INITDB, "-D", folder / "data"]
+        made = subprocess.run(initdb, cwd=folder, capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stderr
+        process, port = start([*plain_user, *end_with_parent(), programs / "postgres"], folder)
         try:
             yield PostgresServer(port)
         finally:
-            run("pg_ctl", "-w", "-m", "immediate", "stop")
+            process.send_signal(signal.SIGQUIT)
+            process.wait(PATIENCE_SECONDS)
 
 
-def start(run: Callable[..., None], folder: Path) -> int:
-    """Start the server; give its port."""
-    for left in reversed(range(TRIES)):
+def end_with_parent() -> list[str]:
+    """Say how to run a program that ends with these tests, also when they are killed."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig=QUIT"] if setpriv else []
+
+
+def start(postgres: list[str | Path], folder: Path) -> tuple["subprocess.Popen[bytes]", int]:
+    """Start the server and wait for it; give its process and port."""
+    for _ in range(TRIES):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = int(free.getsockname()[1])
-        address = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-        try:
-            run("pg_ctl", "-w", "-o", f"{address} {SETTINGS}", "start")
-        except AssertionError:
-            if not left:
-                raise
-        else:
-            return port
-    raise AssertionError("never reached")
+        settings = {
+            "port": port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": folder,
+            **NOT_DURABLE,
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        log = folder / "log"
+        with log.open("wb") as output:
+            command = [*postgres, "-D", folder / "data", *options]
+            process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+        if is_ready(process, log):
+            return process, port
+    raise AssertionError(log.read_text())
+
+
+def is_ready(process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    """Wait until the server takes connections; False when it ended instead."""
+    until = monotonic() + PATIENCE_SECONDS
+    while process.poll() is None and monotonic() < until:
+        if b"ready to accept connections" in log.read_bytes():
+            return True
+        sleep(0.01)
+    process.kill()
+    return False
 
 
 @pytest.fixture(scope="session")

@@ -110,12 +110,14 @@ def _problems(error: ValidationError, where: str) -> list[str]:
         if problem["loc"][1:2] == ("content",) and len(problem["loc"]) < deepest:
             continue
         path, said = _WORDS.get(problem["type"], ("", problem["msg"]))
-        if problem["loc"][1:2] == ("content",) and isinstance(problem["loc"][-1], str):
+        if problem["loc"][1:2] == ("content",) and len(problem["loc"]) <= _WHOLE_CONTENT:
             said = "must be a string, null, or a list of content parts"
         lines[f"{where}{_path(problem['loc'])}{path}"] = said.removeprefix("Value error, ")
     return [f"{path}: {said}" for path, said in lines.items()]
 
 
+# Of a place that is a content itself: role, field, and pydantic's name for the kind.
+_WHOLE_CONTENT = 3
 _ROLE = (".role", "must be one of system, developer, user, assistant, tool")
 _WORDS = {
     "union_tag_invalid": _ROLE,

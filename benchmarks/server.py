@@ -1,0 +1,269 @@
+"""T18: the server beside a bare relay, and what a turn, a session and an open stream cost it.
+
+Each server is a process of its own, and so is the model behind it. Clients are plain sockets.
+"""
+
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmarks.postgres import cluster
+from benchmarks.results import Measured, Row, Settings
+from benchmarks.rounds import WrongResult, say
+
+ROOT = Path(__file__).parent.parent
+PATH = "/v1/projects/bench/chat/completions"
+NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "aiosqlite")
+
+CHUNKS = 200
+# At 5 ms between the events of a stream, ten streams keep the slowest server half busy.
+STREAMS, MILLISECONDS = 10, 5
+SESSIONS = (1, 10, 100)
+TURN_SECONDS = 2.0
+HELD = 1000
+
+
+def run(settings: Settings) -> Measured:
+    measured = Measured()
+    if absent := [name for name in NEEDED if find_spec(name) is None]:
+        measured.skipped.append(f"server: {', '.join(absent)} is not installed")
+        return measured
+    with (
+        _process("benchmarks.loopback_server") as upstream,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        base_url = f"http://127.0.0.1:{upstream.port}/v1"
+        measured += _streams(base_url, folder, settings)
+        measured += _held(base_url, folder, settings)
+        measured += _turns(folder, settings)
+    return measured
+
+
+@dataclass
+class Process:
+    """A server's process: its port, and the key that it takes."""
+
+    port: int
+    key: str = ""
+
+    def usage(self) -> dict[str, float]:
+        connection = HTTPConnection("127.0.0.1", self.port)
+        connection.request("GET", "/usage")
+        found: dict[str, float] = json.loads(connection.getresponse().read())
+        connection.close()
+        return found
+
+    def request(self, content: str, model: str, *, session: str = "", stream: bool = True) -> bytes:
+        body = json.dumps(
+            {"model": model, "messages": [{"role": "user", "content": content}], "stream": stream}
+        ).encode()
+        named = f"X-Session-ID: {session}\r\n" if session else ""
+        return (
+            f"POST {PATH} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {self.key}\r\n{named}"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
+
+
+@contextmanager
+def _process(module: str, *arguments: str) -> Iterator[Process]:
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        line = process.stdout.readline()
+        if not line:
+            raise WrongResult(f"{module} {arguments[:1]} did not start")
+        found = json.loads(line)
+        yield Process(**found) if isinstance(found, dict) else Process(found)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _server(kind: str, base_url: str = "", database: str = "") -> Any:
+    return _process("benchmarks.server_process", kind, base_url, database)
+
+
+# - T18 -
+
+
+def _streams(base_url: str, folder: str, settings: Settings) -> Measured:
+    """CPU of a streamed completion, and when its first word is there."""
+    count, chunks = (2, 10) if settings.quick else (STREAMS, CHUNKS)
+    sqlite = f"sqlite:///{folder}/streams.db"
+    with (
+        _server("relay", base_url) as relay,
+        _server("httpx2", base_url, sqlite) as ours,
+        _server("aiohttp", base_url) as on_aiohttp,
+    ):
+        contenders = {"relay": relay, "SQLite, httpx2": ours, "in memory, aiohttp": on_aiohttp}
+        cpu: dict[str, list[float]] = {name: [] for name in contenders}
+        for number in range(settings.rounds + 1):
+            for name in random.sample(list(contenders), len(contenders)):
+                say(f"server: round {number} of {settings.rounds}, {name}")
+                spent = _cpu_of_streams(contenders[name], count, chunks)
+                if number:  # the first warms up
+                    cpu[name].append(spent)
+        first = {name: _first_bytes(each, settings) for name, each in contenders.items()}
+    say("")
+    rows = []
+    for name in list(contenders)[1:]:
+        ratios = [a / b for a, b in zip(cpu[name], cpu["relay"], strict=True)]
+        goal = 2 if name.startswith("SQLite") else None
+        rows.append(Row("T18", f"CPU of {chunks} chunks, {name} / bare relay", ratios, goal))
+        rows.append(Row("", f"ms of CPU for {chunks} chunks, {name}", [s * 1e3 for s in cpu[name]]))
+        added = [(a - b) * 1e3 for a, b in zip(first[name], first["relay"], strict=True)]
+        rows.append(
+            Row(
+                "",
+                f"ms to the first byte more than the relay, {name}",
+                [abs(statistics.median(added))],
+            )
+        )
+    return Measured(rows)
+
+
+def _cpu_of_streams(server: Process, count: int, chunks: int) -> float:
+    model = f"paced {count} {chunks} {MILLISECONDS}"
+    before = server.usage()["cpu"]
+
+    async def ask(number: int) -> None:
+        received = await _exchange(server, server.request("Hi", model))
+        if b"[DONE]" not in received or received.count(b'"content"') < chunks:
+            raise WrongResult(f"server: a stream without its end: {received[-300:]!r}")
+
+    _side_by_side(ask, count)
+    return (server.usage()["cpu"] - before) / count
+
+
+def _first_bytes(server: Process, settings: Settings) -> list[float]:
+    async def timed() -> float:
+        start = time.perf_counter()
+        await _exchange(server, server.request("Hi", "flood 2"), until=b'"content":"')
+        return time.perf_counter() - start
+
+    async def all_of_them() -> list[float]:
+        return [await timed() for _ in range(settings.rounds * 3 + 2)][2:]
+
+    return asyncio.run(all_of_them())
+
+
+# - memory -
+
+
+def _held(base_url: str, folder: str, settings: Settings) -> Measured:
+    """Resident memory of each stream that is held open."""
+    few, many = (5, 20) if settings.quick else (100, HELD)
+    kinds = {"httpx2": "httpx2", "aiohttp": "aiohttp"}
+    rows = []
+    for name, kind in kinds.items():
+        say(f"server: {many} open streams, {name}")
+        with _server(kind, base_url, f"sqlite:///{folder}/held-{kind}.db") as server:
+            found = asyncio.run(_memory_of_held(server, few, many))
+        rows.append(Row("", f"KB for each of {many} open streams, {name}", [found / 1024]))
+    say("")
+    return Measured(rows)
+
+
+async def _memory_of_held(server: Process, few: int, many: int) -> float:
+    writers = []
+
+    async def hold() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(server.request("Hi", "hold"))
+        await reader.readuntil(b'"content":"')
+        writers.append(writer)
+
+    for _ in range(few):
+        await hold()
+    before = await asyncio.to_thread(server.usage)
+    for _ in range(many - few):
+        await hold()
+    after = await asyncio.to_thread(server.usage)
+    for writer in writers:
+        writer.close()
+    return (after["bytes"] - before["bytes"]) / (many - few)
+
+
+# - turns -
+
+
+def _turns(folder: str, settings: Settings) -> Measured:
+    """Turns a second, with a model that answers at once."""
+    rows = []
+    with cluster() as postgres:
+        databases = {"SQLite": f"sqlite:///{folder}/turns.db"}
+        if postgres:
+            databases["PostgreSQL"] = postgres
+        for name, database in databases.items():
+            with _server("offline", "", database) as server:
+                for sessions in (1, 2) if settings.quick else SESSIONS:
+                    say(f"server: {sessions} sessions at once, {name}")
+                    rate = _turns_a_second(
+                        server, sessions, 0.2 if settings.quick else TURN_SECONDS
+                    )
+                    rows.append(Row("", f"turns a second, {sessions} sessions, {name}", [rate]))
+    say("")
+    skipped = [] if postgres else ["server, PostgreSQL: its programs are not installed"]
+    return Measured(rows, skipped=skipped)
+
+
+def _turns_a_second(server: Process, sessions: int, seconds: float) -> float:
+    end = time.perf_counter() + seconds
+    done = 0
+
+    async def talk(number: int) -> None:
+        nonlocal done
+        turn, session = 0, ""
+        while time.perf_counter() < end:
+            # A new session after ten turns: what is measured is a turn, not a long history.
+            session = (
+                f"{sessions}-{number}-{turn // 10}-{random.random()}" if turn % 10 == 0 else session
+            )
+            turn += 1
+            request = server.request("Hello", "any", session=session, stream=False)
+            received = await _exchange(server, request, until=b'"session_id":"')
+            if not received.startswith(b"HTTP/1.1 200"):
+                raise WrongResult(f"server: {received[:300]!r}")
+            done += 1
+
+    start = time.perf_counter()
+    _side_by_side(talk, sessions)
+    return done / (time.perf_counter() - start)
+
+
+# - clients -
+
+
+def _side_by_side(work: Callable[[int], Awaitable[None]], count: int) -> None:
+    async def main() -> None:
+        await asyncio.gather(*(work(number) for number in range(count)))
+
+    asyncio.run(main())
+
+
+async def _exchange(server: Process, request: bytes, *, until: bytes = b"[DONE]") -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(request)
+        received = b""
+        while until not in received:
+            piece = await reader.read(65536)
+            if not piece:
+                break
+            received += piece
+        return received
+    finally:
+        writer.close()

@@ -1,0 +1,96 @@
+"""A server to be measured, in a process of its own: `python -m benchmarks.server_process`.
+
+It takes a kind, the address of the model behind it and a database, and prints its port and key.
+`/usage` gives its CPU seconds and its resident bytes.
+"""
+
+import asyncio
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Mount, Route
+
+from pathors_agent import AsyncHTTPTransport
+from pathors_agent.aiohttp_transport import AiohttpTransport
+from pathors_agent.offline import AsyncOfflineTransport
+from pathors_agent.server import Project, ServerSettings, create_app, make_key
+from pathors_agent.stores import MemoryStore, Store
+
+STATM = Path("/proc/self/statm")
+PATH = "/v1/projects/bench/chat/completions"
+# So that a thousand sessions at once are turned away by nothing but their number.
+MANY = 100_000
+
+
+async def usage(request: Request) -> JSONResponse:
+    pages = int(STATM.read_text().split()[1])
+    return JSONResponse(
+        {"cpu": time.process_time(), "bytes": pages * resource.getpagesize(), "pid": os.getpid()}
+    )
+
+
+def relay(base_url: str) -> Starlette:
+    """Pass a stream on as it comes: the least that stands between a client and a model."""
+    client = httpx2.AsyncClient(limits=httpx2.Limits(max_connections=None), timeout=None)
+
+    async def pass_on(request: Request) -> StreamingResponse:
+        body = await request.body()
+        sent = client.build_request("POST", f"{base_url}/chat/completions", content=body)
+        answer = await client.send(sent, stream=True)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            async for piece in answer.aiter_raw():
+                yield piece
+            await answer.aclose()
+
+        return StreamingResponse(pieces(), media_type="text/event-stream")
+
+    return Starlette(routes=[Route("/usage", usage), Route(PATH, pass_on, methods=["POST"])])
+
+
+async def agent(kind: str, base_url: str, database: str) -> tuple[Any, str]:
+    """Make our server, mounted beside `/usage`."""
+    transports: dict[str, Any] = {
+        "httpx2": lambda: AsyncHTTPTransport(base_url, api_key=""),
+        "aiohttp": lambda: AiohttpTransport(base_url, api_key=""),
+        "offline": AsyncOfflineTransport,
+    }
+    store: Store = MemoryStore()
+    if database:
+        from pathors_agent.stores import SQLStore
+
+        store = SQLStore(database)
+    settings = ServerSettings(turns_per_key=MANY, turns_per_project=MANY, queue_length=MANY)
+    project = Project(id="bench", transport=transports[kind]())
+    app = create_app([project], store, settings)
+    await app.state.runtime.start()
+    text, key = make_key("bench")
+    await store.add_key(key)
+    return Starlette(routes=[Route("/usage", usage), Mount("/", app)]), text
+
+
+async def main(kind: str, base_url: str, database: str) -> None:
+    app, key = (relay(base_url), "") if kind == "relay" else await agent(kind, base_url, database)
+    config = uvicorn.Config(app, port=0, log_level="warning", ws="none", backlog=4096)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110  (uvicorn says it in no other way)
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    print(json.dumps({"port": port, "key": key}), flush=True)
+    await task
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:4]))
