@@ -1,7 +1,9 @@
 """Effects are performed, failed and cancelled, and the history says what was done."""
 
 import asyncio
+import sys
 import threading
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any, NoReturn
@@ -922,6 +924,44 @@ async def test_error_body_that_is_cut_is_closed() -> None:
         await AsyncAgent(transport).run("Go.")
 
     assert transport.log[0] == "closed"
+
+
+class Head(dict[str, str]):
+    """Headers that can be watched."""
+
+
+class WeighingTransport(AsyncTransport):
+    """Looks, when the second piece is wanted, at what is held of the head and of the first."""
+
+    def __init__(self) -> None:
+        self.holds_head = True
+        self.holds_piece = True
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
+        yield self._answer()
+
+    def _answer(self) -> AsyncResponse:
+        head = Head()
+        self._head = weakref.ref(head)
+        return AsyncResponse(status=200, headers=head, pieces=self._play())
+
+    async def _play(self) -> AsyncIterator[bytes]:
+        piece, other = bytes(bytearray(HELLO)), bytes(bytearray(HELLO))
+        yield piece
+        self.holds_head = self._head() is not None
+        self.holds_piece = sys.getrefcount(piece) > sys.getrefcount(other)
+        yield FINISHED
+
+
+@pytest.mark.anyio
+async def test_open_stream_holds_neither_the_head_nor_what_was_read() -> None:
+    transport = WeighingTransport()
+
+    await AsyncAgent(transport).run("Go.")
+
+    assert not transport.holds_head
+    assert not transport.holds_piece
 
 
 # - limits of time and of concurrency -

@@ -25,8 +25,8 @@ def drive(
                 match effect:
                     case CallModel():
                         bindings.choose_tools(run)
-                        call = ModelCall(run, effect, bindings, clock)
-                        message = yield from _ask(call, transport)
+                        call = ModelCall(run, effect.key, bindings, clock)
+                        message = yield from _ask(call, effect, transport)
                     case CallTool():
                         message = yield from call_one(run, effect, bindings, thread, clock)
                     case GiveFeedback():
@@ -34,7 +34,7 @@ def drive(
                 yield run.record(message)
 
 
-async def drive_async(  # noqa: C901, PLR0912  (a generator within it would cost each delta a layer)
+async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it would cost each delta a layer)
     run: Run, transport: AsyncTransport, bindings: Bindings
 ) -> AsyncGenerator[Delta | Message, None]:
     """Perform the run's effects, a batch of tool calls at once; yield deltas and messages.
@@ -46,15 +46,17 @@ async def drive_async(  # noqa: C901, PLR0912  (a generator within it would cost
             match effects[0]:
                 case CallModel() as effect:
                     await bindings.choose_tools_async(run)
-                    call = ModelCall(run, effect, bindings, clock)
+                    call = ModelCall(run, effect.key, bindings, clock)
                     try:
-                        async with transport.send(await call.request_async()) as response:
+                        async with transport.send(await call.request_async(effect)) as response:
                             await call.check_async(response)
                             pieces = aiter(response.pieces)
+                            del effects, effect, response  # a stream is open for long
                             try:
                                 async for data in pieces:
                                     for delta in call.stream.feed(data):
                                         yield delta
+                                    del data
                                     if call.stream.ended:
                                         break
                             finally:
@@ -76,9 +78,11 @@ async def drive_async(  # noqa: C901, PLR0912  (a generator within it would cost
                     yield run.record(effect.message)
 
 
-def _ask(call: ModelCall, transport: Transport) -> Generator[Delta, None, AssistantMessage]:
+def _ask(
+    call: ModelCall, effect: CallModel, transport: Transport
+) -> Generator[Delta, None, AssistantMessage]:
     try:
-        with transport.send(call.request()) as response:
+        with transport.send(call.request(effect)) as response:
             call.check(response)
             for data in response.pieces:
                 yield from call.stream.feed(data)

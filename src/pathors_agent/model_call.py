@@ -34,9 +34,9 @@ class Bindings:
     """What a run's effects are performed with.
 
     `context` reaches the tools as `ToolContext.context`. `choice`, where there is one, gives the
-    `tools` of each turn. `quirks` gathers what had to be read around in this run's answers, by
-    kind; `known_quirks` are the kinds that were logged before. `answers` is the type asked for,
-    `arriving` shows an answer while it comes, `history` chooses what of the history is sent.
+    `tools` of each turn. `quirks` gathers what had to be read around in this run's answers, one of
+    each kind; `known_quirks` are the kinds that were logged before. `answers` is the type asked
+    for, `arriving` shows an answer while it comes, `history` chooses what of the history is sent.
     """
 
     tools: ToolRegistry
@@ -44,7 +44,7 @@ class Bindings:
     approvals: Approvals
     context: object = None
     choice: AsyncToolChoice | None = None
-    quirks: dict[str, Quirk] = field(default_factory=dict)
+    quirks: tuple[Quirk, ...] = ()
     known_quirks: set[str] = field(default_factory=set)
     answers: AnswerType[Any] | None = None
     arriving: ArrivingAnswer | None = None
@@ -75,6 +75,8 @@ class TimeIsUp(Exception):
 
 class Clock:
     """How long a run may still take: a context manager that ends it when its time is up."""
+
+    __slots__ = ("_end", "_run")
 
     def __init__(self, run: Run) -> None:
         seconds = run.limits.seconds
@@ -107,42 +109,48 @@ class Clock:
 class ModelCall:
     """One model call on its way: the request, the answer's stream, and how it ended."""
 
-    def __init__(self, run: Run, effect: CallModel, bindings: Bindings, clock: Clock) -> None:
+    __slots__ = ("_bindings", "_clock", "_conversation", "_key", "_started", "stream")
+
+    def __init__(self, run: Run, key: str, bindings: Bindings, clock: Clock) -> None:
         self._bindings = bindings
         self._clock = clock
         self._conversation = run.conversation
-        self._effect = effect
+        self._key = key
         self._started = time.monotonic()
         self.stream = ResponseStream(run.conversation.turns)
         if bindings.arriving:
             bindings.arriving.watch(self.stream.builder)
 
-    def request(self) -> Request:
+    def request(self, effect: CallModel) -> Request:
         """The request, in the conversation's session."""
-        messages = self._chosen()
+        messages = self._chosen(effect.messages)
         if isinstance(messages, Awaitable):
             if inspect.iscoroutine(messages):
                 messages.close()  # or Python warns of it
             raise TypeError("history= gave something to await, which AsyncAgent does")
-        return self._request(messages)
+        return self._request(effect, messages)
 
-    async def request_async(self) -> Request:
+    async def request_async(self, effect: CallModel) -> Request:
         """As `request`; `history` may be async."""
-        messages = self._chosen()
-        return self._request(await messages if isinstance(messages, Awaitable) else messages)
+        messages = self._chosen(effect.messages)
+        if isinstance(messages, Awaitable):
+            messages = await messages
+        return self._request(effect, messages)
 
-    def _chosen(self) -> Sequence[Message] | Awaitable[Sequence[Message]]:
+    def _chosen(
+        self, messages: Sequence[Message]
+    ) -> Sequence[Message] | Awaitable[Sequence[Message]]:
         """Choose what is sent; an endpoint that keeps the history has all of it."""
         history = self._bindings.history
         if history is None or self._bindings.template.profile.sends == "new_messages":
-            return self._effect.messages
-        return history(self._effect.messages)
+            return messages
+        return history(messages)
 
-    def _request(self, messages: Sequence[Message]) -> Request:
-        if messages is not self._effect.messages:
+    def _request(self, effect: CallModel, messages: Sequence[Message]) -> Request:
+        if messages is not effect.messages:
             messages = checked(messages)
         template = self._bindings.template
-        if self._effect.last_word:
+        if effect.last_word:
             template = template.without_calls
         body = template.encode(messages)
         return Request(
@@ -196,7 +204,7 @@ class ModelCall:
         usage = message.usage or Usage()
         emit(
             "model_called",
-            key=self._effect.key,
+            key=self._key,
             session_id=self._conversation.session_id,
             finish_reason=message.finish_reason,
             tool_calls=len(message.tool_calls),
@@ -208,7 +216,8 @@ class ModelCall:
     def _notice_quirks(self) -> None:
         """Keep what had to be read around, and log each kind once for this agent's endpoint."""
         for quirk in self.stream.quirks:
-            self._bindings.quirks.setdefault(quirk.kind, quirk)
+            if all(kept.kind != quirk.kind for kept in self._bindings.quirks):
+                self._bindings.quirks += (quirk,)
             if quirk.kind not in self._bindings.known_quirks:
                 self._bindings.known_quirks.add(quirk.kind)
                 emit("provider_quirk", kind=quirk.kind, detail=quirk.detail)
@@ -218,7 +227,7 @@ class ModelCall:
         if self._clock.is_over():
             return TimeIsUp()
         error.messages = self._conversation.messages
-        emit("model_call_failed", key=self._effect.key, error=type(error).__name__)
+        emit("model_call_failed", key=self._key, error=type(error).__name__)
         return error
 
 

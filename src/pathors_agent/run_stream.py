@@ -77,7 +77,7 @@ class _StreamBase(Generic[OutputT]):
             limit=self._run.limit if status is Status.LIMIT_REACHED else None,
             open_calls=open_calls,
             approvals=tuple(self._bindings.approvals.open()) if open_calls else (),
-            quirks=tuple(self._bindings.quirks.values()),
+            quirks=self._bindings.quirks,
             answer=self._run.answer,
             answers=self._bindings.answers,
         )
