@@ -13,6 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from pathors_agent.agent import Agent, AsyncAgent
+from pathors_agent.chat_completions import ModelOptions
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import (
     IncompleteResponse,
@@ -1125,3 +1126,13 @@ def test_refused_and_warned_calls_are_told_to_the_model(name: str) -> None:
     ]
     assert way.requests[-1]["tool_choice"] == "none"
     assert result.output == "That is all."
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
+def test_call_is_forced_on_the_first_answer_only(way: Way, choice: Any) -> None:
+    add = local("add", lambda: 3)
+    options = ModelOptions(tool_choice=choice)
+    first = way.run(calling("add"), "3", prompt="1+2", tools=[add], options=options)
+
+    assert first.output == "3"
+    assert [request["tool_choice"] for request in way.requests] == [choice, "auto"]

@@ -99,7 +99,8 @@ PROFILES = {
 class ModelOptions:
     """How the model is to answer; None leaves a field out, so that the endpoint decides.
 
-    The names are OpenAI's. `extra` is added to the request body as given and wins over the rest.
+    The names are OpenAI's. A `tool_choice` that forces a call holds for the first answer after a
+    user's message. `extra` is added to the request body as given and wins over the rest.
     """
 
     temperature: float | None = None
@@ -155,6 +156,15 @@ class RequestTemplate:
             return replace(self, tools=())
         function: Any = self.final_tool["function"]
         return self._choosing({"type": "function", "function": {"name": function["name"]}})
+
+    @cached_property
+    def after_first(self) -> "RequestTemplate":
+        """The same for the answers that follow the first one after a user's message.
+
+        A call that was forced is made by then: to go on forcing it would never let the model answer.
+        """
+        is_forced = self.options.tool_choice not in (None, "auto", "none")
+        return self._choosing("auto") if is_forced else self
 
     def _choosing(self, tool_choice: str | Mapping[str, JSONValue]) -> "RequestTemplate":
         return replace(self, options=replace(self.options, tool_choice=tool_choice))

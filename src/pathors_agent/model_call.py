@@ -152,6 +152,8 @@ class ModelCall:
         template = self._bindings.template
         if effect.last_word:
             template = template.without_calls
+        elif self._conversation.turns_since_user:
+            template = template.after_first
         body = template.encode(messages)
         return Request(
             body=body, session_id=self._conversation.session_id, seconds=self._clock.left()
