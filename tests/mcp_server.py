@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import uvicorn
-from mcp.server.mcpserver import Image, MCPServer
+from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import CallToolResult, ResourceLink, TextContent
 from starlette.applications import Starlette
@@ -103,6 +103,15 @@ async def wait(started: str, stopped: str) -> str:
             await anyio.Path(stopped).touch()
         raise
     return "never"
+
+
+@server.tool()
+async def learn_now(context: Context) -> str:
+    """Have one tool more from now on, and tell."""
+    server.add_tool(process, name="learned_now")
+    await context.notify_tools_changed()
+    await context.session.send_tool_list_changed()  # how older clients are told
+    return "learned"
 
 
 @server.tool()

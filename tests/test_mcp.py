@@ -167,6 +167,7 @@ async def test_names_are_prefixed_and_mended(connect: Callable[..., MCPTools]) -
         "test_learn",
         "test_die",
         "test_wait",
+        "test_learn_now",
     ]
     assert json.loads(message.text) == {"city": "Rome", "sun": True}
 
@@ -584,6 +585,39 @@ async def test_agent_sends_the_tools_that_a_server_has_after_it_was_started_anew
 
     sent = [[tool["function"]["name"] for tool in each["tools"]] for each in transport.requests]
     assert ["learned" in names for names in sent] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("kind", ["stdio", "old-http"])
+@LEAVES_GENERATORS
+async def test_next_turn_has_the_tools_that_a_call_brought(
+    kind: str, start_server: Callable[[str], HTTPServerProcess]
+) -> None:
+    transport = AsyncScriptedTransport(
+        calls(("learn_now", {})), calls(("learned_now", {})), "Done."
+    )
+
+    tools = over_stdio() if kind == "stdio" else MCPTools.http(start_server(kind).url)
+    async with AsyncAgent(transport, tools=tools) as agent:
+        result = await agent.run("Go.")
+
+    sent = [[tool["function"]["name"] for tool in each["tools"]] for each in transport.requests]
+    assert ["learned_now" in names for names in sent] == [False, True, True]
+    [_, found] = [m for m in result.messages if isinstance(m, ToolMessage)]
+    assert found.text.isdigit()
+
+
+@LEAVES_GENERATORS
+async def test_server_tells_by_http_of_its_new_tools(
+    start_server: Callable[[str], HTTPServerProcess],
+) -> None:
+    tools = MCPTools.http(start_server("http").url)
+    async with tools as before:
+        await call(before, "learn_now")
+        await wait_for(lambda: "learned_now" in tools())
+        learned = await call(tools(), "learned_now")
+
+    assert "learned_now" not in before
+    assert learned.text.isdigit()
 
 
 def test_blocking_agent_connects_its_tools_and_closes_them(

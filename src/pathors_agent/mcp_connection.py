@@ -9,6 +9,7 @@ from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
+    suppress,
 )
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,11 +18,17 @@ from typing import Any, Protocol, Self, TypeAlias
 import anyio
 import httpx2
 from anyio.abc import TaskGroup, TaskStatus
-from anyio.lowlevel import EventLoopToken, current_token
+from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 from mcp import Client, MCPError, StdioServerParameters, stdio_client
 from mcp.client import Transport
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult
+from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
+from mcp.types import (
+    CONNECTION_CLOSED,
+    REQUEST_TIMEOUT,
+    CallToolResult,
+    ToolListChangedNotification,
+)
 from mcp.types import Tool as ListedTool
 
 from pathors_agent.dispatch import Unanswered
@@ -31,6 +38,9 @@ from pathors_agent.telemetry import emit
 # A package runner (npx, uvx) may have to fetch a server before it starts.
 CONNECT_SECONDS = 60.0
 TCP_CONNECT_SECONDS = 10.0
+
+# For what a server may leave out: to list its tools anew, to promise to tell of changes.
+LIST_SECONDS = 5.0
 
 # Pages of a list of tools; a server that always names a next one must not hold us.
 MAX_PAGES = 100
@@ -133,13 +143,29 @@ def _said(request: httpx2.Request, code: int, text: str) -> httpx2.Response:
     return httpx2.Response(httpx2.codes.SERVICE_UNAVAILABLE, json=error, request=request)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Session:
-    """A connection that was made, the tools it listed, and the event of its end."""
+    """A connection that was made, the tools it listed last, and the event of its end."""
 
     client: Client
-    tools: list[ListedTool]
     lost: anyio.Event
+    tools: list[ListedTool] = field(default_factory=list)
+    is_stale: bool = False
+    """Whether the server has said that it has other tools now."""
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+    async def list_tools(self) -> None:
+        """List the server's tools where that is owed."""
+        async with self.lock:
+            if self.is_stale:
+                self.is_stale = False
+                self.tools = await _list_tools(self.client)
+
+    async def notice(self, message: object) -> None:
+        """Take what the server says by itself."""
+        if isinstance(message, ToolListChangedNotification) and not self.lost.is_set():
+            self.is_stale = True
+            await self.list_tools()
 
 
 class _NotSent(Exception):
@@ -181,7 +207,7 @@ class Connection:
 
     @property
     def tools(self) -> list[ListedTool]:
-        """The tools that the server listed when it was last connected."""
+        """The tools that the server listed last: another list when they have changed."""
         assert self._session is not None
         return self._session.tools
 
@@ -204,9 +230,14 @@ class Connection:
     async def _ask(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
         session = await self._connected()
         try:
-            return await session.client.call_tool(name, arguments, self._call_seconds)
+            result = await session.client.call_tool(name, arguments, self._call_seconds)
         except MCPError as error:
             raise self._told(error, session) from None
+        # Shielded, and never failing: what was done is known by now.
+        with anyio.move_on_after(LIST_SECONDS, shield=True), suppress(Exception):
+            await checkpoint()  # what the server said before its result is handled
+            await session.list_tools()
+        return result
 
     def _told(self, error: MCPError, session: _Session) -> Exception:
         """What a call's failure means, and what it means for the connection."""
@@ -243,10 +274,22 @@ class Connection:
     async def _hold(self, *, task_status: TaskStatus[_Session]) -> None:
         """Connect, and stay connected until the connection is lost."""
         lost = anyio.Event()
+        session: _Session | None = None
         begun = False
+
+        async def notice(message: object) -> None:
+            if session is not None:
+                await session.notice(message)
+
+        streams = _watched(self._server.streams(), lost)
         try:
-            async with Client(_watched(self._server.streams(), lost), cache=None) as client:
-                session = _Session(client, await _list_tools(client), lost)
+            async with Client(streams, cache=None, message_handler=notice) as client:
+                session = _Session(client, lost, is_stale=True)
+                asked = anyio.Event()
+                self._tasks.start_soon(_listen, client, asked)
+                with anyio.move_on_after(LIST_SECONDS):
+                    await asked.wait()
+                await session.list_tools()
                 begun = True
                 task_status.started(session)
                 await lost.wait()
@@ -257,6 +300,21 @@ class Connection:
         finally:
             lost.set()
         emit("mcp_connection_lost", server=self._server.shown)
+
+
+async def _listen(client: Client, asked: anyio.Event) -> None:
+    """Ask a server to tell of changes, as newer ones want to be; those who cannot say so."""
+    tools = client.server_capabilities.tools
+    try:
+        if tools is not None and tools.list_changed:
+            async with client.listen(tools_list_changed=True) as changes:
+                asked.set()
+                async for _ in changes:
+                    pass  # each comes to the connection's `notice`, too
+    except (ListenNotSupportedError, SubscriptionLost, MCPError, TimeoutError):
+        pass
+    finally:
+        asked.set()
 
 
 _PERHAPS_DONE = "Whether it did what was asked is not known."

@@ -38,7 +38,8 @@ class MCPTools:
 
     Needs the extra `mcp`. In `async with` the tools are async and belong to its event loop; in
     `with` they are for blocking code. An agent takes it as `tools=`, too: `async with agent`
-    connects it, and closes it with the agent. A lost connection is made anew by the next call.
+    connects it, and closes it with the agent; there each turn has the tools that the server has by
+    then. A lost connection is made anew by the next call.
 
     Names are mended to what models may call, and get the `prefix`; a tool whose definition is
     unusable is left out, with the event `mcp_tool_refused`. One call may take `timeout` seconds.
@@ -125,7 +126,7 @@ class MCPTools:
         self._blocking_exits.close()
 
     def __call__(self, context: object = None) -> ToolRegistry:
-        """The tools as the server listed them when it was last connected: for `tools=`."""
+        """The tools as the server listed them last: for `tools=`."""
         if self._registry is None:
             raise RuntimeError(f"{self!r} is not connected; use it, or the agent, in `async with`")
         if self._connection.tools is not self._listed:
