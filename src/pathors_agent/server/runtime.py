@@ -1,6 +1,7 @@
 """What a server needs while it runs: its projects and store, open, and a place for its turns."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 
@@ -29,7 +30,7 @@ class Runtime:
         self.projects = _by_id(projects)
         self.store = store
         self.settings = settings
-        self.is_draining = False
+        self._drained_at: float | None = None
         self._turns: TaskGroup
         self._turns_left = 0
         self._turn_ended = anyio.Event()
@@ -65,9 +66,30 @@ class Runtime:
         if self._host is not None:
             await self._host
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether no new turns are taken."""
+        return self._drained_at is not None
+
+    @property
+    def grace_left(self) -> float:
+        """The seconds for which running turns may go on."""
+        spent = 0.0 if self._drained_at is None else time.monotonic() - self._drained_at
+        return max(0.0, self.settings.grace_seconds - spent)
+
+    @property
+    def has_turns_left(self) -> bool:
+        """Whether turns run on whose clients went away."""
+        return self._turns_left > 0
+
     def drain(self) -> None:
-        """Take no new turns."""
-        self.is_draining = True
+        """Take no new turns; those that run have their time from now on."""
+        if self._drained_at is None:
+            self._drained_at = time.monotonic()
+
+    def end_turns(self) -> None:
+        """Let every turn that still runs end, its client told so, its session as it was before."""
+        self._shared.ending.set()
 
     def start_soon(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run a turn beside the request it came with."""
@@ -112,7 +134,7 @@ class Runtime:
 
     async def _end_turns(self) -> None:
         """Wait for the turns whose clients went away, as long as there is time."""
-        with anyio.move_on_after(self.settings.grace_seconds):
+        with anyio.move_on_after(self.grace_left):
             while self._turns_left:
                 self._turn_ended = anyio.Event()
                 await self._turn_ended.wait()

@@ -12,7 +12,7 @@ from pathors_agent.message_builder import Delta, TextDelta, ToolProgressDelta
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.server.answer import Answer, Chunks, error_event
 from pathors_agent.server.bugs import log_bug
-from pathors_agent.server.problems import Problem, of_model, of_store
+from pathors_agent.server.problems import Problem, of_model, of_store, unavailable
 from pathors_agent.server.turn import KEPT_PER_LEASE, Turn
 from pathors_agent.server.view import BETWEEN_TEXTS
 from pathors_agent.sse import encode_comment
@@ -125,7 +125,7 @@ async def _watch(turn: Turn, writer: "StreamWriter | WholeWriter", line: "Line")
         now = anyio.current_time()
         due = min(kept_at + keep_every, line.last_sent + settings.ping_seconds, line.write_end)
         if now < due:
-            await anyio.sleep(due - now)
+            await _pause(due - now, turn.shared.ending)
             continue
         if line.write_end <= now:
             line.is_cut = True
@@ -136,6 +136,12 @@ async def _watch(turn: Turn, writer: "StreamWriter | WholeWriter", line: "Line")
         if now >= line.last_sent + settings.ping_seconds:
             line.last_sent = now
             await writer.ping()
+
+
+async def _pause(seconds: float, ending: anyio.Event) -> None:
+    with anyio.move_on_after(seconds):
+        await ending.wait()
+        raise unavailable("The server is stopping; try again")
 
 
 class Line:

@@ -51,12 +51,13 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What all turns of a server share."""
+    """What all turns of a server share; `ending` is set when they have to end."""
 
     store: Store
     settings: ServerSettings
     admission: Admission
     sessions: SessionQueue
+    ending: anyio.Event = field(default_factory=anyio.Event)
 
 
 @dataclass(slots=True, kw_only=True)
