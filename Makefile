@@ -6,13 +6,16 @@ ARGS ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs matrix clean setup
+.PHONY: help demo serve test check format bench docs matrix clean setup
 
 help: ## say what there is to run
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-demo: setup ## run an agent offline, without a key
+demo: setup ## talk to an agent on a server of its own, offline, without a key
 	@$(PY) -m pathors_agent demo $(ARGS)
+
+serve: setup ## serve the demo and its chat page: http://127.0.0.1:8000
+	@$(PY) -m pathors_agent serve --ui $(ARGS)
 
 test: setup ## run every test, and every example of the README and docs
 	@rm -f .coverage .coverage.*

@@ -21,6 +21,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pathors_agent.errors import ToolError
 from pathors_agent.tools import tool
 
+INSTRUCTIONS = (
+    "Use the tools for every calculation, conversion and time, several at once where that is"
+    " possible. Answer in one or two plain sentences, without markup."
+)
+
 # Enough for 2 ** 128 to be exact; an inexact result is shown with fewer.
 DIGITS = 50
 SHOWN_DIGITS = 12

@@ -1,0 +1,295 @@
+"""The commands and their options; what they do is loaded when they run."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pathors_agent import __version__
+from pathors_agent.cli.reporting import EXIT_STATUS, listen_to_ctrl_c, reporting
+
+if TYPE_CHECKING:
+    from pathors_agent.stores.base import Store
+
+_HERE = "Works straight on the database, and so needs no key and no running server."
+
+# No table of locals in a traceback: they may be keys. Plain help: it is quick.
+_SETTINGS = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+
+app = typer.Typer(
+    name="pathors-agent",
+    help="Serve agents as an OpenAI-compatible API with sessions, and talk to them.",
+    epilog=EXIT_STATUS,
+    **_SETTINGS,  # type: ignore[arg-type]  # one dict, two apps
+)
+keys = typer.Typer(help=f"Make, list and revoke API keys. {_HERE}", epilog=EXIT_STATUS, **_SETTINGS)  # type: ignore[arg-type]
+sessions = typer.Typer(help=f"Look into sessions. {_HERE}", epilog=EXIT_STATUS, **_SETTINGS)  # type: ignore[arg-type]
+app.add_typer(keys, name="keys")
+app.add_typer(sessions, name="sessions")
+
+Database = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PATHORS_DATABASE",
+        metavar="URL",
+        help="sqlite:///FILE or postgresql://USER@HOST/NAME; else a file in the user's data folder"
+        " (PATHORS_DATA_DIR).",
+    ),
+]
+ProjectName = Annotated[str, typer.Option(metavar="NAME", help="The project's name.")]
+AnyProject = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Only the keys of this project.")
+]
+AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value on a line.")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many at most.")]
+Offset = Annotated[int, typer.Option(min=0, metavar="N", help="How many to pass over.")]
+SessionId = Annotated[str, typer.Argument(metavar="SESSION")]
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001  (typer calls it)
+    if wanted:
+        typer.echo(f"pathors-agent {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Take what stands before a command."""
+
+
+@app.command(epilog=EXIT_STATUS)
+def serve(
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Projects, in TOML. Without one: the project `demo`."),
+    ] = None,
+    database: Database = None,
+    host: Annotated[
+        str, typer.Option(metavar="HOST", help="The address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="0 picks a free one.")
+    ] = 8000,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, metavar="N", help="How many processes.")
+    ] = 1,
+    ui: Annotated[bool, typer.Option("--ui", help="Show a chat page at /.")] = False,
+    gguf: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A model file for the project `demo`.")
+    ] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="Write what happens to standard error, without contents.")
+    ] = False,
+    as_json: AsJSON = False,
+) -> None:
+    """Serve projects over HTTP.
+
+    Without --config: the project `demo` with three tools and answers by rules, and a key for it
+    that is shown once. SIGTERM or Ctrl-C lets running turns end; a second one ends at once.
+    """
+    if config is not None and gguf is not None:
+        raise typer.BadParameter(
+            "is for the project demo; in a file, say gguf = ...", param_hint="--gguf"
+        )
+    with reporting():
+        from pathors_agent.cli.places import database_url
+        from pathors_agent.cli.serve import Served
+        from pathors_agent.cli.serve import serve as run
+
+        served = Served(database=database_url(database), config=config, gguf=gguf, ui=ui, log=log)
+        status = run(served, host=host, port=port, workers=workers, as_json=as_json)
+        raise typer.Exit(status)
+
+
+@app.command(epilog=EXIT_STATUS)
+def chat(
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The address before /chat/completions, of a project or of any OpenAI-compatible"
+            " endpoint. Else PATHORS_BASE_URL, or PATHORS_PROJECT_ID of the hosted service, or the"
+            " demo on this machine.",
+        ),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="The API key. Else PATHORS_API_KEY, which nobody sees."),
+    ] = None,
+    session: Annotated[str | None, typer.Option(metavar="ID", help="A session to take up.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Talk to an agent, line by line.
+
+    Answers stream; what the server's own tools do is shown. Ctrl-C stops an answer, /quit or
+    Ctrl-D ends. Lines may come from a file, too; then the first error ends it.
+    """
+    with reporting():
+        from pathors_agent.cli.chat import chat as run
+
+        raise typer.Exit(run(url, key=key, model=model, session=session, as_json=as_json))
+
+
+@app.command(epilog=EXIT_STATUS)
+def demo(
+    *,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--prompt", metavar="TEXT", help="What to say; repeat it to go on."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model to ask the endpoint for.")
+    ] = None,
+    no_color: Annotated[bool, typer.Option("--no-color", help="Write without colours.")] = False,
+) -> None:
+    """Show a conversation with three tools: calculate, convert and local_time.
+
+    A server is started for it on this machine, where the answers come from rules, not from a
+    language model. With PATHORS_BASE_URL, or PATHORS_API_KEY and PATHORS_PROJECT_ID, in the
+    environment that endpoint answers, and the tools run here. NO_COLOR turns colours off.
+    """
+    listen_to_ctrl_c()
+    with reporting():
+        from pathors_agent.demo import run_demo
+
+        run_demo(prompt or (), model=model, colour=not no_color)
+
+
+# - keys -
+
+
+@keys.command("create", epilog=EXIT_STATUS)
+def create_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.")] = "",
+    *,
+    project: ProjectName = "demo",
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Make a key. It is written to standard output, once; the database keeps only its digest."""
+    with reporting():
+        from pathors_agent.cli import keys as commands
+
+        _with_store(database, lambda s: commands.create(s, project, name, as_json=as_json))
+
+
+@keys.command("list", epilog=EXIT_STATUS)
+def list_keys(
+    *, project: AnyProject = None, database: Database = None, as_json: AsJSON = False
+) -> None:
+    """List keys, revoked ones too."""
+    with reporting():
+        from pathors_agent.cli import keys as commands
+
+        _with_store(database, lambda s: commands.show_all(s, project, as_json=as_json))
+
+
+@keys.command("revoke", epilog=EXIT_STATUS)
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="The key's id, or its name.")],
+    *,
+    project: AnyProject = None,
+    database: Database = None,
+) -> None:
+    """Revoke a key for good. Running servers refuse it from then on."""
+    with reporting():
+        from pathors_agent.cli import keys as commands
+
+        _with_store(database, lambda s: commands.revoke(s, project, key))
+
+
+# - sessions -
+
+
+@sessions.command("list", epilog=EXIT_STATUS)
+def list_sessions(
+    *,
+    project: ProjectName = "demo",
+    limit: Limit = 50,
+    offset: Offset = 0,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """List sessions, newest first, ended ones too."""
+    with reporting():
+        from pathors_agent.cli import sessions as commands
+
+        _with_store(
+            database,
+            lambda s: commands.show_all(s, project, limit=limit, offset=offset, as_json=as_json),
+        )
+
+
+@sessions.command("show", epilog=EXIT_STATUS)
+def show_session(
+    session: SessionId,
+    *,
+    project: ProjectName = "demo",
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Show what was said in a session."""
+    with reporting():
+        from pathors_agent.cli import sessions as commands
+
+        _with_store(database, lambda s: commands.show(s, project, session, as_json=as_json))
+
+
+@sessions.command("search", epilog=EXIT_STATUS)
+def search_sessions(
+    text: Annotated[str, typer.Argument(help="As it stands in the JSON; case counts.")],
+    *,
+    project: ProjectName = "demo",
+    limit: Limit = 50,
+    offset: Offset = 0,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Find sessions by a text in their messages and variables, newest update first."""
+    with reporting():
+        from pathors_agent.cli import sessions as commands
+
+        _with_store(
+            database,
+            lambda s: commands.search(
+                s, project, text, limit=limit, offset=offset, as_json=as_json
+            ),
+        )
+
+
+@sessions.command("end", epilog=EXIT_STATUS)
+def end_session(
+    session: SessionId,
+    *,
+    project: ProjectName = "demo",
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """End a session: its variables and messages are gone for good."""
+    with reporting():
+        from pathors_agent.cli import sessions as commands
+
+        _with_store(database, lambda s: commands.end(s, project, session, as_json=as_json))
+
+
+def _with_store(database: str | None, use: "Callable[[Store], Awaitable[None]]") -> None:
+    """Open the database for one command."""
+    from pathors_agent.cli.places import database_url
+    from pathors_agent.stores import SQLStore
+
+    async def run() -> None:
+        async with SQLStore(database_url(database)) as store:
+            await use(store)
+
+    asyncio.run(run())

@@ -1,0 +1,150 @@
+"""Chat with an endpoint on the terminal: type, read, stop an answer, go on."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+from pathors_agent.cli.output import (
+    Screen,
+    tolerate_narrow_terminals,
+    wants_colour,
+    write_json,
+    write_note,
+)
+from pathors_agent.cli.reporting import FAILED, INTERRUPTED, listen_to_ctrl_c
+from pathors_agent.cli.scene import described
+from pathors_agent.cli.talk import Talk, talking
+from pathors_agent.errors import AgentError
+from pathors_agent.messages import ToolCall
+from pathors_agent.run_result import RunResult
+
+# Where `serve` listens when it is told nothing else.
+LOCAL_URL = "http://127.0.0.1:8000/v1/projects/demo"
+
+_HELP = "/quit or Ctrl-D ends, /session names the session, Ctrl-C stops an answer."
+
+
+class _Nowhere:
+    """Where the conversation goes that is told as JSON."""
+
+    def write(self, text: str, /) -> None:
+        """Write nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+
+def chat(
+    url: str | None, *, key: str | None, model: str | None, session: str | None, as_json: bool
+) -> int:
+    """Answer line after line of standard input; give the exit status."""
+    listen_to_ctrl_c()
+    tolerate_narrow_terminals()
+    screen = Screen(_Nowhere()) if as_json else Screen(sys.stdout, colour=wants_colour())
+    is_person = sys.stdin.isatty() and not as_json
+    lines = _typed(screen) if is_person else _read()
+    with talking(
+        url or _default_url(),
+        screen,
+        key=key,
+        model=model,
+        session=session,
+        decide=_asked if is_person else lambda call: False,
+    ) as talk:
+        if is_person:
+            screen.note(_HELP)
+        return _converse(talk, lines, is_person=is_person, as_json=as_json)
+
+
+def _default_url() -> str | None:
+    """Give the server on this machine, unless the environment names an endpoint."""
+    named = os.environ.get("PATHORS_BASE_URL") or os.environ.get("PATHORS_PROJECT_ID")
+    return os.environ.get("PATHORS_BASE_URL") if named else LOCAL_URL
+
+
+def _converse(talk: Talk, lines: Iterator[str], *, is_person: bool, as_json: bool) -> int:
+    for line in lines:
+        match line.strip():
+            case "":
+                continue
+            case "/quit":
+                break
+            case "/session":
+                talk.screen.note(f"session {talk.conversation.session_id or '(none yet)'}")
+                continue
+            case "/help":
+                talk.screen.note(_HELP)
+                continue
+            case _:
+                pass
+        status = _answer(talk, line, as_json=as_json)
+        if status and not is_person:
+            return status
+    return 0
+
+
+def _answer(talk: Talk, line: str, *, as_json: bool) -> int:
+    try:
+        result = talk.say(line)
+    except KeyboardInterrupt:
+        talk.screen.note("(stopped)")
+        return INTERRUPTED
+    except AgentError as error:
+        write_note(f"error: {' '.join(str(error).split())}")
+        return FAILED
+    if as_json:
+        write_json(_as_json(talk, result))
+    elif result.finish_reason not in ("stop", None):
+        talk.screen.note(f"(ended: {result.finish_reason})")
+    return 0
+
+
+def _as_json(talk: Talk, result: RunResult[str]) -> dict[str, object]:
+    return {
+        "session_id": result.session_id,
+        "output": result.answer,
+        "finish_reason": result.finish_reason,
+        "tool_activity": talk.activities,
+        "usage": result.usage.model_dump(),
+    }
+
+
+# - lines -
+
+
+def _read() -> Iterator[str]:
+    """Give the lines of a file or pipe."""
+    for line in sys.stdin:
+        yield line.rstrip("\n")
+
+
+def _typed(screen: Screen) -> Iterator[str]:
+    """Give the lines that a person types, with what was typed before at the arrow keys."""
+    with suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401  (input() uses it from then on)
+    prompt = "\n" + _unmeasured(screen.label("you"))
+    while True:
+        try:
+            yield input(prompt)
+        except KeyboardInterrupt:
+            screen.note("\n/quit or Ctrl-D ends")
+        except EOFError:
+            screen.blank()
+            return
+
+
+def _unmeasured(prompt: str) -> str:
+    """Mark colours so that readline does not take them for width."""
+    return (
+        prompt.replace("\x1b[", "\x01\x1b[").replace("m", "m\x02") if "\x1b" in prompt else prompt
+    )
+
+
+def _asked(call: ToolCall) -> bool:
+    """Ask the person whether a call may be made."""
+    write_note(f"{described(call)} waits for your approval.")
+    try:
+        return input("Allow it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

@@ -1,0 +1,68 @@
+"""Say what went wrong in one line on standard error, and end with the status that tells it."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+
+from pathors_agent.cli.output import write_note
+from pathors_agent.errors import AgentError
+
+FAILED = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
+
+EXIT_STATUS = "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
+
+# Which extra a package belongs to that is not there.
+_EXTRAS = {
+    "typer": "cli",
+    "rich": "cli",
+    "fastapi": "server",
+    "starlette": "server",
+    "uvicorn": "server",
+    "sqlalchemy": "server",
+    "aiosqlite": "server",
+    "psycopg": "postgres",
+    "xllamacpp": "local",
+}
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Turn what goes wrong in a command into a line and an exit status."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader went away (`| head`). Python writes out what is left at exit: into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(FAILED) from None
+    except AgentError as error:
+        fail(str(error))
+    except ImportError as error:
+        if error.name is None and not isinstance(error, ModuleNotFoundError):
+            fail(str(error), WRONG_USAGE)  # ours: it says what to install
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        fail(f"{error.name} is missing: pip install 'pathors-agent[{extra}]'", WRONG_USAGE)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def fail(text: str, status: int = FAILED) -> NoReturn:
+    """Say what went wrong, and end."""
+    write_note(f"error: {' '.join(text.split())}")
+    raise typer.Exit(status)
+
+
+def listen_to_ctrl_c() -> None:
+    """Let Ctrl-C interrupt, also where whoever started this program ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

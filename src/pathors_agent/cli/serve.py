@@ -1,0 +1,128 @@
+"""Serve projects: what is served, where it is kept, and what a person is told of it."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from pathors_agent.cli.demo_project import demo_project
+from pathors_agent.cli.output import write_json, write_line
+from pathors_agent.server import Project, ServerSettings, create_app, load_projects, make_key
+from pathors_agent.server.serving import serve as serve_app
+from pathors_agent.server.settings_file import load_settings
+from pathors_agent.stores import SQLStore
+from pathors_agent.stores.sql_url import read_url, shown
+
+_TRY = """\
+Try:
+  curl {base}/chat/completions \\
+    -H "Authorization: Bearer $PATHORS_API_KEY" -H "Content-Type: application/json" \\
+    -d '{{"messages": [{{"role": "user", "content": "How many km are 26.2 miles?"}}]}}'"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What is served; each worker makes its app from it."""
+
+    database: str
+    config: Path | None = None
+    gguf: Path | None = None
+    ui: bool = False
+    log: bool = False
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether no projects were given."""
+        return self.config is None
+
+
+def serve(served: Served, *, host: str, port: int, workers: int, as_json: bool) -> int:
+    """Serve until a signal; give the exit status."""
+    app = make_app(served)  # also where workers make their own: what is wrong is said once
+    projects = app.state.runtime.projects
+    new_keys = asyncio.run(_prepare(served, projects))
+    tell = partial(_tell, served, list(projects), new_keys, as_json)
+    make = partial(make_app, served) if workers > 1 else lambda: app
+    return serve_app(make, host=host, port=port, workers=workers, on_ready=tell)
+
+
+def make_app(served: Served) -> FastAPI:
+    """Make the app, in whichever process it is to run."""
+    _log_to_stderr(everything=served.log)
+    return create_app(_projects(served), SQLStore(served.database), _settings(served), ui=served.ui)
+
+
+def _projects(served: Served) -> list[Project]:
+    if served.config is not None:
+        return load_projects(served.config)
+    return [demo_project(served.gguf)]
+
+
+def _settings(served: Served) -> ServerSettings:
+    return ServerSettings() if served.config is None else load_settings(served.config)
+
+
+async def _prepare(served: Served, projects: Iterable[str]) -> dict[str, str]:
+    """Make the tables, and the demo's first key; give the new key by its project.
+
+    Whoever has projects of their own says when keys are made: logs may keep what is shown here.
+    """
+    new_keys: dict[str, str] = {}
+    async with SQLStore(served.database) as store:
+        for project in projects if served.is_demo else ():
+            if all(key.revoked_at for key in await store.keys(project)):
+                new_keys[project], key = make_key(project, name="first")
+                await store.add_key(key)
+    return new_keys
+
+
+def _tell(
+    served: Served,
+    projects: list[str],
+    new_keys: Mapping[str, str],
+    as_json: bool,  # noqa: FBT001  (by partial)
+    address: str,
+) -> None:
+    """Tell where requests are answered, and show a new key, once."""
+    bases = {project: f"{address}/v1/projects/{project}" for project in projects}
+    if as_json:
+        write_json({"url": address, "base_urls": bases, "keys": new_keys})
+        return
+    write_line(f"Listening on {address}")
+    for project, base in bases.items():
+        write_line(f"  project {project}: {base}")
+    write_line(f"  sessions and keys: {shown(read_url(served.database))}")
+    if served.ui:
+        write_line(f"  chat page: {address}/")
+    if served.is_demo and served.gguf is None:
+        write_line("  The answers come from rules, not from a language model; the tools are real.")
+    for key in new_keys.values():
+        write_line(f"A new key, shown only now:\n  export PATHORS_API_KEY={key}")
+    if not new_keys:
+        write_line(f"For a key: pathors-agent keys create --project {projects[0]}")
+    write_line(_TRY.format(base=bases[projects[0]]))
+
+
+class _Failures(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or str(getattr(record, "event", "")).endswith(
+            "_failed"
+        )
+
+
+def _log_to_stderr(*, everything: bool) -> None:
+    """Write what goes wrong to standard error; with `everything`, each event of the library."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    if not everything:
+        handler.addFilter(_Failures())
+    for name, level in (("pathors_agent", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False

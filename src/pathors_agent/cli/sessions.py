@@ -1,0 +1,103 @@
+"""Sessions, straight on the database: list, show, search, end."""
+
+import json
+import sys
+
+from pathors_agent.cli.output import (
+    Screen,
+    iso,
+    wants_colour,
+    write_json,
+    write_line,
+    write_note,
+    write_table,
+)
+from pathors_agent.cli.reporting import fail
+from pathors_agent.cli.scene import Scene
+from pathors_agent.errors import SessionNotFound
+from pathors_agent.stores.base import Page, Session, SessionSummary, Store
+from pathors_agent.stores.texts import data_text
+
+
+async def show_all(store: Store, project: str, *, limit: int, offset: int, as_json: bool) -> None:
+    """List a project's sessions, newest first, ended ones too."""
+    page = await store.list_sessions(project, limit=limit, offset=offset)
+    if as_json:
+        write_json({"data": [_summary(s) for s in page.items], "total": page.total})
+        return
+    rows = [(s.id, s.message_count, s.created_at, s.ended_at, s.provider) for s in page.items]
+    titles = ("session", "messages", "started", "ended", "provider")
+    write_table(titles, rows, empty=f"The project {project} has no sessions.")
+    _tell_of_more(page, offset)
+
+
+async def show(store: Store, project: str, session_id: str, *, as_json: bool) -> None:
+    """Show what was said in a session."""
+    try:
+        session = await store.session(project, session_id)
+    except SessionNotFound:
+        _fail_of_absence(project)
+    if as_json:
+        write_json(_whole(session))
+        return
+    write_line(f"session {session.id}, started {iso(session.created_at)}")
+    if session.variables:
+        write_line(f"variables {json.dumps(dict(session.variables), ensure_ascii=False)}")
+    screen = Screen(sys.stdout, colour=wants_colour())
+    scene = Scene(screen, is_timed=False)
+    for message in session.messages:
+        scene.show_message(message)
+
+
+async def search(
+    store: Store, project: str, text: str, *, limit: int, offset: int, as_json: bool
+) -> None:
+    """Find sessions by a text in their data, newest update first."""
+    page = await store.search_sessions(project, text, limit=limit, offset=offset)
+    if as_json:
+        write_json({"results": [_whole(session) for session in page.items], "total": page.total})
+        return
+    rows = [(s.id, len(s.messages), s.created_at, s.updated_at) for s in page.items]
+    titles = ("session", "messages", "started", "updated")
+    write_table(titles, rows, empty="No session has this text.")
+    _tell_of_more(page, offset)
+
+
+async def end(store: Store, project: str, session_id: str, *, as_json: bool) -> None:
+    """Remove a session's variables and messages for good."""
+    if not await store.end_session(project, session_id):
+        _fail_of_absence(project)
+    if as_json:
+        write_json({"success": True, "sessionId": session_id})
+        return
+    write_note(f"{session_id} is ended; its variables and messages are gone.")
+
+
+def _fail_of_absence(project: str) -> None:
+    fail(f"the project {project} has no such session, or it has ended")
+
+
+def _tell_of_more(page: Page[Session] | Page[SessionSummary], offset: int) -> None:
+    shown = offset + len(page.items)
+    if page.items and shown < page.total:
+        write_note(f"{shown} of {page.total}; go on with --offset {shown}")
+
+
+def _summary(session: SessionSummary) -> dict[str, object]:
+    return {
+        "sessionId": session.id,
+        "startTime": session.created_at,
+        "endTime": session.ended_at,
+        "provider": session.provider,
+        "messageCount": session.message_count,
+    }
+
+
+def _whole(session: Session) -> dict[str, object]:
+    """Write a session as the API gives it."""
+    return {
+        "sessionId": session.id,
+        "data": json.loads(data_text(session.variables, session.messages)),
+        "createdAt": session.created_at,
+        "updatedAt": session.updated_at,
+    }
