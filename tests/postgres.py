@@ -19,6 +19,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
+
 from servers import PATIENCE_SECONDS
 
 INITDB = ("-A", "trust", "-U", "postgres", "--no-locale", "-E", "UTF8", "--no-sync")
@@ -81,10 +82,10 @@ def running_server(programs: Path) -> Iterator[PostgresServer]:
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         plain_user = as_plain_user(folder)
-        initdb = [*plain_user, programs / "initdb", *INITDB, "-D", folder / "data"]
+        initdb = [*plain_user, str(programs / "initdb"), *INITDB, "-D", str(folder / "data")]
         made = subprocess.run(initdb, cwd=folder, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
-        process, port = start([*plain_user, *end_with_parent(), programs / "postgres"], folder)
+        process, port = start([*plain_user, *end_with_parent(), str(programs / "postgres")], folder)
         try:
             yield PostgresServer(port)
         finally:
@@ -98,7 +99,7 @@ def end_with_parent() -> list[str]:
     return [setpriv, "--pdeathsig=QUIT"] if setpriv else []
 
 
-def start(postgres: list[str | Path], folder: Path) -> tuple["subprocess.Popen[bytes]", int]:
+def start(postgres: list[str], folder: Path) -> tuple["subprocess.Popen[bytes]", int]:
     """Start the server and wait for it; give its process and port."""
     for _ in range(TRIES):
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -112,7 +113,7 @@ def start(postgres: list[str | Path], folder: Path) -> tuple["subprocess.Popen[b
         options = [f"--{name}={value}" for name, value in settings.items()]
         log = folder / "log"
         with log.open("wb") as output:
-            command = [*postgres, "-D", folder / "data", *options]
+            command = [*postgres, "-D", str(folder / "data"), *options]
             process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
         if is_ready(process, log):
             return process, port

@@ -189,7 +189,7 @@ class Database:
         if name.startswith("file:") or path.exists():
             return
         # What people say to a model is nobody else's: the files beside it get the same rights.
-        with suppress(FileExistsError):
+        with suppress(OSError):  # SQLite says it
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
     async def _first_connection(self) -> bool:

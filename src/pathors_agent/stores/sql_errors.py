@@ -15,12 +15,14 @@ _DAMAGED = "the database is damaged: bring back a copy of it"
 _RIGHTS = "the database's user lacks the right to do it: grant it"
 _CUT_OFF = "the connection to the database broke: check that it runs, and try again"
 _UNREACHABLE = "the database cannot be reached: check that it runs, and its URL's parts"
+_CHANGED = "the tables are not as this program made them: bring back a copy of the database"
 _TOO_LONG = "the database took too long: try again, or ask for less"
 
 # By the names of SQLite's result codes; the longest that a name begins with counts.
 _SQLITE = {
     "SQLITE_BUSY": _LOCKED,
     "SQLITE_LOCKED": _LOCKED,
+    "SQLITE_ERROR": _CHANGED,
     "SQLITE_FULL": _FULL,
     "SQLITE_IOERR": "the file cannot be read or written: check the disk and its free space",
     "SQLITE_READONLY": _READ_ONLY,
@@ -41,7 +43,7 @@ _POSTGRESQL = {
     "28": "the database refuses the user or the password: check the URL",
     "3D": "there is no database of this name: make it, or check the URL",
     "42501": _RIGHTS,
-    "42": "the tables are not as this program made them: bring back a copy of the database",
+    "42": _CHANGED,
     "53": "the database has no room left on its disk, in memory, or for connections: make some",
     "53300": "the database has too many connections: allow more, or run fewer programs",
     "54": "it is too big for the database: keep sessions smaller",

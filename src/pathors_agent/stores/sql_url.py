@@ -28,7 +28,14 @@ def read_url(text: str) -> URL:
 
 def shown(url: URL) -> str:
     """Write a URL for people: without the password, and without options, which may hold one."""
-    return url.set(password=None, query={}).render_as_string().replace("+aiosqlite", "", 1)
+    known = URL.create(
+        url.get_backend_name(),
+        username=url.username,
+        host=url.host,
+        port=url.port,
+        database=url.database,
+    )
+    return known.render_as_string()
 
 
 def _parsed(text: str) -> URL:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 
+from pathors_agent.errors import ConversationError, StoreError
 from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import JSONValue, Message
 from pathors_agent.wire_messages import read_message, write_message
@@ -30,7 +31,12 @@ def message_text(message: Message) -> str:
 
 def read_message_text(text: str) -> Message:
     """Read what `message_text` wrote."""
-    return read_message(json.loads(text))
+    try:
+        return read_message(json.loads(text))
+    except (ValueError, ConversationError):
+        raise StoreError(
+            "A stored message cannot be read: the database is damaged; bring back a copy of it."
+        ) from None
 
 
 def same_json(one: str, other: str) -> bool:

@@ -1,0 +1,537 @@
+"""What databases add: URLs, versions of tables, failures, cancelled work, and what is left over."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+import traceback
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import psycopg
+import pytest
+
+from pathors_agent import SessionConflict, StoreError
+from pathors_agent.messages import AssistantMessage, Message, UserMessage
+from pathors_agent.stores import RequestId, SQLStore, StoredKey, data_text, now
+from pathors_agent.stores.sql_database import CONNECTIONS
+from postgres import PostgresServer
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "swordfish"
+
+REQUEST = RequestId(project="project", api_key="key", name="request")
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """SQLAlchemy runs on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+def sqlite_file(tmp_path: Path) -> Path:
+    return tmp_path / "sessions.db"
+
+
+@pytest.fixture
+def sqlite_url(sqlite_file: Path) -> str:
+    return f"sqlite:///{sqlite_file}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Give the URL of an empty database, of either kind."""
+    name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[SQLStore]:
+    async with SQLStore(url, timeout=2) as opened:
+        yield opened
+
+
+def execute(url: str, statement: str) -> None:
+    """Execute a statement in a database, as another program."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            connection.execute(statement)
+            connection.commit()
+        return
+    with psycopg.connect(url) as other:
+        other.execute(statement.encode())
+
+
+def count(url: str, table: str) -> int:
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+    with psycopg.connect(url) as other:
+        row = other.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def overwrite(file: Path, *, from_page: int) -> None:
+    """Damage a file of SQLite, or make one that never was."""
+    kept = file.read_bytes() if file.exists() else b""
+    start = from_page * 4096
+    file.write_bytes(kept[:start] + b"Dear diary, " * max(1000, (len(kept) - start) // 12))
+
+
+async def say(store: SQLStore, *messages: Message, id: str = "session") -> None:  # noqa: A002
+    lease = await store.take_lease("project", id, holder="test", seconds=60)
+    assert lease is not None
+    await store.save_turn(lease, messages, seen=None)
+    await store.drop_lease(lease)
+
+
+async def error_of(store: SQLStore) -> str:
+    """Give what a store says that cannot be opened."""
+    with pytest.raises(StoreError) as caught:
+        async with store:
+            pass
+    return str(caught.value)
+
+
+# - URLs -
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+aiosqlite"])
+async def test_sqlite_url_may_be_spelled(scheme: str, sqlite_file: Path) -> None:
+    async with SQLStore(f"{scheme}:///{sqlite_file}") as store:
+        await store.check()
+
+    assert repr(store) == f"SQLStore('sqlite:///{sqlite_file}')"
+
+
+@pytest.mark.parametrize(
+    "scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg_async"]
+)
+async def test_postgresql_url_may_be_spelled(scheme: str, postgres_url: str) -> None:
+    async with SQLStore(postgres_url.replace("postgresql", scheme, 1)) as store:
+        await store.check()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "sessions.db",
+        "mysql://user:s3cret@localhost/name",
+        "postgresql+asyncpg://user:s3cret@localhost/name",
+        "postgresql://user:pa@s3cret@localhost/name",
+        "postgresql://user@localhost:s3cret/name",
+    ],
+)
+def test_url_of_no_known_database_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(StoreError, match=r"must be like sqlite:///sessions\.db or") as caught:
+        SQLStore(url)
+
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///x?mode=memory"])
+def test_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(StoreError, match=r"use MemoryStore\(\)"):
+        SQLStore(url)
+
+
+async def test_password_is_nowhere(postgres_server: PostgresServer) -> None:
+    port = postgres_server.port
+    store = SQLStore(f"postgres://user:s3cret@127.0.0.1:{port}/none?sslpassword=s3cret")
+
+    with pytest.raises(StoreError) as caught:
+        async with store:
+            pass
+
+    shown = f"postgresql://user@127.0.0.1:{port}/none"
+    assert repr(store) == f"SQLStore('{shown}')"
+    assert str(caught.value).startswith(f"Could not open the sessions in {shown}: ")
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_new_file_is_for_its_owner_only(sqlite_file: Path, sqlite_url: str) -> None:
+    async with SQLStore(sqlite_url) as store:
+        await say(store, UserMessage(content="x"))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in sqlite_file.parent.iterdir()}
+
+    assert modes == {
+        "sessions.db": 0o600,
+        "sessions.db-wal": 0o600,
+        "sessions.db-shm": 0o600,
+    }
+
+
+# - versions -
+
+
+async def test_newer_tables_are_refused(url: str) -> None:
+    async with SQLStore(url):
+        pass
+    execute(url, "UPDATE pathors_schema SET version = 99")
+
+    said = await error_of(SQLStore(url))
+
+    assert "has version 99 of the tables" in said
+    assert "install the newer pathors-agent" in said
+
+
+async def test_sessions_are_there_when_the_store_is_opened_again(url: str) -> None:
+    async with SQLStore(url) as store:
+        await say(store, UserMessage(content="x"))
+        before = await store.session("project", "session")
+
+    async with SQLStore(url) as store:
+        assert await store.session("project", "session") == before
+
+
+async def test_file_of_another_program_is_left_alone(sqlite_url: str) -> None:
+    execute(sqlite_url, "CREATE TABLE bookmarks (name TEXT)")
+
+    assert "belongs to another program" in await error_of(SQLStore(sqlite_url))
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        count(sqlite_url, "pathors_schema")
+
+
+async def test_database_may_hold_tables_of_others(postgres_url: str) -> None:
+    execute(postgres_url, "CREATE TABLE sessions (name TEXT)")
+
+    async with SQLStore(postgres_url) as store:
+        await say(store, UserMessage(content="x"))
+
+
+async def test_database_that_lacks_characters_is_refused(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    name = f"{postgres_url.rpartition('/')[2]}_latin"
+    postgres_server.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0")
+
+    assert "make it with ENCODING 'UTF8'" in await error_of(SQLStore(postgres_server.url(name)))
+
+
+# - failures -
+
+
+async def test_store_that_is_not_open_says_so(sqlite_url: str) -> None:
+    store = SQLStore(sqlite_url)
+
+    with pytest.raises(StoreError, match="use it inside `async with store:`"):
+        await store.check()
+
+
+async def test_missing_folder_is_named(tmp_path: Path) -> None:
+    said = await error_of(SQLStore(f"sqlite:///{tmp_path}/none/sessions.db"))
+
+    assert said.startswith(f"Could not open the sessions in sqlite:///{tmp_path}/none/sessions.db:")
+    assert "check that its folder is there" in said
+
+
+async def test_file_that_is_no_database_is_refused(sqlite_file: Path, sqlite_url: str) -> None:
+    overwrite(sqlite_file, from_page=0)
+
+    assert "the file is no database, or is damaged" in await error_of(SQLStore(sqlite_url))
+
+
+async def test_damaged_file_is_told(sqlite_file: Path, sqlite_url: str) -> None:
+    async with SQLStore(sqlite_url) as store:
+        for number in range(50):
+            await say(store, UserMessage(content="x" * 2000), id=f"s{number}")
+    # Past the first pages, which tell what tables there are.
+    overwrite(sqlite_file, from_page=20)
+
+    async with SQLStore(sqlite_url) as store:
+        with pytest.raises(StoreError, match="the database is damaged: bring back a copy"):
+            await store.search_sessions("project", "y", limit=1, offset=0)
+
+
+async def test_stored_message_that_is_damaged_is_told(url: str, store: SQLStore) -> None:
+    await say(store, UserMessage(content="swordfish"))
+    execute(url, 'UPDATE pathors_messages SET text = \'{"role": "swordfish\'')
+
+    with pytest.raises(StoreError, match="A stored message cannot be read") as caught:
+        await store.session("project", "session")
+
+    assert "swordfish" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_read_only_file_is_told(sqlite_file: Path, sqlite_url: str) -> None:
+    async with SQLStore(sqlite_url) as store:
+        await say(store, UserMessage(content="x"))
+
+    async with SQLStore(f"sqlite:///file:{sqlite_file}?mode=ro&uri=true") as store:
+        assert (await store.session("project", "session")).revision == 1
+        with pytest.raises(StoreError, match=r"Could not check the sessions .* is read-only"):
+            await store.check()
+
+
+async def test_read_only_database_is_told(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    async with SQLStore(postgres_url):
+        pass
+    name = postgres_url.rpartition("/")[2]
+    postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+
+    async with SQLStore(postgres_url) as store:
+        with pytest.raises(StoreError, match=r"Could not check the sessions .* is read-only"):
+            await store.check()
+
+
+async def test_locked_file_is_told_and_free_again(sqlite_file: Path, sqlite_url: str) -> None:
+    async with SQLStore(sqlite_url, timeout=0.1) as store:
+        with closing(sqlite3.connect(sqlite_file)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreError, match="another program holds the database locked"):
+                await store.check()
+            assert await store.keys() == []  # who reads need not wait
+        await store.check()
+
+
+async def test_locked_table_is_told_and_free_again(postgres_url: str) -> None:
+    async with SQLStore(postgres_url, timeout=0.1) as store:
+        with psycopg.connect(postgres_url) as other:
+            other.execute(b"LOCK TABLE pathors_schema")
+            with pytest.raises(StoreError, match="another program holds the database locked"):
+                await store.check()
+        await store.check()
+
+
+async def test_unreachable_server_is_told() -> None:
+    nobody_there = "postgresql://user@127.0.0.1:1/name"
+
+    assert "the database cannot be reached" in await error_of(SQLStore(nobody_there))
+
+
+async def test_connections_that_were_cut_are_made_anew(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    async with SQLStore(postgres_url) as store:
+        await asyncio.gather(*(store.check() for _ in range(CONNECTIONS)))
+        postgres_server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'pathors-agent'"
+        )
+
+        await asyncio.gather(*(store.check() for _ in range(CONNECTIONS)))
+
+
+async def test_statement_that_takes_too_long_is_ended(
+    monkeypatch: pytest.MonkeyPatch, url: str, store: SQLStore
+) -> None:
+    for number in range(10):
+        await say(store, UserMessage(content="x" * 5_000_000), id=f"s{number}")
+    monkeypatch.setattr("pathors_agent.stores.sql_database.STATEMENT_SECONDS", 0.02)
+
+    async with SQLStore(url) as hasty:
+        with pytest.raises(StoreError, match="the database took too long"):
+            await hasty.search_sessions("project", "x" * 100 + "y", limit=1, offset=0)
+        await hasty.check()
+
+
+async def test_error_tells_nothing_of_what_was_stored(url: str, store: SQLStore) -> None:
+    execute(url, "DROP TABLE pathors_messages")
+
+    with pytest.raises(StoreError) as caught:
+        await say(store, UserMessage(content=SECRET))
+
+    assert str(caught.value).startswith("Could not save a turn in ")
+    assert "the tables are not as this program made them" in str(caught.value)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+# - cancelled work -
+
+
+async def test_cancelled_turns_are_whole_or_absent_and_leave_the_store_usable(
+    store: SQLStore,
+) -> None:
+    async def save(number: int) -> None:
+        await say(store, *[UserMessage(content="x")] * 10, id=f"s{number}")
+
+    tasks = [asyncio.create_task(save(number)) for number in range(100)]
+    for step, task in enumerate(tasks):
+        for _ in range(step % 7):
+            await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    await asyncio.gather(*(store.check() for _ in range(2 * CONNECTIONS)))
+    page = await store.search_sessions("project", "", limit=200, offset=0)
+    assert {len(session.messages) for session in page.items} <= {10}
+
+
+async def test_scope_that_is_cancelled_leaves_the_store_usable(store: SQLStore) -> None:
+    for step in range(40):
+        with anyio.move_on_after(step / 2000):
+            await say(store, *[UserMessage(content="x")] * 10, id=f"s{step}")
+
+    await asyncio.gather(*(store.check() for _ in range(2 * CONNECTIONS)))
+    page = await store.search_sessions("project", "", limit=200, offset=0)
+    assert {len(session.messages) for session in page.items} <= {10}
+
+
+async def test_more_work_than_connections_is_done_in_turn(store: SQLStore) -> None:
+    made = await asyncio.gather(
+        *(store.create_session("project", f"s{number}", variables={}) for number in range(100))
+    )
+
+    assert len({session.incarnation for session in made}) == 100
+
+
+# - what is left over -
+
+
+async def test_ended_session_is_in_no_file(sqlite_file: Path, sqlite_url: str) -> None:
+    async with SQLStore(sqlite_url) as store:
+        await store.create_session("project", "other", variables={})
+        await store.begin_request(REQUEST, "digest", seconds=60)
+        lease = await store.take_lease("project", "session", holder="test", seconds=60)
+        assert lease is not None
+        made = await store.create_session("project", "session", variables={"a": "swordfish"})
+        long = UserMessage(content="swordfish" * 10_000)
+        await store.save_turn(lease, [long], seen=made, request=REQUEST, answer="swordfish")
+
+        await store.end_session("project", "session")
+
+        files = {path.name: path.read_bytes() for path in sqlite_file.parent.iterdir()}
+        assert {name: b"swordfish" in content for name, content in files.items()} == {
+            "sessions.db": False,
+            "sessions.db-wal": False,
+            "sessions.db-shm": False,
+        }
+
+
+async def test_answer_is_kept_for_a_day(url: str, store: SQLStore) -> None:
+    await store.begin_request(REQUEST, "digest", seconds=60)
+    lease = await store.take_lease("project", "session", holder="test", seconds=60)
+    assert lease is not None
+    await store.save_turn(
+        lease, [UserMessage(content="x")], seen=None, request=REQUEST, answer="{}"
+    )
+    hour = 3_600_000
+
+    execute(url, f"UPDATE pathors_requests SET until = until - {23 * hour}")
+    assert (await store.begin_request(REQUEST, "digest", seconds=60)).state == "finished"
+    execute(url, f"UPDATE pathors_requests SET until = until - {hour}")
+    assert (await store.begin_request(REQUEST, "other", seconds=60)).state == "begun"
+
+
+async def test_old_answers_are_deleted_some_at_a_time(url: str, store: SQLStore) -> None:
+    for number in range(25):
+        await store.begin_request(
+            RequestId(project="project", api_key="key", name=f"{number}"), "digest", seconds=60
+        )
+    execute(url, "UPDATE pathors_requests SET until = 0, answer = '{}'")
+
+    counts = []
+    for number in range(100, 104):
+        request = RequestId(project="project", api_key="key", name=f"{number}")
+        await store.begin_request(request, "digest", seconds=60)
+        counts.append(count(url, "pathors_requests"))
+
+    assert counts == [16, 7, 3, 4]
+
+
+@pytest.mark.parametrize(("ahead", "over"), [("30000", False), ("3600000", True)])
+async def test_lease_from_before_the_clock_was_put_back_ends(
+    url: str, store: SQLStore, ahead: str, over: bool
+) -> None:
+    await store.take_lease("project", "session", holder="first", seconds=5)
+    execute(url, f"UPDATE pathors_leases SET until = until + {ahead}")
+
+    second = await store.take_lease("project", "session", holder="second", seconds=5)
+
+    assert (second is not None) == over
+
+
+async def test_update_is_never_before_the_one_before(url: str, store: SQLStore) -> None:
+    made = await store.create_session("project", "session", variables={})
+    execute(url, "UPDATE pathors_sessions SET updated_at = updated_at + 3600000")
+    lease = await store.take_lease("project", "session", holder="test", seconds=60)
+    assert lease is not None
+
+    saved = await store.save_turn(lease, [UserMessage(content="x")], seen=made)
+
+    assert (saved.updated_at - made.updated_at).total_seconds() == 3600
+
+
+async def test_search_through_long_sessions_needs_no_memory(store: SQLStore) -> None:
+    for number in range(10):
+        await say(store, UserMessage(content="x" * 1_000_000), id=f"s{number}")
+
+    tracemalloc.start()
+    try:
+        page = await store.search_sessions("project", "xy", limit=10, offset=0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert page.total == 0
+    assert peak < 1_000_000
+
+
+async def test_messages_are_searched_in_their_order(store: SQLStore) -> None:
+    said = tuple(UserMessage(content=f"{number}") for number in range(120))
+    await say(store, *said)
+
+    page = await store.search_sessions("project", data_text({}, said), limit=10, offset=0)
+
+    assert [session.messages for session in page.items] == [said]
+
+
+async def test_key_is_added_once(store: SQLStore) -> None:
+    key = StoredKey(
+        id="k1", project="project", digest="d1gest", prefix="sk_a", last_four="z", created_at=now()
+    )
+    await store.add_key(key)
+
+    with pytest.raises(StoreError, match=r"Could not add a key .* has it already") as caught:
+        await store.add_key(replace(key, id="k2"))
+
+    assert "d1gest" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_two_stores_at_one_database_see_each_other(url: str, store: SQLStore) -> None:
+    async with SQLStore(url) as other:
+        lease = await store.take_lease("project", "session", holder="one", seconds=60)
+        assert lease is not None
+        assert await other.take_lease("project", "session", holder="two", seconds=60) is None
+        seen = await other.save_turn(lease, [UserMessage(content="x")], seen=None)
+        assert await store.session("project", "session") == seen
+        await other.end_session("project", "session")
+        with pytest.raises(SessionConflict):
+            await store.save_turn(lease, [AssistantMessage(content="y")], seen=seen)
+
+
+# - extras -
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra", "url"),
+    [
+        ("sqlalchemy", "server", "sqlite:///x.db"),
+        ("psycopg", "postgres", "postgresql://user@localhost/name"),
+    ],
+)
+def test_missing_package_is_named_with_its_extra(missing: str, extra: str, url: str) -> None:
+    program = f"""
+import asyncio, sys
+sys.modules[{missing!r}] = None
+async def main():
+    from pathors_agent.stores import SQLStore
+    async with SQLStore({url!r}): pass
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert f"pip install 'pathors-agent[{extra}]'" in done.stderr.splitlines()[-1]
