@@ -14,6 +14,7 @@ from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
 from pathors_agent.server.body import read_object
 from pathors_agent.server.completion_request import checked_session_id
+from pathors_agent.server.open_calls import mark_waiting
 from pathors_agent.server.problems import Problem, bad_request
 from pathors_agent.server.runtime import Runtime
 from pathors_agent.stores.base import Session, SessionSummary
@@ -63,7 +64,8 @@ class SessionEndpoints:
             session = await self._runtime.store.session(project_id, session_id)
         except SessionNotFound:
             raise Problem(HTTPStatus.NOT_FOUND, "Session not found") from None
-        data = _data(session)
+        own_tools = self._runtime.projects[project_id].own_tools
+        data = mark_waiting(_data(session), session, own_tools)
         return answered({"sessionId": session.id, "state": data, "data": data, **_times(session)})
 
     async def search(self, request: Request, project_id: str) -> Response:

@@ -16,9 +16,12 @@ function escaped(character) {
   return units.map((unit) => `\\u${unit.toString(16).padStart(4, "0")}`).join("");
 }
 
-/** Give a text for people: JSON on lines of its own, anything else as it is. */
+// A JSON text as short as this is read on one line.
+const SHORT = 72;
+
+/** Give a text for people: JSON that is longer on lines of its own, anything else as it is. */
 export function shownJson(text) {
-  return shown(isJson(text) ? indented(text) : text);
+  return shown(text.length > SHORT && isJson(text) ? indented(text) : text);
 }
 
 export function isJson(text) {
