@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Sequence
+from copy import copy
 
 import pytest
 from hypothesis import given
@@ -18,13 +19,20 @@ from pathors_agent.messages import (
     SystemMessage,
     ToolCall,
     ToolMessage,
+    Usage,
     UserMessage,
 )
 from pathors_agent.request_history import History, checked, estimate_tokens, last_turns, once
 from pathors_agent.request_history import token_budget as budget
 from pathors_agent.run import Status
 from pathors_agent.summaries import HEADING, summarized
-from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls, http_error
+from pathors_agent.testing import (
+    AsyncScriptedTransport,
+    ScriptedTransport,
+    answer,
+    calls,
+    http_error,
+)
 from pathors_agent.tools import tool
 from ways import WAYS, Way
 
@@ -421,6 +429,30 @@ def test_summary_that_fails_leaves_the_call_owed() -> None:
     assert caught.value.messages == conversation.messages
     result = agent.run(conversation=conversation)
     assert (result.status, result.output) == (Status.FINISHED, "2.")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_tokens_of_a_summary_are_counted_in_the_run_that_needed_it(is_async: bool) -> None:
+    script = [answer(text, usage=tokens(count)) for text, count in (("1.", 1), ("2.", 10))]
+    summary = answer("Before.", usage=tokens(1_000))
+    first = Conversation([user("one"), said("1.")])
+
+    if is_async:
+        writer = AsyncAgent(AsyncScriptedTransport(summary))
+        history = summarized(writer, tokens=2, count=one_each)
+        agent = AsyncAgent(AsyncScriptedTransport(*script), history=history)
+        runs = [await agent.run(text, conversation=copy(first)) for text in ("two", "two")]
+    else:
+        blocking = summarized(Agent(ScriptedTransport(summary)), tokens=2, count=one_each)
+        asked = Agent(ScriptedTransport(*script), history=blocking)
+        runs = [asked.run(text, conversation=copy(first)) for text in ("two", "two")]
+
+    assert [run.usage.total_tokens for run in runs] == [1_001, 10]
+
+
+def tokens(count: int) -> Usage:
+    return Usage(prompt_tokens=0, completion_tokens=count, total_tokens=count)
 
 
 @pytest.mark.anyio

@@ -15,7 +15,7 @@ from pathors_agent.errors import IncompleteResponse, ProviderError, TransportErr
 from pathors_agent.message_builder import Quirk
 from pathors_agent.messages import AssistantMessage, Message, Usage
 from pathors_agent.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
-from pathors_agent.request_history import AsyncHistory, checked
+from pathors_agent.request_history import AsyncHistory, checked, spending
 from pathors_agent.response_stream import ResponseStream
 from pathors_agent.retry import retry_after
 from pathors_agent.run import CallModel, Run
@@ -36,7 +36,8 @@ class Bindings:
     `context` reaches the tools as `ToolContext.context`. `choice`, where there is one, gives the
     `tools` of each turn. `quirks` gathers what had to be read around in this run's answers, one of
     each kind; `known_quirks` are the kinds that were logged before. `answers` is the type asked
-    for, `arriving` shows an answer while it comes, `history` chooses what of the history is sent.
+    for, `arriving` shows an answer while it comes, `history` chooses what of the history is sent,
+    for the tokens in `spent`.
     """
 
     tools: ToolRegistry
@@ -49,6 +50,7 @@ class Bindings:
     answers: AnswerType[Any] | None = None
     arriving: ArrivingAnswer | None = None
     history: AsyncHistory | None = None
+    spent: list[Usage] = field(default_factory=list)
 
     def choose_tools(self, run: Run) -> None:
         """Ask for the tools of the turn that comes, where there is a choice."""
@@ -123,7 +125,8 @@ class ModelCall:
 
     def request(self, effect: CallModel) -> Request:
         """The request, in the conversation's session."""
-        messages = self._chosen(effect.messages)
+        with spending(self._bindings.spent):
+            messages = self._chosen(effect.messages)
         if isinstance(messages, Awaitable):
             if inspect.iscoroutine(messages):
                 messages.close()  # or Python warns of it
@@ -132,9 +135,10 @@ class ModelCall:
 
     async def request_async(self, effect: CallModel) -> Request:
         """As `request`; `history` may be async."""
-        messages = self._chosen(effect.messages)
-        if isinstance(messages, Awaitable):
-            messages = await messages
+        with spending(self._bindings.spent):
+            messages = self._chosen(effect.messages)
+            if isinstance(messages, Awaitable):
+                messages = await messages
         return self._request(effect, messages)
 
     def _chosen(

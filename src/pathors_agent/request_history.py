@@ -8,12 +8,14 @@ always kept.
 
 import math
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from pathors_agent.conversation import Conversation, Role, turn_starts
 from pathors_agent.errors import ConversationError
-from pathors_agent.messages import AssistantMessage, Content, Message, SystemMessage
+from pathors_agent.messages import AssistantMessage, Content, Message, SystemMessage, Usage
 
 History = Callable[[Sequence[Message]], Sequence[Message]]
 """Gives the messages that are sent in the place of a whole history."""
@@ -33,6 +35,25 @@ BYTES_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
 # OpenAI's documentation counts 765 and 1,105 tokens for its examples of images in full detail.
 TOKENS_PER_PART = 1_000
+
+
+# Where the tokens are gathered that it takes to choose what is sent now.
+_SPENT: ContextVar[list[Usage]] = ContextVar("_spent")
+
+
+@contextmanager
+def spending(spent: list[Usage]) -> Iterator[None]:
+    """Gather in a list what the choice of a history takes, as far as `spend` is told."""
+    token = _SPENT.set(spent)
+    try:
+        yield
+    finally:
+        _SPENT.reset(token)
+
+
+def spend(usage: Usage) -> None:
+    """Count tokens to the run whose history is chosen; without effect outside of one."""
+    _SPENT.get([]).append(usage)
 
 
 def last_turns(turns: int) -> History:

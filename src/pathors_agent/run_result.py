@@ -40,6 +40,8 @@ class RunResult(Generic[OutputT]):
     """The text of the answer, as the model wrote it."""
     answers: AnswerType[OutputT] | None = field(default=None, repr=False)
     """The type of the answer, where it is more than text."""
+    spent: tuple[Usage, ...] = field(default=(), repr=False)
+    """The tokens of summaries that were written for its requests."""
 
     @cached_property
     def output(self) -> OutputT:
@@ -59,8 +61,12 @@ class RunResult(Generic[OutputT]):
 
     @property
     def usage(self) -> Usage:
-        """The tokens of this run, summed; a count that one answer left out is unknown (None)."""
-        return reduce(add, (m.usage or Usage() for m in self._answers()), _NOTHING_USED)
+        """The tokens of this run, summed; a count that one answer left out is unknown (None).
+
+        Those of the summaries that it needed are among them.
+        """
+        used = (message.usage or Usage() for message in self._answers())
+        return reduce(add, (*used, *self.spent), _NOTHING_USED)
 
     @property
     def finish_reason(self) -> str | None:

@@ -80,6 +80,7 @@ class _StreamBase(Generic[OutputT]):
             quirks=self._bindings.quirks,
             answer=self._run.answer,
             answers=self._bindings.answers,
+            spent=tuple(self._bindings.spent),
         )
 
 

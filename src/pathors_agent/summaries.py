@@ -20,7 +20,9 @@ from pathors_agent.request_history import (
     first_fitting,
     from_turn,
     once,
+    spend,
 )
+from pathors_agent.run_result import RunResult
 
 # As many conversations at once keep their summaries in this process; one has about 2 KB.
 MAX_KEPT = 1_000
@@ -47,21 +49,21 @@ def summarized(
 
     `agent`, which needs no tools, writes it; `AsyncAgent` takes one that an `AsyncAgent` writes.
     The last turns that fit in half of `tokens` stay as they are, the current one always, so that
-    many requests pass before the next summary. Each is kept in memory, for the same history.
+    many requests pass before the next summary. Each is kept in memory, for the same history; its
+    tokens are counted in the `usage` of the run that needed it.
     """
     summaries = _Summaries(tokens, count)
 
     def history(messages: Sequence[Message]) -> Sequence[Message]:
         assert isinstance(agent, Agent)
         if question := summaries.question(messages):
-            summaries.keep(question, agent.run(question.prompt).output)
+            summaries.keep(question, agent.run(question.prompt))
         return summaries.sent(messages)
 
     async def history_async(messages: Sequence[Message]) -> Sequence[Message]:
         assert isinstance(agent, AsyncAgent)
         if question := summaries.question(messages):
-            result = await agent.run(question.prompt)
-            summaries.keep(question, result.output)
+            summaries.keep(question, await agent.run(question.prompt))
         return summaries.sent(messages)
 
     return history if isinstance(agent, Agent) else history_async
@@ -97,10 +99,12 @@ class _Summaries:
         [*_, (_, digest)] = self._beginnings(messages, place)
         return _Question(digest, _prompt(summary, messages[known:place]))
 
-    def keep(self, question: _Question, text: str) -> None:
+    def keep(self, question: _Question, answer: RunResult) -> None:
         """Keep a summary, and forget the oldest of too many."""
+        spend(answer.usage)
+        summary = SystemMessage(content=f"{HEADING}\n{answer.output}")
         with self._lock:
-            self._kept[question.digest] = SystemMessage(content=f"{HEADING}\n{text}")
+            self._kept[question.digest] = summary
             while len(self._kept) > MAX_KEPT:
                 del self._kept[next(iter(self._kept))]
 
