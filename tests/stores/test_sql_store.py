@@ -17,7 +17,7 @@ import pytest
 
 from pathors_agent import SessionConflict, StoreError
 from pathors_agent.messages import AssistantMessage, Message, UserMessage
-from pathors_agent.stores import RequestId, SQLStore, StoredKey, data_text, now
+from pathors_agent.stores import RequestId, SQLStore, StoredKey, data_text, now, sql_schema
 from pathors_agent.stores.sql_database import CONNECTIONS
 from postgres import PostgresServer
 
@@ -68,12 +68,16 @@ def execute(url: str, statement: str) -> None:
         other.execute(statement.encode())
 
 
-def count(url: str, table: str) -> int:
+VERSION = "SELECT version FROM pathors_schema"
+
+
+def value(url: str, query: str) -> int:
+    """Ask a database for one number, as another program."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-            return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+            return int(connection.execute(query).fetchone()[0])
     with psycopg.connect(url) as other:
-        row = other.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
+        row = other.execute(query.encode()).fetchone()
         assert row is not None
         return int(row[0])
 
@@ -183,6 +187,44 @@ async def test_newer_tables_are_refused(url: str) -> None:
     assert "install the newer pathors-agent" in said
 
 
+STEP = "ALTER TABLE pathors_keys ADD COLUMN colour TEXT"
+
+
+async def test_older_tables_are_brought_to_this_version(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    async with SQLStore(url) as store:
+        await say(store, UserMessage(content="x"))
+    monkeypatch.setattr(sql_schema, "MIGRATIONS", (*sql_schema.MIGRATIONS, (STEP,)))
+    monkeypatch.setattr(sql_schema, "VERSION", 2)
+
+    for _ in range(2):
+        async with SQLStore(url) as store:
+            assert (await store.session("project", "session")).revision == 1
+
+    assert [value(url, sql) for sql in (VERSION, "SELECT count(colour) FROM pathors_keys")] == [
+        2,
+        0,
+    ]
+
+
+async def test_step_that_fails_leaves_the_older_tables(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    async with SQLStore(url):
+        pass
+    with monkeypatch.context() as newer:
+        steps = (*sql_schema.MIGRATIONS, (STEP, "CREATE TABLE pathors_keys (x TEXT)"))
+        newer.setattr(sql_schema, "MIGRATIONS", steps)
+        newer.setattr(sql_schema, "VERSION", 2)
+        assert "Could not open the sessions" in await error_of(SQLStore(url))
+
+    async with SQLStore(url) as store:
+        await store.check()
+    assert value(url, VERSION) == 1
+    execute(url, STEP)  # it was taken back
+
+
 async def test_sessions_are_there_when_the_store_is_opened_again(url: str) -> None:
     async with SQLStore(url) as store:
         await say(store, UserMessage(content="x"))
@@ -197,7 +239,7 @@ async def test_file_of_another_program_is_left_alone(sqlite_url: str) -> None:
 
     assert "belongs to another program" in await error_of(SQLStore(sqlite_url))
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
-        count(sqlite_url, "pathors_schema")
+        value(sqlite_url, VERSION)
 
 
 async def test_database_may_hold_tables_of_others(postgres_url: str) -> None:
@@ -434,7 +476,7 @@ async def test_old_answers_are_deleted_some_at_a_time(url: str, store: SQLStore)
     for number in range(100, 104):
         request = RequestId(project="project", api_key="key", name=f"{number}")
         await store.begin_request(request, "digest", seconds=60)
-        counts.append(count(url, "pathors_requests"))
+        counts.append(value(url, "SELECT count(*) FROM pathors_requests"))
 
     assert counts == [16, 7, 3, 4]
 

@@ -136,7 +136,7 @@ class Store(ABC):
 
     @abstractmethod
     async def add_key(self, key: StoredKey) -> None:
-        """Store a new key."""
+        """Store a new key; `StoreError` when the store has its id or digest already."""
 
     @abstractmethod
     async def find_key(self, digest: str) -> StoredKey | None:
@@ -192,7 +192,7 @@ class Store(ABC):
     async def end_session(self, project: str, session_id: str) -> bool:
         """Remove a session's variables and messages for good; tell whether there was one.
 
-        What a turn that runs now would write to it is refused later with `SessionConflict`.
+        The answers of requests that were stored with its turns go, too. What a turn that runs now would write to it is refused later with `SessionConflict`.
         """
 
     # - turns -
@@ -201,7 +201,7 @@ class Store(ABC):
     async def take_lease(
         self, project: str, session_id: str, *, holder: str, seconds: float
     ) -> Lease | None:
-        """Take the right to write a session, which need not exist; None while another holds it.
+        """Take the right to write a session, which need not exist; None while it is held.
 
         A lease that was not kept up for its `seconds` is over, whatever became of its holder.
         """
@@ -227,7 +227,8 @@ class Store(ABC):
         """Add a turn's messages to the session, all or none, and finish its request with them.
 
         `seen` is the session as the writer read it, None when there was none: it is made then.
-        `SessionConflict` when the lease is another's, or the session is not as it was seen.
+        `SessionConflict` when the lease is another's, the session is not as it was seen, or the
+        request is not running any more.
         """
 
     # - requests -

@@ -110,7 +110,13 @@ class Database:
             with suppress(StoreError), told_as_store_errors("clear the log", self.shown):
                 async with self._engine.connect() as connection:
                     await connection.execution_options(pathors_begin=None)
-                    await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                    # It may not wait: while it waits for readers, no other may write.
+                    await connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+                    try:
+                        await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                    finally:
+                        milliseconds = round(self._timeout * 1000)
+                        await connection.exec_driver_sql(f"PRAGMA busy_timeout = {milliseconds}")
 
     # - connections -
 
