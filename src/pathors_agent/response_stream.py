@@ -116,7 +116,7 @@ class ResponseStream:
         self._is_stream: bool | None = None  # None until the first byte that is no space
         self._line_ends = LineEnds()
         # What follows the last whole event. A list of pieces would cost 80 bytes for each.
-        self._tail = bytearray()
+        self._tail: bytearray | None = None
         self._may_take_fast_lane = False
         self._parser: SSEParser | None = None  # of events that are no single line: many have none
 
@@ -244,13 +244,13 @@ class ResponseStream:
 
     def _take_lines(self, data: bytes, deltas: list[Delta]) -> None:
         """Take the whole events in `data`, where LF is the only line end; keep the rest."""
-        if self._tail:
-            if _LF not in data or not self._ends_an_event(data):
+        if self._tail is not None:
+            if _LF not in data or not _ends_an_event(self._tail, data):
                 self._hold(data, self._max_event, "an event")
                 return
             self._tail += data
             data = bytes(self._tail)
-            self._tail.clear()
+            self._tail = None
         else:
             data = data.lstrip(b"\n")  # more blank lines after an event mean nothing
         end = data.rfind(b"\n\n") + 2
@@ -259,9 +259,6 @@ class ResponseStream:
             data = data[end:]
         if not self.ended:
             self._hold(data, self._max_event, "an event")
-
-    def _ends_an_event(self, data: bytes) -> bool:
-        return b"\n\n" in data or (data[0] == _LF and self._tail[-1] == _LF)
 
     def _take_events(self, data: bytes, deltas: list[Delta]) -> None:
         """Take whole events, a blank line after each."""
@@ -299,7 +296,7 @@ class ResponseStream:
 
         The standard drops it; servers that close at once after their last event mean it.
         """
-        self._parse(bytes(self._tail), deltas)
+        self._parse(bytes(self._tail or b""), deltas)
         last = self._line_parser().pending()
         if last is not None and not self.ended and _is_whole(last.data):
             self._take_event(last.event, last.data, deltas)
@@ -307,17 +304,19 @@ class ResponseStream:
     def _hold(self, data: bytes, bound: int, what: str) -> None:
         if not data:
             return
+        if self._tail is None:
+            self._tail = bytearray()
         self._tail += data
         # A line end may be the half of the blank line that ends an event.
         if len(self._tail) - data.endswith(b"\n") > bound:
-            self._tail.clear()
+            self._tail = None
             self._fail_bound(_TOO_LONG.format(what, bound))
 
     def _is_between_events(self) -> bool:
         return bool(
             self._is_stream
             and self._events
-            and not self._tail
+            and self._tail is None
             and not self.ended
             and not self._line_ends.pending
             and not self._builder.half
@@ -439,7 +438,7 @@ class ResponseStream:
 
     def _take_whole_body(self, deltas: list[Delta]) -> None:
         """Read a body that is one JSON text: a completion, or an error."""
-        body = bytes(self._tail)
+        body = bytes(self._tail or b"")
         try:
             if read_usual_completion(body, self._builder, deltas):
                 self._done = True
@@ -528,6 +527,10 @@ def _is_whole(data: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _ends_an_event(tail: bytearray, data: bytes) -> bool:
+    return b"\n\n" in data or (data[0] == _LF and tail[-1] == _LF)
 
 
 def _data_lines(block: bytes) -> list[bytes] | None:
