@@ -6,7 +6,7 @@ ARGS ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format bench docs matrix clean setup
+.PHONY: help demo serve test check format bench docs matrix model clean setup
 
 help: ## say what there is to run
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -43,6 +43,9 @@ docs: setup ## run every example of the README and docs, and check their links
 
 matrix: ## run the tests on every Python from 3.11 on that this machine has
 	@$(PYTHON) .ci/matrix.py $(ARGS)
+
+model: setup ## get llama.cpp and the small model that the tests of LocalTransport run: 130 MB
+	@$(PY) .ci/get_model.py .venv
 
 clean: ## remove everything that was made
 	rm -rf .venv .venvs .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site

@@ -31,7 +31,8 @@ PUBLIC_NAMES = {
     *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),
     *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile", "PROFILES", "Quirk"),
     *("RetryingTransport", "AsyncRetryingTransport", "FallbackTransport"),
-    *("AsyncFallbackTransport", "AiohttpTransport"),
+    *("AsyncFallbackTransport", "AiohttpTransport", "LocalTransport"),
+    "AsyncLocalTransport",
     # sessions that the endpoint keeps
     *("Sessions", "AsyncSessions", "NewSession", "SessionRecord", "SessionEntry", "SessionPage"),
     # what goes wrong
@@ -49,6 +50,7 @@ HEAVY = [
     "msgspec",
     "httpx2",
     "aiohttp",
+    "xllamacpp",
     "jsonschema",
     "structlog",
     "tenacity",

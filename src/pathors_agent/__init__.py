@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathors_agent.history import dump_messages, load_messages
     from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
     from pathors_agent.limits import Limits
+    from pathors_agent.local import AsyncLocalTransport, LocalTransport
     from pathors_agent.mcp_tools import MCPTools
     from pathors_agent.message_builder import (
         Quirk,
@@ -79,6 +80,7 @@ __all__ = [
     "AsyncAgent",
     "AsyncFallbackTransport",
     "AsyncHTTPTransport",
+    "AsyncLocalTransport",
     "AsyncResponse",
     "AsyncRetryingTransport",
     "AsyncSessions",
@@ -97,6 +99,7 @@ __all__ = [
     "IncompleteResponse",
     "JSONValue",
     "Limits",
+    "LocalTransport",
     "MCPTools",
     "MalformedResponse",
     "ModelOptions",
@@ -168,6 +171,7 @@ _NAMES_BY_MODULE = {
     "fallback": ("AsyncFallbackTransport", "FallbackTransport"),
     "history": ("dump_messages", "load_messages"),
     "http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
+    "local": ("AsyncLocalTransport", "LocalTransport"),
     "mcp_tools": ("MCPTools",),
     "message_builder": (
         "Quirk",
