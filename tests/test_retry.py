@@ -13,6 +13,7 @@ from pathors_agent.chat_completions import EndpointProfile
 from pathors_agent.errors import ProviderError, TransportError
 from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
 from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport, retry_after
+from pathors_agent.testing import ScriptedTransport
 from pathors_agent.transport import Request, Response, Transport
 from servers import CLOSE, RESET, STALL, LLMockServer, ScriptedServer, Step, answer, chunk, head
 
@@ -483,3 +484,20 @@ def test_llmock_finds_no_fault_with_a_client_that_waits(llmock_server: LLMockSer
 def completion() -> Request:
     said = b'"model": "gpt-4o", "messages": [{"role": "user", "content": "Tell me about tea."}]'
     return Request(body=b'{"stream": true, ' + said + b"}")
+
+
+def test_block_around_it_closes_the_transport_inside() -> None:
+    inner = Closed()
+
+    with RetryingTransport(inner):
+        assert not inner.is_closed
+    assert inner.is_closed
+
+
+class Closed(ScriptedTransport):
+    """A transport that tells whether it was closed."""
+
+    is_closed = False
+
+    def __exit__(self, *error: Any) -> None:
+        self.is_closed = True

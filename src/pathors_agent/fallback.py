@@ -10,11 +10,12 @@ from dataclasses import fields
 from pathors_agent.chat_completions import EndpointProfile
 from pathors_agent.errors import TransportError
 from pathors_agent.first_byte import AsyncOpened, Opened, open_answer, open_answer_async
+from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.telemetry import emit
 from pathors_agent.transport import AsyncResponse, AsyncTransport, Request, Response, Transport
 
 
-class FallbackTransport(Transport):
+class FallbackTransport(Transport, Lifetime):
     """Send requests through the first of several transports that gives a good answer.
 
     The next one is tried after a `TransportError` that may pass, an answer 200 without a body, and
@@ -27,7 +28,7 @@ class FallbackTransport(Transport):
     """
 
     def __init__(self, first: Transport, second: Transport, *more: Transport) -> None:
-        self._transports = (first, second, *more)
+        self._given = self._transports = (first, second, *more)
         self.profile = _one_profile([transport.profile for transport in self._transports])
 
     @contextmanager
@@ -54,13 +55,13 @@ class FallbackTransport(Transport):
         return open_answer(last, request)
 
 
-class AsyncFallbackTransport(AsyncTransport):
+class AsyncFallbackTransport(AsyncTransport, AsyncLifetime):
     """`FallbackTransport` for asyncio and trio."""
 
     def __init__(
         self, first: AsyncTransport, second: AsyncTransport, *more: AsyncTransport
     ) -> None:
-        self._transports = (first, second, *more)
+        self._given = self._transports = (first, second, *more)
         self.profile = _one_profile([transport.profile for transport in self._transports])
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathors_agent.errors import ProviderError, TransportError
 from pathors_agent.first_byte import AsyncOpened, Opened, open_answer, open_answer_async
+from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.telemetry import emit
 from pathors_agent.transport import AsyncResponse, AsyncTransport, Request, Response, Transport
 
@@ -34,7 +35,7 @@ LONGEST_RETRY_AFTER_SECONDS = 60.0
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 
 
-class RetryingTransport(Transport):
+class RetryingTransport(Transport, Lifetime):
     """Send requests through `transport`, up to `attempts` times each.
 
     Sent again: after a `TransportError` that may pass, an answer 200 without a body, and the
@@ -42,7 +43,7 @@ class RetryingTransport(Transport):
     random and grow; they are at least what `Retry-After` asks, and a server that asks for more
     than `max_retry_after` seconds is not asked again. What the last attempt gave is given.
 
-    All attempts carry one `Idempotency-Key`, so that a server that knows it stores a turn once.
+    A `with` block around its use opens and closes the transport inside. All attempts carry one `Idempotency-Key`, so that a server that knows it stores a turn once.
     `sleep`, `clock` (seconds since 1970) and `seed` are there for tests.
     """
 
@@ -58,6 +59,7 @@ class RetryingTransport(Transport):
     ) -> None:
         from tenacity import Retrying
 
+        self._given = (transport,)
         self._transport = transport
         self.profile = transport.profile
         self._policy = _Policy(attempts, max_retry_after, clock, seed)
@@ -75,7 +77,7 @@ class RetryingTransport(Transport):
             yield opened.response
 
 
-class AsyncRetryingTransport(AsyncTransport):
+class AsyncRetryingTransport(AsyncTransport, AsyncLifetime):
     """`RetryingTransport` for asyncio and trio; `sleep` is awaited."""
 
     def __init__(
@@ -91,6 +93,7 @@ class AsyncRetryingTransport(AsyncTransport):
         import anyio
         from tenacity import AsyncRetrying
 
+        self._given = (transport,)
         self._transport = transport
         self.profile = transport.profile
         self._policy = _Policy(attempts, max_retry_after, clock, seed)

@@ -64,6 +64,7 @@ class Project:
             raise ValueError(
                 f"the project id {self.id!r} must be 1 to 100 of the characters A-Z a-z 0-9 . _ ~ -"
             )
+        _ = self.own_tools  # refuses what is no tool, now
         if self.on_disconnect not in ("cancel", "finish"):
             raise ValueError('on_disconnect must be "cancel" or "finish"')
 

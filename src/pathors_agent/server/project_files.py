@@ -4,16 +4,18 @@ import importlib
 import os
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from pathors_agent.chat_completions import PROFILES, ModelOptions
-from pathors_agent.errors import AgentError
+from pathors_agent.errors import AgentError, ToolDefinitionError
 from pathors_agent.limits import Limits
 from pathors_agent.server.project import Project
+from pathors_agent.tools import Tool
 from pathors_agent.transport import AsyncTransport
+from pathors_agent.turn_tools import Tools
 
 # What a table of a project may hold, beside the tables `options` and `limits`.
 _TEXTS = (
@@ -80,14 +82,14 @@ class _Table:
             "transport": self._transport(),
             "instructions": self._instructions(),
             "model": self._table.get("model"),
-            "tools": self._named("tools") if "tools" in self._table else (),
+            "tools": self._tools() if "tools" in self._table else (),
             "on_disconnect": self._table.get("on_disconnect", "cancel"),
         }
         for key in _TABLES.keys() & self._table.keys():
             settings[key] = self._values(key)
         try:
             return Project(id=self._name, **settings)
-        except ValueError as error:
+        except (ValueError, ToolDefinitionError) as error:
             raise self._wrong("", str(error)) from None
 
     def _transport(self) -> AsyncTransport:
@@ -107,7 +109,7 @@ class _Table:
         return self._http_transport()
 
     def _http_transport(self) -> AsyncTransport:
-        from pathors_agent.http import AsyncHTTPTransport
+        from pathors_agent.aiohttp_transport import AiohttpTransport
         from pathors_agent.retry import AsyncRetryingTransport
 
         profile = self._table.get("profile", "default")
@@ -117,7 +119,7 @@ class _Table:
         if variable is not None and not os.environ.get(variable):
             raise self._wrong("api_key_env", f"names {variable}, which the environment lacks")
         try:
-            http = AsyncHTTPTransport(
+            http = AiohttpTransport(
                 self._table["base_url"],
                 api_key=os.environ[variable] if variable else "",
                 profile=PROFILES[profile],
@@ -125,6 +127,13 @@ class _Table:
         except AgentError as error:
             raise self._wrong("base_url", str(error)) from None
         return AsyncRetryingTransport(http)
+
+    def _tools(self) -> Tools:
+        found = self._named("tools")
+        is_one = isinstance(found, Tool) or hasattr(found, "__tool__")
+        if not (is_one or isinstance(found, Iterable)):
+            raise self._wrong("tools", "must name a tool, a list of tools or a ToolRegistry")
+        return [found] if is_one else found
 
     def _instructions(self) -> str | None:
         file = self._table.get("instructions_file")
