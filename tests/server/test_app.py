@@ -1,0 +1,182 @@
+"""The app around the endpoints: mounted elsewhere, its keys, its store away, its bugs told."""
+
+import hashlib
+import logging
+import re
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from live_server import live, on_loop
+from pathors_agent.errors import StoreError
+from pathors_agent.server import Project, create_app, make_key
+from pathors_agent.stores import MemoryStore, Session, Store, StoredKey
+from pathors_agent.testing import AsyncScriptedTransport, answer
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def project(*script: Any) -> Project:
+    return Project(id="demo", transport=AsyncScriptedTransport(*script))
+
+
+# - keys -
+
+
+def test_key_is_32_random_bytes_in_base62_and_stored_as_a_digest() -> None:
+    text, stored = make_key("demo", name="laptop")
+    other, _ = make_key("demo")
+
+    assert re.fullmatch(r"sk_[0-9A-Za-z]{43}", text)
+    assert text != other
+    assert stored.digest == hashlib.sha256(text.encode()).hexdigest()
+    assert (stored.prefix, stored.last_four) == (text[:7], text[-4:])
+    assert stored.name == "laptop"
+    assert text not in repr(stored)
+    assert stored.digest not in repr(stored)
+
+
+def test_revoked_key_is_refused_within_a_second() -> None:
+    with live(project("one")) as server:
+        assert server.complete("Hi").status_code == 200
+        (key,) = on_loop(server.app, server.store.keys("demo"))
+        assert on_loop(server.app, server.store.revoke_key("demo", key.id))
+
+        async def until_refused() -> None:
+            with anyio.fail_after(1.0):
+                while server.client.get("/sessions").status_code == 200:
+                    await anyio.lowlevel.checkpoint()
+
+        anyio.run(until_refused)
+        assert server.client.get("/sessions").status_code == 401
+
+
+def test_use_of_a_key_is_noted() -> None:
+    with live(project()) as server:
+        server.client.get("/sessions")
+
+        (key,) = on_loop(server.app, server.store.keys("demo"))
+        assert key.last_used_at is not None
+        assert key.last_used_at >= key.created_at
+
+
+def test_two_projects_of_one_id_are_refused() -> None:
+    with pytest.raises(ValueError, match="two projects have the id 'demo'"):
+        create_app([project(), project()], MemoryStore())
+
+
+# - mounted -
+
+
+@pytest.mark.parametrize("kind", [Starlette, FastAPI])
+def test_app_is_mounted_in_another_that_tells_it_of_no_beginning(kind: Any) -> None:
+    store = MemoryStore()
+    text, key = make_key("demo")
+    app = create_app([project("Hello!")], store)
+    outer = kind(routes=[Mount("/agents", app)])
+
+    async def ask() -> httpx2.Response:
+        await store.add_key(key)
+        transport = httpx2.ASGITransport(app=outer)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            answered = await client.post(
+                "/agents/v1/projects/demo/chat/completions",
+                headers={"Authorization": f"Bearer {text}"},
+                json={"messages": [{"role": "user", "content": "Hi"}]},
+            )
+        await app.state.runtime.stop()
+        return answered
+
+    answered = anyio.run(ask)
+    assert answered.json()["choices"][0]["message"]["content"] == "Hello!"
+
+
+def test_older_address_is_marked_under_a_mount_too() -> None:
+    app = create_app([project()], MemoryStore())
+    outer = Starlette(routes=[Mount("/agents", app)])
+
+    async def ask() -> httpx2.Response:
+        transport = httpx2.ASGITransport(app=outer)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            answered = await client.get("/agents/project/demo/session/s1")
+        await app.state.runtime.stop()
+        return answered
+
+    answered = anyio.run(ask)
+    assert (answered.status_code, answered.headers["deprecation"]) == (401, "true")
+
+
+# - what goes wrong -
+
+
+class Away(MemoryStore):
+    """A store whose database cannot be reached, for some of its methods."""
+
+    def __init__(self, *methods: str) -> None:
+        super().__init__()
+        for name in methods:
+            setattr(self, name, self._fail)
+
+    async def _fail(self, *_: object, **__: object) -> Any:
+        raise StoreError("no connection to postgresql://canary:secret@host")
+
+
+@pytest.mark.parametrize(
+    "method", ["find_key", "take_lease", "session", "save_turn", "begin_request"]
+)
+def test_store_that_is_away_is_a_503_that_can_be_sent_again(method: str) -> None:
+    store: Store = Away(method)
+    with live(project("one"), store=store) as server:
+        failed = server.complete("Hi", session="s1", headers={"Idempotency-Key": "k"})
+
+        assert failed.status_code == 503
+        assert failed.headers["retry-after"] == "1"
+        assert "canary" not in failed.text
+        if method in ("take_lease", "session", "begin_request"):
+            assert server.app.state.runtime.projects["demo"].transport.requests == []
+        else:
+            server.app.state.runtime.projects["demo"].transport.requests.append({})
+
+
+def test_readiness_tells_that_the_store_is_away() -> None:
+    with live(project(), store=Away("check")) as server:
+        assert server.client.get(f"{server.url}/readyz").status_code == 503
+        assert server.client.get(f"{server.url}/healthz").status_code == 200
+
+
+class Broken(MemoryStore):
+    async def session(self, project: str, session_id: str) -> Session:
+        raise RuntimeError("canary text of a user")
+
+    async def find_key(self, digest: str) -> StoredKey | None:
+        return await super().find_key(digest)
+
+
+def test_bug_is_logged_by_its_kind_and_place_and_told_without_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "pathors_agent")
+    with live(project(), store=Broken()) as server:
+        in_turn = server.complete("Hi")
+        elsewhere = server.client.get("/sessions/s1")
+
+    assert [in_turn.status_code, elsewhere.status_code] == [500, 500]
+    assert in_turn.json() == elsewhere.json()
+    assert "RuntimeError" in caplog.text
+    assert "test_app.py" in caplog.text
+    assert "canary" not in caplog.text
+
+
+def test_stores_failure_after_the_answer_began_is_an_event() -> None:
+    script = (answer("Hello, you", chunk_size=5),)
+    with live(project(*script), store=Away("save_turn")) as server:
+        streamed = server.complete("Hi", stream=True)
+
+        assert streamed.status_code == 200
+        assert '"type":"unavailable_error"' in streamed.text
+        assert "[DONE]" not in streamed.text
