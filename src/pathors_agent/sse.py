@@ -33,30 +33,26 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 class LineEnds:
     """Turn CR LF and CR into LF over pieces cut anywhere, also between CR and LF."""
 
-    __slots__ = ("_after_cr",)
+    __slots__ = ("pending",)
 
     def __init__(self) -> None:
-        self._after_cr = False
+        self.pending = False
+        """Whether the next LF belongs to a CR already seen."""
 
     def normalise(self, data: bytes) -> bytes:
         """Give `data` with LF as its only line end."""
-        if self._after_cr and data:
-            self._after_cr = False
+        if self.pending and data:
+            self.pending = False
             if data.startswith(b"\n"):
                 data = data[1:]
         if _CR not in data:
             return data
-        self._after_cr = data[-1] == _CR
+        self.pending = data[-1] == _CR
         # Half the time of replacing pairs. Lines of bytes end at LF, CR and CR LF alone.
         lines = data.splitlines()
         if data[-1] in _LINE_ENDS:
             lines.append(b"")
         return b"\n".join(lines)
-
-    @property
-    def pending(self) -> bool:
-        """Whether the next LF belongs to a CR already seen."""
-        return self._after_cr
 
 
 class SSEParser:
