@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["servers", "postgres"]
+pytest_plugins = ["servers", "postgres", "browser", "client_programs"]
 
 PROJECT = Path(__file__).parent.parent
 
