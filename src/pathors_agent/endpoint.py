@@ -194,12 +194,13 @@ def _own_headers() -> dict[str, str]:
     return {
         "Content-Type": "application/json",
         "Accept": "text/event-stream, application/json",
-        "User-Agent": f"pathors-agent/{_version()}",
+        "User-Agent": f"pathors-agent/{library_version()}",
     }
 
 
 @cache
-def _version() -> str:
+def library_version() -> str:
+    """Give the version that is installed."""
     try:
         return version("pathors-agent")
     except PackageNotFoundError:  # run from a source tree

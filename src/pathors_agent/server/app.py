@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pathors_agent import __version__
+from pathors_agent.endpoint import library_version
 from pathors_agent.errors import StoreError
 from pathors_agent.server.bugs import log_bug
 from pathors_agent.server.completions import Completions
@@ -48,7 +48,7 @@ def create_app(
     runtime = Runtime(projects, store, settings or ServerSettings())
     app = FastAPI(
         title="pathors_agent",
-        version=__version__,
+        version=library_version(),
         lifespan=_lifespan(runtime),
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,

@@ -1,0 +1,102 @@
+"""The client's half of the session API against the server's half."""
+
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from live_server import Live, live
+from pathors_agent import (
+    Agent,
+    AsyncHTTPTransport,
+    AsyncSessions,
+    HTTPTransport,
+    ProviderError,
+    RetryingTransport,
+    SessionConflict,
+    SessionNotFound,
+    Sessions,
+    tool,
+)
+from pathors_agent.server import Project
+from pathors_agent.testing import AsyncScriptedTransport, calls
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@pytest.fixture
+def server() -> Iterator[Live]:
+    script = (calls(("add", {"a": 1, "b": 2})), "It is 3.", "You are welcome.")
+    project = Project(id="demo", transport=AsyncScriptedTransport(*script), tools=[add])
+    with live(project) as running:
+        yield running
+        running.app.state.runtime.projects["demo"].transport.requests += [{}] * 3
+
+
+def test_sessions_are_made_read_found_listed_and_ended(server: Live) -> None:
+    with HTTPTransport(server.base, api_key=server.key) as transport:
+        sessions = Sessions(RetryingTransport(transport))
+        sessions.create("a/b", variables={"name": "Bø"}, provider="web")
+        agent = Agent(transport)
+        first = agent.run("1+2?", session_id="s1")
+
+        assert first.output == "It is 3."
+        kept = sessions.get("s1")
+        assert [message.role for message in kept.messages] == [
+            "user",
+            "assistant",
+            "tool",
+            "assistant",
+        ]
+        assert sessions.get("a/b").variables == {"name": "Bø"}
+        assert [found.id for found in sessions.search("Bø").items] == ["a/b"]
+        assert [entry.id for entry in sessions.list().items] == ["s1", "a/b"]
+        sessions.end("s1")
+        sessions.end("s1")
+        with pytest.raises(SessionNotFound):
+            sessions.get("s1")
+        with pytest.raises(SessionConflict):
+            sessions.create("a/b", variables={"name": "other"})
+
+
+def test_session_is_taken_up_by_an_agent_that_sends_only_what_is_new(server: Live) -> None:
+    transport = HTTPTransport(server.base, api_key=server.key, sends="new_messages")
+    with transport:
+        agent = Agent(transport)
+        first = agent.run("1+2?")
+        agent.run("Thanks", conversation=first.conversation)
+
+        (entry,) = Sessions(transport).list().items
+        assert entry.id == first.session_id
+        kept = Sessions(transport).get(entry.id)
+        assert [message.text for message in kept.messages if message.role == "user"] == [
+            "1+2?",
+            "Thanks",
+        ]
+
+
+def test_wrong_key_is_an_error(server: Live) -> None:
+    with HTTPTransport(server.base, api_key="sk_wrong") as transport:
+        with pytest.raises(ProviderError) as caught:
+            Sessions(transport).list()
+        assert caught.value.status == 401
+        assert "Invalid authentication" in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_async_half_does_the_same(server: Live, backend: str) -> None:
+    async def main() -> None:
+        async with AsyncHTTPTransport(server.base, api_key=server.key) as transport:
+            sessions = AsyncSessions(transport)
+            await sessions.create("s1", variables={"n": 1})
+            assert (await sessions.get("s1")).variables == {"n": 1}
+            assert (await sessions.search('"n":1')).total == 1
+            await sessions.end("s1")
+            with pytest.raises(SessionNotFound):
+                await sessions.get("s1")
+
+    anyio.run(main, backend=backend)
