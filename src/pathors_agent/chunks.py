@@ -6,6 +6,7 @@ through `read_loose_chunk`, which takes what is there.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from sys import intern
 from typing import Annotated, Literal
 
 import msgspec
@@ -134,7 +135,8 @@ def read_loose_chunk(
         return error
     first = builder_of(0)
     first.id = first.id or as_text(chunk.get("id")) or None
-    first.model = first.model or as_text(chunk.get("model")) or None
+    # One text for all the answers of a model.
+    first.model = first.model or intern(as_text(chunk.get("model"))) or None
     if isinstance(usage := chunk.get("usage"), dict):
         first.usage = read_usage(usage)
     for choice in choices:

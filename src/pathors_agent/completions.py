@@ -4,6 +4,7 @@ As for the usual `Chunk`, a field that needs attention when it is there is decla
 that decoding fails on any other value; what does not fit is read loosely.
 """
 
+from sys import intern
 from typing import Annotated, Literal
 
 import msgspec
@@ -107,7 +108,7 @@ def read_usual_completion(body: bytes, builder: MessageBuilder, deltas: list[Del
     [choice] = completion.choices
     if choice.finish_reason == "error":
         return False
-    builder.id, builder.model = completion.id or None, completion.model or None
+    builder.id, builder.model = completion.id or None, intern(completion.model or "") or None
     builder.finish_reason = choice.finish_reason
     if usage := completion.usage:
         builder.usage = _usual_usage(usage)
