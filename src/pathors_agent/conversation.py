@@ -99,6 +99,17 @@ class Conversation:
     up; pass a stored one to keep the keys equal over a restart.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_batch",
+        "_call_ids",
+        "_messages",
+        "_next_role",
+        "_turns",
+        "id",
+        "session_id",
+    )
+
     def __init__(
         self,
         messages: Iterable[Message] = (),

@@ -7,6 +7,7 @@ stored history can be taken up again, by any driver.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from sys import intern
 from typing import Any
 
 from pathors_agent.conversation import Conversation, Role
@@ -212,7 +213,7 @@ class Run:
         limit = self._limit(messages)
         if limit and (not self.limits.last_word or self._last_word_is_over(messages, limit)):
             return []
-        key = f"model/{self.conversation.turns}"
+        key = intern(f"model/{self.conversation.turns}")  # one for all runs that stand there
         return [CallModel(key, messages, last_word=limit is not None)]
 
     def _last_word_is_over(self, messages: Sequence[Message], limit: str) -> bool:
