@@ -637,7 +637,8 @@ def test_hostile_texts_are_shown_as_they_are_and_run_nothing(
         assert chat.page.evaluate("window.ran") is None
         assert chat.conversation.locator("a, img, script, iframe, style, link, svg").count() == 0
         assert chat.page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
-        assert chat.page.evaluate("document.getElementById('scroller').scrollLeft") == 0
+        too_wide = "(e => e.scrollWidth - e.clientWidth)(document.getElementById('scroller'))"
+        assert chat.page.evaluate(too_wide) == 0
         shown = chat.card("ask_person").locator("pre").first.text_content() or ""
         assert "\\u202eevil\\u202c" in shown
         assert "\u202e" not in shown

@@ -68,7 +68,9 @@ export class ToolCard {
 
   /** Settle by what the person answered, where the server told of no result. */
   settleByAnswer() {
-    if (!this.isSettled) this.settle(this.answer.result);
+    if (this.isSettled) return;
+    if (this.answer.result) this.settle(this.answer.result);
+    else this.#become("settled", "approved");
   }
 
   /** Tell that the answer which made the call came to no end. */
@@ -112,7 +114,7 @@ export class ToolCard {
       const isEdited = edited.value !== text;
       problem.textContent = isEdited && !isObject(edited.value) ? "Arguments must be a JSON object." : "";
       if (problem.textContent) return;
-      settle(said(true, isEdited ? `,"arguments":${edited.value}` : ""), "approved");
+      settle(said(true, isEdited ? `,"arguments":${edited.value}` : ""), "approved", null);
     };
     const deny = () => {
       const why = reason.value.trim();
