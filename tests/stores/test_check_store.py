@@ -110,10 +110,13 @@ class GoesOnWithEndedSessions(MemoryStore):
         seen: Session | None,
         request: RequestId | None = None,
         answer: str | None = None,
+        drop: bool = False,
     ) -> Session:
         if seen and (lease.project, lease.session_id) not in self._live:
             seen = None
-        return await super().save_turn(lease, messages, seen=seen, request=request, answer=answer)
+        return await super().save_turn(
+            lease, messages, seen=seen, request=request, answer=answer, drop=drop
+        )
 
 
 class LooksAtNoIncarnation(MemoryStore):
@@ -125,11 +128,14 @@ class LooksAtNoIncarnation(MemoryStore):
         seen: Session | None,
         request: RequestId | None = None,
         answer: str | None = None,
+        drop: bool = False,
     ) -> Session:
         live = self._live.get((lease.project, lease.session_id))
         if seen and live:
             seen = replace(seen, incarnation=live.incarnation)
-        return await super().save_turn(lease, messages, seen=seen, request=request, answer=answer)
+        return await super().save_turn(
+            lease, messages, seen=seen, request=request, answer=answer, drop=drop
+        )
 
 
 class LooksAtNoRevision(MemoryStore):
@@ -141,11 +147,14 @@ class LooksAtNoRevision(MemoryStore):
         seen: Session | None,
         request: RequestId | None = None,
         answer: str | None = None,
+        drop: bool = False,
     ) -> Session:
         live = self._live.get((lease.project, lease.session_id))
         if seen and live:
             seen = replace(seen, revision=len(live.messages))
-        return await super().save_turn(lease, messages, seen=seen, request=request, answer=answer)
+        return await super().save_turn(
+            lease, messages, seen=seen, request=request, answer=answer, drop=drop
+        )
 
 
 class LooksAtNoLease(MemoryStore):
@@ -157,9 +166,26 @@ class LooksAtNoLease(MemoryStore):
         seen: Session | None,
         request: RequestId | None = None,
         answer: str | None = None,
+        drop: bool = False,
     ) -> Session:
         held = self._leases.get((lease.project, lease.session_id))
         lease = held.lease if held else lease
+        return await super().save_turn(
+            lease, messages, seen=seen, request=request, answer=answer, drop=drop
+        )
+
+
+class KeepsLeasesOfSavedTurns(MemoryStore):
+    async def save_turn(
+        self,
+        lease: Lease,
+        messages: Sequence[Message],
+        *,
+        seen: Session | None,
+        request: RequestId | None = None,
+        answer: str | None = None,
+        drop: bool = False,
+    ) -> Session:
         return await super().save_turn(lease, messages, seen=seen, request=request, answer=answer)
 
 
@@ -172,8 +198,11 @@ class AnswersBeforeItSaves(MemoryStore):
         seen: Session | None,
         request: RequestId | None = None,
         answer: str | None = None,
+        drop: bool = False,
     ) -> Session:
-        saved = super().save_turn(lease, messages, seen=seen, request=request, answer=answer)
+        saved = super().save_turn(
+            lease, messages, seen=seen, request=request, answer=answer, drop=drop
+        )
         try:
             return await saved
         except SessionConflict:
@@ -267,6 +296,7 @@ class CannotBeWritten(MemoryStore):
         (LooksAtNoIncarnation, "a turn on the session before this one must raise"),
         (LooksAtNoRevision, "a turn on an older revision must raise SessionConflict"),
         (LooksAtNoLease, "who lost the lease must get SessionConflict"),
+        (KeepsLeasesOfSavedTurns, "a turn with `drop` must give its lease back"),
         (AnswersBeforeItSaves, "must leave its request unanswered"),
         (CountsFencesAnew, "a lease's fence must grow, also after a drop"),
         (GivesLeasesAgainToTheirHolder, "a lease that is held must not be given again"),

@@ -118,8 +118,14 @@ class Turn:
             answer = self._answer(stream.result)
             added = [m for m in conversation.messages if id(m) not in before]
             await self.shared.store.save_turn(
-                lease, added, seen=seen, request=self.request_id, answer=answer.dumped()
+                lease,
+                added,
+                seen=seen,
+                request=self.request_id,
+                answer=answer.dumped(),
+                drop=True,
             )
+            self.lease = None
         emit(
             "turn_served",
             project=self.project.id,
@@ -174,9 +180,10 @@ class Turn:
         try:
             yield lease
         finally:
-            self.lease = None
-            with anyio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
-                await self.shared.store.drop_lease(lease)
+            if self.lease is not None:  # it was not given back with a stored turn
+                self.lease = None
+                with anyio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
+                    await self.shared.store.drop_lease(lease)
 
     async def _taken_lease(self) -> Lease:
         holder, pause = secrets.token_hex(8), _FIRST_LOOK_SECONDS

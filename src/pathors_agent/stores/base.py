@@ -223,8 +223,11 @@ class Store(ABC):
         seen: Session | None,
         request: RequestId | None = None,
         answer: str | None = None,
+        drop: bool = False,
     ) -> Session:
         """Add a turn's messages to the session, all or none, and finish its request with them.
+
+        With `drop`, the lease is given back with them, for less than `drop_lease` costs.
 
         `seen` is the session as the writer read it, None when there was none: it is made then.
         `SessionConflict` when the lease is another's, the session is not as it was seen, or the

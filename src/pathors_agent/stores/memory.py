@@ -262,6 +262,7 @@ class MemoryStore(Store):
         seen: Session | None,
         request: RequestId | None = None,
         answer: str | None = None,
+        drop: bool = False,
     ) -> Session:
         """Add a turn's messages to the session, all or none, and finish its request with them."""
         texts = [message_text(message) for message in messages]
@@ -275,6 +276,8 @@ class MemoryStore(Store):
         if running is not None:
             running.answer, running.incarnation = answer or "", live.incarnation
             running.until = monotonic() + ANSWER_HOURS * 3600
+        if drop:
+            await self.drop_lease(lease)
         return live.value()
 
     def _as_seen(self, lease: Lease, seen: Session | None) -> _Session | None:

@@ -148,10 +148,13 @@ class SQLStore(Store):
         seen: Session | None,
         request: RequestId | None = None,
         answer: str | None = None,
+        drop: bool = False,
     ) -> Session:
         """Add a turn's messages to the session, all or none, and finish its request with them."""
         async with self._database.writing("save a turn") as connection:
-            return await sql_turns.save(connection, lease, messages, seen, request, answer)
+            return await sql_turns.save(
+                connection, lease, messages, seen, request, answer, drop=drop
+            )
 
     # - requests -
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, select
+from sqlalchemy import ColumnElement, Executable, Row, and_, case, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pathors_agent.errors import SessionConflict
@@ -32,11 +32,6 @@ async def take_lease(
     Of two that find a lease over, one deletes it, and the other then meets the new one. Fences
     are numbers of rows, which only grow, whatever was deleted.
     """
-    await connection.execute(
-        leases.delete().where(
-            leases.c.project == project, leases.c.session_id == session_id, is_over(leases)
-        )
-    )
     span = milliseconds(seconds)
     insert = insert_if_new(
         connection,
@@ -46,12 +41,22 @@ async def take_lease(
         holder=holder,
         until=clock() + span,
         span=span,
-    )
-    taken = await connection.execute(insert.returning(leases.c.fence))
-    fence = taken.scalar()
+    ).returning(leases.c.fence)
+    fence = await connection.scalar(insert)
+    if fence is None and await _delete_over(connection, project, session_id):
+        fence = await connection.scalar(insert)
     if fence is None:
         return None
     return Lease(project=project, session_id=session_id, holder=holder, fence=fence)
+
+
+async def _delete_over(connection: AsyncConnection, project: str, session_id: str) -> bool:
+    deleted = await connection.execute(
+        leases.delete().where(
+            leases.c.project == project, leases.c.session_id == session_id, is_over(leases)
+        )
+    )
+    return deleted.rowcount > 0
 
 
 async def keep_lease(connection: AsyncConnection, lease: Lease, seconds: float) -> bool:
@@ -84,10 +89,12 @@ async def save(
     seen: Session | None,
     request: RequestId | None,
     answer: str | None,
+    *,
+    drop: bool,
 ) -> Session:
     """Add a turn to the session that was seen; `SessionConflict` when it is not that any more."""
     texts = [message_text(message) for message in added]
-    if not await _is_held(connection, lease):
+    if not await _is_held(connection, lease, drop=drop):
         raise _conflict(lease)
     seen = seen or await sql_sessions.begin(connection, lease.project, lease.session_id, "{}", "")
     grown = None if seen is None else await _grow(connection, lease, seen, len(texts))
@@ -104,9 +111,12 @@ async def save(
     )
 
 
-async def _is_held(connection: AsyncConnection, lease: Lease) -> bool:
-    # Locked: nobody takes the lease over while the turn is being stored.
-    held = select(leases.c.fence).where(_is(lease)).with_for_update()
+async def _is_held(connection: AsyncConnection, lease: Lease, *, drop: bool) -> bool:
+    # Locked, or deleted: nobody takes the lease over while the turn is being stored.
+    if drop:
+        held: Executable = leases.delete().where(_is(lease)).returning(leases.c.fence)
+    else:
+        held = select(leases.c.fence).where(_is(lease)).with_for_update()
     return await connection.scalar(held) is not None
 
 

@@ -145,6 +145,20 @@ async def _turns_are_saved(trial: Trial) -> None:
     require("a turn must leave the session the same one", holds=kept)
 
 
+async def _leases_end_with_turns(trial: Trial) -> None:
+    """A turn saved with `drop` must give its lease back, and a refused one must keep it."""
+    lease = await trial.lease()
+    refused = trial.store.save_turn(lease, HELLO, seen=await trial.create("other"), drop=True)
+    conflict = "a turn on another session than the one that was seen must raise SessionConflict"
+    await require_error(conflict, SessionConflict, refused)
+    kept = await trial.store.keep_lease(lease, seconds=LONG)
+    require("a turn that is refused must leave its lease", holds=kept)
+    first = await trial.store.save_turn(lease, HELLO, seen=None, drop=True)
+    require("a turn with `drop` must be saved", holds=first.messages == HELLO)
+    kept = await trial.store.keep_lease(lease, seconds=LONG)
+    require("a turn with `drop` must give its lease back", holds=not kept)
+
+
 async def _stale_turns_are_refused(trial: Trial) -> None:
     """Who saw another session must get SessionConflict."""
     made = await trial.create(a=1)
@@ -300,6 +314,7 @@ TURN_RULES: tuple[Rule, ...] = (
     _stale_turns_are_refused,
     _ended_sessions_take_no_turn,
     _turns_are_raced_for,
+    _leases_end_with_turns,
     _requests_are_of_one,
     _requests_are_raced_for,
     _requests_are_finished,
