@@ -17,7 +17,7 @@ import pytest
 
 from pathors_agent import SessionConflict, StoreError
 from pathors_agent.messages import AssistantMessage, Message, UserMessage
-from pathors_agent.stores import RequestId, SQLStore, StoredKey, data_text, now, sql_schema
+from pathors_agent.stores import RequestId, Session, SQLStore, StoredKey, data_text, now, sql_schema
 from pathors_agent.stores.sql_database import CONNECTIONS
 from postgres import PostgresServer
 
@@ -425,6 +425,57 @@ async def test_more_work_than_connections_is_done_in_turn(store: SQLStore) -> No
     )
 
     assert len({session.incarnation for session in made}) == 100
+
+
+# - many at once -
+
+
+async def test_session_is_read_as_it_was_at_one_moment(url: str, store: SQLStore) -> None:
+    lease = await store.take_lease("project", "session", holder="test", seconds=60)
+    assert lease is not None
+    seen = await store.save_turn(lease, [UserMessage(content="x")], seen=None)
+    reads: list[Session] = []
+
+    async def read_on() -> None:
+        async with SQLStore(url) as other:
+            while not reads or reads[-1].revision <= 100:
+                reads.append(await other.session("project", "session"))
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(4):
+            tasks.create_task(read_on())
+        for _ in range(100):
+            seen = await store.save_turn(lease, [UserMessage(content="x")], seen=seen)
+
+    assert [len(each.messages) for each in reads] == [each.revision for each in reads]
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+
+async def test_lease_is_not_taken_while_its_holder_stores_a_turn(postgres_url: str) -> None:
+    async with SQLStore(postgres_url) as store:
+        made = await store.create_session("project", "session", variables={})
+        lease = await store.take_lease("project", "session", holder="late", seconds=0)
+        assert lease is not None
+        with psycopg.connect(postgres_url) as other:
+            other.execute(b"SELECT * FROM pathors_sessions FOR UPDATE")
+            save = store.save_turn(lease, [UserMessage(content="x")], seen=made)
+            saving = asyncio.create_task(save)
+            await wait_for_waiting(postgres_url, 1)
+            take = store.take_lease("project", "session", holder="next", seconds=60)
+            taking = asyncio.create_task(take)
+            await wait_for_waiting(postgres_url, 2)
+
+        assert (await saving).revision == 1
+        assert await taking is not None
+
+
+async def wait_for_waiting(url: str, many: int) -> None:
+    """Wait until so many connections wait for a lock."""
+    with anyio.fail_after(5):
+        while value(url, WAITING) < many:  # noqa: ASYNC110  (a database tells nobody)
+            await asyncio.sleep(0.01)
 
 
 # - what is left over -
