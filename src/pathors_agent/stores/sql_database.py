@@ -153,11 +153,17 @@ class Database:
         return {name: value for name, value in wanted.items() if name not in self._url.query}
 
     def _set_up_connection(self, connection: DBAPIConnection, _: object) -> None:
-        cursor = connection.cursor()
-        for statement in _SQLITE_SETTINGS if self.is_sqlite else self._postgresql_settings():
-            cursor.execute(statement)
-        cursor.close()
-        connection.commit()
+        settings = _SQLITE_SETTINGS if self.is_sqlite else self._postgresql_settings()
+        try:
+            cursor = connection.cursor()
+            for statement in settings:
+                cursor.execute(statement)
+            cursor.close()
+            connection.commit()
+        except BaseException:
+            # The pool forgets a connection that fails here: its thread would outlive the loop.
+            connection.close()
+            raise
 
     def _postgresql_settings(self) -> tuple[str, ...]:
         return (
