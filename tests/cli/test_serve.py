@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -193,10 +194,10 @@ def test_two_workers_answer_and_a_dead_one_is_replaced(tmp_path: Path, database:
     config = write_projects(tmp_path)
     with serving(database, "--config", config, "--workers", "2") as server:
         first: set[int] = set()
-        until(lambda: first.add(pid(server)) or len(first) == 2)
+        until(lambda: len(seen(first, pid(server))) == 2)
         killed = first.pop()
         os.kill(killed, signal.SIGKILL)
-        new = until(lambda: {pid(server)} - first - {killed})
+        new = until(lambda: {pid(server)} - first - {killed, 0})
 
         server.signal()
         status, errors = server.end()
@@ -237,6 +238,11 @@ def test_second_signal_ends_all_workers_at_once(
         assert server.end()[0] == 130
         a_gate.wait_for_cancellation()
         connection.close()
+
+
+def seen(processes: set[int], process: int) -> set[int]:
+    processes |= {process} - {0}
+    return processes
 
 
 def pid(server: Server) -> int:
@@ -290,9 +296,11 @@ def test_head_without_end_is_cut_off(database: str) -> None:
     with serving(database) as server:
         with socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as endless:
             endless.sendall(b"GET /healthz HTTP/1.1\r\n")
-            with pytest.raises(OSError, match=r"reset|pipe"):
-                for number in range(1_000_000):
+            with suppress(ConnectionError):
+                for number in range(1_000):
                     endless.sendall(b"X-%d: %s\r\n" % (number, b"x" * 1000))
+                endless.sendall(b"\r\n")
+                assert endless.recv(1) == b""
         assert server.get("/healthz").status == 200
 
 

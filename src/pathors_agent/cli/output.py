@@ -123,7 +123,7 @@ def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empt
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*titles, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(*titles, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     if not table.row_count:

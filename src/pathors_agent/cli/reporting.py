@@ -10,7 +10,6 @@ from typing import NoReturn
 import typer
 
 from pathors_agent.cli.output import write_note
-from pathors_agent.errors import AgentError
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -42,19 +41,29 @@ def reporting() -> Iterator[None]:
         # The reader went away (`| head`). Python writes out what is left at exit: into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(FAILED) from None
-    except AgentError as error:
-        fail(str(error))
-    except ImportError as error:
-        if error.name is None and not isinstance(error, ModuleNotFoundError):
-            fail(str(error), WRONG_USAGE)  # ours: it says what to install
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        fail(f"{error.name} is missing: pip install 'pathors-agent[{extra}]'", WRONG_USAGE)
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+    except ImportError as error:
+        hint = _what_to_install(error)
+        if hint is None:
+            raise
+        fail(hint, WRONG_USAGE)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except Exception as error:
+        from pathors_agent.errors import AgentError  # here, for it loads a lot: --help is quick
+
+        if not isinstance(error, AgentError):
+            raise
+        fail(str(error))
+
+
+def _what_to_install(error: ImportError) -> str | None:
+    """Say what is missing; None where it is no part of an extra."""
+    if "pip install" in str(error):
+        return str(error)
+    extra = _EXTRAS.get((error.name or "").partition(".")[0])
+    return extra and f"{error.name} is missing: pip install 'pathors-agent[{extra}]'"
 
 
 def fail(text: str, status: int = FAILED) -> NoReturn:

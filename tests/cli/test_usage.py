@@ -1,0 +1,123 @@
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from command_line import environment, run
+
+COMMANDS = ["serve", "chat", "demo", "keys create", "keys list", "keys revoke"]
+COMMANDS += ["sessions list", "sessions show", "sessions search", "sessions end"]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_names_the_exit_statuses(command: str) -> None:
+    shown = run(*command.split(), "--help")
+
+    assert shown.returncode == 0
+    assert shown.stdout.endswith("Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "swim",
+        "serve --swim",
+        "serve --port 70000",
+        "serve --workers 0",
+        "serve --config a.toml --gguf b.gguf",
+        "keys",
+        "keys revoke",
+        "sessions show",
+        "sessions list --limit 0",
+        "chat --session",
+    ],
+)
+def test_wrong_usage_is_told_and_ends_with_2(arguments: str) -> None:
+    shown = run(*arguments.split())
+
+    assert shown.returncode == 2
+    assert shown.stdout == ""
+    assert re.search(r"^Error: .+$|^Usage: ", shown.stderr, re.MULTILINE)
+
+
+def test_version_is_that_of_the_package() -> None:
+    from pathors_agent import __version__
+
+    assert run("--version").stdout == f"pathors-agent {__version__}\n"
+
+
+def test_script_of_the_package_is_the_same_program() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+
+    assert project["scripts"] == {"pathors-agent": "pathors_agent.cli:main"}
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_load_nothing_heavy(option: str) -> None:
+    heavy = {"fastapi", "uvicorn", "sqlalchemy", "httpx2", "pydantic", "rich", "anyio"}
+
+    shown = python(
+        "import sys\n"
+        "from pathors_agent.cli import main\n"
+        f"try: main([{option!r}])\n"
+        f"finally: print(sorted({heavy!r} & set(sys.modules)))"
+    )
+
+    assert shown.stdout.endswith("\n[]\n")
+
+
+@pytest.mark.parametrize("name", ["typer", "rich"])
+def test_missing_extra_is_one_sentence(name: str) -> None:
+    command = ["--help"] if name == "typer" else ["keys", "list", "--database", "sqlite:///x.db"]
+    shown = python(
+        "import os, sys, tempfile\n"
+        "os.chdir(tempfile.mkdtemp())\n"
+        f"sys.modules[{name!r}] = sys.modules['rich.table'] = None\n"
+        "from pathors_agent.cli import main\n"
+        f"sys.exit(main({command!r}))"
+    )
+
+    assert shown.returncode == 2
+    assert shown.stdout == ""
+    assert re.fullmatch(rf"error: .*{name}.*: pip install 'pathors-agent\[cli\]'\n", shown.stderr)
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("fastapi", "server"), ("uvicorn", "server"), ("sqlalchemy", "server")]
+)
+def test_missing_part_of_the_server_is_one_sentence(module: str, extra: str) -> None:
+    shown = python(
+        "import sys\n"
+        f"sys.modules[{module!r}] = None\n"
+        "from pathors_agent.cli import main\n"
+        "sys.exit(main(['serve', '--database', 'sqlite:////nowhere/x.db']))"
+    )
+
+    assert shown.returncode == 2
+    assert re.fullmatch(
+        rf"error: .*{module}.*: pip install 'pathors-agent\[{extra}\]'\n", shown.stderr.lower()
+    )
+
+
+def test_database_that_cannot_be_opened_is_one_line() -> None:
+    shown = run("keys", "list", "--database", "sqlite:////nowhere/at/all.db")
+    unknown = run("keys", "list", "--database", "mysql://me:s3cret@x/y")
+
+    assert shown.returncode == unknown.returncode == 1
+    assert re.fullmatch(r"error: .*\n", shown.stderr)
+    assert re.fullmatch(r"error: .*\n", unknown.stderr)
+    assert "s3cret" not in unknown.stderr
