@@ -16,7 +16,7 @@ from browser import NewTab
 from live_server import Live, live, on_loop, served
 from pathors_agent import AsyncResponse, Request, tool
 from pathors_agent.demo_tools import demo_tools
-from pathors_agent.server import Project, create_app, make_key
+from pathors_agent.server import Project, ServerSettings, create_app, make_key
 from pathors_agent.stores import MemoryStore
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
 
@@ -389,8 +389,8 @@ def test_stopped_answer_to_an_approval_asks_again(new_tab: NewTab) -> None:
 
 
 def test_lost_answer_is_sent_again_and_doubles_nothing(new_tab: NewTab) -> None:
-    model = AsyncScriptedTransport("Hello.")
-    with live(Project(id="demo", transport=model), ui=True) as server:
+    model = AsyncScriptedTransport(calls(("add", {"a": 1, "b": 2})), "It is 3.")
+    with live(Project(id="demo", transport=model, tools=[add]), ui=True) as server:
         chat = opened(new_tab, server, expected_errors=1)
 
         def lose(route: "Route") -> None:
@@ -398,15 +398,38 @@ def test_lost_answer_is_sent_again_and_doubles_nothing(new_tab: NewTab) -> None:
             route.abort("connectionreset")
 
         chat.page.route("**/chat/completions", lose, times=1)
-        chat.say("Hi")
+        chat.say("What is 1 + 2?")
         chat.alert.get_by_text("The connection to the server was lost").wait_for()
         chat.button("Send again").click()
-        chat.sees("Hello.")
-        chat.waits_until_answered()
+        chat.card("add").get_by_text("done").wait_for()
 
-        assert len(model.requests) == 1
-        assert [m["content"] for m in server.stored(chat.session_id())] == ["Hi", "Hello."]
-        assert chat.texts() == ["Hi", "Hello."]
+        assert len(model.requests) == 2
+        assert len(server.stored(chat.session_id())) == 4
+        assert chat.texts() == ["What is 1 + 2?", "It is 3."]
+        assert chat.card("add").locator("pre").all_text_contents() == ['{"a":1,"b":2}', "3"]
+
+
+def test_session_in_use_is_told_and_the_message_sent_again(new_tab: NewTab) -> None:
+    held = HoldingTransport(answer("Once upon a time", chunk_size=4), "Hello.")
+    settings = ServerSettings(session_wait_seconds=0.05)
+    with live(Project(id="demo", transport=held), settings=settings, ui=True) as server:
+        server.client.post("/sessions", json={"session_id": "busy"})
+        chat = opened(new_tab, server, expected_errors=1)
+        chat.page.get_by_role("button", name="busy").click()
+        chat.page.locator("#session-name", has_text="busy").wait_for()
+        body = {"messages": [{"role": "user", "content": "Tell"}], "stream": True}
+        other = server.client.stream(
+            "POST", "/chat/completions", json=body, headers={"X-Session-ID": "busy"}
+        )
+        with other as answered:
+            pieces = answered.iter_raw()
+            next(pieces)
+            chat.say("Hi")
+            chat.alert.get_by_text("Another request of this session is still running").wait_for()
+        while not held.cancelled:
+            pass
+        chat.button("Send again").click()
+        chat.sees("Hello.")
 
 
 def test_model_that_breaks_off_is_told_in_words(new_tab: NewTab) -> None:
@@ -808,23 +831,25 @@ def test_page_works_below_a_prefix(new_tab: NewTab) -> None:
 # - the parts -
 
 
-@pytest.mark.parametrize("size", [1, 3, 7, 10_000])
-def test_events_are_read_by_the_standard(new_tab: NewTab, size: int) -> None:
-    stream = "\ufeff: ping\n\ndata: a é 漢\r\ndata:b\r\rid: 1\ndata:  c\n\ndata\n\nevent: x\n\ndata: lost"
+def test_events_are_read_by_the_standard(new_tab: NewTab) -> None:
+    stream = (
+        "\ufeff: ping\n\ndata: a é 漢\r\ndata:b\r\rid: 1\ndata:  c\n\n"
+        "data\n\nevent: x\n\ndata: lost"
+    )
     with live(project(), ui=True) as server:
-        page = new_tab(server.url)
-        page.goto(f"{server.url}/")
-        read = page.evaluate(
-            """async ([bytes, size]) => {
-                const { eventData } = await import(new URL("static/event_stream.js", location.href));
-                const all = Uint8Array.from(bytes);
-                const body = new ReadableStream({ start(c) {
-                    for (let i = 0; i < all.length; i += size) c.enqueue(all.slice(i, i + size));
-                    c.close();
-                }});
-                return Array.fromAsync(eventData(body));
-            }""",
-            [list(stream.encode()), size],
-        )
+        chat = opened(new_tab, server)
+        for size in (1, 3, 7, 10_000):
+            read = chat.page.evaluate(
+                """async ([bytes, size]) => {
+                    const { eventData } = await import("./static/event_stream.js");
+                    const all = Uint8Array.from(bytes);
+                    const body = new ReadableStream({ start(c) {
+                        for (let i = 0; i < all.length; i += size) c.enqueue(all.slice(i, i + size));
+                        c.close();
+                    }});
+                    return Array.fromAsync(eventData(body));
+                }""",
+                [list(stream.encode()), size],
+            )
 
-        assert read == ["a é 漢\nb", " c", ""]
+            assert read == ["a é 漢\nb", " c", ""]

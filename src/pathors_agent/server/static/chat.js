@@ -106,6 +106,8 @@ export class Chat extends EventTarget {
     this.#become(answer.sessionId);
     this.#ask(answer.finish());
     this.dispatchEvent(new Event("turn"));
+    // An answer that was there already comes without the tool calls behind it.
+    if (turn.isRepeated) this.#showStored();
   }
 
   #breakOff(turn, answer, error) {
@@ -124,16 +126,19 @@ export class Chat extends EventTarget {
       this.#failed = [];
       shown.filter((item) => !turn.items.includes(item)).forEach((item) => item.remove());
       this.#composer.focus();
-      this.#run(turn);
+      this.#run({ ...turn, isRepeated: true });
     };
     const back = () => {
       this.#undo(turn);
       shown.at(-1).remove();
     };
-    const stored = () => this.open(session).catch((problem) => this.tell(problem));
-    const { session } = this;
     const ways = error.mayPass ? [["Send again", again], ["Take back", back]] : [];
-    return session ? [...ways, ["Show the session as it is stored", stored]] : ways;
+    const stored = ["Show the session as it is stored", () => this.#showStored()];
+    return this.session ? [...ways, stored] : ways;
+  }
+
+  #showStored() {
+    this.open(this.session).catch((error) => this.tell(error));
   }
 
   #undo(turn) {

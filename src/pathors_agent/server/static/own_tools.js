@@ -3,21 +3,6 @@
 import { byId } from "./elements.js";
 import { keep, kept } from "./kept.js";
 
-const EXAMPLE = [
-  {
-    type: "function",
-    function: {
-      name: "ask_person",
-      description: "Ask the person in front of the page something that only they know.",
-      parameters: {
-        type: "object",
-        properties: { question: { type: "string" } },
-        required: ["question"],
-      },
-    },
-  },
-];
-
 export function setUpOwnTools() {
   const [dialog, field, problem] = ["settings", "tools", "tools-problem"].map(byId);
   byId("open-settings").addEventListener("click", () => {
@@ -27,7 +12,7 @@ export function setUpOwnTools() {
   });
   byId("cancel-settings").addEventListener("click", () => dialog.close());
   byId("example-tools").addEventListener("click", () => {
-    field.value = written(EXAMPLE);
+    field.value = byId("tools-example").textContent;
   });
   byId("settings-form").addEventListener("submit", (event) => {
     event.preventDefault();

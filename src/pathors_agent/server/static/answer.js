@@ -1,0 +1,101 @@
+// One answer: texts and tool calls, in the order in which they come.
+
+import { element, say } from "./elements.js";
+import { ToolCard } from "./tool_card.js";
+
+const ENDINGS = {
+  length: "The answer stopped at its limit of length.",
+  content_filter: "The answer was cut by a content filter.",
+};
+
+export class Answer {
+  #view;
+  #live; // not from an earlier session
+  #body = element("div", { class: "body" });
+  #text = null; // the text node that grows
+  #cards = [];
+  #waiting = new Map(); // the open calls that a person answers, by id
+  #usage = null;
+  #reason = null;
+  sessionId = null;
+
+  constructor(view, live) {
+    this.#view = view;
+    this.#live = live;
+    this.item = view.add("assistant", "Assistant", this.#body);
+    this.item.classList.toggle("arriving", live);
+  }
+
+  /** Show what a chunk brings. */
+  take({ choices = [], tool_activity: activity = {}, usage, session_id: sessionId }) {
+    this.sessionId = sessionId ?? this.sessionId;
+    this.#usage = usage ?? this.#usage;
+    const { delta = {}, finish_reason: reason } = choices[0] ?? {};
+    this.#reason = reason ?? this.#reason;
+    this.text(delta.content || delta.refusal || "");
+    for (const call of delta.tool_calls ?? []) this.#waiting.set(call.id, call);
+    if (activity.call) this.call(activity.call);
+    if (activity.result) this.#result(activity.result);
+    if (activity.progress) this.#card(activity.progress)?.progress(activity.progress.value);
+  }
+
+  text(text, { apart = false } = {}) {
+    if (apart) this.#text = null;
+    // An answer's texts are two lines apart; here each is a paragraph.
+    const piece = this.#text ? text : text.trimStart();
+    if (!piece) return;
+    if (this.#text) {
+      this.#text.appendData(piece);
+      return;
+    }
+    this.#text = document.createTextNode(piece);
+    this.#body.append(element("p", { class: "text", dir: "auto" }, this.#text));
+  }
+
+  call(call) {
+    const card = new ToolCard(call, { open: this.#live });
+    this.#view.cards.set(call.id, card);
+    this.#cards.push(card);
+    this.#body.append(card.node);
+    this.#text = null;
+    if (this.#live) say(`Calls the tool ${card.name}`);
+    return card;
+  }
+
+  /** End the answer; give the cards of the calls that wait for a person. */
+  finish() {
+    this.item.classList.remove("arriving");
+    const waiting = [...this.#waiting.values()].map((call) => {
+      // The server may tell of a call for the first time here: when it repeats an answer.
+      const card = this.#cards.find((each) => each.id === call.id) ?? this.call(call);
+      return { card, approval: call.approval };
+    });
+    this.#note(ENDINGS[this.#reason]);
+    const tokens = this.#usage?.total_tokens ?? -1;
+    if (tokens > 0) this.#note(`${tokens.toLocaleString("en")} tokens`);
+    const texts = [...this.#body.querySelectorAll(".text")].map((part) => part.textContent);
+    if (texts.length) say(`Assistant: ${texts.join("\n")}`);
+    return waiting;
+  }
+
+  breakOff(note) {
+    this.item.classList.remove("arriving");
+    this.#cards.forEach((card) => card.breakOff());
+    if (note) this.#note(note);
+    else if (!this.#body.hasChildNodes()) this.item.remove();
+  }
+
+  #result(result) {
+    const card = this.#card(result);
+    if (card) say(`${card.name}: ${card.settle(result)}`);
+    this.#text = null;
+  }
+
+  #card({ tool_call_id: id }) {
+    return this.#view.cards.get(id);
+  }
+
+  #note(text) {
+    if (text) this.#body.append(element("p", { class: "note muted small" }, text));
+  }
+}
