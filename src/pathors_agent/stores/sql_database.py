@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -198,11 +199,13 @@ class Database:
     def _make_file(self) -> None:
         name = self._url.database or ""
         path = Path(name)
-        if name.startswith("file:") or path.exists():
+        if name.startswith("file:"):
             return
         # What people say to a model is nobody else's: the files beside it get the same rights.
         with suppress(OSError):  # SQLite says it
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+        # aiosqlite leaves a thread behind where it cannot open a file: it must not come so far.
+        sqlite3.connect(path).close()
 
     async def _first_connection(self) -> bool:
         """Connect once; False while another program is about to do the same."""

@@ -1,5 +1,6 @@
 """What went wrong in a database, said in one sentence that names what to do."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -69,6 +70,8 @@ def told_as_store_errors(doing: str, database: str) -> Iterator[None]:
         raise StoreError(_text(doing, database, "it has too much to do: try again")) from None
     except DBAPIError as error:
         raise StoreError(_text(doing, database, _reason(error))) from None
+    except sqlite3.Error as error:
+        raise StoreError(_text(doing, database, _known_reason(error) or _UNREACHABLE)) from None
     except TimeoutError:
         raise StoreError(_text(doing, database, _TOO_LONG)) from None
     except (SQLAlchemyError, OSError) as error:
@@ -81,9 +84,15 @@ def _text(doing: str, database: str, reason: str) -> str:
 
 
 def _reason(error: DBAPIError) -> str:
-    code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None)
-    if code is None:  # libpq has no code for a connection that was not made or broke
-        return _CUT_OFF if error.connection_invalidated else _UNREACHABLE
+    # libpq has no code for a connection that was not made or broke.
+    without_code = _CUT_OFF if error.connection_invalidated else _UNREACHABLE
+    return _known_reason(error.orig) or without_code
+
+
+def _known_reason(error: BaseException | None) -> str | None:
+    code = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None)
+    if code is None:
+        return None
     reasons = _SQLITE if code.startswith("SQLITE") else _POSTGRESQL
     begins = [start for start in reasons if code.startswith(start)]
     known = reasons[max(begins, key=len)] if begins else "its driver reports an error"
