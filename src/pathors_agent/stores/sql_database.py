@@ -26,6 +26,9 @@ CONNECTIONS = 10
 # One statement does what a request needs; only a search through gigabytes takes seconds.
 STATEMENT_SECONDS = 30.0
 
+# Between two statements of a transaction there is nothing to wait for: its process hangs.
+IDLE_SECONDS = 60.0
+
 # Between two tries for a lock that SQLite does not wait for by itself.
 _RETRY_SECONDS = 0.02
 
@@ -170,7 +173,7 @@ class Database:
         return (
             f"SET lock_timeout = {round(self._timeout * 1000)}",
             f"SET statement_timeout = {round(STATEMENT_SECONDS * 1000)}",
-            f"SET idle_in_transaction_session_timeout = {round(STATEMENT_SECONDS * 1000)}",
+            f"SET idle_in_transaction_session_timeout = {round(IDLE_SECONDS * 1000)}",
         )
 
     @contextmanager
