@@ -110,8 +110,10 @@ class Database:
     async def forget_deleted(self) -> None:
         """Overwrite what was deleted where SQLite still has it: in the log beside the file."""
         # Best effort: while others read, it happens with the next session that ends.
-        if self.is_sqlite and self._engine is not None:
-            with suppress(StoreError), told_as_store_errors("clear the log", self.shown):
+        if not self.is_sqlite or self._engine is None:
+            return
+        with suppress(StoreError), told_as_store_errors("clear the log", self.shown):
+            with anyio.CancelScope(shield=True):
                 async with self._engine.connect() as connection:
                     await connection.execution_options(pathors_begin=None)
                     # It may not wait: while it waits for readers, no other may write.
