@@ -1,6 +1,7 @@
 """Chat with an endpoint on the terminal: type, read, stop an answer, go on."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -136,9 +137,7 @@ def _typed(screen: Screen) -> Iterator[str]:
 
 def _unmeasured(prompt: str) -> str:
     """Mark colours so that readline does not take them for width."""
-    return (
-        prompt.replace("\x1b[", "\x01\x1b[").replace("m", "m\x02") if "\x1b" in prompt else prompt
-    )
+    return re.sub("\x1b[^m]*m", "\x01\\g<0>\x02", prompt)
 
 
 def _asked(call: ToolCall) -> bool:

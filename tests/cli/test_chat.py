@@ -1,0 +1,280 @@
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from command_line import (
+    PATIENCE_SECONDS,
+    Gate,
+    Server,
+    environment,
+    gate,
+    run,
+    serving,
+    write_projects,
+)
+from pathors_agent import Request, testing
+from servers import ScriptedServer, answer
+
+StartServer = Callable[..., ScriptedServer]
+
+MILLISECONDS = re.compile(r"  \d+\.\d ms$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def a_gate() -> Iterator[Gate]:
+    with gate() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, a_gate: Gate) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("served")
+    demo = (
+        '[projects.demo]\ntransport = "pathors_agent.offline:AsyncOfflineTransport"\n'
+        'tools = "pathors_agent.demo_tools:calculate"\n'
+    )
+    config = write_projects(folder, demo)
+    database = f"sqlite:///{folder}/sessions.db"
+    with serving(database, "--config", config, GATE=a_gate.port) as server:
+        yield server
+
+
+def chat(
+    server: Server, lines: str, *options: str, project: str = "demo"
+) -> subprocess.CompletedProcess[str]:
+    """Chat with lines from a pipe."""
+    url = server.base(project)
+    return run("chat", "--url", url, *options, stdin=lines, PATHORS_API_KEY=server.key(project))
+
+
+class Terminal:
+    """A chat on a terminal of its own, where Ctrl-C is a signal and Ctrl-D an end."""
+
+    def __init__(self, server: Server, project: str, *options: str, **more: str) -> None:
+        code = (
+            # What a login does: the terminal becomes the process's own.
+            "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+            "from pathors_agent.cli import main\n"
+            "main(['chat', *sys.argv[1:]])"
+        )
+        self._ours, theirs = pty.openpty()
+        attributes = termios.tcgetattr(theirs)
+        attributes[3] &= ~termios.ECHO
+        termios.tcsetattr(theirs, termios.TCSANOW, attributes)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, "--url", server.base(project), *options],
+            env=environment(PATHORS_API_KEY=server.key(project), TERM="dumb", **more),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.shown = ""
+        self._read_to = 0
+
+    def wait_for(self, text: str) -> str:
+        """Read until a text was shown; give what came with it."""
+        while (found := self.shown.find(text, self._read_to)) < 0:
+            piece = os.read(self._ours, 4096)
+            self.shown += piece.decode().replace("\r\n", "\n")
+        before, self._read_to = self._read_to, found + len(text)
+        return self.shown[before : self._read_to]
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def end(self) -> int:
+        status = self.process.wait(PATIENCE_SECONDS)
+        os.close(self._ours)
+        return status
+
+
+@contextmanager
+def on_terminal(server: Server, project: str, *options: str, **more: str) -> Iterator[Terminal]:
+    terminal = Terminal(server, project, *options, **more)
+    try:
+        yield terminal
+    finally:
+        terminal.process.kill()
+        terminal.process.wait()
+
+
+# - on a terminal -
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(server: Server, a_gate: Gate) -> None:
+    with on_terminal(server, "gated", NO_COLOR="1") as terminal:
+        terminal.wait_for("you     ")
+        terminal.type("First\n")
+        a_gate.wait_for_turn()
+        terminal.wait_for("One ")
+        terminal.type("\x03")
+        terminal.wait_for("(stopped)")
+        a_gate.wait_for_cancellation()
+
+        terminal.wait_for("you")
+        terminal.type("Second\n")
+        a_gate.wait_for_turn()
+        a_gate.go_on("two")
+        terminal.wait_for("One two")
+        terminal.wait_for("you")
+        terminal.type("/session\n")
+        session = re.findall(r"session (session-\w+)", terminal.wait_for("you"))[0]
+        terminal.type("\x04")
+
+        assert terminal.end() == 0
+    shown = run("sessions", "show", session, "--project", "gated", "--database", server.database)
+    assert shown.stdout.splitlines()[1:] == ["you     First", "you     Second", "model   One two"]
+
+
+def test_ctrl_c_at_the_prompt_ends_nothing_and_quit_does(server: Server) -> None:
+    with on_terminal(server, "demo", NO_COLOR="1") as terminal:
+        terminal.wait_for("you     ")
+        terminal.type("half a li\x03")
+        terminal.wait_for("/quit or Ctrl-D ends")
+        terminal.wait_for("you     ")
+        terminal.type("1 + 1\n")
+        shown = terminal.wait_for("model   1 + 1 = 2.\n")
+        terminal.wait_for("you     ")
+        terminal.type("/quit\n")
+
+        assert terminal.end() == 0
+    assert 'call    calculate(expression="1 + 1")\nresult  1 + 1 = 2' in shown
+    assert "\x1b" not in terminal.shown
+
+
+def test_line_typed_before_comes_back_with_the_arrow_key(server: Server) -> None:
+    with on_terminal(server, "demo", NO_COLOR="1", INPUTRC="/dev/null") as terminal:
+        terminal.wait_for("you     ")
+        terminal.type("2 + 3\n")
+        terminal.wait_for("model   2 + 3 = 5.\n")
+        terminal.wait_for("you     ")
+        terminal.type("\x1b[A\n")
+        terminal.wait_for("model   2 + 3 = 5.\n")
+        terminal.wait_for("you     ")
+        terminal.type("\x04")
+
+        assert terminal.end() == 0
+
+
+def test_person_is_asked_before_a_call_that_needs_approval(server: Server) -> None:
+    with on_terminal(server, "shop", NO_COLOR="1") as terminal:
+        terminal.wait_for("you     ")
+        terminal.type("pay 5\n")
+        terminal.wait_for("pay(amount=5) waits for your approval.\nAllow it? [y/N] ")
+        terminal.type("y\n")
+        terminal.wait_for("result  paid 5")
+        terminal.wait_for("you     ")
+        terminal.type("pay 6\n")
+        terminal.wait_for("Allow it? [y/N] ")
+        terminal.type("\n")
+        terminal.wait_for("model   ")
+        terminal.wait_for("you     ")
+        terminal.type("\x04")
+
+        assert terminal.end() == 0
+    assert "paid 6" not in terminal.shown
+
+
+def test_terminal_gets_colours_and_no_controls_of_the_model(server: Server) -> None:
+    with on_terminal(server, "hostile") as terminal:
+        terminal.wait_for("you")
+        terminal.type("Hi\n")
+        terminal.wait_for("\x1b[1;35mmodel\x1b[0m   \ufffd[2Jgone\ufffd\ufffd\n")
+        terminal.wait_for("you")
+        terminal.type("\x04")
+
+        assert terminal.end() == 0
+
+
+# - from a pipe -
+
+
+def test_lines_of_a_pipe_are_one_conversation(server: Server) -> None:
+    shown = chat(server, "What is 6 * 7?\n\n/session\nDivide that by 2\n")
+
+    assert shown.returncode == 0
+    assert shown.stderr == ""
+    lines = MILLISECONDS.sub("", shown.stdout).splitlines()
+    assert re.fullmatch(r"session session-[0-9a-f]+", lines.pop(3))
+    assert lines == [
+        'call    calculate(expression="6 * 7")',
+        "result  6 * 7 = 42",
+        "model   6 * 7 = 42.",
+        'call    calculate(expression="42 / 2")',
+        "result  42 / 2 = 21",
+        "model   42 / 2 = 21.",
+    ]
+
+
+def test_session_is_taken_up(server: Server) -> None:
+    chat(server, "What is 6 * 7?\n", "--session", "mine")
+
+    shown = chat(server, "Divide that by 2\nDivide that by 3\n", "--session", "mine", "--json")
+
+    told = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [each["output"] for each in told] == ["42 / 2 = 21.", "21 / 3 = 7."]
+    assert {each["session_id"] for each in told} == {"mine"}
+
+
+def test_json_tells_calls_results_and_tokens(server: Server) -> None:
+    shown = chat(server, "6 * 7\n", "--json")
+
+    told = json.loads(shown.stdout)
+    call, result = told["tool_activity"]
+    assert call["call"]["function"]["name"] == "calculate"
+    assert result["result"]["content"] == "6 * 7 = 42"
+    assert told["finish_reason"] == "stop"
+    assert told["usage"]["total_tokens"] > 0
+
+
+def test_call_that_needs_approval_is_denied_where_nobody_can_be_asked(server: Server) -> None:
+    shown = chat(server, "pay 5\n", project="shop")
+
+    assert shown.returncode == 0
+    assert "call    pay(amount=5)" in shown.stdout
+    assert "paid 5" not in shown.stdout
+
+
+def test_wrong_key_is_one_line_and_ends_it(server: Server) -> None:
+    shown = run("chat", "--url", server.base("demo"), "--key", "sk_wrong_one", stdin="Hi\nHo\n")
+
+    assert shown.returncode == 1
+    assert re.fullmatch(r"error: .*Invalid authentication.*\n", shown.stderr)
+    assert "sk_wrong_one" not in shown.stdout + shown.stderr
+
+
+def test_server_that_is_not_there_is_one_line(server: Server) -> None:
+    shown = run("chat", "--url", "http://127.0.0.1:1/v1", stdin="Hi\n")
+
+    assert shown.returncode == 1
+    assert re.fullmatch(r"error: .*\n", shown.stderr)
+
+
+def test_other_endpoint_gets_the_whole_history_and_nothing_it_may_not_know(
+    scripted_server: StartServer,
+) -> None:
+    bodies = []
+    for text in ("One.", "Two."):
+        script = testing.ScriptedTransport(text)
+        with script.send(Request(body=b'{"stream": true}')) as response:
+            bodies.append(b"".join(response.pieces))
+    other = scripted_server(*([answer(body, Content_Type="text/event-stream")] for body in bodies))
+
+    shown = run("chat", "--url", other.url, "--model", "m-1", stdin="First\nSecond\n")
+
+    assert shown.stdout.splitlines() == ["model   One.", "model   Two."]
+    sent = [json.loads(received.body) for received in other.requests]
+    assert [m["content"] for m in sent[1]["messages"]] == ["First", "One.", "Second"]
+    assert sent[1]["stream_options"] == {"include_usage": True}
+    assert sent[1]["model"] == "m-1"
+    assert "x-session-id" not in other.requests[1].headers
