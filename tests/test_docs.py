@@ -8,6 +8,7 @@ import io
 import os
 import re
 import runpy
+import shlex
 import tokenize
 import tomllib
 from contextlib import redirect_stdout
@@ -15,8 +16,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import typer
+
+from pathors_agent.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -163,15 +168,28 @@ def test_page_has_only_blocks_of_known_languages(page: Path) -> None:
 
 @pytest.mark.parametrize(("place", "command"), commands())
 def test_command_exists(place: str, command: str) -> None:
-    match command.split():
+    match shlex.split(command):
         case ["make", target, *_]:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         case ["pip", "install", what]:
             check_requirement(what.strip("'\""))
         case ["python", "-m", "pathors_agent", *_]:
             assert (ROOT / "src" / "pathors_agent" / "__main__.py").is_file()
+        case ["pathors-agent", *words]:
+            check_words(words)
         case _:
             pytest.fail(f"{place}: nothing checks the command {command!r}")
+
+
+def check_words(words: list[str]) -> None:
+    """Check that the command line has such a command, with such options."""
+    command: Any = typer.main.get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in parameter.opts}
+
+    assert not hasattr(command, "commands"), f"{words} is no command"
+    assert {word for word in words if word.startswith("--")} <= known
 
 
 def check_requirement(requirement: str) -> None:
