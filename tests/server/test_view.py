@@ -14,7 +14,7 @@ from pathors_agent import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.messages import Message
+from pathors_agent.messages import ContentPart, Message
 from pathors_agent.server.view import news
 
 OWN = ["add"]
@@ -126,3 +126,21 @@ def test_result_for_a_call_that_waits_for_approval_is_new() -> None:
 
     assert list(news(stored, [*stored, decision], OWN)) == [decision]
     assert list(news(stored, [decision], OWN)) == [decision]
+
+
+def test_arguments_written_anew_are_the_same() -> None:
+    asked = UserMessage(content="Weather?")
+    call = ToolCall(id="c0", name="weather", arguments='{"b":1,"a":"\\u00fc"}')
+    anew = ToolCall(id="c0", name="weather", arguments='{"a": "ü", "b": 1}')
+    stored: list[Message] = [asked, AssistantMessage(content=None, tool_calls=(call,))]
+    again: list[Message] = [asked, AssistantMessage(content=None, tool_calls=(anew,))]
+    result = ToolMessage(tool_call_id="c0", content="sunny")
+
+    assert list(news(stored, [*again, result], OWN)) == [result]
+
+
+def test_list_of_one_text_is_as_good_as_the_text() -> None:
+    listed = UserMessage(content=(ContentPart(type="text", text="Hi"),))
+    new = UserMessage(content="Bye")
+
+    assert list(news([UserMessage(content="Hi")], [listed, new], OWN)) == [new]

@@ -4,11 +4,13 @@ A client sees one answer for each request: the texts of all that the model said 
 calls that are the client's. The project's own calls and their results it never sees.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 
 from pathors_agent.messages import (
     AssistantMessage,
     Content,
+    ContentPart,
     Message,
     SystemMessage,
     ToolCall,
@@ -92,15 +94,28 @@ def _shown(message: Message, own: _Own) -> _Seen | None:
 
 def _answer(text: str, calls: Iterable[ToolCall], own: _Own) -> _Seen:
     shown = tuple(
-        (call.id, call.name, call.arguments) for call in calls if call.id not in own.calls
+        (call.id, call.name, _value(call.arguments)) for call in calls if call.id not in own.calls
     )
     return "assistant", text, shown
 
 
+def _value(arguments: str) -> str:
+    """The arguments' value: LangChain, for one, reads them and writes them anew."""
+    try:
+        return json.dumps(json.loads(arguments), sort_keys=True)
+    except (ValueError, RecursionError):
+        return arguments
+
+
 def _content(content: Content) -> object:
-    return (
-        content if isinstance(content, str) else tuple(part.model_dump_json() for part in content)
-    )
+    """A list of one text is as good as the text: some clients send the one for the other."""
+    match content:
+        case str():
+            return content
+        case [ContentPart(type="text", text=text)]:
+            return text
+        case _:
+            return tuple(part.model_dump_json() for part in content)
 
 
 def _without_leading_system(messages: Sequence[Message]) -> Sequence[Message]:
