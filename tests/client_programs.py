@@ -57,7 +57,7 @@ class Environments:
         try:
             return self._folders[name].result(INSTALL_SECONDS)
         except (CannotInstall, TimeoutError) as error:
-            pytest.skip(f"{name} cannot be installed: {error or 'it took too long'}")
+            pytest.skip(f"{name} cannot be installed: {str(error) or 'it took too long'}")
 
     def command(self, name: str, program: str) -> list[str]:
         """Give the command that runs a program in an environment."""
