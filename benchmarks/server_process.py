@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx2
 import uvicorn
 from starlette.applications import Starlette
@@ -33,11 +34,31 @@ PATH = "/v1/projects/bench/chat/completions"
 MANY = 100_000
 
 
-async def usage(request: Request) -> JSONResponse:
+def usage(request: Request) -> JSONResponse:
     pages = int(STATM.read_text().split()[1])
     return JSONResponse(
         {"cpu": time.process_time(), "bytes": pages * resource.getpagesize(), "pid": os.getpid()}
     )
+
+
+def aiohttp_relay(base_url: str) -> Starlette:
+    """As `relay`, with the client that takes less time for a piece."""
+    clients: list[aiohttp.ClientSession] = []
+
+    async def pass_on(request: Request) -> StreamingResponse:
+        if not clients:
+            clients.append(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        body = await request.body()
+        answer = await clients[0].post(f"{base_url}/chat/completions", data=body)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            async for piece in answer.content.iter_any():
+                yield piece
+            answer.close()
+
+        return StreamingResponse(pieces(), media_type="text/event-stream")
+
+    return Starlette(routes=[Route("/usage", usage), Route(PATH, pass_on, methods=["POST"])])
 
 
 def relay(base_url: str) -> Starlette:
@@ -81,7 +102,11 @@ async def agent(kind: str, base_url: str, database: str) -> tuple[Any, str]:
 
 
 async def main(kind: str, base_url: str, database: str) -> None:
-    app, key = (relay(base_url), "") if kind == "relay" else await agent(kind, base_url, database)
+    relays = {"relay, httpx2": relay, "relay, aiohttp": aiohttp_relay}
+    if kind in relays:
+        app, key = relays[kind](base_url), ""
+    else:
+        app, key = await agent(kind, base_url, database)
     config = uvicorn.Config(app, port=0, log_level="warning", ws="none", backlog=4096)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -77,7 +77,9 @@ def as_plain_user(folder: Path) -> list[str]:
 
 
 @contextmanager
-def running_server(programs: Path) -> Iterator[PostgresServer]:
+def running_server(
+    programs: Path, settings: Mapping[str, str] = NOT_DURABLE
+) -> Iterator[PostgresServer]:
     """Start a server on a free loopback port, with its own files, and stop it."""
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -85,7 +87,8 @@ def running_server(programs: Path) -> Iterator[PostgresServer]:
         initdb = [*plain_user, str(programs / "initdb"), *INITDB, "-D", str(folder / "data")]
         made = subprocess.run(initdb, cwd=folder, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
-        process, port = start([*plain_user, *end_with_parent(), str(programs / "postgres")], folder)
+        command = [*plain_user, *end_with_parent(), str(programs / "postgres")]
+        process, port = start(command, folder, settings)
         try:
             yield PostgresServer(port)
         finally:
@@ -99,16 +102,18 @@ def end_with_parent() -> list[str]:
     return [setpriv, "--pdeathsig=QUIT"] if setpriv else []
 
 
-def start(postgres: list[str], folder: Path) -> tuple["subprocess.Popen[bytes]", int]:
+def start(
+    postgres: list[str], folder: Path, more: Mapping[str, str]
+) -> tuple["subprocess.Popen[bytes]", int]:
     """Start the server and wait for it; give its process and port."""
     for _ in range(TRIES):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = int(free.getsockname()[1])
-        settings = {
+        settings: dict[str, object] = {
             "port": port,
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": folder,
-            **NOT_DURABLE,
+            **more,
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
         log = folder / "log"

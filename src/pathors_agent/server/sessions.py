@@ -27,6 +27,8 @@ DEFAULT_PAGE_SIZE = 20
 # SQLite and PostgreSQL count rows in 64 bits.
 MAX_OFFSET = 2**53
 MAX_PROVIDER = 255
+# To look for a text takes time by its length, too, and databases do it without a pause.
+MAX_SEARCHED = 1_000
 
 
 class SessionEndpoints:
@@ -75,6 +77,7 @@ class SessionEndpoints:
         if "search_string" not in body:
             raise bad_request("Invalid request body", "search_string: is required, a string")
         text = _field(body, "search_string", str, "")
+        _check_searched(text, "search_string")
         limit = _count(body.get("limit"), "limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
         offset = _count(body.get("offset"), "offset", 0, 0, MAX_OFFSET)
         page = await self._runtime.store.search_sessions(
@@ -102,8 +105,10 @@ class SessionEndpoints:
         query = request.query_params
         page = _count(_number(query.get("page")), "page", 1, 1, MAX_OFFSET // MAX_LIMIT)
         size = _count(_number(query.get("pageSize")), "pageSize", DEFAULT_PAGE_SIZE, 1, MAX_LIMIT)
+        text = query.get("search", "")
+        _check_searched(text, "search")
         found = await self._runtime.store.list_sessions(
-            project_id, limit=size, offset=(page - 1) * size, text=query.get("search", "")
+            project_id, limit=size, offset=(page - 1) * size, text=text
         )
         pages = -(-found.total // size)
         pagination = {"page": page, "totalPages": pages, "total": found.total}
@@ -166,6 +171,11 @@ def _field(body: Mapping[str, JSONValue], name: str, kind: type, default: Any) -
         wanted = "an object" if kind is dict else "a string"
         raise bad_request("Invalid request body", f"{name}: must be {wanted}")
     return value
+
+
+def _check_searched(text: str, name: str) -> None:
+    if len(text) > MAX_SEARCHED:
+        raise bad_request("Invalid request", f"{name}: is over {MAX_SEARCHED} characters")
 
 
 def _number(text: str | None) -> JSONValue:

@@ -202,6 +202,8 @@ class Turn:
     # - what it says -
 
     async def _stored(self) -> Session | None:
+        if self.request.session_id is None:
+            return None  # its id was made up a moment ago
         try:
             return await self.shared.store.session(self.project.id, self.session_id)
         except SessionNotFound:
