@@ -1,6 +1,7 @@
 """The chat completion endpoint, over HTTP, on the contract's rules."""
 
 import json
+import socket
 import threading
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from live_server import Live, events, external, joined, live, result
 from pathors_agent import AsyncHTTPTransport, Limits, ModelOptions, ToolContext, Usage, tool
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
-from servers import STALL, ScriptedServer, chunk, head
+from servers import STALL, Drip, ScriptedServer, chunk, head
 
 
 @tool
@@ -881,3 +882,24 @@ def test_draining_server_takes_no_new_turns() -> None:
         assert refused.headers["retry-after"] == "1"
         assert server.client.get(f"{server.url}/readyz").status_code == 503
         assert server.client.get(f"{server.url}/healthz").status_code == 200
+
+
+def test_client_that_does_not_read_is_given_up_and_the_model_is_not_read_on(
+    scripted_server: Any,
+) -> None:
+    said = json.dumps({"choices": [{"index": 0, "delta": {"content": "x" * 50_000}}]})
+    upstream = scripted_server([*SLOW, Drip(chunk(f"data: {said}\n\n".encode()), 0.0)])
+    one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
+    with live(one, settings=ServerSettings(write_seconds=0.2)) as server:
+        body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "stream": True})
+        request = (
+            f"POST /v1/projects/demo/chat/completions HTTP/1.1\r\nHost: x\r\n"
+            f"Authorization: Bearer {server.key}\r\nContent-Type: application/json\r\n"
+            f"X-Session-ID: s1\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        )
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(request.encode())
+            upstream.wait_until_clients_left()
+
+        assert server.client.get("/sessions/s1").status_code == 404
