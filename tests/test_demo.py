@@ -2,6 +2,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -368,6 +369,28 @@ def test_ctrl_c_ends_it_cleanly(scripted_server: StartServer) -> None:
 
     assert errors == ""
     assert process.returncode == 130
+
+
+def test_ctrl_c_ends_its_server_too() -> None:
+    prompts = [word for _ in range(100) for word in ("-p", "1 + 1")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pathors_agent", "demo", *prompts],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    shown = "".join(iter(process.stdout.readline, "you     1 + 1\n"))
+    port = int(re.findall(r"http://127\.0\.0\.1:(\d+)/", shown)[0])
+
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+
+    assert errors == ""
+    assert process.returncode == 130
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
 
 
 def test_reader_that_goes_away_ends_it_quietly() -> None:
