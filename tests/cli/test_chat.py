@@ -224,6 +224,12 @@ def test_session_is_taken_up(server: Server) -> None:
     told = [json.loads(line) for line in shown.stdout.splitlines()]
     assert [each["output"] for each in told] == ["42 / 2 = 21.", "21 / 3 = 7."]
     assert {each["session_id"] for each in told} == {"mine"}
+    kept = run("sessions", "show", "mine", "--database", server.database).stdout
+    assert re.findall(r"^you     (.*)$", kept, re.MULTILINE) == [
+        "What is 6 * 7?",
+        "Divide that by 2",
+        "Divide that by 3",
+    ]
 
 
 def test_json_tells_calls_results_and_tokens(server: Server) -> None:

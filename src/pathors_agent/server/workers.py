@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 
 from pathors_agent.errors import AgentError
-from pathors_agent.server.serving import INTERRUPTED, STOP_SIGNALS, AppMaker, serve_here
+from pathors_agent.server.process import INTERRUPTED, STOP_SIGNALS, AppMaker, serve_here
 
 # A worker that dies before it serves would die again: its database may be back later.
 RESTART_SECONDS = 1.0
