@@ -19,7 +19,7 @@ serve: setup ## serve the demo and its chat page: http://127.0.0.1:8000
 
 test: setup ## run every test, and every example of the README and docs
 	@rm -f .coverage .coverage.*
-	$(PY) -m coverage run -m pytest $(ARGS)
+	$(PY) -m coverage run -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 	@$(PY) -m coverage combine --quiet
 	@$(PY) -m coverage report
 
