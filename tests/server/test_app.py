@@ -14,6 +14,7 @@ from starlette.routing import Mount
 
 from live_server import live, on_loop
 from pathors_agent.errors import StoreError
+from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project, create_app, make_key
 from pathors_agent.stores import MemoryStore, Session, Store, StoredKey
 from pathors_agent.testing import AsyncScriptedTransport, answer
@@ -94,6 +95,36 @@ def test_app_is_mounted_in_another_that_tells_it_of_no_beginning(kind: Any) -> N
 
     answered = anyio.run(ask)
     assert answered.json()["choices"][0]["message"]["content"] == "Hello!"
+
+
+def test_app_that_was_stopped_is_started_again_by_another_loop() -> None:
+    store = MemoryStore()
+    app = create_app([Project(id="demo", transport=AsyncOfflineTransport())], store)
+    key, stored = make_key("demo")
+    anyio.run(store.add_key, stored)
+
+    async def ask() -> int:
+        transport = httpx2.ASGITransport(app=app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(transport=transport, base_url="http://test") as client,
+        ):
+            answered = await client.post(
+                "/v1/projects/demo/chat/completions",
+                json={"messages": [{"role": "user", "content": "Hi"}], "session_id": "s1"},
+                headers={"Authorization": f"Bearer {key}"},
+            )
+            return answered.status_code
+
+    assert [anyio.run(ask), anyio.run(ask)] == [200, 200]
+
+
+def test_address_names_all_its_methods_to_who_uses_another() -> None:
+    with live(project()) as server:
+        refused = server.client.put("/sessions")
+
+        assert refused.status_code == 405
+        assert refused.headers["allow"] == "DELETE, GET, POST"
 
 
 def test_older_address_is_marked_under_a_mount_too() -> None:

@@ -9,13 +9,24 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pathors_agent.endpoint import library_version
 from pathors_agent.errors import StoreError
 from pathors_agent.server.bugs import log_bug
 from pathors_agent.server.completions import Completions
-from pathors_agent.server.document import COMPLETION, CREATE, END, LIST, QUERY, SEARCH, describe
+from pathors_agent.server.document import (
+    COMPLETION,
+    CREATE,
+    END,
+    HEALTHZ,
+    LIST,
+    QUERY,
+    READYZ,
+    SEARCH,
+    describe,
+)
 from pathors_agent.server.problems import Problem, of_store, unavailable
 from pathors_agent.server.project import Project
 from pathors_agent.server.runtime import Runtime
@@ -117,8 +128,8 @@ def _add_health(app: FastAPI, runtime: Runtime) -> None:
         await runtime.store.check()
         return answered({"status": "ok"})
 
-    app.add_api_route("/healthz", healthz, include_in_schema=False)
-    app.add_api_route("/readyz", readyz, include_in_schema=False)
+    app.add_api_route("/healthz", healthz, **HEALTHZ)
+    app.add_api_route("/readyz", readyz, **READYZ)
 
 
 # - what goes wrong -
@@ -134,8 +145,17 @@ async def _tell_of_store(request: Request, error: Any) -> Response:
 
 async def _tell_of_http(request: Request, error: Any) -> Response:
     status = HTTPStatus(error.status_code)
-    told = Problem(status, _WORDS.get(status, status.phrase), headers=error.headers)
-    return await _tell(request, told)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return await _tell(request, Problem(status, _WORDS.get(status, status.phrase), headers=headers))
+
+
+def _methods(request: Request) -> set[str]:
+    """All methods of the address; what a router says is those of its first route."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in matching for method in route.methods or ()}
 
 
 async def _tell_of_bug(request: Request, error: Exception) -> Response:

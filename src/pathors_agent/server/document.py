@@ -1,9 +1,23 @@
 """What the OpenAPI document says of each endpoint. The values are checked elsewhere."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from pathors_agent.server.completion_request import MAX_SESSION_ID
+from pathors_agent.server.sessions import (
+    DEFAULT_LIMIT,
+    DEFAULT_PAGE_SIZE,
+    MAX_LIMIT,
+    MAX_OFFSET,
+    MAX_PAGE,
+    MAX_PROVIDER,
+    MAX_SEARCHED,
+)
+
+# Visible ASCII characters, without the space.
+_VISIBLE = "^[!-~]+$"
 
 
 class ErrorDetail(BaseModel):
@@ -72,7 +86,7 @@ class CompletionBody(BaseModel):
 
     messages: list[MessageBody] = Field(min_length=1)
     stream: bool = False
-    session_id: str | None = Field(None, min_length=1, max_length=255, pattern="^[!-~]+$")
+    session_id: str | None = Field(None, min_length=1, max_length=MAX_SESSION_ID, pattern=_VISIBLE)
     tools: list[ToolBody] | None = None
     model: str | None = None
 
@@ -115,12 +129,49 @@ class CompletionAnswer(BaseModel):
     session_id: str
 
 
+class CallPart(CallBody):
+    """A tool call whole, and its place among those of the answer."""
+
+    index: int
+
+
+class DeltaBody(BaseModel):
+    """What a chunk adds to the message."""
+
+    role: str | None = None
+    content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[CallPart] | None = None
+
+
+class ChunkChoice(BaseModel):
+    """The one choice of a chunk; the last has the reason."""
+
+    index: int
+    delta: DeltaBody
+    logprobs: None
+    finish_reason: str | None
+
+
+class CompletionChunk(BaseModel):
+    """A piece of a streamed completion; one with the usage has no choice."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Counts | None = None
+    tool_activity: dict[str, JsonValue] | None = None
+    session_id: str
+
+
 class CreateBody(BaseModel):
     """A session to create."""
 
-    session_id: str = Field(min_length=1, max_length=255, pattern="^[!-~]+$")
+    session_id: str = Field(min_length=1, max_length=MAX_SESSION_ID, pattern=_VISIBLE)
     variables: dict[str, JsonValue] | None = None
-    provider: str | None = Field(None, max_length=255)
+    provider: str | None = Field(None, max_length=MAX_PROVIDER)
 
 
 class Created(BaseModel):
@@ -150,9 +201,9 @@ class SessionAnswer(BaseModel):
 class SearchBody(BaseModel):
     """What to look for; case counts."""
 
-    search_string: str
-    limit: int = Field(50, ge=1, le=200)
-    offset: int = Field(0, ge=0)
+    search_string: str = Field(max_length=MAX_SEARCHED)
+    limit: int | None = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT)
+    offset: int | None = Field(0, ge=0, le=MAX_OFFSET)
 
 
 class Found(BaseModel):
@@ -182,7 +233,7 @@ class SearchAnswer(BaseModel):
 class EndBody(BaseModel):
     """The session to end."""
 
-    session_id: str = Field(min_length=1, max_length=255, pattern="^[!-~]+$")
+    session_id: str = Field(min_length=1, max_length=MAX_SESSION_ID, pattern=_VISIBLE)
 
 
 class Ended(BaseModel):
@@ -218,79 +269,146 @@ class ListAnswer(BaseModel):
     pagination: ListPages
 
 
-_SESSION_HEADER = {
-    "name": "X-Session-ID",
-    "in": "header",
-    "description": "The session to go on with; without it a new one is made.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-}
-_IDEMPOTENCY_HEADER = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "A repeat with this key and the same body gets the same answer, for 24 hours.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-}
-_ANSWERED_SESSION = {
-    "X-Session-ID": {"description": "The session.", "schema": {"type": "string"}},
-}
-_ERRORS = {
-    400: "Invalid request",
-    401: "Invalid authentication",
-    404: "Session not found",
-    405: "Method not allowed",
-    408: "The body came too slowly",
-    409: "The session or the Idempotency-Key is in use",
-    413: "The body is too large",
-    415: "Not application/json",
-    422: "The Idempotency-Key was used with another body",
-    429: "Too many turns at once; see Retry-After",
-    500: "Internal server error",
-    502: "The model failed",
-    503: "The server is stopping, or its database is away; see Retry-After",
-    504: "The model did not answer in time",
-}
-_READING = (400, 401, 500, 503)
-_WRITING = (*_READING, 408, 413, 415)
+class Health(BaseModel):
+    """All is well."""
+
+    status: Literal["ok"]
 
 
-def _responses(answer: type[BaseModel], *statuses: int) -> dict[int | str, Any]:
-    errors: dict[int | str, Any] = {
-        status: {"description": _ERRORS[status], "model": ErrorBody} for status in sorted(statuses)
-    }
-    return {200: {"model": answer}, **errors}
+# - what an operation takes and gives -
 
 
-def _body(model: type[BaseModel]) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+def _id_header(name: str, said: str) -> dict[str, Any]:
+    schema = {"type": "string", "minLength": 1, "maxLength": MAX_SESSION_ID, "pattern": _VISIBLE}
+    return {"name": name, "in": "header", "description": said, "schema": schema}
 
 
-def _about(answer: type[BaseModel], body: type[BaseModel] | None, *statuses: int) -> dict[str, Any]:
-    extra = {"requestBody": _body(body)} if body else {}
-    responses = _responses(answer, *(_WRITING if body else _READING), *statuses)
-    return {"responses": responses, "openapi_extra": extra, "response_model": None}
+_COMPLETION_HEADERS = [
+    _id_header("X-Session-ID", "The session to go on with; without it a new one is made."),
+    _id_header(
+        "Idempotency-Key",
+        "A repeat with this key and the same body gets the same answer, for 24 hours.",
+    ),
+]
+
+
+def _count(name: str, default: int, most: int) -> dict[str, Any]:
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+    return {"name": name, "in": "query", "schema": schema}
 
 
 _PAGE_PARAMETERS = [
-    {"name": name, "in": "query", "schema": {"type": "integer", "minimum": 1, **more}}
-    for name, more in {"page": {"maximum": 10**12}, "pageSize": {"maximum": 200}}.items()
-] + [{"name": "search", "in": "query", "schema": {"type": "string"}}]
+    _count("page", 1, MAX_PAGE),
+    _count("pageSize", DEFAULT_PAGE_SIZE, MAX_LIMIT),
+    {"name": "search", "in": "query", "schema": {"type": "string", "maxLength": MAX_SEARCHED}},
+]
+_ERRORS = {
+    400: "The body, a header or the query does not fit; `details` name each bad field",
+    401: "The key is missing, unknown, revoked, or of another project",
+    404: "There is no such session, or nothing at this address",
+    408: "The body came too slowly",
+    409: "The session or the Idempotency-Key is in use, or the session has other content",
+    413: "The body is too large",
+    415: "The body is not application/json",
+    422: "The Idempotency-Key was used with another body",
+    429: "Too many turns at once, here or at the model",
+    500: "A fault of the server",
+    502: "The model behind failed",
+    503: "The server is stopping, or its database is away",
+    504: "The model behind did not answer in time",
+}
+_ALWAYS = (400, 401, 404, 500, 503)
+_WITH_BODY = (408, 413, 415)
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "The seconds after which to come again, where that is known.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+_CHALLENGE = {
+    "WWW-Authenticate": {
+        "description": "How to authenticate.",
+        "schema": {"type": "string", "const": "Bearer"},
+    }
+}
+_ERROR_HEADERS = {401: _CHALLENGE, 409: _RETRY_AFTER, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
 
-COMPLETION = _about(CompletionAnswer, CompletionBody, 409, 422, 429, 502, 504)
-COMPLETION["openapi_extra"]["parameters"] = [_SESSION_HEADER, _IDEMPOTENCY_HEADER]
+
+def _error(status: int) -> dict[str, Any]:
+    headers = {"headers": _ERROR_HEADERS[status]} if status in _ERROR_HEADERS else {}
+    return {"description": _ERRORS[status], "model": ErrorBody, **headers}
+
+
+def _about(
+    summary: str,
+    description: str,
+    answer: type[BaseModel],
+    body: type[BaseModel] | None = None,
+    *statuses: int,
+) -> dict[str, Any]:
+    statuses = (*_ALWAYS, *(_WITH_BODY if body else ()), *statuses)
+    ok = {"description": answer.__doc__, "model": answer}
+    extra: dict[str, Any] = {}
+    if body:
+        schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+        extra["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema}},
+        }
+    return {
+        "summary": summary,
+        "description": description,
+        "responses": {200: ok, **{status: _error(status) for status in sorted(statuses)}},
+        "openapi_extra": extra,
+        "response_model": None,
+    }
+
+
+COMPLETION = _about(
+    "Complete a chat",
+    "Answer as a stream or whole. Tools that come with the request are called by the client.",
+    CompletionAnswer,
+    CompletionBody,
+    *(409, 422, 429, 502, 504),
+)
+COMPLETION["openapi_extra"]["parameters"] = _COMPLETION_HEADERS
 COMPLETION["responses"][200] |= {
-    "headers": _ANSWERED_SESSION,
-    "description": "The completion; with `stream`, server-sent events that end with `[DONE]`",
+    "description": "A completion; with `stream`, events whose `data` are `CompletionChunk`s, or an "
+    "`ErrorBody` as the last, and `[DONE]` after the last chunk",
+    "headers": {
+        "X-Session-ID": {
+            "description": "The session.",
+            "required": True,
+            "schema": {"type": "string", "maxLength": MAX_SESSION_ID, "pattern": _VISIBLE},
+        }
+    },
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
-CREATE = _about(Created, CreateBody, 409)
-QUERY = _about(SessionAnswer, None, 404)
-SEARCH = _about(SearchAnswer, SearchBody)
-END = _about(Ended, EndBody)
-LIST = _about(ListAnswer, None)
+CREATE = _about(
+    "Create a session", "With variables for the instructions.", Created, CreateBody, 409
+)
+QUERY = _about("Query a session", "Its variables and messages.", SessionAnswer)
+SEARCH = _about("Search sessions", "By a text in the JSON of their data.", SearchAnswer, SearchBody)
+END = _about("End a session", "Its variables and messages are gone for good.", Ended, EndBody)
+LIST = _about("List sessions", "Newest first, ended ones too.", ListAnswer)
 LIST["openapi_extra"]["parameters"] = _PAGE_PARAMETERS
 
-_BODIES = (CompletionBody, CreateBody, SearchBody, EndBody)
+
+def _about_health(summary: str, *statuses: int) -> dict[str, Any]:
+    answers: dict[int, Any] = {200: {"description": Health.__doc__, "model": Health}}
+    return {
+        "summary": summary,
+        "responses": answers | {status: _error(status) for status in statuses},
+        "openapi_extra": {"security": []},
+        "response_model": None,
+    }
+
+
+HEALTHZ = _about_health("Is the process alive?")
+READYZ = _about_health("Can requests be answered now?", 503)
+
+# Named by the operations above, and not where FastAPI looks.
+_MORE = (CompletionBody, CompletionChunk, CreateBody, SearchBody, EndBody)
 
 
 def describe(app: FastAPI) -> None:
@@ -298,17 +416,47 @@ def describe(app: FastAPI) -> None:
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema:
-            return app.openapi_schema
-        document = make()
-        components = document.setdefault("components", {})
-        schemas = components.setdefault("schemas", {})
-        for model in _BODIES:
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas |= schema.pop("$defs", {})
-            schemas[model.__name__] = schema
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"key": []}]
-        return document
+        if not app.openapi_schema:
+            _complete(make())
+        return make()
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this way
+
+
+def _complete(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for model in _MORE:
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {})
+        schemas[model.__name__] = schema
+    for name in _VALIDATION_ERRORS:
+        schemas.pop(name, None)
+    document["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "A project's key, `sk_...`."}
+    }
+    document["security"] = [{"key": []}]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            _complete_operation(operation)
+
+
+# FastAPI's own answer to values that it checks; it checks none here.
+_VALIDATION_ERRORS = ("HTTPValidationError", "ValidationError")
+_PATH = {
+    "project_id": {"type": "string"},
+    "session_id": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_SESSION_ID,
+        "pattern": _VISIBLE,
+    },
+}
+
+
+def _complete_operation(operation: dict[str, Any]) -> None:
+    said = operation["responses"].get("422")
+    if said and _VALIDATION_ERRORS[0] in str(said):
+        del operation["responses"]["422"]
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path":
+            parameter["schema"] = _PATH[parameter["name"]]

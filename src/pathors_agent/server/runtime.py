@@ -35,12 +35,7 @@ class Runtime:
         self._turns_left = 0
         self._turn_ended = anyio.Event()
         self._authenticator = Authenticator(store)
-        self._shared = Shared(
-            store=store,
-            settings=settings,
-            admission=Admission(settings),
-            sessions=SessionQueue(),
-        )
+        self._shared = self._made_shared()
         self._host: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
         self._stop = asyncio.Event()
@@ -53,18 +48,28 @@ class Runtime:
     async def start(self) -> None:
         """Open everything, once; raise what kept it from opening."""
         if self._host is None or self._host.done():
-            self._stop.clear()
+            # Of the loop that runs now: the one before may have been another.
+            self._stop, self._shared = asyncio.Event(), self._made_shared()
             self._ready = asyncio.get_running_loop().create_future()
             self._host = asyncio.create_task(self._be_open(self._ready))
         assert self._ready is not None  # set with the task
         await asyncio.shield(self._ready)
 
     async def stop(self) -> None:
-        """Give running turns their time, then close everything."""
+        """Give running turns their time, then close everything; `start` begins anew."""
         self.drain()
         self._stop.set()
         if self._host is not None:
             await self._host
+        self._drained_at = None
+
+    def _made_shared(self) -> Shared:
+        return Shared(
+            store=self.store,
+            settings=self.settings,
+            admission=Admission(self.settings),
+            sessions=SessionQueue(),
+        )
 
     @property
     def is_draining(self) -> bool:

@@ -26,6 +26,7 @@ MAX_LIMIT = 200
 DEFAULT_PAGE_SIZE = 20
 # SQLite and PostgreSQL count rows in 64 bits.
 MAX_OFFSET = 2**53
+MAX_PAGE = MAX_OFFSET // MAX_LIMIT
 MAX_PROVIDER = 255
 # To look for a text takes time by its length, too, and databases do it without a pause.
 MAX_SEARCHED = 1_000
@@ -74,7 +75,7 @@ class SessionEndpoints:
         """Find sessions by a text in the JSON of their data."""
         await self._runtime.authenticated(request, project_id)
         body = await read_object(request, self._runtime.settings)
-        if "search_string" not in body:
+        if body.get("search_string") is None:
             raise bad_request("Invalid request body", "search_string: is required, a string")
         text = _field(body, "search_string", str, "")
         _check_searched(text, "search_string")
@@ -103,7 +104,7 @@ class SessionEndpoints:
         """List sessions, newest first, ended ones too."""
         await self._runtime.authenticated(request, project_id)
         query = request.query_params
-        page = _count(_number(query.get("page")), "page", 1, 1, MAX_OFFSET // MAX_LIMIT)
+        page = _count(_number(query.get("page")), "page", 1, 1, MAX_PAGE)
         size = _count(_number(query.get("pageSize")), "pageSize", DEFAULT_PAGE_SIZE, 1, MAX_LIMIT)
         text = query.get("search", "")
         _check_searched(text, "search")
