@@ -167,6 +167,15 @@ def test_options_of_the_request_go_to_the_model_over_the_projects() -> None:
         assert "surprise" not in request
 
 
+def test_whole_number_may_be_written_with_a_point() -> None:
+    with live(project("ok")) as server:
+        server.complete("Hi", max_tokens=9.0)
+        found = server.client.post("/sessions/search", json={"search_string": "Hi", "limit": 1.0})
+
+        assert repr(sent(server)[0]["max_tokens"]) == "9"
+        assert found.json()["pagination"] == {"limit": 1, "offset": 0, "total": 1}
+
+
 def test_model_of_the_project_wins() -> None:
     with live(project("ok", model="own")) as server:
         assert server.complete("Hi", model="other").json()["model"] == "own"
@@ -449,6 +458,28 @@ def test_call_that_was_denied_is_not_run() -> None:
         (
             {"messages": [{"role": "user", "content": "x"}], "n": 2},
             "n: must be 1, a session has one answer",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "stop": ["a", 1]},
+            "stop: must be a string or a list of strings",
+        ),
+        (
+            {
+                "messages": [{"role": "user", "content": "x"}],
+                "stream_options": {"include_usage": 1},
+            },
+            "stream_options.include_usage: must be true or false",
+        ),
+        (
+            {
+                "messages": [{"role": "user", "content": "x"}],
+                "tools": [{"type": "function", "function": {"name": "x", "strict": "yes"}}],
+            },
+            "tools[0].function.strict: must be true or false",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1.5},
+            "max_tokens: must be an integer",
         ),
     ],
 )

@@ -52,6 +52,7 @@ def read_request(
     messages = _messages(reading, settings)
     tools = _tools(reading, settings)
     stream_options = reading.value("stream_options", dict) or {}
+    told = _Reading(stream_options, "stream_options.", reading.problems)
     request = CompletionRequest(
         messages=tuple(messages),
         tools=tools,
@@ -59,8 +60,8 @@ def read_request(
         model=reading.value("model", str),
         session_id=_session_id(reading, header_session),
         stream=bool(reading.value("stream", bool)),
-        include_usage=stream_options.get("include_usage") is True,
-        include_tool_activity=stream_options.get("include_tool_activity") is True,
+        include_usage=bool(told.value("include_usage", bool)),
+        include_tool_activity=bool(told.value("include_tool_activity", bool)),
     )
     if reading.problems:
         raise bad_request("Invalid request body", *reading.problems)
@@ -68,22 +69,30 @@ def read_request(
 
 
 class _Reading:
-    """The fields of a body, and what was found to be wrong with them."""
+    """The fields of an object at a place, and what was found to be wrong with them."""
 
-    def __init__(self, body: _Fields) -> None:
+    def __init__(self, body: _Fields, place: str = "", problems: list[str] | None = None) -> None:
         self.body = body
-        self.problems: list[str] = []
+        self.place = place
+        self.problems: list[str] = [] if problems is None else problems
 
     def value(self, name: str, kind: type | tuple[type, ...]) -> Any:
         """Give a field of that kind; None where it is absent, null or wrong."""
         value = self.body.get(name)
         if value is None:
             return None
+        if kind is int:
+            value = whole_number(value)
         is_number = kind in (int, _NUMBER) and isinstance(value, bool)
         if isinstance(value, kind) and not is_number:
             return value
-        self.problems.append(f"{name}: must be {_KINDS[kind]}")
+        self.problems.append(f"{self.place}{name}: must be {_KINDS[kind]}")
         return None
+
+
+def whole_number(value: JSONValue) -> JSONValue:
+    """Give 50 for 50.0, as JSON Schema reads it; some languages write all numbers so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 _NUMBER = (int, float)
@@ -137,6 +146,9 @@ def _options(reading: _Reading) -> dict[str, JSONValue]:
     if count not in (None, 1):
         reading.problems.append("n: must be 1, a session has one answer")
     given = {name: reading.value(name, kind) for name, kind in _PASSED.items()}
+    stop = given["stop"]
+    if isinstance(stop, list) and not all(isinstance(text, str) for text in stop):
+        reading.problems.append(f"stop: must be {_KINDS[str, list]}")
     return {_OPTIONS.get(k, k): v for k, v in given.items() if v is not None}
 
 
@@ -193,11 +205,14 @@ def _tool(definition: JSONValue) -> Tool:
     parameters: Any = function.get("parameters")
     if not isinstance(parameters, dict | None):
         raise _BadTool(".function.parameters: must be an object, a JSON Schema")
+    strict = function.get("strict")
+    if not isinstance(strict, bool | None):
+        raise _BadTool(".function.strict: must be true or false")
     return Tool(
         name=name,
         description=said or "",
         parameters={"type": "object", "properties": {}} | (parameters or {}),
-        strict=function.get("strict") is True,
+        strict=strict is True,
     )
 
 

@@ -1,286 +1,31 @@
-"""What the OpenAPI document says of each endpoint. The values are checked elsewhere."""
+"""The OpenAPI document: what each operation takes and gives."""
 
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel
 
-from pathors_agent.server.completion_request import MAX_SESSION_ID
-from pathors_agent.server.sessions import (
-    DEFAULT_LIMIT,
-    DEFAULT_PAGE_SIZE,
-    MAX_LIMIT,
-    MAX_OFFSET,
-    MAX_PAGE,
-    MAX_PROVIDER,
-    MAX_SEARCHED,
+from pathors_agent.server.document_schemas import (
+    ID_SCHEMA,
+    CompletionAnswer,
+    CompletionBody,
+    CompletionChunk,
+    CreateBody,
+    Created,
+    EndBody,
+    Ended,
+    ErrorBody,
+    Health,
+    ListAnswer,
+    SearchAnswer,
+    SearchBody,
+    SessionAnswer,
 )
-
-# Visible ASCII characters, without the space.
-_VISIBLE = "^[!-~]+$"
-
-
-class ErrorDetail(BaseModel):
-    """What was wrong; `details` names each bad field."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-    details: list[str]
-
-
-class ErrorBody(BaseModel):
-    """The body of every answer with an error status."""
-
-    error: ErrorDetail
-
-
-class FunctionBody(BaseModel):
-    """A tool's function."""
-
-    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
-    description: str | None = None
-    parameters: dict[str, JsonValue] | None = None
-    strict: bool | None = None
-
-
-class ToolBody(BaseModel):
-    """A tool that the client runs."""
-
-    type: str = Field("function", pattern="^function$")
-    function: FunctionBody
-
-
-class CalledFunction(BaseModel):
-    """What a call is of; the arguments are a JSON text."""
-
-    name: str
-    arguments: str
-
-
-class CallBody(BaseModel):
-    """A tool call; `approval` is there when it waits for a person's yes."""
-
-    id: str
-    type: str
-    function: CalledFunction
-    approval: dict[str, str] | None = None
-
-
-class MessageBody(BaseModel):
-    """A message of the conversation."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: str = Field(pattern="^(system|developer|user|assistant|tool)$")
-    content: str | list[dict[str, JsonValue]] | None = None
-    tool_calls: list[CallBody] | None = None
-    tool_call_id: str | None = None
-
-
-class CompletionBody(BaseModel):
-    """A request for a chat completion; OpenAI's other fields go to the model."""
-
-    model_config = ConfigDict(extra="allow")
-
-    messages: list[MessageBody] = Field(min_length=1)
-    stream: bool = False
-    session_id: str | None = Field(None, min_length=1, max_length=MAX_SESSION_ID, pattern=_VISIBLE)
-    tools: list[ToolBody] | None = None
-    model: str | None = None
-
-
-class AnswerMessage(BaseModel):
-    """The model's message."""
-
-    role: str
-    content: str | None
-    refusal: str | None
-    tool_calls: list[CallBody] | None = None
-
-
-class Choice(BaseModel):
-    """The one choice of a completion."""
-
-    index: int
-    message: AnswerMessage
-    logprobs: None
-    finish_reason: str
-
-
-class Counts(BaseModel):
-    """Tokens; -1 for what is unknown."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class CompletionAnswer(BaseModel):
-    """A whole completion."""
-
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Counts
-    session_id: str
-
-
-class CallPart(CallBody):
-    """A tool call whole, and its place among those of the answer."""
-
-    index: int
-
-
-class DeltaBody(BaseModel):
-    """What a chunk adds to the message."""
-
-    role: str | None = None
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[CallPart] | None = None
-
-
-class ChunkChoice(BaseModel):
-    """The one choice of a chunk; the last has the reason."""
-
-    index: int
-    delta: DeltaBody
-    logprobs: None
-    finish_reason: str | None
-
-
-class CompletionChunk(BaseModel):
-    """A piece of a streamed completion; one with the usage has no choice."""
-
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: Counts | None = None
-    tool_activity: dict[str, JsonValue] | None = None
-    session_id: str
-
-
-class CreateBody(BaseModel):
-    """A session to create."""
-
-    session_id: str = Field(min_length=1, max_length=MAX_SESSION_ID, pattern=_VISIBLE)
-    variables: dict[str, JsonValue] | None = None
-    provider: str | None = Field(None, max_length=MAX_PROVIDER)
-
-
-class Created(BaseModel):
-    """A session that was created; `pathwayId` is the project's id."""
-
-    sessionId: str  # noqa: N815  (the API's name)
-    pathwayId: str  # noqa: N815
-
-
-class SessionData(BaseModel):
-    """What a session holds."""
-
-    variables: dict[str, JsonValue]
-    messages: list[dict[str, JsonValue]]
-
-
-class SessionAnswer(BaseModel):
-    """A session whole; `state` and `data` are the same."""
-
-    sessionId: str  # noqa: N815
-    state: SessionData
-    data: SessionData
-    createdAt: str  # noqa: N815
-    updatedAt: str  # noqa: N815
-
-
-class SearchBody(BaseModel):
-    """What to look for; case counts."""
-
-    search_string: str = Field(max_length=MAX_SEARCHED)
-    limit: int | None = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT)
-    offset: int | None = Field(0, ge=0, le=MAX_OFFSET)
-
-
-class Found(BaseModel):
-    """A session that was found."""
-
-    sessionId: str  # noqa: N815
-    data: SessionData
-    createdAt: str  # noqa: N815
-    updatedAt: str  # noqa: N815
-
-
-class SearchPages(BaseModel):
-    """Which of the results these are."""
-
-    limit: int
-    offset: int
-    total: int
-
-
-class SearchAnswer(BaseModel):
-    """The sessions found, newest update first."""
-
-    results: list[Found]
-    pagination: SearchPages
-
-
-class EndBody(BaseModel):
-    """The session to end."""
-
-    session_id: str = Field(min_length=1, max_length=MAX_SESSION_ID, pattern=_VISIBLE)
-
-
-class Ended(BaseModel):
-    """A session that is gone."""
-
-    success: bool
-    sessionId: str  # noqa: N815
-    message: str
-
-
-class Summary(BaseModel):
-    """A line in the list of sessions."""
-
-    sessionId: str  # noqa: N815
-    startTime: str  # noqa: N815
-    endTime: str | None  # noqa: N815
-    provider: str
-    messageCount: int  # noqa: N815
-
-
-class ListPages(BaseModel):
-    """Which page this is."""
-
-    page: int
-    totalPages: int  # noqa: N815
-    total: int
-
-
-class ListAnswer(BaseModel):
-    """A page of sessions, newest first."""
-
-    data: list[Summary]
-    pagination: ListPages
-
-
-class Health(BaseModel):
-    """All is well."""
-
-    status: Literal["ok"]
-
-
-# - what an operation takes and gives -
+from pathors_agent.server.sessions import DEFAULT_PAGE_SIZE, MAX_LIMIT, MAX_PAGE, MAX_SEARCHED
 
 
 def _id_header(name: str, said: str) -> dict[str, Any]:
-    schema = {"type": "string", "minLength": 1, "maxLength": MAX_SESSION_ID, "pattern": _VISIBLE}
-    return {"name": name, "in": "header", "description": said, "schema": schema}
+    return {"name": name, "in": "header", "description": said, "schema": ID_SCHEMA}
 
 
 _COMPLETION_HEADERS = [
@@ -364,25 +109,42 @@ def _about(
     }
 
 
+# OpenAPI 3.1 has no word for the items of a stream: this is each of its events, once read.
+_IN_EVENTS = [{"$ref": f"#/components/schemas/{name}"} for name in ("CompletionChunk", "ErrorBody")]
+_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "data": {
+            "anyOf": [
+                {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": {"anyOf": _IN_EVENTS},
+                },
+                {"const": "[DONE]"},
+            ]
+        }
+    },
+}
 COMPLETION = _about(
     "Complete a chat",
-    "Answer as a stream or whole. Tools that come with the request are called by the client.",
+    "Whole or as a stream. Tools that come with the request are called by the client.",
     CompletionAnswer,
     CompletionBody,
     *(409, 422, 429, 502, 504),
 )
 COMPLETION["openapi_extra"]["parameters"] = _COMPLETION_HEADERS
 COMPLETION["responses"][200] |= {
-    "description": "A completion; with `stream`, events whose `data` are `CompletionChunk`s, or an "
-    "`ErrorBody` as the last, and `[DONE]` after the last chunk",
+    "description": "A completion; with `stream`, events: after the last chunk `[DONE]`, or an error",
     "headers": {
         "X-Session-ID": {
             "description": "The session.",
             "required": True,
-            "schema": {"type": "string", "maxLength": MAX_SESSION_ID, "pattern": _VISIBLE},
+            "schema": ID_SCHEMA,
         }
     },
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {"schema": _EVENT}},
 }
 CREATE = _about(
     "Create a session", "With variables for the instructions.", Created, CreateBody, 409
@@ -442,15 +204,7 @@ def _complete(document: dict[str, Any]) -> None:
 
 # FastAPI's own answer to values that it checks; it checks none here.
 _VALIDATION_ERRORS = ("HTTPValidationError", "ValidationError")
-_PATH = {
-    "project_id": {"type": "string"},
-    "session_id": {
-        "type": "string",
-        "minLength": 1,
-        "maxLength": MAX_SESSION_ID,
-        "pattern": _VISIBLE,
-    },
-}
+_PATH = {"project_id": {"type": "string"}, "session_id": ID_SCHEMA}
 
 
 def _complete_operation(operation: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pathors_agent.errors import SessionConflict, SessionNotFound
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
 from pathors_agent.server.body import read_object
-from pathors_agent.server.completion_request import checked_session_id
+from pathors_agent.server.completion_request import checked_session_id, whole_number
 from pathors_agent.server.open_calls import mark_waiting
 from pathors_agent.server.problems import Problem, bad_request
 from pathors_agent.server.runtime import Runtime
@@ -187,6 +187,7 @@ def _number(text: str | None) -> JSONValue:
 def _count(value: JSONValue, name: str, default: int, least: int, most: int) -> int:
     if value is None:
         return default
+    value = whole_number(value)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise bad_request("Invalid request", f"{name}: must be an integer from {least} to {most}")
     return value
