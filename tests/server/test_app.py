@@ -127,6 +127,11 @@ def test_address_names_all_its_methods_to_who_uses_another() -> None:
         assert refused.headers["allow"] == "DELETE, GET, POST"
 
 
+def test_address_with_a_slash_too_many_is_not_redirected() -> None:
+    with live(project()) as server:
+        assert server.client.post("/chat/completions/", json={}).status_code == 404
+
+
 def test_older_address_is_marked_under_a_mount_too() -> None:
     app = create_app([project()], MemoryStore())
     outer = Starlette(routes=[Mount("/agents", app)])

@@ -63,6 +63,8 @@ def create_app(
         lifespan=_lifespan(runtime),
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
+        # Behind a proxy that ends TLS it would send the client, with its key, to plain HTTP.
+        redirect_slashes=False,
     )
     app.state.runtime = runtime
     _add_addresses(app, runtime)
