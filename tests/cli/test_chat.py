@@ -60,8 +60,10 @@ class Terminal:
 
     def __init__(self, server: Server, project: str, *options: str, **more: str) -> None:
         code = (
-            # What a login does: the terminal becomes the process's own.
-            "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+            # What a login does: the terminal becomes the process's own, and Ctrl-C reaches it,
+            # also where the tests run in the background and were told to ignore it.
+            "import fcntl, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from pathors_agent.cli import main\n"
             "main(['chat', *sys.argv[1:]])"
         )
