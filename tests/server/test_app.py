@@ -13,10 +13,10 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from live_server import live, on_loop
-from pathors_agent.errors import StoreError
+from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project, create_app, make_key
-from pathors_agent.stores import MemoryStore, Session, Store, StoredKey
+from pathors_agent.stores import MemoryStore, RequestId, Session, Store, StoredKey
 from pathors_agent.testing import AsyncScriptedTransport, answer
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -216,3 +216,24 @@ def test_stores_failure_after_the_answer_began_is_an_event() -> None:
         assert streamed.status_code == 200
         assert '"type":"unavailable_error"' in streamed.text
         assert "[DONE]" not in streamed.text
+
+
+class TakenOver(MemoryStore):
+    """A store in which another process has taken every session over by the end of its turn."""
+
+    forgotten = 0
+
+    async def save_turn(self, *_: object, **__: object) -> Any:
+        raise SessionConflict("another writer was first")
+
+    async def forget_request(self, request: RequestId) -> None:
+        self.forgotten += 1
+
+
+def test_request_whose_session_was_taken_over_is_left_to_who_answers_it() -> None:
+    store = TakenOver()
+    with live(project("one"), store=store) as server:
+        lost = server.complete("Hi", session="s1", headers={"Idempotency-Key": "k"})
+
+        assert lost.status_code == 409
+        assert store.forgotten == 0

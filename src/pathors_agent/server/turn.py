@@ -74,6 +74,7 @@ class Turn:
     head: Head = field(init=False)
     lease: Lease | None = None
     is_running: bool = False
+    is_lost: bool = False
 
     def __post_init__(self) -> None:
         self.head = Head(
@@ -141,6 +142,7 @@ class Turn:
         if self.request_id is not None:
             await self.shared.store.keep_request(self.request_id, seconds=seconds)
         if self.lease and not await self.shared.store.keep_lease(self.lease, seconds=seconds):
+            self.is_lost = True
             raise SessionConflict("the session was taken over by another process")
 
     # - what it holds -
@@ -169,9 +171,12 @@ class Turn:
             return
         try:
             yield None
-        finally:
+        except BaseException as error:
+            if self.is_lost or isinstance(error, SessionConflict):
+                raise  # another may answer it by now; if nobody does, it is over in a moment
             with anyio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
                 await store.forget_request(self.request_id)
+            raise
 
     @asynccontextmanager
     async def _lease(self) -> AsyncGenerator[Lease]:
