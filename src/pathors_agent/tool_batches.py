@@ -35,7 +35,8 @@ T = TypeVar("T")
 ReportDelta = Callable[[ToolProgressDelta], Awaitable[None]]
 
 
-def _bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMessage:
+def bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMessage:
+    """Bind a call for this run, under its key; what keeps it from running is its result."""
     if refusal := effect.verdict.refusal:
         return ToolMessage(tool_call_id=effect.call.id, content=refusal, outcome="not_run")
     answers = bindings.answers
@@ -54,19 +55,19 @@ def call_one(
     run: Run, effect: CallTool, bindings: Bindings, thread: ToolThread, clock: Clock
 ) -> Generator[ToolProgressDelta, None, ToolMessage]:
     """Run one call from blocking code; give what its tool reports, and return its result."""
-    bound = _bind(run, effect, bindings)
+    bound = bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
     limits = {"seconds": run.limits.tool_seconds, "left": clock.left()}
     if not bound.tool.reports:
-        return _with_notes(call_tool(bound, thread, **limits), effect, bindings)
+        return with_notes(call_tool(bound, thread, **limits), effect, bindings)
 
     async def work(report: ReportDelta) -> ToolMessage:
         return await call_tool_async(bound, **limits, report=_reported(effect, report))
 
     for item in thread.items(_with_reports(work)):
         if isinstance(item, ToolMessage):
-            return _with_notes(item, effect, bindings)
+            return with_notes(item, effect, bindings)
         yield item
     raise AssertionError("unreachable")  # the result comes last
 
@@ -74,12 +75,12 @@ def call_one(
 async def _call_async(
     run: Run, effect: CallTool, bindings: Bindings, report: ReportDelta | None
 ) -> ToolMessage:
-    bound = _bind(run, effect, bindings)
+    bound = bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
     said = None if report is None else _reported(effect, report)
     message = await call_tool_async(bound, seconds=run.limits.tool_seconds, report=said)
-    return _with_notes(message, effect, bindings)
+    return with_notes(message, effect, bindings)
 
 
 def _reported(effect: CallTool, report: ReportDelta) -> Report:
@@ -89,7 +90,7 @@ def _reported(effect: CallTool, report: ReportDelta) -> Report:
     return said
 
 
-def _with_notes(message: ToolMessage, effect: CallTool, bindings: Bindings) -> ToolMessage:
+def with_notes(message: ToolMessage, effect: CallTool, bindings: Bindings) -> ToolMessage:
     """Add to a result what the model is to be told of how the call was run."""
     notes = [effect.verdict.warning, bindings.approvals.note(effect.call)]
     said = "\n".join(filter(None, notes))

@@ -51,6 +51,10 @@ MAX_RESULT_CHARACTERS = 20_000
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
+Reconcile = Callable[[ToolContext[Any], Mapping[str, Any]], object]
+"""Says what became of a call, of which nobody knows whether it was carried out; sync or async."""
+
+
 class ToolOptions(TypedDict, total=False):
     """What can be said of a tool beside its function; `Tool` explains each."""
 
@@ -64,6 +68,8 @@ class ToolOptions(TypedDict, total=False):
     strict: bool
     returns: Mapping[str, Any] | None
     max_result_characters: int
+    idempotent: bool
+    reconcile: Reconcile | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +92,10 @@ class Tool:
     - `strict`: send the closed form of the schema, for endpoints that enforce it.
     - `returns`: a JSON Schema that the value must fit.
     - `max_result_characters`: a longer result is cut, and says so.
+    - `idempotent`: in a durable run, a call that a crash cut off runs again, with the same
+      `ToolContext.key`. Any other is not run again by itself.
+    - `reconcile`: for other tools, a function of the `ToolContext` and the arguments that says
+      what became of such a call; see `pathors_agent.durable`.
     """
 
     name: str
@@ -102,6 +112,8 @@ class Tool:
     strict: bool = False
     returns: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
     max_result_characters: int = MAX_RESULT_CHARACTERS
+    idempotent: bool = False
+    reconcile: Reconcile | None = field(default=None, repr=False)
     _signature: Signature | None = field(default=None, repr=False, compare=False)
 
     @classmethod
