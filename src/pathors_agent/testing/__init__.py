@@ -1,27 +1,111 @@
-"""Tools for testing code that uses this library: scripted models, and checks of transports, stores.
+"""Tools for testing code that uses this library: models that play, recordings, checks.
 
 with ScriptedTransport(calls(("add", {"a": 1, "b": 2})), "It is 3.") as model:
     result = Agent(model, tools=[add]).run("What is 1 + 2?")
-assert model.requests[1]["messages"][-1]["content"] == "3"
+expect(result).called("add", a=1).with_result(3).then_answered("It is 3.")
 """
 
-from pathors_agent.testing.check_store import check_store
-from pathors_agent.testing.check_transport import check_async_transport, check_transport
-from pathors_agent.testing.script import Answer, Entry, Raw, Reply, answer, calls, http_error, raw
-from pathors_agent.testing.scripted_transport import AsyncScriptedTransport, ScriptedTransport
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathors_agent.testing.cassette import AsyncCassette, Cassette
+    from pathors_agent.testing.differences import Difference
+    from pathors_agent.testing.expectations import Expectation, expect
+    from pathors_agent.testing.history_rules import check_history
+    from pathors_agent.testing.hostile_script import HostileScript
+    from pathors_agent.testing.hostile_transport import AsyncHostileTransport, HostileTransport
+    from pathors_agent.testing.hostile_turns import Fault
+    from pathors_agent.testing.replaying import ReplayDifference, replay, replay_async
+    from pathors_agent.testing.script import (
+        Answer,
+        Entry,
+        Raw,
+        Reply,
+        answer,
+        calls,
+        http_error,
+        raw,
+    )
+    from pathors_agent.testing.scripted_transport import AsyncScriptedTransport, ScriptedTransport
+    from pathors_agent.testing.scrubbing import Scrub
+    from pathors_agent.testing.store_check import check_store
+    from pathors_agent.testing.strategies import hostile_scripts, tool_arguments
+    from pathors_agent.testing.tape import CassetteMiss, Tape
+    from pathors_agent.testing.tool_rules import check_tool
+    from pathors_agent.testing.transcripts import transcript
+    from pathors_agent.testing.transport_rules import check_async_transport, check_transport
 
 __all__ = [
     "Answer",
+    "AsyncCassette",
+    "AsyncHostileTransport",
     "AsyncScriptedTransport",
+    "Cassette",
+    "CassetteMiss",
+    "Difference",
     "Entry",
+    "Expectation",
+    "Fault",
+    "HostileScript",
+    "HostileTransport",
     "Raw",
+    "ReplayDifference",
     "Reply",
     "ScriptedTransport",
+    "Scrub",
+    "Tape",
     "answer",
     "calls",
     "check_async_transport",
+    "check_history",
     "check_store",
+    "check_tool",
     "check_transport",
+    "expect",
+    "hostile_scripts",
     "http_error",
     "raw",
+    "replay",
+    "replay_async",
+    "tool_arguments",
+    "transcript",
 ]
+
+_NAMES_BY_MODULE = {
+    "cassette": ("AsyncCassette", "Cassette"),
+    "history_rules": ("check_history",),
+    "store_check": ("check_store",),
+    "tool_rules": ("check_tool",),
+    "transport_rules": ("check_async_transport", "check_transport"),
+    "differences": ("Difference",),
+    "expectations": ("Expectation", "expect"),
+    "hostile_script": ("HostileScript",),
+    "hostile_transport": ("AsyncHostileTransport", "HostileTransport"),
+    "hostile_turns": ("Fault",),
+    "replaying": ("ReplayDifference", "replay", "replay_async"),
+    "script": ("Answer", "Entry", "Raw", "Reply", "answer", "calls", "http_error", "raw"),
+    "scripted_transport": ("AsyncScriptedTransport", "ScriptedTransport"),
+    "scrubbing": ("Scrub",),
+    "strategies": ("hostile_scripts", "tool_arguments"),
+    "tape": ("CassetteMiss", "Tape"),
+    "transcripts": ("transcript",),
+}
+_MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+
+
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(
+                f"pathors_agent.testing has no public name {name!r};"
+                " dir(pathors_agent.testing) lists them"
+            )
+        value = getattr(import_module(f"pathors_agent.testing.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

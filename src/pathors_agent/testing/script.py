@@ -8,20 +8,31 @@ from typing import Literal, Self
 from pathors_agent.completion_bytes import error_body, plain_body, stream_events
 from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage
 
+OK = 200
+CHUNK_SIZE = 8
+INVALID_REQUEST = "invalid_request_error"
+# What is longer, and says the same again and again, is written as a product.
+LONG_TEXT = 40
+MANY = 4
+
 Call = tuple[str, Mapping[str, JSONValue] | str]
 """A tool's name and its arguments; arguments given as a string are sent as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Where a body stops before its end, and whether with an error or in silence."""
+    """Where a body stops before its end, and how: `said` is the error that the server sends."""
 
     after: int
     unit: Literal["events", "bytes"]
-    broken: bool
+    kind: Literal["broken", "ended", "failed"]
+    said: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+OVERLOADED = "the model is overloaded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Reply:
     """One answer of a script; make it with `answer`, `calls`, `raw` or `http_error`."""
 
@@ -31,11 +42,15 @@ class Reply:
 
     def broken_after(self, *, events: int | None = None, bytes: int | None = None) -> Self:  # noqa: A002  (the unit)
         """Break the connection there: reading on raises a TransportError."""
-        return replace(self, stop=_stop(events, bytes, broken=True))
+        return replace(self, stop=_stop(events, bytes, "broken"))
 
     def ended_after(self, *, events: int | None = None, bytes: int | None = None) -> Self:  # noqa: A002  (the unit)
         """End the body there as if it were complete."""
-        return replace(self, stop=_stop(events, bytes, broken=False))
+        return replace(self, stop=_stop(events, bytes, "ended"))
+
+    def failed_after(self, message: str = OVERLOADED, *, events: int) -> Self:
+        """Send an error in the place of the rest, as servers do that have begun to stream."""
+        return replace(self, stop=Stop(after=events, unit="events", kind="failed", said=message))
 
     def events(self, asked: "Asked") -> list[bytes]:
         """Give the whole body, one event per item."""
@@ -43,6 +58,19 @@ class Reply:
 
     def content_type(self, asked: "Asked") -> str:
         """Name the body's type."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """The code that makes it."""
+        stop = self.stop
+        if stop is None:
+            return self._made_by()
+        if stop.kind == "failed":
+            said = "" if stop.said == OVERLOADED else f"{stop.said!r}, "
+            return f"{self._made_by()}.failed_after({said}events={stop.after})"
+        return f"{self._made_by()}.{stop.kind}_after({stop.unit}={stop.after})"
+
+    def _made_by(self) -> str:
         raise NotImplementedError
 
 
@@ -57,12 +85,13 @@ class Asked:
     include_usage: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Answer(Reply):
     """A completion, streamed or plain as the request asks."""
 
     text: str | None
     calls: tuple[Call, ...]
+    ids: tuple[str, ...] = ()
     finish_reason: str | None
     reasoning: str | None
     usage: Usage | None
@@ -84,8 +113,9 @@ class Answer(Reply):
         return AssistantMessage(
             content=self.text,
             tool_calls=tuple(
-                ToolCall(id=f"call_{asked.first_call + place}", name=name, arguments=_text(given))
-                for place, (name, given) in enumerate(self.calls)
+                # Unchecked: an id may be empty here, as some servers send it.
+                ToolCall.model_construct(id=call_id, name=name, arguments=_text(given))
+                for call_id, (name, given) in zip(self._ids(asked), self.calls, strict=True)
             ),
             reasoning=self.reasoning,
             finish_reason=self.finish_reason,
@@ -94,12 +124,32 @@ class Answer(Reply):
             id=f"chatcmpl-{asked.number}",
         )
 
+    def _ids(self, asked: Asked) -> Sequence[str]:
+        counted = [f"call_{asked.first_call + place}" for place in range(len(self.calls))]
+        return self.ids or counted
+
+    def _made_by(self) -> str:
+        plain = answer(self.text, calls=self.calls)
+        if self.calls and self.text is None and replace(self, stop=None) == plain:
+            return f"calls({_listed_code(self.calls, star=True)})"
+        said = {
+            "calls": self.calls and f"[{_listed_code(self.calls)}]",
+            "ids": self.ids and f"[{_listed_code(self.ids)}]",
+            "finish_reason": self.finish_reason != plain.finish_reason and repr(self.finish_reason),
+            "reasoning": self.reasoning is not None and repr(self.reasoning),
+            "usage": self.usage is not None and repr(self.usage),
+            "chunk_size": self.chunk_size != CHUNK_SIZE and repr(self.chunk_size),
+            "headers": self.headers and repr(dict(self.headers)),
+        }
+        given = [f"{name}={code}" for name, code in said.items() if code]
+        return f"answer({', '.join([text_code(self.text), *given])})"
+
     def _split(self, text: str) -> list[str]:
         size = self.chunk_size
         return [text[start : start + size] for start in range(0, len(text), size)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Raw(Reply):
     """A body given as bytes."""
 
@@ -115,6 +165,31 @@ class Raw(Reply):
         is_json = self.body.lstrip()[:1] in {b"{", b"["}
         return "application/json" if is_json else "text/event-stream; charset=utf-8"
 
+    def _made_by(self) -> str:
+        if code := self._error_code():
+            return code
+        headers = f", headers={dict(self.headers)!r}" if self.headers else ""
+        status = f", status={self.status}" if self.status != OK else ""
+        return f"raw({self.body!r}{status}{headers})"
+
+    def _error_code(self) -> str:
+        """The call of `http_error` that makes it, or nothing."""
+        try:
+            error = json.loads(self.body)["error"]
+            given = {name: error[name] for name in ("type", "code")}
+            wait = self.headers.get("retry-after")
+            made = http_error(
+                self.status, error["message"], **given, retry_after=float(wait) if wait else None
+            )
+        except (ValueError, TypeError, LookupError):
+            return ""
+        if made != replace(self, stop=None):
+            return ""
+        said = {"type": given["type"] != INVALID_REQUEST, "code": given["code"] is not None}
+        named = [f"{name}={given[name]!r}" for name, shown in said.items() if shown]
+        named += [f"retry_after={wait}"] if wait else []
+        return f"http_error({', '.join([str(self.status), repr(error['message']), *named])})"
+
 
 Entry = str | Reply | BaseException
 """One entry of a script: an answer text, a reply, or an exception to raise."""
@@ -124,23 +199,28 @@ def answer(
     text: str | None = None,
     *,
     calls: Sequence[Call] = (),
+    ids: Sequence[str] = (),
     finish_reason: str | None = None,
     reasoning: str | None = None,
     usage: Usage | None = None,
-    chunk_size: int = 8,
+    chunk_size: int = CHUNK_SIZE,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """Answer with a text, tool calls, or both.
 
+    `ids` are those of the calls, where they are not to count up; an id may be empty, or come twice.
     Text, reasoning and arguments are sent `chunk_size` characters at a time. `usage` is sent
     whether or not the request asks for it; counts that are asked for and not given are -1. A
     session id is given as the header `x-session-id`.
     """
     if chunk_size < 1:
         raise ValueError("chunk_size must be at least 1")
+    if ids and len(ids) != len(calls):
+        raise ValueError(f"ids must be as many as calls: {len(ids)} for {len(calls)}")
     return Answer(
         text=text,
         calls=tuple(calls),
+        ids=tuple(ids),
         finish_reason=finish_reason or ("tool_calls" if calls else "stop"),
         reasoning=reasoning,
         usage=usage,
@@ -163,7 +243,7 @@ def http_error(
     status: int,
     message: str,
     *,
-    type: str = "invalid_request_error",  # noqa: A002  (OpenAI's name for the field)
+    type: str = INVALID_REQUEST,  # noqa: A002  (OpenAI's name for the field)
     code: str | None = None,
     retry_after: float | None = None,
 ) -> Raw:
@@ -177,12 +257,38 @@ def as_reply(entry: str | Reply) -> Reply:
     return answer(entry) if isinstance(entry, str) else entry
 
 
-def _stop(events: int | None, size: int | None, *, broken: bool) -> Stop:
+def text_code(value: object) -> str:
+    """Write a text as code, a long one that repeats itself as a product."""
+    if isinstance(value, str) and len(value) > LONG_TEXT and len(set(value)) == 1:
+        return f"{value[0]!r} * {len(value)}"
+    return repr(value)
+
+
+def _listed_code(items: Sequence[object], *, star: bool = False) -> str:
+    """Write items as code, many that are equal as a product."""
+    first = _item_code(items[0])
+    if len(items) > MANY and all(item == items[0] for item in items):
+        # One list, of which the brackets are here or the caller's.
+        return f"*[{first}] * {len(items)}" if star else f"*([{first}] * {len(items)})"
+    return ", ".join(map(_item_code, items))
+
+
+def _item_code(item: object) -> str:
+    match item:
+        case (str(name), Mapping() as arguments):
+            return f"({name!r}, {dict(arguments)!r})"
+        case (str(name), str(arguments)):
+            return f"({name!r}, {text_code(arguments)})"
+        case _:
+            return repr(item)
+
+
+def _stop(events: int | None, size: int | None, kind: Literal["broken", "ended"]) -> Stop:
     match events, size:
         case int(), None:
-            return Stop(after=events, unit="events", broken=broken)
+            return Stop(after=events, unit="events", kind=kind)
         case None, int():
-            return Stop(after=size, unit="bytes", broken=broken)
+            return Stop(after=size, unit="bytes", kind=kind)
         case _:
             raise TypeError("give either events= or bytes=")
 

@@ -1,7 +1,8 @@
 """Transports that play a script: real wire bytes, no network."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -9,7 +10,9 @@ from typing import Any, Self
 from anyio.lowlevel import checkpoint
 
 from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.completion_bytes import error_body
 from pathors_agent.errors import TransportError
+from pathors_agent.sse import encode_event
 from pathors_agent.testing.script import Asked, Entry, Reply, as_reply
 from pathors_agent.transport import (
     AsyncResponse,
@@ -20,35 +23,24 @@ from pathors_agent.transport import (
 )
 
 
-class _Script:
-    """The entries of a script, and the requests that used them up.
+class Player:
+    """What turns the entry for each request into wire bytes.
 
     `requests` holds the decoded body of each request, `sent` each request as it was given.
     """
 
-    def __init__(
-        self,
-        *entries: Entry,
-        cut: int | None = None,
-        profile: EndpointProfile = DEFAULT_PROFILE,
-    ) -> None:
+    def __init__(self, *, cut: int | None, profile: EndpointProfile) -> None:
         if cut is not None and cut < 1:
             raise ValueError("cut must be at least 1 byte")
         self.profile = profile
         self.requests: list[dict[str, Any]] = []
         self.sent: list[Request] = []
-        self._entries = entries
         self._cut = cut
         self._calls_made = 0
 
-    def assert_used_up(self) -> None:
-        """Raise AssertionError when the script holds answers that nobody asked for."""
-        left = len(self._entries) - len(self.requests)
-        if left > 0:
-            raise AssertionError(
-                f"{left} of the script's {len(self._entries)} answers not used:"
-                f" only {len(self.requests)} requests came"
-            )
+    @abstractmethod
+    def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
+        """Give the answer to request `number`, counted from 1."""
 
     def _take(self, request: Request) -> tuple[Reply, Asked]:
         """Note the request and take its entry; raise the entry when it is an exception."""
@@ -56,11 +48,7 @@ class _Script:
         self.sent.append(request)
         self.requests.append(body)
         number = len(self.requests)
-        if number > len(self._entries):
-            raise AssertionError(
-                f"request {number} is beyond the script, which has {len(self._entries)} answers"
-            )
-        entry = self._entries[number - 1]
+        entry = self._entry(number, body)
         if isinstance(entry, BaseException):
             raise entry
         reply = as_reply(entry)
@@ -82,9 +70,43 @@ class _Script:
         stop = reply.stop
         if stop is not None:
             pieces = _first(pieces, stop.after, whole_events=stop.unit == "events")
+            pieces += [_error(stop.said, asked)] if stop.kind == "failed" else []
         yield from pieces if self._cut is None else _cut(b"".join(pieces), self._cut)
-        if stop is not None and stop.broken:
+        if stop is not None and stop.kind == "broken":
             raise TransportError("the connection broke before the answer was complete")
+
+
+class _Script(Player):
+    """The entries of a script, and what comes after them."""
+
+    def __init__(
+        self,
+        *entries: Entry,
+        then: Entry | None = None,
+        cut: int | None = None,
+        profile: EndpointProfile = DEFAULT_PROFILE,
+    ) -> None:
+        super().__init__(cut=cut, profile=profile)
+        self._entries = entries
+        self._then = then
+
+    def assert_used_up(self) -> None:
+        """Raise AssertionError when the script holds answers that nobody asked for."""
+        left = len(self._entries) - len(self.requests)
+        if left > 0:
+            raise AssertionError(
+                f"{left} of the script's {len(self._entries)} answers not used:"
+                f" only {len(self.requests)} requests came"
+            )
+
+    def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
+        if number <= len(self._entries):
+            return self._entries[number - 1]
+        if self._then is not None:
+            return self._then
+        raise AssertionError(
+            f"request {number} is beyond the script, which has {len(self._entries)} answers"
+        )
 
 
 def _first(events: list[bytes], count: int, *, whole_events: bool) -> list[bytes]:
@@ -96,6 +118,11 @@ def _first(events: list[bytes], count: int, *, whole_events: bool) -> list[bytes
         kept.append(event[:count])
         count -= len(kept[-1])
     return [piece for piece in kept if piece]
+
+
+def _error(message: str, asked: Asked) -> bytes:
+    body = error_body(message, type="server_error")
+    return encode_event(body) if asked.stream else body
 
 
 def _cut(body: bytes, size: int) -> list[bytes]:
@@ -112,13 +139,35 @@ def _response_fields(reply: Reply, asked: Asked) -> dict[str, Any]:
     }
 
 
-class ScriptedTransport(_Script, Transport):
+class PlayerTransport(Player, Transport):
+    """A `Player` that blocking code sends its requests to."""
+
+    @contextmanager
+    def send(self, request: Request) -> Iterator[Response]:
+        """Answer with the entry for this request."""
+        reply, asked = self._take(request)
+        yield Response(**_response_fields(reply, asked), pieces=self._pieces(reply, asked))
+
+
+class AsyncPlayerTransport(Player, AsyncTransport):
+    """A `Player` for asyncio and trio."""
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
+        """Answer with the entry for this request."""
+        reply, asked = self._take(request)
+        async with aclosing(_each(self._pieces(reply, asked))) as pieces:
+            yield AsyncResponse(**_response_fields(reply, asked), pieces=pieces)
+
+
+class ScriptedTransport(_Script, PlayerTransport):
     """A transport that answers each request with the next entry of a script.
 
     An entry is a text, what `answer`, `calls`, `raw` or `http_error` make, or an exception, which
-    `send` raises. Call ids count up from `call_1`. `cut` cuts a body into pieces of that many
-    bytes; without it each event is one piece. As a context manager it asserts at its end that
-    the script was used up.
+    `send` raises. Requests beyond the script get `then`; without it they are an AssertionError.
+    Call ids count up from `call_1`. `cut` cuts a body into pieces of that many bytes; without it
+    each event is one piece. As a context manager it asserts at its end that the script was used
+    up.
     """
 
     def __enter__(self) -> Self:
@@ -133,14 +182,8 @@ class ScriptedTransport(_Script, Transport):
         if error is None:
             self.assert_used_up()
 
-    @contextmanager
-    def send(self, request: Request) -> Iterator[Response]:
-        """Answer with the script's next entry."""
-        reply, asked = self._take(request)
-        yield Response(**_response_fields(reply, asked), pieces=self._pieces(reply, asked))
 
-
-class AsyncScriptedTransport(_Script, AsyncTransport):
+class AsyncScriptedTransport(_Script, AsyncPlayerTransport):
     """`ScriptedTransport` for `AsyncAgent`."""
 
     async def __aenter__(self) -> Self:
@@ -154,13 +197,6 @@ class AsyncScriptedTransport(_Script, AsyncTransport):
     ) -> None:
         if error is None:
             self.assert_used_up()
-
-    @asynccontextmanager
-    async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
-        """Answer with the script's next entry."""
-        reply, asked = self._take(request)
-        async with aclosing(_each(self._pieces(reply, asked))) as pieces:
-            yield AsyncResponse(**_response_fields(reply, asked), pieces=pieces)
 
 
 async def _each(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -1,0 +1,263 @@
+"""Record what an endpoint answers, once, and replay it for ever: transports around transports."""
+
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
+from dataclasses import replace
+from typing import Any, Generic, Self, TypeVar
+
+from anyio.lowlevel import checkpoint
+
+from pathors_agent.chat_completions import EndpointProfile
+from pathors_agent.errors import TransportError
+from pathors_agent.model_call import close_pieces
+from pathors_agent.testing.scrubbing import Scrub
+from pathors_agent.testing.tape import AskedRequest, CassetteMiss, Exchange, Failure, Tape
+from pathors_agent.transport import (
+    AsyncResponse,
+    AsyncTransport,
+    Request,
+    Response,
+    Transport,
+)
+
+TransportT = TypeVar("TransportT", Transport, AsyncTransport)
+
+
+class _Recorder(Generic[TransportT]):
+    """A tape, and the transport that is recorded: made only where it is."""
+
+    def __init__(
+        self,
+        tape: Tape | str | os.PathLike[str],
+        transport: TransportT | Callable[[], TransportT] | None,
+        *,
+        record: bool | None,
+        scrub: Scrub | None,
+    ) -> None:
+        if isinstance(tape, Tape) and record is not None:
+            raise TypeError("record= is said of the Tape, or of the Cassette that makes one")
+        self.tape = tape if isinstance(tape, Tape) else Tape(tape, record=record)
+        self.transport: TransportT | None = None
+        if self.tape.records:
+            self.transport = _made(transport)
+            self.tape.profile = self.transport.profile
+        self._scrub = scrub or Scrub()
+
+    @property
+    def profile(self) -> EndpointProfile:
+        return self.tape.profile
+
+    def asked(self, request: Request) -> AskedRequest:
+        """Give a request as it is compared."""
+        try:
+            body = json.loads(request.body) if request.body else None
+        except ValueError:
+            body = request.body.decode(errors="replace")
+        return AskedRequest(
+            method=request.method,
+            path=self._scrub.text(request.path),
+            body=self._scrub.request_body(body),
+        )
+
+    def note(self, exchange: Exchange, response: Response | AsyncResponse) -> None:
+        exchange.status = response.status
+        exchange.headers = self._scrub.kept_headers(response.headers)
+        exchange.session_id = response.session_id
+
+    def note_failure(self, exchange: Exchange, error: TransportError) -> None:
+        exchange.failure = Failure(
+            text=self._scrub.text(str(error)),
+            retryable=error.retryable,
+            timed_out=error.timed_out,
+        )
+
+    def end(self, exchange: Exchange) -> None:
+        exchange.pieces = self._scrub.pieces(exchange.pieces)
+        if exchange.status is not None or exchange.failure is not None:
+            self.tape.end(exchange)
+
+    def found(self, request: Request) -> Exchange:
+        """Give the recording of a request; raise the failure that it had in the place of an answer."""
+        exchange = self.tape.find(self.asked(request))
+        if exchange.status is None and exchange.failure is not None:
+            raise exchange.failure.error()
+        return exchange
+
+    def pieces(self, exchange: Exchange) -> Iterator[bytes]:
+        """Give a body as it came."""
+        yield from exchange.pieces
+        if exchange.failure is not None:
+            raise exchange.failure.error()
+        if not exchange.complete:
+            raise CassetteMiss(
+                f"the recording in {self.tape.path} ends here, because its reader left; record anew"
+            )
+
+
+def _made(transport: TransportT | Callable[[], TransportT] | None) -> TransportT:
+    if transport is None:
+        raise TypeError(
+            "there is nothing to record: give a transport, or a function that makes one"
+        )
+    if isinstance(transport, Transport | AsyncTransport):
+        return transport
+    return transport()
+
+
+def _head(exchange: Exchange) -> dict[str, Any]:
+    return {
+        "status": exchange.status,
+        "headers": exchange.headers,
+        "session_id": exchange.session_id,
+    }
+
+
+class Cassette(Transport):
+    """A transport that records what another one answers, and replays it from then on.
+
+    `tape` is a file of readable JSON, or a `Tape`; where the file exists it is replayed, unless
+    `record` says otherwise. `transport`, or a function that makes it, is used for recording only:
+    to replay takes no key. Requests are found by their method, path and body, whatever the order
+    of its fields; those that are equal, in the order of their recording. One that was not recorded
+    is a `CassetteMiss`. No header of a request is stored, and no secret that `scrub` finds. A
+    `with` block opens and closes the transport inside.
+    """
+
+    def __init__(
+        self,
+        tape: Tape | str | os.PathLike[str],
+        transport: Transport | Callable[[], Transport] | None = None,
+        *,
+        record: bool | None = None,
+        scrub: Scrub | None = None,
+    ) -> None:
+        self._recorder = _Recorder[Transport](tape, transport, record=record, scrub=scrub)
+        self.profile = self._recorder.profile
+
+    @contextmanager
+    def send(self, request: Request) -> Iterator[Response]:
+        """Answer from the tape, or send the request and record."""
+        recorder = self._recorder
+        if recorder.transport is not None:
+            with self._recorded(request, recorder.transport) as response:
+                yield response
+            return
+        exchange = recorder.found(request)
+        yield Response(**_head(exchange), pieces=recorder.pieces(exchange))
+
+    @contextmanager
+    def _recorded(self, request: Request, transport: Transport) -> Iterator[Response]:
+        recorder = self._recorder
+        exchange = recorder.tape.begin(recorder.asked(request))
+        try:
+            with transport.send(request) as response:
+                recorder.note(exchange, response)
+                yield replace(response, pieces=self._noted(exchange, response))
+        except TransportError as error:
+            if exchange.status is None:
+                recorder.note_failure(exchange, error)
+            raise
+        finally:
+            recorder.end(exchange)
+
+    def _noted(self, exchange: Exchange, response: Response) -> Iterator[bytes]:
+        try:
+            for piece in response.pieces:
+                exchange.pieces.append(piece)
+                yield piece
+        except TransportError as error:
+            self._recorder.note_failure(exchange, error)
+            raise
+        exchange.complete = True
+
+    def __enter__(self) -> Self:
+        if isinstance(self._recorder.transport, AbstractContextManager):
+            self._recorder.transport.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if isinstance(self._recorder.transport, AbstractContextManager):
+            self._recorder.transport.__exit__(*error)
+
+
+class AsyncCassette(AsyncTransport):
+    """`Cassette` for asyncio and trio; it reads and writes the same files."""
+
+    def __init__(
+        self,
+        tape: Tape | str | os.PathLike[str],
+        transport: AsyncTransport | Callable[[], AsyncTransport] | None = None,
+        *,
+        record: bool | None = None,
+        scrub: Scrub | None = None,
+    ) -> None:
+        self._recorder = _Recorder[AsyncTransport](tape, transport, record=record, scrub=scrub)
+        self.profile = self._recorder.profile
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
+        """Answer from the tape, or send the request and record."""
+        recorder = self._recorder
+        if recorder.transport is not None:
+            async with self._recorded(request, recorder.transport) as response:
+                yield response
+            return
+        exchange = recorder.found(request)
+        async with aclosing(_each(recorder.pieces(exchange))) as pieces:
+            yield AsyncResponse(**_head(exchange), pieces=pieces)
+
+    @asynccontextmanager
+    async def _recorded(
+        self, request: Request, transport: AsyncTransport
+    ) -> AsyncIterator[AsyncResponse]:
+        recorder = self._recorder
+        exchange = recorder.tape.begin(recorder.asked(request))
+        try:
+            async with transport.send(request) as response:
+                recorder.note(exchange, response)
+                async with aclosing(self._noted(exchange, response)) as pieces:
+                    yield replace(response, pieces=pieces)
+        except TransportError as error:
+            if exchange.status is None:
+                recorder.note_failure(exchange, error)
+            raise
+        finally:
+            recorder.end(exchange)
+
+    async def _noted(
+        self, exchange: Exchange, response: AsyncResponse
+    ) -> AsyncGenerator[bytes, None]:
+        pieces = aiter(response.pieces)
+        try:
+            async for piece in pieces:
+                exchange.pieces.append(piece)
+                yield piece
+        except TransportError as error:
+            self._recorder.note_failure(exchange, error)
+            raise
+        finally:
+            await close_pieces(pieces)
+        exchange.complete = True
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._recorder.transport, AbstractAsyncContextManager):
+            await self._recorder.transport.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        if isinstance(self._recorder.transport, AbstractAsyncContextManager):
+            await self._recorder.transport.__aexit__(*error)
+
+
+async def _each(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    for piece in pieces:
+        await checkpoint()
+        yield piece

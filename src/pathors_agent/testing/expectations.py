@@ -1,0 +1,215 @@
+"""Say what a run should have done; what it did instead is shown as a short transcript."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pathors_agent.conversation import Conversation
+from pathors_agent.errors import RunNotFinished
+from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage
+from pathors_agent.run import Status
+from pathors_agent.run_result import RunResult
+from pathors_agent.testing.transcripts import arguments_text, call_text, transcript
+
+Run = RunResult[Any] | Conversation | Iterable[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A call that was made: the place of its answer, and its own within it."""
+
+    place: int
+    call: ToolCall
+
+
+_NOT_GIVEN: Any = object()
+
+
+def expect(run: Run) -> "Expectation":
+    """Begin to say what a run should have done: a result, a conversation, or messages.
+
+        expect(result).called("weather", city="Oslo").then_answered("It is 12 degrees.")
+
+    Each step raises AssertionError, with the run as a transcript, or gives the next expectation.
+    """
+    return Expectation(run)
+
+
+class Expectation:
+    """What a run should have done, from a place in it on."""
+
+    def __init__(self, run: Run) -> None:
+        self._result = run if isinstance(run, RunResult) else None
+        given = run.messages if isinstance(run, RunResult | Conversation) else run
+        self._messages: Sequence[Message] = tuple(given)
+        self._made = _calls(self._messages)
+        self._seen = -1  # the place among the calls of the one that was spoken of last
+
+    def called(self, name: str, /, **arguments: object) -> Self:
+        """The tool was called, with these arguments among others, anywhere in the run.
+
+        With any object that is equal to what is right, such as `pytest.approx` makes.
+        """
+        return self._called(name, arguments, 0, "")
+
+    def then_called(self, name: str, /, **arguments: object) -> Self:
+        """As `called`, after the call that was spoken of last."""
+        return self._called(name, arguments, self._seen + 1, " after that")
+
+    def not_called(self, name: str, /) -> Self:
+        """The tool was not called at all."""
+        return self.called_times(name, 0)
+
+    def called_times(self, name: str, times: int, /) -> Self:
+        """The tool was called so many times."""
+        made = sum(each.call.name == name for each in self._made)
+        return self._hold(made == times, f"expected {_times(times)} of {name}, not {made}")
+
+    def with_result(self, content: object) -> Self:
+        """The call that was spoken of gave this: its text, or a value that is written as JSON."""
+        return self._result_of("value", content)
+
+    def with_error(self, containing: str = "") -> Self:
+        """The call that was spoken of gave no value, and the model was told so in these words."""
+        call, message = self._spoken_of()
+        holds = message is not None and message.is_error and containing in message.text
+        words = f" that tells {containing!r}" if containing else ""
+        return self._hold(holds, f"expected {call_text(call)} to give an error{words}")
+
+    def answered(self, value: object = _NOT_GIVEN, *, containing: str = "", like: str = "") -> Self:
+        """The run ended with an answer: this text or value, one with these words, or this pattern."""
+        answer = self._answer()
+        if value is not _NOT_GIVEN:
+            return self._hold(answer == value, f"expected the answer {value!r}, not {answer!r}")
+        text = answer if isinstance(answer, str) else repr(answer)
+        self._hold(containing in text, f"expected an answer with {containing!r}, not {text!r}")
+        found = re.search(like, text) is not None
+        return self._hold(found, f"expected an answer like {like!r}, not {text!r}")
+
+    def then_answered(
+        self, value: object = _NOT_GIVEN, *, containing: str = "", like: str = ""
+    ) -> Self:
+        """As `answered`, after the call that was spoken of last."""
+        last = self._messages[-1] if self._messages else None
+        is_after = self._seen < 0 or self._made[self._seen].place < len(self._messages) - 1
+        holds = is_after and (isinstance(last, AssistantMessage) or self._result is not None)
+        self._hold(holds, "expected an answer after that call")
+        return self.answered(value, containing=containing, like=like)
+
+    def finished(self) -> Self:
+        """The run came to its end."""
+        return self._ended(Status.FINISHED, "")
+
+    def stopped_at(self, limit: str) -> Self:
+        """The run stopped at this limit."""
+        return self._ended(Status.LIMIT_REACHED, limit)
+
+    def suspended_on(self, *names: str) -> Self:
+        """The run waits for calls of these tools: their results, or a person's yes."""
+        open_calls = Conversation(self._messages).open_calls if not self._result else ()
+        waiting = sorted(c.name for c in (self._result.open_calls if self._result else open_calls))
+        said = f"expected the run to wait for {_listed(names)}, not for {_listed(waiting)}"
+        return self._hold(sorted(names) == waiting, said)
+
+    # - how -
+
+    def _called(self, name: str, arguments: dict[str, Any], start: int, when: str) -> Self:
+        for place in range(start, len(self._made)):
+            call = self._made[place].call
+            if call.name == name and _fits(call, arguments):
+                self._seen = place
+                return self
+        named = [made.call for made in self._made[start:] if made.call.name == name]
+        wanted = f"{name}({arguments_text(arguments)})"
+        if not named:
+            others = dict.fromkeys(made.call.name for made in self._made[start:])
+            said = f"; called were {_listed(list(others))}" if others else "; no tool was"
+            return self._fail(f"expected a call {wanted}{when}{said}")
+        nearest = max(named, key=lambda call: _equal(call, arguments))
+        return self._fail(f"expected a call {wanted}{when}; the nearest is {call_text(nearest)}")
+
+    def _result_of(self, outcome: str, content: object) -> Self:
+        call, message = self._spoken_of()
+        said = "nothing" if message is None else repr(message.text)
+        holds = message is not None and message.outcome == outcome and _is(message.text, content)
+        return self._hold(holds, f"expected {call_text(call)} to give {content!r}, not {said}")
+
+    def _spoken_of(self) -> tuple[ToolCall, ToolMessage | None]:
+        if self._seen < 0:
+            raise TypeError("speak of a call first: expect(run).called(name).with_result(...)")
+        call = self._made[self._seen].call
+        results = (m for m in self._messages if isinstance(m, ToolMessage))
+        return call, next((m for m in results if m.tool_call_id == call.id), None)
+
+    def _answer(self) -> object:
+        if self._result is not None:
+            try:
+                return self._result.output
+            except RunNotFinished as error:
+                return self._fail(f"expected an answer: {error}")
+        last = self._messages[-1] if self._messages else None
+        if isinstance(last, AssistantMessage) and not last.tool_calls:
+            return last.text
+        return self._fail("expected an answer, and there is none")
+
+    def _ended(self, status: Status, limit: str) -> Self:
+        if self._result is None:
+            raise TypeError("how a run ended is known of its RunResult only")
+        wanted = f"{status}{f' ({limit})' if limit else ''}"
+        was = f"{self._result.status}{f' ({self._result.limit})' if self._result.limit else ''}"
+        holds = self._result.status is status and (not limit or self._result.limit == limit)
+        return self._hold(holds, f"expected the run to be {wanted}, and it is {was}")
+
+    def _hold(self, holds: bool, sentence: str) -> Self:  # noqa: FBT001  (what is claimed)
+        return self if holds else self._fail(sentence)
+
+    def _fail(self, sentence: str) -> Self:
+        status = f"\n  {self._result.status}" if self._result else ""
+        limit = f" ({self._result.limit})" if self._result and self._result.limit else ""
+        shown = transcript(self._messages)
+        raise AssertionError(f"{sentence}\nThe run:\n{shown}{status}{limit}")
+
+
+def _calls(messages: Sequence[Message]) -> list[_Made]:
+    return [
+        _Made(place, call)
+        for place, message in enumerate(messages)
+        if isinstance(message, AssistantMessage)
+        for call in message.tool_calls
+    ]
+
+
+def _arguments(call: ToolCall) -> dict[str, Any]:
+    try:
+        value = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _fits(call: ToolCall, wanted: dict[str, Any]) -> bool:
+    return _equal(call, wanted) == len(wanted)
+
+
+def _equal(call: ToolCall, wanted: dict[str, Any]) -> int:
+    given = _arguments(call)
+    return sum(name in given and bool(given[name] == value) for name, value in wanted.items())
+
+
+def _is(text: str, content: object) -> bool:
+    if isinstance(content, str):
+        return text == content
+    try:
+        return bool(json.loads(text) == content)
+    except ValueError:
+        return bool(text == content)
+
+
+def _times(number: int) -> str:
+    return {0: "no call", 1: "one call"}.get(number, f"{number} calls")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing"

@@ -1,0 +1,202 @@
+"""What a hostile model answers: one turn at a time, from choices that a seed or Hypothesis makes."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from pathors_agent.errors import TransportError
+from pathors_agent.messages import JSONValue
+from pathors_agent.testing.draws import Draws
+from pathors_agent.testing.made_arguments import (
+    cut_arguments,
+    mistaken_arguments,
+    probable_arguments,
+)
+from pathors_agent.testing.script import Answer, Call, Entry, Reply, answer, http_error, raw
+
+Fault = Literal[
+    "mistaken_arguments",
+    "wrong_name",
+    "repeated_id",
+    "cut_answer",
+    "flood",
+    "broken_stream",
+    "error_in_stream",
+    "refusal",
+    "no_format",
+]
+"""What a hostile model does wrong.
+
+- `mistaken_arguments`: no JSON, no object, missing, unknown and repeated names, wrong types.
+- `wrong_name`: a call of a tool that there is not.
+- `repeated_id`: several calls of one id, of one from an earlier answer, or without one.
+- `cut_answer`: the answer ends for its length, or by a filter, perhaps within a call.
+- `flood`: hundreds of calls, or a text without end.
+- `broken_stream`: the connection breaks, or ends as if all were there.
+- `error_in_stream`: an error comes after the first pieces.
+- `refusal`: an error status, or no connection at all.
+- `no_format`: a body that is no completion.
+"""
+
+ALL_FAULTS: tuple[Fault, ...] = get_args(Fault)
+
+# More calls, and more text, than an answer may hold or an agent wants to read.
+MANY_CALLS = (30, 300)
+LONG_TEXT = 100_000
+MOST_CALLS = 4
+# So many answers come for one refusal, and for one body without a format.
+ANSWERS = 8
+MOST_EVENTS = 12
+MOST_BYTES = 600
+
+TEXTS = ("Done.", "", "Well, naïvely 🙂 …", '{"answer": 42}')
+_FINISH_REASONS = ("stop", "tool_calls", "eos", "")
+NO_CONNECTION = "no connection"
+_REFUSALS: tuple[Reply | str, ...] = (
+    http_error(500, "something went wrong", type="server_error"),
+    http_error(429, "slow down", type="rate_limit_error", retry_after=1),
+    http_error(400, "the request is too long", code="context_length_exceeded"),
+    http_error(401, "wrong key"),
+    raw(b"<html>Bad Gateway</html>", status=502),
+    NO_CONNECTION,
+)
+_NO_FORMATS = (
+    raw(b""),
+    raw(b"{}"),
+    raw(b"data: {not json\n\n"),
+    raw(b"data: [DONE]\n\n"),
+    raw(b'data: {"choices":[]}\n\ndata: [DONE]\n\n'),
+    raw(b'data: {"choices":[{"index":0,"delta":{"content":"half'),
+    raw(b'data: {"choices":[{"index":0,"delta":{"tool_calls":7}}]}\n\n'),
+    raw(b"<html>Welcome</html>"),
+    raw(b"\xff\xfe\x00"),
+    raw(b"\n\n\n"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTool:
+    """A tool as a request offers it to the model."""
+
+    name: str
+    parameters: Any
+
+
+def offered_tools(definitions: Iterable[Any]) -> tuple[OfferedTool, ...]:
+    """Read the tools of a request; what is none is left out."""
+    functions = [item.get("function") for item in definitions if isinstance(item, Mapping)]
+    return tuple(
+        OfferedTool(function["name"], function.get("parameters"))
+        for function in functions
+        if isinstance(function, Mapping) and isinstance(function.get("name"), str)
+    )
+
+
+def checked_faults(faults: Collection[str] | None) -> frozenset[str]:
+    """Give the faults that are meant, all where none are named; raise ValueError for unknown ones."""
+    chosen = frozenset(ALL_FAULTS if faults is None else faults)
+    if unknown := chosen - set(ALL_FAULTS):
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"no fault is called {names}; there are {', '.join(ALL_FAULTS)}")
+    return chosen
+
+
+def hostile_turn(
+    tools: tuple[OfferedTool, ...], draws: Draws, faults: Collection[str] = ALL_FAULTS
+) -> Entry:
+    """Make one answer: a good one, or one with faults."""
+    turn = _Turn(tools, draws, faults)
+    others = [fault for fault in ("refusal", "no_format") if fault in faults]
+    match draws.choice(["answer"] * ANSWERS + others):
+        case "refusal":
+            refusal = draws.choice(_REFUSALS)
+            # A new one each time: who raises an exception writes into it.
+            return TransportError(refusal) if isinstance(refusal, str) else refusal
+        case "no_format":
+            return draws.choice(_NO_FORMATS)
+        case _:
+            return turn.entry()
+
+
+class _Turn:
+    """One answer in the making."""
+
+    def __init__(
+        self, tools: tuple[OfferedTool, ...], draws: Draws, faults: Collection[str]
+    ) -> None:
+        self._tools = tools
+        self._draws = draws
+        self._faults = faults
+
+    def entry(self) -> Entry:
+        made = self._flood() if self._happens("flood", 8) else self._answer()
+        if self._happens("broken_stream", 8):
+            return self._stopped(made)
+        if self._happens("error_in_stream", 8):
+            return made.failed_after(events=self._draws.integer(0, MOST_EVENTS))
+        plain = made == answer(made.text) and made.text is not None
+        return made.text or "" if plain else made
+
+    def _happens(self, fault: Fault, one_in: int) -> bool:
+        if fault not in self._faults:
+            return False
+        return self._draws.choice([False] * (one_in - 1) + [True])
+
+    def _answer(self) -> Answer:
+        calls = self._draws.several(self._call, 0, MOST_CALLS)
+        ids = self._ids(len(calls)) if self._happens("repeated_id", 4) else []
+        text = self._draws.choice([None, *TEXTS]) if calls else self._draws.choice(TEXTS)
+        if self._happens("cut_answer", 5):
+            return self._cut(text, calls, ids)
+        return answer(text, calls=calls, ids=ids, finish_reason=self._finish_reason(calls))
+
+    def _finish_reason(self, calls: list[Call]) -> str | None:
+        usual = "tool_calls" if calls else "stop"
+        return self._draws.choice([usual, usual, usual, *_FINISH_REASONS]) or None
+
+    def _call(self, draws: Draws) -> Call:
+        if not self._tools or self._happens("wrong_name", 6):
+            return self._misnamed(), {}
+        tool = draws.choice(self._tools)
+        return tool.name, self._arguments(tool)
+
+    def _arguments(self, tool: OfferedTool) -> Mapping[str, JSONValue] | str:
+        if self._happens("mistaken_arguments", 3):
+            return mistaken_arguments(tool.parameters, self._draws)
+        return probable_arguments(tool.parameters, self._draws)
+
+    def _misnamed(self) -> str:
+        near = [f"functions.{tool.name}" for tool in self._tools]
+        near += [tool.name[:-1] for tool in self._tools]
+        return self._draws.choice(["no_such_tool", *near, "", "no such tool!", "x" * 100])
+
+    def _ids(self, count: int) -> list[str]:
+        # An id that counts up is one that another answer may have had.
+        return [self._draws.choice(["call_1", "", "same", "call_2"]) for _ in range(count)]
+
+    def _cut(self, text: str | None, calls: list[Call], ids: list[str]) -> Answer:
+        reason = self._draws.choice(["length", "content_filter"])
+        if self._draws.choice([True, False]) and calls:
+            name = calls[-1][0]
+            tool = next((tool for tool in self._tools if tool.name == name), None)
+            parameters = tool.parameters if tool else {}
+            calls = [*calls[:-1], (name, cut_arguments(parameters, self._draws))]
+        return answer(text, calls=calls, ids=ids, finish_reason=reason)
+
+    def _flood(self) -> Answer:
+        if not self._tools or not self._draws.choice([True, False]):
+            return answer("a" * LONG_TEXT, chunk_size=LONG_TEXT // 100)
+        tool = self._draws.choice(self._tools)
+        call = (tool.name, probable_arguments(tool.parameters, self._draws))
+        return answer(calls=[call] * self._draws.choice(MANY_CALLS))
+
+    def _stopped(self, made: Reply) -> Reply:
+        match self._draws.choice(["broken events", "ended events", "broken bytes", "ended bytes"]):
+            case "broken events":
+                return made.broken_after(events=self._draws.integer(0, MOST_EVENTS))
+            case "ended events":
+                return made.ended_after(events=self._draws.integer(0, MOST_EVENTS))
+            case "broken bytes":
+                return made.broken_after(bytes=self._draws.integer(0, MOST_BYTES))
+            case _:
+                return made.ended_after(bytes=self._draws.integer(0, MOST_BYTES))

@@ -1,0 +1,265 @@
+"""Run a whole run again from its log, and find the first thing that is not as it was."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from pathors_agent.agent import Agent, AsyncAgent
+from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.completion_bytes import plain_body
+from pathors_agent.conversation import Conversation, Role
+from pathors_agent.errors import TransportError
+from pathors_agent.history import dump_message, load_messages
+from pathors_agent.messages import (
+    AssistantMessage,
+    JSONValue,
+    Message,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+from pathors_agent.run_result import RunResult
+from pathors_agent.testing.differences import Difference, differences
+from pathors_agent.testing.script import Entry, raw
+from pathors_agent.testing.scripted_transport import AsyncPlayerTransport, Player, PlayerTransport
+from pathors_agent.testing.transcripts import transcript
+from pathors_agent.transport import AsyncTransport, Transport
+
+Log = str | bytes | RunResult[Any] | Conversation | Iterable[Message]
+"""A run's messages, or the text that `dump_messages` made of them."""
+
+
+class ReplayDifference(AssertionError):
+    """A run did not go again as it went.
+
+    `request` is the number of the request that differs, None where all were as before and a
+    message differs; `difference` tells where and what.
+    """
+
+    def __init__(self, text: str, *, request: int | None, difference: Difference) -> None:
+        super().__init__(text)
+        self.request = request
+        self.difference = difference
+
+
+class _LogEnds(TransportError):
+    """The log holds no answer to this request."""
+
+    def __init__(self) -> None:
+        super().__init__("the log ends here", retryable=False)
+
+
+def replay(
+    log: Log,
+    make: Callable[[Transport], Agent[Any]],
+    *,
+    requests: Sequence[bytes] = (),
+    profile: EndpointProfile = DEFAULT_PROFILE,
+    context: object = None,
+) -> list[bytes]:
+    """Run a run again: its answers from the log, its tools and requests anew.
+
+    `make` makes the agent around a transport. Each request must be the same, byte for byte, as
+    the one that the agent makes of the log's messages, or as those of `requests` where they were
+    kept; else `ReplayDifference` tells the first difference. Tools that only the caller runs, and
+    calls that waited for approval, get their results from the log. Gives the requests.
+    """
+    replaying = _Replay(log, requests)
+    for history in replaying.histories():
+        probe = _Probe(profile)
+        with suppress(_LogEnds):
+            make(probe).run(conversation=history, context=context)
+        replaying.expect(history, probe)
+    while replaying.goes_on():
+        model = _Answers(profile, replaying)
+        with suppress(_LogEnds):
+            make(model).run(conversation=replaying.conversation, context=context)
+    return replaying.finish()
+
+
+async def replay_async(
+    log: Log,
+    make: Callable[[AsyncTransport], AsyncAgent[Any]],
+    *,
+    requests: Sequence[bytes] = (),
+    profile: EndpointProfile = DEFAULT_PROFILE,
+    context: object = None,
+) -> list[bytes]:
+    """As `replay`, with an `AsyncAgent`."""
+    replaying = _Replay(log, requests)
+    for history in replaying.histories():
+        probe = _AsyncProbe(profile)
+        with suppress(_LogEnds):
+            await make(probe).run(conversation=history, context=context)
+        replaying.expect(history, probe)
+    while replaying.goes_on():
+        model = _AsyncAnswers(profile, replaying)
+        with suppress(_LogEnds):
+            await make(model).run(conversation=replaying.conversation, context=context)
+    return replaying.finish()
+
+
+class _Replay:
+    """A log, and how far it was run again."""
+
+    def __init__(self, log: Log, requests: Sequence[bytes]) -> None:
+        self.conversation = Conversation()
+        if isinstance(log, RunResult):
+            log = log.conversation
+        if isinstance(log, Conversation):
+            self.conversation = Conversation(session_id=log.session_id, id=log.id)
+            log = log.messages
+        self._log = load_messages(log) if isinstance(log, str | bytes) else list(log)
+        self._kept = list(requests)
+        self._expected: dict[int, bytes] = {}
+        self._requests: list[bytes] = []
+        Conversation(self._log)  # legal, or this raises
+
+    def histories(self) -> Iterator[Conversation]:
+        """The parts of the log after which the model was asked."""
+        for place, message in enumerate(self._log if not self._kept else ()):
+            history = Conversation(self._log[:place], session_id=self.conversation.session_id)
+            if isinstance(message, AssistantMessage) and history.next_role is Role.ASSISTANT:
+                yield history
+
+    def expect(self, history: Conversation, probe: Player) -> None:
+        """Keep the request that an agent makes of a part of the log."""
+        if probe.sent:
+            self._expected[len(history)] = probe.sent[0].body
+
+    def goes_on(self) -> bool:
+        """Say the next of what the log says and no agent does; whether there is more to run."""
+        before = len(self.conversation)
+        self._take_results()
+        self._check_messages(len(self.conversation))
+        while self._next_is_said():
+            self.conversation.append(self._log[len(self.conversation)])
+        return before < len(self.conversation)
+
+    def _take_results(self) -> None:
+        """Take the results of calls that no agent ran from the log."""
+        logged = {m.tool_call_id: m for m in self._log if isinstance(m, ToolMessage)}
+        for call in self.conversation.open_calls:
+            if call.id in logged:
+                self.conversation.append(logged[call.id])
+
+    def _next_is_said(self) -> bool:
+        """Whether the log goes on with what a user or the system says, or with a greeting."""
+        place = len(self.conversation)
+        if place >= len(self._log) or self.conversation.next_role is Role.TOOL:
+            return False
+        is_answer = self._log[place].role == "assistant"
+        return not is_answer or self.conversation.next_role is Role.USER
+
+    def answer(self, body: bytes) -> Entry:
+        """Compare a request, and give the log's answer to it."""
+        place, number = len(self.conversation), len(self._requests)
+        self._requests.append(body)
+        expected = self._expected.get(place)
+        if self._kept:
+            expected = self._kept[number] if number < len(self._kept) else None
+        if expected is not None and body != expected:
+            raise self._differs(number + 1, expected, body)
+        answer = self._log[place] if place < len(self._log) else None
+        if not isinstance(answer, AssistantMessage):
+            raise _LogEnds
+        return raw(_completion(answer))
+
+    def _differs(self, number: int, before: bytes, now: bytes) -> ReplayDifference:
+        found = next(differences(json.loads(before), json.loads(now)), None)
+        found = found or _of_bytes(before, now)
+        shown = transcript(self.conversation.messages)
+        return ReplayDifference(
+            f"request {number} differs in {found}\nThe run so far:\n{shown}",
+            request=number,
+            difference=found,
+        )
+
+    def finish(self) -> list[bytes]:
+        """Give the requests, once the messages are found to be those of the log."""
+        self._check_messages(len(self._log))
+        return self._requests
+
+    def _check_messages(self, count: int) -> None:
+        logged = list(map(_compared, self._log[:count]))
+        # A log that ends within a batch of calls is gone beyond.
+        now = list(map(_compared, self.conversation.messages[: len(self._log)]))
+        found = next(differences(logged, now), None)
+        if found is not None:
+            shown = transcript(self.conversation.messages)
+            raise ReplayDifference(
+                f"the messages differ: {found}\nThe run now:\n{shown}",
+                request=None,
+                difference=found,
+            )
+
+
+def _compared(message: Message) -> dict[str, JSONValue]:
+    """What of a message must be the same; an answer comes from the log itself."""
+    if isinstance(message, AssistantMessage):
+        return {"role": message.role, "tool_calls": [call.name for call in message.tool_calls]}
+    if isinstance(message, UserMessage | ToolMessage):
+        return dump_message(message)
+    return {"role": message.role, "content": message.text}
+
+
+def _of_bytes(before: bytes, now: bytes) -> Difference:
+    """The first difference of bodies that are equal as JSON: other order, other numbers."""
+    pairs = zip(before, now, strict=False)
+    at = next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(before), len(now)))
+    near = slice(max(0, at - 20), at + 20)
+    return Difference(f"byte {at}", repr(before[near]), repr(now[near]))
+
+
+def _completion(message: AssistantMessage) -> bytes:
+    """Write an answer so that it is read as it is in the log, with all that came with it."""
+    body = json.loads(plain_body(message))
+    [choice] = body["choices"]
+    choice["message"] |= {k: v for k, v in message.extra.items() if k not in choice["message"]}
+    usage = message.usage or Usage()
+    body["usage"] |= {
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+    for name in ("id", "model"):
+        if getattr(message, name) is None:
+            del body[name]
+    return json.dumps(body if message.usage else {**body, "usage": None}).encode()
+
+
+class _Probing(Player):
+    """Takes a request and gives no answer."""
+
+    def __init__(self, profile: EndpointProfile) -> None:
+        super().__init__(cut=None, profile=profile)
+
+    def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
+        raise _LogEnds
+
+
+class _Answering(Player):
+    """Answers from a log."""
+
+    def __init__(self, profile: EndpointProfile, replaying: _Replay) -> None:
+        super().__init__(cut=None, profile=profile)
+        self._replaying = replaying
+
+    def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
+        return self._replaying.answer(self.sent[-1].body)
+
+
+class _Probe(_Probing, PlayerTransport):
+    pass
+
+
+class _AsyncProbe(_Probing, AsyncPlayerTransport):
+    pass
+
+
+class _Answers(_Answering, PlayerTransport):
+    pass
+
+
+class _AsyncAnswers(_Answering, AsyncPlayerTransport):
+    pass

@@ -1,0 +1,206 @@
+"""Make values that a JSON Schema asks for. Not all of JSON Schema: who uses them checks them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pathors_agent.messages import JSONValue
+from pathors_agent.testing.draws import CannotDraw, Draws
+
+# Recursive schemas must end somewhere; what people write by hand has fewer levels.
+MAX_DEPTH = 8
+# A member of a union, the object that it is, and a value in that.
+FEW_LEVELS = 3
+MAX_ITEMS = 4
+MAX_CHARACTERS = 12
+MAX_NUMBER = 1_000
+
+# "naïve" and the emoji are more bytes than characters; quotes and line ends must be escaped.
+TEXTS = ("", "a", "Oslo", "two words", 'a "quoted" word', "naïve 🙂", "line\nline", "0", "null")
+FORMATS = {
+    "date": ("2000-01-01", "2024-02-29", "1969-12-31"),
+    "date-time": ("2000-01-01T00:00:00Z", "2024-02-29T23:59:59.5+05:30"),
+    "time": ("00:00:00Z", "23:59:59.25Z"),
+    "duration": ("P0D", "PT1.5S", "P1DT2H"),
+    "uuid": ("00000000-0000-4000-8000-000000000000", "6f1e2a34-5b67-4c89-9abc-def012345678"),
+    "email": ("a@example.org", "first.last+tag@example.org"),
+    "uri": ("https://example.org/", "https://example.org/a?b=c#d"),
+    "ipv4": ("127.0.0.1", "192.0.2.1"),
+    "ipv6": ("::1", "2001:db8::1"),
+    "binary": ("", "a"),
+    "path": ("a", "a/b.txt"),
+}
+_ANYTHING: tuple[JSONValue, ...] = (None, True, 0, "a", [], {})
+
+
+def schema_value(schema: Any, draws: Draws, *, root: Any = None, depth: int = MAX_DEPTH) -> Any:
+    """Make a value that probably fits; raise `CannotDraw` where none can be made."""
+    maker = _Maker(schema if root is None else root, draws)
+    return maker.value(schema, depth)
+
+
+class _Maker:
+    """One value in the making: the whole schema, for its references, and the choices."""
+
+    def __init__(self, root: Any, draws: Draws) -> None:
+        self._root = root
+        self._draws = draws
+
+    def value(self, schema: Any, depth: int) -> Any:
+        if depth < 0:
+            raise CannotDraw(f"the schema has more than {MAX_DEPTH} levels")
+        if schema is False:
+            raise CannotDraw("the schema takes no value at all")
+        if not isinstance(schema, Mapping):
+            return self._draws.choice(_ANYTHING)
+        if "const" in schema:
+            return schema["const"]
+        if schema.get("enum"):
+            return self._draws.choice(schema["enum"])
+        if isinstance(schema.get("$ref"), str):
+            return self.value(self._target(schema["$ref"]), depth - 1)
+        for keyword in ("anyOf", "oneOf"):
+            if schema.get(keyword):
+                return self._member(schema, keyword, depth)
+        if schema.get("allOf"):
+            return self.value(_merged(schema, *schema["allOf"]), depth - 1)
+        return self._typed(schema, depth)
+
+    def _target(self, reference: str) -> Any:
+        found = self._root
+        try:
+            for name in filter(None, reference.removeprefix("#").split("/")):
+                key = name.replace("~1", "/").replace("~0", "~")
+                found = found[int(key)] if isinstance(found, Sequence) else found[key]
+        except (LookupError, ValueError, TypeError):
+            raise CannotDraw(f"the reference {reference!r} leads nowhere") from None
+        return found
+
+    def _member(self, schema: Mapping[str, Any], keyword: str, depth: int) -> Any:
+        rest = {name: rule for name, rule in schema.items() if name != keyword}
+        members = list(schema[keyword])
+        # The simplest, where the levels come to their end.
+        member = self._draws.choice(members) if depth > FEW_LEVELS else min(members, key=_levels)
+        if isinstance(member, Mapping) and "$ref" in member:
+            member = self._target(member["$ref"])
+        return self.value(_merged(rest, member), depth - 1)
+
+    def _typed(self, schema: Mapping[str, Any], depth: int) -> Any:
+        kind = schema.get("type") or ("object" if "properties" in schema else None)
+        if isinstance(kind, list | tuple):
+            kind = self._draws.choice(kind)
+        match kind:
+            case "object":
+                return self._object(schema, depth)
+            case "array":
+                return self._array(schema, depth)
+            case "string":
+                return self._string(schema)
+            case "integer":
+                return self._integer(schema)
+            case "number":
+                return self._number(schema)
+            case "boolean":
+                return self._draws.choice([False, True])
+            case "null":
+                return None
+            case _:
+                return self._draws.choice(_ANYTHING)
+
+    def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
+        known, required = schema.get("properties", {}), schema.get("required", ())
+        made = {name: self.value(known.get(name), depth - 1) for name in required}
+        for name, rule in known.items():
+            if name not in made and depth > 1 and self._draws.choice([False, True]):
+                made[name] = self.value(rule, depth - 1)
+        more = schema.get("additionalProperties")
+        if isinstance(more, Mapping) and depth > 1:
+            names = self._draws.several(lambda draws: draws.choice(TEXTS), 0, MAX_ITEMS)
+            made |= {name: self.value(more, depth - 1) for name in names if name not in known}
+        return made
+
+    def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
+        first = [self.value(rule, depth - 1) for rule in schema.get("prefixItems", ())]
+        rule = schema.get("items", True)
+        least = max(schema.get("minItems", 0) - len(first), 0)
+        most = max(least, min(schema.get("maxItems", MAX_ITEMS), MAX_ITEMS) - len(first))
+        if rule is False or (depth <= 1 and not least):
+            return first
+        rest = self._draws.several(lambda draws: self.value(rule, depth - 1), least, most)
+        return _distinct(first + rest) if schema.get("uniqueItems") else first + rest
+
+    def _string(self, schema: Mapping[str, Any]) -> str:
+        if schema.get("format") in FORMATS:
+            return self._draws.choice(FORMATS[schema["format"]])
+        if "pattern" in schema:
+            examples = [text for text in _examples(schema) if isinstance(text, str)]
+            return (
+                self._draws.choice(examples)
+                if examples
+                else self._draws.matching(schema["pattern"])
+            )
+        least = schema.get("minLength", 0)
+        most = schema.get("maxLength", max(least, MAX_CHARACTERS))
+        text = self._draws.choice(TEXTS)
+        return text.ljust(least, "a")[:most]
+
+    def _integer(self, schema: Mapping[str, Any]) -> int:
+        step = schema.get("multipleOf", 1)
+        least, most = _bounds(schema, 1)
+        if step == 1:
+            return self._draws.integer(least, most)
+        step = int(step) or 1
+        return step * self._draws.integer(-(-least // step), most // step)
+
+    def _number(self, schema: Mapping[str, Any]) -> int | float:
+        if "multipleOf" in schema:
+            return self._integer(schema)
+        least, most = _bounds(schema, 0)
+        whole = self._draws.integer(least, most)
+        part = self._draws.choice([0, 0.5, 0.1])
+        return whole + part if whole + part < most else whole
+
+
+def _bounds(schema: Mapping[str, Any], step: int) -> tuple[int, int]:
+    """The least and most whole number; `step` is what an exclusive bound takes away."""
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    least = schema.get("minimum", None if above is None else above + (step or 1))
+    most = schema.get("maximum", None if below is None else below - (step or 1))
+    if least is None:
+        least = -MAX_NUMBER if most is None else min(-MAX_NUMBER, most - MAX_NUMBER)
+    if most is None:
+        most = max(MAX_NUMBER, least + MAX_NUMBER)
+    low, high = int(-(-least // 1)), int(most // 1)
+    if low > high:
+        raise CannotDraw("the bounds leave no whole number")
+    return low, high
+
+
+def _merged(*schemas: Any) -> dict[str, Any]:
+    """Several schemas as one; those of a property that two of them have are not joined."""
+    merged: dict[str, Any] = {}
+    for schema in schemas:
+        for name, rule in schema.items() if isinstance(schema, Mapping) else ():
+            if name == "allOf":
+                continue
+            if name == "properties":
+                merged[name] = {**merged.get(name, {}), **rule}
+            elif name == "required":
+                merged[name] = [*merged.get(name, ()), *rule]
+            else:
+                merged[name] = rule
+    return merged
+
+
+def _examples(schema: Mapping[str, Any]) -> list[Any]:
+    default = [schema["default"]] if "default" in schema else []
+    return [*schema.get("examples", ()), *default]
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    return [value for place, value in enumerate(values) if value not in values[:place]]
+
+
+def _levels(schema: Any) -> tuple[bool, int]:
+    """How deep a schema may lead: what refers to another is deeper than what does not."""
+    text = str(schema)
+    return "$ref" in text, len(text)

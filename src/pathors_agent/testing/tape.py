@@ -1,0 +1,241 @@
+"""The recordings of a test: exchanges in a file of readable JSON, and the search for one."""
+
+import base64
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.errors import TransportError
+from pathors_agent.messages import JSONValue
+from pathors_agent.testing.differences import Difference, differences
+
+VERSION = 1
+# So many differences tell which recording is nearest; more tell nothing further.
+MOST_DIFFERENCES = 200
+
+
+class CassetteMiss(AssertionError):
+    """A request has no recording.
+
+    `difference` is the first place where the nearest recording differs, None where there is no
+    recording to compare with.
+    """
+
+    def __init__(self, text: str, *, difference: Difference | None = None) -> None:
+        super().__init__(text)
+        self.difference = difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedRequest:
+    """A request as it is stored and compared: without headers, without secrets."""
+
+    method: str
+    path: str
+    body: JSONValue
+
+    @property
+    def key(self) -> str:
+        """A text that is equal for equal requests."""
+        return json.dumps([self.method, self.path, self.body], sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The TransportError that an exchange ended with."""
+
+    text: str
+    retryable: bool = True
+    timed_out: bool = False
+
+    def error(self) -> TransportError:
+        """Make the error anew."""
+        return TransportError(self.text, retryable=self.retryable, timed_out=self.timed_out)
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request and its answer, as far as it was read. `complete`: nothing followed."""
+
+    request: AskedRequest
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    session_id: str | None = None
+    pieces: list[bytes] = field(default_factory=list)
+    complete: bool = False
+    failure: Failure | None = None
+    done: bool = False
+    """Whether all was recorded that there will be."""
+
+
+class Tape:
+    """The exchanges of one file, replayed in the order in which they were recorded.
+
+    With `record` the file is written anew; without it, a request that was not recorded is a
+    `CassetteMiss`. None records where there is no file yet.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, record: bool | None = None) -> None:
+        self.path = Path(path)
+        self.records = not self.path.exists() if record is None else record
+        self.profile = DEFAULT_PROFILE
+        self._lock = Lock()
+        self._exchanges: list[Exchange] = []
+        self._played: set[int] = set()
+        if not self.records and self.path.exists():
+            self._read()
+
+    def __repr__(self) -> str:
+        doing = "records" if self.records else "replays"
+        return f"Tape({str(self.path)!r}, {doing} {len(self._exchanges)} exchanges)"
+
+    # - replaying -
+
+    def find(self, request: AskedRequest) -> Exchange:
+        """Give the next recording of a request, or raise `CassetteMiss`."""
+        key = request.key
+        with self._lock:
+            same = [i for i, each in enumerate(self._exchanges) if each.request.key == key]
+            place = next((i for i in same if i not in self._played), None)
+            if place is not None:
+                self._played.add(place)
+                return self._exchanges[place]
+        if same:
+            times = len(same)
+            raise CassetteMiss(
+                f"{self.path} has {times} recordings of this request, and it came {times + 1} "
+                f"times: {_named(request)}. {self._advice}"
+            )
+        raise self._miss(request)
+
+    @property
+    def _advice(self) -> str:
+        return "Record anew with pytest --record, or Tape(record=True)."
+
+    def _miss(self, request: AskedRequest) -> CassetteMiss:
+        if not self._exchanges:
+            return CassetteMiss(f"there is no recording in {self.path}. {self._advice}")
+        # One that was not played yet is rather meant.
+        places = [i for i in range(len(self._exchanges)) if i not in self._played]
+        nearest = min(
+            places or range(len(self._exchanges)), key=lambda i: self._distance(i, request)
+        )
+        difference = next(self._differences(nearest, request))
+        return CassetteMiss(
+            f"no recording in {self.path} is of {_named(request)}; the nearest, number "
+            f"{nearest + 1} of {len(self._exchanges)}, differs first in {difference}. "
+            f"{self._advice}",
+            difference=difference,
+        )
+
+    def _differences(self, place: int, request: AskedRequest) -> Any:
+        return differences(asdict(self._exchanges[place].request), asdict(request))
+
+    def _distance(self, place: int, request: AskedRequest) -> int:
+        found = zip(self._differences(place, request), range(MOST_DIFFERENCES), strict=False)
+        return sum(1 for _ in found)
+
+    # - recording -
+
+    def begin(self, request: AskedRequest) -> Exchange:
+        """Make room for a recording: they are stored in the order in which they began."""
+        exchange = Exchange(request=request)
+        with self._lock:
+            self._exchanges.append(exchange)
+        return exchange
+
+    def end(self, exchange: Exchange) -> None:
+        """Store a recording, and with it the file."""
+        exchange.done = True
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
+        document: dict[str, Any] = {"version": VERSION}
+        if self.profile != DEFAULT_PROFILE:
+            document["profile"] = _profile_fields(self.profile)
+        document["exchanges"] = [_written(each) for each in self._exchanges if each.done]
+        text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(self.path)
+
+    def _read(self) -> None:
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            version = document.get("version")
+            if version != VERSION:
+                raise ValueError(f"its version is {version!r}, and {VERSION} is read")
+            self.profile = EndpointProfile(**_as_profile(document.get("profile", {})))
+            self._exchanges = [_exchange(each) for each in document["exchanges"]]
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(f"{self.path} is no cassette: {error}") from error
+
+
+def _named(request: AskedRequest) -> str:
+    return f"{request.method} {request.path}"
+
+
+def _profile_fields(profile: EndpointProfile) -> dict[str, Any]:
+    given = {each.name: getattr(profile, each.name) for each in fields(profile)}
+    return {k: v for k, v in given.items() if v != getattr(DEFAULT_PROFILE, k)}
+
+
+def _as_profile(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _written(exchange: Exchange) -> dict[str, Any]:
+    request = asdict(exchange.request)
+    if exchange.status is None:
+        return {"request": request, "failure": _written_failure(exchange.failure)}
+    response: dict[str, Any] = {"status": exchange.status, "headers": exchange.headers}
+    if exchange.session_id is not None:
+        response["session_id"] = exchange.session_id
+    response["pieces"] = [_written_piece(piece) for piece in exchange.pieces]
+    if exchange.failure is not None:
+        response["failure"] = _written_failure(exchange.failure)
+    elif not exchange.complete:
+        response["read_on"] = False
+    return {"request": request, "response": response}
+
+
+def _written_failure(failure: Failure | None) -> JSONValue:
+    return None if failure is None else asdict(failure)
+
+
+def _written_piece(piece: bytes) -> JSONValue:
+    """A piece as text; one that ends inside of a character is no text."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(piece).decode()}
+
+
+def _exchange(value: dict[str, Any]) -> Exchange:
+    request = AskedRequest(**value["request"])
+    if "response" not in value:
+        return Exchange(request=request, failure=Failure(**value["failure"]))
+    response = value["response"]
+    return Exchange(
+        request=request,
+        status=response["status"],
+        headers=response["headers"],
+        session_id=response.get("session_id"),
+        pieces=_pieces(response["pieces"]),
+        complete=response.get("read_on", True) and "failure" not in response,
+        failure=Failure(**response["failure"]) if "failure" in response else None,
+    )
+
+
+def _pieces(values: Sequence[Any]) -> list[bytes]:
+    return [
+        value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])
+        for value in values
+    ]

@@ -1,0 +1,198 @@
+"""Test a tool of your own, rule by rule, with arguments made from its schema."""
+
+import json
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+from pathors_agent.dispatch import ToolThread, call_tool
+from pathors_agent.errors import ToolDefinitionError, ToolError
+from pathors_agent.messages import ToolCall, ToolMessage
+from pathors_agent.testing.draws import CannotDraw, Draws, FirstDraws, SeededDraws
+from pathors_agent.testing.made_arguments import fitting_arguments, mistaken_arguments
+from pathors_agent.testing.transcripts import arguments_text
+from pathors_agent.tools import BoundCall, Tool, ToolRegistry
+
+EXAMPLES = 25
+# A tool that takes longer makes a person wait; one with a `timeout` says how long it may take.
+SECONDS = 10.0
+
+Arguments = Mapping[str, Any]
+
+
+def check_tool(
+    tool: Tool | Callable[..., object],
+    *,
+    arguments: Iterable[Arguments] = (),
+    examples: int = EXAMPLES,
+    seed: int = 0,
+    seconds: float = SECONDS,
+    context: object = None,
+) -> None:
+    """Check a tool; raise AssertionError naming the first broken rule, and the arguments.
+
+    The tool really runs, `examples` times, with arguments made from its schema, the simplest
+    first, and with those in `arguments`: give it a back end that may be written to. Rules: its
+    definition is good, it and its parameters are described, it takes arguments that fit its
+    schema and refuses others in words, it gives a value that can be sent or raises `ToolError`,
+    each within its `timeout`, or `seconds`. `context` is what a `ToolContext` holds.
+    """
+    registry = _registered(tool)
+    [checked] = registry
+    _require_description(checked)
+    for values in _examples(checked, examples, seed, list(arguments)):
+        if checked.function is not None:  # else only the caller can run it
+            _require_result(_bound(registry, checked, values, context), values, seconds)
+    _require_refusals(registry, checked, examples, seed)
+
+
+def _registered(tool: Tool | Callable[..., object]) -> ToolRegistry:
+    try:
+        return ToolRegistry([tool])
+    except ToolDefinitionError as error:
+        raise AssertionError(f"a tool's definition must be good: {error}") from error
+
+
+def _require_description(tool: Tool) -> None:
+    if not tool.description.strip():
+        raise AssertionError(
+            f"a tool must be described, so that the model knows when to call it; {tool.name} is "
+            "not: give it a docstring"
+        )
+    properties = tool.parameters.get("properties", {})
+    bare = [name for name, rule in properties.items() if not _is_described(rule)]
+    if bare:
+        raise AssertionError(
+            f"the parameters of a tool must be described; of {tool.name} {', '.join(bare)} "
+            "lacks it: say it in the docstring, or with Field(description=...)"
+        )
+
+
+def _is_described(rule: Any) -> bool:
+    """Whether a parameter says what it is: in words, or by the few values it may have."""
+    return not isinstance(rule, Mapping) or any(
+        name in rule for name in ("description", "title", "enum", "const", "$ref")
+    )
+
+
+def _examples(tool: Tool, count: int, seed: int, given: Sequence[Arguments]) -> Iterator[Arguments]:
+    """Give arguments that fit: the caller's, then the simplest, then others."""
+    yield from given
+    seen: set[str] = set()
+    sources: list[Draws] = [FirstDraws(), *[SeededDraws(seed)] * (count - 1)]
+    for draws in sources:
+        try:
+            made = fitting_arguments(tool, draws)
+        except CannotDraw as reason:
+            if given:
+                return
+            raise AssertionError(
+                f"arguments for {tool.name} could not be made from its schema: {reason}; give "
+                "some as check_tool(arguments=[...])"
+            ) from None
+        except Exception as error:  # a validator of the tool's author may raise anything
+            raise AssertionError(
+                f"a tool must refuse arguments that do not fit in words; a validator of {tool.name} "
+                f"raised {type(error).__name__}: {error}; raise ValueError"
+            ) from error
+        text = json.dumps(made, sort_keys=True)
+        if text not in seen:
+            yield made
+        seen.add(text)
+
+
+def _bound(
+    registry: ToolRegistry, tool: Tool, values: Mapping[str, Any], context: object
+) -> BoundCall:
+    bound = registry.bind(_call(tool, json.dumps(dict(values))), context, key="check_tool")
+    if isinstance(bound, BoundCall):
+        return bound
+    raise AssertionError(
+        f"a tool must take arguments that fit its schema; {_shown(tool, values)}: {bound.text}"
+    )
+
+
+def _require_result(bound: BoundCall, values: Mapping[str, Any], seconds: float) -> None:
+    tool, shown = bound.tool, _shown(bound.tool, values)
+    limit = min(tool.timeout or seconds, seconds)
+    raised: list[Exception] = []
+    message = _run(bound, limit, raised)
+    error = raised[0] if raised else None
+    if message.outcome == "value" or isinstance(error, ToolError):
+        return
+    if message.outcome == "timeout":
+        raise AssertionError(f"a tool must be done in time; {shown} was not after {limit:g} s")
+    if error is not None:
+        raise AssertionError(
+            f"a tool must raise nothing but ToolError for arguments that fit; {shown} raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    raise AssertionError(f"a tool must give what can be sent; {shown}: {message.text}")
+
+
+def _run(bound: BoundCall, seconds: float, raised: list[Exception]) -> ToolMessage:
+    """Run a call as agents do, in a thread that can be left, and keep what its function raises."""
+    assert bound.tool.function is not None  # or it had not been bound
+    function = _watched(bound.tool.function, bound.tool, raised)
+    watched = replace(bound.tool, function=function, timeout=seconds, run_in="thread", memory=None)
+    with ToolThread() as thread:
+        return call_tool(BoundCall(bound.call, watched, bound.kwargs), thread)
+
+
+def _watched(
+    function: Callable[..., Any], tool: Tool, raised: list[Exception]
+) -> Callable[..., Any]:
+    """Give the same function, that notes what it raises."""
+
+    @wraps(function)
+    def run(**arguments: Any) -> Any:
+        with _noting(raised):
+            return function(**arguments)
+
+    @wraps(function)
+    async def run_async(**arguments: Any) -> Any:
+        with _noting(raised):
+            return await function(**arguments)
+
+    @wraps(function)
+    async def run_reporting(**arguments: Any) -> AsyncGenerator[Any, None]:
+        with _noting(raised):
+            async for value in function(**arguments):
+                yield value
+
+    if tool.reports:
+        return run_reporting
+    return run_async if tool.is_async else run
+
+
+@contextmanager
+def _noting(raised: list[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raised.append(error)
+        raise
+
+
+def _require_refusals(registry: ToolRegistry, tool: Tool, examples: int, seed: int) -> None:
+    """Send what does not fit: the tool's own validators must refuse it in words."""
+    draws = SeededDraws(seed)
+    for _ in range(examples):
+        made = mistaken_arguments(tool.sent_parameters, draws)
+        text = made if isinstance(made, str) else json.dumps(made)
+        bound = registry.bind(_call(tool, text), key="check_tool")
+        if isinstance(bound, ToolMessage) and "could not be checked" in bound.text:
+            raise AssertionError(
+                f"a tool must refuse arguments that do not fit in words; {tool.name}({text}): "
+                f"{bound.text}"
+            )
+
+
+def _call(tool: Tool, arguments: str) -> ToolCall:
+    return ToolCall(id="call_1", name=tool.name, arguments=arguments)
+
+
+def _shown(tool: Tool, values: Mapping[str, Any]) -> str:
+    return f"{tool.name}({arguments_text(dict(values))})"
