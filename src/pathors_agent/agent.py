@@ -312,12 +312,13 @@ def _open(
     conversation = run.conversation
     bindings.approvals.decide(decisions)
     if prompt is not None:
-        conversation.append(_user_message(prompt))
+        conversation.append(user_message(prompt))
     conversation.session_id = conversation.session_id or session_id
     conversation.id = conversation.id or session_id or token_hex(16)
 
 
-def _user_message(prompt: Prompt) -> UserMessage:
+def user_message(prompt: Prompt) -> UserMessage:
+    """Make a message of what the user says."""
     if isinstance(prompt, UserMessage):
         return prompt
     return UserMessage(content=prompt if isinstance(prompt, str) else tuple(prompt))

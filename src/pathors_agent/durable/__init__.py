@@ -1,0 +1,19 @@
+"""Durable runs: a crash loses nothing and repeats nothing, on one machine or on many."""
+
+from pathors_agent.durable.agent import DurableAgent, RunHandle
+from pathors_agent.durable.doubt import NOT_HAPPENED, DoubtfulCall, Happened
+from pathors_agent.durable.errors import RunExists, RunFailed, RunNotFound
+from pathors_agent.durable.runs import RunStatus, RunSummary
+
+__all__ = [
+    "NOT_HAPPENED",
+    "DoubtfulCall",
+    "DurableAgent",
+    "Happened",
+    "RunExists",
+    "RunFailed",
+    "RunHandle",
+    "RunNotFound",
+    "RunStatus",
+    "RunSummary",
+]

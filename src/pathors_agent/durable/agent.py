@@ -1,0 +1,328 @@
+"""DurableAgent: runs that outlive their process, and handles to them from any process."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from hashlib import blake2b
+from secrets import token_hex
+from types import TracebackType
+from typing import Any, Generic, Self
+
+from pathors_agent.agent import AsyncAgent, Prompt, user_message
+from pathors_agent.approvals import Approval, Decision
+from pathors_agent.durable import engine
+from pathors_agent.durable.doubt import DoubtfulCall
+from pathors_agent.durable.errors import RunExists
+from pathors_agent.durable.history import new_messages
+from pathors_agent.durable.records import SEPARATOR, Order
+from pathors_agent.durable.runs import (
+    AT_WORK,
+    LOOK_SECONDS,
+    Runs,
+    RunStatus,
+    RunSummary,
+    next_order,
+    status_of,
+)
+from pathors_agent.durable.segment import Place
+from pathors_agent.durable.tables import FORMAT, Tables
+from pathors_agent.durable.worker import (
+    LOCAL_POLL_SECONDS,
+    POLL_SECONDS,
+    STOP_SECONDS,
+    Rate,
+    Worker,
+    worker_name,
+)
+from pathors_agent.messages import JSONValue, Message, ToolMessage
+from pathors_agent.run_result import RunResult
+from pathors_agent.structured import OutputT
+
+# Runs mostly wait for the model: what one process has open connections for.
+LOCAL_CONCURRENCY = 100
+
+
+class DurableAgent(Generic[OutputT]):
+    """Runs of an agent that lose nothing and repeat nothing when their process dies.
+
+    An async context manager. Without a `queue`, this process carries the runs out; with one,
+    whoever calls `work` does, here or on other machines. `context` reaches the tools. `version`
+    names the code that may carry a run out; else it is made of the tools' names and schemas.
+    """
+
+    def __init__(
+        self,
+        agent: AsyncAgent[OutputT],
+        *,
+        database: str,
+        name: str = "agent",
+        queue: str | None = None,
+        context: object = None,
+        version: str | None = None,
+    ) -> None:
+        self.agent = agent
+        self.name = name
+        self.version = version or tools_version(agent)
+        self.queue = queue or f"{name}-local"
+        self._is_local = queue is None
+        self._database = database
+        self._context = context
+        self._opened = AsyncExitStack()
+        self._open_runs: Runs[OutputT] | None = None
+
+    async def __aenter__(self) -> Self:
+        client = await asyncio.to_thread(engine.connect, self._database)
+        self._opened.callback(client.destroy)
+        try:
+            tables = Tables(engine.sql(client))
+            await asyncio.to_thread(tables.prepare)
+            self._open_runs = Runs(
+                agent=self.agent,
+                client=client,
+                tables=tables,
+                workflow=f"pathors_agent.{self.name}",
+                queue=self.queue,
+                version=self.version,
+                context=self._context,
+            )
+            if self._is_local:
+                local = self.working(concurrency=LOCAL_CONCURRENCY, poll=LOCAL_POLL_SECONDS)
+                await self._opened.enter_async_context(local)
+        except BaseException:
+            await self._opened.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open_runs = None
+        await self._opened.aclose()
+
+    @property
+    def runs(self) -> Runs[OutputT]:
+        """The runs in the database."""
+        if self._open_runs is None:
+            raise RuntimeError("the DurableAgent is not open: use it inside `async with`")
+        return self._open_runs
+
+    # - runs -
+
+    async def start(
+        self,
+        prompt: Prompt,
+        *,
+        session_id: str | None = None,
+        id: str | None = None,  # noqa: A002  (the plain word)
+        priority: int | None = None,
+    ) -> "RunHandle[OutputT]":
+        """Start a run, and give a handle to it as soon as it is stored.
+
+        With the `id` of a run that exists, its prompt must be the same, and it is the same run.
+        The runs of one session come one after another; without a `session_id` a run has a session
+        of its own, named as the run. The lowest `priority` goes first.
+        """
+        run = token_hex(16) if id is None else id
+        if SEPARATOR in run or not run.strip():
+            raise ValueError(f"a run's id holds no {SEPARATOR!r}, and is not empty")
+        order = Order(
+            run=run,
+            session=session_id or run,
+            endpoint_session=session_id,
+            messages=(user_message(prompt),),
+        )
+        await self.runs.start(order, priority=priority)
+        return RunHandle(self, run)
+
+    async def send(
+        self,
+        session_id: str,
+        message: Prompt,
+        *,
+        id: str | None = None,  # noqa: A002
+    ) -> "RunHandle[OutputT]":
+        """Start the next run of a session."""
+        return await self.start(message, session_id=session_id, id=id)
+
+    async def get(self, run_id: str) -> "RunHandle[OutputT]":
+        """Give a handle to a run; `RunNotFound` where there is none."""
+        await self.runs.segments(run_id)
+        return RunHandle(self, run_id)
+
+    async def list(
+        self, *, status: RunStatus | None = None, limit: int = 100
+    ) -> Sequence[RunSummary]:
+        """Give the runs that were gone on with last, newest first."""
+        return [run for run in await self.runs.newest(limit) if status in (None, run.status)]
+
+    async def cancel(self, run_id: str) -> None:
+        """End a run for good; its open calls are answered as cancelled."""
+        segments = await self.runs.segments(run_id)
+        status = status_of(segments[-1])
+        if status in AT_WORK:
+            await self.runs.client.cancel_workflow_async(segments[-1].workflow_id)
+        elif status != "suspended":
+            return
+        await self.runs.enqueue(len(segments) + 1, next_order(segments, closes=True))
+
+    async def resume(self, run_id: str) -> "RunHandle[OutputT]":
+        """Go on with a run that failed: what it owed, it still owes."""
+        segments = await self.runs.segments(run_id)
+        status = status_of(segments[-1])
+        if status not in ("failed", "limit_reached"):
+            raise RunExists(f"run {run_id!r} is {status}: only a run that failed is resumed")
+        await self.runs.go_on(run_id)
+        return RunHandle(self, run_id)
+
+    # - what waits for somebody -
+
+    async def approvals(self, run_id: str) -> Sequence[Approval]:
+        """The calls of a run that wait for a person's approval."""
+        return (await self.runs.result(await self.runs.settled(run_id))).approvals
+
+    async def approve(
+        self,
+        run_id: str,
+        approval: Approval | str,
+        *,
+        arguments: Mapping[str, JSONValue] | None = None,
+    ) -> "RunHandle[OutputT]":
+        """Let a call run, named by its `Approval` or that one's digest.
+
+        A second answer, or one to a call that has changed, is a `ConversationError`.
+        """
+        text = None if arguments is None else json.dumps(dict(arguments), ensure_ascii=False)
+        return await self._decide(run_id, Decision(_digest(approval), True, arguments=text))  # noqa: FBT003
+
+    async def deny(
+        self, run_id: str, approval: Approval | str, *, reason: str = ""
+    ) -> "RunHandle[OutputT]":
+        """Answer a call with a no, and the reason, for the model."""
+        return await self._decide(run_id, Decision(_digest(approval), False, reason))  # noqa: FBT003
+
+    async def _decide(self, run_id: str, decision: Decision) -> "RunHandle[OutputT]":
+        await self.runs.go_on(run_id, decisions=[decision])
+        return RunHandle(self, run_id)
+
+    async def answer(self, run_id: str, results: Mapping[str, JSONValue]) -> "RunHandle[OutputT]":
+        """Give the results of client tools, by the ids of their calls."""
+        messages = [
+            ToolMessage(
+                tool_call_id=call_id,
+                content=value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+            )
+            for call_id, value in results.items()
+        ]
+        await self.runs.go_on(run_id, messages=messages)
+        return RunHandle(self, run_id)
+
+    async def in_doubt(self, run_id: str | None = None) -> Sequence[DoubtfulCall]:
+        """The calls of which nobody knows if they were carried out, for a person to see to."""
+        return await asyncio.to_thread(self.runs.tables.doubts, run_id)
+
+    async def forget_doubt(self, call: DoubtfulCall) -> bool:
+        """Leave a call out of `in_doubt`, once somebody saw to it."""
+        return await asyncio.to_thread(self.runs.tables.forget_doubt, call.run_id, call.effect)
+
+    # - work -
+
+    async def work(
+        self, *, concurrency: int = 10, rate: Rate | None = None, poll: float = POLL_SECONDS
+    ) -> None:
+        """Carry out runs of the queue until cancelled; `rate` is so many runs in so many seconds.
+
+        What runs then may end within some seconds; the rest is left to other workers.
+        """
+        async with self.working(concurrency=concurrency, rate=rate, poll=poll):
+            await asyncio.Event().wait()
+
+    @asynccontextmanager
+    async def working(
+        self,
+        *,
+        concurrency: int = 10,
+        rate: Rate | None = None,
+        poll: float = POLL_SECONDS,
+        stop_seconds: int = STOP_SECONDS,
+    ) -> AsyncIterator[None]:
+        """As `work`, for the time of an `async with` block."""
+        runs = self.runs
+        place = Place(
+            agent=self.agent,
+            client=runs.client,
+            tables=runs.tables,
+            worker=worker_name(),
+            context=self._context,
+        )
+        worker = Worker(
+            place,
+            workflow=runs.workflow,
+            version=self.version,
+            database=self._database,
+            queue=self.queue,
+        )
+        async with self.agent:
+            try:
+                await worker.start(concurrency=concurrency, rate=rate, poll=poll)
+                yield
+            finally:
+                await worker.stop(seconds=stop_seconds)
+
+
+class RunHandle(Generic[OutputT]):
+    """A run, seen from any process: what it said so far, and its result."""
+
+    def __init__(self, durable: DurableAgent[OutputT], run_id: str) -> None:
+        self._durable = durable
+        self.id = run_id
+
+    def __repr__(self) -> str:
+        return f"<RunHandle {self.id!r}>"
+
+    async def status(self) -> RunStatus:
+        """Where the run stands."""
+        return status_of((await self._durable.runs.segments(self.id))[-1])
+
+    async def result(self) -> RunResult[OutputT]:
+        """Wait until the run rests, and give its result; `RunFailed` where an error stopped it.
+
+        A run that waits for approvals or a client's results rests: its status is SUSPENDED.
+        """
+        runs = self._durable.runs
+        return await runs.result(await runs.settled(self.id))
+
+    async def events(self) -> AsyncIterator[Message]:
+        """Give the messages of the run as they are recorded, from the first one, until it rests."""
+        runs, number, seen = self._durable.runs, 1, 0
+        while True:
+            segments = await runs.segments(self.id)
+            steps = await runs.steps(segments[number - 1].workflow_id)
+            said = [message for step in steps for message in new_messages(step)]
+            for message in said[seen:]:
+                yield message
+            seen = len(said)
+            if status_of(segments[number - 1]) in AT_WORK:
+                await asyncio.sleep(LOOK_SECONDS)
+            elif number == len(segments):
+                return
+            else:
+                number, seen = number + 1, 0
+
+    async def cancel(self) -> None:
+        """End the run for good."""
+        await self._durable.cancel(self.id)
+
+
+def tools_version(agent: AsyncAgent[Any]) -> str:
+    """Name the version of an agent's code: equal as long as its tools and their schemas are."""
+    definitions = sorted(json.dumps(each, sort_keys=True) for each in agent.tools.definitions())
+    text = json.dumps([FORMAT, definitions])
+    return f"tools-{blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+def _digest(approval: Approval | str) -> str:
+    return approval if isinstance(approval, str) else approval.digest

@@ -1,0 +1,35 @@
+"""Ask the model once and read its answer whole: in a durable run nobody sees it arrive."""
+
+from pathors_agent.errors import TransportError
+from pathors_agent.messages import AssistantMessage
+from pathors_agent.model_call import Bindings, Clock, ModelCall, close_pieces
+from pathors_agent.run import CallModel, Run
+from pathors_agent.transport import AsyncResponse, AsyncTransport
+
+
+async def ask(
+    run: Run, effect: CallModel, transport: AsyncTransport, bindings: Bindings, clock: Clock
+) -> AssistantMessage:
+    """Give the model's answer; raise as the drivers do."""
+    call = ModelCall(run, effect.key, bindings, clock)
+    try:
+        async with transport.send(await call.request_async(effect)) as response:
+            await call.check_async(response)
+            await _read(call, response)
+    except TransportError as error:
+        call.break_off(error)
+    for _ in call.stream.close():
+        pass
+    return call.finish()
+
+
+async def _read(call: ModelCall, response: AsyncResponse) -> None:
+    pieces = aiter(response.pieces)
+    try:
+        async for data in pieces:
+            for _ in call.stream.feed(data):
+                pass
+            if call.stream.ended:
+                return
+    finally:
+        await close_pieces(pieces)

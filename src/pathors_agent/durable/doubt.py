@@ -1,0 +1,71 @@
+"""Calls in doubt: begun by a process that died, with no result on record."""
+
+import enum
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pathors_agent.messages import ToolMessage
+from pathors_agent.results import result_message
+from pathors_agent.signature import ToolContext
+from pathors_agent.tools import BoundCall
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What a `reconcile` function gives for a call that was carried out, with its result."""
+
+    value: object
+
+
+class _NotHappened(enum.Enum):
+    NOT_HAPPENED = enum.auto()
+
+
+NOT_HAPPENED: Final = _NotHappened.NOT_HAPPENED
+"""What a `reconcile` function gives for a call that was not carried out: it runs again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoubtfulCall:
+    """A call of which nobody knows whether it was carried out; `key` is its `ToolContext.key`."""
+
+    run_id: str
+    effect: str
+    tool: str
+    call_id: str
+    key: str
+
+
+async def settle(bound: BoundCall, context: ToolContext[Any]) -> ToolMessage | None:
+    """Give the result of a call in doubt, or None where it may run again."""
+    if bound.tool.idempotent:
+        return None
+    if bound.tool.reconcile is None:
+        return _unknown(bound)
+    try:
+        found = bound.tool.reconcile(context, _arguments(bound))
+        if inspect.isawaitable(found):
+            found = await found
+        if found is NOT_HAPPENED:
+            return None
+        if isinstance(found, Happened):
+            return result_message(bound, found.value)
+    except Exception:  # noqa: BLE001  (the author's function: what it cannot say stays unknown)
+        return _unknown(bound)
+    return _unknown(bound)
+
+
+def _arguments(bound: BoundCall) -> Mapping[str, Any]:
+    hidden = bound.tool.context_parameter
+    return {name: value for name, value in bound.kwargs.items() if name != hidden}
+
+
+def _unknown(bound: BoundCall) -> ToolMessage:
+    text = (
+        f"Outcome unknown: the program stopped while {bound.tool.name} ran, and it is not known"
+        " whether it was carried out. It was not run again. Do not repeat it before you have"
+        " found out, or tell the user."
+    )
+    return ToolMessage(tool_call_id=bound.call.id, content=text, outcome="unknown")

@@ -1,0 +1,142 @@
+"""DBOS, as durable runs use it: opened quietly, and the few parts of it that have no public name."""
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient
+from dbos._context import current_owner_xid
+from dbos._error import (
+    DBOSWorkflowCancelledError,
+    DBOSWorkflowConflictIDError,
+    DBOSWorkflowIDInUseError,
+)
+
+from pathors_agent.durable.records import JSONSerializer
+from pathors_agent.errors import StoreError
+from pathors_agent.stores.sql_errors import told_as_store_errors
+from pathors_agent.stores.sql_url import read_url, shown
+
+__all__ = ["IDInUse", "LostOwnership", "connect", "launch", "owns", "reenqueue", "stop"]
+
+# Whose workflows and queues these are, where other programs keep theirs in the same database.
+APPLICATION = "pathors-agent"
+
+# A database that runs answers within milliseconds; a machine that is gone, never.
+CONNECT_SECONDS = 10
+
+IDInUse = DBOSWorkflowIDInUseError
+LostOwnership = (DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError)
+
+Workflow = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+def sync_url(text: str) -> sa.URL:
+    """Read a database's URL, for drivers that block."""
+    url = read_url(text)
+    return url.set(drivername="sqlite") if url.get_backend_name() == "sqlite" else url
+
+
+def connect(database: str) -> DBOSClient:
+    """Open a database, made ready for this version of the engine; blocks."""
+    _silence()
+    url = sync_url(database)
+    with told_as_store_errors("open the durable runs", shown(url)):
+        _check(url)
+    text = url.render_as_string(hide_password=False)
+    DBOS.migrate(text)
+    return DBOSClient(
+        system_database_url=text, serializer=JSONSerializer(), application_name=APPLICATION
+    )
+
+
+def _silence() -> None:
+    """Keep the engine's log from the terminal; whoever wants it adds a handler to it."""
+    log = logging.getLogger("dbos")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
+        log.propagate = False
+
+
+def _check(url: sa.URL) -> None:
+    """Raise where the database cannot be reached: the engine itself would try for ever."""
+    if url.get_backend_name() == "sqlite":
+        _make_file(Path(url.database or ""))
+        return
+    engine = sa.create_engine(
+        url, connect_args={"connect_timeout": CONNECT_SECONDS}, poolclass=sa.NullPool
+    )
+    with engine.connect():
+        pass
+
+
+def _make_file(path: Path) -> None:
+    with suppress(OSError):  # SQLite says it; what people say to a model is nobody else's
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
+
+
+def launch(
+    workflow: Workflow, *, name: str, database: str, version: str, worker: str, queue: str
+) -> None:
+    """Start the engine in this process; its workflows run on the event loop that is running."""
+    if worker_of_this_process():
+        raise StoreError(
+            "This process runs durable agents already: one engine is all that DBOS allows."
+        )
+    DBOS(
+        config={
+            "name": APPLICATION,
+            "system_database_url": sync_url(database).render_as_string(hide_password=False),
+            "application_version": version,
+            "executor_id": worker,
+            "serializer": JSONSerializer(),
+            "enable_otlp": False,
+            "run_migrations": False,
+        }
+    )
+    DBOS.workflow(name=name)(workflow)
+    DBOS.listen_queues([queue])
+    DBOS.launch()
+
+
+def worker_of_this_process() -> str | None:
+    """Name the worker that runs in this process."""
+    from dbos._dbos import _dbos_global_instance
+
+    return None if _dbos_global_instance is None else DBOS.executor_id
+
+
+async def stop(*, seconds: int) -> None:
+    """Stop the engine; running workflows have so long to end."""
+    await asyncio.to_thread(
+        DBOS.destroy, destroy_registry=True, workflow_completion_timeout_sec=seconds
+    )
+
+
+def owns(client: DBOSClient, segment: str) -> bool:
+    """Tell whether the execution that asks still owns its workflow."""
+    return client._sys_db.get_workflow_owner(segment) == current_owner_xid(segment)
+
+
+def reenqueue(client: DBOSClient, segment: str, *, worker: str, queue: str) -> bool:
+    """Give a running workflow back to its queue if it is still this worker's.
+
+    From then on nothing that the worker records for it is taken.
+    """
+    return client._sys_db.reenqueue_for_recovery(segment, [worker], queue)
+
+
+def sql(client: DBOSClient) -> sa.Engine:
+    """The connections of a client."""
+    return client._sys_db.engine

@@ -1,0 +1,126 @@
+"""What a durable run records, as JSON: what starts a segment, each new message, how it ended.
+
+A segment is one workflow of the engine: from a prompt, a decision or an answer to the next rest.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dbos import Serializer
+
+from pathors_agent.approvals import Decision
+from pathors_agent.durable.errors import RunFailed
+from pathors_agent.errors import ProviderError, TransportError
+from pathors_agent.messages import JSONValue, Message
+from pathors_agent.wire_messages import read_message, write_message
+
+# A run's later segments are `ID#2`, `ID#3`, ...
+SEPARATOR = "#"
+
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a segment is to do: go on with a session's history after these additions.
+
+    `session` names the history; `endpoint_session` is what the model's endpoint is told.
+    """
+
+    run: str
+    session: str
+    endpoint_session: str | None = None
+    messages: tuple[Message, ...] = field(default=(), repr=False)
+    decisions: tuple[Decision, ...] = ()
+    closes: bool = False
+    """Nothing more is to be done: open calls are answered as cancelled."""
+
+    def dump(self) -> Fields:
+        """Write it as JSON."""
+        return {
+            "run": self.run,
+            "session": self.session,
+            "endpoint_session": self.endpoint_session,
+            "messages": dump(self.messages),
+            "decisions": [asdict(decision) for decision in self.decisions],
+            "closes": self.closes,
+        }
+
+    @classmethod
+    def load(cls, fields: Mapping[str, Any]) -> "Order":
+        """Read what `dump` wrote."""
+        return cls(
+            run=fields["run"],
+            session=fields["session"],
+            endpoint_session=fields["endpoint_session"],
+            messages=load(fields["messages"]),
+            decisions=tuple(Decision(**decision) for decision in fields["decisions"]),
+            closes=fields["closes"],
+        )
+
+
+def segment_id(run: str, number: int) -> str:
+    """Name a segment of a run: the first has the run's id."""
+    return run if number == 1 else f"{run}{SEPARATOR}{number}"
+
+
+def segment_number(segment: str) -> int:
+    """Give the place of a segment in its run."""
+    return int(segment.partition(SEPARATOR)[2] or 1)
+
+
+def run_of(segment: str) -> str:
+    """Give the run that a segment belongs to."""
+    return segment.partition(SEPARATOR)[0]
+
+
+def dump(messages: Iterable[Message]) -> list[dict[str, JSONValue]]:
+    """Write messages as JSON."""
+    return [write_message(message) for message in messages]
+
+
+def load(messages: Iterable[Mapping[str, JSONValue]]) -> tuple[Message, ...]:
+    """Read what `dump` wrote."""
+    return tuple(map(read_message, messages))
+
+
+def write_failure(error: Exception) -> Fields:
+    """Write what stopped a run."""
+    retryable = error.retryable if isinstance(error, TransportError) else False
+    status = error.status if isinstance(error, ProviderError) else None
+    kind = type(error).__name__
+    return {"kind": kind, "text": str(error), "retryable": retryable, "status": status}
+
+
+def read_failure(fields: Fields, messages: tuple[Message, ...] = ()) -> RunFailed:
+    """Read what `write_failure` wrote."""
+    return RunFailed(
+        f"the run stopped: {fields['kind']}: {fields['text']}",
+        kind=fields["kind"],
+        retryable=fields["retryable"],
+        status=fields["status"],
+        messages=messages,
+    )
+
+
+class JSONSerializer(Serializer):
+    """Keep everything as plain JSON: nothing that is read from the database is ever executed."""
+
+    def serialize(self, data: Any) -> str:
+        """Write a value."""
+        if isinstance(data, Exception):
+            data = {"failure": write_failure(data)}
+        return json.dumps(data, separators=(",", ":"))
+
+    def deserialize(cls, serialized_data: str) -> Any:  # noqa: N805  (so named in the base class)
+        """Read a value."""
+        value = json.loads(serialized_data)
+        if isinstance(value, dict) and value.keys() == {"failure"}:
+            return read_failure(value["failure"])
+        return value
+
+    def name(self) -> str:
+        """Name the format in the database."""
+        return "pathors_json"

@@ -1,0 +1,246 @@
+"""Read and extend runs in the database: their segments, where they stand, what they gave."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal
+
+from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
+
+from pathors_agent.agent import AsyncAgent
+from pathors_agent.approvals import Decision
+from pathors_agent.durable import engine
+from pathors_agent.durable.errors import RunExists, RunFailed, RunNotFound
+from pathors_agent.durable.history import Step, begin_of, new_messages, read_past, take
+from pathors_agent.durable.records import (
+    Fields,
+    Order,
+    read_failure,
+    run_of,
+    segment_id,
+    segment_number,
+)
+from pathors_agent.durable.segment import open_segment
+from pathors_agent.durable.tables import Tables
+from pathors_agent.messages import Message
+from pathors_agent.run_result import RunResult
+from pathors_agent.run_stream import AsyncRunStream
+from pathors_agent.structured import OutputT
+
+RunStatus = Literal[
+    "queued", "running", "suspended", "finished", "limit_reached", "failed", "cancelled"
+]
+AT_WORK = frozenset({"queued", "running"})
+
+# How often a handle looks for news.
+LOOK_SECONDS = 0.1
+
+# Segments are looked up by their ids, so many at once.
+_BLOCK = 16
+
+_ENGINE_STATES: dict[str, RunStatus] = {
+    "ENQUEUED": "queued",
+    "DELAYED": "queued",
+    "PENDING": "running",
+    "CANCELLED": "cancelled",
+    "ERROR": "failed",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """A line in the list of runs: `segments` is how often it was started or gone on with.
+
+    `created_at` is in seconds since 1970; `worker` runs it, or did last; `version` is the code's
+    that it needs.
+    """
+
+    id: str
+    session_id: str
+    status: RunStatus
+    segments: int
+    created_at: float
+    worker: str | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs(Generic[OutputT]):
+    """The runs of one agent."""
+
+    agent: AsyncAgent[OutputT]
+    client: DBOSClient
+    tables: Tables
+    workflow: str
+    queue: str
+    version: str
+    context: object
+
+    async def enqueue(self, number: int, order: Order, *, priority: int | None = None) -> None:
+        """Store a segment to be carried out; `IDInUse` where somebody was first."""
+        options: EnqueueOptions = {
+            "workflow_name": self.workflow,
+            "queue_name": self.queue,
+            "queue_partition_key": order.session,
+            "workflow_id": segment_id(order.run, number),
+            "workflow_id_reuse_policy": "reject",
+            "app_version": self.version,
+        }
+        if priority is not None:
+            options["priority"] = priority
+        await self.client.enqueue_async(options, order.dump())
+
+    async def start(self, order: Order, *, priority: int | None) -> None:
+        """Store a run's first segment, unless it is there."""
+        try:
+            await self.enqueue(1, order, priority=priority)
+        except engine.IDInUse:
+            [row, *_] = await self.segments(order.run)
+            held = order_of(row)
+            if (held.session, held.messages) != (order.session, order.messages):
+                raise RunExists(
+                    f"there is a run {order.run!r} with another prompt or session"
+                ) from None
+
+    async def segments(self, run: str) -> Sequence[WorkflowStatus]:
+        """Give the segments of a run, in order."""
+        found: list[WorkflowStatus] = []
+        while len(found) % _BLOCK == 0:
+            numbers = range(len(found) + 1, len(found) + 1 + _BLOCK)
+            ids = [segment_id(run, number) for number in numbers]
+            rows = await self.client.list_workflows_async(workflow_ids=ids)
+            if not rows:
+                break
+            found += sorted(rows, key=lambda row: segment_number(row.workflow_id))
+        if not found:
+            raise RunNotFound(f"there is no run {run!r}")
+        return found
+
+    async def settled(self, run: str) -> Sequence[WorkflowStatus]:
+        """Wait until a run rests; give its segments."""
+        while True:  # nobody tells: another process may carry it out
+            segments = await self.segments(run)
+            if status_of(segments[-1]) not in AT_WORK:
+                return segments
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def newest(self, limit: int) -> Sequence[RunSummary]:
+        """Give the runs whose segments are the newest, newest first."""
+        rows = await self.client.list_workflows_async(
+            name=self.workflow, sort_desc=True, limit=limit
+        )
+        newest: dict[str, WorkflowStatus] = {}
+        for row in rows:
+            held = newest.get(run_of(row.workflow_id))
+            if held is None or segment_number(held.workflow_id) < segment_number(row.workflow_id):
+                newest[run_of(row.workflow_id)] = row
+        return [summary_of(row) for row in newest.values()]
+
+    async def go_on(
+        self, run: str, *, messages: Sequence[Message] = (), decisions: Sequence[Decision] = ()
+    ) -> None:
+        """Start a run's next segment: who is first, by the primary key of its id, is heard."""
+        while True:
+            segments = await self.settled(run)
+            order = next_order(segments, messages=messages, decisions=decisions)
+            await self._rehearse(order)
+            try:
+                return await self.enqueue(len(segments) + 1, order)
+            except engine.IDInUse:
+                continue
+
+    async def _rehearse(self, order: Order) -> None:
+        """Raise what taking this order would raise, as the history stands now."""
+        last = await asyncio.to_thread(self.tables.last_segment, order.session)
+        past = await asyncio.to_thread(read_past, last, self.client.list_workflow_steps)
+        conversation = past.conversation(order.session, order.endpoint_session)
+        _, _, bindings = self.agent._start(conversation, None, self.context)
+        open_segment(conversation, bindings, order)
+
+    async def result(self, segments: Sequence[WorkflowStatus]) -> RunResult[OutputT]:
+        """Give what a run gave, as any run gives it; `RunFailed` where an error stopped it."""
+        recorded = [await self.steps(row.workflow_id) for row in segments]
+        begin = begin_of(recorded[0]) or {}
+        read = self.client.list_workflow_steps
+        past = await asyncio.to_thread(read_past, begin.get("previous"), read)
+        order = order_of(segments[0])
+        conversation = past.conversation(order.session, order.endpoint_session)
+        run, before, bindings = self.agent._start(conversation, None, self.context)
+        for message in (m for steps in recorded for step in steps for m in new_messages(step)):
+            take(message, run)
+        output: Fields = segments[-1].output or {}
+        run.out_of_time = output.get("limit") == "seconds"
+        _raise_failure(segments[-1], conversation.messages)
+        return AsyncRunStream[OutputT](run, before, bindings, _nothing()).result
+
+    async def steps(self, segment: str) -> Sequence[Step]:
+        """Give what a segment recorded so far."""
+        found: Sequence[Step] = await self.client.list_workflow_steps_async(segment)
+        return found
+
+
+def next_order(
+    segments: Sequence[WorkflowStatus],
+    *,
+    messages: Sequence[Message] = (),
+    decisions: Sequence[Decision] = (),
+    closes: bool = False,
+) -> Order:
+    """Make the order for a run's next segment."""
+    last = order_of(segments[-1])
+    return Order(
+        run=last.run,
+        session=last.session,
+        endpoint_session=last.endpoint_session,
+        messages=tuple(messages),
+        decisions=tuple(decisions),
+        closes=closes,
+    )
+
+
+def order_of(row: WorkflowStatus) -> Order:
+    """Read what a segment was to do."""
+    assert row.input is not None
+    return Order.load(row.input["args"][0])
+
+
+def status_of(row: WorkflowStatus) -> RunStatus:
+    """Say where a segment stands."""
+    if row.status in _ENGINE_STATES:
+        return _ENGINE_STATES[row.status]
+    output: Fields = row.output or {}
+    status: RunStatus = output.get("status", "failed")
+    return status
+
+
+def summary_of(row: WorkflowStatus) -> RunSummary:
+    """Say of a run what its newest segment tells."""
+    return RunSummary(
+        id=run_of(row.workflow_id),
+        session_id=row.queue_partition_key or order_of(row).session,
+        status=status_of(row),
+        segments=segment_number(row.workflow_id),
+        created_at=(row.created_at or 0) / 1000,
+        worker=row.executor_id,
+        version=row.app_version,
+    )
+
+
+def _raise_failure(row: WorkflowStatus, messages: tuple[Message, ...]) -> None:
+    match status_of(row):
+        case "cancelled":
+            raise RunFailed("the run was cancelled", kind="cancelled", messages=messages)
+        case "failed" if row.output and "failure" in row.output:
+            raise read_failure(row.output["failure"], messages)
+        case "failed":
+            kind = row.status if row.error is None else type(row.error).__name__
+            text = f"the run stopped in the engine: {row.error or row.status}"
+            raise RunFailed(text, kind=kind, messages=messages)
+        case _:
+            pass
+
+
+async def _nothing() -> AsyncGenerator[Any, None]:
+    return
+    yield
