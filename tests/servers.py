@@ -112,6 +112,10 @@ class ScriptedServer:
         with self._changed:
             assert self._changed.wait_for(lambda: not self._open, PATIENCE_SECONDS)
 
+    def script_for(self, request: Received) -> Iterable[Step]:
+        """Choose what is done on a request; called for one at a time."""
+        return next(self._scripts, [CLOSE])
+
     def stop(self) -> None:
         """Close all connections and end all threads."""
         # Closing a listener does not wake its accept(); shutting it down does.
@@ -154,7 +158,7 @@ class ScriptedServer:
             while request := read_request(incoming):
                 with self._changed:
                     self.requests.append(request)
-                    script = next(self._scripts, [CLOSE])
+                    script = self.script_for(request)
                 if not all(perform(step, connection) for step in script):
                     break
 

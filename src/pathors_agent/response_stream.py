@@ -43,6 +43,7 @@ _MOST_PER_BYTE = 2 * PART_BYTES
 _QUOTED_CHARACTERS = 200
 _OK = 200
 _DATA_OBJECT = b"data: {"
+_BEGINNINGS = (BYTE_ORDER_MARK, b"data:", b"event:", b"id:", b"retry:", b":")
 _LF, _CR = 0x0A, 0x0D
 _TOO_LONG = "{} is longer than {} bytes"
 _NO_COMPLETION = " with a body that is no completion"
@@ -498,7 +499,7 @@ class ResponseStream:
     def _incomplete(self) -> TransportError:
         if not self.received:
             return IncompleteResponse("the provider answered with an empty body")
-        if not self._events and self._head.strip():
+        if not self._events and self._head.strip() and not _begins_event(self._head.lstrip()):
             return decode_error(_OK, self._head, place=_NO_COMPLETION)
         return IncompleteResponse(
             f"the answer ended after {self.received} bytes without a finish_reason or [DONE]",
@@ -527,6 +528,11 @@ def _is_whole(data: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _begins_event(body: bytes) -> bool:
+    """Whether a body begins, perhaps cut off, as an event stream does and no text of a proxy."""
+    return any(body.startswith(field) or field.startswith(body) for field in _BEGINNINGS)
 
 
 def _ends_an_event(tail: bytearray, data: bytes) -> bool:
