@@ -176,6 +176,8 @@ def test_command_exists(place: str, command: str) -> None:
             check_requirement(what.strip("'\""))
         case ["python", "-m", "pathors_agent", *_]:
             assert (ROOT / "src" / "pathors_agent" / "__main__.py").is_file()
+        case ["pytest", *words]:
+            assert {word for word in words if word.startswith("--")} <= {"--record"}
         case ["pathors-agent", *words]:
             check_words(words)
         case _:

@@ -124,15 +124,15 @@ def test_what_was_not_done_is_told_with_the_run(
     assert str(caught.value).splitlines() == [
         sentence,
         "The run:",
-        "  user       What is the weather in Oslo?",
-        '  assistant  calls weather(city="Oslo", days=2)',
-        "  assistant  calls now()",
-        '  tool       weather -> {"degrees":24}',
-        "  tool       now -> noon",
-        '  assistant  calls weather(city="Atlantis")',
-        "  tool       weather -> LookupError: no such city (error)",
-        "  assistant  It is 24 degrees in Oslo.",
-        "  finished",
+        "user       What is the weather in Oslo?",
+        'assistant  calls weather(city="Oslo", days=2)',
+        "assistant  calls now()",
+        'tool       weather -> {"degrees":24}',
+        "tool       now -> noon",
+        'assistant  calls weather(city="Atlantis")',
+        "tool       weather -> LookupError: no such city (error)",
+        "assistant  It is 24 degrees in Oslo.",
+        "finished",
     ]
 
 
@@ -207,16 +207,16 @@ def test_transcript_shows_everything_in_short() -> None:
     ]
 
     assert transcript(messages).splitlines() == [
-        "  system     Be kind.",
-        "  user       " + "x" * 99 + "…",
-        "  assistant  Wait.",
-        "  assistant  calls now({)",
-        "  assistant  calls ask()",
-        "             (ended: length)",
-        "  tool       now -> no (not_run)",
-        "  tool       ? -> ?",
-        "  feedback   Wrong.",
-        "  assistant",
+        "system     Be kind.",
+        "user       " + "x" * 99 + "…",
+        "assistant  Wait.",
+        "assistant  calls now({)",
+        "assistant  calls ask()",
+        "           (ended: length)",
+        "tool       now -> no (not_run)",
+        "tool       ? -> ?",
+        "feedback   Wrong.",
+        "assistant",
     ]
 
 
@@ -224,12 +224,12 @@ def test_long_transcript_keeps_its_ends() -> None:
     lines = transcript([UserMessage(content=str(number)) for number in range(100)]).splitlines()
 
     assert len(lines) == 41
-    assert lines[20] == "  (60 lines)"
-    assert lines[-1] == "  user       99"
+    assert lines[20] == "(60 lines)"
+    assert lines[-1] == "user       99"
 
 
 def test_empty_transcript_says_so() -> None:
-    assert transcript([]) == "  (nothing was said)"
+    assert transcript([]) == "(nothing was said)"
 
 
 def test_flood_is_cut() -> None:

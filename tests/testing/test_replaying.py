@@ -117,11 +117,11 @@ def test_tool_that_gives_something_else_is_told_with_its_request(way: str) -> No
     assert str(caught.value).splitlines() == [
         'request 2 differs in messages[3].content: "7" before, "8" now',
         "The run so far:",
-        "  user       Go.",
-        "  assistant  calls add(a=1, b=2)",
-        "  assistant  calls add(a=3, b=4)",
-        "  tool       add -> 3",
-        "  tool       add -> 8",
+        "user       Go.",
+        "assistant  calls add(a=1, b=2)",
+        "assistant  calls add(a=3, b=4)",
+        "tool       add -> 3",
+        "tool       add -> 8",
     ]
 
 

@@ -166,7 +166,7 @@ class Expectation:
         return self if holds else self._fail(sentence)
 
     def _fail(self, sentence: str) -> Self:
-        status = f"\n  {self._result.status}" if self._result else ""
+        status = f"\n{self._result.status}" if self._result else ""
         limit = f" ({self._result.limit})" if self._result and self._result.limit else ""
         shown = transcript(self._messages)
         raise AssertionError(f"{sentence}\nThe run:\n{shown}{status}{limit}")

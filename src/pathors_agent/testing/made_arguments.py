@@ -48,7 +48,7 @@ def mistaken_arguments(parameters: Any, draws: Draws) -> Mapping[str, JSONValue]
 def cut_arguments(parameters: Any, draws: Draws) -> str:
     """Make arguments that end before their end."""
     text = json.dumps(probable_arguments(parameters, draws), ensure_ascii=False)
-    return text[: draws.integer(1, len(text) - 1)]
+    return text[: draws.integer(0, len(text) - 1)]
 
 
 def _is_empty(made: Arguments, draws: Draws) -> Arguments:

@@ -33,7 +33,7 @@ def hostile_scripts(
     offered = offered_tools(registry_of(tools).definitions())
     chosen = sorted(checked_faults(faults))
     turns = _drawn(lambda draws: hostile_turn(offered, draws, chosen))
-    return st.lists(turns, min_size=1, max_size=max_turns).map(_script)
+    return st.lists(turns, max_size=max_turns).map(_script)
 
 
 def tool_arguments(tool: Tool | Callable[..., object]) -> st.SearchStrategy[dict[str, Any]]:

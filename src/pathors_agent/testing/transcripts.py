@@ -22,9 +22,9 @@ def transcript(messages: Iterable[Message]) -> str:
     names = {call.id: call.name for message in history for call in _calls(message)}
     lines = [line for message in history for line in _lines(message, names)]
     if len(lines) > MOST_LINES:
-        left_out = f"  ({len(lines) - MOST_LINES} lines)"
+        left_out = f"({len(lines) - MOST_LINES} lines)"
         lines[MOST_LINES // 2 : -MOST_LINES // 2] = [left_out]
-    return "\n".join(lines) or "  (nothing was said)"
+    return "\n".join(lines) or "(nothing was said)"
 
 
 def call_text(call: ToolCall) -> str:
@@ -76,7 +76,7 @@ def _line(who: str, said: str) -> str:
     text = " ".join(said.split())
     if len(text) > LINE_CHARACTERS:
         text = text[: LINE_CHARACTERS - 1] + "…"
-    return f"  {who:<10} {text}".rstrip()
+    return f"{who:<10} {text}".rstrip()
 
 
 def _calls(message: Message) -> Sequence[ToolCall]:
