@@ -20,6 +20,7 @@ from pathors_agent import (
     Tool,
     ToolCall,
     ToolMessage,
+    ToolRegistry,
     Transport,
     TransportError,
     UserMessage,
