@@ -23,7 +23,7 @@ ROWS = [
     # - the core ends here -
     "approvals transport telemetry dispatch stores"
     " function_calls tool_child tool_process tool_tasks tool_threads",
-    "exchange endpoint asked_timeouts http watch aiohttp_client aiohttp_sending aiohttp_transport"
+    "exchange endpoint asked_timeouts packed_body http watch aiohttp_client aiohttp_sending aiohttp_transport"
     " first_byte retry fallback sessions local"
     " model_call tool_batches drivers lifetime mcp_content mcp_connection mcp_tools",
     "run_result run_stream agent durable summaries",

@@ -3,7 +3,15 @@
 httpx2 does the work; it is imported when a transport is constructed.
 """
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -167,7 +175,7 @@ class _AsyncSending:
     No generator: one that is left half read needs closing, and its frame weighs more than this.
     """
 
-    __slots__ = ("_answer", "_exchange", "_request", "_source", "_transport")
+    __slots__ = ("_answer", "_exchange", "_held", "_request", "_source", "_transport")
 
     _exchange: Exchange
     _answer: "httpx2.Response"
@@ -176,6 +184,7 @@ class _AsyncSending:
         self._request: Request | None = request
         self._transport = transport
         self._source: AsyncIterator[bytes] | None = None
+        self._held: AsyncIterable[bytes] | None = None
 
     async def __aenter__(self) -> AsyncResponse:
         assert self._request  # entered once
@@ -199,8 +208,16 @@ class _AsyncSending:
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         if self._source is None:
-            self._source = aiter(_body(self._answer) or self._answer.aiter_bytes())
+            self._source = aiter(_body(self._answer) or self._unpacked())
         return self
+
+    def _unpacked(self) -> AsyncIterator[bytes]:
+        if not self._answer.is_stream_consumed:
+            from pathors_agent.packed_body import HeldStream
+
+            assert not isinstance(self._answer.stream, Iterable)  # of an async client
+            self._held = self._answer.stream = HeldStream(self._answer.stream)
+        return self._answer.aiter_bytes()
 
     async def __anext__(self) -> bytes:
         assert self._source  # made by __aiter__
@@ -239,9 +256,9 @@ class _AsyncSending:
         outside, of which trio warns; an error from within ends them all.
         """
         self._exchange.close()
-        if self._source:
+        for source in filter(None, [self._source, self._held]):
             with suppress(TransportError, self._transport._http_error):
-                async for _ in self._source:
+                async for _ in source:
                     pass
 
 
