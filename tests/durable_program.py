@@ -4,6 +4,7 @@
 calls and the tools'.
 """
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -102,23 +103,30 @@ def lines(path: Path) -> list[str]:
     return sorted(path.read_text().splitlines()) if path.exists() else []
 
 
-def make_agent(folder: Path, passes: Pass) -> AsyncAgent[str]:
-    """Make the agent; its tools write to `lines`, `put` and `ledger` in the folder."""
+def make_agent(folder: Path, passes: Pass, *, seconds: float = 0) -> AsyncAgent[str]:
+    """Make the agent; its tools write to `lines`, `put` and `ledger` in the folder.
+
+    `seconds` go by before each of them writes, and after.
+    """
 
     @tool
     async def write(line: str, context: ToolContext) -> str:
         """Write a line, which must not be there twice."""
         passes(f"before writing {line}")
+        await asyncio.sleep(seconds)
         append(folder / "lines", f"{context.key} {line}")
         passes(f"after writing {line}")
+        await asyncio.sleep(seconds)
         return f"wrote {line}"
 
     @tool(idempotent=True)
     async def put(line: str, context: ToolContext) -> str:
         """Write a line, which may be there twice under the same key."""
         passes(f"before putting {line}")
+        await asyncio.sleep(seconds)
         append(folder / "put", f"{context.key} {line}")
         passes(f"after putting {line}")
+        await asyncio.sleep(seconds)
         return f"put {line}"
 
     def look_into_ledger(context: ToolContext, arguments: Mapping[str, Any]) -> object:
@@ -130,8 +138,10 @@ def make_agent(folder: Path, passes: Pass) -> AsyncAgent[str]:
     async def charge(cents: int, context: ToolContext) -> str:
         """Charge, and note it in a ledger that can be looked into."""
         passes(f"before charging {cents}")
+        await asyncio.sleep(seconds)
         append(folder / "ledger", f"{context.key} {cents}")
         passes(f"after charging {cents}")
+        await asyncio.sleep(seconds)
         return f"charged {cents}"
 
     return AsyncAgent(Model(passes), tools=[write, put, charge])

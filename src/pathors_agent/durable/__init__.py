@@ -4,12 +4,14 @@ from pathors_agent.durable.agent import DurableAgent, RunHandle
 from pathors_agent.durable.doubt import NOT_HAPPENED, DoubtfulCall, Happened
 from pathors_agent.durable.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.durable.runs import RunStatus, RunSummary
+from pathors_agent.durable.worker import Heartbeat
 
 __all__ = [
     "NOT_HAPPENED",
     "DoubtfulCall",
     "DurableAgent",
     "Happened",
+    "Heartbeat",
     "RunExists",
     "RunFailed",
     "RunHandle",

@@ -28,9 +28,11 @@ from pathors_agent.durable.runs import (
 from pathors_agent.durable.segment import Place
 from pathors_agent.durable.tables import FORMAT, Tables
 from pathors_agent.durable.worker import (
+    HEARTBEAT,
     LOCAL_POLL_SECONDS,
     POLL_SECONDS,
     STOP_SECONDS,
+    Heartbeat,
     Rate,
     Worker,
     worker_name,
@@ -49,6 +51,7 @@ class DurableAgent(Generic[OutputT]):
     An async context manager. Without a `queue`, this process carries the runs out; with one,
     whoever calls `work` does, here or on other machines. `context` reaches the tools. `version`
     names the code that may carry a run out; else it is made of the tools' names and schemas.
+    `heartbeat` says when a worker is taken for dead.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class DurableAgent(Generic[OutputT]):
         queue: str | None = None,
         context: object = None,
         version: str | None = None,
+        heartbeat: Heartbeat = HEARTBEAT,
     ) -> None:
         self.agent = agent
         self.name = name
@@ -68,6 +72,7 @@ class DurableAgent(Generic[OutputT]):
         self._is_local = queue is None
         self._database = database
         self._context = context
+        self._heartbeat = heartbeat
         self._opened = AsyncExitStack()
         self._open_runs: Runs[OutputT] | None = None
 
@@ -264,6 +269,7 @@ class DurableAgent(Generic[OutputT]):
             version=self.version,
             database=self._database,
             queue=self.queue,
+            heartbeat=self._heartbeat,
         )
         async with self.agent:
             try:

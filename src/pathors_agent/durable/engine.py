@@ -5,7 +5,9 @@ import logging
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,8 @@ def launch(
             "serializer": JSONSerializer(),
             "enable_otlp": False,
             "run_migrations": False,
+            # Nothing is waited for through it here; a stop waits for one turn of it.
+            "notification_listener_polling_interval_sec": 0.1,
         }
     )
     DBOS.workflow(name=name)(workflow)
@@ -119,9 +123,12 @@ def worker_of_this_process() -> str | None:
 
 async def stop(*, seconds: int) -> None:
     """Stop the engine; running workflows have so long to end."""
-    await asyncio.to_thread(
-        DBOS.destroy, destroy_registry=True, workflow_completion_timeout_sec=seconds
-    )
+    loop = asyncio.get_running_loop()
+    # The engine has made its own threads the loop's, and ends them: the loop needs others.
+    threads = ThreadPoolExecutor(thread_name_prefix="asyncio")
+    destroy = partial(DBOS.destroy, destroy_registry=True, workflow_completion_timeout_sec=seconds)
+    await loop.run_in_executor(threads, destroy)
+    loop.set_default_executor(threads)
 
 
 def owns(client: DBOSClient, segment: str) -> bool:

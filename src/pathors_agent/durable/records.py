@@ -111,14 +111,14 @@ class JSONSerializer(Serializer):
     def serialize(self, data: Any) -> str:
         """Write a value."""
         if isinstance(data, Exception):
-            data = {"failure": write_failure(data)}
+            data = {"exception": write_failure(data)}
         return json.dumps(data, separators=(",", ":"))
 
     def deserialize(cls, serialized_data: str) -> Any:  # noqa: N805  (so named in the base class)
         """Read a value."""
         value = json.loads(serialized_data)
-        if isinstance(value, dict) and value.keys() == {"failure"}:
-            return read_failure(value["failure"])
+        if isinstance(value, dict) and value.keys() == {"exception"}:
+            return read_failure(value["exception"])
         return value
 
     def name(self) -> str:

@@ -5,12 +5,12 @@ go through `Run.record` as new ones do.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any
 
-from dbos import DBOS, DBOSClient
+from dbos import DBOS, DBOSClient, StepOptions
 
 from pathors_agent.agent import AsyncAgent
 from pathors_agent.conversation import Conversation
@@ -30,6 +30,8 @@ from pathors_agent.telemetry import emit
 from pathors_agent.tool_batches import bind, side_by_side, with_notes
 from pathors_agent.tools import BoundCall
 from pathors_agent.wire_messages import read_message, write_message
+
+Work = Callable[[], Coroutine[Any, Any, Fields]]
 
 CLOSED = "Cancelled: the run was ended; if this call had begun, it may have been carried out."
 
@@ -124,21 +126,17 @@ class _Segment:
                 match effects[0]:
                     case CallModel() as effect:
                         await bindings.choose_tools_async(run)
-                        output = await self._step(
-                            effect.key, self._ask, run, effect, bindings, clock
-                        )
-                        self._record(run, output)
+                        await self._ask_model(run, effect, bindings, clock)
                     case CallTool():
                         calls = effects
                         self._refuse_missing(calls, bindings)
                         await self._call(run, calls, bindings, clock)
                     case GiveFeedback() as effect:
-                        self._record(run, await self._step(effect.key, self._say, effect))
+                        self._record(run, await self._step(effect.key, _saying(effect)))
 
-    async def _step(self, name: str, work: Any, *arguments: Any) -> Fields:
-        options = {"name": name, "preemptible": True}
-        output: Fields = await DBOS.run_step_async(options, work, *arguments)  # type: ignore[call-overload]
-        return output
+    async def _step(self, name: str, work: Work) -> Fields:
+        # No arguments: the engine's log shows them.
+        return await DBOS.run_step_async({"name": name, "preemptible": True}, work)
 
     def _record(self, run: Run, output: Fields) -> None:
         if "time_is_up" in output:
@@ -150,22 +148,24 @@ class _Segment:
         self._past.known |= set(output.get("known", ()))
         run.record(read_message(output["message"]))  # type: ignore[arg-type]  # what effects produce
 
-    async def _say(self, effect: GiveFeedback) -> Fields:
-        return {"message": write_message(effect.message)}
+    async def _ask_model(
+        self, run: Run, effect: CallModel, bindings: Bindings, clock: Clock
+    ) -> None:
+        async def asking() -> Fields:
+            try:
+                message = await ask(run, effect, self._place.agent.transport, bindings, clock)
+            except TimeIsUp:
+                return {"time_is_up": True}
+            except Exception as error:  # noqa: BLE001  (recorded, and raised for who asks for the result)
+                return {"failure": write_failure(error)}
+            return {
+                "message": write_message(message),
+                "known": [c.name for c in message.tool_calls if c.name in bindings.tools],
+                "endpoint_session": run.conversation.session_id,
+                "by": self._place.worker,
+            }
 
-    async def _ask(self, run: Run, effect: CallModel, bindings: Bindings, clock: Clock) -> Fields:
-        try:
-            message = await ask(run, effect, self._place.agent.transport, bindings, clock)
-        except TimeIsUp:
-            return {"time_is_up": True}
-        except Exception as error:  # noqa: BLE001  (recorded, and raised for who asks for the result)
-            return {"failure": write_failure(error)}
-        return {
-            "message": write_message(message),
-            "known": [call.name for call in message.tool_calls if call.name in bindings.tools],
-            "endpoint_session": run.conversation.session_id,
-            "by": self._place.worker,
-        }
+        self._record(run, await self._step(effect.key, asking))
 
     def _refuse_missing(self, calls: Sequence[CallTool], bindings: Bindings) -> None:
         """Stop before a batch whose tools were there when the model called them, and are not."""
@@ -195,11 +195,12 @@ class _Segment:
             async with places:
                 left = clock.left()
                 note = await started.run_async({"name": effect.key + STARTED}, self._note_start)
-                output = await step.run_async(
-                    {"name": effect.key, "preemptible": True},
-                    self._call_one, run, effect, bindings, left, note["attempt"],
-                )  # fmt: skip
-                self._record(run, output)
+
+                async def calling() -> Fields:
+                    return await self._call_one(run, effect, bindings, left, note["attempt"])
+
+                options: StepOptions = {"name": effect.key, "preemptible": True}
+                self._record(run, await step.run_async(options, calling))
 
         for batch in side_by_side(effects, bindings.tools):
             await all_of(call(effect) for effect in batch)
@@ -241,6 +242,13 @@ class _Segment:
             )
             await asyncio.to_thread(self._place.tables.add_doubt, doubt)
         return message
+
+
+def _saying(effect: GiveFeedback) -> Work:
+    async def saying() -> Fields:
+        return {"message": write_message(effect.message)}
+
+    return saying
 
 
 def open_segment(conversation: Conversation, bindings: Bindings, order: Order) -> list[Fields]:

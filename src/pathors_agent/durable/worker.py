@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -18,8 +19,8 @@ from pathors_agent.durable.segment import Place, run_segment
 from pathors_agent.durable.tables import Tables
 from pathors_agent.telemetry import emit
 
-# A worker is dead when others looked so often and saw no beat: 18 seconds at most, and a queue's
-# poll later its runs go on. Shorter, and a machine that swaps is taken for dead.
+# A worker is dead when others looked so often and saw no beat: after 18 seconds at most, and a
+# queue's poll later its runs go on. Sooner, and a machine that swaps is taken for dead.
 BEAT_SECONDS = 3.0
 MISSED_BEATS = 5
 
@@ -32,6 +33,17 @@ Rate = tuple[int, float]
 
 # A model call in flight is mostly over by then, and an orchestrator's patience not yet: 30 seconds.
 STOP_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """How often workers tell that they live, and after how many missed beats one is dead."""
+
+    seconds: float = BEAT_SECONDS
+    missed: int = MISSED_BEATS
+
+
+HEARTBEAT = Heartbeat()
 
 
 def worker_name() -> str:
@@ -53,7 +65,14 @@ class Worker:
     """Runs segments in this process: started, and stopped, once."""
 
     def __init__(
-        self, place: Place, *, workflow: str, version: str, database: str, queue: str
+        self,
+        place: Place,
+        *,
+        workflow: str,
+        version: str,
+        database: str,
+        queue: str,
+        heartbeat: Heartbeat,
     ) -> None:
         self._place = place
         self._workflow = workflow
@@ -61,7 +80,7 @@ class Worker:
         self._database = database
         self._queue = queue
         self._running = 0
-        self._watch = Watch(place.client, place.tables, place.worker)
+        self._watch = Watch(place.client, place.tables, place.worker, heartbeat)
 
     async def start(self, *, concurrency: int, rate: Rate | None, poll: float) -> None:
         """Take runs from the queue from now on."""
@@ -113,7 +132,10 @@ class Watch:
     that was only slow finds that nothing it records is taken any more.
     """
 
-    def __init__(self, client: DBOSClient, tables: Tables, worker: str) -> None:
+    def __init__(
+        self, client: DBOSClient, tables: Tables, worker: str, heartbeat: Heartbeat
+    ) -> None:
+        self._heartbeat = heartbeat
         self._client = client
         self._tables = tables
         self._worker = worker
@@ -136,7 +158,7 @@ class Watch:
         self._take_over(self._worker)
 
     def _loop(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
+        while not self._ended.wait(self._heartbeat.seconds):
             try:
                 self.look()
             except Exception as error:  # noqa: BLE001  (a database that is away comes back)
@@ -155,7 +177,7 @@ class Watch:
         before, looks = self._seen[name]
         looks = looks + 1 if beats == before else 0
         self._seen[name] = (beats, looks)
-        return looks >= MISSED_BEATS or (where == self._machine and not _exists(pid))
+        return looks >= self._heartbeat.missed or (where == self._machine and not _exists(pid))
 
     def _take_over(self, worker: str) -> None:
         """Give the runs of a worker back to their queues, and forget it."""

@@ -1,0 +1,448 @@
+"""What a durable run does that no other does: it rests, is decided about, and goes on."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from pathors_agent import (
+    AssistantMessage,
+    AsyncAgent,
+    ConversationError,
+    Limits,
+    Tool,
+    ToolContext,
+    ToolMessage,
+    UserMessage,
+    tool,
+)
+from pathors_agent.durable import (
+    DurableAgent,
+    RunExists,
+    RunFailed,
+    RunNotFound,
+)
+from pathors_agent.messages import JSONValue
+from pathors_agent.run import Status
+from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
+
+pytestmark = pytest.mark.anyio
+
+Open = Callable[..., AbstractAsyncContextManager[DurableAgent[Any]]]
+
+CLIENT_TOOL = Tool(name="ask_user", description="Ask the user.")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The engine runs on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Open:
+    """Open a durable agent with a script, on this test's database."""
+
+    @asynccontextmanager
+    async def opened(*script: Any, **options: Any) -> AsyncIterator[DurableAgent[Any]]:
+        durable_options = {k: options.pop(k) for k in ("queue", "version") if k in options}
+        agent: AsyncAgent[Any] = AsyncAgent(Script(*script), **options)
+        database = f"sqlite:///{tmp_path / 'runs.db'}"
+        async with DurableAgent(agent, database=database, **durable_options) as durable:
+            yield durable
+
+    return opened
+
+
+class Script(AsyncScriptedTransport):
+    """A script that goes on in the next worker."""
+
+    def assert_used_up(self) -> None:
+        pass
+
+
+def ran(into: list[str]) -> Callable[..., Any]:
+    """Make a tool that notes its calls."""
+
+    @tool(approve=True)
+    async def pay(cents: int) -> str:
+        into.append(f"pay {cents}")
+        return f"paid {cents}"
+
+    return pay
+
+
+def requests_of(durable: DurableAgent[Any]) -> list[dict[str, Any]]:
+    transport = durable.agent.transport
+    assert isinstance(transport, AsyncScriptedTransport)
+    return transport.requests
+
+
+async def test_result_is_that_of_any_run(opened: Open) -> None:
+    @tool
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    async with opened(calls(("add", {"a": 1, "b": 2})), "three", tools=[add]) as durable:
+        handle = await durable.start("1 + 2?", id="sum")
+        result = await handle.result()
+
+        assert (handle.id, await handle.status()) == ("sum", "finished")
+
+    assert result.output == "three"
+    assert [message.role for message in result.messages] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+    assert result.messages[2] == ToolMessage(tool_call_id="call_1", content="3")
+
+
+async def test_events_are_the_messages_as_they_are_recorded(opened: Open) -> None:
+    go = asyncio.Event()
+
+    @tool
+    async def wait() -> str:
+        await go.wait()
+        return "waited"
+
+    async with opened(calls(("wait", {})), "done", tools=[wait]) as durable:
+        handle = await durable.start("go")
+        said = []
+        async for message in handle.events():
+            said.append(message.role)
+            if message.role == "assistant":
+                go.set()
+
+        assert said == ["user", "assistant", "tool", "assistant"]
+
+
+async def test_suspended_run_goes_on_when_approved(opened: Open) -> None:
+    paid: list[str] = []
+    async with opened(calls(("pay", {"cents": 5})), "paid", tools=[ran(paid)]) as durable:
+        handle = await durable.start("pay", id="run")
+        waiting = await handle.result()
+        [approval] = await durable.approvals("run")
+
+        assert (waiting.status, paid) == (Status.SUSPENDED, [])
+        assert [run.status for run in await durable.list()] == ["suspended"]
+
+        await durable.approve("run", approval)
+        result = await handle.result()
+
+        assert (result.output, paid) == ("paid", ["pay 5"])
+        assert [message.role for message in result.messages] == [
+            *("user", "assistant", "tool", "assistant")
+        ]
+
+
+async def test_approval_comes_from_a_process_that_runs_nothing(opened: Open) -> None:
+    paid: list[str] = []
+    tools = [ran(paid)]
+    async with opened(calls(("pay", {"cents": 5})), "done", tools=tools, queue="q") as durable:
+        handle = await durable.start("pay", id="run")
+        async with durable.working(poll=0.05):
+            [approval] = (await handle.result()).approvals
+        # Nobody works now: what waits for a person costs nothing.
+        async with opened(tools=tools, queue="q") as elsewhere:
+            await elsewhere.approve("run", approval.digest, arguments={"cents": 3})
+
+            assert [run.status for run in await elsewhere.list()] == ["queued"]
+
+        async with durable.working(poll=0.05):
+            assert (await handle.result()).output == "done"
+
+    assert paid == ["pay 3"]
+
+
+async def test_second_answer_to_a_call_is_refused(opened: Open) -> None:
+    paid: list[str] = []
+    async with opened(calls(("pay", {"cents": 5})), "paid", tools=[ran(paid)]) as durable:
+        handle = await durable.start("pay", id="run")
+        [approval] = await durable.approvals("run")
+        answers = await asyncio.gather(
+            durable.approve("run", approval),
+            durable.deny("run", approval, reason="no"),
+            return_exceptions=True,
+        )
+        await handle.result()
+
+        refused = [answer for answer in answers if isinstance(answer, Exception)]
+        assert [type(error) for error in refused] == [ConversationError]
+        with pytest.raises(ConversationError, match="answered already"):
+            await durable.approve("run", approval)
+
+    assert len(paid) <= 1
+
+
+async def test_two_calls_are_decided_about_one_by_one(opened: Open) -> None:
+    paid: list[str] = []
+    script = [calls(("pay", {"cents": 1}), ("pay", {"cents": 2})), "done"]
+    async with opened(*script, tools=[ran(paid)]) as durable:
+        handle = await durable.start("pay", id="run")
+        first, second = await durable.approvals("run")
+        await asyncio.gather(durable.approve("run", first), durable.deny("run", second))
+        result = await handle.result()
+        events = [message.role async for message in handle.events()]
+
+        assert result.output == "done"
+        assert sorted(events) == sorted(message.role for message in result.messages)
+
+    assert paid == ["pay 1"]
+    contents = {m.text for m in result.messages if isinstance(m, ToolMessage)}
+    assert contents == {"paid 1", "Not run: a person said no."}
+
+
+async def test_client_answers_its_own_tools(opened: Open) -> None:
+    script = [calls(("ask_user", {})), "thanks"]
+    async with opened(*script, tools=[CLIENT_TOOL]) as durable:
+        handle = await durable.start("go", id="run")
+        [call] = (await handle.result()).open_calls
+        await durable.answer("run", {call.id: {"name": "Ada"}})
+        result = await handle.result()
+
+        assert result.output == "thanks"
+        assert result.messages[2] == ToolMessage(tool_call_id=call.id, content='{"name": "Ada"}')
+        with pytest.raises(ConversationError):
+            await durable.answer("run", {call.id: "again"})
+
+
+async def test_runs_of_a_session_come_one_after_another(opened: Open) -> None:
+    async with opened("one", "two", "three") as durable:
+        handles = await asyncio.gather(*(durable.send("s", text) for text in "abc"))
+        results = [await handle.result() for handle in handles]
+
+        assert [len(result.messages) for result in results] == [2, 2, 2]
+        last = requests_of(durable)[-1]["messages"]
+
+    assert [message["role"] for message in last] == [*("user", "assistant") * 2, "user"]
+    assert sorted(m["content"] for m in last if m["role"] == "user") == ["a", "b", "c"]
+
+
+async def test_session_that_waits_takes_no_other_message(opened: Open) -> None:
+    script = [calls(("ask_user", {})), "thanks"]
+    async with opened(*script, tools=[CLIENT_TOOL]) as durable:
+        first = await durable.send("s", "go", id="first")
+        [call] = (await first.result()).open_calls
+        second = await durable.send("s", "and this?")
+        with pytest.raises(RunFailed, match="no user message may come") as caught:
+            await second.result()
+        await durable.answer("first", {call.id: "x"})
+
+        assert caught.value.kind == "ConversationError"
+        assert (await first.result()).output == "thanks"
+
+
+async def test_same_id_is_the_same_run(opened: Open) -> None:
+    async with opened("once") as durable:
+        first = await durable.start("go", id="run")
+        second = await durable.start("go", id="run")
+
+        assert (await first.result()).output == (await second.result()).output == "once"
+        with pytest.raises(RunExists, match="another prompt"):
+            await durable.start("something else", id="run")
+        with pytest.raises(RunNotFound):
+            await durable.get("other")
+
+
+async def test_cancelled_run_ends_and_its_session_goes_on(opened: Open) -> None:
+    begun = asyncio.Event()
+
+    @tool
+    async def wait() -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    async with opened(calls(("wait", {})), "fine", tools=[wait]) as durable:
+        handle = await durable.send("s", "go")
+        await begun.wait()
+        await handle.cancel()
+        with pytest.raises(RunFailed, match="cancelled"):
+            await handle.result()
+        result = await (await durable.send("s", "still there?")).result()
+
+        assert result.output == "fine"
+        outcomes = [m.outcome for m in result.conversation.messages if isinstance(m, ToolMessage)]
+        assert outcomes == ["cancelled"]
+        assert {run.status for run in await durable.list()} == {"cancelled", "finished"}
+
+
+async def test_suspended_run_can_be_cancelled(opened: Open) -> None:
+    async with opened(calls(("ask_user", {})), tools=[CLIENT_TOOL]) as durable:
+        handle = await durable.start("go")
+        [call] = (await handle.result()).open_calls
+        await handle.cancel()
+        with pytest.raises(RunFailed, match="cancelled"):
+            await handle.result()
+        with pytest.raises(ConversationError):
+            await durable.answer(handle.id, {call.id: "late"})
+
+
+async def test_failed_run_resumes_from_what_it_owes(opened: Open) -> None:
+    times: list[int] = []
+
+    @tool
+    async def once() -> str:
+        times.append(1)
+        return "done"
+
+    script = [calls(("once", {})), http_error(503, "overloaded"), "all done"]
+    async with opened(*script, tools=[once]) as durable:
+        handle = await durable.start("go")
+        with pytest.raises(RunFailed, match="overloaded") as caught:
+            await handle.result()
+        assert (caught.value.kind, caught.value.status) == ("ProviderError", 503)
+        assert [m.role for m in caught.value.messages] == ["user", "assistant", "tool"]
+
+        await durable.resume(handle.id)
+
+        assert (await handle.result()).output == "all done"
+        with pytest.raises(RunExists, match="finished"):
+            await durable.resume(handle.id)
+
+    assert times == [1]
+
+
+async def test_tool_that_is_gone_stops_the_run_until_it_is_back(opened: Open) -> None:
+    paid: list[str] = []
+    pay = ran(paid)
+    options = {"version": "1"}
+    async with opened(calls(("pay", {"cents": 5})), tools=[pay], **options) as durable:
+        handle = await durable.start("pay", id="run")
+        [approval] = await durable.approvals("run")
+    async with opened(version="1") as without:
+        with pytest.raises(ConversationError, match="changed"):
+            await without.approve("run", approval)
+    async with opened("paid", tools=[pay], **options) as durable:
+        await durable.approve("run", approval)
+        assert (await (await durable.get("run")).result()).output == "paid"
+
+    assert (handle.id, paid) == ("run", ["pay 5"])
+
+
+class City(BaseModel):
+    name: str
+    people: int
+
+
+async def test_answer_of_a_type_survives_with_its_feedback(opened: Open) -> None:
+    bern: dict[str, JSONValue] = {"name": "Bern", "people": 146_000}
+    script = ["Bern, with 146,000 people", calls(("final_answer", bern))]
+    async with opened(*script, output=City) as durable:
+        result = await (await durable.start("Bern?")).result()
+
+        assert result.output == City(name="Bern", people=146_000)
+        assert [m.role for m in result.messages] == [
+            *("user", "assistant", "user", "assistant", "tool")
+        ]
+        assert isinstance(result.messages[2], UserMessage)
+        assert result.messages[2].feedback
+
+
+async def test_run_at_a_limit_says_which(opened: Open) -> None:
+    @tool
+    async def again() -> str:
+        return "more"
+
+    limits = Limits(turns=2, last_word=False)
+    script = [calls(("again", {}))] * 2
+    async with opened(*script, tools=[again], limits=limits) as durable:
+        result = await (await durable.start("go")).result()
+
+        assert (result.status, result.limit) == (Status.LIMIT_REACHED, "turns")
+
+
+async def test_result_that_cannot_be_serialised_is_an_error_to_the_model(opened: Open) -> None:
+    @tool
+    async def thing() -> object:
+        return object()
+
+    async with opened(calls(("thing", {})), "I see", tools=[thing]) as durable:
+        result = await (await durable.start("go")).result()
+
+        message = result.messages[2]
+        assert isinstance(message, ToolMessage)
+        assert (message.outcome, result.output) == ("error", "I see")
+
+
+@pytest.mark.parametrize("text", ["null \x00 byte", "half a pair \ud83d", "ü 漢 🙂", "x" * 500_000])
+async def test_any_text_is_kept_as_it_is(opened: Open, text: str) -> None:
+    @tool
+    async def thing() -> str:
+        return text if text.isprintable() and len(text) < 100 else "short"
+
+    async with opened(calls(("thing", {})), "fine", tools=[thing]) as durable:
+        result = await (await durable.start(UserMessage(content=text))).result()
+
+        assert isinstance(result.messages[0], UserMessage)
+        assert result.messages[0].text == text
+
+
+async def test_tool_has_its_context_and_one_key_in_the_session(tmp_path: Path) -> None:
+    seen: list[tuple[object, str, str | None]] = []
+
+    @tool
+    async def look(context: ToolContext) -> str:
+        seen.append((context.context, context.key, context.session_id))
+        return "seen"
+
+    script = AsyncScriptedTransport(calls(("look", {})), "a", calls(("look", {})), "b")
+    agent = AsyncAgent(script, tools=[look])
+    database = f"sqlite:///{tmp_path / 'runs.db'}"
+    async with DurableAgent(agent, database=database, context="mine") as durable:
+        await (await durable.send("s", "one")).result()
+        await (await durable.send("s", "two")).result()
+
+    assert seen == [("mine", "s/tool/0/0", "s"), ("mine", "s/tool/2/0", "s")]
+
+
+async def test_run_stopped_with_its_process_goes_on_in_the_next(opened: Open) -> None:
+    begun = asyncio.Event()
+
+    @tool(idempotent=True)
+    async def wait() -> str:
+        if begun.is_set():
+            return "second time"
+        begun.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    async with opened(calls(("wait", {})), "done", tools=[wait], queue="q") as durable:
+        async with durable.working(poll=0.05, stop_seconds=0):
+            handle = await durable.start("go")
+            await begun.wait()
+        async with durable.working(poll=0.05):
+            result = await handle.result()
+
+    assert [m.text for m in result.messages if isinstance(m, ToolMessage)] == ["second time"]
+    assert isinstance(result.messages[-1], AssistantMessage)
+
+
+async def test_engine_says_nothing_on_the_terminal(
+    opened: Open, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with opened(http_error(500, "x")) as durable:
+            handle = await durable.start("secret words")
+            with pytest.raises(RunFailed):
+                await handle.result()
+
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+    assert "secret words" not in caplog.text
+
+
+async def test_second_engine_in_a_process_is_refused(opened: Open) -> None:
+    from pathors_agent import StoreError
+
+    async with opened():
+        with pytest.raises(StoreError, match="one engine"):
+            async with opened():
+                pass
