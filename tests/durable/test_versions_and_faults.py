@@ -1,0 +1,179 @@
+"""Databases and code that do not fit: each is said clearly, and nothing is lost."""
+
+import asyncio
+import socket
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pathors_agent import AsyncAgent, StoreError, ToolMessage, tool
+from pathors_agent.durable import DurableAgent, RunFailed
+from pathors_agent.testing import AsyncScriptedTransport, calls
+
+pytestmark = pytest.mark.anyio
+
+POLL = 0.05
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The engine runs on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """Give the URL of a file that is not there yet."""
+    return f"sqlite:///{tmp_path / 'runs.db'}"
+
+
+class Script(AsyncScriptedTransport):
+    """A script whose end nobody reaches."""
+
+    def assert_used_up(self) -> None:
+        pass
+
+
+def agent(*script: Any, tools: Any = ()) -> AsyncAgent[str]:
+    return AsyncAgent(Script(*script), tools=tools)
+
+
+class Cut:
+    """A tool that hangs the first time."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+
+    @property
+    def tool(self) -> Callable[..., Any]:
+        @tool(idempotent=True)
+        async def cut() -> str:
+            if self.begun.is_set():
+                return "second time"
+            self.begun.set()
+            await asyncio.Event().wait()
+            return "never"
+
+        return cut
+
+
+@tool
+async def another(text: str) -> str:
+    return text
+
+
+async def test_unreachable_server_is_said_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    durable = DurableAgent(agent(), database=f"postgresql://user:hidden@127.0.0.1:{port}/runs")
+    with pytest.raises(StoreError, match="cannot be reached") as caught:
+        async with durable:
+            pass
+
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite:////no/such/folder/runs.db", "cannot be opened"),
+        ("sqlite://", "in memory"),
+        ("mysql://localhost/runs", "cannot be used"),
+        ("nonsense", "cannot be used"),
+    ],
+)
+async def test_unusable_database_is_said(url: str, said: str) -> None:
+    with pytest.raises(StoreError, match=said):
+        async with DurableAgent(agent(), database=url):
+            pass
+
+
+async def test_file_that_is_no_database_is_said(tmp_path: Path) -> None:
+    (tmp_path / "runs.db").write_bytes(b"no database at all, " * 100)
+    with pytest.raises(StoreError, match="no database"):
+        async with DurableAgent(agent(), database=f"sqlite:///{tmp_path / 'runs.db'}"):
+            pass
+
+
+async def test_database_of_a_newer_version_is_refused(database: str, tmp_path: Path) -> None:
+    async with DurableAgent(agent("one"), database=database) as durable:
+        await (await durable.start("go", id="run")).result()
+    with sqlite3.connect(tmp_path / "runs.db") as connection:
+        connection.execute("UPDATE pathors_durable_format SET format = 99")
+    connection.close()
+
+    with pytest.raises(StoreError, match=r"format 99.*newer version"):
+        async with DurableAgent(agent(), database=database):
+            pass
+
+    with sqlite3.connect(tmp_path / "runs.db") as connection:
+        assert connection.execute("SELECT count(*) FROM workflow_status").fetchone() == (1,)
+    connection.close()
+
+
+async def test_use_outside_of_its_block_is_said(database: str) -> None:
+    durable = DurableAgent(agent(), database=database)
+    with pytest.raises(RuntimeError, match="async with"):
+        await durable.start("go")
+
+
+@pytest.mark.parametrize("run_id", ["", " ", "a#2"])
+async def test_unusable_id_is_refused(database: str, run_id: str) -> None:
+    async with DurableAgent(agent(), database=database, queue="q") as durable:
+        with pytest.raises(ValueError, match="a run's id"):
+            await durable.start("go", id=run_id)
+
+
+async def begin_and_stop(cut: Cut, database: str, *, version: str | None = None) -> None:
+    """Leave a run in the middle of its tool, as a process does that is told to end."""
+    first = agent(calls(("cut", {})), tools=[cut.tool])
+    async with DurableAgent(first, database=database, queue="q", version=version) as durable:
+        async with durable.working(poll=POLL, stop_seconds=0):
+            await durable.start("go", id="run")
+            await cut.begun.wait()
+
+
+async def test_new_code_with_the_same_tools_ends_the_run(database: str) -> None:
+    cut = Cut()
+    await begin_and_stop(cut, database)
+    new = DurableAgent(agent("done", tools=[cut.tool]), database=database, queue="q")
+    async with new as durable, durable.working(poll=POLL):
+        assert (await (await durable.get("run")).result()).output == "done"
+
+
+async def test_run_waits_for_code_of_its_version(database: str) -> None:
+    cut = Cut()
+    await begin_and_stop(cut, database)
+    other = DurableAgent(agent("new run", tools=[another]), database=database, queue="q")
+    async with other as durable, durable.working(poll=POLL):
+        # It carries out its own runs, and leaves the older one where it is.
+        assert (await (await durable.start("hello")).result()).output == "new run"
+        [held] = await durable.list(status="queued")
+
+        assert held.id == "run"
+        assert held.version != durable.version
+
+    old = DurableAgent(agent("done", tools=[cut.tool]), database=database, queue="q")
+    async with old as durable, durable.working(poll=POLL):
+        assert (await (await durable.get("run")).result()).output == "done"
+
+
+async def test_tool_that_is_gone_stops_a_run_until_it_is_back(database: str) -> None:
+    cut = Cut()
+    await begin_and_stop(cut, database, version="mine")
+    without = DurableAgent(agent(), database=database, queue="q", version="mine")
+    async with without as durable, durable.working(poll=POLL):
+        with pytest.raises(RunFailed, match="the tool 'cut' was called") as caught:
+            await (await durable.get("run")).result()
+        assert caught.value.kind == "ToolMissing"
+
+    back = agent("done", tools=[cut.tool])
+    again = DurableAgent(back, database=database, queue="q", version="mine")
+    async with again as durable, durable.working(poll=POLL):
+        result = await (await durable.resume("run")).result()
+
+        assert result.output == "done"
+        assert [m.text for m in result.messages if isinstance(m, ToolMessage)] == ["second time"]
