@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathors_agent import __version__
+from pathors_agent.cli import durable_app
 from pathors_agent.cli.reporting import EXIT_STATUS, listen_to_ctrl_c, reporting
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ keys = typer.Typer(help=f"Make, list and revoke API keys. {_HERE}", epilog=EXIT_
 sessions = typer.Typer(help=f"Look into sessions. {_HERE}", epilog=EXIT_STATUS, **_SETTINGS)  # type: ignore[arg-type]
 app.add_typer(keys, name="keys")
 app.add_typer(sessions, name="sessions")
+durable_app.register(app)
 
 Database = Annotated[
     str | None,

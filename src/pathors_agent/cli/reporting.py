@@ -27,6 +27,7 @@ _EXTRAS = {
     "sqlalchemy": "server",
     "aiosqlite": "server",
     "psycopg": "postgres",
+    "dbos": "durable",
     "xllamacpp": "local",
 }
 

@@ -1,6 +1,7 @@
 """Durable runs: a crash loses nothing and repeats nothing, on one machine or on many."""
 
 from pathors_agent.durable.agent import DurableAgent, RunHandle
+from pathors_agent.durable.batch import BatchLine, BatchRefused, read_batch, run_batch, write_batch
 from pathors_agent.durable.doubt import NOT_HAPPENED, DoubtfulCall, Happened
 from pathors_agent.durable.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.durable.runs import RunStatus, RunSummary
@@ -8,6 +9,8 @@ from pathors_agent.durable.worker import Heartbeat
 
 __all__ = [
     "NOT_HAPPENED",
+    "BatchLine",
+    "BatchRefused",
     "DoubtfulCall",
     "DurableAgent",
     "Happened",
@@ -18,4 +21,7 @@ __all__ = [
     "RunNotFound",
     "RunStatus",
     "RunSummary",
+    "read_batch",
+    "run_batch",
+    "write_batch",
 ]

@@ -41,6 +41,8 @@ from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.run_result import RunResult
 from pathors_agent.structured import OutputT
 
+WORKFLOW_PREFIX = "pathors_agent."
+
 # Runs mostly wait for the model: what one process has open connections for.
 LOCAL_CONCURRENCY = 100
 
@@ -86,7 +88,7 @@ class DurableAgent(Generic[OutputT]):
                 agent=self.agent,
                 client=client,
                 tables=tables,
-                workflow=f"pathors_agent.{self.name}",
+                workflow=workflow_name(self.name),
                 queue=self.queue,
                 version=self.version,
                 context=self._context,
@@ -265,7 +267,7 @@ class DurableAgent(Generic[OutputT]):
         )
         worker = Worker(
             place,
-            workflow=runs.workflow,
+            workflow=workflow_name(self.name),
             version=self.version,
             database=self._database,
             queue=self.queue,
@@ -321,6 +323,11 @@ class RunHandle(Generic[OutputT]):
     async def cancel(self) -> None:
         """End the run for good."""
         await self._durable.cancel(self.id)
+
+
+def workflow_name(name: str) -> str:
+    """Name what the engine knows an agent's runs by."""
+    return f"{WORKFLOW_PREFIX}{name}"
 
 
 def tools_version(agent: AsyncAgent[Any]) -> str:

@@ -72,13 +72,15 @@ class Runs(Generic[OutputT]):
     agent: AsyncAgent[OutputT]
     client: DBOSClient
     tables: Tables
-    workflow: str
+    workflow: str | None
+    """The name of the agent's workflow; None to look at those of all agents."""
     queue: str
     version: str
     context: object
 
     async def enqueue(self, number: int, order: Order, *, priority: int | None = None) -> None:
         """Store a segment to be carried out; `IDInUse` where somebody was first."""
+        assert self.workflow is not None
         options: EnqueueOptions = {
             "workflow_name": self.workflow,
             "queue_name": self.queue,
@@ -91,10 +93,11 @@ class Runs(Generic[OutputT]):
             options["priority"] = priority
         await self.client.enqueue_async(options, order.dump())
 
-    async def start(self, order: Order, *, priority: int | None) -> None:
-        """Store a run's first segment, unless it is there."""
+    async def start(self, order: Order, *, priority: int | None = None) -> bool:
+        """Store a run's first segment, unless it is there; tell whether it is new."""
         try:
             await self.enqueue(1, order, priority=priority)
+            return True
         except engine.IDInUse:
             [row, *_] = await self.segments(order.run)
             held = order_of(row)
@@ -102,6 +105,7 @@ class Runs(Generic[OutputT]):
                 raise RunExists(
                     f"there is a run {order.run!r} with another prompt or session"
                 ) from None
+            return False
 
     async def segments(self, run: str) -> Sequence[WorkflowStatus]:
         """Give the segments of a run, in order."""

@@ -1,0 +1,176 @@
+"""Batches: many conversations from a file, over the queue, each result or error on a line."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from pathors_agent.durable.agent import DurableAgent
+from pathors_agent.durable.errors import RunFailed
+from pathors_agent.durable.records import SEPARATOR, Order, dump, run_of, segment_id
+from pathors_agent.durable.runs import AT_WORK, status_of
+from pathors_agent.errors import AgentError
+from pathors_agent.messages import JSONValue, Message, UserMessage
+from pathors_agent.run import Status
+from pathors_agent.wire_messages import read_client_messages
+
+Progress = Callable[[int, int], None]
+"""Told how many lines are done, and how many failed of them."""
+
+# How often the database is asked what is done, and of how many runs at once.
+_LOOK_SECONDS = 0.5
+_BLOCK = 500
+
+
+class BatchRefused(AgentError, ValueError):
+    """A line of the input is no conversation; nothing was started."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """One conversation: its place in the input, what it is called there, and its messages."""
+
+    number: int
+    id: str
+    messages: tuple[Message, ...] = field(repr=False)
+
+
+def read_batch(lines: Iterable[str]) -> list[BatchLine]:
+    """Read lines like `{"id": "a", "prompt": "..."}`, or with `messages` as the API has them.
+
+    An `id` is optional. Raises `BatchRefused` with every bad line named.
+    """
+    read, problems = [], []
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        try:
+            read.append(_read_line(number, text))
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+    taken: dict[str, int] = {}
+    problems += [
+        f"line {line.number}: the id {line.id!r} is that of line {taken[line.id]}"
+        for line in read
+        if taken.setdefault(line.id, line.number) != line.number
+    ]
+    if problems:
+        raise BatchRefused("; ".join(problems))
+    return read
+
+
+def _read_line(number: int, text: str) -> BatchLine:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        raise ValueError("is no JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("must be an object")
+    line_id = value.get("id", str(number))
+    if not isinstance(line_id, str) or not line_id:
+        raise ValueError("id: must be a string")
+    return BatchLine(number, line_id, _messages(value))
+
+
+def _messages(value: dict[str, Any]) -> tuple[Message, ...]:
+    match value:
+        case {"prompt": str(prompt)}:
+            return (UserMessage(content=prompt),)
+        case {"messages": [_, *_] as given}:
+            messages, problems = read_client_messages(given)
+            if problems:
+                raise ValueError("; ".join(problems))
+            return tuple(messages)
+        case _:
+            raise ValueError("must have a prompt (a string) or messages (a list)")
+
+
+async def run_batch(
+    durable: DurableAgent[Any],
+    lines: Sequence[BatchLine],
+    *,
+    name: str,
+    progress: Progress = lambda _done, _failed: None,
+) -> list[dict[str, JSONValue]]:
+    """Carry out a batch, or go on with it; give what became of each line, in their order.
+
+    Lines that ended under this `name` before are not run again; those that failed are resumed.
+    """
+    waiting = {await _start(durable, line, name): line for line in lines}
+    done: dict[int, dict[str, JSONValue]] = {}
+    failed = 0
+    while waiting:
+        for segment in await _ended(durable, list(waiting)):
+            line = waiting.pop(segment)
+            done[line.number] = await _outcome(durable, line, segment)
+            failed += "error" in done[line.number]
+            progress(len(done), failed)
+        if waiting:
+            await asyncio.sleep(_LOOK_SECONDS)
+    return [done[line.number] for line in lines]
+
+
+def write_batch(results: Iterable[dict[str, JSONValue]], path: Path) -> None:
+    """Write the results, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        for result in results:
+            file.write(json.dumps(result, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+async def _start(durable: DurableAgent[Any], line: BatchLine, name: str) -> str:
+    """Start a line's run, unless it is there; give the segment to wait for."""
+    # Another text under the same id is another run.
+    text = json.dumps([line.id, dump(line.messages)])
+    digest = blake2b(text.encode(), digest_size=4).hexdigest()
+    run = f"{name}/{line.id}/{digest}".replace(SEPARATOR, "-")
+    order = Order(run=run, session=run, messages=line.messages)
+    if await durable.runs.start(order):
+        return segment_id(order.run, 1)
+    segments = await durable.runs.segments(order.run)
+    if status_of(segments[-1]) == "failed":
+        await durable.resume(order.run)
+        return segment_id(order.run, len(segments) + 1)
+    return segments[-1].workflow_id
+
+
+async def _ended(durable: DurableAgent[Any], segments: list[str]) -> list[str]:
+    ended: list[str] = []
+    for block in _blocks(segments):
+        rows = await durable.runs.client.list_workflows_async(workflow_ids=block, load_input=False)
+        ended += [row.workflow_id for row in rows if status_of(row) not in AT_WORK]
+    return ended
+
+
+def _blocks(items: list[str]) -> Iterator[list[str]]:
+    left = iter(items)
+    while block := list(islice(left, _BLOCK)):
+        yield block
+
+
+async def _outcome(
+    durable: DurableAgent[Any], line: BatchLine, segment: str
+) -> dict[str, JSONValue]:
+    run = run_of(segment)
+    told: dict[str, JSONValue] = {"id": line.id, "run": run}
+    try:
+        result = await durable.runs.result(await durable.runs.segments(run))
+    except RunFailed as error:
+        return {**told, "error": {"kind": error.kind, "message": str(error)}}
+    told |= {"status": str(result.status), "usage": result.usage.model_dump(exclude_none=True)}
+    if result.status is Status.FINISHED:
+        return {**told, "output": _plain(result.output)}
+    reason = result.limit or ", ".join(call.name for call in result.open_calls)
+    return {**told, "error": {"kind": str(result.status), "message": f"stopped at {reason}"}}
+
+
+def _plain(output: object) -> JSONValue:
+    value: JSONValue = to_jsonable_python(output)
+    return value

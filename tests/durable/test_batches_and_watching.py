@@ -1,0 +1,211 @@
+"""Batches from files, and what can be seen of runs: on the command line, and as a page."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pathors_agent import AsyncAgent, tool
+from pathors_agent.chat_completions import DEFAULT_PROFILE
+from pathors_agent.durable import (
+    BatchRefused,
+    DurableAgent,
+    read_batch,
+    run_batch,
+    write_batch,
+)
+from pathors_agent.durable.timeline import Bar, Timeline, as_html, as_text, read_timeline
+from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
+from pathors_agent.testing.script import Entry
+from pathors_agent.testing.scripted_transport import AsyncPlayerTransport
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The engine runs on asyncio."""
+    return "asyncio"
+
+
+class Echo(AsyncPlayerTransport):
+    """Answers with what was said, and breaks where `broken` is said, as long as it is."""
+
+    def __init__(self, broken: str) -> None:
+        super().__init__(cut=None, profile=DEFAULT_PROFILE)
+        self.broken = broken
+
+    def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
+        said = body["messages"][-1]["content"]
+        return http_error(500, "broken") if said == self.broken else f"echo {said}"
+
+
+async def test_batch_keeps_errors_and_tries_only_them_again(tmp_path: Path) -> None:
+    texts = ['{"id": "a", "prompt": "one"}', "", '{"prompt": "two"}', '{"prompt": "three"}']
+    lines = read_batch(texts)
+    transport = Echo(broken="two")
+    durable = DurableAgent(AsyncAgent(transport), database=f"sqlite:///{tmp_path / 'runs.db'}")
+    seen: list[tuple[int, int]] = []
+    async with durable:
+        first = await run_batch(
+            durable, lines, name="batch", progress=lambda *done: seen.append(done)
+        )
+        transport.broken = ""
+        second = await run_batch(durable, lines, name="batch")
+    write_batch(second, tmp_path / "out.jsonl")
+
+    assert [result["id"] for result in first] == ["a", "3", "4"]
+    assert [result.get("output") for result in first] == ["echo one", None, "echo three"]
+    assert first[1]["error"] == {
+        "kind": "ProviderError",
+        "message": "the run stopped: ProviderError: the provider answered 500: broken",
+    }
+    assert seen[-1] == (3, 1)
+    assert [result.get("output") for result in second] == ["echo one", "echo two", "echo three"]
+    assert len(transport.requests) == 4
+    kept = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in kept] == ["a", "3", "4"]
+
+
+async def test_line_with_messages_is_a_conversation_so_far(tmp_path: Path) -> None:
+    said = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "bye"},
+    ]
+    lines = read_batch([json.dumps({"messages": said})])
+    transport = Echo(broken="")
+    durable = DurableAgent(AsyncAgent(transport), database=f"sqlite:///{tmp_path / 'runs.db'}")
+    async with durable:
+        [result] = await run_batch(durable, lines, name="batch")
+
+    assert result["output"] == "echo bye"
+    assert [m["content"] for m in transport.requests[0]["messages"]] == [m["content"] for m in said]
+
+
+def test_every_bad_line_is_named() -> None:
+    lines = ['{"id": "a", "prompt": "x"}', "no", '{"id": "a", "prompt": "y"}', "[]", '{"id": 1}']
+    with pytest.raises(BatchRefused) as caught:
+        read_batch([*lines, "{}", '{"messages": [{"role": "nobody"}]}'])
+
+    problems = str(caught.value).split("; ")
+    assert [problem.split(":")[0] for problem in problems] == [
+        *("line 2", "line 4", "line 5", "line 6", "line 7", "line 3")
+    ]
+
+
+async def test_timeline_shows_calls_and_their_outcomes(tmp_path: Path) -> None:
+    @tool
+    async def good() -> str:
+        return "fine"
+
+    @tool
+    async def bad() -> str:
+        raise ValueError("no")
+
+    script = AsyncScriptedTransport(calls(("good", {}), ("bad", {})), "done")
+    agent = AsyncAgent(script, tools=[good, bad])
+    async with DurableAgent(agent, database=f"sqlite:///{tmp_path / 'runs.db'}") as durable:
+        await (await durable.start("go", id="run")).result()
+        timeline = await read_timeline(durable.runs, "run")
+
+    assert (timeline.run, timeline.status) == ("run", "finished")
+    assert [(bar.effect, bar.label, bar.outcome, bar.notes) for bar in timeline.bars] == [
+        ("model/0", "model", "value", ()),
+        ("tool/0/0", "good", "value", ()),
+        ("tool/0/1", "bad", "error", ()),
+        ("model/1", "model", "value", ()),
+    ]
+    assert len(list(as_text(timeline))) == 5
+
+
+class Tags(HTMLParser):
+    """Gathers the tags of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.found.append(tag)
+
+
+def test_page_escapes_all_that_others_wrote() -> None:
+    evil = '"><script>alert(1)</script><img src=x onerror="x">'
+    bar = Bar(effect=evil, label=evil, start=0, end=5, outcome=evil, worker=evil, notes=(evil,))
+    page = as_html(Timeline(run=evil, status=evil, bars=(bar,)))
+    tags = Tags()
+    tags.feed(page)
+
+    assert not {"script", "img"} & set(tags.found)
+    assert "default-src 'none'" in page
+
+
+def test_call_that_runs_has_a_bar_to_the_end() -> None:
+    first = Bar(effect="model/0", label="model", start=0, end=100, outcome="value", worker="w")
+    bar = Bar(effect="tool/0/0", label="t", start=50, end=None, outcome="running", worker="w")
+    page = as_html(Timeline(run="r", status="running", bars=(first, bar)))
+
+    assert "margin-left:50.00%;width:50.00%" in page
+
+
+AGENT = """
+from pathors_agent import AsyncAgent
+from pathors_agent.offline import AsyncOfflineTransport
+agent = AsyncAgent(AsyncOfflineTransport())
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Any:
+    """Run the program in a folder with an agent, on a database there."""
+    (tmp_path / "my_agent.py").write_text(AGENT)
+    env = {**os.environ, "PATHORS_DATABASE": f"sqlite:///{tmp_path / 'runs.db'}"}
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        line = [sys.executable, "-m", "pathors_agent", *arguments]
+        return subprocess.run(
+            line, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=40
+        )
+
+    return run
+
+
+def test_batch_and_runs_on_the_command_line(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hello"}\n')
+    done = command("batch", "in.jsonl", "--output", "out.jsonl", "--app", "my_agent:agent")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    [result] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert result["status"] == "finished"
+
+    [listed] = json.loads(command("runs", "list", "--json").stdout)
+    assert (listed["id"], listed["status"]) == (result["run"], "finished")
+    assert "model/0" in command("runs", "show", result["run"]).stdout
+    assert command("runs", "show", result["run"], "--html", "run.html").returncode == 0
+    assert (tmp_path / "run.html").read_text().startswith("<!doctype html>")
+    assert "finished: only a run that failed" in command("runs", "resume", result["run"]).stderr
+    assert command("runs", "doubts").returncode == 0
+    missing = command("runs", "cancel", "nothing")
+    assert (missing.returncode, missing.stderr) == (1, "error: there is no run 'nothing'\n")
+
+
+def test_worker_takes_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    (tmp_path / "my_agent.py").write_text(AGENT)
+    database = f"sqlite:///{tmp_path / 'runs.db'}"
+    line = [sys.executable, "-m", "pathors_agent", "worker", "--database", database]
+    line += ["--app", "my_agent:agent", "--queue", "q"]
+    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stderr is not None
+        assert worker.stderr.readline().startswith("takes runs from the queue q")
+        worker.send_signal(signal.SIGTERM)
+
+        assert worker.stderr.read() == "stops; what runs may end\n"
+    assert worker.returncode == 0
