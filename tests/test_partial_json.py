@@ -59,6 +59,13 @@ def test_word_is_given_with_its_last_letter() -> None:
     assert value_of("[false") == [False]
 
 
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_word_counts_before_text_that_runs_into_it(cut: int) -> None:
+    assert value_of("[null0]"[:cut], "[null0]"[cut:]) == [None]
+    assert value_of("[nullx]"[:cut], "[nullx]"[cut:]) == [None]
+    assert value_of("[nulx]"[:cut], "[nulx]"[cut:]) == []
+
+
 def test_integers_stay_integers() -> None:
     value = value_of("[1, 1.0, -0, 100000000000000000000]")
 
@@ -139,7 +146,7 @@ def test_half_of_a_pair_alone_becomes_a_replacement_character() -> None:
         ("[NaN]", []),
         ("[-Infinity]", []),
         ("[True]", []),
-        ("[trueish]", []),
+        ("[trueish]", [True]),
         ('{"a":1,}', {"a": 1}),
         ('{"a" 1}', {}),
         ("{a:1}", {}),

@@ -15,14 +15,17 @@ MAX_DEPTH = 200
 
 _SPACE = " \t\n\r"
 _NOT_PLAIN = re.compile(r'["\\\x00-\x1f]')
-_NOT_SCALAR = re.compile(r"[^-+.0-9a-zA-Z]")
+_NOT_NUMBER = re.compile(r"[^-+.0-9a-zA-Z]")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _HEX = re.compile(r"[0-9a-fA-F]{4}")
 _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _UNICODE_ESCAPE_LENGTH = 6  # \uXXXX
-# Unlike a number, a word says when it ends.
-_WORDS: dict[str, JSONValue] = {"true": True, "false": False, "null": None}
-_WORD_PIECES = 6  # one more piece than the longest word has characters
+# By their first letters. Unlike a number, a word says itself when it ends.
+_WORDS: dict[str, tuple[str, JSONValue]] = {
+    "t": ("true", True),
+    "f": ("false", False),
+    "n": ("null", None),
+}
 _LAST = -1
 
 _State = Callable[["PartialJSON", str, int], int]
@@ -47,6 +50,8 @@ class PartialJSON:
         "_state",
         "_string",
         "_top",
+        "_word",
+        "_word_rest",
     )
 
     def __init__(self) -> None:
@@ -61,7 +66,9 @@ class PartialJSON:
         self._string: _State = PartialJSON._in_string
         self._escape = ""  # an escape sequence that has not ended
         self._high = ""  # the first half of a surrogate pair
-        self._pieces: list[str] = []  # of a key, number or word that has not ended
+        self._pieces: list[str] = []  # of a key or number that has not ended
+        self._word: JSONValue = None  # what the word that has not ended means
+        self._word_rest = ""  # its letters that have not come
         self._state: _State = PartialJSON._before_value
 
     def feed(self, text: str) -> None:
@@ -97,9 +104,13 @@ class PartialJSON:
                 self._open({}, PartialJSON._before_first_key, PartialJSON._after_member)
             case "[":
                 self._open([], PartialJSON._before_first_item, PartialJSON._after_item)
+            case "t" | "f" | "n":
+                self._word_rest, self._word = _WORDS[text[at]]
+                self._state = PartialJSON._in_word
+                return self._in_word(text, at)
             case _:
-                self._state = PartialJSON._in_scalar
-                return self._in_scalar(text, at)
+                self._state = PartialJSON._in_number
+                return self._in_number(text, at)
         return at + 1
 
     def _before_first_item(self, text: str, at: int) -> int:
@@ -247,20 +258,32 @@ class PartialJSON:
         string += piece
         self._top[self._key] = string
 
-    # - Numbers and words
+    # - Words and numbers
 
-    def _in_scalar(self, text: str, at: int) -> int:
-        end = _NOT_SCALAR.search(text, at)
+    def _in_word(self, text: str, at: int) -> int:
+        rest = self._word_rest
+        letters = text[at : at + len(rest)]
+        if not rest.startswith(letters):
+            self._state = PartialJSON._after_error
+        elif letters == rest:
+            self._put(self._word)
+            self._state = self._after
+        else:
+            self._word_rest = rest[len(letters) :]
+        return at + len(letters)
+
+    def _in_number(self, text: str, at: int) -> int:
+        end = _NOT_NUMBER.search(text, at)
         stop = end.start() if end else len(text)
         self._pieces.append(text[at:stop])
-        if end or "".join(self._pieces[:_WORD_PIECES]) in _WORDS:
-            self._end_scalar("".join(self._pieces))
+        if end:
+            self._end_number("".join(self._pieces))
         return stop
 
-    def _end_scalar(self, scalar: str) -> None:
+    def _end_number(self, number: str) -> None:
         self._pieces = []
         try:
-            self._put(_read_scalar(scalar))
+            self._put(_read_number(number))
         except ValueError:
             self._state = PartialJSON._after_error
         else:
@@ -292,12 +315,10 @@ class PartialJSON:
             self._top[self._key] = value
 
 
-def _read_scalar(scalar: str) -> JSONValue:
-    """Give what a number or word says; raise ValueError for anything else."""
-    if scalar in _WORDS:
-        return _WORDS[scalar]
-    number = _NUMBER.fullmatch(scalar)
+def _read_number(text: str) -> JSONValue:
+    """Give a number's value; raise ValueError for anything else."""
+    number = _NUMBER.fullmatch(text)
     if number is None:
         raise ValueError("not JSON")
     # int() raises for numbers of thousands of digits, as Python's JSON parser does.
-    return float(scalar) if number.lastindex else int(scalar)
+    return float(text) if number.lastindex else int(text)
