@@ -16,6 +16,9 @@ MAX_HUNG_CALLS = 4
 Report = Callable[[object], Awaitable[None]]
 """Takes what a tool says before its result."""
 
+# A run that is stopped is to be over within a second, whatever its tools do.
+STOP_SECONDS = 0.5
+
 _Identity = tuple[int, int]
 
 _HUNG: Counter[_Identity] = Counter()
@@ -33,6 +36,12 @@ class Unanswered(ToolError):
 def out_of_time(seconds: float, fate: str) -> Unanswered:
     """Make the error for a call that was not finished in time; say what became of it."""
     return Unanswered(f"Not finished after {seconds:g} s; {fate}.", outcome="timeout")
+
+
+def left_alone() -> Unanswered:
+    """Make the error for a call that goes on although its run was stopped."""
+    fate = "it goes on by itself, and its result will not be known"
+    return Unanswered(f"The run was stopped while it ran; {fate}.", outcome="unknown")
 
 
 class FunctionCall:

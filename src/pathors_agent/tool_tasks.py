@@ -1,9 +1,7 @@
 """Run async tools in tasks that can be left: a tool may ignore that it is cancelled."""
 
 import asyncio
-import math
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any, Generic, TypeVar, cast
@@ -11,7 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 import anyio
 
 from pathors_agent.errors import ToolError
-from pathors_agent.function_calls import FunctionCall, out_of_time
+from pathors_agent.function_calls import STOP_SECONDS, FunctionCall, left_alone, out_of_time
 
 T = TypeVar("T")
 
@@ -23,21 +21,24 @@ async def run_in_task(call: FunctionCall, seconds: float | None) -> object:
     """Run an async call for so many seconds, then cancel it, and leave it after a grace time.
 
     A value that it gives while it is being cancelled counts. A cancellation from outside is
-    passed on to it, and waits for its end as long as the call may take.
+    passed on to it, and leaves it sooner, for whoever stops a run does not wait.
 
     A call that was left goes on as a task of the event loop itself, and counts as hung until it
     ends. The loop's own end cancels it once more, and waits for it without a limit.
     """
     task = LoopTask(call.run_async)
     task.start()
-    end = time.monotonic() + (math.inf if seconds is None else seconds)
     in_time = True
     try:
         in_time = await task.wait(seconds)
     except BaseException as error:
-        await task.stop(max(GRACE_SECONDS, end - time.monotonic()))
+        await task.stop(STOP_SECONDS)
+        if not task.has_ended:
+            call.abandon()
         if task.was_cancelled or not isinstance(error, anyio.get_cancelled_exc_class()):
             raise
+        if not task.has_ended:
+            raise left_alone() from None
     if not in_time:
         await task.stop(GRACE_SECONDS)
     if seconds is not None and not task.has_ended:

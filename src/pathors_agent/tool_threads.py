@@ -12,7 +12,7 @@ from anyio.from_thread import BlockingPortal
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 
-from pathors_agent.function_calls import FunctionCall, out_of_time
+from pathors_agent.function_calls import STOP_SECONDS, FunctionCall, left_alone, out_of_time
 from pathors_agent.tool_tasks import GRACE_SECONDS
 
 T = TypeVar("T")
@@ -27,15 +27,10 @@ def run_in_thread(call: FunctionCall, seconds: float) -> object:
     """Run a sync call from blocking code in a thread, and leave it there after so many seconds."""
     future: Future[object] = Future()
     context = contextvars.copy_context()
-
-    def work() -> None:
-        try:
-            future.set_result(context.run(call.run))
-        except BaseException as error:  # noqa: BLE001  (it is for the one who waits)
-            future.set_exception(error)
-
     # A daemon: a call that hangs must not keep the program from ending.
-    threading.Thread(target=work, name="tool", daemon=True).start()
+    threading.Thread(
+        target=context.run, args=(_work, call, future), name="tool", daemon=True
+    ).start()
     try:
         wait([future], seconds)
     finally:
@@ -48,16 +43,30 @@ def run_in_thread(call: FunctionCall, seconds: float) -> object:
 async def run_in_thread_async(call: FunctionCall, seconds: float | None) -> object:
     """Run a sync call in a worker thread, and leave it there after so many seconds.
 
-    A cancellation waits for it until then: what was done is to be known.
+    What it gives while its run is being cancelled counts, if it gives it soon.
     """
-    deadline = anyio.current_time() + (math.inf if seconds is None else seconds)
+    future: Future[object] = Future()
     try:
-        with anyio.CancelScope(deadline=deadline, shield=True):
-            return await run_sync(call.run, abandon_on_cancel=True, limiter=no_limit())
+        with anyio.move_on_after(seconds):
+            await run_sync(_work, call, future, abandon_on_cancel=True, limiter=no_limit())
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            await run_sync(wait, [future], STOP_SECONDS, limiter=no_limit())
+        if not future.done():
+            raise left_alone() from None
     finally:
         call.abandon()
-    assert seconds is not None  # else the scope has no deadline
-    raise out_of_time(seconds, _FATE)
+    if not future.done():
+        assert seconds is not None  # else nothing cuts it short
+        raise out_of_time(seconds, _FATE)
+    return future.result()
+
+
+def _work(call: FunctionCall, future: Future[object]) -> None:
+    try:
+        future.set_result(call.run())
+    except BaseException as error:  # noqa: BLE001  (it is for the one who waits)
+        future.set_exception(error)
 
 
 def thread_limit() -> anyio.CapacityLimiter:

@@ -166,6 +166,7 @@ th small {{ display: block; color: #777; font-weight: 400 }}
 td:nth-child(2) {{ background: linear-gradient(90deg, #eee 1px, transparent 1px) 0 0 / 10% 100% }}
 td {{ padding: 2px 1em 2px 0; white-space: nowrap }}
 td:nth-child(2) {{ width: 60%; padding: 0 }}
+td:nth-child(3) {{ padding-left: 1em }}
 td:last-child {{ text-align: right; font-variant-numeric: tabular-nums }}
 div {{ height: 1.2em; border-radius: 2px; background: #3a9a5b }}
 .model {{ background: #4a78c9 }}
