@@ -12,7 +12,7 @@ from pathors_agent import (
     Request,
     Tool,
 )
-from pathors_agent.response_stream import ResponseStream
+from pathors_agent.wire.response_stream import ResponseStream
 
 # Client tools: the run stops at the calls, as the peers' streams do.
 _TOOLS = [Tool(name=name) for name in ("write_report", *(f"lookup_{i}" for i in range(8)))]

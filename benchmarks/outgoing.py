@@ -29,8 +29,8 @@ from pathors_agent import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.chat_completions import RequestTemplate
 from pathors_agent.messages import Message
+from pathors_agent.wire.chat_completions import RequestTemplate
 
 NAME = "outgoing"
 

@@ -8,7 +8,7 @@ import pydantic_core
 from benchmarks import corpora
 from benchmarks.results import Measured, Row, Settings
 from benchmarks.rounds import Timings, measure
-from pathors_agent.partial_json import PartialJSON
+from pathors_agent.wire.partial_json import PartialJSON
 
 NAME = "partial_arguments"
 

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from benchmarks.results import Measured, Row, Settings
 from benchmarks.rounds import measure
 from pathors_agent import AsyncAgent, AsyncResponse, AsyncTransport, Request, ToolCall, tool
-from pathors_agent.tools import BoundCall, ToolRegistry
+from pathors_agent.tools.registry import BoundCall, ToolRegistry
 
 NAME = "round_trip"
 

@@ -23,10 +23,10 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
 from pathors_agent import AsyncHTTPTransport
-from pathors_agent.aiohttp_transport import AiohttpTransport
 from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project, ServerSettings, create_app, make_key
 from pathors_agent.stores import MemoryStore, Store
+from pathors_agent.transports.aiohttp import AiohttpTransport
 
 STATM = Path("/proc/self/statm")
 PATH = "/v1/projects/bench/chat/completions"

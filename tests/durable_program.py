@@ -16,12 +16,12 @@ from typing import Any
 from dbos._sys_db import SystemDatabase
 
 from pathors_agent import AsyncAgent, ToolContext, tool
-from pathors_agent.chat_completions import DEFAULT_PROFILE
 from pathors_agent.durable import NOT_HAPPENED, Happened
 from pathors_agent.testing import calls
 from pathors_agent.testing.script import Asked, Entry
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport
-from pathors_agent.transport import AsyncResponse, Request
+from pathors_agent.transports.base import AsyncResponse, Request
+from pathors_agent.wire.chat_completions import DEFAULT_PROFILE
 
 Pass = Callable[[str], None]
 

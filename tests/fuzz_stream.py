@@ -11,7 +11,7 @@ import atheris
 
 with atheris.instrument_imports(include=["pathors_agent"]):
     from pathors_agent.errors import TransportError
-    from pathors_agent.response_stream import ResponseStream
+    from pathors_agent.wire.response_stream import ResponseStream
 
 
 def outcome(pieces: list[bytes]) -> object:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pathors_agent.errors import ToolError
-from pathors_agent.tools import ToolContext
+from pathors_agent.tools.signature import ToolContext
 
 
 def double(number: int) -> int:

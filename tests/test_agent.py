@@ -8,7 +8,6 @@ import pytest
 
 from pathors_agent import Limits
 from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.chat_completions import EndpointProfile, ModelOptions
 from pathors_agent.conversation import Conversation, Role
 from pathors_agent.errors import (
     ConversationError,
@@ -16,7 +15,7 @@ from pathors_agent.errors import (
     RunNotFinished,
     ToolDefinitionError,
 )
-from pathors_agent.history import dump_messages, load_messages
+from pathors_agent.history.stored import dump_messages, load_messages
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -38,7 +37,10 @@ from pathors_agent.testing import (
     calls,
     raw,
 )
-from pathors_agent.tools import Tool, ToolContext, ToolRegistry, tool
+from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.tools.signature import ToolContext
+from pathors_agent.tools.tool import Tool, tool
+from pathors_agent.wire.chat_completions import EndpointProfile, ModelOptions
 from ways import WAYS, Way
 
 GO = UserMessage(content="Go.")

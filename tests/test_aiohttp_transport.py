@@ -12,14 +12,14 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.aiohttp_sending import Sending
-from pathors_agent.aiohttp_transport import AiohttpTransport
-from pathors_agent.chat_completions import EndpointProfile
 from pathors_agent.errors import TransportError
-from pathors_agent.exchange import InvalidSetting, Timeouts
-from pathors_agent.http import HTTPTransport
 from pathors_agent.testing import check_async_transport
-from pathors_agent.transport import Request
+from pathors_agent.transports.aiohttp import AiohttpTransport
+from pathors_agent.transports.aiohttp_sending import Sending
+from pathors_agent.transports.base import Request
+from pathors_agent.transports.exchange import InvalidSetting, Timeouts
+from pathors_agent.transports.http import HTTPTransport
+from pathors_agent.wire.chat_completions import EndpointProfile
 from servers import (
     STALL,
     Drip,
@@ -87,7 +87,7 @@ async def test_every_rule_of_transports_is_kept() -> None:
 def test_missing_aiohttp_is_told_with_the_extra_that_brings_it() -> None:
     code = (
         "import sys; sys.modules['aiohttp'] = None\n"
-        "from pathors_agent.aiohttp_transport import AiohttpTransport\n"
+        "from pathors_agent.transports.aiohttp import AiohttpTransport\n"
         "AiohttpTransport('http://127.0.0.1:1')"
     )
 
@@ -99,7 +99,7 @@ def test_missing_aiohttp_is_told_with_the_extra_that_brings_it() -> None:
 
 
 def test_importing_the_module_does_not_import_aiohttp() -> None:
-    code = "import sys, pathors_agent.aiohttp_transport; sys.exit('aiohttp' in sys.modules)"
+    code = "import sys, pathors_agent.transports.aiohttp; sys.exit('aiohttp' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

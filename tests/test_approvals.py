@@ -8,11 +8,11 @@ from pathors_agent import Approval, Decision
 from pathors_agent.agent import Agent
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError, RunNotFinished
-from pathors_agent.history import dump_messages, load_messages
+from pathors_agent.history.stored import dump_messages, load_messages
 from pathors_agent.messages import ToolMessage
 from pathors_agent.run import Status
 from pathors_agent.testing import ScriptedTransport, calls
-from pathors_agent.tools import tool
+from pathors_agent.tools.tool import tool
 from ways import WAYS, Way
 
 RAN: list[tuple[str, int]] = []

@@ -15,17 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pathors_agent.chat_completions import (
-    DEFAULT_PROFILE,
-    PROFILES,
-    EndpointProfile,
-    ModelOptions,
-    RequestTemplate,
-    encode_message,
-)
-from pathors_agent.chat_completions import (
-    PROFILES as NAMED_PROFILES,
-)
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -36,6 +25,17 @@ from pathors_agent.messages import (
     ToolMessage,
     Usage,
     UserMessage,
+)
+from pathors_agent.wire.chat_completions import (
+    DEFAULT_PROFILE,
+    PROFILES,
+    EndpointProfile,
+    ModelOptions,
+    RequestTemplate,
+    encode_message,
+)
+from pathors_agent.wire.chat_completions import (
+    PROFILES as NAMED_PROFILES,
 )
 from properties import strategies
 

@@ -19,16 +19,23 @@ import structlog
 from pydantic import BaseModel, field_serializer
 
 from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.chat_completions import encode_message
+from pathors_agent.calls.dispatch import (
+    MAX_ERROR_CHARACTERS,
+    ToolThread,
+    call_tool,
+    call_tool_async,
+)
+from pathors_agent.calls.functions import MAX_HUNG_CALLS, FunctionCall, hung_calls
+from pathors_agent.calls.threads import thread_limit
 from pathors_agent.conversation import Conversation
-from pathors_agent.dispatch import MAX_ERROR_CHARACTERS, ToolThread, call_tool, call_tool_async
 from pathors_agent.errors import ToolError
-from pathors_agent.function_calls import MAX_HUNG_CALLS, FunctionCall, hung_calls
 from pathors_agent.limits import Limits
 from pathors_agent.messages import ContentPart, ToolCall, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
-from pathors_agent.tool_threads import thread_limit
-from pathors_agent.tools import BoundCall, Tool, ToolContext, ToolRegistry
+from pathors_agent.tools.registry import BoundCall, ToolRegistry
+from pathors_agent.tools.signature import ToolContext
+from pathors_agent.tools.tool import Tool
+from pathors_agent.wire.chat_completions import encode_message
 from ways import WAYS
 
 Function = Callable[..., Any]

@@ -13,7 +13,6 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.chat_completions import ModelOptions
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import (
     IncompleteResponse,
@@ -22,12 +21,9 @@ from pathors_agent.errors import (
     ToolError,
     TransportError,
 )
-from pathors_agent.history import dump_messages, load_messages
-from pathors_agent.http import HTTPTransport
+from pathors_agent.history.stored import dump_messages, load_messages
 from pathors_agent.limits import Limits
-from pathors_agent.message_builder import Delta, TextDelta
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
-from pathors_agent.retry import AsyncRetryingTransport
 from pathors_agent.run import Status
 from pathors_agent.run_result import RunResult
 from pathors_agent.testing import (
@@ -39,8 +35,18 @@ from pathors_agent.testing import (
     http_error,
     raw,
 )
-from pathors_agent.tools import Tool, tool
-from pathors_agent.transport import AsyncResponse, AsyncTransport, Request, Response, Transport
+from pathors_agent.tools.tool import Tool, tool
+from pathors_agent.transports.base import (
+    AsyncResponse,
+    AsyncTransport,
+    Request,
+    Response,
+    Transport,
+)
+from pathors_agent.transports.http import HTTPTransport
+from pathors_agent.transports.retry import AsyncRetryingTransport
+from pathors_agent.wire.chat_completions import ModelOptions
+from pathors_agent.wire.message_builder import Delta, TextDelta
 from servers import STALL, ScriptedServer
 from ways import WAYS, Way
 

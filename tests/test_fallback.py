@@ -9,16 +9,16 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from pathors_agent.agent import Agent
-from pathors_agent.aiohttp_transport import AiohttpTransport
-from pathors_agent.chat_completions import EndpointProfile
 from pathors_agent.errors import TransportError
-from pathors_agent.exchange import Timeouts
-from pathors_agent.fallback import AsyncFallbackTransport, FallbackTransport
-from pathors_agent.http import AsyncHTTPTransport, HTTPTransport
-from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport
 from pathors_agent.testing.loopback_server import refused_port
-from pathors_agent.transport import AsyncTransport, Request, Transport
+from pathors_agent.transports.aiohttp import AiohttpTransport
+from pathors_agent.transports.base import AsyncTransport, Request, Transport
+from pathors_agent.transports.exchange import Timeouts
+from pathors_agent.transports.fallback import AsyncFallbackTransport, FallbackTransport
+from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
+from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
+from pathors_agent.wire.chat_completions import EndpointProfile
 from servers import CLOSE, RESET, STALL, ScriptedServer, Step, answer, chunk, head
 
 REQUEST = Request(body=b'{"n": 1}', session_id="session-1")

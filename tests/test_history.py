@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathors_agent.chat_completions import EndpointProfile, encode_message
 from pathors_agent.errors import ConversationError
-from pathors_agent.history import dump_message, dump_messages, load_message, load_messages
+from pathors_agent.history.stored import dump_message, dump_messages, load_message, load_messages
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -20,6 +19,7 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
+from pathors_agent.wire.chat_completions import EndpointProfile, encode_message
 from properties import strategies
 
 CANARY = "hunter2-canary"

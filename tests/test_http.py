@@ -20,11 +20,16 @@ import httpx2
 import pytest
 
 import pathors_agent
-from pathors_agent.aiohttp_transport import AiohttpTransport
-from pathors_agent.chat_completions import EndpointProfile
 from pathors_agent.errors import AuthenticationError, TransportError
-from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, InvalidSetting, Timeouts
-from pathors_agent.transport import AsyncTransport, Request
+from pathors_agent.transports.aiohttp import AiohttpTransport
+from pathors_agent.transports.base import AsyncTransport, Request
+from pathors_agent.transports.http import (
+    AsyncHTTPTransport,
+    HTTPTransport,
+    InvalidSetting,
+    Timeouts,
+)
+from pathors_agent.wire.chat_completions import EndpointProfile
 from servers import (
     CLOSE,
     RESET,
@@ -495,7 +500,7 @@ def test_repr_hides_user_name_and_query() -> None:
 
 
 def test_importing_the_module_does_not_import_httpx2() -> None:
-    code = "import sys, pathors_agent.http; sys.exit('httpx2' in sys.modules)"
+    code = "import sys, pathors_agent.transports.http; sys.exit('httpx2' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

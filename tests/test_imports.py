@@ -13,19 +13,12 @@ PACKAGE = Path(__file__).parent.parent / "src" / "pathors_agent"
 # `server`. Every module must have a place here.
 ROWS = [
     "messages",
-    "errors sse partial_json json_text",
-    "history conversation wire_messages"
-    " docstring signature placement arguments schema strict_arguments strict_schema"
-    " schema_bounds schema_example schema_patterns schema_references schema_validator schema_words"
-    " message_builder provider_errors chunks completions completion_bytes chat_completions limits"
-    " request_history session_answers",
-    "structured run tools turn_tools result_value results response_stream",
+    "errors json_text",
+    "history conversation wire schema limits session_answers",
+    "structured run tools",
     # - the core ends here -
-    "approvals transport telemetry dispatch stores"
-    " function_calls tool_child tool_process tool_tasks tool_threads",
-    "exchange endpoint asked_timeouts packed_body http watch aiohttp_client aiohttp_sending aiohttp_transport"
-    " first_byte retry fallback sessions local"
-    " model_call tool_batches drivers lifetime mcp_content mcp_connection mcp_tools",
+    "transports telemetry lifetime stores",
+    "sessions model_call calls drivers mcp",
     "run_result run_stream agent durable summaries",
     "server testing offline",
     "__init__",  # the public names: what `from pathors_agent import ...` reads

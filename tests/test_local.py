@@ -15,13 +15,13 @@ import anyio
 import pytest
 
 from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.chat_completions import ModelOptions
 from pathors_agent.errors import ProviderError, TransportError
-from pathors_agent.exchange import InvalidSetting
-from pathors_agent.http import HTTPTransport
-from pathors_agent.local import AsyncLocalTransport, LocalTransport
-from pathors_agent.message_builder import TextDelta
-from pathors_agent.transport import Request
+from pathors_agent.transports.base import Request
+from pathors_agent.transports.exchange import InvalidSetting
+from pathors_agent.transports.http import HTTPTransport
+from pathors_agent.transports.local import AsyncLocalTransport, LocalTransport
+from pathors_agent.wire.chat_completions import ModelOptions
+from pathors_agent.wire.message_builder import TextDelta
 
 pytestmark = pytest.mark.anyio
 
@@ -198,8 +198,8 @@ def test_close_frees_the_port(gguf: Path) -> None:
 def test_process_ends_with_a_model_left_open(gguf: Path) -> None:
     code = (
         "import sys\n"
-        "from pathors_agent.local import LocalTransport\n"
-        "from pathors_agent.transport import Request\n"
+        "from pathors_agent.transports.local import LocalTransport\n"
+        "from pathors_agent.transports.base import Request\n"
         "transport = LocalTransport(sys.argv[1])\n"
         "sending = transport.send(Request(body=sys.argv[2].encode()))\n"
         "print(sending.__enter__().status)\n"

@@ -34,11 +34,11 @@ from pathors_agent import (
     ToolRegistry,
     tool,
 )
-from pathors_agent import mcp_connection as connection_module
-from pathors_agent.dispatch import call_tool_async
-from pathors_agent.mcp_content import value_of
+from pathors_agent.calls.dispatch import call_tool_async
+from pathors_agent.mcp import connection as connection_module
+from pathors_agent.mcp.content import value_of
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
-from pathors_agent.tools import BoundCall
+from pathors_agent.tools.registry import BoundCall
 from servers import PATIENCE_SECONDS, ended, free_port
 
 pytestmark = pytest.mark.anyio

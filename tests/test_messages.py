@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from pydantic import TypeAdapter, ValidationError
 
-from pathors_agent.chat_completions import encode_message
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -22,6 +21,7 @@ from pathors_agent.messages import (
     UserMessage,
     content_text,
 )
+from pathors_agent.wire.chat_completions import encode_message
 from properties import strategies
 
 CANARY = "hunter2-canary"

@@ -9,15 +9,15 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.chat_completions import EndpointProfile, ModelOptions
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import IncompleteResponse, MalformedResponse, ProviderError
-from pathors_agent.http import AsyncHTTPTransport, HTTPTransport
-from pathors_agent.message_builder import Delta, TextDelta
 from pathors_agent.messages import Message, ToolMessage, UserMessage
-from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
 from pathors_agent.run_result import RunResult
-from pathors_agent.tools import tool
+from pathors_agent.tools.tool import tool
+from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
+from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
+from pathors_agent.wire.chat_completions import EndpointProfile, ModelOptions
+from pathors_agent.wire.message_builder import Delta, TextDelta
 from servers import FakeLLMServer, LLMockServer
 from ways import WAYS
 

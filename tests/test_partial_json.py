@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pathors_agent.messages import JSONValue
-from pathors_agent.partial_json import MAX_DEPTH, PartialJSON
+from pathors_agent.wire.partial_json import MAX_DEPTH, PartialJSON
 
 
 def value_of(*pieces: str) -> JSONValue:

@@ -42,7 +42,7 @@ PUBLIC_NAMES = {
 }
 
 # An alias has no `__doc__` of its own; a text below its definition documents it.
-ALIASES = {"JSONValue": "messages", "PROFILES": "chat_completions"}
+ALIASES = {"JSONValue": "messages", "PROFILES": "wire.chat_completions"}
 
 # Each costs more to import than a command-line program wants to wait for `--help`.
 HEAVY = [

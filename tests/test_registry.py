@@ -3,7 +3,7 @@
 import pytest
 
 from pathors_agent import Tool, ToolCall, ToolDefinitionError, ToolRegistry, tool
-from pathors_agent.tools import BoundCall
+from pathors_agent.tools.registry import BoundCall
 
 
 @tool
@@ -171,9 +171,9 @@ def test_sum_with_a_list_is_a_type_error() -> None:
 def test_composing_compiles_and_reads_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = ToolRegistry([forecast, RAW])
     refuse_work = pytest.fail
-    monkeypatch.setattr("pathors_agent.tools.compile_schema", refuse_work)
-    monkeypatch.setattr("pathors_agent.tools.read_signature", refuse_work)
-    monkeypatch.setattr("pathors_agent.tools.find_context_parameter", refuse_work)
+    monkeypatch.setattr("pathors_agent.tools.tool.compile_schema", refuse_work)
+    monkeypatch.setattr("pathors_agent.tools.tool.read_signature", refuse_work)
+    monkeypatch.setattr("pathors_agent.tools.tool.find_context_parameter", refuse_work)
 
     composed = registry.prefixed("a_").filtered(lambda _: True) + registry
 

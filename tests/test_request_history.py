@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.chat_completions import EndpointProfile
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError, ProviderError
+from pathors_agent.history.sent import History, checked, estimate_tokens, last_turns, once
+from pathors_agent.history.sent import token_budget as budget
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -22,8 +23,6 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
-from pathors_agent.request_history import History, checked, estimate_tokens, last_turns, once
-from pathors_agent.request_history import token_budget as budget
 from pathors_agent.run import Status
 from pathors_agent.summaries import HEADING, summarized
 from pathors_agent.testing import (
@@ -33,7 +32,8 @@ from pathors_agent.testing import (
     calls,
     http_error,
 )
-from pathors_agent.tools import tool
+from pathors_agent.tools.tool import tool
+from pathors_agent.wire.chat_completions import EndpointProfile
 from ways import WAYS, Way
 
 

@@ -18,7 +18,8 @@ from pathors_agent.errors import (
     TransportError,
 )
 from pathors_agent.json_text import whole_characters
-from pathors_agent.message_builder import (
+from pathors_agent.messages import AssistantMessage, ToolCall, Usage
+from pathors_agent.wire.message_builder import (
     MAX_CALLS,
     MAX_CHOICES,
     MAX_NAME_CHARACTERS,
@@ -27,8 +28,7 @@ from pathors_agent.message_builder import (
     TextDelta,
     ToolCallDelta,
 )
-from pathors_agent.messages import AssistantMessage, ToolCall, Usage
-from pathors_agent.response_stream import ResponseStream
+from pathors_agent.wire.response_stream import ResponseStream
 
 QUIRKS = Path(__file__).parent / "conformance" / "quirks"
 

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr, field_serializer
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from pathors_agent.chat_completions import encode_message
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ContentPart, ToolCall, ToolMessage
-from pathors_agent.results import result_message
-from pathors_agent.tools import BoundCall, Tool, ToolRegistry
+from pathors_agent.tools.registry import BoundCall, ToolRegistry
+from pathors_agent.tools.results import result_message
+from pathors_agent.tools.tool import Tool
+from pathors_agent.wire.chat_completions import encode_message
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "tool-results.md"
 

@@ -9,12 +9,12 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.chat_completions import EndpointProfile
 from pathors_agent.errors import ProviderError, TransportError
-from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
-from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport, retry_after
 from pathors_agent.testing import ScriptedTransport
-from pathors_agent.transport import Request, Response, Transport
+from pathors_agent.transports.base import Request, Response, Transport
+from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
+from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport, retry_after
+from pathors_agent.wire.chat_completions import EndpointProfile
 from servers import CLOSE, RESET, STALL, LLMockServer, ScriptedServer, Step, answer, chunk, head
 
 REQUEST = Request(body=b"{}", session_id="session-1")

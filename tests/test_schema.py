@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from pathors_agent.arguments import ArgumentsRefused, Problem, report
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ToolCall, ToolMessage
-from pathors_agent.schema import InvalidSchema, compile_schema
-from pathors_agent.tools import BoundCall, Tool, ToolRegistry
+from pathors_agent.schema.arguments import ArgumentsRefused, Problem, report
+from pathors_agent.schema.compiled import InvalidSchema, compile_schema
+from pathors_agent.tools.registry import BoundCall, ToolRegistry
+from pathors_agent.tools.tool import Tool
 
 WEATHER = {
     "type": "object",

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pathors_agent.schema_bounds import (
+from pathors_agent.schema.bounds import (
     MAX_ARGUMENT_VALUES,
     MAX_DEPTH,
     MAX_DIGITS,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pathors_agent.schema_bounds import InvalidSchema
-from pathors_agent.schema_patterns import compile_pattern
+from pathors_agent.schema.bounds import InvalidSchema
+from pathors_agent.schema.patterns import compile_pattern
 
 
 @pytest.mark.parametrize(

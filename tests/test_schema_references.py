@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from pathors_agent.schema import InvalidSchema, compile_schema
-from pathors_agent.schema_references import MAX_CHAIN
+from pathors_agent.schema.compiled import InvalidSchema, compile_schema
+from pathors_agent.schema.references import MAX_CHAIN
 
 DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pathors_agent.arguments import ArgumentsRefused
-from pathors_agent.schema import InvalidSchema, compile_schema
+from pathors_agent.schema.arguments import ArgumentsRefused
+from pathors_agent.schema.compiled import InvalidSchema, compile_schema
 
 
 def nested(depth: int, wrap: Callable[[Any], Any], core: Any) -> Any:

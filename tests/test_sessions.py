@@ -9,7 +9,6 @@ from typing import Any
 import anyio
 import pytest
 
-from pathors_agent.aiohttp_transport import AiohttpTransport
 from pathors_agent.errors import (
     AgentError,
     IncompleteResponse,
@@ -19,10 +18,8 @@ from pathors_agent.errors import (
     SessionNotFound,
     TransportError,
 )
-from pathors_agent.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.messages import AssistantMessage, SystemMessage, ToolCall, ToolMessage
 from pathors_agent.messages import UserMessage as User
-from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
 from pathors_agent.session_answers import (
     NewSession,
     SessionEntry,
@@ -32,7 +29,10 @@ from pathors_agent.session_answers import (
     read_session,
 )
 from pathors_agent.sessions import AsyncSessions, Sessions
-from pathors_agent.transport import AsyncTransport
+from pathors_agent.transports.aiohttp import AiohttpTransport
+from pathors_agent.transports.base import AsyncTransport
+from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
+from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
 from servers import CLOSE, ScriptedServer, answer
 
 CANARY = "canary in the conversation"

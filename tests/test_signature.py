@@ -15,7 +15,9 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ToolCall, ToolMessage
-from pathors_agent.tools import BoundCall, Tool, ToolContext, ToolRegistry, tool
+from pathors_agent.tools.registry import BoundCall, ToolRegistry
+from pathors_agent.tools.signature import ToolContext
+from pathors_agent.tools.tool import Tool, tool
 
 
 class Unit(enum.Enum):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathors_agent.errors import MalformedResponse
-from pathors_agent.sse import Event, LineEnds, SSEParser, encode_comment, encode_event
+from pathors_agent.wire.sse import Event, LineEnds, SSEParser, encode_comment, encode_event
 
 
 def parsed(pieces: Iterable[bytes], parser: SSEParser | None = None) -> list[Event]:

@@ -14,8 +14,9 @@ from pydantic import BaseModel, Field
 
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ToolCall, ToolMessage
-from pathors_agent.strict_schema import close_schema
-from pathors_agent.tools import BoundCall, Tool, ToolRegistry, tool
+from pathors_agent.schema.strict import close_schema
+from pathors_agent.tools.registry import BoundCall, ToolRegistry
+from pathors_agent.tools.tool import Tool, tool
 
 
 def an_object(*required: str, **properties: Any) -> dict[str, Any]:

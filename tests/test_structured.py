@@ -12,13 +12,10 @@ from pydantic import BaseModel, Field, field_validator
 from typing_extensions import TypedDict
 
 from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.arguments import ArgumentsRefused
-from pathors_agent.chat_completions import PROFILES, EndpointProfile, ModelOptions
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import RunNotFinished, ToolDefinitionError
-from pathors_agent.history import dump_messages, load_messages
+from pathors_agent.history.stored import dump_messages, load_messages
 from pathors_agent.limits import Limits
-from pathors_agent.message_builder import MessageBuilder
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -30,9 +27,12 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.run import GiveFeedback, Run, Status
+from pathors_agent.schema.arguments import ArgumentsRefused
 from pathors_agent.structured import AnswerType, ArrivingAnswer
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, answer, calls
-from pathors_agent.tools import Tool, tool
+from pathors_agent.tools.tool import Tool, tool
+from pathors_agent.wire.chat_completions import PROFILES, EndpointProfile, ModelOptions
+from pathors_agent.wire.message_builder import MessageBuilder
 from ways import WAYS, Way
 
 Mode = Literal["response_format", "tool", "prompt"]

@@ -10,7 +10,7 @@ import structlog
 from pathors_agent.errors import TransportError
 from pathors_agent.messages import Usage
 from pathors_agent.testing import answer, calls, http_error, raw
-from pathors_agent.tools import tool
+from pathors_agent.tools.tool import tool
 from ways import WAYS, Way
 
 CANARY = "hunter2-canary"

@@ -9,10 +9,10 @@ from pathors_agent import ToolProgressDelta
 from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.conversation import Conversation
 from pathors_agent.limits import Limits
-from pathors_agent.message_builder import Delta
 from pathors_agent.messages import Message, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
-from pathors_agent.tools import tool
+from pathors_agent.tools.tool import tool
+from pathors_agent.wire.message_builder import Delta
 
 pytestmark = pytest.mark.anyio
 

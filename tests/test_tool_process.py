@@ -19,15 +19,16 @@ from anyio.to_thread import run_sync
 
 import process_tools
 from pathors_agent.agent import AsyncAgent
+from pathors_agent.calls.child import MAX_ANSWER_BYTES
+from pathors_agent.calls.dispatch import ToolThread, call_tool, call_tool_async
+from pathors_agent.calls.process import ToolProcess
 from pathors_agent.conversation import Conversation
-from pathors_agent.dispatch import ToolThread, call_tool, call_tool_async
 from pathors_agent.errors import ToolDefinitionError, ToolError
 from pathors_agent.limits import Limits
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, calls
-from pathors_agent.tool_child import MAX_ANSWER_BYTES
-from pathors_agent.tool_process import ToolProcess
-from pathors_agent.tools import BoundCall, Tool, ToolRegistry
+from pathors_agent.tools.registry import BoundCall, ToolRegistry
+from pathors_agent.tools.tool import Tool
 from ways import WAYS
 
 pytestmark = pytest.mark.skipif(
@@ -387,7 +388,7 @@ import threading
 import process_tools
 from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
-from pathors_agent.tools import Tool
+from pathors_agent.tools.tool import Tool
 
 tool = Tool.from_function(getattr(process_tools, sys.argv[2]), name="look", run_in="process")
 script = calls(("look", {"path": sys.argv[3]} if len(sys.argv) > 3 else {"number": 21})), "Done."
@@ -451,7 +452,7 @@ def test_tool_of_a_module_runs_whatever_the_main_program_is(
 def test_tool_of_the_script_itself_is_refused(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from pathors_agent.tools import ToolRegistry, tool\n"
+        "from pathors_agent import ToolRegistry, tool\n"
         "@tool(run_in='process')\n"
         "def look() -> None: ...\n"
         "ToolRegistry([look])\n"

@@ -15,7 +15,9 @@ from pydantic import BaseModel, BeforeValidator
 
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ToolCall, ToolMessage
-from pathors_agent.tools import BoundCall, Tool, ToolContext, ToolRegistry, tool
+from pathors_agent.tools.registry import BoundCall, ToolRegistry
+from pathors_agent.tools.signature import ToolContext
+from pathors_agent.tools.tool import Tool, tool
 
 
 @tool
@@ -600,7 +602,7 @@ def test_any_text_is_bound_or_answered(text: str) -> None:
 
 def test_import_leaves_heavy_packages_out() -> None:
     code = (
-        "import sys; from pathors_agent.tools import tool, ToolRegistry\n"
+        "import sys; from pathors_agent import tool, ToolRegistry\n"
         "def f(x: int) -> int:\n    'Double.'\n    return 2 * x\n"
         "ToolRegistry([tool(f)])\n"
         "print({'jsonschema', 'referencing', 'docstring_parser', 'difflib'} & sys.modules.keys())"

@@ -7,13 +7,13 @@ from typing import Any
 import anyio
 
 from pathors_agent.agent import Agent, AsyncAgent, Prompt
-from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.conversation import Conversation
-from pathors_agent.message_builder import Delta
 from pathors_agent.messages import Message
 from pathors_agent.run_result import RunResult
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport
-from pathors_agent.transport import Request
+from pathors_agent.transports.base import Request
+from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.message_builder import Delta
 
 WAYS = ("blocking", "asyncio", "trio")
 

@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathors_agent.agent import Agent, AsyncAgent
-    from pathors_agent.aiohttp_transport import AiohttpTransport
-    from pathors_agent.approvals import Approval, Decision
-    from pathors_agent.chat_completions import PROFILES, EndpointProfile, ModelOptions
+    from pathors_agent.calls.approvals import Approval, Decision
     from pathors_agent.conversation import Conversation
     from pathors_agent.errors import (
         AgentError,
@@ -24,19 +22,10 @@ if TYPE_CHECKING:
         ToolError,
         TransportError,
     )
-    from pathors_agent.fallback import AsyncFallbackTransport, FallbackTransport
-    from pathors_agent.history import dump_messages, load_messages
-    from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
+    from pathors_agent.history.sent import estimate_tokens, last_turns, token_budget
+    from pathors_agent.history.stored import dump_messages, load_messages
     from pathors_agent.limits import Limits
-    from pathors_agent.local import AsyncLocalTransport, LocalTransport
-    from pathors_agent.mcp_tools import MCPTools
-    from pathors_agent.message_builder import (
-        Quirk,
-        ReasoningDelta,
-        TextDelta,
-        ToolCallDelta,
-        ToolProgressDelta,
-    )
+    from pathors_agent.mcp.tools import MCPTools
     from pathors_agent.messages import (
         AssistantMessage,
         ContentPart,
@@ -47,8 +36,6 @@ if TYPE_CHECKING:
         Usage,
         UserMessage,
     )
-    from pathors_agent.request_history import estimate_tokens, last_turns, token_budget
-    from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
     from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run, Status
     from pathors_agent.run_result import RunResult
     from pathors_agent.session_answers import (
@@ -59,13 +46,28 @@ if TYPE_CHECKING:
     )
     from pathors_agent.sessions import AsyncSessions, Sessions
     from pathors_agent.summaries import summarized
-    from pathors_agent.tools import Tool, ToolContext, ToolRegistry, tool
-    from pathors_agent.transport import (
+    from pathors_agent.tools.registry import ToolRegistry
+    from pathors_agent.tools.signature import ToolContext
+    from pathors_agent.tools.tool import Tool, tool
+    from pathors_agent.transports.aiohttp import AiohttpTransport
+    from pathors_agent.transports.base import (
         AsyncResponse,
         AsyncTransport,
         Request,
         Response,
         Transport,
+    )
+    from pathors_agent.transports.fallback import AsyncFallbackTransport, FallbackTransport
+    from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
+    from pathors_agent.transports.local import AsyncLocalTransport, LocalTransport
+    from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
+    from pathors_agent.wire.chat_completions import PROFILES, EndpointProfile, ModelOptions
+    from pathors_agent.wire.message_builder import (
+        Quirk,
+        ReasoningDelta,
+        TextDelta,
+        ToolCallDelta,
+        ToolProgressDelta,
     )
 
 __version__ = "0.1.0"
@@ -149,9 +151,9 @@ __all__ = [
 # Where each name lives; loaded at its first use, so that `import pathors_agent` costs nothing.
 _NAMES_BY_MODULE = {
     "agent": ("Agent", "AsyncAgent"),
-    "aiohttp_transport": ("AiohttpTransport",),
-    "approvals": ("Approval", "Decision"),
-    "chat_completions": ("PROFILES", "EndpointProfile", "ModelOptions"),
+    "transports.aiohttp": ("AiohttpTransport",),
+    "calls.approvals": ("Approval", "Decision"),
+    "wire.chat_completions": ("PROFILES", "EndpointProfile", "ModelOptions"),
     "conversation": ("Conversation",),
     "errors": (
         "AgentError",
@@ -168,12 +170,12 @@ _NAMES_BY_MODULE = {
         "ToolError",
         "TransportError",
     ),
-    "fallback": ("AsyncFallbackTransport", "FallbackTransport"),
-    "history": ("dump_messages", "load_messages"),
-    "http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
-    "local": ("AsyncLocalTransport", "LocalTransport"),
-    "mcp_tools": ("MCPTools",),
-    "message_builder": (
+    "transports.fallback": ("AsyncFallbackTransport", "FallbackTransport"),
+    "history.stored": ("dump_messages", "load_messages"),
+    "transports.http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
+    "transports.local": ("AsyncLocalTransport", "LocalTransport"),
+    "mcp.tools": ("MCPTools",),
+    "wire.message_builder": (
         "Quirk",
         "ReasoningDelta",
         "TextDelta",
@@ -190,16 +192,18 @@ _NAMES_BY_MODULE = {
         "Usage",
         "UserMessage",
     ),
-    "request_history": ("estimate_tokens", "last_turns", "token_budget"),
-    "retry": ("AsyncRetryingTransport", "RetryingTransport"),
+    "history.sent": ("estimate_tokens", "last_turns", "token_budget"),
+    "transports.retry": ("AsyncRetryingTransport", "RetryingTransport"),
     "limits": ("Limits",),
     "run": ("CallModel", "CallTool", "GiveFeedback", "Run", "Status"),
     "run_result": ("RunResult",),
     "session_answers": ("NewSession", "SessionEntry", "SessionPage", "SessionRecord"),
     "sessions": ("AsyncSessions", "Sessions"),
     "summaries": ("summarized",),
-    "tools": ("Tool", "ToolContext", "ToolRegistry", "tool"),
-    "transport": ("AsyncResponse", "AsyncTransport", "Request", "Response", "Transport"),
+    "tools.registry": ("ToolRegistry",),
+    "tools.signature": ("ToolContext",),
+    "tools.tool": ("Tool", "tool"),
+    "transports.base": ("AsyncResponse", "AsyncTransport", "Request", "Response", "Transport"),
 }
 _MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 

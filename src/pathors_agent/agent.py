@@ -7,10 +7,10 @@ from collections.abc import (
 from secrets import token_hex
 from typing import Any, Generic, TypedDict, Unpack, overload
 
-from pathors_agent.approvals import Approval, Approvals, Decision
-from pathors_agent.chat_completions import ModelOptions, RequestTemplate
+from pathors_agent.calls.approvals import Approval, Approvals, Decision
 from pathors_agent.conversation import Conversation
 from pathors_agent.drivers import drive, drive_async
+from pathors_agent.history.sent import AsyncHistory, History
 from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.limits import Limits
 from pathors_agent.messages import (
@@ -18,13 +18,11 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.model_call import Bindings
-from pathors_agent.request_history import AsyncHistory, History
 from pathors_agent.run import Run
 from pathors_agent.run_result import RunResult
 from pathors_agent.run_stream import AsyncRunStream, Before, RunStream
 from pathors_agent.structured import ArrivingAnswer, OutputT, answer_type
-from pathors_agent.transport import AsyncTransport, Transport
-from pathors_agent.turn_tools import (
+from pathors_agent.tools.turn_tools import (
     AsyncToolChoice,
     ToolChoice,
     Tools,
@@ -33,6 +31,8 @@ from pathors_agent.turn_tools import (
     refuse_async,
     registry_of,
 )
+from pathors_agent.transports.base import AsyncTransport, Transport
+from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 
 Prompt = str | Sequence[ContentPart] | UserMessage
 """What the user says: text, content parts, or a whole message."""

@@ -20,8 +20,8 @@ from pathors_agent.cli.talk import Talk, talking
 from pathors_agent.conversation import Conversation
 from pathors_agent.demo_tools import INSTRUCTIONS, demo_tools
 from pathors_agent.errors import AgentError
-from pathors_agent.http import HTTPTransport
-from pathors_agent.retry import RetryingTransport
+from pathors_agent.transports.http import HTTPTransport
+from pathors_agent.transports.retry import RetryingTransport
 
 PROMPTS = (
     "How many kilometres are 26.2 miles?",

@@ -19,7 +19,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pathors_agent.errors import ToolError
-from pathors_agent.tools import tool
+from pathors_agent.tools.tool import tool
 
 INSTRUCTIONS = (
     "Use the tools for every calculation, conversion and time, several at once where that is"

@@ -3,14 +3,14 @@
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 
-from pathors_agent.dispatch import ToolThread
+from pathors_agent.calls.batches import batch_items, call_alone, call_one, side_by_side
+from pathors_agent.calls.dispatch import ToolThread
 from pathors_agent.errors import TransportError
-from pathors_agent.message_builder import Delta
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.model_call import Bindings, Clock, ModelCall, close_pieces
 from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
-from pathors_agent.tool_batches import batch_items, call_alone, call_one, side_by_side
-from pathors_agent.transport import AsyncTransport, Transport
+from pathors_agent.transports.base import AsyncTransport, Transport
+from pathors_agent.wire.message_builder import Delta
 
 
 def drive(

@@ -9,21 +9,21 @@ from collections.abc import AsyncIterable, Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from pathors_agent.approvals import Approvals
-from pathors_agent.chat_completions import RequestTemplate
+from pathors_agent.calls.approvals import Approvals
 from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError
-from pathors_agent.message_builder import Quirk
+from pathors_agent.history.sent import AsyncHistory, checked, spending
 from pathors_agent.messages import AssistantMessage, Message, Usage
-from pathors_agent.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
-from pathors_agent.request_history import AsyncHistory, checked, spending
-from pathors_agent.response_stream import ResponseStream
-from pathors_agent.retry import retry_after
 from pathors_agent.run import CallModel, Run
 from pathors_agent.structured import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.telemetry import emit, is_heard
-from pathors_agent.tools import ToolRegistry
-from pathors_agent.transport import AsyncResponse, Request, Response
-from pathors_agent.turn_tools import AsyncToolChoice, chosen, chosen_async
+from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.tools.turn_tools import AsyncToolChoice, chosen, chosen_async
+from pathors_agent.transports.base import AsyncResponse, Request, Response
+from pathors_agent.transports.retry import retry_after
+from pathors_agent.wire.chat_completions import RequestTemplate
+from pathors_agent.wire.message_builder import Quirk
+from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
+from pathors_agent.wire.response_stream import ResponseStream
 
 # Anything else is an error to read, redirects included: a key must not follow them.
 _GOOD_STATUSES = range(200, 300)

@@ -5,13 +5,13 @@ from functools import cached_property, reduce
 from operator import add
 from typing import Generic, cast
 
-from pathors_agent.approvals import Approval
+from pathors_agent.calls.approvals import Approval
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import RunNotFinished
-from pathors_agent.message_builder import Quirk
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, Usage
 from pathors_agent.run import Status
 from pathors_agent.structured import AnswerType, OutputT
+from pathors_agent.wire.message_builder import Quirk
 
 _NOTHING_USED = Usage(
     prompt_tokens=0, completion_tokens=0, total_tokens=0, cached_tokens=0, reasoning_tokens=0

@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import Generic, Self
 
 from pathors_agent.conversation import Conversation
-from pathors_agent.message_builder import Delta
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.model_call import Bindings
 from pathors_agent.run import Run, Status
 from pathors_agent.run_result import RunResult
 from pathors_agent.structured import OutputT
+from pathors_agent.wire.message_builder import Delta
 
 
 class Before:

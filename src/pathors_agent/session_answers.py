@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
-from pathors_agent.chunks import loads
 from pathors_agent.errors import (
     ConversationError,
     IncompleteResponse,
@@ -13,8 +12,9 @@ from pathors_agent.errors import (
     TransportError,
 )
 from pathors_agent.messages import JSONValue, Message
-from pathors_agent.provider_errors import decode_error, find_error
-from pathors_agent.wire_messages import read_client_messages, read_message
+from pathors_agent.wire.chunks import loads
+from pathors_agent.wire.messages import read_client_messages, read_message
+from pathors_agent.wire.provider_errors import decode_error, find_error
 
 ItemT = TypeVar("ItemT")
 

@@ -13,8 +13,6 @@ from urllib.parse import quote, urlencode
 from pathors_agent.errors import ProviderError, SessionConflict, SessionNotFound, StoreError
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
-from pathors_agent.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
-from pathors_agent.retry import retry_after
 from pathors_agent.session_answers import (
     MAX_ANSWER_BYTES,
     NewSession,
@@ -29,7 +27,15 @@ from pathors_agent.session_answers import (
     read_object,
     read_session,
 )
-from pathors_agent.transport import AsyncResponse, AsyncTransport, Request, Response, Transport
+from pathors_agent.transports.base import (
+    AsyncResponse,
+    AsyncTransport,
+    Request,
+    Response,
+    Transport,
+)
+from pathors_agent.transports.retry import retry_after
+from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
 
 ResultT = TypeVar("ResultT")
 

@@ -12,17 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 from pydantic import ValidationError
 from typing_extensions import TypeVar
 
-from pathors_agent.arguments import (
-    MAX_TEXT,
-    ArgumentsRefused,
-    TypedArguments,
-    cut,
-    parse_object,
-    report,
-)
-from pathors_agent.chat_completions import RequestTemplate
 from pathors_agent.errors import ToolDefinitionError
-from pathors_agent.message_builder import MessageBuilder
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -32,12 +22,22 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.partial_json import PartialJSON
-from pathors_agent.schema_bounds import InvalidSchema
-from pathors_agent.signature import Signature, read_signature, refused
-from pathors_agent.strict_arguments import ArgumentsReader, StrictArguments
-from pathors_agent.strict_schema import close_schema
-from pathors_agent.tools import ToolRegistry
+from pathors_agent.schema.arguments import (
+    MAX_TEXT,
+    ArgumentsRefused,
+    TypedArguments,
+    cut,
+    parse_object,
+    report,
+)
+from pathors_agent.schema.bounds import InvalidSchema
+from pathors_agent.schema.strict import close_schema
+from pathors_agent.schema.strict_arguments import ArgumentsReader, StrictArguments
+from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.tools.signature import Signature, read_signature, refused
+from pathors_agent.wire.chat_completions import RequestTemplate
+from pathors_agent.wire.message_builder import MessageBuilder
+from pathors_agent.wire.partial_json import PartialJSON
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -7,12 +7,8 @@ from threading import Lock
 from typing import overload
 
 from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.arguments import cut
-from pathors_agent.chat_completions import wire_message
 from pathors_agent.conversation import turn_starts
-from pathors_agent.json_text import write_json
-from pathors_agent.messages import AssistantMessage, Message, SystemMessage, ToolMessage
-from pathors_agent.request_history import (
+from pathors_agent.history.sent import (
     Counter,
     History,
     check_positive,
@@ -22,7 +18,11 @@ from pathors_agent.request_history import (
     once,
     spend,
 )
+from pathors_agent.json_text import write_json
+from pathors_agent.messages import AssistantMessage, Message, SystemMessage, ToolMessage
 from pathors_agent.run_result import RunResult
+from pathors_agent.schema.arguments import cut
+from pathors_agent.wire.chat_completions import wire_message
 
 # As many conversations at once keep their summaries in this process; one has about 2 KB.
 MAX_KEPT = 1_000

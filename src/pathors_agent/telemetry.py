@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from pathors_agent.signature import ToolLog
+from pathors_agent.tools.signature import ToolLog
 
 _LOGGER = logging.getLogger("pathors_agent")
 _LOGGER.addHandler(logging.NullHandler())

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pathors_agent.schema import compile_schema
+from pathors_agent.schema.compiled import compile_schema
 
 DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
 

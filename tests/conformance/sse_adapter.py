@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from pathors_agent.sse import Event, SSEParser
+from pathors_agent.wire.sse import Event, SSEParser
 
 
 def events(pieces: Iterable[bytes]) -> Iterator[Event]:

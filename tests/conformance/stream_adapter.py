@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from pathors_agent.messages import AssistantMessage
-from pathors_agent.provider_errors import decode_error
-from pathors_agent.response_stream import ResponseStream
+from pathors_agent.wire.provider_errors import decode_error
+from pathors_agent.wire.response_stream import ResponseStream
 
 WireMessage = dict[str, object]
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pathors_agent.partial_json import PartialJSON
+from pathors_agent.wire.partial_json import PartialJSON
 
 
 def cases(folder: Path, name: str) -> list[dict[str, Any]]:

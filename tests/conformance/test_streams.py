@@ -16,7 +16,7 @@ from pathors_agent.agent import Agent
 from pathors_agent.errors import IncompleteResponse, TransportError
 from pathors_agent.messages import ToolMessage
 from pathors_agent.testing import ScriptedTransport, raw
-from pathors_agent.tools import Tool
+from pathors_agent.tools.tool import Tool
 
 QUIRKS = sorted((Path(__file__).parent / "quirks").iterdir())
 

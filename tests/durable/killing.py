@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from durable_program import Boundaries, lines, make_agent
 
+from durable_program import Boundaries, lines, make_agent
 from pathors_agent.durable import DurableAgent
 from pathors_agent.durable.engine import sync_url
-from pathors_agent.wire_messages import write_message
+from pathors_agent.wire.messages import write_message
 
 SECONDS = 20
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from pathors_agent import AsyncAgent, tool
-from pathors_agent.chat_completions import DEFAULT_PROFILE
 from pathors_agent.durable import (
     BatchRefused,
     DurableAgent,
@@ -25,6 +24,7 @@ from pathors_agent.durable.timeline import Bar, Timeline, as_html, as_text, read
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
 from pathors_agent.testing.script import Entry
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport
+from pathors_agent.wire.chat_completions import DEFAULT_PROFILE
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from pathors_agent.errors import (
     ProviderError,
     TransportError,
 )
-from pathors_agent.http import Timeouts
+from pathors_agent.transports.http import Timeouts
 from servers import Drip, head
 
 EVENTS = head(Content_Type="text/event-stream", Connection="close")

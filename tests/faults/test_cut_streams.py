@@ -8,7 +8,7 @@ from faults.case_server import Script, serving
 from faults.streams import SHORTEST, STREAMS, Stream
 from faults.whole_agents import CLIENTS, Client, Seen, with_each_client
 from pathors_agent.errors import IncompleteResponse, TransportError
-from pathors_agent.http import Timeouts
+from pathors_agent.transports.http import Timeouts
 from servers import CLOSE, RESET, STALL, Close, Reset, Step
 
 # By default each byte of the shortest stream, and every so many of the others; with FAULTS=all

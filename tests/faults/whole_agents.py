@@ -13,15 +13,16 @@ from anyio.lowlevel import checkpoint
 
 from faults.case_server import CaseServer
 from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.aiohttp_transport import AiohttpTransport
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import AgentError
-from pathors_agent.http import AsyncHTTPTransport, HTTPTransport, Timeouts
 from pathors_agent.limits import Limits
 from pathors_agent.messages import Message
-from pathors_agent.retry import AsyncRetryingTransport, RetryingTransport
-from pathors_agent.tools import ToolContext, tool
-from pathors_agent.transport import AsyncTransport, Transport
+from pathors_agent.tools.signature import ToolContext
+from pathors_agent.tools.tool import tool
+from pathors_agent.transports.aiohttp import AiohttpTransport
+from pathors_agent.transports.base import AsyncTransport, Transport
+from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
+from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
 
 KEY = "sk_faults_0123456789"
 ATTEMPTS = 4

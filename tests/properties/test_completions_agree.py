@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathors_agent.errors import TransportError
-from pathors_agent.message_builder import Delta
 from pathors_agent.messages import AssistantMessage
-from pathors_agent.response_stream import ResponseStream
+from pathors_agent.wire.message_builder import Delta
+from pathors_agent.wire.response_stream import ResponseStream
 
 texts = st.text(max_size=8) | st.sampled_from(["\ud83d", "\ude00", "a\ud83d\ude00", "error"])
 counts = st.integers(0, 9)

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pathors_agent.chat_completions import RequestTemplate
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError
-from pathors_agent.history import dump_messages, load_messages
+from pathors_agent.history.stored import dump_messages, load_messages
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
@@ -20,6 +19,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
+from pathors_agent.wire.chat_completions import RequestTemplate
 from properties import strategies
 
 # Few ids, so that batches share them, and results hit, repeat and miss.

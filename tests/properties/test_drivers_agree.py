@@ -9,14 +9,14 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pathors_agent.completion_bytes import stream_events
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ToolError
-from pathors_agent.history import dump_messages, load_messages
+from pathors_agent.history.stored import dump_messages, load_messages
 from pathors_agent.messages import AssistantMessage, Message, ToolCall
 from pathors_agent.run import Status
 from pathors_agent.testing import Reply, raw
-from pathors_agent.tools import tool
+from pathors_agent.tools.tool import tool
+from pathors_agent.wire.completion_bytes import stream_events
 from ways import WAYS, Way
 
 

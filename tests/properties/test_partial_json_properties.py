@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathors_agent.messages import JSONValue
-from pathors_agent.partial_json import PartialJSON
+from pathors_agent.wire.partial_json import PartialJSON
 
 # Halves of surrogate pairs included: json.dumps writes them as escapes.
 characters = st.characters() | st.sampled_from('"\\/\n\t\x00é😀\ud83d\ude00 []{},:-0')

@@ -14,7 +14,7 @@ import pytest
 
 from command_line import Server, answered, bearer, gate, run, serving, until, write_projects
 from pathors_agent import AssistantMessage, Conversation, UserMessage
-from pathors_agent.wire_messages import read_message
+from pathors_agent.wire.messages import read_message
 
 LEASE_SECONDS = 1.0
 SETTINGS = f"\n[server]\nlease_seconds = {LEASE_SECONDS}\n"

@@ -20,13 +20,11 @@ from pathors_agent import (
     Tool,
     ToolCall,
     ToolMessage,
-    ToolRegistry,
     Transport,
     TransportError,
     UserMessage,
     tool,
 )
-from pathors_agent.response_stream import ResponseStream
 from pathors_agent.testing import (
     Answer,
     AsyncHostileTransport,
@@ -42,6 +40,7 @@ from pathors_agent.testing import (
     raw,
 )
 from pathors_agent.testing.hostile_turns import ALL_FAULTS
+from pathors_agent.wire.response_stream import ResponseStream
 from ways import WAYS
 
 LIMITS = Limits(turns=4, tool_calls=20)
@@ -67,7 +66,8 @@ class Ran:
             return "noon"
 
         return [
-            *map(Tool.from_function, (look, now)),
+            Tool.from_function(look),
+            Tool.from_function(now),
             Tool(name="ask", description="Ask the caller."),
         ]
 

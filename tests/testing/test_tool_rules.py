@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
 from pathors_agent import Tool, ToolContext, ToolError, tool
-from pathors_agent.arguments import ArgumentsRefused
+from pathors_agent.schema.arguments import ArgumentsRefused
 from pathors_agent.testing import check_tool, tool_arguments
 from pathors_agent.testing.draws import CannotDraw, SeededDraws
 from pathors_agent.testing.schema_values import schema_value
-from pathors_agent.tools import ToolRegistry
+from pathors_agent.tools.registry import ToolRegistry
 
 
 class Color(enum.Enum):

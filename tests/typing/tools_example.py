@@ -3,7 +3,9 @@
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_type
 
-from pathors_agent.tools import BoundCall, Tool, ToolContext, ToolRegistry, tool
+from pathors_agent.tools.registry import BoundCall, ToolRegistry
+from pathors_agent.tools.signature import ToolContext
+from pathors_agent.tools.tool import Tool, tool
 
 
 @tool

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from pathors_agent.transport import Request, Response, Transport
+from pathors_agent.transports.base import Request, Response, Transport
 
 _FIELD = "tool_activity"
 # In JSON these bytes are a field's name: inside a text the quotes have backslashes.

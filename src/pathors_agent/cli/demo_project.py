@@ -5,7 +5,7 @@ from pathlib import Path
 from pathors_agent.demo_tools import INSTRUCTIONS, demo_tools
 from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project
-from pathors_agent.transport import AsyncTransport
+from pathors_agent.transports.base import AsyncTransport
 
 PROJECT = "demo"
 
@@ -19,7 +19,7 @@ def demo_project(gguf: Path | None = None) -> Project:
     if gguf is None:
         transport = AsyncOfflineTransport(pace=PACE)
     else:
-        from pathors_agent.local import AsyncLocalTransport
+        from pathors_agent.transports.local import AsyncLocalTransport
 
         transport = AsyncLocalTransport(gguf)
     return Project(id=PROJECT, transport=transport, instructions=INSTRUCTIONS, tools=demo_tools())

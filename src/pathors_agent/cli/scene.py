@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pathors_agent.cli.output import Screen
-from pathors_agent.message_builder import Delta, TextDelta
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
@@ -16,6 +15,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
+from pathors_agent.wire.message_builder import Delta, TextDelta
 
 
 @dataclass(slots=True)

@@ -8,15 +8,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pathors_agent.agent import Agent
-from pathors_agent.chat_completions import ModelOptions
 from pathors_agent.cli.activity import ToolActivity
 from pathors_agent.cli.output import Screen
 from pathors_agent.cli.scene import Scene
 from pathors_agent.conversation import Conversation
-from pathors_agent.http import HTTPTransport
 from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolCall, ToolMessage
-from pathors_agent.retry import RetryingTransport
 from pathors_agent.run_result import RunResult
+from pathors_agent.transports.http import HTTPTransport
+from pathors_agent.transports.retry import RetryingTransport
+from pathors_agent.wire.chat_completions import ModelOptions
 
 # What an endpoint that keeps sessions is asked to tell: also what its own tools do.
 _TELL_ALL: dict[str, JSONValue] = {

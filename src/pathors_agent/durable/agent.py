@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Generic, Self
 
 from pathors_agent.agent import AsyncAgent, Prompt, user_message
-from pathors_agent.approvals import Approval, Decision
+from pathors_agent.calls.approvals import Approval, Decision
 from pathors_agent.durable import engine
 from pathors_agent.durable.doubt import DoubtfulCall
 from pathors_agent.durable.errors import RunExists

@@ -4,7 +4,7 @@ from pathors_agent.errors import TransportError
 from pathors_agent.messages import AssistantMessage
 from pathors_agent.model_call import Bindings, Clock, ModelCall, close_pieces
 from pathors_agent.run import CallModel, Run
-from pathors_agent.transport import AsyncResponse, AsyncTransport
+from pathors_agent.transports.base import AsyncResponse, AsyncTransport
 
 
 async def ask(

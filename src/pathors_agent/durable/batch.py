@@ -18,7 +18,7 @@ from pathors_agent.durable.runs import AT_WORK, status_of
 from pathors_agent.errors import AgentError
 from pathors_agent.messages import JSONValue, Message, UserMessage
 from pathors_agent.run import Status
-from pathors_agent.wire_messages import read_client_messages
+from pathors_agent.wire.messages import read_client_messages
 
 Progress = Callable[[int, int], None]
 """Told how many lines are done, and how many failed of them."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pathors_agent.messages import ToolMessage
-from pathors_agent.results import result_message
-from pathors_agent.signature import ToolContext
-from pathors_agent.tools import BoundCall
+from pathors_agent.tools.registry import BoundCall
+from pathors_agent.tools.results import result_message
+from pathors_agent.tools.signature import ToolContext
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathors_agent.conversation import Conversation
 from pathors_agent.durable.records import load
 from pathors_agent.messages import AssistantMessage, Message
 from pathors_agent.run import Run
-from pathors_agent.wire_messages import read_message
+from pathors_agent.wire.messages import read_message
 
 BEGIN = "begin"
 STARTED = "/started"

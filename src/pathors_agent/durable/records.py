@@ -10,11 +10,11 @@ from typing import Any
 
 from dbos import Serializer
 
-from pathors_agent.approvals import Decision
+from pathors_agent.calls.approvals import Decision
 from pathors_agent.durable.errors import RunFailed
 from pathors_agent.errors import ProviderError, TransportError
 from pathors_agent.messages import JSONValue, Message
-from pathors_agent.wire_messages import read_message, write_message
+from pathors_agent.wire.messages import read_message, write_message
 
 # A run's later segments are `ID#2`, `ID#3`, ...
 SEPARATOR = "#"

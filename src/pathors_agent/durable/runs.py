@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 
 from pathors_agent.agent import AsyncAgent
-from pathors_agent.approvals import Decision
+from pathors_agent.calls.approvals import Decision
 from pathors_agent.durable import engine
 from pathors_agent.durable.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.durable.history import Step, begin_of, new_messages, read_past, take

@@ -13,8 +13,9 @@ from typing import Any
 from dbos import DBOS, DBOSClient, StepOptions
 
 from pathors_agent.agent import AsyncAgent
+from pathors_agent.calls.batches import bind, side_by_side, with_notes
+from pathors_agent.calls.dispatch import call_tool_async
 from pathors_agent.conversation import Conversation
-from pathors_agent.dispatch import call_tool_async
 from pathors_agent.durable.asking import ask
 from pathors_agent.durable.doubt import DoubtfulCall, settle
 from pathors_agent.durable.engine import LostOwnership, owns
@@ -25,11 +26,10 @@ from pathors_agent.errors import AgentError, ConversationError
 from pathors_agent.messages import ToolMessage
 from pathors_agent.model_call import Bindings, Clock, TimeIsUp
 from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
-from pathors_agent.signature import ToolContext
 from pathors_agent.telemetry import emit
-from pathors_agent.tool_batches import bind, side_by_side, with_notes
-from pathors_agent.tools import BoundCall
-from pathors_agent.wire_messages import read_message, write_message
+from pathors_agent.tools.registry import BoundCall
+from pathors_agent.tools.signature import ToolContext
+from pathors_agent.wire.messages import read_message, write_message
 
 Work = Callable[[], Coroutine[Any, Any, Fields]]
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import anyio
 
-from pathors_agent.completion_bytes import error_body, plain_body, stream_events
 from pathors_agent.offline.model import respond
 from pathors_agent.offline.request import InvalidRequest, read_request
-from pathors_agent.transport import (
+from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
     Request,
     Response,
     Transport,
 )
+from pathors_agent.wire.completion_bytes import error_body, plain_body, stream_events
 
 _WORD = re.compile(r"\s*\S+|\s+$")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from pathors_agent.completion_bytes import DONE, usage_fields
 from pathors_agent.json_text import whole_characters
 from pathors_agent.messages import Usage
+from pathors_agent.wire.completion_bytes import DONE, usage_fields
 
 # What the API knows as reasons; providers have others for a plain end.
 _FINISH_REASONS = ("stop", "length", "content_filter")

@@ -12,7 +12,6 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pathors_agent.endpoint import library_version
 from pathors_agent.errors import StoreError
 from pathors_agent.server.bugs import log_bug
 from pathors_agent.server.completions import Completions
@@ -33,6 +32,7 @@ from pathors_agent.server.runtime import Runtime
 from pathors_agent.server.sessions import SessionEndpoints, answered
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.stores.base import Store
+from pathors_agent.transports.endpoint import library_version
 
 _CANONICAL = "/v1/projects/{project_id}"
 _LEGACY = "/project/{project_id}"

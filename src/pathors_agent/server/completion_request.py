@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pathors_agent.chat_completions import ModelOptions
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import JSONValue, Message
 from pathors_agent.server.problems import bad_request
 from pathors_agent.server.settings import ServerSettings
-from pathors_agent.tools import Tool, ToolRegistry
-from pathors_agent.wire_messages import read_client_messages
+from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.tools.tool import Tool
+from pathors_agent.wire.chat_completions import ModelOptions
+from pathors_agent.wire.messages import read_client_messages
 
 MAX_SESSION_ID = 255
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from pathors_agent.approvals import Approvals
+from pathors_agent.calls.approvals import Approvals
 from pathors_agent.conversation import Conversation
 from pathors_agent.stores.base import Session
-from pathors_agent.tools import ToolRegistry
+from pathors_agent.tools.registry import ToolRegistry
 
 
 def mark_waiting(data: dict[str, Any], session: Session, own_tools: ToolRegistry) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
-from pathors_agent.completion_bytes import error_body
 from pathors_agent.errors import ProviderError, SessionConflict, StoreError, TransportError
+from pathors_agent.wire.completion_bytes import error_body
 
 _TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",

@@ -7,16 +7,16 @@ from functools import cached_property
 from typing import Any, Literal
 
 from pathors_agent.agent import AsyncAgent
-from pathors_agent.chat_completions import ModelOptions
+from pathors_agent.history.sent import AsyncHistory
 from pathors_agent.json_text import write_json
 from pathors_agent.limits import Limits
 from pathors_agent.messages import JSONValue
-from pathors_agent.request_history import AsyncHistory
 from pathors_agent.server.completion_request import CompletionRequest
 from pathors_agent.server.problems import bad_request
-from pathors_agent.tools import ToolRegistry
-from pathors_agent.transport import AsyncTransport
-from pathors_agent.turn_tools import Tools, registry_of
+from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.tools.turn_tools import Tools, registry_of
+from pathors_agent.transports.base import AsyncTransport
+from pathors_agent.wire.chat_completions import ModelOptions
 
 # Projects are named in addresses and in the database.
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,100}")

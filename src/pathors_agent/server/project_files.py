@@ -9,13 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pathors_agent.chat_completions import PROFILES, ModelOptions
 from pathors_agent.errors import AgentError, ToolDefinitionError
 from pathors_agent.limits import Limits
 from pathors_agent.server.project import Project
-from pathors_agent.tools import Tool
-from pathors_agent.transport import AsyncTransport
-from pathors_agent.turn_tools import Tools
+from pathors_agent.tools.tool import Tool
+from pathors_agent.tools.turn_tools import Tools
+from pathors_agent.transports.base import AsyncTransport
+from pathors_agent.wire.chat_completions import PROFILES, ModelOptions
 
 # What a table of a project may hold, beside the tables `options` and `limits`.
 _TEXTS = (
@@ -97,7 +97,7 @@ class _Table:
         if len(given) != 1:
             raise self._wrong("", "needs one of base_url, transport, gguf")
         if given == ["gguf"]:
-            from pathors_agent.local import AsyncLocalTransport
+            from pathors_agent.transports.local import AsyncLocalTransport
 
             return AsyncLocalTransport(self._beside(self._table["gguf"]))
         if given == ["transport"]:
@@ -109,8 +109,8 @@ class _Table:
         return self._http_transport()
 
     def _http_transport(self) -> AsyncTransport:
-        from pathors_agent.aiohttp_transport import AiohttpTransport
-        from pathors_agent.retry import AsyncRetryingTransport
+        from pathors_agent.transports.aiohttp import AiohttpTransport
+        from pathors_agent.transports.retry import AsyncRetryingTransport
 
         profile = self._table.get("profile", "default")
         if profile not in PROFILES:

@@ -9,15 +9,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pathors_agent.errors import StoreError, TransportError
-from pathors_agent.message_builder import Delta, TextDelta, ToolProgressDelta
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.server.answer import Answer, Chunks, error_event
 from pathors_agent.server.bugs import log_bug
 from pathors_agent.server.problems import Problem, of_model, of_store, unavailable
 from pathors_agent.server.turn import KEPT_PER_LEASE, Turn
 from pathors_agent.server.view import BETWEEN_TEXTS
-from pathors_agent.sse import encode_comment
-from pathors_agent.wire_messages import write_call
+from pathors_agent.wire.message_builder import Delta, TextDelta, ToolProgressDelta
+from pathors_agent.wire.messages import write_call
+from pathors_agent.wire.sse import encode_comment
 
 RunBeside = Callable[..., None]
 """Starts an async function with its arguments, and does not wait for it."""

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 import anyio
 
 from pathors_agent.agent import AsyncAgent
-from pathors_agent.approvals import Approval, Decision
+from pathors_agent.calls.approvals import Approval, Decision
 from pathors_agent.conversation import Conversation, Role
 from pathors_agent.errors import ConversationError, SessionConflict, SessionNotFound
-from pathors_agent.message_builder import Delta
 from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolMessage
 from pathors_agent.run import Status
 from pathors_agent.run_result import RunResult
@@ -28,7 +27,8 @@ from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.view import BETWEEN_TEXTS, news
 from pathors_agent.stores.base import Lease, RequestId, Session, Store
 from pathors_agent.telemetry import emit
-from pathors_agent.wire_messages import write_call
+from pathors_agent.wire.message_builder import Delta
+from pathors_agent.wire.messages import write_call
 
 # How often a lease is asked for that another process holds, from the first to the last time.
 _FIRST_LOOK_SECONDS = 0.02

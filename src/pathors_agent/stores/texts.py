@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathors_agent.errors import ConversationError, StoreError
 from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import JSONValue, Message
-from pathors_agent.wire_messages import read_message, write_message
+from pathors_agent.wire.messages import read_message, write_message
 
 
 def data_text(variables: Mapping[str, JSONValue], messages: Iterable[Message]) -> str:

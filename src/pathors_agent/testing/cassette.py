@@ -15,18 +15,18 @@ from typing import Any, Generic, Self, TypeVar
 
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.chat_completions import EndpointProfile
 from pathors_agent.errors import TransportError
 from pathors_agent.model_call import close_pieces
 from pathors_agent.testing.scrubbing import Scrub
 from pathors_agent.testing.tape import AskedRequest, CassetteMiss, Exchange, Failure, Tape
-from pathors_agent.transport import (
+from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
     Request,
     Response,
     Transport,
 )
+from pathors_agent.wire.chat_completions import EndpointProfile
 
 TransportT = TypeVar("TransportT", Transport, AsyncTransport)
 

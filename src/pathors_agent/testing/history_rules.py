@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError
-from pathors_agent.history import dump_messages, load_messages
+from pathors_agent.history.stored import dump_messages, load_messages
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage
 
 _CUT_REASONS = ("length", "content_filter")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.testing.script import Entry, text_code
 from pathors_agent.testing.scripted_transport import AsyncScriptedTransport, ScriptedTransport
+from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
 THEN = "Enough."
 """What a hostile model says when its script is at its end."""

@@ -5,7 +5,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.testing.draws import SeededDraws
 from pathors_agent.testing.hostile_script import HostileScript
 from pathors_agent.testing.hostile_turns import (
@@ -16,6 +15,7 @@ from pathors_agent.testing.hostile_turns import (
 )
 from pathors_agent.testing.script import Entry
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport, Player, PlayerTransport
+from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
 
 class _Hostility(Player):

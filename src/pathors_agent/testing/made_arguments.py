@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pathors_agent.arguments import ArgumentsRefused
 from pathors_agent.messages import JSONValue
+from pathors_agent.schema.arguments import ArgumentsRefused
 from pathors_agent.testing.draws import CannotDraw, Draws
 from pathors_agent.testing.schema_values import schema_value
-from pathors_agent.tools import Tool
+from pathors_agent.tools.tool import Tool
 
 # What is made fits almost always; a schema that refuses so many asks for what only a person knows.
 ATTEMPTS = 20

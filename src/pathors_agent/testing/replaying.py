@@ -6,11 +6,9 @@ from contextlib import suppress
 from typing import Any
 
 from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
-from pathors_agent.completion_bytes import plain_body
 from pathors_agent.conversation import Conversation, Role
 from pathors_agent.errors import TransportError
-from pathors_agent.history import dump_message, load_messages
+from pathors_agent.history.stored import dump_message, load_messages
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -24,7 +22,9 @@ from pathors_agent.testing.differences import Difference, differences
 from pathors_agent.testing.script import Entry, raw
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport, Player, PlayerTransport
 from pathors_agent.testing.transcripts import transcript
-from pathors_agent.transport import AsyncTransport, Transport
+from pathors_agent.transports.base import AsyncTransport, Transport
+from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.completion_bytes import plain_body
 
 Log = str | bytes | RunResult[Any] | Conversation | Iterable[Message]
 """A run's messages, or the text that `dump_messages` made of them."""

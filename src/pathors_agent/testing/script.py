@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-from pathors_agent.completion_bytes import error_body, plain_body, stream_events
 from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage
+from pathors_agent.wire.completion_bytes import error_body, plain_body, stream_events
 
 OK = 200
 CHUNK_SIZE = 8

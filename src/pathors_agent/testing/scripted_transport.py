@@ -9,18 +9,18 @@ from typing import Any, Self
 
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
-from pathors_agent.completion_bytes import error_body
 from pathors_agent.errors import TransportError
-from pathors_agent.sse import encode_event
 from pathors_agent.testing.script import Asked, Entry, Reply, as_reply
-from pathors_agent.transport import (
+from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
     Request,
     Response,
     Transport,
 )
+from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.completion_bytes import error_body
+from pathors_agent.wire.sse import encode_event
 
 
 class Player:

@@ -14,8 +14,9 @@ from pathors_agent.testing.hostile_turns import (
     offered_tools,
 )
 from pathors_agent.testing.made_arguments import fitting_arguments
-from pathors_agent.tools import Tool, ToolRegistry
-from pathors_agent.turn_tools import Tools, registry_of
+from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.tools.tool import Tool
+from pathors_agent.tools.turn_tools import Tools, registry_of
 
 T = TypeVar("T")
 

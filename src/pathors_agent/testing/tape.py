@@ -9,10 +9,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from pathors_agent.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.errors import TransportError
 from pathors_agent.messages import JSONValue
 from pathors_agent.testing.differences import Difference, differences
+from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
 VERSION = 1
 # So many differences tell which recording is nearest; more tell nothing further.

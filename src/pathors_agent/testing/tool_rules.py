@@ -7,13 +7,14 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any
 
-from pathors_agent.dispatch import ToolThread, call_tool
+from pathors_agent.calls.dispatch import ToolThread, call_tool
 from pathors_agent.errors import ToolDefinitionError, ToolError
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing.draws import CannotDraw, Draws, FirstDraws, SeededDraws
 from pathors_agent.testing.made_arguments import fitting_arguments, mistaken_arguments
 from pathors_agent.testing.transcripts import arguments_text
-from pathors_agent.tools import BoundCall, Tool, ToolRegistry
+from pathors_agent.tools.registry import BoundCall, ToolRegistry
+from pathors_agent.tools.tool import Tool
 
 EXAMPLES = 25
 # A tool that takes longer makes a person wait; one with a `timeout` says how long it may take.

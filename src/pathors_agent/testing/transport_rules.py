@@ -24,7 +24,7 @@ from pathors_agent.testing.loopback_server import (
     answer_when_first_piece_was_read,
     refused_port,
 )
-from pathors_agent.transport import (
+from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
     Request,

@@ -1,0 +1,131 @@
+"""Calls that wait for a person's yes: what is to be approved, and what was decided.
+
+Nothing is stored: an approval is made from the open call and its tool each time it is asked for,
+and bound to both by a digest, so that a decision can come from another process, another day, and
+never approves anything else than what the person saw.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from types import MappingProxyType
+
+from pathors_agent.conversation import Conversation
+from pathors_agent.errors import ConversationError
+from pathors_agent.limits import canonical_arguments
+from pathors_agent.messages import JSONValue, ToolCall, ToolMessage
+from pathors_agent.tools.registry import BoundCall, ToolRegistry
+from pathors_agent.tools.tool import Tool
+
+_DIGEST_BYTES = 16
+_NONE: Mapping[str, str | None] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a person decided about one open call; made by an `Approval`, or from stored fields.
+
+    `arguments` are the JSON text to run the call with instead of the model's.
+    """
+
+    digest: str
+    approved: bool
+    reason: str = ""
+    arguments: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """An open call that waits for a person's yes.
+
+    `digest` binds a decision to this call, its arguments and its tool as they are now.
+    """
+
+    call: ToolCall
+    digest: str
+
+    def approve(self, arguments: Mapping[str, JSONValue] | None = None) -> Decision:
+        """Let the call run; with `arguments`, with those instead of the model's."""
+        text = None if arguments is None else json.dumps(dict(arguments), ensure_ascii=False)
+        return Decision(self.digest, approved=True, arguments=text)
+
+    def deny(self, reason: str = "") -> Decision:
+        """Answer the call with a no, and the reason, for the model."""
+        return Decision(self.digest, approved=False, reason=reason)
+
+
+class Approvals:
+    """Which calls of a conversation wait for approval, given what was decided.
+
+    Decisions are taken whole: one that fits no waiting call (it was answered already, or the call
+    or its tool is another now) raises `ConversationError`, and nothing has happened.
+    """
+
+    __slots__ = ("_approved", "_conversation", "tools")
+
+    def __init__(self, conversation: Conversation, tools: ToolRegistry) -> None:
+        self._conversation = conversation
+        self.tools = tools
+        self._approved = _NONE  # call id -> arguments to run it with
+
+    def open(self) -> list[Approval]:
+        """The calls that wait, in call order."""
+        waiting = filter(self.is_held, self._conversation.open_calls)
+        return [Approval(call, digest(call, self.tools[call.name])) for call in waiting]
+
+    def decide(self, decisions: Iterable[Decision]) -> None:
+        """Take decisions: answer what was denied, let run what was approved."""
+        waiting = {approval.digest: approval.call for approval in self.open()}
+        decided: list[tuple[ToolCall, Decision]] = []
+        for decision in decisions:
+            call = waiting.pop(decision.digest, None)
+            if call is None:
+                raise ConversationError(
+                    f"no call waits for approval {decision.digest!r}: it was answered already, or "
+                    "the call or its tool has changed",
+                    open_calls=tuple(call.id for call in self._conversation.open_calls),
+                )
+            decided.append((call, decision))
+        approved = {call.id: decision.arguments for call, decision in decided if decision.approved}
+        self._approved = {**self._approved, **approved} if approved else self._approved
+        for call, decision in decided:
+            if not decision.approved:
+                self._conversation.append(_denial(call, decision.reason))
+
+    def is_held(self, call: ToolCall) -> bool:
+        """Whether a call waits."""
+        if call.id in self._approved or call.name not in self.tools:
+            return False
+        approve = self.tools[call.name].approve
+        if not callable(approve):
+            return approve
+        bound = self.tools.bind(call)
+        if not isinstance(bound, BoundCall):
+            return False  # its arguments are wrong: it cannot run, whoever agrees
+        try:
+            return bool(approve(bound.kwargs))
+        except Exception:  # noqa: BLE001  (the author's function; a person is the safe answer)
+            return True
+
+    def as_approved(self, call: ToolCall) -> ToolCall:
+        """The call with the arguments that were approved."""
+        arguments = self._approved.get(call.id)
+        return call if arguments is None else call.model_copy(update={"arguments": arguments})
+
+    def note(self, call: ToolCall) -> str | None:
+        """What the model is to be told of a call that ran otherwise than it asked."""
+        arguments = self._approved.get(call.id)
+        return None if arguments is None else f"(A person changed the arguments to {arguments}.)"
+
+
+def digest(call: ToolCall, tool: Tool) -> str:
+    """Bind a decision to a call and the tool that would run it."""
+    seen = [call.id, tool.name, tool.parameters, canonical_arguments(call.arguments)]
+    text = json.dumps(seen, sort_keys=True, default=str)
+    return blake2b(text.encode(errors="replace"), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _denial(call: ToolCall, reason: str) -> ToolMessage:
+    text = f"Not run: a person said no{': ' + reason if reason else ''}."
+    return ToolMessage(tool_call_id=call.id, content=text, outcome="not_run")

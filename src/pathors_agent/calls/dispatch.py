@@ -1,0 +1,172 @@
+"""Run a bound call; whatever becomes of it is a `ToolMessage`."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from pathors_agent.calls.functions import (
+    MAX_HUNG_CALLS,
+    FunctionCall,
+    Report,
+    Unanswered,
+    hung_calls,
+)
+from pathors_agent.calls.process import ToolProcess, run_in_process
+from pathors_agent.calls.tasks import run_in_task
+from pathors_agent.calls.threads import (
+    ToolThread,
+    run_in_thread,
+    run_in_thread_async,
+    thread_limit,
+)
+from pathors_agent.errors import ToolError
+from pathors_agent.messages import ToolMessage
+from pathors_agent.telemetry import bound_logger, emit, is_heard
+from pathors_agent.tools.registry import BoundCall
+from pathors_agent.tools.results import result_message
+from pathors_agent.tools.signature import ToolContext
+
+__all__ = ["ToolThread", "Unanswered", "call_tool", "call_tool_async"]
+
+# What a model can use of an exception's text; a server's page of HTML is more.
+MAX_ERROR_CHARACTERS = 2_000
+
+
+def call_tool(
+    bound: BoundCall,
+    thread: ToolThread,
+    *,
+    seconds: float | None = None,
+    left: float | None = None,
+) -> ToolMessage:
+    """Run a bound call from blocking code; an async tool runs on `thread`.
+
+    `seconds` is how long it may take where its tool has no `timeout`, and `left` how long at most.
+    A sync tool without a `timeout` runs in the caller's thread, where nothing can stop it, and
+    neither applies.
+    """
+    started = time.monotonic()
+    message = _refusal(bound)
+    if message is None:
+        try:
+            message = result_message(bound, _run(bound, thread, seconds, left))
+        # A tool is anybody's code: whatever it raises is something for the model to read. Only
+        # BaseExceptions (cancellation, KeyboardInterrupt, SystemExit) pass, for the caller.
+        except Exception as error:  # noqa: BLE001
+            message = _failure(bound, error)
+    _tell(bound, message, started)
+    return message
+
+
+async def call_tool_async(
+    bound: BoundCall,
+    *,
+    seconds: float | None = None,
+    left: float | None = None,
+    report: Report | None = None,
+) -> ToolMessage:
+    """Run a bound call on the event loop; a sync tool runs in a worker thread.
+
+    A tool that is an async generator gives what it says before its last value to `report`.
+    `seconds` is how long it may take where its tool has no `timeout`, and `left` how long at most.
+    A thread cannot be stopped: cancellation waits for a sync tool to return, as long as it may take, and its result is kept,
+    so that the history says what was done. A tool in a process is killed.
+    """
+    started = time.monotonic()
+    message = _refusal(bound)
+    if message is None:
+        try:
+            message = result_message(bound, await _run_async(bound, seconds, left, report))
+        except Exception as error:  # noqa: BLE001  (as in call_tool)
+            message = _failure(bound, error)
+    _tell(bound, message, started)
+    return message
+
+
+def _run(bound: BoundCall, thread: ToolThread, default: float | None, left: float | None) -> object:
+    seconds = _shorter(bound.tool.timeout or default, left)
+    if bound.tool.run_in == "process":
+        return ToolProcess(bound.tool, _arguments(bound, seconds)).run(seconds)
+    if bound.is_async:
+        return thread.run(run_in_task, _call(bound, seconds), seconds)
+    if bound.tool.timeout is not None and seconds is not None:
+        return run_in_thread(_call(bound, seconds), seconds)
+    return bound.function(**_arguments(bound, None))
+
+
+async def _run_async(
+    bound: BoundCall, default: float | None, left: float | None, report: Report | None
+) -> object:
+    seconds = _shorter(bound.tool.timeout or default, left)
+    if bound.is_async:
+        return await run_in_task(_call(bound, seconds, report), seconds)
+    # Its time begins when it has a thread.
+    async with thread_limit():
+        if bound.tool.run_in == "process":
+            process = ToolProcess(bound.tool, _arguments(bound, seconds))
+            return await run_in_process(process, seconds)
+        return await run_in_thread_async(_call(bound, seconds), seconds)
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    return one if other is None else other if one is None else min(one, other)
+
+
+def _call(bound: BoundCall, seconds: float | None, report: Report | None = None) -> FunctionCall:
+    return FunctionCall(bound.function, _arguments(bound, seconds), report)
+
+
+def _arguments(bound: BoundCall, seconds: float | None) -> dict[str, Any]:
+    """Give a call's arguments; its `ToolContext`, if it has one, learns what begins now."""
+    name = bound.tool.context_parameter
+    if name is None:
+        return bound.kwargs
+    context = bound.kwargs[name]
+    assert isinstance(context, ToolContext)  # `bind` put it there
+    deadline = None if seconds is None else time.monotonic() + seconds
+    log = bound_logger(tool=bound.tool.name, call_id=bound.call.id)
+    return {**bound.kwargs, name: replace(context, deadline=deadline, log=log)}
+
+
+def _refusal(bound: BoundCall) -> ToolMessage | None:
+    if hung_calls(bound.function) < MAX_HUNG_CALLS:
+        return None
+    text = (
+        f"Not run: {MAX_HUNG_CALLS} calls of {bound.tool.name} were not finished in time and have "
+        "not returned yet; do without it for now."
+    )
+    return ToolMessage(tool_call_id=bound.call.id, content=text, outcome="not_run")
+
+
+def _failure(bound: BoundCall, error: Exception) -> ToolMessage:
+    said = _text_of(error)
+    text = said if isinstance(error, ToolError) else f"{type(error).__name__}: {said}"
+    return ToolMessage(
+        tool_call_id=bound.call.id,
+        content=text[:MAX_ERROR_CHARACTERS],
+        outcome=error.outcome if isinstance(error, Unanswered) else "error",
+        ends_tool=isinstance(error, ToolError) and not error.retryable,
+    )
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        return _sendable(str(error))
+    except Exception as second:  # noqa: BLE001  (an exception's own __str__ may raise)
+        return f"(its text could not be read: {type(second).__name__})"
+
+
+def _sendable(text: str) -> str:
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def _tell(bound: BoundCall, message: ToolMessage, started: float) -> None:
+    if not is_heard():
+        return
+    emit(
+        "tool_called",
+        tool=bound.tool.name,
+        call_id=bound.call.id,
+        outcome=message.outcome,
+        seconds=round(time.monotonic() - started, 6),
+    )

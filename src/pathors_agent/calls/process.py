@@ -1,0 +1,201 @@
+"""Run a tool call in a process of its own, which can really be stopped: the parent's side."""
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import anyio
+from anyio.to_thread import run_sync
+
+from pathors_agent.calls import child
+from pathors_agent.calls.functions import out_of_time
+from pathors_agent.calls.threads import no_limit
+from pathors_agent.errors import ToolError
+from pathors_agent.tools.signature import NO_LOG, ToolContext
+from pathors_agent.tools.tool import Tool
+
+
+class ToolProcess:
+    """One call in a process of its own.
+
+    The process is killed with all that it started: when its time is over, when it is stopped, when
+    it has answered, and when this process ends, however it does. A `ToolContext` reaches it when
+    what it holds can be pickled, and its log is silent.
+    """
+
+    def __init__(self, tool: Tool, kwargs: dict[str, Any]) -> None:
+        self.ended = threading.Event()
+        self._tool = tool
+        self._kwargs = kwargs
+        self._lock = threading.Lock()
+        self._begun = self._stopped = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, seconds: float | None) -> object:
+        """Run the call to its end, or for so many seconds: give its value or raise its error."""
+        timed_out = threading.Event()
+
+        def time_out() -> None:
+            timed_out.set()
+            self.stop()
+
+        with self._lock:
+            self._begun = True
+        try:
+            request = _request(self._tool, self._kwargs)
+            with _timer(seconds, time_out):
+                answer, status = self._exchange(request)
+        finally:
+            self.ended.set()
+        if seconds is not None and timed_out.is_set():
+            raise out_of_time(seconds, "its process was killed")
+        return _value(self._tool, answer, status)
+
+    def stop(self) -> None:
+        """Kill the process, from any thread; one that is not begun is never begun."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                _kill(self._process)
+            if not self._begun:
+                self.ended.set()
+
+    def _exchange(self, request: bytes) -> tuple[bytes, int]:
+        """Give what the process answered (nothing, when it could not), and its exit status."""
+        process = self._start()
+        if process is None:
+            return b"", -signal.SIGTERM
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it has died; its status says why
+                process.stdin.write(request)
+                process.stdin.flush()
+            # It stays open: its end tells the process that this one is gone.
+            answer = process.stdout.read(child.MAX_ANSWER_BYTES)
+        finally:
+            status = self._end(process)
+        return answer, status
+
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        with self._lock:
+            if self._stopped:
+                return None
+            self._process = subprocess.Popen(  # noqa: S603  (our own file)
+                # -P: the package's folder must not shadow the standard library.
+                [sys.executable, "-P", child.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # a group of its own, to be killed as one
+            )
+            return self._process
+
+    def _end(self, process: subprocess.Popen[bytes]) -> int:
+        with self._lock:  # once it is waited for, its id may be another's
+            _kill(process)
+            status = process.wait()
+            self._process = None
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        return status
+
+
+async def run_in_process(process: ToolProcess, seconds: float | None) -> object:
+    """Run a call from async code; a cancellation kills its process, and waits for that."""
+    try:
+        return await run_sync(process.run, seconds, abandon_on_cancel=True, limiter=no_limit())
+    except BaseException:
+        if not process.ended.is_set():
+            process.stop()
+            with anyio.CancelScope(shield=True):
+                await run_sync(process.ended.wait, limiter=no_limit())
+        raise
+
+
+@contextlib.contextmanager
+def _timer(seconds: float | None, function: Callable[[], None]) -> Iterator[None]:
+    """Call a function from another thread after so many seconds, unless the block ends before."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), function)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        # macOS gives PermissionError for a group that has died and was not waited for.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _request(tool: Tool, kwargs: dict[str, Any]) -> bytes:
+    function = tool.function
+    assert function is not None
+    head: child.Request = {
+        "path": sys.path,
+        "module": function.__module__,
+        "name": function.__qualname__,
+        "memory": tool.memory,
+    }
+    try:
+        arguments = pickle.dumps({name: _sent(value) for name, value in kwargs.items()})
+    except Exception as error:
+        kind = type(error).__name__
+        raise ToolError(
+            f"Not run: its arguments, or the run's context, cannot be sent to a process ({kind})."
+        ) from error
+    return pickle.dumps(head) + len(arguments).to_bytes(8, "big") + arguments
+
+
+def _sent(value: object) -> object:
+    return replace(value, log=NO_LOG) if isinstance(value, ToolContext) else value
+
+
+def _value(tool: Tool, written: bytes, status: int) -> object:
+    """Read an answer: give its value, or raise its error."""
+    if not written:
+        raise ToolError(f"Its process {_ending(tool, status)} before it gave a result.")
+    try:
+        answer: child.Answer = pickle.loads(written)  # noqa: S301  (from our own child)
+    except Exception as error:
+        raise ToolError(
+            f"It ran, but its result cannot be read from its process ({type(error).__name__})."
+        ) from error
+    if answer[0] == "value":
+        return answer[1]
+    raise ToolError(answer[1], retryable=answer[2])
+
+
+def _ending(tool: Tool, status: int) -> str:
+    if status >= 0:
+        ending = f"ended with exit code {status}"
+    else:
+        ending = f"was killed by {_signal_name(-status)}"
+    if tool.memory is not None:
+        ending += f" (it may take {tool.memory:,} bytes of memory)"
+    return ending
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

@@ -1,0 +1,245 @@
+"""Find what the references of a schema point to, all of it inside the same schema. Pure.
+
+Nothing is ever fetched: there is nothing here that could.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pathors_agent.schema.arguments import quote
+from pathors_agent.schema.bounds import InvalidSchema, Object
+from pathors_agent.schema.patterns import MAX_WEIGHT, Pattern, compile_pattern
+
+if TYPE_CHECKING:
+    from referencing._core import Resolver
+
+DRAFT_2020_12 = "https://json-schema.org/draft/2020-12/schema"
+DRAFT_7 = "http://json-schema.org/draft-07/schema"
+
+# Keywords that hold a schema, or a list of them; and those that hold them by name.
+_HOLDERS = {
+    *("not", "if", "then", "else", "allOf", "anyOf", "oneOf"),
+    *("items", "contains", "additionalProperties", "propertyNames"),
+}
+_NAMED_HOLDERS = {"properties", "patternProperties", "definitions", "dependencies"}
+_HOLDERS_OF = {
+    DRAFT_7: _HOLDERS | _NAMED_HOLDERS | {"additionalItems"},
+    DRAFT_2020_12: _HOLDERS
+    | _NAMED_HOLDERS
+    | {"$defs", "dependentSchemas", "prefixItems", "contentSchema"}
+    | {"unevaluatedItems", "unevaluatedProperties"},
+}
+_BY_NAME = _NAMED_HOLDERS | {"$defs", "dependentSchemas"}
+
+# Keywords whose schemas look at the same value again: a circle of them never ends.
+_SAME_VALUE = {"not", "if", "then", "else", "allOf", "anyOf", "oneOf"} | {
+    *("dependentSchemas", "dependencies"),
+}
+_REFERENCES = ("$ref", "$dynamicRef")
+
+# The schema `false`: jsonschema does not say where it was met. Names that are unknown are another
+# matter, about which more can be said.
+_NOTHING = {"enum": ()}
+_FORBID_OTHERS = ("additionalProperties", "unevaluatedProperties")
+
+# What each search takes beside its pattern; no schema may hold more than 400.
+PATTERN_WEIGHT = 50
+
+# Levels of schemas for one value; each takes up to 4 frames of Python's stack, of 1,000 there are.
+MAX_CHAIN = 50
+
+Path = tuple[str, ...]
+
+
+def draft_of(schema: Any) -> str:
+    """Name the draft a schema is written in, or raise `InvalidSchema`."""
+    named = schema.get("$schema", DRAFT_2020_12) if isinstance(schema, dict) else DRAFT_2020_12
+    for draft in (DRAFT_2020_12, DRAFT_7):
+        if isinstance(named, str) and _plain(named) == _plain(draft):
+            return draft
+    raise InvalidSchema(
+        f"is {quote(named)}; drafts 2020-12 and 7 can be checked here", path="$schema"
+    )
+
+
+def _plain(uri: str) -> str:
+    return uri.removesuffix("#").removeprefix("https:").removeprefix("http:")
+
+
+def resolved(schema: Any) -> Any:
+    """Give what a linked schema refers to in the end, or itself."""
+    while isinstance(schema, Object) and "$ref" in schema.targets:
+        schema = schema.targets["$ref"]
+    return schema
+
+
+class _Found(NamedTuple):
+    schema: Object
+    path: Path
+    resolver: "Resolver[Any]"
+
+
+def link(schema: Any, draft: str, check: Callable[[Any, Path], None]) -> int:
+    """Write into a copied schema what its references and patterns mean, or raise `InvalidSchema`.
+
+    `check` is called for what only a reference says to be a schema. The weight of all patterns is
+    returned.
+    """
+    return _Linker(draft, check).link(schema) if isinstance(schema, Object) else 0
+
+
+class _Linker:
+    def __init__(self, draft: str, check: Callable[[Any, Path], None]) -> None:
+        from referencing.jsonschema import DRAFT7, DRAFT202012
+
+        self._draft, self._check = draft, check
+        self._specification = DRAFT7 if draft == DRAFT_7 else DRAFT202012
+        self._found: dict[int, _Found] = {}
+        self._dynamic_anchors: Counter[str] = Counter()
+        self._same_value: dict[int, list[int]] = {}
+        self._pattern_weight = 0
+
+    def link(self, root: Object) -> int:
+        self._find(_Found(root, (), self._root_resolver(root)))
+        linked = 0
+        while linked < len(self._found):  # a reference may find more
+            for found in list(self._found.values())[linked:]:
+                self._link_references(found)
+                self._compile_patterns(found)
+                linked += 1
+        self._refuse_circles()
+        for found in self._found.values():  # jsonschema would read them again, and differently
+            found.schema.pop("$schema", None)
+            found.schema.pop("$id", None)
+        return self._pattern_weight
+
+    def _root_resolver(self, root: Object) -> "Resolver[Any]":
+        from referencing import Registry
+
+        resource = self._specification.create_resource(root)
+        try:
+            registry: Registry[Any] = Registry().with_resource(resource.id() or "", resource)
+            return registry.crawl().resolver_with_root(resource)
+        except ValueError as error:
+            raise InvalidSchema(f"is no URI: {error}", path="$id") from None
+
+    def _find(self, first: _Found) -> None:
+        """Add a schema and all schemas inside it."""
+        waiting = [first]
+        while waiting:
+            found = waiting.pop()
+            if id(found.schema) in self._found:
+                continue
+            self._found[id(found.schema)] = found
+            self._refuse_other_draft(found)
+            self._dynamic_anchors[str(found.schema.get("$dynamicAnchor"))] += 1
+            children = list(self._children(found))
+            self._same_value[id(found.schema)] = [
+                id(child.schema) for child in children if child.path[len(found.path)] in _SAME_VALUE
+            ]
+            waiting.extend(reversed(children))
+
+    def _refuse_other_draft(self, found: _Found) -> None:
+        if "$schema" in found.schema and draft_of(found.schema) != self._draft:
+            raise InvalidSchema("differs from that of the whole", path=_at(found.path, "$schema"))
+
+    def _children(self, found: _Found) -> Iterator[_Found]:
+        for path, inside in _inside(found.schema, _HOLDERS_OF[self._draft]):
+            child = inside
+            if inside is False and path[0] not in _FORBID_OTHERS:
+                child = Object(_NOTHING)
+                _replace(found.schema, path, child)
+            if isinstance(child, Object):
+                resource = self._specification.create_resource(child)
+                resolver = found.resolver.in_subresource(resource)
+                yield _Found(child, (*found.path, *path), resolver)
+
+    def _link_references(self, found: _Found) -> None:
+        names = [name for name in _REFERENCES if name in found.schema]
+        found.schema.targets = {name: self._target(found, name) for name in names}
+        self._same_value[id(found.schema)] += map(id, found.schema.targets.values())
+
+    def _target(self, found: _Found, keyword: str) -> Any:
+        reference, path = found.schema[keyword], (*found.path, keyword)
+        if keyword == "$dynamicRef" and self._is_ambiguous(reference):
+            raise InvalidSchema("may mean several places", path=_at(path))
+        found_there = _looked_up(found.resolver, reference, path)
+        target = found_there.contents
+        if id(target) not in self._found:
+            self._check(target, path)
+            if isinstance(target, Object):
+                self._find(_Found(target, path, found_there.resolver))
+        return target
+
+    def _is_ambiguous(self, reference: str) -> bool:
+        return self._dynamic_anchors[reference.rpartition("#")[2]] > 1
+
+    def _compile_patterns(self, found: _Found) -> None:
+        places: dict[Path, str] = {}
+        if isinstance(pattern := found.schema.get("pattern"), str):
+            places["pattern",] = pattern
+        for name in found.schema.get("patternProperties", ()):
+            places["patternProperties", name] = name
+        if places:
+            found.schema.patterns = {
+                text: self._compiled(text, _at(found.path, *place))
+                for place, text in places.items()
+            }
+
+    def _compiled(self, text: str, path: str) -> Pattern:
+        try:
+            pattern = compile_pattern(text)
+        except InvalidSchema as error:
+            raise InvalidSchema(str(error), path=path) from None
+        self._pattern_weight += pattern.weight + PATTERN_WEIGHT
+        if self._pattern_weight > MAX_WEIGHT:
+            raise InvalidSchema("is one pattern too many", path=path)
+        return pattern
+
+    def _refuse_circles(self) -> None:
+        lengths: dict[int, int] = {}
+        try:
+            for key in TopologicalSorter(self._same_value).static_order():
+                steps = self._same_value.get(key, ())
+                lengths[key] = 1 + max((lengths[step] for step in steps), default=0)
+        except CycleError as error:
+            circle = [self._found[key] for key in error.args[1] if key in self._found]
+            path = min(_at(found.path) for found in circle)
+            raise InvalidSchema("refers to itself without end", path=path) from None
+        if max(lengths.values()) > MAX_CHAIN:
+            raise InvalidSchema(f"looks at the same value in more than {MAX_CHAIN} levels")
+
+
+def _replace(schema: Object, path: Path, value: Object) -> None:
+    holder: Any = schema[path[0]] if len(path) > 1 else schema
+    holder[int(path[-1]) if isinstance(holder, list) else path[-1]] = value
+
+
+def _at(path: Path, *keys: str) -> str:
+    return "/".join((*path, *keys))
+
+
+def _looked_up(resolver: "Resolver[Any]", reference: str, path: Path) -> Any:
+    from referencing.exceptions import Unresolvable
+
+    try:
+        return resolver.lookup(reference)
+    # Odd URIs, and pointers into what is no container, are errors of urllib and Python.
+    except (Unresolvable, ValueError, TypeError, LookupError):
+        text = f"points to {quote(reference)}, which is not in this schema"
+        raise InvalidSchema(text, path=_at(path)) from None
+
+
+def _inside(schema: Mapping[str, Any], holders: set[str]) -> Iterator[tuple[Path, Any]]:
+    """The schemas directly inside a schema, with their paths."""
+    for keyword, value in schema.items():
+        if keyword not in holders:
+            continue
+        if isinstance(value, list):
+            yield from (((keyword, str(index)), item) for index, item in enumerate(value))
+        elif keyword in _BY_NAME:
+            yield from (((keyword, name), item) for name, item in value.items())
+        else:
+            yield (keyword,), value

@@ -1,0 +1,250 @@
+"""Close a schema, for endpoints that enforce it while the model writes. Pure.
+
+In the closed form every object names its properties, requires them all and takes no others;
+`strict_arguments` says how one that may be left out is written. The rules are OpenAI's: "Supported
+schemas" in its guide to structured outputs, and what its endpoint is known to refuse beside them.
+"""
+
+from collections.abc import Mapping
+from json import dumps, loads
+from typing import Any
+
+from pathors_agent.schema.arguments import cut
+from pathors_agent.schema.bounds import InvalidSchema, copied_schema
+from pathors_agent.schema.strict_arguments import ONLY_VALUES, Alternatives, kinds_of
+
+# OpenAI's limits of one schema; its 5,000 properties are more than `bounds` lets pass.
+MAX_LEVELS = 10
+MAX_ENUM_VALUES = 1_000
+MAX_NAME_CHARACTERS = 120_000
+MANY_ENUM_VALUES = 250
+MAX_MANY_ENUM_CHARACTERS = 15_000
+
+MAX_TOLD = 200
+
+# Kept as they are: the endpoint enforces them.
+_ENFORCED = frozenset(
+    {"enum", "const", "pattern", "format", "multipleOf", "minItems", "maxItems"}
+    | {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+)
+_FORMATS = frozenset(
+    {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
+)
+_LOOKAROUNDS = ("(?=", "(?!", "(?<=", "(?<!")
+
+# Not permitted in the closed form, but checked when a call is bound: told in the description.
+_TOLD = (
+    *("default", "examples", "format", "pattern", "minLength", "maxLength", "uniqueItems"),
+    *("minProperties", "maxProperties"),
+)
+
+_REFUSED = frozenset(
+    {"allOf", "not", "if", "then", "else", "prefixItems", "additionalItems", "contains"}
+    | {"minContains", "maxContains", "patternProperties", "propertyNames", "unevaluatedItems"}
+    | {"unevaluatedProperties", "dependentRequired", "dependentSchemas", "dependencies"}
+    | {"$dynamicRef", "$recursiveRef"}
+)
+
+# Each says alone what a value is.
+_ALTERNATIVES = ("$ref", "anyOf", "oneOf")
+_SHAPES = frozenset({*_ALTERNATIVES, "type", "properties", "items", "enum", "const"})
+
+_JSON_TYPES = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    list: "array",
+    dict: "object",
+    type(None): "null",
+}
+_NULL = {"type": "null"}
+
+Schema = Mapping[str, Any]
+
+
+def close_schema(schema: Schema) -> dict[str, Any]:
+    """Give the closed form of a schema, or raise `InvalidSchema` with the path of what has none."""
+    return _Closing(loads(dumps(copied_schema(schema)))).whole()
+
+
+class _Closing:
+    """One walk over a schema and the definitions that it uses."""
+
+    def __init__(self, root: Schema) -> None:
+        self._root = root
+        self._alternatives = Alternatives(root)
+        self._definitions: dict[str, Any] = {}
+        self._enum_values = self._characters = 0
+
+    def whole(self) -> dict[str, Any]:
+        closed = self._closed(self._root, "")
+        definitions = {"$defs": self._definitions} if self._definitions else {}
+        self._check_size()
+        if _levels(closed, self._definitions, {}) > MAX_LEVELS:
+            raise InvalidSchema(f"nests objects in more than {MAX_LEVELS} levels{_STRICT}")
+        return closed | definitions
+
+    def _closed(self, schema: Any, path: str, *told: str) -> dict[str, Any]:
+        if not isinstance(schema, Mapping):
+            raise InvalidSchema(f"should say what it takes{_STRICT}", path=path)
+        for keyword in schema:
+            if keyword in _REFUSED:
+                raise InvalidSchema(f"has no closed form{_STRICT}", path=_at(path, keyword))
+        description = _description(schema, told)
+        shape = self._shape(schema, path)
+        if description and "$ref" in shape:  # nothing may stand beside it
+            shape = {"anyOf": [shape]}
+        return description | shape
+
+    def _shape(self, schema: Schema, path: str) -> dict[str, Any]:
+        for keyword in _ALTERNATIVES:
+            if keyword in schema:
+                _check_alone(schema, keyword, path)
+                break
+        else:
+            return self._typed(schema, path)
+        if keyword == "$ref":
+            return self._reference(schema["$ref"], _at(path, "$ref"))
+        if keyword == "oneOf" and "discriminator" not in schema:
+            raise InvalidSchema(f"should be anyOf{_STRICT}", path=_at(path, "oneOf"))
+        if not self._alternatives.are_told_apart(schema):
+            problem = f"holds two objects with the same names and no const apart{_STRICT}"
+            raise InvalidSchema(problem, path=_at(path, keyword))
+        members = enumerate(schema[keyword])
+        return {"anyOf": [self._closed(m, _at(path, keyword, str(i))) for i, m in members]}
+
+    def _reference(self, reference: str, path: str) -> dict[str, Any]:
+        if reference == "#":
+            return {"$ref": "#"}
+        definition = self._alternatives.definition(reference)
+        if not self._alternatives.of({"$ref": reference}):
+            raise InvalidSchema(f"should be # or name one of its $defs{_STRICT}", path=path)
+        name = reference.rpartition("/")[2]
+        if name not in self._definitions:
+            self._definitions[name] = {}  # so that it may refer to itself
+            self._characters += len(name)
+            self._definitions[name] = self._closed(definition, reference.removeprefix("#/"))
+        return {"$ref": f"#/$defs/{name}"}
+
+    def _typed(self, schema: Schema, path: str) -> dict[str, Any]:
+        kinds = kinds_of(schema)
+        if not kinds:
+            raise InvalidSchema(f"should say its type{_STRICT}", path=path)
+        closed: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
+        self._count_values(schema, path)
+        closed |= {key: schema[key] for key in schema if _is_enforced(key, schema[key])}
+        if "object" in kinds:
+            closed |= self._object(schema, path)
+        if "array" in kinds:
+            closed["items"] = self._closed(schema.get("items"), _at(path, "items"))
+        return closed
+
+    def _object(self, schema: Schema, path: str) -> dict[str, Any]:
+        if schema.get("additionalProperties", False) is not False:
+            where = _at(path, "additionalProperties")
+            raise InvalidSchema(f"leaves the object open{_STRICT}", path=where)
+        if "properties" not in schema:
+            raise InvalidSchema(f"should name its properties{_STRICT}", path=path)
+        if set(schema.get("required", ())) - schema["properties"].keys():
+            where = _at(path, "required")
+            raise InvalidSchema(f"names what is no property{_STRICT}", path=where)
+        properties = {name: self._property(name, schema, path) for name in schema["properties"]}
+        return {
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+
+    def _property(self, name: str, schema: Schema, path: str) -> dict[str, Any]:
+        self._characters += len(name)
+        inner, where = schema["properties"][name], _at(path, "properties", name)
+        if not self._alternatives.is_nulled(name, schema):
+            return self._closed(inner, where)
+        return _nullable(self._closed(inner, where, "null: left out"))
+
+    def _count_values(self, schema: Schema, path: str) -> None:
+        values = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
+        characters = sum(len(value) for value in values if isinstance(value, str))
+        if len(values) > MANY_ENUM_VALUES and characters > MAX_MANY_ENUM_CHARACTERS:
+            problem = f"holds more than {MAX_MANY_ENUM_CHARACTERS:,} characters"
+            raise InvalidSchema(problem + _STRICT, path=_at(path, "enum"))
+        self._enum_values += len(values)
+        self._characters += characters
+
+    def _check_size(self) -> None:
+        for count, limit, what in (
+            (self._enum_values, MAX_ENUM_VALUES, "values of enums"),
+            (self._characters, MAX_NAME_CHARACTERS, "characters of names and values"),
+        ):
+            if count > limit:
+                raise InvalidSchema(f"holds more than {limit:,} {what}{_STRICT}")
+
+
+_STRICT = ", for strict=True"
+
+
+def _at(path: str, *names: str) -> str:
+    return "/".join(filter(None, (path, *names)))
+
+
+def _check_alone(schema: Schema, keyword: str, path: str) -> None:
+    for other in schema:
+        if other in _SHAPES and other != keyword:
+            problem = f"beside {keyword} has no closed form{_STRICT}"
+            raise InvalidSchema(problem, path=_at(path, other))
+
+
+def _is_enforced(keyword: str, value: Any) -> bool:
+    if keyword == "format":
+        return value in _FORMATS
+    if keyword == "pattern":
+        return not any(part in value for part in _LOOKAROUNDS)
+    return keyword in _ENFORCED
+
+
+def _description(schema: Schema, notes: tuple[str, ...]) -> dict[str, str]:
+    """Give the description, with what the closed form cannot say."""
+    told = [
+        f"{key}: {cut(dumps(schema[key], ensure_ascii=False), MAX_TOLD)}"
+        for key in _TOLD
+        if schema.get(key) is not None and not _is_enforced(key, schema[key])
+    ]
+    words = "; ".join([*told, *notes])
+    parts = [schema.get("description", ""), f"({words})" if words else ""]
+    text = " ".join(filter(None, parts))
+    return {"description": text} if text else {}
+
+
+def _nullable(closed: dict[str, Any]) -> dict[str, Any]:
+    """Let a closed schema take null, too."""
+    kind = closed.get("type")
+    if (
+        isinstance(kind, str)
+        and kind not in ("object", "array")
+        and not closed.keys() & ONLY_VALUES
+    ):
+        return closed | {"type": [kind, "null"]}
+    if "anyOf" in closed:
+        return closed | {"anyOf": [*closed["anyOf"], _NULL]}
+    description = {key: closed[key] for key in closed if key == "description"}
+    inner = {key: closed[key] for key in closed if key != "description"}
+    return description | {"anyOf": [inner, _NULL]}
+
+
+def _levels(closed: Schema, definitions: Schema, known: dict[str, int]) -> int:
+    """Count how deep objects are nested; a schema inside of itself counts once."""
+    if "$ref" in closed:
+        return _levels_of_definition(closed["$ref"], definitions, known)
+    inner = [*closed.get("anyOf", ()), *closed.get("properties", {}).values()]
+    inner += [closed["items"]] if "items" in closed else []
+    deepest = max((_levels(part, definitions, known) for part in inner), default=0)
+    return deepest + ("properties" in closed)
+
+
+def _levels_of_definition(reference: str, definitions: Schema, known: dict[str, int]) -> int:
+    name = reference.removeprefix("#/$defs/")
+    if name not in known and name in definitions:
+        known[name] = 0
+        known[name] = _levels(definitions[name], definitions, known)
+    return known.get(name, 0)

@@ -1,0 +1,1 @@
+"""Tools: what they are, what they take, what a model reads of what they return. Pure."""

@@ -1,0 +1,292 @@
+"""Turn any Python value into what JSON can hold, within bounds, or say why not. Pure.
+
+Never a repr: it may hold secrets, and addresses of memory that differ each time.
+"""
+
+from base64 import b64encode
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+    ValuesView,
+)
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, Final
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from pathors_agent.json_text import whole_characters, write_json
+from pathors_agent.messages import ContentPart
+from pathors_agent.schema.arguments import json_pointer
+from pathors_agent.schema.bounds import MAX_DEPTH, MAX_DIGITS
+
+# As in schema.bounds: writing a number takes time by the square of its digits.
+_MAX_BITS = MAX_DIGITS * 10 // 3
+
+Convert = Callable[[Any, "JSONWalk", int], Any]
+
+
+class Unsendable(Exception):
+    """A value has no form that a model could read; `what` goes on from "the tool returned "."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__()
+        self.what = what
+        self.advice = advice
+        self.path: list[str | int] = []  # from the inside out
+
+    def __str__(self) -> str:
+        where = f" at {json_pointer(reversed(self.path))}" if self.path else ""
+        return f"{self.what}{where}. {self.advice}".rstrip()
+
+
+class JSONWalk:
+    """One walk over a value; it takes in so many characters of JSON, and then no more.
+
+    What is beyond that is left out: then it is `full`, and what it gave begins like the whole.
+    """
+
+    __slots__ = ("full", "left")
+
+    def __init__(self, characters: int) -> None:
+        self.left = characters
+        self.full = False
+
+    def value(self, given: object, depth: int = MAX_DEPTH) -> Any:
+        """Convert a value, or raise `Unsendable`."""
+        self.left -= 1  # no value is written in less than one character
+        kind = type(given)
+        convert = _TABLE.get(kind) or _converter(kind)
+        return convert(given, self, depth)
+
+
+# - one value each -
+
+
+def _itself(value: object, walk: JSONWalk, depth: int) -> object:
+    return value
+
+
+def _text(value: str, walk: JSONWalk, depth: int) -> str:
+    text = value if type(value) is str else str.__str__(value)
+    if len(text) > walk.left + 1:
+        text, walk.full = text[: max(walk.left, 0) + 1], True
+    walk.left -= len(text) + 1
+    return text if text.isascii() else whole_characters(text)
+
+
+def _as_text(write: Callable[[Any], str]) -> Convert:
+    return lambda value, walk, depth: _text(write(value), walk, depth)
+
+
+def _integer(value: int, walk: JSONWalk, depth: int) -> int:
+    if int.bit_length(value) > _MAX_BITS:
+        raise Unsendable(
+            f"a number of more than {MAX_DIGITS:,} digits", "It should return it as text."
+        )
+    return int.__int__(value)
+
+
+def _number(value: float, walk: JSONWalk, depth: int) -> float | str:
+    number = float.__float__(value)
+    return number if number - number == 0 else _NOT_FINITE[str(number)]
+
+
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+def _bytes(value: bytes | bytearray | memoryview, walk: JSONWalk, depth: int) -> dict[str, Any]:
+    """Say what it is, how long, and the bytes in base64: as many as there is room for."""
+    view = memoryview(value).cast("B")
+    shown = _text(b64encode(view[: max(walk.left, 0) + 3]).decode(), walk, depth)
+    return {"type": type(value).__name__, "length": len(view), "base64": shown}
+
+
+def _duration(value: timedelta) -> str:
+    text: str = to_jsonable_python(value)
+    return text
+
+
+def _enum(value: Enum, walk: JSONWalk, depth: int) -> Any:
+    return walk.value(value.value, depth)
+
+
+# - values that hold others -
+
+
+def _object(items: Iterable[tuple[object, object]], walk: JSONWalk, depth: int) -> dict[str, Any]:
+    _check_depth(depth)
+    made: dict[str, Any] = {}
+    for key, item in items:
+        if walk.left < 0:
+            walk.full = True
+            break
+        name = _text(key, walk, 0) if type(key) is str else _name(key, walk)
+        if name in made:
+            raise Unsendable("two keys that are the same as text", "Its keys should be text.")
+        try:
+            made[name] = walk.value(item, depth - 1)
+        except Unsendable as refusal:
+            refusal.path.append(name)
+            raise
+    return made
+
+
+def _array(items: Iterable[object], walk: JSONWalk, depth: int) -> list[Any]:
+    _check_depth(depth)
+    made: list[Any] = []
+    for item in items:
+        if walk.left < 0:
+            walk.full = True
+            break
+        try:
+            made.append(walk.value(item, depth - 1))
+        except Unsendable as refusal:
+            refusal.path.append(len(made))
+            raise
+    return made
+
+
+def _check_depth(depth: int) -> None:
+    if not depth:
+        raise Unsendable(
+            f"values nested deeper than {MAX_DEPTH} levels, or inside of themselves",
+            "It should return fewer levels.",
+        )
+
+
+def _mapping(value: Mapping[object, object], walk: JSONWalk, depth: int) -> dict[str, Any]:
+    return _object(value.items(), walk, depth)
+
+
+def _name(key: object, walk: JSONWalk) -> str:
+    """Write a key that is no text: a single value, as it is written alone."""
+    try:
+        name = walk.value(key, 0)
+    except Unsendable:
+        name = []
+    if isinstance(name, list | dict):
+        raise Unsendable(
+            f"a key of type {kind_name(key)}", "Its keys should be text, numbers or dates."
+        )
+    return name if isinstance(name, str) else write_json(name).decode()
+
+
+def _set(value: Set[object], walk: JSONWalk, depth: int) -> list[Any]:
+    """Sort a set, so that the same set is the same text; too big a one is cut as it comes."""
+    if len(value) > walk.left:
+        return _array(value, walk, depth)
+    kinds = set(map(type, value))
+    if kinds <= {int, float} or kinds == {str}:
+        return _array(sorted(value), walk, depth)  # type: ignore[type-var]  # they are comparable
+    return sorted(_array(value, walk, depth), key=write_json)
+
+
+def _model(value: BaseModel, walk: JSONWalk, depth: int) -> Any:
+    return walk.value(value.model_dump(mode="json", by_alias=True, warnings=False), depth)
+
+
+def _pydantic(value: Any, walk: JSONWalk, depth: int) -> Any:
+    serializer = type(value).__pydantic_serializer__
+    return walk.value(
+        serializer.to_python(value, mode="json", by_alias=True, warnings=False), depth
+    )
+
+
+def _dataclass(value: Any, walk: JSONWalk, depth: int) -> dict[str, Any]:
+    return _object(((f.name, getattr(value, f.name)) for f in fields(value)), walk, depth)
+
+
+# - values that are refused -
+
+
+def _part_inside(value: ContentPart, walk: JSONWalk, depth: int) -> Any:
+    raise Unsendable(
+        "a content part inside of another value", "It should return it alone or in a list."
+    )
+
+
+def _refuse(advice: str) -> Convert:
+    def refuse(value: object, walk: JSONWalk, depth: int) -> Any:
+        if isinstance(value, Coroutine):
+            value.close()  # else Python warns that it was never awaited
+        raise Unsendable(f"a value of type {kind_name(value)}", advice)
+
+    return refuse
+
+
+def _other(value: object, walk: JSONWalk, depth: int) -> Any:
+    """Write what pydantic knows (a UUID, an address of the web), and refuse the rest."""
+    try:
+        return walk.value(to_jsonable_python(value), depth)
+    except PydanticSerializationError:
+        raise Unsendable(f"a value of type {kind_name(value)}", _WANTED) from None
+
+
+_WANTED = (
+    "It should return text, numbers, lists, dicts, dataclasses, pydantic models or content parts."
+)
+
+
+def kind_name(value: object) -> str:
+    """Name a value's type."""
+    return type(value).__name__
+
+
+# By type, the nearest base wins; docs/reference/tool-results.md is the table for readers.
+_TABLE: Final[dict[type, Convert]] = {
+    str: _text,
+    bool: _itself,
+    type(None): _itself,
+    int: _integer,
+    float: _number,
+    Decimal: _as_text(str),
+    datetime: _as_text(datetime.isoformat),
+    date: _as_text(date.isoformat),
+    time: _as_text(time.isoformat),
+    timedelta: _as_text(_duration),
+    PurePath: _as_text(str),
+    Enum: _enum,
+    bytes: _bytes,
+    bytearray: _bytes,
+    memoryview: _bytes,
+    dict: _mapping,
+    list: _array,
+    tuple: _array,
+    ContentPart: _part_inside,
+    BaseModel: _model,
+}
+
+_ABSTRACT: Final[list[tuple[type, Convert]]] = [
+    (Mapping, _mapping),
+    (Set, _set),
+    (ValuesView, _array),
+    (Sequence, _array),
+    (Iterator, _refuse("It should return a list of what it yields.")),
+    (AsyncIterator, _refuse("It should return a list of what it yields.")),
+    (Awaitable, _refuse("It should await it and return what comes of it.")),
+]
+
+
+def _converter(kind: type) -> Convert:
+    """Find what converts a type that is not in the table itself."""
+    for base in kind.__mro__:
+        if base in _TABLE:
+            return _TABLE[base]
+    for abstract, convert in _ABSTRACT:
+        if issubclass(kind, abstract):
+            return convert
+    if hasattr(kind, "__pydantic_serializer__"):
+        return _pydantic
+    return _dataclass if is_dataclass(kind) else _other

@@ -1,0 +1,190 @@
+"""Write what a tool returned as the message that the model reads. Pure; it never raises.
+
+The table of docs/reference/tool-results.md says what becomes of which value.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from pathors_agent.json_text import whole_characters, write_json
+from pathors_agent.messages import Content, ContentPart, JSONValue, ToolMessage
+from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, cut
+from pathors_agent.tools.registry import BoundCall
+from pathors_agent.tools.result_value import JSONWalk, Unsendable, kind_name
+from pathors_agent.tools.tool import Tool
+
+# A tool that only does something; "null" reads like something missing.
+NO_VALUE = "done (no value)"
+
+# A value is written out up to so many times the cap, to say how much of it was cut: 200,000
+# characters take 20 ms in the worst case (a list of small numbers).
+WRITTEN_CAPS = 10
+
+# Images, sounds and files of one result together; 7.5 MB in base64. OpenAI takes requests of
+# 50 MB, Anthropic images of 5 MB, and each later request of the run holds them again.
+MAX_MEDIA_CHARACTERS = 10_000_000
+MAX_PARTS = 100
+
+# Enough to see what went wrong; the model cannot mend a tool.
+MAX_UNEXPECTED = 3
+
+
+def result_message(bound: BoundCall, value: object) -> ToolMessage:
+    """Give the message for a tool's value; one that cannot be sent becomes an error in words."""
+    name = bound.tool.name
+    try:
+        content = _content(bound.tool, value)
+    except Unsendable as refusal:
+        return _failed(bound, f"{name} ran, but returned {refusal}")
+    # A value is anybody's code, too: its properties and serializers may raise whatever they like.
+    # Only the type is told; the text may hold anything.
+    except Exception as error:  # noqa: BLE001
+        kind, problem = kind_name(value), kind_name(error)
+        text = f"{name} ran, but its result, a value of type {kind}, could not be read ({problem})."
+        return _failed(bound, text)
+    return ToolMessage(tool_call_id=bound.call.id, content=content)
+
+
+def _failed(bound: BoundCall, text: str) -> ToolMessage:
+    content = cut(whole_characters(text), MAX_TEXT)
+    return ToolMessage(tool_call_id=bound.call.id, content=content, outcome="error")
+
+
+def _content(tool: Tool, value: object) -> Content:
+    cap = _Cap(tool.max_result_characters)
+    if _has_parts(value):
+        return _parts_content(tool, value, cap)
+    return cap.ended(cap.taken(_written(tool, value)))
+
+
+class _Written(NamedTuple):
+    """A value as text; `more`: it is only the beginning."""
+
+    text: str
+    more: bool = False
+
+
+def _written(tool: Tool, value: object) -> _Written:
+    if isinstance(value, str):
+        _check_returns(tool, value)
+        return _Written(value if type(value) is str else str.__str__(value))
+    walk = JSONWalk(tool.max_result_characters * WRITTEN_CAPS)
+    converted = walk.value(value)
+    _check_returns(tool, converted, whole=not walk.full)
+    return _Written(_text_of(converted), more=walk.full)
+
+
+def _text_of(converted: JSONValue) -> str:
+    if isinstance(converted, str):
+        return converted
+    return NO_VALUE if converted is None else write_json(converted).decode()
+
+
+# - the schema of the value -
+
+
+def _check_returns(tool: Tool, value: JSONValue, *, whole: bool = True) -> None:
+    if tool.result_validator is None:
+        return
+    if not whole:
+        characters = tool.max_result_characters * WRITTEN_CAPS
+        raise Unsendable(f"more than {characters:,} characters", "That is too long to be checked.")
+    try:
+        problems = tool.result_validator.problems(value)
+    except ArgumentsRefused:
+        raise Unsendable("something too large to be checked", "It should return less.") from None
+    if problems:
+        lines = [f"{problem.pointer or 'all'} {problem.wanted}" for problem in problems]
+        raise Unsendable(f"something unexpected: {'; '.join(lines[:MAX_UNEXPECTED])}", "")
+
+
+# - content parts -
+
+
+def _has_parts(value: object) -> bool:
+    if isinstance(value, ContentPart):
+        return True
+    if not isinstance(value, list | tuple):
+        return False
+    return any(isinstance(item, ContentPart) for item in islice(value, MAX_PARTS))
+
+
+def _parts_content(tool: Tool, value: object, cap: "_Cap") -> tuple[ContentPart, ...]:
+    if tool.returns is not None:
+        raise Unsendable("content parts", "Its `returns` promises JSON.")
+    items = value if isinstance(value, list | tuple) else [value]
+    if len(items) > MAX_PARTS:
+        raise Unsendable(f"more than {MAX_PARTS} content parts", "It should return fewer.")
+    media = JSONWalk(MAX_MEDIA_CHARACTERS)
+    parts = [part for item in items for part in _parts(tool, item, cap, media)]
+    return (*parts, *_noted(cap))
+
+
+def _parts(tool: Tool, item: object, cap: "_Cap", media: JSONWalk) -> Iterator[ContentPart]:
+    if not isinstance(item, ContentPart):
+        yield from _text_part(ContentPart(type="text", text=""), cap, _written(tool, item))
+    elif item.text is not None:
+        yield from _text_part(item, cap, _Written(item.text))
+    else:
+        yield _media_part(item, media)
+
+
+def _text_part(part: ContentPart, cap: "_Cap", written: _Written) -> Iterator[ContentPart]:
+    shown = cap.taken(written)
+    if shown or not written.text:
+        yield part.model_copy(update={"text": shown})
+
+
+def _media_part(part: ContentPart, media: JSONWalk) -> ContentPart:
+    before = media.left
+    media.value(part.model_extra)
+    if not media.full:
+        return part
+    media.left, media.full = before, False  # there may be room for a smaller one
+    kind = cut(whole_characters(part.type), 40)
+    note = f"[left out: {kind}, too large; a result holds {MAX_MEDIA_CHARACTERS:,} characters]"
+    return ContentPart(type="text", text=note)
+
+
+def _noted(cap: "_Cap") -> Iterator[ContentPart]:
+    if cap.note:
+        yield ContentPart(type="text", text=cap.note)
+
+
+# - the cap -
+
+
+class _Cap:
+    """How many characters of text may still be shown, and how many there were."""
+
+    def __init__(self, characters: int) -> None:
+        self._left = characters
+        self._shown = self._total = 0
+        self._more = False
+
+    def taken(self, written: _Written) -> str:
+        """Take as much of a text as there is room for, in whole characters."""
+        text = written.text
+        if len(text) <= 2 * self._left:
+            text = whole_characters(text)
+            shown = text[: self._left]
+        else:  # halves of characters, that become one, are at most twice as many
+            shown = whole_characters(text[: 2 * self._left + 1])[: self._left]
+        self._left -= len(shown)
+        self._shown += len(shown)
+        self._total += len(text)
+        self._more |= written.more
+        return shown
+
+    @property
+    def note(self) -> str:
+        """What tells the model that something was cut."""
+        if self._shown == self._total and not self._more:
+            return ""
+        total = f"more than {self._total:,}" if self._more else f"{self._total:,}"
+        return f"[cut: {self._shown:,} of {total} characters shown]"
+
+    def ended(self, text: str) -> str:
+        """End a text that was cut with the note."""
+        return f"{text}\n{self.note}" if self.note else text

@@ -1,0 +1,273 @@
+"""Say what a tool is: a function, or a name with a JSON Schema, and how it is to be run. Pure.
+
+A tool is a decorated function, or a name with a JSON Schema; without a function it is a client
+tool, which only the caller can run.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast, overload
+
+from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.schema.arguments import (
+    CheckedArguments,
+    SchemaValidator,
+    TypedArguments,
+)
+from pathors_agent.schema.compiled import compile_schema
+from pathors_agent.schema.strict import close_schema
+from pathors_agent.schema.strict_arguments import ArgumentsReader, StrictArguments
+from pathors_agent.tools.docstring import read_docstring
+from pathors_agent.tools.signature import (
+    Signature,
+    ToolContext,
+    find_context_parameter,
+    read_signature,
+    refused,
+)
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
+
+# About 5,000 tokens: what a model reads with profit; a page of a book is 2,000 characters.
+MAX_RESULT_CHARACTERS = 20_000
+
+# OpenAI's rule for function names.
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+Reconcile = Callable[[ToolContext[Any], Mapping[str, Any]], object]
+"""Says what became of a call, of which nobody knows whether it was carried out; sync or async."""
+
+
+class ToolOptions(TypedDict, total=False):
+    """What can be said of a tool beside its function; `Tool` explains each."""
+
+    name: str | None
+    description: str | None
+    timeout: float | None
+    sequential: bool
+    run_in: Literal["thread", "process"]
+    memory: int | None
+    approve: bool | Callable[[Mapping[str, Any]], bool]
+    strict: bool
+    returns: Mapping[str, Any] | None
+    max_result_characters: int
+    idempotent: bool
+    reconcile: Reconcile | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """Something a model may call: a name, a description, the JSON Schema of its parameters.
+
+    `function` (sync or async) gets the arguments as keywords; without one the tool is a client
+    tool. A definition is checked when it is registered.
+
+    - `timeout`: seconds that one call may take; None leaves it to `Limits.tool_seconds`. An async
+      function is cancelled; a thread that hangs is left to itself, and at four such the tool is
+      refused until one returns.
+    - `sequential`: no other call of the answer runs beside this one.
+    - `run_in`: where a sync function runs; a "process" can really be stopped, at its `timeout`
+      (its start counts) or when it takes more than `memory` bytes of address space (not on
+      Windows). It needs a function at the top level of a module, arguments and a value that can
+      be pickled, and gets none of the caller's context variables.
+    - `approve`: calls wait for a person's approval: all, or those whose arguments the function
+      says so of.
+    - `strict`: send the closed form of the schema, for endpoints that enforce it.
+    - `returns`: a JSON Schema that the value must fit.
+    - `max_result_characters`: a longer result is cut, and says so.
+    - `idempotent`: in a durable run, a call that a crash cut off runs again, with the same
+      `ToolContext.key`. Any other is not run again by itself.
+    - `reconcile`: for other tools, a function of the `ToolContext` and the arguments that says
+      what became of such a call; see `pathors_agent.durable`.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(
+        default_factory=lambda: {"type": "object", "properties": {}}, hash=False, repr=False
+    )
+    function: Callable[..., Any] | None = None
+    timeout: float | None = None
+    sequential: bool = False
+    run_in: Literal["thread", "process"] = "thread"
+    memory: int | None = None
+    approve: bool | Callable[[Mapping[str, Any]], bool] = False
+    strict: bool = False
+    returns: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+    max_result_characters: int = MAX_RESULT_CHARACTERS
+    idempotent: bool = False
+    reconcile: Reconcile | None = field(default=None, repr=False)
+    _signature: Signature | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def from_function(
+        cls,
+        function: Callable[..., Any],
+        **options: Unpack[ToolOptions],
+    ) -> "Tool":
+        """Make a tool of a function: its signature, its docstring, its name."""
+        rest: dict[str, Any] = dict(options)
+        name, description = rest.pop("name", None), rest.pop("description", None)
+        name = getattr(function, "__name__", "") if name is None else name
+        if problem := _no_function(function):
+            raise refused(name, "", problem)
+        check_name(name)
+        docstring = read_docstring(function)
+        signature = read_signature(function, tool=name, descriptions=docstring.parameters)
+        return cls(
+            name=name,
+            description=docstring.description if description is None else description,
+            parameters=signature.schema,
+            function=function,
+            _signature=signature,
+            **rest,
+        )
+
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether the function is a coroutine function, or an async generator function."""
+        own_call = getattr(self.function, "__call__", None)  # noqa: B004  (wanted: its method)
+        return self.reports or any(map(inspect.iscoroutinefunction, (self.function, own_call)))
+
+    @cached_property
+    def reports(self) -> bool:
+        """Whether the function is an async generator: its last value is its result."""
+        return inspect.isasyncgenfunction(self.function)
+
+    @cached_property
+    def arguments(self) -> ArgumentsReader:
+        """The reader of this tool's arguments."""
+        reader: ArgumentsReader
+        if self._signature is not None:
+            reader = TypedArguments(self._signature.adapter, self._signature.schema["properties"])
+        else:
+            reader = CheckedArguments(compile_schema(self.parameters))
+        return StrictArguments(reader, self.parameters) if self.strict else reader
+
+    @cached_property
+    def sent_parameters(self) -> Mapping[str, Any]:
+        """The schema that a request holds: of a strict tool, the closed form."""
+        return close_schema(self.parameters) if self.strict else self.parameters
+
+    @cached_property
+    def result_validator(self) -> SchemaValidator | None:
+        """What checks this tool's values, where `returns` says what they should be."""
+        return None if self.returns is None else compile_schema(self.returns)
+
+    @cached_property
+    def context_parameter(self) -> str | None:
+        """The name of the parameter that takes the `ToolContext`."""
+        if self._signature is not None:
+            return self._signature.context_parameter
+        if self.function is None:
+            return None
+        return find_context_parameter(self.function, tool=self.name)
+
+    @property
+    def options(self) -> ToolOptions:
+        """What was said of the tool beside its function."""
+        names = ToolOptions.__annotations__
+        return cast(ToolOptions, {name: getattr(self, name) for name in names})
+
+    @property
+    def is_method(self) -> bool:
+        """Whether the function was decorated as a method: it needs a bound `self` to be called."""
+        return self._signature is not None and self._signature.is_method
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The tool as OpenAI's requests hold it."""
+        described = {"description": self.description} if self.description else {}
+        function: dict[str, Any] = {"name": self.name, **described}
+        if self.strict:
+            function["strict"] = True
+        function["parameters"] = self.sent_parameters
+        return {"type": "function", "function": function}
+
+
+class _Unresolved(NamedTuple):
+    """The options of a decorated function whose annotations name what is not defined yet."""
+
+    options: ToolOptions
+
+
+@overload
+def tool(function: FunctionT, /) -> FunctionT: ...
+@overload
+def tool(**options: Unpack[ToolOptions]) -> Callable[[FunctionT], FunctionT]: ...
+def tool(
+    function: Callable[..., object] | None = None,
+    /,
+    **options: Unpack[ToolOptions],
+) -> Callable[..., object]:
+    """Make a function a tool, and return it as it was.
+
+    Its docstring describes the tool and its parameters, its annotations make the schema. The
+    `Tool` is kept in the function's `__tool__`; the options are those of `Tool`.
+    """
+    if function is None:
+        return lambda function: _decorate(function, options)
+    return _decorate(function, options)
+
+
+def _decorate(function: FunctionT, options: ToolOptions) -> FunctionT:
+    made: Tool | _Unresolved
+    try:
+        made = Tool.from_function(function, **options)
+    except ToolDefinitionError as error:
+        # A name that the module defines further down; it is known at registration.
+        if not isinstance(error.__cause__, NameError):
+            raise
+        made = _Unresolved(options)
+    try:
+        function.__tool__ = made  # type: ignore[attr-defined]  # functions take attributes
+    except AttributeError:
+        kind = type(function).__name__
+        raise refused(
+            getattr(function, "__name__", ""),
+            "",
+            f"a {kind} cannot be decorated; use Tool.from_function",
+        ) from None
+    return function
+
+
+def _no_function(item: object) -> str | None:
+    if callable(item) and not isinstance(item, type | partial | staticmethod | classmethod):
+        return None
+    return f"a {type(item).__name__} is no function; put @tool directly above `def`"
+
+
+def as_tool(item: object) -> Tool:
+    """Give the tool that something is, or was decorated as; raise for anything else."""
+    if isinstance(item, Tool):
+        return item
+    function: Any = getattr(item, "__func__", item)
+    made = getattr(function, "__tool__", None)
+    if isinstance(made, _Unresolved):
+        made = function.__tool__ = Tool.from_function(function, **made.options)
+    if not isinstance(made, Tool) or not callable(item):
+        raise _undecorated(item)
+    if made.function is item:
+        return made
+    if item is not function and not made.is_method:  # its `self` has another name
+        return Tool.from_function(item, **made.options)
+    # A bound method, or a wrapper that took over the attribute with functools.wraps.
+    return replace(made, function=item)
+
+
+def _undecorated(item: object) -> ToolDefinitionError:
+    name = getattr(item, "__name__", type(item).__name__)
+    if inspect.isroutine(item):
+        return refused(name, "", "is a plain function; decorate it with @tool")
+    kind = type(item).__name__
+    return refused(name, "", f"a {kind} is neither a Tool nor a function decorated with @tool")
+
+
+def check_name(name: str) -> None:
+    """Raise for a name that OpenAI's API does not take."""
+    if not _NAME.fullmatch(name):
+        raise refused(name, "name", "should be 1 to 64 of the characters a-z A-Z 0-9 _ -")

@@ -1,0 +1,1 @@
+"""Carry requests to models: over HTTP, around one another, into this process."""

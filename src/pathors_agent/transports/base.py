@@ -1,0 +1,92 @@
+"""What carries a request to a model and its answer back: one method to override.
+
+A transport knows bytes, a status and headers; it knows nothing of messages. Subclass
+`Transport` (or `AsyncTransport`) and write `send`, usually with `contextlib.contextmanager`:
+
+    class MyTransport(Transport):
+        @contextmanager
+        def send(self, request):
+            with my_client.post(URL, request.body) as answer:
+                yield Response(status=200, headers={}, pieces=answer.pieces())
+
+`pathors_agent.testing.check_transport` tests a subclass.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
+
+from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+
+COMPLETIONS_PATH = "/chat/completions"
+"""Where chat completions are asked for, after the base URL, in every API of this kind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One chat completion to ask for: a JSON body, and the session it belongs to.
+
+    Other operations of the same API have another `method` or `path`: what follows the base URL,
+    percent-encoded, perhaps with a query. An empty body is not sent.
+
+    `session_id` is None where there is no session yet; a transport whose endpoint keeps sessions
+    sends it in the way that endpoint reads. `headers` are added to the transport's own. The whole
+    exchange may take `seconds`, beside the transport's own limits.
+    """
+
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    session_id: str | None = None
+    seconds: float | None = None
+    method: str = "POST"
+    path: str = COMPLETIONS_PATH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """An answer as it arrives: status, headers (lower-case names), and its body in pieces.
+
+    The pieces may be cut anywhere; they are read once, inside the `with` that gave the response.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    pieces: Iterable[bytes] = field(default=(), repr=False)
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsyncResponse:
+    """`Response` for an `AsyncTransport`: its pieces are an async iterable."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    pieces: AsyncIterable[bytes] = field(repr=False)
+    session_id: str | None = None
+
+
+class Transport(ABC):
+    """A way to reach a model, for blocking code."""
+
+    profile: EndpointProfile = DEFAULT_PROFILE
+    """What the endpoint wants to be sent."""
+
+    @abstractmethod
+    def send(self, request: Request) -> AbstractContextManager[Response]:
+        """Send one request; give its response, and release it when the `with` block ends.
+
+        Raise `TransportError` (or a subclass) for a failure, before or while the pieces are
+        read. An answer with an error status is returned like any other: the caller reads it.
+        """
+
+
+class AsyncTransport(ABC):
+    """A way to reach a model, for asyncio and trio."""
+
+    profile: EndpointProfile = DEFAULT_PROFILE
+    """What the endpoint wants to be sent."""
+
+    @abstractmethod
+    def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
+        """As `Transport.send`."""

@@ -1,0 +1,207 @@
+"""Say where requests go and what goes with each: the address, the key, the headers."""
+
+import base64
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
+
+from pathors_agent.errors import AuthenticationError, TransportError
+from pathors_agent.transports.base import COMPLETIONS_PATH, Request
+from pathors_agent.transports.exchange import Exchange, InvalidSetting, Secrets, Timeouts
+from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+
+if TYPE_CHECKING:
+    import httpx2  # for its URL: one reading of addresses, whatever client calls them
+
+# Shorter header values are words like "gzip", not secrets to be looked for in error texts.
+SHORTEST_SECRET = 8
+
+_DEFAULT_BASE = "https://api.pathors.com/v1/projects/{project_id}"
+# RFC 9110, 5.1 and 5.5, without the bytes above ASCII.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 3986, 3.3 and 3.4; a segment of dots would lead out of the base.
+_CHARACTER = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
+_PATH = re.compile(rf"(?:/(?!\.{{1,2}}(?:[/?]|$)){_CHARACTER}*)+(?:\?(?:{_CHARACTER}|[/?])*)?")
+_HEADER_VALUE = re.compile(r"[!-~]+(?:[ \t]+[!-~]+)*")
+
+
+class Endpoint:
+    """Where requests go and what goes with each of them."""
+
+    def __init__(
+        self,
+        base_url: str | None,
+        api_key: str | None,
+        project_id: str | None,
+        timeouts: Timeouts,
+        headers: Mapping[str, str],
+        session_header: str,
+    ) -> None:
+        given = base_url or os.environ.get("PATHORS_BASE_URL")
+        base = _parsed(given or _hosted_base(project_id))
+        own = _authorization(api_key, base, needed=not given) | _checked_headers(headers)
+        self.url = _completions_url(base)
+        # Without what may be secret in an address: user name, password and query.
+        self.shown = str(self.url.copy_with(query=None))
+        self._host = str(self.url.copy_with(raw_path=b"")).rstrip("/")
+        self._timeouts = timeouts
+        self._session_header = _checked_name(session_header)
+        self.headers = _merged(_own_headers(), own)
+        self._secrets = _secrets(base, own)
+
+    def exchange(self, seconds: float | None = None) -> Exchange:
+        """Begin one: its clock starts now; it may take `seconds` where that is less."""
+        timeouts = self._timeouts
+        if seconds is not None and seconds < timeouts.seconds("whole"):
+            timeouts = replace(timeouts, whole=seconds)
+        return Exchange(self._host, timeouts, self._secrets)
+
+    def headers_beside(self, request: Request) -> dict[str, str]:
+        """Give what goes with this request beside, or instead of, `headers`.
+
+        Raises `TransportError` where it cannot be sent.
+        """
+        session_id = request.session_id
+        try:
+            headers = _checked_headers(request.headers)
+            if session_id is None:
+                return headers
+            session = {self._session_header: _checked_value("The session id", session_id)}
+            return _merged(headers, session)
+        except InvalidSetting as error:
+            raise TransportError(str(error), retryable=False) from None
+
+    def address(self, request: Request, completions: "httpx2.URL") -> "httpx2.URL":
+        """Give where a request goes, by the address at which a client asks for completions.
+
+        Raises `TransportError` where it cannot be sent.
+        """
+        if request.path == COMPLETIONS_PATH and request.method == "POST":
+            return completions
+        if not _PATH.fullmatch(request.path) or not _HEADER_NAME.fullmatch(request.method):
+            raise TransportError(
+                "The request's method or path cannot be sent: a path begins with a slash and is "
+                "percent-encoded.",
+                retryable=False,
+            )
+        base, _, query = completions.raw_path.partition(b"?")
+        path, _, own_query = request.path.encode().partition(b"?")
+        path = base.removesuffix(COMPLETIONS_PATH.encode()) + path
+        query = b"&".join(filter(None, [query, own_query]))
+        return completions.copy_with(raw_path=path + b"?" * bool(query) + query)
+
+    def head(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
+        """Give what an answer says before its body, by the names of `Response`."""
+        session_id = headers.get(self._session_header.lower())
+        return {"status": status, "headers": headers, "session_id": session_id}
+
+
+def chosen_profile(
+    profile: EndpointProfile | None, sends: Literal["history", "new_messages"] | None
+) -> EndpointProfile:
+    """Give the profile that a transport's arguments mean."""
+    profile = profile or DEFAULT_PROFILE
+    return replace(profile, sends=sends) if sends else profile
+
+
+def _hosted_base(project_id: str | None) -> str:
+    project = project_id or os.environ.get("PATHORS_PROJECT_ID")
+    if not project:
+        raise AuthenticationError(
+            "No project: pass project_id= or set PATHORS_PROJECT_ID; for another endpoint pass "
+            "base_url= or set PATHORS_BASE_URL."
+        )
+    if not project.strip("."):
+        raise InvalidSetting("project_id cannot be part of an address.")
+    return _DEFAULT_BASE.format(project_id=quote(project, safe=""))
+
+
+def _parsed(base: str) -> "httpx2.URL":
+    import httpx2
+
+    with suppress(httpx2.InvalidURL, UnicodeError):
+        url = httpx2.URL(base)
+        if url.scheme in ("http", "https") and url.host:
+            return url
+    # The address is not quoted: it may hold a password.
+    raise InvalidSetting("base_url is no address of the form https://host/path.")
+
+
+def _completions_url(base: "httpx2.URL") -> "httpx2.URL":
+    path, mark, query = base.raw_path.partition(b"?")
+    raw_path = path.rstrip(b"/") + COMPLETIONS_PATH.encode() + mark + query
+    return base.copy_with(raw_path=raw_path, username=None, password=None, fragment=None)
+
+
+def _authorization(api_key: str | None, url: "httpx2.URL", *, needed: bool) -> dict[str, str]:
+    if api_key is None and url.userinfo:
+        pair = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
+        return {"Authorization": f"Basic {pair}"}
+    key = os.environ.get("PATHORS_API_KEY", "") if api_key is None else api_key
+    if key:
+        return {"Authorization": f"Bearer {_checked_value('The API key', key)}"}
+    if needed:
+        raise AuthenticationError("No API key: pass api_key= or set PATHORS_API_KEY.")
+    return {}
+
+
+def _secrets(base: "httpx2.URL", headers: Mapping[str, str]) -> Secrets:
+    """Pick what must not stand in an error: of "Bearer x" the x."""
+    words = (value.rpartition(" ")[2] for value in (base.password, *headers.values()))
+    query = base.query.decode()
+    return Secrets(
+        [word for word in words if len(word) >= SHORTEST_SECRET],
+        query if len(query) >= SHORTEST_SECRET else "",
+    )
+
+
+def _merged(*groups: Mapping[str, str]) -> dict[str, str]:
+    """Join groups of headers; the last of a name wins, in whatever case it is written."""
+    named = {name.lower(): (name, value) for group in groups for name, value in group.items()}
+    return dict(named.values())
+
+
+def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    return {
+        _checked_name(name): _checked_value(f"The header {name}", value)
+        for name, value in headers.items()
+    }
+
+
+def _checked_name(name: str) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        raise InvalidSetting("A header's name is empty or has a character that it may not have.")
+    return name
+
+
+def _checked_value(what: str, value: str) -> str:
+    # The value is not quoted: it may be a secret.
+    if not _HEADER_VALUE.fullmatch(value):
+        raise InvalidSetting(
+            f"{what} cannot be sent in an HTTP header: it is empty, begins or ends with a space or "
+            "a line break, or has a character that is not visible ASCII."
+        )
+    return value
+
+
+def _own_headers() -> dict[str, str]:
+    return {
+        "Content-Type": "application/json",
+        "Accept": "text/event-stream, application/json",
+        "User-Agent": f"pathors-agent/{library_version()}",
+    }
+
+
+@cache
+def library_version() -> str:
+    """Give the version that is installed."""
+    try:
+        return version("pathors-agent")
+    except PackageNotFoundError:  # run from a source tree
+        return "0"

@@ -1,0 +1,1 @@
+"""The wire format, both ways: bytes to messages, messages to bytes. Pure."""

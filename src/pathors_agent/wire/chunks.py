@@ -1,0 +1,317 @@
+"""Read one decoded chunk or completion into a message, whatever shape a server gave it.
+
+`Chunk` is what almost every chunk looks like, and nothing else fits it. What does not fit goes
+through `read_loose_chunk`, which takes what is there.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from sys import intern
+from typing import Annotated, Literal
+
+import msgspec
+
+from pathors_agent.errors import ProviderError
+from pathors_agent.json_text import write_json
+from pathors_agent.messages import JSONValue, Usage
+from pathors_agent.wire.message_builder import Delta, MessageBuilder
+from pathors_agent.wire.provider_errors import find_error
+
+# Deeper than any answer; what is kept of one must not break the next that writes it.
+MAX_DEPTH = 100
+
+# - The usual chunk: text, reasoning or pieces of calls for the first choice. A field that needs
+#   attention when it is there is declared as null, so that decoding fails on any other value;
+#   `forbid_unknown_fields` does the same where unknown fields are kept.
+
+
+class FunctionPiece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """`delta.tool_calls[].function`."""
+
+    arguments: str | None = None
+    name: str | None = None
+
+
+class CallPiece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """`delta.tool_calls[]`."""
+
+    index: Annotated[int, msgspec.Meta(ge=0)]
+    function: FunctionPiece
+    id: str | None = None
+    type: str | None = None
+
+
+class ChoiceDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """`choices[].delta`."""
+
+    content: str | None = None
+    tool_calls: list[CallPiece] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    role: str | None = None
+    refusal: None = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    """`choices[]`."""
+
+    delta: ChoiceDelta
+    index: Literal[0] = 0
+    finish_reason: str | None = None
+    logprobs: None = None
+    error: None = None
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """One `chat.completion.chunk`; its id and model are read from the first chunks, loosely."""
+
+    choices: Annotated[list[Choice], msgspec.Meta(min_length=1)]
+    usage: None = None
+    error: None = None
+    tool_calls: None = None
+
+
+Builders = Callable[[int], MessageBuilder]
+"""Gives the builder of a choice by its index."""
+
+
+# - Any other chunk, and whole completions.
+
+
+def loads(text: str | bytes) -> JSONValue:
+    """Decode JSON, tolerating what Python's parser tolerates; NaN and infinities become null.
+
+    Raise ValueError for anything else, nesting of over `MAX_DEPTH` included.
+    """
+    try:
+        value: JSONValue = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        try:
+            value = json.loads(text, parse_constant=lambda _: None)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+    if count_openers(text) > MAX_DEPTH and _is_deep(value):
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    return value
+
+
+def count_openers(text: str | bytes) -> int:
+    """Count what may open a container: none lies deeper than that."""
+    if isinstance(text, str):
+        return text.count("[") + text.count("{")
+    return text.count(b"[") + text.count(b"{")
+
+
+def _is_deep(value: JSONValue) -> bool:
+    """Whether containers lie in each other more than `MAX_DEPTH` deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for container in level for item in _items(container)]
+        if not level:
+            return False
+    return True
+
+
+def _items(value: JSONValue) -> Iterable[JSONValue]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def read_loose_chunk(
+    chunk: Mapping[str, JSONValue],
+    builder_of: Builders,
+    deltas: list[Delta],
+    *,
+    is_completion: bool = False,
+) -> ProviderError | None:
+    """Add a chunk or a completion of any shape to the message; give the error it holds, if any.
+
+    In a chunk the delta counts and a message beside it repeats what came; in a completion it is
+    the other way round.
+    """
+    choices = [c for c in as_list(chunk.get("choices")) if isinstance(c, dict)]
+    if error := find_error(chunk, is_answer=bool(choices)):
+        return error
+    first = builder_of(0)
+    first.id = first.id or as_text(chunk.get("id")) or None
+    # One text for all the answers of a model.
+    first.model = first.model or intern(as_text(chunk.get("model"))) or None
+    if isinstance(usage := chunk.get("usage"), dict):
+        first.usage = read_usage(usage)
+    for choice in choices:
+        if error := find_error(choice, is_answer=True):
+            return error
+        index = as_index(choice.get("index")) or 0
+        out = deltas if index == 0 else []
+        names = ("message", "delta") if is_completion else ("delta", "message")
+        _read_choice(choice, names, builder_of(index), out)
+    for position, piece in enumerate(as_list(chunk.get("tool_calls"))):
+        first.note("top_level_tool_calls", "tool_calls stood beside choices")
+        _read_call(piece, first, deltas, whole_at=position)
+    return None
+
+
+def read_usage(usage: Mapping[str, JSONValue]) -> Usage:
+    """Read a usage object; a count that is missing, null, negative or no number is unknown."""
+    prompt = as_object(usage.get("prompt_tokens_details"))
+    completion = as_object(usage.get("completion_tokens_details"))
+    return Usage(
+        prompt_tokens=as_index(usage.get("prompt_tokens")),
+        completion_tokens=as_index(usage.get("completion_tokens")),
+        total_tokens=as_index(usage.get("total_tokens")),
+        cached_tokens=as_index(prompt.get("cached_tokens")),
+        reasoning_tokens=as_index(completion.get("reasoning_tokens")),
+    )
+
+
+def _read_choice(
+    choice: Mapping[str, JSONValue],
+    names: tuple[str, str],
+    builder: MessageBuilder,
+    deltas: list[Delta],
+) -> None:
+    for name in names:
+        if isinstance(delta := choice.get(name), dict):
+            _read_delta(delta, builder, deltas, whole=name == "message")
+            break
+    reason = choice.get("finish_reason")
+    if isinstance(reason, str) and (reason or names[0] == "message"):
+        builder.finish_reason = reason
+    if isinstance(logprobs := choice.get("logprobs"), dict):
+        builder.keep("logprobs", logprobs)
+
+
+def _read_delta(
+    delta: Mapping[str, JSONValue], builder: MessageBuilder, deltas: list[Delta], *, whole: bool
+) -> None:
+    if reasoning := as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning")):
+        builder.add_reasoning(reasoning, deltas)
+    _read_content(delta.get("content"), builder, deltas)
+    if refusal := as_text(delta.get("refusal")):
+        builder.add_refusal(refusal)
+    for position, piece in enumerate(as_list(delta.get("tool_calls"))):
+        _read_call(piece, builder, deltas, whole_at=position if whole else None)
+    call = as_object(delta.get("function_call"))
+    name, arguments = as_text(call.get("name")), as_arguments(call.get("arguments"), builder)
+    if name or arguments:
+        builder.add_legacy_call(name, arguments, deltas)
+    for field, value in delta.items():
+        if field not in _READ_FIELDS and value not in (None, "", [], {}):
+            builder.keep(field, value)
+
+
+_READ_FIELDS = frozenset(
+    {
+        "role",
+        "content",
+        "reasoning",
+        "reasoning_content",
+        "refusal",
+        "tool_calls",
+        "function_call",
+    }
+)
+
+
+def _read_content(content: JSONValue, builder: MessageBuilder, deltas: list[Delta]) -> None:
+    if isinstance(content, str):
+        builder.add_text(content, deltas)
+        return
+    for part in as_list(content):
+        builder.note("content_parts", "content came as a list of parts")
+        if isinstance(part, str):
+            builder.add_text(part, deltas)
+        elif isinstance(part, dict):
+            _read_part(part, builder, deltas)
+
+
+def _read_part(part: Mapping[str, JSONValue], builder: MessageBuilder, deltas: list[Delta]) -> None:
+    match part.get("type"):
+        case "text" | "output_text":
+            builder.add_text(as_text(part.get("text")), deltas)
+        case "thinking" | "reasoning":
+            for text in _texts(part.get("thinking") or part.get("text")):
+                builder.add_reasoning(text, deltas)
+        case _:
+            builder.keep("content_parts", [dict(part)])
+
+
+def _texts(value: JSONValue) -> list[str]:
+    """The texts of a thinking part: a string, or a list of text parts."""
+    if isinstance(value, str):
+        return [value]
+    return [as_text(as_object(part).get("text")) for part in as_list(value)]
+
+
+def _read_call(
+    piece: JSONValue, builder: MessageBuilder, deltas: list[Delta], *, whole_at: int | None
+) -> None:
+    """Add one entry of a `tool_calls` list.
+
+    `whole_at` is its place in a whole message, where entries have no index and are one call each.
+    """
+    if not isinstance(piece, dict):
+        builder.note("odd_tool_call", f"an entry of tool_calls is a {type(piece).__name__}")
+        return
+    function = as_object(piece.get("function"))
+    extra: dict[str, JSONValue] = {
+        k: v for k, v in piece.items() if k not in _CALL_FIELDS and v is not None
+    }
+    # A whole message's entries are told apart by place, whatever index they claim.
+    index = as_index(piece.get("index")) if whole_at is None else -1 - whole_at
+    builder.add_piece(
+        deltas,
+        index=index,
+        id=as_text(piece.get("id")),
+        name=as_text(function.get("name")),
+        arguments=as_arguments(function.get("arguments"), builder),
+        extra=extra,
+    )
+
+
+_CALL_FIELDS = frozenset({"index", "id", "type", "function"})
+
+
+# - Values as what they should have been.
+
+
+def as_text(value: JSONValue) -> str:
+    """A string, or "" for anything else."""
+    return value if isinstance(value, str) else ""
+
+
+def as_list(value: JSONValue) -> list[JSONValue]:
+    """A list, or an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def as_object(value: JSONValue) -> dict[str, JSONValue]:
+    """An object, or an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_index(value: JSONValue) -> int | None:
+    """A whole number from 0, or None for anything else."""
+    return value if type(value) is int and value >= 0 else None
+
+
+def as_arguments(value: JSONValue, builder: MessageBuilder) -> str:
+    """Arguments as JSON text; a server that sends the value itself gets it written out."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    builder.note("arguments_not_text", f"arguments came as a {type(value).__name__}")
+    return write_json(value).decode()
+
+
+def holds_message(value: Mapping[str, JSONValue]) -> bool:
+    """Whether a whole body says anything: a message, a delta, tool calls, or an error."""
+    choices = [as_object(choice) for choice in as_list(value.get("choices"))]
+    return (
+        any(isinstance(c.get("message") or c.get("delta"), dict) for c in choices)
+        or bool(as_list(value.get("tool_calls")))
+        or find_error(value, is_answer=bool(choices)) is not None
+        or any(find_error(choice, is_answer=True) for choice in choices)
+    )

@@ -1,0 +1,136 @@
+"""Write an assistant message as the bytes of a chat completion, streamed or plain.
+
+Every field that OpenAI sends is there, and the same message always gives the same bytes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import msgspec
+
+from pathors_agent.messages import AssistantMessage, ToolCall, Usage
+from pathors_agent.wire.sse import encode_event
+
+# A fixed time (2024-01-01, 00:00 UTC), so that an answer has the same bytes on every run.
+CREATED = 1_704_067_200
+
+DONE = encode_event("[DONE]")
+
+Object = Mapping[str, object]
+Split = Callable[[str], Iterable[str]]
+"""Cuts a text into the pieces that are sent as one delta each."""
+
+
+def stream_events(
+    message: AssistantMessage, *, split: Split, include_usage: bool = False
+) -> list[bytes]:
+    """Write the message as server-sent events, the closing `[DONE]` included.
+
+    With `include_usage` each chunk has the field `usage`, and one more chunk holds the counts.
+    """
+    shared = _shared_fields(message, "chat.completion.chunk")
+    if include_usage:
+        shared["usage"] = None
+    chunks = [_chunk(shared, delta) for delta in _deltas(message, split)]
+    chunks.append(_chunk(shared, {}, message.finish_reason))
+    if include_usage:
+        chunks.append({**shared, "choices": [], "usage": usage_fields(message.usage)})
+    return [*(encode_event(msgspec.json.encode(chunk)) for chunk in chunks), DONE]
+
+
+def plain_body(message: AssistantMessage) -> bytes:
+    """Write the message as one JSON completion."""
+    answer: dict[str, object] = {
+        "role": "assistant",
+        "content": message.text if message.content is not None else None,
+        "refusal": message.refusal,
+    }
+    if message.reasoning is not None:
+        answer["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        answer["tool_calls"] = [_call_fields(call) for call in message.tool_calls]
+    choice = {
+        "index": 0,
+        "message": answer,
+        "logprobs": None,
+        "finish_reason": message.finish_reason,
+    }
+    completion = _shared_fields(message, "chat.completion")
+    return msgspec.json.encode(
+        {**completion, "choices": [choice], "usage": usage_fields(message.usage)}
+    )
+
+
+def error_body(
+    message: str,
+    *,
+    type: str,  # noqa: A002  (OpenAI's name for the field)
+    code: str | None = None,
+    param: str | None = None,
+    details: Iterable[str] = (),
+) -> bytes:
+    """Write an error the way the API does."""
+    return msgspec.json.encode(
+        {
+            "error": {
+                "message": message,
+                "type": type,
+                "param": param,
+                "code": code,
+                "details": list(details),
+            }
+        }
+    )
+
+
+def usage_fields(usage: Usage | None) -> Object:
+    """Give the three counts, -1 for what is unknown."""
+    usage = usage or Usage()
+    counts = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+    return {name: -1 if count is None else count for name, count in counts.items()}
+
+
+def _shared_fields(message: AssistantMessage, kind: str) -> dict[str, object]:
+    return {
+        "id": message.id or "chatcmpl-1",
+        "object": kind,
+        "created": CREATED,
+        "model": message.model or "unknown",
+        "system_fingerprint": "fp_pathors_agent",
+    }
+
+
+def _chunk(shared: Object, delta: Object, finish_reason: str | None = None) -> Object:
+    choice = {
+        "index": 0,
+        "delta": delta,
+        "logprobs": None,
+        "finish_reason": finish_reason,
+    }
+    return {**shared, "choices": [choice]}
+
+
+def _deltas(message: AssistantMessage, split: Split) -> Iterator[Object]:
+    """Yield the deltas in OpenAI's order: role, reasoning, text, refusal, then each call."""
+    opening = None if message.content is None else ""
+    yield {"role": "assistant", "content": opening, "refusal": None}
+    yield from ({"reasoning_content": piece} for piece in split(message.reasoning or ""))
+    yield from ({"content": piece} for piece in split(message.text))
+    yield from ({"refusal": piece} for piece in split(message.refusal or ""))
+    for index, call in enumerate(message.tool_calls):
+        yield from ({"tool_calls": [piece]} for piece in _call_pieces(index, call, split))
+
+
+def _call_pieces(index: int, call: ToolCall, split: Split) -> Iterator[Object]:
+    opening = _call_fields(call.model_copy(update={"arguments": ""}))
+    yield {"index": index, **opening}
+    for piece in split(call.arguments):
+        yield {"index": index, "function": {"arguments": piece}}
+
+
+def _call_fields(call: ToolCall) -> Object:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function, **call.extra}

@@ -1,0 +1,550 @@
+"""Bytes of an answer to deltas, and to one `AssistantMessage` at its end. Pure: no I/O.
+
+Three lanes with one meaning, fastest first: a read that is exactly one event; a read of several
+events that are one `data` line each; and anything else, by the letter of the standard.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from pathors_agent.errors import (
+    QUOTED_BODY_BYTES,
+    IncompleteResponse,
+    MalformedResponse,
+    ProviderError,
+    TransportError,
+)
+from pathors_agent.messages import AssistantMessage, JSONValue
+from pathors_agent.wire.chunks import CallPiece, Chunk, holds_message, loads, read_loose_chunk
+from pathors_agent.wire.completions import UNUSUAL, read_usual_completion
+from pathors_agent.wire.message_builder import (
+    MAX_CHOICES,
+    PART_BYTES,
+    BoundPassed,
+    Delta,
+    MessageBuilder,
+    Quirk,
+    TextDelta,
+    ToolCallDelta,
+)
+from pathors_agent.wire.provider_errors import decode_error
+from pathors_agent.wire.sse import BYTE_ORDER_MARK, MAX_EVENT_BYTES, LineEnds, SSEParser
+
+# 32 MiB: a hundred times the longest answer any model gives.
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+# 4 MiB: a large file as one argument.
+MAX_ARGUMENTS_BYTES = 4 * 1024 * 1024
+
+# Sizes are looked at again after this much more was received, so that looking costs nothing.
+_CHECK_STEP_BYTES = 64 * 1024
+# What a byte received makes of a message, at most: a part with one character, written out anew.
+_MOST_PER_BYTE = 2 * PART_BYTES
+_QUOTED_CHARACTERS = 200
+_OK = 200
+_DATA_OBJECT = b"data: {"
+_BEGINNINGS = (BYTE_ORDER_MARK, b"data:", b"event:", b"id:", b"retry:", b":")
+_LF, _CR = 0x0A, 0x0D
+_TOO_LONG = "{} is longer than {} bytes"
+_NO_COMPLETION = " with a body that is no completion"
+# Id and model are read from the first events that have them; Azure's first has neither.
+_HEAD_EVENTS = 3
+
+_DECODER = msgspec.json.Decoder(Chunk)
+
+
+class ResponseStream:
+    """The reader of one answer: `feed` it bytes, then `finish` for the message.
+
+    `feed` gives the deltas that the bytes complete and never raises. What went wrong is raised by
+    `finish`, after everything that came before it was given out: `ProviderError` for the
+    server's own error, `MalformedResponse` for a broken format or a bound passed,
+    `IncompleteResponse` for an answer without a finish_reason or `[DONE]`. A body that is one
+    plain JSON completion is read the same way.
+
+    The bounds are on what is held: a message's pieces count 64 bytes each beside their text.
+
+    `turn` is the number of this answer in its conversation; calls that come without an id get one
+    made from it.
+    """
+
+    __slots__ = (
+        "_builder",
+        "_check_at",
+        "_closed",
+        "_done",
+        "_events",
+        "_failure",
+        "_head",
+        "_is_stream",
+        "_line_ends",
+        "_max_arguments",
+        "_max_event",
+        "_max_message",
+        "_may_take_fast_lane",
+        "_others",
+        "_parser",
+        "_tail",
+        "_turn",
+        "ended",
+        "received",
+    )
+
+    def __init__(
+        self,
+        turn: int = 0,
+        *,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        max_arguments_bytes: int = MAX_ARGUMENTS_BYTES,
+    ) -> None:
+        self.ended = False
+        """Whether the answer is complete or broken: reading on gives nothing."""
+        self.received = 0
+        """How many bytes were fed."""
+        self._turn = turn
+        self._max_event = max_event_bytes
+        self._max_message = max_message_bytes
+        self._max_arguments = max_arguments_bytes
+        self._check_at = min(max_message_bytes, max_arguments_bytes)
+        self._builder = MessageBuilder(turn)
+        self._others: dict[int, MessageBuilder] | None = None  # where a request asks for several
+        self._failure: TransportError | None = None
+        self._done = False  # [DONE] was seen, or the closing brace of a plain completion
+        self._closed = False
+        self._events = 0
+        self._head = b""  # the start of the body, to find out what it is and for errors
+        self._is_stream: bool | None = None  # None until the first byte that is no space
+        self._line_ends = LineEnds()
+        # What follows the last whole event. A list of pieces would cost 80 bytes for each.
+        self._tail: bytearray | None = None
+        self._may_take_fast_lane = False
+        self._parser: SSEParser | None = None  # of events that are no single line: many have none
+
+    @property
+    def quirks(self) -> list[Quirk]:
+        """What had to be read around, each kind once."""
+        return list((self._builder.quirks or {}).values())
+
+    @property
+    def choices(self) -> dict[int, AssistantMessage]:
+        """Every choice so far by its index, for requests with `n` over 1."""
+        builders = {0: self._builder, **(self._others or {})}
+        return {index: builder.message() for index, builder in builders.items()}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole message is there: it ended on purpose, and without an error."""
+        ended_on_purpose = self._done or bool(self._builder.finish_reason)
+        return ended_on_purpose and self._failure is None
+
+    @property
+    def builder(self) -> MessageBuilder:
+        """What gathers the message."""
+        return self._builder
+
+    @property
+    def partial(self) -> AssistantMessage:
+        """The message so far."""
+        return self._builder.message()
+
+    def feed(self, data: bytes) -> list[Delta]:
+        """Take the next bytes of the body; give the deltas they complete."""
+        deltas: list[Delta] = []
+        if self._may_take_fast_lane:
+            self.received += len(data)
+            if _CR in data:  # an int: looking for bytes takes four times as long
+                data = self._line_ends.normalise(data)
+                self._may_take_fast_lane = not self._line_ends.pending
+            size = len(data)
+            # Lane (a): JSON text holds no raw line end, so a read whose first LF is its last
+            # byte but one, and whose last byte is LF too, is one event.
+            if (
+                data.find(b"\n") == size - 2
+                and data[:7] == _DATA_OBJECT
+                and data[-1] == _LF
+                and size <= self._max_event
+            ):
+                self._take_chunks(iter((data[6:-2],)), deltas)
+            elif data:
+                self._take_lines(data, deltas)
+                self._may_take_fast_lane = self._is_between_events()
+        elif data and not self.ended:
+            self.received += len(data)
+            self._take_bytes(data, deltas)
+            self._may_take_fast_lane = self._is_between_events()
+        if self.received > self._check_at:
+            self._check_sizes()
+        return deltas
+
+    def close(self) -> list[Delta]:
+        """Say that the body has ended; give the deltas that this completes."""
+        deltas: list[Delta] = []
+        if self._closed:
+            return deltas
+        self._closed = True
+        if not self.ended:
+            if self._is_stream:
+                self._take_cut_off_event(deltas)
+            elif self._is_stream is False:
+                self._take_whole_body(deltas)
+        if self._failure is None:
+            self._builder.finish(deltas)
+        if self.received * _MOST_PER_BYTE > self._check_at:
+            self._check_sizes()
+        self._end()
+        return deltas
+
+    def finish(self) -> AssistantMessage:
+        """Give the message, or raise what kept it from being complete."""
+        self.close()
+        if self._failure is not None:
+            raise self._failure
+        if not self.is_complete:
+            raise self._incomplete()
+        message = self._builder.message()
+        if not message.finish_reason:
+            self._builder.note("no_finish_reason", "[DONE] came without a finish_reason")
+        return message
+
+    def _line_parser(self) -> SSEParser:
+        if self._parser is None:
+            # Events are measured before they are parsed; the parser counts a line end more.
+            self._parser = SSEParser(max_event_bytes=2 * self._max_event)
+            self._parser.feed(b"\n")  # past the place of a byte order mark
+        return self._parser
+
+    # - From bytes to events
+
+    def _take_bytes(self, data: bytes, deltas: list[Delta]) -> None:
+        if self._is_stream is None:
+            data = self._find_out_format(data)
+        elif not self._events:
+            self._head += data[: QUOTED_BODY_BYTES - len(self._head)]
+        if self._is_stream:
+            self._take_lines(self._line_ends.normalise(data), deltas)
+            if self._events:
+                self._head = b""  # it is a stream of events: no error quotes its start
+        elif self._is_stream is False:
+            self._hold(data, self._max_message, "the body")
+
+    def _find_out_format(self, data: bytes) -> bytes:
+        """Tell a stream from a plain body by its first byte; give the bytes to read on from."""
+        self._head += data
+        if BYTE_ORDER_MARK.startswith(self._head):
+            return b""
+        body = self._head.removeprefix(BYTE_ORDER_MARK)
+        first = body.lstrip()[:1]
+        if first:
+            # No field of an event stream begins like a JSON value that a server sends, or HTML.
+            self._is_stream = first not in b'{["<'
+            self._head = body[:QUOTED_BODY_BYTES]
+            return body
+        self._head = body[-QUOTED_BODY_BYTES:]  # blank lines mean nothing before either
+        return b""
+
+    def _take_lines(self, data: bytes, deltas: list[Delta]) -> None:
+        """Take the whole events in `data`, where LF is the only line end; keep the rest."""
+        if self._tail is not None:
+            if _LF not in data or not _ends_an_event(self._tail, data):
+                self._hold(data, self._max_event, "an event")
+                return
+            self._tail += data
+            data = bytes(self._tail)
+            self._tail = None
+        else:
+            data = data.lstrip(b"\n")  # more blank lines after an event mean nothing
+        end = data.rfind(b"\n\n") + 2
+        if end > 1:
+            self._take_events(data[:end] if end < len(data) else data, deltas)
+            data = data[end:]
+        if not self.ended:
+            self._hold(data, self._max_event, "an event")
+
+    def _take_events(self, data: bytes, deltas: list[Delta]) -> None:
+        """Take whole events, a blank line after each."""
+        # Lane (b): split at where a data line follows a blank line; if these and the last are
+        # all the line ends there are, every piece is the one data line of its event.
+        pieces = data[6:-2].split(b"\n\ndata: ")
+        is_all = data.count(b"\n") == 2 * len(pieces) and data[:7] == _DATA_OBJECT
+        texts = pieces if is_all else _data_lines(data)
+        if texts is None or len(data) > self._max_event:
+            self._take_block(data, deltas)
+        elif texts:
+            self._take_chunks(iter(texts), deltas)
+
+    def _take_block(self, block: bytes, deltas: list[Delta]) -> None:
+        """Lane (c): event by event, and what is no single `data` line by the standard."""
+        for event in block.split(b"\n\n"):
+            if self.ended:
+                return
+            # Wherever a run of line ends was cut: an event is read in one and the same way.
+            event = event.strip(b"\n")  # noqa: PLW2901
+            if len(event) > self._max_event:
+                self._fail_bound(_TOO_LONG.format("an event", self._max_event))
+            elif event[:7] == _DATA_OBJECT and b"\n" not in event:
+                self._take_chunks(iter((event[6:],)), deltas)
+            elif not event.startswith(b":") or b"\n" in event:
+                self._parse(event + b"\n\n", deltas)
+
+    def _parse(self, data: bytes, deltas: list[Delta]) -> None:
+        for event in self._line_parser().feed(data):
+            if not self.ended:
+                self._take_event(event.event, event.data, deltas)
+
+    def _take_cut_off_event(self, deltas: list[Delta]) -> None:
+        """Take an event whose blank line never came, where it is whole without it.
+
+        The standard drops it; servers that close at once after their last event mean it.
+        """
+        self._parse(bytes(self._tail or b""), deltas)
+        last = self._line_parser().pending()
+        if last is not None and not self.ended and _is_whole(last.data):
+            self._take_event(last.event, last.data, deltas)
+
+    def _hold(self, data: bytes, bound: int, what: str) -> None:
+        if not data:
+            return
+        if self._tail is None:
+            self._tail = bytearray()
+        self._tail += data
+        # A line end may be the half of the blank line that ends an event.
+        if len(self._tail) - data.endswith(b"\n") > bound:
+            self._tail = None
+            self._fail_bound(_TOO_LONG.format(what, bound))
+
+    def _is_between_events(self) -> bool:
+        return bool(
+            self._is_stream
+            and self._events
+            and self._tail is None
+            and not self.ended
+            and not self._line_ends.pending
+            and not self._builder.half
+        )
+
+    # - From events to the message
+
+    def _take_chunks(  # noqa: C901, PLR0912, PLR0915  (the hot path: a call costs a tenth)
+        self, texts: Iterator[bytes], deltas: list[Delta]
+    ) -> None:
+        """Take events that are one `data` line each, a usual chunk in all likelihood."""
+        builder = self._builder
+        if builder.id is None or builder.half:
+            self._take_loosely(texts, deltas)
+        decode = _DECODER.decode
+        for text in texts:
+            try:
+                chunk = decode(text)
+            except UNUSUAL:
+                self._take_event("message", text.decode(errors="replace"), deltas)
+                self._take_loosely(texts, deltas)
+                continue
+            self._events += 1
+            for choice in chunk.choices:
+                if reason := choice.finish_reason:
+                    if reason == "error":
+                        self._events -= 1
+                        self._take_event("message", text.decode(errors="replace"), deltas)
+                        return
+                    builder.finish_reason = reason
+                delta = choice.delta
+                if reasoning := delta.reasoning_content or delta.reasoning:
+                    builder.add_reasoning(reasoning, deltas)
+                if content := delta.content:
+                    builder.text.append(content)
+                    deltas.append(TextDelta(content))
+                if delta.tool_calls is None:
+                    continue
+                for piece in delta.tool_calls:
+                    function = piece.function
+                    call = builder.by_index.get(piece.index)
+                    if call is None or piece.id or function.name:
+                        self._take_piece(piece, deltas)
+                        if self.ended:
+                            return
+                    elif arguments := function.arguments:
+                        call.parts.append(arguments)
+                        deltas.append(ToolCallDelta(arguments, call))
+
+    def _take_loosely(self, texts: Iterator[bytes], deltas: list[Delta]) -> None:
+        """Take events the loose way while they may not be taken as usual chunks.
+
+        That is the head of the stream, what follows the first half of a character, and, dropping
+        them, what follows the end.
+        """
+        while self.ended or self._builder.half or self._may_name_the_message():
+            text = next(texts, None)
+            if text is None:
+                return
+            if not self.ended:
+                self._take_event("message", text.decode(errors="replace"), deltas)
+
+    def _may_name_the_message(self) -> bool:
+        """Whether the next event may be the one that has the id and the model."""
+        return self._builder.id is None and self._events < _HEAD_EVENTS
+
+    def _take_piece(self, piece: CallPiece, deltas: list[Delta]) -> None:
+        try:
+            self._builder.add_piece(
+                deltas,
+                index=piece.index,
+                id=piece.id or "",
+                name=piece.function.name or "",
+                arguments=piece.function.arguments or "",
+            )
+        except BoundPassed as error:
+            self._fail_bound(str(error))
+
+    def _take_event(self, event: str, data: str, deltas: list[Delta]) -> None:
+        """Take any event, also one that is no chunk."""
+        self._events += 1
+        data = data.strip()
+        if not data or event == "ping":
+            return
+        if data == "[DONE]":
+            self._end_on_purpose()
+        elif event == "error":
+            body = data.encode(errors="replace")
+            self._fail(decode_error(_OK, body, place=" with an error event"))
+        elif data.startswith(":"):
+            self._builder.note("comment_as_data", "a data line holds a comment")
+        else:
+            self._take_json(data, deltas)
+        self._may_take_fast_lane = self._is_between_events()
+
+    def _take_json(self, data: str, deltas: list[Delta]) -> None:
+        try:
+            value = loads(data)
+        except ValueError as error:
+            self._fail_malformed(f"event {self._events} is not JSON ({error})", data)
+            return
+        if isinstance(value, list) and value:
+            value = value[0]  # some gateways wrap their errors
+        if isinstance(value, dict):
+            self._take_object(value, deltas)
+        elif value is not None:
+            self._fail_malformed(f"event {self._events} is not a JSON object", data)
+
+    def _take_object(
+        self, value: dict[str, JSONValue], deltas: list[Delta], *, is_completion: bool = False
+    ) -> None:
+        try:
+            error = read_loose_chunk(value, self._builder_of, deltas, is_completion=is_completion)
+        except BoundPassed as bound:
+            self._fail_bound(str(bound))
+            return
+        if error is not None:
+            self._fail(error)
+
+    def _take_whole_body(self, deltas: list[Delta]) -> None:
+        """Read a body that is one JSON text: a completion, or an error."""
+        body = bytes(self._tail or b"")
+        try:
+            if read_usual_completion(body, self._builder, deltas):
+                self._done = True
+                return
+        except BoundPassed as bound:
+            self._fail_bound(str(bound))
+            return
+        try:
+            value = loads(body.decode(errors="replace"))
+        except ValueError:
+            self._fail(decode_error(_OK, body, place=_NO_COMPLETION))
+            return
+        if isinstance(value, list) and value:
+            value = value[0]
+        if isinstance(value, dict) and holds_message(value):
+            self._take_object(value, deltas, is_completion=True)
+            self._done = True
+        else:
+            self._fail(decode_error(_OK, body, place=_NO_COMPLETION))
+
+    def _builder_of(self, index: int) -> MessageBuilder:
+        if index == 0:
+            return self._builder
+        if self._others is None:
+            self._others = {}
+        if index not in self._others:
+            if len(self._others) >= MAX_CHOICES:
+                raise BoundPassed(f"more than {MAX_CHOICES} choices in one answer (MAX_CHOICES)")
+            self._others[index] = MessageBuilder(self._turn)
+        return self._others[index]
+
+    # - Ends
+
+    def _end(self) -> None:
+        self.ended = True
+        self._may_take_fast_lane = False
+
+    def _end_on_purpose(self) -> None:
+        self._done = True
+        self._end()
+
+    def _fail(self, error: TransportError) -> None:
+        if isinstance(error, ProviderError | MalformedResponse):
+            error.partial = self.partial
+        self._failure = self._failure or error
+        self._end()
+
+    def _fail_malformed(self, text: str, data: str) -> None:
+        quoted = data[:_QUOTED_CHARACTERS].encode("unicode_escape").decode()
+        text = f"{text}, within the first {self.received} bytes of the body: {quoted}"
+        self._fail(MalformedResponse(text, data=quoted, offset=self.received))
+
+    def _fail_bound(self, text: str) -> None:
+        text = f"{text}, within the first {self.received} bytes of the body"
+        self._fail(MalformedResponse(text, offset=self.received))
+
+    def _incomplete(self) -> TransportError:
+        if not self.received:
+            return IncompleteResponse("the provider answered with an empty body")
+        if not self._events and self._head.strip() and not _begins_event(self._head.lstrip()):
+            return decode_error(_OK, self._head, place=_NO_COMPLETION)
+        return IncompleteResponse(
+            f"the answer ended after {self.received} bytes without a finish_reason or [DONE]",
+            partial=self.partial,
+        )
+
+    def _check_sizes(self) -> None:
+        """Hold the message to its bounds; what was gathered is at most what was received."""
+        builders = [self._builder, *(self._others or {}).values()]
+        size = sum(builder.size() for builder in builders)
+        arguments = max(builder.largest_call() for builder in builders)
+        if size > self._max_message:
+            self._fail_bound(f"the message takes more than {self._max_message} bytes")
+        elif arguments > self._max_arguments:
+            self._fail_bound(f"the arguments of a call are over {self._max_arguments} bytes")
+        room = min(self._max_message - size, self._max_arguments - arguments)
+        self._check_at = self.received + max(room, _CHECK_STEP_BYTES)
+
+
+def _is_whole(data: str) -> bool:
+    """Whether the data of an event that was cut off is all there."""
+    if data.strip() == "[DONE]":
+        return True
+    try:
+        loads(data)
+    except ValueError:
+        return False
+    return True
+
+
+def _begins_event(body: bytes) -> bool:
+    """Whether a body begins, perhaps cut off, as an event stream does and no text of a proxy."""
+    return any(body.startswith(field) or field.startswith(body) for field in _BEGINNINGS)
+
+
+def _ends_an_event(tail: bytearray, data: bytes) -> bool:
+    return b"\n\n" in data or (data[0] == _LF and tail[-1] == _LF)
+
+
+def _data_lines(block: bytes) -> list[bytes] | None:
+    """Give the data of events that are one line each, comments left out; None for others."""
+    lines = block[:-2].split(b"\n")
+    if any(lines[1::2]):
+        return None
+    lines = lines[::2]
+    texts = [line[6:] for line in lines if line[:6] == b"data: "]
+    comments = [line for line in lines if line[:1] == b":"]
+    return texts if len(texts) + len(comments) == len(lines) else None
