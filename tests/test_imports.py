@@ -20,7 +20,7 @@ ROWS = [
     "transports telemetry lifetime stores",
     "sessions model_call calls drivers mcp",
     "run_result run_stream agent durable summaries",
-    "server testing offline",
+    "server testing offline checking",
     "__init__",  # the public names: what `from pathors_agent import ...` reads
     "demo demo_tools cli __main__",
 ]

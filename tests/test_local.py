@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 from pathors_agent.agent import Agent, AsyncAgent
+from pathors_agent.checking import Verdict, answers, check
 from pathors_agent.errors import ProviderError, TransportError
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.exchange import InvalidSetting
@@ -295,3 +296,20 @@ async def test_damaged_file_is_told_on_each_loop(gguf: Path, tmp_path: Path) -> 
 def test_repr_names_the_file(gguf: Path) -> None:
     assert repr(LocalTransport(gguf)) == "LocalTransport('SmolLM2-135M-Instruct.Q4_1.gguf')"
     assert repr(AsyncLocalTransport(gguf)).startswith("AsyncLocalTransport('SmolLM2")
+
+
+# - checked -
+
+
+def test_check_sees_what_a_real_model_does(
+    local: LocalTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "PROBES", answers.PROBES)  # the rest takes minutes
+
+    report = check.check_endpoint(local, tokens=16)
+
+    seen = {finding.name: finding.verdict for finding in report.findings}
+    assert seen.pop("finish_reason stop") in (Verdict.HOLDS, Verdict.NOT_SEEN)  # at 16 tokens
+    assert set(seen.values()) == {Verdict.HOLDS}
+    assert report.profile.streams
+    assert report.profile.include_usage

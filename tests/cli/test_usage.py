@@ -34,6 +34,8 @@ def test_help_names_the_exit_statuses(command: str) -> None:
         "sessions show",
         "sessions list --limit 0",
         "chat --session",
+        "check",
+        "check http://127.0.0.1:9 --seconds 0",
     ],
 )
 def test_wrong_usage_is_told_and_ends_with_2(arguments: str) -> None:

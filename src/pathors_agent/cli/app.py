@@ -143,6 +143,41 @@ def chat(
         raise typer.Exit(run(url, key=key, model=model, session=session, as_json=as_json))
 
 
+@app.command(
+    epilog="Exit status: 0 agents have what they need there, 1 the endpoint could not be asked, "
+    "2 wrong usage, 3 something is missing, 130 interrupted."
+)
+def check(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="The address before /chat/completions.")
+    ],
+    *,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="The API key. Else PATHORS_API_KEY, which nobody sees."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for.")] = None,
+    tokens: Annotated[
+        int, typer.Option(min=16, metavar="N", help="The most tokens of an answer.")
+    ] = 256,
+    seconds: Annotated[
+        float, typer.Option(min=1, metavar="S", help="The longest that an answer may take.")
+    ] = 60,
+    as_json: AsJSON = False,
+) -> None:
+    """Test what holds at an OpenAI-compatible endpoint, and say which EndpointProfile to use.
+
+    Some thirty short requests, one after another. What a model is too weak for is "not seen".
+    Sessions that the endpoint began are ended.
+    """
+    listen_to_ctrl_c()
+    with reporting():
+        from pathors_agent.cli.check import check as run
+
+        status = run(url, key=key, model=model, tokens=tokens, seconds=seconds, as_json=as_json)
+        raise typer.Exit(status)
+
+
 @app.command(epilog=EXIT_STATUS)
 def demo(
     *,

@@ -1,0 +1,11 @@
+"""Test which parts of the chat-completions API an endpoint keeps, and what it wants to be sent.
+
+with HTTPTransport("http://localhost:11434/v1", api_key="") as transport:
+    report = check_endpoint(transport, model="llama3.2")
+print(report.profile)
+"""
+
+from pathors_agent.checking.check import check_endpoint
+from pathors_agent.checking.report import Finding, Report, Verdict
+
+__all__ = ["Finding", "Report", "Verdict", "check_endpoint"]

@@ -1,0 +1,157 @@
+"""Probes of answers: whole and streamed, their ends, counts and limits."""
+
+from dataclasses import replace
+
+from pathors_agent.checking.asking import Answer, Asking
+from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_seen
+from pathors_agent.messages import JSONValue, SystemMessage, UserMessage
+from pathors_agent.wire.chat_completions import ModelOptions
+
+HELLO = UserMessage(content="Say hello in one short sentence.")
+_COUNT = UserMessage(content="Count from one to two hundred, in words.")
+
+# Too few for two hundred numbers in words, by any way of counting tokens.
+_FEW_TOKENS = 8
+# A model that was told to stop after `_FEW_TOKENS` wrote no more words than that.
+_MANY_WORDS = 3 * _FEW_TOKENS
+
+
+def hello(asking: Asking, *, streams: bool) -> Answer:
+    """Ask for a greeting, once in each form."""
+    return asking.once(("hello", streams), lambda: asking.ask(HELLO, streams=streams))
+
+
+def _streamed(asking: Asking) -> Seen:
+    answer = hello(asking, streams=True)
+    if answer.problem or not answer.is_stream:
+        said = answer.problem or "a whole answer came: its content type is no text/event-stream"
+        return fails(said, profile="" if hello(asking, streams=False).problem else "streams=False")
+    asking.adopt(streams=True)
+    return holds(f"{len(answer.chunks)} chunks")
+
+
+def _plain(asking: Asking) -> Seen:
+    answer = hello(asking, streams=False)
+    if not answer.problem and not answer.is_stream:
+        return holds()
+    said = answer.problem or "a stream came, which was not asked for"
+    return fails(said, profile="streams=True" if asking.profile.streams else "")
+
+
+def _done(asking: Asking) -> Seen:
+    if not asking.profile.streams:
+        return not_seen("it does not stream")
+    if hello(asking, streams=True).events[-1:] == ["[DONE]"]:
+        return holds()
+    return fails("the stream ended without it")
+
+
+def _finish_reason(asking: Asking) -> Seen:
+    answers = [hello(asking, streams=streams) for streams in (True, False)]
+    reasons = {answer.message.finish_reason for answer in answers if not answer.problem}
+    if reasons == {"length"}:
+        return not_seen(f"the answers were cut at {asking.tokens} tokens")
+    if reasons <= {"stop", "length"}:
+        return holds()
+    return fails(f"an answer that was not cut ended with {_listed(reasons - {'stop', 'length'})}")
+
+
+def _listed(reasons: set[str | None]) -> str:
+    return ", ".join(sorted(f"{reason!r}" if reason else "no reason" for reason in reasons))
+
+
+def _length_limit(asking: Asking) -> Seen:
+    answer = _counted(asking, "max_tokens")
+    if not answer.problem:
+        asking.can_limit = True
+        return _was_cut(answer)
+    other = _counted(asking, "max_completion_tokens")
+    if other.problem:
+        return fails(answer.problem)
+    asking.can_limit = True
+    asking.adopt(max_tokens_field="max_completion_tokens")
+    return fails(answer.problem, profile="max_tokens_field='max_completion_tokens'")
+
+
+def _counted(asking: Asking, name: str) -> Answer:
+    options = ModelOptions(max_tokens=_FEW_TOKENS)
+    return asking.ask(_COUNT, options=options, max_tokens_field=name)
+
+
+def _was_cut(answer: Answer) -> Seen:
+    message = answer.message
+    if message.finish_reason == "length":
+        return holds()
+    if len(message.text.split()) > _MANY_WORDS:
+        return fails(f"max_tokens={_FEW_TOKENS} was taken, and the answer went on")
+    return not_seen("the model's answer was too short to be cut")
+
+
+def _usage(asking: Asking) -> Seen:
+    answer = hello(asking, streams=False)
+    if answer.problem:
+        return not_seen("there is no whole answer")
+    return _counts(answer)
+
+
+def _usage_in_stream(asking: Asking) -> Seen:
+    if not asking.profile.streams:
+        return not_seen("it does not stream")
+    answer = asking.ask(HELLO, include_usage=True)
+    if answer.problem:
+        return fails(answer.problem, profile="include_usage=False")
+    asking.adopt(include_usage=True)
+    return _counts(answer)
+
+
+def _counts(answer: Answer) -> Seen:
+    usage = answer.message.usage
+    if usage is None or not usage.prompt_tokens or not usage.completion_tokens:
+        return fails("no counts came")
+    return holds(f"{usage.prompt_tokens} + {usage.completion_tokens} tokens")
+
+
+def _system_message(asking: Asking) -> Seen:
+    system = SystemMessage(content="You are brief.")
+    answer = asking.ask(system, HELLO)
+    if not answer.problem:
+        return holds()
+    if asking.ask(system, HELLO, system_role="developer").problem:
+        return fails(answer.problem)
+    asking.adopt(system_role="developer")
+    return fails(answer.problem, profile="system_role='developer'")
+
+
+def _answer_of_a_type(asking: Asking) -> Seen:
+    schema: JSONValue = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    wanted: JSONValue = {"name": "place", "strict": True, "schema": schema}
+    options = ModelOptions(response_format={"type": "json_schema", "json_schema": wanted})
+    answer = asking.ask(UserMessage(content="What is the capital of Norway?"), options=options)
+    if answer.problem:
+        return fails(answer.problem)
+    if answer.message.finish_reason == "length":
+        return not_seen(f"the answer was cut at {asking.tokens} tokens")
+    value = replace(answer, body=answer.message.text.encode()).value
+    if not isinstance(value, dict) or not isinstance(value.get("city"), str):
+        return fails("response_format was taken, and the answer does not fit its schema")
+    asking.adopt(structured="response_format")
+    return holds()
+
+
+PROBES = (
+    Probe("streamed answer", _streamed),
+    Probe("whole answer", _plain),
+    Probe("[DONE] ends a stream", _done, optional=True),
+    Probe("max_tokens, finish_reason length", _length_limit, optional=True),
+    Probe("finish_reason stop", _finish_reason, optional=True),
+    Probe("usage of a whole answer", _usage, optional=True),
+    Probe("usage chunk of a stream", _usage_in_stream, optional=True),
+    Probe("system message", _system_message),
+)
+
+TYPED = Probe("response_format with a schema", _answer_of_a_type, optional=True)

@@ -1,0 +1,191 @@
+"""Ask an endpoint, as an agent would, and keep all that its answer says."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from pathors_agent.errors import TransportError
+from pathors_agent.messages import AssistantMessage, JSONValue, Message
+from pathors_agent.transports.base import Request, Transport
+from pathors_agent.wire.chat_completions import EndpointProfile, ModelOptions, RequestTemplate
+from pathors_agent.wire.provider_errors import decode_error
+from pathors_agent.wire.response_stream import ResponseStream
+from pathors_agent.wire.sse import SSEParser
+
+# What nobody asked for: a hundred times the longest answer that a probe allows.
+MAX_BODY_BYTES = 4 * 1024 * 1024
+
+# The least that can be sent; what an endpoint takes is added to it, probe by probe.
+BAREST = EndpointProfile(
+    streams=False,
+    include_usage=False,
+    null_content=False,
+    echoed_fields=(),
+    echoes_call_fields=False,
+    call_ids="nine",
+    structured="prompt",
+    requires_calls=False,
+)
+
+_GOOD_STATUSES = range(200, 300)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    session_id: str | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the status says no."""
+        return self.status not in _GOOD_STATUSES
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it says that it is a stream of events."""
+        return "text/event-stream" in self.headers.get("content-type", "")
+
+    @cached_property
+    def error(self) -> str:
+        """What it says is wrong."""
+        return str(decode_error(self.status, self.body))
+
+    @cached_property
+    def value(self) -> Any:
+        """Its JSON; None where it is none."""
+        return _loads(self.body)
+
+    @cached_property
+    def events(self) -> list[str]:
+        """The data of its events."""
+        return [event.data for event in SSEParser().feed(self.body)]
+
+    @cached_property
+    def chunks(self) -> list[dict[str, Any]]:
+        """The JSON objects among its events."""
+        return [value for value in map(_loads, self.events) if isinstance(value, dict)]
+
+    @cached_property
+    def read(self) -> ResponseStream:
+        """The library's own reader, with all of it."""
+        stream = ResponseStream()
+        stream.feed(self.body)
+        stream.close()
+        return stream
+
+    @cached_property
+    def message(self) -> AssistantMessage:
+        """The message; raises `TransportError` where there is none."""
+        if self.is_refused:
+            raise decode_error(self.status, self.body)
+        return self.read.finish()
+
+    @cached_property
+    def problem(self) -> str:
+        """Why there is no message; empty where there is one."""
+        try:
+            _ = self.message
+        except TransportError as error:
+            return str(error)
+        return ""
+
+
+@dataclass
+class Asking:
+    """An endpoint that is asked, and what is known of it so far.
+
+    `profile` is what it was seen to take; `can_limit`, whether answers can be limited to `tokens`.
+    """
+
+    transport: Transport
+    model: str | None
+    tokens: int
+    seconds: float
+    profile: EndpointProfile = BAREST
+    can_limit: bool = False
+    quirks: set[str] = field(default_factory=set)
+    sessions: set[str] = field(default_factory=set)
+    _kept: dict[object, Answer] = field(default_factory=dict)
+
+    def once(self, key: object, ask: Callable[[], Answer]) -> Answer:
+        """Ask when it was not asked before: several probes look at one answer."""
+        if key not in self._kept:
+            self._kept[key] = ask()
+        return self._kept[key]
+
+    def adopt(self, **changes: Any) -> None:
+        """Take what was found to work into the profile."""
+        self.profile = replace(self.profile, **changes)
+
+    def ask(
+        self,
+        *messages: Message,
+        tools: Sequence[JSONValue] = (),
+        options: ModelOptions | None = None,
+        session_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **profile: Any,
+    ) -> Answer:
+        """Ask for a completion, with changes to the profile."""
+        template = self.template(tools=tools, options=options, **profile)
+        return self.send(
+            Request(
+                body=template.encode(messages),
+                headers=headers or {},
+                session_id=session_id,
+                seconds=self.seconds,
+            )
+        )
+
+    def options(self, options: ModelOptions | None = None) -> ModelOptions:
+        """Limit the length of an answer, where that can be done."""
+        options = options or ModelOptions()
+        if self.can_limit and options.max_tokens is None:
+            return replace(options, max_tokens=self.tokens)
+        return options
+
+    def template(
+        self,
+        *,
+        tools: Sequence[JSONValue] = (),
+        options: ModelOptions | None = None,
+        **profile: Any,
+    ) -> RequestTemplate:
+        """Give what requests are made of."""
+        return RequestTemplate(
+            model=self.model,
+            tools=tools,
+            options=self.options(options),
+            profile=replace(self.profile, **profile),
+        )
+
+    def send(self, request: Request) -> Answer:
+        """Send any request; give the answer, whatever its status."""
+        with self.transport.send(request) as response:
+            body = bytearray()
+            for piece in response.pieces:
+                body += piece
+                if len(body) > MAX_BODY_BYTES:
+                    raise TransportError(f"an answer is longer than {MAX_BODY_BYTES} bytes")
+        answer = Answer(response.status, response.headers, bytes(body), response.session_id)
+        self.note_session(answer.session_id)
+        if not answer.problem:  # reading the message notes the quirks
+            self.quirks |= {quirk.kind for quirk in answer.read.quirks}
+        return answer
+
+    def note_session(self, session_id: str | None) -> None:
+        """Remember a session that the endpoint began."""
+        self.sessions |= {session_id} if session_id else set()
+
+
+def _loads(text: bytes | str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,52 @@
+"""Ask an endpoint all there is to ask."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from pathors_agent.checking import answers, calls, manners
+from pathors_agent.checking.answers import hello
+from pathors_agent.checking.asking import Asking
+from pathors_agent.checking.report import Report
+from pathors_agent.transports.base import Transport
+
+# Enough for a greeting and for a tool call; models that reason first want more.
+TOKENS = 256
+# A small model on a slow machine writes so many tokens in it.
+SECONDS = 60.0
+
+PROBES = (*answers.PROBES, *calls.PROBES, answers.TYPED, *manners.PROBES)
+
+
+def check_endpoint(
+    transport: Transport,
+    *,
+    model: str | None = None,
+    tokens: int = TOKENS,
+    seconds: float = SECONDS,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Report:
+    """Test which parts of the chat-completions API hold at a transport's endpoint.
+
+    Some thirty requests, each answered within `tokens` (where the endpoint can be told so) and
+    `seconds`; the transport's own profile counts for nothing. `progress` is called before each
+    probe with its name, how many are done, and of how many. Sessions that the endpoint began are
+    ended. Raises `TransportError` where no question is answered at all.
+    """
+    asking = Asking(transport, model, tokens, seconds)
+    _make_contact(asking)
+    findings = []
+    try:
+        for done, probe in enumerate(PROBES):
+            if progress:
+                progress(probe.name, done, len(PROBES))
+            findings.append(probe.run(asking))
+    finally:
+        with suppress(Exception):  # the report is worth more
+            manners.end_sessions(asking)
+    return Report(findings=tuple(findings), profile=asking.profile)
+
+
+def _make_contact(asking: Asking) -> None:
+    """Raise what the endpoint says, where it answers in no form."""
+    if hello(asking, streams=False).problem:
+        _ = hello(asking, streams=True).message

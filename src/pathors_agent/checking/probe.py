@@ -1,0 +1,49 @@
+"""What a probe is: a name, a question to an endpoint, and what came of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pathors_agent.checking.asking import Asking
+from pathors_agent.checking.report import Finding, Verdict
+from pathors_agent.errors import TransportError
+
+
+class Seen(NamedTuple):
+    """What came of a probe; as in `Finding`."""
+
+    verdict: Verdict
+    detail: str = ""
+    profile: str = ""
+
+
+def holds(detail: str = "") -> Seen:
+    """Say that the endpoint keeps the rule."""
+    return Seen(Verdict.HOLDS, detail)
+
+
+def fails(detail: str, *, profile: str = "") -> Seen:
+    """Say that it does not, and which setting makes up for it."""
+    return Seen(Verdict.DOES_NOT_HOLD, detail, profile)
+
+
+def not_seen(detail: str) -> Seen:
+    """Say why nobody can tell."""
+    return Seen(Verdict.NOT_SEEN, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One rule, and how an endpoint is asked about it."""
+
+    name: str
+    look: Callable[[Asking], Seen]
+    optional: bool = False
+
+    def run(self, asking: Asking) -> Finding:
+        """Ask; an answer that does not come is a finding, too."""
+        try:
+            seen = self.look(asking)
+        except TransportError as error:
+            seen = not_seen(str(error)) if error.timed_out else fails(str(error))
+        return Finding(name=self.name, optional=self.optional, **seen._asdict())

@@ -1,0 +1,72 @@
+"""Test an endpoint from the command line: a bar while it runs, then a table or JSON."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pathors_agent.checking import Finding, Report, Verdict, check_endpoint
+from pathors_agent.cli.output import write_json, write_line, write_table
+from pathors_agent.transports.exchange import Timeouts
+from pathors_agent.transports.http import HTTPTransport
+from pathors_agent.transports.retry import RetryingTransport
+
+SOMETHING_IS_MISSING = 3
+
+_TITLES = ("rule", "seen", "remark")
+_MARKS = {Verdict.HOLDS: "holds", Verdict.DOES_NOT_HOLD: "no", Verdict.NOT_SEEN: "not seen"}
+
+
+def check(
+    url: str, *, key: str | None, model: str | None, tokens: int, seconds: float, as_json: bool
+) -> int:
+    """Check an endpoint, write what was found; give the exit status."""
+    timeouts = Timeouts(first_byte=seconds, between_bytes=seconds, whole=seconds)
+    with HTTPTransport(url, api_key=key, timeouts=timeouts) as http, _progress() as progress:
+        report = check_endpoint(
+            RetryingTransport(http), model=model, tokens=tokens, seconds=seconds, progress=progress
+        )
+    if as_json:
+        write_json({"model": model, **report.as_json()})
+    else:
+        _write(report)
+    return 0 if report.holds else SOMETHING_IS_MISSING
+
+
+def _write(report: Report) -> None:
+    rows = [(finding.name, _mark(finding), _remark(finding)) for finding in report.findings]
+    write_table(_TITLES, rows, empty="")
+    write_line(f"\nprofile={report.profile_code()}")
+    write_line(_SUMMARIES[report.holds])
+
+
+_SUMMARIES = {
+    True: "Agents have what they need here.",
+    False: "Agents miss what is MISSING above.",
+}
+
+
+def _mark(finding: Finding) -> str:
+    return "MISSING" if finding.breaks else _MARKS[finding.verdict]
+
+
+def _remark(finding: Finding) -> str:
+    remedy = f"use {finding.profile}" if finding.profile else ""
+    return "; ".join(filter(None, [remedy, finding.detail]))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
+    """Show a bar where somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+
+        def show(name: str, done: int, of: int) -> None:
+            bar.update(task, description=name, completed=done, total=of)
+
+        yield show

@@ -1,0 +1,146 @@
+import json
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from command_line import PATIENCE_SECONDS, PROGRAM, environment, run, until
+from live_server import Live, live
+from pathors_agent.offline import AsyncOfflineTransport
+from pathors_agent.server import Project
+from servers import STALL, Received, ScriptedServer, Step, answer
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Live]:
+    with live(Project(id="demo", transport=AsyncOfflineTransport())) as running:
+        yield running
+
+
+COMPLETION = {
+    "id": "1",
+    "object": "chat.completion",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "Hello \x1b[2J there."},
+        }
+    ],
+}
+
+
+class NoTools(ScriptedServer):
+    """Answers whole, and refuses tools."""
+
+    def script_for(self, request: Received) -> Sequence[Step]:
+        if b'"tools"' not in request.body:
+            return [answer(json.dumps(COMPLETION).encode(), Content_Type="application/json")]
+        error = b'{"error":{"message":"No \\u001b[2Jtools."}}'
+        return [answer(error, "400 Bad Request", Content_Type="application/json")]
+
+
+@pytest.fixture
+def no_tools() -> Iterator[NoTools]:
+    serving = NoTools()
+    yield serving
+    serving.stop()
+
+
+def test_table_and_profile_are_written(server: Live) -> None:
+    shown = run("check", server.base, PATHORS_API_KEY=server.key)
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    lines = [line.rstrip() for line in shown.stdout.splitlines()]
+    assert lines[0].split() == ["rule", "seen", "remark"]
+    assert "tool call in a stream" in lines[10]
+    assert lines[10].endswith("holds")
+    assert lines[-2:] == [
+        "profile=EndpointProfile(requires_calls=False)",
+        "Agents have what they need here.",
+    ]
+
+
+def test_json_is_one_line(server: Live) -> None:
+    shown = run("check", server.base, "--key", server.key, "--json", "--model", "any")
+
+    told = json.loads(shown.stdout)
+    assert shown.stdout.count("\n") == 1
+    assert told["model"] == "any"
+    assert told["holds"] is True
+    assert told["profile"] == {"requires_calls": False}
+    assert len(told["findings"]) == 29
+    assert server.key not in shown.stdout
+
+
+def test_what_is_missing_ends_with_3(no_tools: NoTools) -> None:
+    shown = run("check", no_tools.url, "--key", "")
+
+    assert shown.returncode == 3
+    assert "\x1b" not in shown.stdout
+    assert "MISSING" in shown.stdout
+    assert "No \N{REPLACEMENT CHARACTER}[2Jtools." in shown.stdout
+    assert shown.stdout.endswith("Agents miss what is MISSING above.\n")
+
+
+def test_endpoint_that_cannot_be_asked_ends_with_1(server: Live) -> None:
+    refused = run("check", server.base, "--key", "sk_wrong")
+    nobody = run("check", "http://127.0.0.1:9/v1", "--key", "")
+
+    assert (refused.returncode, refused.stdout) == (nobody.returncode, nobody.stdout) == (1, "")
+    assert refused.stderr == "error: the provider answered 401: Invalid authentication\n"
+    assert nobody.stderr.startswith("error: No connection to http://127.0.0.1:9")
+
+
+def test_silence_ends_it_in_time() -> None:
+    with_silence = ScriptedServer(*[[STALL]] * 8)
+    try:
+        shown = run("check", with_silence.url, "--key", "", "--seconds", "1")
+    finally:
+        with_silence.stop()
+
+    assert shown.returncode == 1
+    assert "within 1 s" in shown.stderr
+
+
+def test_ctrl_c_ends_it() -> None:
+    with_silence = ScriptedServer([STALL])
+    command = [*PROGRAM, "check", with_silence.url, "--key", ""]
+    try:
+        with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE) as process:
+            until(lambda: with_silence.requests)
+            process.send_signal(signal.SIGINT)
+            errors = process.communicate(timeout=PATIENCE_SECONDS)[1]
+    finally:
+        with_silence.stop()
+
+    assert (process.returncode, errors) == (130, b"")
+
+
+def test_bar_shows_on_a_terminal_only(server: Live) -> None:
+    ours, theirs = pty.openpty()
+    command = [*PROGRAM, "check", server.base, "--json"]
+    variables = environment(PATHORS_API_KEY=server.key, TERM="xterm")
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    shown = "".join(iter(lambda: read(ours), ""))
+    assert process.stdout is not None
+    told = process.stdout.read()
+    process.stdout.close()
+
+    assert process.wait(PATIENCE_SECONDS) == 0
+    assert "%" in shown
+    assert "streamed answer" in shown or "tool call" in shown
+    assert b"%" not in told
+    assert json.loads(told)["holds"]
+
+
+def read(terminal: int) -> str:
+    try:
+        return os.read(terminal, 65536).decode(errors="replace")
+    except OSError:  # Linux says so of a terminal that nobody else has open
+        os.close(terminal)
+        return ""
