@@ -9,7 +9,7 @@ from typing import Any, Generic, TypedDict, Unpack, overload
 
 from pathors_agent.calls.approvals import Approval, Approvals, Decision
 from pathors_agent.conversation import Conversation
-from pathors_agent.drivers import drive, drive_async
+from pathors_agent.drivers import drive, drive_async, held
 from pathors_agent.history.sent import AsyncHistory, History
 from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.limits import Limits
@@ -310,9 +310,10 @@ def _open(
 ) -> None:
     """Take what was decided, and what the user says, into the history."""
     conversation = run.conversation
-    bindings.approvals.decide(decisions)
-    if prompt is not None:
-        conversation.append(user_message(prompt))
+    with held(conversation):
+        bindings.approvals.decide(decisions)
+        if prompt is not None:
+            conversation.append(user_message(prompt))
     conversation.session_id = conversation.session_id or session_id
     conversation.id = conversation.id or session_id or token_hex(16)
 

@@ -1,11 +1,12 @@
 """Perform the effects of a run: a short loop for blocking code, and one for async code."""
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import aclosing, contextmanager
 
 from pathors_agent.calls.batches import batch_items, call_alone, call_one, side_by_side
 from pathors_agent.calls.dispatch import ToolThread
-from pathors_agent.errors import TransportError
+from pathors_agent.conversation import Conversation
+from pathors_agent.errors import ConversationError, TransportError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.model_call import Bindings, Clock, ModelCall, close_pieces
 from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
@@ -13,11 +14,29 @@ from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.message_builder import Delta
 
 
+@contextmanager
+def held(conversation: Conversation) -> Iterator[None]:
+    """Keep a conversation to one run: two at once would run the same calls twice."""
+    mine = object()
+    if _HOLDERS.setdefault(id(conversation), mine) is not mine:
+        raise ConversationError(
+            "another run goes on with this conversation; wait for its end, or give each a copy"
+        )
+    try:
+        yield
+    finally:
+        del _HOLDERS[id(conversation)]
+
+
+# By the id of the conversation. To set a key that is absent is one step, for threads too.
+_HOLDERS: dict[int, object] = {}
+
+
 def drive(
     run: Run, transport: Transport, bindings: Bindings
 ) -> Generator[Delta | Message, None, None]:
     """Perform the run's effects one after another; yield deltas and messages."""
-    with Clock(run) as clock, ToolThread() as thread:
+    with held(run.conversation), Clock(run) as clock, ToolThread() as thread:
         while effects := run.effects():
             for effect in effects:
                 clock.left()
@@ -41,7 +60,7 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it w
 
     Nothing is yielded inside a task group or cancel scope.
     """
-    with Clock(run) as clock:
+    with held(run.conversation), Clock(run) as clock:
         while effects := run.effects():
             match effects[0]:
                 case CallModel() as effect:

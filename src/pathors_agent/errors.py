@@ -177,6 +177,8 @@ class ToolError(Exception):
     run again until the user speaks.
     """
 
+    retryable = True  # also where a subclass does not call `__init__`
+
     def __init__(self, text: str = "", *, retryable: bool = True) -> None:
         super().__init__(text)
         self.retryable = retryable

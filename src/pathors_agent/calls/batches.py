@@ -236,7 +236,7 @@ async def _call_batch(
         return _stopped(run, effects, results)
     done = [message for e in effects if (message := results.get(e.call.id)) is not None]
     if len(done) < len(effects):
-        # asyncio's groups drop a cancellation that a tool let through, meant for another task.
+        # asyncio's groups drop a cancellation that was meant for another task.
         raise anyio.get_cancelled_exc_class()
     # On trio a group whose tasks all came to their ends does not tell that it was cancelled.
     await checkpoint_if_cancelled()

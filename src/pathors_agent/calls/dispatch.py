@@ -9,6 +9,7 @@ from pathors_agent.calls.functions import (
     FunctionCall,
     Report,
     Unanswered,
+    call_function,
     hung_calls,
 )
 from pathors_agent.calls.process import ToolProcess, run_in_process
@@ -23,6 +24,7 @@ from pathors_agent.errors import ToolError
 from pathors_agent.messages import ToolMessage
 from pathors_agent.telemetry import bound_logger, emit, is_heard
 from pathors_agent.tools.registry import BoundCall
+from pathors_agent.tools.result_value import kind_name
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.signature import ToolContext
 
@@ -91,7 +93,7 @@ def _run(bound: BoundCall, thread: ToolThread, default: float | None, left: floa
         return thread.run(run_in_task, _call(bound, seconds), seconds)
     if bound.tool.timeout is not None and seconds is not None:
         return run_in_thread(_call(bound, seconds), seconds)
-    return bound.function(**_arguments(bound, None))
+    return call_function(bound.function, _arguments(bound, None))
 
 
 async def _run_async(
@@ -140,7 +142,7 @@ def _refusal(bound: BoundCall) -> ToolMessage | None:
 
 def _failure(bound: BoundCall, error: Exception) -> ToolMessage:
     said = _text_of(error)
-    text = said if isinstance(error, ToolError) else f"{type(error).__name__}: {said}"
+    text = said if isinstance(error, ToolError) else f"{kind_name(error)}: {said}"
     return ToolMessage(
         tool_call_id=bound.call.id,
         content=text[:MAX_ERROR_CHARACTERS],
@@ -153,7 +155,7 @@ def _text_of(error: Exception) -> str:
     try:
         return _sendable(str(error))
     except Exception as second:  # noqa: BLE001  (an exception's own __str__ may raise)
-        return f"(its text could not be read: {type(second).__name__})"
+        return f"(its text could not be read: {kind_name(second)})"
 
 
 def _sendable(text: str) -> str:

@@ -1,5 +1,6 @@
 """Follow calls of functions that cannot be stopped, and count those that nobody waits for."""
 
+import asyncio
 import inspect
 import threading
 from collections import Counter
@@ -44,6 +45,24 @@ def left_alone() -> Unanswered:
     return Unanswered(f"The run was stopped while it ran; {fate}.", outcome="unknown")
 
 
+# What stops a task or a generator. A tool that raises it unasked (something that it waited for was
+# cancelled) stops nothing but itself.
+STOPS = (asyncio.CancelledError, GeneratorExit)
+
+
+def stopped_within(error: BaseException) -> ToolError:
+    """Make the error for a call that ended as if it were stopped, which its run did not do."""
+    return ToolError(f"{type(error).__name__}: it was stopped, and not by its run.")
+
+
+def call_function(function: Callable[..., Any], kwargs: dict[str, Any]) -> object:
+    """Call a sync function: what stops a run reaches into none."""
+    try:
+        return function(**kwargs)
+    except STOPS as error:
+        raise stopped_within(error) from error
+
+
 class FunctionCall:
     """One call of a tool's function: hung from when it is abandoned until it returns."""
 
@@ -60,7 +79,7 @@ class FunctionCall:
         if not self._begin():
             return None
         try:
-            return self._function(**self._kwargs)
+            return call_function(self._function, self._kwargs)
         finally:
             self._end()
 

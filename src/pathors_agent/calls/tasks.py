@@ -8,7 +8,14 @@ from typing import Any, Generic, TypeVar, cast
 
 import anyio
 
-from pathors_agent.calls.functions import STOP_SECONDS, FunctionCall, left_alone, out_of_time
+from pathors_agent.calls.functions import (
+    STOP_SECONDS,
+    STOPS,
+    FunctionCall,
+    left_alone,
+    out_of_time,
+    stopped_within,
+)
 from pathors_agent.errors import ToolError
 
 T = TypeVar("T")
@@ -97,6 +104,8 @@ class LoopTask(Generic[T]):
     def result(self) -> T:
         """Give its value, or raise its error; for a task that has ended and was not cancelled."""
         error, self._error = self._error, None  # held no longer: its traceback holds this task
+        if isinstance(error, STOPS) and not self._scope.cancel_called:
+            raise stopped_within(error) from error
         if error is not None:
             raise error
         return cast(T, self._value)

@@ -86,7 +86,11 @@ async def _serve(
                 await turn.run(writer)
             except _TOLD as error:
                 problem = _problem(error)
-            except Exception as error:  # noqa: BLE001  (a bug here must not be a cut connection)
+            except (anyio.get_cancelled_exc_class(), GeneratorExit):
+                raise
+            # A bug must not be a cut connection, and what a tool raises (SystemExit) not the end
+            # of the server.
+            except BaseException as error:  # noqa: BLE001
                 problem = _unforeseen(error, turn)
             tasks.cancel_scope.cancel()
     except* _TOLD as group:  # the watch lost the session, or the reader
@@ -112,7 +116,7 @@ def _problem(error: BaseException) -> Problem:
             raise error
 
 
-def _unforeseen(error: Exception, turn: Turn) -> Problem:
+def _unforeseen(error: BaseException, turn: Turn) -> Problem:
     log_bug("turn_failed", error, project=turn.project.id)
     return Problem(500, "Internal server error")
 

@@ -240,8 +240,12 @@ _WANTED = (
 
 
 def kind_name(value: object) -> str:
-    """Name a value's type."""
-    return type(value).__name__
+    """Name a value's type; a metaclass may have a `__name__` of its own that raises."""
+    name: str = _NAME.__get__(type(value))
+    return name
+
+
+_NAME = type.__dict__["__name__"]
 
 
 # By type, the nearest base wins; docs/reference/tool-results.md is the table for readers.
