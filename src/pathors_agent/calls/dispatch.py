@@ -71,8 +71,9 @@ async def call_tool_async(
 
     A tool that is an async generator gives what it says before its last value to `report`.
     `seconds` is how long it may take where its tool has no `timeout`, and `left` how long at most.
-    A thread cannot be stopped: cancellation waits for a sync tool to return, as long as it may take, and its result is kept,
-    so that the history says what was done. A tool in a process is killed.
+    Cancellation is passed on to an async tool, and kills a process. A thread cannot be stopped.
+    What a tool gives soon after a cancellation is kept, so that the history says what was done;
+    one that goes on is left, and its outcome is unknown.
     """
     started = time.monotonic()
     message = _refusal(bound)
