@@ -57,6 +57,46 @@ def test_revoked_key_is_refused_within_a_second() -> None:
         assert server.client.get("/sessions").status_code == 401
 
 
+class Asked(MemoryStore):
+    """A store that counts how often it is asked for a key, and waits for its word to answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.may_answer = anyio.Event()
+
+    async def find_key(self, digest: str) -> StoredKey | None:
+        self.asked += 1
+        await self.may_answer.wait()
+        return await super().find_key(digest)
+
+
+def test_burst_of_requests_asks_the_store_for_its_key_once() -> None:
+    async def burst() -> tuple[set[int], int]:
+        store = Asked()
+        text, key = make_key("demo")
+        await store.add_key(key)
+        app = create_app([project()], store)
+        transport = httpx2.ASGITransport(app=app)
+        statuses = []
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+
+            async def ask() -> None:
+                headers = {"Authorization": f"Bearer {text}"}
+                answered = await client.get("/v1/projects/demo/sessions", headers=headers)
+                statuses.append(answered.status_code)
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(20):
+                    tasks.start_soon(ask)
+                await anyio.wait_all_tasks_blocked()
+                store.may_answer.set()
+        await app.state.runtime.stop()
+        return set(statuses), store.asked
+
+    assert anyio.run(burst) == ({200}, 1)
+
+
 def test_use_of_a_key_is_noted() -> None:
     with live(project()) as server:
         server.client.get("/sessions")

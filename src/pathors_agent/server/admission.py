@@ -1,7 +1,7 @@
 """Let in as many turns at once as the server can bear, and a short queue of others."""
 
-from collections.abc import AsyncGenerator, Hashable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Hashable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
 import anyio
 
@@ -16,33 +16,50 @@ class Admission:
         self._settings = settings
         self._gates: dict[Hashable, _Gate] = {}
 
+    @contextmanager
+    def reading(self, project: str, key: str) -> Generator[None]:
+        """Count a request whose body comes in; `Problem` 429 where it could not even wait."""
+        with ExitStack() as counted:
+            for name, size in self._wanted(project, key):
+                counted.enter_context(self._counted(name, size))
+            yield
+
     @asynccontextmanager
     async def turn(self, project: str, key: str) -> AsyncGenerator[None]:
         """Hold a place while a turn runs; `Problem` 429 where none becomes free."""
-        settings = self._settings
-        wanted = [(("key", key), settings.turns_per_key)]
-        wanted.append((("project", project), settings.turns_per_project))
         async with AsyncExitStack() as places:
             try:
-                with anyio.fail_after(settings.queue_seconds):
-                    for name, size in wanted:
+                with anyio.fail_after(self._settings.queue_seconds):
+                    for name, size in self._wanted(project, key):
                         await places.enter_async_context(self._place(name, size))
             except TimeoutError:
                 raise self._full() from None
             yield
 
+    def _wanted(self, project: str, key: str) -> list[tuple[Hashable, int]]:
+        settings = self._settings
+        return [
+            (("key", key), settings.turns_per_key),
+            (("project", project), settings.turns_per_project),
+        ]
+
     @asynccontextmanager
     async def _place(self, name: Hashable, size: int) -> AsyncGenerator[None]:
-        gate = self._gates.setdefault(name, _Gate(size))
-        if gate.waiting >= self._settings.queue_length and not gate.has_room:
-            raise self._full()
-        gate.users += 1
-        try:
-            async with gate.entered():
+        with self._counted(name, size) as gate:
+            async with gate.running:
                 yield
+
+    @contextmanager
+    def _counted(self, name: Hashable, size: int) -> "Generator[_Gate]":
+        gate = self._gates.setdefault(name, _Gate(size))
+        if gate.requests >= size + self._settings.queue_length:
+            raise self._full()
+        gate.requests += 1
+        try:
+            yield gate
         finally:
-            gate.users -= 1
-            if not gate.users:
+            gate.requests -= 1
+            if not gate.requests:
                 del self._gates[name]
 
     def _full(self) -> Exception:
@@ -50,22 +67,11 @@ class Admission:
 
 
 class _Gate:
+    """The requests of a key or a project: those whose turns run, those that wait or still come."""
+
     def __init__(self, size: int) -> None:
-        self.users = 0
-        self._semaphore = anyio.Semaphore(size)
-
-    @property
-    def has_room(self) -> bool:
-        return self._semaphore.value > 0
-
-    @property
-    def waiting(self) -> int:
-        return self._semaphore.statistics().tasks_waiting
-
-    @asynccontextmanager
-    async def entered(self) -> AsyncGenerator[None]:
-        async with self._semaphore:
-            yield
+        self.requests = 0
+        self.running = anyio.Semaphore(size)
 
 
 class SessionQueue:

@@ -1,23 +1,44 @@
 """Read the body of a request: JSON within bounds, or the problem with it."""
 
 import json
+import math
 from collections import Counter
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import anyio
+from anyio.lowlevel import RunVar
 from starlette.requests import ClientDisconnect, Request
 
 from pathors_agent.messages import JSONValue
 from pathors_agent.server.problems import Problem, bad_request
 from pathors_agent.server.settings import ServerSettings
 
+# Parsed within a few milliseconds, whatever it holds; more at once would be a long wait for others.
+SMALL_BODY_BYTES = 16 * 1024
+
+ResultT = TypeVar("ResultT")
+
+_parser: RunVar[anyio.CapacityLimiter] = RunVar("parser")
+
 _JSON_TYPES = ("application/json", "text/json")
 
 
 async def read_object(request: Request, settings: ServerSettings) -> dict[str, JSONValue]:
     """Give the JSON object that a request holds."""
-    return parse_object(await read_body(request, settings), settings)
+    body = await read_body(request, settings)
+    return await parsed(body, lambda: parse_object(body, settings))
+
+
+async def parsed(body: bytes, parse: Callable[[], ResultT]) -> ResultT:
+    """Parse a body: a large one beside the event loop, one at a time, so that others are answered.
+
+    A body of a few megabytes can take seconds, and a hundred times its size in memory.
+    """
+    if len(body) <= SMALL_BODY_BYTES:
+        return parse()
+    return await anyio.to_thread.run_sync(parse, limiter=_one_parser())
 
 
 async def read_body(request: Request, settings: ServerSettings) -> bytes:
@@ -28,7 +49,7 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The request must have Content-Type application/json"
         )
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > settings.max_body_bytes:
+    if length.isdecimal() and int(length) > settings.max_body_bytes:
         raise _too_large(settings)
     try:
         with anyio.fail_after(settings.body_seconds):
@@ -61,6 +82,15 @@ def _too_large(settings: ServerSettings) -> Problem:
         f"The body is larger than {settings.max_body_bytes} bytes",
         headers={"Connection": "close"},
     )
+
+
+def _one_parser() -> anyio.CapacityLimiter:
+    """One for each event loop; large bodies wait for each other here."""
+    try:
+        return _parser.get()
+    except LookupError:
+        _parser.set(anyio.CapacityLimiter(1))
+        return _parser.get()
 
 
 def parse_object(body: bytes, settings: ServerSettings) -> dict[str, JSONValue]:
@@ -104,7 +134,16 @@ def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON number")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unrepeated, parse_constant=_no_number)
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):  # as 1e999, which no JSON could give back
+        raise ValueError("a number is too large")
+    return number
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unrepeated, parse_float=_finite, parse_constant=_no_number
+)
 
 
 def depth_over(value: JSONValue, limit: int) -> bool:

@@ -5,8 +5,12 @@ import secrets
 
 from starlette.requests import Request
 
-from pathors_agent.server.body import parse_object, read_body
-from pathors_agent.server.completion_request import checked_session_id, read_request
+from pathors_agent.server.body import parse_object, parsed, read_body
+from pathors_agent.server.completion_request import (
+    CompletionRequest,
+    checked_session_id,
+    read_request,
+)
 from pathors_agent.server.problems import bad_request, unavailable
 from pathors_agent.server.runtime import Runtime
 from pathors_agent.server.sending import TurnResponse
@@ -26,10 +30,9 @@ class Completions:
         key = await runtime.authenticated(request, project_id)
         if runtime.is_draining:
             raise unavailable("The server is stopping; try again")
-        body = await read_body(request, runtime.settings)
-        fields = parse_object(body, runtime.settings)
-        session = request.headers.get("x-session-id")
-        asked = read_request(fields, session, runtime.settings)
+        with runtime.shared.admission.reading(project_id, key.id):
+            body = await read_body(request, runtime.settings)
+            asked = await parsed(body, lambda: self._read(body, request))
         turn = Turn(
             shared=runtime.shared,
             project=runtime.projects[project_id],
@@ -40,6 +43,11 @@ class Completions:
             request_id=_request_id(request, key),
         )
         return TurnResponse(turn, runtime.start_soon)
+
+    def _read(self, body: bytes, request: Request) -> CompletionRequest:
+        settings = self._runtime.settings
+        session = request.headers.get("x-session-id")
+        return read_request(parse_object(body, settings), session, settings)
 
 
 def _digest(body: bytes, session_id: str | None) -> str:

@@ -1,5 +1,6 @@
 """API keys: made, shown once, stored as a digest, and recognised."""
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -65,6 +66,7 @@ class Authenticator:
         self._store = store
         self._noted: dict[str, float] = {}
         self._known: dict[str, tuple[float, StoredKey]] = {}
+        self._lookups: dict[str, asyncio.Future[StoredKey | None]] = {}
 
     async def key_of(self, request: Request, project: str) -> StoredKey:
         """Give the key of a request to this project; the same `Problem` for every other."""
@@ -82,16 +84,28 @@ class Authenticator:
         return key
 
     async def _found(self, digest: str) -> StoredKey | None:
-        moment = time.monotonic()
         until, key = self._known.get(digest, (0.0, None))
-        if moment < until:
+        if time.monotonic() < until:
             return key
+        lookup = self._lookups.get(digest)
+        if lookup is None:  # a burst of requests asks the store once
+            lookup = self._lookups[digest] = asyncio.ensure_future(self._looked_up(digest))
+            lookup.add_done_callback(lambda done: self._end_lookup(digest, done))
+        return await asyncio.shield(lookup)
+
+    async def _looked_up(self, digest: str) -> StoredKey | None:
+        moment = time.monotonic()
         key = await self._store.find_key(digest)
         if key is not None:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
             self._known[digest] = (moment + KNOWN_SECONDS, key)
         return key
+
+    def _end_lookup(self, digest: str, done: "asyncio.Future[StoredKey | None]") -> None:
+        self._lookups.pop(digest, None)
+        if not done.cancelled():
+            done.exception()  # told to whoever waits; nobody may
 
     async def _note_used(self, key: StoredKey) -> None:
         moment = time.monotonic()
