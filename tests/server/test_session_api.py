@@ -75,6 +75,16 @@ def test_every_visible_id_works_in_a_path(session_id: str) -> None:
         assert found.json()["sessionId"] == session_id
 
 
+@pytest.mark.parametrize("session_id", ["s1\n", "\ns1", "s\r\nX-Evil: 1", "s1\0", "s 1", "é"])
+def test_id_that_cannot_be_is_none_in_a_path(session_id: str) -> None:
+    with live(project()) as server:
+        create(server, "s1")
+        refused = server.client.get(f"{server.base}/sessions/{quote(session_id, safe='')}")
+
+        assert refused.status_code == 400
+        assert "x-evil" not in refused.headers
+
+
 def test_unknown_session_is_not_found() -> None:
     with live(project()) as server:
         missing = server.client.get("/sessions/s1")

@@ -1,5 +1,6 @@
 """The ASGI app: addresses, and what every answer goes through."""
 
+import re
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -9,7 +10,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pathors_agent.errors import StoreError
@@ -98,6 +99,7 @@ def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
         old = not path.startswith("/v1/")
         # Documented once: an older address answers alike.
         app.add_api_route(path, endpoint, methods=[method], include_in_schema=not old, **about)
+        _take_whole_path(app.routes[-1])
 
     add(f"{_CANONICAL}/chat/completions", completions.complete, "POST", COMPLETION)
     add(f"{_CANONICAL}/sessions/search", sessions.search, "POST", SEARCH)
@@ -115,6 +117,12 @@ def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
         add(f"{base}/session-history", sessions.list_all, "GET", LIST)
         add(f"{base}/session/{{session_id:path}}", sessions.query, "GET", QUERY)
     _add_health(app, runtime)
+
+
+def _take_whole_path(route: BaseRoute) -> None:
+    """Let an id that ends in a line break be told from one that does not."""
+    assert isinstance(route, Route)
+    route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
 
 
 def _add_health(app: FastAPI, runtime: Runtime) -> None:
