@@ -19,13 +19,17 @@ def add(a: int, b: int) -> int:
 
 TOOLS = [add]
 model = AsyncOfflineTransport
+
+def broken():
+    raise KeyError("no such model")
 '''
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "shop_tools.py").write_text(TOOLS)
-    (tmp_path / "shop.md").write_text("You sell {{thing}}.")
+    (tmp_path / "shop.md").write_text("You sell {{thing}} für 5 €.", encoding="utf-8")
+    (tmp_path / "not_python.py").write_text("TOOLS = [")
     return tmp_path
 
 
@@ -60,7 +64,7 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     assert shop.id == "shop"
     assert shop.model == "m1"
-    assert shop.instructions == "You sell {{thing}}."
+    assert shop.instructions == "You sell {{thing}} für 5 €."
     assert shop.options == ModelOptions(temperature=0.5, stop=["x"])
     assert shop.limits == Limits(turns=3, last_word=True)
     assert shop.on_disconnect == "finish"
@@ -89,6 +93,22 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
             'projects.shop.transport must be "module:name"',
         ),
         ('[projects.shop]\ntransport = "no_such:x"', "projects.shop.transport cannot be imported"),
+        (
+            '[projects.shop]\ntransport = "not_python:x"',
+            "projects.shop.transport cannot be imported: SyntaxError: ",
+        ),
+        (
+            '[projects.shop]\ntransport = "shop_tools:broken"',
+            "projects.shop.transport cannot be made: KeyError: 'no such model'",
+        ),
+        (
+            '[projects.shop]\ntransport = "shop_tools:model"\nprofile = "openai"',
+            "projects.shop.profile goes with base_url, not with transport",
+        ),
+        (
+            '[project.shop]\ntransport = "shop_tools:model"',
+            "project is unknown; there are ['projects', 'server']",
+        ),
         (
             '[projects.shop]\ntransport = "shop_tools:no"',
             "projects.shop.transport cannot be imported",

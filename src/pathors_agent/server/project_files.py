@@ -4,7 +4,8 @@ import importlib
 import os
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ _TEXTS = (
     "on_disconnect",
 )
 _TABLES = {"options": ModelOptions, "limits": Limits}
+# The table `server` is read by `load_settings`.
+_TOP = {"projects", "server"}
+# What is said of a model at `base_url`, and means nothing of another.
+_OF_ADDRESSES = ("api_key_env", "profile")
 
 
 class InvalidProjectFile(AgentError, ValueError):
@@ -48,11 +53,13 @@ def load_projects(path: str | Path) -> list[Project]:
     """
     path = Path(path)
     try:
-        document = tomllib.loads(path.read_text())
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidProjectFile(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidProjectFile(f"{path}: is no TOML: {error}") from None
+    if unknown := sorted(document.keys() - _TOP):
+        raise InvalidProjectFile(f"{path}: {unknown[0]} is unknown; there are {sorted(_TOP)}")
     tables = document.get("projects")
     if not isinstance(tables, dict) or not tables:
         raise InvalidProjectFile(f"{path}: has no table [projects.NAME]")
@@ -96,13 +103,17 @@ class _Table:
         given = [key for key in ("base_url", "transport", "gguf") if key in self._table]
         if len(given) != 1:
             raise self._wrong("", "needs one of base_url, transport, gguf")
+        for key in _OF_ADDRESSES:
+            if key in self._table and given != ["base_url"]:
+                raise self._wrong(key, f"goes with base_url, not with {given[0]}")
         if given == ["gguf"]:
             from pathors_agent.transports.local import AsyncLocalTransport
 
             return AsyncLocalTransport(self._beside(self._table["gguf"]))
         if given == ["transport"]:
             made = self._named("transport")
-            made = made() if callable(made) else made
+            with self._errors_of_authors("transport", "cannot be made"):
+                made = made() if callable(made) else made
             if not isinstance(made, AsyncTransport):
                 raise self._wrong("transport", "must name an AsyncTransport, or what makes one")
             return made
@@ -142,7 +153,7 @@ class _Table:
         if "instructions" in self._table:
             raise self._wrong("instructions_file", "stands beside instructions; give one of them")
         try:
-            return self._beside(file).read_text()
+            return self._beside(file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             raise self._wrong("instructions_file", f"{file} cannot be read") from None
 
@@ -168,14 +179,23 @@ class _Table:
         folder = str(self._path.resolve().parent)
         sys.path.insert(0, folder)
         try:
-            found: Any = importlib.import_module(module)
-            for part in name.split("."):
-                found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
-            raise self._wrong(key, f"cannot be imported: {error}") from error
+            with self._errors_of_authors(key, "cannot be imported"):
+                found: Any = importlib.import_module(module)
+                for part in name.split("."):
+                    found = getattr(found, part)
         finally:
             sys.path.remove(folder)
         return found
+
+    @contextmanager
+    def _errors_of_authors(self, key: str, problem: str) -> Iterator[None]:
+        """Tell what the code that the file names raises, whatever it is, with its cause."""
+        try:
+            yield
+        except (ImportError, AttributeError) as error:  # their texts say what they are
+            raise self._wrong(key, f"{problem}: {error}") from error
+        except Exception as error:
+            raise self._wrong(key, f"{problem}: {type(error).__name__}: {error}") from error
 
     def _beside(self, file: str) -> Path:
         return self._path.resolve().parent / file

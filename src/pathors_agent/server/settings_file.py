@@ -14,7 +14,7 @@ def load_settings(path: str | Path) -> ServerSettings:
     """Read the table `[server]` of a file: the fields of `ServerSettings`, all optional."""
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text()).get("server", {})
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("server", {})
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
         raise InvalidProjectFile(f"{path}: cannot be read as TOML") from None
     if not isinstance(table, dict):
