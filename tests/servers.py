@@ -107,6 +107,11 @@ class ScriptedServer:
         scheme = "https" if self._tls else "http"
         return f"{scheme}://127.0.0.1:{self.port}/v1"
 
+    def wait_for_requests(self, count: int) -> None:
+        """Wait until so many requests came in."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.requests) >= count, PATIENCE_SECONDS)
+
     def wait_until_clients_left(self) -> None:
         """Wait until no connection is open; fail the test when that takes too long."""
         with self._changed:
@@ -158,6 +163,7 @@ class ScriptedServer:
             while request := read_request(incoming):
                 with self._changed:
                     self.requests.append(request)
+                    self._changed.notify_all()
                     script = self.script_for(request)
                 if not all(perform(step, connection) for step in script):
                     break

@@ -3,14 +3,18 @@
 import json
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import pytest
 
 from live_server import Live, events, external, joined, live, result
 from pathors_agent import AsyncHTTPTransport, Limits, ModelOptions, ToolContext, Usage, tool
 from pathors_agent.server import Project, ServerSettings
+from pathors_agent.stores import MemoryStore
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
 from servers import STALL, Drip, ScriptedServer, chunk, head
 
@@ -421,6 +425,33 @@ def test_call_that_was_denied_is_not_run() -> None:
         assert server.stored("s1")[2]["content"] == "Not run: a person said no: too much."
 
 
+@pytest.mark.parametrize("second", ["the same", "a result"])
+def test_call_is_decided_about_once(second: str) -> None:
+    with live(project(calls(("pay", {"amount": 5})), "Paid.", tools=[pay])) as server:
+        asked = server.complete("Pay 5", session="s1").json()["choices"][0]
+        (call,) = asked["message"]["tool_calls"]
+        yes = json.dumps({"approved": True, "digest": call["approval"]["digest"]})
+        more = yes if second == "the same" else "paid a million"
+
+        refused = server.complete(result("call_1", yes), result("call_1", more), session="s1")
+        answered = server.complete(result("call_1", yes), session="s1")
+
+        assert refused.status_code == 400
+        assert refused.json()["error"]["details"][0].startswith("messages[1].")
+        assert answered.status_code == 200
+        assert server.stored("s1")[2]["content"] == "paid 5"
+
+
+@pytest.mark.parametrize("said", ["[" * 100_000, "NaN", '{"approved": 1}', ""])
+def test_decision_that_is_none_is_refused(said: str) -> None:
+    with live(project(calls(("pay", {"amount": 5})), tools=[pay])) as server:
+        server.complete("Pay 5", session="s1")
+        refused = server.complete(result("call_1", said), session="s1")
+
+        assert refused.status_code == 400
+        assert refused.json()["error"]["details"][0].startswith("messages[0].content: must be")
+
+
 # - what is refused -
 
 
@@ -503,6 +534,7 @@ def test_bad_field_is_named(body: dict[str, Any], detail: str) -> None:
         b'"x"',
         b'{"messages": [], "messages": []}',
         b'{"a": NaN}',
+        b'{"temperature": 1e999}',
         b"\xff\xfe{\x00}\x00",
         b'{"messages": "\xed\xa0\x80"}',
         b'{"a":' * 100 + b"1" + b"}" * 100,
@@ -918,19 +950,67 @@ def test_draining_server_takes_no_new_turns() -> None:
 def test_client_that_does_not_read_is_given_up_and_the_model_is_not_read_on(
     scripted_server: Any,
 ) -> None:
-    said = json.dumps({"choices": [{"index": 0, "delta": {"content": "x" * 50_000}}]})
-    upstream = scripted_server([*SLOW, Drip(chunk(f"data: {said}\n\n".encode()), 0.0)])
+    upstream = scripted_server([*SLOW, Drip(chunk(said("x" * 50_000)), 0.0)])
     one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
-    with live(one, settings=ServerSettings(write_seconds=0.2)) as server:
-        body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "stream": True})
-        request = (
-            f"POST /v1/projects/demo/chat/completions HTTP/1.1\r\nHost: x\r\n"
-            f"Authorization: Bearer {server.key}\r\nContent-Type: application/json\r\n"
-            f"X-Session-ID: s1\r\nContent-Length: {len(body)}\r\n\r\n{body}"
-        )
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.sendall(request.encode())
-            upstream.wait_until_clients_left()
+    # Comments would be due before the write is given up.
+    settings = ServerSettings(write_seconds=0.2, ping_seconds=0.05)
+    with live(one, settings=settings) as server, unread_stream(server) as connection:
+        upstream.wait_for_requests(1)
+        upstream.wait_until_clients_left()
+        connection.close()
 
         assert server.client.get("/sessions/s1").status_code == 404
+
+
+def test_turn_of_a_client_that_does_not_read_is_finished_where_the_project_says_so(
+    scripted_server: Any,
+) -> None:
+    # More than the buffers of two sockets take.
+    pieces = [chunk(said("x" * 100_000)) for _ in range(100)]
+    upstream = scripted_server([*SLOW, *pieces, REST, chunk(b"")], [*SLOW, REST, chunk(b"")])
+    transport = AsyncHTTPTransport(upstream.url, api_key="")
+    one = Project(id="demo", transport=transport, on_disconnect="finish")
+    settings = ServerSettings(write_seconds=0.2, ping_seconds=0.05)
+    with live(one, settings=settings) as server, unread_stream(server):
+        upstream.wait_for_requests(1)
+        assert server.complete("Next", session="s1").status_code == 200  # waits for the turn before
+
+        sizes = [len(m["content"]) for m in server.stored("s1")]
+        assert sizes == [2, 10_000_002, 4, 2]
+
+
+def said(text: str) -> bytes:
+    """Write a model's event that says a text."""
+    event = json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]})
+    return f"data: {event}\n\n".encode()
+
+
+@contextmanager
+def unread_stream(server: Live) -> Iterator[socket.socket]:
+    """Ask for a stream in the session s1, and do not read it."""
+    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "stream": True})
+    request = (
+        f"POST /v1/projects/demo/chat/completions HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: Bearer {server.key}\r\nContent-Type: application/json\r\n"
+        f"X-Session-ID: s1\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    )
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(request.encode())
+        yield connection
+
+
+class SlowLease(MemoryStore):
+    """A store that gives the session when the time to wait for it is just over."""
+
+    async def take_lease(self, *arguments: Any, **named: Any) -> Any:
+        lease = await super().take_lease(*arguments, **named)
+        with anyio.CancelScope(shield=True), anyio.move_on_after(0.1):
+            await anyio.sleep_forever()
+        return lease
+
+
+def test_session_that_comes_when_the_wait_for_it_ends_is_taken() -> None:
+    settings = ServerSettings(session_wait_seconds=0.01)
+    with live(project("one"), settings=settings, store=SlowLease()) as server:
+        assert server.complete("Hi", session="s1").status_code == 200

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import anyio
@@ -48,7 +49,8 @@ class TurnResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the turn and answer."""
-        line = Line(send, self._turn.shared.settings.write_seconds)
+        outlived = self._turn.project.on_disconnect == "finish"
+        line = Line(send, self._turn.shared.settings.write_seconds, outlived=outlived)
         headers = {**self._own_headers, "x-session-id": self._turn.session_id}
         if self._turn.request.stream:
             writer: StreamWriter | WholeWriter = StreamWriter(self._turn, line, headers)
@@ -56,7 +58,7 @@ class TurnResponse(Response):
             writer = WholeWriter(self._turn, line, headers)
         served = anyio.Event()
         async with anyio.create_task_group() as here:
-            if self._turn.project.on_disconnect == "finish":
+            if outlived:
                 self._beside(_serve, self._turn, writer, line, served)
                 here.start_soon(_listen, receive, line, served.set)
                 await served.wait()
@@ -70,7 +72,7 @@ async def _listen(receive: Receive, line: "Line", gone: Callable[[], object]) ->
     """Wait for the client to go away."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    line.is_cut = True
+    line.cut()
     gone()
 
 
@@ -81,7 +83,7 @@ async def _serve(
     problem: Problem | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch, turn, writer, line)
+            tasks.start_soon(_watch, turn, writer, line, served)
             try:
                 await turn.run(writer)
             except _TOLD as error:
@@ -121,26 +123,38 @@ def _unforeseen(error: BaseException, turn: Turn) -> Problem:
     return Problem(500, "Internal server error")
 
 
-async def _watch(turn: Turn, writer: "StreamWriter | WholeWriter", line: "Line") -> None:
+async def _watch(
+    turn: Turn, writer: "StreamWriter | WholeWriter", line: "Line", served: anyio.Event
+) -> None:
     """Keep the session, break long silences, and give up on who does not read."""
     settings = turn.shared.settings
     keep_every = settings.lease_seconds / KEPT_PER_LEASE
     kept_at = line.now()
     while True:
         now = line.now()
-        due = min(kept_at + keep_every, line.last_sent + settings.ping_seconds, line.write_end)
+        ping_at = line.last_sent + settings.ping_seconds
+        if line.is_writing:  # no silence: a comment would wait here for what is not read
+            ping_at = float("inf")
+        due = min(kept_at + keep_every, ping_at, line.write_end)
         if now < due:
             await _pause(due - now, turn.shared.ending)
             continue
         if line.write_end <= now:
-            line.is_cut = True
-            raise Problem(408, "The client does not read")
+            _give_up(line, served)
         if now >= kept_at + keep_every:
             kept_at = now
             await turn.keep()
-        if now >= line.last_sent + settings.ping_seconds:
+        if now >= ping_at:
             line.last_sent = now
             await writer.ping()
+
+
+def _give_up(line: "Line", served: anyio.Event) -> None:
+    """Leave a client that does not read; its turn goes on only where the project says so."""
+    line.cut()
+    if not line.outlived:
+        raise Problem(408, "The client does not read")
+    served.set()
 
 
 async def _pause(seconds: float, ending: anyio.Event) -> None:
@@ -150,17 +164,33 @@ async def _pause(seconds: float, ending: anyio.Event) -> None:
 
 
 class Line:
-    """The way to a client: bytes go out in order, one write at a time, and not to who has left."""
+    """The way to a client: bytes go out in order, one write at a time, and not to who has left.
 
-    def __init__(self, send: Send, write_seconds: float) -> None:
+    Where it is `outlived` by its turn, what is stuck on it does not hold up the turn.
+    """
+
+    def __init__(self, send: Send, write_seconds: float, *, outlived: bool) -> None:
         self._send = send
         self._write_seconds = write_seconds
         self._lock = asyncio.Lock()
+        self._write = anyio.CancelScope()
         self.now = asyncio.get_running_loop().time  # anyio's takes ten times as long
+        self.outlived = outlived
         self.is_cut = False
         self.is_open = False
         self.last_sent = self.now()
         self.write_end = float("inf")
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a write waits for the client."""
+        return self.write_end != float("inf")
+
+    def cut(self) -> None:
+        """Send nothing more: the client left, or does not read."""
+        self.is_cut = True
+        self.write_end = float("inf")
+        self._write.cancel()
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
         """Send the status and the headers."""
@@ -173,16 +203,24 @@ class Line:
         await self._put({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _put(self, message: dict[str, Any]) -> None:
-        if self.is_cut:
-            return
         async with self._lock:
+            if self.is_cut:
+                return
             self.last_sent = self.now()
             self.write_end = self.last_sent + self._write_seconds
             try:
-                await self._send(message)
+                with self._interruptible():
+                    await self._send(message)
             except OSError:  # the connection broke while this was on its way
                 self.is_cut = True
             self.write_end = float("inf")
+
+    def _interruptible(self) -> AbstractContextManager[object]:
+        # A scope takes longer than all else here, and what dies with its client needs none.
+        if not self.outlived:
+            return nullcontext()
+        self._write = anyio.CancelScope()
+        return self._write
 
 
 class WholeWriter:

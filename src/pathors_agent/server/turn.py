@@ -4,27 +4,26 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import anyio
 
-from pathors_agent.agent import AsyncAgent
-from pathors_agent.calls.approvals import Approval, Decision
-from pathors_agent.conversation import Conversation, Role
-from pathors_agent.errors import ConversationError, SessionConflict, SessionNotFound
-from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolMessage
+from pathors_agent.conversation import Conversation
+from pathors_agent.errors import SessionConflict, SessionNotFound
+from pathors_agent.messages import AssistantMessage, JSONValue, Message
 from pathors_agent.run import Status
 from pathors_agent.run_result import RunResult
 from pathors_agent.server.admission import Admission, SessionQueue
 from pathors_agent.server.answer import Answer, Head, counted, finish_reason
 from pathors_agent.server.completion_request import CompletionRequest
-from pathors_agent.server.problems import Problem, bad_request
+from pathors_agent.server.incoming import add_news
+from pathors_agent.server.problems import Problem
 from pathors_agent.server.project import Project, TurnContext
 from pathors_agent.server.settings import ServerSettings
-from pathors_agent.server.view import BETWEEN_TEXTS, news
+from pathors_agent.server.view import BETWEEN_TEXTS
 from pathors_agent.stores.base import Lease, RequestId, Session, Store
 from pathors_agent.telemetry import emit
 from pathors_agent.wire.message_builder import Delta
@@ -91,42 +90,49 @@ class Turn:
         await writer.end(answer)
 
     async def _run_admitted(self, writer: Writer) -> Answer:
-        admission, sessions = self.shared.admission, self.shared.sessions
-        async with admission.turn(self.project.id, self.api_key):
+        async with (
+            self.shared.admission.turn(self.project.id, self.api_key),
+            self._held_session() as lease,
+        ):
             try:
-                with anyio.fail_after(self.shared.settings.session_wait_seconds) as time_limit:
-                    async with sessions.place(self.project.id, self.session_id):
-                        return await self._run_alone(writer, time_limit)
+                with anyio.fail_after(self.shared.settings.turn_seconds):
+                    return await self._run_alone(writer, lease)
             except TimeoutError:
-                raise _too_long() if self.is_running else _session_busy() from None
+                raise _too_long() from None
 
-    async def _run_alone(self, writer: Writer, time_limit: anyio.CancelScope) -> Answer:
-        async with self._lease() as lease:
-            time_limit.deadline = anyio.current_time() + self.shared.settings.turn_seconds
-            seen = await self._stored()
-            conversation = self._conversation(seen)
-            variables = seen.variables if seen else {}
-            agent = self.project.agent(self.request, variables)
-            context = TurnContext(self.project.id, self.session_id, variables)
-            before = {id(message) for message in conversation.messages}
-            decisions = self._take_news(conversation, agent, context)
-            self.is_running = True
-            async with agent.stream(
-                conversation=conversation, context=context, decisions=decisions
-            ) as stream:
-                async for item in stream:
-                    await writer.item(item)
-            answer = self._answer(stream.result)
-            added = [m for m in conversation.messages if id(m) not in before]
-            await self.shared.store.save_turn(
-                lease,
-                added,
-                seen=seen,
-                request=self.request_id,
-                answer=answer.dumped(),
-                drop=True,
-            )
-            self.lease = None
+    async def _run_alone(self, writer: Writer, lease: Lease) -> Answer:
+        seen = await self._stored()
+        conversation = self._conversation(seen)
+        variables = seen.variables if seen else {}
+        agent = self.project.agent(self.request, variables)
+        context = TurnContext(self.project.id, self.session_id, variables)
+        before = {id(message) for message in conversation.messages}
+        decisions = add_news(
+            self.request.messages, conversation, agent, context, self.project.own_tools
+        )
+        self.is_running = True
+        async with agent.stream(
+            conversation=conversation, context=context, decisions=decisions
+        ) as stream:
+            async for item in stream:
+                await writer.item(item)
+        answer = self._answer(stream.result)
+        added = [m for m in conversation.messages if id(m) not in before]
+        await self._save(lease, seen, added, answer)
+        return answer
+
+    async def _save(
+        self, lease: Lease, seen: Session | None, added: Sequence[Message], answer: Answer
+    ) -> None:
+        await self.shared.store.save_turn(
+            lease,
+            added,
+            seen=seen,
+            request=self.request_id,
+            answer=answer.dumped(),
+            drop=True,
+        )
+        self.lease = None
         emit(
             "turn_served",
             project=self.project.id,
@@ -134,7 +140,6 @@ class Turn:
             messages=len(added),
             finish_reason=answer.finish_reason,
         )
-        return answer
 
     async def keep(self) -> None:
         """Hold on to the session and the request; `SessionConflict` when they are another's."""
@@ -177,6 +182,19 @@ class Turn:
             with anyio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
                 await store.forget_request(self.request_id)
             raise
+
+    @asynccontextmanager
+    async def _held_session(self) -> AsyncGenerator[Lease]:
+        """Hold the session against other turns, here and elsewhere; 409 where it stays busy."""
+        async with AsyncExitStack() as held:
+            try:
+                with anyio.fail_after(self.shared.settings.session_wait_seconds):
+                    place = self.shared.sessions.place(self.project.id, self.session_id)
+                    await held.enter_async_context(place)
+                    lease = await held.enter_async_context(self._lease())
+            except TimeoutError:
+                raise _session_busy() from None
+            yield lease
 
     @asynccontextmanager
     async def _lease(self) -> AsyncGenerator[Lease]:
@@ -227,57 +245,6 @@ class Turn:
             parts = [self.project.id, self.session_id, incarnation]
         return hashlib.sha256(json.dumps([*parts, self.body_digest]).encode()).hexdigest()[:32]
 
-    def _take_news(
-        self, conversation: Conversation, agent: AsyncAgent[str], context: TurnContext
-    ) -> list[Decision]:
-        """Add what the client says that is new; give what it decided about calls that wait."""
-        given = self.request.messages
-        own_tools = [tool.name for tool in self.project.own_tools]
-        new = news(conversation.messages, given, own_tools)
-        waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
-        decisions: list[Decision] = []
-        for index, message in enumerate(new, start=len(given) - len(new)):
-            approval = (
-                waiting.pop(message.tool_call_id, None)
-                if isinstance(message, ToolMessage)
-                else None
-            )
-            if approval is not None:
-                decisions.append(_decision(message, approval, index))
-                continue
-            try:
-                conversation.append(message)
-            except ConversationError as error:
-                raise _illegal(error, index) from None
-        decided = {decision.digest for decision in decisions}
-        self._refuse_unfinished(conversation, decided, waiting, own_tools)
-        return decisions
-
-    def _refuse_unfinished(
-        self,
-        conversation: Conversation,
-        decided: set[str],
-        waiting: Mapping[str, Approval],
-        own_tools: Sequence[str],
-    ) -> None:
-        still_open = [
-            call.id
-            for call in conversation.open_calls
-            if call.id in waiting or call.name not in own_tools
-        ]
-        if still_open:
-            raise bad_request(
-                "Some tool calls have no result",
-                f"messages: no tool message for {', '.join(still_open)}",
-                param="messages",
-            )
-        if conversation.next_role is Role.USER and not decided:
-            raise bad_request(
-                "There is nothing to answer",
-                "messages: must end with a message of the user, or a tool's result, that is new",
-                param="messages",
-            )
-
     # - what it answers -
 
     def _answer(self, result: RunResult[Any]) -> Answer:
@@ -322,34 +289,3 @@ def _session_busy() -> Problem:
         code="session_busy",
         headers={"Retry-After": "1"},
     )
-
-
-def _illegal(error: ConversationError, index: int) -> Problem:
-    field_name = ".tool_call_id" if error.event == "tool_result" else ""
-    return bad_request(
-        "The messages do not fit the session", f"messages[{index}]{field_name}: {error}"
-    )
-
-
-def _decision(message: Message, approval: Approval, index: int) -> Decision:
-    """Read a person's yes or no from the tool message that answers a call that waits for it."""
-    assert isinstance(message, ToolMessage)
-    try:
-        said: Any = json.loads(message.text)
-    except ValueError:
-        said = None
-    where = f"messages[{index}].content"
-    if not isinstance(said, dict) or not isinstance(said.get("approved"), bool):
-        raise bad_request(
-            "The call waits for a person's approval",
-            f'{where}: must be {{"approved": true or false, "digest": "..."}} as JSON text',
-        )
-    if said.get("digest") != approval.digest:
-        raise bad_request(
-            "The approval is for another call",
-            f"{where}: digest must be {approval.digest}, that of the call as it is now",
-        )
-    if not said["approved"]:
-        return approval.deny(str(said.get("reason") or ""))
-    arguments = said.get("arguments")
-    return approval.approve(arguments if isinstance(arguments, dict) else None)
