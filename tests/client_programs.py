@@ -30,7 +30,8 @@ PROGRAMS = Path(__file__).parent / "clients" / "programs"
 
 PYTHON_PACKAGES = {
     "openai": ["openai>=3.50,<4"],
-    "langchain": ["langchain-openai>=1.7,<2"],
+    # With pydantic-ai and the library itself, which reads the histories of all three.
+    "langchain": ["langchain-openai>=1.7,<2", "pydantic-ai-slim>=2.40,<3", "."],
     "llm": ["llm>=0.36,<1"],
 }
 NODE_PACKAGES = {"openai-node": ["openai@^7", "zod@^4"]}
@@ -104,7 +105,7 @@ def _install_python(folder: Path, packages: Sequence[str]) -> None:
         # What is imported is compiled then; the rest, most of it, never.
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-qq", "--no-compile"]
         pip.append("--disable-pip-version-check")
-    _call([*pip, *packages])
+    _call([*pip, *(str(ROOT) if package == "." else package for package in packages)])
 
 
 def _install_node(folder: Path, packages: Sequence[str]) -> None:

@@ -15,7 +15,8 @@ from pathors_agent.errors import (
     RunNotFinished,
     ToolDefinitionError,
 )
-from pathors_agent.history.stored import dump_messages, load_messages
+from pathors_agent.history.loading import load_messages
+from pathors_agent.history.stored import dump_messages
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,

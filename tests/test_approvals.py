@@ -8,7 +8,8 @@ from pathors_agent import Approval, Decision
 from pathors_agent.agent import Agent
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError, RunNotFinished
-from pathors_agent.history.stored import dump_messages, load_messages
+from pathors_agent.history.loading import load_messages
+from pathors_agent.history.stored import dump_messages
 from pathors_agent.messages import ToolMessage
 from pathors_agent.run import Status
 from pathors_agent.testing import ScriptedTransport, calls

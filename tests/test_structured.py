@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import RunNotFinished, ToolDefinitionError
-from pathors_agent.history.stored import dump_messages, load_messages
+from pathors_agent.history.loading import load_messages
+from pathors_agent.history.stored import dump_messages
 from pathors_agent.limits import Limits
 from pathors_agent.messages import (
     AssistantMessage,

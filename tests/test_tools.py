@@ -262,7 +262,7 @@ def test_raw_tool_with_unusable_name_is_refused(name: str) -> None:
         (len, "tool 'len': is a plain function; decorate it with @tool"),
         (5, "tool 'int': a int is neither a Tool nor a function decorated with @tool"),
         (Shop, "tool 'Shop': a type is neither a Tool nor a function decorated with @tool"),
-        ({"type": "function"}, "tool 'dict': a dict is neither a Tool nor a function decorated"),
+        ({"type": "function"}, "tools=: the definition's function must be an object"),
     ],
 )
 def test_what_is_no_tool_is_refused(item: Any, text: str) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import anyio
 
-from pathors_agent.agent import Agent, AsyncAgent, Prompt
+from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.conversation import Conversation
+from pathors_agent.history.given import Prompt
 from pathors_agent.messages import Message
 from pathors_agent.run_result import RunResult
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport

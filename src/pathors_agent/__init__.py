@@ -22,8 +22,9 @@ if TYPE_CHECKING:
         ToolError,
         TransportError,
     )
+    from pathors_agent.history.loading import load_messages
     from pathors_agent.history.sent import estimate_tokens, last_turns, token_budget
-    from pathors_agent.history.stored import dump_messages, load_messages
+    from pathors_agent.history.stored import dump_messages
     from pathors_agent.limits import Limits
     from pathors_agent.mcp.tools import MCPTools
     from pathors_agent.messages import (
@@ -171,7 +172,8 @@ _NAMES_BY_MODULE = {
         "TransportError",
     ),
     "transports.fallback": ("AsyncFallbackTransport", "FallbackTransport"),
-    "history.stored": ("dump_messages", "load_messages"),
+    "history.loading": ("load_messages",),
+    "history.stored": ("dump_messages",),
     "transports.http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
     "transports.local": ("AsyncLocalTransport", "LocalTransport"),
     "mcp.tools": ("MCPTools",),

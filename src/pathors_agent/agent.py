@@ -2,7 +2,6 @@
 
 from collections.abc import (
     Iterable,
-    Sequence,
 )
 from secrets import token_hex
 from typing import Any, Generic, TypedDict, Unpack, overload
@@ -10,13 +9,15 @@ from typing import Any, Generic, TypedDict, Unpack, overload
 from pathors_agent.calls.approvals import Approval, Approvals, Decision
 from pathors_agent.conversation import Conversation
 from pathors_agent.drivers import drive, drive_async, held
+from pathors_agent.history.given import (
+    GivenConversation,
+    Prompt,
+    conversation_of,
+    user_message,
+)
 from pathors_agent.history.sent import AsyncHistory, History
 from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.limits import Limits
-from pathors_agent.messages import (
-    ContentPart,
-    UserMessage,
-)
 from pathors_agent.model_call import Bindings
 from pathors_agent.run import Run
 from pathors_agent.run_result import RunResult
@@ -33,9 +34,6 @@ from pathors_agent.tools.turn_tools import (
 )
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
-
-Prompt = str | Sequence[ContentPart] | UserMessage
-"""What the user says: text, content parts, or a whole message."""
 
 
 class AgentSettings(TypedDict, total=False):
@@ -79,11 +77,10 @@ class _AgentBase:
         self._template = self._answers.asked_by(template) if self._answers else template
 
     def _start(
-        self, conversation: Conversation | None, session_id: str | None, context: object
+        self, given: GivenConversation | None, session_id: str | None, context: object
     ) -> tuple[Run, Before, Bindings]:
         """Take up a conversation, or a new one."""
-        if conversation is None:
-            conversation = Conversation()
+        conversation = conversation_of(given)
         if session_id is not None:
             _refuse_other_session(conversation, session_id)
         bindings = self._bindings(context, Approvals(conversation, self.tools))
@@ -173,15 +170,15 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         self,
         prompt: Prompt | None = None,
         *,
-        conversation: Conversation | None = None,
+        conversation: GivenConversation | None = None,
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
     ) -> RunResult[OutputT]:
         """Run until there is an answer, a limit, or a call that only the caller can run.
 
-        Without a prompt, go on with what the conversation owes. `conversation` grows as the run
-        goes; `session_id` names the endpoint's session; `context` reaches the tools; `decisions`
+        Without a prompt, go on with what the conversation owes. A `Conversation` grows as the run
+        goes; a list of messages, or of OpenAI's dicts, begins a new one, which the result has; `session_id` names the endpoint's session; `context` reaches the tools; `decisions`
         answer the `approvals` that an earlier run waits for. Raises
         `TransportError` when no answer could be had, with the history so far in its `messages`.
         """
@@ -200,7 +197,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         self,
         prompt: Prompt | None = None,
         *,
-        conversation: Conversation | None = None,
+        conversation: GivenConversation | None = None,
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
@@ -261,7 +258,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         self,
         prompt: Prompt | None = None,
         *,
-        conversation: Conversation | None = None,
+        conversation: GivenConversation | None = None,
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
@@ -282,7 +279,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         self,
         prompt: Prompt | None = None,
         *,
-        conversation: Conversation | None = None,
+        conversation: GivenConversation | None = None,
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
@@ -316,13 +313,6 @@ def _open(
             conversation.append(user_message(prompt))
     conversation.session_id = conversation.session_id or session_id
     conversation.id = conversation.id or session_id or token_hex(16)
-
-
-def user_message(prompt: Prompt) -> UserMessage:
-    """Make a message of what the user says."""
-    if isinstance(prompt, UserMessage):
-        return prompt
-    return UserMessage(content=prompt if isinstance(prompt, str) else tuple(prompt))
 
 
 def _refuse_other_session(conversation: Conversation, session_id: str) -> None:

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError
-from pathors_agent.history.stored import dump_messages, load_messages
+from pathors_agent.history.loading import load_messages
+from pathors_agent.history.stored import dump_messages
 from pathors_agent.messages import (
     AssistantMessage,
     Message,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ToolError
-from pathors_agent.history.stored import dump_messages, load_messages
+from pathors_agent.history.loading import load_messages
+from pathors_agent.history.stored import dump_messages
 from pathors_agent.messages import AssistantMessage, Message, ToolCall
 from pathors_agent.run import Status
 from pathors_agent.testing import Reply, raw

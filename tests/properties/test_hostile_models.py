@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.conversation import Conversation, Role
 from pathors_agent.errors import TransportError
-from pathors_agent.history.stored import dump_messages, load_messages
+from pathors_agent.history.loading import load_messages
+from pathors_agent.history.stored import dump_messages
 from pathors_agent.limits import Limits
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.run import Status

@@ -9,7 +9,7 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any, Generic, Self
 
-from pathors_agent.agent import AsyncAgent, Prompt, user_message
+from pathors_agent.agent import AsyncAgent
 from pathors_agent.calls.approvals import Approval, Decision
 from pathors_agent.durable import engine
 from pathors_agent.durable.doubt import DoubtfulCall
@@ -37,6 +37,7 @@ from pathors_agent.durable.worker import (
     Worker,
     worker_name,
 )
+from pathors_agent.history.given import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.run_result import RunResult
 from pathors_agent.structured import OutputT

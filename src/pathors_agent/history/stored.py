@@ -33,7 +33,7 @@ def dump_message(message: Message) -> dict[str, JSONValue]:
     return {"role": message.role, **message.model_dump(mode="json", exclude_defaults=True)}
 
 
-def load_messages(text: str | bytes) -> list[Message]:
+def load_stored(text: str | bytes) -> list[Message]:
     """Read what `dump_messages` wrote.
 
     Raise `ConversationError` for anything else, with the index of the first bad message. Whether

@@ -8,6 +8,7 @@ from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import JSONValue, Message
 from pathors_agent.server.problems import bad_request
 from pathors_agent.server.settings import ServerSettings
+from pathors_agent.tools.definition import UnreadableDefinition, read_definition
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.chat_completions import ModelOptions
@@ -174,47 +175,16 @@ def _tools(reading: _Reading, settings: ServerSettings) -> ToolRegistry:
     tools: dict[str, Tool] = {}
     for index, definition in enumerate(given):
         try:
-            tool = _tool(definition)
+            tool = read_definition(definition)
             ToolRegistry([tool])
+        except UnreadableDefinition as error:
+            reading.problems.append(f"tools[{index}]{error.place}: {error.problem}")
         except ToolDefinitionError as error:
             reading.problems.append(f"tools[{index}].function.{error.path}: {error}")
-        except _BadTool as error:
-            reading.problems.append(f"tools[{index}]{error}")
         else:
             if tools.setdefault(tool.name, tool) is not tool:
                 reading.problems.append(f"tools[{index}].function.name: {tool.name} is there twice")
     return ToolRegistry(tools.values())
-
-
-class _BadTool(ValueError):
-    """The text goes on from the tool's place."""
-
-
-def _tool(definition: JSONValue) -> Tool:
-    if not isinstance(definition, dict):
-        raise _BadTool(": must be an object")
-    if definition.get("type") != "function":
-        raise _BadTool('.type: must be "function"')
-    function = definition.get("function")
-    if not isinstance(function, dict):
-        raise _BadTool(".function: must be an object")
-    name, said = function.get("name"), function.get("description")
-    if not isinstance(name, str):
-        raise _BadTool(".function.name: must be a string")
-    if not isinstance(said, str | None):
-        raise _BadTool(".function.description: must be a string")
-    parameters: Any = function.get("parameters")
-    if not isinstance(parameters, dict | None):
-        raise _BadTool(".function.parameters: must be an object, a JSON Schema")
-    strict = function.get("strict")
-    if not isinstance(strict, bool | None):
-        raise _BadTool(".function.strict: must be true or false")
-    return Tool(
-        name=name,
-        description=said or "",
-        parameters={"type": "object", "properties": {}} | (parameters or {}),
-        strict=strict is True,
-    )
 
 
 def _session_id(reading: _Reading, header: str | None) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError
-from pathors_agent.history.stored import dump_messages, load_messages
+from pathors_agent.history.stored import dump_messages, load_stored
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage
 
 _CUT_REASONS = ("length", "content_filter")
@@ -25,7 +25,7 @@ def check_history(messages: Iterable[Message]) -> None:
         raise AssertionError(f"the history must be legal: {error}") from error
     _require_distinct_ids(history)
     _require_no_value_of_cut_calls(history)
-    if load_messages(dump_messages(history)) != history:
+    if load_stored(dump_messages(history)) != history:
         raise AssertionError("what is stored must be loaded equal")
 
 

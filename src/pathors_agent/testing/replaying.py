@@ -8,7 +8,7 @@ from typing import Any
 from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.conversation import Conversation, Role
 from pathors_agent.errors import TransportError
-from pathors_agent.history.stored import dump_message, load_messages
+from pathors_agent.history.stored import dump_message, load_stored
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -110,7 +110,7 @@ class _Replay:
         if isinstance(log, Conversation):
             self.conversation = Conversation(session_id=log.session_id, id=log.id)
             log = log.messages
-        self._log = load_messages(log) if isinstance(log, str | bytes) else list(log)
+        self._log = load_stored(log) if isinstance(log, str | bytes) else list(log)
         self._kept = list(requests)
         self._expected: dict[int, bytes] = {}
         self._requests: list[bytes] = []

@@ -11,9 +11,13 @@ from msgspec import Struct
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, closest, cut, listed, quote
 from pathors_agent.schema.compiled import InvalidSchema
+from pathors_agent.tools.definition import read_definition
 from pathors_agent.tools.placement import check_placement
 from pathors_agent.tools.signature import ToolContext, refused
 from pathors_agent.tools.tool import Tool, as_tool, check_name
+
+GivenTool = Tool | Callable[..., object] | Mapping[str, object]
+"""A tool, a decorated function, or the definition of a client tool as OpenAI's requests hold it."""
 
 
 class _Entry(NamedTuple):
@@ -22,6 +26,10 @@ class _Entry(NamedTuple):
     tool: Tool
     read: Callable[[str], dict[str, Any]]
     context_parameter: str | None
+
+
+def _tool(given: GivenTool) -> Tool:
+    return read_definition(given) if isinstance(given, Mapping) else as_tool(given)
 
 
 def _checked(tool: Tool) -> _Entry:
@@ -101,9 +109,9 @@ class BoundCall(Struct, frozen=True):
 class ToolRegistry:
     """The tools of an agent, in order, under unique names, each checked."""
 
-    def __init__(self, tools: Iterable[Tool | Callable[..., object]] = ()) -> None:
+    def __init__(self, tools: Iterable[GivenTool] = ()) -> None:
         self._entries: dict[str, _Entry] = {}
-        self._add(_checked(as_tool(tool)) for tool in tools)
+        self._add(_checked(_tool(given)) for given in tools)
 
     def _add(self, entries: Iterable[_Entry]) -> "ToolRegistry":
         for entry in entries:

@@ -264,7 +264,11 @@ def _undecorated(item: object) -> ToolDefinitionError:
     if inspect.isroutine(item):
         return refused(name, "", "is a plain function; decorate it with @tool")
     kind = type(item).__name__
-    return refused(name, "", f"a {kind} is neither a Tool nor a function decorated with @tool")
+    return refused(
+        name,
+        "",
+        f"a {kind} is neither a Tool nor a function decorated with @tool",
+    )
 
 
 def check_name(name: str) -> None:

@@ -7,11 +7,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from pathors_agent.tools.registry import ToolRegistry
-from pathors_agent.tools.tool import Tool
+from pathors_agent.tools.registry import GivenTool, ToolRegistry
 
-Tools = ToolRegistry | Iterable[Tool | Callable[..., object]]
-"""Decorated functions and `Tool`s, or a registry of them."""
+Tools = ToolRegistry | Iterable[GivenTool]
+"""Decorated functions, `Tool`s and OpenAI's definitions, or a registry of them."""
 
 ToolChoice = Callable[[Any], Tools]
 """A function of a run's context that gives the tools of the turn that comes."""

@@ -15,7 +15,7 @@ from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolCal
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 _CLIENT_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
-_FIELDS_BY_ROLE = {
+FIELDS_BY_ROLE = {
     "system": {"role", "content", "name"},
     "user": {"role", "content", "name"},
     "assistant": {"role", "content", "tool_calls", "refusal"},
@@ -24,7 +24,7 @@ _FIELDS_BY_ROLE = {
 _CALL_FIELDS = {"id", "type", "function"}
 
 # What OpenAI calls a system message for its newer models.
-_SAME_ROLE = {"developer": "system"}
+SAME_ROLE = {"developer": "system"}
 
 
 def write_message(message: Message) -> dict[str, JSONValue]:
@@ -72,8 +72,8 @@ def read_client_messages(values: Iterable[JSONValue]) -> tuple[list[Message], li
 
 def _client_fields(value: Mapping[str, JSONValue]) -> dict[str, JSONValue]:
     role = value.get("role")
-    role = _SAME_ROLE.get(role, role) if isinstance(role, str) else role
-    known = _FIELDS_BY_ROLE.get(role, _CLIENT_FIELDS) if isinstance(role, str) else _CLIENT_FIELDS
+    role = SAME_ROLE.get(role, role) if isinstance(role, str) else role
+    known = FIELDS_BY_ROLE.get(role, _CLIENT_FIELDS) if isinstance(role, str) else _CLIENT_FIELDS
     # Clients write null for what they leave out.
     given = {k: v for k, v in value.items() if k in known and v is not None}
     if role != "assistant":

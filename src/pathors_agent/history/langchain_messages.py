@@ -1,0 +1,212 @@
+"""Read LangChain's histories. Pure."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pathors_agent.history.reading import (
+    Object,
+    Reading,
+    as_text,
+    data_url,
+    image,
+    read_call,
+)
+from pathors_agent.messages import (
+    AssistantMessage,
+    ContentPart,
+    SystemMessage,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+
+# Blocks of an answer that say what its other fields say, too.
+_CALL_BLOCKS = frozenset({"tool_use", "tool_call", "invalid_tool_call", "function_call"})
+_THOUGHTS = frozenset({"reasoning", "thinking"})
+
+
+def read_langchain(values: Iterable[Any]) -> Reading:
+    """Read LangChain's messages: themselves, or as `messages_to_dict` or `dumpd` wrote them."""
+    reading = Reading()
+    for value in reading.each(values):
+        fields = _fields(value)
+        kind = fields.get("type")
+        reader = _READERS.get(kind) if isinstance(kind, str) else None
+        if reader is None:
+            reading.note(f"a message of type {kind!r} has no place here")
+        else:
+            reader(reading, fields)
+    return reading
+
+
+def _fields(value: Object) -> Object:
+    """Give the fields of a message in whichever form it was written; `type` is among them."""
+    if isinstance(value.get("data"), Mapping):
+        return {**value["data"], "type": value.get("type")}
+    if isinstance(value.get("kwargs"), Mapping):
+        return dict(value["kwargs"])
+    return value
+
+
+def _said(made: type[SystemMessage] | type[UserMessage]) -> Callable[[Reading, Object], None]:
+    def read(reading: Reading, fields: Object) -> None:
+        content = _content(reading, fields.get("content"))
+        reading.add(lambda: made(content=content, name=fields.get("name")))
+
+    return read
+
+
+def _answer(reading: Reading, fields: Object) -> None:
+    told = fields.get("response_metadata") or {}
+    more = fields.get("additional_kwargs") or {}
+    calls = [*(fields.get("tool_calls") or ()), *(fields.get("invalid_tool_calls") or ())]
+    content = _content(reading, fields.get("content"))
+    if more.get("function_call"):
+        reading.note("a call without an id has no place here", ".additional_kwargs.function_call")
+    reading.add(
+        lambda: AssistantMessage(
+            content=content or None,
+            tool_calls=tuple(read_call(c.get("id"), c.get("name"), c.get("args")) for c in calls),
+            reasoning=_thoughts(fields.get("content")) or more.get("reasoning_content"),
+            refusal=more.get("refusal"),
+            finish_reason=told.get("finish_reason"),
+            model=told.get("model_name"),
+            id=fields.get("id"),
+            usage=_usage(fields.get("usage_metadata")),
+            extra={"name": fields["name"]} if fields.get("name") else {},
+        )
+    )
+
+
+def _thoughts(content: Any) -> str:
+    blocks = content if isinstance(content, list) else []
+    thoughts = (b for b in blocks if isinstance(b, Mapping) and b.get("type") in _THOUGHTS)
+    return "".join(as_text(b.get("reasoning") or b.get("thinking")) for b in thoughts)
+
+
+def _usage(usage: Object | None) -> Usage | None:
+    if not usage:
+        return None
+    return Usage(
+        prompt_tokens=usage.get("input_tokens"),
+        completion_tokens=usage.get("output_tokens"),
+        total_tokens=usage.get("total_tokens"),
+        cached_tokens=(usage.get("input_token_details") or {}).get("cache_read"),
+        reasoning_tokens=(usage.get("output_token_details") or {}).get("reasoning"),
+    )
+
+
+def _result(reading: Reading, fields: Object) -> None:
+    if fields.get("artifact") is not None:
+        reading.note("what no model was sent has no place here", ".artifact")
+    content = _content(reading, fields.get("content"))
+    is_error = fields.get("status") == "error"
+    reading.add(
+        lambda: ToolMessage(
+            tool_call_id=as_text(fields.get("tool_call_id")),
+            content=content,
+            outcome="error" if is_error else "value",
+        )
+    )
+
+
+_READERS: dict[str, Callable[[Reading, Object], None]] = {
+    "system": _said(SystemMessage),
+    "human": _said(UserMessage),
+    "HumanMessageChunk": _said(UserMessage),
+    "ai": _answer,
+    "AIMessageChunk": _answer,
+    "tool": _result,
+}
+
+
+# - contents -
+
+
+def _content(reading: Reading, content: Any) -> str | tuple[ContentPart, ...]:
+    if not isinstance(content, list):
+        return as_text(content)
+    made = [_part(reading, block, f".content[{index}]") for index, block in enumerate(content)]
+    parts = tuple(part for part in made if part is not None)
+    if all(part.type == "text" for part in parts):
+        return "".join(part.text or "" for part in parts)
+    return parts
+
+
+def _part(reading: Reading, block: Any, path: str) -> ContentPart | None:
+    if isinstance(block, str):
+        return ContentPart(type="text", text=block)
+    kind = block.get("type") if isinstance(block, Mapping) else None
+    if kind in _CALL_BLOCKS | _THOUGHTS:
+        if block.get("signature"):
+            reading.note("has no place here", f"{path}.signature")
+        return None
+    made = _BLOCKS.get(kind, _nothing)(block)
+    if made is None:
+        reading.note(f"a block of type {kind!r} has no place here", path)
+        return None
+    return reading.part(made, path)
+
+
+def _nothing(block: Object) -> Object | None:
+    return None
+
+
+def _as_it_is(block: Object) -> Object | None:
+    return block
+
+
+def _text(block: Object) -> Object | None:
+    return {"type": "text", "text": block.get("text")}
+
+
+def _image(block: Object) -> Object | None:
+    if url := as_text(block.get("url")):
+        return image(url)
+    base64 = _base64(block)
+    return image(data_url(_media_type(block), base64)) if base64 else None
+
+
+def _audio(block: Object) -> Object | None:
+    base64, form = _base64(block), _media_type(block).rpartition("/")[2]
+    if not base64:
+        return None
+    return {
+        "type": "input_audio",
+        "input_audio": {"data": base64, "format": _FORMS.get(form, form)},
+    }
+
+
+def _file(block: Object) -> Object | None:
+    if isinstance(block.get("file"), Mapping):
+        return block
+    if file_id := block.get("file_id"):
+        return {"type": "file", "file": {"file_id": file_id}}
+    base64 = _base64(block)
+    if not base64:
+        return None
+    name = (block.get("metadata") or block.get("extras") or {}).get("filename")
+    named = {"filename": name} if name else {}
+    return {"type": "file", "file": {**named, "file_data": data_url(_media_type(block), base64)}}
+
+
+def _base64(block: Object) -> str:
+    """Give the bytes of a block of LangChain's own: 1.0 calls them `base64`, before it `data`."""
+    return as_text(block.get("base64") or block.get("data"))
+
+
+def _media_type(block: Object) -> str:
+    return as_text(block.get("mime_type")) or "application/octet-stream"
+
+
+# OpenAI's words for what MIME calls otherwise.
+_FORMS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}
+
+_BLOCKS: dict[Any, Callable[[Object], Object | None]] = {
+    "text": _text,
+    "image": _image,
+    "audio": _audio,
+    "file": _file,
+    "image_url": _as_it_is,
+    "input_audio": _as_it_is,
+}

@@ -1,0 +1,390 @@
+"""Histories of other libraries, in the shapes that they document; and what does not fit."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pathors_agent.conversation import Conversation
+from pathors_agent.errors import ConversationError
+from pathors_agent.history.loading import HistoryFormat, load_messages
+from pathors_agent.history.stored import dump_messages
+from pathors_agent.messages import (
+    AssistantMessage,
+    ContentPart,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+
+CANARY = "hunter2-canary"
+
+
+def load(form: HistoryFormat, *values: Any) -> list[Message]:
+    return load_messages(values, format=form)
+
+
+def left_out(form: HistoryFormat, *values: Any) -> list[str]:
+    told: list[str] = []
+    load_messages(values, format=form, left_out=told)
+    return told
+
+
+# - OpenAI -
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
+SAID = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "Hi"}], "name": "Ann"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "Hm."},
+    {"role": "tool", "tool_call_id": "c1", "content": "3"},
+    {"role": "assistant", "content": "It is 3.", "refusal": None, "audio": {"id": "a1"}},
+]
+READ: list[Message] = [
+    SystemMessage(content="Be brief."),
+    UserMessage(content=(ContentPart(type="text", text="Hi"),), name="Ann"),
+    AssistantMessage(
+        tool_calls=(ToolCall(id="c1", name="add", arguments='{"a":1}'),), reasoning="Hm."
+    ),
+    ToolMessage(tool_call_id="c1", content="3"),
+    AssistantMessage(content="It is 3.", extra={"audio": {"id": "a1"}}),
+]
+
+
+@pytest.mark.parametrize(
+    "source", [SAID, tuple(SAID), json.dumps(SAID), json.dumps(SAID).encode(), {"messages": SAID}]
+)
+def test_openai_messages_are_loaded(source: Any) -> None:
+    messages = load_messages(source, format="openai")
+
+    assert messages == READ
+    assert Conversation(messages).next_role == "user"
+
+
+def test_own_messages_may_stand_among_openai_ones() -> None:
+    assert load("openai", READ[0], SAID[1], *READ[2:]) == READ
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"role": "user", "content": 5}, ".content: must be a string, null, or a list"),
+        ({"role": "robot", "content": "x"}, ".role: must be one of system"),
+        ({"content": "x"}, ".role: must be one of system"),
+        ({"role": "tool", "content": "x"}, ".tool_call_id: is required"),
+        ({"role": "user", "content": "x", "mood": "good"}, ".mood: has no place here"),
+        (
+            {"role": "assistant", "content": "x", "function_call": {"name": "f"}},
+            ".function_call: a call without an id has no place here",
+        ),
+        ({"type": "function_call", "name": "f"}, ": an item of the Responses API"),
+    ],
+)
+def test_what_does_not_fit_of_an_openai_history_is_named(value: Any, problem: str) -> None:
+    [told] = left_out("openai", {"role": "user", "content": "x"}, value)
+
+    assert told.startswith(f"messages[1]{problem}")
+    with pytest.raises(ConversationError, match="of this openai history does not fit"):
+        load("openai", value)
+
+
+# - LangChain -
+
+
+def test_langchain_messages_are_loaded() -> None:
+    answer = {
+        "content": [
+            {"type": "reasoning", "reasoning": "Hm."},
+            {"type": "text", "text": "Wait."},
+            {"type": "tool_use", "id": "c1", "name": "add", "input": {"a": 1}},
+        ],
+        "tool_calls": [{"name": "add", "args": {"a": 1}, "id": "c1", "type": "tool_call"}],
+        "response_metadata": {"finish_reason": "tool_calls", "model_name": "gpt"},
+        "usage_metadata": {
+            "input_tokens": 5,
+            "output_tokens": 7,
+            "total_tokens": 12,
+            "input_token_details": {"cache_read": 2},
+            "output_token_details": {"reasoning": 3},
+        },
+        "id": "run-1",
+        "name": "helper",
+    }
+
+    messages = load(
+        "langchain",
+        {"type": "system", "data": {"content": "Be brief."}},
+        {"type": "human", "data": {"content": "Hi", "name": "Ann"}},
+        {"type": "ai", "data": answer},
+        {"type": "tool", "data": {"content": "no", "tool_call_id": "c1", "status": "error"}},
+        {"lc": 1, "type": "constructor", "kwargs": {"type": "ai", "content": "It is 3."}},
+    )
+
+    assert messages == [
+        SystemMessage(content="Be brief."),
+        UserMessage(content="Hi", name="Ann"),
+        AssistantMessage(
+            content="Wait.",
+            reasoning="Hm.",
+            tool_calls=(ToolCall(id="c1", name="add", arguments='{"a":1}'),),
+            finish_reason="tool_calls",
+            model="gpt",
+            usage=Usage(
+                prompt_tokens=5,
+                completion_tokens=7,
+                total_tokens=12,
+                cached_tokens=2,
+                reasoning_tokens=3,
+            ),
+            id="run-1",
+            extra={"name": "helper"},
+        ),
+        ToolMessage(tool_call_id="c1", content="no", outcome="error"),
+        AssistantMessage(content="It is 3."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("block", "part"),
+    [
+        ("word", {"type": "text", "text": "word"}),
+        (
+            {"type": "image", "url": "https://x.test/a.png"},
+            {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}},
+        ),
+        (
+            {"type": "image", "source_type": "base64", "data": "aGk=", "mime_type": "image/png"},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
+        ),
+        (
+            {"type": "audio", "base64": "aGk=", "mime_type": "audio/mpeg"},
+            {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "mp3"}},
+        ),
+        (
+            {"type": "file", "base64": "aGk=", "mime_type": "text/plain"},
+            {"type": "file", "file": {"file_data": "data:text/plain;base64,aGk="}},
+        ),
+        ({"type": "file", "file_id": "f1"}, {"type": "file", "file": {"file_id": "f1"}}),
+        ({"type": "file", "file": {"file_id": "f1"}}, {"type": "file", "file": {"file_id": "f1"}}),
+    ],
+)
+def test_langchain_blocks_become_parts_of_openai(block: Any, part: dict[str, Any]) -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://x.test/z.png"}}
+
+    [message] = load("langchain", {"type": "human", "data": {"content": [block, image]}})
+
+    assert message.content == (
+        ContentPart.model_validate(part),
+        ContentPart.model_validate(image),
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"type": "chat", "data": {"content": "x"}}, ": a message of type 'chat' has no place"),
+        ({"content": "x"}, ": a message of type None has no place here"),
+        (
+            {"type": "tool", "data": {"content": "3", "tool_call_id": "c", "artifact": [1]}},
+            ".artifact: what no model was sent has no place here",
+        ),
+        (
+            {"type": "human", "data": {"content": [{"type": "video", "url": "x"}]}},
+            ".content[0]: a block of type 'video' has no place here",
+        ),
+        (
+            {"type": "human", "data": {"content": [{"type": "text", "text": 5}]}},
+            ".content[0]: is no part of a content",
+        ),
+        (
+            {"type": "ai", "data": {"content": [{"type": "thinking", "signature": "s"}]}},
+            ".content[0].signature: has no place here",
+        ),
+        (
+            {"type": "ai", "data": {"tool_calls": [{"name": "f", "args": {}, "id": None}]}},
+            ": String should have at least 1 character (id)",
+        ),
+        (
+            {"type": "ai", "data": {"additional_kwargs": {"function_call": {"name": "f"}}}},
+            ".additional_kwargs.function_call: a call without an id has no place here",
+        ),
+    ],
+)
+def test_what_does_not_fit_of_a_langchain_history_is_named(value: Any, problem: str) -> None:
+    [told] = left_out("langchain", value)
+
+    assert told.startswith(f"messages[0]{problem}")
+
+
+# - pydantic-ai -
+
+
+def test_pydantic_ai_messages_are_loaded() -> None:
+    asked = [
+        {"part_kind": "system-prompt", "content": "Be brief."},
+        {
+            "part_kind": "user-prompt",
+            "content": [
+                "What is this?",
+                {"kind": "text-content", "content": "And why?"},
+                {"kind": "image-url", "url": "https://x.test/a.png"},
+                {"kind": "binary", "media_type": "image/png", "data": "-_8="},
+            ],
+        },
+    ]
+    said = [
+        {"part_kind": "thinking", "content": "Hm."},
+        {"part_kind": "text", "content": "Wait."},
+        {"part_kind": "tool-call", "tool_name": "look", "args": {"at": 1}, "tool_call_id": "c1"},
+        {"part_kind": "tool-call", "tool_name": "look", "args": None, "tool_call_id": "c2"},
+    ]
+    results = [
+        {"part_kind": "tool-return", "content": {"seen": 1}, "tool_call_id": "c1"},
+        {
+            "part_kind": "retry-prompt",
+            "content": "again",
+            "tool_call_id": "c2",
+            "tool_name": "look",
+        },
+        {"part_kind": "retry-prompt", "content": "Say it as JSON."},
+    ]
+
+    messages = load(
+        "pydantic-ai",
+        {"kind": "request", "parts": asked},
+        {
+            "kind": "response",
+            "parts": said,
+            "finish_reason": "tool_call",
+            "model_name": "gpt",
+            "provider_response_id": "r1",
+            "usage": {"input_tokens": 5, "output_tokens": 7},
+        },
+        {"kind": "request", "parts": results},
+        {"kind": "response", "parts": [{"part_kind": "text", "content": "A cat."}]},
+    )
+
+    image = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
+    inline = {"type": "image_url", "image_url": {"url": "data:image/png;base64,+/8="}}
+    assert messages == [
+        SystemMessage(content="Be brief."),
+        UserMessage(
+            content=(
+                ContentPart(type="text", text="What is this?"),
+                ContentPart(type="text", text="And why?"),
+                ContentPart.model_validate(image),
+                ContentPart.model_validate(inline),
+            )
+        ),
+        AssistantMessage(
+            content="Wait.",
+            reasoning="Hm.",
+            tool_calls=(
+                ToolCall(id="c1", name="look", arguments='{"at":1}'),
+                ToolCall(id="c2", name="look", arguments="{}"),
+            ),
+            finish_reason="tool_calls",
+            model="gpt",
+            id="r1",
+            usage=Usage(prompt_tokens=5, completion_tokens=7, total_tokens=12),
+        ),
+        ToolMessage(tool_call_id="c1", content='{"seen":1}'),
+        ToolMessage(tool_call_id="c2", content="again", outcome="error"),
+        UserMessage(content="Say it as JSON.", feedback=True),
+        AssistantMessage(content="A cat."),
+    ]
+    assert Conversation(messages).next_role == "user"
+
+
+def request(**part: Any) -> dict[str, Any]:
+    return {"kind": "request", "parts": [part]}
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"kind": "event"}, ": a message of kind 'event' has no place here"),
+        (
+            {"kind": "request", "instructions": "Help.", "parts": []},
+            ".instructions: belongs to Agent(instructions=...), not to a history",
+        ),
+        (request(part_kind="compaction"), ".parts[0]: a part of kind 'compaction' has no place"),
+        (
+            request(part_kind="user-prompt", content=[{"kind": "video-url", "url": "x"}]),
+            ".parts[0].content[0]: an item of kind 'video-url' has no place here",
+        ),
+        (
+            request(part_kind="tool-return", content="x", tool_call_id="c", metadata={"a": 1}),
+            ".parts[0].metadata: what no model was sent has no place here",
+        ),
+        (
+            {"kind": "response", "parts": [{"part_kind": "file"}]},
+            ".parts[0]: a part of kind 'file' has no place here",
+        ),
+        (
+            {"kind": "response", "parts": [{"part_kind": "thinking", "signature": "s"}]},
+            ".parts[0].signature: has no place here",
+        ),
+    ],
+)
+def test_what_does_not_fit_of_a_pydantic_ai_history_is_named(value: Any, problem: str) -> None:
+    [told] = left_out("pydantic-ai", value)
+
+    assert told.startswith(f"messages[0]{problem}")
+
+
+# - all of them -
+
+FORMATS: tuple[HistoryFormat, ...] = ("openai", "langchain", "pydantic-ai")
+of_each_format = pytest.mark.parametrize("form", FORMATS)
+
+
+@of_each_format
+@pytest.mark.parametrize(
+    "source", ["{", "5", "null", '"text"', '{"version":1}', b"\xff", {"messages": "x"}, 5]
+)
+def test_what_is_no_list_of_messages_is_refused(form: HistoryFormat, source: Any) -> None:
+    with pytest.raises(ConversationError, match="a history must be"):
+        load_messages(source, format=form)
+
+
+@of_each_format
+@pytest.mark.parametrize("value", [5, "text", None, SimpleNamespace(role="user"), object()])
+def test_what_is_no_message_is_refused(form: HistoryFormat, value: Any) -> None:
+    with pytest.raises(ConversationError, match=r"messages\[0\]: a \w+ is no message"):
+        load(form, value)
+
+
+@of_each_format
+def test_contents_are_not_quoted(form: HistoryFormat) -> None:
+    values = [
+        {"role": "user", "content": [{"text": CANARY}], CANARY[:0] + "x": CANARY},
+        {"type": "human", "data": {"content": [{"type": "text", "text": [CANARY]}]}},
+        request(part_kind="user-prompt", content=[{"kind": "binary", "data": CANARY}]),
+    ]
+
+    assert CANARY not in " ".join(left_out(form, *values))
+
+
+def test_many_problems_are_counted() -> None:
+    with pytest.raises(ConversationError, match=r"messages\[9\].*; and 2 more \(left_out") as told:
+        load("langchain", *[{"type": "chat"}] * 12)
+
+    assert "messages[10]" not in str(told.value)
+    assert len(left_out("langchain", *[{"type": "chat"}] * 12)) == 12
+
+
+def test_unknown_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="there are openai, langchain, pydantic-ai"):
+        load_messages([], format="letters")  # type: ignore[arg-type]
+
+
+def test_stored_history_is_a_text() -> None:
+    with pytest.raises(TypeError, match="say the format="):
+        load_messages([])
+
+    assert load_messages(dump_messages(READ)) == READ
