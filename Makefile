@@ -38,8 +38,11 @@ bench: ## time the library beside others
 	@$(PYTHON) .ci/make_venv.py .venvs/bench-litellm bench-litellm || echo "Going on without litellm."
 	.venvs/bench/bin/python -m benchmarks $(ARGS)
 
-docs: setup ## run every example of the README and docs, and check their links
-	$(PY) -m pytest tests/test_docs.py $(ARGS)
+docs: ## draw the pictures of the docs, build the site into site/, and check it
+	@$(PYTHON) .ci/make_venv.py .venvs/docs docs
+	.venvs/docs/bin/python docs/drawings/draw.py
+	.venvs/docs/bin/zensical build --clean --strict
+	@$(PYTHON) .ci/check_site.py site
 
 matrix: ## run the tests on every Python from 3.11 on that this machine has
 	@$(PYTHON) .ci/matrix.py $(ARGS)

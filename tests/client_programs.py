@@ -30,8 +30,14 @@ PROGRAMS = Path(__file__).parent / "clients" / "programs"
 
 PYTHON_PACKAGES = {
     "openai": ["openai>=3.50,<4"],
+    "openai-agents": ["openai-agents>=0.24,<1"],
     # With pydantic-ai and the library itself, which reads the histories of all three.
-    "langchain": ["langchain-openai>=1.7,<2", "pydantic-ai-slim>=2.40,<3", "."],
+    "langchain": [
+        "langchain-openai>=1.7,<2",
+        "langchain>=1.5,<2",
+        "pydantic-ai-slim>=2.40,<3",
+        ".",
+    ],
     "llm": ["llm>=0.36,<1"],
 }
 NODE_PACKAGES = {"openai-node": ["openai@^7", "zod@^4"]}

@@ -28,6 +28,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INCLUDED = re.compile(
+    r"^<!-- (docs/examples/\S+) -->\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 LANGUAGES = {"python", "console", "text", "toml", "json"}
 OF_CLIENTS = {"sh", "py", "js", "yaml"}  # they run in tests/clients
@@ -51,7 +54,7 @@ class PageRun:
     """The running of one page: its names, and how far it got."""
 
     def __init__(self, page: Path, folder: Path) -> None:
-        self.module = ModuleType(page.stem.replace("-", "_"))
+        self.module = ModuleType("__main__")  # as for a reader who runs the page
         self.folder = folder
         self.waiting = [block for block in blocks(page) if block.language == "python"]
         self.printed: dict[Block, list[str]] = {}
@@ -119,6 +122,15 @@ def all_blocks(*languages: str) -> list[Block]:
     return [block for page in PAGES for block in blocks(page) if block.language in languages]
 
 
+def included() -> list[tuple[str, str, str]]:
+    """Give each block that a comment says is a file: its page, the file, the text."""
+    return [
+        (str(page.relative_to(ROOT)), match[1], match[2])
+        for page in PAGES
+        for match in INCLUDED.finditer(page.read_text())
+    ]
+
+
 def commands() -> list[tuple[str, str]]:
     """Give each command of a console block, and where it stands."""
     return [
@@ -159,6 +171,17 @@ def test_example_runs_and_prints_what_it_says(example: Path, tmp_path: Path) -> 
     check_output(printed, example.read_text())
 
 
+@pytest.mark.parametrize(("page", "file", "text"), included(), ids=str)
+def test_example_on_a_page_is_the_file_that_it_names(page: str, file: str, text: str) -> None:
+    assert (ROOT / file).read_text() == text
+
+
+def test_every_example_is_on_a_page() -> None:
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "examples").rglob("*.*")}
+
+    assert files - {file for _, file, _ in included()} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_has_only_blocks_of_known_languages(page: Path) -> None:
     text = page.read_text()
@@ -172,6 +195,8 @@ def test_command_exists(place: str, command: str) -> None:
     match shlex.split(command):
         case ["make", target, *_]:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case ["python3", "-m", "venv", _] | [".", _]:
+            pass  # an environment of the reader's own
         case ["pip", "install", what]:
             check_requirement(what.strip("'\""))
         case ["python", "-m", "pathors_agent", *_]:

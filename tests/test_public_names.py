@@ -3,8 +3,10 @@
 import ast
 import importlib
 import importlib.metadata
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,9 @@ PUBLIC_NAMES = {
 
 # An alias has no `__doc__` of its own; a text below its definition documents it.
 ALIASES = {"JSONValue": "messages", "PROFILES": "wire.chat_completions"}
+
+# Those whose `__all__` is for users, each name of which has its docstring in the reference.
+DOCUMENTED_PACKAGES = ["", "checking", "durable", "offline", "server", "stores", "testing"]
 
 # Each costs more to import than a command-line program wants to wait for `--help`.
 HEAVY = [
@@ -128,3 +133,18 @@ def test_unknown_name_is_an_attribute_error_that_helps() -> None:
 
 def test_version_is_that_of_the_installed_distribution() -> None:
     assert pathors_agent.__version__ == importlib.metadata.version("pathors-agent")
+
+
+@pytest.mark.parametrize("package", DOCUMENTED_PACKAGES)
+def test_each_public_name_is_in_the_reference_once(package: str) -> None:
+    source = (ROOT / "src" / "pathors_agent" / package / "__init__.py").read_text()
+    named = re.search(r"^__all__ = (\[.*?\])$", source, re.MULTILINE | re.DOTALL)
+    found = Counter(
+        name
+        for path in (ROOT / "docs" / "reference").glob("*.md")
+        for place, name in re.findall(r"^::: (\S+)\.(\w+)$", path.read_text(), re.MULTILINE)
+        if place == f"pathors_agent.{package}".rstrip(".")
+    )
+
+    assert named
+    assert found == Counter(ast.literal_eval(named[1])), "a line `::: package.name` for each"

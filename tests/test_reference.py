@@ -1,0 +1,95 @@
+"""The reference names what there is: settings, bounds and quirks, with their values."""
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pathors_agent import EndpointProfile, Limits, ModelOptions, Timeouts, Tool
+from pathors_agent.server import ServerSettings
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+PACKAGE = ROOT / "src" / "pathors_agent"
+
+SETTINGS = [Limits, ModelOptions, Timeouts, EndpointProfile, Tool, ServerSettings]
+ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| (.*?) \|$", re.MULTILINE)
+
+UNITS = {"KiB": 1024, "MiB": 1024 * 1024}
+# Texts of tests and demonstrations, which are nobody's bounds.
+NO_BOUNDS = ("testing", "offline", "cli", "demo", "demo_tools")
+
+
+def page(name: str) -> str:
+    return (REFERENCE / f"{name}.md").read_text()
+
+
+@pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
+def test_settings_have_the_fields_and_defaults_that_the_page_names(kind: type) -> None:
+    section = page("settings").partition(f"\n## {kind.__name__}\n")[2].partition("\n## ")[0]
+    shown = {name: eval(default.strip("`")) for name, default, _ in ROW.findall(section)}
+
+    assert shown == {field.name: default(field) for field in public_fields(kind)}
+
+
+def public_fields(kind: Any) -> Iterator[Field[Any]]:
+    """Give the fields that may be set; what every tool must have is no setting."""
+    required = {"name", "parameters", "function"} if kind is Tool else set()
+    return (f for f in fields(kind) if f.name not in required and not f.name.startswith("_"))
+
+
+def default(field: Field[Any]) -> object:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def test_limits_have_the_values_that_the_page_names() -> None:
+    shown = {name: number(value) for name, value, _ in ROW.findall(page("limits"))}
+
+    assert shown == {name: value_of(name) for name in shown}
+
+
+def test_every_bound_is_on_the_page() -> None:
+    bounds = {
+        f"{module}.{name}"
+        for module, name in constants()
+        if name.startswith("MAX_")
+        and not module.startswith(NO_BOUNDS)
+        and module != "server.settings"  # they are the defaults of its fields
+    }
+
+    assert bounds - {name for name, _, _ in ROW.findall(page("limits"))} == set()
+
+
+def number(text: str) -> int:
+    amount, _, unit = text.partition(" ")
+    return int(amount.replace(",", "")) * UNITS.get(unit, 1)
+
+
+def value_of(name: str) -> object:
+    module, _, constant = name.rpartition(".")
+    return getattr(importlib.import_module(f"pathors_agent.{module}"), constant)
+
+
+def constants() -> Iterator[tuple[str, str]]:
+    """Give the module and name of each number that a module gives a public name in capitals."""
+    for path in PACKAGE.rglob("*.py"):
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for node in ast.parse(path.read_text()).body:
+            for target in node.targets if isinstance(node, ast.Assign) else ():
+                if isinstance(target, ast.Name) and target.id.isupper():
+                    yield module, target.id
+
+
+def test_every_quirk_is_in_the_wire_format() -> None:
+    texts = "".join(path.read_text() for path in (PACKAGE / "wire").glob("*.py"))
+    kinds = {*re.findall(r'\.note\(\s*"(\w+)"', texts), "shared_id", "missing_id"}
+    section = page("wire-format").partition("\n## Quirks\n")[2]
+
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == kinds

@@ -1,0 +1,137 @@
+"""The site of the docs in a browser, and the check that `make docs` ends with.
+
+The browser reads what `make docs` has built into `site/`; those tests are skipped where it has not.
+"""
+
+import functools
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from browser import NewTab, chromium, new_tab
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+__all__ = ["chromium", "new_tab"]  # fixtures
+
+ROOT = Path(__file__).parent.parent
+SITE = ROOT / "site"
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+PAGES = [
+    "",
+    "tutorial/2-a-tool/",
+    "howto/write-tools/",
+    "reference/public-names/",
+    "reference/state-table/",
+    "explanation/architecture/",
+]
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Serve the site that was built."""
+    if not (SITE / "index.html").is_file():
+        pytest.skip("there is no site: make docs")
+    handler = functools.partial(_Quiet, directory=str(SITE))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def overflow(page: "Page") -> int:
+    """Say by how many pixels the page is wider than its window."""
+    width: int = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return width
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_page_fits_a_phone_and_loads_nothing_from_elsewhere(
+    path: str, address: str, new_tab: NewTab
+) -> None:
+    page = new_tab(address, **PHONE)
+
+    page.goto(f"{address}/{path}")
+
+    assert page.locator("h1").count() == 1
+    assert overflow(page) <= 0
+
+
+def test_search_finds_a_page(address: str, new_tab: NewTab) -> None:
+    page = new_tab(address)
+    page.goto(address)
+
+    page.keyboard.press("Control+k")
+    page.keyboard.type("lease")
+
+    page.get_by_text("Reference / Names for servers").first.wait_for()
+
+
+def test_page_follows_the_colours_of_the_system(address: str, new_tab: NewTab) -> None:
+    def background(scheme: str) -> str:
+        page = new_tab(address, color_scheme=scheme)
+        page.goto(address)
+        color: str = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return color
+
+    assert background("light") != background("dark")
+
+
+def check(folder: Path) -> subprocess.CompletedProcess[str]:
+    program = str(ROOT / ".ci" / "check_site.py")
+    return subprocess.run(
+        [sys.executable, program, str(folder)], capture_output=True, text=True, check=False
+    )
+
+
+def test_check_takes_a_good_site(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(
+        '<link rel="stylesheet" href="site.css"><a id="top" href="#top"></a>'
+        '<a href="https://example.com/">elsewhere</a>'
+    )
+    (tmp_path / "site.css").write_text("body { background: url(a.png) }")
+
+    assert check(tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("html", "problem"),
+    [
+        ('<a href="gone.html">', "index.html links to gone.html"),
+        ('<a href="#gone">', "index.html links to #gone"),
+        ('<script src="https://cdn.example/a.js">', "index.html loads https://cdn.example/a.js"),
+        ('<img src="//cdn.example/a.png">', "index.html loads //cdn.example/a.png"),
+        (
+            '<link rel="preconnect" href="https://fonts.example">',
+            "index.html loads https://fonts.example",
+        ),
+    ],
+)
+def test_check_finds(html: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(html)
+
+    checked = check(tmp_path)
+
+    assert (checked.returncode, checked.stderr.strip()) == (1, problem)
+
+
+def test_check_finds_a_style_sheet_with_a_font_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<p>")
+    (tmp_path / "site.css").write_text('@import "https://fonts.example/a.css";')
+
+    assert check(tmp_path).stderr.strip() == "site.css loads https://fonts.example/a.css"
