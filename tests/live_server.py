@@ -99,13 +99,15 @@ def live(
     settings: ServerSettings | None = None,
     store: Store | None = None,
     ui: bool = False,
+    key: str | None = None,
 ) -> Iterator[Live]:
-    """Serve these projects while the block lasts."""
+    """Serve these projects while the block lasts; with a key that the store has, or a new one."""
     store = MemoryStore() if store is None else store
     app = create_app(projects, store, settings, ui=ui)
-    key, stored = make_key(projects[0].id)
     with socket.create_server(("127.0.0.1", 0)) as listener, served(app, listener):
-        on_loop(app, store.add_key(stored))
+        if key is None:
+            key, stored = make_key(projects[0].id)
+            on_loop(app, store.add_key(stored))
         running = Live(app, store, listener.getsockname()[1], key, projects[0].id)
         with running.client:
             yield running

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
@@ -81,6 +82,34 @@ def running_server(
     programs: Path, settings: Mapping[str, str] = NOT_DURABLE
 ) -> Iterator[PostgresServer]:
     """Start a server on a free loopback port, with its own files, and stop it."""
+    with restartable_server(programs, settings) as running:
+        yield running.server
+
+
+class Restartable:
+    """A server that is stopped and started again, at one port."""
+
+    def __init__(self, command: list[str], folder: Path, settings: Mapping[str, str]) -> None:
+        self._start = partial(start, command, folder)
+        self._settings = settings
+        self._process, self._port = self._start(settings)
+        self.server = PostgresServer(self._port)
+
+    def stop(self) -> None:
+        """End it at once, as a machine does that loses its power."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(PATIENCE_SECONDS)
+
+    def start(self) -> None:
+        """Start it again."""
+        self._process, _ = self._start({**self._settings, "port": str(self._port)})
+
+
+@contextmanager
+def restartable_server(
+    programs: Path, settings: Mapping[str, str] = NOT_DURABLE
+) -> Iterator[Restartable]:
+    """As `running_server`."""
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         plain_user = as_plain_user(folder)
@@ -88,12 +117,11 @@ def running_server(
         made = subprocess.run(initdb, cwd=folder, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
         command = [*plain_user, *end_with_parent(), str(programs / "postgres")]
-        process, port = start(command, folder, settings)
+        running = Restartable(command, folder, settings)
         try:
-            yield PostgresServer(port)
+            yield running
         finally:
-            process.send_signal(signal.SIGQUIT)
-            process.wait(PATIENCE_SECONDS)
+            running.stop()
 
 
 def end_with_parent() -> list[str]:

@@ -59,8 +59,8 @@ class Program:
             self._note(line)
 
     def _note(self, line: object) -> None:
-        if line != "ready":
-            session, text, status = line  # type: ignore[misc]  # as it says them
+        if isinstance(line, list):
+            session, text, status = line
             assert status == 200, line
             self.answered.setdefault(session, []).append(text)
 

@@ -6,9 +6,11 @@ import hmac
 import secrets
 import string
 import time
+from contextlib import suppress
 
 from starlette.requests import Request
 
+from pathors_agent.errors import StoreError
 from pathors_agent.server.problems import unauthorized
 from pathors_agent.stores.base import Store, StoredKey, now
 
@@ -112,7 +114,9 @@ class Authenticator:
         if moment - self._noted.get(key.id, -NOTE_USED_SECONDS) < NOTE_USED_SECONDS:
             return
         self._noted[key.id] = moment
-        await self._store.note_key_used(key.id)
+        # Who may only read is answered from a store that cannot be written.
+        with suppress(StoreError):
+            await self._store.note_key_used(key.id)
 
 
 def _bearer(request: Request) -> str:
