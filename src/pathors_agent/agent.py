@@ -127,6 +127,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
       does not fit goes back to the model. Without one they are text.
     - `history`: a function from messages to messages that chooses what of the history is sent,
       where the endpoint does not keep the history itself; see `last_turns`, `token_budget`.
+    - `model`: the name of the model, for endpoints that have several.
+    - `limits`: where a run stops by itself; `options`: how the model is to answer.
     """
 
     @overload

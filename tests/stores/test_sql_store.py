@@ -1,6 +1,7 @@
 """What databases add: URLs, versions of tables, failures, cancelled work, and what is left over."""
 
 import asyncio
+import re
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from postgres import PostgresServer
 
 pytestmark = pytest.mark.anyio
 
+ROOT = Path(__file__).parents[2]
 SECRET = "swordfish"
 
 REQUEST = RequestId(project="project", api_key="key", name="request")
@@ -159,6 +161,15 @@ async def test_password_is_nowhere(postgres_server: PostgresServer) -> None:
     assert repr(store) == f"SQLStore('{shown}')"
     assert str(caught.value).startswith(f"Could not open the sessions in {shown}: ")
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_database_made_as_the_docs_say_is_one(postgres_server: PostgresServer) -> None:
+    page = (ROOT / "docs" / "howto" / "use-postgres.md").read_text()
+    for statement in re.findall(r"^CREATE .*;$", page, re.MULTILINE):
+        postgres_server.execute(statement)
+
+    async with SQLStore(f"postgresql://agents@127.0.0.1:{postgres_server.port}/agents") as store:
+        await store.check()
 
 
 async def test_new_file_is_for_its_owner_only(sqlite_file: Path, sqlite_url: str) -> None:
