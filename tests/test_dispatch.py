@@ -792,9 +792,10 @@ def tell(context: ToolContext) -> None:
     context.log.warning("lost")
 
 
+CALL = {"gen_ai.tool.name": "look", "gen_ai.tool.call.id": "call_1"}
 TOLD = [
-    {"event": "looked", "at": "a map", "tool": "look", "call_id": "call_1"},
-    {"event": "lost", "tool": "look", "call_id": "call_1"},
+    {"event": "looked", "at": "a map", **CALL},
+    {"event": "lost", **CALL},
 ]
 
 
@@ -807,8 +808,8 @@ def test_log_of_a_tool_goes_to_structlog_where_it_is_configured(
         {"level": "debug", **TOLD[0]},
         {"level": "warning", **TOLD[1]},
     ]
-    assert structlog_events[2]["event"] == "tool_called"
-    assert structlog_events[2]["outcome"] == "value"
+    assert structlog_events[2]["event"] == "execute_tool"
+    assert structlog_events[2]["pathors_agent.outcome"] == "value"
 
 
 def test_log_of_a_tool_goes_to_the_standard_logger_otherwise(
@@ -821,7 +822,8 @@ def test_log_of_a_tool_goes_to_the_standard_logger_otherwise(
     told = [vars(record) for record in caplog.records if record.name == "pathors_agent"]
     assert [record["levelname"] for record in told] == ["DEBUG", "WARNING", "INFO"]
     assert [{"event": record["event"], **record["fields"]} for record in told[:2]] == TOLD
-    assert told[0]["msg"] % told[0]["args"] == "looked tool='look' call_id='call_1' at='a map'"
+    said = "looked gen_ai.tool.name='look' gen_ai.tool.call.id='call_1' at='a map'"
+    assert told[0]["msg"] % told[0]["args"] == said
 
 
 def test_log_of_a_tool_is_silent_while_nobody_listens(

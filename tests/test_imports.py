@@ -17,7 +17,7 @@ ROWS = [
     "history conversation wire schema limits session_answers",
     "structured run tools",
     # - the core ends here -
-    "transports telemetry lifetime stores",
+    "transports telemetry lifetime stores timeline",
     "sessions model_call calls drivers mcp",
     "run_result run_stream agent durable summaries",
     "server testing offline checking",

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import aclosing, contextmanager
+from time import monotonic
 
 from pathors_agent.calls.batches import batch_items, call_alone, call_one, side_by_side
 from pathors_agent.calls.dispatch import ToolThread
@@ -36,7 +37,12 @@ def drive(
     run: Run, transport: Transport, bindings: Bindings
 ) -> Generator[Delta | Message, None, None]:
     """Perform the run's effects one after another; yield deltas and messages."""
-    with held(run.conversation), Clock(run) as clock, ToolThread() as thread:
+    with (
+        held(run.conversation),
+        bindings.telemetry.of(run),
+        Clock(run) as clock,
+        ToolThread() as thread,
+    ):
         while effects := run.effects():
             for effect in effects:
                 clock.left()
@@ -60,31 +66,36 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it w
 
     Nothing is yielded inside a task group or cancel scope.
     """
-    with held(run.conversation), Clock(run) as clock:
+    with held(run.conversation), bindings.telemetry.of(run), Clock(run) as clock:
         while effects := run.effects():
             match effects[0]:
                 case CallModel() as effect:
                     await bindings.choose_tools_async(run)
-                    call = ModelCall(run, effect.key, bindings, clock)
-                    try:
-                        async with transport.send(await call.request_async(effect)) as response:
-                            await call.check_async(response)
-                            pieces = aiter(response.pieces)
-                            del effects, effect, response  # a stream is open for long
-                            try:
-                                async for data in pieces:
-                                    for delta in call.stream.feed(data):
-                                        yield delta
-                                    del data
-                                    if call.stream.ended:
-                                        break
-                            finally:
-                                await close_pieces(pieces)
-                    except TransportError as error:
-                        call.break_off(error)
-                    for delta in call.stream.close():
-                        yield delta
-                    yield run.record(call.finish())
+                    with ModelCall(run, effect.key, bindings, clock) as call:
+                        try:
+                            request = await call.request_async(effect)
+                            async with transport.send(request) as response:
+                                await call.check_async(response)
+                                pieces = aiter(response.pieces)
+                                # A stream is open for long.
+                                del effects, effect, request, response
+                                try:
+                                    async for data in pieces:
+                                        if call.first is None:
+                                            call.first = monotonic()
+                                        for delta in call.stream.feed(data):
+                                            yield delta
+                                        del data
+                                        if call.stream.ended:
+                                            break
+                                finally:
+                                    await close_pieces(pieces)
+                        except TransportError as error:
+                            call.break_off(error)
+                        for delta in call.stream.close():
+                            yield delta
+                        answer = call.finish()
+                    yield run.record(answer)
                 case CallTool():
                     for batch in side_by_side(effects, bindings.tools):
                         if (result := await call_alone(run, batch, bindings, clock)) is not None:
@@ -100,14 +111,17 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it w
 def _ask(
     call: ModelCall, effect: CallModel, transport: Transport
 ) -> Generator[Delta, None, AssistantMessage]:
-    try:
-        with transport.send(call.request(effect)) as response:
-            call.check(response)
-            for data in response.pieces:
-                yield from call.stream.feed(data)
-                if call.stream.ended:
-                    break
-    except TransportError as error:
-        call.break_off(error)
-    yield from call.stream.close()
-    return call.finish()
+    with call:
+        try:
+            with transport.send(call.request(effect)) as response:
+                call.check(response)
+                for data in response.pieces:
+                    if call.first is None:
+                        call.first = monotonic()
+                    yield from call.stream.feed(data)
+                    if call.stream.ended:
+                        break
+        except TransportError as error:
+            call.break_off(error)
+        yield from call.stream.close()
+        return call.finish()

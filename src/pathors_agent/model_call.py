@@ -15,7 +15,7 @@ from pathors_agent.history.sent import AsyncHistory, checked, spending
 from pathors_agent.messages import AssistantMessage, Message, Usage
 from pathors_agent.run import CallModel, Run
 from pathors_agent.structured import AnswerType, ArrivingAnswer, name_taken
-from pathors_agent.telemetry import emit, is_heard
+from pathors_agent.telemetry.runs import ModelOperation, RunTelemetry
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.turn_tools import AsyncToolChoice, chosen, chosen_async
 from pathors_agent.transports.base import AsyncResponse, Request, Response
@@ -37,7 +37,7 @@ class Bindings:
     `tools` of each turn. `quirks` gathers what had to be read around in this run's answers, one of
     each kind; `known_quirks` are the kinds that were logged before. `answers` is the type asked
     for, `arriving` shows an answer while it comes, `history` chooses what of the history is sent,
-    for the tokens in `spent`.
+    for the tokens in `spent`. `telemetry` follows the run.
     """
 
     tools: ToolRegistry
@@ -51,6 +51,7 @@ class Bindings:
     arriving: ArrivingAnswer | None = None
     history: AsyncHistory | None = None
     spent: list[Usage] = field(default_factory=list)
+    telemetry: RunTelemetry = field(default_factory=RunTelemetry)
 
     def choose_tools(self, run: Run) -> None:
         """Ask for the tools of the turn that comes, where there is a choice."""
@@ -73,6 +74,8 @@ class Bindings:
 
 class TimeIsUp(Exception):
     """Raised in a driver when `limits.seconds` are over; `Clock` ends the run there."""
+
+    timed_out = True
 
 
 class Clock:
@@ -109,24 +112,40 @@ class Clock:
 
 
 class ModelCall:
-    """One model call on its way: the request, the answer's stream, and how it ended."""
+    """One model call on its way: the request, the answer's stream, and how it ended.
 
-    __slots__ = ("_bindings", "_clock", "_conversation", "_key", "_started", "stream")
+    A context manager, so that its end is told whatever it is.
+    """
+
+    __slots__ = ("_bindings", "_clock", "_conversation", "_key", "_operation", "first", "stream")
 
     def __init__(self, run: Run, key: str, bindings: Bindings, clock: Clock) -> None:
         self._bindings = bindings
         self._clock = clock
         self._conversation = run.conversation
         self._key = key
-        self._started = time.monotonic()
+        self._operation: ModelOperation | None = None  # until there is something to send
+        self.first: float | None = None
+        """When the first of the answer came, for a driver to say."""
         self.stream = ResponseStream(run.conversation.turns)
         if bindings.arriving:
             bindings.arriving.watch(self.stream.builder)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if self._operation is not None:
+            self._operation.first = self.first
+            self._operation.close(error)
+
     def request(self, effect: CallModel) -> Request:
         """The request, in the conversation's session."""
-        with spending(self._bindings.spent):
-            messages = self._chosen(effect.messages)
+        choose = self._choice()
+        if choose is None:
+            return self._request(effect, effect.messages)
+        with spending(self._bindings.spent), self._bindings.telemetry.current():
+            messages = choose(effect.messages)
         if isinstance(messages, Awaitable):
             if inspect.iscoroutine(messages):
                 messages.close()  # or Python warns of it
@@ -135,20 +154,19 @@ class ModelCall:
 
     async def request_async(self, effect: CallModel) -> Request:
         """As `request`; `history` may be async."""
-        with spending(self._bindings.spent):
-            messages = self._chosen(effect.messages)
+        choose = self._choice()
+        if choose is None:
+            return self._request(effect, effect.messages)
+        with spending(self._bindings.spent), self._bindings.telemetry.current():
+            messages = choose(effect.messages)
             if isinstance(messages, Awaitable):
                 messages = await messages
         return self._request(effect, messages)
 
-    def _chosen(
-        self, messages: Sequence[Message]
-    ) -> Sequence[Message] | Awaitable[Sequence[Message]]:
-        """Choose what is sent; an endpoint that keeps the history has all of it."""
-        history = self._bindings.history
-        if history is None or self._bindings.template.profile.sends == "new_messages":
-            return messages
-        return history(messages)
+    def _choice(self) -> AsyncHistory | None:
+        """What chooses the messages to send; an endpoint that keeps the history has all of it."""
+        sends_all = self._bindings.template.profile.sends == "new_messages"
+        return None if sends_all else self._bindings.history
 
     def _request(self, effect: CallModel, messages: Sequence[Message]) -> Request:
         if messages is not effect.messages:
@@ -158,9 +176,15 @@ class ModelCall:
             template = template.without_calls
         elif self._conversation.turns_since_user:
             template = template.after_first
-        body = template.encode(messages)
+        self._operation = operation = self._bindings.telemetry.begin_model(
+            self._key, template, self._conversation, messages
+        )
         return Request(
-            body=body, session_id=self._conversation.session_id, seconds=self._clock.left()
+            body=template.encode(messages),
+            headers=operation.headers(),
+            session_id=self._conversation.session_id,
+            seconds=self._clock.left(),
+            tell=operation.note,
         )
 
     def check(self, response: Response) -> None:
@@ -200,24 +224,11 @@ class ModelCall:
             message = self.stream.finish()
         except TransportError as error:
             raise self._told(error) from None
-        if is_heard():
-            self._tell(message)
+        if self._operation is not None:
+            self._operation.message = message
         if self.stream.quirks:
             self._notice_quirks()
         return message
-
-    def _tell(self, message: AssistantMessage) -> None:
-        usage = message.usage or Usage()
-        emit(
-            "model_called",
-            key=self._key,
-            session_id=self._conversation.session_id,
-            finish_reason=message.finish_reason,
-            tool_calls=len(message.tool_calls),
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            seconds=round(time.monotonic() - self._started, 6),
-        )
 
     def _notice_quirks(self) -> None:
         """Keep what had to be read around, and log each kind once for this agent's endpoint."""
@@ -226,14 +237,14 @@ class ModelCall:
                 self._bindings.quirks += (quirk,)
             if quirk.kind not in self._bindings.known_quirks:
                 self._bindings.known_quirks.add(quirk.kind)
-                emit("provider_quirk", kind=quirk.kind, detail=quirk.detail)
+                if self._operation is not None:
+                    self._operation.note("provider_quirk", kind=quirk.kind, detail=quirk.detail)
 
     def _told(self, error: TransportError) -> TransportError | TimeIsUp:
-        """Log the error, and give it the history from which a run goes on."""
+        """Give an error the history from which a run goes on."""
         if self._clock.is_over():
             return TimeIsUp()
         error.messages = self._conversation.messages
-        emit("model_call_failed", key=self._key, error=type(error).__name__)
         return error
 
 

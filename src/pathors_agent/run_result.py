@@ -11,6 +11,7 @@ from pathors_agent.errors import RunNotFinished
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, Usage
 from pathors_agent.run import Status
 from pathors_agent.structured import AnswerType, OutputT
+from pathors_agent.timeline import Chart, TimedCall, page
 from pathors_agent.wire.message_builder import Quirk
 
 _NOTHING_USED = Usage(
@@ -42,6 +43,8 @@ class RunResult(Generic[OutputT]):
     """The type of the answer, where it is more than text."""
     spent: tuple[Usage, ...] = field(default=(), repr=False)
     """The tokens of summaries that were written for its requests."""
+    times: tuple[TimedCall, ...] = field(default=(), repr=False, compare=False)
+    """When each call of a model or tool began and ended, in the order of their ends."""
 
     @cached_property
     def output(self) -> OutputT:
@@ -77,6 +80,16 @@ class RunResult(Generic[OutputT]):
     def session_id(self) -> str | None:
         """The session that the endpoint keeps this conversation under."""
         return self.conversation.session_id
+
+    def timeline(self) -> str:
+        """Draw the run's calls as bars on one HTML page, for a browser."""
+        return page(Chart("Run", self._said(), self.times))
+
+    def _said(self) -> str:
+        tokens = self.usage.total_tokens
+        used = "" if tokens is None else f", {tokens} tokens"
+        stopped = f" ({self.limit})" if self.limit else ""
+        return f"{self.status.value}{stopped}{used}"
 
     def _answers(self) -> list[AssistantMessage]:
         return [m for m in self.messages if isinstance(m, AssistantMessage)]

@@ -81,6 +81,7 @@ class _StreamBase(Generic[OutputT]):
             answer=self._run.answer,
             answers=self._bindings.answers,
             spent=tuple(self._bindings.spent),
+            times=tuple(self._bindings.telemetry.times),
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, suppress
+from time import monotonic
 from typing import TypeVar
 
 import anyio
@@ -37,6 +38,13 @@ ReportDelta = Callable[[ToolProgressDelta], Awaitable[None]]
 
 def bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMessage:
     """Bind a call for this run, under its key; what keeps it from running is its result."""
+    bound = _bound(run, effect, bindings)
+    if isinstance(bound, ToolMessage):
+        bindings.telemetry.not_run(effect.key, effect.call.name, bound)
+    return bound
+
+
+def _bound(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMessage:
     if refusal := effect.verdict.refusal:
         return ToolMessage(tool_call_id=effect.call.id, content=refusal, outcome="not_run")
     answers = bindings.answers
@@ -58,12 +66,14 @@ def call_one(
     bound = bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
+    operation = bindings.telemetry.begin_tool(effect.key, bound)
     limits = {"seconds": run.limits.tool_seconds, "left": clock.left()}
     if not bound.tool.reports:
-        return with_notes(call_tool(bound, thread, **limits), effect, bindings)
+        return with_notes(call_tool(bound, thread, operation, **limits), effect, bindings)
 
     async def work(report: ReportDelta) -> ToolMessage:
-        return await call_tool_async(bound, **limits, report=_reported(effect, report))
+        said = _reported(effect, report)
+        return await call_tool_async(bound, operation, **limits, report=said)
 
     for item in thread.items(_with_reports(work)):
         if isinstance(item, ToolMessage):
@@ -73,13 +83,19 @@ def call_one(
 
 
 async def _call_async(
-    run: Run, effect: CallTool, bindings: Bindings, report: ReportDelta | None
+    run: Run,
+    effect: CallTool,
+    bindings: Bindings,
+    report: ReportDelta | None,
+    queued: float | None = None,
 ) -> ToolMessage:
     bound = bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
     said = None if report is None else _reported(effect, report)
-    message = await call_tool_async(bound, seconds=run.limits.tool_seconds, report=said)
+    operation = bindings.telemetry.begin_tool(effect.key, bound, queued=queued)
+    seconds = run.limits.tool_seconds
+    message = await call_tool_async(bound, operation, seconds=seconds, report=said)
     return with_notes(message, effect, bindings)
 
 
@@ -206,13 +222,14 @@ async def _call_batch(
     """Run calls side by side; record each result the moment it is there; give them in order."""
     results: dict[str, ToolMessage | None] = {}  # None: begun
     interrupts: list[BaseException] = []
+    queued = monotonic()
     places = anyio.Semaphore(run.limits.max_concurrency)
 
     async def call(effect: CallTool) -> None:
         try:
             async with places:
                 results[effect.call.id] = None
-                message = await _call_async(run, effect, bindings, report)
+                message = await _call_async(run, effect, bindings, report, queued)
                 # No checkpoint may come between a result and its record: what was done is known.
                 run.record(message)
                 results[effect.call.id] = message

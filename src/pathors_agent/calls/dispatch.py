@@ -22,7 +22,8 @@ from pathors_agent.calls.threads import (
 )
 from pathors_agent.errors import ToolError
 from pathors_agent.messages import ToolMessage
-from pathors_agent.telemetry import bound_logger, emit, is_heard
+from pathors_agent.telemetry.calls import Audience, ToolOperation, call_facts
+from pathors_agent.telemetry.events import bound_logger
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.result_value import kind_name
 from pathors_agent.tools.results import result_message
@@ -37,31 +38,36 @@ MAX_ERROR_CHARACTERS = 2_000
 def call_tool(
     bound: BoundCall,
     thread: ToolThread,
+    operation: ToolOperation | None = None,
     *,
     seconds: float | None = None,
     left: float | None = None,
 ) -> ToolMessage:
     """Run a bound call from blocking code; an async tool runs on `thread`.
 
+    `operation` tells of it; without one it is part of no run.
     `seconds` is how long it may take where its tool has no `timeout`, and `left` how long at most.
     A sync tool without a `timeout` runs in the caller's thread, where nothing can stop it, and
     neither applies.
     """
-    started = time.monotonic()
-    message = _refusal(bound)
-    if message is None:
+    with operation or Audience().begin_tool("", bound) as told:
+        told.message = _refusal(bound)
+        if told.message is not None:
+            return told.message
         try:
-            message = result_message(bound, _run(bound, thread, seconds, left))
+            with told.current():
+                value = _run(bound, thread, seconds, left)
+            told.message = result_message(bound, value)
         # A tool is anybody's code: whatever it raises is something for the model to read. Only
         # BaseExceptions (cancellation, KeyboardInterrupt, SystemExit) pass, for the caller.
         except Exception as error:  # noqa: BLE001
-            message = _failure(bound, error)
-    _tell(bound, message, started)
-    return message
+            told.error, told.message = type(error).__name__, _failure(bound, error)
+        return told.message
 
 
 async def call_tool_async(
     bound: BoundCall,
+    operation: ToolOperation | None = None,
     *,
     seconds: float | None = None,
     left: float | None = None,
@@ -75,15 +81,17 @@ async def call_tool_async(
     What a tool gives soon after a cancellation is kept, so that the history says what was done;
     one that goes on is left, and its outcome is unknown.
     """
-    started = time.monotonic()
-    message = _refusal(bound)
-    if message is None:
+    with operation or Audience().begin_tool("", bound) as told:
+        told.message = _refusal(bound)
+        if told.message is not None:
+            return told.message
         try:
-            message = result_message(bound, await _run_async(bound, seconds, left, report))
+            with told.current():
+                value = await _run_async(bound, seconds, left, report)
+            told.message = result_message(bound, value)
         except Exception as error:  # noqa: BLE001  (as in call_tool)
-            message = _failure(bound, error)
-    _tell(bound, message, started)
-    return message
+            told.error, told.message = type(error).__name__, _failure(bound, error)
+        return told.message
 
 
 def _run(bound: BoundCall, thread: ToolThread, default: float | None, left: float | None) -> object:
@@ -127,7 +135,7 @@ def _arguments(bound: BoundCall, seconds: float | None) -> dict[str, Any]:
     context = bound.kwargs[name]
     assert isinstance(context, ToolContext)  # `bind` put it there
     deadline = None if seconds is None else time.monotonic() + seconds
-    log = bound_logger(tool=bound.tool.name, call_id=bound.call.id)
+    log = bound_logger(**call_facts(bound))
     return {**bound.kwargs, name: replace(context, deadline=deadline, log=log)}
 
 
@@ -161,15 +169,3 @@ def _text_of(error: Exception) -> str:
 
 def _sendable(text: str) -> str:
     return text if text.isascii() else text.encode(errors="replace").decode()
-
-
-def _tell(bound: BoundCall, message: ToolMessage, started: float) -> None:
-    if not is_heard():
-        return
-    emit(
-        "tool_called",
-        tool=bound.tool.name,
-        call_id=bound.call.id,
-        outcome=message.outcome,
-        seconds=round(time.monotonic() - started, 6),
-    )

@@ -1,5 +1,7 @@
 """Ask the model once and read its answer whole: in a durable run nobody sees it arrive."""
 
+from time import monotonic
+
 from pathors_agent.errors import TransportError
 from pathors_agent.messages import AssistantMessage
 from pathors_agent.model_call import Bindings, Clock, ModelCall, close_pieces
@@ -11,22 +13,23 @@ async def ask(
     run: Run, effect: CallModel, transport: AsyncTransport, bindings: Bindings, clock: Clock
 ) -> AssistantMessage:
     """Give the model's answer; raise as the drivers do."""
-    call = ModelCall(run, effect.key, bindings, clock)
-    try:
-        async with transport.send(await call.request_async(effect)) as response:
-            await call.check_async(response)
-            await _read(call, response)
-    except TransportError as error:
-        call.break_off(error)
-    for _ in call.stream.close():
-        pass
-    return call.finish()
+    with ModelCall(run, effect.key, bindings, clock) as call:
+        try:
+            async with transport.send(await call.request_async(effect)) as response:
+                await call.check_async(response)
+                await _read(call, response)
+        except TransportError as error:
+            call.break_off(error)
+        for _ in call.stream.close():
+            pass
+        return call.finish()
 
 
 async def _read(call: ModelCall, response: AsyncResponse) -> None:
     pieces = aiter(response.pieces)
     try:
         async for data in pieces:
+            call.first = call.first or monotonic()
             for _ in call.stream.feed(data):
                 pass
             if call.stream.ended:

@@ -26,7 +26,7 @@ from pathors_agent.errors import AgentError, ConversationError
 from pathors_agent.messages import ToolMessage
 from pathors_agent.model_call import Bindings, Clock, TimeIsUp
 from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
-from pathors_agent.telemetry import emit
+from pathors_agent.telemetry.events import emit
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.wire.messages import read_message, write_message
@@ -119,7 +119,7 @@ class _Segment:
     # - the loop -
 
     async def _drive(self, run: Run, bindings: Bindings) -> None:
-        with Clock(run) as clock:
+        with bindings.telemetry.of(run), Clock(run) as clock:
             if run.conversation.open_calls:
                 await bindings.choose_tools_async(run)
             while effects := run.effects():
@@ -220,7 +220,9 @@ class _Segment:
             if message is not None:
                 return {"message": write_message(message), "doubt": message.outcome, **facts}
             facts["again"] = True
-        message = await call_tool_async(bound, seconds=run.limits.tool_seconds, left=left)
+        operation = bindings.telemetry.begin_tool(effect.key, bound)
+        seconds = run.limits.tool_seconds
+        message = await call_tool_async(bound, operation, seconds=seconds, left=left)
         return {"message": write_message(with_notes(message, effect, bindings)), **facts}
 
     async def _settle(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:

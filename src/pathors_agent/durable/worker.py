@@ -17,7 +17,7 @@ from pathors_agent.durable import engine
 from pathors_agent.durable.records import run_of
 from pathors_agent.durable.segment import Place, run_segment
 from pathors_agent.durable.tables import Tables
-from pathors_agent.telemetry import emit
+from pathors_agent.telemetry.events import emit
 
 # A worker is dead when others looked so often and saw no beat: after 18 seconds at most, and a
 # queue's poll later its runs go on. Sooner, and a machine that swaps is taken for dead.

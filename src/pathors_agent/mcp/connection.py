@@ -33,7 +33,7 @@ from mcp.types import Tool as ListedTool
 
 from pathors_agent.calls.dispatch import Unanswered
 from pathors_agent.errors import ToolError
-from pathors_agent.telemetry import emit
+from pathors_agent.telemetry.events import emit
 
 # A package runner (npx, uvx) may have to fetch a server before it starts.
 CONNECT_SECONDS = 60.0

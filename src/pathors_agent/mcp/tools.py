@@ -13,7 +13,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.mcp.content import value_of
-from pathors_agent.telemetry import emit
+from pathors_agent.telemetry.events import emit
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool
 

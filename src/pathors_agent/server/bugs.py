@@ -2,7 +2,7 @@
 
 import traceback
 
-from pathors_agent.telemetry import emit
+from pathors_agent.telemetry.events import emit
 
 # The innermost calls; the rest is the way through the server.
 _FRAMES = 5

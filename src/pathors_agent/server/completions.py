@@ -41,6 +41,7 @@ class Completions:
             api_key=key.id,
             body_digest=_digest(body, asked.session_id),
             request_id=_request_id(request, key),
+            headers=request.headers,
         )
         return TurnResponse(turn, runtime.start_soon)
 

@@ -25,7 +25,8 @@ from pathors_agent.server.project import Project, TurnContext
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.view import BETWEEN_TEXTS
 from pathors_agent.stores.base import Lease, RequestId, Session, Store
-from pathors_agent.telemetry import emit
+from pathors_agent.telemetry.events import emit
+from pathors_agent.telemetry.spans import continued
 from pathors_agent.wire.message_builder import Delta
 from pathors_agent.wire.messages import write_call
 
@@ -70,6 +71,7 @@ class Turn:
     api_key: str
     body_digest: str
     request_id: RequestId | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     head: Head = field(init=False)
     lease: Lease | None = None
     is_running: bool = False
@@ -86,7 +88,8 @@ class Turn:
     async def run(self, writer: Writer) -> None:
         """Run the turn, store it, and tell the client; a `Problem` or another of our errors else."""
         async with self._named_request() as earlier:
-            answer = earlier or await self._run_admitted(writer)
+            with continued(self.headers):
+                answer = earlier or await self._run_admitted(writer)
         await writer.end(answer)
 
     async def _run_admitted(self, writer: Writer) -> Answer:

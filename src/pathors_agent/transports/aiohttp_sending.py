@@ -52,7 +52,7 @@ class Sending:
         assert self._request  # entered once
         # Let go of the body when it is sent: it may hold megabytes.
         request, self._request = self._request, None
-        self._exchange = self._endpoint.exchange(request.seconds)
+        self._exchange = self._endpoint.exchange(request)
         self._answer = await self._open(request)
         self._content = self._answer.content
         headers = LowerNames(self._answer.headers)

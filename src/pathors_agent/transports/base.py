@@ -13,7 +13,7 @@ A transport knows bytes, a status and headers; it knows nothing of messages. Sub
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -32,7 +32,8 @@ class Request:
 
     `session_id` is None where there is no session yet; a transport whose endpoint keeps sessions
     sends it in the way that endpoint reads. `headers` are added to the transport's own. The whole
-    exchange may take `seconds`, beside the transport's own limits.
+    exchange may take `seconds`, beside the transport's own limits. `tell`, if there is one, is told
+    what becomes of the request on its way: an event's name and its fields.
     """
 
     body: bytes = field(repr=False)
@@ -41,6 +42,7 @@ class Request:
     seconds: float | None = None
     method: str = "POST"
     path: str = COMPLETIONS_PATH
+    tell: Callable[..., None] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SHORTEST_SECRET = 8
 
 _DEFAULT_BASE = "https://api.pathors.com/v1/projects/{project_id}"
+_PORTS = {"http": 80, "https": 443}
 # RFC 9110, 5.1 and 5.5, without the bytes above ASCII.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # RFC 3986, 3.3 and 3.4; a segment of dots would lead out of the base.
@@ -49,15 +50,18 @@ class Endpoint:
         self.url = _completions_url(base)
         # Without what may be secret in an address: user name, password and query.
         self.shown = str(self.url.copy_with(query=None))
+        self._port = self.url.port or _PORTS.get(self.url.scheme)
         self._host = str(self.url.copy_with(raw_path=b"")).rstrip("/")
         self._timeouts = timeouts
         self._session_header = _checked_name(session_header)
         self.headers = _merged(_own_headers(), own)
         self._secrets = _secrets(base, own)
 
-    def exchange(self, seconds: float | None = None) -> Exchange:
-        """Begin one: its clock starts now; it may take `seconds` where that is less."""
-        timeouts = self._timeouts
+    def exchange(self, request: Request) -> Exchange:
+        """Begin one: its clock starts now; it may take `request.seconds` where that is less."""
+        timeouts, seconds = self._timeouts, request.seconds
+        if request.tell is not None:
+            request.tell("request_sent", address=self.url.host, port=self._port)
         if seconds is not None and seconds < timeouts.seconds("whole"):
             timeouts = replace(timeouts, whole=seconds)
         return Exchange(self._host, timeouts, self._secrets)

@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from pathors_agent.errors import TransportError
 from pathors_agent.lifetime import AsyncLifetime, Lifetime
-from pathors_agent.telemetry import emit
+from pathors_agent.telemetry.events import emit
 from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
@@ -52,12 +52,12 @@ class FallbackTransport(Transport, Lifetime):
             except TransportError as error:
                 if not error.retryable:
                     raise
-                _tell(position, transport, error=type(error).__name__)
+                _tell(request, position, transport, error=type(error).__name__)
             else:
                 if not opened.failed:
                     return opened
                 opened.stack.close()
-                _tell(position, transport, status=opened.response.status)
+                _tell(request, position, transport, status=opened.response.status)
         return open_answer(last, request)
 
 
@@ -85,12 +85,12 @@ class AsyncFallbackTransport(AsyncTransport, AsyncLifetime):
             except TransportError as error:
                 if not error.retryable:
                     raise
-                _tell(position, transport, error=type(error).__name__)
+                _tell(request, position, transport, error=type(error).__name__)
             else:
                 if not opened.failed:
                     return opened
                 await opened.stack.aclose()
-                _tell(position, transport, status=opened.response.status)
+                _tell(request, position, transport, status=opened.response.status)
         return await open_answer_async(last, request)
 
 
@@ -110,13 +110,14 @@ def _one_profile(profiles: Sequence[EndpointProfile]) -> EndpointProfile:
 
 
 def _tell(
+    request: Request,
     position: int,
     transport: Transport | AsyncTransport,
     *,
     status: int | None = None,
     error: str | None = None,
 ) -> None:
-    emit(
+    (request.tell or emit)(
         "transport_fell_back",
         position=position,
         transport=type(transport).__name__,

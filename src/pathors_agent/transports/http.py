@@ -86,7 +86,7 @@ class HTTPTransport(Transport):
     @contextmanager
     def send(self, request: Request) -> Generator[Response]:
         """Post the request; an answer is closed at once when the `with` block ends."""
-        exchange = self._endpoint.exchange(request.seconds)
+        exchange = self._endpoint.exchange(request)
         answer = self._open(request, exchange)
         pieces = self._pieces(answer, exchange)
         try:
@@ -195,7 +195,7 @@ class _AsyncSending:
     async def __aenter__(self) -> AsyncResponse:
         assert self._request  # entered once
         request, self._request = self._request, None
-        self._exchange = self._transport._endpoint.exchange(request.seconds)
+        self._exchange = self._transport._endpoint.exchange(request)
         self._answer = await self._open(request)
         try:
             head = _head(self._transport._endpoint, self._exchange, self._answer)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathors_agent.errors import ProviderError, TransportError
 from pathors_agent.lifetime import AsyncLifetime, Lifetime
-from pathors_agent.telemetry import emit
+from pathors_agent.telemetry.events import emit
 from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
@@ -215,7 +215,8 @@ async def _give_up_async(state: "RetryCallState") -> None:
 
 def _tell(state: "RetryCallState") -> None:
     error = _error(state)
-    emit(
+    _, request = state.args
+    (request.tell or emit)(
         "request_retried",
         attempt=state.attempt_number,
         status=_outcome(state).response.status if error is None else None,

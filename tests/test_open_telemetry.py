@@ -1,0 +1,681 @@
+"""Spans and metrics as the GenAI conventions have them, read back with the SDK."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import _internal as metrics_internals
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
+from opentelemetry.semconv.attributes import error_attributes, server_attributes
+
+from live_server import live
+from pathors_agent import (
+    Agent,
+    AsyncAgent,
+    HTTPTransport,
+    Limits,
+    ModelOptions,
+    ToolError,
+    TransportError,
+    Usage,
+    tool,
+)
+from pathors_agent.server import Project
+from pathors_agent.summaries import summarized
+from pathors_agent.telemetry.spans import continued
+from pathors_agent.testing import (
+    AsyncScriptedTransport,
+    ScriptedTransport,
+    answer,
+    calls,
+    http_error,
+    raw,
+)
+from pathors_agent.transports.base import AsyncTransport, Transport
+from pathors_agent.transports.fallback import AsyncFallbackTransport, FallbackTransport
+from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
+from servers import ScriptedServer
+from servers import answer as served
+from ways import WAYS, Way
+
+CANARY = "hunter2-canary"
+CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+
+USAGE = Usage(prompt_tokens=5, completion_tokens=2, total_tokens=7)
+TURNS = (
+    answer("Hm.", calls=[("look", {"at": "me"})], usage=USAGE, headers={"x-session-id": "s-1"}),
+    answer("Done.", usage=USAGE),
+)
+
+# What the conventions call it, written out; a test below compares with the published package.
+CHAT_SECONDS = [
+    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+]
+TOKENS = [
+    *(1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
+]
+AGENT_SECONDS = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6]
+
+
+class Exported:
+    """What reached the SDK."""
+
+    def __init__(self, exporter: InMemorySpanExporter, reader: InMemoryMetricReader) -> None:
+        self._exporter = exporter
+        self._reader = reader
+
+    @property
+    def spans(self) -> list[ReadableSpan]:
+        """The spans, by their beginnings."""
+        return sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
+
+    def named(self, name: str) -> ReadableSpan:
+        [span] = [span for span in self.spans if span.name == name]
+        return span
+
+    def points(self) -> dict[str, list[Any]]:
+        data = self._reader.get_metrics_data()
+        assert data is not None
+        return {
+            metric.name: [*metric.data.data_points]
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exported]:
+    """Set OpenTelemetry up as a program does; a program can do so once only, a test again."""
+    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    tracers, meters = TracerProvider(), MeterProvider(metric_readers=[reader])
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", tracers)
+    monkeypatch.setattr(metrics_internals, "_METER_PROVIDER", meters)
+    assert metrics.get_meter_provider() is meters
+    monkeypatch.delenv(CAPTURE, raising=False)
+    yield Exported(exporter, reader)
+    meters.shutdown()
+    tracers.shutdown()
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    return Way(request.param)
+
+
+@tool
+def look(at: str) -> str:
+    """Look at something."""
+    return f"{at} it is"
+
+
+def ids(span: ReadableSpan | None) -> tuple[int, int]:
+    assert span is not None
+    assert span.context is not None
+    return span.context.trace_id, span.context.span_id
+
+
+def is_below(span: ReadableSpan, parent: ReadableSpan) -> bool:
+    assert span.parent is not None
+    return (span.parent.trace_id, span.parent.span_id) == ids(parent)
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    """Give a span's attributes; the one time among them differs with each run."""
+    known = dict(span.attributes or {})
+    first: Any = known.pop("gen_ai.response.time_to_first_chunk", 0)
+    assert first >= 0
+    return known
+
+
+# - spans -
+
+
+def test_run_is_a_span_with_those_of_its_calls_below(way: Way, exported: Exported) -> None:
+    way.run(*TURNS, prompt="Go.", tools=[look], model="small")
+
+    run, *calls_made = exported.spans
+    assert (run.name, run.kind, run.parent) == ("invoke_agent", trace.SpanKind.INTERNAL, None)
+    assert [(span.name, span.kind) for span in calls_made] == [
+        ("chat small", trace.SpanKind.CLIENT),
+        ("execute_tool look", trace.SpanKind.INTERNAL),
+        ("chat small", trace.SpanKind.CLIENT),
+    ]
+    assert all(is_below(span, run) for span in calls_made)
+    assert {span.status.status_code for span in exported.spans} == {trace.StatusCode.UNSET}
+
+
+def test_attributes_are_those_of_the_conventions(way: Way, exported: Exported) -> None:
+    options = ModelOptions(temperature=0.5, top_p=0.9, max_tokens=50, seed=7, stop="END")
+    way.run(*TURNS, prompt="Go.", tools=[look], model="small", options=options)
+
+    run, first, called, second = map(attributes, exported.spans)
+    assert first == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.conversation.id": "s-1",
+        "gen_ai.request.model": "small",
+        "gen_ai.request.stream": True,
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.request.top_p": 0.9,
+        "gen_ai.request.max_tokens": 50,
+        "gen_ai.request.seed": 7,
+        "gen_ai.request.stop_sequences": ("END",),
+        "gen_ai.response.id": "chatcmpl-1",
+        "gen_ai.response.model": "small",
+        "gen_ai.response.finish_reasons": ("tool_calls",),
+        "gen_ai.usage.input_tokens": 5,
+        "gen_ai.usage.output_tokens": 2,
+        "pathors_agent.effect": "model/0",
+        "pathors_agent.tool_calls": 1,
+    }
+    assert called == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "look",
+        "gen_ai.tool.call.id": "call_1",
+        "gen_ai.tool.type": "function",
+        "pathors_agent.effect": "tool/0/0",
+        "pathors_agent.outcome": "value",
+    }
+    assert (second["pathors_agent.effect"], second["gen_ai.response.id"]) == (
+        "model/1",
+        "chatcmpl-2",
+    )
+    assert run == {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.conversation.id": "s-1",
+        "gen_ai.request.model": "small",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.usage.input_tokens": 10,
+        "gen_ai.usage.output_tokens": 4,
+        "pathors_agent.status": "finished",
+    }
+
+
+def test_every_name_is_published(way: Way, exported: Exported) -> None:
+    way.run(*TURNS, prompt="Go.", tools=[look], model="small", output=None)
+    published = {
+        value
+        for module in (gen_ai_attributes, error_attributes, server_attributes, gen_ai_metrics)
+        for value in vars(module).values()
+        if isinstance(value, str)
+    }
+    used = {name for span in exported.spans for name in span.attributes or {}}
+    own = {"pathors_agent.effect", "pathors_agent.tool_calls", "pathors_agent.outcome"}
+
+    assert used - published == own | {"pathors_agent.status"}
+    # These two are younger than the last release of the package that holds the names.
+    younger = {"gen_ai.invoke_agent.duration", "gen_ai.execute_tool.duration"}
+    assert exported.points().keys() - published <= younger
+
+
+def test_time_to_the_first_chunk_is_that_of_streams_only(exported: Exported) -> None:
+    Agent(ScriptedTransport("Yes.")).run("Go.")
+
+    name = "gen_ai.response.time_to_first_chunk"
+    span = exported.named("chat")
+    assert span.attributes is not None
+    assert span.start_time is not None
+    assert span.end_time is not None
+    first: Any = span.attributes[name]
+    assert 0 <= first <= (span.end_time - span.start_time) / 1e9
+
+
+def test_cached_and_reasoning_tokens_are_told(way: Way, exported: Exported) -> None:
+    usage = {
+        "prompt_tokens": 5,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+    said = {"index": 0, "message": {"content": "Yes."}, "finish_reason": "stop"}
+    way.run(raw(json.dumps({"choices": [said], "usage": usage}).encode()), prompt="Go.")
+
+    for span in exported.spans:
+        told = attributes(span)
+        assert told["gen_ai.usage.cache_read.input_tokens"] == 4
+        assert told["gen_ai.usage.reasoning.output_tokens"] == 1
+
+
+def test_answer_of_a_type_is_said_to_be_json(way: Way, exported: Exported) -> None:
+    way.run(calls(("final_answer", {"value": 3})), prompt="Go.", output=int)
+
+    assert attributes(exported.named("chat"))["gen_ai.output.type"] == "json"
+
+
+def test_run_belongs_to_the_span_of_who_started_it(way: Way, exported: Exported) -> None:
+    with trace.get_tracer("program").start_as_current_span("request") as mine:
+        way.run("Done.", prompt="Go.")
+        assert trace.get_current_span() is mine
+
+    assert is_below(exported.named("invoke_agent"), exported.named("request"))
+
+
+@pytest.mark.parametrize("stop_after", [None, 1])
+def test_no_span_is_current_for_who_reads_a_stream(
+    way: Way, exported: Exported, stop_after: int | None
+) -> None:
+    seen: list[Any] = []
+
+    class Watching(list[Any]):
+        def append(self, item: Any) -> None:
+            seen.append(trace.get_current_span())
+            super().append(item)
+
+    way.items = Watching()
+    way.stream(*TURNS, prompt="Go.", tools=[look], stop_after=stop_after)
+
+    assert len(seen) >= 1
+    assert set(seen) == {trace.INVALID_SPAN}
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+async def within_async(at: str) -> str:
+    """Work in a span of its own."""
+    with trace.get_tracer("program").start_as_current_span("my work"):
+        return at
+
+
+def within(at: str) -> str:
+    """Work in a span of its own."""
+    with trace.get_tracer("program").start_as_current_span("my work"):
+        return at
+
+
+async def within_steps(at: str) -> Any:
+    """Tell of a step, then work in a span of its own."""
+    yield "one moment"
+    yield await within_async(at)
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [
+        tool(name="look")(within),
+        tool(name="look", timeout=30)(within),
+        tool(name="look")(within_async),
+        tool(name="look")(within_steps),
+    ],
+    ids=["sync", "thread", "async", "generator"],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_spans_that_a_tool_makes_are_below_its_own(
+    way: Way, exported: Exported, worker: Any, count: int
+) -> None:
+    asked = calls(*[("look", {"at": str(number)}) for number in range(count)])
+    way.run(asked, "Done.", prompt="Go.", tools=[worker])
+
+    tools = [span for span in exported.spans if span.name == "execute_tool look"]
+    mine = [span for span in exported.spans if span.name == "my work"]
+    assert len(mine) == len(tools) == count
+    assert {ids(span) for span in tools} == {
+        (span.parent.trace_id, span.parent.span_id) for span in mine if span.parent
+    }
+
+
+def test_agent_that_is_a_tool_runs_below_its_call(way: Way, exported: Exported) -> None:
+    @tool
+    def ask_another(question: str) -> str:
+        """Ask another agent."""
+        return Agent(ScriptedTransport("Yes.")).run(question).output
+
+    way.run(calls(("ask_another", {"question": "?"})), "Done.", prompt="Go.", tools=[ask_another])
+
+    outer, inner = [span for span in exported.spans if span.name == "invoke_agent"]
+    assert outer.parent is None
+    assert is_below(inner, exported.named("execute_tool ask_another"))
+
+
+def test_summary_that_a_run_needs_is_written_below_it(exported: Exported) -> None:
+    writer = Agent(ScriptedTransport("They counted."))
+    agent = Agent(ScriptedTransport(*["word " * 50] * 4), history=summarized(writer, tokens=200))
+    result = agent.run("Count.")
+    for _ in range(3):
+        result = agent.run("On.", conversation=result.conversation)
+
+    runs = [span for span in exported.spans if span.name == "invoke_agent"]
+    [written] = [span for span in runs if span.parent is not None]
+    assert any(is_below(written, run) for run in runs)
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+# - what fails -
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (http_error(500, CANARY), "ProviderError"),
+        (answer("Hello").broken_after(events=2), "IncompleteResponse"),
+        (TransportError(CANARY, timed_out=True), "timeout"),
+    ],
+)
+def test_failed_call_names_its_error_and_nothing_more(
+    way: Way, exported: Exported, reply: Any, error: str
+) -> None:
+    with pytest.raises(TransportError):
+        way.run(reply, prompt="Go.")
+
+    for span in exported.spans:
+        assert attributes(span)["error.type"] == error
+        assert span.status.status_code is trace.StatusCode.ERROR
+        assert span.status.description is None
+        assert not span.events
+
+
+def test_failed_tool_names_what_it_raised(way: Way, exported: Exported) -> None:
+    @tool
+    def fail(how: str) -> None:
+        """Fail."""
+        raise ToolError(CANARY) if how == "gently" else ZeroDivisionError(CANARY)
+
+    failures = calls(("fail", {"how": "gently"}), ("fail", {"how": "hard"}))
+    way.run(failures, "Done.", prompt="Go.", tools=[fail])
+
+    tools = [span for span in exported.spans if span.name == "execute_tool fail"]
+    failed = {attributes(s)["pathors_agent.effect"]: attributes(s)["error.type"] for s in tools}
+    assert failed == {"tool/0/0": "ToolError", "tool/0/1": "ZeroDivisionError"}
+    assert {span.status.status_code for span in tools} == {trace.StatusCode.ERROR}
+    assert exported.named("invoke_agent").status.status_code is trace.StatusCode.UNSET
+
+
+def test_stream_that_is_left_ends_its_spans(way: Way, exported: Exported) -> None:
+    way.stream(answer("One two three", chunk_size=4), prompt="Go.", stop_after=1)
+
+    run, call = exported.spans
+    assert attributes(call)["error.type"] == "cancelled"
+    assert "error.type" not in attributes(run)
+    assert attributes(run)["pathors_agent.status"] == "running"
+    assert {span.status.status_code for span in exported.spans} == {trace.StatusCode.UNSET}
+
+
+def test_limit_that_ends_a_run_is_told(way: Way, exported: Exported) -> None:
+    way.run(TURNS[0], prompt="Go.", tools=[look], limits=Limits(turns=1))
+
+    told = attributes(exported.named("invoke_agent"))
+    assert (told["pathors_agent.status"], told["pathors_agent.limit"]) == ("limit_reached", "turns")
+
+
+def around(way: Way, kind: str, *scripts: tuple[Any, ...]) -> Any:
+    """Put a retrying or falling-back transport around scripted ones."""
+    if way.name == "blocking":
+        inner = [ScriptedTransport(*script) for script in scripts]
+        if kind == "retry":
+            return RetryingTransport(inner[0], sleep=lambda seconds: None, seed=1)
+        return FallbackTransport(*inner)
+    inner_async = [AsyncScriptedTransport(*script) for script in scripts]
+    if kind == "retry":
+        return AsyncRetryingTransport(inner_async[0], sleep=no_sleep, seed=1)
+    return AsyncFallbackTransport(*inner_async)
+
+
+async def no_sleep(seconds: float) -> None:
+    pass
+
+
+def run_with(way: Way, transport: Any) -> Any:
+    if isinstance(transport, Transport):
+        return Agent(transport).run("Go.")
+    assert isinstance(transport, AsyncTransport)
+    return way.on_loop(lambda: AsyncAgent(transport).run("Go."))
+
+
+def test_retries_are_events_of_the_call(way: Way, exported: Exported) -> None:
+    script = (http_error(503, "busy"), TransportError("gone"), "Done.")
+    result = run_with(way, around(way, "retry", script))
+
+    call = exported.named("chat")
+    first, second = call.events
+    assert (first.name, dict(first.attributes or {})) == (
+        "request_retried",
+        {"attempt": 1, "status": 503, "seconds": (first.attributes or {})["seconds"]},
+    )
+    assert dict(second.attributes or {})["error"] == "TransportError"
+    assert attributes(call)["http.request.resend_count"] == 2
+    [timed] = result.times
+    assert timed.notes == ("sent again: 503", "sent again: TransportError")
+    assert len(timed.waits) == 2
+
+
+def test_fallbacks_are_events_of_the_call(way: Way, exported: Exported) -> None:
+    result = run_with(way, around(way, "fallback", (http_error(503, "busy"),), ("Done.",)))
+
+    [event] = exported.named("chat").events
+    told = dict(event.attributes or {})
+    assert event.name == "transport_fell_back"
+    assert (told["position"], told["status"]) == (0, 503)
+    assert result.times[0].notes == ("sent to the next endpoint: 503",)
+
+
+# - contents -
+
+
+def run_with_canaries(way: Way) -> None:
+    """Put a canary wherever contents are."""
+
+    @tool
+    def tell(text: str, *, fails: bool = False) -> str:
+        """Tell."""
+        if fails:
+            raise ValueError(CANARY)
+        return text + CANARY
+
+    good = calls(
+        ("tell", {"text": CANARY}),
+        ("tell", {"text": CANARY, "fails": True}),
+        ("tell", {"txt": CANARY}),
+        ("tell", CANARY),
+        (CANARY, {}),
+    )
+    settings: dict[str, Any] = {"instructions": CANARY, "tools": [tell], "context": CANARY}
+    way.run(good, answer(CANARY, reasoning=CANARY), prompt=CANARY, **settings)
+    for failing in (
+        http_error(500, CANARY, code=CANARY),
+        answer(CANARY).broken_after(events=2),
+        TransportError(CANARY),
+    ):
+        with pytest.raises(TransportError):
+            way.run(failing, prompt=CANARY, **settings)
+
+
+def everything(exported: Exported) -> str:
+    """Write down all that reached the SDK."""
+    return "".join(span.to_json() for span in exported.spans) + repr(exported.points())
+
+
+@pytest.mark.parametrize("asked", [None, "false", "no_content"])
+def test_contents_are_in_no_span_unless_asked_for(
+    way: Way, exported: Exported, monkeypatch: pytest.MonkeyPatch, asked: str | None
+) -> None:
+    if asked is not None:
+        monkeypatch.setenv(CAPTURE, asked)
+
+    run_with_canaries(way)
+
+    assert len(exported.spans) > 10
+    assert CANARY not in everything(exported)
+
+
+@pytest.mark.parametrize("asked", ["true", "SPAN_ONLY"])
+def test_contents_are_in_the_spans_where_asked_for(
+    way: Way, exported: Exported, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setenv(CAPTURE, asked)
+    way.run(*TURNS, prompt="Go.", tools=[look], instructions="Be brief.")
+
+    _, first, called, second = map(attributes, exported.spans)
+    system = [{"type": "text", "content": "Be brief."}]
+    call = {"type": "tool_call", "id": "call_1", "name": "look", "arguments": {"at": "me"}}
+    asks = {"role": "assistant", "parts": [{"type": "text", "content": "Hm."}, call]}
+    says = {"type": "tool_call_response", "id": "call_1", "response": "me it is"}
+    question = {"role": "user", "parts": [{"type": "text", "content": "Go."}]}
+    assert json.loads(first["gen_ai.system_instructions"]) == system
+    assert json.loads(first["gen_ai.input.messages"]) == [question]
+    assert json.loads(first["gen_ai.output.messages"]) == [{**asks, "finish_reason": "tool_calls"}]
+    assert json.loads(second["gen_ai.input.messages"]) == [
+        *(question, asks, {"role": "tool", "parts": [says]})
+    ]
+    assert called["gen_ai.tool.call.arguments"] == '{"at":"me"}'
+    assert called["gen_ai.tool.call.result"] == "me it is"
+    assert called["gen_ai.tool.description"] == "Look at something."
+
+
+def test_key_is_in_no_span(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CAPTURE, "true")
+    server = ScriptedServer([served(CANARY.encode(), "401 Unauthorized")])
+    port = server.port
+    try:
+        with HTTPTransport(server.url, api_key=CANARY) as transport:
+            with pytest.raises(TransportError):
+                Agent(transport).run("Go.")
+    finally:
+        server.stop()
+
+    told = attributes(exported.named("chat"))
+    assert (told["server.address"], told["server.port"]) == ("127.0.0.1", port)
+    assert CANARY not in everything(exported)
+
+
+# - metrics -
+
+
+def counted(points: list[Any], *names: str) -> list[tuple[Any, ...]]:
+    """Give each point's count and these attributes."""
+    return sorted((p.count, *(p.attributes.get(name) for name in names)) for p in points)
+
+
+def test_durations_and_tokens_are_counted(way: Way, exported: Exported) -> None:
+    way.run(*TURNS, prompt="Go.", tools=[look], model="small")
+    points = exported.points()
+
+    chats = points["gen_ai.client.operation.duration"]
+    assert [dict(point.attributes) for point in chats] == [
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "openai",
+            "gen_ai.request.model": "small",
+            "gen_ai.response.model": "small",
+        }
+    ]
+    assert (chats[0].count, [*chats[0].explicit_bounds]) == (2, CHAT_SECONDS)
+    tokens = points["gen_ai.client.token.usage"]
+    assert {point.attributes["gen_ai.token.type"]: point.sum for point in tokens} == {
+        "input": 10,
+        "output": 4,
+    }
+    assert {tuple(point.explicit_bounds) for point in tokens} == {tuple(TOKENS)}
+    assert points["gen_ai.client.operation.time_to_first_chunk"][0].count == 2
+    assert counted(points["gen_ai.execute_tool.duration"], "gen_ai.tool.name") == [(1, "look")]
+    [run] = points["gen_ai.invoke_agent.duration"]
+    assert dict(run.attributes) == {"gen_ai.request.model": "small"}
+    assert [*run.explicit_bounds] == pytest.approx(AGENT_SECONDS)
+
+
+def test_failures_are_counted_by_their_kind(way: Way, exported: Exported) -> None:
+    with pytest.raises(TransportError):
+        way.run(http_error(500, "gone"), prompt="Go.")
+
+    points = exported.points()
+    for name in ("gen_ai.client.operation.duration", "gen_ai.invoke_agent.duration"):
+        assert counted(points[name], "error.type") == [(1, "ProviderError")]
+    assert "gen_ai.client.token.usage" not in points
+
+
+# - the log, and other processes -
+
+
+def test_event_of_the_log_has_the_names_and_ids_of_its_span(
+    way: Way, exported: Exported, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pathors_agent")
+    way.run(*TURNS, prompt="Go.", tools=[look], model="small")
+
+    told = {vars(r)["fields"]["span_id"]: vars(r) for r in caplog.records}
+    assert len(told) == len(exported.spans) == 4
+    for span in exported.spans:
+        trace_id, span_id = ids(span)
+        event = told[f"{span_id:016x}"]
+        known = dict(span.attributes or {})
+        fields = {n: tuple(v) if isinstance(v, list) else v for n, v in event["fields"].items()}
+        assert event["event"] == known.pop("gen_ai.operation.name")
+        assert fields.pop("trace_id") == f"{trace_id:032x}"
+        del fields["span_id"], fields["seconds"]
+        assert fields == known
+
+
+def test_request_carries_the_trace_on(way: Way, exported: Exported) -> None:
+    way.run("Done.", prompt="Go.")
+
+    [request] = way.sent
+    trace_id, span_id = ids(exported.named("chat"))
+    assert request.headers["traceparent"][:53] == f"00-{trace_id:032x}-{span_id:016x}-"
+
+
+def test_server_goes_on_with_the_trace_of_its_client(exported: Exported) -> None:
+    project = Project(id="demo", transport=AsyncScriptedTransport("Yes."))
+    with live(project) as server:
+        with HTTPTransport(server.base, api_key=server.key) as transport:
+            Agent(transport).run("Go.")
+
+    outer, asked, *_, served, inner = exported.spans
+    assert (is_below(asked, outer), is_below(inner, served)) == (True, True)
+    # Newer FastAPIs make a span of the request by themselves, which comes in between.
+    above = {ids(span)[1]: span.parent for span in exported.spans}
+    parents = []
+    parent = served.parent
+    while parent is not None:
+        parents.append(parent.span_id)
+        parent = above[parent.span_id]
+    assert parents[-2:] == [ids(asked)[1], ids(outer)[1]]
+
+
+def test_trace_of_a_request_is_taken_up_where_nobody_did(exported: Exported) -> None:
+    headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    with continued(headers):
+        Agent(ScriptedTransport("Yes.")).run("Go.")
+        with trace.get_tracer("program").start_as_current_span("mine"), continued(headers):
+            Agent(ScriptedTransport("Yes.")).run("Go.")
+
+    first, _, mine, second, _ = exported.spans
+    assert first.parent is not None
+    assert first.parent.span_id == 0xB7AD6B7169203331
+    assert is_below(second, mine)
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+def test_nothing_is_imported_unless_the_program_has() -> None:
+    code = """
+import sys
+from pathors_agent import Agent
+from pathors_agent.testing import ScriptedTransport
+print(Agent(ScriptedTransport("Yes.")).run("Go.").output)
+print([name for name in sys.modules if name.startswith("opentelemetry")])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd()
+    )
+
+    assert done.stdout == "Yes.\n[]\n"
+
+
+def test_nothing_is_done_while_the_program_has_set_nothing(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(metrics_internals, "_METER_PROVIDER", None)
+    way.run("Done.", prompt="Go.")
+
+    assert "traceparent" not in way.sent[0].headers
