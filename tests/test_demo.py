@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -298,6 +299,32 @@ def test_endpoint_of_the_environment_answers(scripted_server: StartServer) -> No
     ]
     assert b'"model":"m-1"' in server.requests[0].body
     assert b'"content":"6 * 7 = 42"' in server.requests[1].body
+
+
+def test_timeline_draws_what_was_called(scripted_server: StartServer, tmp_path: Path) -> None:
+    call = testing.calls(("calculate", {"expression": "6 * 7"}))
+    server = scripted_server(*streamed(call, "It is 42.", "It is <b>."))
+    file = tmp_path / "run.html"
+    prompts = ("-p", "6 times 7?", "-p", "And <i>?")
+
+    shown = run("demo", *prompts, "--timeline", str(file), PATHORS_BASE_URL=server.url)
+
+    assert shown.returncode == 0
+    assert shown.stderr == f"{file} shows what was called.\n"
+    text = file.read_text(encoding="utf-8")
+    assert re.findall("<h1>(.*)</h1>", text) == ["6 times 7?", "And &lt;i&gt;?"]
+    assert re.findall(r'<th scope="row">(\w+)<small>([\w/]+)<', text) == [
+        *(("model", "model/0"), ("calculate", "tool/0/0"), ("model", "model/1")),
+        ("model", "model/2"),
+    ]
+
+
+def test_timeline_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    shown = run("demo", "--timeline", str(tmp_path / "none" / "run.html"))
+
+    assert shown.returncode == 1
+    assert shown.stdout == ""
+    assert shown.stderr == f"error: {tmp_path}/none/run.html: No such file or directory\n"
 
 
 def test_model_cannot_steer_the_terminal(scripted_server: StartServer) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,6 +18,7 @@ from pathors_agent.agent import Agent
 from pathors_agent.cli.output import Screen, tolerate_narrow_terminals, wants_colour
 from pathors_agent.cli.scene import Scene
 from pathors_agent.cli.talk import Talk, talking
+from pathors_agent.cli.timelines import TimelineFile
 from pathors_agent.conversation import Conversation
 from pathors_agent.demo_tools import INSTRUCTIONS, demo_tools
 from pathors_agent.errors import AgentError
@@ -33,28 +35,42 @@ PROMPTS = (
 _STOP_SECONDS = 10.0
 
 
-def run_demo(prompts: Sequence[str] = (), *, model: str | None = None, colour: bool = True) -> None:
-    """Show the conversation on standard output."""
+def run_demo(
+    prompts: Sequence[str] = (),
+    *,
+    model: str | None = None,
+    colour: bool = True,
+    timeline: Path | None = None,
+) -> None:
+    """Show the conversation on standard output, and what was called in a file."""
     tolerate_narrow_terminals()
     screen = Screen(sys.stdout, colour=colour and wants_colour())
+    ask = _ask_endpoint if _endpoint_is_named() else _ask_server
     try:
-        if os.environ.get("PATHORS_API_KEY") or os.environ.get("PATHORS_BASE_URL"):
-            _ask_endpoint(screen, prompts or PROMPTS, model)
-        else:
-            _ask_server(screen, prompts or PROMPTS, model)
+        with TimelineFile(timeline) as charts:
+            ask(screen, prompts or PROMPTS, model, charts)
     finally:
         if sys.exc_info()[0] is not BrokenPipeError:
             screen.end_line()
 
 
-def _ask_server(screen: Screen, prompts: Sequence[str], model: str | None) -> None:
+def _endpoint_is_named() -> bool:
+    return any(os.environ.get(name) for name in ("PATHORS_API_KEY", "PATHORS_BASE_URL"))
+
+
+def _ask_server(
+    screen: Screen, prompts: Sequence[str], model: str | None, charts: TimelineFile
+) -> None:
     screen.note("The answers come from rules, not from a language model; the tools are real.")
     with _server() as (url, key), talking(url, screen, key=key, model=model) as talk:
         screen.note(f"A server answers over HTTP, and runs the tools: {url}")
         for prompt in prompts:
             screen.blank()
             screen.line("you", prompt)
-            _ = talk.say(prompt).output  # raises when the run stopped without an answer
+            try:
+                _ = talk.say(prompt).output  # raises when the run stopped without an answer
+            finally:
+                charts.add(prompt, talk.times)
         _tell_session(screen, talk)
 
 
@@ -63,7 +79,9 @@ def _tell_session(screen: Screen, talk: Talk) -> None:
     screen.note(f"The server kept all of it as {talk.conversation.session_id}.")
 
 
-def _ask_endpoint(screen: Screen, prompts: Sequence[str], model: str | None) -> None:
+def _ask_endpoint(
+    screen: Screen, prompts: Sequence[str], model: str | None, charts: TimelineFile
+) -> None:
     with HTTPTransport() as http:
         screen.note(f"The answers come from {http!r}; the tools run here.")
         transport = RetryingTransport(http)
@@ -73,9 +91,13 @@ def _ask_endpoint(screen: Screen, prompts: Sequence[str], model: str | None) -> 
             screen.blank()
             screen.line("you", prompt)
             scene = Scene(screen)
-            with agent.stream(prompt, conversation=conversation) as stream:
-                for item in stream:
-                    scene.show(item)
+            stream = agent.stream(prompt, conversation=conversation)
+            try:
+                with stream:
+                    for item in stream:
+                        scene.show(item)
+            finally:
+                charts.add(prompt, stream.result.times)
             _ = stream.result.output
 
 

@@ -1,5 +1,6 @@
 """Draw the calls of runs as bars on one page: which ran when, side by side, and what they waited for."""
 
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
@@ -8,7 +9,9 @@ import msgspec
 
 # A bar that took no time is still to be seen: so many hundredths of the chart.
 _NARROWEST = 0.4
-_TICKS = 5
+_MOST_TICKS = 6
+# Shorter waits are the program's own work.
+_SHORTEST_WAIT = 0.001
 
 
 class TimedCall(msgspec.Struct, frozen=True, gc=False):
@@ -52,7 +55,7 @@ def page(*charts: Chart) -> str:
 
 def duration(seconds: float) -> str:
     """Write a length of time as people read it: `0.4 ms`, `120 ms`, `2.51 s`, `3 min 20 s`."""
-    if seconds < 0.01:
+    if 0 < seconds < 0.01:
         return f"{seconds * 1000:.1f} ms"
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
@@ -60,6 +63,10 @@ def duration(seconds: float) -> str:
         return f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s"
+
+
+def _tick(seconds: float) -> str:
+    return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms" if seconds else "0"
 
 
 class _Scale:
@@ -75,10 +82,21 @@ class _Scale:
         width = max(self._place(self.end if end is None else end) - left, _NARROWEST)
         return f"left:{left:.2f}%;width:{min(width, 100 - left):.2f}%"
 
+    @property
+    def step(self) -> float:
+        """The time between two ticks: 1, 2 or 5 of a unit."""
+        least = self._whole / _MOST_TICKS
+        unit = 10.0 ** math.floor(math.log10(least))
+        return next(unit * count for count in (1, 2, 5, 10) if unit * count >= least)
+
     def ticks(self) -> Iterator[str]:
-        for tick in range(_TICKS):
-            seconds = (self.end - self.start) * tick / _TICKS
-            yield f'<i style="left:{100 * tick / _TICKS:.0f}%">{duration(seconds)}</i>'
+        for tick in range(math.floor(self._whole / self.step) + 1):
+            place = 100 * tick * self.step / self._whole
+            if place < 95:  # there is room for its words
+                yield f'<i style="left:{place:.2f}%">{_tick(tick * self.step)}</i>'
+
+    def distance(self) -> str:
+        return f"{100 * self.step / self._whole:.2f}%"
 
     def _place(self, time: float) -> float:
         return 100 * (time - self.start) / self._whole
@@ -99,14 +117,19 @@ def _chart(chart: Chart) -> str:
         title=escape(chart.title),
         said=escape(chart.said),
         took=duration(scale.end - scale.start),
+        distance=scale.distance(),
         ticks="".join(scale.ticks()),
         rows="\n".join(_row(call, scale) for call in sorted(chart.calls, key=_begin)),
     )
 
 
 def _row(call: TimedCall, scale: _Scale) -> str:
-    notes = "".join(f"<em>{escape(note)}</em>" for note in call.notes)
+    waited = sum(end - start for start, end in call.waits)
+    said = [*call.notes, *([f"waited {duration(waited)}"] if waited > _SHORTEST_WAIT else [])]
+    notes = "".join(f"<em>{escape(note)}</em>" for note in said)
     took = "" if call.seconds is None else duration(call.seconds)
+    if call.first is not None:
+        took += f"<small>first after {duration(call.first - call.start)}</small>"
     return (
         f'<tr><th scope="row">{escape(call.name)}<small>{escape(call.key)}</small></th>'
         f'<td class="lane" aria-hidden="true">{_bars(call, scale)}</td>'
@@ -144,7 +167,7 @@ _OUTCOMES = {
 _CHART = """<section>
 <h1>{title}</h1>
 <p>{said}</p>
-<table>
+<table style="--step:{distance}">
 <caption>Calls in the order in which they began; {took} in all</caption>
 <thead><tr><th scope="col">Call</th><th scope="col" class="lane ticks" aria-label="Time">{ticks}</th>\
 <th scope="col">Outcome</th><th scope="col">Begun after</th><th scope="col">Took</th></tr></thead>
@@ -178,9 +201,9 @@ tbody th {{ max-width: 14em; overflow: hidden; text-overflow: ellipsis }}
 small {{ display: block; font-weight: 400 }}
 td:nth-last-child(-n+2), th:nth-last-child(-n+2) {{ text-align: right; font-variant-numeric: tabular-nums }}
 .lane {{ position: relative; width: 55%; padding: 0; \
-background: linear-gradient(90deg, var(--line) 1px, transparent 1px) 0 0 / 20% 100% }}
+background: linear-gradient(90deg, var(--line) 1px, transparent 1px) 0 0 / var(--step) 100% }}
 .ticks i {{ position: absolute; bottom: 3px; font-style: normal; padding-left: 4px }}
-td + td {{ padding-left: 1em }}
+td + td, th:nth-child(3) {{ padding-left: 1em }}
 b {{ position: absolute; top: 25%; height: 50%; min-width: 2px; border-radius: 2px; background: var(--tool) }}
 .model {{ background: var(--model) }}
 .error, .timeout, .failed {{ background: var(--bad) }}

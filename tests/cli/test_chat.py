@@ -7,6 +7,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -243,6 +244,17 @@ def test_json_tells_calls_results_and_tokens(server: Server) -> None:
     assert result["result"]["content"] == "6 * 7 = 42"
     assert told["finish_reason"] == "stop"
     assert told["usage"]["total_tokens"] > 0
+
+
+def test_timeline_has_the_calls_of_the_server_too(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "chat.html"
+    shown = chat(server, "6 * 7\n", "--timeline", str(file))
+
+    assert shown.returncode == 0
+    assert shown.stderr == f"{file} shows what was called.\n"
+    text = file.read_text(encoding="utf-8")
+    assert re.findall("<h1>(.*)</h1>", text) == ["6 * 7"]
+    assert re.findall(r'<th scope="row">(\w+)<', text) == ["model", "calculate"]
 
 
 def test_call_that_needs_approval_is_denied_where_nobody_can_be_asked(server: Server) -> None:

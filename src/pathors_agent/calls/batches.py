@@ -222,7 +222,8 @@ async def _call_batch(
     """Run calls side by side; record each result the moment it is there; give them in order."""
     results: dict[str, ToolMessage | None] = {}  # None: begun
     interrupts: list[BaseException] = []
-    queued = monotonic()
+    # Only where some have to wait.
+    queued = monotonic() if len(effects) > run.limits.max_concurrency else None
     places = anyio.Semaphore(run.limits.max_concurrency)
 
     async def call(effect: CallTool) -> None:

@@ -47,6 +47,10 @@ AnyProject = Annotated[
 AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value on a line.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many at most.")]
 Offset = Annotated[int, typer.Option(min=0, metavar="N", help="How many to pass over.")]
+Timeline = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Draw what was called, and when, into an HTML file."),
+]
 SessionId = Annotated[str, typer.Argument(metavar="SESSION")]
 
 
@@ -130,6 +134,7 @@ def chat(
     ] = None,
     session: Annotated[str | None, typer.Option(metavar="ID", help="A session to take up.")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for.")] = None,
+    timeline: Timeline = None,
     as_json: AsJSON = False,
 ) -> None:
     """Talk to an agent, line by line.
@@ -140,7 +145,8 @@ def chat(
     with reporting():
         from pathors_agent.cli.chat import chat as run
 
-        raise typer.Exit(run(url, key=key, model=model, session=session, as_json=as_json))
+        asked = {"key": key, "model": model, "session": session}
+        raise typer.Exit(run(url, **asked, timeline=timeline, as_json=as_json))
 
 
 @app.command(
@@ -188,6 +194,7 @@ def demo(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The model to ask the endpoint for.")
     ] = None,
+    timeline: Timeline = None,
     no_color: Annotated[bool, typer.Option("--no-color", help="Write without colours.")] = False,
 ) -> None:
     """Show a conversation with three tools: calculate, convert and local_time.
@@ -200,7 +207,7 @@ def demo(
     with reporting():
         from pathors_agent.demo import run_demo
 
-        run_demo(prompt or (), model=model, colour=not no_color)
+        run_demo(prompt or (), model=model, colour=not no_color, timeline=timeline)
 
 
 # - keys -

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from pathors_agent.cli.output import (
     Screen,
@@ -16,6 +17,7 @@ from pathors_agent.cli.output import (
 from pathors_agent.cli.reporting import FAILED, INTERRUPTED, listen_to_ctrl_c
 from pathors_agent.cli.scene import described
 from pathors_agent.cli.talk import Talk, talking
+from pathors_agent.cli.timelines import TimelineFile
 from pathors_agent.errors import AgentError
 from pathors_agent.messages import ToolCall
 from pathors_agent.run_result import RunResult
@@ -37,7 +39,13 @@ class _Nowhere:
 
 
 def chat(
-    url: str | None, *, key: str | None, model: str | None, session: str | None, as_json: bool
+    url: str | None,
+    *,
+    key: str | None,
+    model: str | None,
+    session: str | None,
+    timeline: Path | None,
+    as_json: bool,
 ) -> int:
     """Answer line after line of standard input; give the exit status."""
     listen_to_ctrl_c()
@@ -45,17 +53,20 @@ def chat(
     screen = Screen(_Nowhere()) if as_json else Screen(sys.stdout, colour=wants_colour())
     is_person = sys.stdin.isatty() and not as_json
     lines = _typed(screen) if is_person else _read()
-    with talking(
-        url or _default_url(),
-        screen,
-        key=key,
-        model=model,
-        session=session,
-        decide=_asked if is_person else lambda call: False,
-    ) as talk:
+    with (
+        TimelineFile(timeline) as charts,
+        talking(
+            url or _default_url(),
+            screen,
+            key=key,
+            model=model,
+            session=session,
+            decide=_asked if is_person else lambda call: False,
+        ) as talk,
+    ):
         if is_person:
             screen.note(_HELP)
-        return _converse(talk, lines, is_person=is_person, as_json=as_json)
+        return _converse(talk, lines, charts, is_person=is_person, as_json=as_json)
 
 
 def _default_url() -> str | None:
@@ -64,7 +75,9 @@ def _default_url() -> str | None:
     return os.environ.get("PATHORS_BASE_URL") if named else LOCAL_URL
 
 
-def _converse(talk: Talk, lines: Iterator[str], *, is_person: bool, as_json: bool) -> int:
+def _converse(
+    talk: Talk, lines: Iterator[str], charts: TimelineFile, *, is_person: bool, as_json: bool
+) -> int:
     for line in lines:
         match line.strip():
             case "":
@@ -80,6 +93,7 @@ def _converse(talk: Talk, lines: Iterator[str], *, is_person: bool, as_json: boo
             case _:
                 pass
         status = _answer(talk, line, as_json=as_json)
+        charts.add(line, talk.times)
         if status and not is_person:
             return status
     return 0

@@ -11,9 +11,11 @@ from pathors_agent.agent import Agent
 from pathors_agent.cli.activity import ToolActivity
 from pathors_agent.cli.output import Screen
 from pathors_agent.cli.scene import Scene
+from pathors_agent.cli.timelines import ServerCalls
 from pathors_agent.conversation import Conversation
 from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolCall, ToolMessage
 from pathors_agent.run_result import RunResult
+from pathors_agent.timeline import TimedCall
 from pathors_agent.transports.http import HTTPTransport
 from pathors_agent.transports.retry import RetryingTransport
 from pathors_agent.wire.chat_completions import ModelOptions
@@ -29,18 +31,24 @@ Decide = Callable[[ToolCall], bool]
 
 @dataclass(slots=True)
 class Talk:
-    """A conversation with an endpoint. `activities` are what it said of its tools."""
+    """A conversation with an endpoint.
+
+    `activities` are what it said of its tools, and `times` those of the calls for the last answer.
+    """
 
     agent: Agent[str]
     screen: Screen
     decide: Decide
     conversation: Conversation = field(default_factory=Conversation)
     activities: list[dict[str, Any]] = field(default_factory=list)
+    times: list[TimedCall] = field(default_factory=list)
     scene: Scene | None = None
+    _server_calls: ServerCalls = field(default_factory=ServerCalls)
 
     def say(self, prompt: str) -> RunResult[str]:
         """Say something, and show the answer as it comes."""
         self.activities.clear()
+        self.times = []
         before = self.conversation
         self.conversation = _copy(before, before.messages)
         try:
@@ -62,16 +70,22 @@ class Talk:
     def tell(self, activity: dict[str, Any]) -> None:
         """Show what the endpoint says of its tools."""
         self.activities.append(activity)
+        self._server_calls.take(activity)
         if self.scene is not None:
             self.scene.show_activity(activity)
 
     def _answer(self, prompt: str | None) -> RunResult[str]:
         self.scene = scene = Scene(self.screen)
-        with self.agent.stream(prompt, conversation=self.conversation) as stream:
-            for item in stream:
-                scene.show(item)
-                if isinstance(item, AssistantMessage) and item.tool_calls:
-                    break  # these calls are for a person to decide on, and no tools of ours
+        self._server_calls = ServerCalls()
+        stream = self.agent.stream(prompt, conversation=self.conversation)
+        try:
+            with stream:
+                for item in stream:
+                    scene.show(item)
+                    if isinstance(item, AssistantMessage) and item.tool_calls:
+                        break  # these calls are for a person to decide on, and no tools of ours
+        finally:
+            self.times += [*stream.result.times, *self._server_calls.times]
         return stream.result
 
     def _reply(self, call: ToolCall) -> ToolMessage:

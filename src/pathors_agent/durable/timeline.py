@@ -1,61 +1,53 @@
-"""What happened in a run, in order: its model and tool calls as bars, as text or as a page."""
+"""What happened in a durable run, in order: its model and tool calls, as text or as a page."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from dbos import WorkflowStatus
 
 from pathors_agent.durable.history import BEGIN, STARTED, Step
 from pathors_agent.durable.runs import AT_WORK, Runs, status_of
-
-# A bar that took no time is still to be seen: so many hundredths of the page.
-_NARROWEST = 0.4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
-    """One call: times are in milliseconds since 1970, `end` is None while it runs.
-
-    `notes` say what was out of the ordinary: in doubt, run again, taken over from another worker.
-    """
-
-    effect: str
-    label: str
-    start: int
-    end: int | None
-    outcome: str
-    worker: str
-    notes: tuple[str, ...] = ()
+from pathors_agent.timeline import Chart, TimedCall, duration, page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """A run's bars."""
+    """A run's calls, in seconds since 1970, and the workers that made them.
+
+    Notes say what was out of the ordinary: in doubt, run again, taken over from another worker.
+    """
 
     run: str
     status: str
-    bars: tuple[Bar, ...]
+    calls: tuple[TimedCall, ...]
+    workers: tuple[str, ...] = ()
 
 
 async def read_timeline(runs: Runs[Any], run: str) -> Timeline:
     """Read what a run recorded."""
     segments = await runs.segments(run)
-    bars: list[Bar] = []
+    calls: list[TimedCall] = []
+    workers: set[str] = set()
     for row in segments:
-        bars += _Reader(row).bars(await runs.steps(row.workflow_id))
-    return Timeline(run=run, status=status_of(segments[-1]), bars=tuple(bars))
+        calls += _Reader(row, workers).calls(await runs.steps(row.workflow_id))
+    return Timeline(
+        run=run,
+        status=status_of(segments[-1]),
+        calls=tuple(calls),
+        workers=tuple(sorted(workers)),
+    )
 
 
 class _Reader:
-    def __init__(self, row: WorkflowStatus) -> None:
+    def __init__(self, row: WorkflowStatus, workers: set[str]) -> None:
+        self._workers = workers
         self._is_open = status_of(row) in AT_WORK
         self._names: dict[str, str] = {}  # effect -> tool
         self._begun: dict[str, Step] = {}
         self._worker = ""
 
-    def bars(self, steps: Sequence[Step]) -> Iterator[Bar]:
+    def calls(self, steps: Sequence[Step]) -> Iterator[TimedCall]:
         for step in steps:
             name, output = step["function_name"], step["output"]
             if not isinstance(output, dict):
@@ -65,12 +57,12 @@ class _Reader:
             elif name == BEGIN:
                 self._worker = output.get("by", "")
             else:
-                yield self._bar(name, step, output)
+                yield self._call(name, step, output)
         for name, step in self._begun.items():
             outcome = "running" if self._is_open else "open"
             yield self._made(name, step["completed_at_epoch_ms"], None, outcome, step["output"])
 
-    def _bar(self, name: str, step: Step, output: dict[str, Any]) -> Bar:
+    def _call(self, name: str, step: Step, output: dict[str, Any]) -> TimedCall:
         message = output.get("message", {})
         turn = name.rpartition("/")[2]
         for place, call in enumerate(message.get("tool_calls") or ()):
@@ -88,7 +80,7 @@ class _Reader:
         outcome: str,
         output: dict[str, Any],
         begun: Step | None = None,
-    ) -> Bar:
+    ) -> TimedCall:
         worker = output.get("by", self._worker)
         first = (begun or {}).get("output") or {}
         notes = []
@@ -99,14 +91,15 @@ class _Reader:
         if worker != self._worker or first.get("by", worker) != worker:
             notes.append("taken over")
         self._worker = worker
-        label = self._names.get(name, name.partition("/")[0])
-        return Bar(
-            effect=name,
-            label=label,
-            start=start,
-            end=end,
+        self._workers.add(worker)
+        kind = name.partition("/")[0]
+        return TimedCall(
+            kind=kind,
+            name=self._names.get(name, kind),
+            key=name,
+            start=start / 1000,
+            end=None if end is None else end / 1000,
             outcome=outcome,
-            worker=worker,
             notes=tuple(notes),
         )
 
@@ -114,72 +107,13 @@ class _Reader:
 def as_text(timeline: Timeline) -> Iterator[str]:
     """Write a timeline as lines."""
     yield f"{timeline.run}  {timeline.status}"
-    for bar in timeline.bars:
-        took = "..." if bar.end is None else f"{bar.end - bar.start} ms"
-        notes = f"  ({', '.join(bar.notes)})" if bar.notes else ""
-        yield f"  {bar.effect:<12} {bar.label:<20} {bar.outcome:<10} {took:>10}{notes}"
+    for call in timeline.calls:
+        took = "..." if call.seconds is None else duration(call.seconds)
+        notes = f"  ({', '.join(call.notes)})" if call.notes else ""
+        yield f"  {call.key:<12} {call.name:<20} {call.outcome:<10} {took:>12}{notes}"
 
 
 def as_html(timeline: Timeline) -> str:
     """Write a timeline as one page that needs nothing else."""
-    start = min((bar.start for bar in timeline.bars), default=0)
-    end = max((bar.end or bar.start for bar in timeline.bars), default=start)
-    rows = "\n".join(_row(bar, start, max(end - start, 1)) for bar in timeline.bars)
-    workers = ", ".join(sorted({bar.worker for bar in timeline.bars}))
-    return _PAGE.format(
-        run=escape(timeline.run),
-        status=escape(timeline.status),
-        seconds=f"{(end - start) / 1000:.1f}",
-        workers=escape(workers),
-        rows=rows,
-    )
-
-
-def _row(bar: Bar, start: int, whole: int) -> str:
-    left = 100 * (bar.start - start) / whole
-    took = (bar.end or start + whole) - bar.start
-    width = min(max(100 * took / whole, _NARROWEST), 100 - min(left, 100 - _NARROWEST))
-    kind = "model" if bar.effect.startswith("model") else "tool"
-    outcome = bar.outcome if bar.outcome in _OUTCOMES else "failed"
-    said = "" if bar.end is None else f"{took} ms"
-    notes = "".join(f"<em>{escape(note)}</em>" for note in bar.notes)
-    return (
-        f"<tr><th>{escape(bar.label)}<small>{escape(bar.effect)}</small></th><td>"
-        f'<div class="{kind} {outcome}" style="margin-left:{left:.2f}%;width:{width:.2f}%"></div>'
-        f"</td><td>{escape(bar.outcome)}{notes}</td><td>{said}</td></tr>"
-    )
-
-
-_OUTCOMES = frozenset(
-    {"value", "error", "timeout", "cancelled", "not_run", "unknown", "running", "open", "failed"}
-)
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Run {run}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<style>
-body {{ font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }}
-h1 {{ font-size: 1.2em; overflow-wrap: anywhere }}
-table {{ border-collapse: collapse; width: 100% }}
-th {{ text-align: left; font-weight: 500; width: 14em; padding: 2px 1em 2px 0 }}
-th small {{ display: block; color: #777; font-weight: 400 }}
-td:nth-child(2) {{ background: linear-gradient(90deg, #eee 1px, transparent 1px) 0 0 / 10% 100% }}
-td {{ padding: 2px 1em 2px 0; white-space: nowrap }}
-td:nth-child(2) {{ width: 60%; padding: 0 }}
-td:nth-child(3) {{ padding-left: 1em }}
-td:last-child {{ text-align: right; font-variant-numeric: tabular-nums }}
-div {{ height: 1.2em; border-radius: 2px; background: #3a9a5b }}
-.model {{ background: #4a78c9 }}
-.error, .timeout, .failed {{ background: #c94a4a }}
-.unknown {{ background: repeating-linear-gradient(45deg, #d98e1f 0 6px, #f3c77d 6px 12px) }}
-.cancelled, .not_run {{ background: #999 }}
-.running, .open {{ background: repeating-linear-gradient(90deg, #888 0 4px, #ddd 4px 8px) }}
-em {{ font-style: normal; background: #fdeccb; border-radius: 3px; padding: 0 .4em; margin-left: .5em }}
-</style>
-<h1>Run {run}</h1>
-<p>{status}, {seconds} s; workers: {workers}</p>
-<table>
-{rows}
-</table>
-</html>
-"""
+    said = f"{timeline.status}; workers: {', '.join(timeline.workers)}"
+    return page(Chart(f"Run {timeline.run}", said, timeline.calls))
