@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "pathors_agent"
 ROWS = [
     "messages",
     "errors json_text",
-    "history conversation wire schema limits session_answers",
+    "history conversation transcript wire schema limits session_answers",
     "structured run tools",
     # - the core ends here -
     "transports telemetry lifetime stores timeline",

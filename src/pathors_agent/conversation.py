@@ -4,11 +4,12 @@ The table is the documentation: a missing cell is a `ConversationError`. There i
 `Conversation.append`; everything else reads.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
 from reprlib import Repr
+from typing import TYPE_CHECKING
 
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
@@ -19,6 +20,9 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 class Role(StrEnum):
@@ -137,6 +141,16 @@ class Conversation:
             f"<Conversation of {len(self)} messages, next: {self._next_role.value}, "
             f"session_id={self.session_id!r}>"
         )
+
+    def _repr_html_(self) -> str:
+        from pathors_agent.transcript import as_html
+
+        return as_html(self.messages)
+
+    def __rich_console__(self, *_: object) -> "Iterator[RenderableType]":
+        from pathors_agent.transcript import as_rich
+
+        return as_rich(self.messages)
 
     def __len__(self) -> int:
         return len(self._messages) + (len(self._batch.results) if self._batch else 0)

@@ -1,9 +1,10 @@
 """What a run gave: its answer, its messages, where it stood and what it used."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import add
-from typing import Generic, cast
+from typing import TYPE_CHECKING, Generic, cast
 
 from pathors_agent.calls.approvals import Approval
 from pathors_agent.conversation import Conversation
@@ -12,7 +13,11 @@ from pathors_agent.messages import AssistantMessage, Message, ToolCall, Usage
 from pathors_agent.run import Status
 from pathors_agent.structured import AnswerType, OutputT
 from pathors_agent.timeline import Chart, TimedCall, page
+from pathors_agent.transcript import as_html, as_rich
 from pathors_agent.wire.message_builder import Quirk
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _NOTHING_USED = Usage(
     prompt_tokens=0, completion_tokens=0, total_tokens=0, cached_tokens=0, reasoning_tokens=0
@@ -84,6 +89,12 @@ class RunResult(Generic[OutputT]):
     def timeline(self) -> str:
         """Draw the run's calls as bars on one HTML page, for a browser."""
         return page(Chart("Run", self._said(), self.times))
+
+    def _repr_html_(self) -> str:
+        return as_html(self.messages, self._said())
+
+    def __rich_console__(self, *_: object) -> "Iterator[RenderableType]":
+        return as_rich(self.messages, self._said())
 
     def _said(self) -> str:
         tokens = self.usage.total_tokens
