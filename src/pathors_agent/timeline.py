@@ -10,8 +10,6 @@ import msgspec
 # A bar that took no time is still to be seen: so many hundredths of the chart.
 _NARROWEST = 0.4
 _MOST_TICKS = 6
-# Shorter waits are the program's own work.
-_SHORTEST_WAIT = 0.001
 
 
 class TimedCall(msgspec.Struct, frozen=True, gc=False):
@@ -102,10 +100,6 @@ class _Scale:
         return 100 * (time - self.start) / self._whole
 
 
-def _begin(call: TimedCall) -> tuple[float, str]:
-    return min(_starts(call)), call.key
-
-
 def _starts(call: TimedCall) -> Iterator[float]:
     yield call.start
     yield from (start for start, _ in call.waits)
@@ -119,13 +113,16 @@ def _chart(chart: Chart) -> str:
         took=duration(scale.end - scale.start),
         distance=scale.distance(),
         ticks="".join(scale.ticks()),
-        rows="\n".join(_row(call, scale) for call in sorted(chart.calls, key=_begin)),
+        rows="\n".join(
+            _row(call, scale)
+            for call in sorted(chart.calls, key=lambda call: (call.start, call.key))
+        ),
     )
 
 
 def _row(call: TimedCall, scale: _Scale) -> str:
     waited = sum(end - start for start, end in call.waits)
-    said = [*call.notes, *([f"waited {duration(waited)}"] if waited > _SHORTEST_WAIT else [])]
+    said = [*call.notes, *([f"waited {duration(waited)}"] if waited else [])]
     notes = "".join(f"<em>{escape(note)}</em>" for note in said)
     took = "" if call.seconds is None else duration(call.seconds)
     if call.first is not None:
@@ -204,7 +201,7 @@ td:nth-last-child(-n+2), th:nth-last-child(-n+2) {{ text-align: right; font-vari
 background: linear-gradient(90deg, var(--line) 1px, transparent 1px) 0 0 / var(--step) 100% }}
 .ticks i {{ position: absolute; bottom: 3px; font-style: normal; padding-left: 4px }}
 td + td, th:nth-child(3) {{ padding-left: 1em }}
-b {{ position: absolute; top: 25%; height: 50%; min-width: 2px; border-radius: 2px; background: var(--tool) }}
+b {{ position: absolute; top: calc(50% - .75em); height: 1.5em; min-width: 2px; border-radius: 2px; background: var(--tool) }}
 .model {{ background: var(--model) }}
 .error, .timeout, .failed {{ background: var(--bad) }}
 .cancelled, .not_run {{ background: var(--off) }}
@@ -212,7 +209,7 @@ b {{ position: absolute; top: 25%; height: 50%; min-width: 2px; border-radius: 2
 .running, .open {{ background: repeating-linear-gradient(90deg, var(--off) 0 4px, transparent 4px 8px) }}
 .before {{ background: var(--over) ; border-radius: 0 }}
 .wait {{ background: repeating-linear-gradient(45deg, var(--off) 0 2px, var(--page) 2px 6px); border-radius: 0 }}
-em {{ font-style: normal; background: var(--note); border-radius: 3px; padding: 0 .4em; margin-left: .5em }}
+em {{ display: block; width: max-content; font: .85em/1.4 system-ui, sans-serif; background: var(--note); border-radius: 3px; padding: 0 .4em; margin-left: -.4em }}
 dl {{ color: var(--faint); display: flex; flex-wrap: wrap; gap: .4em 1.5em }}
 dl div {{ display: flex; align-items: center; gap: .5em }}
 dt {{ position: relative; width: 2.5em; height: 1em }} dt b {{ top: 15%; height: 70%; width: 100% }}

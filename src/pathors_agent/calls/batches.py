@@ -222,11 +222,10 @@ async def _call_batch(
     """Run calls side by side; record each result the moment it is there; give them in order."""
     results: dict[str, ToolMessage | None] = {}  # None: begun
     interrupts: list[BaseException] = []
-    # Only where some have to wait.
-    queued = monotonic() if len(effects) > run.limits.max_concurrency else None
     places = anyio.Semaphore(run.limits.max_concurrency)
 
     async def call(effect: CallTool) -> None:
+        queued = None if places.value else monotonic()
         try:
             async with places:
                 results[effect.call.id] = None

@@ -61,7 +61,7 @@ def call_tool(
         # A tool is anybody's code: whatever it raises is something for the model to read. Only
         # BaseExceptions (cancellation, KeyboardInterrupt, SystemExit) pass, for the caller.
         except Exception as error:  # noqa: BLE001
-            told.error, told.message = type(error).__name__, _failure(bound, error)
+            told.error, told.message = kind_name(error), _failure(bound, error)
         return told.message
 
 
@@ -90,7 +90,7 @@ async def call_tool_async(
                 value = await _run_async(bound, seconds, left, report)
             told.message = result_message(bound, value)
         except Exception as error:  # noqa: BLE001  (as in call_tool)
-            told.error, told.message = type(error).__name__, _failure(bound, error)
+            told.error, told.message = kind_name(error), _failure(bound, error)
         return told.message
 
 

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-# Less is the loop's own work between two calls.
-SHORTEST_WAIT_SECONDS = 0.001
-
 _NOTES = {"request_retried": "sent again", "transport_fell_back": "sent to the next endpoint"}
 
 
@@ -54,11 +51,11 @@ class Audience:
     def begin_tool(
         self, key: str, bound: BoundCall, *, queued: float | None = None
     ) -> "ToolOperation":
-        """Begin a tool's call, which has waited for its place since `queued`."""
+        """Begin a tool's call; where it had to wait for a place, it did so since `queued`."""
         operation = ToolOperation(self, key, bound=bound)
         if self.api is not None:
             operation.span = self.api.start(TOOL, bound.tool.name, self.parent)
-        if queued is not None and operation.start - queued > SHORTEST_WAIT_SECONDS:
+        if queued is not None:
             operation.waits = ((queued, operation.start),)
         return operation
 
