@@ -25,6 +25,9 @@ RunBeside = Callable[..., None]
 
 PING = encode_comment("ping")
 
+# For who still reads; a server that is to stop does not wait for others.
+_LAST_WORD_SECONDS = 2.0
+
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-transform",
@@ -99,7 +102,8 @@ async def _serve(
         problem = _problem(group.exceptions[0])
     finally:
         if problem is not None:
-            await writer.fail(problem)
+            with anyio.move_on_after(_LAST_WORD_SECONDS):
+                await writer.fail(problem)
         served.set()
 
 
