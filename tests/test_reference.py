@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
@@ -10,8 +11,17 @@ from typing import Any
 
 import pytest
 
-from pathors_agent import EndpointProfile, Limits, ModelOptions, Timeouts, Tool
+from pathors_agent import (
+    AsyncRetryingTransport,
+    EndpointProfile,
+    Limits,
+    ModelOptions,
+    RetryingTransport,
+    Timeouts,
+    Tool,
+)
 from pathors_agent.server import ServerSettings
+from pathors_agent.telemetry.spans import CAPTURE
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -31,10 +41,31 @@ def page(name: str) -> str:
 
 @pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
 def test_settings_have_the_fields_and_defaults_that_the_page_names(kind: type) -> None:
-    section = page("settings").partition(f"\n## {kind.__name__}\n")[2].partition("\n## ")[0]
-    shown = {name: eval(default.strip("`")) for name, default, _ in ROW.findall(section)}
+    shown = defaults_on_page(kind.__name__)
 
     assert shown == {field.name: default(field) for field in public_fields(kind)}
+
+
+@pytest.mark.parametrize("kind", [RetryingTransport, AsyncRetryingTransport])
+def test_retrying_has_the_arguments_and_defaults_that_the_page_names(kind: type) -> None:
+    shown = defaults_on_page("RetryingTransport")
+    parameters = inspect.signature(kind).parameters
+
+    assert shown == {name: parameters[name].default for name in shown}
+
+
+def test_each_variable_of_the_environment_is_on_the_page() -> None:
+    texts = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    read = {*re.findall(r'environ\.get\(\s*"(\w+)"', texts), CAPTURE}
+    section = page("settings").partition("\n## Environment\n")[2].partition("\n## ")[0]
+
+    assert {"PATHORS_BASE_URL", "PATHORS_API_KEY"} <= read
+    assert read - set(re.findall(r"`(\w+)`", section)) == set()
+
+
+def defaults_on_page(section: str) -> dict[str, object]:
+    text = page("settings").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return {name: eval(default.strip("`")) for name, default, _ in ROW.findall(text)}
 
 
 def public_fields(kind: Any) -> Iterator[Field[Any]]:
