@@ -28,13 +28,18 @@ from pathors_agent.messages import AssistantMessage, Message
 QUOTED_BODY_BYTES = 2048
 
 
+# What was said, by the attributes that hold it: a pickled error goes into queues, logs and caches.
+_CONTENTS: dict[str, object] = {"messages": (), "partial": None, "body": "", "data": ""}
+
+
 class AgentError(Exception):
-    """Base of the library's errors."""
+    """Base of the library's errors; a pickled one leaves behind the messages that it holds."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions are rebuilt by calling the class with `args`; ours have keyword-only
         # attributes, so they are rebuilt around `__init__`.
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # documented for pickle, absent from typeshed
+        empty = {name: value for name, value in _CONTENTS.items() if name in self.__dict__}
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__ | empty  # type: ignore[attr-defined]  # documented for pickle, absent from typeshed
 
 
 class ConversationError(AgentError):

@@ -5,7 +5,7 @@ Both loops make their calls through it; the reading and waiting is theirs.
 
 import inspect
 import time
-from collections.abc import AsyncIterable, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -117,13 +117,23 @@ class ModelCall:
     A context manager, so that its end is told whatever it is.
     """
 
-    __slots__ = ("_bindings", "_clock", "_conversation", "_key", "_operation", "first", "stream")
+    __slots__ = (
+        "_bindings",
+        "_clock",
+        "_conversation",
+        "_key",
+        "_masked",
+        "_operation",
+        "first",
+        "stream",
+    )
 
     def __init__(self, run: Run, key: str, bindings: Bindings, clock: Clock) -> None:
         self._bindings = bindings
         self._clock = clock
         self._conversation = run.conversation
         self._key = key
+        self._masked: Callable[[str], str] = str
         self._operation: ModelOperation | None = None  # until there is something to send
         self.first: float | None = None
         """When the first of the answer came, for a driver to say."""
@@ -198,6 +208,7 @@ class ModelCall:
             raise self._refusal(response, await _cut_async(response.pieces))
 
     def _is_good(self, response: Response | AsyncResponse) -> bool:
+        self._masked = response.masked
         if response.status not in _GOOD_STATUSES:
             return False
         if self._conversation.session_id is None:
@@ -244,8 +255,21 @@ class ModelCall:
         """Give an error the history from which a run goes on."""
         if self._clock.is_over():
             return TimeIsUp()
+        _mask(error, self._masked)
         error.messages = self._conversation.messages
         return error
+
+
+# What of an error quotes the provider, beside its text.
+_QUOTES = ("body", "data", "code", "type")
+
+
+def _mask(error: TransportError, masked: Callable[[str], str]) -> None:
+    """Take out of an error what its provider said of the key."""
+    error.args = tuple(masked(said) if isinstance(said, str) else said for said in error.args)
+    for name in _QUOTES:
+        if said := getattr(error, name, None):
+            setattr(error, name, masked(said))
 
 
 def _cut(pieces: Iterable[bytes]) -> bytes:

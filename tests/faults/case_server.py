@@ -20,7 +20,8 @@ DONE = [
 class CaseServer(ScriptedServer):
     """Answers the n-th request of a case by the n-th of its scripts; those after by the last.
 
-    A request that brings the results of tools is answered with "Done.".
+    The first line of a prompt names its case. A request that brings the results of tools is
+    answered with "Done.".
     """
 
     def __init__(self, cases: Mapping[str, Sequence[Script]]) -> None:
@@ -33,7 +34,8 @@ class CaseServer(ScriptedServer):
         if not request.body:
             return [CLOSE]  # a redirect that was followed
         messages = json.loads(request.body)["messages"]
-        case = next(m["content"] for m in messages if m["role"] == "user")
+        prompt = next(m["content"] for m in messages if m["role"] == "user")
+        case = prompt.partition("\n")[0]
         self.count[case] += 1
         if messages[-1]["role"] == "tool":
             self.results[case] += 1

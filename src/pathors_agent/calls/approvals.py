@@ -31,7 +31,7 @@ class Decision:
 
     digest: str
     approved: bool
-    reason: str = ""
+    reason: str = field(default="", repr=False)
     arguments: str | None = field(default=None, repr=False)
 
 

@@ -76,6 +76,7 @@ def create_app(
     describe(app)
     for error, answer in _ANSWERS.items():
         app.add_exception_handler(error, answer)
+    app.add_middleware(Bugs)
     app.add_middleware(Deprecations)
     if runtime.settings.cors_origins:
         app.add_middleware(CORSMiddleware, **_cors(runtime.settings.cors_origins))
@@ -168,11 +169,6 @@ def _methods(request: Request) -> set[str]:
     return {method for route in matching for method in route.methods or ()}
 
 
-async def _tell_of_bug(request: Request, error: Exception) -> Response:
-    log_bug("request_failed", error)
-    return await _tell(request, Problem(500, "Internal server error"))
-
-
 _WORDS = {
     HTTPStatus.NOT_FOUND: "There is nothing at this address",
     HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method",
@@ -181,7 +177,6 @@ _ANSWERS: dict[Any, Any] = {
     Problem: _tell,
     StoreError: _tell_of_store,
     HTTPException: _tell_of_http,
-    Exception: _tell_of_bug,
 }
 
 
@@ -192,6 +187,41 @@ def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
         "allow_headers": ["Authorization", "Content-Type", "Idempotency-Key", "X-Session-ID"],
         "expose_headers": ["X-Session-ID", "Retry-After", "Deprecation"],
     }
+
+
+class Bugs:
+    """ASGI middleware: tells of an exception that nobody foresaw, and lets it go no further.
+
+    An ASGI server that hears of it would log its text.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception as error:  # noqa: BLE001  (any bug)
+            log_bug("request_failed", error)
+            if begun:
+                raise _CutOff from None
+            answer = await _tell(Request(scope), Problem(500, "Internal server error"))
+            await answer(scope, receive, send)
+
+
+class _CutOff(Exception):
+    """Ends a connection in the middle of an answer."""
 
 
 class Deprecations:

@@ -1,6 +1,7 @@
 """One database, open: its connections, and transactions that read or write."""
 
 import asyncio
+import logging
 import math
 import os
 import sqlite3
@@ -127,6 +128,7 @@ class Database:
     # - connections -
 
     def _make_engine(self) -> AsyncEngine:
+        _keep_values_out_of_logs()
         with _missing_driver_told():
             engine = create_async_engine(
                 self._url,
@@ -230,6 +232,13 @@ class Database:
                 return
         async with self.writing(doing) as connection:
             await connection.run_sync(migrate)
+
+
+def _keep_values_out_of_logs() -> None:
+    """Let aiosqlite log its statements, which hold what is stored, only to who asks it by name."""
+    logger = logging.getLogger("aiosqlite")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
 
 
 @contextmanager

@@ -50,12 +50,14 @@ class Response:
     """An answer as it arrives: status, headers (lower-case names), and its body in pieces.
 
     The pieces may be cut anywhere; they are read once, inside the `with` that gave the response.
+    `masked` takes out of a text what must stand in no error: a provider may say the key again.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     pieces: Iterable[bytes] = field(default=(), repr=False)
     session_id: str | None = None
+    masked: Callable[[str], str] = field(default=str, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,7 @@ class AsyncResponse:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     pieces: AsyncIterable[bytes] = field(repr=False)
     session_id: str | None = None
+    masked: Callable[[str], str] = field(default=str, repr=False)
 
 
 class Transport(ABC):

@@ -103,7 +103,8 @@ class Endpoint:
     def head(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
         """Give what an answer says before its body, by the names of `Response`."""
         session_id = headers.get(self._session_header.lower())
-        return {"status": status, "headers": headers, "session_id": session_id}
+        masked = self._secrets.masked_words
+        return {"status": status, "headers": headers, "session_id": session_id, "masked": masked}
 
 
 def chosen_profile(

@@ -232,7 +232,11 @@ class Secrets:
 
     def masked(self, text: str) -> str:
         """Give the text with stars for each secret."""
-        for secret in filter(None, [*self._values, self._query]):
+        return self.masked_words(text.replace(self._query, "***") if self._query else text)
+
+    def masked_words(self, text: str) -> str:
+        """Give what a provider says with stars for each key and password."""
+        for secret in self._values:
             text = text.replace(secret, "***")
         return text
 
