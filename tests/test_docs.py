@@ -9,6 +9,7 @@ import os
 import re
 import runpy
 import shlex
+import sys
 import tokenize
 import tomllib
 from contextlib import redirect_stdout
@@ -22,6 +23,8 @@ import pytest
 import typer
 
 from pathors_agent.cli.app import app
+from pathors_agent.server import load_projects
+from pathors_agent.server.settings_file import load_settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -162,6 +165,30 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("block", all_blocks("python"), ids=str)
 def test_block_runs_and_prints_what_it_says(block: Block, page_runs: dict[Path, PageRun]) -> None:
     check_output(page_runs[block.page].run_to(block), block.text)
+
+
+@pytest.mark.parametrize("block", all_blocks("toml"), ids=str)
+def test_file_of_projects_can_be_read(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "projects.toml"
+    file.write_text(block.text)
+    for name, value in re.findall(r'^(\w+) = "(.+?)"', block.text, re.MULTILINE):
+        match name:
+            case "tools":
+                module, _, attribute = value.partition(":")
+                (tmp_path / f"{module}.py").write_text(f"{attribute} = []")
+                monkeypatch.setitem(sys.modules, module, ModuleType(module))  # is taken away again
+                del sys.modules[module]
+            case "instructions_file":
+                (tmp_path / value).write_text("Be brief.")
+            case "api_key_env":
+                monkeypatch.setenv(value, "sk_test")
+
+    projects = load_projects(file)
+    load_settings(file)
+
+    assert [project.id for project in projects] == re.findall(r"\[projects\.(\w+)\]", block.text)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
