@@ -174,6 +174,15 @@ def test_decision_does_not_fit_another_tool_of_that_name() -> None:
         changed.run(conversation=conversation, decisions=[approval.approve()])
 
 
+def test_decision_does_not_fit_other_arguments() -> None:
+    _, _, [approval] = asking(("pay", {"to": "Ann", "amount": 5}))
+    agent, conversation, _ = asking(("pay", {"to": "Ann", "amount": 5000}))
+
+    with pytest.raises(ConversationError, match="the call or its tool has changed"):
+        agent.run(conversation=conversation, decisions=[approval.approve()])
+    assert RAN == []
+
+
 def test_calls_alike_are_approved_one_by_one() -> None:
     same = ("pay", {"to": "Ann", "amount": 5})
     agent, conversation, [first, second] = asking(same, same)

@@ -381,6 +381,40 @@ def test_given_ids_never_meet_the_ids_that_came() -> None:
     assert all(re.fullmatch("[A-Za-z0-9]{9}", i) for i in ids)
 
 
+@CUTS
+@pytest.mark.parametrize("head", [b"", HEAD])
+def test_empty_finish_reason_takes_none_back(cut: Cut, head: bytes) -> None:
+    body = head + chunk({"content": "Hi"}, finish_reason="stop") + chunk({}, finish_reason="")
+
+    assert message_of(body, cut).finish_reason == "stop"
+
+
+@CUTS
+@pytest.mark.parametrize("head", [b"", HEAD])
+def test_half_a_character_at_the_end_becomes_one_that_can_be_sent(cut: Cut, head: bytes) -> None:
+    half = b'data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"}}]}\n\n'
+
+    stream, deltas = read(cut(head + half + end()))
+
+    assert stream.finish().content == "\ufffd"
+    assert deltas == [TextDelta("\ufffd")]
+
+
+@CUTS
+def test_piece_without_index_goes_to_the_call_of_its_id(cut: Cut) -> None:
+    def piece(call_id: str, name: str, arguments: str) -> bytes:
+        function = {"name": name, "arguments": arguments}
+        return chunk({"tool_calls": [{"id": call_id, "function": function}]})
+
+    body = piece("a", "add", '{"a":') + piece("b", "now", "{") + piece("a", "", "1}")
+    calls = message_of(body + piece("b", "", "}") + end(), cut).tool_calls
+
+    assert [(c.id, c.name, c.arguments) for c in calls] == [
+        ("a", "add", '{"a":1}'),
+        ("b", "now", "{}"),
+    ]
+
+
 @pytest.mark.parametrize("head", [OPENING, HEAD * 2])
 def test_index_below_zero_is_none_wherever_in_the_stream(head: bytes) -> None:
     body = head + call(-1, "{}", id="a", name="add") + call(-1, "{}", id="b", name="add") + end()

@@ -1,6 +1,7 @@
 """The app around the endpoints: mounted elsewhere, its keys, its store away, its bugs told."""
 
 import hashlib
+import hmac
 import logging
 import re
 from typing import Any
@@ -95,6 +96,35 @@ def test_burst_of_requests_asks_the_store_for_its_key_once() -> None:
         return set(statuses), store.asked
 
     assert anyio.run(burst) == ({200}, 1)
+
+
+class FindsAnyKey(MemoryStore):
+    """A store that compares as some databases do: by the beginning, or not by case."""
+
+    async def find_key(self, digest: str) -> StoredKey | None:
+        return next(iter(self._keys.values()), None)
+
+
+def test_key_is_compared_whatever_the_store_found_and_in_constant_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[tuple[Any, Any]] = []
+    constant_time = hmac.compare_digest
+
+    def compare(one: Any, other: Any) -> bool:
+        compared.append((one, other))
+        return constant_time(one, other)
+
+    with live(project("one"), store=FindsAnyKey()) as server:
+        monkeypatch.setattr(hmac, "compare_digest", compare)
+        other, _ = make_key("demo")
+        digests = [hashlib.sha256(key.encode()).hexdigest() for key in (server.key, other)]
+
+        assert server.client.get("/sessions").status_code == 200
+        wrong = {"Authorization": f"Bearer {other}"}
+        assert server.client.get("/sessions", headers=wrong).status_code == 401
+
+    assert compared == [(digests[0], digests[0]), (b"demo", b"demo"), (digests[0], digests[1])]
 
 
 def test_use_of_a_key_is_noted() -> None:

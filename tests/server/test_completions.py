@@ -765,6 +765,16 @@ def test_other_body_with_the_same_key_is_refused() -> None:
         assert refused.json()["error"]["param"] == "Idempotency-Key"
 
 
+def test_other_session_with_the_same_key_is_refused() -> None:
+    with live(project("one")) as server:
+        named = {"Idempotency-Key": "k1"}
+        server.complete("Hi", session="s1", headers=named)
+        refused = server.complete("Hi", session="s2", headers=named)
+
+        assert refused.status_code == 422
+        assert server.client.get("/sessions/s2").status_code == 404
+
+
 def test_failed_request_can_be_repeated_under_its_key() -> None:
     with live(project(http_error(500, "broken"), "two")) as server:
         named = {"Idempotency-Key": "k1"}
