@@ -25,7 +25,12 @@ from pathors_agent.calls.dispatch import (
     call_tool,
     call_tool_async,
 )
-from pathors_agent.calls.functions import MAX_HUNG_CALLS, FunctionCall, hung_calls
+from pathors_agent.calls.functions import (
+    MAX_HUNG_CALLS,
+    STOP_SECONDS,
+    FunctionCall,
+    hung_calls,
+)
 from pathors_agent.calls.threads import thread_limit
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ToolError
@@ -730,7 +735,9 @@ async def test_cancelled_run_leaves_a_deaf_tool_soon_and_its_outcome_is_unknown(
         tasks.cancel_scope.cancel()
         started = time.monotonic()
 
-    assert time.monotonic() - started < LONG
+    # A second at most, and some for a busy machine.
+    assert STOP_SECONDS < 1
+    assert time.monotonic() - started < 15
     [_, _, result] = conversation.messages
     assert isinstance(result, ToolMessage)
     assert (result.outcome, result.text) == (

@@ -382,6 +382,15 @@ def test_given_ids_never_meet_the_ids_that_came() -> None:
 
 
 @CUTS
+@pytest.mark.parametrize("head", [OPENING, HEAD])
+def test_finish_reason_of_error_is_an_error_wherever_in_the_stream(cut: Cut, head: bytes) -> None:
+    body = head + call(0, "{}", id="a", name="add") + end("error")
+
+    with pytest.raises(ProviderError, match="an error inside its answer"):
+        message_of(body, cut)
+
+
+@CUTS
 @pytest.mark.parametrize("head", [b"", HEAD])
 def test_empty_finish_reason_takes_none_back(cut: Cut, head: bytes) -> None:
     body = head + chunk({"content": "Hi"}, finish_reason="stop") + chunk({}, finish_reason="")

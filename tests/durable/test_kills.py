@@ -34,7 +34,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def story(database: str, tmp_path: Path) -> dict[str, Any]:
     """Kill the run again and again; tell what came of it."""
     command = [sys.executable, str(PROGRAM), database, str(tmp_path), str(STRIDE)]
-    env = {**os.environ, "PYTHONPATH": str(PROGRAM.parent.parent)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

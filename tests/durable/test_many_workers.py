@@ -38,7 +38,7 @@ def anyio_backend() -> str:
 def workers(database: str, folder: Path, count: int) -> "Iterator[list[subprocess.Popen[str]]]":
     """Start workers, and wait until they take runs."""
     command = [sys.executable, str(PROGRAM), database, str(folder), TOOL_SECONDS, BEAT_SECONDS]
-    env = {**os.environ, "PYTHONPATH": str(PROGRAM.parent.parent)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for _ in range(count)
     ]
