@@ -1,0 +1,60 @@
+"""The reliability page names tests and bounds that there are, and a test for each promise."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "explanation" / "reliability.md").read_text(encoding="utf-8")
+SOURCE = ROOT / "src" / "pathors_agent"
+
+PROMISES = 12
+RULES = 11
+
+TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+BOUND = re.compile(r"`([A-Z]+(?:_[A-Z]+)*)`")
+
+
+def section(title: str) -> str:
+    """Give the text below a heading, as far as the next one."""
+    return PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def numbered(text: str) -> dict[int, str]:
+    """Give the items of a numbered list by their numbers."""
+    pieces = re.split(r"^(\d+)\. ", text, flags=re.MULTILINE)[1:]
+    return {int(pieces[at]): pieces[at + 1] for at in range(0, len(pieces), 2)}
+
+
+@cache
+def functions_of(file: str) -> frozenset[str]:
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, kinds))
+
+
+def test_every_promise_names_a_test() -> None:
+    promises = numbered(section("Twelve promises"))
+
+    assert list(promises) == list(range(1, PROMISES + 1))
+    assert [n for n, text in promises.items() if not TEST.search(text)] == []
+
+
+def test_every_test_that_is_named_is_there() -> None:
+    named = TEST.findall(PAGE)
+
+    assert [f for f, _ in named if not (ROOT / f).exists()] == []
+    assert [(f, name) for f, name in named if name and name not in functions_of(f)] == []
+
+
+def test_every_rule_of_streams_is_told() -> None:
+    assert list(numbered(section("The rules of streams"))) == list(range(1, RULES + 1))
+
+
+def test_every_bound_that_is_named_is_there() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    bounds = BOUND.findall(section("What is bounded"))
+
+    assert len(bounds) > 20
+    assert [name for name in bounds if not re.search(rf"^{name} = ", source, re.MULTILINE)] == []
