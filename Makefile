@@ -6,7 +6,7 @@ ARGS ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format bench docs matrix model clean setup
+.PHONY: help demo serve test check format bench docs matrix lowest mutants soak audit model clean setup
 
 help: ## say what there is to run
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -46,6 +46,18 @@ docs: ## draw the pictures of the docs, build the site into site/, and check it
 
 matrix: ## run the tests on every Python from 3.11 on that this machine has
 	@$(PYTHON) .ci/matrix.py $(ARGS)
+
+lowest: ## run the tests on the oldest versions that pyproject.toml allows
+	@$(PYTHON) .ci/lowest.py $(ARGS)
+
+mutants: setup ## break the source in a hundred places, and show that a test notices each
+	@$(PY) .ci/run_mutants.py $(ARGS)
+
+soak: setup ## run agents 10,000 times in each way, and show that nothing is left behind
+	SOAK_RUNS=10000 $(PY) -m pytest -p no:cacheprovider tests/soak $(ARGS)
+
+audit: setup ## look for known vulnerabilities of what is installed with the library
+	@$(PYTHON) .ci/audit.py $(ARGS)
 
 model: setup ## get llama.cpp and the small model that the tests of LocalTransport run: 130 MB
 	@$(PY) .ci/get_model.py .venv
