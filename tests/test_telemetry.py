@@ -1,6 +1,8 @@
 """What is logged: names, ids, counts and seconds; never what was said."""
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator, MutableMapping
 from typing import Any, NoReturn
 
@@ -239,3 +241,17 @@ def test_contents_never_reach_structlog(way: Way, structlog_events: list[dict[st
 
     assert len(structlog_events) > 10
     assert CANARY not in repr(structlog_events)
+
+
+def test_structlog_is_not_imported_for_a_program_that_does_not_use_it() -> None:
+    code = (
+        "import sys\n"
+        "from pathors_agent import Agent\n"
+        "from pathors_agent.offline import OfflineTransport\n"
+        "print(Agent(OfflineTransport()).run('Hi.').status)\n"
+        "print(sorted({'structlog', 'jsonschema', 'tenacity', 'rich'} & set(sys.modules)))\n"
+    )
+
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert shown.stdout == "finished\n[]\n"

@@ -12,7 +12,6 @@ from pathors_agent.calls.functions import (
     call_function,
     hung_calls,
 )
-from pathors_agent.calls.process import ToolProcess, run_in_process
 from pathors_agent.calls.tasks import run_in_task
 from pathors_agent.calls.threads import (
     ToolThread,
@@ -97,6 +96,8 @@ async def call_tool_async(
 def _run(bound: BoundCall, thread: ToolThread, default: float | None, left: float | None) -> object:
     seconds = _shorter(bound.tool.timeout or default, left)
     if bound.tool.run_in == "process":
+        from pathors_agent.calls.process import ToolProcess  # here: few tools need it
+
         return ToolProcess(bound.tool, _arguments(bound, seconds)).run(seconds)
     if bound.is_async:
         return thread.run(run_in_task, _call(bound, seconds), seconds)
@@ -114,6 +115,8 @@ async def _run_async(
     # Its time begins when it has a thread.
     async with thread_limit():
         if bound.tool.run_in == "process":
+            from pathors_agent.calls.process import ToolProcess, run_in_process
+
             process = ToolProcess(bound.tool, _arguments(bound, seconds))
             return await run_in_process(process, seconds)
         return await run_in_thread_async(_call(bound, seconds), seconds)
