@@ -6,7 +6,7 @@ ARGS ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format bench docs matrix lowest mutants soak audit model clean setup
+.PHONY: help demo serve test check format bench dist docs matrix lowest mutants soak audit model clean setup
 
 help: ## say what there is to run
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -37,6 +37,9 @@ bench: ## time the library beside others
 	@$(PYTHON) .ci/make_venv.py .venvs/bench bench
 	@$(PYTHON) .ci/make_venv.py .venvs/bench-litellm bench-litellm || echo "Going on without litellm."
 	.venvs/bench/bin/python -m benchmarks $(ARGS)
+
+dist: ## build the wheel and the source, try them alone, and say what they cost
+	@$(PYTHON) .ci/dist.py $(ARGS)
 
 docs: ## draw the pictures of the docs, build the site into site/, and check it
 	@$(PYTHON) .ci/make_venv.py .venvs/docs docs

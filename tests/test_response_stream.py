@@ -541,7 +541,7 @@ def test_message_is_held_to_its_bound(cut: Cut, field: str) -> None:
     # 20 pieces of 10 characters, each a string that takes 64 bytes more.
     assert passing(body, cut, max_message_bytes=1480).finish_reason == "stop"
     error = failing(body, cut, max_message_bytes=1479)
-    assert "the message takes more than 1479 bytes" in str(error)
+    assert "the message takes more than 1479 bytes (max_message_bytes)" in str(error)
 
 
 @CUTS
@@ -551,7 +551,7 @@ def test_arguments_are_held_to_their_bound(cut: Cut) -> None:
 
     assert passing(body, cut, max_arguments_bytes=200).tool_calls[0].arguments == "0123456789" * 20
     error = failing(body, cut, max_arguments_bytes=199)
-    assert "the arguments of a call are over 199 bytes" in str(error)
+    assert "the arguments of a call are over 199 bytes (max_arguments_bytes)" in str(error)
 
 
 @CUTS

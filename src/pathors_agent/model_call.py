@@ -159,7 +159,9 @@ class ModelCall:
         if isinstance(messages, Awaitable):
             if inspect.iscoroutine(messages):
                 messages.close()  # or Python warns of it
-            raise TypeError("history= gave something to await, which AsyncAgent does")
+            raise TypeError(
+                "history= gave something to await, which only AsyncAgent does: pass a function that is not async"
+            )
         return self._request(effect, messages)
 
     async def request_async(self, effect: CallModel) -> Request:

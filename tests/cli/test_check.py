@@ -91,7 +91,10 @@ def test_endpoint_that_cannot_be_asked_ends_with_1(server: Live) -> None:
     nobody = run("check", "http://127.0.0.1:9/v1", "--key", "")
 
     assert (refused.returncode, refused.stdout) == (nobody.returncode, nobody.stdout) == (1, "")
-    assert refused.stderr == "error: the provider answered 401: Invalid authentication\n"
+    assert refused.stderr == (
+        "error: the provider answered 401: Invalid authentication; "
+        "check the key (api_key=, PATHORS_API_KEY)\n"
+    )
     assert nobody.stderr.startswith("error: No connection to http://127.0.0.1:9")
 
 

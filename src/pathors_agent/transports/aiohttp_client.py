@@ -44,7 +44,9 @@ class LoopClient:
         """Give the client; raise `RuntimeError` where it cannot run."""
         loop = _running_loop()
         if self._is_closed:
-            raise RuntimeError("The transport was closed.")
+            raise RuntimeError(
+                "The transport was closed: make another, or use it inside its `with`."
+            )
         if self._client is None:
             self._client, self._loop = self._make(), loop
         if self._loop not in (None, loop):

@@ -181,7 +181,9 @@ class _Model:
         """Load the model, unless it runs already; give the base URL of its server."""
         with self._lock:
             if self._is_closed:
-                raise RuntimeError("The transport was closed.")
+                raise RuntimeError(
+                    "The transport was closed: make another, or use it inside its `with`."
+                )
             if self._server is None:
                 self._server = self._load()
             return f"{self._server.listening_address}/v1"

@@ -15,7 +15,17 @@ RETRYABLE_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 # Gateways wrap the error of a gateway before them; nobody has been seen to do it four times.
 _WRAPPINGS = 8
 
+# A paragraph: what is longer is a page, and is kept in `body`.
+_SAID_CHARACTERS = 500
+
 _OK = 200
+
+_WHAT_TO_DO = {
+    401: "; check the key (api_key=, PATHORS_API_KEY)",
+    403: "; check what the key may do (api_key=, model=)",
+    404: "; check the address and the model (base_url=, model=)",
+    429: "; a RetryingTransport waits and asks again",
+}
 
 
 def decode_error(
@@ -24,9 +34,9 @@ def decode_error(
     """Make the error of an answer with an error status, or of a body that is no answer."""
     quoted = body[:QUOTED_BODY_BYTES].decode(errors="replace")
     words, code, kind = _words(_loads(body))
-    said = words or " ".join(quoted.split()) or "with an empty body"
+    said = _one_line(words or quoted) or "with an empty body"
     return ProviderError(
-        f"the provider answered {status}{place}: {said}",
+        f"the provider answered {status}{place}: {said}{_WHAT_TO_DO.get(status, '')}",
         status=status,
         code=code,
         type=kind,
@@ -48,7 +58,7 @@ def find_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> ProviderE
     words, code, kind = _words(dict(answer))
     retryable = code is not None and code.isdigit() and int(code) in RETRYABLE_STATUSES
     return ProviderError(
-        f"the provider sent an error inside its answer: {words or body}",
+        f"the provider sent an error inside its answer: {_one_line(words or body)}",
         status=_OK,
         code=code,
         type=kind,
@@ -116,3 +126,8 @@ def _loads(body: bytes) -> JSONValue:
     except (ValueError, RecursionError):
         return None
     return value
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SAID_CHARACTERS else line[:_SAID_CHARACTERS] + "..."

@@ -45,7 +45,8 @@ _OK = 200
 _DATA_OBJECT = b"data: {"
 _BEGINNINGS = (BYTE_ORDER_MARK, b"data:", b"event:", b"id:", b"retry:", b":")
 _LF, _CR = 0x0A, 0x0D
-_TOO_LONG = "{} is longer than {} bytes"
+_EVENT_TOO_LONG = "an event is longer than {} bytes (max_event_bytes)"
+_BODY_TOO_LONG = "the body is longer than {} bytes (max_message_bytes)"
 _NO_COMPLETION = " with a body that is no completion"
 # Id and model are read from the first events that have them; Azure's first has neither.
 _HEAD_EVENTS = 3
@@ -226,7 +227,7 @@ class ResponseStream:
             if self._events:
                 self._head = b""  # it is a stream of events: no error quotes its start
         elif self._is_stream is False:
-            self._hold(data, self._max_message, "the body")
+            self._hold(data, self._max_message, _BODY_TOO_LONG)
 
     def _find_out_format(self, data: bytes) -> bytes:
         """Tell a stream from a plain body by its first byte; give the bytes to read on from."""
@@ -247,7 +248,7 @@ class ResponseStream:
         """Take the whole events in `data`, where LF is the only line end; keep the rest."""
         if self._tail is not None:
             if _LF not in data or not _ends_an_event(self._tail, data):
-                self._hold(data, self._max_event, "an event")
+                self._hold(data, self._max_event, _EVENT_TOO_LONG)
                 return
             self._tail += data
             data = bytes(self._tail)
@@ -259,7 +260,7 @@ class ResponseStream:
             self._take_events(data[:end] if end < len(data) else data, deltas)
             data = data[end:]
         if not self.ended:
-            self._hold(data, self._max_event, "an event")
+            self._hold(data, self._max_event, _EVENT_TOO_LONG)
 
     def _take_events(self, data: bytes, deltas: list[Delta]) -> None:
         """Take whole events, a blank line after each."""
@@ -281,7 +282,7 @@ class ResponseStream:
             # Wherever a run of line ends was cut: an event is read in one and the same way.
             event = event.strip(b"\n")  # noqa: PLW2901
             if len(event) > self._max_event:
-                self._fail_bound(_TOO_LONG.format("an event", self._max_event))
+                self._fail_bound(_EVENT_TOO_LONG.format(self._max_event))
             elif event[:7] == _DATA_OBJECT and b"\n" not in event:
                 self._take_chunks(iter((event[6:],)), deltas)
             elif not event.startswith(b":") or b"\n" in event:
@@ -302,7 +303,7 @@ class ResponseStream:
         if last is not None and not self.ended and _is_whole(last.data):
             self._take_event(last.event, last.data, deltas)
 
-    def _hold(self, data: bytes, bound: int, what: str) -> None:
+    def _hold(self, data: bytes, bound: int, problem: str) -> None:
         if not data:
             return
         if self._tail is None:
@@ -311,7 +312,7 @@ class ResponseStream:
         # A line end may be the half of the blank line that ends an event.
         if len(self._tail) - data.endswith(b"\n") > bound:
             self._tail = None
-            self._fail_bound(_TOO_LONG.format(what, bound))
+            self._fail_bound(problem.format(bound))
 
     def _is_between_events(self) -> bool:
         return bool(
@@ -502,7 +503,8 @@ class ResponseStream:
         if not self._events and self._head.strip() and not _begins_event(self._head.lstrip()):
             return decode_error(_OK, self._head, place=_NO_COMPLETION)
         return IncompleteResponse(
-            f"the answer ended after {self.received} bytes without a finish_reason or [DONE]",
+            f"the answer ended after {self.received} bytes without a finish_reason or [DONE]; "
+            "run the conversation again to ask anew",
             partial=self.partial,
         )
 
@@ -512,9 +514,13 @@ class ResponseStream:
         size = sum(builder.size() for builder in builders)
         arguments = max(builder.largest_call() for builder in builders)
         if size > self._max_message:
-            self._fail_bound(f"the message takes more than {self._max_message} bytes")
+            self._fail_bound(
+                f"the message takes more than {self._max_message} bytes (max_message_bytes)"
+            )
         elif arguments > self._max_arguments:
-            self._fail_bound(f"the arguments of a call are over {self._max_arguments} bytes")
+            self._fail_bound(
+                f"the arguments of a call are over {self._max_arguments} bytes (max_arguments_bytes)"
+            )
         room = min(self._max_message - size, self._max_arguments - arguments)
         self._check_at = self.received + max(room, _CHECK_STEP_BYTES)
 

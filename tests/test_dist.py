@@ -1,0 +1,77 @@
+"""What `make dist` looks at; that itself installs from an index, which tests do not."""
+
+import importlib.util
+import io
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def dist(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / ".ci")
+    spec = importlib.util.spec_from_file_location("dist", ROOT / ".ci" / "dist.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def archives(folder: Path, wheel: set[str], source: set[str]) -> tuple[Path, Path]:
+    with zipfile.ZipFile(folder / "w.whl", "w") as made:
+        for name in wheel:
+            made.writestr(name, "")
+    with tarfile.open(folder / "s.tar.gz", "w:gz") as packed:
+        for name in source:
+            packed.addfile(tarfile.TarInfo(f"pathors_agent-0.1.0/{name}"), io.BytesIO())
+    return folder / "w.whl", folder / "s.tar.gz"
+
+
+def test_readme_runs_by_itself(dist: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    dist.try_alone(sys.prefix)
+
+    assert "sunny in Oslo" in capsys.readouterr().out
+
+
+def test_whole_archives_pass(dist: ModuleType, tmp_path: Path) -> None:
+    named = {*dist.IN_WHEEL, "pathors_agent-0.1.0.dist-info/METADATA"}
+
+    dist.check_contents(*archives(tmp_path, named, dist.IN_SOURCE))
+
+
+@pytest.mark.parametrize(
+    ("wheel", "source", "text"),
+    [
+        ({"pathors_agent/__init__.py"}, None, "missing in the wheel: pathors_agent/py.typed"),
+        (
+            {"pathors_agent/__init__.py", "pathors_agent/py.typed", "tests/x.py"},
+            None,
+            "not to be in the wheel: tests/x.py",
+        ),
+        (None, {"README.md"}, "missing in the source: CHANGELOG.md"),
+    ],
+)
+def test_what_is_wrong_with_an_archive_is_named(
+    dist: ModuleType,
+    tmp_path: Path,
+    wheel: set[str] | None,
+    source: set[str] | None,
+    text: str,
+) -> None:
+    made = archives(tmp_path, wheel or dist.IN_WHEEL, source or dist.IN_SOURCE)
+
+    with pytest.raises(SystemExit, match=text):
+        dist.check_contents(*made)
+
+
+def test_three_dots_stand_for_any_text(dist: ModuleType) -> None:
+    assert dist.matches(["it is sunny today"], ["... sunny ..."])
+    assert not dist.matches(["sunny"], ["rainy"])
+    assert not dist.matches(["a", "b"], ["a"])
