@@ -30,6 +30,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 
+# Those whose names the reference has.
+DOCUMENTED_PACKAGES = ["", "checking", "durable", "offline", "server", "stores", "testing"]
+
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INCLUDED = re.compile(
     r"^<!-- (docs/examples/\S+) -->\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL
@@ -165,6 +168,21 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("block", all_blocks("python"), ids=str)
 def test_block_runs_and_prints_what_it_says(block: Block, page_runs: dict[Path, PageRun]) -> None:
     check_output(page_runs[block.page].run_to(block), block.text)
+
+
+def test_pages_import_what_is_public() -> None:
+    imported = {
+        module
+        for page in PAGES
+        for block in blocks(page)
+        if block.language in {"python", "py"} and page.name != "drive-the-core.md"
+        for module in re.findall(
+            r"^\s*(?:from|import) (pathors_agent[\w.]*)", block.text, re.MULTILINE
+        )
+    }
+    packages = {f"pathors_agent.{name}".rstrip(".") for name in DOCUMENTED_PACKAGES}
+
+    assert imported - packages == set()
 
 
 @pytest.mark.parametrize("block", all_blocks("toml"), ids=str)

@@ -76,10 +76,10 @@ def test_search_finds_a_page(address: str, new_tab: NewTab) -> None:
     page = new_tab(address)
     page.goto(address)
 
-    page.keyboard.press("Control+k")
-    page.keyboard.type("lease")
+    page.locator(".md-search__button").click()
+    page.get_by_placeholder("Search").last.fill("lease")
 
-    page.get_by_text("Reference / Names for servers").first.wait_for()
+    page.get_by_text("take_lease").first.wait_for()
 
 
 def test_page_follows_the_colours_of_the_system(address: str, new_tab: NewTab) -> None:
@@ -90,6 +90,18 @@ def test_page_follows_the_colours_of_the_system(address: str, new_tab: NewTab) -
         return color
 
     assert background("light") != background("dark")
+
+
+def test_command_is_copied_without_its_prompt(address: str, new_tab: NewTab) -> None:
+    page = new_tab(address)
+    page.goto(f"{address}/tutorial/5-served/")
+
+    block = page.locator(".language-console code").last
+
+    assert block.inner_text().strip() == "pathors-agent serve --config projects.toml --ui"
+    assert page.evaluate(
+        "getComputedStyle(document.querySelector('.gp'), '::before').content"
+    ).startswith('"$')
 
 
 def check(folder: Path) -> subprocess.CompletedProcess[str]:
