@@ -216,8 +216,11 @@ def test_example_runs_and_prints_what_it_says(example: Path, tmp_path: Path) -> 
     check_output(printed, example.read_text())
 
 
-@pytest.mark.parametrize(("page", "file", "text"), included(), ids=str)
-def test_example_on_a_page_is_the_file_that_it_names(page: str, file: str, text: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [pytest.param(file, text, id=f"{page}: {file}") for page, file, text in included()],
+)
+def test_example_on_a_page_is_the_file_that_it_names(file: str, text: str) -> None:
     assert (ROOT / file).read_text() == text
 
 
