@@ -178,6 +178,16 @@ def test_answer_before_the_call_does_not_follow_it() -> None:
         expect(messages).called("now").then_answered("noon")
 
 
+def test_result_is_that_of_the_call_also_where_its_id_came_before() -> None:
+    messages: list[Message] = [UserMessage(content="?")]
+    for name, result in (("now", "noon"), ("weather", "rain")):
+        messages.append(AssistantMessage(tool_calls=(ToolCall(id="call_1", name=name),)))
+        messages.append(ToolMessage(tool_call_id="call_1", content=result))
+
+    expect(messages).called("now").with_result("noon")
+    expect(messages).called("weather").with_result("rain")
+
+
 def test_result_without_a_call_is_refused() -> None:
     with pytest.raises(TypeError, match="speak of a call first"):
         expect(ran("Hi")).with_result("noon")

@@ -139,8 +139,9 @@ class Expectation:
     def _spoken_of(self) -> tuple[ToolCall, ToolMessage | None]:
         if self._seen < 0:
             raise TypeError("speak of a call first: expect(run).called(name).with_result(...)")
-        call = self._made[self._seen].call
-        results = (m for m in self._messages if isinstance(m, ToolMessage))
+        place, call = self._made[self._seen].place, self._made[self._seen].call
+        # After it: an earlier answer may have had a call of the same id.
+        results = (m for m in self._messages[place:] if isinstance(m, ToolMessage))
         return call, next((m for m in results if m.tool_call_id == call.id), None)
 
     def _answer(self) -> object:
