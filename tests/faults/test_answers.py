@@ -15,7 +15,7 @@ from pathors_agent.errors import (
     ProviderError,
     TransportError,
 )
-from servers import CLOSE, RESET, Step, answer, chunk, free_port, head
+from servers import CLOSE, PATIENCE_SECONDS, RESET, Step, answer, chunk, free_port, head
 
 EVENTS = {"Content_Type": "text/event-stream", "Connection": "close"}
 HELLO = b'data: {"choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\n'
@@ -199,6 +199,7 @@ def test_every_fault_is_a_message_or_one_of_our_errors(client: Client) -> None:
         else:
             assert outcome(seen) == case.outcome(client), (name, seen.error)
         assert seen.tool_runs == [], name
+        assert seen.seconds < PATIENCE_SECONDS, name  # no wait was needed, so none was long
         for attribute, value in case.seen.items():
             assert getattr(seen.error, attribute) == value, (name, attribute)
         assert KEY not in f"{seen.error} {seen.error!r}", name
@@ -264,6 +265,8 @@ def test_error_status_is_told_and_sent_again_only_where_it_may_pass(
         assert error.code == ("full" if body == ERROR else None)
         assert str(error).startswith(f"the provider answered {status}: ")
         assert seen.requests == (client.attempts if is_sent_again else 1), status
+        assert len(seen.waits) == seen.requests - 1, status
+        assert seen.seconds < PATIENCE_SECONDS, status
         assert (seen.roles, seen.tool_runs) == (["user"], [])
 
 
