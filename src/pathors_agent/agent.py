@@ -3,12 +3,11 @@
 from collections.abc import (
     Iterable,
 )
-from secrets import token_hex
 from typing import Any, Generic, TypedDict, Unpack, overload
 
 from pathors_agent.calls.approvals import Approval, Approvals, Decision
 from pathors_agent.conversation import Conversation
-from pathors_agent.drivers import drive, drive_async, held
+from pathors_agent.drivers import Held, drive, drive_async
 from pathors_agent.history.given import (
     GivenConversation,
     Prompt,
@@ -309,12 +308,11 @@ def _open(
 ) -> None:
     """Take what was decided, and what the user says, into the history."""
     conversation = run.conversation
-    with held(conversation):
+    with Held(conversation):
         bindings.approvals.decide(decisions)
         if prompt is not None:
             conversation.append(user_message(prompt))
     conversation.session_id = conversation.session_id or session_id
-    conversation.id = conversation.id or session_id or token_hex(16)
 
 
 def _refuse_other_session(conversation: Conversation, session_id: str) -> None:

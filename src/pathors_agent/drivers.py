@@ -1,7 +1,7 @@
 """Perform the effects of a run: a short loop for blocking code, and one for async code."""
 
-from collections.abc import AsyncGenerator, Generator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing
 from time import monotonic
 
 from pathors_agent.calls.batches import batch_items, call_alone, call_one, side_by_side
@@ -15,22 +15,26 @@ from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.message_builder import Delta
 
 
-@contextmanager
-def held(conversation: Conversation) -> Iterator[None]:
-    """Keep a conversation to one run: two at once would run the same calls twice."""
-    mine = object()
-    if _HOLDERS.setdefault(id(conversation), mine) is not mine:
-        raise ConversationError(
-            "another run goes on with this conversation; wait for its end, or give each a copy"
-        )
-    try:
-        yield
-    finally:
-        del _HOLDERS[id(conversation)]
+class Held:
+    """Keeps a conversation to one run, as a context: two at once would run the same calls twice."""
+
+    __slots__ = ("_id",)  # it stands beside each open stream
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._id = id(conversation)
+
+    def __enter__(self) -> None:
+        if _HOLDERS.setdefault(self._id, self) is not self:
+            raise ConversationError(
+                "another run goes on with this conversation; wait for its end, or give each a copy"
+            )
+
+    def __exit__(self, *_: object) -> None:
+        del _HOLDERS[self._id]
 
 
 # By the id of the conversation. To set a key that is absent is one step, for threads too.
-_HOLDERS: dict[int, object] = {}
+_HOLDERS: dict[int, Held] = {}
 
 
 def drive(
@@ -38,7 +42,7 @@ def drive(
 ) -> Generator[Delta | Message, None, None]:
     """Perform the run's effects one after another; yield deltas and messages."""
     with (
-        held(run.conversation),
+        Held(run.conversation),
         bindings.telemetry.of(run),
         Clock(run) as clock,
         ToolThread() as thread,
@@ -66,7 +70,7 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it w
 
     Nothing is yielded inside a task group or cancel scope.
     """
-    with held(run.conversation), bindings.telemetry.of(run), Clock(run) as clock:
+    with Held(run.conversation), bindings.telemetry.of(run), Clock(run) as clock:
         while effects := run.effects():
             match effects[0]:
                 case CallModel() as effect:
