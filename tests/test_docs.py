@@ -202,6 +202,8 @@ def test_file_of_projects_can_be_read(
                 (tmp_path / value).write_text("Be brief.")
             case "api_key_env":
                 monkeypatch.setenv(value, "sk_test")
+            case _:
+                pass
 
     projects = load_projects(file)
     load_settings(file)
