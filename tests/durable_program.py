@@ -15,8 +15,7 @@ from typing import Any
 
 from dbos._sys_db import SystemDatabase
 
-from pathors_agent import AsyncAgent, ToolContext, tool
-from pathors_agent.durable import NOT_HAPPENED, Happened
+from pathors_agent import NOT_HAPPENED, AsyncAgent, Happened, ToolContext, tool
 from pathors_agent.testing import calls
 from pathors_agent.testing.script import Asked, Entry
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport

@@ -28,7 +28,7 @@ PUBLIC_NAMES = {
     *("Run", "CallModel", "CallTool", "GiveFeedback"),
     # what of a history is sent
     *("last_turns", "token_budget", "estimate_tokens", "summarized"),
-    *("Approval", "Decision"),
+    *("Approval", "Decision", "Happened", "NOT_HAPPENED"),
     # how a model is reached
     *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),
     *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile", "PROFILES", "Quirk"),
@@ -44,7 +44,11 @@ PUBLIC_NAMES = {
 }
 
 # An alias has no `__doc__` of its own; a text below its definition documents it.
-ALIASES = {"JSONValue": "messages", "PROFILES": "wire.chat_completions"}
+ALIASES = {
+    "JSONValue": "messages",
+    "NOT_HAPPENED": "calls.doubt",
+    "PROFILES": "wire.chat_completions",
+}
 
 # Those whose `__all__` is for users, each name of which has its docstring in the reference.
 DOCUMENTED_PACKAGES = ["", "checking", "durable", "offline", "server", "stores", "testing"]

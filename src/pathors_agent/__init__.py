@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathors_agent.agent import Agent, AsyncAgent
     from pathors_agent.calls.approvals import Approval, Decision
+    from pathors_agent.calls.doubt import NOT_HAPPENED, Happened
     from pathors_agent.conversation import Conversation
     from pathors_agent.errors import (
         AgentError,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "NOT_HAPPENED",
     "PROFILES",
     "Agent",
     "AgentError",
@@ -99,6 +101,7 @@ __all__ = [
     "FallbackTransport",
     "GiveFeedback",
     "HTTPTransport",
+    "Happened",
     "IncompleteResponse",
     "JSONValue",
     "Limits",
@@ -154,6 +157,7 @@ _NAMES_BY_MODULE = {
     "agent": ("Agent", "AsyncAgent"),
     "transports.aiohttp": ("AiohttpTransport",),
     "calls.approvals": ("Approval", "Decision"),
+    "calls.doubt": ("NOT_HAPPENED", "Happened"),
     "wire.chat_completions": ("PROFILES", "EndpointProfile", "ModelOptions"),
     "conversation": ("Conversation",),
     "errors": (

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from pathors_agent.calls.approvals import Approvals
+from pathors_agent.calls.journal import Journal
 from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError
 from pathors_agent.history.sent import AsyncHistory, checked, spending
 from pathors_agent.messages import AssistantMessage, Message, Usage
@@ -37,7 +38,8 @@ class Bindings:
     `tools` of each turn. `quirks` gathers what had to be read around in this run's answers, one of
     each kind; `known_quirks` are the kinds that were logged before. `answers` is the type asked
     for, `arriving` shows an answer while it comes, `history` chooses what of the history is sent,
-    for the tokens in `spent`. `telemetry` follows the run.
+    for the tokens in `spent`. `telemetry` follows the run; `journal` is told of the calls of tools
+    in async code.
     """
 
     tools: ToolRegistry
@@ -52,6 +54,7 @@ class Bindings:
     history: AsyncHistory | None = None
     spent: list[Usage] = field(default_factory=list)
     telemetry: RunTelemetry = field(default_factory=RunTelemetry)
+    journal: Journal | None = None
 
     def choose_tools(self, run: Run) -> None:
         """Ask for the tools of the turn that comes, where there is a choice."""

@@ -165,6 +165,7 @@ def command(tmp_path: Path) -> Any:
     return run
 
 
+@pytest.mark.timeout(240)  # eight programs, one after another
 def test_batch_and_runs_on_the_command_line(command: Any, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"prompt": "hello"}\n')
     done = command("batch", "in.jsonl", "--output", "out.jsonl", "--app", "my_agent:agent")

@@ -1,6 +1,7 @@
 """Every store follows every rule, and a store that breaks one is found out."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,11 +112,12 @@ class GoesOnWithEndedSessions(MemoryStore):
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
+        turn: str | None = None,
     ) -> Session:
         if seen and (lease.project, lease.session_id) not in self._live:
             seen = None
         return await super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, drop=drop
+            lease, messages, seen=seen, request=request, answer=answer, drop=drop, turn=turn
         )
 
 
@@ -129,12 +131,13 @@ class LooksAtNoIncarnation(MemoryStore):
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
+        turn: str | None = None,
     ) -> Session:
         live = self._live.get((lease.project, lease.session_id))
         if seen and live:
             seen = replace(seen, incarnation=live.incarnation)
         return await super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, drop=drop
+            lease, messages, seen=seen, request=request, answer=answer, drop=drop, turn=turn
         )
 
 
@@ -148,12 +151,13 @@ class LooksAtNoRevision(MemoryStore):
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
+        turn: str | None = None,
     ) -> Session:
         live = self._live.get((lease.project, lease.session_id))
         if seen and live:
             seen = replace(seen, revision=len(live.messages))
         return await super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, drop=drop
+            lease, messages, seen=seen, request=request, answer=answer, drop=drop, turn=turn
         )
 
 
@@ -167,11 +171,12 @@ class LooksAtNoLease(MemoryStore):
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
+        turn: str | None = None,
     ) -> Session:
         held = self._leases.get((lease.project, lease.session_id))
         lease = held.lease if held else lease
         return await super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, drop=drop
+            lease, messages, seen=seen, request=request, answer=answer, drop=drop, turn=turn
         )
 
 
@@ -185,8 +190,11 @@ class KeepsLeasesOfSavedTurns(MemoryStore):
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
+        turn: str | None = None,
     ) -> Session:
-        return await super().save_turn(lease, messages, seen=seen, request=request, answer=answer)
+        return await super().save_turn(
+            lease, messages, seen=seen, request=request, answer=answer, turn=turn
+        )
 
 
 class AnswersBeforeItSaves(MemoryStore):
@@ -199,9 +207,10 @@ class AnswersBeforeItSaves(MemoryStore):
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
+        turn: str | None = None,
     ) -> Session:
         saved = super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, drop=drop
+            lease, messages, seen=seen, request=request, answer=answer, drop=drop, turn=turn
         )
         try:
             return await saved
@@ -209,6 +218,29 @@ class AnswersBeforeItSaves(MemoryStore):
             if request in self._requests:
                 self._requests[request].answer = answer
             raise
+
+
+class KeepsNotesOfSavedTurns(MemoryStore):
+    async def save_turn(
+        self,
+        lease: Lease,
+        messages: Sequence[Message],
+        *,
+        seen: Session | None,
+        request: RequestId | None = None,
+        answer: str | None = None,
+        drop: bool = False,
+        turn: str | None = None,
+    ) -> Session:
+        return await super().save_turn(
+            lease, messages, seen=seen, request=request, answer=answer, drop=drop
+        )
+
+
+class TakesNotesOfAnybody(MemoryStore):
+    async def note_turn(self, lease: Lease, turn: str, notes: Sequence[str]) -> None:
+        with suppress(SessionConflict):
+            await super().note_turn(lease, turn, notes)
 
 
 class CountsFencesAnew(MemoryStore):
@@ -297,6 +329,8 @@ class CannotBeWritten(MemoryStore):
         (LooksAtNoRevision, "a turn on an older revision must raise SessionConflict"),
         (LooksAtNoLease, "who lost the lease must get SessionConflict"),
         (KeepsLeasesOfSavedTurns, "a turn with `drop` must give its lease back"),
+        (KeepsNotesOfSavedTurns, "a saved turn's notes must go"),
+        (TakesNotesOfAnybody, "who lost the lease must get SessionConflict"),
         (AnswersBeforeItSaves, "must leave its request unanswered"),
         (CountsFencesAnew, "a lease's fence must grow, also after a drop"),
         (GivesLeasesAgainToTheirHolder, "a lease that is held must not be given again"),

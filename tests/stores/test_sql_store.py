@@ -207,14 +207,14 @@ async def test_older_tables_are_brought_to_this_version(
     async with SQLStore(url) as store:
         await say(store, UserMessage(content="x"))
     monkeypatch.setattr(sql_schema, "MIGRATIONS", (*sql_schema.MIGRATIONS, (STEP,)))
-    monkeypatch.setattr(sql_schema, "VERSION", 2)
+    monkeypatch.setattr(sql_schema, "VERSION", 3)
 
     for _ in range(2):
         async with SQLStore(url) as store:
             assert (await store.session("project", "session")).revision == 1
 
     assert [value(url, sql) for sql in (VERSION, "SELECT count(colour) FROM pathors_keys")] == [
-        2,
+        3,
         0,
     ]
 
@@ -227,12 +227,12 @@ async def test_step_that_fails_leaves_the_older_tables(
     with monkeypatch.context() as newer:
         steps = (*sql_schema.MIGRATIONS, (STEP, "CREATE TABLE pathors_keys (x TEXT)"))
         newer.setattr(sql_schema, "MIGRATIONS", steps)
-        newer.setattr(sql_schema, "VERSION", 2)
+        newer.setattr(sql_schema, "VERSION", 3)
         assert "Could not open the sessions" in await error_of(SQLStore(url))
 
     async with SQLStore(url) as store:
         await store.check()
-    assert value(url, VERSION) == 1
+    assert value(url, VERSION) == 2
     execute(url, STEP)  # it was taken back
 
 
@@ -297,7 +297,7 @@ async def test_damaged_file_is_told(sqlite_file: Path, sqlite_url: str) -> None:
         for number in range(50):
             await say(store, UserMessage(content="x" * 2000), id=f"s{number}")
     # Past the first pages, which tell what tables there are.
-    overwrite(sqlite_file, from_page=20)
+    overwrite(sqlite_file, from_page=24)
 
     async with SQLStore(sqlite_url) as store:
         with pytest.raises(StoreError, match="the database is damaged: bring back a copy"):

@@ -101,11 +101,17 @@ async def _call_async(
     bound = bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
+    journal = bindings.journal
+    if journal and (known := await journal.begin(run, effect, bound)):
+        return known
     said = None if report is None else _reported(effect, report)
     operation = bindings.telemetry.begin_tool(effect.key, bound, queued=queued)
     seconds = run.limits.tool_seconds
-    message = await call_tool_async(bound, operation, seconds=seconds, report=said)
-    return with_notes(message, effect, bindings)
+    result = await call_tool_async(bound, operation, seconds=seconds, report=said)
+    message = with_notes(result, effect, bindings)
+    if journal:
+        await journal.end(message)
+    return message
 
 
 def _reported(effect: CallTool, report: ReportDelta) -> Report:

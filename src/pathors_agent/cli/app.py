@@ -89,6 +89,9 @@ def serve(
         int, typer.Option(min=1, max=256, metavar="N", help="How many processes.")
     ] = 1,
     ui: Annotated[bool, typer.Option("--ui", help="Show a chat page at /.")] = False,
+    durable: Annotated[
+        bool, typer.Option("--durable", help="Let turns outlive this process: others end them.")
+    ] = False,
     gguf: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A model file for the project `demo`.")
     ] = None,
@@ -111,7 +114,14 @@ def serve(
         from pathors_agent.cli.serve import Served
         from pathors_agent.cli.serve import serve as run
 
-        served = Served(database=database_url(database), config=config, gguf=gguf, ui=ui, log=log)
+        served = Served(
+            database=database_url(database),
+            config=config,
+            gguf=gguf,
+            ui=ui,
+            durable=durable,
+            log=log,
+        )
         status = run(served, host=host, port=port, workers=workers, as_json=as_json)
         raise typer.Exit(status)
 

@@ -20,8 +20,7 @@ from pathors_agent.cli.output import write_json, write_line, write_note, write_t
 from pathors_agent.cli.places import data_folder
 from pathors_agent.cli.reporting import fail
 from pathors_agent.durable import DurableAgent, read_batch, run_batch, write_batch
-from pathors_agent.durable.agent import WORKFLOW_PREFIX
-from pathors_agent.durable.runs import Runs
+from pathors_agent.durable.runs import WORKFLOW_PREFIX, Runs
 from pathors_agent.durable.timeline import as_html, as_text, read_timeline
 from pathors_agent.offline import AsyncOfflineTransport
 

@@ -33,6 +33,7 @@ class Served:
     config: Path | None = None
     gguf: Path | None = None
     ui: bool = False
+    durable: bool = False
     log: bool = False
 
     @property
@@ -54,7 +55,9 @@ def serve(served: Served, *, host: str, port: int, workers: int, as_json: bool) 
 def make_app(served: Served) -> FastAPI:
     """Make the app, in whichever process it is to run."""
     _log_to_stderr(everything=served.log)
-    return create_app(_projects(served), SQLStore(served.database), _settings(served), ui=served.ui)
+    runs = served.database if served.durable else None
+    store = SQLStore(served.database)
+    return create_app(_projects(served), store, _settings(served), ui=served.ui, runs=runs)
 
 
 def _projects(served: Served) -> list[Project]:

@@ -2,18 +2,16 @@
 
 from pathors_agent.durable.agent import DurableAgent, RunHandle
 from pathors_agent.durable.batch import BatchLine, BatchRefused, read_batch, run_batch, write_batch
-from pathors_agent.durable.doubt import NOT_HAPPENED, DoubtfulCall, Happened
 from pathors_agent.durable.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.durable.runs import RunStatus, RunSummary
+from pathors_agent.durable.tables import DoubtfulCall
 from pathors_agent.durable.worker import Heartbeat
 
 __all__ = [
-    "NOT_HAPPENED",
     "BatchLine",
     "BatchRefused",
     "DoubtfulCall",
     "DurableAgent",
-    "Happened",
     "Heartbeat",
     "RunExists",
     "RunFailed",

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from hashlib import blake2b
 from secrets import token_hex
 from types import TracebackType
@@ -12,21 +13,21 @@ from typing import Any, Generic, Self
 from pathors_agent.agent import AsyncAgent
 from pathors_agent.calls.approvals import Approval, Decision
 from pathors_agent.durable import engine
-from pathors_agent.durable.doubt import DoubtfulCall
 from pathors_agent.durable.errors import RunExists
 from pathors_agent.durable.history import new_messages
 from pathors_agent.durable.records import SEPARATOR, Order
 from pathors_agent.durable.runs import (
     AT_WORK,
     LOOK_SECONDS,
+    WORKFLOW_PREFIX,
     Runs,
     RunStatus,
     RunSummary,
     next_order,
     status_of,
 )
-from pathors_agent.durable.segment import Place
-from pathors_agent.durable.tables import FORMAT, Tables
+from pathors_agent.durable.segment import Place, run_segment
+from pathors_agent.durable.tables import FORMAT, DoubtfulCall, Tables
 from pathors_agent.durable.worker import (
     HEARTBEAT,
     LOCAL_POLL_SECONDS,
@@ -41,8 +42,6 @@ from pathors_agent.history.given import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.run_result import RunResult
 from pathors_agent.structured import OutputT
-
-WORKFLOW_PREFIX = "pathors_agent."
 
 # Runs mostly wait for the model: what one process has open connections for.
 LOCAL_CONCURRENCY = 100
@@ -239,13 +238,20 @@ class DurableAgent(Generic[OutputT]):
     # - work -
 
     async def work(
-        self, *, concurrency: int = 10, rate: Rate | None = None, poll: float = POLL_SECONDS
+        self,
+        *,
+        concurrency: int = 10,
+        total: int | None = None,
+        rate: Rate | None = None,
+        poll: float = POLL_SECONDS,
     ) -> None:
-        """Carry out runs of the queue until cancelled; `rate` is so many runs in so many seconds.
+        """Carry out runs of the queue until cancelled.
 
-        What runs then may end within some seconds; the rest is left to other workers.
+        `concurrency` is how many run here at once, `total` how many of the queue on all workers,
+        `rate` so many that may start in so many seconds. What runs at the end may end within some
+        seconds; the rest is left to other workers.
         """
-        async with self.working(concurrency=concurrency, rate=rate, poll=poll):
+        async with self.working(concurrency=concurrency, total=total, rate=rate, poll=poll):
             await asyncio.Event().wait()
 
     @asynccontextmanager
@@ -253,6 +259,7 @@ class DurableAgent(Generic[OutputT]):
         self,
         *,
         concurrency: int = 10,
+        total: int | None = None,
         rate: Rate | None = None,
         poll: float = POLL_SECONDS,
         stop_seconds: int = STOP_SECONDS,
@@ -267,7 +274,10 @@ class DurableAgent(Generic[OutputT]):
             context=self._context,
         )
         worker = Worker(
-            place,
+            partial(run_segment, place),
+            client=place.client,
+            tables=place.tables,
+            name=place.worker,
             workflow=workflow_name(self.name),
             version=self.version,
             database=self._database,
@@ -276,7 +286,7 @@ class DurableAgent(Generic[OutputT]):
         )
         async with self.agent:
             try:
-                await worker.start(concurrency=concurrency, rate=rate, poll=poll)
+                await worker.start(concurrency=concurrency, total=total, rate=rate, poll=poll)
                 yield
             finally:
                 await worker.stop(seconds=stop_seconds)

@@ -90,8 +90,11 @@ def _make_file(path: Path) -> None:
 
 def launch(
     workflow: Workflow, *, name: str, database: str, version: str, worker: str, queue: str
-) -> None:
-    """Start the engine in this process; its workflows run on the event loop that is running."""
+) -> Workflow:
+    """Start the engine in this process; its workflows run on the event loop that is running.
+
+    Gives the workflow as the engine knows it.
+    """
     if worker_of_this_process():
         raise StoreError(
             "This process runs durable agents already: one engine is all that DBOS allows."
@@ -109,9 +112,10 @@ def launch(
             "notification_listener_polling_interval_sec": 0.1,
         }
     )
-    DBOS.workflow(name=name)(workflow)
+    started: Workflow = DBOS.workflow(name=name)(workflow)
     DBOS.listen_queues([queue])
     DBOS.launch()
+    return started
 
 
 def worker_of_this_process() -> str | None:

@@ -32,6 +32,9 @@ RunStatus = Literal[
 ]
 AT_WORK = frozenset({"queued", "running"})
 
+# Other programs, and turns of servers, may have workflows in the same database.
+WORKFLOW_PREFIX = "pathors_agent."
+
 # How often a handle looks for news.
 LOOK_SECONDS = 0.1
 
@@ -114,6 +117,7 @@ class Runs(Generic[OutputT]):
             numbers = range(len(found) + 1, len(found) + 1 + _BLOCK)
             ids = [segment_id(run, number) for number in numbers]
             rows = await self.client.list_workflows_async(workflow_ids=ids)
+            rows = [row for row in rows if row.name.startswith(WORKFLOW_PREFIX)]
             if not rows:
                 break
             found += sorted(rows, key=lambda row: segment_number(row.workflow_id))
@@ -135,7 +139,7 @@ class Runs(Generic[OutputT]):
             name=self.workflow, sort_desc=True, limit=limit
         )
         newest: dict[str, WorkflowStatus] = {}
-        for row in rows:
+        for row in (row for row in rows if row.name.startswith(WORKFLOW_PREFIX)):
             held = newest.get(run_of(row.workflow_id))
             if held is None or segment_number(held.workflow_id) < segment_number(row.workflow_id):
                 newest[run_of(row.workflow_id)] = row

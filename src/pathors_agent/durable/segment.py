@@ -15,13 +15,13 @@ from dbos import DBOS, DBOSClient, StepOptions
 from pathors_agent.agent import AsyncAgent
 from pathors_agent.calls.batches import bind, side_by_side, with_notes
 from pathors_agent.calls.dispatch import call_tool_async
+from pathors_agent.calls.doubt import settle
 from pathors_agent.conversation import Conversation
 from pathors_agent.durable.asking import ask
-from pathors_agent.durable.doubt import DoubtfulCall, settle
 from pathors_agent.durable.engine import LostOwnership, owns
 from pathors_agent.durable.history import BEGIN, STARTED, Past, read_past
 from pathors_agent.durable.records import Fields, Order, dump, load, write_failure
-from pathors_agent.durable.tables import Tables
+from pathors_agent.durable.tables import DoubtfulCall, Tables
 from pathors_agent.errors import AgentError, ConversationError
 from pathors_agent.messages import ToolMessage
 from pathors_agent.model_call import Bindings, Clock, TimeIsUp

@@ -1,9 +1,10 @@
 """The tables beside the engine's: where each session stands, who lives, what is in doubt."""
 
+from dataclasses import dataclass
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pathors_agent.durable.doubt import DoubtfulCall
 from pathors_agent.errors import StoreError
 
 # What these tables and the recorded JSON look like. A program refuses a higher number.
@@ -40,6 +41,17 @@ _DOUBTS = sa.Table(
     sa.Column("call_id", sa.Text, nullable=False),
     sa.Column("key", sa.Text, nullable=False),
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoubtfulCall:
+    """A call of which nobody knows whether it was carried out; `key` is its `ToolContext.key`."""
+
+    run_id: str
+    effect: str
+    tool: str
+    call_id: str
+    key: str
 
 
 class Tables:

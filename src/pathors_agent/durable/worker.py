@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import threading
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,7 @@ from dbos import DBOS, DBOSClient
 from dbos._queue import QueueRateLimit
 
 from pathors_agent.durable import engine
-from pathors_agent.durable.records import run_of
-from pathors_agent.durable.segment import Place, run_segment
+from pathors_agent.durable.records import Fields, run_of
 from pathors_agent.durable.tables import Tables
 from pathors_agent.telemetry.events import emit
 
@@ -27,6 +27,9 @@ MISSED_BEATS = 5
 # One process waits for nobody else; many workers share one database.
 LOCAL_POLL_SECONDS = 0.05
 POLL_SECONDS = 0.5
+
+RunSegment = Callable[[str, Fields], Awaitable[Fields]]
+"""Carries out a workflow, named first, with what it was stored with; gives how it ended."""
 
 Rate = tuple[int, float]
 """So many runs may start in so many seconds."""
@@ -66,61 +69,78 @@ class Worker:
 
     def __init__(
         self,
-        place: Place,
+        run: RunSegment,
         *,
+        client: DBOSClient,
+        tables: Tables,
+        name: str,
         workflow: str,
         version: str,
         database: str,
         queue: str,
         heartbeat: Heartbeat,
     ) -> None:
-        self._place = place
+        self.name = name
+        self._run_segment = run
+        self._client = client
         self._workflow = workflow
         self._version = version
         self._database = database
         self._queue = queue
         self._running = 0
-        self._watch = Watch(place.client, place.tables, place.worker, heartbeat)
+        self._watch = Watch(client, tables, name, queue, heartbeat)
 
-    async def start(self, *, concurrency: int, rate: Rate | None, poll: float) -> None:
-        """Take runs from the queue from now on."""
+    async def start(
+        self,
+        *,
+        concurrency: int,
+        poll: float,
+        total: int | None = None,
+        rate: Rate | None = None,
+        each_partition: int | None = 1,
+    ) -> engine.Workflow:
+        """Take runs from the queue from now on; give what starts one here, beside the queue.
+
+        `total` is how many run at once on all workers, `each_partition` how many of one session.
+        """
 
         async def workflow(fields: dict[str, Any]) -> dict[str, Any]:
             return await self._run(fields)  # the engine takes functions, no methods
 
         limiter: QueueRateLimit | None = {"limit": rate[0], "period": rate[1]} if rate else None
         # Before the launch: the engine looks for new queues only once a second.
-        await self._place.client.register_queue_async(
+        await self._client.register_queue_async(
             self._queue,
             worker_concurrency=concurrency,
-            # Sessions are partitions: the runs of one come one after another.
-            partition_concurrency=1,
+            global_concurrency=total,
+            partition_concurrency=each_partition,
             polling_interval_sec=poll,
             limiter=limiter,
         )
         await asyncio.to_thread(self._watch.start)
-        engine.launch(
+        started = engine.launch(
             workflow,
             name=self._workflow,
             database=self._database,
             version=self._version,
-            worker=self._place.worker,
+            worker=self.name,
             queue=self._queue,
         )
-        emit("worker_started", worker=self._place.worker, queue=self._queue)
+        emit("worker_started", worker=self.name, queue=self._queue)
+        return started
 
     async def stop(self, *, seconds: int = STOP_SECONDS) -> None:
         """Take no more; what runs may end in so many seconds, the rest goes back to the queue."""
         await engine.stop(seconds=seconds if self._running else 0)
         await asyncio.to_thread(self._watch.stop)
-        emit("worker_stopped", worker=self._place.worker, queue=self._queue)
+        emit("worker_stopped", worker=self.name, queue=self._queue)
 
     async def _run(self, fields: dict[str, Any]) -> dict[str, Any]:
         segment = DBOS.workflow_id
         assert segment is not None
         self._running += 1
         try:
-            return await run_segment(self._place, segment, fields)
+            return await self._run_segment(segment, fields)
         finally:
             self._running -= 1
 
@@ -133,12 +153,13 @@ class Watch:
     """
 
     def __init__(
-        self, client: DBOSClient, tables: Tables, worker: str, heartbeat: Heartbeat
+        self, client: DBOSClient, tables: Tables, worker: str, queue: str, heartbeat: Heartbeat
     ) -> None:
         self._heartbeat = heartbeat
         self._client = client
         self._tables = tables
         self._worker = worker
+        self._queue = queue  # of what was started beside any queue
         self._machine = machine()
         self._seen: dict[str, tuple[int, int]] = {}  # worker -> its beats, looks since they moved
         self._ended = threading.Event()
@@ -185,7 +206,7 @@ class Watch:
             executor_id=worker, status="PENDING", load_input=False, load_output=False
         )
         for row in pending:
-            queue = row.queue_name or ""
+            queue = row.queue_name or self._queue
             if engine.reenqueue(self._client, row.workflow_id, worker=worker, queue=queue):
                 emit("run_taken_over", run=run_of(row.workflow_id), worker=worker)
         self._tables.forget_worker(worker)

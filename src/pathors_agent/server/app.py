@@ -51,13 +51,15 @@ def create_app(
     settings: ServerSettings | None = None,
     *,
     ui: bool = False,
+    runs: str | None = None,
 ) -> FastAPI:
     """Make the app that serves these projects; run it with any ASGI server, or mount it in another.
 
-    With `ui`, the address `/` shows a chat page. `app.state.runtime.drain()` makes it refuse new
+    With `ui`, the address `/` shows a chat page. `runs` is the URL of a database where turns are
+    kept while they run, so that they outlive this process (needs the extra `durable`). `app.state.runtime.drain()` makes it refuse new
     turns, for a stop in good order.
     """
-    runtime = Runtime(projects, store, settings or ServerSettings())
+    runtime = Runtime(projects, store, settings or ServerSettings(), runs)
     app = FastAPI(
         title="pathors_agent",
         version=library_version(),

@@ -42,8 +42,9 @@ class Completions:
             body_digest=_digest(body, asked.session_id),
             request_id=_request_id(request, key),
             headers=request.headers,
+            said=(body, request.headers.get("x-session-id")),
         )
-        return TurnResponse(turn, runtime.start_soon)
+        return TurnResponse(turn, runtime.start_soon, runtime.durable)
 
     def _read(self, body: bytes, request: Request) -> CompletionRequest:
         settings = self._runtime.settings

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup
@@ -18,6 +19,9 @@ from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turn import Shared
 from pathors_agent.stores.base import Store, StoredKey
 
+if TYPE_CHECKING:
+    from pathors_agent.server.durable_turns import DurableTurns
+
 
 class Runtime:
     """The open parts of a server.
@@ -26,10 +30,18 @@ class Runtime:
     request: an app that is mounted in another is told of no beginning.
     """
 
-    def __init__(self, projects: Iterable[Project], store: Store, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        projects: Iterable[Project],
+        store: Store,
+        settings: ServerSettings,
+        runs: str | None = None,
+    ) -> None:
         self.projects = _by_id(projects)
         self.store = store
         self.settings = settings
+        self.durable: DurableTurns | None = None
+        self._runs = runs
         self._drained_at: float | None = None
         self._turns: TaskGroup
         self._turns_left = 0
@@ -124,6 +136,7 @@ class Runtime:
             async with AsyncExitStack() as opened:
                 for part in self._parts():
                     await opened.enter_async_context(part)
+                self.durable = await self._opened_turns(opened)
                 async with anyio.create_task_group() as self._turns:
                     ready.set_result(None)
                     await self._stop.wait()
@@ -136,6 +149,15 @@ class Runtime:
                 if isinstance(error, Exception):
                     return
             raise
+
+    async def _opened_turns(self, opened: AsyncExitStack) -> "DurableTurns | None":
+        """Open what carries turns out where they are to outlive their process."""
+        if self._runs is None:
+            return None
+        from pathors_agent.server.durable_turns import DurableTurns  # needs the extra `durable`
+
+        durable = DurableTurns(self._runs, self.projects, self._shared)
+        return await opened.enter_async_context(durable)
 
     async def _end_turns(self) -> None:
         """Wait for the turns whose clients went away, as long as there is time."""

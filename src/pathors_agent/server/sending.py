@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 from starlette.responses import Response
@@ -14,7 +14,7 @@ from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.server.answer import Answer, Chunks, error_event
 from pathors_agent.server.bugs import log_bug
 from pathors_agent.server.problems import Problem, of_model, of_store, unavailable
-from pathors_agent.server.turn import KEPT_PER_LEASE, Turn
+from pathors_agent.server.turn import KEPT_PER_LEASE, Turn, Writer
 from pathors_agent.server.view import BETWEEN_TEXTS
 from pathors_agent.wire.message_builder import Delta, TextDelta, ToolProgressDelta
 from pathors_agent.wire.messages import write_call
@@ -22,6 +22,14 @@ from pathors_agent.wire.sse import encode_comment
 
 RunBeside = Callable[..., None]
 """Starts an async function with its arguments, and does not wait for it."""
+
+
+class Carrier(Protocol):
+    """Runs turns in a way of its own."""
+
+    async def run(self, turn: Turn, writer: Writer) -> None:
+        """As `Turn.run`."""
+
 
 PING = encode_comment("ping")
 
@@ -39,22 +47,21 @@ _JSON = {"content-type": "application/json"}
 class TurnResponse(Response):
     """An ASGI response that runs a turn while it answers.
 
-    Where the client goes away, the turn is cancelled, or runs on `beside`, as the project says.
+    Where the client goes away, the turn is cancelled, or runs on `beside`, as the project says; a
+    `durable` one runs on.
     """
 
-    def __init__(
-        self, turn: Turn, beside: "RunBeside", own_headers: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, turn: Turn, beside: "RunBeside", durable: "Carrier | None" = None) -> None:
         super().__init__()
         self._turn = turn
+        self._durable = durable
         self._beside = beside
-        self._own_headers = own_headers or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the turn and answer."""
-        outlived = self._turn.project.on_disconnect == "finish"
+        outlived = self._durable is not None or self._turn.project.on_disconnect == "finish"
         line = Line(send, self._turn.shared.settings.write_seconds, outlived=outlived)
-        headers = {**self._own_headers, "x-session-id": self._turn.session_id}
+        headers = {"x-session-id": self._turn.session_id}
         if self._turn.request.stream:
             writer: StreamWriter | WholeWriter = StreamWriter(self._turn, line, headers)
         else:
@@ -62,7 +69,7 @@ class TurnResponse(Response):
         served = anyio.Event()
         async with anyio.create_task_group() as here:
             if outlived:
-                self._beside(_serve, self._turn, writer, line, served)
+                self._beside(_serve, self._turn, writer, line, served, self._durable)
                 here.start_soon(_listen, receive, line, served.set)
                 await served.wait()
             else:
@@ -80,7 +87,11 @@ async def _listen(receive: Receive, line: "Line", gone: Callable[[], object]) ->
 
 
 async def _serve(
-    turn: Turn, writer: "StreamWriter | WholeWriter", line: "Line", served: anyio.Event
+    turn: Turn,
+    writer: "StreamWriter | WholeWriter",
+    line: "Line",
+    served: anyio.Event,
+    durable: "Carrier | None" = None,
 ) -> None:
     """Run a turn under watch; whatever goes wrong is told to the client."""
     problem: Problem | None = None
@@ -88,7 +99,7 @@ async def _serve(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch, turn, writer, line, served)
             try:
-                await turn.run(writer)
+                await (durable.run(turn, writer) if durable else turn.run(writer))
             except _TOLD as error:
                 problem = _problem(error)
             except (anyio.get_cancelled_exc_class(), GeneratorExit):

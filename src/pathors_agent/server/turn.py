@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,25 +17,26 @@ from pathors_agent.errors import SessionConflict, SessionNotFound
 from pathors_agent.messages import AssistantMessage, JSONValue, Message
 from pathors_agent.run import Status
 from pathors_agent.run_result import RunResult
+from pathors_agent.run_stream import AsyncRunStream
 from pathors_agent.server.admission import Admission, SessionQueue
 from pathors_agent.server.answer import Answer, Head, counted, finish_reason
 from pathors_agent.server.completion_request import CompletionRequest
 from pathors_agent.server.incoming import add_news
+from pathors_agent.server.journal import TurnJournal
 from pathors_agent.server.problems import Problem
 from pathors_agent.server.project import Project, TurnContext
+from pathors_agent.server.repeats import CLEAN_UP_SECONDS, held
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.view import BETWEEN_TEXTS
 from pathors_agent.stores.base import Lease, RequestId, Session, Store
 from pathors_agent.telemetry.events import emit
 from pathors_agent.telemetry.spans import continued
-from pathors_agent.wire.message_builder import Delta
+from pathors_agent.wire.message_builder import Delta, TextDelta
 from pathors_agent.wire.messages import write_call
 
 # How often a lease is asked for that another process holds, from the first to the last time.
 _FIRST_LOOK_SECONDS = 0.02
 _LAST_LOOK_SECONDS = 0.25
-# Giving back what a turn held is worth this long, also when the turn was cancelled.
-_CLEAN_UP_SECONDS = 5.0
 # A lease is kept up this many times in its life, so that one late renewal loses nothing.
 KEPT_PER_LEASE = 3
 
@@ -74,8 +76,13 @@ class Turn:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     head: Head = field(init=False)
     lease: Lease | None = None
+    holds_request: bool = False
     is_running: bool = False
     is_lost: bool = False
+    is_durable: bool = False
+    is_taken_over: bool = False
+    said: tuple[bytes, str | None] = field(default=(b"", None), repr=False)
+    """The request's body, and the session that its head names."""
 
     def __post_init__(self) -> None:
         self.head = Head(
@@ -83,6 +90,16 @@ class Turn:
             created=int(time.time()),
             model=self.project.shown_model(self.request),
             session_id=self.session_id,
+        )
+
+    def make_durable(self, *, is_taken_over: bool = False) -> None:
+        """Let the turn outlive its server; `is_taken_over` from one that died with it.
+
+        It gets a name, so that who takes it up knows whether it was answered.
+        """
+        self.is_durable, self.is_taken_over = True, is_taken_over
+        self.request_id = self.request_id or RequestId(
+            project=self.project.id, api_key=self.api_key, name=self.head.id
         )
 
     async def run(self, writer: Writer) -> None:
@@ -93,8 +110,9 @@ class Turn:
         await writer.end(answer)
 
     async def _run_admitted(self, writer: Writer) -> Answer:
+        place = self.shared.admission.turn(self.project.id, self.api_key)
         async with (
-            self.shared.admission.turn(self.project.id, self.api_key),
+            nullcontext() if self.is_taken_over else place,  # it was let in before
             self._held_session() as lease,
         ):
             try:
@@ -117,15 +135,45 @@ class Turn:
         async with agent.stream(
             conversation=conversation, context=context, decisions=decisions
         ) as stream:
+            await self._keep_journal(stream, lease, context, seen, writer)
             async for item in stream:
                 await writer.item(item)
         answer = self._answer(stream.result)
         added = [m for m in conversation.messages if id(m) not in before]
-        await self._save(lease, seen, added, answer)
+        await self._save(lease, seen, added, answer, conversation.id)
         return answer
 
+    async def _keep_journal(
+        self,
+        stream: AsyncRunStream[str],
+        lease: Lease,
+        context: TurnContext,
+        seen: Session | None,
+        writer: Writer,
+    ) -> None:
+        """Note the calls of the project's tools, and take up what is noted of this turn."""
+        if not self.project.own_tools:
+            return
+        journal = TurnJournal(
+            store=self.shared.store,
+            lease=lease,
+            turn=stream.conversation.id or "",
+            since=_state(seen),
+            context=context,
+        )
+        for message in await journal.take_up(stream.conversation):
+            if isinstance(message, AssistantMessage) and message.text:
+                await writer.item(TextDelta(message.text))
+            await writer.item(message)
+        stream._bindings.journal = journal
+
     async def _save(
-        self, lease: Lease, seen: Session | None, added: Sequence[Message], answer: Answer
+        self,
+        lease: Lease,
+        seen: Session | None,
+        added: Sequence[Message],
+        answer: Answer,
+        turn: str | None,
     ) -> None:
         await self.shared.store.save_turn(
             lease,
@@ -134,6 +182,7 @@ class Turn:
             request=self.request_id,
             answer=answer.dumped(),
             drop=True,
+            turn=turn if self.project.own_tools else None,
         )
         self.lease = None
         emit(
@@ -147,7 +196,7 @@ class Turn:
     async def keep(self) -> None:
         """Hold on to the session and the request; `SessionConflict` when they are another's."""
         seconds = self.shared.settings.lease_seconds
-        if self.request_id is not None:
+        if self.request_id is not None and self.holds_request:
             await self.shared.store.keep_request(self.request_id, seconds=seconds)
         if self.lease and not await self.shared.store.keep_lease(self.lease, seconds=seconds):
             self.is_lost = True
@@ -161,40 +210,29 @@ class Turn:
         if self.request_id is None:
             yield None
             return
-        store, seconds = self.shared.store, self.shared.settings.lease_seconds
-        record = await store.begin_request(self.request_id, self.body_digest, seconds=seconds)
-        if record.body_digest != self.body_digest:
-            raise Problem(
-                422, "The Idempotency-Key was used with another body", param="Idempotency-Key"
-            )
-        if record.state == "running":
-            raise Problem(
-                409,
-                "The request with this Idempotency-Key is being answered; try again",
-                param="Idempotency-Key",
-                headers={"Retry-After": "1"},
-            )
-        if record.answer is not None:
-            yield Answer.loaded(record.answer)
-            return
-        try:
-            yield None
-        except BaseException as error:
-            if self.is_lost or isinstance(error, SessionConflict):
-                raise  # another may answer it by now; if nobody does, it is over in a moment
-            with anyio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
-                await store.forget_request(self.request_id)
-            raise
+        settings = self.shared.settings
+        patience = settings.session_wait_seconds if self.is_durable else 0
+        async with held(
+            self.shared.store,
+            self.request_id,
+            self.body_digest,
+            lease_seconds=settings.lease_seconds,
+            patience=math.inf if self.is_taken_over else patience,
+            is_lost=lambda: self.is_lost,
+        ) as answer:
+            self.holds_request = answer is None
+            yield answer
 
     @asynccontextmanager
     async def _held_session(self) -> AsyncGenerator[Lease]:
         """Hold the session against other turns, here and elsewhere; 409 where it stays busy."""
-        async with AsyncExitStack() as held:
+        async with AsyncExitStack() as stack:
             try:
-                with anyio.fail_after(self.shared.settings.session_wait_seconds):
+                wait = self.shared.settings.session_wait_seconds
+                with anyio.fail_after(None if self.is_taken_over else wait):
                     place = self.shared.sessions.place(self.project.id, self.session_id)
-                    await held.enter_async_context(place)
-                    lease = await held.enter_async_context(self._lease())
+                    await stack.enter_async_context(place)
+                    lease = await stack.enter_async_context(self._lease())
             except TimeoutError:
                 raise _session_busy() from None
             yield lease
@@ -208,7 +246,7 @@ class Turn:
         finally:
             if self.lease is not None:  # it was not given back with a stored turn
                 self.lease = None
-                with anyio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
+                with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
                     await self.shared.store.drop_lease(lease)
 
     async def _taken_lease(self) -> Lease:
@@ -244,8 +282,7 @@ class Turn:
         if self.request_id is not None:
             parts = [self.project.id, self.request_id.api_key, self.request_id.name]
         else:
-            incarnation = f"{seen.incarnation}/{seen.revision}" if seen else ""
-            parts = [self.project.id, self.session_id, incarnation]
+            parts = [self.project.id, self.session_id, _state(seen)]
         return hashlib.sha256(json.dumps([*parts, self.body_digest]).encode()).hexdigest()[:32]
 
     # - what it answers -
@@ -265,6 +302,10 @@ class Turn:
             finish_reason=_reason(result),
             usage=counted(result.usage),
         )
+
+
+def _state(seen: Session | None) -> str:
+    return f"{seen.incarnation}/{seen.revision}" if seen else ""
 
 
 def _reason(result: RunResult[Any]) -> str:

@@ -192,7 +192,7 @@ class Store(ABC):
     async def end_session(self, project: str, session_id: str) -> bool:
         """Remove a session's variables and messages for good; tell whether there was one.
 
-        The answers of requests that were stored with its turns go, too. What a turn that runs now would write to it is refused later with `SessionConflict`.
+        The answers of requests that were stored with its turns go, too, and the notes of turns. What a turn that runs now would write to it is refused later with `SessionConflict`.
         """
 
     # - turns -
@@ -224,15 +224,29 @@ class Store(ABC):
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
+        turn: str | None = None,
     ) -> Session:
         """Add a turn's messages to the session, all or none, and finish its request with them.
 
-        With `drop`, the lease is given back with them, for less than `drop_lease` costs.
+        With `drop`, the lease is given back with them, for less than `drop_lease` costs. The notes
+        of `turn` go.
 
         `seen` is the session as the writer read it, None when there was none: it is made then.
         `SessionConflict` when the lease is another's, the session is not as it was seen, or the
         request is not running any more.
         """
+
+    @abstractmethod
+    async def note_turn(self, lease: Lease, turn: str, notes: Sequence[str]) -> None:
+        """Keep notes of a turn that is under way, behind those that are there.
+
+        They are for whoever takes the turn up where its process died, and are gone after
+        `ANSWER_HOURS`. `SessionConflict` when the lease is another's.
+        """
+
+    @abstractmethod
+    async def turn_notes(self, project: str, session_id: str, turn: str) -> list[str]:
+        """Give the notes of a turn that was not saved, in order."""
 
     # - requests -
 

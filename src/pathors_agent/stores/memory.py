@@ -113,6 +113,14 @@ class _Request:
         return self.until + (ANSWER_HOURS * 3600 if self.answer is None else 0) <= monotonic()
 
 
+@dataclass(slots=True)
+class _Notes:
+    """The notes of a turn, and the moment they are over."""
+
+    texts: list[str] = field(default_factory=list)
+    until: float = field(default_factory=lambda: monotonic() + ANSWER_HOURS * 3600)
+
+
 class MemoryStore(Store):
     """A store for one process, whose content ends with it."""
 
@@ -123,6 +131,7 @@ class MemoryStore(Store):
         self._leases: dict[tuple[str, str], _Held] = {}
         self._fence = 0
         self._requests: dict[RequestId, _Request] = {}
+        self._notes: dict[tuple[str, str, str], _Notes] = {}
 
     async def check(self) -> None:
         """Give: memory can always be written."""
@@ -218,6 +227,7 @@ class MemoryStore(Store):
     async def end_session(self, project: str, session_id: str) -> bool:
         """Remove a session's variables and messages for good; tell whether there was one."""
         live = self._live.pop((project, session_id), None)
+        self._forget_notes(project, session_id)
         if live is None:
             return False
         live.ended_at = now()
@@ -263,6 +273,7 @@ class MemoryStore(Store):
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
+        turn: str | None = None,
     ) -> Session:
         """Add a turn's messages to the session, all or none, and finish its request with them."""
         texts = [message_text(message) for message in messages]
@@ -278,7 +289,29 @@ class MemoryStore(Store):
             running.until = monotonic() + ANSWER_HOURS * 3600
         if drop:
             await self.drop_lease(lease)
+        if turn is not None:
+            self._forget_notes(lease.project, lease.session_id, turn)
         return live.value()
+
+    async def note_turn(self, lease: Lease, turn: str, notes: Sequence[str]) -> None:
+        """Keep notes of a turn that is under way, behind those that are there."""
+        if self._held(lease) is None:
+            raise _changed(lease)
+        oldest = islice(self._notes.items(), _FORGOTTEN_AT_ONCE)
+        for over in [name for name, held in oldest if held.until <= monotonic()]:
+            del self._notes[over]
+        held = self._notes.setdefault((lease.project, lease.session_id, turn), _Notes())
+        held.texts += notes
+
+    async def turn_notes(self, project: str, session_id: str, turn: str) -> list[str]:
+        """Give the notes of a turn that was not saved, in order."""
+        held = self._notes.get((project, session_id, turn))
+        return list(held.texts) if held is not None else []
+
+    def _forget_notes(self, project: str, session_id: str, turn: str | None = None) -> None:
+        for name in list(self._notes):
+            if name[:2] == (project, session_id) and turn in (None, name[2]):
+                del self._notes[name]
 
     def _as_seen(self, lease: Lease, seen: Session | None) -> _Session | None:
         """Give the session that the writer saw, None for a new one; refuse all others."""
@@ -286,7 +319,7 @@ class MemoryStore(Store):
         found = None if live is None else (live.incarnation, len(live.messages))
         wanted = None if seen is None else (seen.incarnation, seen.revision)
         if self._held(lease) is None or found != wanted:
-            raise SessionConflict(f"Another writer changed the session {lease.session_id} first.")
+            raise _changed(lease)
         return live
 
     def _running(self, request: RequestId | None) -> _Request | None:
@@ -329,3 +362,7 @@ class MemoryStore(Store):
         known = self._requests.get(request)
         if known is not None and known.answer is None:
             del self._requests[request]
+
+
+def _changed(lease: Lease) -> SessionConflict:
+    return SessionConflict(f"Another writer changed the session {lease.session_id} first.")

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from pathors_agent.messages import Message
-from pathors_agent.stores import sql_keys, sql_requests, sql_sessions, sql_turns
+from pathors_agent.stores import sql_keys, sql_notes, sql_requests, sql_sessions, sql_turns
 from pathors_agent.stores.base import (
     Lease,
     Page,
@@ -149,12 +149,23 @@ class SQLStore(Store):
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
+        turn: str | None = None,
     ) -> Session:
         """Add a turn's messages to the session, all or none, and finish its request with them."""
         async with self._database.writing("save a turn") as connection:
             return await sql_turns.save(
-                connection, lease, messages, seen, request, answer, drop=drop
+                connection, lease, messages, seen, request, answer, drop=drop, turn=turn
             )
+
+    async def note_turn(self, lease: Lease, turn: str, notes: Sequence[str]) -> None:
+        """Keep notes of a turn that is under way, behind those that are there."""
+        async with self._database.writing("note a turn") as connection:
+            await sql_turns.note(connection, lease, turn, notes)
+
+    async def turn_notes(self, project: str, session_id: str, turn: str) -> list[str]:
+        """Give the notes of a turn that was not saved, in order."""
+        async with self._database.reading("read the notes of a turn") as connection:
+            return await sql_notes.of_turn(connection, project, session_id, turn)
 
     # - requests -
 

@@ -91,6 +91,17 @@ requests = Table(
     Column("session", BigInteger),
 )
 
+notes = Table(
+    "pathors_notes",
+    _TABLES,
+    Column("number", BigInteger, primary_key=True),
+    Column("project", Text),
+    Column("session_id", Text),
+    Column("turn", Text),
+    Column("text", Text),
+    Column("until", BigInteger),
+)
+
 # {number} is an integer that the database chooses, always greater than any before.
 _FIRST = (
     """CREATE TABLE pathors_keys (
@@ -122,8 +133,16 @@ _FIRST = (
     "CREATE INDEX pathors_requests_session ON pathors_requests (session)",
 )
 
+_NOTES = (
+    """CREATE TABLE pathors_notes (
+        number {number}, project TEXT NOT NULL, session_id TEXT NOT NULL, turn TEXT NOT NULL,
+        text TEXT NOT NULL, until BIGINT NOT NULL)""",
+    "CREATE INDEX pathors_notes_turn ON pathors_notes (project, session_id, turn)",
+    "CREATE INDEX pathors_notes_until ON pathors_notes (until)",
+)
+
 # Version 1 is what the first step makes. A released step is never changed: add one.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _NOTES)
 VERSION = len(MIGRATIONS)
 
 _NUMBER = {

@@ -24,6 +24,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from pathors_agent.errors import SessionConflict, SessionNotFound
 from pathors_agent.messages import Message
+from pathors_agent.stores import sql_notes
 from pathors_agent.stores.base import Page, Session, SessionSummary
 from pathors_agent.stores.sql_schema import (
     clock,
@@ -256,6 +257,7 @@ async def end(connection: AsyncConnection, project: str, session_id: str) -> boo
         .returning(sessions.c.number)
     )
     number = ended.scalar()
+    await sql_notes.forget(connection, project, session_id)
     if number is None:
         return False
     await connection.execute(messages.delete().where(messages.c.session == number))

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pathors_agent.errors import SessionConflict
 from pathors_agent.messages import Message
-from pathors_agent.stores import sql_requests, sql_sessions
+from pathors_agent.stores import sql_notes, sql_requests, sql_sessions
 from pathors_agent.stores.base import Lease, RequestId, Session
 from pathors_agent.stores.sql_schema import (
     clock,
@@ -91,6 +91,7 @@ async def save(
     answer: str | None,
     *,
     drop: bool,
+    turn: str | None,
 ) -> Session:
     """Add a turn to the session that was seen; `SessionConflict` when it is not that any more."""
     texts = [message_text(message) for message in added]
@@ -103,12 +104,21 @@ async def save(
     await _append(connection, grown.number, seen.revision, texts)
     if request is not None:
         await sql_requests.finish(connection, request, answer or "", grown.number)
+    if turn is not None:
+        await sql_notes.forget(connection, lease.project, lease.session_id, turn)
     return replace(
         seen,
         messages=(*seen.messages, *(read_message_text(text) for text in texts)),
         revision=grown.revision,
         updated_at=read_time(grown.updated_at),
     )
+
+
+async def note(connection: AsyncConnection, lease: Lease, turn: str, texts: Sequence[str]) -> None:
+    """Write notes of a turn; `SessionConflict` when the lease is another's."""
+    if not await _is_held(connection, lease, drop=False):
+        raise _conflict(lease)
+    await sql_notes.add(connection, lease.project, lease.session_id, turn, texts)
 
 
 async def _is_held(connection: AsyncConnection, lease: Lease, *, drop: bool) -> bool:

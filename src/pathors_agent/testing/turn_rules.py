@@ -299,6 +299,37 @@ async def _requests_end(trial: Trial) -> None:
     require("a request that is kept must not end", holds=record.state == "running")
 
 
+async def _turns_are_noted(trial: Trial) -> None:
+    """Notes of a turn must be kept in order until it is saved."""
+    store, lease = trial.store, await trial.lease()
+    for notes in (["one"], ["two", '{"three": "\\u0000 é"}']):
+        await store.note_turn(lease, "turn", notes)
+    await store.note_turn(lease, "other", ["apart"])
+    noted = await store.turn_notes(trial.project, trial.id, "turn")
+    in_order = noted == ["one", "two", '{"three": "\\u0000 é"}']
+    require("notes must be given in the order they were written", holds=in_order)
+    require(
+        "notes must be of their session",
+        holds=await store.turn_notes(trial.project, "another", "turn") == [],
+    )
+    await store.save_turn(lease, HELLO, seen=None, turn="turn")
+    left = [await store.turn_notes(trial.project, trial.id, turn) for turn in ("turn", "other")]
+    require("a saved turn's notes must go, and no others", holds=left == [[], ["apart"]])
+    await store.end_session(trial.project, trial.id)
+    rest = await store.turn_notes(trial.project, trial.id, "other")
+    require("an ended session's notes must go", holds=rest == [])
+
+
+async def _stale_notes_are_refused(trial: Trial) -> None:
+    """Who lost the lease must write no notes."""
+    lease = await trial.lease()
+    await trial.store.drop_lease(lease)
+    refused = trial.store.note_turn(lease, "turn", ["late"])
+    await require_error("who lost the lease must get SessionConflict", SessionConflict, refused)
+    noted = await trial.store.turn_notes(trial.project, trial.id, "turn")
+    require("what is refused must not be stored", holds=noted == [])
+
+
 async def _store_checks_itself(trial: Trial) -> None:
     """A store that works must say so."""
     await trial.store.check()
@@ -320,5 +351,7 @@ TURN_RULES: tuple[Rule, ...] = (
     _requests_are_finished,
     _requests_are_forgotten,
     _requests_end,
+    _turns_are_noted,
+    _stale_notes_are_refused,
     _store_checks_itself,
 )

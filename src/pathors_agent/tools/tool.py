@@ -79,10 +79,10 @@ class Tool:
     - `strict`: send the closed form of the schema, for endpoints that enforce it.
     - `returns`: a JSON Schema that the value must fit.
     - `max_result_characters`: a longer result is cut, and says so.
-    - `idempotent`: in a durable run, a call that a crash cut off runs again, with the same
-      `ToolContext.key`. Any other is not run again by itself.
+    - `idempotent`: in a durable run or a server's turn, a call that a crash cut off runs again,
+      with the same `ToolContext.key`. Any other is not run again by itself.
     - `reconcile`: for other tools, a function of the `ToolContext` and the arguments that says
-      what became of such a call; see `pathors_agent.durable`.
+      what became of such a call: it gives `Happened(value)` or `NOT_HAPPENED`.
     """
 
     name: str

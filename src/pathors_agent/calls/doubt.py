@@ -4,7 +4,7 @@ import enum
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from pathors_agent.messages import ToolMessage
 from pathors_agent.tools.registry import BoundCall
@@ -23,19 +23,8 @@ class _NotHappened(enum.Enum):
     NOT_HAPPENED = enum.auto()
 
 
-NOT_HAPPENED: Final = _NotHappened.NOT_HAPPENED
+NOT_HAPPENED = _NotHappened.NOT_HAPPENED
 """What a `reconcile` function gives for a call that was not carried out: it runs again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DoubtfulCall:
-    """A call of which nobody knows whether it was carried out; `key` is its `ToolContext.key`."""
-
-    run_id: str
-    effect: str
-    tool: str
-    call_id: str
-    key: str
 
 
 async def settle(bound: BoundCall, context: ToolContext[Any]) -> ToolMessage | None:

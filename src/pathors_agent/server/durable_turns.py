@@ -1,0 +1,214 @@
+"""Turns that outlive their server: each is a workflow, which another process takes up from its notes.
+
+The workflow says that a turn is to be carried out, and by whom; what of it is done already says
+the turn's journal in the store, and who may write says the session's lease.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from types import TracebackType
+from typing import Self
+
+import anyio
+from dbos import DBOSClient, SetWorkflowID
+
+from pathors_agent.durable import engine
+from pathors_agent.durable.records import Fields, write_failure
+from pathors_agent.durable.tables import Tables
+from pathors_agent.durable.worker import HEARTBEAT, Heartbeat, Worker, worker_name
+from pathors_agent.errors import AgentError
+from pathors_agent.messages import Message
+from pathors_agent.server.answer import Answer
+from pathors_agent.server.body import parse_object
+from pathors_agent.server.bugs import log_bug
+from pathors_agent.server.completion_request import read_request
+from pathors_agent.server.problems import Problem
+from pathors_agent.server.project import Project
+from pathors_agent.server.turn import KEPT_PER_LEASE, Shared, Turn, Writer
+from pathors_agent.stores.base import RequestId
+from pathors_agent.wire.message_builder import Delta
+
+# Not among the runs of agents, whose names begin with another word.
+WORKFLOW = "pathors-agent-turn"
+QUEUE = "pathors-agent-turns"
+# What a turn is stored as; servers of another version leave it alone.
+VERSION = "turns-1"
+
+# Turns that a dead server left, taken up at once by each other one.
+_CONCURRENCY = 20
+_POLL_SECONDS = 0.5
+# How often what has ended is cleared away, and how much of it at once.
+_CLEAR_SECONDS = 5.0
+_CLEARED_AT_ONCE = 500
+
+
+class DurableTurns:
+    """Carries out the turns of a server, and those that dead servers left; a context manager."""
+
+    def __init__(
+        self,
+        database: str,
+        projects: Mapping[str, Project],
+        shared: Shared,
+        heartbeat: Heartbeat = HEARTBEAT,
+    ) -> None:
+        self._database = database
+        self._projects = projects
+        self._heartbeat = heartbeat
+        self._opened = AsyncExitStack()
+        self._here: dict[str, tuple[Turn, Writer]] = {}
+        self._errors: dict[str, BaseException] = {}
+        self._shared = shared
+        self._start: engine.Workflow | None = None
+
+    async def __aenter__(self) -> Self:
+        client = await asyncio.to_thread(engine.connect, self._database)
+        self._opened.callback(client.destroy)
+        try:
+            tables = Tables(engine.sql(client))
+            await asyncio.to_thread(tables.prepare)
+            worker = Worker(
+                self._carry_out,
+                client=client,
+                tables=tables,
+                name=worker_name(),
+                workflow=WORKFLOW,
+                version=VERSION,
+                database=self._database,
+                queue=QUEUE,
+                heartbeat=self._heartbeat,
+            )
+            self._opened.push_async_callback(worker.stop, seconds=0)
+            self._start = await worker.start(
+                concurrency=_CONCURRENCY, poll=_POLL_SECONDS, each_partition=None
+            )
+        except BaseException:
+            await self._opened.aclose()
+            raise
+        clearing = asyncio.create_task(_clear_for_ever(client))
+        self._opened.callback(clearing.cancel)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._opened.aclose()
+
+    async def run(self, turn: Turn, writer: Writer) -> None:
+        """Run a turn as a workflow, here; raise what it raises."""
+        assert self._start is not None
+        name = f"turn-{turn.head.id}"
+        turn.make_durable()
+        self._here[name] = turn, writer
+        with SetWorkflowID(name):
+            await self._start(_written(turn))
+        if error := self._errors.pop(name, None):
+            raise error
+
+    async def _carry_out(self, name: str, fields: Fields) -> Fields:
+        here = self._here.pop(name, None)
+        try:
+            if here is not None:
+                await here[0].run(here[1])
+            else:
+                await self._take_up(fields)
+        except (anyio.get_cancelled_exc_class(), GeneratorExit):
+            raise  # this server ends; another goes on
+        except BaseException as error:  # noqa: BLE001  (recorded; raised for the client, where one waits)
+            if here is not None:
+                self._errors[name] = error
+            elif not isinstance(error, AgentError | Problem):
+                log_bug("turn_failed", error)
+            return {"status": "failed", "failure": _failure(error)}
+        return {"status": "finished"}
+
+    async def _take_up(self, fields: Fields) -> None:
+        turn = self._read(fields)
+        turn.make_durable(is_taken_over=True)
+        keeping = asyncio.create_task(_keep(turn))
+        try:
+            await turn.run(_Nobody())
+        finally:
+            keeping.cancel()
+
+    def _read(self, fields: Fields) -> Turn:
+        project = self._projects.get(fields["project"])
+        if project is None:
+            raise Problem(404, f"The project {fields['project']} is not served any more")
+        settings, body = self._shared.settings, fields["body"].encode()
+        return Turn(
+            shared=self._shared,
+            project=project,
+            request=read_request(parse_object(body, settings), fields["session_header"], settings),
+            session_id=fields["session_id"],
+            api_key=fields["api_key"],
+            body_digest=fields["body_digest"],
+            request_id=RequestId(**fields["request_id"]),
+            said=(body, fields["session_header"]),
+        )
+
+
+class _Nobody:
+    """The client of a turn that was taken over: it will ask again."""
+
+    async def item(self, item: Delta | Message) -> None:
+        """Tell nobody."""
+
+    async def end(self, answer: Answer) -> None:
+        """Tell nobody."""
+
+
+def _written(turn: Turn) -> Fields:
+    body, session_header = turn.said
+    assert turn.request_id is not None
+    request = turn.request_id
+    return {
+        "project": turn.project.id,
+        "session_id": turn.session_id,
+        "session_header": session_header,
+        "api_key": turn.api_key,
+        "body": body.decode(),
+        "body_digest": turn.body_digest,
+        "request_id": {
+            "project": request.project,
+            "api_key": request.api_key,
+            "name": request.name,
+        },
+    }
+
+
+def _failure(error: BaseException) -> Fields:
+    """Write what a turn stopped at; the text of a bug may hold what users wrote."""
+    if isinstance(error, AgentError | Problem):
+        return write_failure(error)
+    return {"kind": type(error).__name__, "text": "", "retryable": False, "status": None}
+
+
+async def _keep(turn: Turn) -> None:
+    while True:
+        await anyio.sleep(turn.shared.settings.lease_seconds / KEPT_PER_LEASE)
+        await turn.keep()
+
+
+async def _clear_for_ever(client: DBOSClient) -> None:
+    """Delete turns that ended: what was said is in the store, and goes with its session."""
+    while True:
+        await asyncio.sleep(_CLEAR_SECONDS)
+        with suppress(Exception):  # a database that is away comes back
+            await _clear(client)
+
+
+async def _clear(client: DBOSClient) -> None:
+    rows = await client.list_workflows_async(
+        name=WORKFLOW,
+        status=["SUCCESS", "ERROR", "CANCELLED"],
+        limit=_CLEARED_AT_ONCE,
+        load_input=False,
+        load_output=False,
+    )
+    if rows:
+        await client.delete_workflows_async([row.workflow_id for row in rows])
