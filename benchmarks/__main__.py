@@ -20,6 +20,7 @@ SECTIONS = (
     "round_trip",
     "loopback",
     "server",
+    "durable",
     "imports",
     "installs",
 )

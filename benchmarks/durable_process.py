@@ -1,6 +1,7 @@
-"""One run of many turns, plain or durable, in a process of its own: DBOS allows one engine in each.
+"""One run of many turns, or a worker, in a process of its own: DBOS allows one engine in each.
 
-Arguments: whose run, a database, and how many turns. Written is when each turn's tool ran.
+Arguments: whose run, a database, and how many turns; written is when each turn's tool ran. A
+worker takes runs of one turn, and says so, until its input ends.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from pathors_agent import AsyncAgent, AsyncResponse, AsyncTransport, Limits, Req
 # A result as tools give them: some lines of text.
 RESULT = "It is sunny, with some clouds in the evening. " * 10
 DONE = "done"
+QUEUE = "bench"
 
 
 class Model(AsyncTransport):
@@ -26,8 +28,11 @@ class Model(AsyncTransport):
 
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
+        yield AsyncResponse(status=200, pieces=self._pieces(self.left(request)))
+
+    def left(self, request: Request) -> int:
         self._left -= 1
-        yield AsyncResponse(status=200, pieces=self._pieces(self._left))
+        return self._left
 
     async def _pieces(self, left: int) -> AsyncIterator[bytes]:
         call = {
@@ -41,6 +46,13 @@ class Model(AsyncTransport):
         choice = {"index": 0, "message": message, "finish_reason": reason}
         completion = {"id": "1", "object": "chat.completion", "created": 1, "model": "fake"}
         yield json.dumps({**completion, "choices": [choice]}).encode()
+
+
+class ModelOfMany(Model):
+    """The same for runs of one turn, many at once."""
+
+    def left(self, request: Request) -> int:
+        return -1 if b'"role":"tool"' in request.body else 0
 
 
 def ticking(ticks: list[float]) -> Any:
@@ -111,11 +123,25 @@ async def pydantic_ai(database: str, turns: int, ticks: list[float]) -> str:
         await asyncio.to_thread(DBOS.destroy)
 
 
+async def work(database: str) -> None:
+    from pathors_agent.durable import DurableAgent
+
+    agent = AsyncAgent(ModelOfMany(1), tools=[tool(ticking([]))])
+    async with DurableAgent(agent, database=database, queue=QUEUE) as worker:
+        async with worker.working(concurrency=20, poll=0.05):
+            print("ready", flush=True)
+            await asyncio.to_thread(sys.stdin.read)
+
+
 RUNS = {"plain": plain, "durable": durable, "pydantic-ai": pydantic_ai}
 
 
 def main() -> None:
-    kind, database, turns = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    kind, database = sys.argv[1:3]
+    if kind == "worker":
+        asyncio.run(work(database))
+        return
+    turns = int(sys.argv[3])
     ticks: list[float] = []
     output = asyncio.run(RUNS[kind](database, turns, ticks))
     assert (output, len(ticks)) == (DONE, turns)

@@ -72,13 +72,13 @@ def load_agent(app: str) -> AsyncAgent[Any]:
     return made
 
 
-async def work(made: Made, *, concurrency: int, rate: int | None) -> None:
+async def work(made: Made, *, concurrency: int, total: int | None, rate: int | None) -> None:
     """Carry out runs until a signal."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with made.durable() as durable:
-        async with durable.working(concurrency=concurrency, rate=_per_minute(rate)):
+        async with durable.working(concurrency=concurrency, total=total, rate=_per_minute(rate)):
             write_note(f"takes runs from the queue {made.queue}, for code {durable.version}")
             await ended.wait()
             write_note("stops; what runs may end")

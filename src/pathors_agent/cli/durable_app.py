@@ -55,6 +55,10 @@ def worker(
     name: Name = "agent",
     database: Database = None,
     concurrency: Concurrency = 10,
+    total: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many of the queue at once, on all workers."),
+    ] = None,
     rate: Rate = None,
     app_version: Annotated[
         str | None,
@@ -70,7 +74,7 @@ def worker(
         from pathors_agent.cli import durable as commands
 
         made = commands.Made(app, name=name, database=database, queue=queue, version=app_version)
-        asyncio.run(commands.work(made, concurrency=concurrency, rate=rate))
+        asyncio.run(commands.work(made, concurrency=concurrency, total=total, rate=rate))
 
 
 def batch(

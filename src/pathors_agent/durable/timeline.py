@@ -30,13 +30,23 @@ async def read_timeline(runs: Runs[Any], run: str) -> Timeline:
     calls: list[TimedCall] = []
     workers: set[str] = set()
     for row in segments:
-        calls += _Reader(row, workers).calls(await runs.steps(row.workflow_id))
+        steps = await runs.steps(row.workflow_id)
+        places = {
+            step["function_name"].removesuffix(STARTED): place for place, step in enumerate(steps)
+        }
+        # Read in the order in which things ended: so it shows who did them after whom.
+        read = _Reader(row, workers).calls(sorted(steps, key=_end))
+        calls += sorted(read, key=lambda call: places[call.key])
     return Timeline(
         run=run,
         status=status_of(segments[-1]),
         calls=tuple(calls),
         workers=tuple(sorted(workers)),
     )
+
+
+def _end(step: Step) -> int:
+    return int(step["completed_at_epoch_ms"])
 
 
 class _Reader:
