@@ -168,8 +168,7 @@ def _workers(databases: _Databases, settings: Settings) -> Measured:
             if count == 1:
                 idle = _transactions_in(database, 1.0 if settings.quick else IDLE_SECONDS)
                 rows.append(Row("", "transactions a second of an idle worker", [idle]))
-    rows.append(Row("", "writes a second, PostgreSQL", [_writes(databases, settings)]))
-    return Measured(rows)
+    return Measured([*rows, *_rates(databases, settings)])
 
 
 def _transactions_in(database: str, seconds: float) -> float:
@@ -186,26 +185,30 @@ def _transactions_in(database: str, seconds: float) -> float:
     return max((found[1] - found[0]) / seconds, 0.001)
 
 
-def _writes(databases: _Databases, settings: Settings) -> float:
-    """Count the rows of a step's size that a database takes in a second, each for good."""
+def _rates(databases: _Databases, settings: Settings) -> Iterator[Row]:
+    """Count what a database takes in a second: rows of a step's size, each for good, and looks."""
     import psycopg
 
     database = databases.new("PostgreSQL")
     seconds = 0.2 if settings.quick else WRITE_SECONDS
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("CREATE TABLE steps (text TEXT)")
-    end = time.perf_counter() + seconds
+        connection.execute("CREATE TABLE steps (number SERIAL PRIMARY KEY, text TEXT)")
+    write = f"INSERT INTO steps (text) VALUES ('{'x' * 540}')"
+    look = "SELECT text FROM steps WHERE number = 17"
+    for name, statement in {"writes": write, "reads": look}.items():
+        end = time.perf_counter() + seconds
 
-    def write(_: int) -> int:
-        written = 0
-        with psycopg.connect(database, autocommit=True) as connection:
-            while time.perf_counter() < end:
-                connection.execute("INSERT INTO steps VALUES (%s)", ("x" * 540,))
-                written += 1
-        return written
+        def work(_: int, statement: str = statement, end: float = end) -> int:
+            done = 0
+            with psycopg.connect(database, autocommit=True) as connection:
+                while time.perf_counter() < end:
+                    connection.execute(statement.encode())
+                    done += 1
+            return done
 
-    with ThreadPoolExecutor(WRITERS) as threads:
-        return max(sum(threads.map(write, range(WRITERS))) / seconds, 0.001)
+        with ThreadPoolExecutor(WRITERS) as threads:
+            rate = max(sum(threads.map(work, range(WRITERS))) / seconds, 0.001)
+        yield Row("", f"{name} a second, PostgreSQL", [rate])
 
 
 @contextmanager
