@@ -165,9 +165,10 @@ def _workers(databases: _Databases, settings: Settings) -> Measured:
                 stack.enter_context(_worker(database))
             seconds = asyncio.run(_carried_out(database, runs))
             rows.append(Row("", f"runs a second, {count} workers, PostgreSQL", [runs / seconds]))
-            if count == 1:
-                idle = _transactions_in(database, 1.0 if settings.quick else IDLE_SECONDS)
-                rows.append(Row("", "transactions a second of an idle worker", [idle]))
+    database = databases.new("PostgreSQL")
+    with _worker(database, "idle"):
+        idle = _transactions_in(database, 1.0 if settings.quick else IDLE_SECONDS)
+    rows.append(Row("", "transactions a second of an idle worker", [idle]))
     return Measured([*rows, *_rates(databases, settings)])
 
 
@@ -212,10 +213,10 @@ def _rates(databases: _Databases, settings: Settings) -> Iterator[Row]:
 
 
 @contextmanager
-def _worker(database: str) -> Iterator[None]:
+def _worker(database: str, kind: str = "worker") -> Iterator[None]:
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        _command("worker", database), cwd=ROOT, stdin=pipe, stdout=pipe, text=True
+        _command(kind, database), cwd=ROOT, stdin=pipe, stdout=pipe, text=True
     ) as process:
         assert process.stdin
         assert process.stdout

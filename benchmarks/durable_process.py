@@ -18,6 +18,8 @@ from pathors_agent import AsyncAgent, AsyncResponse, AsyncTransport, Limits, Req
 RESULT = "It is sunny, with some clouds in the evening. " * 10
 DONE = "done"
 QUEUE = "bench"
+# An idle worker is one as it is by default.
+POLLS = {"worker": 0.05, "idle": 0.5}
 
 
 class Model(AsyncTransport):
@@ -123,12 +125,12 @@ async def pydantic_ai(database: str, turns: int, ticks: list[float]) -> str:
         await asyncio.to_thread(DBOS.destroy)
 
 
-async def work(database: str) -> None:
+async def work(database: str, poll: float) -> None:
     from pathors_agent.durable import DurableAgent
 
     agent = AsyncAgent(ModelOfMany(1), tools=[tool(ticking([]))])
     async with DurableAgent(agent, database=database, queue=QUEUE) as worker:
-        async with worker.working(concurrency=20, poll=0.05):
+        async with worker.working(concurrency=20, poll=poll):
             print("ready", flush=True)
             await asyncio.to_thread(sys.stdin.read)
 
@@ -138,8 +140,8 @@ RUNS = {"plain": plain, "durable": durable, "pydantic-ai": pydantic_ai}
 
 def main() -> None:
     kind, database = sys.argv[1:3]
-    if kind == "worker":
-        asyncio.run(work(database))
+    if kind in POLLS:
+        asyncio.run(work(database, POLLS[kind]))
         return
     turns = int(sys.argv[3])
     ticks: list[float] = []
