@@ -7,8 +7,8 @@ from html import escape
 
 WIDTH = 720
 HEIGHT = 220
-LEFT, RIGHT, TOP, BOTTOM = 60, 150, 34, 30
-COLORS = ("#0b6e4f", "#c8553d", "#4a78c9")
+LEFT, RIGHT, TOP, BOTTOM = 60, 170, 34, 30
+COLORS = ("#0b6e4f", "#c8553d", "#4a78c9", "#8a5aa8")
 
 Points = Sequence[tuple[float, float]]
 

@@ -73,6 +73,9 @@ class Fleet:
         return self.conversations_a_day * self.runs_a_conversation * self.peak / 86_400
 
 
+# Between two looks into the queue, when the figures were taken.
+MEASURED_POLL = 0.5
+
 # Transactions of a run, as the engine makes them: what comes before its first call and after its last,
 BEFORE, AFTER = 5, 2
 # and for each call: a model's answer; that a tool's call begins, and what it gave.
@@ -85,6 +88,7 @@ class Database:
     def __init__(self, fleet: Fleet) -> None:
         figures = fleet.figures
         looks = fleet.workers / fleet.databases * figures.idle_transactions_a_second
+        looks *= MEASURED_POLL / fleet.poll
         # What polls and heartbeats take, which mostly read; what is left is never quite nothing.
         self.idle_share = min(looks / figures.reads_a_second, 0.999)
         self._seconds = fleet.channels / figures.writes_a_second / (1 - self.idle_share)
@@ -271,11 +275,11 @@ PARTITIONS = (1, 4, 16)
 
 def by_workers(fleet: Fleet, loads: Sequence[float]) -> dict[str, list[Outcome]]:
     """One database, and more of everything else."""
+    fleets = {f"{workers} workers": replace(fleet, workers=workers) for workers in WORKERS}
+    fleets["1000, look each 5 s"] = replace(fleet, workers=1_000, poll=5.0)
     return {
-        f"{workers} workers": [
-            simulate(fleet, workers=workers, conversations_a_day=load) for load in loads
-        ]
-        for workers in WORKERS
+        name: [simulate(each, conversations_a_day=load) for load in loads]
+        for name, each in fleets.items()
     }
 
 

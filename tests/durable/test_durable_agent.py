@@ -225,6 +225,20 @@ async def test_runs_of_a_session_come_one_after_another(opened: Open) -> None:
     assert sorted(m["content"] for m in last if m["role"] == "user") == ["a", "b", "c"]
 
 
+async def test_lowest_priority_of_a_session_goes_first(opened: Open) -> None:
+    async with opened("x", "y", "z", queue="q") as durable:
+        handles = [
+            await durable.start(f"priority {number}", session_id="s", priority=number)
+            for number in (3, 1, 2)
+        ]
+        async with durable.working(total=5, poll=0.05):
+            for handle in handles:
+                await handle.result()
+        said = [request["messages"][-1]["content"] for request in requests_of(durable)]
+
+    assert said == ["priority 1", "priority 2", "priority 3"]
+
+
 async def test_session_that_waits_takes_no_other_message(opened: Open) -> None:
     script = [calls(("ask_user", {})), "thanks"]
     async with opened(*script, tools=[CLIENT_TOOL]) as durable:

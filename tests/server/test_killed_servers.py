@@ -17,7 +17,7 @@ from durable_program import lines
 TESTS = Path(__file__).parent.parent
 PROJECTS = """
 [server]
-lease_seconds = 1
+lease_seconds = 2
 
 [projects.killed]
 transport = "served_program:transport"
@@ -143,10 +143,10 @@ def test_another_server_takes_a_dead_ones_turn_over(postgres_url: str, tmp_path:
         )
         key = dead.key("killed")
         ask_and_kill(dead, key, "s1", "after charging 2", tmp_path)
-        # The repeat comes before anybody took the turn over, and waits for it.
-        answer = ask(other, key, "s1")
+        # The repeat comes before anybody took the turn over, and waits for it; on a machine that is
+        # too busy to keep a lease up it is told to come again.
+        answer = until(lambda: success(ask(other, key, "s1")))
 
-        assert answer.status == 200
         assert answer.json["choices"][0]["message"]["content"] == "done"
         assert check(stored(other, key, "s1") or [], tmp_path) == set()
 

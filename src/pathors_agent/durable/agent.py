@@ -131,7 +131,8 @@ class DurableAgent(Generic[OutputT]):
 
         With the `id` of a run that exists, its prompt must be the same, and it is the same run.
         The runs of one session come one after another; without a `session_id` a run has a session
-        of its own, named as the run. The lowest `priority` goes first.
+        of its own, named as the run. Of the runs of a session that wait, the lowest `priority` goes
+        first; what must come before other sessions belongs in a queue with workers of its own.
         """
         run = token_hex(16) if id is None else id
         if SEPARATOR in run or not run.strip():

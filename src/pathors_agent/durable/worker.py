@@ -111,7 +111,7 @@ class Worker:
         # Before the launch: the engine looks for new queues only once a second.
         await self._client.register_queue_async(
             self._queue,
-            worker_concurrency=concurrency,
+            worker_concurrency=min(concurrency, total or concurrency),
             global_concurrency=total,
             partition_concurrency=each_partition,
             polling_interval_sec=poll,
