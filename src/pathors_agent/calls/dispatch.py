@@ -54,9 +54,7 @@ def call_tool(
         if told.message is not None:
             return told.message
         try:
-            with told.current():
-                value = _run(bound, thread, seconds, left)
-            told.message = result_message(bound, value)
+            told.message = result_message(bound, _run(bound, thread, seconds, left))
         # A tool is anybody's code: whatever it raises is something for the model to read. Only
         # BaseExceptions (cancellation, KeyboardInterrupt, SystemExit) pass, for the caller.
         except Exception as error:  # noqa: BLE001
@@ -85,8 +83,7 @@ async def call_tool_async(
         if told.message is not None:
             return told.message
         try:
-            with told.current():
-                value = await _run_async(bound, seconds, left, report)
+            value = await _run_async(bound, seconds, left, report)
             told.message = result_message(bound, value)
         except Exception as error:  # noqa: BLE001  (as in call_tool)
             told.error, told.message = kind_name(error), _failure(bound, error)

@@ -14,7 +14,6 @@ import msgspec
 from pathors_agent.messages import ToolMessage
 from pathors_agent.telemetry.events import emit, is_heard
 from pathors_agent.telemetry.spans import (
-    NOTHING,
     TOOL,
     Facts,
     Kind,
@@ -27,6 +26,9 @@ from pathors_agent.tools.registry import BoundCall
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
+
+# One for all whom nobody listens to: an open stream is to be small.
+_NO_FACTS: Facts = {}
 
 _NOTES = {"request_retried": "sent again", "transport_fell_back": "sent to the next endpoint"}
 
@@ -45,7 +47,7 @@ class Audience:
         self.is_heard = is_heard()
         self.listens = self.is_heard or self.api is not None
         self.parent: Context | None = None
-        self.facts: Facts = {}
+        self.facts: Facts = {} if self.listens else _NO_FACTS
         self.times: list[TimedCall] = []
 
     def begin_tool(
@@ -74,11 +76,6 @@ class Operation(msgspec.Struct):
         """The context in which its span is the current one; None where there is no span."""
         api = self.audience.api
         return api.within(self.span) if api and self.span else None
-
-    def current(self) -> AbstractContextManager[object]:
-        """Make its span the current one for a `with` block in which nothing is yielded."""
-        api = self.audience.api
-        return api.current(self.span) if api and self.span else NOTHING
 
     def headers(self) -> dict[str, str]:
         """Give the headers by which whoever is asked goes on with the trace."""
@@ -125,12 +122,14 @@ class Operation(msgspec.Struct):
 class ToolOperation(Operation, kw_only=True):
     """A tool's call: a context manager that ends it, with the `message` that it gave.
 
-    `error` names what its function raised.
+    What runs inside finds its span the current one; nothing may be yielded there. `error` names
+    what the tool's function raised.
     """
 
     bound: BoundCall
     message: ToolMessage | None = None
     error: str | None = None
+    inside: AbstractContextManager[object] | None = None
 
     @property
     def outcome(self) -> str:
@@ -138,9 +137,14 @@ class ToolOperation(Operation, kw_only=True):
         return self.message.outcome if self.message else "cancelled"
 
     def __enter__(self) -> Self:
+        if self.span and self.audience.api:
+            self.inside = self.audience.api.current(self.span)
+            self.inside.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.inside:
+            self.inside.__exit__(None, None, None)
         name, outcome = self.bound.tool.name, self.outcome
         self.audience.times.append(
             TimedCall("tool", name, self.key, self.start, monotonic(), outcome, None, self.waits)

@@ -114,7 +114,7 @@ class ModelOperation(Operation, kw_only=True):
     asked: RequestTemplate
     conversation: Conversation
     sent: Sequence[Message] = ()
-    server: Facts = {}  # noqa: RUF012  (msgspec copies an empty one)
+    server: Facts | None = None
     message: AssistantMessage | None = None
     first: float | None = None
 
@@ -138,7 +138,8 @@ class ModelOperation(Operation, kw_only=True):
 
     def facts(self) -> Facts:
         """What was asked for, where, and what came."""
-        host = self.server.get("address")
+        server = self.server or {}
+        host = server.get("address")
         asked, options = self.asked, self.asked.options
         is_json = asked.final_tool is not None or options.response_format is not None
         common: Facts = {
@@ -152,7 +153,7 @@ class ModelOperation(Operation, kw_only=True):
             **common,
             "gen_ai.conversation.id": conversation_id(self.conversation),
             "server.address": host,
-            "server.port": self.server.get("port"),
+            "server.port": server.get("port"),
             "http.request.resend_count": len(self.notes) or None,
             **{fact: getattr(options, name) for fact, name in _OPTIONS.items()},
             "gen_ai.request.stop_sequences": _stops(options),
