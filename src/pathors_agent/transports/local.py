@@ -20,6 +20,7 @@ from pathors_agent.transports.base import (
     Response,
     Transport,
 )
+from pathors_agent.transports.control_tokens import Texts, control_tokens
 from pathors_agent.transports.exchange import DEFAULT_TIMEOUTS, InvalidSetting, Timeouts
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
@@ -40,7 +41,8 @@ class LocalTransport(Transport):
     """A transport to a model file (GGUF) that runs in this process, for blocking code.
 
     Needs the extra `local`. The model is loaded at the first request, or at the start of a `with`
-    statement. It computes with `threads`, one answer after another; prompt and answer together
+    statement. A control token of the model in a text (`<|im_start|>`) is sent broken up, so that no
+    text begins a message. It computes with `threads`, one answer after another; prompt and answer together
     have room for `context_tokens`. Close the transport to get the memory back.
     """
 
@@ -67,7 +69,8 @@ class LocalTransport(Transport):
     @contextmanager
     def send(self, request: Request) -> Generator[Response]:
         """As `HTTPTransport.send`."""
-        with self._running().send(request) as response:
+        http = self._running()
+        with http.send(self._model.texts.request(request)) as response:
             yield response
 
     def _running(self) -> HTTPTransport:
@@ -127,7 +130,7 @@ class AsyncLocalTransport(AsyncTransport):
     async def send(self, request: Request) -> AsyncGenerator[AsyncResponse]:
         """As `LocalTransport.send`."""
         http = self._http or await self._start()
-        async with http.send(request) as response:
+        async with http.send(self._model.texts.request(request)) as response:
             yield response
 
     async def _start(self) -> AsyncHTTPTransport:
@@ -171,6 +174,7 @@ class _Model:
         _check_gguf(path)
         self.path = path
         self.key = secrets.token_urlsafe(32)
+        self.texts = Texts(())
         self._threads = threads
         self._context_tokens = context_tokens
         self._lock = Lock()
@@ -193,8 +197,9 @@ class _Model:
             server = self._llama.Server(self._settings())
             # One that is stopped before its queue runs hangs for ever, and all of Python with it.
             server.handle_completions({"prompt": "a", "max_tokens": 1})
+            self.texts = Texts(control_tokens(self.path))
             return server
-        except RuntimeError:  # it says no more than that it failed
+        except (RuntimeError, ValueError):  # it says no more than that it failed
             raise TransportError(
                 f"llama.cpp cannot run {self.path.name}: the file is damaged or of a kind that it "
                 "does not know, or there is too little memory.",
