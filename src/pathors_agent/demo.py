@@ -126,7 +126,7 @@ def _told(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
     assert process.stdout is not None  # it was asked for
     line = process.stdout.readline()
     if not line:
-        raise AgentError("the server for the demo did not start")
+        raise AgentError("the server for the demo did not start; what it wrote says why")
     told: dict[str, Any] = json.loads(line)
     return told
 

@@ -134,7 +134,10 @@ def test_ended_session_is_listed_but_gone(server: Server) -> None:
 
     assert ended.stderr == "over is ended; its variables and messages are gone.\n"
     assert again.returncode == shown.returncode == 1
-    assert shown.stderr == "error: the project demo has no such session, or it has ended\n"
+    assert shown.stderr == (
+        "error: the project demo has no such session, or it has ended; "
+        "see `sessions list --project demo`\n"
+    )
     listed = next(each for each in told["data"] if each["sessionId"] == "over")
     assert listed["endTime"] is not None
     assert "over" in on(server, "sessions", "list")

@@ -53,7 +53,10 @@ def _calling(asking: Asking, asked: UserMessage, *, streams: bool) -> Answer:
         told = given(options=ModelOptions(tool_choice="required"))
         return answer if told.problem else told
 
-    return asking.once((asked, streams), ask)
+    answer = asking.once((asked, streams), ask)
+    if not answer.problem and answer.message.tool_calls:
+        asking.adopt(structured="tool")
+    return answer
 
 
 def _call(streams: bool) -> Callable[[Asking], Seen]:  # noqa: FBT001  (one of two tables' rows)
@@ -62,10 +65,7 @@ def _call(streams: bool) -> Callable[[Asking], Seen]:  # noqa: FBT001  (one of t
             return not_seen("it does not stream")
         answer = _calling(asking, WEATHER, streams=streams)
         seen = _problem(answer) or _weather_problem(answer.message.tool_calls)
-        if seen:
-            return seen
-        asking.adopt(structured="tool")
-        return holds()
+        return seen or holds()
 
     return look
 

@@ -74,7 +74,9 @@ async def end(store: Store, project: str, session_id: str, *, as_json: bool) -> 
 
 
 def _fail_of_absence(project: str) -> None:
-    fail(f"the project {project} has no such session, or it has ended")
+    fail(
+        f"the project {project} has no such session, or it has ended; see `sessions list --project {project}`"
+    )
 
 
 def _tell_of_more(page: Page[Session] | Page[SessionSummary], offset: int) -> None:
