@@ -67,7 +67,8 @@ def audited(pins):
         except (subprocess.SubprocessError, OSError) as error:
             said = str(error)
         if not answered.exists() or not answered.read_text().strip():
-            print("NOT AUDITED, going on without:", (said.strip() or "no reason")[-300:])
+            reason = (said.strip() or "pip-audit gave no reason").splitlines()[-1]
+            print("NOT AUDITED, going on without:", reason[:300])
             return None
         return findings(json.loads(answered.read_text()))
 

@@ -26,9 +26,6 @@ LEFT_OUT = [
 TESTS = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
 TESTS += [f"--ignore={path}" for path in LEFT_OUT]
 
-# The extras of those who work on the library, whose bounds concern nobody else.
-OF_DEVELOPERS = {"dev", "bench", "bench-litellm"}
-
 BOUND = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*>=\s*([0-9.]+)")
 
 
@@ -63,8 +60,9 @@ def bounds_not_reached():
     """Name the lower bounds above which something was installed, with that version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"]]
-    asked += [line for name in extras if name not in OF_DEVELOPERS for line in extras[name]]
+    [everything] = extras["all"]
+    names = re.search(r"\[(.*)\]", everything)[1].split(",")
+    asked = [*project["dependencies"], *(line for name in names for line in extras[name])]
     for name, bound in sorted({found.groups() for found in map(BOUND.match, asked) if found}):
         version = version_of(name)
         if not f"{version}.".startswith(f"{bound}."):
