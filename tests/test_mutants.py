@@ -12,7 +12,7 @@ SOURCE = TESTS.parent / "src" / "pathors_agent"
 
 @cache
 def text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 @cache

@@ -171,7 +171,7 @@ RUNNING = [
     mutant(
         "a durable run runs again what a crash cut off",
         "promise 3",
-        "durable/doubt.py",
+        "calls/doubt.py",
         "    if bound.tool.reconcile is None:\n        return _unknown(bound)\n",
         "    if bound.tool.reconcile is None:\n        return None\n",
         "durable/test_kills.py::test_run_killed_anywhere_ends_as_the_run_that_never_was[sqlite]",
@@ -331,7 +331,7 @@ RUNNING = [
         "calls of two conversations have one idempotency key",
         "idempotency",
         "calls/batches.py",
-        'key=f"{conversation.id}/{effect.key}"',
+        'key=f"{_id(conversation)}/{effect.key}"',
         "key=effect.key",
         "test_agent.py::test_keys_of_two_conversations_differ",
     ),

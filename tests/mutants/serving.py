@@ -3,6 +3,7 @@
 from mutants.mutant import mutant
 
 TURN = "server/turn.py"
+REPEATS = "server/repeats.py"
 KEYS = "server/keys.py"
 
 COMPLETION_TESTS = "server/test_completions.py::"
@@ -58,8 +59,17 @@ SERVING = [
         "server/sending.py",
         "            self.write_end = self.last_sent + self._write_seconds\n",
         "",
-        COMPLETION_TESTS
-        + "test_client_that_does_not_read_is_given_up_and_the_model_is_not_read_on",
+        "faults/test_server_faults.py::"
+        "test_readers_that_do_not_read_cost_little_memory_and_are_given_up",
+    ),
+    # - promise 3: what was begun is not run again
+    mutant(
+        "a repeated turn begins again what was begun",
+        "promise 3, idempotency",
+        "server/journal.py",
+        "if effect.key in self._begun:",
+        "if not effect.key:",
+        COMPLETION_TESTS + "test_tool_of_a_failed_request_is_not_run_again_when_it_is_repeated",
     ),
     # - promise 8: cancelling
     mutant(
@@ -232,34 +242,34 @@ SERVING = [
     mutant(
         "another body under the same key gets the old answer",
         "promise 12, idempotency",
-        TURN,
-        "if record.body_digest != self.body_digest:",
+        REPEATS,
+        "if record.body_digest != body_digest:",
         "if not record.body_digest:",
         COMPLETION_TESTS + "test_other_body_with_the_same_key_is_refused",
     ),
     mutant(
         "a repeat is answered anew",
         "promise 12, idempotency",
-        TURN,
-        "        if record.answer is not None:\n            yield Answer.loaded(record.answer)\n"
-        "            return\n",
+        REPEATS,
+        "    if record.answer is not None:\n        yield Answer.loaded(record.answer)\n"
+        "        return\n",
         "",
         COMPLETION_TESTS + "test_repeat_with_the_same_idempotency_key_gets_the_same_answer",
     ),
     mutant(
         "a request that is being answered is answered a second time",
         "promise 12, idempotency",
-        TURN,
-        'if record.state == "running":',
-        'if record.state == "":',
+        REPEATS,
+        'if record.state != "running":',
+        'if record.state != "":',
         COMPLETION_TESTS + "test_request_in_progress_cannot_be_repeated_yet",
     ),
     mutant(
         "a failed request cannot be repeated",
         "promise 12, idempotency",
-        TURN,
-        "                await store.forget_request(self.request_id)\n",
-        "                pass\n",
+        REPEATS,
+        "            await store.forget_request(request)\n",
+        "            pass\n",
         COMPLETION_TESTS + "test_failed_request_can_be_repeated_under_its_key",
     ),
     mutant(
