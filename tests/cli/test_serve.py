@@ -71,7 +71,7 @@ def read_up_to(process: subprocess.Popen[str], last: str) -> str:
 
 
 def printed_by_serve(folder: Path) -> tuple[str, list[Answered]]:
-    """Serve with nothing given but the folder; give what it prints, and an answer."""
+    """Serve with nothing given but the folder; give what it prints, and the answer to what it says to try."""
     with subprocess.Popen(
         [*PROGRAM, "serve", "--port", "0"],
         env=environment(PATHORS_DATA_DIR=str(folder)),
@@ -83,7 +83,9 @@ def printed_by_serve(folder: Path) -> tuple[str, list[Answered]]:
             printed = read_up_to(process, "-d '")
             port = int(re.findall(r"Listening on http://127\.0\.0\.1:(\d+)\n", printed)[0])
             server = Server(process, port, "", {})
-            answers = [server.ask("6 * 7", key=key) for key in KEY.findall(printed)]
+            (sent,) = re.findall(r"-d '(.+)'", printed)
+            question = json.loads(sent)["messages"][0]["content"]
+            answers = [server.ask(question, key=key) for key in KEY.findall(printed)]
         finally:
             process.kill()
     return printed, answers
@@ -95,7 +97,8 @@ def test_serve_alone_shows_a_key_once_and_a_stream_is_answered_with_it(tmp_path:
     first, answers = printed_by_serve(folder)
     second, _ = printed_by_serve(folder)
 
-    assert [(a.status, a.text) for a in answers] == [(200, "6 * 7 = 42.")], answers
+    told = [(200, "26.2 mile = 42.1648128 km.")]
+    assert [(a.status, a.text) for a in answers] == told, answers
     assert answers[0].body.endswith("data: [DONE]\n\n")
     assert "server" not in answers[0].headers
     assert not KEY.search(second)

@@ -22,7 +22,7 @@ _TRY = """\
 Try:
   curl {base}/chat/completions \\
     -H "Authorization: Bearer $PATHORS_API_KEY" -H "Content-Type: application/json" \\
-    -d '{{"messages": [{{"role": "user", "content": "How many km are 26.2 miles?"}}]}}'"""
+    -d '{{"messages": [{{"role": "user", "content": "How many kilometres are 26.2 miles?"}}]}}'"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
