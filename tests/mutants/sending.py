@@ -127,14 +127,6 @@ SENDING = [
         'regex_engine="python-re"',
         "test_schema_patterns.py::test_pattern_that_the_engine_cannot_search_for_is_refused",
     ),
-    mutant(
-        "a cancelled request stays open",
-        "promise 8",
-        "transports/http.py",
-        "            await self._answer.aclose()\n            await self._unwind()\n",
-        "            pass\n",
-        HTTP_TESTS + "test_cancelling_closes_the_connection",
-    ),
     # - promise 11: a key stays where it belongs
     mutant(
         "a redirect is followed with the key",

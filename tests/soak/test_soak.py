@@ -39,7 +39,8 @@ def soak(way: str, **environment: str) -> list[Sample]:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    if done.returncode or done.stderr:
+        pytest.fail(f"exit status {done.returncode}\n{done.stderr[-4000:]}")
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["seen"].keys() == set(KINDS)
     assert sum(told["seen"].values()) == RUNS // SAMPLES * SAMPLES
