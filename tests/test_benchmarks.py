@@ -121,3 +121,41 @@ def test_expected_answers_are_those_of_the_streams() -> None:
         "",
         (("lookup_0", arguments_text(40)), ("lookup_1", arguments_text(40))),
     )
+
+
+def test_simulated_fleet_is_saturated_where_its_database_is() -> None:
+    from benchmarks.simulate_fleet import Figures, Fleet, simulate
+
+    figures = Figures(writes_a_second=100, reads_a_second=1_000, idle_transactions_a_second=1)
+    fleet = Fleet(
+        figures=figures,
+        workers=10,
+        seconds=60,
+        model_median=0.1,
+        model_p95=0.2,
+        tool_median=0.1,
+        tool_p95=0.2,
+    )
+    # 11 transactions of a run on the mean: 5 runs a second take half of the database's time.
+    half, twice, divided = (
+        simulate(fleet, conversations_a_day=load, databases=databases)
+        for load, databases in ((43_200, 1), (172_800, 1), (172_800, 4))
+    )
+
+    assert (half.is_saturated, twice.is_saturated, divided.is_saturated) == (False, True, False)
+    assert 0.4 < half.busiest < 0.7
+    assert twice.busiest > 0.95
+    assert divided.busiest < 0.8
+    assert 0.9 < len(half.seconds) / half.came <= 1
+
+
+def test_simulated_loss_of_a_zone_loses_no_run() -> None:
+    from benchmarks.simulate_fleet import Figures, Fleet, simulate
+
+    figures = Figures(writes_a_second=1_000, reads_a_second=9_000, idle_transactions_a_second=1)
+    fleet = Fleet(figures=figures, workers=30, seconds=90, conversations_a_day=40_000)
+    whole, lost = simulate(fleet), simulate(fleet, lost_at=20.0)
+
+    assert lost.taken_over > 0
+    assert lost.percentile(1) > fleet.takeover > whole.percentile(0.9)
+    assert len(lost.seconds) > whole.came * 0.8

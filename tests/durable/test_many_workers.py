@@ -1,6 +1,7 @@
 """Three workers on one PostgreSQL: one is killed for good, one is stopped for long and let go.
 
-`PATHORS_FLEET_RUNS=200` makes as many runs, instead of fifteen.
+`PATHORS_FLEET_RUNS=200` makes as many runs, instead of fifteen, and stops the slow one for a minute
+at least.
 """
 
 import asyncio
@@ -19,9 +20,11 @@ from pathors_agent import ToolMessage
 from pathors_agent.durable import DurableAgent
 from pathors_agent.run import Status
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
-
 RUNS = int(os.environ.get("PATHORS_FLEET_RUNS", "15"))
+STOPPED_SECONDS = 60 if RUNS >= 200 else 0
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300 + 10 * RUNS)]
+
 PROGRAM = Path(__file__).parent / "worker_program.py"
 TOOL_SECONDS, BEAT_SECONDS = "0.1", "0.2"
 
@@ -66,9 +69,11 @@ async def test_dead_and_slow_workers_lose_nothing_and_repeat_nothing(
                 await asyncio.sleep(0.01)
             dead.send_signal(signal.SIGKILL)
             slow.send_signal(signal.SIGSTOP)
+            stopped = asyncio.create_task(asyncio.sleep(STOPPED_SECONDS))
             results = {handle.id: await handle.result() for handle in handles}
             ended = lines(tmp_path / "lines")
 
+            await stopped
             # The slow one wakes in the middle of what others have ended.
             slow.send_signal(signal.SIGCONT)
             more = [await durable.start("go", id=f"late-{number}") for number in range(4)]
@@ -79,6 +84,7 @@ async def test_dead_and_slow_workers_lose_nothing_and_repeat_nothing(
 
         doubts = {f"{call.run_id}/{call.effect}" for call in await durable.in_doubt()}
         again = {handle.id: await handle.result() for handle in [*handles, *more]}
+        hands = [await hands_of(durable, handle.id) for handle in handles]
 
     written = lines(tmp_path / "lines")
     expected = {f"{run}/{write}" for run in results for write in WRITES}
@@ -90,13 +96,18 @@ async def test_dead_and_slow_workers_lose_nothing_and_repeat_nothing(
     assert {run: result.messages for run, result in again.items()} == {
         run: result.messages for run, result in results.items()
     }
-    unknown = {run: doubtful(result.messages) for run, result in results.items()}
-    assert sum(map(len, unknown.values())) == len(doubts)
-    # Two workers were in the middle of something.
-    assert doubts
+    assert sum(len(doubtful(result.messages)) for result in results.values()) == len(doubts)
+    # Two workers were in the middle of something: others went on with it.
+    assert any(len(names) > 1 for names in hands)
     assert set(lines(tmp_path / "ledger")) == {
         f"{run}/{charge}" for run in results for charge in ("tool/1/0 1", "tool/1/1 2")
     }
+
+
+async def hands_of(durable: DurableAgent[str], run: str) -> set[str]:
+    """Name the workers that recorded something of a run."""
+    steps = await durable.runs.steps(run)
+    return {step["output"]["by"] for step in steps if "by" in (step["output"] or {})}
 
 
 def doubtful(messages: object) -> list[ToolMessage]:
