@@ -14,6 +14,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from math import log
 from pathlib import Path
+from typing import Any
 
 from benchmarks import lines
 
@@ -262,7 +263,7 @@ class Simulation:
                 database.stop_until(now + self._fleet.failover)
 
 
-def simulate(fleet: Fleet, **changes: object) -> Outcome:
+def simulate(fleet: Fleet, **changes: Any) -> Outcome:
     return Simulation(replace(fleet, **changes)).run()
 
 
