@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from math import log
@@ -257,7 +258,7 @@ class Simulation:
                 run.zone = -1
                 self._at_work.discard(id(run))
                 self._outcome.taken_over += 1
-                self._at(now + self._fleet.takeover, lambda t, run=run: self._take(t, run))
+                self._at(now + self._fleet.takeover, partial(self._take, run=run))
         if self._fleet.database_is_lost:
             for database in self._databases:
                 database.stop_until(now + self._fleet.failover)
