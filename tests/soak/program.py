@@ -6,6 +6,7 @@ The last line is JSON: the samples that were taken, and how many runs there were
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ from soak.ways import SEEN, soak_async, soak_blocking
 def model() -> Iterator[str]:
     """Run the model in another process; give its address."""
     command = [sys.executable, str(Path(__file__).with_name("model_server.py"))]
+    # Debug mode is for this process: there it would tell how slow a busy machine is.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONASYNCIODEBUG"}
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
     ) as process:
         assert process.stdin
         assert process.stdout

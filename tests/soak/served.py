@@ -38,7 +38,9 @@ async def _served(transport: AsyncHTTPTransport) -> AsyncIterator[httpx2.AsyncCl
         async with store:
             await store.add_key(stored)
         app = create_app([project], store)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+        # Longer than the client keeps a connection: else it may send on one that is being closed.
+        config = uvicorn.Config(app, log_level="error", ws="none", timeout_keep_alive=75)
+        server = uvicorn.Server(config)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             task = asyncio.create_task(server.serve(sockets=[listener]))
             await app.state.runtime.start()
