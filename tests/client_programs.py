@@ -135,8 +135,10 @@ def _call(command: Sequence[str]) -> None:
 @pytest.fixture(scope="session")
 def client_environments() -> Iterator[Environments]:
     """Install the clients in the background, and wait for each where it is used."""
-    with ThreadPoolExecutor() as workers:
-        yield Environments(workers)
+    workers = ThreadPoolExecutor()
+    yield Environments(workers)
+    # What nobody waited for ends later: the last test's limit of time would count it.
+    workers.shutdown(wait=False, cancel_futures=True)
 
 
 def plain_environment(home: Path) -> dict[str, str]:
