@@ -22,6 +22,7 @@ def _project_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PROJECT)
 
 
+@pytest.mark.timeout(240)  # some start a dozen processes
 @pytest.mark.parametrize("section", SECTIONS)
 def test_section_runs_and_writes_what_it_found(section: str, tmp_path: Path) -> None:
     files = {"--json": tmp_path / "found.json", "--svg": tmp_path / "found.svg"}
