@@ -87,9 +87,14 @@ def served(
 
 def check_nothing_is_left(server: Live, *, stream: bool = True) -> None:
     """The same request is answered, in the session as it was: its place, lease and name are free."""
+    check_answered(server, stream=stream)
+    assert [message["content"] for message in server.stored("s1")] == ["Hi", "Hello!"]
+
+
+def check_answered(server: Live, *, stream: bool = True) -> None:
+    """The same request is answered: place, lease and name are free."""
     received = until(lambda: answer_when_free(server, request(server, stream=stream)))
     assert received.startswith(b"HTTP/1.1 200 ")
-    assert [message["content"] for message in server.stored("s1")] == ["Hi", "Hello!"]
 
 
 def answer_when_free(server: Live, again: bytes) -> bytes | None:
@@ -152,7 +157,7 @@ def test_client_that_leaves_ends_the_model_call(script: list[Any], stream: bool)
         check_nothing_is_left(server, stream=stream)
 
 
-def test_client_that_leaves_ends_the_tool_that_runs() -> None:
+def test_client_that_leaves_ends_the_tool_that_runs_and_it_is_not_run_again() -> None:
     began.clear()
     ended.clear()
     called = [HEAD, said({"tool_calls": [CALLED]}, "tool_calls"), chunk(b"")]
@@ -162,8 +167,14 @@ def test_client_that_leaves_ends_the_tool_that_runs() -> None:
             assert began.wait(20)
             assert not ended.is_set()
 
-        check_nothing_is_left(server)
-        assert ended.is_set()
+        assert ended.wait(20)
+        assert server.client.get("/sessions/s1").status_code == 404
+        began.clear()
+        check_answered(server)
+        roles = [message["role"] for message in server.stored("s1")]
+        assert roles == ["user", "assistant", "tool", "assistant"]
+        assert server.stored("s1")[2]["content"].startswith("Outcome unknown: ")
+        assert not began.is_set()
 
 
 @pytest.mark.parametrize(("waits_for", "turns"), [("a place", 1), ("the session", 2)])
