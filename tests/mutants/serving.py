@@ -153,7 +153,7 @@ SERVING = [
         TURN,
         "            self.is_lost = True\n            raise SessionConflict(",
         "            self.is_lost = True\n            SessionConflict(",
-        APP_TESTS + "test_request_whose_session_was_taken_over_is_left_to_who_answers_it",
+        APP_TESTS + "test_turn_whose_session_is_taken_over_ends_though_its_model_is_silent",
     ),
     mutant(
         "who waited too long for a session is told that the turn was slow",

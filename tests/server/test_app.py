@@ -4,6 +4,8 @@ import hashlib
 import hmac
 import logging
 import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -16,9 +18,10 @@ from starlette.routing import Mount
 from live_server import live, on_loop
 from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.offline import AsyncOfflineTransport
-from pathors_agent.server import Project, create_app, make_key
-from pathors_agent.stores import MemoryStore, RequestId, Session, Store, StoredKey
+from pathors_agent.server import Project, ServerSettings, create_app, make_key
+from pathors_agent.stores import Lease, MemoryStore, RequestId, Session, Store, StoredKey
 from pathors_agent.testing import AsyncScriptedTransport, answer
+from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -298,6 +301,27 @@ class TakenOver(MemoryStore):
 
     async def forget_request(self, request: RequestId) -> None:
         self.forgotten += 1
+
+
+class KeepsNoLease(MemoryStore):
+    """A store in which another process takes every session over while its turn runs."""
+
+    async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
+        return False
+
+
+class NeverAnswers(AsyncTransport):
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncGenerator[AsyncResponse]:
+        await anyio.sleep_forever()
+        yield AsyncResponse(status=200, pieces=None)  # type: ignore[arg-type]  # never
+
+
+def test_turn_whose_session_is_taken_over_ends_though_its_model_is_silent() -> None:
+    settings = ServerSettings(lease_seconds=0.3)
+    waiting = Project(id="demo", transport=NeverAnswers())
+    with live(waiting, settings=settings, store=KeepsNoLease()) as server:
+        assert server.complete("Hi").status_code == 409
 
 
 def test_request_whose_session_was_taken_over_is_left_to_who_answers_it() -> None:
