@@ -69,7 +69,7 @@ SERVING = [
         "server/journal.py",
         "if effect.key in self._begun:",
         "if not effect.key:",
-        COMPLETION_TESTS + "test_tool_of_a_failed_request_is_not_run_again_when_it_is_repeated",
+        "server/test_killed_servers.py::test_repeat_of_a_killed_turn_runs_no_tool_twice",
     ),
     # - promise 8: cancelling
     mutant(
