@@ -1,6 +1,8 @@
 """Servers that are killed in the middle of a turn: what began is not begun again, and is told."""
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -14,7 +16,6 @@ import pytest
 from command_line import Answered, Server, answered, bearer, gate, serving, until, write_projects
 from durable_program import lines
 
-TESTS = Path(__file__).parent.parent
 PROJECTS = """
 [server]
 lease_seconds = 2
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.timeout(240)
 def served(database: str, folder: Path, *options: str) -> Iterator[Server]:
     config = folder / "projects.toml"
     config.write_text(PROJECTS)
-    more = {"FOLDER": str(folder), "PYTHONPATH": str(TESTS)}
+    more = {"FOLDER": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
     with serving(database, "--config", str(config), *options, **more) as server:
         yield server
 
