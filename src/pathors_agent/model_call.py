@@ -5,7 +5,8 @@ Both loops make their calls through it; the reading and waiting is theirs.
 
 import inspect
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -52,7 +53,7 @@ class Bindings:
     answers: AnswerType[Any] | None = None
     arriving: ArrivingAnswer | None = None
     history: AsyncHistory | None = None
-    spent: list[Usage] = field(default_factory=list)
+    spent: list[Usage] | None = None  # until something is chosen
     telemetry: RunTelemetry = field(default_factory=RunTelemetry)
     journal: Journal | None = None
 
@@ -157,7 +158,7 @@ class ModelCall:
         choose = self._choice()
         if choose is None:
             return self._request(effect, effect.messages)
-        with spending(self._bindings.spent), self._bindings.telemetry.current():
+        with self._choosing():
             messages = choose(effect.messages)
         if isinstance(messages, Awaitable):
             if inspect.iscoroutine(messages):
@@ -172,11 +173,19 @@ class ModelCall:
         choose = self._choice()
         if choose is None:
             return self._request(effect, effect.messages)
-        with spending(self._bindings.spent), self._bindings.telemetry.current():
+        with self._choosing():
             messages = choose(effect.messages)
             if isinstance(messages, Awaitable):
                 messages = await messages
         return self._request(effect, messages)
+
+    @contextmanager
+    def _choosing(self) -> Iterator[None]:
+        """Count what it takes to choose to this run, and its spans as this run's."""
+        bindings = self._bindings
+        bindings.spent = spent = bindings.spent or []
+        with spending(spent), bindings.telemetry.current():
+            yield
 
     def _choice(self) -> AsyncHistory | None:
         """What chooses the messages to send; an endpoint that keeps the history has all of it."""

@@ -80,8 +80,8 @@ class _StreamBase(Generic[OutputT]):
             quirks=self._bindings.quirks,
             answer=self._run.answer,
             answers=self._bindings.answers,
-            spent=tuple(self._bindings.spent),
-            times=tuple(self._bindings.telemetry.times),
+            spent=tuple(self._bindings.spent or ()),
+            times=self._bindings.telemetry.times,
         )
 
 

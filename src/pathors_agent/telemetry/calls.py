@@ -40,7 +40,7 @@ class Audience:
     current one. `facts` are those that the calls have in common, or that are summed up over them.
     """
 
-    __slots__ = ("api", "facts", "is_heard", "listens", "parent", "times")
+    __slots__ = ("_times", "api", "facts", "is_heard", "listens", "parent")
 
     def __init__(self) -> None:
         self.api = listening()
@@ -48,7 +48,18 @@ class Audience:
         self.listens = self.is_heard or self.api is not None
         self.parent: Context | None = None
         self.facts: Facts = {} if self.listens else _NO_FACTS
-        self.times: list[TimedCall] = []
+        self._times: list[TimedCall] | None = None  # an open stream has none yet
+
+    @property
+    def times(self) -> tuple[TimedCall, ...]:
+        """When the calls began and ended, as far as they have."""
+        return tuple(self._times or ())
+
+    def keep(self, call: TimedCall) -> None:
+        """Keep the times of a call."""
+        if self._times is None:
+            self._times = []
+        self._times.append(call)
 
     def begin_tool(
         self, key: str, bound: BoundCall, *, queued: float | None = None
@@ -146,7 +157,7 @@ class ToolOperation(Operation, kw_only=True):
         if self.inside:
             self.inside.__exit__(None, None, None)
         name, outcome = self.bound.tool.name, self.outcome
-        self.audience.times.append(
+        self.audience.keep(
             TimedCall("tool", name, self.key, self.start, monotonic(), outcome, None, self.waits)
         )
         if self.audience.listens:

@@ -80,7 +80,7 @@ class RunTelemetry(Audience):
     def not_run(self, key: str, name: str, message: ToolMessage) -> None:
         """Keep a call that was answered without its tool."""
         now = monotonic()
-        self.times.append(TimedCall("tool", name, key, now, now, message.outcome))
+        self.keep(TimedCall("tool", name, key, now, now, message.outcome))
 
 
 class RunOperation(Operation, kw_only=True):
@@ -120,19 +120,17 @@ class ModelOperation(Operation, kw_only=True):
 
     def note(self, event: str, **fields: object) -> None:
         """As `Operation.note`; where a request is sent is a fact of the call, and no event."""
-        if event == "request_sent":
-            self.server = fields
-        else:
+        if event != "request_sent":
             super().note(event, **fields)
+        elif self.audience.listens:
+            self.server = fields
 
     def close(self, error: BaseException | None) -> None:
         """End it, by what was raised where it gave no message."""
         failure = None if error is None else error_type(error)
         outcome = "value" if failure is None else failure if failure in _STOPPED else "failed"
         times = (self.start, monotonic(), outcome, self.first, self.waits, self.notes)
-        self.audience.times.append(
-            TimedCall("model", self.asked.model or "model", self.key, *times)
-        )
+        self.audience.keep(TimedCall("model", self.asked.model or "model", self.key, *times))
         if self.audience.listens:
             self.tell(CHAT, failure)
 

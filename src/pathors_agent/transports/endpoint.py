@@ -56,6 +56,7 @@ class Endpoint:
         self._session_header = _checked_name(session_header)
         self.headers = _merged(_own_headers(), own)
         self._secrets = _secrets(base, own)
+        self._masked = self._secrets.masked_words  # one for all answers
 
     def exchange(self, request: Request) -> Exchange:
         """Begin one: its clock starts now; it may take `request.seconds` where that is less."""
@@ -103,7 +104,7 @@ class Endpoint:
     def head(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
         """Give what an answer says before its body, by the names of `Response`."""
         session_id = headers.get(self._session_header.lower())
-        masked = self._secrets.masked_words
+        masked = self._masked
         return {"status": status, "headers": headers, "session_id": session_id, "masked": masked}
 
 
