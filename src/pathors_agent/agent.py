@@ -7,7 +7,7 @@ from typing import Any, Generic, TypedDict, Unpack, overload
 
 from pathors_agent.calls.approvals import Approval, Approvals, Decision
 from pathors_agent.conversation import Conversation
-from pathors_agent.drivers import Held, drive, drive_async
+from pathors_agent.drivers import Pass, drive, drive_async
 from pathors_agent.history.given import (
     GivenConversation,
     Prompt,
@@ -308,7 +308,7 @@ def _open(
 ) -> None:
     """Take what was decided, and what the user says, into the history."""
     conversation = run.conversation
-    with Held(conversation):
+    with Pass(run):
         bindings.approvals.decide(decisions)
         if prompt is not None:
             conversation.append(user_message(prompt))

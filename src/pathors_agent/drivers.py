@@ -3,10 +3,10 @@
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 from time import monotonic
+from typing import Self
 
 from pathors_agent.calls.batches import batch_items, call_alone, call_one, side_by_side
 from pathors_agent.calls.dispatch import ToolThread
-from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError, TransportError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.model_call import Bindings, Clock, ModelCall, close_pieces
@@ -15,38 +15,32 @@ from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.message_builder import Delta
 
 
-class Held:
-    """Keeps a conversation to one run, as a context: two at once would run the same calls twice."""
+class Pass(Clock):
+    """A clock whose run has the conversation to itself: two would run the same calls twice."""
 
-    __slots__ = ("_id",)  # it stands beside each open stream
+    __slots__ = ()  # it stands beside each open stream
 
-    def __init__(self, conversation: Conversation) -> None:
-        self._id = id(conversation)
-
-    def __enter__(self) -> None:
-        if _HOLDERS.setdefault(self._id, self) is not self:
+    def __enter__(self) -> Self:
+        if _PASSES.setdefault(id(self._run.conversation), self) is not self:
             raise ConversationError(
                 "another run goes on with this conversation; wait for its end, or give each a copy"
             )
+        return self
 
-    def __exit__(self, *_: object) -> None:
-        del _HOLDERS[self._id]
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
+        del _PASSES[id(self._run.conversation)]
+        return super().__exit__(kind, *rest)
 
 
 # By the id of the conversation. To set a key that is absent is one step, for threads too.
-_HOLDERS: dict[int, Held] = {}
+_PASSES: dict[int, Pass] = {}
 
 
 def drive(
     run: Run, transport: Transport, bindings: Bindings
 ) -> Generator[Delta | Message, None, None]:
     """Perform the run's effects one after another; yield deltas and messages."""
-    with (
-        Held(run.conversation),
-        bindings.telemetry.of(run),
-        Clock(run) as clock,
-        ToolThread() as thread,
-    ):
+    with bindings.telemetry.of(run), Pass(run) as clock, ToolThread() as thread:
         while effects := run.effects():
             for effect in effects:
                 clock.left()
@@ -70,7 +64,7 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it w
 
     Nothing is yielded inside a task group or cancel scope.
     """
-    with Held(run.conversation), bindings.telemetry.of(run), Clock(run) as clock:
+    with bindings.telemetry.of(run), Pass(run) as clock:
         while effects := run.effects():
             match effects[0]:
                 case CallModel() as effect:
