@@ -278,7 +278,7 @@ SERVING = [
         "stores/sql_requests.py",
         "        requests.c.api_key == request.api_key,\n",
         "",
-        SQLITE_RULES,
+        "stores/test_sql_store.py::test_requests_of_two_keys_under_one_name_are_apart",
     ),
     mutant(
         "the session's name is no part of what is repeated",

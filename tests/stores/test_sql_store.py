@@ -639,3 +639,16 @@ asyncio.run(main())
 
     assert done.returncode == 1
     assert f"pip install 'pathors-agent[{extra}]'" in done.stderr.splitlines()[-1]
+
+
+def test_requests_of_two_keys_under_one_name_are_apart(tmp_path: Path) -> None:
+    one, other = (RequestId(project="p", api_key=key, name="r1") for key in ("key_1", "key_2"))
+
+    async def forget_one() -> str:
+        async with SQLStore(f"sqlite:///{tmp_path}/sessions.db") as store:
+            for request in (one, other):
+                assert (await store.begin_request(request, "digest", seconds=60)).state == "begun"
+            await store.forget_request(other)
+            return (await store.begin_request(one, "digest", seconds=60)).state
+
+    assert anyio.run(forget_one) == "running"
