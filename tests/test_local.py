@@ -328,7 +328,8 @@ def test_check_sees_what_a_real_model_does(
     report = check.check_endpoint(local, tokens=16)
 
     seen = {finding.name: finding.verdict for finding in report.findings}
-    assert seen.pop("finish_reason stop") in (Verdict.HOLDS, Verdict.NOT_SEEN)  # at 16 tokens
-    assert set(seen.values()) == {Verdict.HOLDS}
+    by_chance = {"max_tokens, finish_reason length", "finish_reason stop", "system message"}
+    assert {seen[name] for name in by_chance} <= {Verdict.HOLDS, Verdict.NOT_SEEN}
+    assert {seen[name] for name in seen.keys() - by_chance} == {Verdict.HOLDS}
     assert report.profile.streams
     assert report.profile.include_usage

@@ -2,6 +2,7 @@ import json
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import termios
@@ -95,6 +96,18 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
+    def press_until(self, key: str, text: str) -> None:
+        """Press a key until a text is shown.
+
+        The prompt is shown before Python waits for input, and it sleeps through a signal that
+        comes in between.
+        """
+        while self.shown.find(text, self._read_to) < 0:
+            self.type(key)
+            if select.select([self._ours], [], [], 1)[0]:
+                self.shown += os.read(self._ours, 4096).decode().replace("\r\n", "\n")
+        self.wait_for(text)
+
     def end(self) -> int:
         status = self.process.wait(PATIENCE_SECONDS)
         os.close(self._ours)
@@ -142,8 +155,8 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(server: Server, a_ga
 def test_ctrl_c_at_the_prompt_ends_nothing_and_quit_does(server: Server) -> None:
     with on_terminal(server, "demo", NO_COLOR="1") as terminal:
         terminal.wait_for("you     ")
-        terminal.type("half a li\x03")
-        terminal.wait_for("/quit or Ctrl-D ends")
+        terminal.type("half a li")
+        terminal.press_until("\x03", "/quit or Ctrl-D ends")
         terminal.wait_for("you     ")
         terminal.type("1 + 1\n")
         shown = terminal.wait_for("model   1 + 1 = 2.\n")
