@@ -6,7 +6,7 @@ ARGS ?=
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format bench dist docs matrix lowest mutants soak audit model clean setup
+.PHONY: help demo serve test coverage check format bench dist docs matrix lowest mutants soak audit model clean setup
 
 help: ## say what there is to run
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -18,6 +18,9 @@ serve: setup ## serve the demo and its chat page: http://127.0.0.1:8000
 	@$(PY) -m pathors_agent serve --ui $(ARGS)
 
 test: setup ## run every test, and every example of the README and docs
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+coverage: setup ## run the tests and report which branches they took; two to five times as long
 	@rm -f .coverage .coverage.*
 	$(PY) -m coverage run -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 	@$(PY) -m coverage combine --quiet
