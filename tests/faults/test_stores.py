@@ -100,7 +100,9 @@ def test_turn_is_refused_while_the_file_cannot_be_written_and_taken_afterwards(
         assert said(server) == ["before", "after"]
 
 
-def test_turn_whose_end_cannot_be_stored_is_refused_and_its_repeat_runs_no_tool_again(file: Path) -> None:
+def test_turn_whose_end_cannot_be_stored_is_refused_and_its_repeat_runs_no_tool_again(
+    file: Path,
+) -> None:
     runs: list[str] = []
     begun, may_end = threading.Event(), threading.Event()
 
