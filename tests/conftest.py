@@ -1,5 +1,6 @@
 """What every test gets: two async backends, no network, Hypothesis profiles, recorded data."""
 
+import gc
 import ipaddress
 import os
 import sys
@@ -15,6 +16,12 @@ PROJECT = Path(__file__).parent.parent
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_collection_finish() -> None:
+    """Let collections of garbage pass over what stays to the end: thousands of tests, and modules."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", params=["asyncio", "trio"])
