@@ -24,6 +24,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def no_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away a tracer that a test, or a library in it, left behind for the whole process."""
+    for name in ("trace", "metrics._internal"):
+        if module := sys.modules.get(f"opentelemetry.{name}"):
+            for provider in ("_TRACER_PROVIDER", "_METER_PROVIDER"):
+                if hasattr(module, provider):
+                    monkeypatch.setattr(module, provider, None)
+
+
 @pytest.fixture(scope="module", params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run each async test on asyncio and on trio."""
