@@ -221,6 +221,25 @@ def test_keys_of_two_conversations_differ(way: Way) -> None:
     assert len(set(seen)) == 2
 
 
+def test_what_keys_are_made_of_is_known_before_a_call_begins() -> None:
+    keys: list[str] = []
+
+    @tool
+    def note(context: ToolContext[None]) -> None:
+        """Note who calls."""
+        keys.append(context.key)
+
+    agent = Agent(ScriptedTransport(calls(("note", {})), "Done."), tools=[note])
+    with agent.stream("Go.") as stream:
+        stored = next(stream.conversation.id for i in stream if isinstance(i, AssistantMessage))
+        assert keys == []
+
+    again = Conversation(stream.conversation.messages, id=stored)
+    Agent(ScriptedTransport("Done."), tools=[note]).run(conversation=again)
+    assert stored
+    assert keys == [f"{stored}/tool/0/0"]
+
+
 @pytest.mark.parametrize(
     ("agent", "transport", "other"),
     [

@@ -1,8 +1,7 @@
 """Agents: a transport, tools and limits, and the two ways to run them, whole or streamed."""
 
-from collections.abc import (
-    Iterable,
-)
+from collections.abc import Iterable
+from secrets import token_hex
 from typing import Any, Generic, TypedDict, Unpack, overload
 
 from pathors_agent.calls.approvals import Approval, Approvals, Decision
@@ -179,9 +178,10 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         """Run until there is an answer, a limit, or a call that only the caller can run.
 
         Without a prompt, go on with what the conversation owes. A `Conversation` grows as the run
-        goes; a list of messages, or of OpenAI's dicts, begins a new one, which the result has; `session_id` names the endpoint's session; `context` reaches the tools; `decisions`
-        answer the `approvals` that an earlier run waits for. Raises
-        `TransportError` when no answer could be had, with the history so far in its `messages`.
+        goes; a list of messages, or of OpenAI's dicts, begins a new one, which the result has.
+        `session_id` names the endpoint's session; `context` reaches the tools; `decisions` answer
+        the `approvals` that an earlier run waits for. Raises `TransportError` when no answer could
+        be had, with the history so far in its `messages`.
         """
         with self.stream(
             prompt,
@@ -313,6 +313,8 @@ def _open(
         if prompt is not None:
             conversation.append(user_message(prompt))
     conversation.session_id = conversation.session_id or session_id
+    # Before anything is asked for: who stores the history as it grows can store it, too.
+    conversation.id = conversation.id or session_id or token_hex(16)
 
 
 def _refuse_other_session(conversation: Conversation, session_id: str) -> None:

@@ -12,7 +12,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, suppress
-from secrets import token_hex
 from time import monotonic
 from typing import TypeVar
 
@@ -23,7 +22,6 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from pathors_agent.calls.dispatch import ToolThread, call_tool, call_tool_async
 from pathors_agent.calls.functions import Report
 from pathors_agent.calls.tasks import LoopTask, in_trio_task
-from pathors_agent.conversation import Conversation
 from pathors_agent.messages import Content, ContentPart, ToolMessage
 from pathors_agent.model_call import Bindings, Clock
 from pathors_agent.run import CallTool, Effect, Run
@@ -57,15 +55,8 @@ def _bound(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMe
         bindings.approvals.as_approved(effect.call),
         bindings.context,
         session_id=conversation.session_id,
-        key=f"{_id(conversation)}/{effect.key}",
+        key=f"{conversation.id}/{effect.key}",
     )
-
-
-def _id(conversation: Conversation) -> str:
-    """Give the conversation's id; the first call makes one up where there is none."""
-    if conversation.id is None:
-        conversation.id = conversation.session_id or token_hex(16)
-    return conversation.id
 
 
 def call_one(
