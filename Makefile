@@ -4,6 +4,8 @@
 PYTHON ?= python3
 ARGS ?=
 PY := .venv/bin/python
+# One more than cores, for tests wait for processes that they start; each holds 800 MB.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test coverage check format bench dist docs matrix lowest mutants soak audit model clean setup
@@ -18,11 +20,11 @@ serve: setup ## serve the demo and its chat page: http://127.0.0.1:8000
 	@$(PY) -m pathors_agent serve --ui $(ARGS)
 
 test: setup ## run every test, and every example of the README and docs
-	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 coverage: setup ## run the tests and report which branches they took; two to five times as long
 	@rm -f .coverage .coverage.*
-	$(PY) -m coverage run -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+	$(PY) -m coverage run -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 	@$(PY) -m coverage combine --quiet
 	@$(PY) -m coverage report
 

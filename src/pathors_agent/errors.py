@@ -39,7 +39,9 @@ class AgentError(Exception):
         # Exceptions are rebuilt by calling the class with `args`; ours have keyword-only
         # attributes, so they are rebuilt around `__init__`.
         empty = {name: value for name, value in _CONTENTS.items() if name in self.__dict__}
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__ | empty  # type: ignore[attr-defined]  # documented for pickle, absent from typeshed
+        # Documented for pickle, absent from typeshed.
+        rebuild = copyreg.__newobj__  # type: ignore[attr-defined]
+        return rebuild, (type(self), *self.args), self.__dict__ | empty
 
 
 class ConversationError(AgentError):

@@ -164,7 +164,8 @@ class ModelCall:
             if inspect.iscoroutine(messages):
                 messages.close()  # or Python warns of it
             raise TypeError(
-                "history= gave something to await, which only AsyncAgent does: pass a function that is not async"
+                "history= gave something to await, which only AsyncAgent does: "
+                "pass a function that is not async"
             )
         return self._request(effect, messages)
 

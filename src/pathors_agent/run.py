@@ -124,6 +124,10 @@ class Run:
             case Role.ASSISTANT:
                 return [] if self._is_answered() else self._model_call()
 
+    def call_key(self, effect: CallTool) -> str:
+        """Name a call for whoever must not do it twice: the same on every replay."""
+        return f"{self.conversation.id}/{effect.key}"
+
     def record(self, message: Produced) -> Produced:
         """Append the message that an effect produced; the only way to move on.
 

@@ -13,6 +13,7 @@ from collections.abc import (
 from types import TracebackType
 from typing import Generic, Self
 
+from pathors_agent.calls.journal import Journal
 from pathors_agent.conversation import Conversation
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.model_call import Bindings
@@ -135,6 +136,10 @@ class AsyncRunStream(_StreamBase[OutputT]):
         super().__init__(run, before, bindings)
         self._items = items
         self._opening = opening
+
+    def keep_journal(self, journal: Journal) -> None:
+        """Tell a journal of the calls from now on, and ask it first which were begun before."""
+        self._bindings.journal = journal
 
     async def __aenter__(self) -> Self:
         if self._opening is not None:

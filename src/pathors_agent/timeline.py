@@ -1,4 +1,4 @@
-"""Draw the calls of runs as bars on one page: which ran when, side by side, and what they waited for."""
+"""Draw the calls of runs as bars on one page: which ran when, and what they waited for."""
 
 import math
 from collections.abc import Iterator, Sequence

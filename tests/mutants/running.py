@@ -330,9 +330,9 @@ RUNNING = [
     mutant(
         "calls of two conversations have one idempotency key",
         "idempotency",
-        "calls/batches.py",
-        'key=f"{_id(conversation)}/{effect.key}"',
-        "key=effect.key",
+        "run.py",
+        'return f"{self.conversation.id}/{effect.key}"',
+        "return effect.key",
         "test_agent.py::test_keys_of_two_conversations_differ",
     ),
 ]

@@ -50,12 +50,11 @@ def _bound(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMe
     answers = bindings.answers
     if answers and effect.call.name == answers.final_tool:
         return answers.take(effect.call)
-    conversation = run.conversation
     return bindings.tools.bind(
         bindings.approvals.as_approved(effect.call),
         bindings.context,
-        session_id=conversation.session_id,
-        key=f"{conversation.id}/{effect.key}",
+        session_id=run.conversation.session_id,
+        key=run.call_key(effect),
     )
 
 

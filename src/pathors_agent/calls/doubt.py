@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pathors_agent.messages import ToolMessage
+from pathors_agent.run import CallTool, Run
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.signature import ToolContext
@@ -27,14 +28,21 @@ NOT_HAPPENED = _NotHappened.NOT_HAPPENED
 """What a `reconcile` function gives for a call that was not carried out: it runs again."""
 
 
-async def settle(bound: BoundCall, context: ToolContext[Any]) -> ToolMessage | None:
-    """Give the result of a call in doubt, or None where it may run again."""
+async def settle(
+    run: Run, effect: CallTool, bound: BoundCall, context: object
+) -> ToolMessage | None:
+    """Give the result of a call in doubt, or None where it may run again.
+
+    `context` is the caller's value, as the tool's own `ToolContext` has it.
+    """
     if bound.tool.idempotent:
         return None
     if bound.tool.reconcile is None:
         return _unknown(bound)
+    session_id, key = run.conversation.session_id, run.call_key(effect)
+    own: ToolContext[Any] = ToolContext(context, session_id, bound.call, key)
     try:
-        found = bound.tool.reconcile(context, _arguments(bound))
+        found = bound.tool.reconcile(own, _arguments(bound))
         if inspect.isawaitable(found):
             found = await found
         if found is NOT_HAPPENED:

@@ -59,7 +59,7 @@ def _calling(asking: Asking, asked: UserMessage, *, streams: bool) -> Answer:
     return answer
 
 
-def _call(streams: bool) -> Callable[[Asking], Seen]:  # noqa: FBT001  (one of two tables' rows)
+def _call(*, streams: bool) -> Callable[[Asking], Seen]:
     def look(asking: Asking) -> Seen:
         if streams and not asking.profile.streams:
             return not_seen("it does not stream")
@@ -203,8 +203,8 @@ def _settings(settings: dict[str, Any]) -> str:
 
 
 PROBES = (
-    Probe("tool call in a stream", _call(True)),  # noqa: FBT003
-    Probe("tool call in a whole answer", _call(False), optional=True),  # noqa: FBT003
+    Probe("tool call in a stream", _call(streams=True)),
+    Probe("tool call in a whole answer", _call(streams=False), optional=True),
     Probe("finish_reason tool_calls", _finish_reason, optional=True),
     Probe("several calls in one answer", _several, optional=True),
     Probe("call without arguments", _empty_arguments),

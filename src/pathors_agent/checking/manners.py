@@ -1,4 +1,4 @@
-"""Probes of how an endpoint behaves: errors, keys, unknown fields, sessions, answers that are left."""
+"""Probes of manners: errors, keys, unknown fields, sessions, answers that are left."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress

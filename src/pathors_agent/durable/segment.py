@@ -28,7 +28,6 @@ from pathors_agent.model_call import Bindings, Clock, TimeIsUp
 from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
 from pathors_agent.telemetry.events import emit
 from pathors_agent.tools.registry import BoundCall
-from pathors_agent.tools.signature import ToolContext
 from pathors_agent.wire.messages import read_message, write_message
 
 Work = Callable[[], Coroutine[Any, Any, Fields]]
@@ -229,9 +228,7 @@ class _Segment:
         """Decide about a call that an execution before this one had begun."""
         if not await asyncio.to_thread(owns, self._place.client, self._id):
             raise LostOwnership[1](self._id)
-        key = f"{run.conversation.id}/{effect.key}"
-        context = ToolContext(self._place.context, run.conversation.session_id, effect.call, key)
-        message = await settle(bound, context)
+        message = await settle(run, effect, bound, self._place.context)
         doubtful = message is not None and message.outcome == "unknown"
         emit("call_in_doubt", run=self._order.run, key=effect.key, known=not doubtful)
         if doubtful:
@@ -240,7 +237,7 @@ class _Segment:
                 effect=effect.key,
                 tool=bound.tool.name,
                 call_id=effect.call.id,
-                key=key,
+                key=run.call_key(effect),
             )
             await asyncio.to_thread(self._place.tables.add_doubt, doubt)
         return message

@@ -56,8 +56,8 @@ def create_app(
     """Make the app that serves these projects; run it with any ASGI server, or mount it in another.
 
     With `ui`, the address `/` shows a chat page. `runs` is the URL of a database where turns are
-    kept while they run, so that they outlive this process (needs the extra `durable`). `app.state.runtime.drain()` makes it refuse new
-    turns, for a stop in good order.
+    kept while they run, so that they outlive this process (needs the extra `durable`).
+    `app.state.runtime.drain()` makes it refuse new turns, for a stop in good order.
     """
     runtime = Runtime(projects, store, settings or ServerSettings(), runs)
     app = FastAPI(

@@ -1,4 +1,4 @@
-"""Turns that outlive their server: each is a workflow, which another process takes up from its notes.
+"""Turns that outlive their server: each is a workflow, which others take up from its notes.
 
 The workflow says that a turn is to be carried out, and by whom; what of it is done already says
 the turn's journal in the store, and who may write says the session's lease.

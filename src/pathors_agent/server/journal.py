@@ -16,7 +16,6 @@ from pathors_agent.stores.base import Lease, Store
 from pathors_agent.stores.texts import json_text, message_text, read_message_text
 from pathors_agent.telemetry.events import emit
 from pathors_agent.tools.registry import BoundCall
-from pathors_agent.tools.signature import ToolContext
 
 # A result is worth this much of a cancelled turn's time: without it the call is in doubt.
 _NOTE_SECONDS = 5.0
@@ -81,12 +80,9 @@ class TurnJournal:
                 self._noted.add(id(message))
 
     async def _settle(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
-        conversation = run.conversation
-        key = f"{conversation.id}/{effect.key}"
-        context = ToolContext(self.context, conversation.session_id, effect.call, key)
-        message = await settle(bound, context)
+        message = await settle(run, effect, bound, self.context)
         is_known = message is None or message.outcome != "unknown"
-        emit("call_in_doubt", tool=bound.tool.name, key=key, known=is_known)
+        emit("call_in_doubt", tool=bound.tool.name, key=run.call_key(effect), known=is_known)
         return message
 
 

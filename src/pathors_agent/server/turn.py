@@ -1,4 +1,4 @@
-"""One turn of a session: take the session, run the agent, store what was said, whole or not at all."""
+"""One turn of a session: take it, run the agent, store what was said, whole or not at all."""
 
 import hashlib
 import json
@@ -165,7 +165,7 @@ class Turn:
             if isinstance(message, AssistantMessage) and message.text:
                 await writer.item(TextDelta(message.text))
             await writer.item(message)
-        stream._bindings.journal = journal
+        stream.keep_journal(journal)
 
     async def _save(
         self,

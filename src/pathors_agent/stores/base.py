@@ -192,7 +192,8 @@ class Store(ABC):
     async def end_session(self, project: str, session_id: str) -> bool:
         """Remove a session's variables and messages for good; tell whether there was one.
 
-        The answers of requests that were stored with its turns go, too, and the notes of turns. What a turn that runs now would write to it is refused later with `SessionConflict`.
+        The answers of requests that were stored with its turns go, too, and the notes of turns.
+        What a turn that runs now would write to it is refused later with `SessionConflict`.
         """
 
     # - turns -

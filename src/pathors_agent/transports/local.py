@@ -42,8 +42,8 @@ class LocalTransport(Transport):
 
     Needs the extra `local`. The model is loaded at the first request, or at the start of a `with`
     statement. A control token of the model in a text (`<|im_start|>`) is sent broken up, so that no
-    text begins a message. It computes with `threads`, one answer after another; prompt and answer together
-    have room for `context_tokens`. Close the transport to get the memory back.
+    text begins a message. It computes with `threads`, one answer after another; prompt and answer
+    together have room for `context_tokens`. Close the transport to get the memory back.
     """
 
     def __init__(

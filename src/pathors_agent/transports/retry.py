@@ -49,7 +49,8 @@ class RetryingTransport(Transport, Lifetime):
     random and grow; they are at least what `Retry-After` asks, and a server that asks for more
     than `max_retry_after` seconds is not asked again. What the last attempt gave is given.
 
-    A `with` block around its use opens and closes the transport inside. All attempts carry one `Idempotency-Key`, so that a server that knows it stores a turn once.
+    A `with` block around its use opens and closes the transport inside. All attempts carry one
+    `Idempotency-Key`, so that a server that knows it stores a turn once.
     `sleep`, `clock` (seconds since 1970) and `seed` are there for tests.
     """
 
