@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from time import monotonic
 
 from benchmarks import plot, report
 from benchmarks.results import Measured, Settings
@@ -30,6 +31,7 @@ def main() -> None:
     options = _options()
     settings = Settings.of(quick=options.quick)
     measured = Measured()
+    started = monotonic()
     for name in options.only or SECTIONS:
         measured += _section(name)(settings)
     found = report.document(measured, quick=options.quick)
@@ -39,6 +41,7 @@ def main() -> None:
         caption = f"{found['date'][:10]}, Python {found['python']}, openai {openai}, mocked HTTP"
         plot.write(options.svg, measured.costs, caption)
     print(report.table(measured, quick=options.quick))
+    print(f"\nMeasured in {(monotonic() - started) / 60:.1f} minutes.")
 
 
 def _section(name: str) -> Callable[[Settings], Measured]:

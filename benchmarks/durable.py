@@ -89,7 +89,7 @@ def _turns(databases: _Databases, settings: Settings) -> Measured:
     kinds = ["durable", *(["pydantic-ai"] if _has_peer() else [])]
     found: dict[tuple[str, str], list[float]] = {("plain", ""): []}
     found |= {(kind, database): [] for database in databases.kinds for kind in kinds}
-    for number in range(max(1, settings.rounds // 3)):
+    for number in range(max(1, settings.rounds_of_slow // 2)):
         for (kind, database), values in found.items():
             say(f"durable: round {number + 1}, {kind} {database}")
             ticks = _ticks(kind, databases.new(database) if database else "-", turns)

@@ -48,7 +48,7 @@ def run(settings: Settings) -> Measured:
     measured = Measured()
     absent = {name: module for name, module in NEEDED.items() if find_spec(module) is None}
     measured.skipped += [f"{name}: not installed" for name in absent]
-    timings = _measure([name for name in STATEMENTS if name not in absent], settings.rounds)
+    timings = _measure([name for name in STATEMENTS if name not in absent], settings.rounds_of_slow)
     if OPENAI in timings:
         measured.rows += [
             Row("T15", f"{ALONE} / {OPENAI}", timings.ratio(ALONE, OPENAI), 1 / 8),

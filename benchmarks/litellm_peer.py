@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def main() -> None:
     from benchmarks import stream_path
 
     settings = Settings.of(quick="--quick" in sys.argv)
+    settings = replace(settings, rounds=settings.rounds_of_slow)
     measured = Measured()
     peers = available([LiteLLM], measured.skipped)
     if peers:

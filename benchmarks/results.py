@@ -71,10 +71,12 @@ class Settings:
     rounds: int = 9
     rounds_of_fast: int = 41
     """Of bouts that take milliseconds: more rounds cost nothing there."""
+    rounds_of_slow: int = 4
+    """Of bouts that take seconds: they hardly differ, and a run of all has ten minutes."""
     chunks: int = 2_000
 
     @classmethod
     def of(cls, *, quick: bool) -> "Settings":
         if not quick:
             return cls()
-        return cls(quick=True, rounds=1, rounds_of_fast=1, chunks=100)
+        return cls(quick=True, rounds=1, rounds_of_fast=1, rounds_of_slow=1, chunks=100)

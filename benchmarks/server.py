@@ -112,7 +112,7 @@ def _streams(base_url: str, folder: str, settings: Settings) -> Measured:
             for name, database in names.items()
         }
         cpu: dict[str, list[float]] = {name: [] for name in contenders}
-        rounds = max(1, settings.rounds // 2)  # they take seconds, and hardly differ
+        rounds = settings.rounds_of_slow
         for number in range(rounds + 1):
             for name in random.sample(list(contenders), len(contenders)):
                 say(f"server: round {number} of {rounds}, {name}")
