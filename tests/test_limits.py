@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pathors_agent.conversation import Conversation
-from pathors_agent.limits import Limits, canonical_arguments, judge, limit_reached
+from pathors_agent.limits import MAY_RUN, Limits, Tally, canonical_arguments
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
@@ -40,9 +40,20 @@ def answered(*messages: Message) -> list[Message]:
     return history
 
 
+def tally(history: list[Message], limits: Limits) -> Tally:
+    counted = Tally(limits)
+    counted.read(history)
+    return counted
+
+
+def limit_reached(history: list[Message], limits: Limits) -> str | None:
+    return tally(history, limits).limit
+
+
 def refused(history: list[Message], limits: Limits) -> list[str]:
     """The ids of the calls that may not run."""
-    return [i for i, verdict in judge(history, limits).items() if verdict.refusal]
+    verdicts = tally(history, limits).verdicts
+    return [call_id for call_id, verdict in verdicts.items() if verdict.refusal]
 
 
 # - tool_calls -
@@ -112,7 +123,7 @@ def test_third_call_alike_is_warned_of_and_the_sixth_refused() -> None:
         # The same value, written in another way each time.
         arguments = json.dumps({"b": 1, "a": [number % 1]}, indent=number)
         history.append(asks(f"c{number} look {arguments}"))
-        [verdict] = judge(history, Limits()).values()
+        verdict = tally(history, Limits()).verdicts.get(f"c{number}", MAY_RUN)
         told.append((verdict.warning is not None, verdict.refusal is not None))
         history.append(ToolMessage(tool_call_id=f"c{number}", content="ok"))
 
@@ -124,7 +135,7 @@ def test_third_call_alike_is_warned_of_and_the_sixth_refused() -> None:
 def test_warning_and_refusal_say_which_call_it_is() -> None:
     history: list[Message] = [USER, asks("a look 1", "b look 1")]
 
-    verdict = judge(history, Limits(repeats_warned=2, repeats=2))["b"]
+    verdict = tally(history, Limits(repeats_warned=2, repeats=2)).verdicts["b"]
 
     assert verdict.warning == "(This was call 2 of look with the same arguments.)"
     assert verdict.refusal == (

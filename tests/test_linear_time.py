@@ -7,7 +7,8 @@ square; the bound lies between, and the times are those of this thread's process
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -16,7 +17,7 @@ from pathors_agent.agent import Agent
 from pathors_agent.conversation import Conversation
 from pathors_agent.history.sent import last_turns, token_budget
 from pathors_agent.history.stored import dump_messages
-from pathors_agent.limits import Limits, judge, limit_reached
+from pathors_agent.limits import Limits
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -35,6 +36,7 @@ from pathors_agent.testing import ScriptedTransport, calls
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.tool import Tool, tool
+from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.wire.chat_completions import RequestTemplate
 from pathors_agent.wire.message_builder import MAX_CALLS, ToolCallDelta
 from pathors_agent.wire.messages import read_client_messages, write_message
@@ -189,12 +191,40 @@ def test_time_of_an_answers_calls_is_linear() -> None:
     check_linear(answered, MAX_CALLS // TIMES)
 
 
-def test_time_to_judge_a_call_is_linear_in_the_calls_before() -> None:
-    def judged(turns: int) -> Work:
-        messages = turns_of_calls(turns)
-        return lambda: (judge(messages[:-1], LIMITS), limit_reached(messages, LIMITS))
+class Deaf(Transport):
+    """Gives its answers without a look at the requests, which hold the whole history."""
 
-    check_linear(judged, 200)
+    def __init__(self, *answers: bytes) -> None:
+        self._answers = iter(answers)
+
+    @contextmanager
+    def send(self, request: Request) -> Iterator[Response]:
+        yield Response(status=200, pieces=iter([next(self._answers), END]))
+
+
+def test_time_of_a_run_is_linear_in_its_turns() -> None:
+    def many_turns(count: int) -> Work:
+        turns = [
+            piece_of_call(f'{{"page": {page}}}', name="look", id=f"call_{page}")
+            for page in range(count)
+        ]
+        done = event({"content": "Done."})
+
+        def run() -> None:
+            agent = Agent(Deaf(*turns, done), tools=[look], limits=LIMITS)
+            assert agent.run("Look.").output == "Done."
+
+        return run
+
+    check_linear(many_turns, 100)
+
+
+def test_time_to_take_a_run_up_is_linear_in_its_turns() -> None:
+    def taken_up(turns: int) -> Work:
+        conversation = Conversation(turns_of_calls(turns))
+        return lambda: Run(conversation, limits=LIMITS).effects()
+
+    check_linear(taken_up, 200)
 
 
 # - messages

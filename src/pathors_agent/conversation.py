@@ -110,6 +110,7 @@ class Conversation:
         "_messages",
         "_next_role",
         "_turns",
+        "_turns_at_user",
         "id",
         "session_id",
     )
@@ -126,7 +127,7 @@ class Conversation:
         self._messages: list[Message] = []
         self._next_role = Role.USER
         self._batch: _Batch | None = None
-        self._turns = 0
+        self._turns = self._turns_at_user = 0
         self._call_ids: set[str] | None = None  # an empty set would be the largest thing here
         for index, message in enumerate(messages):
             try:
@@ -166,6 +167,11 @@ class Conversation:
         return (*self._messages, *self._batch.results_in_call_order())
 
     @property
+    def settled(self) -> tuple[Message, ...]:
+        """The history without results of a batch that is open: their places may change."""
+        return tuple(self._messages)
+
+    @property
     def next_role(self) -> Role:
         """Who must speak next."""
         return self._next_role
@@ -178,12 +184,7 @@ class Conversation:
     @property
     def turns_since_user(self) -> int:
         """How many assistant messages came since a user last spoke."""
-        count = 0
-        for message in reversed(self._messages):
-            if isinstance(message, UserMessage):
-                break
-            count += isinstance(message, AssistantMessage)
-        return count
+        return self._turns - self._turns_at_user
 
     @property
     def call_ids(self) -> AbstractSet[str]:
@@ -213,7 +214,10 @@ class Conversation:
                 self._open_batch(message)
                 self._messages.append(message)
                 self._turns += 1
-            case _:
+            case UserMessage():
+                self._messages.append(message)
+                self._turns_at_user = self._turns
+            case SystemMessage():
                 self._messages.append(message)
         self._next_role = next_role
 

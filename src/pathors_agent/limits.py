@@ -1,7 +1,7 @@
 """Where a run stops by itself, and which calls may not run: read from the history alone.
 
-Everything here looks at the messages since the user last spoke, so that a run taken up again in
-another process stops at the same place.
+Only the messages since the user last spoke count, so that a run taken up again in another process
+stops at the same place.
 """
 
 import json
@@ -70,54 +70,6 @@ class Limits:
                 raise ValueError(f"Limits.{name} must be over 0, not {value}")
 
 
-def limit_reached(
-    messages: Sequence[Message], limits: Limits, final_tool: str | None = None
-) -> str | None:
-    """Name the limit that keeps the model from being asked, or None.
-
-    Calls of the `final_tool` are answers: they count as tries, not as tool calls.
-    """
-    since = since_user(messages)
-    if not since:
-        return None
-    answers = [message for message in since if isinstance(message, AssistantMessage)]
-    calls = _calls(since, final_tool)
-    if len(answers) >= limits.turns:
-        return "turns"
-    if limits.tool_calls is not None and len(calls) > limits.tool_calls:
-        return "tool_calls"
-    if limits.total_tokens is not None and _tokens(answers) >= limits.total_tokens:
-        return "total_tokens"
-    if limits.repeats is not None and len(calls) >= limits.repeats:
-        (_, most) = Counter(map(_same, calls)).most_common(1)[0]
-        if most >= limits.repeats:
-            return "repeats"
-    if failed_answers(since, final_tool) > limits.output_retries:
-        return "output_retries"
-    return None
-
-
-def failed_answers(messages: Sequence[Message], final_tool: str | None) -> int:
-    """Count the answers since the user spoke that did not fit and were sent back."""
-    return sum(
-        any(call.name == final_tool for call in message.tool_calls)
-        if isinstance(message, AssistantMessage)
-        else isinstance(message, UserMessage)  # there is only feedback
-        for message in since_user(messages)
-    )
-
-
-def had_last_word(
-    messages: Sequence[Message], limits: Limits, final_tool: str | None = None
-) -> bool:
-    """Whether a limit was reached before the last answer already, which was the last word."""
-    since = since_user(messages)
-    for index in range(len(since) - 1, -1, -1):
-        if isinstance(since[index], AssistantMessage):
-            return limit_reached(since[:index], limits, final_tool) is not None
-    return False
-
-
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether a call may run.
@@ -132,58 +84,140 @@ class Verdict:
 MAY_RUN = Verdict()
 
 
-def judge(
-    messages: Sequence[Message], limits: Limits, final_tool: str | None = None
-) -> dict[str, Verdict]:
-    """Say of each call of the last assistant message whether it may run, by call id.
+class Tally:
+    """What the limits count in a history since the user last spoke: read once, as it grows.
 
-    The `final_tool` may always: it gives the answer that the limits want.
+    `limit_before` is the limit that was reached before the last answer was given, or None;
+    `verdicts` are those of that answer's calls, by id, that may not run or are warned of.
     """
-    since = since_user(messages)
-    at = max(i for i, message in enumerate(since) if isinstance(message, AssistantMessage))
-    answer = since[at]
-    assert isinstance(answer, AssistantMessage)
-    judged = _Judged(since[:at], limits, answer, final_tool)
-    return {call.id: judged.verdict(call) for call in answer.tool_calls}
 
+    __slots__ = (
+        "_calls",
+        "_counts",
+        "_ended",
+        "_ended_calls",
+        "_final_tool",
+        "_last",
+        "_limits",
+        "_most",
+        "_place",
+        "_tokens",
+        "_turns",
+        "_uncounted",
+        "failed_answers",
+        "limit_before",
+        "verdicts",
+    )
 
-class _Judged:
-    """The calls since the user spoke, counted up to the one that is judged."""
-
-    def __init__(
-        self,
-        before: Sequence[Message],
-        limits: Limits,
-        answer: AssistantMessage,
-        final_tool: str | None,
-    ) -> None:
-        calls = _calls(before, final_tool)
+    def __init__(self, limits: Limits, final_tool: str | None = None) -> None:
         self._limits = limits
         self._final_tool = final_tool
-        self._limit = limit_reached(before, limits, final_tool)
-        self._reason = answer.finish_reason
-        self._ended = _ended_tools(before)
-        self._number = len(calls)
-        # Writing out arguments anew is the cost here; fewer calls than this cannot repeat enough.
-        least = min(limits.repeats or math.inf, limits.repeats_warned or math.inf)
-        self._counts = (
-            Counter(map(_same, calls)) if len(calls) + len(answer.tool_calls) >= least else None
-        )
+        self._place = 0
+        self._start()
 
-    def verdict(self, call: ToolCall) -> Verdict:
-        """Count a call, and say whether it may run."""
+    def _start(self) -> None:
+        self._turns = self._calls = self._tokens = self._most = 0
+        self.failed_answers = 0
+        """Answers that did not fit and were sent back."""
+        self.limit_before: str | None = None
+        self.verdicts: dict[str, Verdict] = {}
+        self._last: AssistantMessage | None = None
+        self._ended: frozenset[str] = frozenset()
+        self._ended_calls: list[str] = []
+        # Writing out arguments anew is the cost here; it waits for calls enough to repeat.
+        self._uncounted: list[ToolCall] = []
+        self._counts: Counter[tuple[str, str]] | None = None
+
+    def read(self, messages: Sequence[Message]) -> None:
+        """Go on with a history: what was read before, and what came since.
+
+        Results of a batch of calls are read when all are there: until then their places change.
+        """
+        new = messages[self._place :]
+        self._place = len(messages)
+        spoken = _last_spoken(new)
+        if spoken is not None:
+            self._start()
+            new = new[spoken + 1 :]
+        for message in new:
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case AssistantMessage():
+                self._take_answer(message)
+            case ToolMessage() if message.ends_tool:
+                self._ended_calls.append(message.tool_call_id)
+            case UserMessage():  # feedback
+                self.failed_answers += 1
+            case _:
+                pass
+
+    @property
+    def limit(self) -> str | None:
+        """The limit that keeps the model from being asked, or None."""
+        limits = self._limits
+        if self._turns >= limits.turns:
+            return "turns"
+        if limits.tool_calls is not None and self._calls > limits.tool_calls:
+            return "tool_calls"
+        if limits.total_tokens is not None and self._tokens >= limits.total_tokens:
+            return "total_tokens"
+        if limits.repeats is not None and self._most >= limits.repeats:
+            return "repeats"
+        if self.failed_answers > limits.output_retries:
+            return "output_retries"
+        return None
+
+    def _take_answer(self, answer: AssistantMessage) -> None:
+        self.limit_before = self.limit
+        self._end_tools()
+        self._last = answer
+        self._prepare_counts(len(answer.tool_calls))
+        reason = answer.finish_reason
+        verdicts = {call.id: self._verdict(call, reason) for call in answer.tool_calls}
+        self.verdicts = {i: verdict for i, verdict in verdicts.items() if verdict is not MAY_RUN}
+        self._turns += 1
+        self._tokens += (answer.usage.total_tokens or 0) if answer.usage else 0
+        self.failed_answers += any(call.name == self._final_tool for call in answer.tool_calls)
+
+    def _end_tools(self) -> None:
+        """Take over which tools failed for good in the batch of the answer before."""
+        if self._ended_calls:
+            assert self._last  # whose calls these are
+            ids = frozenset(self._ended_calls)
+            self._ended |= {call.name for call in self._last.tool_calls if call.id in ids}
+            self._ended_calls = []
+
+    def _prepare_counts(self, more: int) -> None:
+        limits = self._limits
+        least = min(limits.repeats or math.inf, limits.repeats_warned or math.inf)
+        if self._counts is None and self._calls + more >= least:
+            self._counts = Counter(map(_same, self._uncounted))
+            self._most = max(self._counts.values(), default=0)
+            self._uncounted = []
+
+    def _verdict(self, call: ToolCall, reason: str | None) -> Verdict:
+        """Count a call, and say whether it may run.
+
+        The final tool may always: it gives the answer that the limits want.
+        """
         if call.name == self._final_tool:
-            return Verdict(self._cut_off(call))
-        self._number += 1
+            cut_off = _cut_off(call, reason)
+            return Verdict(cut_off) if cut_off else MAY_RUN
+        self._calls += 1
         repetitions = self._count(call)
-        refusal, warning = self._refusal(call, repetitions), self._warning(call, repetitions)
+        refusal = self._refusal(call, reason, repetitions)
+        warning = self._warning(call, repetitions)
         return Verdict(refusal, warning) if refusal or warning else MAY_RUN
 
     def _count(self, call: ToolCall) -> int:
         if self._counts is None:
+            self._uncounted.append(call)
             return 1
         same = _same(call)
         self._counts[same] += 1
+        self._most = max(self._most, self._counts[same])
         return self._counts[same]
 
     def _warning(self, call: ToolCall, repetitions: int) -> str | None:
@@ -192,36 +226,28 @@ class _Judged:
             return None
         return f"(This was call {repetitions} of {call.name} with the same arguments.)"
 
-    def _refusal(self, call: ToolCall, repetitions: int) -> str | None:
+    def _refusal(self, call: ToolCall, reason: str | None, repetitions: int) -> str | None:
         limits = self._limits
-        if self._limit:
-            return _not_run(f"the limit of {self._limit} is reached")
-        if cut_off := self._cut_off(call):
+        if self.limit_before:
+            return _not_run(f"the limit of {self.limit_before} is reached")
+        if cut_off := _cut_off(call, reason):
             return cut_off
         if call.name in self._ended:
             return f"Not run: {call.name} has failed for good; do without it."
-        if limits.tool_calls is not None and self._number > limits.tool_calls:
+        if limits.tool_calls is not None and self._calls > limits.tool_calls:
             return _not_run(f"{limits.tool_calls} tool calls were the limit")
         if limits.repeats is not None and repetitions >= limits.repeats:
             return _not_run(f"this is call {repetitions} of {call.name} with the same arguments")
         return None
 
-    def _cut_off(self, call: ToolCall) -> str | None:
-        if self._reason not in _CUT_REASONS or _is_object(call.arguments):
-            return None
-        return (
-            f"Not run: the answer was ended ({self._reason}) before the arguments of "
-            f"{call.name} were complete."
-        )
 
-
-def since_user(messages: Sequence[Message]) -> Sequence[Message]:
-    """Give the messages after the last one that a user spoke."""
-    for index in range(len(messages) - 1, -1, -1):
-        message = messages[index]
+def _last_spoken(messages: Sequence[Message]) -> int | None:
+    """Find the place of the last message that a user spoke."""
+    for place in range(len(messages) - 1, -1, -1):
+        message = messages[place]
         if isinstance(message, UserMessage) and not message.feedback:
-            return messages[index + 1 :]
-    return messages
+            return place
+    return None
 
 
 def canonical_arguments(arguments: str) -> str:
@@ -232,23 +258,17 @@ def canonical_arguments(arguments: str) -> str:
         return arguments
 
 
-def _calls(messages: Sequence[Message], final_tool: str | None = None) -> list[ToolCall]:
-    answers = (message for message in messages if isinstance(message, AssistantMessage))
-    calls = (call for answer in answers for call in answer.tool_calls)
-    return [call for call in calls if call.name != final_tool]
-
-
 def _same(call: ToolCall) -> tuple[str, str]:
     return call.name, canonical_arguments(call.arguments)
 
 
-def _tokens(answers: Sequence[AssistantMessage]) -> int:
-    return sum((answer.usage.total_tokens or 0) for answer in answers if answer.usage)
-
-
-def _ended_tools(messages: Sequence[Message]) -> set[str]:
-    ended = {m.tool_call_id for m in messages if isinstance(m, ToolMessage) and m.ends_tool}
-    return {call.name for call in _calls(messages) if call.id in ended} if ended else set()
+def _cut_off(call: ToolCall, reason: str | None) -> str | None:
+    if reason not in _CUT_REASONS or _is_object(call.arguments):
+        return None
+    return (
+        f"Not run: the answer was ended ({reason}) before the arguments of "
+        f"{call.name} were complete."
+    )
 
 
 def _is_object(arguments: str) -> bool:

@@ -1,10 +1,10 @@
 """Say which calls a conversation owes, and never make one. Pure: no I/O, no clock.
 
-A run is derived from the history each time it is asked; it stores nothing of its own, so any
-stored history can be taken up again, by any driver.
+A run is derived from the history; what it keeps is what it has counted there so far. Any stored
+history can be taken up again, by any driver.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from sys import intern
@@ -14,11 +14,8 @@ from pathors_agent.conversation import Conversation, Role
 from pathors_agent.limits import (
     MAY_RUN,
     Limits,
+    Tally,
     Verdict,
-    failed_answers,
-    had_last_word,
-    judge,
-    limit_reached,
 )
 from pathors_agent.messages import (
     AssistantMessage,
@@ -90,6 +87,7 @@ class Run:
         "_answers",
         "_final_tool",
         "_is_held",
+        "_tally",
         "client_tools",
         "conversation",
         "limits",
@@ -113,6 +111,7 @@ class Run:
         self._is_held = is_held
         self._answers = answers
         self._final_tool = answers.final_tool if answers else None
+        self._tally = Tally(self.limits, self._final_tool)
 
     def effects(self) -> list[CallModel] | list[CallTool] | list[GiveFeedback]:
         """The calls owed now, independent of each other; empty when there is nothing to do."""
@@ -174,7 +173,7 @@ class Run:
             return None
         if self._fault() and not self.out_of_time:
             return "output_retries"
-        return self._limit(self.conversation.messages)
+        return self._limit()
 
     @property
     def answer(self) -> str | None:
@@ -202,39 +201,40 @@ class Run:
         fault = self._fault()
         if fault is None or self.out_of_time:
             return []
-        tries = failed_answers(self.conversation.messages, self._final_tool)
-        if tries >= self.limits.output_retries:
+        if self._counted().failed_answers >= self.limits.output_retries:
             return []
         return [GiveFeedback(f"feedback/{self.conversation.turns}", fault)]
 
-    def _limit(self, messages: Sequence[Message]) -> str | None:
-        if self.out_of_time:
-            return "seconds"
-        return limit_reached(messages, self.limits, self._final_tool)
+    def _counted(self) -> Tally:
+        self._tally.read(self.conversation.settled)
+        return self._tally
+
+    def _limit(self) -> str | None:
+        return "seconds" if self.out_of_time else self._counted().limit
 
     def _model_call(self) -> list[CallModel]:
-        messages = self.conversation.messages
-        limit = self._limit(messages)
-        if limit and (not self.limits.last_word or self._last_word_is_over(messages, limit)):
+        limit = self._limit()
+        if limit and (not self.limits.last_word or self._last_word_is_over(limit)):
             return []
         key = intern(f"model/{self.conversation.turns}")  # one for all runs that stand there
-        return [CallModel(key, messages, last_word=limit is not None)]
+        return [CallModel(key, self.conversation.messages, last_word=limit is not None)]
 
-    def _last_word_is_over(self, messages: Sequence[Message], limit: str) -> bool:
+    def _last_word_is_over(self, limit: str) -> bool:
         if limit in ("seconds", "output_retries"):  # no word can be waited for, or would help
             return True
-        return had_last_word(messages, self.limits, self._final_tool)
+        return self._counted().limit_before is not None
 
     def _open_local_calls(self) -> list[CallTool]:
         if self.out_of_time:
             return []
-        verdicts = judge(self.conversation.messages, self.limits, self._final_tool)
+        verdicts = self._counted().verdicts
         turn = self.conversation.turns - 1
         places = {call.id: place for place, call in enumerate(self.conversation.calls)}
+        judged = [(call, verdicts.get(call.id, MAY_RUN)) for call in self.conversation.open_calls]
         return [
-            CallTool(f"tool/{turn}/{places[call.id]}", call, verdicts[call.id])
-            for call in self.conversation.open_calls
-            if verdicts[call.id].refusal or not self._is_somebody_elses(call)
+            CallTool(f"tool/{turn}/{places[call.id]}", call, verdict)
+            for call, verdict in judged
+            if verdict.refusal or not self._is_somebody_elses(call)
         ]
 
     def _is_somebody_elses(self, call: ToolCall) -> bool:

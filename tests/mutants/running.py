@@ -206,16 +206,18 @@ RUNNING = [
         "one turn more than the limit",
         "limits, promise 6",
         LIMITS,
-        "if len(answers) >= limits.turns:",
-        "if len(answers) > limits.turns:",
+        "if self._turns >= limits.turns:",
+        "if self._turns > limits.turns:",
         "test_run.py::test_default_limit_is_25_turns",
     ),
     mutant(
         "one tool call more than the limit",
         "limits",
         LIMITS,
-        "if limits.tool_calls is not None and self._number > limits.tool_calls:",
-        "if limits.tool_calls is not None and self._number > limits.tool_calls + 1:",
+        "if limits.tool_calls is not None and self._calls > limits.tool_calls:\n"
+        "            return _not_run",
+        "if limits.tool_calls is not None and self._calls > limits.tool_calls + 1:\n"
+        "            return _not_run",
         LIMIT_TESTS + "test_calls_that_do_not_fit_are_refused_and_the_rest_runs",
     ),
     mutant(
@@ -233,6 +235,14 @@ RUNNING = [
         'json.dumps(json.loads(arguments or "{}"), sort_keys=True, ',
         'json.dumps(json.loads(arguments or "{}"), ',
         LIMIT_TESTS + "test_canonical_arguments",
+    ),
+    mutant(
+        "a result is counted before its batch is whole",
+        "limits",
+        "run.py",
+        "self._tally.read(self.conversation.settled)",
+        "self._tally.read(self.conversation.messages)",
+        "properties/test_tally_properties.py",
     ),
     mutant(
         "the time of a run has no end",
