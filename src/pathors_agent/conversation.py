@@ -166,10 +166,9 @@ class Conversation:
             return tuple(self._messages)
         return (*self._messages, *self._batch.results_in_call_order())
 
-    @property
-    def settled(self) -> tuple[Message, ...]:
-        """The history without results of a batch that is open: their places may change."""
-        return tuple(self._messages)
+    def settled(self, start: int = 0) -> list[Message]:
+        """Copy the history from a place on; results of an open batch may yet change theirs."""
+        return self._messages[start:]
 
     @property
     def next_role(self) -> Role:

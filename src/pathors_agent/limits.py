@@ -87,6 +87,7 @@ MAY_RUN = Verdict()
 class Tally:
     """What the limits count in a history since the user last spoke: read once, as it grows.
 
+    `place` is how much of the history was read.
     `limit_before` is the limit that was reached before the last answer was given, or None;
     `verdicts` are those of that answer's calls, by id, that may not run or are warned of.
     """
@@ -100,19 +101,19 @@ class Tally:
         "_last",
         "_limits",
         "_most",
-        "_place",
         "_tokens",
         "_turns",
         "_uncounted",
         "failed_answers",
         "limit_before",
+        "place",
         "verdicts",
     )
 
     def __init__(self, limits: Limits, final_tool: str | None = None) -> None:
         self._limits = limits
         self._final_tool = final_tool
-        self._place = 0
+        self.place = 0
         self._start()
 
     def _start(self) -> None:
@@ -128,18 +129,17 @@ class Tally:
         self._uncounted: list[ToolCall] = []
         self._counts: Counter[tuple[str, str]] | None = None
 
-    def read(self, messages: Sequence[Message]) -> None:
-        """Go on with a history: what was read before, and what came since.
+    def read(self, news: Sequence[Message]) -> None:
+        """Go on with what came since.
 
         Results of a batch of calls are read when all are there: until then their places change.
         """
-        new = messages[self._place :]
-        self._place = len(messages)
-        spoken = _last_spoken(new)
+        self.place += len(news)
+        spoken = _last_spoken(news)
         if spoken is not None:
             self._start()
-            new = new[spoken + 1 :]
-        for message in new:
+            news = news[spoken + 1 :]
+        for message in news:
             self._take(message)
 
     def _take(self, message: Message) -> None:

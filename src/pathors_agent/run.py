@@ -206,8 +206,9 @@ class Run:
         return [GiveFeedback(f"feedback/{self.conversation.turns}", fault)]
 
     def _counted(self) -> Tally:
-        self._tally.read(self.conversation.settled)
-        return self._tally
+        tally = self._tally
+        tally.read(self.conversation.settled(tally.place))
+        return tally
 
     def _limit(self) -> str | None:
         return "seconds" if self.out_of_time else self._counted().limit

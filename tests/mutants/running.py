@@ -240,8 +240,8 @@ RUNNING = [
         "a result is counted before its batch is whole",
         "limits",
         "run.py",
-        "self._tally.read(self.conversation.settled)",
-        "self._tally.read(self.conversation.messages)",
+        "tally.read(self.conversation.settled(tally.place))",
+        "tally.read(self.conversation.messages[tally.place :])",
         "properties/test_tally_properties.py",
     ),
     mutant(
