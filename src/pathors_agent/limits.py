@@ -7,8 +7,9 @@ stops at the same place.
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 
@@ -83,6 +84,9 @@ class Verdict:
 
 MAY_RUN = Verdict()
 
+_NO_VERDICTS: Mapping[str, Verdict] = MappingProxyType({})
+_NO_NAMES: frozenset[str] = frozenset()
+
 
 class Tally:
     """What the limits count in a history since the user last spoke: read once, as it grows.
@@ -96,11 +100,10 @@ class Tally:
         "_calls",
         "_counts",
         "_ended",
-        "_ended_calls",
         "_final_tool",
-        "_last",
         "_limits",
         "_most",
+        "_names",
         "_tokens",
         "_turns",
         "_uncounted",
@@ -121,12 +124,12 @@ class Tally:
         self.failed_answers = 0
         """Answers that did not fit and were sent back."""
         self.limit_before: str | None = None
-        self.verdicts: dict[str, Verdict] = {}
-        self._last: AssistantMessage | None = None
-        self._ended: frozenset[str] = frozenset()
-        self._ended_calls: list[str] = []
+        # Every open stream has one of these: what most never need is not made yet.
+        self.verdicts: Mapping[str, Verdict] = _NO_VERDICTS
+        self._ended: frozenset[str] = _NO_NAMES
+        self._names: dict[str, str] | None = None  # of the last answer's calls, by id
         # Writing out arguments anew is the cost here; it waits for calls enough to repeat.
-        self._uncounted: list[ToolCall] = []
+        self._uncounted: list[ToolCall] | None = None
         self._counts: Counter[tuple[str, str]] | None = None
 
     def read(self, news: Sequence[Message]) -> None:
@@ -146,8 +149,8 @@ class Tally:
         match message:
             case AssistantMessage():
                 self._take_answer(message)
-            case ToolMessage() if message.ends_tool:
-                self._ended_calls.append(message.tool_call_id)
+            case ToolMessage() if message.ends_tool and self._names:
+                self._ended |= {self._names[message.tool_call_id]}
             case UserMessage():  # feedback
                 self.failed_answers += 1
             case _:
@@ -171,31 +174,22 @@ class Tally:
 
     def _take_answer(self, answer: AssistantMessage) -> None:
         self.limit_before = self.limit
-        self._end_tools()
-        self._last = answer
         self._prepare_counts(len(answer.tool_calls))
         reason = answer.finish_reason
         verdicts = {call.id: self._verdict(call, reason) for call in answer.tool_calls}
         self.verdicts = {i: verdict for i, verdict in verdicts.items() if verdict is not MAY_RUN}
+        self._names = {call.id: call.name for call in answer.tool_calls}
         self._turns += 1
         self._tokens += (answer.usage.total_tokens or 0) if answer.usage else 0
         self.failed_answers += any(call.name == self._final_tool for call in answer.tool_calls)
-
-    def _end_tools(self) -> None:
-        """Take over which tools failed for good in the batch of the answer before."""
-        if self._ended_calls:
-            assert self._last  # whose calls these are
-            ids = frozenset(self._ended_calls)
-            self._ended |= {call.name for call in self._last.tool_calls if call.id in ids}
-            self._ended_calls = []
 
     def _prepare_counts(self, more: int) -> None:
         limits = self._limits
         least = min(limits.repeats or math.inf, limits.repeats_warned or math.inf)
         if self._counts is None and self._calls + more >= least:
-            self._counts = Counter(map(_same, self._uncounted))
+            self._counts = Counter(map(_same, self._uncounted or ()))
             self._most = max(self._counts.values(), default=0)
-            self._uncounted = []
+            self._uncounted = None
 
     def _verdict(self, call: ToolCall, reason: str | None) -> Verdict:
         """Count a call, and say whether it may run.
@@ -213,6 +207,7 @@ class Tally:
 
     def _count(self, call: ToolCall) -> int:
         if self._counts is None:
+            self._uncounted = self._uncounted or []
             self._uncounted.append(call)
             return 1
         same = _same(call)
