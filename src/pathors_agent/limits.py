@@ -91,9 +91,9 @@ _NO_NAMES: frozenset[str] = frozenset()
 class Tally:
     """What the limits count in a history since the user last spoke: read once, as it grows.
 
-    `place` is how much of the history was read.
-    `limit_before` is the limit that was reached before the last answer was given, or None;
-    `verdicts` are those of that answer's calls, by id, that may not run or are warned of.
+    `place` is how much of the history was read. `limit_before` is the limit that was reached before
+    the last answer was given, or None; `verdicts` has, by id, those of that answer's calls that may
+    not run or are warned of.
     """
 
     __slots__ = (
