@@ -51,7 +51,7 @@ SERVING = [
         "server/admission.py",
         "self.running = anyio.Semaphore(size)",
         "self.running = anyio.Semaphore(10**9)",
-        COMPLETION_TESTS + "test_turns_beyond_the_limit_are_told_to_come_again",
+        COMPLETION_TESTS + "test_turn_that_waits_for_a_place_asks_no_model_until_it_has_one",
     ),
     mutant(
         "a client that does not read is waited for",
@@ -87,7 +87,7 @@ SERVING = [
         "stores/sql_database.py",
         '            options = {"pathors_begin": "BEGIN IMMEDIATE"}\n',
         '            options = {"pathors_begin": None}\n',
-        "stores/test_many_processes.py::test_turn_is_whole_or_absent_when_its_writer_is_killed",
+        "stores/test_sql_store.py::test_turn_that_fails_in_its_middle_leaves_nothing_of_itself",
     ),
     mutant(
         "a turn is stored without its last message",

@@ -877,6 +877,22 @@ def test_turns_beyond_the_limit_are_told_to_come_again(scripted_server: Any) -> 
         assert health.json() == {"status": "ok"}
 
 
+def test_turn_that_waits_for_a_place_asks_no_model_until_it_has_one(scripted_server: Any) -> None:
+    upstream = scripted_server([*SLOW, FIRST, STALL], [*SLOW, FIRST, REST])
+    one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
+    settings = ServerSettings(turns_per_key=1, queue_length=1, queue_seconds=0.2)
+    with live(one, settings=settings) as server:
+        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        with server.client.stream("POST", "/chat/completions", json=body) as got:
+            lines = got.iter_lines()
+            while '"Hel"' not in next(lines):
+                pass
+            refused = server.complete("Me, too")
+
+        assert refused.status_code == 429
+        assert len(upstream.requests) == 1
+
+
 def test_silence_is_broken_by_comments(scripted_server: Any) -> None:
     upstream = scripted_server([*SLOW, STALL])
     one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))

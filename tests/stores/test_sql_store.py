@@ -402,6 +402,23 @@ async def test_error_tells_nothing_of_what_was_stored(url: str, store: SQLStore)
 # - cancelled work -
 
 
+async def test_turn_that_fails_in_its_middle_leaves_nothing_of_itself(
+    url: str, store: SQLStore
+) -> None:
+    await say(store, UserMessage(content="before"))
+    seen = await store.session("project", "session")
+    lease = await store.take_lease("project", "session", holder="test", seconds=60)
+    assert lease is not None
+    # The third row of what comes finds its place taken.
+    execute(url, "INSERT INTO pathors_messages SELECT session, 4, text FROM pathors_messages")
+
+    with pytest.raises(StoreError, match="Could not save a turn"):
+        await store.save_turn(lease, [UserMessage(content="x")] * 5, seen=seen)
+
+    assert value(url, "SELECT COUNT(*) FROM pathors_messages") == 2
+    assert value(url, "SELECT revision FROM pathors_sessions") == 1
+
+
 async def test_cancelled_turns_are_whole_or_absent_and_leave_the_store_usable(
     store: SQLStore,
 ) -> None:
