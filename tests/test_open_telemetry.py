@@ -206,6 +206,9 @@ def test_attributes_are_those_of_the_conventions(way: Way, exported: Exported) -
     }
 
 
+@pytest.mark.skipif(
+    not hasattr(gen_ai_attributes, "GEN_AI_REQUEST_STREAM"), reason="this version has fewer names"
+)
 def test_every_name_is_published(way: Way, exported: Exported) -> None:
     way.run(*TURNS, prompt="Go.", tools=[look], model="small", output=None)
     published = {
