@@ -120,6 +120,7 @@ async def test_killed_process_leaves_whole_turns_and_each_that_was_answered(
                 check_integrity(file)
             await check_sessions(url, turns.answered)
         turns.serve_until_answered("shared", "last", url)
+        await check_sessions(url, turns.answered)
 
     # It was no idle run: most were killed after some turns.
     assert len(turns.answered) > KILLS
