@@ -12,12 +12,12 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.errors import TransportError
+from pathors_agent.errors import InvalidSetting, TransportError
 from pathors_agent.testing import check_async_transport
 from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.aiohttp_sending import Sending
 from pathors_agent.transports.base import Request
-from pathors_agent.transports.exchange import InvalidSetting, Timeouts
+from pathors_agent.transports.exchange import Timeouts
 from pathors_agent.transports.http import HTTPTransport
 from pathors_agent.wire.chat_completions import EndpointProfile
 from servers import (

@@ -20,15 +20,10 @@ import httpx2
 import pytest
 
 import pathors_agent
-from pathors_agent.errors import AuthenticationError, TransportError
+from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
 from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.base import AsyncTransport, Request
-from pathors_agent.transports.http import (
-    AsyncHTTPTransport,
-    HTTPTransport,
-    InvalidSetting,
-    Timeouts,
-)
+from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
 from pathors_agent.wire.chat_completions import EndpointProfile
 from servers import (
     CLOSE,

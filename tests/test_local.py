@@ -16,9 +16,8 @@ import pytest
 
 from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.checking import Verdict, answers, check
-from pathors_agent.errors import ProviderError, TransportError
+from pathors_agent.errors import InvalidSetting, ProviderError, TransportError
 from pathors_agent.transports.base import Request
-from pathors_agent.transports.exchange import InvalidSetting
 from pathors_agent.transports.http import HTTPTransport
 from pathors_agent.transports.local import AsyncLocalTransport, LocalTransport
 from pathors_agent.wire.chat_completions import ModelOptions

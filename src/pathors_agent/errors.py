@@ -1,25 +1,38 @@
-"""Every exception of the library, grouped by who must act.
+"""Every exception that the library raises to its users, grouped by what can be done about it.
 
 ::
 
     AgentError
-        ConversationError         the caller: this message may not come next
-        ToolDefinitionError       the tool's author: name, signature or schema unusable
-        RunNotFinished            the caller: the run is suspended or stopped at a limit
-        TransportError            nobody yet: no complete answer; the call is still owed
+        ConversationError         fix the call: this message may not come next
+        ToolDefinitionError       fix the tool: its name, signature or schema is unusable
+            UnreadableDefinition  fix the definition: it has another form than OpenAI's
+        RunNotFinished            continue the run: it is suspended or stopped at a limit
+        TransportError            retry, or read why not: no complete answer arrived
             ProviderError         the provider answered with an error
             MalformedResponse     the provider broke the format
             IncompleteResponse    the answer ended before it was finished
-        StoreError                the operator: sessions cannot be kept
+        AuthenticationError       pass a key: there is none, or it is not accepted
+        InvalidSetting            fix the setting: an address, key, proxy or timeout
+        InvalidProjectFile        fix the file of projects
+        CannotListen              choose another host or port for the server
+        StoreError                check the database: sessions cannot be read or written
             SessionNotFound
             SessionConflict       another writer was first
-        AuthenticationError       the caller: no key, or a wrong one
+            RunNotFound           no durable run has this id
+            RunExists             another durable run has this id
+        RunFailed                 resume the durable run: it stopped at an error
+        ToolMissing               give the durable run its tool back
+        BatchRefused              fix the input of the batch
     ToolError                     raised inside a tool to tell the model something
+    AssertionError
+        CassetteMiss              record the request: the cassette does not have it
+        ReplayDifference          the run did not repeat what its log says
 
 Details are in attributes; the text is one sentence that says what, where and what to do.
 """
 
 import copyreg
+from dataclasses import dataclass
 from typing import Any
 
 from pathors_agent.messages import AssistantMessage, Message
@@ -74,6 +87,16 @@ class ToolDefinitionError(AgentError):
         super().__init__(text)
         self.tool = tool
         self.path = path
+
+
+class UnreadableDefinition(ToolDefinitionError):
+    """A tool definition does not have OpenAI's form; `place` is where, as `.function.name`."""
+
+    def __init__(self, place: str, problem: str) -> None:
+        what = f"the definition's {place.lstrip('.')}" if place else "a definition"
+        super().__init__(f"tools=: {what} {problem}", tool="", path=place)
+        self.place = place
+        self.problem = problem
 
 
 class RunNotFinished(AgentError):
@@ -173,8 +196,59 @@ class SessionConflict(StoreError):
     """Another writer changed the session first."""
 
 
+class RunNotFound(StoreError):
+    """No durable run has this id in this database."""
+
+
+class RunExists(StoreError):
+    """Another durable run has this id, or another answer came first."""
+
+
+class RunFailed(AgentError):
+    """A durable run stopped at an error; `resume` continues it from the same effect.
+
+    `kind` is the name of the error's class, or `cancelled`; `retryable` is False if the same
+    would fail again, `status` is the HTTP status of a provider's error. `messages` is the history.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        kind: str,
+        retryable: bool = True,
+        status: int | None = None,
+        messages: tuple[Message, ...] = (),
+    ) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.retryable = retryable
+        self.status = status
+        self.messages = messages
+
+
+class ToolMissing(AgentError):
+    """A call names a tool that the durable agent no longer has; add the tool and resume the run."""
+
+
+class BatchRefused(AgentError, ValueError):
+    """A line of a batch's input is no conversation; nothing was started."""
+
+
 class AuthenticationError(AgentError):
     """There is no API key, or it is not accepted."""
+
+
+class InvalidSetting(AgentError, ValueError):
+    """An address, key, header, proxy, certificate file or timeout that cannot be used."""
+
+
+class InvalidProjectFile(AgentError, ValueError):
+    """A file of projects cannot be used; the text names the file and the field."""
+
+
+class CannotListen(AgentError):
+    """The server cannot listen on this address."""
 
 
 class ToolError(Exception):
@@ -189,3 +263,39 @@ class ToolError(Exception):
     def __init__(self, text: str = "", *, retryable: bool = True) -> None:
         super().__init__(text)
         self.retryable = retryable
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first place where two JSON values differ: its path, and the text of each value there."""
+
+    path: str
+    before: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.path or 'the whole'}: {self.before} before, {self.now} now"
+
+
+class CassetteMiss(AssertionError):
+    """A cassette has no recording of this request.
+
+    `difference` is the first place where the nearest recording differs, or None without one.
+    """
+
+    def __init__(self, text: str, *, difference: Difference | None = None) -> None:
+        super().__init__(text)
+        self.difference = difference
+
+
+class ReplayDifference(AssertionError):
+    """A replayed run differs from its log.
+
+    `request` is the number of the request that differs, or None if only a message differs;
+    `difference` is the first place where they differ.
+    """
+
+    def __init__(self, text: str, *, request: int | None, difference: Difference) -> None:
+        super().__init__(text)
+        self.request = request
+        self.difference = difference

@@ -25,9 +25,9 @@ from pathors_agent import (
     load_messages,
     tool,
 )
+from pathors_agent.errors import InvalidProjectFile
 from pathors_agent.messages import Message
 from pathors_agent.server import Project, load_projects
-from pathors_agent.server.project_files import InvalidProjectFile
 from pathors_agent.stores import SQLStore
 from pathors_agent.testing import AsyncScriptedTransport, calls
 from servers import Received, answer

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pathors_agent import Limits, ModelOptions
+from pathors_agent.errors import InvalidProjectFile
 from pathors_agent.server import load_projects
-from pathors_agent.server.project_files import InvalidProjectFile
 
 TOOLS = '''
 from pathors_agent import tool

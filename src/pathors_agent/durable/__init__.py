@@ -1,11 +1,11 @@
 """Durable runs: a crash loses nothing and repeats nothing, on one machine or on many."""
 
 from pathors_agent.durable.agent import DurableAgent, RunHandle
-from pathors_agent.durable.batch import BatchLine, BatchRefused, read_batch, run_batch, write_batch
-from pathors_agent.durable.errors import RunExists, RunFailed, RunNotFound
+from pathors_agent.durable.batch import BatchLine, read_batch, run_batch, write_batch
 from pathors_agent.durable.runs import RunStatus, RunSummary
 from pathors_agent.durable.tables import DoubtfulCall
 from pathors_agent.durable.worker import Heartbeat
+from pathors_agent.errors import BatchRefused, RunExists, RunFailed, RunNotFound
 
 __all__ = [
     "BatchLine",

@@ -13,7 +13,6 @@ from typing import Any, Generic, Self
 from pathors_agent.agent import AsyncAgent
 from pathors_agent.calls.approvals import Approval, Decision
 from pathors_agent.durable import engine
-from pathors_agent.durable.errors import RunExists
 from pathors_agent.durable.history import new_messages
 from pathors_agent.durable.records import SEPARATOR, Order
 from pathors_agent.durable.runs import (
@@ -38,6 +37,7 @@ from pathors_agent.durable.worker import (
     Worker,
     worker_name,
 )
+from pathors_agent.errors import RunExists
 from pathors_agent.history.given import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.run_result import RunResult

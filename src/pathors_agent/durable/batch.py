@@ -12,10 +12,9 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from pathors_agent.durable.agent import DurableAgent
-from pathors_agent.durable.errors import RunFailed
 from pathors_agent.durable.records import SEPARATOR, Order, dump, run_of, segment_id
 from pathors_agent.durable.runs import AT_WORK, status_of
-from pathors_agent.errors import AgentError
+from pathors_agent.errors import BatchRefused, RunFailed
 from pathors_agent.messages import JSONValue, Message, UserMessage
 from pathors_agent.run import Status
 from pathors_agent.wire.messages import read_client_messages
@@ -26,10 +25,6 @@ Progress = Callable[[int, int], None]
 # How often the database is asked what is done, and of how many runs at once.
 _LOOK_SECONDS = 0.5
 _BLOCK = 500
-
-
-class BatchRefused(AgentError, ValueError):
-    """A line of the input is no conversation; nothing was started."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 from pathors_agent.agent import AsyncAgent
 from pathors_agent.calls.approvals import Decision
 from pathors_agent.durable import engine
-from pathors_agent.durable.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.durable.history import Step, begin_of, new_messages, read_past, take
 from pathors_agent.durable.records import (
     Fields,
@@ -22,6 +21,7 @@ from pathors_agent.durable.records import (
 )
 from pathors_agent.durable.segment import open_segment
 from pathors_agent.durable.tables import Tables
+from pathors_agent.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message
 from pathors_agent.run_result import RunResult
 from pathors_agent.run_stream import AsyncRunStream

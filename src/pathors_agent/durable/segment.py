@@ -22,7 +22,7 @@ from pathors_agent.durable.engine import LostOwnership, owns
 from pathors_agent.durable.history import BEGIN, STARTED, Past, read_past
 from pathors_agent.durable.records import Fields, Order, dump, load, write_failure
 from pathors_agent.durable.tables import DoubtfulCall, Tables
-from pathors_agent.errors import AgentError, ConversationError
+from pathors_agent.errors import ConversationError, ToolMissing
 from pathors_agent.messages import ToolMessage
 from pathors_agent.model_call import Bindings, Clock, TimeIsUp
 from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
@@ -33,10 +33,6 @@ from pathors_agent.wire.messages import read_message, write_message
 Work = Callable[[], Coroutine[Any, Any, Fields]]
 
 CLOSED = "Cancelled: the run was ended; if this call had begun, it may have been carried out."
-
-
-class ToolMissing(AgentError):
-    """A call was made of a tool that the agent has no more; with it back, the run goes on."""
 
 
 class _Stopped(Exception):

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.errors import ToolDefinitionError, UnreadableDefinition
 from pathors_agent.messages import JSONValue, Message
 from pathors_agent.server.problems import bad_request
 from pathors_agent.server.settings import ServerSettings
-from pathors_agent.tools.definition import UnreadableDefinition, read_definition
+from pathors_agent.tools.definition import read_definition
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.chat_completions import ModelOptions

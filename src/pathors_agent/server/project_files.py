@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pathors_agent.errors import AgentError, ToolDefinitionError
+from pathors_agent.errors import AgentError, InvalidProjectFile, ToolDefinitionError
 from pathors_agent.limits import Limits
 from pathors_agent.server.project import Project
 from pathors_agent.tools.tool import Tool
@@ -36,10 +36,6 @@ _TABLES = {"options": ModelOptions, "limits": Limits}
 _TOP = {"projects", "server"}
 # What is said of a model at `base_url`, and means nothing of another.
 _OF_ADDRESSES = ("api_key_env", "profile")
-
-
-class InvalidProjectFile(AgentError, ValueError):
-    """A file of projects cannot be used; the text names the file and the field."""
 
 
 def load_projects(path: str | Path) -> list[Project]:

@@ -5,13 +5,9 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pathors_agent.errors import AgentError
+from pathors_agent.errors import CannotListen
 from pathors_agent.server.process import AppMaker, serve_here
 from pathors_agent.server.workers import Supervisor
-
-
-class CannotListen(AgentError):
-    """The address cannot be listened on."""
 
 
 def serve(

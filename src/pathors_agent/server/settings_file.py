@@ -4,7 +4,7 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
-from pathors_agent.server.project_files import InvalidProjectFile
+from pathors_agent.errors import InvalidProjectFile
 from pathors_agent.server.settings import ServerSettings
 
 _NAMES = {field.name for field in fields(ServerSettings)}

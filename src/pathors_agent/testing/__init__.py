@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathors_agent.errors import CassetteMiss, Difference, ReplayDifference
     from pathors_agent.testing.cassette import AsyncCassette, Cassette
-    from pathors_agent.testing.differences import Difference
     from pathors_agent.testing.expectations import Expectation, expect
     from pathors_agent.testing.history_rules import check_history
     from pathors_agent.testing.hostile_script import HostileScript
     from pathors_agent.testing.hostile_transport import AsyncHostileTransport, HostileTransport
     from pathors_agent.testing.hostile_turns import Fault
-    from pathors_agent.testing.replaying import ReplayDifference, replay, replay_async
+    from pathors_agent.testing.replaying import replay, replay_async
     from pathors_agent.testing.script import (
         Answer,
         Entry,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathors_agent.testing.scrubbing import Scrub
     from pathors_agent.testing.store_check import check_store
     from pathors_agent.testing.strategies import hostile_scripts, tool_arguments
-    from pathors_agent.testing.tape import CassetteMiss, Tape
+    from pathors_agent.testing.tape import Tape
     from pathors_agent.testing.tool_rules import check_tool
     from pathors_agent.testing.transcripts import transcript
     from pathors_agent.testing.transport_rules import check_async_transport, check_transport
@@ -78,20 +78,21 @@ _NAMES_BY_MODULE = {
     "store_check": ("check_store",),
     "tool_rules": ("check_tool",),
     "transport_rules": ("check_async_transport", "check_transport"),
-    "differences": ("Difference",),
     "expectations": ("Expectation", "expect"),
     "hostile_script": ("HostileScript",),
     "hostile_transport": ("AsyncHostileTransport", "HostileTransport"),
     "hostile_turns": ("Fault",),
-    "replaying": ("ReplayDifference", "replay", "replay_async"),
+    "replaying": ("replay", "replay_async"),
     "script": ("Answer", "Entry", "Raw", "Reply", "answer", "calls", "http_error", "raw"),
     "scripted_transport": ("AsyncScriptedTransport", "ScriptedTransport"),
     "scrubbing": ("Scrub",),
     "strategies": ("hostile_scripts", "tool_arguments"),
-    "tape": ("CassetteMiss", "Tape"),
+    "tape": ("Tape",),
     "transcripts": ("transcript",),
 }
-_MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+_MODULES = {
+    name: f"{__name__}.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names
+} | dict.fromkeys(("CassetteMiss", "Difference", "ReplayDifference"), "pathors_agent.errors")
 
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
@@ -102,7 +103,7 @@ if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any na
                 f"pathors_agent.testing has no public name {name!r};"
                 " dir(pathors_agent.testing) lists them"
             )
-        value = getattr(import_module(f"pathors_agent.testing.{_MODULES[name]}"), name)
+        value = getattr(import_module(_MODULES[name]), name)
         globals()[name] = value
         return value
 

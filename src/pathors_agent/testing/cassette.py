@@ -15,10 +15,10 @@ from typing import Any, Generic, Self, TypeVar
 
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.errors import TransportError
+from pathors_agent.errors import CassetteMiss, TransportError
 from pathors_agent.model_call import close_pieces
 from pathors_agent.testing.scrubbing import Scrub
-from pathors_agent.testing.tape import AskedRequest, CassetteMiss, Exchange, Failure, Tape
+from pathors_agent.testing.tape import AskedRequest, Exchange, Failure, Tape
 from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,

@@ -2,22 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from pathors_agent.errors import Difference
+
 SHOWN_CHARACTERS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One place where two values differ: its path, and what each has there."""
-
-    path: str
-    before: str
-    now: str
-
-    def __str__(self) -> str:
-        return f"{self.path or 'the whole'}: {self.before} before, {self.now} now"
 
 
 class _Absent:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.conversation import Conversation, Role
-from pathors_agent.errors import TransportError
+from pathors_agent.errors import Difference, ReplayDifference, TransportError
 from pathors_agent.history.stored import dump_message, load_stored
 from pathors_agent.messages import (
     AssistantMessage,
@@ -18,7 +18,7 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.run_result import RunResult
-from pathors_agent.testing.differences import Difference, differences
+from pathors_agent.testing.differences import differences
 from pathors_agent.testing.script import Entry, raw
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport, Player, PlayerTransport
 from pathors_agent.testing.transcripts import transcript
@@ -28,19 +28,6 @@ from pathors_agent.wire.completion_bytes import plain_body
 
 Log = str | bytes | RunResult[Any] | Conversation | Iterable[Message]
 """A run's messages, or the text that `dump_messages` made of them."""
-
-
-class ReplayDifference(AssertionError):
-    """A run did not go again as it went.
-
-    `request` is the number of the request that differs, None where all were as before and a
-    message differs; `difference` tells where and what.
-    """
-
-    def __init__(self, text: str, *, request: int | None, difference: Difference) -> None:
-        super().__init__(text)
-        self.request = request
-        self.difference = difference
 
 
 class _LogEnds(TransportError):

@@ -9,26 +9,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from pathors_agent.errors import TransportError
+from pathors_agent.errors import CassetteMiss, TransportError
 from pathors_agent.messages import JSONValue
-from pathors_agent.testing.differences import Difference, differences
+from pathors_agent.testing.differences import differences
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
 VERSION = 1
 # So many differences tell which recording is nearest; more tell nothing further.
 MOST_DIFFERENCES = 200
-
-
-class CassetteMiss(AssertionError):
-    """A request has no recording.
-
-    `difference` is the first place where the nearest recording differs, None where there is no
-    recording to compare with.
-    """
-
-    def __init__(self, text: str, *, difference: Difference | None = None) -> None:
-        super().__init__(text)
-        self.difference = difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

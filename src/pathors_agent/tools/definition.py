@@ -3,18 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.errors import UnreadableDefinition
 from pathors_agent.tools.tool import Tool
-
-
-class UnreadableDefinition(ToolDefinitionError):
-    """The definition has another form; `place` is where, as `.function.name`."""
-
-    def __init__(self, place: str, problem: str) -> None:
-        what = f"the definition's {place.lstrip('.')}" if place else "a definition"
-        super().__init__(f"tools=: {what} {problem}", tool="", path=place)
-        self.place = place
-        self.problem = problem
 
 
 def read_definition(definition: object) -> Tool:

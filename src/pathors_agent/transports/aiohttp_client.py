@@ -9,9 +9,10 @@ import aiohttp
 import yarl
 from multidict import CIMultiDict, istr
 
+from pathors_agent.errors import InvalidSetting
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.endpoint import Endpoint
-from pathors_agent.transports.exchange import KEEP_ALIVE_SECONDS, InvalidSetting
+from pathors_agent.transports.exchange import KEEP_ALIVE_SECONDS
 from pathors_agent.transports.watch import Watch
 
 if TYPE_CHECKING:

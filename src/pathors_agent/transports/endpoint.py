@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from pathors_agent.errors import AuthenticationError, TransportError
+from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
 from pathors_agent.transports.base import COMPLETIONS_PATH, Request
-from pathors_agent.transports.exchange import Exchange, InvalidSetting, Secrets, Timeouts
+from pathors_agent.transports.exchange import Exchange, Secrets, Timeouts
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from time import monotonic
 
-from pathors_agent.errors import AgentError, TransportError
+from pathors_agent.errors import InvalidSetting, TransportError
 
 # A lost SYN is sent again after 1 and 3 seconds: time for both, and for TLS.
 CONNECT_SECONDS = 5.0
@@ -23,10 +23,6 @@ DRAIN_BYTES = 16 * 1024
 
 _FIRST_ERROR = 400
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-
-class InvalidSetting(AgentError, ValueError):
-    """An address, key, header or limit of time that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,6 @@ from pathors_agent.transports.exchange import (
     DEFAULT_TIMEOUTS,
     KEEP_ALIVE_SECONDS,
     Exchange,
-    InvalidSetting,
     Timeouts,
 )
 from pathors_agent.wire.chat_completions import EndpointProfile
@@ -44,7 +43,7 @@ from pathors_agent.wire.chat_completions import EndpointProfile
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["AsyncHTTPTransport", "HTTPTransport", "InvalidSetting", "Timeouts"]
+__all__ = ["AsyncHTTPTransport", "HTTPTransport", "Timeouts"]
 
 
 class HTTPTransport(Transport):

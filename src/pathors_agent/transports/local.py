@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
-from pathors_agent.errors import TransportError
+from pathors_agent.errors import InvalidSetting, TransportError
 from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
@@ -21,7 +21,7 @@ from pathors_agent.transports.base import (
     Transport,
 )
 from pathors_agent.transports.control_tokens import Texts, control_tokens
-from pathors_agent.transports.exchange import DEFAULT_TIMEOUTS, InvalidSetting, Timeouts
+from pathors_agent.transports.exchange import DEFAULT_TIMEOUTS, Timeouts
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
