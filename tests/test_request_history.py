@@ -371,6 +371,21 @@ def test_summary_is_kept_for_the_next_request() -> None:
     assert len(transport.requests) == 1
 
 
+def test_summary_is_kept_by_what_was_said_and_not_by_what_is_sent() -> None:
+    transport, history = summarizing("First.", "Second.", tokens=10)
+    broken = AssistantMessage(tool_calls=(ToolCall(id="c9", name="look", arguments="{oops"),))
+    other = AssistantMessage(tool_calls=(ToolCall(id="c9", name="look", arguments="oops"),))
+    result = ToolMessage(tool_call_id="c9", content="no")
+
+    sent = [history([user("zero"), call, result, *HISTORY]) for call in (broken, other)]
+
+    assert [texts(messages)[2] for messages in sent] == [
+        f"{HEADING}\nFirst.",
+        f"{HEADING}\nSecond.",
+    ]
+    assert len(transport.requests) == 2
+
+
 def test_next_summary_goes_on_from_the_last() -> None:
     transport, history = summarizing("Before.", "All of it.", tokens=8)
     longer = [*HISTORY, said("3."), user("four"), said("4."), user("five")]

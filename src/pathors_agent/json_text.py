@@ -3,6 +3,10 @@
 import json
 
 import msgspec
+from pydantic_core import from_json
+
+# Refuses numbers that overflow a double, which JSON's grammar allows and readers do not.
+_OBJECT = msgspec.json.Decoder(dict[str, object])
 
 
 def write_json(value: object) -> bytes:
@@ -24,3 +28,17 @@ def whole_characters(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def is_json_object(text: str) -> bool:
+    """Return True if a text is one JSON object that every JSON reader takes.
+
+    False for NaN and infinite numbers, halves of surrogate pairs, and more than 200 levels.
+    """
+    try:
+        whole = whole_characters(text)
+        _OBJECT.decode(whole)
+        from_json(whole.encode(), allow_inf_nan=False)  # counts the levels
+    except (ValueError, RecursionError):
+        return False
+    return True

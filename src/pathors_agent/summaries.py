@@ -18,11 +18,11 @@ from pathors_agent.history.sent import (
     once,
     spend,
 )
+from pathors_agent.history.stored import dump_message
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import AssistantMessage, Message, SystemMessage, ToolMessage
 from pathors_agent.run_result import RunResult
 from pathors_agent.schema.arguments import cut
-from pathors_agent.wire.chat_completions import wire_message
 
 # As many conversations at once keep their summaries in this process; one has about 2 KB.
 MAX_KEPT = 1_000
@@ -140,7 +140,7 @@ class _Summaries:
 
 
 def _digest(message: Message) -> bytes:
-    return hashlib.blake2b(write_json(wire_message(message)), digest_size=16).digest()
+    return hashlib.blake2b(write_json(dump_message(message)), digest_size=16).digest()
 
 
 def _prompt(summary: SystemMessage | None, messages: Sequence[Message]) -> str:

@@ -139,6 +139,19 @@ def test_arguments_written_anew_are_the_same() -> None:
     assert list(news(stored, [*again, result], OWN)) == [result]
 
 
+def test_arguments_that_are_no_object_may_come_back_as_an_empty_one() -> None:
+    asked = UserMessage(content="Weather?")
+    result = ToolMessage(tool_call_id="c0", content="sunny")
+    for arguments in ('{"city": "Os', "Oslo", "[]", '{"city": NaN}'):
+        call = ToolCall(id="c0", name="weather", arguments=arguments)
+        stored: list[Message] = [asked, AssistantMessage(content=None, tool_calls=(call,))]
+        for back in (arguments, "{}"):
+            anew = call.model_copy(update={"arguments": back})
+            again: list[Message] = [asked, AssistantMessage(content=None, tool_calls=(anew,))]
+
+            assert list(news(stored, [*again, result], OWN)) == [result]
+
+
 def test_list_of_one_text_is_as_good_as_the_text() -> None:
     listed = UserMessage(content=(ContentPart(type="text", text="Hi"),))
     new = UserMessage(content="Bye")

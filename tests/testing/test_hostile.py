@@ -336,6 +336,32 @@ def test_naive_agent_keeps_repeated_ids_and_that_shrinks_to_two_calls() -> None:
     assert second == answer(calls=[("look", {})], ids=["call_1"])
 
 
+# - requests that no endpoint takes -
+
+
+def broken_request() -> Request:
+    function = {"name": "look", "arguments": '{"pa'}
+    asked = {"role": "assistant", "content": None}
+    asked["tool_calls"] = [{"id": "a", "type": "function", "function": function}]  # type: ignore[assignment]  # JSON
+    result = {"role": "tool", "tool_call_id": "a", "content": "no"}
+    return Request(body=json.dumps({"messages": [asked, result]}).encode())
+
+
+def test_request_that_endpoints_refuse_is_an_assertion_error() -> None:
+    with pytest.raises(AssertionError, match="not the text of a JSON object"):
+        with HostileTransport(1).send(broken_request()):
+            pass
+
+
+def test_async_transport_refuses_it_too() -> None:
+    async def main() -> None:
+        async with AsyncHostileTransport(1).send(broken_request()):
+            pass
+
+    with pytest.raises(AssertionError, match="not the text of a JSON object"):
+        anyio.run(main)
+
+
 # - check_history -
 
 

@@ -7,6 +7,7 @@ calls that are the client's. The project's own calls and their results it never 
 import json
 from collections.abc import Iterable, Sequence
 
+from pathors_agent.json_text import is_json_object
 from pathors_agent.messages import (
     AssistantMessage,
     Content,
@@ -100,11 +101,14 @@ def _answer(text: str, calls: Iterable[ToolCall], own: _Own) -> _Seen:
 
 
 def _value(arguments: str) -> str:
-    """The arguments' value: LangChain, for one, reads them and writes them anew."""
-    try:
-        return json.dumps(json.loads(arguments), sort_keys=True)
-    except (ValueError, RecursionError):
-        return arguments
+    """Return the arguments' value as text.
+
+    Clients such as LangChain read arguments and write them anew. Clients that may send JSON objects
+    only, this library among them, send an empty one for arguments that are none.
+    """
+    if not is_json_object(arguments):
+        return "{}"
+    return json.dumps(json.loads(arguments), sort_keys=True)
 
 
 def _content(content: Content) -> object:

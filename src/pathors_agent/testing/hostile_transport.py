@@ -13,6 +13,7 @@ from pathors_agent.testing.hostile_turns import (
     hostile_turn,
     offered_tools,
 )
+from pathors_agent.testing.request_rules import check_request
 from pathors_agent.testing.script import Entry
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport, Player, PlayerTransport
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
@@ -41,6 +42,7 @@ class _Hostility(Player):
         return HostileScript(tuple(self._entries))
 
     def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
+        check_request(body, self.profile)
         tools = offered_tools(body.get("tools") or ())
         entry = hostile_turn(tools, self._draws, sorted(self._faults))
         self._entries.append(entry)
@@ -57,8 +59,9 @@ class HostileTransport(_Hostility, PlayerTransport):
 
     It cuts answers, calls tools by wrong names and with bad arguments, repeats ids, floods, breaks
     streams, and sends errors; `faults` names which, all by default. The tools are those that a
-    request offers. The same seed answers the same requests in the same way. As a context manager
-    it adds to an error that leaves the block the script that led there, as code.
+    request offers. The same seed answers the same requests in the same way. A request that real
+    endpoints refuse, whatever led to it, is an AssertionError. As a context manager it adds to an
+    error that leaves the block the script that led there, as code.
     """
 
     def __enter__(self) -> Self:

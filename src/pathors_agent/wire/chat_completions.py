@@ -1,4 +1,7 @@
-"""What is sent to a chat-completions endpoint: messages, tools and options as a request body.
+"""Write requests to a chat-completions endpoint: messages, tools and options as a JSON body.
+
+A body is legal whatever a model, a tool or a user once said: the record keeps what came, and the
+writer makes it sendable, in the same bytes each time.
 
 Each message is encoded once per profile and its bytes are kept on it, those of a long history in
 one piece, so that a request costs what is new and one copy.
@@ -12,10 +15,10 @@ from functools import cached_property
 from types import MemberDescriptorType
 from typing import Any, Literal, NamedTuple
 
-from pathors_agent.json_text import write_json
+from pathors_agent.json_text import is_json_object, write_json
 from pathors_agent.messages import (
     AssistantMessage,
-    Content,
+    ContentPart,
     JSONValue,
     Message,
     MessageBase,
@@ -24,10 +27,20 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
+from pathors_agent.wire.contents import (
+    ResultMedia,
+    any_content,
+    carried_parts,
+    result_content,
+    text_content,
+    write_parts,
+)
 
 # OpenAI's rule for function names; some servers answer 400 to a history that breaks it.
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _NAME_LENGTH = 64
+# OpenAI's rule for the names of users and system messages.
+_NOT_IN_SPEAKERS = re.compile(r"[\s<|\\/>]+")
 _NINE = re.compile(r"[A-Za-z0-9]{9}")
 
 
@@ -46,6 +59,12 @@ class EndpointProfile:
       tools; None sends none.
     - `echoed_fields`: unknown fields of an assistant message that go back as they came.
     - `echoes_call_fields`: unknown fields of tool calls (thought signatures) go back, too.
+    - `result_media`: where images, audio and files of a tool's result are sent: in a user message
+      after the results of the batch, in the tool message itself (OpenAI refuses them there, and
+      every later request of the conversation with them), or nowhere. Where they are taken out of
+      the tool message, its text notes each of them.
+    - `answers_results`: add a short assistant message where a user message would follow a tool
+      message, for endpoints that refuse that order.
     - `call_ids`: "nine" for endpoints that take nothing but nine letters and digits; other ids
       are replaced, the same everywhere in the request.
     - `structured`: how answers of a type are asked for: by `response_format` with a JSON Schema,
@@ -62,6 +81,8 @@ class EndpointProfile:
     reasoning_field: str | None = None
     echoed_fields: tuple[str, ...] = ("reasoning_details",)
     echoes_call_fields: bool = True
+    result_media: ResultMedia = "user_message"
+    answers_results: bool = False
     call_ids: Literal["any", "nine"] = "any"
     structured: Literal["response_format", "tool", "prompt"] = "tool"
     requires_calls: bool = True
@@ -78,9 +99,14 @@ PROFILES = {
     # Answers 400 to a history whose tool calls lack their reasoning (langchain-ai/langchain#34166),
     # and, while it reasons, to being told to call a tool (deepseek-ai/DeepSeek-V3#1376).
     "deepseek": EndpointProfile(reasoning_field="reasoning_content", requires_calls=False),
-    # Answers 422 to fields and ids that it does not know (langchain-ai/langchain#24668).
+    # Answers 422 to fields and ids that it does not know (langchain-ai/langchain#24668), and 400 to
+    # a user message after a tool message (mistralai/mistral-common#169).
     "mistral": EndpointProfile(
-        include_usage=False, echoed_fields=(), echoes_call_fields=False, call_ids="nine"
+        include_usage=False,
+        echoed_fields=(),
+        echoes_call_fields=False,
+        answers_results=True,
+        call_ids="nine",
     ),
     # For servers that refuse whatever their documentation does not name.
     "strict": EndpointProfile(
@@ -136,7 +162,7 @@ class RequestTemplate:
     final_tool: Mapping[str, JSONValue] | None = None
 
     def encode(self, messages: Sequence[Message]) -> bytes:
-        """Give the request body for these messages."""
+        """Return the request body for these messages."""
         news = self.profile.sends == "new_messages"
         sent = _after_last_answer(messages) if news else messages
         parts = _encode_all(sent, self.profile)
@@ -213,13 +239,15 @@ class RequestTemplate:
 
 
 class _Encoded(NamedTuple):
-    """What is kept on a message: its wire bytes, and on some those of a history that ends there.
+    """The wire bytes kept on a message, and on some those of the history that ends there.
 
+    `carried` are content parts of a tool's result that a user message holds (`_between`).
     `joined` are the bytes of the messages `before` and its own, with commas between.
     """
 
     profile: EndpointProfile
     data: bytes
+    carried: bytes = b""
     before: tuple[Message, ...] = ()
     joined: bytes = b""
 
@@ -229,9 +257,12 @@ _WIRE: MemberDescriptorType = MessageBase.__dict__["wire"]
 # time. To join anew for each request would copy all of it twice.
 _JOINED_TOGETHER = 32
 
+# Stands between results and a user message for endpoints that refuse that order.
+_ANSWERED = b'{"role":"assistant","content":"OK."}'
+
 
 def encode_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -> bytes:
-    """Give a message's wire bytes, from where they were kept when it was encoded before."""
+    """Return a message's wire bytes; encode it only the first time."""
     return _encoded(message, profile).data
 
 
@@ -245,7 +276,7 @@ def _encoded(message: Message, profile: EndpointProfile) -> _Encoded:
         pass
     # A copy: msgspec leaves its bytes in a buffer that is half as large again, and these are kept.
     data = bytes(memoryview(write_json(wire_message(message, profile))))
-    return _keep(message, _Encoded(profile, data))
+    return _keep(message, _Encoded(profile, data, _carried(message, profile)))
 
 
 def _keep(message: Message, encoded: _Encoded) -> _Encoded:
@@ -255,54 +286,98 @@ def _keep(message: Message, encoded: _Encoded) -> _Encoded:
 
 
 def _encode_all(messages: Sequence[Message], profile: EndpointProfile) -> list[bytes]:
-    """Give the messages' bytes in pieces; the first may be of many messages."""
-    parts: list[bytes] = []
-    for place in range(len(messages) - 1, -1, -1):
-        encoded = _encoded(messages[place], profile)
-        if encoded.joined and encoded.before == tuple(messages[:place]):
+    """Return the messages' bytes in pieces; the first may be of many messages."""
+    start, parts = len(messages), []
+    while start:
+        encoded = _encoded(messages[start - 1], profile)
+        if encoded.joined and encoded.before == tuple(messages[: start - 1]):
             parts.append(encoded.joined)
             break
-        parts.append(encoded.data)
-    parts.reverse()
-    if len(parts) > _JOINED_TOGETHER:
-        parts[:-1] = [_join(messages[:-1], parts[:-1], profile)]
-    return parts
+        start -= 1
+    for place in range(start, len(messages)):
+        if place == len(messages) - 1 and len(parts) >= _JOINED_TOGETHER:
+            parts = [_join(messages[:place], start, parts, profile)]
+        parts += _between(messages, place, profile)
+        parts.append(_encoded(messages[place], profile).data)
+    return parts + _between(messages, len(messages), profile)
 
 
-def _join(messages: Sequence[Message], parts: Sequence[bytes], profile: EndpointProfile) -> bytes:
-    """Join all but the newest message, and keep that on the last of them, no longer on others."""
+def _join(
+    messages: Sequence[Message], start: int, parts: Sequence[bytes], profile: EndpointProfile
+) -> bytes:
+    """Join all but the newest message, and keep the bytes on the last of them only.
+
+    `start` is the number of messages that were joined before.
+    """
     joined = b",".join(parts)
-    for message in messages[-len(parts) :]:
+    for message in messages[max(0, start - 1) : -1]:
         encoded = _encoded(message, profile)
         if encoded.joined:
-            _keep(message, _Encoded(profile, encoded.data))
-    _keep(messages[-1], _Encoded(profile, parts[-1], tuple(messages[:-1]), joined))
+            _keep(message, encoded._replace(before=(), joined=b""))
+    last = _encoded(messages[-1], profile)
+    _keep(messages[-1], last._replace(before=tuple(messages[:-1]), joined=joined))
     return joined
 
 
+def _between(messages: Sequence[Message], place: int, profile: EndpointProfile) -> list[bytes]:
+    """Return the messages to add before a place: after results, those that carry their media.
+
+    They depend on the next message, so the bytes joined up to a place never hold them.
+    """
+    following = messages[place] if place < len(messages) else None
+    if not place or isinstance(following, ToolMessage):
+        return []
+    carried = []
+    for message in reversed(messages[:place]):
+        if not isinstance(message, ToolMessage):
+            break
+        carried.append(_encoded(message, profile).carried)
+    added = []
+    if profile.answers_results and carried and (any(carried) or isinstance(following, UserMessage)):
+        added.append(_ANSWERED)
+    if any(carried):
+        parts = b",".join(filter(None, reversed(carried)))
+        added.append(b'{"role":"user","content":[' + parts + b"]}")
+    return added
+
+
+def _carried(message: Message, profile: EndpointProfile) -> bytes:
+    """Write the parts of a result that a user message holds, behind a text that names the call."""
+    if not isinstance(message, ToolMessage):
+        return b""
+    parts = carried_parts(message.content, profile.result_media)
+    if not parts:
+        return b""
+    call_id = _call_id(message.tool_call_id, profile)
+    origin = ContentPart(type="text", text=f"From the result of tool call {call_id}:")
+    return write_json(write_parts([origin, *parts]))[1:-1]
+
+
 def wire_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -> dict[str, object]:
-    """Give a message as the JSON object an endpoint of this profile reads."""
+    """Return a message as the JSON object an endpoint of this profile reads."""
     match message:
         case SystemMessage():
-            return {"role": profile.system_role, **_name_and_content(message)}
+            content = text_content(message.content)
+            return {"role": profile.system_role, **_name(message), "content": content}
         case ToolMessage():
             call_id = _call_id(message.tool_call_id, profile)
-            return {"role": "tool", "tool_call_id": call_id, "content": _content(message.content)}
+            content = result_content(message.content, profile.result_media)
+            return {"role": "tool", "tool_call_id": call_id, "content": content}
         case AssistantMessage():
             return _wire_assistant(message, profile)
-        case _:
-            return {"role": "user", **_name_and_content(message)}
+        case UserMessage():
+            return {"role": "user", **_name(message), "content": any_content(message.content)}
 
 
-def _name_and_content(message: SystemMessage | UserMessage) -> dict[str, object]:
-    name = {} if message.name is None else {"name": message.name}
-    return {**name, "content": _content(message.content)}
+def _name(message: SystemMessage | UserMessage) -> dict[str, object]:
+    name = _NOT_IN_SPEAKERS.sub("_", message.name or "")[:_NAME_LENGTH]
+    return {"name": name} if name else {}
 
 
 def _wire_assistant(message: AssistantMessage, profile: EndpointProfile) -> dict[str, object]:
     wire: dict[str, object] = {"role": "assistant"}
     if message.content is not None:
-        wire["content"] = _content(message.content)
+        wire["content"] = text_content(message.content)
     elif not message.tool_calls:
         # An answer of nothing, or a refusal: a message needs a content that is text.
         wire["content"] = message.refusal or ""
@@ -322,7 +397,9 @@ def _wire_call(call: ToolCall, profile: EndpointProfile) -> dict[str, object]:
     extra = call.extra if profile.echoes_call_fields else {}
     function = {
         "name": _NOT_IN_NAMES.sub("_", call.name)[:_NAME_LENGTH] or "unnamed",
-        "arguments": call.arguments if call.arguments.strip() else "{}",
+        # vLLM, SGLang and llama.cpp refuse a conversation in which one call's arguments are no JSON
+        # object. The call's result tells the model what was wrong with them.
+        "arguments": call.arguments if is_json_object(call.arguments) else "{}",
     }
     return {**extra, "id": _call_id(call.id, profile), "type": "function", "function": function}
 
@@ -333,16 +410,8 @@ def _call_id(call_id: str, profile: EndpointProfile) -> str:
     return hashlib.blake2b(call_id.encode(), digest_size=5).hexdigest()[:9]
 
 
-def _content(content: Content) -> object:
-    if isinstance(content, str):
-        return content
-    # As `history` stores parts: a loaded message is sent with the same bytes. Endpoints refuse an
-    # empty list.
-    return [part.model_dump(mode="json", exclude_defaults=True) for part in content] or ""
-
-
 def _after_last_answer(messages: Sequence[Message]) -> Sequence[Message]:
-    """What an endpoint that keeps the history has not seen yet."""
+    """Return the messages that an endpoint that keeps the history does not have yet."""
     for index in range(len(messages) - 1, -1, -1):
         if isinstance(messages[index], AssistantMessage):
             return messages[index + 1 :]
