@@ -77,7 +77,7 @@ GO = UserMessage(content="Go.")
 
 @pytest.mark.parametrize("profile", [PROFILES["default"], PROFILES["openai"]])
 def test_media_of_a_result_goes_into_a_user_message_behind_it(profile: EndpointProfile) -> None:
-    messages = [GO, look("a"), result("a", text("Seen:"), PNG, WAV, FILE)]
+    messages: list[Message] = [GO, look("a"), result("a", text("Seen:"), PNG, WAV, FILE)]
 
     assert sent(messages, profile)[2:] == [
         {
@@ -89,13 +89,13 @@ def test_media_of_a_result_goes_into_a_user_message_behind_it(profile: EndpointP
 
 
 def test_media_of_a_batch_stands_behind_all_its_results() -> None:
-    batch = [
+    batch: list[Message] = [
         look("a", "b", "c"),
         result("a", PNG),
         result("b", text("12")),
         result("c", FILE, JPEG),
     ]
-    answered = [AssistantMessage(content="I see."), UserMessage(content="Thanks.")]
+    answered: list[Message] = [AssistantMessage(content="I see."), UserMessage(content="Thanks.")]
 
     assert sent([GO, *batch, *answered], PROFILES["openai"])[2:] == [
         {"tool": "[image: in the next user message]"},
@@ -148,7 +148,7 @@ def test_result_of_text_is_sent_as_it_is(content: Any, wire: Any) -> None:
 
 
 def test_call_id_in_the_user_message_is_the_one_that_is_sent() -> None:
-    messages = [GO, look("call_1"), result("call_1", PNG)]
+    messages: list[Message] = [GO, look("call_1"), result("call_1", PNG)]
     profile = EndpointProfile(call_ids="nine")
 
     body = json.loads(RequestTemplate(profile=profile).encode(messages))
@@ -160,7 +160,7 @@ def test_call_id_in_the_user_message_is_the_one_that_is_sent() -> None:
 
 def test_new_messages_hold_the_media_of_new_results_only() -> None:
     profile = EndpointProfile(sends="new_messages")
-    turn = [GO, look("a"), result("a", PNG)]
+    turn: list[Message] = [GO, look("a"), result("a", PNG)]
 
     assert sent(turn, profile) == [
         {"tool": "[image: in the next user message]"},
@@ -195,7 +195,14 @@ def test_media_is_no_part_of_the_record() -> None:
 
 
 def test_answer_stands_between_a_result_and_a_user_where_the_endpoint_wants_it() -> None:
-    messages = [GO, look("a", "b"), result("a", text("1")), result("b", PNG), GO, look("c")]
+    messages: list[Message] = [
+        GO,
+        look("a", "b"),
+        result("a", text("1")),
+        result("b", PNG),
+        GO,
+        look("c"),
+    ]
     messages += [result("c", text("3")), AssistantMessage(content="Done."), GO]
 
     roles = [next(iter(message)) for message in sent(messages, PROFILES["mistral"])]
