@@ -18,12 +18,17 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
-from opentelemetry.semconv.attributes import error_attributes, server_attributes
+from opentelemetry.semconv.attributes import (
+    error_attributes,
+    http_attributes,
+    server_attributes,
+)
 
 from live_server import live
 from pathors_agent import (
     Agent,
     AsyncAgent,
+    Conversation,
     HTTPTransport,
     Limits,
     ModelOptions,
@@ -180,6 +185,7 @@ def test_attributes_are_those_of_the_conventions(way: Way, exported: Exported) -
         "gen_ai.usage.input_tokens": 5,
         "gen_ai.usage.output_tokens": 2,
         "pathors_agent.effect": "model/0",
+        "http.response.status_code": 200,
         "pathors_agent.tool_calls": 1,
     }
     assert called == {
@@ -213,7 +219,10 @@ def test_every_name_is_published(way: Way, exported: Exported) -> None:
     way.run(*TURNS, prompt="Go.", tools=[look], model="small", output=None)
     published = {
         value
-        for module in (gen_ai_attributes, error_attributes, server_attributes, gen_ai_metrics)
+        for module in (
+            *(gen_ai_attributes, error_attributes, http_attributes, server_attributes),
+            gen_ai_metrics,
+        )
         for value in vars(module).values()
         if isinstance(value, str)
     }
@@ -394,6 +403,72 @@ def test_failed_tool_names_what_it_raised(way: Way, exported: Exported) -> None:
     assert failed == {"tool/0/0": "ToolError", "tool/0/1": "ZeroDivisionError"}
     assert {span.status.status_code for span in tools} == {trace.StatusCode.ERROR}
     assert exported.named("invoke_agent").status.status_code is trace.StatusCode.UNSET
+
+
+def test_call_without_a_run_is_seen_with_its_outcome(
+    way: Way, exported: Exported, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pathors_agent")
+    asked = calls(
+        ("look", {"at": "me"}), ("look", {"from": "me"}), ("look", "{"), ("nope", {}), ("look", {})
+    )
+    # Of five calls the limit lets four run.
+    limits = Limits(tool_calls=4)
+    way.run(asked, "Done.", prompt="Go.", tools=[look], limits=limits)
+
+    spans = [span for span in exported.spans if span.name.startswith("execute_tool")]
+    seen = {attributes(s)["pathors_agent.effect"]: attributes(s) for s in spans}
+    told = {key: (a["gen_ai.tool.name"], a["pathors_agent.outcome"]) for key, a in seen.items()}
+    assert told == {
+        "tool/0/0": ("look", "value"),
+        "tool/0/1": ("look", "error"),
+        "tool/0/2": ("look", "error"),
+        "tool/0/3": ("_OTHER", "error"),
+        "tool/0/4": ("look", "not_run"),
+    }
+    errors = {key: a.get("error.type") for key, a in seen.items()}
+    assert [*dict(sorted(errors.items())).values()] == [
+        *(None, "invalid_arguments", "invalid_arguments", "unknown_tool", "not_run")
+    ]
+    assert all(is_below(span, exported.named("invoke_agent")) for span in spans)
+    points, by = (
+        exported.points()["gen_ai.execute_tool.duration"],
+        ("gen_ai.tool.name", "error.type"),
+    )
+    assert {(p.count, *(p.attributes.get(n) for n in by)) for p in points} == {
+        (1, "look", None),
+        (2, "look", "invalid_arguments"),
+        (1, "_OTHER", "unknown_tool"),
+        (1, "look", "not_run"),
+    }
+    logged = [vars(r)["fields"] for r in caplog.records if vars(r)["event"] == "execute_tool"]
+    assert {e["pathors_agent.effect"]: e["pathors_agent.outcome"] for e in logged} == {
+        key: outcome for key, (_, outcome) in told.items()
+    }
+
+
+def test_call_that_a_person_denied_is_seen_below_the_next_run(way: Way, exported: Exported) -> None:
+    guarded = tool(approve=True, name="look")(within)
+    conversation = Conversation()
+    first = way.run(TURNS[0], prompt="Go.", tools=[guarded], conversation=conversation)
+    denied = [approval.deny(CANARY) for approval in first.approvals]
+    way.run("Done.", tools=[guarded], conversation=conversation, decisions=denied)
+
+    _, _, run, call, _ = exported.spans
+    assert call.name == "execute_tool look"
+    assert is_below(call, run)
+    told = attributes(call)
+    assert (told["pathors_agent.effect"], told["pathors_agent.outcome"]) == ("tool/0/0", "not_run")
+    assert told["error.type"] == "not_run"
+    assert CANARY not in everything(exported)
+
+
+def test_answer_of_a_type_is_a_call_that_is_seen(way: Way, exported: Exported) -> None:
+    wrong, right = calls(("final_answer", {"value": "x"})), calls(("final_answer", {"value": 3}))
+    way.run(wrong, right, prompt="Go.", output=int)
+
+    answers = [s for s in exported.spans if s.name == "execute_tool final_answer"]
+    assert [attributes(span).get("error.type") for span in answers] == ["invalid_arguments", None]
 
 
 def test_stream_that_is_left_ends_its_spans(way: Way, exported: Exported) -> None:

@@ -82,6 +82,7 @@ def test_events_go_to_structlog_where_it_is_configured(
         "gen_ai.provider.name": "openai",
         "gen_ai.conversation.id": "session-1",
         "gen_ai.request.stream": True,
+        "http.response.status_code": 200,
         "gen_ai.response.id": "chatcmpl-1",
         "gen_ai.response.model": "scripted",
         "gen_ai.response.finish_reasons": ["tool_calls"],

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 
 from pathors_agent.agent import Agent, AsyncAgent
+from pathors_agent.calls.approvals import Decision
 from pathors_agent.conversation import Conversation
 from pathors_agent.history.given import Prompt
 from pathors_agent.messages import Message
@@ -35,6 +36,7 @@ class Way:
         conversation: Conversation | None = None,
         session_id: str | None = None,
         context: object = None,
+        decisions: Sequence[Decision] = (),
         profile: EndpointProfile = DEFAULT_PROFILE,
         cut: int | None = None,
         **settings: Any,
@@ -44,6 +46,7 @@ class Way:
             "conversation": conversation,
             "session_id": session_id,
             "context": context,
+            "decisions": decisions,
         }
         transport = self._transport(script, profile, cut)
         if isinstance(transport, ScriptedTransport):

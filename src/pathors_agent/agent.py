@@ -21,6 +21,7 @@ from pathors_agent.run import Run
 from pathors_agent.run_result import RunResult
 from pathors_agent.run_stream import AsyncRunStream, Before, RunStream
 from pathors_agent.structured import ArrivingAnswer, OutputT, answer_type
+from pathors_agent.telemetry.runs import RunTelemetry
 from pathors_agent.tools.turn_tools import (
     AsyncToolChoice,
     ToolChoice,
@@ -37,6 +38,7 @@ from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 class AgentSettings(TypedDict, total=False):
     """What is said in the same way of both agents."""
 
+    name: str | None
     model: str | None
     instructions: str | None
     limits: Limits | None
@@ -53,12 +55,15 @@ class _AgentBase:
         output: object = None,
         tools: Tools | AsyncToolChoice = (),
         history: AsyncHistory | None = None,
+        name: str | None = None,
         model: str | None = None,
         instructions: str | None = None,
         limits: Limits | None = None,
         options: ModelOptions | None = None,
     ) -> None:
         self._given: tuple[object, ...] = (transport, tools)
+        self.name = name
+        self._server_address = transport.server_address
         self._choice = choice_of(tools)
         self.tools = registry_of(() if callable(tools) else tools)
         self.limits = limits or Limits()
@@ -110,6 +115,9 @@ class _AgentBase:
             answers=self._answers,
             arriving=ArrivingAnswer(self._answers) if self._answers else None,
             history=self._history,
+            telemetry=RunTelemetry(
+                self.name, model=self._template.model, server=self._server_address
+            ),
         )
 
 
@@ -125,6 +133,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
       does not fit goes back to the model. Without one they are text.
     - `history`: a function from messages to messages that chooses what of the history is sent,
       where the endpoint does not keep the history itself; see `last_turns`, `token_budget`.
+    - `name`: what traces, metrics and logs call the agent.
     - `model`: the name of the model, for endpoints that have several.
     - `limits`: where a run stops by itself; `options`: how the model is to answer.
     """
@@ -309,7 +318,7 @@ def _open(
     """Take what was decided, and what the user says, into the history."""
     conversation = run.conversation
     with Pass(run):
-        bindings.approvals.decide(decisions)
+        bindings.telemetry.denied(bindings.approvals.decide(decisions))
         if prompt is not None:
             conversation.append(user_message(prompt))
     conversation.session_id = conversation.session_id or session_id

@@ -72,7 +72,7 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it w
                     with ModelCall(run, effect.key, bindings, clock) as call:
                         try:
                             request = await call.request_async(effect)
-                            async with transport.send(request) as response:
+                            async with call.sending_async(transport, request) as response:
                                 await call.check_async(response)
                                 pieces = aiter(response.pieces)
                                 # A stream is open for long.
@@ -111,7 +111,7 @@ def _ask(
 ) -> Generator[Delta, None, AssistantMessage]:
     with call:
         try:
-            with transport.send(call.request(effect)) as response:
+            with call.sending(transport, call.request(effect)) as response:
                 call.check(response)
                 for data in response.pieces:
                     if call.first is None:

@@ -6,21 +6,28 @@ Both loops make their calls through it; the reading and waiting is theirs.
 import inspect
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 from pathors_agent.calls.approvals import Approvals
 from pathors_agent.calls.journal import Journal
 from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError
 from pathors_agent.history.sent import AsyncHistory, checked, spending
-from pathors_agent.messages import AssistantMessage, Message, Usage
-from pathors_agent.run import CallModel, Run
+from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
+from pathors_agent.run import CallModel, CallTool, Run
 from pathors_agent.structured import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.telemetry.runs import ModelOperation, RunTelemetry
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.turn_tools import AsyncToolChoice, chosen, chosen_async
-from pathors_agent.transports.base import AsyncResponse, Request, Response
+from pathors_agent.transports.base import (
+    AsyncResponse,
+    AsyncTransport,
+    Request,
+    Response,
+    Transport,
+)
 from pathors_agent.transports.retry import retry_after
 from pathors_agent.wire.chat_completions import RequestTemplate
 from pathors_agent.wire.message_builder import Quirk
@@ -66,6 +73,12 @@ class Bindings:
         """As `choose_tools`."""
         if self.choice is not None:
             self._take(await chosen_async(self.choice, self.context), run)
+
+    def report_answered(self, effect: CallTool, message: ToolMessage) -> None:
+        """Report a call that got its result without running its tool."""
+        name = effect.call.name
+        is_known = name in self.tools or bool(self.answers and name == self.answers.final_tool)
+        self.telemetry.answered(effect.key, effect.call, message, is_known=is_known)
 
     def _take(self, tools: ToolRegistry, run: Run) -> None:
         if tools is not self.tools:
@@ -212,6 +225,18 @@ class ModelCall:
             tell=operation.note,
         )
 
+    def sending(self, transport: Transport, request: Request) -> AbstractContextManager[Response]:
+        """Send the request in the context of the call's span."""
+        open_ = partial(transport.send, request)
+        return open_() if self._operation is None else self._operation.sending(open_)
+
+    def sending_async(
+        self, transport: AsyncTransport, request: Request
+    ) -> AbstractAsyncContextManager[AsyncResponse]:
+        """As `sending`."""
+        open_ = partial(transport.send, request)
+        return open_() if self._operation is None else self._operation.sending_async(open_)
+
     def check(self, response: Response) -> None:
         """Raise the error that an error status brings; keep the session of a good answer."""
         if not self._is_good(response):
@@ -224,6 +249,8 @@ class ModelCall:
 
     def _is_good(self, response: Response | AsyncResponse) -> bool:
         self._masked = response.masked
+        if self._operation is not None:
+            self._operation.status = response.status
         if response.status not in _GOOD_STATUSES:
             return False
         if self._conversation.session_id is None:

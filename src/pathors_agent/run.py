@@ -4,7 +4,7 @@ A run is derived from the history; what it keeps is what it has counted there so
 history can be taken up again, by any driver.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from sys import intern
@@ -127,6 +127,16 @@ class Run:
         """Name a call for whoever must not do it twice: the same on every replay."""
         return f"{self.conversation.id}/{effect.key}"
 
+    def keyed_calls(self) -> Iterator[tuple[str, ToolCall]]:
+        """Yield the calls of the last answer with the keys of their effects, done or not."""
+        messages = reversed(self.conversation.messages)
+        answer = next((m for m in messages if isinstance(m, AssistantMessage)), None)
+        for place, call in enumerate(answer.tool_calls if answer else ()):
+            yield self._tool_key(place), call
+
+    def _tool_key(self, place: int) -> str:
+        return f"tool/{self.conversation.turns - 1}/{place}"
+
     def record(self, message: Produced) -> Produced:
         """Append the message that an effect produced; the only way to move on.
 
@@ -229,11 +239,10 @@ class Run:
         if self.out_of_time:
             return []
         verdicts = self._counted().verdicts
-        turn = self.conversation.turns - 1
         places = {call.id: place for place, call in enumerate(self.conversation.calls)}
         judged = [(call, verdicts.get(call.id, MAY_RUN)) for call in self.conversation.open_calls]
         return [
-            CallTool(f"tool/{turn}/{places[call.id]}", call, verdict)
+            CallTool(self._tool_key(places[call.id]), call, verdict)
             for call, verdict in judged
             if verdict.refusal or not self._is_somebody_elses(call)
         ]

@@ -74,8 +74,8 @@ class Approvals:
         waiting = filter(self.is_held, self._conversation.open_calls)
         return [Approval(call, digest(call, self.tools[call.name])) for call in waiting]
 
-    def decide(self, decisions: Iterable[Decision]) -> None:
-        """Take decisions: answer what was denied, let run what was approved."""
+    def decide(self, decisions: Iterable[Decision]) -> list[ToolMessage]:
+        """Take decisions: let approved calls run, and answer denied ones; return those answers."""
         waiting = {approval.digest: approval.call for approval in self.open()}
         decided: list[tuple[ToolCall, Decision]] = []
         for decision in decisions:
@@ -89,9 +89,10 @@ class Approvals:
             decided.append((call, decision))
         approved = {call.id: decision.arguments for call, decision in decided if decision.approved}
         self._approved = {**self._approved, **approved} if approved else self._approved
-        for call, decision in decided:
-            if not decision.approved:
-                self._conversation.append(_denial(call, decision.reason))
+        denied = [_denial(call, each.reason) for call, each in decided if not each.approved]
+        for message in denied:
+            self._conversation.append(message)
+        return denied
 
     def is_held(self, call: ToolCall) -> bool:
         """Whether a call waits."""

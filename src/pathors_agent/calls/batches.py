@@ -40,7 +40,7 @@ def bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMess
     """Bind a call for this run, under its key; what keeps it from running is its result."""
     bound = _bound(run, effect, bindings)
     if isinstance(bound, ToolMessage):
-        bindings.telemetry.not_run(effect.key, effect.call.name, bound)
+        bindings.report_answered(effect, bound)
     return bound
 
 
@@ -93,6 +93,7 @@ async def _call_async(
         return bound
     journal = bindings.journal
     if journal and (known := await journal.begin(run, effect, bound)):
+        bindings.report_answered(effect, known)
         return known
     said = None if report is None else _reported(effect, report)
     operation = bindings.telemetry.begin_tool(effect.key, bound, queued=queued)

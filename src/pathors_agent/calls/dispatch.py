@@ -135,7 +135,7 @@ def _arguments(bound: BoundCall, seconds: float | None) -> dict[str, Any]:
     context = bound.kwargs[name]
     assert isinstance(context, ToolContext)  # `bind` put it there
     deadline = None if seconds is None else time.monotonic() + seconds
-    log = bound_logger(**call_facts(bound))
+    log = bound_logger(**call_facts(bound.tool.name, bound.call))
     return {**bound.kwargs, name: replace(context, deadline=deadline, log=log)}
 
 

@@ -21,6 +21,7 @@ class ToolActivity(Transport):
         self._transport = transport
         self._tell = tell
         self.profile = transport.profile
+        self.server_address = transport.server_address
 
     @contextmanager
     def send(self, request: Request) -> Generator[Response]:

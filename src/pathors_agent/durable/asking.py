@@ -15,7 +15,8 @@ async def ask(
     """Give the model's answer; raise as the drivers do."""
     with ModelCall(run, effect.key, bindings, clock) as call:
         try:
-            async with transport.send(await call.request_async(effect)) as response:
+            request = await call.request_async(effect)
+            async with call.sending_async(transport, request) as response:
                 await call.check_async(response)
                 await _read(call, response)
         except TransportError as error:

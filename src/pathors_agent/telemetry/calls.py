@@ -1,22 +1,28 @@
-"""Follow each call of a run from its beginning to its end: it is told once, to all who listen.
+"""Follow each call of a run from its beginning to its end, and report it once to each observer.
 
 One list of facts, by the names of OpenTelemetry's conventions, is an event of the log and the
-attributes of a span. Its times are kept for the run's timeline, whoever listens. Most often nobody
-does, and then a call costs an object and a look at the clock.
+attributes of a span. The times of calls are always kept for the run's timeline. Mostly nothing
+observes a run; a call then costs an object and a reading of the clock.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from time import monotonic
-from typing import TYPE_CHECKING, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 import msgspec
 
-from pathors_agent.messages import ToolMessage
-from pathors_agent.telemetry.events import emit, is_heard
+from pathors_agent.messages import ToolCall, ToolMessage
+from pathors_agent.telemetry.events import LOG, is_heard, write
+from pathors_agent.telemetry.guard import observe
 from pathors_agent.telemetry.spans import (
+    METRICS,
+    SPANS,
     TOOL,
     Facts,
     Kind,
+    OpenTelemetry,
     contents_are_asked_for,
     listening,
 )
@@ -24,35 +30,48 @@ from pathors_agent.timeline import TimedCall
 from pathors_agent.tools.registry import BoundCall
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-# One for all whom nobody listens to: an open stream is to be small.
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Shared by all runs that nothing observes: an open stream must be small.
 _NO_FACTS: Facts = {}
+
+_NO_LINKS: Mapping[str, str] = MappingProxyType({})
 
 _NOTES = {"request_retried": "sent again", "transport_fell_back": "sent to the next endpoint"}
 
+UNKNOWN_TOOL = "_OTHER"
+"""The name reported for a tool that does not exist: what the model made up is content."""
+
 
 class Audience:
-    """Who is told of one run, and the `times` that are kept of it.
+    """The observers of one run, and the `times` of its calls.
 
-    `api` is that of spans, where it is listened to. Spans begin below `parent`, or else below the
-    current one. `facts` are those that the calls have in common, or that are summed up over them.
+    `api` makes spans, if the program has set OpenTelemetry up. Spans begin below `parent`, or
+    below the current span if it is None. `facts` are common to the run's calls, or summed over
+    them. `name` is the agent's.
     """
 
-    __slots__ = ("_times", "api", "facts", "is_heard", "listens", "parent")
+    __slots__ = ("_stop", "_times", "api", "facts", "is_heard", "listens", "name", "parent")
 
-    def __init__(self) -> None:
-        self.api = listening()
-        self.is_heard = is_heard()
+    def __init__(self, name: str | None = None) -> None:
+        self._stop: BaseException | None = None
+        self.name = name
+        self.api = self.observe(SPANS, listening)
+        self.is_heard = self.observe(LOG, is_heard)
         self.listens = self.is_heard or self.api is not None
         self.parent: Context | None = None
         self.facts: Facts = {} if self.listens else _NO_FACTS
-        self._times: list[TimedCall] | None = None  # an open stream has none yet
+        self._times: list[TimedCall] | None = None  # allocated by the first call
 
     @property
     def times(self) -> tuple[TimedCall, ...]:
-        """When the calls began and ended, as far as they have."""
+        """When the calls began and ended, so far."""
         return tuple(self._times or ())
 
     def keep(self, call: TimedCall) -> None:
@@ -61,16 +80,50 @@ class Audience:
             self._times = []
         self._times.append(call)
 
+    def observe(
+        self, observer: str, function: "Callable[P, T]", *args: P.args, **kwargs: P.kwargs
+    ) -> T | None:
+        """Call an observer; keep what stops the program until `raise_stop`."""
+        try:
+            return observe(observer, function, *args, **kwargs)
+        except BaseException as stop:  # noqa: BLE001  (raised again where no result is lost)
+            self._stop = self._stop or stop
+            return None
+
+    def raise_stop(self) -> None:
+        """Raise what stopped an observer, before the next call begins or after the last one."""
+        if self._stop is not None:
+            stop, self._stop = self._stop, None
+            raise stop
+
     def begin_tool(
         self, key: str, bound: BoundCall, *, queued: float | None = None
     ) -> "ToolOperation":
-        """Begin a tool's call; where it had to wait for a place, it did so since `queued`."""
-        operation = ToolOperation(self, key, bound=bound)
+        """Begin a tool call; `queued` is when it began to wait for a free place, if it did."""
+        self.raise_stop()
+        operation = ToolOperation(
+            self, key, call=bound.call, name=bound.tool.name, description=bound.tool.description
+        )
         if self.api is not None:
-            operation.span = self.api.start(TOOL, bound.tool.name, self.parent)
+            operation.start_span()
         if queued is not None:
             operation.waits = ((queued, operation.start),)
         return operation
+
+    def answered(
+        self, key: str, call: ToolCall, message: ToolMessage, *, is_known: bool = True
+    ) -> None:
+        """Report a call that got its result without running its tool: refused, limited, unknown.
+
+        `is_known` is False if the agent has no such tool.
+        """
+        name = call.name if is_known else UNKNOWN_TOOL
+        operation = ToolOperation(self, key, call=call, name=name, message=message)
+        if message.outcome == "error":
+            operation.error = "invalid_arguments" if is_known else "unknown_tool"
+        if self.api is not None:
+            operation.start_span()
+        operation.close()
 
 
 class Operation(msgspec.Struct):
@@ -83,46 +136,82 @@ class Operation(msgspec.Struct):
     waits: tuple[tuple[float, float], ...] = ()
     notes: tuple[str, ...] = ()
 
+    def begin(
+        self,
+        kind: Kind,
+        name: str | None,
+        facts: "Callable[[], Facts]",
+        links: Mapping[str, str] = _NO_LINKS,
+    ) -> None:
+        """Begin its span, with the facts that a sampler may decide by."""
+        audience, api = self.audience, self.audience.api
+        if api is not None:
+            told = {"gen_ai.agent.name": audience.name, **(audience.observe(SPANS, facts) or {})}
+            known, parent = known_facts(told), audience.parent
+            self.span = audience.observe(SPANS, api.start, kind, name, parent, known, links)
+
     def context(self) -> "Context | None":
-        """The context in which its span is the current one; None where there is no span."""
-        api = self.audience.api
-        return api.within(self.span) if api and self.span else None
+        """Return the context in which its span is the current one; None without a span."""
+        api, span = self.audience.api, self.span
+        return self.audience.observe(SPANS, api.within, span) if api and span else None
 
     def headers(self) -> dict[str, str]:
-        """Give the headers by which whoever is asked goes on with the trace."""
-        api = self.audience.api
-        return api.headers(self.span) if api and self.span else {}
+        """Return the request headers that carry the trace on."""
+        api, span = self.audience.api, self.span
+        if api is None or span is None:
+            return {}
+        return self.audience.observe(SPANS, api.headers, span) or {}
 
     def note(self, event: str, **fields: object) -> None:
-        """Tell of something on the way, as an event of its own."""
-        emit(event, **fields)
+        """Report something on the way, as an event of its own."""
+        observe = self.audience.observe
+        observe(LOG, write, event, fields)
         if self.span:
-            self.span.add_event(event, _known(fields))
+            observe(SPANS, self.span.add_event, event, known_facts(fields))
         if event in _NOTES:
             reason = fields.get("status") or fields.get("error") or "an empty answer"
             self.notes += (f"{_NOTES[event]}: {reason}",)
             self._note_wait(fields.get("seconds"))
 
     def tell(self, kind: Kind, error: str | None) -> None:
-        """Tell of its end."""
+        """Report its end to the log, and end its span."""
+        audience = self.audience
         seconds = monotonic() - self.start
-        api, span = self.audience.api, self.span
-        effect = {"pathors_agent.effect": self.key or None}
-        facts = _known({**effect, **self.facts(), "error.type": error})
-        if api and span:
-            told = self.contents() if span.is_recording() and contents_are_asked_for() else {}
-            api.end(span, kind, facts, told, seconds=seconds)
-            facts |= api.ids(span)
-        if self.audience.is_heard:
-            emit(kind.operation, **facts, seconds=round(seconds, 6))
+        facts = audience.observe(LOG, self._all_facts, error) or {}
+        if audience.api and self.span:
+            self._end_span(audience.api, self.span, kind, facts, seconds)
+            facts |= audience.observe(SPANS, audience.api.ids, self.span) or {}
+        if audience.is_heard:
+            audience.observe(LOG, write, kind.operation, {**facts, "seconds": round(seconds, 6)})
 
     def facts(self) -> Facts:
-        """What is told of it; what is unknown is None."""
+        """Return what is reported of it; None for what is unknown."""
         raise NotImplementedError
 
     def contents(self) -> Facts:
-        """What was said, for those who ask for it."""
+        """Return what was said, for programs that ask for it."""
         return {}
+
+    def _all_facts(self, error: str | None) -> Facts:
+        name = self.audience.name
+        facts = {"pathors_agent.effect": self.key or None, "gen_ai.agent.name": name}
+        return known_facts({**facts, **self.facts(), "error.type": error})
+
+    def _end_span(
+        self, api: OpenTelemetry, span: "Span", kind: Kind, facts: Facts, seconds: float
+    ) -> None:
+        # Each step by itself: a failure must not keep the next from being taken.
+        observe = self.audience.observe
+        context = observe(SPANS, api.within, span)
+        observe(SPANS, span.set_attributes, facts)
+        if contents_are_asked_for() and observe(SPANS, span.is_recording):
+            observe(SPANS, span.set_attributes, observe(SPANS, self.contents) or {})
+        # Stopped on purpose is not an error.
+        if facts.get("error.type", "cancelled") != "cancelled":
+            observe(SPANS, api.set_error, span)
+        observe(SPANS, span.end)
+        for metric, value, counted in kind.counts(facts, seconds):
+            observe(METRICS, api.count, metric, value, counted, context)
 
     def _note_wait(self, seconds: object) -> None:
         if isinstance(seconds, (int, float)) and seconds:
@@ -131,13 +220,15 @@ class Operation(msgspec.Struct):
 
 
 class ToolOperation(Operation, kw_only=True):
-    """A tool's call: a context manager that ends it, with the `message` that it gave.
+    """A tool call: a context manager that ends it, with the `message` that is its result.
 
-    What runs inside finds its span the current one; nothing may be yielded there. `error` names
-    what the tool's function raised.
+    Code inside it finds its span the current one; nothing may be yielded there. `error` names what
+    the tool's function raised, or what was wrong with the call.
     """
 
-    bound: BoundCall
+    call: ToolCall
+    name: str
+    description: str | None = None
     message: ToolMessage | None = None
     error: str | None = None
     inside: AbstractContextManager[object] | None = None
@@ -147,44 +238,54 @@ class ToolOperation(Operation, kw_only=True):
         """How it ended."""
         return self.message.outcome if self.message else "cancelled"
 
+    def start_span(self) -> None:
+        """Begin its span."""
+        self.begin(TOOL, self.name, self._call_facts)
+
     def __enter__(self) -> Self:
-        if self.span and self.audience.api:
-            self.inside = self.audience.api.current(self.span)
-            self.inside.__enter__()
+        api, span = self.audience.api, self.span
+        if api and span:
+            self.inside = self.audience.observe(SPANS, api.current, span)
+            if self.inside:
+                self.audience.observe(SPANS, self.inside.__enter__)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.inside:
-            self.inside.__exit__(None, None, None)
-        name, outcome = self.bound.tool.name, self.outcome
-        self.audience.keep(
-            TimedCall("tool", name, self.key, self.start, monotonic(), outcome, None, self.waits)
-        )
+            self.audience.observe(SPANS, self.inside.__exit__, None, None, None)
+        self.close()
+
+    def close(self) -> None:
+        """End it."""
+        outcome = self.outcome
+        times = (self.start, monotonic(), outcome, None, self.waits)
+        self.audience.keep(TimedCall("tool", self.call.name, self.key, *times))
         if self.audience.listens:
             failed = self.error or "error" if outcome == "error" else outcome
             self.tell(TOOL, None if outcome == "value" else failed)
 
     def facts(self) -> Facts:
-        """The tool, the call, and how it ended."""
-        return {
-            **call_facts(self.bound),
-            "gen_ai.tool.type": "function",
-            "pathors_agent.outcome": self.outcome,
-        }
+        """Return the tool, the call, and how it ended."""
+        return {**self._call_facts(), "pathors_agent.outcome": self.outcome}
 
     def contents(self) -> Facts:
-        """What the model asked for, and what it is told."""
-        told: Facts = {
-            "gen_ai.tool.description": self.bound.tool.description,
-            "gen_ai.tool.call.arguments": self.bound.call.arguments,
-        }
-        return told | ({"gen_ai.tool.call.result": self.message.text} if self.message else {})
+        """Return what the model asked for, and the result that it reads."""
+        told: Facts = {"gen_ai.tool.call.arguments": self.call.arguments}
+        if self.description is not None:
+            told["gen_ai.tool.description"] = self.description
+        if self.message:
+            told["gen_ai.tool.call.result"] = self.message.text
+        return told
+
+    def _call_facts(self) -> Facts:
+        return {**call_facts(self.name, self.call), "gen_ai.tool.type": "function"}
 
 
-def call_facts(bound: BoundCall) -> dict[str, str]:
-    """Say which call it is."""
-    return {"gen_ai.tool.name": bound.tool.name, "gen_ai.tool.call.id": bound.call.id}
+def call_facts(name: str, call: ToolCall) -> dict[str, str]:
+    """Return the facts that identify a call."""
+    return {"gen_ai.tool.name": name, "gen_ai.tool.call.id": call.id}
 
 
-def _known(facts: Facts) -> Facts:
+def known_facts(facts: Facts) -> Facts:
+    """Return the facts that are known, those that are not None."""
     return {name: value for name, value in facts.items() if value is not None}

@@ -1,25 +1,34 @@
-"""Tell what the library does, as structlog events: names, ids, counts, seconds; never contents.
+"""Log what the library does, as structlog events: names, ids, counts, seconds; never contents.
 
-Where structlog is configured, events go its way. Elsewhere they go to the standard logger
-`pathors_agent`, which is silent until somebody listens.
+If the program has configured structlog, events go there. Otherwise they go to the standard logger
+`pathors_agent`, which is silent until a handler and a level are set.
 """
 
+import inspect
 import logging
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
+from pathors_agent.telemetry.guard import observe, observe_async
 from pathors_agent.tools.signature import ToolLog
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+LOG = "the log"
+"""The log's name in the guard's reports."""
+
 _LOGGER = logging.getLogger("pathors_agent")
 _LOGGER.addHandler(logging.NullHandler())
 
+# Methods of structlog's loggers that return another logger.
+_REBINDING = frozenset({"bind", "new", "unbind", "try_unbind"})
+
 
 def _configured_structlog() -> "ModuleType | None":
-    """Give structlog where the program configured it; its import takes longer than ours."""
+    """Return structlog if the program configured it; its import takes longer than ours."""
     if "structlog" not in sys.modules:
         return None
     import structlog
@@ -28,28 +37,64 @@ def _configured_structlog() -> "ModuleType | None":
 
 
 def is_heard() -> bool:
-    """Whether somebody listens: to gather what nobody reads is for nothing."""
+    """Return True if events go anywhere; facts are not gathered otherwise."""
     return _configured_structlog() is not None or _LOGGER.isEnabledFor(logging.INFO)
 
 
 def emit(event: str, **fields: object) -> None:
-    """Log one event at level INFO."""
+    """Log one event at level INFO; a log that fails is not noticed here."""
+    observe(LOG, write, event, fields)
+
+
+def write(event: str, fields: Mapping[str, object]) -> None:
+    """Log one event at level INFO; raises what the log raises."""
     if structlog := _configured_structlog():
-        structlog.get_logger("pathors_agent").info(event, **fields)
+        _configured_logger(structlog).info(event, **fields)
     elif _LOGGER.isEnabledFor(logging.INFO):
         text = " ".join(f"{name}={value!r}" for name, value in fields.items())
         _LOGGER.info("%s %s", event, text, extra={"event": event, "fields": fields})
 
 
 def bound_logger(**fields: object) -> ToolLog:
-    """Give a logger whose events go where the library's go, with these fields in each."""
+    """Return a logger that adds these fields to each event and cannot raise."""
     import structlog
 
+    logger = None
     if structlog.is_configured():
-        logger: ToolLog = structlog.get_logger("pathors_agent").bind(**fields)
-    else:
-        logger = structlog.wrap_logger(_LOGGER, processors=[_as_record]).bind(**fields)
-    return logger
+        logger = observe(LOG, _configured_logger(structlog).bind, **fields)
+    logger = logger or structlog.wrap_logger(_LOGGER, processors=[_as_record]).bind(**fields)
+    return cast(ToolLog, _GuardedLog(logger))
+
+
+def _configured_logger(structlog: "ModuleType") -> Any:
+    """Return the configured logger, with methods that log before they return.
+
+    The methods of a wrapper class like `AsyncBoundLogger` are coroutines, and blocking code cannot
+    await them; the same processors and logger are then wrapped in a class without coroutines.
+    """
+    wrapper = structlog.get_config()["wrapper_class"]
+    if not inspect.iscoroutinefunction(getattr(wrapper, "info", None)):
+        return structlog.get_logger(_LOGGER.name)
+    blocking = getattr(wrapper, "_bound_logger_factory", structlog.stdlib.BoundLogger)
+    return structlog.wrap_logger(None, wrapper_class=blocking, logger_factory_args=(_LOGGER.name,))
+
+
+class _GuardedLog:
+    """A structlog logger each of whose calls goes through the guard."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._logger, name)
+        if name in _REBINDING:
+            return partial(self._rebound, method)
+        if inspect.iscoroutinefunction(method):
+            return partial(observe_async, LOG, method)
+        return partial(observe, LOG, method) if callable(method) else method
+
+    def _rebound(self, method: Callable[..., Any], *args: Any, **fields: Any) -> "_GuardedLog":
+        return _GuardedLog(observe(LOG, method, *args, **fields) or self._logger)
 
 
 def _as_record(

@@ -1,21 +1,34 @@
 """Follow a run: its model calls, its tools' calls, and the run around them."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from functools import partial
 from time import monotonic
-from typing import Self
+from typing import Self, TypeVar
 
 from pathors_agent.conversation import Conversation
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
 from pathors_agent.run import Run
 from pathors_agent.telemetry.calls import Audience, Operation
 from pathors_agent.telemetry.contents import input_text, instructions_text, output_text
-from pathors_agent.telemetry.spans import AGENT, CHAT, NOTHING, Facts, attached
+from pathors_agent.telemetry.spans import (
+    AGENT,
+    CHAT,
+    NOTHING,
+    SPANS,
+    AsyncWithin,
+    Attached,
+    Facts,
+    Within,
+)
 from pathors_agent.timeline import TimedCall
+from pathors_agent.transports.base import ServerAddress
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 
-# The conventions' names for who is behind an address. Whoever else takes OpenAI's requests is
-# "openai": the name says which requests are meant, and `server.address` who is asked.
+T = TypeVar("T")
+
+# The conventions' names of providers, by address. Every other one is "openai": the name tells which
+# API is spoken, and `server.address` tells the endpoint.
 _PROVIDERS = {
     "api.anthropic.com": "anthropic",
     "api.cohere.ai": "cohere",
@@ -28,6 +41,9 @@ _PROVIDERS = {
     "generativelanguage.googleapis.com": "gcp.gemini",
 }
 DEFAULT_PROVIDER = "openai"
+
+# What the calls of a run have in common.
+_COMMON = ("gen_ai.provider.name", "gen_ai.request.model", "gen_ai.output.type")
 
 # By the names of `ModelOptions` and of `Usage`.
 _OPTIONS = {
@@ -45,23 +61,46 @@ _USAGE = {
 
 
 class RunTelemetry(Audience):
-    """Follows one run."""
+    """The observers of one run.
 
-    __slots__ = ()
+    `name` is the agent's, `model` the model's. `server` is where its model calls go, if that is
+    known before the first one. `started_by` are the headers of the trace that started the run in
+    another process, which its span is linked to.
+    """
+
+    __slots__ = ("_denied", "model", "server", "started_by")
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        model: str | None = None,
+        server: ServerAddress | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.model = model
+        self.server = server
+        self.started_by: Mapping[str, str] = {}
+        self._denied: list[ToolMessage] = []
 
     def of(self, run: Run) -> AbstractContextManager[object]:
         """Follow a run's loop, which goes into the `with` block."""
-        if not self.listens:
+        if not self.listens and not self._denied:
             return NOTHING
-        operation = RunOperation(self, "", run=run)
-        if self.api is not None:
-            operation.span = self.api.start(AGENT, None, None)
-            self.parent = operation.context()
-        return operation
+        return RunOperation(self, "", run=run)
+
+    def denied(self, messages: Iterable[ToolMessage]) -> None:
+        """Report calls that a person denied, once the run has begun."""
+        self._denied += messages
+
+    def take_denied(self) -> list[ToolMessage]:
+        """Return the denied calls that are not reported yet."""
+        denied, self._denied = self._denied, []
+        return denied
 
     def current(self) -> AbstractContextManager[object]:
         """Make the run's span the current one for a `with` block in which nothing is yielded."""
-        return attached(self.parent) if self.parent else NOTHING
+        return Attached(self.parent) if self.parent else NOTHING
 
     def begin_model(
         self,
@@ -71,16 +110,14 @@ class RunTelemetry(Audience):
         sent: Sequence[Message],
     ) -> "ModelOperation":
         """Begin a model call."""
-        operation = ModelOperation(self, key, asked=asked, conversation=conversation)
+        self.raise_stop()
+        operation = ModelOperation(
+            self, key, asked=asked, conversation=conversation, server=self.server
+        )
         if self.api is not None:
-            operation.span = self.api.start(CHAT, asked.model, self.parent)
-            operation.sent = sent  # else a long history would be held for nothing
+            operation.begin(CHAT, asked.model, operation.asked_facts)
+            operation.sent = sent  # only spans need it
         return operation
-
-    def not_run(self, key: str, name: str, message: ToolMessage) -> None:
-        """Keep a call that was answered without its tool."""
-        now = monotonic()
-        self.keep(TimedCall("tool", name, key, now, now, message.outcome))
 
 
 class RunOperation(Operation, kw_only=True):
@@ -89,16 +126,36 @@ class RunOperation(Operation, kw_only=True):
     run: Run
 
     def __enter__(self) -> Self:
+        telemetry = self.audience
+        assert isinstance(telemetry, RunTelemetry)
+        if telemetry.api is not None:
+            facts = partial(self._first_facts, telemetry.model, telemetry.server)
+            self.begin(AGENT, telemetry.name, facts, telemetry.started_by)
+            telemetry.parent = self.context()
+        for message in telemetry.take_denied():
+            self._report_denied(message)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        # Whoever leaves the stream early may have all that they wanted.
-        self.tell(AGENT, None if kind is GeneratorExit else error_type(error))
+        if self.audience.listens:
+            # A caller that leaves the stream early may have all that it wanted.
+            self.tell(AGENT, None if kind is GeneratorExit else error_type(error))
+        self.audience.raise_stop()
+
+    def _first_facts(self, model: str | None, server: ServerAddress | None) -> Facts:
+        conversation = conversation_id(self.run.conversation)
+        asked = {"gen_ai.request.model": model, "gen_ai.conversation.id": conversation}
+        return {**server_facts(server), **asked}
+
+    def _report_denied(self, message: ToolMessage) -> None:
+        for effect_key, call in self.run.keyed_calls():
+            if call.id == message.tool_call_id:
+                self.audience.answered(effect_key, call, message)
 
     def facts(self) -> Facts:
-        """Where it stands, and what its model calls used."""
+        """Return where it stands, and what its model calls used."""
         return {
             "gen_ai.provider.name": DEFAULT_PROVIDER,
             **self.audience.facts,
@@ -109,12 +166,16 @@ class RunOperation(Operation, kw_only=True):
 
 
 class ModelOperation(Operation, kw_only=True):
-    """A model call, with the `message` that it gave; the `first` of it came at that time."""
+    """A model call, with the `message` that was its answer and the time `first` at which it began.
+
+    `server` is where the request goes, `status` the answer's HTTP status.
+    """
 
     asked: RequestTemplate
     conversation: Conversation
     sent: Sequence[Message] = ()
-    server: Facts | None = None
+    server: ServerAddress | None = None
+    status: int | None = None
     message: AssistantMessage | None = None
     first: float | None = None
 
@@ -123,10 +184,22 @@ class ModelOperation(Operation, kw_only=True):
         if event != "request_sent":
             super().note(event, **fields)
         elif self.audience.listens:
-            self.server = fields
+            self.server = self.audience.observe(SPANS, _read_address, fields) or self.server
+
+    def sending(self, open_: Callable[[], AbstractContextManager[T]]) -> AbstractContextManager[T]:
+        """Open an answer in the context of the span, so that a client's own spans are below it."""
+        context = self.context()
+        return open_() if context is None else Within(context, open_)
+
+    def sending_async(
+        self, open_: Callable[[], AbstractAsyncContextManager[T]]
+    ) -> AbstractAsyncContextManager[T]:
+        """As `sending`."""
+        context = self.context()
+        return open_() if context is None else AsyncWithin(context, open_)
 
     def close(self, error: BaseException | None) -> None:
-        """End it, by what was raised where it gave no message."""
+        """End it, by what was raised if it got no message."""
         failure = None if error is None else error_type(error)
         outcome = "value" if failure is None else failure if failure in _STOPPED else "failed"
         times = (self.start, monotonic(), outcome, self.first, self.waits, self.notes)
@@ -134,33 +207,33 @@ class ModelOperation(Operation, kw_only=True):
         if self.audience.listens:
             self.tell(CHAT, failure)
 
-    def facts(self) -> Facts:
-        """What was asked for, where, and what came."""
-        server = self.server or {}
-        host = server.get("address")
+    def asked_facts(self) -> Facts:
+        """Return what is known before the request is sent."""
         asked, options = self.asked, self.asked.options
         is_json = asked.final_tool is not None or options.response_format is not None
-        common: Facts = {
-            "gen_ai.provider.name": _PROVIDERS.get(host or "", DEFAULT_PROVIDER),
+        return {
+            **server_facts(self.server),
             "gen_ai.request.model": asked.model,
             "gen_ai.output.type": "json" if is_json else None,
-        }
-        answer = self._answer()
-        self._share(common, answer)
-        return {
-            **common,
             "gen_ai.conversation.id": conversation_id(self.conversation),
-            "server.address": host,
-            "server.port": server.get("port"),
-            "http.request.resend_count": len(self.notes) or None,
             **{fact: getattr(options, name) for fact, name in _OPTIONS.items()},
             "gen_ai.request.stop_sequences": _stops(options),
             "gen_ai.request.stream": asked.profile.streams,
+        }
+
+    def facts(self) -> Facts:
+        """Return what was asked for, where, and what came."""
+        asked, answer = self.asked_facts(), self._answer()
+        self._share(asked, answer)
+        return {
+            **asked,
+            "http.response.status_code": self.status,
+            "http.request.resend_count": len(self.notes) or None,
             **answer,
         }
 
     def contents(self) -> Facts:
-        """What was sent, and what came."""
+        """Return what was sent, and what came."""
         told: Facts = {"gen_ai.input.messages": input_text(self.sent)}
         if self.asked.instructions:
             told["gen_ai.system_instructions"] = instructions_text(self.asked.instructions)
@@ -186,10 +259,10 @@ class ModelOperation(Operation, kw_only=True):
             **{fact: getattr(usage, name) for fact, name in _USAGE.items()},
         }
 
-    def _share(self, common: Facts, answer: Facts) -> None:
-        """Add to what is told of the run."""
+    def _share(self, asked: Facts, answer: Facts) -> None:
+        """Add to what is reported of the run."""
         facts = self.audience.facts
-        facts.update(common)
+        facts.update({name: asked.get(name) for name in _COMMON})
         facts["gen_ai.response.finish_reasons"] = answer.get("gen_ai.response.finish_reasons")
         for fact in _USAGE:
             if (tokens := answer.get(fact)) is not None:
@@ -200,7 +273,7 @@ _STOPPED = ("cancelled", "timeout")
 
 
 def error_type(error: BaseException | None) -> str | None:
-    """Name what a call failed of, in a word of few."""
+    """Return a word of low cardinality for what a call failed with."""
     if error is None:
         return None
     if getattr(error, "timed_out", False):
@@ -208,8 +281,24 @@ def error_type(error: BaseException | None) -> str | None:
     return type(error).__name__ if isinstance(error, Exception) else "cancelled"
 
 
+def _read_address(fields: Mapping[str, object]) -> ServerAddress:
+    address, port = fields["address"], fields.get("port")
+    return ServerAddress(str(address), port if isinstance(port, int) else None)
+
+
+def server_facts(server: ServerAddress | None) -> Facts:
+    """Return the facts that name an endpoint."""
+    if server is None:
+        return {"gen_ai.provider.name": DEFAULT_PROVIDER}
+    return {
+        "gen_ai.provider.name": _PROVIDERS.get(server.address, DEFAULT_PROVIDER),
+        "server.address": server.address,
+        "server.port": server.port,
+    }
+
+
 def conversation_id(conversation: Conversation) -> str | None:
-    """Name a conversation as its endpoint does, or else as its tools know it."""
+    """Return the endpoint's session id, or else the id in the keys of the conversation's calls."""
     return conversation.session_id or conversation.id
 
 

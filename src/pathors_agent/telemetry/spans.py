@@ -1,23 +1,28 @@
-"""Spans and metrics by OpenTelemetry's conventions for generative AI, where a program has set it up.
+"""Spans and metrics by OpenTelemetry's conventions for generative AI, if a program has set it up.
 
-Nothing is imported unless the program has loaded the API and given it a provider. No span is made
-the current one here but around a tool: a run's generators yield, and whoever reads them would find
-themselves inside.
+Nothing is imported unless the program has loaded the API and given it a provider. A span is the
+current one only while a tool runs, and while a request is sent: a run's generators yield, and the
+code that reads them must not find itself inside.
 """
 
 import os
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from pathors_agent.telemetry.guard import observe
 from pathors_agent.transports.endpoint import library_version
 
 if TYPE_CHECKING:
+    from contextvars import Token
+
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram, MeterProvider
-    from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.trace import Link, Span, TracerProvider
+
+T = TypeVar("T")
 
 NOTHING: AbstractContextManager[object] = nullcontext()
 
@@ -34,6 +39,27 @@ _IDLE = ("opentelemetry.trace", "opentelemetry.metrics")
 # Metrics without traces come from here; to ask the API for them costs a run 1 % more.
 _METERS = "opentelemetry.sdk.metrics"
 
+SPANS = "a span"
+METRICS = "a metric"
+"""The names of these observers in the guard's reports."""
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.41.0"
+"""The conventions' version: the last release with names for generative AI.
+
+Their new home, open-telemetry/semantic-conventions-genai, has not released a version yet. Two
+metrics are taken from there: the durations of tool calls and of agents.
+"""
+
+_MODELS = ("gen_ai.provider.name", "gen_ai.request.model", "gen_ai.response.model")
+_SERVER = ("server.address", "server.port")
+_BY_MODEL = ("gen_ai.operation.name", *_MODELS, *_SERVER)
+
+_FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
+_TOKENS = "gen_ai.client.token.usage"
+
+Counted = tuple[str, float, Facts]
+"""A metric, a value of it, and the value's attributes."""
+
 
 class Kind(NamedTuple):
     """A kind of operation: its name, where it runs, and what its duration is counted as."""
@@ -43,10 +69,18 @@ class Kind(NamedTuple):
     duration: str
     counted_by: tuple[str, ...]
 
+    def counts(self, facts: Facts, seconds: float) -> Iterator[Counted]:
+        """Yield what an operation with these facts adds to the metrics."""
+        facts = {"gen_ai.operation.name": self.operation, **facts}
+        yield self.duration, seconds, _chosen(facts, self.counted_by)
+        if self.operation != "chat":
+            return
+        if (first := facts.get("gen_ai.response.time_to_first_chunk")) is not None:
+            yield _FIRST_CHUNK, first, _chosen(facts, _BY_MODEL)
+        for kind in ("input", "output"):
+            if (tokens := facts.get(f"gen_ai.usage.{kind}_tokens")) is not None:
+                yield _TOKENS, tokens, {**_chosen(facts, _BY_MODEL), "gen_ai.token.type": kind}
 
-_MODELS = ("gen_ai.provider.name", "gen_ai.request.model", "gen_ai.response.model")
-_SERVER = ("server.address", "server.port")
-_BY_MODEL = ("gen_ai.operation.name", *_MODELS, *_SERVER)
 
 CHAT = Kind(
     operation="chat",
@@ -58,17 +92,14 @@ TOOL = Kind(
     operation="execute_tool",
     is_remote=False,
     duration="gen_ai.execute_tool.duration",
-    counted_by=("gen_ai.tool.name", "gen_ai.tool.type", "error.type"),
+    counted_by=("gen_ai.tool.name", "gen_ai.tool.type", "gen_ai.agent.name", "error.type"),
 )
 AGENT = Kind(
     operation="invoke_agent",
     is_remote=False,
     duration="gen_ai.invoke_agent.duration",
-    counted_by=("gen_ai.request.model", "error.type"),
+    counted_by=("gen_ai.agent.name", "gen_ai.request.model", "error.type"),
 )
-
-_FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
-_TOKENS = "gen_ai.client.token.usage"
 
 # The boundaries that the conventions ask for: seconds of calls and of runs, and tokens.
 _CALL_SECONDS = [0.01 * 2**n for n in range(14)]
@@ -83,15 +114,19 @@ _METRICS = {
 
 
 class OpenTelemetry:
-    """The API, with the providers that are set: begins spans, and ends them with their metrics."""
+    """The API with the providers that the program has set: begins spans, and counts.
+
+    Its methods raise what processors, samplers, exporters and propagators raise.
+    """
 
     def __init__(self, tracers: "TracerProvider", meters: "MeterProvider") -> None:
         from opentelemetry import propagate, trace
 
         self._trace = trace
         self._propagate = propagate
-        self._tracer = tracers.get_tracer("pathors_agent", library_version())
-        meter = meters.get_meter("pathors_agent", library_version())
+        scope = ("pathors_agent", library_version())
+        self._tracer = tracers.get_tracer(*scope, schema_url=SCHEMA_URL)
+        meter = meters.get_meter(*scope, schema_url=SCHEMA_URL)
         self._metrics: dict[str, Histogram] = {
             name: meter.create_histogram(
                 name, unit, description, explicit_bucket_boundaries_advisory=boundaries
@@ -99,31 +134,43 @@ class OpenTelemetry:
             for name, (unit, description, boundaries) in _METRICS.items()
         }
 
-    def start(self, kind: Kind, name: str | None, parent: "Context | None") -> "Span":
-        """Begin a span; its parent is the current one where none is given."""
+    def start(
+        self,
+        kind: Kind,
+        name: str | None,
+        parent: "Context | None",
+        facts: Facts,
+        links: Mapping[str, str],
+    ) -> "Span":
+        """Begin a span; its parent is the current span if none is given.
+
+        `links` are the headers of a trace that it is linked to.
+        """
         kinds = self._trace.SpanKind
         return self._tracer.start_span(
             f"{kind.operation} {name}" if name else kind.operation,
             context=parent,
             kind=kinds.CLIENT if kind.is_remote else kinds.INTERNAL,
-            attributes={"gen_ai.operation.name": kind.operation},
+            attributes={"gen_ai.operation.name": kind.operation, **facts},
+            links=self._links(links),
         )
 
-    def end(
-        self, span: "Span", kind: Kind, facts: Facts, contents: Facts, *, seconds: float
+    def _links(self, headers: Mapping[str, str]) -> "list[Link]":
+        if not headers:
+            return []
+        trace = self._trace
+        linked = trace.get_current_span(self._propagate.extract(headers)).get_span_context()
+        return [trace.Link(linked)] if linked.is_valid else []
+
+    def set_error(self, span: "Span") -> None:
+        """Mark a span as failed."""
+        span.set_status(self._trace.StatusCode.ERROR)
+
+    def count(
+        self, metric: str, value: float, attributes: Facts, context: "Context | None"
     ) -> None:
-        """End a span, and count what it was."""
-        known = {name: value for name, value in facts.items() if value is not None}
-        span.set_attributes({**known, **contents})
-        # Stopped on purpose is nobody's error.
-        if known.get("error.type", "cancelled") != "cancelled":
-            span.set_status(self._trace.StatusCode.ERROR)
-        context = self.within(span)
-        span.end()
-        counted = {"gen_ai.operation.name": kind.operation, **known}
-        self._count(kind.duration, seconds, kind.counted_by, counted, context)
-        if kind is CHAT:
-            self._count_answer(counted, context)
+        """Add a value to a metric."""
+        self._metrics[metric].record(value, attributes, context=context)
 
     def within(self, span: "Span") -> "Context":
         """Give the context in which a span is the current one."""
@@ -133,10 +180,10 @@ class OpenTelemetry:
         """Make a span the current one for a `with` block in which nothing is yielded."""
         return self._trace.use_span(span, record_exception=False, set_status_on_exception=False)
 
-    def headers(self, span: "Span") -> dict[str, str]:
-        """Give the headers by which the one who is asked goes on with the trace."""
+    def headers(self, span: "Span | None" = None) -> dict[str, str]:
+        """Return the headers that carry the trace on, from this span or from the current one."""
         headers: dict[str, str] = {}
-        self._propagate.inject(headers, context=self.within(span))
+        self._propagate.inject(headers, context=self.within(span) if span else None)
         return {name: value for name, value in headers.items() if _is_sendable(value)}
 
     def ids(self, span: "Span") -> Facts:
@@ -150,25 +197,9 @@ class OpenTelemetry:
             "span_id": trace.format_span_id(context.span_id),
         }
 
-    def _count_answer(self, counted: Facts, context: "Context") -> None:
-        first = counted.get("gen_ai.response.time_to_first_chunk")
-        if first is not None:
-            self._count(_FIRST_CHUNK, first, _BY_MODEL, counted, context)
-        for kind in ("input", "output"):
-            tokens = counted.get(f"gen_ai.usage.{kind}_tokens")
-            if tokens is not None:
-                facts = {**counted, "gen_ai.token.type": kind}
-                self._count(_TOKENS, tokens, (*_BY_MODEL, "gen_ai.token.type"), facts, context)
-
-    def _count(
-        self, metric: str, value: float, by: tuple[str, ...], facts: Facts, context: "Context"
-    ) -> None:
-        attributes = {name: facts[name] for name in by if name in facts}
-        self._metrics[metric].record(value, attributes, context=context)
-
 
 def listening() -> OpenTelemetry | None:
-    """Give the API where somebody listens to it; None, at the cost of a look-up, elsewhere."""
+    """Return the API if the program has set a provider; otherwise None, for the price of a look-up."""
     if "opentelemetry" not in sys.modules:
         return None
     try:
@@ -182,32 +213,91 @@ def listening() -> OpenTelemetry | None:
 
 
 def contents_are_asked_for() -> bool:
-    """Whether what was said may be told."""
+    """Return True if spans may hold what was said."""
     return os.environ.get(CAPTURE, "").strip().lower() in _ASKS
 
 
+def current_headers() -> dict[str, str]:
+    """Return the headers that carry the current trace on; none if nothing is traced."""
+    api = observe(SPANS, listening)
+    return (api and observe(SPANS, api.headers)) or {}
+
+
 def continued(headers: Mapping[str, str]) -> AbstractContextManager[object]:
-    """Go on with the trace that a request belongs to, unless somebody does already."""
-    telemetry = listening()
-    if telemetry is None or "traceparent" not in headers:
-        return NOTHING
+    """Continue the trace that a request belongs to, unless an instrumentation does already."""
+    context = observe(SPANS, _extracted, headers)
+    return NOTHING if context is None else Attached(context)
+
+
+def _extracted(headers: Mapping[str, str]) -> "Context | None":
+    if listening() is None or "traceparent" not in headers:
+        return None
     from opentelemetry import propagate, trace
 
     if trace.get_current_span().get_span_context().is_valid:
-        return NOTHING
-    return attached(propagate.extract(headers))
+        return None
+    return propagate.extract(headers)
 
 
-@contextmanager
-def attached(context: "Context") -> Generator[None]:
+class Attached:
     """Make a context the current one for a `with` block in which nothing is yielded."""
-    from opentelemetry.context import attach, detach
 
-    token = attach(context)
-    try:
-        yield
-    finally:
-        detach(token)
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: "Context") -> None:
+        self._context = context
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> None:
+        from opentelemetry.context import attach
+
+        self._token = observe(SPANS, attach, self._context)
+
+    def __exit__(self, *_: object) -> None:
+        from opentelemetry.context import detach
+
+        if self._token is not None:
+            observe(SPANS, detach, self._token)
+
+
+class Within(AbstractContextManager[T]):
+    """A context manager that is entered and left in a context, and used outside of it."""
+
+    def __init__(self, context: "Context", open_: Callable[[], AbstractContextManager[T]]) -> None:
+        self._context = context
+        self._open = open_
+        self._opened: AbstractContextManager[T] | None = None
+
+    def __enter__(self) -> T:
+        with Attached(self._context):
+            self._opened = self._open()
+            return self._opened.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        assert self._opened is not None  # it was entered
+        with Attached(self._context):
+            return self._opened.__exit__(*error)
+
+
+class AsyncWithin(AbstractAsyncContextManager[T]):
+    """`Within` for async context managers."""
+
+    def __init__(
+        self, context: "Context", open_: Callable[[], AbstractAsyncContextManager[T]]
+    ) -> None:
+        self._context = context
+        self._open = open_
+        self._opened: AbstractAsyncContextManager[T] | None = None
+
+    async def __aenter__(self) -> T:
+        with Attached(self._context):
+            self._opened = self._open()
+            return await self._opened.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        assert self._opened is not None  # it was entered
+        with Attached(self._context):
+            return await self._opened.__aexit__(*error)
 
 
 @cache
@@ -221,6 +311,10 @@ def _api() -> tuple[Any, Any]:
 @lru_cache(maxsize=2)
 def _with_providers(tracers: "TracerProvider", meters: "MeterProvider") -> OpenTelemetry:
     return OpenTelemetry(tracers, meters)
+
+
+def _chosen(facts: Facts, names: tuple[str, ...]) -> Facts:
+    return {name: facts[name] for name in names if name in facts}
 
 
 def _is_idle(provider: object) -> bool:

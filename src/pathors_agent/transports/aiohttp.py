@@ -45,6 +45,7 @@ class AiohttpTransport(AsyncTransport):
             base_url, api_key, project_id, timeouts, headers or {}, session_header
         )
         self.profile = chosen_profile(profile, sends)
+        self.server_address = self._endpoint.server
         self._client = LoopClient(client, self._endpoint)
         self._sending = Sending
 

@@ -16,11 +16,19 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
 COMPLETIONS_PATH = "/chat/completions"
 """Where chat completions are asked for, after the base URL, in every API of this kind."""
+
+
+class ServerAddress(NamedTuple):
+    """The host and port that a transport sends to."""
+
+    address: str
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +85,9 @@ class Transport(ABC):
     profile: EndpointProfile = DEFAULT_PROFILE
     """What the endpoint wants to be sent."""
 
+    server_address: ServerAddress | None = None
+    """Where requests go, for telemetry; None if it is not known before one is sent."""
+
     @abstractmethod
     def send(self, request: Request) -> AbstractContextManager[Response]:
         """Send one request; give its response, and release it when the `with` block ends.
@@ -91,6 +102,9 @@ class AsyncTransport(ABC):
 
     profile: EndpointProfile = DEFAULT_PROFILE
     """What the endpoint wants to be sent."""
+
+    server_address: ServerAddress | None = None
+    """Where requests go, for telemetry; None if it is not known before one is sent."""
 
     @abstractmethod
     def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:

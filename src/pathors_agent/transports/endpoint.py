@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
-from pathors_agent.transports.base import COMPLETIONS_PATH, Request
+from pathors_agent.transports.base import COMPLETIONS_PATH, Request, ServerAddress
 from pathors_agent.transports.exchange import Exchange, Secrets, Timeouts
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
@@ -50,7 +50,7 @@ class Endpoint:
         self.url = _completions_url(base)
         # Without what may be secret in an address: user name, password and query.
         self.shown = str(self.url.copy_with(query=None))
-        self._port = self.url.port or _PORTS.get(self.url.scheme)
+        self.server = ServerAddress(self.url.host, self.url.port or _PORTS.get(self.url.scheme))
         self._host = str(self.url.copy_with(raw_path=b"")).rstrip("/")
         self._timeouts = timeouts
         self._session_header = _checked_name(session_header)
@@ -62,7 +62,7 @@ class Endpoint:
         """Begin one: its clock starts now; it may take `request.seconds` where that is less."""
         timeouts, seconds = self._timeouts, request.seconds
         if request.tell is not None:
-            request.tell("request_sent", address=self.url.host, port=self._port)
+            request.tell("request_sent", **self.server._asdict())
         if seconds is not None and seconds < timeouts.seconds("whole"):
             timeouts = replace(timeouts, whole=seconds)
         return Exchange(self._host, timeouts, self._secrets)

@@ -36,6 +36,7 @@ class FallbackTransport(Transport, Lifetime):
     def __init__(self, first: Transport, second: Transport, *more: Transport) -> None:
         self._given = self._transports = (first, second, *more)
         self.profile = _one_profile([transport.profile for transport in self._transports])
+        self.server_address = first.server_address
 
     @contextmanager
     def send(self, request: Request) -> Generator[Response]:
@@ -69,6 +70,7 @@ class AsyncFallbackTransport(AsyncTransport, AsyncLifetime):
     ) -> None:
         self._given = self._transports = (first, second, *more)
         self.profile = _one_profile([transport.profile for transport in self._transports])
+        self.server_address = first.server_address
 
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncGenerator[AsyncResponse]:

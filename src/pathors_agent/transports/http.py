@@ -74,6 +74,7 @@ class HTTPTransport(Transport):
             base_url, api_key, project_id, timeouts, headers or {}, session_header
         )
         self.profile = chosen_profile(profile, sends)
+        self.server_address = self._endpoint.server
         self._owns_client = client is None
         self._client = client or httpx2.Client(**_own_client_settings())
         self._posting = _Posting(self._client, self._endpoint, on_trace)
@@ -150,6 +151,7 @@ class AsyncHTTPTransport(AsyncTransport):
             base_url, api_key, project_id, timeouts, headers or {}, session_header
         )
         self.profile = chosen_profile(profile, sends)
+        self.server_address = self._endpoint.server
         self._owns_client = client is None
         self._client = client or httpx2.AsyncClient(**_own_client_settings())
         self._posting = _Posting(self._client, self._endpoint, on_trace_async)

@@ -69,6 +69,7 @@ class RetryingTransport(Transport, Lifetime):
         self._given = (transport,)
         self._transport = transport
         self.profile = transport.profile
+        self.server_address = transport.server_address
         self._policy = _Policy(attempts, max_retry_after, clock, seed)
         self._retrying = Retrying
         self._sleep = sleep
@@ -103,6 +104,7 @@ class AsyncRetryingTransport(AsyncTransport, AsyncLifetime):
         self._given = (transport,)
         self._transport = transport
         self.profile = transport.profile
+        self.server_address = transport.server_address
         self._policy = _Policy(attempts, max_retry_after, clock, seed)
         self._retrying = AsyncRetrying
         self._sleep = sleep or anyio.sleep
