@@ -336,19 +336,36 @@ def test_no_prompt_and_nothing_owed_asks_nobody(way: Way) -> None:
     )
 
 
-def test_prompt_while_calls_are_open_is_refused_and_changes_nothing(way: Way) -> None:
+def test_prompt_closes_the_calls_that_are_open(way: Way) -> None:
     opened = AssistantMessage(
-        tool_calls=(ToolCall(id="x", name="approve"), ToolCall(id="y", name="approve"))
+        tool_calls=(ToolCall(id="x", name="approve"), ToolCall(id="y", name="charge"))
     )
     conversation = Conversation([GO, opened])
+
+    result = way.run("Hm.", prompt="And?", conversation=conversation, tools=[APPROVE])
+
+    assert result.output == "Hm."
+    closed = [m for m in result.messages if isinstance(m, ToolMessage)]
+    assert [(m.tool_call_id, m.outcome, m.text) for m in closed] == [
+        ("x", "cancelled", "Not answered: the user went on."),
+        (
+            "y",
+            "unknown",
+            "Outcome unknown: the user went on. It is not known whether the call was carried out."
+            " Find out before you repeat it, or tell the user.",
+        ),
+    ]
+    assert said(conversation.messages)[-2:] == ["And?", "Hm."]
+
+
+def test_prompt_that_is_none_leaves_open_calls_open(way: Way) -> None:
+    conversation = Conversation([GO, AssistantMessage(tool_calls=(ToolCall(id="x", name="a"),))])
     before = pickle.dumps(conversation)
 
-    with pytest.raises(ConversationError, match="'x', 'y'") as refused:
-        way.run(prompt="And?", conversation=conversation, session_id="session-1", tools=[APPROVE])
+    with pytest.raises(ConversationError, match="not what the user says"):
+        way.run(prompt={"role": "system", "content": "Hi."}, conversation=conversation)
 
-    assert refused.value.open_calls == ("x", "y")
     assert pickle.dumps(conversation) == before
-    assert conversation.session_id is None
     assert way.requests == []
 
 
@@ -360,7 +377,7 @@ def test_prompt_after_closing_the_open_calls_goes_on(way: Way) -> None:
     result = way.run("Welcome back.", prompt="Hello?", conversation=conversation, tools=[APPROVE])
 
     assert result.output == "Welcome back."
-    assert said(conversation.messages)[2:4] == ["The user went away.", "Hello?"]
+    assert said(conversation.messages)[2:4] == ["Not answered: The user went away.", "Hello?"]
 
 
 # - streams that are left

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pathors_agent.conversation import Conversation, Role
+from pathors_agent.conversation import CallState, Conversation, Role
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
     AssistantMessage,
@@ -242,17 +242,64 @@ def test_copy_goes_its_own_way(copied: Callable[[Conversation], Conversation]) -
     assert list(original.messages[2:]) == [result("a", "other"), result("b")]
 
 
-def test_close_open_calls_answers_them_as_cancelled() -> None:
-    conversation = Conversation([USER, calling("a", "b", "c"), result("b")])
+def test_closed_calls_say_what_is_known_of_them_beside_the_results_there_are() -> None:
+    batch = calling("done", "new", "begun", "clients", "loaded")
+    conversation = Conversation([USER, batch, result("done")])
+    _, new, begun, clients, _ = batch.tool_calls
+    conversation.note_call_state(new, CallState.NOT_BEGUN)
+    conversation.note_call_state(begun, CallState.BEGUN)
+    conversation.note_call_state(clients, CallState.HANDED_OUT)
 
     conversation.close_open_calls("The user went on.")
 
-    def closed(call_id: str) -> ToolMessage:
-        return ToolMessage(tool_call_id=call_id, content="The user went on.", outcome="cancelled")
-
-    assert conversation.messages[2:] == (closed("a"), result("b"), closed("c"))
+    closed = [m for m in conversation.messages[2:] if isinstance(m, ToolMessage)]
+    assert [(m.tool_call_id, m.outcome, m.text) for m in closed] == [
+        ("done", "value", "seen"),
+        ("new", "not_run", "Not run: The user went on."),
+        (
+            "begun",
+            "cancelled",
+            "Interrupted: The user went on. The call had begun, and it is not known how far it"
+            " came.",
+        ),
+        ("clients", "cancelled", "Not answered: The user went on."),
+        (
+            "loaded",
+            "unknown",
+            "Outcome unknown: The user went on. It is not known whether the call was carried out."
+            " Find out before you repeat it, or tell the user.",
+        ),
+    ]
     assert conversation.next_role is Role.ASSISTANT
     conversation.append(USER)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))]
+)
+def test_copy_knows_which_open_calls_had_begun(
+    copied: Callable[[Conversation], Conversation],
+) -> None:
+    original = Conversation([USER, calling("a", "b")])
+    a, b = original.open_calls
+    original.note_call_state(a, CallState.BEGUN)
+
+    twin = copied(original)
+    twin.note_call_state(b, CallState.BEGUN)
+
+    assert [twin.call_state(call) for call in (a, b)] == [CallState.BEGUN, CallState.BEGUN]
+    assert [original.call_state(call) for call in (a, b)] == [CallState.BEGUN, CallState.UNKNOWN]
+
+
+def test_state_of_a_call_is_forgotten_with_its_batch() -> None:
+    conversation = Conversation([USER, calling("a")])
+    [call] = conversation.open_calls
+    conversation.note_call_state(call, CallState.BEGUN)
+    conversation.append(result("a"))
+
+    conversation.append(calling("a"))
+
+    assert conversation.call_state(call) is CallState.UNKNOWN
 
 
 def test_close_open_calls_without_any_changes_nothing() -> None:

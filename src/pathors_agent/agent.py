@@ -308,6 +308,10 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         return AsyncRunStream(run, before, bindings, items, open_with_its_tools)
 
 
+# What the model reads of a call that was open when the user spoke again.
+_WENT_ON = "the user went on"
+
+
 def _open(
     bindings: Bindings,
     run: Run,
@@ -315,12 +319,19 @@ def _open(
     session_id: str | None,
     decisions: Iterable[Decision],
 ) -> None:
-    """Take what was decided, and what the user says, into the history."""
+    """Take what was decided, and what the user says, into the history.
+
+    A prompt closes the calls that are open, unless one of them was approved with it.
+    """
     conversation = run.conversation
+    message = None if prompt is None else user_message(prompt)
     with Pass(run):
         bindings.telemetry.denied(bindings.approvals.decide(decisions))
-        if prompt is not None:
-            conversation.append(user_message(prompt))
+        if message is not None and not bindings.approvals.has_approved:
+            run.hand_out_client_calls()
+            conversation.close_open_calls(_WENT_ON)
+        if message is not None:
+            conversation.append(message)
     conversation.session_id = conversation.session_id or session_id
     # Before anything is asked for: who stores the history as it grows can store it, too.
     conversation.id = conversation.id or session_id or token_hex(16)

@@ -15,6 +15,7 @@ from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
+    Outcome,
     SystemMessage,
     ToolCall,
     ToolMessage,
@@ -63,6 +64,37 @@ TRANSITIONS: dict[Role, dict[Event, Role]] = {
     },
 }
 
+
+class CallState(StrEnum):
+    """What is known of an open call.
+
+    - NOT_BEGUN: a run recorded the call and did not begin it.
+    - BEGUN: a run began it, and stopped before its result.
+    - HANDED_OUT: a client tool's call; only the caller can run it.
+    - UNKNOWN: no run watched it: the history was loaded, or appended by hand.
+    """
+
+    NOT_BEGUN = "not_begun"
+    BEGUN = "begun"
+    HANDED_OUT = "handed_out"
+    UNKNOWN = "unknown"
+
+
+# What the model reads of a call that is closed without a result, and its outcome.
+_CLOSED: dict[CallState, tuple[Outcome, str]] = {
+    CallState.NOT_BEGUN: ("not_run", "Not run: {reason}."),
+    CallState.BEGUN: (
+        "cancelled",
+        "Interrupted: {reason}. The call had begun, and it is not known how far it came.",
+    ),
+    CallState.HANDED_OUT: ("cancelled", "Not answered: {reason}."),
+    CallState.UNKNOWN: (
+        "unknown",
+        "Outcome unknown: {reason}. It is not known whether the call was carried out."
+        " Find out before you repeat it, or tell the user.",
+    ),
+}
+
 # Enough ids to act on; a flood of ten thousand must not become a ten-megabyte sentence.
 LISTED_IDS = 10
 
@@ -78,6 +110,7 @@ class _Batch:
     calls: tuple[ToolCall, ...]
     places: dict[str, int]  # call id -> place in call order
     results: dict[int, ToolMessage] = field(default_factory=dict)  # by place
+    states: dict[str, CallState] = field(default_factory=dict)  # by call id, as far as known
 
     @property
     def waits_for_one(self) -> bool:
@@ -157,7 +190,10 @@ class Conversation:
         return len(self._messages) + (len(self._batch.results) if self._batch else 0)
 
     def __copy__(self) -> "Conversation":
-        return Conversation(self.messages, session_id=self.session_id, id=self.id)
+        twin = Conversation(self.messages, session_id=self.session_id, id=self.id)
+        if self._batch is not None and twin._batch is not None:
+            twin._batch.states.update(self._batch.states)
+        return twin
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -220,13 +256,28 @@ class Conversation:
                 self._messages.append(message)
         self._next_role = next_role
 
-    def close_open_calls(self, reason: str) -> None:
-        """Answer every open call as cancelled, so that the user can speak again.
+    def call_state(self, call: ToolCall) -> CallState:
+        """Return what is known of an open call."""
+        states = self._batch.states if self._batch else {}
+        return states.get(call.id, CallState.UNKNOWN)
 
-        `reason` is what the model reads as the result.
+    def note_call_state(self, call: ToolCall, state: CallState) -> None:
+        """Keep what is known of an open call, for as long as it is open; never stored."""
+        if self._batch is not None:
+            self._batch.states[call.id] = state
+
+    def close_open_calls(self, reason: str) -> None:
+        """Answer every open call, so that the user can speak again; results on record are kept.
+
+        The model reads the `reason`, and what is known of the call (see `CallState`): that it was
+        not run (outcome "not_run"), was interrupted ("cancelled"), was not answered by the caller
+        ("cancelled"), or may have been carried out ("unknown").
         """
+        reason = reason.strip().rstrip(".") or "it was closed"
         for call in self.open_calls:
-            self.append(ToolMessage(tool_call_id=call.id, content=reason, outcome="cancelled"))
+            outcome, text = _CLOSED[self.call_state(call)]
+            content = text.format(reason=reason)
+            self.append(ToolMessage(tool_call_id=call.id, content=content, outcome=outcome))
 
     def trimmed(self, *, turns: int) -> "Conversation":
         """Copy the system messages and the last `turns` whole turns into a new conversation.

@@ -25,6 +25,7 @@ class Pass(Clock):
             raise ConversationError(
                 "another run goes on with this conversation; wait for its end, or give each a copy"
             )
+        self._run.notes_begun_calls = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from sys import intern
 from typing import Any
 
-from pathors_agent.conversation import Conversation, Role
+from pathors_agent.conversation import CallState, Conversation, Role
 from pathors_agent.limits import (
     MAY_RUN,
     Limits,
@@ -91,6 +91,7 @@ class Run:
         "client_tools",
         "conversation",
         "limits",
+        "notes_begun_calls",
         "out_of_time",
     )
 
@@ -107,7 +108,9 @@ class Run:
         self.limits = limits or Limits()
         self.client_tools = frozenset(client_tools)
         self.out_of_time = False
-        """Set by whoever drives the run, when `limits.seconds` are over."""
+        """Set by the driver when `limits.seconds` are over."""
+        self.notes_begun_calls = False
+        """Set by a driver that calls `begin` before it begins a tool call."""
         self._is_held = is_held
         self._answers = answers
         self._final_tool = answers.final_tool if answers else None
@@ -141,12 +144,26 @@ class Run:
         """Append the message that an effect produced; the only way to move on.
 
         A call whose id was used before gets another: endpoints refuse a history with two of one.
-        Gives the message as it was appended.
+        Return the message as it was appended.
         """
         if isinstance(message, AssistantMessage):
             message = self._with_unused_ids(message)
         self.conversation.append(message)
+        if self.notes_begun_calls and isinstance(message, AssistantMessage):
+            for call in message.tool_calls:
+                self.conversation.note_call_state(call, CallState.NOT_BEGUN)
+            self.hand_out_client_calls()
         return message
+
+    def begin(self, effect: CallTool) -> None:
+        """Note that a call begins: closed without a result, it is told as interrupted."""
+        self.conversation.note_call_state(effect.call, CallState.BEGUN)
+
+    def hand_out_client_calls(self) -> None:
+        """Note that the open calls of client tools are the caller's to run."""
+        for call in self.conversation.open_calls:
+            if call.name in self.client_tools:
+                self.conversation.note_call_state(call, CallState.HANDED_OUT)
 
     def _with_unused_ids(self, message: AssistantMessage) -> AssistantMessage:
         used = self.conversation.call_ids

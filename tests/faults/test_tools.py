@@ -393,7 +393,7 @@ def test_approval_is_no_more_after_the_call_was_cancelled(pay: Paying) -> None:
             agent.run(conversation=said, decisions=[decision])
 
     assert PAID == []
-    assert outcomes(said) == [("cancelled", "The user left.")]
+    assert outcomes(said) == [("not_run", "Not run: The user left.")]
     assert agent.run(conversation=said).output == "Done."
 
 

@@ -197,9 +197,10 @@ RUNNING = [
         "closing open calls leaves one",
         "promise 4",
         CONVERSATION,
-        "        for call in self.open_calls:\n            self.append(",
-        "        for call in self.open_calls[1:]:\n            self.append(",
-        CONVERSATION_TESTS + "test_close_open_calls_answers_them_as_cancelled",
+        "        for call in self.open_calls:\n            outcome, text",
+        "        for call in self.open_calls[1:]:\n            outcome, text",
+        CONVERSATION_TESTS
+        + "test_closed_calls_say_what_is_known_of_them_beside_the_results_there_are",
     ),
     # - promise 6: waits and limits
     mutant(

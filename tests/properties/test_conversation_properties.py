@@ -126,9 +126,14 @@ class ConversationMachine(RuleBasedStateMachine):
     @rule(reason=strategies.texts)
     def open_calls_are_closed(self, reason: str) -> None:
         self.conversation.close_open_calls(reason)
+        said = reason.strip().rstrip(".") or "it was closed"
         for call_id in self.open:
-            closed = ToolMessage(tool_call_id=call_id, content=reason, outcome="cancelled")
-            self.results[call_id] = closed
+            self.results[call_id] = ToolMessage(
+                tool_call_id=call_id,
+                content=f"Outcome unknown: {said}. It is not known whether the call was carried"
+                " out. Find out before you repeat it, or tell the user.",
+                outcome="unknown",
+            )
         if self.batch:
             self.said, self.batch, self.results = self.expected, [], {}
             self.user_is_next = False

@@ -94,6 +94,11 @@ class Approvals:
             self._conversation.append(message)
         return denied
 
+    @property
+    def has_approved(self) -> bool:
+        """Whether a call was approved, and is to run."""
+        return bool(self._approved)
+
     def is_held(self, call: ToolCall) -> bool:
         """Whether a call waits."""
         if call.id in self._approved or call.name not in self.tools:

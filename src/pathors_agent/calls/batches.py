@@ -65,6 +65,7 @@ def call_one(
     bound = bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
+    run.begin(effect)
     operation = bindings.telemetry.begin_tool(effect.key, bound)
     limits = {"seconds": run.limits.tool_seconds, "left": clock.left()}
     if not bound.tool.reports:
@@ -95,6 +96,7 @@ async def _call_async(
     if journal and (known := await journal.begin(run, effect, bound)):
         bindings.report_answered(effect, known)
         return known
+    run.begin(effect)
     said = None if report is None else _reported(effect, report)
     operation = bindings.telemetry.begin_tool(effect.key, bound, queued=queued)
     seconds = run.limits.tool_seconds
