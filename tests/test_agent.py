@@ -14,6 +14,7 @@ from pathors_agent.errors import (
     ProviderError,
     RunNotFinished,
     ToolDefinitionError,
+    TransportError,
 )
 from pathors_agent.history.loading import load_messages
 from pathors_agent.history.stored import dump_messages
@@ -454,6 +455,7 @@ def test_result_of_a_stream_grows_as_it_goes() -> None:
 # - sessions
 
 SESSION = {"x-session-id": "session-1"}
+KEEPS_HISTORY = EndpointProfile(sends="new_messages")
 
 
 def sessions_sent(way: Way) -> list[str | None]:
@@ -468,13 +470,125 @@ def test_session_is_kept_from_the_first_answer_and_sent_from_then_on(way: Way) -
         answer("3", headers={"x-session-id": "session-2"}),
         prompt="Go.",
         conversation=conversation,
+        profile=KEEPS_HISTORY,
         tools=[add],
     )
 
     assert sessions_sent(way) == [None, "session-1"]
     assert conversation.session_id == result.session_id == "session-1"
-    way.run("Hello.", prompt="Hi.", conversation=conversation)
+    way.run("Hello.", prompt="Hi.", conversation=conversation, profile=KEEPS_HISTORY)
     assert sessions_sent(way) == ["session-1"]
+
+
+def with_session(body: dict[str, Any], *, in_chunks: slice | None) -> Any:
+    """An answer that names its session in a plain body, or in these chunks of its stream."""
+    message = {"role": "assistant", **body}
+    if in_chunks is None:
+        choice = {"message": message, "finish_reason": "stop"}
+        return raw(json.dumps({"session_id": "session-1", "choices": [choice]}).encode())
+    for index, call in enumerate(message.get("tool_calls", ())):
+        call["index"] = index
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}, message, {}]
+    chunks: list[dict[str, Any]] = [
+        {"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta}]} for delta in deltas
+    ]
+    chunks[-1]["choices"][0]["finish_reason"] = "stop"
+    chunks.append({"choices": [], "usage": {"total_tokens": 3}})
+    for chunk in chunks[in_chunks]:
+        chunk["session_id"] = "session-1"
+    events = b"".join(b"data: %s\n\n" % json.dumps(chunk).encode() for chunk in chunks)
+    return raw(events + b"data: [DONE]\n\n")
+
+
+FIRST, LAST, USAGE, ALL = slice(0, 1), slice(2, 3), slice(3, 4), slice(0, 4)
+
+
+@pytest.mark.parametrize("in_chunks", [None, FIRST, LAST, USAGE, ALL])
+def test_session_named_in_the_body_is_kept_and_sent_from_then_on(
+    way: Way, in_chunks: slice | None
+) -> None:
+    conversation = Conversation()
+    function = {"name": "add", "arguments": '{"a": 1, "b": 2}'}
+    calls_add = {"tool_calls": [{"id": "c1", "type": "function", "function": function}]}
+    script = [
+        with_session(calls_add, in_chunks=in_chunks),
+        with_session({"content": "3"}, in_chunks=in_chunks),
+    ]
+
+    result = way.run(
+        *script, prompt="Go.", conversation=conversation, profile=KEEPS_HISTORY, tools=[add]
+    )
+
+    assert sessions_sent(way) == [None, "session-1"]
+    assert [len(request["messages"]) for request in way.requests] == [1, 1]
+    assert conversation.session_id == result.session_id == "session-1"
+
+
+def test_header_wins_over_a_session_in_the_body(way: Way) -> None:
+    body = (
+        b'{"session_id": "b", "choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}'
+    )
+
+    result = way.run(raw(body, headers=SESSION), prompt="Hi.", profile=KEEPS_HISTORY)
+
+    assert result.session_id == "session-1"
+
+
+@pytest.mark.parametrize("named", [b"null", b'""', b"7", b"[]"])
+def test_session_in_the_body_that_is_no_text_is_none(way: Way, named: bytes) -> None:
+    choice = b'{"message": {"content": "Hi"}, "finish_reason": "stop"}'
+    body = b'{"session_id": %s, "choices": [%s]}' % (named, choice)
+
+    result = way.run(raw(body), prompt="Hi.", profile=KEEPS_HISTORY)
+
+    assert (result.output, result.session_id) == ("Hi", None)
+
+
+def test_endpoint_that_gets_the_whole_history_gets_only_a_session_that_the_caller_names(
+    way: Way,
+) -> None:
+    conversation = Conversation()
+
+    way.run(answer("A.", headers=SESSION), prompt="a", conversation=conversation)
+    way.run(with_session({"content": "B."}, in_chunks=ALL), prompt="b", conversation=conversation)
+
+    assert sessions_sent(way) == [None]
+    assert conversation.session_id is None
+    way.run(answer("C.", headers=SESSION), prompt="c", conversation=conversation, session_id="mine")
+    assert sessions_sent(way) == ["mine"]
+
+
+def test_session_goes_in_the_body_where_the_profile_says_so(way: Way) -> None:
+    profile = EndpointProfile(sends="new_messages", session_in="body")
+    conversation = Conversation()
+
+    way.run(answer("A.", headers=SESSION), prompt="a", conversation=conversation, profile=profile)
+    assert "session_id" not in way.requests[0]
+    way.run("B.", prompt="b", conversation=conversation, profile=profile)
+
+    assert way.requests[0]["session_id"] == "session-1"
+    assert sessions_sent(way) == [None]
+
+
+def test_second_turn_without_a_session_is_refused_unsent(way: Way) -> None:
+    conversation = Conversation()
+    way.run("A.", prompt="a", conversation=conversation, profile=KEEPS_HISTORY)
+
+    with pytest.raises(
+        TransportError, match=r"no session is known.*session_id= .*sends="
+    ) as caught:
+        way.run("B.", prompt="b", conversation=conversation, profile=KEEPS_HISTORY)
+
+    assert way.sent == []
+    assert not caught.value.retryable
+    assert [message.text for message in caught.value.messages] == ["a", "A.", "b"]
+
+
+def test_results_of_tools_without_a_session_are_refused_unsent(way: Way) -> None:
+    with pytest.raises(TransportError, match="no session is known"):
+        way.run(answer(calls=[ADD]), "3", prompt="Go.", profile=KEEPS_HISTORY, tools=[add])
+
+    assert len(way.sent) == 1
 
 
 def test_given_session_is_sent_from_the_start(way: Way) -> None:

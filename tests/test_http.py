@@ -23,6 +23,7 @@ import pathors_agent
 from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
 from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.base import AsyncTransport, Request
+from pathors_agent.transports.endpoint import keeps_history
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
 from pathors_agent.wire.chat_completions import EndpointProfile
 from servers import (
@@ -316,6 +317,48 @@ def test_header_of_request_that_cannot_be_sent_is_refused_unseen(
 
     assert CANARY not in told(caught.value)
     assert server.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "keeps"),
+    [
+        ("https://api.pathors.com/v1/projects/p", True),
+        ("http://localhost:8000/v1/projects/p", True),
+        ("http://localhost:8000/v1/projects/p/", True),
+        ("http://localhost:8000/v1/projects/a%20b?x=1", True),
+        ("http://localhost:8000/project/p/integration/api", True),
+        ("http://localhost:8000/api/project/p/integration/api", True),
+        ("http://localhost:8000/behind/a/proxy/v1/projects/p", True),
+        ("http://me:secret@localhost/v1/projects/p", True),
+        ("http://localhost:11434/v1", False),
+        ("http://localhost:8000/v1/projects", False),
+        ("http://localhost:8000/v1/projects/", False),
+        ("http://localhost:8000/v1/my-projects/p", False),
+        ("http://localhost:8000/v1/projects-of/p", False),
+        ("http://projects/v1", False),
+        ("http://localhost/v1?next=/projects/p", False),
+    ],
+)
+@of_each_kind
+def test_address_decides_who_keeps_the_history(make: Any, address: str, keeps: bool) -> None:
+    by_address = "new_messages" if keeps else "history"
+
+    assert keeps_history(address) is keeps
+    assert make(address, api_key=None if "@" in address else "").profile.sends == by_address
+    assert make(address, api_key="k", sends="history").profile.sends == "history"
+    assert make(address, api_key="k", sends="new_messages").profile.sends == "new_messages"
+
+
+@of_each_kind
+def test_hosted_service_keeps_the_history(make: Any) -> None:
+    assert make(api_key="k", project_id="p").profile.sends == "new_messages"
+
+
+@of_each_kind
+def test_profile_can_say_that_another_endpoint_keeps_the_history(make: Any) -> None:
+    profile = EndpointProfile(sends="new_messages", system_role="developer")
+
+    assert make("http://127.0.0.1:1/v1", profile=profile).profile == profile
 
 
 def test_cookies_are_not_kept_between_requests(scripted_server: StartServer) -> None:

@@ -250,7 +250,7 @@ def test_choice_that_no_model_can_answer_is_refused(
 
 
 def test_endpoint_that_keeps_the_history_is_sent_what_is_new(way: Way) -> None:
-    conversation = Conversation(HISTORY[:5])
+    conversation = Conversation(HISTORY[:5], session_id="s")
 
     way.run(
         "2.",

@@ -210,6 +210,7 @@ class ModelCall:
         if messages is not effect.messages:
             messages = checked(messages)
         template = self._bindings.template
+        self._refuse_fragment(template)
         if effect.last_word:
             template = template.without_calls
         elif self._conversation.turns_since_user:
@@ -217,10 +218,12 @@ class ModelCall:
         self._operation = operation = self._bindings.telemetry.begin_model(
             self._key, template, self._conversation, messages
         )
+        session_id = self._conversation.session_id
+        in_body = template.profile.session_in == "body"
         return Request(
-            body=template.encode(messages),
+            body=template.encode(messages, session_id=session_id if in_body else None),
             headers=operation.headers(),
-            session_id=self._conversation.session_id,
+            session_id=None if in_body else session_id,
             seconds=self._clock.left(),
             tell=operation.note,
         )
@@ -236,6 +239,23 @@ class ModelCall:
         """As `sending`."""
         open_ = partial(transport.send, request)
         return open_() if self._operation is None else self._operation.sending_async(open_)
+
+    def _refuse_fragment(self, template: RequestTemplate) -> None:
+        """Raise if the endpoint would get only the last messages of a history it cannot know."""
+        turns = self._conversation.turns
+        if template.profile.sends == "new_messages" and turns and not self._conversation.session_id:
+            raise TransportError(
+                "only new messages are sent to this endpoint, but no session is known: the "
+                f"history holds {turns} answers, and none named its session; pass session_id= to "
+                'name it, or sends="history" to send the whole history',
+                retryable=False,
+            )
+
+    def _take_up_session(self, session_id: str | None) -> None:
+        """Keep the session that an answer names, if the endpoint keeps the history in it."""
+        keeps_history = self._bindings.template.profile.sends == "new_messages"
+        if keeps_history and session_id and self._conversation.session_id is None:
+            self._conversation.session_id = session_id
 
     def check(self, response: Response) -> None:
         """Raise the error that an error status brings; keep the session of a good answer."""
@@ -253,8 +273,7 @@ class ModelCall:
             self._operation.status = response.status
         if response.status not in _GOOD_STATUSES:
             return False
-        if self._conversation.session_id is None:
-            self._conversation.session_id = response.session_id
+        self._take_up_session(response.session_id)
         return True
 
     def _refusal(self, response: Response | AsyncResponse, body: bytes) -> ProviderError:
@@ -277,6 +296,7 @@ class ModelCall:
             message = self.stream.finish()
         except TransportError as error:
             raise self._told(error) from None
+        self._take_up_session(self.stream.builder.session_id)
         if self._operation is not None:
             self._operation.message = message
         if self.stream.quirks:

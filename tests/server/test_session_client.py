@@ -1,6 +1,7 @@
 """The client's half of the session API against the server's half."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import anyio
 import pytest
@@ -10,12 +11,14 @@ from pathors_agent import (
     Agent,
     AsyncHTTPTransport,
     AsyncSessions,
+    Conversation,
     HTTPTransport,
     ProviderError,
     RetryingTransport,
     SessionConflict,
     SessionNotFound,
     Sessions,
+    last_turns,
     tool,
 )
 from pathors_agent.server import Project
@@ -64,8 +67,7 @@ def test_sessions_are_made_read_found_listed_and_ended(server: Live) -> None:
 
 
 def test_session_is_taken_up_by_an_agent_that_sends_only_what_is_new(server: Live) -> None:
-    transport = HTTPTransport(server.base, api_key=server.key, sends="new_messages")
-    with transport:
+    with HTTPTransport(server.base, api_key=server.key) as transport:
         agent = Agent(transport)
         first = agent.run("1+2?")
         agent.run("Thanks", conversation=first.conversation)
@@ -77,6 +79,24 @@ def test_session_is_taken_up_by_an_agent_that_sends_only_what_is_new(server: Liv
             "1+2?",
             "Thanks",
         ]
+
+
+@pytest.mark.parametrize("sends", [None, "new_messages", "history"])
+def test_trimming_client_doubles_nothing(
+    sends: Literal["history", "new_messages"] | None,
+) -> None:
+    model = AsyncScriptedTransport(*(f"A{turn}" for turn in range(5)))
+    conversation = Conversation()
+    with (
+        live(Project(id="demo", transport=model)) as server,
+        HTTPTransport(server.base, api_key=server.key, sends=sends) as transport,
+    ):
+        for prompt in ("one", "two", "three", "four", "five"):
+            Agent(transport, history=last_turns(2)).run(prompt, conversation=conversation)
+
+    texts = [message["content"] for message in model.requests[-1]["messages"]]
+    whole = ["one", "A0", "two", "A1", "three", "A2", "four", "A3", "five"]
+    assert texts == (whole if sends != "history" else ["four", "A3", "five"])
 
 
 def test_wrong_key_is_an_error(server: Live) -> None:

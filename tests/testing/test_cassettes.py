@@ -56,17 +56,25 @@ def streamed(entry: Entry, **headers: str) -> list[bytes | Any]:
     return [head(**STREAM, **headers), *map(chunk, pieces), chunk(b"")]
 
 
-def ask(way: str, path: Path | Tape, url: str = "", **options: Any) -> RunResult[Any]:
-    """Ask an agent through a cassette; without an address there is nothing to record from."""
+def ask(
+    way: str, path: Path | Tape, url: str = "", *, keeps: bool = False, **options: Any
+) -> RunResult[Any]:
+    """Ask an agent through a cassette; without an address there is nothing to record from.
+
+    `keeps`: the endpoint keeps the history.
+    """
+    sends: dict[str, Any] = {"sends": "new_messages"} if keeps else {}
 
     async def main() -> RunResult[Any]:
-        make = (lambda: AsyncHTTPTransport(url, api_key=KEY)) if url else None
+        make = (lambda: AsyncHTTPTransport(url, api_key=KEY, **sends)) if url else None
         async with AsyncCassette(path, make, **options) as model:
             return await AsyncAgent(model, tools=[add]).run("What is 1 + 2?")
 
     if way != "blocking":
         return anyio.run(main, backend=way)
-    with Cassette(path, (lambda: HTTPTransport(url, api_key=KEY)) if url else None, **options) as m:
+    with Cassette(
+        path, (lambda: HTTPTransport(url, api_key=KEY, **sends)) if url else None, **options
+    ) as m:
         return Agent(m, tools=[add]).run("What is 1 + 2?")
 
 
@@ -83,10 +91,11 @@ def test_run_is_recorded_once_and_replayed_for_ever(
     scripted_server: Callable[..., ScriptedServer],
 ) -> None:
     path = tmp_path / "deep" / "sum.json"
-    script = [streamed(calls(("add", {"a": 1, "b": 2}))), streamed("It is 3.", X_Session_ID="s1")]
+    called = calls(("add", {"a": 1, "b": 2}))
+    script = [streamed(called, X_Session_ID="s1"), streamed("It is 3.", X_Session_ID="s1")]
     server = scripted_server(*script)
 
-    first = ask(recorded, path, server.url)
+    first = ask(recorded, path, server.url, keeps=True)
     before = path.read_bytes()
     again = [ask(replayed, path) for _ in range(3)]
 

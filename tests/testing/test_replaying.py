@@ -228,9 +228,12 @@ def test_total_tokens_of_the_log_count_again() -> None:
 def test_profile_is_that_of_the_endpoint() -> None:
     profile = EndpointProfile(sends="new_messages")
     model = ScriptedTransport(*SCRIPT, profile=profile)
-    conversation = Agent(model, tools=[add]).run("Go.").conversation
+    conversation = Agent(model, tools=[add]).run("Go.", session_id="s").conversation
+    requests = [request.body for request in model.sent]
 
-    assert again("blocking", conversation, profile=profile) == [r.body for r in model.sent]
+    assert again("blocking", conversation, profile=profile) == requests
+    # A log of messages alone names no session.
+    assert again("blocking", conversation.messages, profile=profile) == requests
 
 
 @given(script=hostile_scripts([add, subtract, ASK]))

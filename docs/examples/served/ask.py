@@ -2,7 +2,7 @@
 
 from pathors_agent import Agent, HTTPTransport
 
-with HTTPTransport(sends="new_messages") as transport:
+with HTTPTransport() as transport:
     agent = Agent(transport)
     first = agent.run("What is the weather in Oslo?", session_id="trip")
     second = agent.run("And in Rome?", session_id="trip")

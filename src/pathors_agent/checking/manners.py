@@ -1,7 +1,7 @@
 """Probes of manners: errors, keys, unknown fields, sessions, answers that are left."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from secrets import token_hex
 
 from pathors_agent.agent import Agent
@@ -14,7 +14,7 @@ from pathors_agent.limits import Limits
 from pathors_agent.messages import ToolMessage
 from pathors_agent.sessions import Sessions
 from pathors_agent.transports.base import Request, Response, Transport
-from pathors_agent.wire.chat_completions import EndpointProfile, ModelOptions
+from pathors_agent.wire.chat_completions import ModelOptions
 
 # A model that calls the same tool again and again is told to answer by then.
 _AGENT_CALLS = 4
@@ -105,26 +105,28 @@ def _left_stream(asking: Asking) -> Seen:
 
 
 class _Profiled(Transport):
-    """A transport with what was found out about its endpoint."""
+    """The endpoint's transport with the profile that the probes found; notes its sessions."""
 
-    def __init__(self, transport: Transport, profile: EndpointProfile) -> None:
-        self.profile = profile
-        self._transport = transport
+    def __init__(self, asking: Asking) -> None:
+        self.profile = asking.profile
+        self._asking = asking
 
-    def send(self, request: Request) -> AbstractContextManager[Response]:
-        return self._transport.send(request)
+    @contextmanager
+    def send(self, request: Request) -> Generator[Response]:
+        with self._asking.transport.send(request) as response:
+            self._asking.note_session(response.session_id)
+            yield response
 
 
 def _agent(asking: Asking) -> Seen:
     agent = Agent(
-        _Profiled(asking.transport, asking.profile),
+        _Profiled(asking),
         model=asking.model,
         tools=TOOLS,
         limits=Limits(turns=_AGENT_CALLS, seconds=_AGENT_CALLS * asking.seconds),
         options=asking.options(),
     )
     result = agent.run(WEATHER)
-    asking.note_session(result.session_id)
     calls = sum(isinstance(message, ToolMessage) for message in result.messages)
     return holds(f"{calls} tool calls, then {result.status.value}")
 

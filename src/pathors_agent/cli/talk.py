@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from pathors_agent.agent import Agent
 from pathors_agent.cli.activity import ToolActivity
@@ -110,9 +109,8 @@ def talking(
     decide: Decide = lambda call: False,
 ) -> Iterator[Talk]:
     """Open a conversation with an endpoint, new or a session's."""
-    keeps_sessions = session is not None or url is None or is_project(url)
-    http = HTTPTransport(url, api_key=key, sends="new_messages" if keeps_sessions else "history")
-    options = ModelOptions(extra=_TELL_ALL if keeps_sessions else {})
+    http = HTTPTransport(url, api_key=key)
+    options = ModelOptions(extra=_TELL_ALL if http.profile.sends == "new_messages" else {})
     with http:
         told: list[Talk] = []
         transport = ToolActivity(
@@ -121,11 +119,6 @@ def talking(
         agent = Agent(transport, model=model, options=options)
         told.append(Talk(agent, screen, decide, Conversation(session_id=session)))
         yield told[0]
-
-
-def is_project(url: str) -> bool:
-    """Tell whether an address is that of a project: its endpoint keeps sessions."""
-    return "/projects/" in f"{urlsplit(url).path}/"
 
 
 def _copy(conversation: Conversation, messages: Sequence[Message]) -> Conversation:

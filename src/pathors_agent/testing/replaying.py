@@ -30,6 +30,10 @@ Log = str | bytes | RunResult[Any] | Conversation | Iterable[Message]
 """A run's messages, or the text that `dump_messages` made of them."""
 
 
+# The session of a log that names none, for endpoints that keep the history.
+_NO_SESSION = "replayed"
+
+
 class _LogEnds(TransportError):
     """The log holds no answer to this request."""
 
@@ -52,7 +56,7 @@ def replay(
     kept; else `ReplayDifference` tells the first difference. Tools that only the caller runs, and
     calls that waited for approval, get their results from the log. Gives the requests.
     """
-    replaying = _Replay(log, requests)
+    replaying = _Replay(log, requests, profile)
     for history in replaying.histories():
         probe = _Probe(profile)
         with suppress(_LogEnds):
@@ -74,7 +78,7 @@ async def replay_async(
     context: object = None,
 ) -> list[bytes]:
     """As `replay`, with an `AsyncAgent`."""
-    replaying = _Replay(log, requests)
+    replaying = _Replay(log, requests, profile)
     for history in replaying.histories():
         probe = _AsyncProbe(profile)
         with suppress(_LogEnds):
@@ -90,7 +94,7 @@ async def replay_async(
 class _Replay:
     """A log, and how far it was run again."""
 
-    def __init__(self, log: Log, requests: Sequence[bytes]) -> None:
+    def __init__(self, log: Log, requests: Sequence[bytes], profile: EndpointProfile) -> None:
         self.conversation = Conversation()
         if isinstance(log, RunResult):
             log = log.conversation
@@ -98,6 +102,8 @@ class _Replay:
             self.conversation = Conversation(session_id=log.session_id, id=log.id)
             log = log.messages
         self._log = load_stored(log) if isinstance(log, str | bytes) else list(log)
+        if profile.sends == "new_messages" and self.conversation.session_id is None:
+            self.conversation.session_id = _NO_SESSION  # or a log of messages alone could not go on
         self._kept = list(requests)
         self._expected: dict[int, bytes] = {}
         self._requests: list[bytes] = []

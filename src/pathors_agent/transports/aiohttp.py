@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Literal, Self
 
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
-from pathors_agent.transports.endpoint import Endpoint, chosen_profile
+from pathors_agent.transports.endpoint import Endpoint
 from pathors_agent.transports.exchange import DEFAULT_TIMEOUTS, Timeouts
 from pathors_agent.wire.chat_completions import EndpointProfile
 
@@ -44,7 +44,7 @@ class AiohttpTransport(AsyncTransport):
         self._endpoint = Endpoint(
             base_url, api_key, project_id, timeouts, headers or {}, session_header
         )
-        self.profile = chosen_profile(profile, sends)
+        self.profile = self._endpoint.profile(profile, sends)
         self.server_address = self._endpoint.server
         self._client = LoopClient(client, self._endpoint)
         self._sending = Sending

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
 from pathors_agent.transports.base import COMPLETIONS_PATH, Request, ServerAddress
@@ -24,6 +24,8 @@ SHORTEST_SECRET = 8
 
 _DEFAULT_BASE = "https://api.pathors.com/v1/projects/{project_id}"
 _PORTS = {"http": 80, "https": 443}
+# A project's address: /projects/{id}, or /project/{id} in older ones.
+_PROJECT = re.compile(r"/projects?/[^/]")
 # RFC 9110, 5.1 and 5.5, without the bytes above ASCII.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # RFC 3986, 3.3 and 3.4; a segment of dots would lead out of the base.
@@ -55,8 +57,17 @@ class Endpoint:
         self._timeouts = timeouts
         self._session_header = _checked_name(session_header)
         self.headers = _merged(_own_headers(), own)
+        self._keeps_history = keeps_history(str(base))
         self._secrets = _secrets(base, own)
         self._masked = self._secrets.masked_words  # one for all answers
+
+    def profile(
+        self, profile: EndpointProfile | None, sends: Literal["history", "new_messages"] | None
+    ) -> EndpointProfile:
+        """Return the profile for a transport's arguments; `keeps_history` decides without `sends`."""
+        profile = profile or DEFAULT_PROFILE
+        by_address = "new_messages" if self._keeps_history else profile.sends
+        return replace(profile, sends=sends or by_address)
 
     def exchange(self, request: Request) -> Exchange:
         """Begin one: its clock starts now; it may take `request.seconds` where that is less."""
@@ -108,12 +119,15 @@ class Endpoint:
         return {"status": status, "headers": headers, "session_id": session_id, "masked": masked}
 
 
-def chosen_profile(
-    profile: EndpointProfile | None, sends: Literal["history", "new_messages"] | None
-) -> EndpointProfile:
-    """Give the profile that a transport's arguments mean."""
-    profile = profile or DEFAULT_PROFILE
-    return replace(profile, sends=sends) if sends else profile
+def keeps_history(address: str) -> bool:
+    """Return True if the endpoint at this address keeps the history of each session itself.
+
+    The hosted service does, and so does every address whose path holds `/projects/{id}` or
+    `/project/{id}`. Such an endpoint gets only the new messages, and the id of the session that
+    it named. Every other endpoint gets the whole history, and a session id only if the caller
+    names one. `sends=` overrides this.
+    """
+    return _PROJECT.search(urlsplit(address).path) is not None
 
 
 def _hosted_base(project_id: str | None) -> str:

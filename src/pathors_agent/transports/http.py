@@ -31,7 +31,7 @@ from pathors_agent.transports.base import (
     Response,
     Transport,
 )
-from pathors_agent.transports.endpoint import Endpoint, chosen_profile
+from pathors_agent.transports.endpoint import Endpoint
 from pathors_agent.transports.exchange import (
     DEFAULT_TIMEOUTS,
     KEEP_ALIVE_SECONDS,
@@ -73,7 +73,7 @@ class HTTPTransport(Transport):
         self._endpoint = Endpoint(
             base_url, api_key, project_id, timeouts, headers or {}, session_header
         )
-        self.profile = chosen_profile(profile, sends)
+        self.profile = self._endpoint.profile(profile, sends)
         self.server_address = self._endpoint.server
         self._owns_client = client is None
         self._client = client or httpx2.Client(**_own_client_settings())
@@ -150,7 +150,7 @@ class AsyncHTTPTransport(AsyncTransport):
         self._endpoint = Endpoint(
             base_url, api_key, project_id, timeouts, headers or {}, session_header
         )
-        self.profile = chosen_profile(profile, sends)
+        self.profile = self._endpoint.profile(profile, sends)
         self.server_address = self._endpoint.server
         self._owns_client = client is None
         self._client = client or httpx2.AsyncClient(**_own_client_settings())

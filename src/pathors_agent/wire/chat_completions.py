@@ -48,8 +48,10 @@ _NINE = re.compile(r"[A-Za-z0-9]{9}")
 class EndpointProfile:
     """What an endpoint wants to be sent; the default suits most.
 
-    - `sends`: the whole history, or only what came after the last answer, for endpoints that keep
-      the history themselves under a session id.
+    - `sends`: the whole history, or only the messages after the last answer, for endpoints that
+      keep the history themselves under a session id. Transports over HTTP choose the latter for
+      addresses of such endpoints, unless their `sends=` says otherwise.
+    - `session_in`: where a session's id is sent: in a header, or in the body as `session_id`.
     - `streams`: ask for a stream; False for endpoints that have none.
     - `include_usage`: ask for token counts at the end of a stream (`stream_options`).
     - `system_role`: the wire role of system messages ("developer" for OpenAI's newer models).
@@ -73,6 +75,7 @@ class EndpointProfile:
     """
 
     sends: Literal["history", "new_messages"] = "history"
+    session_in: Literal["header", "body"] = "header"
     streams: bool = True
     include_usage: bool = True
     system_role: Literal["system", "developer"] = "system"
@@ -161,8 +164,8 @@ class RequestTemplate:
     profile: EndpointProfile = DEFAULT_PROFILE
     final_tool: Mapping[str, JSONValue] | None = None
 
-    def encode(self, messages: Sequence[Message]) -> bytes:
-        """Return the request body for these messages."""
+    def encode(self, messages: Sequence[Message], *, session_id: str | None = None) -> bytes:
+        """Return the request body for these messages, with `session_id` as a field unless None."""
         news = self.profile.sends == "new_messages"
         sent = _after_last_answer(messages) if news else messages
         parts = _encode_all(sent, self.profile)
@@ -171,7 +174,8 @@ class RequestTemplate:
         # One join, so that a long history is copied once.
         separated = [b","] * (2 * len(parts) - 1)
         separated[::2] = parts
-        return b"".join((b'{"messages":[', *separated, b"]", self._rest))
+        session = b"" if session_id is None else b',"session_id":' + write_json(session_id)
+        return b"".join((b'{"messages":[', *separated, b"]", session, self._rest))
 
     @cached_property
     def without_calls(self) -> "RequestTemplate":

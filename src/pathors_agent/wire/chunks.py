@@ -137,6 +137,7 @@ def read_loose_chunk(
     first.id = first.id or as_text(chunk.get("id")) or None
     # One text for all the answers of a model.
     first.model = first.model or intern(as_text(chunk.get("model"))) or None
+    first.session_id = first.session_id or as_text(chunk.get("session_id")) or None
     if isinstance(usage := chunk.get("usage"), dict):
         first.usage = read_usage(usage)
     for choice in choices:

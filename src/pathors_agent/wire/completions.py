@@ -86,6 +86,7 @@ class Completion(msgspec.Struct, gc=False):
     id: str | None = None
     model: str | None = None
     usage: WholeUsage | None = None
+    session_id: str | None = None
     error: None = None
     tool_calls: None = None
     finish_reason: None = None
@@ -109,6 +110,7 @@ def read_usual_completion(body: bytes, builder: MessageBuilder, deltas: list[Del
     if choice.finish_reason == "error":
         return False
     builder.id, builder.model = completion.id or None, intern(completion.model or "") or None
+    builder.session_id = completion.session_id or None
     builder.finish_reason = choice.finish_reason
     if usage := completion.usage:
         builder.usage = _usual_usage(usage)

@@ -189,6 +189,7 @@ class MessageBuilder:
         "quirks",
         "reasoning",
         "refusal",
+        "session_id",
         "text",
         "turn",
         "usage",
@@ -206,6 +207,7 @@ class MessageBuilder:
         self.usage: Usage | None = None
         self.id: str | None = None
         self.model: str | None = None
+        self.session_id: str | None = None
         self.extra: dict[str, JSONValue] | None = None
         self.quirks: dict[str, Quirk] | None = None
         self.half = ""

@@ -16,7 +16,15 @@ from pathors_agent.errors import (
     TransportError,
 )
 from pathors_agent.messages import AssistantMessage, JSONValue
-from pathors_agent.wire.chunks import CallPiece, Chunk, holds_message, loads, read_loose_chunk
+from pathors_agent.wire.chunks import (
+    CallPiece,
+    Chunk,
+    as_object,
+    as_text,
+    holds_message,
+    loads,
+    read_loose_chunk,
+)
 from pathors_agent.wire.completions import UNUSUAL, read_usual_completion
 from pathors_agent.wire.message_builder import (
     MAX_CHOICES,
@@ -349,6 +357,8 @@ class ResponseStream:
                         self._take_event("message", text.decode(errors="replace"), deltas)
                         return
                     builder.finish_reason = reason
+                    if b'"session_id"' in text:
+                        self._name_session(text)
                 delta = choice.delta
                 if reasoning := delta.reasoning_content or delta.reasoning:
                     builder.add_reasoning(reasoning, deltas)
@@ -384,6 +394,11 @@ class ResponseStream:
     def _may_name_the_message(self) -> bool:
         """Whether the next event may be the one that has the id and the model."""
         return self._builder.id is None and self._events < _HEAD_EVENTS
+
+    def _name_session(self, text: bytes) -> None:
+        """Read the session's id from the last usual chunk; those at the head are read loosely."""
+        session_id = as_text(as_object(loads(text)).get("session_id"))
+        self._builder.session_id = self._builder.session_id or session_id or None
 
     def _take_piece(self, piece: CallPiece, deltas: list[Delta]) -> None:
         try:
