@@ -181,6 +181,13 @@ def test_headers_of_request_win_over_those_of_transport_and_ours(
         ("/", "/v1/chat/completions"),
         ("/?api-version=2024&x=a%20b", "/v1/chat/completions?api-version=2024&x=a%20b"),
         ("?api-version=2024#top", "/v1/chat/completions?api-version=2024"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/chat/completions//", "/v1/chat/completions"),
+        ("//chat/completions", "/v1/chat/completions"),
+        ("/chat/completions?api-version=2024#top", "/v1/chat/completions?api-version=2024"),
+        ("/chat/completions/?a=/chat/completions", "/v1/chat/completions?a=/chat/completions"),
+        ("/chat/completions/more", "/v1/chat/completions/more/chat/completions"),
+        ("/mychat/completions", "/v1/mychat/completions/chat/completions"),
     ],
 )
 def test_path_is_added_to_base_and_query_is_kept(
@@ -193,11 +200,14 @@ def test_path_is_added_to_base_and_query_is_kept(
     assert server.requests[0].line == f"POST {target} HTTP/1.1"
 
 
-def test_other_operation_goes_to_its_own_path(scripted_server: StartServer, fetch: Fetch) -> None:
+@pytest.mark.parametrize("suffix", ["", "/chat/completions", "/chat/completions/"])
+def test_other_operation_goes_to_its_own_path(
+    scripted_server: StartServer, fetch: Fetch, suffix: str
+) -> None:
     server = scripted_server([answer(b"hi")])
     request = Request(method="DELETE", path="/sessions/a%2Fb?x=%26&y=1", body=b'{"a": 1}')
 
-    fetch(server.url, request)
+    fetch(server.url + suffix, request)
 
     (received,) = server.requests
     assert received.line == "DELETE /v1/sessions/a%2Fb?x=%26&y=1 HTTP/1.1"

@@ -154,8 +154,11 @@ def _parsed(base: str) -> "httpx2.URL":
 
 
 def _completions_url(base: "httpx2.URL") -> "httpx2.URL":
+    """Return the address for completions; a base that ends with their path already keeps it."""
     path, mark, query = base.raw_path.partition(b"?")
-    raw_path = path.rstrip(b"/") + COMPLETIONS_PATH.encode() + mark + query
+    suffix = COMPLETIONS_PATH.encode()
+    path = path.rstrip(b"/").removesuffix(suffix).rstrip(b"/")
+    raw_path = path + suffix + mark + query
     return base.copy_with(raw_path=raw_path, username=None, password=None, fragment=None)
 
 
