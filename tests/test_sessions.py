@@ -346,6 +346,20 @@ def test_what_only_our_server_says_of_a_message_is_read(ask: Callable[..., Any])
     assert session.messages == (ToolMessage(tool_call_id="c", content="late", outcome="timeout"),)
 
 
+def test_messages_of_other_servers_are_read_as_far_as_they_go(ask: Callable[..., Any]) -> None:
+    function = {"name": "add", "arguments": {"a": 1}}
+    messages = [
+        {"role": "assistant", "tool_calls": [{"id": "c", "function": function}], "id": "m1"},
+        {"role": "tool", "tool_call_id": "c", "name": "add", "content": 3},
+    ]
+
+    session = ask({"sessionId": "s-1", "data": {"messages": messages}}, get_it)
+
+    [answer, result] = session.messages
+    assert answer.tool_calls == (ToolCall(id="c", name="add", arguments='{"a":1}'),)
+    assert result == ToolMessage(tool_call_id="c", content="3")
+
+
 def test_page_without_pagination_has_no_total(ask: Callable[..., Any]) -> None:
     assert ask({"results": []}, search_it) == SessionPage(items=(), total=None)
     assert ask({"data": [{"session_id": "a"}], "pagination": None}, list_it) == SessionPage(

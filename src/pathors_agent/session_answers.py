@@ -11,9 +11,10 @@ from pathors_agent.errors import (
     MalformedResponse,
     TransportError,
 )
+from pathors_agent.history.openai_messages import read_openai
 from pathors_agent.messages import JSONValue, Message
 from pathors_agent.wire.chunks import loads
-from pathors_agent.wire.messages import read_client_messages, read_message
+from pathors_agent.wire.messages import read_message
 from pathors_agent.wire.provider_errors import decode_error, find_error
 
 ItemT = TypeVar("ItemT")
@@ -164,13 +165,13 @@ def _entry(value: Object, where: str) -> SessionEntry:
 
 
 def _message(value: JSONValue) -> Message | None:
-    """Read a message as our server writes it, or as anybody writes it; None for anything else."""
+    """Read a message as our server or another one writes it; return None if neither reads it."""
     if not isinstance(value, dict):
         return None
     try:
         return read_message(value)
     except ConversationError:
-        messages, _ = read_client_messages([value])
+        messages = read_openai([value]).messages
         return messages[0] if messages else None
 
 

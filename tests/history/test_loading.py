@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pathors_agent.agent import Agent
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.history.loading import HistoryFormat, load_messages
@@ -20,6 +21,7 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
+from pathors_agent.testing import ScriptedTransport
 
 CANARY = "hunter2-canary"
 
@@ -37,7 +39,7 @@ def left_out(form: HistoryFormat, *values: Any) -> list[str]:
 # - OpenAI -
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
-SAID = [
+SAID: list[dict[str, Any]] = [
     {"role": "developer", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "Hi"}], "name": "Ann"},
     {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "Hm."},
@@ -67,6 +69,116 @@ def test_openai_messages_are_loaded(source: Any) -> None:
 
 def test_own_messages_may_stand_among_openai_ones() -> None:
     assert load("openai", READ[0], SAID[1], *READ[2:]) == READ
+
+
+BESIDE = {
+    "id": "msg_1",
+    "type": "message",
+    "object": "chat.completion.message",
+    "index": 0,
+    "weight": 1,
+    "created": 1_700_000_000,
+    "created_at": "2024-02-29T00:00:00Z",
+    "timestamp": 1.5,
+    "cache_control": {"type": "ephemeral"},
+    "tool_calls": [],
+    "refusal": None,
+    "function_call": None,
+    "audio": {},
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("place", [0, 1, 3], ids=["developer", "user", "tool"])
+def test_fields_that_say_nothing_to_a_model_are_passed_over(place: int, name: str) -> None:
+    values = [dict(value) for value in SAID]
+    values[place][name] = BESIDE[name]
+
+    assert load("openai", *values) == READ
+
+
+@pytest.mark.parametrize("name", ["name", "tool_name", "status"])
+def test_name_of_the_tool_may_stand_at_its_result(name: str) -> None:
+    values = [*SAID[:3], {**SAID[3], name: "add"}, *SAID[4:]]
+
+    assert load("openai", *values) == READ
+
+
+@pytest.mark.parametrize("field", [{"is_error": True}, {"status": "error"}])
+def test_result_that_is_called_an_error_is_one(field: dict[str, Any]) -> None:
+    [message] = load("openai", {"role": "tool", "tool_call_id": "c1", "content": "no", **field})
+
+    assert message == ToolMessage(tool_call_id="c1", content="no", outcome="error")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (12, "12"),
+        (-1.5, "-1.5"),
+        (0, "0"),
+        (False, "false"),
+        (None, ""),
+        ({"a": ["ü"]}, '{"a":["ü"]}'),
+        ([1, 2], "[1,2]"),
+        (["a", "b"], '["a","b"]'),
+        ([{"a": 1}], '[{"a":1}]'),
+        ("12", "12"),
+    ],
+)
+def test_result_that_is_a_value_is_loaded_as_json(content: Any, text: str) -> None:
+    openai = load("openai", {"role": "tool", "tool_call_id": "c1", "content": content})
+    pydantic_ai = load(
+        "pydantic-ai", request(part_kind="tool-return", tool_call_id="c1", content=content or text)
+    )
+
+    assert openai == pydantic_ai == [ToolMessage(tool_call_id="c1", content=text)]
+
+
+@pytest.mark.parametrize("content", [12, -1.5, 0, False, {"a": ["ü"]}])
+def test_result_of_langchain_that_is_a_value_is_loaded_as_json(content: Any) -> None:
+    [message] = load(
+        "langchain", {"type": "tool", "data": {"content": content, "tool_call_id": "c"}}
+    )
+
+    assert json.loads(message.text) == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"a": 1, "b": [None]}, '{"a":1,"b":[null]}'),
+        ({}, "{}"),
+        ([1], "[1]"),
+        (None, ""),
+        ('{"a": 1}', '{"a": 1}'),
+        ("{oops", "{oops"),
+    ],
+)
+def test_arguments_that_are_an_object_are_loaded_as_json(arguments: Any, text: str) -> None:
+    function = {"name": "add", "arguments": arguments}
+    call = {"id": "c1", "type": "function", "function": function}
+
+    [message] = load("openai", {"role": "assistant", "content": None, "tool_calls": [call]})
+
+    assert message == AssistantMessage(tool_calls=(ToolCall(id="c1", name="add", arguments=text),))
+
+
+def test_agent_goes_on_with_a_history_of_dicts() -> None:
+    called = {**CALL, "function": {"name": "add", "arguments": {"a": 1}}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "1+2?", "id": "m1", "name": ""},
+        {"role": "assistant", "content": "", "tool_calls": [called], "id": "m2"},
+        {"role": "tool", "tool_call_id": "c1", "name": "add", "content": 3, "id": "m3"},
+    ]
+    model = ScriptedTransport("It is 3.")
+
+    assert Agent(model).run(conversation=messages).output == "It is 3."
+    assert model.requests[0]["messages"] == [
+        {"role": "user", "content": "1+2?"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": "3"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +258,29 @@ def test_langchain_messages_are_loaded() -> None:
         ToolMessage(tool_call_id="c1", content="no", outcome="error"),
         AssistantMessage(content="It is 3."),
     ]
+
+
+def test_calls_that_langchain_keeps_in_the_form_of_openai_are_loaded() -> None:
+    older = {"content": "", "additional_kwargs": {"tool_calls": [CALL]}}
+
+    assert load("langchain", {"type": "ai", "data": older}) == [
+        AssistantMessage(tool_calls=(ToolCall(id="c1", name="add", arguments='{"a":1}'),))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("SystemMessageChunk", SystemMessage(content="x")),
+        ("HumanMessageChunk", UserMessage(content="x")),
+        ("AIMessageChunk", AssistantMessage(content="x")),
+        ("ToolMessageChunk", ToolMessage(tool_call_id="c", content="x")),
+    ],
+)
+def test_chunks_of_langchain_are_loaded_as_messages(kind: str, message: Message) -> None:
+    fields = {"content": "x", "tool_call_id": "c", "example": False}
+
+    assert load("langchain", {"type": kind, "data": fields}) == [message]
 
 
 @pytest.mark.parametrize(
@@ -298,6 +433,23 @@ def test_pydantic_ai_messages_are_loaded() -> None:
         AssistantMessage(content="A cat."),
     ]
     assert Conversation(messages).next_role == "user"
+
+
+def test_older_names_of_counts_and_marks_for_caches_are_read() -> None:
+    asked = ["Hi", {"kind": "cache-point"}]
+    told = {"request_tokens": 5, "response_tokens": 7}
+    answer = {"kind": "response", "parts": [{"part_kind": "text", "content": "Yes."}]}
+
+    messages = load(
+        "pydantic-ai", request(part_kind="user-prompt", content=asked), {**answer, "usage": told}
+    )
+
+    assert messages == [
+        UserMessage(content=(ContentPart(type="text", text="Hi"),)),
+        AssistantMessage(
+            content="Yes.", usage=Usage(prompt_tokens=5, completion_tokens=7, total_tokens=12)
+        ),
+    ]
 
 
 def request(**part: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from live_server import Live, live
 from pathors_agent import (
     Agent,
+    AssistantMessage,
     AsyncHTTPTransport,
     AsyncSessions,
     Conversation,
@@ -21,6 +22,7 @@ from pathors_agent import (
     last_turns,
     tool,
 )
+from pathors_agent.messages import Message
 from pathors_agent.server import Project
 from pathors_agent.testing import AsyncScriptedTransport, calls
 
@@ -64,6 +66,58 @@ def test_sessions_are_made_read_found_listed_and_ended(server: Live) -> None:
             sessions.get("s1")
         with pytest.raises(SessionConflict):
             sessions.create("a/b", variables={"name": "other"})
+
+
+def arguments(message: Message) -> list[str]:
+    assert isinstance(message, AssistantMessage)
+    return [call.arguments for call in message.tool_calls]
+
+
+def test_broken_arguments_are_kept_in_the_session_and_mended_for_the_model() -> None:
+    broken = '{"a": 1, "b"'
+    script = (calls(("add", broken)), "It went wrong.", "You are welcome.")
+    model = AsyncScriptedTransport(*script)
+    with live(Project(id="demo", transport=model, tools=[add])) as server:
+        with HTTPTransport(server.base, api_key=server.key) as transport:
+            agent = Agent(transport)
+            first = agent.run("1+2?", session_id="s1")
+            agent.run("Thanks", conversation=first.conversation, session_id="s1")
+
+            kept = Sessions(transport).get("s1").messages
+
+    assert [message.role for message in kept] == [
+        *("user", "assistant", "tool", "assistant"),
+        *("user", "assistant"),
+    ]
+    assert arguments(kept[1]) == [broken]
+    assert kept[2].text.startswith("The arguments of add are not JSON")
+    for request in model.requests[1:]:
+        (wire,) = request["messages"][1]["tool_calls"]
+        assert wire["function"]["arguments"] == "{}"
+
+
+def test_broken_arguments_of_a_call_of_the_client_come_as_the_model_wrote_them() -> None:
+    @tool
+    def weather(city: str) -> str:
+        """Look up the weather."""
+        return city
+
+    model = AsyncScriptedTransport(calls(("weather", "Oslo")), "Which city?", "Bye.")
+    with live(Project(id="demo", transport=model)) as server:
+        with HTTPTransport(server.base, api_key=server.key) as transport:
+            agent = Agent(transport, tools=[weather])
+            first = agent.run("Weather?", session_id="s1")
+            agent.run("Thanks", conversation=first.conversation, session_id="s1")
+
+            kept = Sessions(transport).get("s1").messages
+
+    assert arguments(first.messages[1]) == ["Oslo"]
+    assert [message.role for message in kept] == [
+        *("user", "assistant", "tool", "assistant"),
+        *("user", "assistant"),
+    ]
+    assert arguments(kept[1]) == ["Oslo"]
+    assert model.requests[1]["messages"][1]["tool_calls"][0]["function"]["arguments"] == "{}"
 
 
 def test_session_is_taken_up_by_an_agent_that_sends_only_what_is_new(server: Live) -> None:

@@ -9,6 +9,7 @@ from pathors_agent.history.reading import (
     as_text,
     data_url,
     image,
+    json_text,
     read_call,
 )
 from pathors_agent.messages import (
@@ -60,6 +61,7 @@ def _answer(reading: Reading, fields: Object) -> None:
     told = fields.get("response_metadata") or {}
     more = fields.get("additional_kwargs") or {}
     calls = [*(fields.get("tool_calls") or ()), *(fields.get("invalid_tool_calls") or ())]
+    calls = calls or [_openai_call(call) for call in more.get("tool_calls") or ()]
     content = _content(reading, fields.get("content"))
     if more.get("function_call"):
         reading.note("a call without an id has no place here", ".additional_kwargs.function_call")
@@ -76,6 +78,12 @@ def _answer(reading: Reading, fields: Object) -> None:
             extra={"name": fields["name"]} if fields.get("name") else {},
         )
     )
+
+
+def _openai_call(call: Object) -> Object:
+    """Read a call that LangChain kept in OpenAI's form alone, as it did before version 0.2."""
+    function = call.get("function") or {}
+    return {"id": call.get("id"), "name": function.get("name"), "args": function.get("arguments")}
 
 
 def _thoughts(content: Any) -> str:
@@ -99,7 +107,7 @@ def _usage(usage: Object | None) -> Usage | None:
 def _result(reading: Reading, fields: Object) -> None:
     if fields.get("artifact") is not None:
         reading.note("what no model was sent has no place here", ".artifact")
-    content = _content(reading, fields.get("content"))
+    content = _result_content(reading, fields.get("content"))
     is_error = fields.get("status") == "error"
     reading.add(
         lambda: ToolMessage(
@@ -112,15 +120,23 @@ def _result(reading: Reading, fields: Object) -> None:
 
 _READERS: dict[str, Callable[[Reading, Object], None]] = {
     "system": _said(SystemMessage),
+    "SystemMessageChunk": _said(SystemMessage),
     "human": _said(UserMessage),
     "HumanMessageChunk": _said(UserMessage),
     "ai": _answer,
     "AIMessageChunk": _answer,
     "tool": _result,
+    "ToolMessageChunk": _result,
 }
 
 
 # - contents -
+
+
+def _result_content(reading: Reading, content: Any) -> str | tuple[ContentPart, ...]:
+    if isinstance(content, list | str) or content is None:
+        return _content(reading, content)
+    return json_text(content)
 
 
 def _content(reading: Reading, content: Any) -> str | tuple[ContentPart, ...]:

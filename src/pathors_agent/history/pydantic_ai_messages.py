@@ -9,9 +9,9 @@ from pathors_agent.history.reading import (
     as_text,
     data_url,
     image,
+    json_text,
     read_call,
 )
-from pathors_agent.json_text import write_json
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -59,9 +59,18 @@ def _system(reading: Reading, part: Object) -> None:
 def _user(reading: Reading, part: Object) -> None:
     content = part.get("content")
     if isinstance(content, list):
-        made = [_item(reading, item, f".content[{index}]") for index, item in enumerate(content)]
+        made = [
+            _item(reading, item, f".content[{index}]")
+            for index, item in enumerate(content)
+            if not _is_cache_point(item)
+        ]
         content = tuple(item for item in made if item is not None)
     reading.add(lambda: UserMessage(content=content or ""))
+
+
+def _is_cache_point(item: Any) -> bool:
+    """Return True for a mark that says where a provider may cache, and nothing to a model."""
+    return isinstance(item, dict) and item.get("kind") == "cache-point"
 
 
 def _item(reading: Reading, item: Any, path: str) -> ContentPart | None:
@@ -109,7 +118,7 @@ def _result(reading: Reading, part: Object) -> None:
     reading.add(
         lambda: ToolMessage(
             tool_call_id=as_text(part.get("tool_call_id")),
-            content=_words(part.get("content")),
+            content=json_text(part.get("content")),
             outcome="value" if is_value else "error",
         )
     )
@@ -117,16 +126,12 @@ def _result(reading: Reading, part: Object) -> None:
 
 def _retry(reading: Reading, part: Object) -> None:
     """A retry of a call is its result; any other is feedback to an answer."""
-    text = _words(part.get("content"))
+    text = json_text(part.get("content"))
     if not part.get("tool_name"):
         reading.add(lambda: UserMessage(content=text, feedback=True))
         return
     call_id = as_text(part.get("tool_call_id"))
     reading.add(lambda: ToolMessage(tool_call_id=call_id, content=text, outcome="error"))
-
-
-def _words(content: Any) -> str:
-    return content if isinstance(content, str) else write_json(content).decode()
 
 
 _REQUEST_PARTS: dict[Any, Callable[[Reading, Object], None]] = {
@@ -182,8 +187,9 @@ _REASONS: dict[Any, str] = {
 
 
 def _usage(usage: Object) -> Usage | None:
-    """Its counts are 0 where nothing was counted."""
-    asked, said = (usage.get(name) or 0 for name in ("input_tokens", "output_tokens"))
+    """Read counts, under their older names too; 0 means that nothing was counted."""
+    asked = usage.get("input_tokens") or usage.get("request_tokens") or 0
+    said = usage.get("output_tokens") or usage.get("response_tokens") or 0
     if not asked and not said:
         return None
     return Usage(

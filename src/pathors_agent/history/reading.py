@@ -76,9 +76,14 @@ def _as_json(value: Any) -> Object | None:
 
 
 def read_call(call_id: Any, name: Any, arguments: Any) -> ToolCall:
-    """Make a call; `ValidationError` where it has no id."""
-    text = arguments if isinstance(arguments, str) else write_json(arguments or {}).decode()
+    """Make a call; raise `ValidationError` if it has no id."""
+    text = json_text({} if arguments is None else arguments)
     return ToolCall(id=as_text(call_id), name=as_text(name), arguments=text)
+
+
+def json_text(value: Any) -> str:
+    """Return a text as it is, and any other value as JSON."""
+    return value if isinstance(value, str) else write_json(value).decode()
 
 
 def as_text(given: Any) -> str:
