@@ -204,6 +204,80 @@ def test_index_used_again_opens_a_call_only_after_whole_arguments(cut: Cut, head
     assert [(c.id, c.arguments) for c in two] == [("a", '{"a": 1}'), ("b", "{}")]
 
 
+NOTHING, OBJECT = "", '{"a": 1}'
+
+
+@CUTS
+@pytest.mark.parametrize("head", [b"", HEAD])
+@pytest.mark.parametrize(
+    ("pieces", "calls"),
+    [
+        pytest.param(
+            [("a", "now", NOTHING), ("b", "add", OBJECT)],
+            [("a", "now", NOTHING), ("b", "add", OBJECT)],
+            id="first without arguments",
+        ),
+        pytest.param(
+            [("a", "now", NOTHING), ("b", "now", NOTHING)],
+            [("a", "now", NOTHING), ("b", "now", NOTHING)],
+            id="both without arguments",
+        ),
+        pytest.param(
+            [("a", "now", " "), ("b", "now", "{"), ("b", "", "}")],
+            [("a", "now", " "), ("b", "now", "{}")],
+            id="first with blank arguments",
+        ),
+        pytest.param(
+            [("a", "now", NOTHING), ("b", "add", NOTHING), ("a", "", "{}"), ("b", "", OBJECT)],
+            [("a", "now", "{}"), ("b", "add", OBJECT)],
+            id="arguments come later, by id",
+        ),
+        pytest.param(
+            [("", "now", NOTHING), ("", "add", OBJECT)],
+            [("t0000c000", "now", NOTHING), ("t0000c001", "add", OBJECT)],
+            id="without ids",
+        ),
+        pytest.param(
+            [("", "add", OBJECT), ("", "add", '{"a": 2}')],
+            [("t0000c000", "add", OBJECT), ("t0000c001", "add", '{"a": 2}')],
+            id="whole calls without ids",
+        ),
+        pytest.param(
+            [("a", "add", NOTHING), ("b", "", '{"a":'), ("c", "", " 1}")],
+            [("a", "add", OBJECT)],
+            id="one call whose id changes",
+        ),
+        pytest.param(
+            [("a", "a", NOTHING), ("", "dd", NOTHING), ("", "", OBJECT)],
+            [("a", "add", OBJECT)],
+            id="one call whose name is split",
+        ),
+        pytest.param(
+            [("a", "add", NOTHING), ("a", "add", OBJECT), ("a", "add", NOTHING)],
+            [("a", "add", OBJECT)],
+            id="one call whose head comes again",
+        ),
+        pytest.param(
+            [("", "add", NOTHING), ("", "add", OBJECT), ("", "add", NOTHING)],
+            [("t0000c000", "add", OBJECT)],
+            id="one call without an id whose head comes again",
+        ),
+    ],
+)
+def test_calls_at_one_index_stay_apart(
+    pieces: list[tuple[str, str, str]],
+    calls: list[tuple[str, str, str]],
+    head: bytes,
+    cut: Cut,
+) -> None:
+    body = b"".join(call(0, arguments, id=i, name=name) for i, name, arguments in pieces)
+
+    stream, _ = read(cut(head + body + end()))
+
+    assert [(c.id, c.name, c.arguments) for c in stream.finish().tool_calls] == calls
+    assert ("shared_index" in [quirk.kind for quirk in stream.quirks]) == (len(calls) > 1)
+
+
 @CUTS
 def test_second_choice_is_kept_apart_and_gives_no_deltas(cut: Cut) -> None:
     body = OPENING + text("mine") + chunk({"content": "other"}, index=1) * 4 + end()
@@ -662,12 +736,32 @@ deltas_of_a_stream = st.one_of(
         contents,
     ),
     contents.map(lambda content: {"x": content}),
+    st.builds(
+        lambda index, content: {"reasoning_details": [{"index": index, "text": content}]},
+        st.integers(0, 1),
+        contents,
+    ),
 )
 chunks_of_a_stream = st.builds(
     chunk,
     deltas_of_a_stream,
     finish_reason=st.sampled_from([None] * 6 + ["stop"]),
     index=st.sampled_from([0, 0, 0, 1]),
+)
+counts = st.fixed_dictionaries({"prompt_tokens": st.integers(-1, 2)})
+counted_chunks = st.builds(
+    lambda place, usage, content: event(
+        {
+            "choices": [
+                {"delta": {"content": content}, **({"usage": usage} if place == "choice" else {})}
+            ],
+            **({"usage": usage} if place == "usage" else {}),
+            **({"x_groq": {"usage": usage}} if place == "x_groq" else {}),
+        }
+    ),
+    st.sampled_from(["choice", "usage", "x_groq"]),
+    counts,
+    contents,
 )
 noise = st.sampled_from(
     [
@@ -685,7 +779,7 @@ noise = st.sampled_from(
 line_ends = st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"])
 streams = st.builds(
     lambda events, line_end: b"".join(events).replace(b"\n", line_end),
-    st.lists(chunks_of_a_stream | chunks_of_a_stream | noise, max_size=12),
+    st.lists(chunks_of_a_stream | chunks_of_a_stream | counted_chunks | noise, max_size=12),
     line_ends,
 )
 places = st.lists(st.integers(0, 10_000), max_size=12)
@@ -779,6 +873,13 @@ def small(delta: object) -> bytes:
             small({"tool_calls": [{"index": 0, "function": {"arguments": "ab"}}]}) * 20,
             id="tiny arguments",
         ),
+        pytest.param(
+            HEAD,
+            small({"reasoning_details": [{"index": 0, "text": "ab"}]}) * 20,
+            id="tiny pieces of an entry",
+        ),
+        pytest.param(HEAD, small({"x": [{"a": "b"}, {"a": "b"}]}) * 20, id="tiny items"),
+        pytest.param(HEAD, small({"x": "ab"}) * 20, id="tiny pieces of a field"),
         pytest.param(HEAD, b"x" * 1_024, id="endless line"),
         pytest.param(HEAD, b"data: x\n" * 100, id="endless event"),
         pytest.param(HEAD, b": " + b"x" * 1_000, id="endless comment"),

@@ -38,8 +38,8 @@ class Limits:
 
     - `turns`: model calls.
     - `tool_calls`: tool calls; those of a batch that do not fit are answered "not run".
-    - `total_tokens`: tokens as the provider counts them, looked at before each model call. An
-      answer without a count counts nothing.
+    - `total_tokens`: tokens as the provider counts them, checked before each model call. An
+      answer without a total counts those of its prompt and completion that are known.
     - `seconds`: time of one run; a tool call gets what is left of it, but for sync tools without
       a `timeout` of a blocking `Agent`.
     - `tool_seconds`: time of one tool call, where the tool has no `timeout` of its own. A sync
@@ -180,7 +180,7 @@ class Tally:
         self.verdicts = {i: verdict for i, verdict in verdicts.items() if verdict is not MAY_RUN}
         self._names = {call.id: call.name for call in answer.tool_calls}
         self._turns += 1
-        self._tokens += (answer.usage.total_tokens or 0) if answer.usage else 0
+        self._tokens += _tokens(answer)
         self.failed_answers += any(call.name == self._final_tool for call in answer.tool_calls)
 
     def _prepare_counts(self, more: int) -> None:
@@ -251,6 +251,14 @@ def canonical_arguments(arguments: str) -> str:
         return json.dumps(json.loads(arguments or "{}"), sort_keys=True, separators=(",", ":"))
     except (ValueError, RecursionError):
         return arguments
+
+
+def _tokens(answer: AssistantMessage) -> int:
+    """Return the tokens of an answer; without a total, those of its parts that are known."""
+    usage = answer.usage
+    if usage is None:
+        return 0
+    return usage.total_tokens or (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
 
 
 def _same(call: ToolCall) -> tuple[str, str]:

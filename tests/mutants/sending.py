@@ -38,8 +38,8 @@ SENDING = [
         "unknown fields of a call are lost",
         "rule 9",
         "wire/message_builder.py",
-        "        if extra:\n            call.extra.update",
-        "        if not extra and extra:\n            call.extra.update",
+        "self.gathered += call.extra.add_all(extra)",
+        "pass",
         "conformance/test_streams.py",
     ),
     mutant(

@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 
 from pathors_agent.json_text import whole_characters
-from pathors_agent.messages import Usage
-from pathors_agent.wire.completion_bytes import DONE, usage_fields
+from pathors_agent.wire.completion_bytes import DONE
 
 # What the API knows as reasons; providers have others for a plain end.
 _FINISH_REASONS = ("stop", "length", "content_filter")
@@ -31,7 +30,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     refusal: str | None = None
     calls: list[dict[str, Any]] = []  # as `write_call` gives them
     finish_reason: str = "stop"
-    usage: dict[str, int] = {}
+    usage: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"Answer({self.head!r}, {self.finish_reason!r})"
@@ -76,11 +75,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 def finish_reason(said: str | None) -> str:
     """Put a provider's reason into the API's words."""
     return next((reason for reason in _FINISH_REASONS if reason == said), "stop")
-
-
-def counted(usage: Usage) -> dict[str, int]:
-    """Write the counts of tokens, -1 for what is unknown."""
-    return msgspec.convert(usage_fields(usage), dict[str, int])
 
 
 class Chunks:

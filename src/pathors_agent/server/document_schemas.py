@@ -199,12 +199,26 @@ class Choice(BaseModel):
     finish_reason: FinishReason
 
 
+class PromptCounts(BaseModel):
+    """Tokens of the prompt, by kind."""
+
+    cached_tokens: int
+
+
+class CompletionCounts(BaseModel):
+    """Tokens of the completion, by kind."""
+
+    reasoning_tokens: int
+
+
 class Counts(BaseModel):
-    """Tokens; -1 for what is unknown."""
+    """Tokens: -1 for an unknown count, and no details where the provider reported none."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptCounts | None = None
+    completion_tokens_details: CompletionCounts | None = None
 
 
 class CompletionAnswer(BaseModel):

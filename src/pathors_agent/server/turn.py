@@ -19,7 +19,7 @@ from pathors_agent.run import Status
 from pathors_agent.run_result import RunResult
 from pathors_agent.run_stream import AsyncRunStream
 from pathors_agent.server.admission import Admission, SessionQueue
-from pathors_agent.server.answer import Answer, Head, counted, finish_reason
+from pathors_agent.server.answer import Answer, Head, finish_reason
 from pathors_agent.server.completion_request import CompletionRequest
 from pathors_agent.server.incoming import add_news
 from pathors_agent.server.journal import TurnJournal
@@ -31,6 +31,7 @@ from pathors_agent.server.view import BETWEEN_TEXTS
 from pathors_agent.stores.base import Lease, RequestId, Session, Store
 from pathors_agent.telemetry.events import emit
 from pathors_agent.telemetry.spans import continued
+from pathors_agent.wire.completion_bytes import usage_fields
 from pathors_agent.wire.message_builder import Delta, TextDelta
 from pathors_agent.wire.messages import write_call
 
@@ -300,7 +301,7 @@ class Turn:
             refusal=answers[-1].refusal if answers else None,
             calls=calls,
             finish_reason=_reason(result),
-            usage=counted(result.usage),
+            usage=usage_fields(result.usage),
         )
 
 

@@ -14,7 +14,6 @@ from pathors_agent.messages import (
     JSONValue,
     Message,
     ToolMessage,
-    Usage,
     UserMessage,
 )
 from pathors_agent.run_result import RunResult
@@ -210,11 +209,6 @@ def _completion(message: AssistantMessage) -> bytes:
     body = json.loads(plain_body(message))
     [choice] = body["choices"]
     choice["message"] |= {k: v for k, v in message.extra.items() if k not in choice["message"]}
-    usage = message.usage or Usage()
-    body["usage"] |= {
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
     for name in ("id", "model"):
         if getattr(message, name) is None:
             del body[name]

@@ -13,9 +13,10 @@ import msgspec
 
 from pathors_agent.errors import ProviderError
 from pathors_agent.json_text import write_json
-from pathors_agent.messages import JSONValue, Usage
+from pathors_agent.messages import JSONValue
 from pathors_agent.wire.message_builder import Delta, MessageBuilder
 from pathors_agent.wire.provider_errors import find_error
+from pathors_agent.wire.usage import merged_usage, read_usage, usages_of
 
 # Deeper than any answer; what is kept of one must not break the next that writes it.
 MAX_DEPTH = 100
@@ -60,6 +61,7 @@ class Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     logprobs: None = None
     error: None = None
+    usage: None = None
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -69,6 +71,9 @@ class Chunk(msgspec.Struct, gc=False):
     usage: None = None
     error: None = None
     tool_calls: None = None
+    x_groq: None = None
+    usageMetadata: None = None  # noqa: N815  (Gemini's name)
+    usage_metadata: None = None
 
 
 Builders = Callable[[int], MessageBuilder]
@@ -138,8 +143,8 @@ def read_loose_chunk(
     # One text for all the answers of a model.
     first.model = first.model or intern(as_text(chunk.get("model"))) or None
     first.session_id = first.session_id or as_text(chunk.get("session_id")) or None
-    if isinstance(usage := chunk.get("usage"), dict):
-        first.usage = read_usage(usage)
+    for usage in usages_of(chunk):
+        first.usage = merged_usage(first.usage, read_usage(usage))
     for choice in choices:
         if error := find_error(choice, is_answer=True):
             return error
@@ -151,19 +156,6 @@ def read_loose_chunk(
         first.note("top_level_tool_calls", "tool_calls stood beside choices")
         _read_call(piece, first, deltas, whole_at=position)
     return None
-
-
-def read_usage(usage: Mapping[str, JSONValue]) -> Usage:
-    """Read a usage object; a count that is missing, null, negative or no number is unknown."""
-    prompt = as_object(usage.get("prompt_tokens_details"))
-    completion = as_object(usage.get("completion_tokens_details"))
-    return Usage(
-        prompt_tokens=as_index(usage.get("prompt_tokens")),
-        completion_tokens=as_index(usage.get("completion_tokens")),
-        total_tokens=as_index(usage.get("total_tokens")),
-        cached_tokens=as_index(prompt.get("cached_tokens")),
-        reasoning_tokens=as_index(completion.get("reasoning_tokens")),
-    )
 
 
 def _read_choice(
@@ -199,7 +191,7 @@ def _read_delta(
         builder.add_legacy_call(name, arguments, deltas)
     for field, value in delta.items():
         if field not in _READ_FIELDS and value not in (None, "", [], {}):
-            builder.keep(field, value)
+            builder.keep(field, value, whole=whole)
 
 
 _READ_FIELDS = frozenset(
@@ -274,7 +266,7 @@ def _read_call(
 _CALL_FIELDS = frozenset({"index", "id", "type", "function"})
 
 
-# - Values as what they should have been.
+# - Lenient coercions.
 
 
 def as_text(value: JSONValue) -> str:

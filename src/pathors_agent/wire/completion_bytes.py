@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from pathors_agent.messages import AssistantMessage, ToolCall, Usage
+from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage
 from pathors_agent.wire.sse import encode_event
 
 # A fixed time (2024-01-01, 00:00 UTC), so that an answer has the same bytes on every run.
@@ -82,15 +82,20 @@ def error_body(
     )
 
 
-def usage_fields(usage: Usage | None) -> Object:
-    """Give the three counts, -1 for what is unknown."""
+def usage_fields(usage: Usage | None) -> dict[str, JSONValue]:
+    """Return OpenAI's usage object: -1 for an unknown count, the details only where they are known."""
     usage = usage or Usage()
     counts = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
     }
-    return {name: -1 if count is None else count for name, count in counts.items()}
+    fields: dict[str, JSONValue] = {k: -1 if v is None else v for k, v in counts.items()}
+    if usage.cached_tokens is not None:
+        fields["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage.reasoning_tokens is not None:
+        fields["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    return fields
 
 
 def _shared_fields(message: AssistantMessage, kind: str) -> dict[str, object]:

@@ -5,15 +5,14 @@ that decoding fails on any other value; what does not fit is read loosely.
 """
 
 from sys import intern
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pathors_agent.messages import Usage
 from pathors_agent.wire.chunks import MAX_DEPTH, count_openers
 from pathors_agent.wire.message_builder import Delta, MessageBuilder
+from pathors_agent.wire.usage import merged_usage, read_usage
 
-_Count = Annotated[int, msgspec.Meta(ge=0)] | None
 _Nothing = Annotated[list[None], msgspec.Meta(max_length=0)] | None
 
 
@@ -55,28 +54,7 @@ class WholeChoice(msgspec.Struct, gc=False):
     index: Literal[0] = 0
     logprobs: None = None
     error: None = None
-
-
-class PromptDetails(msgspec.Struct, gc=False):
-    """`usage.prompt_tokens_details`."""
-
-    cached_tokens: _Count = None
-
-
-class CompletionDetails(msgspec.Struct, gc=False):
-    """`usage.completion_tokens_details`."""
-
-    reasoning_tokens: _Count = None
-
-
-class WholeUsage(msgspec.Struct, gc=False):
-    """`usage`."""
-
-    prompt_tokens: _Count = None
-    completion_tokens: _Count = None
-    total_tokens: _Count = None
-    prompt_tokens_details: PromptDetails | None = None
-    completion_tokens_details: CompletionDetails | None = None
+    usage: None = None
 
 
 class Completion(msgspec.Struct, gc=False):
@@ -85,8 +63,11 @@ class Completion(msgspec.Struct, gc=False):
     choices: Annotated[list[WholeChoice], msgspec.Meta(min_length=1, max_length=1)]
     id: str | None = None
     model: str | None = None
-    usage: WholeUsage | None = None
+    usage: dict[str, Any] | None = None
     session_id: str | None = None
+    x_groq: None = None
+    usageMetadata: None = None  # noqa: N815  (Gemini's name)
+    usage_metadata: None = None
     error: None = None
     tool_calls: None = None
     finish_reason: None = None
@@ -112,8 +93,8 @@ def read_usual_completion(body: bytes, builder: MessageBuilder, deltas: list[Del
     builder.id, builder.model = completion.id or None, intern(completion.model or "") or None
     builder.session_id = completion.session_id or None
     builder.finish_reason = choice.finish_reason
-    if usage := completion.usage:
-        builder.usage = _usual_usage(usage)
+    if completion.usage is not None:
+        builder.usage = merged_usage(None, read_usage(completion.usage))
     message = choice.message
     if reasoning := message.reasoning_content or message.reasoning:
         builder.add_reasoning(reasoning, deltas)
@@ -123,14 +104,3 @@ def read_usual_completion(body: bytes, builder: MessageBuilder, deltas: list[Del
         name, arguments = call.function.name, call.function.arguments
         builder.add_piece(deltas, index=-1 - place, id=call.id, name=name, arguments=arguments)
     return True
-
-
-def _usual_usage(usage: WholeUsage) -> Usage:
-    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
-    return Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.total_tokens,
-        cached_tokens=prompt.cached_tokens if prompt else None,
-        reasoning_tokens=completion.reasoning_tokens if completion else None,
-    )

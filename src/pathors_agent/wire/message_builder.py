@@ -11,15 +11,16 @@ import msgspec
 
 from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage, unused_call_id
+from pathors_agent.wire.field_pieces import PART_BYTES, Fields
 from pathors_agent.wire.partial_json import PartialJSON
 
 # One answer with more calls, or choices, than this is a flood, not a plan.
 MAX_CALLS = 128
 MAX_CHOICES = 128
-# What a short string and its place in a list take: a flood of tiny pieces is large, too.
-PART_BYTES = 64
 # OpenAI allows 64; a name that comes in pieces must not grow for ever.
 MAX_NAME_CHARACTERS = 1024
+# Arguments that begin with more blank pieces than this count as begun, so that nothing is quadratic.
+_LEADING_BLANKS = 8
 
 
 class Quirk(msgspec.Struct, frozen=True, gc=False):
@@ -122,7 +123,7 @@ class CallBuilder:
         self.id = ""
         self.name = ""
         self.parts: list[str] = []
-        self.extra: dict[str, JSONValue] = {}
+        self.extra: Fields | None = None
         self._parser: PartialJSON | None = None
         self._parsed = 0
         self._size = 0
@@ -178,11 +179,11 @@ class MessageBuilder:
     __slots__ = (
         "_counted",
         "_legacy",
-        "_size",
         "by_index",
         "calls",
         "extra",
         "finish_reason",
+        "gathered",
         "half",
         "id",
         "model",
@@ -208,21 +209,22 @@ class MessageBuilder:
         self.id: str | None = None
         self.model: str | None = None
         self.session_id: str | None = None
-        self.extra: dict[str, JSONValue] | None = None
+        self.extra: Fields | None = None
         self.quirks: dict[str, Quirk] | None = None
         self.half = ""
         """The first half of a surrogate pair, while it waits for its second."""
         self._legacy: CallBuilder | None = None
-        self._size = 0  # characters gathered, but for texts from `_counted` on
+        self.gathered = 0
+        """About how many bytes are held, but for arguments and for texts from `_counted` on."""
         self._counted = 0
 
     def size(self) -> int:
         """About how many bytes were gathered, in time linear in what is new since it was asked."""
-        self._size += sum(map(len, self.text[self._counted :]))
+        self.gathered += sum(map(len, self.text[self._counted :]))
         self._counted = len(self.text)
         parts = len(self.text) + len(self.reasoning or ()) + len(self.refusal or ())
         parts += sum(len(call.parts) for call in self.calls)
-        return self._size + sum(call.size() for call in self.calls) + parts * PART_BYTES
+        return self.gathered + sum(call.size() for call in self.calls) + parts * PART_BYTES
 
     def largest_call(self) -> int:
         """How many characters the longest arguments have."""
@@ -248,7 +250,7 @@ class MessageBuilder:
 
     def add_reasoning(self, text: str, deltas: list[Delta]) -> None:
         """Append reasoning."""
-        self._size += len(text)
+        self.gathered += len(text)
         if self.reasoning is None:
             self.reasoning = []
         self.reasoning.append(text)
@@ -256,18 +258,20 @@ class MessageBuilder:
 
     def add_refusal(self, text: str) -> None:
         """Append to the refusal."""
-        self._size += len(text)
+        self.gathered += len(text)
         if self.refusal is None:
             self.refusal = []
         self.refusal.append(text)
 
-    def keep(self, name: str, value: JSONValue) -> None:
-        """Keep an unknown field: lists and objects are gathered over chunks, the rest is set."""
-        text = write_json(value)
-        self._size += len(text)
+    def keep(self, name: str, value: JSONValue, *, whole: bool = False) -> None:
+        """Keep an unknown field, merged with what earlier chunks brought of it unless it is whole."""
         if self.extra is None:
-            self.extra = {}
-        _gather(self.extra, name, msgspec.json.decode(text))
+            self.extra = Fields()
+        if whole:
+            self.gathered += len(write_json(value))
+            self.extra[name] = value
+        else:
+            self.gathered += self.extra.add(name, value)
 
     def add_piece(
         self,
@@ -280,13 +284,14 @@ class MessageBuilder:
         extra: dict[str, JSONValue] | None = None,
     ) -> None:
         """Add a piece of a tool call to the call it belongs to, or open a new one."""
-        call = self._call_of_piece(index, id, name)
+        call = self._call_of_piece(index, id, name, arguments)
         if not call.id:
             call.id = id
         if call.name and name and name != call.name:
             self.note("split_name", "a function name came in pieces")
         if extra:
-            call.extra.update(msgspec.json.decode(write_json(extra)))
+            call.extra = call.extra or Fields()
+            self.gathered += call.extra.add_all(extra)
         call.add(name, arguments)
         deltas.append(ToolCallDelta(arguments, call))
 
@@ -316,17 +321,28 @@ class MessageBuilder:
             usage=self.usage,
             model=self.model and whole_characters(self.model),
             id=self.id and whole_characters(self.id),
-            extra=self.extra or {},
+            extra=self.extra.settled(self.note) if self.extra else {},
         )
 
-    def _call_of_piece(self, index: int | None, id: str, name: str) -> CallBuilder:  # noqa: A002
+    def _call_of_piece(
+        self,
+        index: int | None,
+        id: str,  # noqa: A002
+        name: str,
+        arguments: str,
+    ) -> CallBuilder:
         if index is None:
             self.note("missing_index", "a piece of a tool call came without its index")
             return self._call_without_index(id, name)
         call = self.by_index.get(index)
         if call is None:
             return self._open(index)
-        if id and name and call.id and id != call.id and call.is_whole:
+        if id and call.id and id != call.id:
+            known = next((other for other in self.calls if other.id == id), None)
+            if known is not None:  # the server goes back to a call that it began before
+                self.by_index = {**self.by_index, index: known}
+                return known
+        if _begins_call(call, id, name, arguments):
             self.note("shared_index", f"index {index} was used for several calls")
             return self._open(index)
         return call
@@ -366,18 +382,31 @@ class MessageBuilder:
                     id=call_id,
                     name=whole_characters(call.name),
                     arguments=whole_characters("".join(call.parts)),
-                    extra=call.extra,
+                    extra=call.extra.settled(self.note) if call.extra else {},
                 )
             )
         return tuple(calls)
 
 
-def _gather(fields: dict[str, JSONValue], name: str, value: JSONValue) -> None:
-    kept = fields.get(name)
-    if isinstance(kept, list) and isinstance(value, list):
-        kept.extend(value)
-    elif isinstance(kept, dict) and isinstance(value, dict):
-        for key, item in value.items():
-            _gather(kept, key, item)
-    else:
-        fields[name] = value
+def _begins_call(call: CallBuilder, id: str, name: str, arguments: str) -> bool:  # noqa: A002
+    """Return True if a piece begins another call at the index of `call`.
+
+    Servers that use one index for all calls send the id and the name of a call with its first
+    piece. A name without an id may be the next piece of a split name, or the same name again.
+    """
+    if not name or not call.name:
+        return False
+    has_arguments = any(part.strip() for part in call.parts[:_LEADING_BLANKS])
+    if id and call.id:
+        return id != call.id and (call.is_whole or not has_arguments)
+    if not arguments.lstrip().startswith("{"):
+        return False
+    if has_arguments:
+        return call.is_whole  # text after a whole object is no part of it
+    return name != call.name and _is_whole_object(arguments)
+
+
+def _is_whole_object(text: str) -> bool:
+    parser = PartialJSON()
+    parser.feed(text)
+    return parser.is_whole_object

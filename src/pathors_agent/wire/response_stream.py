@@ -26,9 +26,9 @@ from pathors_agent.wire.chunks import (
     read_loose_chunk,
 )
 from pathors_agent.wire.completions import UNUSUAL, read_usual_completion
+from pathors_agent.wire.field_pieces import PART_BYTES
 from pathors_agent.wire.message_builder import (
     MAX_CHOICES,
-    PART_BYTES,
     BoundPassed,
     Delta,
     MessageBuilder,
@@ -452,6 +452,9 @@ class ResponseStream:
             return
         if error is not None:
             self._fail(error)
+        # Small items of unknown fields hold many times the bytes that were received for them.
+        elif any(builder.gathered > self._max_message for builder in self._builders()):
+            self._check_sizes()
 
     def _take_whole_body(self, deltas: list[Delta]) -> None:
         """Read a body that is one JSON text: a completion, or an error."""
@@ -486,6 +489,9 @@ class ResponseStream:
                 raise BoundPassed(f"more than {MAX_CHOICES} choices in one answer (MAX_CHOICES)")
             self._others[index] = MessageBuilder(self._turn)
         return self._others[index]
+
+    def _builders(self) -> list[MessageBuilder]:
+        return [self._builder, *(self._others or {}).values()]
 
     # - Ends
 
@@ -525,7 +531,7 @@ class ResponseStream:
 
     def _check_sizes(self) -> None:
         """Hold the message to its bounds; what was gathered is at most what was received."""
-        builders = [self._builder, *(self._others or {}).values()]
+        builders = self._builders()
         size = sum(builder.size() for builder in builders)
         arguments = max(builder.largest_call() for builder in builders)
         if size > self._max_message:
