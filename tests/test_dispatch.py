@@ -299,7 +299,7 @@ async def test_sync_tool_runs_beside_the_event_loop_and_async_tool_on_it() -> No
     assert asynchronous.content == str(threading.get_ident())
 
 
-def test_async_tools_of_blocking_code_share_one_event_loop_that_ends_with_the_run() -> None:
+def test_async_tools_of_blocking_code_share_one_event_loop_that_ends_with_its_block() -> None:
     threads: set[threading.Thread] = set()
     locks: list[anyio.Lock] = []
 

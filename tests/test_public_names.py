@@ -41,6 +41,7 @@ PUBLIC_NAMES = {
     *("AgentError", "ConversationError", "ToolDefinitionError", "RunNotFinished"),
     *("TransportError", "ProviderError", "MalformedResponse", "IncompleteResponse"),
     *("StoreError", "SessionNotFound", "SessionConflict", "AuthenticationError", "ToolError"),
+    "ToolLoopError",
 }
 
 # An alias has no `__doc__` of its own; a text below its definition documents it.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         StoreError,
         ToolDefinitionError,
         ToolError,
+        ToolLoopError,
         TransportError,
     )
     from pathors_agent.history.loading import load_messages
@@ -136,6 +137,7 @@ __all__ = [
     "ToolContext",
     "ToolDefinitionError",
     "ToolError",
+    "ToolLoopError",
     "ToolMessage",
     "ToolProgressDelta",
     "ToolRegistry",
@@ -173,6 +175,7 @@ _NAMES_BY_MODULE = {
         "StoreError",
         "ToolDefinitionError",
         "ToolError",
+        "ToolLoopError",
         "TransportError",
     ),
     "transports.fallback": ("AsyncFallbackTransport", "FallbackTransport"),

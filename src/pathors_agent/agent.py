@@ -5,6 +5,7 @@ from secrets import token_hex
 from typing import Any, Generic, TypedDict, Unpack, overload
 
 from pathors_agent.calls.approvals import Approval, Approvals, Decision
+from pathors_agent.calls.dispatch import ToolThread
 from pathors_agent.conversation import Conversation
 from pathors_agent.drivers import Pass, drive, drive_async
 from pathors_agent.history.given import (
@@ -125,9 +126,11 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
     """A model with tools, for blocking code.
 
     `instructions` go before the history of every request and are no part of it. Tools run one
-    after another; async ones on an event loop in a thread of their own, so that an agent works in
-    a notebook too. `AsyncAgent` runs the calls of one answer side by side. A `with` block around
-    its use opens and closes the transport, and tools that have a connection (`MCPTools`).
+    after another; async ones on one event loop in a thread, so that an agent works in a notebook
+    too. The event loop runs as long as the agent is used, so that a client or pool that async
+    tools share works in the next run. `AsyncAgent` runs the calls of one answer side by side. A
+    `with` block around its use opens and closes the transport, tools that have a connection
+    (`MCPTools`), and the event loop; without one the event loop ends with the agent or the process.
 
     - `output`: the type of the answers (a pydantic model, dataclass, TypedDict, union, ...); what
       does not fit goes back to the model. Without one they are text.
@@ -174,6 +177,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         refuse_async(tools)
         super().__init__(transport, output=output, tools=tools, history=history, **settings)
         self.transport = transport
+        self._thread = ToolThread()
+        self._given = (*self._given, self._thread)
 
     def run(
         self,
@@ -217,7 +222,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         if run.conversation.open_calls:
             bindings.choose_tools(run)
         _open(bindings, run, prompt, session_id, decisions)
-        return RunStream(run, before, bindings, drive(run, self.transport, bindings))
+        return RunStream(run, before, bindings, drive(run, self.transport, bindings, self._thread))
 
 
 class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):

@@ -38,10 +38,13 @@ _PASSES: dict[int, Pass] = {}
 
 
 def drive(
-    run: Run, transport: Transport, bindings: Bindings
+    run: Run, transport: Transport, bindings: Bindings, thread: ToolThread
 ) -> Generator[Delta | Message, None, None]:
-    """Perform the run's effects one after another; yield deltas and messages."""
-    with bindings.telemetry.of(run), Pass(run) as clock, ToolThread() as thread:
+    """Perform the run's effects one after another; yield deltas and messages.
+
+    Async tools run on `thread`.
+    """
+    with bindings.telemetry.of(run), Pass(run) as clock:
         while effects := run.effects():
             for effect in effects:
                 clock.left()

@@ -7,6 +7,7 @@
         ToolDefinitionError       fix the tool: its name, signature or schema is unusable
             UnreadableDefinition  fix the definition: it has another form than OpenAI's
         RunNotFinished            continue the run: it is suspended or stopped at a limit
+        ToolLoopError             use AsyncAgent: a blocking agent has no event loop
         TransportError            retry, or read why not: no complete answer arrived
             ProviderError         the provider answered with an error
             MalformedResponse     the provider broke the format
@@ -109,6 +110,13 @@ class RunNotFinished(AgentError):
         super().__init__(text)
         self.status = status
         self.messages = messages
+
+
+class ToolLoopError(AgentError):
+    """A blocking agent has no event loop for its async tools: none starts, or it was closed.
+
+    The tool call is still open.
+    """
 
 
 class TransportError(AgentError):

@@ -19,7 +19,7 @@ from pathors_agent.calls.threads import (
     run_in_thread_async,
     thread_limit,
 )
-from pathors_agent.errors import ToolError
+from pathors_agent.errors import ToolError, ToolLoopError
 from pathors_agent.messages import ToolMessage
 from pathors_agent.telemetry.calls import Audience, ToolOperation, call_facts
 from pathors_agent.telemetry.events import bound_logger
@@ -55,6 +55,8 @@ def call_tool(
             return told.message
         try:
             told.message = result_message(bound, _run(bound, thread, seconds, left))
+        except ToolLoopError:
+            raise
         # A tool is anybody's code: whatever it raises is something for the model to read. Only
         # BaseExceptions (cancellation, KeyboardInterrupt, SystemExit) pass, for the caller.
         except Exception as error:  # noqa: BLE001

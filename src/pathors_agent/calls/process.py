@@ -9,14 +9,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import anyio
-from anyio.to_thread import run_sync
-
 from pathors_agent.calls import child
-from pathors_agent.calls.functions import out_of_time
-from pathors_agent.calls.threads import no_limit
+from pathors_agent.calls.functions import STOP_SECONDS, out_of_time
+from pathors_agent.calls.threads import ThreadTask
 from pathors_agent.errors import ToolError
 from pathors_agent.tools.signature import NO_LOG, ToolContext
 from pathors_agent.tools.tool import Tool
@@ -31,11 +29,10 @@ class ToolProcess:
     """
 
     def __init__(self, tool: Tool, kwargs: dict[str, Any]) -> None:
-        self.ended = threading.Event()
         self._tool = tool
         self._kwargs = kwargs
         self._lock = threading.Lock()
-        self._begun = self._stopped = False
+        self._stopped = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, seconds: float | None) -> object:
@@ -46,14 +43,9 @@ class ToolProcess:
             timed_out.set()
             self.stop()
 
-        with self._lock:
-            self._begun = True
-        try:
-            request = _request(self._tool, self._kwargs)
-            with _timer(seconds, time_out):
-                answer, status = self._exchange(request)
-        finally:
-            self.ended.set()
+        request = _request(self._tool, self._kwargs)
+        with _timer(seconds, time_out):
+            answer, status = self._exchange(request)
         if seconds is not None and timed_out.is_set():
             raise out_of_time(seconds, "its process was killed")
         return _value(self._tool, answer, status)
@@ -64,8 +56,6 @@ class ToolProcess:
             self._stopped = True
             if self._process is not None:
                 _kill(self._process)
-            if not self._begun:
-                self.ended.set()
 
     def _exchange(self, request: bytes) -> tuple[bytes, int]:
         """Give what the process answered (nothing, when it could not), and its exit status."""
@@ -110,15 +100,16 @@ class ToolProcess:
 
 
 async def run_in_process(process: ToolProcess, seconds: float | None) -> object:
-    """Run a call from async code; a cancellation kills its process, and waits for that."""
+    """Run a call from async code; a cancellation kills its process, and waits for its end."""
+    task = ThreadTask(partial(process.run, seconds))
+    task.start()
     try:
-        return await run_sync(process.run, seconds, abandon_on_cancel=True, limiter=no_limit())
+        await task.wait(None)
     except BaseException:
-        if not process.ended.is_set():
-            process.stop()
-            with anyio.CancelScope(shield=True):
-                await run_sync(process.ended.wait, limiter=no_limit())
+        process.stop()
+        await task.wait_shielded(STOP_SECONDS)
         raise
+    return task.result()
 
 
 @contextlib.contextmanager
