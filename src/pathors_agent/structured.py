@@ -29,6 +29,7 @@ from pathors_agent.schema.arguments import (
     cut,
     parse_object,
     report,
+    with_whole_numbers,
 )
 from pathors_agent.schema.bounds import InvalidSchema
 from pathors_agent.schema.strict import close_schema
@@ -282,7 +283,7 @@ class _Reader(TypedArguments):
     """Read the JSON text of an answer into `{"value": ...}`."""
 
     def __init__(self, signature: Signature, schema: dict[str, Any], *, is_wrapped: bool) -> None:
-        super().__init__(signature.adapter, schema.get("properties", {}))
+        super().__init__(signature.read, schema.get("properties", {}))
         self._is_wrapped = is_wrapped
 
     def read(self, text: str) -> dict[str, Any]:
@@ -292,7 +293,9 @@ class _Reader(TypedArguments):
         try:
             return self._validate(text if self._is_wrapped else f'{{"value":{text}}}')
         except ValidationError as error:
-            details = map(self._as_sent, error.errors(include_url=False))
+            details = list(map(self._as_sent, error.errors(include_url=False)))
+            if (whole := with_whole_numbers(text, details)) is not None:
+                return self.read(whole)
             problems = [self._problem(detail, given) for detail in details]
             raise ArgumentsRefused(report(problems, "the schema")) from None
         except Exception as error:  # noqa: BLE001  (a validator of the type's author may raise anything)

@@ -3,13 +3,15 @@
 The words quote what the model wrote: they go to nobody but that model.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from decimal import Decimal
+from itertools import count, islice
 from json import JSONDecoder, JSONEncoder
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, get_args
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic import ValidationError
+from pydantic_core import core_schema, from_json
 
 from pathors_agent.messages import JSONValue
 
@@ -77,8 +79,10 @@ class CheckedArguments:
 class TypedArguments:
     """Read arguments into the Python types of a signature."""
 
-    def __init__(self, adapter: TypeAdapter[Any], properties: Mapping[str, Any]) -> None:
-        self._validate: Callable[[str], dict[str, Any]] = adapter.validator.validate_json
+    def __init__(
+        self, read: Callable[[str], dict[str, Any]], properties: Mapping[str, Any]
+    ) -> None:
+        self._validate = read
         self._properties = properties
 
     def read(self, text: str) -> dict[str, Any]:
@@ -97,6 +101,8 @@ class TypedArguments:
         if not arguments and text != "{}":
             return self.read("{}")
         details = error.errors(include_url=False)
+        if (whole := with_whole_numbers(text, details)) is not None:
+            return self.read(whole)
         raise ArgumentsRefused(report(self._problem(detail, arguments) for detail in details))
 
     def _problem(self, detail: "ErrorDetails", arguments: JSONValue) -> Problem:
@@ -105,9 +111,73 @@ class TypedArguments:
         known = self._properties if len(path) == 1 else {}
         if detail["type"].startswith("missing"):
             return Problem(pointer, missing(known.get(name, {})))
+        if detail["type"] == "union_tag_not_found":
+            return Problem(json_pointer([*path, _tag(detail)]), "is missing")
         if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             return Problem(pointer, unknown(name, known))
         return Problem(pointer, _wanted(detail), given(detail["input"]))
+
+
+# What pydantic says of a float where an integer, or one of a few values, is wanted.
+_WHOLE_WANTED = frozenset(
+    {"int_type", "int_from_float", "int_parsing_size", "literal_error", "enum", "union_tag_invalid"}
+)
+# A text in JSON, or a number: only numbers outside of texts are found.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
+
+
+class _Written(float):
+    """A float, and the place of its text among all texts like it."""
+
+    place: int
+
+
+def with_whole_numbers(text: str, details: Iterable["ErrorDetails"]) -> str | None:
+    """Rewrite 1.0 and 1e2 as 1 and 100 where an integer is wanted; None where there are none.
+
+    JSON Schema counts them as integers, pydantic as floats. Only what was refused is rewritten, so
+    that a float elsewhere stays one; and this costs nothing where nothing is refused.
+    """
+    wanted = [detail for detail in details if detail["type"] in _WHOLE_WANTED]
+    if not wanted:
+        return None
+    places = count()
+
+    def written(number: str) -> _Written:
+        made = _Written(number)
+        made.place = next(places)
+        return made
+
+    value = JSONDecoder(parse_float=written).decode(text)
+    found = [_at_path(detail, value) for detail in wanted]
+    whole = {one.place for one in found if isinstance(one, _Written) and one.is_integer()}
+    return _rewritten(text, whole) if whole else None
+
+
+def _at_path(detail: "ErrorDetails", value: Any) -> Any:
+    for key in _path(detail, value):
+        value = value[key]
+    is_tag = detail["type"] == "union_tag_invalid" and isinstance(value, dict)
+    return value.get(_tag(detail)) if is_tag else value
+
+
+def _tag(detail: "ErrorDetails") -> str:
+    """Name the property whose value tells the members of a union apart."""
+    named: str = detail["ctx"]["discriminator"]
+    return named.partition(" | ")[0].strip("'")
+
+
+def _rewritten(text: str, whole: set[int]) -> str:
+    places = count()
+
+    def token(match: re.Match[str]) -> str:
+        found = match[0]
+        is_float = not found.startswith('"') and not found.lstrip("-").isdigit()
+        if is_float and next(places) in whole:
+            return str(int(Decimal(found)))
+        return found
+
+    return _TOKEN.sub(token, text)
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -173,12 +243,18 @@ _WORDS = dict.fromkeys(
     "should be an object",
 )
 
+_KNOWN = frozenset(get_args(core_schema.ErrorType))
+
 
 def _wanted(detail: "ErrorDetails") -> str:
     if detail["type"] in ("value_error", "assertion_error"):
         return detail["msg"].partition(", ")[2]
     message = detail["msg"].removeprefix("Input ")
-    return _WORDS.get(detail["type"], message[:1].lower() + message[1:])
+    if detail["type"] not in _KNOWN:  # an author's own words
+        return message
+    first = message.partition(" ")[0]
+    lowered = message if first.isupper() else message[:1].lower() + message[1:]
+    return _WORDS.get(detail["type"], lowered)
 
 
 def _path(detail: "ErrorDetails", value: Any) -> list[str | int]:

@@ -1,5 +1,6 @@
 """Make values that a JSON Schema asks for. Not all of JSON Schema: who uses them checks them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -133,15 +134,20 @@ class _Maker:
             return self._draws.choice(FORMATS[schema["format"]])
         if "pattern" in schema:
             examples = [text for text in _examples(schema) if isinstance(text, str)]
-            return (
-                self._draws.choice(examples)
-                if examples
-                else self._draws.matching(schema["pattern"])
-            )
+            return self._draws.choice(examples) if examples else self._matching(schema["pattern"])
         least = schema.get("minLength", 0)
         most = schema.get("maxLength", max(least, MAX_CHARACTERS))
         text = self._draws.choice(TEXTS)
         return text.ljust(least, "a")[:most]
+
+    def _matching(self, pattern: str) -> str:
+        try:
+            return self._draws.matching(pattern)
+        except CannotDraw:
+            texts = _texts_with(pattern)
+            if not texts:
+                raise
+            return self._draws.choice(texts)
 
     def _integer(self, schema: Mapping[str, Any]) -> int:
         step = schema.get("multipleOf", 1)
@@ -189,6 +195,13 @@ def _merged(*schemas: Any) -> dict[str, Any]:
             else:
                 merged[name] = rule
     return merged
+
+
+def _texts_with(pattern: str) -> list[str]:
+    try:
+        return [text for text in TEXTS if re.search(pattern, text)]
+    except re.error:
+        return []
 
 
 def _examples(schema: Mapping[str, Any]) -> list[Any]:

@@ -23,23 +23,21 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, with_config
+from pydantic import Field, PydanticUserError
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import SchemaError, from_json, to_json
-from typing_extensions import TypedDict, TypeVar
+from typing_extensions import TypeVar
 
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ToolCall
 from pathors_agent.schema.arguments import cut
+from pathors_agent.schema.types import TypedObject, read_whole, typed_object
 
 MAX_REASON = 200
 
 _NO_TYPE = "has an annotation that is no type"
 
 ContextT_co = TypeVar("ContextT_co", covariant=True, default=Any)
-
-_CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ToolLog(Protocol):
@@ -97,14 +95,14 @@ class ToolContext(Generic[ContextT_co]):
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a function takes: `schema` and `adapter` for the model's part.
+    """What a function takes: `schema` and `read` for the model's part.
 
     `context_parameter` is the name of the parameter that takes a `ToolContext`; `is_method` says
     that there is a `self` that only a bound method brings.
     """
 
     schema: dict[str, Any]
-    adapter: TypeAdapter[Any]
+    read: Callable[[str], dict[str, Any]]
     context_parameter: str | None
     is_method: bool
 
@@ -123,8 +121,8 @@ def read_signature(
         for p in parameters
         if p.name != context_parameter
     }
-    adapter, schema = _describe(fields, tool)
-    return Signature(schema, adapter, context_parameter, is_method)
+    schema, read = _describe(fields, tool)
+    return Signature(schema, read, context_parameter, is_method)
 
 
 def find_context_parameter(function: Callable[..., Any], *, tool: str) -> str | None:
@@ -222,6 +220,7 @@ def _field(parameter: inspect.Parameter, hint: Any, description: str | None, too
         description=description,
         json_schema_extra=_shown_default(parameter.default) if has_default else None,
     )
+    hint = read_whole(hint)
     metadata = getattr(hint, "__metadata__", ())
     inner: Any = get_args(hint)[0] if metadata else hint
     try:
@@ -241,25 +240,13 @@ def _shown_default(default: Any) -> dict[str, Any] | None:
         return None
 
 
-class _GenerateSchema(GenerateJsonSchema):
-    """Generate schemas without the titles that pydantic makes from names."""
-
-    ignored_warning_kinds = {  # noqa: RUF012  (the base class declares it so)
-        "skipped-choice",
-        "non-serializable-default",
-    }
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
-
-
 # What pydantic raises for types, and for constraints, that it cannot build.
 _UNDESCRIBED = (PydanticUserError, SchemaError, AttributeError, TypeError, ValueError)
 
 
-def _describe(fields: dict[str, Any], tool: str) -> tuple[TypeAdapter[Any], dict[str, Any]]:
+def _describe(fields: dict[str, Any], tool: str) -> TypedObject:
     try:
-        return _adapt(fields)
+        return typed_object(fields)
     except NameError as error:
         raise refused(
             tool, _at(_culprit(fields)), "has an unknown name inside its type", error
@@ -267,22 +254,6 @@ def _describe(fields: dict[str, Any], tool: str) -> tuple[TypeAdapter[Any], dict
     except _UNDESCRIBED as error:
         problem = "has a type that no JSON Schema describes"
         raise refused(tool, _at(_culprit(fields)), problem, error) from error
-
-
-def _adapt(fields: dict[str, Any]) -> tuple[TypeAdapter[Any], dict[str, Any]]:
-    # pydantic reads only this TypedDict before Python 3.12; mypy wants its fields written out.
-    shape = TypedDict("shape", fields)  # type: ignore[misc]
-    adapter: TypeAdapter[Any] = TypeAdapter(with_config(_CONFIG)(shape))
-    adapter.rebuild(raise_errors=True)  # without this, unknown names are found when it is used
-    generated = adapter.json_schema(schema_generator=_GenerateSchema)
-    for definition in generated.get("$defs", {}).values():
-        definition.pop("title", None)
-    keys = {"type", "properties", "required", "additionalProperties", "$defs"} & generated.keys()
-    schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
-    return adapter, schema | {key: generated[key] for key in sorted(keys, key=_ORDER.index)}
-
-
-_ORDER = ["type", "properties", "required", "additionalProperties", "$defs"]
 
 
 def _culprit(fields: dict[str, Any]) -> str:
@@ -293,7 +264,7 @@ def _culprit(fields: dict[str, Any]) -> str:
 def _refused_alone(fields: dict[str, Any]) -> Iterator[str]:
     for name, hint in fields.items():
         try:
-            _adapt({name: hint})
+            typed_object({name: hint})
         except (*_UNDESCRIBED, NameError):
             yield name
 

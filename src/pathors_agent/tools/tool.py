@@ -143,7 +143,7 @@ class Tool:
         """The reader of this tool's arguments."""
         reader: ArgumentsReader
         if self._signature is not None:
-            reader = TypedArguments(self._signature.adapter, self._signature.schema["properties"])
+            reader = TypedArguments(self._signature.read, self._signature.schema["properties"])
         else:
             reader = CheckedArguments(compile_schema(self.parameters))
         return StrictArguments(reader, self.parameters) if self.strict else reader
