@@ -8,6 +8,7 @@ import pytest
 from pathors_agent import (
     Agent,
     AsyncAgent,
+    ContentPart,
     Conversation,
     ModelOptions,
     ProviderError,
@@ -543,6 +544,22 @@ def test_invalid_body_is_a_400_in_the_shape_of_the_api(body: bytes, detail: str)
 
 
 # - with agents -
+
+
+def test_image_of_a_result_is_no_prompt() -> None:
+    @tool
+    def screenshot() -> ContentPart:
+        """Take a picture of the screen."""
+        return ContentPart.model_validate(
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+        )
+
+    result = Agent(OfflineTransport(), tools=[screenshot]).run("Take a picture of the screen.")
+
+    assert [message.role for message in result.messages] == [
+        *("user", "assistant", "tool", "assistant")
+    ]
+    assert "From the result" not in result.output
 
 
 def test_agent_talks_to_it_over_several_turns() -> None:

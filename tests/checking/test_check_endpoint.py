@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -166,7 +167,7 @@ def refusing(rule: Any) -> Odd:
 
 
 def assistants(fields: Fields) -> list[Fields]:
-    return [m for m in fields["messages"] if m["role"] == "assistant"]
+    return [m for m in fields["messages"] if "tool_calls" in m]
 
 
 def is_own(message: Fields) -> bool:
@@ -205,8 +206,65 @@ REFUSALS: Mapping[str, tuple[Any, dict[str, Any]]] = {
         lambda f: any("extra_content" in c for m in assistants(f) for c in m["tool_calls"]),
         {"echoes_call_fields": False},
     ),
+    "user message after a tool result": (
+        lambda f: any(a == "tool" and b == "user" for a, b in pairwise(roles(f))),
+        {"answers_results": True},
+    ),
     "tool_choice required": (lambda f: f.get("tool_choice") == "required", {}),
 }
+
+
+def roles(fields: Fields) -> list[str]:
+    return [message["role"] for message in fields["messages"]]
+
+
+def images(fields: Fields) -> set[str]:
+    """Name the roles whose messages hold an image."""
+    return {
+        message["role"]
+        for message in fields["messages"]
+        for part in message.get("content") or ()
+        if isinstance(part, dict) and part["type"] == "image_url"
+    }
+
+
+@pytest.mark.parametrize(
+    ("refused", "verdict", "media"),
+    [
+        ({"tool"}, HOLDS, "user_message"),
+        ({"user"}, NO, "tool_message"),
+        ({"tool", "user"}, NO, "left_out"),
+    ],
+)
+def test_place_of_images_in_results_is_found(
+    refused: set[str], verdict: Verdict, media: str
+) -> None:
+    report = check_endpoint(refusing(lambda fields: images(fields) & refused))
+
+    [finding] = [each for each in report.findings if each.name == "image in a tool result"]
+    assert finding.verdict is verdict
+    assert report.profile.result_media == media
+    assert finding.profile == ("" if verdict is HOLDS else f"result_media={media!r}")
+    assert report.holds
+
+
+def test_endpoint_that_refuses_tool_then_user_gets_images_behind_an_answer() -> None:
+    report = check_endpoint(
+        refusing(lambda f: ("tool", "user") in pairwise(roles(f)) or "tool" in images(f))
+    )
+
+    assert report.profile_changes() == {"requires_calls": False, "answers_results": True}
+
+
+def test_broken_arguments_reach_no_endpoint() -> None:
+    def is_broken(fields: Fields) -> bool:
+        calls = [call for message in assistants(fields) for call in message["tool_calls"]]
+        return any(not call["function"]["arguments"].endswith("}") for call in calls)
+
+    report = check_endpoint(refusing(is_broken))
+
+    assert verdicts(report)["call with broken arguments in the history"] is HOLDS
+    assert report.holds
 
 
 @pytest.mark.parametrize("name", REFUSALS)

@@ -72,7 +72,7 @@ def test_json_is_one_line(server: Live) -> None:
     assert told["model"] == "any"
     assert told["holds"] is True
     assert told["profile"] == {"requires_calls": False}
-    assert len(told["findings"]) == 29
+    assert len(told["findings"]) == 32
     assert server.key not in shown.stdout
 
 

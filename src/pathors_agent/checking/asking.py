@@ -24,6 +24,7 @@ BAREST = EndpointProfile(
     null_content=False,
     echoed_fields=(),
     echoes_call_fields=False,
+    result_media="left_out",
     call_ids="nine",
     structured="prompt",
     requires_calls=False,

@@ -7,7 +7,14 @@ from typing import Any
 from pathors_agent.checking.answers import HELLO
 from pathors_agent.checking.asking import Answer, Asking
 from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_seen
-from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
+from pathors_agent.messages import (
+    AssistantMessage,
+    ContentPart,
+    Message,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import tool
 from pathors_agent.wire.chat_completions import ModelOptions
@@ -152,6 +159,24 @@ _MESSAGE_EXTRA: dict[str, Any] = {"reasoning_details": []}
 _ONE = _history(_NINE[0])
 _TWO = _history(*_NINE)
 
+# The record of calls whose arguments are no JSON object: sent as `{}`.
+_CUT = ToolCall(id=_NINE[0], name="get_weather", arguments='{"city":"Os')
+_BROKEN: list[Message] = [
+    WEATHER,
+    AssistantMessage(tool_calls=(_CUT,), reasoning="A tool knows."),
+    ToolMessage(tool_call_id=_NINE[0], content="The arguments are not JSON.", outcome="error"),
+]
+
+# A white square of 64 pixels: some models refuse the smallest images.
+_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAEklEQVR42mP4DwUMo4xRBukMAOPT/hAC2mzjAAAAAElF"
+    "TkSuQmCC"
+)
+_PICTURE = ContentPart.model_validate(
+    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_PNG}"}}
+)
+_IMAGE: list[Message] = [*_ONE[:-1], ToolMessage(tool_call_id=_NINE[0], content=(_PICTURE,))]
+
 # What may help where the least is not enough, in the order of how often it does.
 _ADDITIONS: tuple[dict[str, Any], ...] = (
     {"null_content": True},
@@ -174,6 +199,35 @@ def _results(asking: Asking) -> Seen:
 def _several_results(asking: Asking) -> Seen:
     answer = asking.ask(*_TWO, tools=_DEFINITIONS)
     return fails(answer.problem) if answer.problem else holds()
+
+
+def _broken_arguments(asking: Asking) -> Seen:
+    answer = asking.ask(*_BROKEN, tools=_DEFINITIONS)
+    return fails(answer.problem) if answer.problem else holds()
+
+
+def _user_after_result(asking: Asking) -> Seen:
+    answer = asking.ask(*_ONE, HELLO, tools=_DEFINITIONS)
+    if not answer.problem:
+        return holds()
+    if asking.ask(*_ONE, HELLO, tools=_DEFINITIONS, answers_results=True).problem:
+        return fails(answer.problem)
+    asking.adopt(answers_results=True)
+    return fails(answer.problem, profile="answers_results=True")
+
+
+def _image_result(asking: Asking) -> Seen:
+    """Ask for the places of an image in the order of how many endpoints read it there."""
+    refusals: list[str] = []
+    for media in ("user_message", "tool_message"):
+        answer = asking.ask(*_IMAGE, tools=_DEFINITIONS, result_media=media)
+        if not answer.problem:
+            asking.adopt(result_media=media)
+            if not refusals:
+                return holds("in a user message")
+            return fails(refusals[0], profile=f"result_media={media!r}")
+        refusals.append(answer.problem)
+    return fails(refusals[0], profile="result_media='left_out'")
 
 
 def _takes(messages: Sequence[Message], **added: Any) -> Callable[[Asking], Seen]:
@@ -211,6 +265,9 @@ PROBES = (
     Probe("tool_choice required", _forced),
     Probe("tool result in the history", _results),
     Probe("results of several calls", _several_results),
+    Probe("call with broken arguments in the history", _broken_arguments),
+    Probe("user message after a tool result", _user_after_result),
+    Probe("image in a tool result", _image_result, optional=True),
     Probe("content null beside calls", _takes(_ONE, null_content=True)),
     Probe("call ids of any form", _takes(_history(_LONG_ID), call_ids="any")),
     Probe(

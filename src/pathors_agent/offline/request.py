@@ -2,9 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pathors_agent.messages import JSONValue
+from pathors_agent.wire.contents import RESULT_ORIGIN
 
 
 class Wire(BaseModel):
@@ -41,6 +42,13 @@ class WireMessage(Wire):
     content: str | list[Part] | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
+
+    @property
+    def carries_result(self) -> bool:
+        """Whether a user message holds the images of a tool's result, and no prompt."""
+        if self.role != "user" or not isinstance(self.content, list) or not self.content:
+            return False
+        return self.content[0].text.startswith(RESULT_ORIGIN)
 
     @property
     def text(self) -> str:
@@ -81,6 +89,11 @@ class ChatRequest(Wire):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    @field_validator("messages")
+    @classmethod
+    def _without_carried_results(cls, messages: list[WireMessage]) -> list[WireMessage]:
+        return [message for message in messages if not message.carries_result]
 
     @property
     def include_usage(self) -> bool:

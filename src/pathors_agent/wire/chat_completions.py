@@ -28,6 +28,7 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.wire.contents import (
+    RESULT_ORIGIN,
     ResultMedia,
     any_content,
     carried_parts,
@@ -353,7 +354,7 @@ def _carried(message: Message, profile: EndpointProfile) -> bytes:
     if not parts:
         return b""
     call_id = _call_id(message.tool_call_id, profile)
-    origin = ContentPart(type="text", text=f"From the result of tool call {call_id}:")
+    origin = ContentPart(type="text", text=f"{RESULT_ORIGIN}{call_id}:")
     return write_json(write_parts([origin, *parts]))[1:-1]
 
 

@@ -12,6 +12,9 @@ from pathors_agent.messages import Content, ContentPart, JSONValue
 ResultMedia = Literal["user_message", "tool_message", "left_out"]
 """Where the parts of a tool's result that are not text are sent."""
 
+RESULT_ORIGIN = "From the result of tool call "
+"""How a user message that carries the parts of a result begins; the id of the call follows."""
+
 _IN_USER_MESSAGE = "in the next user message"
 _NOT_SENT = "not sent"
 
