@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["servers", "postgres", "browser", "client_programs"]
+pytest_plugins = ["servers", "postgres", "browser", "client_programs", "tracing"]
 
 PROJECT = Path(__file__).parent.parent
 

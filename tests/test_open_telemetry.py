@@ -3,19 +3,14 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 from opentelemetry.metrics import _internal as metrics_internals
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 from opentelemetry.semconv.attributes import (
@@ -37,6 +32,8 @@ from pathors_agent import (
     Usage,
     tool,
 )
+from pathors_agent.messages import ToolMessage
+from pathors_agent.run import CallTool, Run
 from pathors_agent.server import Project
 from pathors_agent.summaries import summarized
 from pathors_agent.telemetry.spans import continued
@@ -48,15 +45,16 @@ from pathors_agent.testing import (
     http_error,
     raw,
 )
+from pathors_agent.tools.registry import BoundCall
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.transports.fallback import AsyncFallbackTransport, FallbackTransport
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
 from servers import ScriptedServer
 from servers import answer as served
+from tracing import CAPTURE, Exported, attributes, ids, is_below
 from ways import WAYS, Way
 
 CANARY = "hunter2-canary"
-CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
 USAGE = Usage(prompt_tokens=5, completion_tokens=2, total_tokens=7)
 TURNS = (
@@ -74,48 +72,6 @@ TOKENS = [
 AGENT_SECONDS = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6]
 
 
-class Exported:
-    """What reached the SDK."""
-
-    def __init__(self, exporter: InMemorySpanExporter, reader: InMemoryMetricReader) -> None:
-        self._exporter = exporter
-        self._reader = reader
-
-    @property
-    def spans(self) -> list[ReadableSpan]:
-        """The spans, by their beginnings."""
-        return sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
-
-    def named(self, name: str) -> ReadableSpan:
-        [span] = [span for span in self.spans if span.name == name]
-        return span
-
-    def points(self) -> dict[str, list[Any]]:
-        data = self._reader.get_metrics_data()
-        assert data is not None
-        return {
-            metric.name: [*metric.data.data_points]
-            for resource in data.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-        }
-
-
-@pytest.fixture
-def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exported]:
-    """Set OpenTelemetry up as a program does; a program can do so once only, a test again."""
-    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
-    tracers, meters = TracerProvider(), MeterProvider(metric_readers=[reader])
-    tracers.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", tracers)
-    monkeypatch.setattr(metrics_internals, "_METER_PROVIDER", meters)
-    assert metrics.get_meter_provider() is meters
-    monkeypatch.delenv(CAPTURE, raising=False)
-    yield Exported(exporter, reader)
-    meters.shutdown()
-    tracers.shutdown()
-
-
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Way:
     return Way(request.param)
@@ -125,25 +81,6 @@ def way(request: pytest.FixtureRequest) -> Way:
 def look(at: str) -> str:
     """Look at something."""
     return f"{at} it is"
-
-
-def ids(span: ReadableSpan | None) -> tuple[int, int]:
-    assert span is not None
-    assert span.context is not None
-    return span.context.trace_id, span.context.span_id
-
-
-def is_below(span: ReadableSpan, parent: ReadableSpan) -> bool:
-    assert span.parent is not None
-    return (span.parent.trace_id, span.parent.span_id) == ids(parent)
-
-
-def attributes(span: ReadableSpan) -> dict[str, Any]:
-    """Give a span's attributes; the one time among them differs with each run."""
-    known = dict(span.attributes or {})
-    first: Any = known.pop("gen_ai.response.time_to_first_chunk", 0)
-    assert first >= 0
-    return known
 
 
 # - spans -
@@ -461,6 +398,30 @@ def test_call_that_a_person_denied_is_seen_below_the_next_run(way: Way, exported
     assert (told["pathors_agent.effect"], told["pathors_agent.outcome"]) == ("tool/0/0", "not_run")
     assert told["error.type"] == "not_run"
     assert CANARY not in everything(exported)
+
+
+class Found:
+    """A journal that knows of every call that it was begun before, and no more."""
+
+    async def begin(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
+        return ToolMessage(tool_call_id=effect.call.id, content="Unknown.", outcome="unknown")
+
+    async def end(self, message: ToolMessage) -> None:
+        raise AssertionError("nothing was begun")
+
+
+def test_call_in_doubt_is_seen_as_unknown(exported: Exported) -> None:
+    async def main() -> None:
+        agent = AsyncAgent(AsyncScriptedTransport(*TURNS), tools=[look])
+        async with agent.stream("Go.") as stream:
+            stream.keep_journal(Found())
+            async for _ in stream:
+                pass
+
+    anyio.run(main)
+
+    told = attributes(exported.named("execute_tool look"))
+    assert (told["pathors_agent.outcome"], told["error.type"]) == ("unknown", "unknown")
 
 
 def test_answer_of_a_type_is_a_call_that_is_seen(way: Way, exported: Exported) -> None:

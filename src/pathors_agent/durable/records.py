@@ -25,7 +25,8 @@ Fields = dict[str, Any]
 class Order:
     """What a segment is to do: go on with a session's history after these additions.
 
-    `session` names the history; `endpoint_session` is what the model's endpoint is told.
+    `session` names the history; `endpoint_session` is what the model's endpoint is told. `trace`
+    are the headers of the trace in which the segment was asked for.
     """
 
     run: str
@@ -33,6 +34,7 @@ class Order:
     endpoint_session: str | None = None
     messages: tuple[Message, ...] = field(default=(), repr=False)
     decisions: tuple[Decision, ...] = ()
+    trace: Mapping[str, str] = field(default_factory=dict)
     closes: bool = False
     """Nothing more is to be done: open calls are answered as cancelled."""
 
@@ -44,6 +46,7 @@ class Order:
             "endpoint_session": self.endpoint_session,
             "messages": dump(self.messages),
             "decisions": [asdict(decision) for decision in self.decisions],
+            "trace": dict(self.trace),
             "closes": self.closes,
         }
 
@@ -56,6 +59,7 @@ class Order:
             endpoint_session=fields["endpoint_session"],
             messages=load(fields["messages"]),
             decisions=tuple(Decision(**decision) for decision in fields["decisions"]),
+            trace=fields["trace"],
             closes=fields["closes"],
         )
 

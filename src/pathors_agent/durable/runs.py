@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal
 
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
@@ -26,6 +26,7 @@ from pathors_agent.messages import Message
 from pathors_agent.run_result import RunResult
 from pathors_agent.run_stream import AsyncRunStream
 from pathors_agent.structured import OutputT
+from pathors_agent.telemetry.spans import current_headers
 
 RunStatus = Literal[
     "queued", "running", "suspended", "finished", "limit_reached", "failed", "cancelled"
@@ -94,6 +95,7 @@ class Runs(Generic[OutputT]):
         }
         if priority is not None:
             options["priority"] = priority
+        order = replace(order, trace=current_headers())
         await self.client.enqueue_async(options, order.dump())
 
     async def start(self, order: Order, *, priority: int | None = None) -> bool:

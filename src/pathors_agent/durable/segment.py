@@ -80,7 +80,12 @@ class _Segment:
         await asyncio.to_thread(advance, self._order.session, after=begin["previous"], to=self._id)
         self._past = await self._read(begin["previous"])
         run, bindings = self._open(self._past)
-        for message in load(begin["added"]):
+        bindings.telemetry.started_by = self._order.trace
+        added = load(begin["added"])
+        bindings.telemetry.denied(
+            m for m in added if isinstance(m, ToolMessage) and m.outcome == "not_run"
+        )
+        for message in added:
             run.conversation.append(message)
         bindings.approvals.decide(d for d in self._order.decisions if d.approved)
         if self._order.closes:
@@ -213,6 +218,7 @@ class _Segment:
         if attempt != self._attempt or effect.key in self._past.begun:
             message = await self._settle(run, effect, bound)
             if message is not None:
+                bindings.report_answered(effect, message)
                 return {"message": write_message(message), "doubt": message.outcome, **facts}
             facts["again"] = True
         operation = bindings.telemetry.begin_tool(effect.key, bound)

@@ -27,6 +27,7 @@ from pathors_agent.server.problems import Problem
 from pathors_agent.server.project import Project
 from pathors_agent.server.turn import KEPT_PER_LEASE, Shared, Turn, Writer
 from pathors_agent.stores.base import RequestId
+from pathors_agent.telemetry.spans import continued, current_headers
 from pathors_agent.wire.message_builder import Delta
 
 # Not among the runs of agents, whose names begin with another word.
@@ -149,6 +150,7 @@ class DurableTurns:
             body_digest=fields["body_digest"],
             request_id=RequestId(**fields["request_id"]),
             said=(body, fields["session_header"]),
+            headers=fields["trace"],
         )
 
 
@@ -164,6 +166,8 @@ class _Nobody:
 
 def _written(turn: Turn) -> Fields:
     body, session_header = turn.said
+    with continued(turn.headers):
+        trace = current_headers()
     assert turn.request_id is not None
     request = turn.request_id
     return {
@@ -172,6 +176,7 @@ def _written(turn: Turn) -> Fields:
         "session_header": session_header,
         "api_key": turn.api_key,
         "body": body.decode(),
+        "trace": trace,
         "body_digest": turn.body_digest,
         "request_id": {
             "project": request.project,
