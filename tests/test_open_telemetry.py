@@ -58,7 +58,7 @@ CANARY = "hunter2-canary"
 
 USAGE = Usage(prompt_tokens=5, completion_tokens=2, total_tokens=7)
 TURNS = (
-    answer("Hm.", calls=[("look", {"at": "me"})], usage=USAGE, headers={"x-session-id": "s-1"}),
+    answer("Hm.", calls=[("look", {"at": "me"})], usage=USAGE),
     answer("Done.", usage=USAGE),
 )
 
@@ -102,7 +102,8 @@ def test_run_is_a_span_with_those_of_its_calls_below(way: Way, exported: Exporte
 
 def test_attributes_are_those_of_the_conventions(way: Way, exported: Exported) -> None:
     options = ModelOptions(temperature=0.5, top_p=0.9, max_tokens=50, seed=7, stop="END")
-    way.run(*TURNS, prompt="Go.", tools=[look], model="small", options=options)
+    settings: dict[str, Any] = {"tools": [look], "model": "small", "options": options}
+    way.run(*TURNS, prompt="Go.", session_id="s-1", **settings)
 
     run, first, called, second = map(attributes, exported.spans)
     assert first == {

@@ -22,7 +22,6 @@ TURNS = (
         "Hm.",
         calls=[("look", {"at": "me"})],
         usage=Usage(prompt_tokens=5, completion_tokens=2, total_tokens=7),
-        headers={"x-session-id": "session-1"},
     ),
     "Done.",
 )
@@ -71,7 +70,7 @@ def test_events_go_to_structlog_where_it_is_configured(
 ) -> None:
     caplog.set_level(logging.DEBUG)
 
-    way.run(*TURNS, prompt="Go.", tools=[look])
+    way.run(*TURNS, prompt="Go.", tools=[look], session_id="session-1")
 
     first, called, second, run = [without_seconds(event) for event in structlog_events]
     assert first == {
