@@ -40,7 +40,15 @@ PYTHON_PACKAGES = {
     ],
     "llm": ["llm>=0.36,<1"],
 }
-NODE_PACKAGES = {"openai-node": ["openai@^7", "zod@^4"], "pyright": ["pyright@^1.1.400"]}
+NODE_PACKAGES = {
+    "openai-node": ["openai@^7", "zod@^4"],
+    "pyright": ["pyright@^1.1.400"],
+    # Servers whose tools our client calls.
+    "mcp-servers": [
+        f"@modelcontextprotocol/server-{name}@>=2026.1"
+        for name in ("everything", "filesystem", "memory")
+    ],
+}
 
 # A first installation on a busy machine; pytest's own limit stands above it.
 INSTALL_SECONDS = 240.0

@@ -115,6 +115,15 @@ async def learn_now(context: Context) -> str:
 
 
 @server.tool()
+async def count(steps: int, context: Context) -> int:
+    """Count, and report each step; the last report has neither total nor message."""
+    for step in range(1, steps):
+        await context.report_progress(step, steps, f"step {step}")
+    await context.report_progress(steps)
+    return steps
+
+
+@server.tool()
 def bad(x: int) -> int:
     """Have a definition that no registry takes."""
     return x

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mcp.types import (
     CallToolResult,
     ContentBlock,
     EmbeddedResource,
+    ImageContent,
     ResourceLink,
     TextContent,
     TextResourceContents,
@@ -27,15 +28,19 @@ from pathors_agent import (
     Agent,
     AsyncAgent,
     ContentPart,
+    Limits,
     MCPTools,
     ToolCall,
     ToolError,
     ToolMessage,
+    ToolProgressDelta,
     ToolRegistry,
     tool,
 )
 from pathors_agent.calls.dispatch import call_tool_async
+from pathors_agent.errors import WrongEventLoop
 from pathors_agent.mcp import connection as connection_module
+from pathors_agent.mcp.connection import MAX_WAITING_PROGRESS
 from pathors_agent.mcp.content import value_of
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
 from pathors_agent.tools.registry import BoundCall
@@ -51,6 +56,7 @@ LEAVES_GENERATORS = pytest.mark.filterwarnings(
 )
 
 SERVER = str(Path(__file__).with_name("mcp_server.py"))
+PLAIN_SERVER = str(Path(__file__).with_name("plain_mcp_server.py"))
 
 
 class HTTPServerProcess:
@@ -101,6 +107,12 @@ def start_server() -> Iterator[Callable[[str], HTTPServerProcess]]:
 
 def over_stdio(**options: Any) -> MCPTools:
     return MCPTools.stdio(sys.executable, [SERVER, "stdio"], **options)
+
+
+def plain_server() -> MCPTools:
+    """Name a server that starts at once, and whose tool `process` answers with its process id."""
+    script = {"tools": [{"name": "process", "inputSchema": {"type": "object"}}]}
+    return MCPTools.stdio(sys.executable, ["-S", PLAIN_SERVER, json.dumps(script)])
 
 
 @pytest.fixture
@@ -168,6 +180,7 @@ async def test_names_are_prefixed_and_mended(connect: Callable[..., MCPTools]) -
         "test_die",
         "test_wait",
         "test_learn_now",
+        "test_count",
     ]
     assert json.loads(message.text) == {"city": "Rome", "sun": True}
 
@@ -182,11 +195,12 @@ async def test_names_that_become_the_same_are_told_apart(
 async def test_unusable_definition_is_left_out_with_an_event(
     over_http: Callable[..., MCPTools], events: Callable[[str], list[dict[str, object]]]
 ) -> None:
-    async with over_http(prefix="test_") as tools:
+    server = over_http(prefix="test_")
+    async with server as tools:
         assert "test_bad" not in tools
 
     assert events("mcp_tool_refused") == [
-        {"tool": "test_bad", "path": "parameters/properties/x/type"}
+        {"server": server._shown, "tool": "bad", "path": "parameters/properties/x/type"}
     ]
 
 
@@ -273,10 +287,73 @@ def text(said: str) -> TextContent:
         (result(text("x"), text("y"), structured={"result": ["x", "y"]}), "x\ny"),
         (result(structured={"result": None}), None),
         (result(text("two"), structured=2), "two\n2"),
+        # The text, or all of the content, as a field.
+        (result(text("a\nb"), structured={"content": "a\nb"}), "a\nb"),
+        (result(text("a\n"), structured={"text": "a"}), "a\n"),
+        (result(text("a"), structured={"data": {"content": "a"}}), "a"),
+        (result(text("a"), structured={"content": [{"type": "text", "text": "a"}]}), "a"),
+        (result(text("a"), text("b"), structured={"lines": ["a", "b"]}), "a\nb"),
+        (result(text('{"a": 1}'), structured={"data": {"a": 1}}), '{"a": 1}'),
+        (result(text("a"), structured={"content": "a", "path": "/x"}), 'a\n{"path":"/x"}'),
+        (
+            result(
+                text("Contents:\nthe first line\nthe second"),
+                structured={
+                    "content": "the first line\nthe second",
+                    "lines": 2,
+                },
+            ),
+            'Contents:\nthe first line\nthe second\n{"lines":2}',
+        ),
+        (result(text("ok"), structured={}), "ok"),
+        # What only looks the same is sent.
+        (result(text("5"), structured={"count": 5, "offset": 5}), '5\n{"count":5,"offset":5}'),
+        (result(text("1"), structured={"ok": True}), '1\n{"ok":true}'),
+        (
+            result(text("a\nb"), structured={"files": [{"name": "a", "size": 1}]}),
+            'a\nb\n{"files":[{"name":"a","size":1}]}',
+        ),
     ],
 )
 def test_structured_content_is_said_once(given: CallToolResult, value: object) -> None:
     assert value_of(given) == value
+
+
+def image(data: str) -> ImageContent:
+    return ImageContent(type="image", data=data, mime_type="image/png")
+
+
+@pytest.mark.parametrize(
+    "structured",
+    [
+        {"content": [{"type": "image", "data": "AAAA", "mimeType": "image/png"}]},
+        {"image": "AAAA"},
+        {"result": {"data": "AAAA"}},
+    ],
+)
+def test_picture_in_structured_content_is_not_sent_as_text(structured: object) -> None:
+    value = value_of(result(image("AAAA"), structured=structured))
+
+    assert isinstance(value, list)
+    assert [part.type for part in value] == ["image_url"]
+
+
+def test_picture_among_other_structured_content_is_named() -> None:
+    structured = {"items": [{"name": "dot", "data": "AAAA"}]}
+
+    value = value_of(result(image("AAAA"), structured=structured))
+
+    assert isinstance(value, list)
+    assert [part.text for part in value] == [
+        None,
+        '{"items":[{"name":"dot","data":"(shown above)"}]}',
+    ]
+
+
+def test_error_tells_its_structured_content() -> None:
+    failed = CallToolResult(content=[], structured_content={"code": 7}, is_error=True)
+    with pytest.raises(ToolError, match=r'^\{"code":7\}$'):
+        value_of(failed)
 
 
 RESOURCE = "file:///notes"
@@ -631,12 +708,21 @@ def test_blocking_agent_connects_its_tools_and_closes_them(
     assert [m.content for m in result.messages if isinstance(m, ToolMessage)] == ["3"]
 
 
-def test_blocking_code_gets_blocking_tools() -> None:
+async def test_tools_connected_by_with_work_on_any_event_loop() -> None:
     with over_stdio() as tools:
-        bound = tools.bind(ToolCall(id="call_1", name="add", arguments='{"a": 1, "b": 2}'))
-        assert isinstance(bound, BoundCall)
-        assert not bound.is_async
-        assert bound.function(**bound.kwargs) == "3"
+        assert (await call(tools, "add", a=1, b=2)).content == "3"
+
+
+def test_blocking_tool_out_of_time_is_stopped_on_the_server(tmp_path: Path) -> None:
+    files = {name: str(tmp_path / name) for name in ("started", "stopped")}
+    transport = ScriptedTransport(calls(("wait", files)), "Too slow.")
+
+    with over_stdio() as tools:
+        result = Agent(transport, tools=tools, limits=Limits(seconds=1)).run("Wait.")
+        anyio.run(wait_for, (tmp_path / "stopped").exists)
+
+    [message] = [m for m in result.messages if isinstance(m, ToolMessage)]
+    assert message.outcome == "timeout"
 
 
 async def test_async_tools_in_another_loop_say_what_to_do() -> None:
@@ -646,7 +732,127 @@ async def test_async_tools_in_another_loop_say_what_to_do() -> None:
         result = await anyio.to_thread.run_sync(Agent(transport, tools=tools).run, "1 + 2?")
 
     [message] = [m for m in result.messages if isinstance(m, ToolMessage)]
-    assert "connect by `with` instead of `async with`" in message.text
+    assert "were connected on another event loop" in message.text
+    assert "connect them with `with`" in message.text
+
+
+# - tasks and event loops -
+
+
+async def in_another_task(function: Callable[[], Awaitable[object]]) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(function)
+
+
+async def test_agent_may_be_opened_in_one_task_and_closed_in_another(
+    connect: Callable[..., MCPTools],
+) -> None:
+    transport = AsyncScriptedTransport(calls(("add", {"a": 1, "b": 2})), "Three.")
+    agent = AsyncAgent(transport, tools=connect())
+
+    await in_another_task(agent.__aenter__)
+    result = await agent.run("What is 1 + 2?")
+    await in_another_task(lambda: agent.__aexit__(None, None, None))
+
+    assert [m.content for m in result.messages if isinstance(m, ToolMessage)] == ["3"]
+
+
+async def test_process_has_ended_when_another_task_closed_the_tools() -> None:
+    server = plain_server()
+    await in_another_task(server.__aenter__)
+    process = int((await call(server(), "process")).text)
+
+    await in_another_task(lambda: server.__aexit__(None, None, None))
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+async def test_several_servers_may_be_left_in_any_order() -> None:
+    first, second = plain_server(), plain_server()
+    await first.__aenter__()
+    await second.__aenter__()
+
+    await first.__aexit__(None, None, None)
+    assert (await call(second(), "process")).outcome == "value"
+    await second.__aexit__(None, None, None)
+
+
+async def test_entering_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
+    number = tmp_path / "number"
+    silent = f"import os, sys; open({str(number)!r}, 'w').write(str(os.getpid())); sys.stdin.read()"
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(MCPTools.stdio(sys.executable, ["-c", silent]).__aenter__)
+        await wait_for(lambda: number.exists() and number.read_text())
+        tasks.cancel_scope.cancel()
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number.read_text()), 0)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_tools_left_on_another_event_loop_say_what_to_do_and_connect_again(backend: str) -> None:
+    server = plain_server()
+    anyio.run(server.__aenter__, backend=backend)
+
+    with pytest.raises(WrongEventLoop, match="connected on another event loop; call and close"):
+        anyio.run(server.__aexit__, None, None, None, backend=backend)
+
+    async def use_again() -> ToolMessage:
+        async with server as tools:
+            return await call(tools, "process")
+
+    assert anyio.run(use_again, backend=backend).outcome == "value"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_tools_whose_event_loop_has_ended_connect_again(backend: str) -> None:
+    server = plain_server()
+    anyio.run(server.__aenter__, backend=backend)
+
+    async def use_again() -> ToolMessage:
+        async with server as tools:
+            return await call(tools, "process")
+
+    assert anyio.run(use_again, backend=backend).outcome == "value"
+
+
+# - progress -
+
+
+@LEAVES_GENERATORS
+async def test_progress_reaches_the_stream_before_the_result(
+    connect: Callable[..., MCPTools],
+) -> None:
+    transport = AsyncScriptedTransport(calls(("count", {"steps": 3})), "Counted.")
+    async with AsyncAgent(transport, tools=connect()) as agent, agent.stream("Count.") as stream:
+        items = [i async for i in stream if isinstance(i, ToolProgressDelta | ToolMessage)]
+
+    assert [i.value if isinstance(i, ToolProgressDelta) else i.content for i in items] == [
+        {"progress": 1.0, "total": 3.0, "message": "step 1"},
+        {"progress": 2.0, "total": 3.0, "message": "step 2"},
+        {"progress": 3.0},
+        "3",
+    ]
+    assert [str(i.value) for i in items if isinstance(i, ToolProgressDelta)] == [
+        "step 1 (1/3)",
+        "step 2 (2/3)",
+        "3",
+    ]
+
+
+def test_progress_reaches_the_blocking_stream(connect: Callable[..., MCPTools]) -> None:
+    transport = ScriptedTransport(calls(("count", {"steps": 2})), "Counted.")
+    with Agent(transport, tools=connect()) as agent, agent.stream("Count.") as stream:
+        reports = [i.value for i in stream if isinstance(i, ToolProgressDelta)]
+
+    assert reports == [{"progress": 1.0, "total": 2.0, "message": "step 1"}, {"progress": 2.0}]
+
+
+async def test_progress_that_nobody_reads_holds_up_no_call() -> None:
+    async with over_stdio() as tools:
+        assert (await call(tools, "count", steps=3 * MAX_WAITING_PROGRESS)).content == "300"
 
 
 # - without the package -

@@ -1,151 +1,59 @@
-"""Keep the connection to one MCP server, and make it anew when it was lost.
+"""Keep the connection to one MCP server, and open it again after it was lost.
 
-It lives in a task of its own, so that any task may call, and any call may find it lost.
+The connection lives in a task of its own: any task may enter it, call tools, find it lost, and
+leave it.
 """
 
-import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    suppress,
-)
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Self
 
 import anyio
-import httpx2
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskStatus
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
-from mcp import Client, MCPError, StdioServerParameters, stdio_client
-from mcp.client import Transport
-from mcp.client.streamable_http import streamable_http_client
+from mcp import Client, MCPError
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
-from mcp.types import (
-    CONNECTION_CLOSED,
-    REQUEST_TIMEOUT,
-    CallToolResult,
-    ToolListChangedNotification,
-)
+from mcp.types import REQUEST_TIMEOUT, CallToolResult, ToolListChangedNotification
 from mcp.types import Tool as ListedTool
 
 from pathors_agent.calls.dispatch import Unanswered
-from pathors_agent.errors import ToolError
-from pathors_agent.telemetry.events import emit
+from pathors_agent.calls.tasks import LoopTask
+from pathors_agent.errors import ToolError, WrongEventLoop
+from pathors_agent.mcp.repair import Refused
+from pathors_agent.mcp.servers import NOT_SENT, Server
+from pathors_agent.mcp.streams import watched
+from pathors_agent.telemetry.events import emit, warn
 
 # A package runner (npx, uvx) may have to fetch a server before it starts.
 CONNECT_SECONDS = 60.0
-TCP_CONNECT_SECONDS = 10.0
 
-# For what a server may leave out: to list its tools anew, to promise to tell of changes.
+# For what a server may leave out: to list its tools anew, to promise to report changes.
 LIST_SECONDS = 5.0
 
 # Pages of a list of tools; a server that always names a next one must not hold us.
 MAX_PAGES = 100
 
-# Between the HTTP client and the calls: the server cannot have seen the request. No error code of
-# JSON-RPC or MCP.
-NOT_SENT = 402_911_737
-
-_SESSION_HEADER = "mcp-session-id"
-
-Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
-"""A connection as the mcp package has it: a stream of messages to read, and one to write."""
+# Progress that its reader has not taken yet; newer reports are dropped until it does.
+MAX_WAITING_PROGRESS = 100
 
 
-class Server(Protocol):
-    """Where a server is, and how it is reached."""
+class Progress(dict[str, Any]):
+    """What a server reports of a running call: `progress`, and `total` and `message` if given."""
 
-    @property
-    def shown(self) -> str:
-        """What may be said of it in logs and errors."""
-
-    def streams(self) -> Streams:
-        """Connect."""
-
-    def breaks_by(self, error: MCPError) -> bool:
-        """Whether an error means that the connection broke."""
-
-
-@dataclass(frozen=True, slots=True)
-class StdioServer:
-    """A server in a child process."""
-
-    parameters: StdioServerParameters = field(repr=False)
-
-    @property
-    def shown(self) -> str:
-        """The command without its arguments: they may hold keys."""
-        return self.parameters.command
-
-    def streams(self) -> Streams:
-        """Start the process; what it writes to stderr goes to ours."""
-        return stdio_client(self.parameters, sys.__stderr__ or sys.stderr)
-
-    def breaks_by(self, error: MCPError) -> bool:
-        """Nothing but the end of its output, which the connection sees for itself."""
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class HTTPServer:
-    """A server at a URL, spoken to by streamable HTTP."""
-
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-
-    @property
-    def shown(self) -> str:
-        """The URL without what may hold keys."""
-        return str(httpx2.URL(self.url).copy_with(userinfo=b"", query=None, fragment=None))
-
-    @asynccontextmanager
-    async def streams(self) -> AsyncIterator[tuple[Any, Any]]:
-        """Make a client; the connection is opened by the first request."""
-        # Calls have their own limit of time.
-        timeout = httpx2.Timeout(None, connect=TCP_CONNECT_SECONDS)
-        async with (
-            _HTTPClient(headers=dict(self.headers), timeout=timeout) as client,
-            streamable_http_client(self.url, http_client=client) as streams,
-        ):
-            yield streams
-
-    def breaks_by(self, error: MCPError) -> bool:
-        """The HTTP client's own word, or that of the mcp package for a stream that ended."""
-        return error.code == CONNECTION_CLOSED
-
-
-class _HTTPClient(httpx2.AsyncClient):
-    """Answers by itself where no server does.
-
-    The mcp package (2.3) would end every other call with the one whose request fails.
-    """
-
-    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        try:
-            response = await super().send(request, **options)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            return _said(request, NOT_SENT, str(error))
-        except httpx2.TransportError as error:
-            return _said(request, CONNECTION_CLOSED, str(error))
-        if response.status_code == httpx2.codes.NOT_FOUND and _SESSION_HEADER in request.headers:
-            await response.aclose()
-            return _said(request, NOT_SENT, "the server has forgotten the session")
-        return response
-
-
-def _said(request: httpx2.Request, code: int, text: str) -> httpx2.Response:
-    if request.method == "DELETE":  # of a session, which is gone in any case
-        return httpx2.Response(httpx2.codes.NO_CONTENT, request=request)
-    error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": text}}
-    return httpx2.Response(httpx2.codes.SERVICE_UNAVAILABLE, json=error, request=request)
+    def __str__(self) -> str:
+        counted = f"{self['progress']:g}"
+        if "total" in self:
+            counted += f"/{self['total']:g}"
+        return f"{self['message']} ({counted})" if "message" in self else counted
 
 
 @dataclass(slots=True, eq=False)
 class _Session:
-    """A connection that was made, the tools it listed last, and the event of its end."""
+    """An open connection, the tools it listed last, and the event of its end."""
 
     client: Client
     lost: anyio.Event
@@ -155,17 +63,21 @@ class _Session:
     lock: anyio.Lock = field(default_factory=anyio.Lock)
 
     async def list_tools(self) -> None:
-        """List the server's tools where that is owed."""
+        """List the server's tools, if they have changed."""
         async with self.lock:
             if self.is_stale:
                 self.is_stale = False
                 self.tools = await _list_tools(self.client)
 
-    async def notice(self, message: object) -> None:
-        """Take what the server says by itself."""
-        if isinstance(message, ToolListChangedNotification) and not self.lost.is_set():
-            self.is_stale = True
+    async def notice(self, message: object, server: str) -> None:
+        """List the tools again if the server says that they changed; keep the old ones if not."""
+        if not isinstance(message, ToolListChangedNotification) or self.lost.is_set():
+            return
+        self.is_stale = True
+        try:
             await self.list_tools()
+        except Exception as error:  # noqa: BLE001  (whatever it is: the tools that we have stay)
+            warn("mcp_tools_not_listed", server=server, error=type(error).__name__)
 
 
 class _NotSent(Exception):
@@ -173,22 +85,31 @@ class _NotSent(Exception):
 
 
 class Connection:
-    """The connection to one server; an async context manager."""
+    """The connection to one server; an async context manager.
+
+    Any task of the event loop may leave it, not only the one that entered it.
+    """
 
     def __init__(self, server: Server, call_seconds: float) -> None:
         self._server = server
         self._call_seconds = call_seconds
         self._session: _Session | None = None
+        self._host: LoopTask[None] | None = None
+        self._refused: set[Refused] = set()
 
     async def __aenter__(self) -> Self:
+        self._refused.clear()
         self._loop: EventLoopToken = current_token()
         self._lock = anyio.Lock()
-        async with AsyncExitStack() as exits:
-            self._tasks: TaskGroup = anyio.create_task_group()
-            await self._tasks.__aenter__()
-            exits.push_async_callback(self._end_tasks)
+        ready = anyio.Event()
+        self._host = LoopTask(partial(self._host_tasks, ready))
+        self._host.start()
+        try:
+            await ready.wait()
             await self._connected()
-            self._exits = exits.pop_all()
+        except BaseException:
+            await self._close(self._host)
+            raise
         return self
 
     async def __aexit__(
@@ -197,13 +118,34 @@ class Connection:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._exits.aclose()
-
-    async def _end_tasks(self) -> None:
+        host, self._host = self._host, None
         self._session = None
-        self._tasks.cancel_scope.cancel()
-        # Without the caller's exception, which a task group would wrap into a group.
-        await self._tasks.__aexit__(None, None, None)
+        self._refuse_other_loop()
+        if host is not None:
+            await self._close(host)
+
+    async def _host_tasks(self, ready: anyio.Event) -> None:
+        """Hold the task group of the connection until this task is cancelled."""
+        async with anyio.create_task_group() as self._tasks:
+            ready.set()
+            await anyio.sleep_forever()
+
+    async def _close(self, host: LoopTask[None]) -> None:
+        self._session = self._host = None
+        await host.stop(math.inf)
+
+    def _refuse_other_loop(self) -> None:
+        if current_token() != self._loop:
+            raise WrongEventLoop(
+                f"the tools of {self._server.shown} were connected on another event loop; call and "
+                "close them on that loop (for example inside one asyncio.run), or connect them "
+                "with `with`, which works with any loop"
+            )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was entered, and neither left nor ended with its event loop."""
+        return self._host is not None and not self._host.has_ended
 
     @property
     def tools(self) -> list[ListedTool]:
@@ -211,36 +153,64 @@ class Connection:
         assert self._session is not None
         return self._session.tools
 
-    async def call(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
-        """Call a tool; once more where the server cannot have seen the call."""
-        if current_token() != self._loop:
-            raise RuntimeError(
-                "these tools belong to the event loop that connected them; where Agent is to use "
-                "them, connect by `with` instead of `async with`"
-            )
+    async def call(
+        self, name: str, arguments: dict[str, Any]
+    ) -> AsyncGenerator[Progress | CallToolResult, None]:
+        """Call a tool; yield the progress that the server reports, and last the result.
+
+        The call is made again if the server cannot have seen it.
+        """
+        self._refuse_other_loop()
+        send, receive = anyio.create_memory_object_stream[Progress](MAX_WAITING_PROGRESS)
+
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            given = {"progress": progress, "total": total, "message": message}
+            with suppress(anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                send.send_nowait(Progress({k: v for k, v in given.items() if v is not None}))
+
+        async def perform() -> CallToolResult:
+            with send:
+                return await self._call(name, arguments, report)
+
+        # In a task of its own, because an async generator must not yield inside a task group.
+        task = LoopTask(perform)
+        task.start()
         try:
-            return await self._ask(name, arguments)
+            with receive:
+                async for progress in receive:
+                    yield progress
+        finally:
+            await task.stop(math.inf)
+        yield task.result()
+
+    async def _call(
+        self, name: str, arguments: dict[str, Any], report: "_OnProgress"
+    ) -> CallToolResult:
+        try:
+            return await self._ask(name, arguments, report)
         except _NotSent:
             pass
         try:
-            return await self._ask(name, arguments)
+            return await self._ask(name, arguments, report)
         except _NotSent as error:
             raise ToolError(f"The tool's server could not be reached ({error}).") from None
 
-    async def _ask(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
+    async def _ask(
+        self, name: str, arguments: dict[str, Any], report: "_OnProgress"
+    ) -> CallToolResult:
         session = await self._connected()
         try:
-            result = await session.client.call_tool(name, arguments, self._call_seconds)
+            result = await session.client.call_tool(name, arguments, self._call_seconds, report)
         except MCPError as error:
-            raise self._told(error, session) from None
-        # Shielded, and never failing: what was done is known by now.
+            raise self._call_error(error, session) from None
+        # Shielded, and without failing: the call has already happened.
         with anyio.move_on_after(LIST_SECONDS, shield=True), suppress(Exception):
             await checkpoint()  # what the server said before its result is handled
             await session.list_tools()
         return result
 
-    def _told(self, error: MCPError, session: _Session) -> Exception:
-        """What a call's failure means, and what it means for the connection."""
+    def _call_error(self, error: MCPError, session: _Session) -> Exception:
+        """Return what the failure of a call means; mark the session as lost if it is."""
         if error.code == NOT_SENT:
             session.lost.set()
             return _NotSent(error.message)
@@ -279,9 +249,9 @@ class Connection:
 
         async def notice(message: object) -> None:
             if session is not None:
-                await session.notice(message)
+                await session.notice(message, self._server.shown)
 
-        streams = _watched(self._server.streams(), lost)
+        streams = watched(self._server.streams(), lost, self.refuse)
         try:
             async with Client(streams, cache=None, message_handler=notice) as client:
                 session = _Session(client, lost, is_stale=True)
@@ -293,7 +263,7 @@ class Connection:
                 begun = True
                 task_status.started(session)
                 await lost.wait()
-        # What broke an open connection is told by the calls that it broke.
+        # The calls that were open report what broke the connection.
         except Exception:
             if not begun:
                 raise
@@ -301,9 +271,18 @@ class Connection:
             lost.set()
         emit("mcp_connection_lost", server=self._server.shown)
 
+    def refuse(self, refused: Refused) -> None:
+        """Warn once that a tool is left out: the list may come many times."""
+        if refused not in self._refused:
+            self._refused.add(refused)
+            warn("mcp_tool_refused", server=self._server.shown, **refused._asdict())
+
+
+_OnProgress = Callable[[float, float | None, str | None], Awaitable[None]]
+
 
 async def _listen(client: Client, asked: anyio.Event) -> None:
-    """Ask a server to tell of changes, as newer ones want to be; those who cannot say so."""
+    """Ask a server to report changes, as newer ones expect; one that cannot says so."""
     tools = client.server_capabilities.tools
     try:
         if tools is not None and tools.list_changed:
@@ -336,43 +315,3 @@ def _cause(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}"
-
-
-@asynccontextmanager
-async def _transport(streams: Streams, lost: anyio.Event) -> AsyncIterator[tuple[Any, Any]]:
-    async with streams as (incoming, outgoing):
-        yield _Watched(incoming, lost), outgoing
-
-
-def _watched(streams: Streams, lost: anyio.Event) -> Transport:
-    """Set `lost` when the incoming stream ends."""
-    transport: Any = _transport(streams, lost)
-    return transport  # type: ignore[no-any-return]  # the package's protocol, met by duck type
-
-
-class _Watched:
-    """A stream of messages that tells when it ended."""
-
-    def __init__(self, stream: Any, lost: anyio.Event) -> None:
-        self._stream = stream
-        self._lost = lost
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        try:
-            return await self._stream.__anext__()
-        except (StopAsyncIteration, anyio.ClosedResourceError):
-            self._lost.set()
-            raise
-
-    async def __aenter__(self) -> Self:
-        await self._stream.__aenter__()
-        return self
-
-    async def __aexit__(self, *exception: Any) -> Any:
-        return await self._stream.__aexit__(*exception)

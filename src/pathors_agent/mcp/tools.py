@@ -4,26 +4,27 @@ The package `mcp` does the talking; it is imported when a server is named.
 """
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.to_thread import run_sync
 
+from pathors_agent.calls.threads import no_limit
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.mcp.content import value_of
-from pathors_agent.telemetry.events import emit
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool
 
 if TYPE_CHECKING:
-    from pathors_agent.mcp.connection import Server
+    from pathors_agent.mcp.servers import Server
 
-# Long enough for a search or a build; who waits longer says so.
+# Long enough for a search or a build; `timeout` sets another limit.
 CALL_SECONDS = 300.0
 
-# The connection gives a call up first, as it knows what to say to server and model.
+# The connection stops a call first: it can cancel it on the server.
 MORE_SECONDS = 5.0
 
 # OpenAI's limit for the names of functions.
@@ -35,14 +36,15 @@ Function = Callable[..., Any]
 
 
 class MCPTools:
-    """The tools of one MCP server: a context manager that connects, and gives their registry.
+    """The tools of one MCP server, as a context manager that connects and returns a registry.
 
-    Needs the extra `mcp`. In `async with` the tools are async and belong to its event loop; in
-    `with` they are for blocking code. An agent takes it as `tools=`, too: `async with agent`
-    connects it, and closes it with the agent; there each turn has the tools that the server has by
-    then. A lost connection is made anew by the next call.
+    Needs the extra `mcp`. In `async with` the tools belong to the running event loop, and any task
+    of it may leave the block; in `with` they work with any event loop and with blocking code. An
+    agent takes it as `tools=`, too: `async with agent` connects it, and closes it with the agent;
+    each turn then has the tools that the server has at that time. The next call opens a lost
+    connection again. Progress that the server reports is streamed as `ToolProgressDelta`.
 
-    Names are mended to what models may call, and get the `prefix`; a tool whose definition is
+    Names are changed to what models may call, and get the `prefix`. A tool whose definition is
     unusable is left out, with the event `mcp_tool_refused`. One call may take `timeout` seconds.
     """
 
@@ -69,14 +71,14 @@ class MCPTools:
         prefix: str = "",
         timeout: float = CALL_SECONDS,
     ) -> Self:
-        """A server that is started as a child process, and ended with the tools.
+        """Name a server that is started as a child process, and ended when the tools are closed.
 
-        It gets `env` beside a few harmless variables of ours (PATH, HOME), and no others.
+        It gets `env` and a few harmless variables of ours (PATH, HOME), and no others.
         """
         _require_mcp()
         from mcp import StdioServerParameters
 
-        from pathors_agent.mcp.connection import StdioServer
+        from pathors_agent.mcp.servers import StdioServer
 
         parameters = StdioServerParameters(
             command=command, args=list(args), env=dict(env or {}), cwd=cwd
@@ -92,9 +94,9 @@ class MCPTools:
         prefix: str = "",
         timeout: float = CALL_SECONDS,
     ) -> Self:
-        """A server at a URL, by streamable HTTP; `headers` go with each request."""
+        """Name a server at a URL, for streamable HTTP; each request carries `headers`."""
         _require_mcp()
-        from pathors_agent.mcp.connection import HTTPServer
+        from pathors_agent.mcp.servers import HTTPServer
 
         return cls(HTTPServer(url, headers or {}), prefix=prefix, timeout=timeout)
 
@@ -127,7 +129,7 @@ class MCPTools:
         self._blocking_exits.close()
 
     def __call__(self, context: object = None) -> ToolRegistry:
-        """The tools as the server listed them last: for `tools=`."""
+        """Return the tools that the server listed last: for `tools=`."""
         if self._registry is None:
             raise RuntimeError(f"{self!r} is not connected; use it, or the agent, in `async with`")
         if self._connection.tools is not self._listed:
@@ -135,7 +137,7 @@ class MCPTools:
         return self._registry
 
     def _refuse_second_use(self) -> None:
-        if self._registry is not None:
+        if self._registry is not None and self._connection.is_open:
             raise RuntimeError(f"{self!r} is connected already")
 
     def _take(self) -> ToolRegistry:
@@ -153,35 +155,67 @@ class MCPTools:
                 function=self._function(listed.name),
                 timeout=self._timeout + MORE_SECONDS,
             )
-            if _is_usable(tool):
+            if self._is_usable(tool, listed.name):
                 taken.add(tool.name)
                 yield tool
 
+    def _is_usable(self, tool: Tool, listed_name: str) -> bool:
+        try:
+            ToolRegistry([tool])
+        except ToolDefinitionError as error:
+            from pathors_agent.mcp.repair import Refused
+
+            self._connection.refuse(Refused(listed_name, error.path))
+            return False
+        return True
+
     def _function(self, name: str) -> Function:
-        """Make the function that calls a tool of the server."""
+        """Return the function that calls a tool of the server: progress first, the value last."""
         connection, portal = self._connection, self._portal
 
-        async def call(**arguments: Any) -> object:
-            return value_of(await connection.call(name, arguments))
+        async def call(**arguments: Any) -> AsyncGenerator[object, None]:
+            items: AsyncGenerator[Any, None] = connection.call(name, arguments)
+            async with aclosing(items if portal is None else _through(portal, items)) as items:
+                async for item in items:
+                    yield item if isinstance(item, dict) else value_of(item)
 
-        def call_blocking(**arguments: Any) -> object:
-            assert portal is not None
-            return portal.call(partial(call, **arguments))
-
-        return call if portal is None else call_blocking
+        return call
 
 
-def _is_usable(tool: Tool) -> bool:
-    try:
-        ToolRegistry([tool])
-    except ToolDefinitionError as error:
-        emit("mcp_tool_refused", tool=tool.name, path=error.path)
-        return False
-    return True
+_END: Final = object()
+
+
+async def _through(
+    portal: BlockingPortal, items: AsyncGenerator[object, None]
+) -> AsyncGenerator[object, None]:
+    """Yield what an async generator yields on the event loop of a portal."""
+
+    async def next_item() -> object:
+        return await anext(items, _END)
+
+    while True:
+        future = portal.start_task_soon(next_item)
+        try:
+            await run_sync(_wait, future, abandon_on_cancel=True, limiter=no_limit())
+        finally:
+            future.cancel()  # without effect on one that is done
+        item = future.result()
+        if item is _END:
+            return
+        try:
+            yield item
+        except GeneratorExit:
+            portal.start_task_soon(items.aclose)
+            raise
+
+
+def _wait(future: Future[object]) -> None:
+    with suppress(CancelledError):
+        future.exception()
 
 
 def _unused_name(name: str, taken: Container[str]) -> str:
-    """Mend a name to one that models may call, and that no other tool has."""
+    """Return a name that models may call, and that no other tool has."""
     legal = _NOT_IN_NAMES.sub("_", name)[:_NAME_LENGTH] or "tool"
     mended, number = legal, 1
     while mended in taken:

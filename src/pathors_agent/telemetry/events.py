@@ -55,6 +55,15 @@ def write(event: str, fields: Mapping[str, object]) -> None:
         _LOGGER.info("%s %s", event, text, extra={"event": event, "fields": fields})
 
 
+def warn(event: str, **fields: object) -> None:
+    """Log one event at level WARNING."""
+    if structlog := _configured_structlog():
+        structlog.get_logger("pathors_agent").warning(event, **fields)
+    elif _LOGGER.isEnabledFor(logging.WARNING):
+        text = " ".join(f"{name}={value!r}" for name, value in fields.items())
+        _LOGGER.warning("%s %s", event, text, extra={"event": event, "fields": fields})
+
+
 def bound_logger(**fields: object) -> ToolLog:
     """Return a logger that adds these fields to each event and cannot raise."""
     import structlog
