@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -739,7 +739,7 @@ async def test_async_tools_in_another_loop_say_what_to_do() -> None:
 # - tasks and event loops -
 
 
-async def in_another_task(function: Callable[[], Awaitable[object]]) -> None:
+async def in_another_task(function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(function)
 

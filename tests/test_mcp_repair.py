@@ -14,7 +14,7 @@ from mcp.types import CallToolResult, ListToolsResult
 from mcp_types import methods
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 
-from pathors_agent import Agent, ContentPart, MCPTools, ToolError, ToolMessage
+from pathors_agent import Agent, ContentPart, JSONValue, MCPTools, ToolError, ToolMessage
 from pathors_agent.mcp.content import value_of
 from pathors_agent.mcp.repair import Refused, repaired_call, repaired_tools
 from pathors_agent.testing import ScriptedTransport, calls
@@ -144,7 +144,8 @@ def test_changed_list_that_cannot_be_read_leaves_the_tools_as_they_were() -> Non
 @pytest.mark.parametrize("named", [{}, {"$schema": "http://json-schema.org/draft-07/schema#"}])
 def test_tuples_of_draft_07_are_checked(pair: dict[str, Any], named: dict[str, Any]) -> None:
     schema = {**named, "type": "object", "properties": {"pair": pair}}
-    fits, fits_not = {"pair": [1, "a"]}, {"pair": ["a", "a"]}
+    fits: dict[str, JSONValue] = {"pair": [1, "a"]}
+    fits_not: dict[str, JSONValue] = {"pair": ["a", "a"]}
     transport = ScriptedTransport(calls(("pair", fits)), calls(("pair", fits_not)), "Done.")
 
     tools = plain_server(tools=[{"name": "pair", "inputSchema": schema}])

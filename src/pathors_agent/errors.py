@@ -16,6 +16,7 @@
         InvalidSetting            fix the setting: an address, key, proxy or timeout
         InvalidProjectFile        fix the file of projects
         CannotListen              choose another host or port for the server
+        WrongEventLoop            use it on the event loop on which it was opened
         StoreError                check the database: sessions cannot be read or written
             SessionNotFound
             SessionConflict       another writer was first
@@ -253,6 +254,10 @@ class InvalidSetting(AgentError, ValueError):
 
 class InvalidProjectFile(AgentError, ValueError):
     """A file of projects cannot be used; the text names the file and the field."""
+
+
+class WrongEventLoop(AgentError, RuntimeError):
+    """An object that belongs to one event loop was used on another one."""
 
 
 class CannotListen(AgentError):

@@ -5,12 +5,12 @@ leave it.
 """
 
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import anyio
 from anyio.abc import TaskStatus
@@ -278,7 +278,8 @@ class Connection:
             warn("mcp_tool_refused", server=self._server.shown, **refused._asdict())
 
 
-_OnProgress = Callable[[float, float | None, str | None], Awaitable[None]]
+class _OnProgress(Protocol):
+    async def __call__(self, progress: float, total: float | None, message: str | None) -> None: ...
 
 
 async def _listen(client: Client, asked: anyio.Event) -> None:

@@ -76,7 +76,7 @@ class _Content:
         if isinstance(value, str | list | dict) and value and self._says(value):
             return _SAID
         match value:
-            case {"type": "text" | "image" | "audio", **block} if self._repeats(block):
+            case dict() if self._is_shown_block(value):
                 return _SAID
             case dict():
                 kept = {name: self._unsaid(item) for name, item in value.items()}
@@ -96,7 +96,7 @@ class _Content:
         return any(value == said and _kind(value) is _kind(said) for said in self._values)
 
     def _says_text(self, text: str) -> bool:
-        """Whether a text is one of the content's, or stands in one as whole lines."""
+        """Return whether a text is one of the content's, or stands in one as whole lines."""
         text = text.strip()
         if text in self._media or text in self._texts or text in self._values:
             return True
@@ -104,9 +104,11 @@ class _Content:
             return False
         return any(f"\n{text}\n" in f"\n{said}\n" for said in self._texts)
 
-    def _repeats(self, block: dict[str, Any]) -> bool:
-        payload = block.get("text", block.get("data"))
-        return isinstance(payload, str) and self._says_text(payload)
+    def _is_shown_block(self, value: dict[str, JSONValue]) -> bool:
+        """Return whether a value is a content block that the content has, too."""
+        payload = value.get("text", value.get("data"))
+        is_block = value.get("type") in ("text", "image", "audio")
+        return is_block and isinstance(payload, str) and self._says_text(payload)
 
     def _without_media(self, value: JSONValue) -> JSONValue:
         match value:

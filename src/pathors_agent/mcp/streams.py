@@ -11,6 +11,8 @@ from mcp.types import JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 from pathors_agent.mcp.repair import Refused, repaired_call, repaired_tools
 from pathors_agent.mcp.servers import Streams
 
+_CANCELLED = "notifications/cancelled"
+
 OnRefused = Callable[[Refused], None]
 
 
@@ -54,11 +56,11 @@ class _Outgoing(_Wrapped):
         self._asked = asked
 
     async def send(self, item: Any) -> None:
-        match item.message:
-            case JSONRPCRequest() as request:
-                self._asked[str(request.id)] = request.method
-            case JSONRPCNotification(method="notifications/cancelled", params={"requestId": key}):
-                self._asked.pop(str(key), None)
+        message = item.message
+        if isinstance(message, JSONRPCRequest):
+            self._asked[str(message.id)] = message.method
+        elif isinstance(message, JSONRPCNotification) and message.method == _CANCELLED:
+            self._asked.pop(str((message.params or {}).get("requestId")), None)
         await self._stream.send(item)
 
 

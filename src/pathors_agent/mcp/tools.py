@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from anyio.to_thread import run_sync
@@ -33,6 +33,7 @@ _PREFIX = re.compile(r"[a-zA-Z0-9_-]{0,32}")
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 
 Function = Callable[..., Any]
+T = TypeVar("T")
 
 
 class MCPTools:
@@ -174,24 +175,21 @@ class MCPTools:
         connection, portal = self._connection, self._portal
 
         async def call(**arguments: Any) -> AsyncGenerator[object, None]:
-            items: AsyncGenerator[Any, None] = connection.call(name, arguments)
-            async with aclosing(items if portal is None else _through(portal, items)) as items:
-                async for item in items:
-                    yield item if isinstance(item, dict) else value_of(item)
+            items = connection.call(name, arguments)
+            async with aclosing(items if portal is None else _through(portal, items)) as reports:
+                async for report in reports:
+                    yield report if isinstance(report, dict) else value_of(report)
 
         return call
 
 
-_END: Final = object()
-
-
 async def _through(
-    portal: BlockingPortal, items: AsyncGenerator[object, None]
-) -> AsyncGenerator[object, None]:
+    portal: BlockingPortal, items: AsyncGenerator[T, None]
+) -> AsyncGenerator[T, None]:
     """Yield what an async generator yields on the event loop of a portal."""
 
-    async def next_item() -> object:
-        return await anext(items, _END)
+    async def next_item() -> T | None:
+        return await anext(items, None)
 
     while True:
         future = portal.start_task_soon(next_item)
@@ -200,7 +198,7 @@ async def _through(
         finally:
             future.cancel()  # without effect on one that is done
         item = future.result()
-        if item is _END:
+        if item is None:
             return
         try:
             yield item
@@ -209,7 +207,7 @@ async def _through(
             raise
 
 
-def _wait(future: Future[object]) -> None:
+def _wait(future: Future[Any]) -> None:
     with suppress(CancelledError):
         future.exception()
 

@@ -46,22 +46,19 @@ def emit(event: str, **fields: object) -> None:
     observe(LOG, write, event, fields)
 
 
-def write(event: str, fields: Mapping[str, object]) -> None:
-    """Log one event at level INFO; raises what the log raises."""
-    if structlog := _configured_structlog():
-        _configured_logger(structlog).info(event, **fields)
-    elif _LOGGER.isEnabledFor(logging.INFO):
-        text = " ".join(f"{name}={value!r}" for name, value in fields.items())
-        _LOGGER.info("%s %s", event, text, extra={"event": event, "fields": fields})
-
-
 def warn(event: str, **fields: object) -> None:
-    """Log one event at level WARNING."""
+    """Log one event at level WARNING, as `emit`."""
+    observe(LOG, write, event, fields, logging.WARNING)
+
+
+def write(event: str, fields: Mapping[str, object], level: int = logging.INFO) -> None:
+    """Log one event; raises what the log raises."""
     if structlog := _configured_structlog():
-        structlog.get_logger("pathors_agent").warning(event, **fields)
-    elif _LOGGER.isEnabledFor(logging.WARNING):
+        logger = _configured_logger(structlog)
+        (logger.warning if level == logging.WARNING else logger.info)(event, **fields)
+    elif _LOGGER.isEnabledFor(level):
         text = " ".join(f"{name}={value!r}" for name, value in fields.items())
-        _LOGGER.warning("%s %s", event, text, extra={"event": event, "fields": fields})
+        _LOGGER.log(level, "%s %s", event, text, extra={"event": event, "fields": fields})
 
 
 def bound_logger(**fields: object) -> ToolLog:
