@@ -85,7 +85,7 @@ class ThreadTask(Waiting, Generic[T]):
 
     def start(self) -> None:
         """Begin, with the context variables of the caller."""
-        _start_thread(partial(_context().run, self._run, _call_soon_here()))
+        _start_thread(partial(_context().run, self._run, call_soon_here()))
 
     def result(self) -> T:
         """Return its value, or raise its error; for a task that has ended."""
@@ -113,7 +113,7 @@ def _settle(outcome: Future[T], function: Callable[[], T]) -> None:
         outcome.set_exception(error)
 
 
-def _call_soon_here() -> Callable[[Callable[[], None]], object]:
+def call_soon_here() -> Callable[[Callable[[], None]], object]:
     """Return the function that other threads call to run something on this event loop."""
     if in_trio_task():
         trio: Any = sys.modules["trio"]

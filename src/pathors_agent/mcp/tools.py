@@ -5,14 +5,14 @@ The package `mcp` does the talking; it is imported when a server is named.
 
 import re
 from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from anyio.to_thread import run_sync
 
-from pathors_agent.calls.threads import no_limit
+from pathors_agent.calls.tasks import Waiting
+from pathors_agent.calls.threads import call_soon_here
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.mcp.content import value_of
 from pathors_agent.tools.registry import ToolRegistry
@@ -191,10 +191,13 @@ async def _through(
     async def next_item() -> T | None:
         return await anext(items, None)
 
+    call_soon = call_soon_here()
     while True:
+        arrival = Waiting()
         future = portal.start_task_soon(next_item)
+        future.add_done_callback(partial(_call, call_soon, arrival.end))
         try:
-            await run_sync(_wait, future, abandon_on_cancel=True, limiter=no_limit())
+            await arrival.wait(None)
         finally:
             future.cancel()  # without effect on one that is done
         item = future.result()
@@ -207,9 +210,11 @@ async def _through(
             raise
 
 
-def _wait(future: Future[Any]) -> None:
-    with suppress(CancelledError):
-        future.exception()
+def _call(
+    call_soon: Callable[[Callable[[], None]], object], end: Callable[[], None], _: object
+) -> None:
+    with suppress(RuntimeError):  # the event loop has ended before
+        call_soon(end)
 
 
 def _unused_name(name: str, taken: Container[str]) -> str:
