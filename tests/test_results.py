@@ -3,6 +3,7 @@
 import json
 import re
 import time as clock
+from array import array
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +13,11 @@ from enum import Enum, IntEnum, StrEnum
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
+from unittest.mock import MagicMock
 from uuid import UUID
 
+import numpy
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +88,25 @@ ROWS: dict[str, list[tuple[object, str | tuple[ContentPart, ...]]]] = {
     "`timedelta`": [(timedelta(seconds=90), "PT1M30S")],
     "`UUID`": [(UUID(int=7), "00000000-0000-0000-0000-000000000007")],
     "a path": [(PurePosixPath("/tmp/a"), "/tmp/a")],
+    "a date that is missing (`NaT`, `NA`)": [
+        ({"paid": pandas.NaT}, '{"paid":null}'),
+        ({"paid": pandas.NA}, '{"paid":null}'),
+    ],
+    "a scalar of numpy": [
+        ([numpy.int64(3), numpy.float32(1.5), numpy.bool_(True)], "[3,1.5,true]")
+    ],
+    "an array of numpy": [(numpy.array([[1, 2], [3, 4]]), "[[1,2],[3,4]]")],
+    "a `Timestamp`, a `Timedelta` of pandas": [
+        (pandas.Timestamp("2024-02-29"), "2024-02-29T00:00:00")
+    ],
+    "a `Series` of pandas": [(pandas.Series([1.5, None]), "[1.5,null]")],
+    "a `Series` with labels": [(pandas.Series([1, 2], index=["a", "b"]), '{"a":1,"b":2}')],
+    "a `DataFrame` of pandas": [
+        (
+            pandas.DataFrame({"a": [1, 2], "b": ["x", None]}),
+            '[{"a":1,"b":"x"},{"a":2,"b":null}]',
+        )
+    ],
     "a member of an `Enum`": [(Color.RED, "red")],
     "`bytes`": [(b"\xff\x00", '{"type":"bytes","length":2,"base64":"/wA="}')],
     "a pydantic model": [
@@ -219,6 +242,106 @@ def test_value_is_read_as(value: object, content: str) -> None:
     assert result_of(value) == ToolMessage(tool_call_id="call_1", content=content)
 
 
+class Stars(str):
+    def __str__(self) -> str:
+        return "***"
+
+
+class Mixed(str, Enum):  # noqa: UP042  (a text of its own, which is not its value)
+    TEA = "tea"
+
+
+class Day(date):
+    def isoformat(self) -> str:
+        return "day 60"
+
+
+class Instant(datetime):
+    def isoformat(self, *_: Any, **__: Any) -> str:
+        return "NaT"
+
+
+class Hour(time):
+    def isoformat(self, *_: Any, **__: Any) -> str:
+        return "noon"
+
+
+class Span(timedelta):
+    def __str__(self) -> str:
+        return "a while"
+
+
+class Price(Decimal):
+    def __str__(self) -> str:
+        return "1.50 EUR"
+
+
+class Exported:
+    def to_dict(self) -> dict[str, object]:
+        return {"at": numpy.int64(1)}
+
+
+DAYS = numpy.array(["2024-02-29", "NaT"], dtype="datetime64[D]")
+SALES = pandas.DataFrame({"city": ["Oslo", "Oslo", "Rome"], "sold": [1, 2, 4]})
+
+
+@pytest.mark.parametrize(
+    ("value", "content"),
+    [
+        (Stars("k-123"), "***"),
+        ([Stars("k-123")], '["***"]'),
+        (Mixed.TEA, "tea"),
+        ({Mixed.TEA: Mixed.TEA}, '{"tea":"tea"}'),
+        ([Day(2024, 2, 29), Hour(12), Span(1), Price(1)], '["day 60","noon","a while","1.50 EUR"]'),
+        ({"at": Instant(1, 1, 1)}, '{"at":null}'),
+        (Exported(), '{"at":1}'),
+        ({numpy.int64(2): numpy.str_("a")}, '{"2":"a"}'),
+        ({numpy.int64(2), numpy.int64(1)}, "[1,2]"),
+        (numpy.float64(0.5), "0.5"),
+        (numpy.longdouble(0.5), "0.5"),
+        (numpy.array(5), "5"),
+        (numpy.array([], dtype=object), "[]"),
+        (numpy.array([(1, 2.5)], dtype=[("a", int), ("b", float)]), "[[1,2.5]]"),
+        (numpy.ma.array([1, 2], mask=[False, True]), "[1,null]"),
+        (DAYS, '["2024-02-29",null]'),
+        (DAYS.astype("datetime64[ns]"), '["2024-02-29T00:00:00",null]'),
+        ([numpy.timedelta64(90, "s"), numpy.timedelta64(90, "ns")], '["PT1M30S","PT0S"]'),
+        (array("i", [1, 2]), "[1,2]"),
+        (pandas.Timedelta("90s"), "P0DT0H1M30S"),
+        (pandas.Index([1, 2]), "[1,2]"),
+        (pandas.Categorical(["a", None]), '["a",null]'),
+        (pandas.Period("2024-02"), "2024-02"),
+        (SALES.dtypes.iloc[1:], '{"sold":"int64"}'),
+        (pandas.Series([1, 2], index=["a", "a"], name="n"), '[{"index":"a","n":1},{"index":"a","n":2}]'),
+        (SALES[SALES.sold > 2], '[{"index":2,"city":"Rome","sold":4}]'),
+        (SALES.groupby("city").sum(), '[{"city":"Oslo","sold":3},{"city":"Rome","sold":4}]'),
+        (
+            SALES.groupby("city").agg({"sold": ["min", "max"]}),
+            '[{"city":"Oslo","sold min":1,"sold max":2},{"city":"Rome","sold min":4,"sold max":4}]',
+        ),
+        (pandas.DataFrame([[1, 2]], columns=["a", "a"]), '{"columns":["a","a"],"rows":[[1,2]]}'),
+        (pandas.DataFrame(), "[]"),
+    ],
+)  # fmt: skip
+def test_value_of_another_class_is_read_as(value: object, content: str) -> None:
+    assert result_of(value) == ToolMessage(tool_call_id="call_1", content=content)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        numpy.zeros(10**7),
+        pandas.Series(range(10**6)),
+        pandas.DataFrame({"a": range(10**6), "b": 0}),
+    ],
+    ids=["array", "series", "frame"],
+)
+def test_large_table_is_read_only_as_far_as_it_is_shown(value: object) -> None:
+    text = result_of(value, max_result_characters=1_000).text
+
+    assert text.splitlines()[1].startswith("[cut: 1,000 of more than ")
+
+
 def test_half_of_a_character_is_mended_everywhere() -> None:
     assert result_of("caf\u00e9 \ud83d!").content == "café �!"
     assert result_of({"\udc00": ["\ud83d\ude00"]}).content == '{"�":["😀"]}'
@@ -323,6 +446,8 @@ AS_TEXT = "Its keys should be text, numbers or dates."
         (object, f"a value of type object. {AS_VALUES}"),
         (lambda: Socket, f"a value of type type. {AS_VALUES}"),
         (lambda: Place, f"a value of type ModelMetaclass. {AS_VALUES}"),
+        (lambda: SALES.groupby("city"), f"a value of type DataFrameGroupBy. {AS_VALUES}"),
+        (MagicMock, f"a value of type MagicMock. {AS_A_LIST}"),
         (lambda: len, f"a value of type builtin_function_or_method. {AS_VALUES}"),
         (lambda: ValueError("private"), f"a value of type ValueError. {AS_VALUES}"),
         (lambda: {"a/b": [1, Socket()]}, f"a value of type Socket at /a~1b/1. {AS_VALUES}"),

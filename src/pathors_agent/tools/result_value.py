@@ -30,6 +30,7 @@ from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import ContentPart
 from pathors_agent.schema.arguments import json_pointer
 from pathors_agent.schema.bounds import MAX_DEPTH, MAX_DIGITS
+from pathors_agent.tools.result_tables import NOT_A_TIME, Plain, reader_of
 
 # As in schema.bounds: writing a number takes time by the square of its digits.
 _MAX_BITS = MAX_DIGITS * 10 // 3
@@ -78,8 +79,18 @@ def _itself(value: object, walk: JSONWalk, depth: int) -> object:
     return value
 
 
+def text_of(value: str) -> str:
+    """Return the text of a string; a subclass is asked for its own, and may fail to say."""
+    if type(value) is str:
+        return value
+    try:
+        return str.__str__(str(value))
+    except Exception:  # noqa: BLE001  (anybody's code; the characters themselves are there)
+        return str.__str__(value)
+
+
 def _text(value: str, walk: JSONWalk, depth: int) -> str:
-    text = value if type(value) is str else str.__str__(value)
+    text = text_of(value)
     if len(text) > walk.left + 1:
         text, walk.full = text[: max(walk.left, 0) + 1], True
     walk.left -= len(text) + 1
@@ -113,9 +124,19 @@ def _bytes(value: bytes | bytearray | memoryview, walk: JSONWalk, depth: int) ->
     return {"type": type(value).__name__, "length": len(view), "base64": shown}
 
 
-def _duration(value: timedelta) -> str:
-    text: str = to_jsonable_python(value)
-    return text
+def _when(value: Any, walk: JSONWalk, depth: int) -> str | None:
+    """Write a date or a time by its own `isoformat`; null for one that is not a time."""
+    text = value.isoformat()
+    return None if text == NOT_A_TIME else _text(text, walk, depth)
+
+
+def _duration(value: timedelta, walk: JSONWalk, depth: int) -> str | None:
+    kind = type(value)
+    if hasattr(kind, "isoformat"):
+        return _when(value, walk, depth)
+    own = kind.__str__ is not timedelta.__str__
+    text = str(value) if own else to_jsonable_python(value)
+    return None if text == NOT_A_TIME else _text(text, walk, depth)
 
 
 def _enum(value: Enum, walk: JSONWalk, depth: int) -> Any:
@@ -208,6 +229,17 @@ def _dataclass(value: Any, walk: JSONWalk, depth: int) -> dict[str, Any]:
     return _object(((f.name, getattr(value, f.name)) for f in fields(value)), walk, depth)
 
 
+def _foreign(read: Callable[[Any, int], Plain]) -> Convert:
+    def convert(value: Any, walk: JSONWalk, depth: int) -> Any:
+        plain = read(value, max(walk.left, 0))
+        walk.full |= not plain.is_whole
+        if isinstance(plain.value, Iterator):
+            return _array(plain.value, walk, depth)
+        return walk.value(plain.value, depth)
+
+    return convert
+
+
 # - values that are refused -
 
 
@@ -256,10 +288,10 @@ _TABLE: Final[dict[type, Convert]] = {
     int: _integer,
     float: _number,
     Decimal: _as_text(str),
-    datetime: _as_text(datetime.isoformat),
-    date: _as_text(date.isoformat),
-    time: _as_text(time.isoformat),
-    timedelta: _as_text(_duration),
+    datetime: _when,
+    date: _when,
+    time: _when,
+    timedelta: _duration,
     PurePath: _as_text(str),
     Enum: _enum,
     bytes: _bytes,
@@ -285,6 +317,8 @@ _ABSTRACT: Final[list[tuple[type, Convert]]] = [
 
 def _converter(kind: type) -> Convert:
     """Find what converts a type that is not in the table itself."""
+    if issubclass(kind, Enum):  # a member may be a text, too
+        return _enum
     for base in kind.__mro__:
         if base in _TABLE:
             return _TABLE[base]
@@ -293,4 +327,7 @@ def _converter(kind: type) -> Convert:
             return convert
     if hasattr(kind, "__pydantic_serializer__"):
         return _pydantic
-    return _dataclass if is_dataclass(kind) else _other
+    if is_dataclass(kind):
+        return _dataclass
+    reader = reader_of(kind)
+    return _other if reader is None else _foreign(reader)

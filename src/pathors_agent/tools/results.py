@@ -4,6 +4,7 @@ The table of docs/reference/tool-results.md says what becomes of which value.
 """
 
 from collections.abc import Iterator
+from enum import Enum
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import Content, ContentPart, JSONValue, ToolMessage
 from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, cut
 from pathors_agent.tools.registry import BoundCall
-from pathors_agent.tools.result_value import JSONWalk, Unsendable, kind_name
+from pathors_agent.tools.result_value import JSONWalk, Unsendable, kind_name, text_of
 from pathors_agent.tools.tool import Tool
 
 # A tool that only does something; "null" reads like something missing.
@@ -66,9 +67,10 @@ class _Written(NamedTuple):
 
 
 def _written(tool: Tool, value: object) -> _Written:
-    if isinstance(value, str):
-        _check_returns(tool, value)
-        return _Written(value if type(value) is str else str.__str__(value))
+    if isinstance(value, str) and not isinstance(value, Enum):
+        text = text_of(value)
+        _check_returns(tool, text)
+        return _Written(text)
     walk = JSONWalk(tool.max_result_characters * WRITTEN_CAPS)
     converted = walk.value(value)
     _check_returns(tool, converted, whole=not walk.full)
