@@ -128,10 +128,11 @@ def _row(call: TimedCall, scale: _Scale) -> str:
     if call.first is not None:
         took += f"<small>first after {duration(call.first - call.start)}</small>"
     return (
-        f'<tr><th scope="row">{escape(call.name)}<small>{escape(call.key)}</small></th>'
-        f'<td class="lane" aria-hidden="true">{_bars(call, scale)}</td>'
-        f"<td>{escape(_OUTCOMES.get(call.outcome, call.outcome))}{notes}</td>"
-        f"<td>{duration(call.start - scale.start)}</td><td>{took}</td></tr>"
+        f'<tr role="row"><th scope="row" role="rowheader">{escape(call.name)}<small>{escape(call.key)}</small></th>'
+        f'<td class="lane" role="cell" aria-hidden="true">{_bars(call, scale)}</td>'
+        f'<td role="cell">{escape(_OUTCOMES.get(call.outcome, call.outcome))}{notes}</td>'
+        f'<td role="cell">{duration(call.start - scale.start)}</td>'
+        f'<td role="cell">{took}</td></tr>'
     )
 
 
@@ -164,11 +165,13 @@ _OUTCOMES = {
 _CHART = """<section>
 <h1>{title}</h1>
 <p>{said}</p>
-<table style="--step:{distance}">
+<table role="table" style="--step:{distance}">
 <caption>Calls in the order in which they began; {took} in all</caption>
-<thead><tr><th scope="col">Call</th><th scope="col" class="lane ticks" aria-label="Time">{ticks}</th>\
-<th scope="col">Outcome</th><th scope="col">Begun after</th><th scope="col">Took</th></tr></thead>
-<tbody>
+<thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Call</th>\
+<th scope="col" role="columnheader" class="lane ticks" aria-label="Time">{ticks}</th>\
+<th scope="col" role="columnheader">Outcome</th><th scope="col" role="columnheader">Begun after</th>\
+<th scope="col" role="columnheader">Took</th></tr></thead>
+<tbody role="rowgroup">
 {rows}
 </tbody>
 </table>
@@ -194,7 +197,7 @@ caption {{ text-align: left; padding-bottom: .6em }}
 table {{ border-collapse: collapse; width: 100%; min-width: 40em }}
 th, td {{ text-align: left; font-weight: 500; padding: 3px 1em 3px 0; white-space: nowrap }}
 thead th {{ color: var(--faint); font-weight: 400; border-bottom: 1px solid var(--line) }}
-tbody th {{ max-width: 14em; overflow: hidden; text-overflow: ellipsis }}
+tbody th {{ min-width: 12em; max-width: 14em; white-space: normal; overflow-wrap: anywhere }}
 small {{ display: block; font-weight: 400 }}
 td:nth-last-child(-n+2), th:nth-last-child(-n+2) {{ text-align: right; font-variant-numeric: tabular-nums }}
 .lane {{ position: relative; width: 55%; padding: 0; \
@@ -214,6 +217,24 @@ dl {{ color: var(--faint); display: flex; flex-wrap: wrap; gap: .4em 1.5em }}
 dl div {{ display: flex; align-items: center; gap: .5em }}
 dt {{ position: relative; width: 2.5em; height: 1em }} dt b {{ top: 15%; height: 70%; width: 100% }}
 dd {{ margin: 0 }}
+@media (max-width: 60em) {{
+body {{ margin: 1em }}
+section {{ overflow: visible }}
+table {{ display: block; min-width: 0 }}
+caption, thead, tbody {{ display: block }}
+tr {{ display: grid; grid-template-columns: 1fr auto; column-gap: 1em; padding: .5em 0; border-bottom: 1px solid var(--line) }}
+th, td, td + td, th:nth-child(3) {{ padding: 0; white-space: normal }}
+tbody th {{ min-width: 0; max-width: none }}
+thead th {{ border: 0 }}
+thead th:not(.lane) {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }}
+.lane {{ grid-area: 2 / 1 / auto / -1; width: auto; height: 2em; margin: .25em 0 }}
+.ticks {{ height: 1.2em; margin: 0; font-size: .8em }}
+td:nth-child(3) {{ grid-area: 3 / 1 }}
+td:nth-child(4) {{ grid-area: 3 / 2; text-align: right; color: var(--faint) }}
+td:nth-child(4)::before {{ content: "begun after " }}
+td:nth-child(5) {{ grid-area: 1 / 2; text-align: right }}
+em {{ display: inline-block; margin: 0 0 0 .5em }}
+}}
 </style></head>
 <body>
 {charts}

@@ -1,6 +1,6 @@
 """Show what was said, readably: as HTML for notebooks, and with rich for terminals.
 
-Both show contents, and so does nothing else: a plain repr counts them only.
+Only these two show message contents; a plain repr counts them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ MAX_MESSAGES = 100
 
 
 class _Line(NamedTuple):
-    """One thing that was said: who said it, a remark beside, and the text."""
+    """One row: a role or the like, the text, and a remark beside it."""
 
     who: str
     text: str
@@ -37,7 +37,7 @@ def as_html(messages: Sequence[Message], heading: str = "") -> str:
     """Write messages as HTML, all their text escaped, in the colours of the page around it."""
     head = f'<p style="margin:0 0 .5em;opacity:.75">{escape(heading)}</p>' if heading else ""
     rows = "".join(map(_row, _lines(messages)))
-    return f'<div style="max-width:60em">{head}<table style="width:100%">{rows}</table></div>'
+    return f'<div style="max-width:60em">{head}<table style="{_TABLE}">{rows}</table></div>'
 
 
 def as_rich(messages: Sequence[Message], heading: str = "") -> "Iterator[RenderableType]":
@@ -58,18 +58,21 @@ def as_rich(messages: Sequence[Message], heading: str = "") -> "Iterator[Rendera
 
 _STYLES = {"user": "bold", "call": "cyan", "result": "green", "error": "red", "reasoning": "dim"}
 
-_CELL = "text-align:left;vertical-align:top;padding:.25em 1em .25em 0;background:none"
+# Notebooks style tables in ways of their own, and JupyterLab removes some styles from notebooks that
+# it does not trust: `overflow-wrap`, but not its older name. So the layout depends on no text, and
+# the roles have a width that holds the longest one.
+_TABLE = "table-layout:fixed;width:100%;border:0"
+_CELL = "text-align:left;vertical-align:top;padding:.25em 1em .25em 0;border:0;background:none"
+_ROLE = f"{_CELL};opacity:.65;font-weight:500;white-space:nowrap;box-sizing:border-box;width:7em"
+_TEXT = f"{_CELL};white-space:pre-wrap;overflow-wrap:anywhere;word-wrap:break-word"
 _ROW = (
-    '<tr style="background:none"><th scope="row" style="{cell};opacity:.65;font-weight:500;'
-    'white-space:nowrap;width:1%">{who}</th><td style="{cell};white-space:pre-wrap;'
-    'overflow-wrap:anywhere">{text}<small style="opacity:.65">{remark}</small></td></tr>'
+    f'<tr style="background:none"><th scope="row" style="{_ROLE}">{{who}}</th>'
+    f'<td style="{_TEXT}">{{text}}<small style="opacity:.65">{{remark}}</small></td></tr>'
 )
 
 
 def _row(line: _Line) -> str:
-    return _ROW.format(
-        cell=_CELL, who=escape(line.who), text=escape(line.text), remark=escape(_beside(line))
-    )
+    return _ROW.format(who=escape(line.who), text=escape(line.text), remark=escape(_beside(line)))
 
 
 def _beside(line: _Line) -> str:
