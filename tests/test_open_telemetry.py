@@ -173,6 +173,17 @@ def test_every_name_is_published(way: Way, exported: Exported) -> None:
     assert exported.points().keys() - published <= younger
 
 
+def test_version_of_the_conventions_is_told_and_documented(exported: Exported) -> None:
+    Agent(ScriptedTransport("Yes.")).run("Go.")
+
+    scopes = [span.instrumentation_scope for span in exported.spans]
+    assert {scope.schema_url for scope in scopes if scope} == {
+        "https://opentelemetry.io/schemas/1.41.0"
+    }
+    page = Path(__file__).parent.parent / "docs" / "howto" / "observe-runs.md"
+    assert "version 1.41.0 of OpenTelemetry's semantic conventions" in page.read_text()
+
+
 def test_time_to_the_first_chunk_is_that_of_streams_only(exported: Exported) -> None:
     Agent(ScriptedTransport("Yes.")).run("Go.")
 

@@ -17,10 +17,11 @@ from pathors_agent.durable.runs import AT_WORK, status_of
 from pathors_agent.errors import BatchRefused, RunFailed
 from pathors_agent.messages import JSONValue, Message, UserMessage
 from pathors_agent.run import Status
+from pathors_agent.telemetry.guard import observe
 from pathors_agent.wire.messages import read_client_messages
 
 Progress = Callable[[int, int], None]
-"""Told how many lines are done, and how many failed of them."""
+"""Called with the number of finished lines and of failed ones; what it raises is dropped."""
 
 # How often the database is asked what is done, and of how many runs at once.
 _LOOK_SECONDS = 0.5
@@ -105,7 +106,7 @@ async def run_batch(
             line = waiting.pop(segment)
             done[line.number] = await _outcome(durable, line, segment)
             failed += "error" in done[line.number]
-            progress(len(done), failed)
+            observe("the progress callback", progress, len(done), failed)
         if waiting:
             await asyncio.sleep(_LOOK_SECONDS)
     return [done[line.number] for line in lines]
