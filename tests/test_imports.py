@@ -17,7 +17,9 @@ ROWS = [
     "history conversation transcript wire schema limits session_answers",
     "structured run tools",
     # - the core ends here -
+    "cancellation event_loops",
     "transports telemetry lifetime stores timeline",
+    "run_control",
     "sessions model_call calls drivers mcp",
     "run_result run_stream agent durable summaries",
     "server testing offline checking",

@@ -17,7 +17,16 @@ ROOT = Path(__file__).parent.parent
 
 PUBLIC_NAMES = {
     # what most programs import
-    *("Agent", "AsyncAgent", "RunResult", "Limits", "ModelOptions", "Status"),
+    *(
+        "Agent",
+        "AsyncAgent",
+        "RunResult",
+        "RunStream",
+        "AsyncRunStream",
+        "Limits",
+        "ModelOptions",
+        "Status",
+    ),
     *("tool", "Tool", "ToolRegistry", "ToolContext", "MCPTools"),
     # what was said
     *("SystemMessage", "UserMessage", "AssistantMessage", "ToolMessage"),
@@ -38,7 +47,7 @@ PUBLIC_NAMES = {
     # sessions that the endpoint keeps
     *("Sessions", "AsyncSessions", "NewSession", "SessionRecord", "SessionEntry", "SessionPage"),
     # what goes wrong
-    *("AgentError", "ConversationError", "ToolDefinitionError", "RunNotFinished"),
+    *("AgentError", "ConversationError", "ToolDefinitionError", "RunNotFinished", "StreamInUse"),
     *("TransportError", "ProviderError", "MalformedResponse", "IncompleteResponse"),
     *("StoreError", "SessionNotFound", "SessionConflict", "AuthenticationError", "ToolError"),
     "ToolLoopError",

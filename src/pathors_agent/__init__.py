@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         SessionConflict,
         SessionNotFound,
         StoreError,
+        StreamInUse,
         ToolDefinitionError,
         ToolError,
         ToolLoopError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     )
     from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run, Status
     from pathors_agent.run_result import RunResult
+    from pathors_agent.run_stream import AsyncRunStream, RunStream
     from pathors_agent.session_answers import (
         NewSession,
         SessionEntry,
@@ -89,6 +91,7 @@ __all__ = [
     "AsyncLocalTransport",
     "AsyncResponse",
     "AsyncRetryingTransport",
+    "AsyncRunStream",
     "AsyncSessions",
     "AsyncTransport",
     "AuthenticationError",
@@ -120,6 +123,7 @@ __all__ = [
     "Run",
     "RunNotFinished",
     "RunResult",
+    "RunStream",
     "SessionConflict",
     "SessionEntry",
     "SessionNotFound",
@@ -128,6 +132,7 @@ __all__ = [
     "Sessions",
     "Status",
     "StoreError",
+    "StreamInUse",
     "SystemMessage",
     "TextDelta",
     "Timeouts",
@@ -173,6 +178,7 @@ _NAMES_BY_MODULE = {
         "SessionConflict",
         "SessionNotFound",
         "StoreError",
+        "StreamInUse",
         "ToolDefinitionError",
         "ToolError",
         "ToolLoopError",
@@ -206,6 +212,7 @@ _NAMES_BY_MODULE = {
     "limits": ("Limits",),
     "run": ("CallModel", "CallTool", "GiveFeedback", "Run", "Status"),
     "run_result": ("RunResult",),
+    "run_stream": ("AsyncRunStream", "RunStream"),
     "session_answers": ("NewSession", "SessionEntry", "SessionPage", "SessionRecord"),
     "sessions": ("AsyncSessions", "Sessions"),
     "summaries": ("summarized",),

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypedDict, Unpack, overload
 from pathors_agent.calls.approvals import Approval, Approvals, Decision
 from pathors_agent.calls.dispatch import ToolThread
 from pathors_agent.conversation import Conversation
-from pathors_agent.drivers import Pass, drive, drive_async
+from pathors_agent.drivers import drive, drive_async
 from pathors_agent.history.given import (
     GivenConversation,
     Prompt,
@@ -19,6 +19,7 @@ from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.limits import Limits
 from pathors_agent.model_call import Bindings
 from pathors_agent.run import Run
+from pathors_agent.run_control import RunControl
 from pathors_agent.run_result import RunResult
 from pathors_agent.run_stream import AsyncRunStream, Before, RunStream
 from pathors_agent.structured import ArrivingAnswer, OutputT, answer_type
@@ -221,8 +222,10 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         run, before, bindings = self._start(conversation, session_id, context)
         if run.conversation.open_calls:
             bindings.choose_tools(run)
-        _open(bindings, run, prompt, session_id, decisions)
-        return RunStream(run, before, bindings, drive(run, self.transport, bindings, self._thread))
+        control = RunControl(run)
+        _open(bindings, run, control, prompt, session_id, decisions)
+        items = drive(run, self.transport, bindings, control, self._thread)
+        return RunStream(run, before, bindings, control, items)
 
 
 class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
@@ -301,16 +304,17 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
     ) -> AsyncRunStream[OutputT]:
         """As `run`, giving deltas and messages as they come: iterate it inside `async with`."""
         run, before, bindings = self._start(conversation, session_id, context)
-        items = drive_async(run, self.transport, bindings)
+        control = RunControl(run)
+        items = drive_async(run, self.transport, bindings, control)
         if not self._choice or not run.conversation.open_calls:
-            _open(bindings, run, prompt, session_id, decisions)
-            return AsyncRunStream(run, before, bindings, items)
+            _open(bindings, run, control, prompt, session_id, decisions)
+            return AsyncRunStream(run, before, bindings, control, items)
 
         async def open_with_its_tools() -> None:
             await bindings.choose_tools_async(run)
-            _open(bindings, run, prompt, session_id, decisions)
+            _open(bindings, run, control, prompt, session_id, decisions)
 
-        return AsyncRunStream(run, before, bindings, items, open_with_its_tools)
+        return AsyncRunStream(run, before, bindings, control, items, open_with_its_tools)
 
 
 # What the model reads of a call that was open when the user spoke again.
@@ -320,6 +324,7 @@ _WENT_ON = "the user went on"
 def _open(
     bindings: Bindings,
     run: Run,
+    control: RunControl,
     prompt: Prompt | None,
     session_id: str | None,
     decisions: Iterable[Decision],
@@ -330,13 +335,17 @@ def _open(
     """
     conversation = run.conversation
     message = None if prompt is None else user_message(prompt)
-    with Pass(run):
+    control.take_conversation()
+    try:
         bindings.telemetry.denied(bindings.approvals.decide(decisions))
         if message is not None and not bindings.approvals.has_approved:
             run.hand_out_client_calls()
             conversation.close_open_calls(_WENT_ON)
+        conversation.place_said()
         if message is not None:
             conversation.append(message)
+    finally:
+        control.release_conversation()
     conversation.session_id = conversation.session_id or session_id
     # Before anything is asked for: who stores the history as it grows can store it, too.
     conversation.id = conversation.id or session_id or token_hex(16)

@@ -142,8 +142,10 @@ class Conversation:
         "_call_ids",
         "_messages",
         "_next_role",
+        "_said",
         "_turns",
         "_turns_at_user",
+        "holder",
         "id",
         "session_id",
     )
@@ -162,6 +164,9 @@ class Conversation:
         self._batch: _Batch | None = None
         self._turns = self._turns_at_user = 0
         self._call_ids: set[str] | None = None  # an empty set would be the largest thing here
+        self._said: list[UserMessage] | None = None  # until there is one
+        self.holder: object | None = None
+        """The run that goes on with this conversation; only it may append."""
         for index, message in enumerate(messages):
             try:
                 self.append(message)
@@ -189,10 +194,15 @@ class Conversation:
     def __len__(self) -> int:
         return len(self._messages) + (len(self._batch.results) if self._batch else 0)
 
+    def __getstate__(self) -> tuple[None, dict[str, object]]:
+        kept = (name for name in self.__slots__ if name not in ("__weakref__", "holder"))
+        return None, {**{name: getattr(self, name) for name in kept}, "holder": None}
+
     def __copy__(self) -> "Conversation":
         twin = Conversation(self.messages, session_id=self.session_id, id=self.id)
         if self._batch is not None and twin._batch is not None:
             twin._batch.states.update(self._batch.states)
+        twin._said = list(self._said) if self._said else None
         return twin
 
     @property
@@ -278,6 +288,34 @@ class Conversation:
             outcome, text = _CLOSED[self.call_state(call)]
             content = text.format(reason=reason)
             self.append(ToolMessage(tool_call_id=call.id, content=content, outcome=outcome))
+        self.place_said()
+
+    def say_later(self, message: UserMessage) -> None:
+        """Keep a message that stands in the history as soon as a run can place it."""
+        self._said = self._said or []
+        self._said.append(message)
+
+    def take_said(self) -> UserMessage | None:
+        """Return the first message that `say_later` kept, or None while calls are open."""
+        if self._said and self._next_role is not Role.TOOL:
+            return self._said.pop(0)
+        return None
+
+    def place_said(self) -> bool:
+        """Append what `say_later` kept, unless calls are open; return True if there was something."""
+        is_grown = False
+        while (message := self.take_said()) is not None:
+            self.append(message)
+            is_grown = True
+        return is_grown
+
+    def unsay(self, message: UserMessage) -> bool:
+        """Take back what `say_later` kept; return False if it stands in the history already."""
+        try:
+            (self._said or []).remove(message)
+        except ValueError:
+            return False
+        return True
 
     def trimmed(self, *, turns: int) -> "Conversation":
         """Copy the system messages and the last `turns` whole turns into a new conversation.

@@ -3,82 +3,68 @@
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 from time import monotonic
-from typing import Self
 
 from pathors_agent.calls.batches import batch_items, call_alone, call_one, side_by_side
 from pathors_agent.calls.dispatch import ToolThread
-from pathors_agent.errors import ConversationError, TransportError
+from pathors_agent.errors import TransportError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
-from pathors_agent.model_call import Bindings, Clock, ModelCall, close_pieces
+from pathors_agent.model_call import Bindings, ModelCall, close_pieces
 from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
+from pathors_agent.run_control import RunControl, Said
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.message_builder import Delta
 
 
-class Pass(Clock):
-    """A clock whose run has the conversation to itself: two would run the same calls twice."""
-
-    __slots__ = ()  # it stands beside each open stream
-
-    def __enter__(self) -> Self:
-        if _PASSES.setdefault(id(self._run.conversation), self) is not self:
-            raise ConversationError(
-                "another run goes on with this conversation; wait for its end, or give each a copy"
-            )
-        self._run.notes_begun_calls = True
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
-        del _PASSES[id(self._run.conversation)]
-        return super().__exit__(kind, *rest)
-
-
-# By the id of the conversation. To set a key that is absent is one step, for threads too.
-_PASSES: dict[int, Pass] = {}
-
-
 def drive(
-    run: Run, transport: Transport, bindings: Bindings, thread: ToolThread
+    run: Run, transport: Transport, bindings: Bindings, control: RunControl, thread: ToolThread
 ) -> Generator[Delta | Message, None, None]:
     """Perform the run's effects one after another; yield deltas and messages.
 
     Async tools run on `thread`.
     """
-    with bindings.telemetry.of(run), Pass(run) as clock:
-        while effects := run.effects():
+    run.notes_begun_calls = True
+    with bindings.telemetry.of(run), control:
+        control.finish_left()
+        while effects := control.effects():
             for effect in effects:
-                clock.left()
+                control.left()
                 message: AssistantMessage | ToolMessage | UserMessage
                 match effect:
                     case CallModel():
                         bindings.choose_tools(run)
-                        call = ModelCall(run, effect.key, bindings, clock)
-                        message = yield from _ask(call, effect, transport)
+                        call = ModelCall(run, effect.key, bindings, control)
+                        message = yield from _ask(call, effect, transport, control)
                     case CallTool():
-                        message = yield from call_one(run, effect, bindings, thread, clock)
-                    case GiveFeedback():
+                        message = yield from call_one(run, effect, bindings, thread, control)
+                    case GiveFeedback() | Said():
                         message = effect.message
-                yield run.record(message)
+                yield control.record(message)
 
 
 async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it would cost each delta a layer)
-    run: Run, transport: AsyncTransport, bindings: Bindings
+    run: Run, transport: AsyncTransport, bindings: Bindings, control: RunControl
 ) -> AsyncGenerator[Delta | Message, None]:
     """Perform the run's effects, a batch of tool calls at once; yield deltas and messages.
 
     Nothing is yielded inside a task group or cancel scope.
     """
-    with bindings.telemetry.of(run), Pass(run) as clock:
-        while effects := run.effects():
+    run.notes_begun_calls = True
+    with bindings.telemetry.of(run), control:
+        control.begin_on_loop()
+        await control.finish_left_async()
+        while effects := control.effects():
             match effects[0]:
                 case CallModel() as effect:
-                    await bindings.choose_tools_async(run)
-                    with ModelCall(run, effect.key, bindings, clock) as call:
+                    with control.interruptible():
+                        await bindings.choose_tools_async(run)
+                    with ModelCall(run, effect.key, bindings, control) as call:
                         try:
-                            request = await call.request_async(effect)
+                            with control.interruptible():
+                                request = await call.request_async(effect)
                             async with call.sending_async(transport, request) as response:
-                                await call.check_async(response)
-                                pieces = aiter(response.pieces)
+                                with control.interruptible():
+                                    await call.check_async(response)
+                                pieces = control.pieces(aiter(response.pieces))
                                 # A stream is open for long.
                                 del effects, effect, request, response
                                 try:
@@ -94,24 +80,27 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it w
                                     await close_pieces(pieces)
                         except TransportError as error:
                             call.break_off(error)
+                        control.check()
                         for delta in call.stream.close():
                             yield delta
                         answer = call.finish()
-                    yield run.record(answer)
+                    yield control.record(answer)
                 case CallTool():
                     for batch in side_by_side(effects, bindings.tools):
-                        if (result := await call_alone(run, batch, bindings, clock)) is not None:
+                        if (result := await call_alone(run, batch, bindings, control)) is not None:
                             yield result
                             continue
-                        async with aclosing(batch_items(run, batch, bindings, clock)) as items:
+                        control.cancels_task = False
+                        async with aclosing(batch_items(run, batch, bindings, control)) as items:
                             async for item in items:
                                 yield item
-                case GiveFeedback() as effect:
-                    yield run.record(effect.message)
+                        control.cancels_task = True
+                case GiveFeedback() | Said() as effect:
+                    yield control.record(effect.message)
 
 
 def _ask(
-    call: ModelCall, effect: CallModel, transport: Transport
+    call: ModelCall, effect: CallModel, transport: Transport, control: RunControl
 ) -> Generator[Delta, None, AssistantMessage]:
     with call:
         try:
@@ -125,5 +114,6 @@ def _ask(
                         break
         except TransportError as error:
             call.break_off(error)
+        control.check()
         yield from call.stream.close()
         return call.finish()

@@ -8,6 +8,7 @@
             UnreadableDefinition  fix the definition: it has another form than OpenAI's
         RunNotFinished            continue the run: it is suspended or stopped at a limit
         ToolLoopError             use AsyncAgent: a blocking agent has no event loop
+        StreamInUse               let one task or thread read a stream, and leave it
         TransportError            retry, or read why not: no complete answer arrived
             ProviderError         the provider answered with an error
             MalformedResponse     the provider broke the format
@@ -118,6 +119,10 @@ class ToolLoopError(AgentError):
 
     The tool call is still open.
     """
+
+
+class StreamInUse(AgentError, RuntimeError):
+    """Another task or thread reads this stream."""
 
 
 class TransportError(AgentError):

@@ -17,6 +17,7 @@ from pathors_agent.errors import IncompleteResponse, ProviderError, TransportErr
 from pathors_agent.history.sent import AsyncHistory, checked, spending
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
 from pathors_agent.run import CallModel, CallTool, Run
+from pathors_agent.run_control import RunCancelled, RunControl, TimeIsUp
 from pathors_agent.structured import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.telemetry.runs import ModelOperation, RunTelemetry
 from pathors_agent.tools.registry import ToolRegistry
@@ -89,45 +90,6 @@ class Bindings:
         run.client_tools = tools.client_tools
 
 
-class TimeIsUp(Exception):
-    """Raised in a driver when `limits.seconds` are over; `Clock` ends the run there."""
-
-    timed_out = True
-
-
-class Clock:
-    """How long a run may still take: a context manager that ends it when its time is up."""
-
-    __slots__ = ("_end", "_run")
-
-    def __init__(self, run: Run) -> None:
-        seconds = run.limits.seconds
-        self._run = run
-        self._end = None if seconds is None else time.monotonic() + seconds
-
-    def left(self) -> float | None:
-        """How many seconds are left, None for ever; raises `TimeIsUp` when none is."""
-        if self._end is None:
-            return None
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeIsUp
-        return left
-
-    def is_over(self) -> bool:
-        """Whether the time is up."""
-        return self._end is not None and time.monotonic() >= self._end
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        if kind is not TimeIsUp:
-            return False
-        self._run.out_of_time = True
-        return True
-
-
 class ModelCall:
     """One model call on its way: the request, the answer's stream, and how it ended.
 
@@ -136,7 +98,7 @@ class ModelCall:
 
     __slots__ = (
         "_bindings",
-        "_clock",
+        "_control",
         "_conversation",
         "_key",
         "_masked",
@@ -145,9 +107,9 @@ class ModelCall:
         "stream",
     )
 
-    def __init__(self, run: Run, key: str, bindings: Bindings, clock: Clock) -> None:
+    def __init__(self, run: Run, key: str, bindings: Bindings, control: RunControl) -> None:
         self._bindings = bindings
-        self._clock = clock
+        self._control = control
         self._conversation = run.conversation
         self._key = key
         self._masked: Callable[[str], str] = str
@@ -155,6 +117,7 @@ class ModelCall:
         self.first: float | None = None
         """When the first of the answer came, for a driver to say."""
         self.stream = ResponseStream(run.conversation.turns)
+        control.reads(self.stream)
         if bindings.arriving:
             bindings.arriving.watch(self.stream.builder)
 
@@ -162,6 +125,7 @@ class ModelCall:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        self._control.reads(None)
         if self._operation is not None:
             self._operation.first = self.first
             self._operation.close(error)
@@ -224,8 +188,9 @@ class ModelCall:
             body=template.encode(messages, session_id=session_id if in_body else None),
             headers=operation.headers(),
             session_id=None if in_body else session_id,
-            seconds=self._clock.left(),
+            seconds=self._control.left(),
             tell=operation.note,
+            cancellation=self._control.cancellation,
         )
 
     def sending(self, transport: Transport, request: Request) -> AbstractContextManager[Response]:
@@ -282,6 +247,7 @@ class ModelCall:
 
     def break_off(self, error: TransportError) -> None:
         """Raise what broke the answer off, unless all of it had arrived."""
+        self._control.check()
         if self.stream.is_complete:
             return
         if not self.stream.received or isinstance(error, ProviderError):
@@ -292,6 +258,7 @@ class ModelCall:
 
     def finish(self) -> AssistantMessage:
         """Give the message, or raise what kept it from being complete."""
+        self._control.check()
         try:
             message = self.stream.finish()
         except TransportError as error:
@@ -313,9 +280,11 @@ class ModelCall:
                 if self._operation is not None:
                     self._operation.note("provider_quirk", kind=quirk.kind, detail=quirk.detail)
 
-    def _told(self, error: TransportError) -> TransportError | TimeIsUp:
+    def _told(self, error: TransportError) -> TransportError | TimeIsUp | RunCancelled:
         """Give an error the history from which a run goes on."""
-        if self._clock.is_over():
+        if self._control.cancellation.is_set:
+            return RunCancelled()
+        if self._control.is_over():
             return TimeIsUp()
         _mask(error, self._masked)
         error.messages = self._conversation.messages

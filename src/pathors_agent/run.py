@@ -88,6 +88,7 @@ class Run:
         "_final_tool",
         "_is_held",
         "_tally",
+        "cancelled",
         "client_tools",
         "conversation",
         "limits",
@@ -109,6 +110,8 @@ class Run:
         self.client_tools = frozenset(client_tools)
         self.out_of_time = False
         """Set by the driver when `limits.seconds` are over."""
+        self.cancelled = False
+        """Set by the driver when the run is cancelled; what it left is still owed."""
         self.notes_begun_calls = False
         """Set by a driver that calls `begin` before it begins a tool call."""
         self._is_held = is_held

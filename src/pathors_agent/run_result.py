@@ -42,6 +42,8 @@ class RunResult(Generic[OutputT]):
     open_calls: tuple[ToolCall, ...] = ()
     approvals: tuple[Approval, ...] = ()
     quirks: tuple[Quirk, ...] = ()
+    cancelled: bool = False
+    """Whether `cancel` of its stream ended the run."""
     answer: str | None = field(default=None, repr=False)
     """The text of the answer, as the model wrote it."""
     answers: AnswerType[OutputT] | None = field(default=None, repr=False)
@@ -116,6 +118,8 @@ class RunResult(Generic[OutputT]):
                 return "no answer was of the type asked for, within limits.output_retries"
             case Status.LIMIT_REACHED:
                 return f"it stopped at limits.{self.limit}; raise it and run again"
+            case Status.RUNNING if self.cancelled:
+                return "it was cancelled; run the conversation again to go on"
             case Status.RUNNING:
                 return "it was left before its end; run the conversation again to go on"
             case Status.FINISHED:

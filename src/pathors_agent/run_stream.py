@@ -1,5 +1,6 @@
-"""A run as it goes: deltas and messages for who iterates it, and its result at the end."""
+"""A run as it goes: deltas and messages for its reader, and its result at the end."""
 
+import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -15,9 +16,12 @@ from typing import Generic, Self
 
 from pathors_agent.calls.journal import Journal
 from pathors_agent.conversation import Conversation
+from pathors_agent.errors import StreamInUse
+from pathors_agent.history.given import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.model_call import Bindings
 from pathors_agent.run import Run, Status
+from pathors_agent.run_control import RunControl
 from pathors_agent.run_result import RunResult
 from pathors_agent.structured import OutputT
 from pathors_agent.wire.message_builder import Delta
@@ -45,12 +49,29 @@ class Before:
 
 
 class _StreamBase(Generic[OutputT]):
-    __slots__ = ("_before", "_bindings", "_run")
+    __slots__ = ("_before", "_bindings", "_control", "_run")
 
-    def __init__(self, run: Run, before: Before, bindings: Bindings) -> None:
+    def __init__(self, run: Run, before: Before, bindings: Bindings, control: RunControl) -> None:
         self._run = run
         self._before = before
         self._bindings = bindings
+        self._control = control
+
+    def cancel(self) -> None:
+        """Cancel the run, from any thread or task. Returns at once. Idempotent.
+
+        The model call or the tools that run end as if the reader were cancelled, and the reader's
+        loop ends. The conversation keeps what was recorded: a later run goes on from there.
+        """
+        self._control.cancel()
+
+    def say(self, prompt: Prompt) -> None:
+        """Add a message of the user while the run goes, from any thread or task.
+
+        It stands in the history after the tool calls that run, before the next model call; a run
+        that is about to end goes on with it. Raises `ConversationError` if the run has ended.
+        """
+        self._control.say(user_message(prompt))
 
     @property
     def conversation(self) -> Conversation:
@@ -75,6 +96,7 @@ class _StreamBase(Generic[OutputT]):
             conversation=conversation,
             messages=self._before.added(conversation.messages),
             status=status,
+            cancelled=self._run.cancelled and status is Status.RUNNING,
             limit=self._run.limit if status is Status.LIMIT_REACHED else None,
             open_calls=open_calls,
             approvals=tuple(self._bindings.approvals.open()) if open_calls else (),
@@ -90,7 +112,9 @@ class RunStream(_StreamBase[OutputT]):
     """A run as it goes: a context manager, and an iterable of deltas and messages.
 
     Leaving the `with` block early ends the model call; the history keeps what was recorded, and
-    running the conversation again goes on from there.
+    running the conversation again goes on from there. One thread reads the stream; `cancel` and
+    `say` may be called from any other. Leaving the block while another thread reads cancels the
+    run and raises `StreamInUse`.
     """
 
     __slots__ = ("_items",)
@@ -100,12 +124,15 @@ class RunStream(_StreamBase[OutputT]):
         run: Run,
         before: Before,
         bindings: Bindings,
+        control: RunControl,
         items: Generator[Delta | Message, None, None],
     ) -> None:
-        super().__init__(run, before, bindings)
+        super().__init__(run, before, bindings, control)
         self._items = items
+        control.follow(items)
 
     def __enter__(self) -> Self:
+        self._control.enter_block(sys._getframe(1))
         return self
 
     def __exit__(
@@ -114,14 +141,25 @@ class RunStream(_StreamBase[OutputT]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._items.close()
+        try:
+            self._items.close()
+        except ValueError:
+            if not self._control.is_running:
+                raise
+            self.cancel()
+            self._control.wait_until_ended()
+            if error is None:
+                raise _left_to_a_reader("thread") from None
 
     def __iter__(self) -> Iterator[Delta | Message]:
+        if self._control.is_running:
+            raise _read_twice("thread")
+        self._control.enter_loop(sys._getframe(1))
         return self._items
 
 
 class AsyncRunStream(_StreamBase[OutputT]):
-    """`RunStream` for asyncio and trio: an async context manager and async iterable."""
+    """`RunStream` for asyncio and trio, read by one task: an async context manager and iterable."""
 
     __slots__ = ("_items", "_opening")
 
@@ -130,11 +168,13 @@ class AsyncRunStream(_StreamBase[OutputT]):
         run: Run,
         before: Before,
         bindings: Bindings,
+        control: RunControl,
         items: AsyncGenerator[Delta | Message, None],
         opening: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(run, before, bindings)
+        super().__init__(run, before, bindings, control)
         self._items = items
+        control.follow(items)
         self._opening = opening
 
     def keep_journal(self, journal: Journal) -> None:
@@ -142,6 +182,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
         self._bindings.journal = journal
 
     async def __aenter__(self) -> Self:
+        self._control.enter_block(sys._getframe(1))
         if self._opening is not None:
             await self._opening()
         return self
@@ -152,8 +193,28 @@ class AsyncRunStream(_StreamBase[OutputT]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._items.aclose()
+        if not self._control.is_running:
+            await self._items.aclose()
+            return
+        self.cancel()
+        await self._control.wait_until_ended_async()
+        if error is None:
+            raise _left_to_a_reader("task")
 
     def __aiter__(self) -> AsyncIterator[Delta | Message]:
+        if self._control.is_running:
+            raise _read_twice("task")
+        self._control.enter_loop(sys._getframe(1))
         # The driver itself: another layer would cost each item a coroutine.
         return self._items
+
+
+def _left_to_a_reader(kind: str) -> StreamInUse:
+    return StreamInUse(
+        f"another {kind} still reads this stream: its run was cancelled; wait for the {kind} "
+        "before you leave the `with` block, or call cancel() and then wait for it"
+    )
+
+
+def _read_twice(kind: str) -> StreamInUse:
+    return StreamInUse(f"another {kind} reads this stream: read it in one {kind} at a time")

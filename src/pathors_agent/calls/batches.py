@@ -23,8 +23,9 @@ from pathors_agent.calls.dispatch import ToolThread, call_tool, call_tool_async
 from pathors_agent.calls.functions import Report
 from pathors_agent.calls.tasks import LoopTask, in_trio_task
 from pathors_agent.messages import Content, ContentPart, ToolMessage
-from pathors_agent.model_call import Bindings, Clock
+from pathors_agent.model_call import Bindings
 from pathors_agent.run import CallTool, Effect, Run
+from pathors_agent.run_control import RunControl, Said
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.wire.message_builder import ToolProgressDelta
 
@@ -59,7 +60,7 @@ def _bound(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMe
 
 
 def call_one(
-    run: Run, effect: CallTool, bindings: Bindings, thread: ToolThread, clock: Clock
+    run: Run, effect: CallTool, bindings: Bindings, thread: ToolThread, control: RunControl
 ) -> Generator[ToolProgressDelta, None, ToolMessage]:
     """Run one call from blocking code; give what its tool reports, and return its result."""
     bound = bind(run, effect, bindings)
@@ -67,7 +68,7 @@ def call_one(
         return bound
     run.begin(effect)
     operation = bindings.telemetry.begin_tool(effect.key, bound)
-    limits = {"seconds": run.limits.tool_seconds, "left": clock.left()}
+    limits = {"seconds": run.limits.tool_seconds, "left": control.left()}
     if not bound.tool.reports:
         return with_notes(call_tool(bound, thread, operation, **limits), effect, bindings)
 
@@ -127,7 +128,7 @@ def with_notes(message: ToolMessage, effect: CallTool, bindings: Bindings) -> To
     return message.model_copy(update={"content": content})
 
 
-def side_by_side(effects: Sequence[Effect], tools: ToolRegistry) -> Iterator[list[CallTool]]:
+def side_by_side(effects: Sequence[Effect | Said], tools: ToolRegistry) -> Iterator[list[CallTool]]:
     """Split calls, in order, into batches that may run at once; a sequential tool runs alone."""
     batch: list[CallTool] = []
     for effect in effects:
@@ -142,7 +143,7 @@ def side_by_side(effects: Sequence[Effect], tools: ToolRegistry) -> Iterator[lis
 
 
 async def call_alone(
-    run: Run, batch: Sequence[CallTool], bindings: Bindings, clock: Clock
+    run: Run, batch: Sequence[CallTool], bindings: Bindings, control: RunControl
 ) -> ToolMessage | None:
     """Run a batch that needs no group around it, for groups are dear; None for any other.
 
@@ -151,7 +152,7 @@ async def call_alone(
     """
     [effect, *others] = batch
     tools, name = bindings.tools, effect.call.name
-    if others or clock.left() is not None or in_trio_task():
+    if others or control.left() is not None or in_trio_task():
         return None
     if name in tools and (tools[name].reports or not tools[name].is_async):
         return None
@@ -160,7 +161,7 @@ async def call_alone(
         return None
     await checkpoint_if_cancelled()
     message = await _call_async(run, effect, bindings, None)
-    run.record(message)
+    control.record(message)
     # A call that gives its result all the same keeps a cancellation to itself.
     await checkpoint_if_cancelled()
     if task.cancelling():
@@ -169,18 +170,18 @@ async def call_alone(
 
 
 async def batch_items(
-    run: Run, batch: Sequence[CallTool], bindings: Bindings, clock: Clock
+    run: Run, batch: Sequence[CallTool], bindings: Bindings, control: RunControl
 ) -> AsyncGenerator[ToolProgressDelta | ToolMessage, None]:
     """Run a batch; give what its tools report while they run, then its results in call order."""
     if not any(
         e.call.name in bindings.tools and bindings.tools[e.call.name].reports for e in batch
     ):
-        for message in await _call_batch(run, batch, bindings, clock):
+        for message in await _call_batch(run, batch, bindings, control):
             yield message
         return
 
     async def work(report: ReportDelta) -> list[ToolMessage]:
-        return await _call_batch(run, batch, bindings, clock, report)
+        return await _call_batch(run, batch, bindings, control, report)
 
     async with aclosing(_with_reports(work)) as items:
         async for item in items:
@@ -224,7 +225,7 @@ async def _call_batch(
     run: Run,
     effects: Sequence[CallTool],
     bindings: Bindings,
-    clock: Clock,
+    control: RunControl,
     report: ReportDelta | None = None,
 ) -> list[ToolMessage]:
     """Run calls side by side; record each result the moment it is there; give them in order."""
@@ -239,7 +240,7 @@ async def _call_batch(
                 results[effect.call.id] = None
                 message = await _call_async(run, effect, bindings, report, queued)
                 # No checkpoint may come between a result and its record: what was done is known.
-                run.record(message)
+                control.record(message)
                 results[effect.call.id] = message
         except anyio.get_cancelled_exc_class():
             raise
@@ -251,14 +252,15 @@ async def _call_batch(
 
     # A single call gets its group too: a group waits for a worker thread also where asyncio
     # cancels the task itself, as `asyncio.timeout` does.
-    with anyio.move_on_after(clock.left()) as in_time:
+    with anyio.move_on_after(control.left()) as in_time, control.cancels(in_time):
         async with _group(interrupts) as tasks:
             for effect in effects:
                 tasks.start_soon(call, effect)
     if interrupts:
         raise interrupts[0]
     if in_time.cancelled_caught:
-        return _stopped(run, effects, results)
+        control.check()
+        return _stopped(control, effects, results)
     done = [message for e in effects if (message := results.get(e.call.id)) is not None]
     if len(done) < len(effects):
         # asyncio's groups drop a cancellation that was meant for another task.
@@ -293,7 +295,7 @@ def _interrupts(group: BaseExceptionGroup) -> list[BaseException]:
 
 
 def _stopped(
-    run: Run, effects: Sequence[CallTool], results: dict[str, ToolMessage | None]
+    control: RunControl, effects: Sequence[CallTool], results: dict[str, ToolMessage | None]
 ) -> list[ToolMessage]:
     """Give the results of a batch whose time was up; calls that had begun are not to run again."""
     messages = []
@@ -302,6 +304,6 @@ def _stopped(
         if message is None:
             text = "Stopped: the time for this run is over; how far it came is not known."
             message = ToolMessage(tool_call_id=call_id, content=text, outcome="timeout")
-            run.record(message)
+            control.record(message)
         messages.append(message)
     return messages

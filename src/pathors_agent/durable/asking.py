@@ -4,16 +4,17 @@ from time import monotonic
 
 from pathors_agent.errors import TransportError
 from pathors_agent.messages import AssistantMessage
-from pathors_agent.model_call import Bindings, Clock, ModelCall, close_pieces
+from pathors_agent.model_call import Bindings, ModelCall, close_pieces
 from pathors_agent.run import CallModel, Run
+from pathors_agent.run_control import RunControl
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport
 
 
 async def ask(
-    run: Run, effect: CallModel, transport: AsyncTransport, bindings: Bindings, clock: Clock
+    run: Run, effect: CallModel, transport: AsyncTransport, bindings: Bindings, control: RunControl
 ) -> AssistantMessage:
     """Give the model's answer; raise as the drivers do."""
-    with ModelCall(run, effect.key, bindings, clock) as call:
+    with ModelCall(run, effect.key, bindings, control) as call:
         try:
             request = await call.request_async(effect)
             async with call.sending_async(transport, request) as response:

@@ -23,6 +23,7 @@ from pathors_agent.durable.segment import open_segment
 from pathors_agent.durable.tables import Tables
 from pathors_agent.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message
+from pathors_agent.run_control import RunControl
 from pathors_agent.run_result import RunResult
 from pathors_agent.run_stream import AsyncRunStream
 from pathors_agent.structured import OutputT
@@ -182,7 +183,7 @@ class Runs(Generic[OutputT]):
         output: Fields = segments[-1].output or {}
         run.out_of_time = output.get("limit") == "seconds"
         _raise_failure(segments[-1], conversation.messages)
-        return AsyncRunStream[OutputT](run, before, bindings, _nothing()).result
+        return AsyncRunStream[OutputT](run, before, bindings, RunControl(run), _nothing()).result
 
     async def steps(self, segment: str) -> Sequence[Step]:
         """Give what a segment recorded so far."""

@@ -24,8 +24,9 @@ from pathors_agent.durable.records import Fields, Order, dump, load, write_failu
 from pathors_agent.durable.tables import DoubtfulCall, Tables
 from pathors_agent.errors import ConversationError, ToolMissing
 from pathors_agent.messages import ToolMessage
-from pathors_agent.model_call import Bindings, Clock, TimeIsUp
+from pathors_agent.model_call import Bindings
 from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
+from pathors_agent.run_control import RunControl, TimeIsUp
 from pathors_agent.telemetry.events import emit
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.wire.messages import read_message, write_message
@@ -119,18 +120,18 @@ class _Segment:
     # - the loop -
 
     async def _drive(self, run: Run, bindings: Bindings) -> None:
-        with bindings.telemetry.of(run), Clock(run) as clock:
+        with bindings.telemetry.of(run), RunControl(run) as control:
             if run.conversation.open_calls:
                 await bindings.choose_tools_async(run)
             while effects := run.effects():
                 match effects[0]:
                     case CallModel() as effect:
                         await bindings.choose_tools_async(run)
-                        await self._ask_model(run, effect, bindings, clock)
+                        await self._ask_model(run, effect, bindings, control)
                     case CallTool():
                         calls = effects
                         self._refuse_missing(calls, bindings)
-                        await self._call(run, calls, bindings, clock)
+                        await self._call(run, calls, bindings, control)
                     case GiveFeedback() as effect:
                         self._record(run, await self._step(effect.key, _saying(effect)))
 
@@ -149,11 +150,11 @@ class _Segment:
         run.record(read_message(output["message"]))  # type: ignore[arg-type]  # what effects produce
 
     async def _ask_model(
-        self, run: Run, effect: CallModel, bindings: Bindings, clock: Clock
+        self, run: Run, effect: CallModel, bindings: Bindings, control: RunControl
     ) -> None:
         async def asking() -> Fields:
             try:
-                message = await ask(run, effect, self._place.agent.transport, bindings, clock)
+                message = await ask(run, effect, self._place.agent.transport, bindings, control)
             except TimeIsUp:
                 return {"time_is_up": True}
             except Exception as error:  # noqa: BLE001  (recorded, and raised for who asks for the result)
@@ -180,7 +181,7 @@ class _Segment:
     # - tools -
 
     async def _call(
-        self, run: Run, effects: Sequence[CallTool], bindings: Bindings, clock: Clock
+        self, run: Run, effects: Sequence[CallTool], bindings: Bindings, control: RunControl
     ) -> None:
         """Run the calls of one answer side by side, each in two steps.
 
@@ -193,7 +194,7 @@ class _Segment:
         async def call(effect: CallTool) -> None:
             started, step = steps[effect.key]
             async with places:
-                left = clock.left()
+                left = control.left()
                 note = await started.run_async({"name": effect.key + STARTED}, self._note_start)
 
                 async def calling() -> Fields:

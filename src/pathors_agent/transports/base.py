@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pathors_agent.cancellation import Cancellation
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
 COMPLETIONS_PATH = "/chat/completions"
@@ -41,7 +42,8 @@ class Request:
     `session_id` is None where there is no session yet; a transport whose endpoint keeps sessions
     sends it in the way that endpoint reads. `headers` are added to the transport's own. The whole
     exchange may take `seconds`, beside the transport's own limits. `tell`, if there is one, is told
-    what becomes of the request on its way: an event's name and its fields.
+    what becomes of the request on its way: an event's name and its fields. `cancellation` says
+    whether its run was cancelled; a transport whose waits last may end them from its callbacks.
     """
 
     body: bytes = field(repr=False)
@@ -51,6 +53,7 @@ class Request:
     method: str = "POST"
     path: str = COMPLETIONS_PATH
     tell: Callable[..., None] | None = field(default=None, repr=False, compare=False)
+    cancellation: Cancellation | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,411 @@
+"""Control a run from inside and outside: its time, its conversation, its cancellation, new messages.
+
+A run has its conversation to itself while something reads its stream. Another run may go on with the
+conversation once nothing will read that stream any more, however it was left.
+"""
+
+import asyncio
+import sys
+import threading
+import time
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from types import AsyncGeneratorType, FrameType, GeneratorType
+from typing import Any, Self
+
+import anyio
+
+from pathors_agent.cancellation import Cancellation
+from pathors_agent.errors import ConversationError, TransportError
+from pathors_agent.event_loops import AsyncioLoop, EventLoop, running_loop
+from pathors_agent.messages import UserMessage
+from pathors_agent.run import Effect, Produced, Run
+from pathors_agent.wire.response_stream import ResponseStream
+
+# A stream that another task or thread reads is waited for this long when it is left.
+LEAVE_SECONDS = 1.0
+# An async generator whose event loop is closed awaits at most this often before it is given up.
+_MOST_AWAITS = 16
+
+_Items = Generator[Any, None, None] | AsyncGenerator[Any, None]
+
+
+class TimeIsUp(Exception):
+    """Raised in a driver when `limits.seconds` are over; `RunControl` ends the run there."""
+
+    timed_out = True
+
+
+class RunCancelled(BaseException):
+    """Raised in a driver when the run was cancelled; `RunControl` ends the run there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An effect: a message that was added while the run goes stands in the history next."""
+
+    message: UserMessage = field(repr=False)
+
+
+class RunControl:
+    """Control one run; a context manager around its driver's loop.
+
+    A driver clears `cancels_task` while it runs tools in cancel scopes of their own.
+    """
+
+    __slots__ = (
+        "_block",
+        "_cancelled_task",
+        "_end",
+        "_is_in_with",
+        "_is_open",
+        "_items",
+        "_left",
+        "_loop",
+        "_on_end",
+        "_reader",
+        "_run",
+        "_stream",
+        "cancellation",
+        "cancels_task",
+    )
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._end: float | None = None
+        self.cancellation = Cancellation()
+        self.cancels_task = True
+        self._stream: ResponseStream | None = None
+        self._items: weakref.ref[_Items] | None = None  # a strong one would keep a left stream
+        self._loop: EventLoop | None = None
+        self._left: RunControl | None = None
+        self._reader: object = None  # the task or thread that began to read last
+        self._block: int | None = None  # the frame in which it reads
+        self._is_in_with = False
+        self._is_open = True
+        self._cancelled_task: asyncio.Task[Any] | None = None
+        self._on_end: Any = None
+
+    # - the driver -
+
+    def __enter__(self) -> Self:
+        self.take_conversation()
+        seconds = self._run.limits.seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> bool:
+        is_cancelled = self._takes_back_cancellation(error) or kind is RunCancelled
+        self._is_open = False
+        self._reader = self._stream = None
+        if self._run.conversation.holder is self:
+            self._place_said(error)
+            self.release_conversation()
+        if self._on_end is not None:
+            self._on_end()
+        if is_cancelled:
+            self._run.cancelled = True
+        if kind is TimeIsUp:
+            self._run.out_of_time = True
+        return is_cancelled or kind is TimeIsUp
+
+    def begin_on_loop(self) -> EventLoop:
+        """Note the event loop that the run is on, and return it."""
+        self._loop = loop = running_loop()
+        assert loop is not None  # a coroutine runs
+        return loop
+
+    def effects(self) -> Sequence[Effect | Said]:
+        """Return what is owed now, a message that was added first; raise if the run is cancelled."""
+        self.check()
+        conversation = self._run.conversation
+        if (message := conversation.take_said()) is not None:
+            return [Said(message)]
+        if effects := self._run.effects():
+            return effects
+        self._is_open = False
+        message = conversation.take_said()  # it came before `say` saw that the run has ended
+        self._is_open = message is not None
+        return [] if message is None else [Said(message)]
+
+    def record(self, message: Produced) -> Produced:
+        """Record what an effect produced, unless another run has taken the conversation over."""
+        if self._run.conversation.holder is not self:
+            raise RunCancelled
+        return self._run.record(message)
+
+    def check(self) -> None:
+        """Raise `RunCancelled` if the run was cancelled."""
+        if self.cancellation.is_set:
+            raise RunCancelled
+
+    def left(self) -> float | None:
+        """Return how many seconds are left, None for no limit.
+
+        Raises `TimeIsUp` if none is left, and `RunCancelled` if the run was cancelled.
+        """
+        self.check()
+        if self._end is None:
+            return None
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeIsUp
+        return left
+
+    def is_over(self) -> bool:
+        """Return True if the time is up."""
+        return self._end is not None and time.monotonic() >= self._end
+
+    def reads(self, stream: ResponseStream | None) -> None:
+        """Note the answer that is on its way: a cancellation ends it."""
+        self._stream = stream
+        if stream is not None and self.cancellation.is_set:
+            stream.ended = True
+
+    def interruptible(self) -> AbstractContextManager[object]:
+        """Let a cancellation end what a `with` block awaits; nothing may be yielded in it.
+
+        On asyncio the reader's task is cancelled, which needs no block.
+        """
+        return nullcontext() if isinstance(self._loop, AsyncioLoop) else self._in_scope()
+
+    def pieces(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Return the pieces of an answer; a cancellation ends the wait for each, as above."""
+        return pieces if isinstance(self._loop, AsyncioLoop) else _InterruptiblePieces(pieces, self)
+
+    @contextmanager
+    def cancels(self, scope: anyio.CancelScope) -> Iterator[None]:
+        """Cancel a scope of the run's event loop with the run, during a `with` block."""
+        loop = self._loop
+
+        def cancel() -> None:
+            if loop is not None:
+                loop.call_soon(scope.cancel)
+
+        with self.cancellation.calls(cancel):
+            yield
+
+    @contextmanager
+    def _in_scope(self) -> Iterator[None]:
+        with anyio.CancelScope() as scope, self.cancels(scope):
+            yield
+        if scope.cancelled_caught:
+            raise RunCancelled
+
+    # - from any thread -
+
+    def cancel(self) -> None:
+        """Cancel the run. Idempotent."""
+        self.cancellation.set()
+        if (stream := self._stream) is not None:
+            stream.ended = True
+        if self._loop is not None:
+            self._loop.call_soon(self._interrupt)
+
+    def say(self, message: UserMessage) -> None:
+        """Add a message; raise `ConversationError` if the run has ended."""
+        conversation = self._run.conversation
+        conversation.say_later(message)
+        if (self._is_open and not self.cancellation.is_set) or not conversation.unsay(message):
+            return
+        raise ConversationError(
+            "the run has ended: pass the message to another run of its conversation"
+        )
+
+    def _interrupt(self) -> None:
+        """Cancel the task that waits in the stream, on asyncio's event loop."""
+        if not self.cancels_task or self._cancelled_task is not None or not self.is_running:
+            return
+        if isinstance(self._loop, AsyncioLoop) and (task := self._loop.task_in(self.items)):
+            self._cancelled_task = task
+            task.cancel()
+
+    def _takes_back_cancellation(self, error: BaseException | None) -> bool:
+        """Return True if the task's cancellation was this run's alone; it is not the task's then."""
+        task, self._cancelled_task = self._cancelled_task, None
+        if task is None:
+            return False
+        return not task.uncancel() and isinstance(error, asyncio.CancelledError)
+
+    # - the conversation -
+
+    def take_conversation(self) -> None:
+        """Take the right to grow the conversation; raise `ConversationError` if a run has it."""
+        conversation = self._run.conversation
+        with _HOLDING:
+            holder = conversation.holder
+            if isinstance(holder, RunControl) and holder is not self:
+                if not holder.is_left:
+                    raise ConversationError(
+                        "another run goes on with this conversation; wait for its end, cancel its "
+                        "stream, or give each run a copy of the conversation"
+                    )
+                self._left = holder
+            conversation.holder = self
+        if self._left is not None:
+            self._left.cancel()
+
+    def release_conversation(self) -> None:
+        """Give the right back."""
+        self._run.conversation.holder = None
+
+    def _place_said(self, error: BaseException | None) -> None:
+        """Let messages that were added stand in the history at the run's end, if they can."""
+        conversation = self._run.conversation
+        if conversation.place_said() and isinstance(error, TransportError):
+            error.messages = conversation.messages
+
+    def finish_left(self) -> None:
+        """Close the stream whose conversation was taken over, as far as blocking code can."""
+        left, self._left = self._left, None
+        items = left.items if left is not None else None
+        if isinstance(items, Generator):
+            with suppress(Exception):  # it failed as it ended: this run has nothing to do with it
+                items.close()
+        elif left is not None and items is not None:
+            left._close_elsewhere(items)
+
+    async def finish_left_async(self) -> None:
+        """As `finish_left`; wait for the stream's end if it is on this event loop."""
+        left = self._left
+        items = left.items if left is not None else None
+        if isinstance(items, AsyncGenerator) and left is not None and left._loop == self._loop:
+            with suppress(Exception):  # it failed as it ended, or is being closed already
+                await items.aclose()
+        self.finish_left()
+
+    def _close_elsewhere(self, items: AsyncGenerator[Any, None]) -> None:
+        loop = self._loop
+        if loop is not None and not loop.is_closed:
+            loop.spawn(items.aclose)
+            return
+        # Without an event loop in its thread, cleaning up fails where it would wait for the old one.
+        thread = threading.Thread(target=_unwind, args=(items,), name="unwind", daemon=True)
+        thread.start()
+        thread.join(LEAVE_SECONDS)
+
+    # - the stream -
+
+    def follow(self, items: _Items) -> None:
+        """Note the driver's generator."""
+        self._items = weakref.ref(items)
+
+    def enter_block(self, frame: FrameType) -> None:
+        """Note the code whose `with` block the stream is read in."""
+        self._is_in_with = True
+        self._begin_to_read(frame)
+
+    def enter_loop(self, frame: FrameType) -> None:
+        """Note the code that iterates the stream."""
+        if not self._is_in_with:
+            self._begin_to_read(frame)
+
+    def _begin_to_read(self, frame: FrameType) -> None:
+        loop = running_loop() if isinstance(self.items, AsyncGenerator) else None
+        self._reader = threading.current_thread() if loop is None else loop.current_task()
+        self._block = id(frame)
+
+    @property
+    def items(self) -> _Items | None:
+        """The driver's generator, or None if it was collected."""
+        return self._items() if self._items is not None else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether something waits in the stream, or code of the driver runs."""
+        match self.items:
+            case AsyncGeneratorType() as items:
+                return bool(items.ag_running)
+            case GeneratorType() as items:
+                return bool(items.gi_running)
+            case _:
+                return False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nothing will read the stream any more."""
+        if self._items is None:
+            return False  # its run is about to begin
+        if self.items is None or (self._loop is not None and self._loop.is_closed):
+            return True
+        if self.is_running:
+            return False
+        return self.cancellation.is_set or self._reader_has_left()
+
+    def _reader_has_left(self) -> bool:
+        """Return True if the code that began to read the stream is not there any more.
+
+        A loop without a `with` block, in the task or thread of the next run, has been left.
+        """
+        loop, reader = self._loop, self._reader
+        if loop is None:
+            is_here = reader is threading.current_thread()
+            frames = list(sys._current_frames().values())
+        elif loop.has_ended(reader):
+            return True
+        elif loop != running_loop() or reader is not loop.current_task():
+            return False
+        else:
+            is_here, frames = True, [sys._getframe()]
+        if is_here and not self._is_in_with:
+            return True
+        return not any(_is_on_stack(self._block, frame) for frame in frames)
+
+    def wait_until_ended(self) -> None:
+        """Wait until the run has ended in its thread, for at most `LEAVE_SECONDS`."""
+        ended = threading.Event()
+        self._on_end = ended.set
+        if self.is_running:
+            ended.wait(LEAVE_SECONDS)
+
+    async def wait_until_ended_async(self) -> None:
+        """Wait until the run has ended in its task, for at most `LEAVE_SECONDS`."""
+        ended, loop = anyio.Event(), running_loop()
+        assert loop is not None  # a coroutine runs
+        self._on_end = lambda: loop.call_soon(ended.set)
+        if self.is_running:
+            with anyio.move_on_after(LEAVE_SECONDS, shield=True):
+                await ended.wait()
+
+
+class _InterruptiblePieces:
+    """The pieces of an answer on trio, where a cancellation needs a scope around each wait."""
+
+    __slots__ = ("_control", "_pieces", "aclose")
+
+    def __init__(self, pieces: AsyncIterator[bytes], control: RunControl) -> None:
+        self._pieces = pieces
+        self._control = control
+        self.aclose = getattr(pieces, "aclose", None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with self._control.interruptible():
+            return await self._pieces.__anext__()
+
+
+# Two runs never take one conversation. Reentrant: the collector may end a run at any place.
+_HOLDING = threading.RLock()
+
+
+def _is_on_stack(block: int | None, frame: FrameType | None) -> bool:
+    while frame is not None:
+        if id(frame) == block:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _unwind(items: AsyncGenerator[Any, None]) -> None:
+    """Run the `finally` blocks of an async generator whose event loop is closed."""
+    closing: Any = items.aclose()
+    with suppress(BaseException):
+        closing.send(None)
+        for _ in range(_MOST_AWAITS):
+            closing.throw(RuntimeError("the event loop is closed"))
