@@ -13,11 +13,12 @@ from typing import Any, Self
 
 from pathors_agent.calls.approvals import Approvals
 from pathors_agent.calls.journal import Journal
+from pathors_agent.cancellation import RunCancelled
 from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError
 from pathors_agent.history.sent import AsyncHistory, checked, spending
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
 from pathors_agent.run import CallModel, CallTool, Run
-from pathors_agent.run_control import RunCancelled, RunControl, TimeIsUp
+from pathors_agent.run_control import RunControl, TimeIsUp
 from pathors_agent.structured import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.telemetry.runs import ModelOperation, RunTelemetry
 from pathors_agent.tools.registry import ToolRegistry

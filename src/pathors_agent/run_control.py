@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import anyio
 
-from pathors_agent.cancellation import Cancellation
+from pathors_agent.cancellation import Cancellation, RunCancelled
 from pathors_agent.errors import ConversationError, TransportError
 from pathors_agent.event_loops import AsyncioLoop, EventLoop, running_loop
 from pathors_agent.messages import UserMessage
@@ -36,10 +36,6 @@ class TimeIsUp(Exception):
     """Raised in a driver when `limits.seconds` are over; `RunControl` ends the run there."""
 
     timed_out = True
-
-
-class RunCancelled(BaseException):
-    """Raised in a driver when the run was cancelled; `RunControl` ends the run there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +83,11 @@ class RunControl:
         self._is_open = True
         self._cancelled_task: asyncio.Task[Any] | None = None
         self._on_end: Any = None
+
+    def __del__(self) -> None:
+        # Its event loop was closed while it went on, and its stream was dropped.
+        if self._is_open:
+            self.cancellation.set()
 
     # - the driver -
 

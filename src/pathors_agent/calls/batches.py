@@ -12,6 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
 from time import monotonic
 from typing import TypeVar
 
@@ -66,17 +67,20 @@ def call_one(
     bound = bind(run, effect, bindings)
     if not isinstance(bound, BoundCall):
         return bound
-    run.begin(effect)
     operation = bindings.telemetry.begin_tool(effect.key, bound)
     limits = {"seconds": run.limits.tool_seconds, "left": control.left()}
+    begin, cancellation = partial(run.begin, effect), control.cancellation
     if not bound.tool.reports:
-        return with_notes(call_tool(bound, thread, operation, **limits), effect, bindings)
+        result = call_tool(
+            bound, thread, operation, **limits, begin=begin, cancellation=cancellation
+        )
+        return with_notes(result, effect, bindings)
 
     async def work(report: ReportDelta) -> ToolMessage:
         said = _reported(effect, report)
-        return await call_tool_async(bound, operation, **limits, report=said)
+        return await call_tool_async(bound, operation, **limits, report=said, begin=begin)
 
-    for item in thread.items(_with_reports(work)):
+    for item in thread.items(_with_reports(work), cancellation):
         if isinstance(item, ToolMessage):
             return with_notes(item, effect, bindings)
         yield item
@@ -97,11 +101,11 @@ async def _call_async(
     if journal and (known := await journal.begin(run, effect, bound)):
         bindings.report_answered(effect, known)
         return known
-    run.begin(effect)
     said = None if report is None else _reported(effect, report)
     operation = bindings.telemetry.begin_tool(effect.key, bound, queued=queued)
     seconds = run.limits.tool_seconds
-    result = await call_tool_async(bound, operation, seconds=seconds, report=said)
+    begin = partial(run.begin, effect)
+    result = await call_tool_async(bound, operation, seconds=seconds, report=said, begin=begin)
     message = with_notes(result, effect, bindings)
     if journal:
         await journal.end(message)

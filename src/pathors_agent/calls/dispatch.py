@@ -1,6 +1,7 @@
 """Run a bound call; whatever becomes of it is a `ToolMessage`."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from pathors_agent.calls.threads import (
     run_in_thread_async,
     thread_limit,
 )
+from pathors_agent.cancellation import Cancellation, RunCancelled
 from pathors_agent.errors import ToolError, ToolLoopError
 from pathors_agent.messages import ToolMessage
 from pathors_agent.telemetry.calls import Audience, ToolOperation, call_facts
@@ -34,6 +36,10 @@ __all__ = ["ToolThread", "Unanswered", "call_tool", "call_tool_async"]
 MAX_ERROR_CHARACTERS = 2_000
 
 
+def _do_nothing() -> None:
+    pass
+
+
 def call_tool(
     bound: BoundCall,
     thread: ToolThread,
@@ -41,20 +47,25 @@ def call_tool(
     *,
     seconds: float | None = None,
     left: float | None = None,
+    begin: Callable[[], None] = _do_nothing,
+    cancellation: Cancellation | None = None,
 ) -> ToolMessage:
     """Run a bound call from blocking code; an async tool runs on `thread`.
 
     `operation` tells of it; without one it is part of no run.
     `seconds` is how long it may take where its tool has no `timeout`, and `left` how long at most.
     A sync tool without a `timeout` runs in the caller's thread, where nothing can stop it, and
-    neither applies.
+    neither applies. `begin` is called right before the tool begins. `cancellation` stops it as
+    its timeout would, and raises `RunCancelled`.
     """
     with operation or Audience().begin_tool("", bound) as told:
         told.message = _refusal(bound)
         if told.message is not None:
             return told.message
         try:
-            told.message = result_message(bound, _run(bound, thread, seconds, left))
+            begin()
+            value = _run(bound, thread, seconds, left, cancellation or Cancellation())
+            told.message = result_message(bound, value)
         except ToolLoopError:
             raise
         # A tool is anybody's code: whatever it raises is something for the model to read. Only
@@ -71,6 +82,7 @@ async def call_tool_async(
     seconds: float | None = None,
     left: float | None = None,
     report: Report | None = None,
+    begin: Callable[[], None] = _do_nothing,
 ) -> ToolMessage:
     """Run a bound call on the event loop; a sync tool runs in a worker thread.
 
@@ -78,41 +90,62 @@ async def call_tool_async(
     `seconds` is how long it may take where its tool has no `timeout`, and `left` how long at most.
     Cancellation is passed on to an async tool, and kills a process. A thread cannot be stopped.
     What a tool gives soon after a cancellation is kept, so that the history says what was done;
-    one that goes on is left, and its outcome is unknown.
+    one that goes on is left, and its outcome is unknown. `begin` is called right before the tool
+    begins.
     """
     with operation or Audience().begin_tool("", bound) as told:
         told.message = _refusal(bound)
         if told.message is not None:
             return told.message
         try:
-            value = await _run_async(bound, seconds, left, report)
+            value = await _run_async(bound, seconds, left, report, begin)
             told.message = result_message(bound, value)
         except Exception as error:  # noqa: BLE001  (as in call_tool)
             told.error, told.message = kind_name(error), _failure(bound, error)
         return told.message
 
 
-def _run(bound: BoundCall, thread: ToolThread, default: float | None, left: float | None) -> object:
+def _run(
+    bound: BoundCall,
+    thread: ToolThread,
+    default: float | None,
+    left: float | None,
+    cancellation: Cancellation,
+) -> object:
     seconds = _shorter(bound.tool.timeout or default, left)
     if bound.tool.run_in == "process":
         from pathors_agent.calls.process import ToolProcess  # here: few tools need it
 
-        return ToolProcess(bound.tool, _arguments(bound, seconds)).run(seconds)
+        process = ToolProcess(bound.tool, _arguments(bound, seconds))
+        try:
+            with cancellation.calls(process.stop):
+                return process.run(seconds)
+        except ToolError:
+            if cancellation.is_set:
+                raise RunCancelled from None
+            raise
     if bound.is_async:
-        return thread.run(run_in_task, _call(bound, seconds), seconds)
+        call = _call(bound, seconds)
+        return thread.run(run_in_task, call, seconds, cancellation=cancellation)
     if bound.tool.timeout is not None and seconds is not None:
-        return run_in_thread(_call(bound, seconds), seconds)
+        return run_in_thread(_call(bound, seconds), seconds, cancellation)
     return call_function(bound.function, _arguments(bound, None))
 
 
 async def _run_async(
-    bound: BoundCall, default: float | None, left: float | None, report: Report | None
+    bound: BoundCall,
+    default: float | None,
+    left: float | None,
+    report: Report | None,
+    begin: Callable[[], None],
 ) -> object:
     seconds = _shorter(bound.tool.timeout or default, left)
     if bound.is_async:
+        begin()
         return await run_in_task(_call(bound, seconds, report), seconds)
     # Its time begins when it has a thread.
     async with thread_limit():
+        begin()
         if bound.tool.run_in == "process":
             from pathors_agent.calls.process import ToolProcess, run_in_process
 

@@ -22,6 +22,7 @@ from anyio.lowlevel import RunVar
 
 from pathors_agent.calls.functions import STOP_SECONDS, FunctionCall, left_alone, out_of_time
 from pathors_agent.calls.tasks import SECOND_STOP_SECONDS, Waiting, in_trio_task
+from pathors_agent.cancellation import Cancellation, RunCancelled
 from pathors_agent.errors import ToolLoopError
 
 T = TypeVar("T")
@@ -41,16 +42,24 @@ CLOSE_SECONDS = STOP_SECONDS + 2 * SECOND_STOP_SECONDS
 _FATE = "it goes on by itself, and its result will not be known"
 
 
-def run_in_thread(call: FunctionCall, seconds: float) -> object:
-    """Run a sync call from blocking code in a thread, and leave it there after `seconds`."""
+def run_in_thread(call: FunctionCall, seconds: float, cancellation: Cancellation) -> object:
+    """Run a sync call from blocking code in a thread, and leave it there after `seconds`.
+
+    If the run is cancelled, a value that the call returns within `STOP_SECONDS` counts.
+    """
     outcome: Future[object] = Future()
+    woken = threading.Event()
+    outcome.add_done_callback(lambda _: woken.set())
     _start_thread(partial(_context().run, _settle, outcome, call.run))
     try:
-        wait([outcome], seconds)
+        with cancellation.calls(woken.set):
+            woken.wait(seconds)
+        if cancellation.is_set:
+            wait([outcome], STOP_SECONDS)
     finally:
         call.abandon()
     if not outcome.done():
-        raise out_of_time(seconds, _FATE)
+        raise left_alone() if cancellation.is_set else out_of_time(seconds, _FATE)
     return outcome.result()
 
 
@@ -206,28 +215,37 @@ class ToolThread:
         if loop is not None:
             loop.close()
 
-    def run(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    def run(
+        self,
+        function: Callable[..., Awaitable[T]],
+        *arguments: Any,
+        cancellation: Cancellation | None = None,
+    ) -> T:
         """Run an async function to its end, from blocking code.
 
-        Raises `ToolLoopError` if no event loop starts, or if it is closed meanwhile.
+        Raises `ToolLoopError` if no event loop starts, or if it is closed meanwhile. `cancellation`
+        cancels the function, and raises `RunCancelled` if it lets itself be cancelled.
         """
+        cancellation = cancellation or Cancellation()
         caller: _LoopThread | None = getattr(_HERE, "loop", None)
         if caller is None:
-            return self._started().run(function, *arguments)
+            return self._started().run(cancellation, function, *arguments)
         # An async tool calls blocking code that runs async tools: its own event loop stands still.
         with caller.standing_still():
             loop = self._started()
             if not loop.stands_still:
-                return loop.run(function, *arguments)
+                return loop.run(cancellation, function, *arguments)
             with ToolThread() as another:
-                return another._started().run(function, *arguments)
+                return another._started().run(cancellation, function, *arguments)
 
-    def items(self, source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    def items(
+        self, source: AsyncGenerator[T, None], cancellation: Cancellation
+    ) -> Generator[T, None, None]:
         """Yield the values of an async generator to blocking code."""
         try:
             while True:
                 try:
-                    item = self.run(source.__anext__)
+                    item = self.run(source.__anext__, cancellation=cancellation)
                 except StopAsyncIteration:
                     return
                 yield item
@@ -286,8 +304,10 @@ class _LoopThread:
         finally:
             self._still -= 1
 
-    def run(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """Run an async function; if the waiting thread is interrupted, cancel the function."""
+    def run(
+        self, cancellation: Cancellation, function: Callable[..., Awaitable[T]], *arguments: Any
+    ) -> T:
+        """Run an async function; cancel it if the run is cancelled or this thread interrupted."""
         outcome: _Outcome = Future()
         tasks: list[asyncio.Task[None]] = []
 
@@ -301,13 +321,16 @@ class _LoopThread:
         self._outcomes.add(outcome)
         try:
             self._call_soon(begin)
-            value, error = outcome.result()
+            with cancellation.calls(lambda: self._call_soon(cancel)):
+                value, error = outcome.result()
         except BaseException:
             self._call_soon(cancel)
             self._await_end(outcome)
             raise
         finally:
             self._outcomes.discard(outcome)
+        if isinstance(error, asyncio.CancelledError) and cancellation.is_set:
+            raise RunCancelled
         if isinstance(error, asyncio.CancelledError):  # the end of the event loop cancels its tasks
             raise _closed() from error
         if error is not None:

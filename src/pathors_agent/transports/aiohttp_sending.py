@@ -52,13 +52,21 @@ class Sending:
         assert self._request  # entered once
         # Let go of the body when it is sent: it may hold megabytes.
         request, self._request = self._request, None
-        self._exchange = self._endpoint.exchange(request)
-        self._answer = await self._open(request)
+        self._exchange = exchange = self._endpoint.exchange(request)
+        exchange.follow(request.cancellation)
+        try:
+            self._answer = await self._open(request)
+        except BaseException:
+            exchange.let_go()
+            raise
+        if (connection := self._answer.connection) is not None:
+            exchange.connection = connection.transport
         self._content = self._answer.content
         headers = LowerNames(self._answer.headers)
         try:
             self._exchange.opened(self._answer.status, headers)
         except TransportError:
+            exchange.let_go()
             self._answer.close()
             raise
         self._client.watch.begin(self)
@@ -170,6 +178,7 @@ class Sending:
                 await self._drain()
         finally:
             self._client.watch.end(self)
+            self._exchange.let_go()
             self._exchange.close()
             self._answer.close()
 

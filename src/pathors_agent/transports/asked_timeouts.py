@@ -39,7 +39,7 @@ async def on_trace_async(event: str, info: dict[str, Any]) -> None:
 def ask_before_reads(stream: Any) -> None:
     """Take over a connection; None is that of a test client."""
     if stream is not None and not isinstance(stream.read, _AskingRead):
-        stream.read = _AskingRead(stream.read)
+        stream.read = _AskingRead(stream)
 
 
 class _AskedTimeout(float):
@@ -53,12 +53,15 @@ class _AskedTimeout(float):
 class _AskingRead:
     """The `read` of a connection that was taken over."""
 
-    __slots__ = ("_read",)
+    __slots__ = ("_read", "_stream")
 
-    def __init__(self, read: Callable[..., Any]) -> None:
-        self._read = read
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._read: Callable[..., Any] = stream.read
 
     def __call__(self, max_bytes: int, timeout: float | None = None) -> Any:
         if isinstance(timeout, _AskedTimeout):
-            timeout = timeout.exchange.seconds_left()
+            exchange = timeout.exchange
+            exchange.connection = self._stream
+            timeout = exchange.seconds_left()
         return self._read(max_bytes, timeout)

@@ -1,10 +1,14 @@
 """Follow one request and its answer: how long it may wait, and how its failures are told."""
 
 import math
+import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from time import monotonic
+from typing import Any
 
+from pathors_agent.cancellation import Cancellation
 from pathors_agent.errors import InvalidSetting, TransportError
 
 # A lost SYN is sent again after 1 and 3 seconds: time for both, and for TLS.
@@ -62,6 +66,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_cancellation",
         "_drained_from",
         "_first_end",
         "_host",
@@ -71,6 +76,7 @@ class Exchange:
         "_timeouts",
         "_waited_for",
         "_whole_end",
+        "connection",
         "is_closed",
     )
 
@@ -85,6 +91,9 @@ class Exchange:
         self._is_error = False
         self._waited_for = "whole"
         self.is_closed = False
+        self._cancellation: Cancellation | None = None
+        self.connection: Any = None
+        """What the answer is read from, once it is: it has `get_extra_info`."""
 
     # - how long -
 
@@ -148,6 +157,27 @@ class Exchange:
     def close(self) -> None:
         """Let nothing more be read."""
         self.is_closed = True
+
+    def follow(self, cancellation: Cancellation | None) -> None:
+        """Abort the exchange when its run is cancelled; raise if it was cancelled before."""
+        if cancellation is not None:
+            self._cancellation = cancellation
+            cancellation.add(self.abort)
+            if self.is_closed:
+                self.let_go()
+                raise self.closed()
+
+    def let_go(self) -> None:
+        """Let a later cancellation have no effect: the connection may serve another request."""
+        cancellation, self._cancellation, self.connection = self._cancellation, None, None
+        if cancellation is not None:
+            cancellation.remove(self.abort)
+
+    def abort(self) -> None:
+        """End the exchange from any thread: let nothing be read, and wake what reads."""
+        self.close()
+        if (connection := self.connection) is not None:
+            shut_down(connection)
 
     # - the answer -
 
@@ -214,6 +244,17 @@ class Exchange:
             retryable=name != "whole",  # the caller gave no more time than this
             timed_out=True,
         )
+
+
+def shut_down(connection: Any) -> None:
+    """Shut down the socket of a connection from any thread, unless other requests share it."""
+    tls, found = (connection.get_extra_info(name) for name in ("ssl_object", "socket"))
+    if found is None or (tls is not None and tls.selected_alpn_protocol() == "h2"):
+        return
+    found = getattr(found, "_sock", found)  # asyncio wraps it
+    if isinstance(found, socket.socket):
+        with suppress(OSError):  # it is not connected any more
+            socket.socket.shutdown(found, socket.SHUT_RDWR)  # TLS's own would wait, or unwrap it
 
 
 class Secrets:

@@ -87,13 +87,18 @@ class HTTPTransport(Transport):
     def send(self, request: Request) -> Generator[Response]:
         """Post the request; an answer is closed at once when the `with` block ends."""
         exchange = self._endpoint.exchange(request)
-        answer = self._open(request, exchange)
-        pieces = self._pieces(answer, exchange)
+        exchange.follow(request.cancellation)
         try:
-            yield Response(**_head(self._endpoint, exchange, answer), pieces=pieces)
-            self._drain(pieces, exchange)
+            answer = self._open(request, exchange)
+            pieces = self._pieces(answer, exchange)
+            try:
+                yield Response(**_head(self._endpoint, exchange, answer), pieces=pieces)
+                self._drain(pieces, exchange)
+            finally:
+                exchange.let_go()
+                answer.close()
         finally:
-            answer.close()
+            exchange.let_go()
 
     def _open(self, request: Request, exchange: Exchange) -> "httpx2.Response":
         posted = self._posting.request(request, exchange)
@@ -196,14 +201,22 @@ class _AsyncSending:
     async def __aenter__(self) -> AsyncResponse:
         assert self._request  # entered once
         request, self._request = self._request, None
-        self._exchange = self._transport._endpoint.exchange(request)
-        self._answer = await self._open(request)
+        self._exchange = exchange = self._transport._endpoint.exchange(request)
+        exchange.follow(request.cancellation)
         try:
-            head = _head(self._transport._endpoint, self._exchange, self._answer)
+            self._answer = await self._open(request)
+            head = await self._head()
+        except BaseException:
+            exchange.let_go()
+            raise
+        return AsyncResponse(**head, pieces=self)
+
+    async def _head(self) -> dict[str, Any]:
+        try:
+            return _head(self._transport._endpoint, self._exchange, self._answer)
         except TransportError:
             await self._answer.aclose()
             raise
-        return AsyncResponse(**head, pieces=self)
 
     async def _open(self, request: Request) -> "httpx2.Response":
         exchange = self._exchange
@@ -245,6 +258,7 @@ class _AsyncSending:
             if kind is None:
                 await self._drain()
         finally:
+            self._exchange.let_go()
             await self._answer.aclose()
             await self._unwind()
 

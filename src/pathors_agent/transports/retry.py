@@ -16,6 +16,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from pathors_agent.cancellation import Cancellation
 from pathors_agent.errors import ProviderError, TransportError
 from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.telemetry.events import emit
@@ -77,9 +78,10 @@ class RetryingTransport(Transport, Lifetime):
     @contextmanager
     def send(self, request: Request) -> Generator[Response]:
         """Send until there is an answer, or no hope of one."""
-        retrying = self._retrying(
-            sleep=self._sleep, before_sleep=_give_up, **self._policy.settings()
-        )
+        sleep = self._sleep
+        if sleep is time.sleep and request.cancellation is not None:
+            sleep = request.cancellation.sleep
+        retrying = self._retrying(sleep=sleep, before_sleep=_give_up, **self._policy.settings())
         opened: Opened = retrying(open_answer, self._transport, _with_idempotency_key(request))
         with opened.stack:
             yield opened.response
@@ -98,7 +100,6 @@ class AsyncRetryingTransport(AsyncTransport, AsyncLifetime):
         clock: Callable[[], float] = time.time,
         seed: int | None = None,
     ) -> None:
-        import anyio
         from tenacity import AsyncRetrying
 
         self._given = (transport,)
@@ -107,13 +108,17 @@ class AsyncRetryingTransport(AsyncTransport, AsyncLifetime):
         self.server_address = transport.server_address
         self._policy = _Policy(attempts, max_retry_after, clock, seed)
         self._retrying = AsyncRetrying
-        self._sleep = sleep or anyio.sleep
+        self._sleep = sleep
 
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncGenerator[AsyncResponse]:
         """As `RetryingTransport.send`."""
+        sleep = self._sleep
+        if sleep is None:
+            cancellation = request.cancellation or Cancellation()
+            sleep = cancellation.sleep_async
         retrying = self._retrying(
-            sleep=self._sleep, before_sleep=_give_up_async, **self._policy.settings()
+            sleep=sleep, before_sleep=_give_up_async, **self._policy.settings()
         )
         opened: AsyncOpened = await retrying(
             open_answer_async, self._transport, _with_idempotency_key(request)
