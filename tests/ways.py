@@ -12,12 +12,16 @@ from pathors_agent.conversation import Conversation
 from pathors_agent.history.given import Prompt
 from pathors_agent.messages import Message
 from pathors_agent.run_result import RunResult
+from pathors_agent.run_stream import AsyncRunStream, RunStream
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport
 from pathors_agent.transports.base import Request
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.wire.message_builder import Delta
 
 WAYS = ("blocking", "asyncio", "trio")
+
+Act = Callable[[int, RunStream[Any] | AsyncRunStream[Any]], None]
+"""Called with the number of items that came and the stream, before each next item is read."""
 
 
 @dataclass
@@ -59,17 +63,21 @@ class Way:
         prompt: Prompt | None = None,
         conversation: Conversation | None = None,
         stop_after: int | None = None,
+        act: Act | None = None,
         cut: int | None = None,
         **settings: Any,
     ) -> RunResult[Any]:
         """As `run`, streamed into `items`; leave the stream by a `break` after so many items."""
+        self._act = act or (lambda count, stream: None)
         transport = self._transport(script, DEFAULT_PROFILE, cut)
         if isinstance(transport, AsyncScriptedTransport):
             agent = AsyncAgent(transport, **settings)
             return self.on_loop(lambda: self._follow(agent, prompt, conversation, stop_after))
         with Agent(transport, **settings).stream(prompt, conversation=conversation) as stream:
+            self._act(0, stream)
             for item in stream:
                 self.items.append(item)
+                self._act(len(self.items), stream)
                 if len(self.items) == stop_after:
                     break
         return stream.result
@@ -82,8 +90,10 @@ class Way:
         stop_after: int | None,
     ) -> RunResult[Any]:
         async with agent.stream(prompt, conversation=conversation) as stream:
+            self._act(0, stream)
             async for item in stream:
                 self.items.append(item)
+                self._act(len(self.items), stream)
                 if len(self.items) == stop_after:
                     break
         return stream.result

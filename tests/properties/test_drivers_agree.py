@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from anyio.lowlevel import checkpoint
@@ -13,8 +14,9 @@ from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ToolError
 from pathors_agent.history.loading import load_messages
 from pathors_agent.history.stored import dump_messages
-from pathors_agent.messages import AssistantMessage, Message, ToolCall
+from pathors_agent.messages import AssistantMessage, Message, ToolCall, UserMessage
 from pathors_agent.run import Status
+from pathors_agent.run_stream import AsyncRunStream, RunStream
 from pathors_agent.testing import Reply, raw
 from pathors_agent.tools.tool import tool
 from pathors_agent.wire.completion_bytes import stream_events
@@ -163,6 +165,82 @@ def test_run_left_after_any_item_ends_as_the_whole(
             stop_after=stop_after,
         )
         assert finish(other, script, conversation.messages) == history
+
+
+Stream = RunStream[Any] | AsyncRunStream[Any]
+
+
+@EACH_WAY
+@few
+@given(script=scripts, other=st.sampled_from(WAYS))
+@example(script=REPEATING, other="trio")
+def test_run_cancelled_after_any_item_ends_as_the_whole(
+    way: str, script: list[Turn], other: str
+) -> None:
+    history = whole(way, script)
+    streamed = Way(way)
+    streamed.stream(*replies(script), prompt="Go.", tools=TOOLS)
+
+    for cancel_after in range(len(streamed.items) + 1):
+        conversation, cancelled = Conversation(), Way(way)
+
+        def cancel(count: int, stream: Stream, place: int = cancel_after) -> None:
+            if count == place:
+                stream.cancel()
+
+        result = cancelled.stream(
+            *replies(script), prompt="Go.", conversation=conversation, tools=TOOLS, act=cancel
+        )
+
+        # Results of a batch are given out together; the model's message is not recorded any more.
+        later = cancelled.items[cancel_after:]
+        assert not any(isinstance(item, AssistantMessage) for item in later)
+        assert result.cancelled == (conversation.messages != history)
+        assert finish(other, script, conversation.messages) == history
+
+
+@EACH_WAY
+@few
+@given(script=scripts, data=st.data())
+def test_every_way_places_what_is_said_after_any_item_alike(
+    way: str, script: list[Turn], data: st.DataObject
+) -> None:
+    streamed = Way("blocking")
+    streamed.stream(*replies(script), prompt="Go.", tools=TOOLS)
+    place = data.draw(st.integers(0, len(streamed.items)))
+
+    def said(name: str) -> tuple[Message, ...]:
+        def say(count: int, stream: Stream) -> None:
+            if count == place:
+                stream.say("And this.")
+
+        conversation = Conversation()
+        result = Way(name).stream(
+            *replies([*script, Turn("Also done.", ())]),
+            prompt="Go.",
+            conversation=conversation,
+            tools=TOOLS,
+            act=say,
+        )
+        assert result.status in ENDS
+        return conversation.messages
+
+    history = said(way)
+
+    assert history == said("blocking")
+    [after] = [i for i, message in enumerate(history) if is_said(message)]
+    answers = [i for i, message in enumerate(history) if isinstance(message, AssistantMessage)]
+    # Whatever the model had answered by then comes before it, with all results; then the model
+    # is asked again, as long as the script goes.
+    known = [item for item in streamed.items[:place] if isinstance(item, AssistantMessage)]
+    before = [history[i] for i in answers if i < after]
+    assert before[: len(known)] == known
+    assert len(before) <= len(known) + 1
+    assert any(i > after for i in answers)
+
+
+def is_said(message: Message) -> bool:
+    return isinstance(message, UserMessage) and message.text == "And this."
 
 
 @EACH_WAY
