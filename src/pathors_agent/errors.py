@@ -29,6 +29,7 @@
     ToolError                     raised inside a tool to tell the model something
     AssertionError
         CassetteMiss              record the request: the cassette does not have it
+        CassetteRefused           keep the secret out of the recording, which is not stored
         ReplayDifference          the run did not repeat what its log says
 
 Details are in attributes; the text is one sentence that says what, where and what to do.
@@ -304,6 +305,10 @@ class CassetteMiss(AssertionError):
     def __init__(self, text: str, *, difference: Difference | None = None) -> None:
         super().__init__(text)
         self.difference = difference
+
+
+class CassetteRefused(AssertionError):
+    """A recording still holds a secret after it was scrubbed, and is not stored."""
 
 
 class ReplayDifference(AssertionError):

@@ -13,7 +13,7 @@ PUBLIC_NAMES = {
     *("ScriptedTransport", "AsyncScriptedTransport", "answer", "calls", "raw", "http_error"),
     *("Answer", "Raw", "Reply", "Entry"),
     *("HostileTransport", "AsyncHostileTransport", "HostileScript", "hostile_scripts", "Fault"),
-    *("Cassette", "AsyncCassette", "Tape", "Scrub", "CassetteMiss"),
+    *("Cassette", "AsyncCassette", "Tape", "Scrub", "CassetteMiss", "CassetteRefused"),
     *("replay", "replay_async", "ReplayDifference", "Difference"),
     *("expect", "Expectation", "transcript"),
     *("check_tool", "check_history", "check_transport", "check_async_transport", "check_store"),

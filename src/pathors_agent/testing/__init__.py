@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathors_agent.errors import CassetteMiss, Difference, ReplayDifference
+    from pathors_agent.errors import CassetteMiss, CassetteRefused, Difference, ReplayDifference
     from pathors_agent.testing.cassette import AsyncCassette, Cassette
     from pathors_agent.testing.expectations import Expectation, expect
     from pathors_agent.testing.history_rules import check_history
@@ -43,6 +43,7 @@ __all__ = [
     "AsyncScriptedTransport",
     "Cassette",
     "CassetteMiss",
+    "CassetteRefused",
     "Difference",
     "Entry",
     "Expectation",
@@ -92,7 +93,9 @@ _NAMES_BY_MODULE = {
 }
 _MODULES = {
     name: f"{__name__}.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names
-} | dict.fromkeys(("CassetteMiss", "Difference", "ReplayDifference"), "pathors_agent.errors")
+} | dict.fromkeys(
+    ("CassetteMiss", "CassetteRefused", "Difference", "ReplayDifference"), "pathors_agent.errors"
+)
 
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name

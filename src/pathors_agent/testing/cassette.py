@@ -12,12 +12,14 @@ from contextlib import (
 )
 from dataclasses import replace
 from typing import Any, Generic, Self, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.errors import CassetteMiss, TransportError
+from pathors_agent.errors import CassetteMiss, CassetteRefused, TransportError
 from pathors_agent.model_call import close_pieces
 from pathors_agent.testing.scrubbing import Scrub
+from pathors_agent.testing.spread_text import spread_texts
 from pathors_agent.testing.tape import AskedRequest, Exchange, Failure, Tape
 from pathors_agent.transports.base import (
     AsyncResponse,
@@ -70,7 +72,8 @@ class _Recorder(Generic[TransportT]):
     def note(self, exchange: Exchange, response: Response | AsyncResponse) -> None:
         exchange.status = response.status
         exchange.headers = self._scrub.kept_headers(response.headers)
-        exchange.session_id = response.session_id
+        session_id = response.session_id
+        exchange.session_id = None if session_id is None else self._scrub.text(session_id)
 
     def note_failure(self, exchange: Exchange, error: TransportError) -> None:
         exchange.failure = Failure(
@@ -80,7 +83,16 @@ class _Recorder(Generic[TransportT]):
         )
 
     def end(self, exchange: Exchange) -> None:
+        """Store an exchange, unless a secret is left in it: raise `CassetteRefused` then."""
         exchange.pieces = self._scrub.pieces(exchange.pieces)
+        for place, texts in _texts_of(exchange).items():
+            if name := self._scrub.missed(texts):
+                self.tape.drop(exchange)
+                raise CassetteRefused(
+                    f"a recording is not stored in {self.tape.path}, because {place} of "
+                    f"{exchange.request.method} {exchange.request.path} holds {name} in a form "
+                    "that is not masked; add it to Scrub.secrets, or keep it out of the test"
+                )
         if exchange.status is not None or exchange.failure is not None:
             self.tape.end(exchange)
 
@@ -100,6 +112,23 @@ class _Recorder(Generic[TransportT]):
             raise CassetteMiss(
                 f"the recording in {self.tape.path} ends here, because its reader left; record anew"
             )
+
+
+def _texts_of(exchange: Exchange) -> dict[str, list[bytes]]:
+    """Return every text that an exchange would store, as it is written and as it is read."""
+    request = exchange.request
+    asked = json.dumps(request.body, ensure_ascii=False).encode(errors="surrogatepass")
+    path = request.path.encode(errors="surrogatepass")
+    body = b"".join(exchange.pieces)
+    failure = exchange.failure.text if exchange.failure is not None else ""
+    head = [*exchange.headers.values(), exchange.session_id or ""]
+    return {
+        "the path": [path, unquote_to_bytes(path)],
+        "the request's body": [asked, *spread_texts(asked)],
+        "the response's headers": [value.encode(errors="surrogatepass") for value in head],
+        "the response's body": [body, unquote_to_bytes(body), *spread_texts(body)],
+        "the error": [failure.encode(errors="surrogatepass")],
+    }
 
 
 def _made(transport: TransportT | Callable[[], TransportT] | None) -> TransportT:

@@ -1,39 +1,33 @@
-"""Take out of a recording what is nobody's business: keys, tokens, and what its owner names."""
+"""Take secrets out of a recording: keys, tokens, and the texts that are named."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pathors_agent.messages import JSONValue
+from pathors_agent.testing.secret_forms import MASK, found_secrets, masked
+from pathors_agent.testing.spread_text import masked_spread_texts
 
-# What answers are read by; all other headers tell of servers, accounts and requests.
+# The headers by which answers are read; all others describe servers, accounts and requests.
 KEPT_HEADERS = frozenset({"content-type", "retry-after", "retry-after-ms", "x-session-id"})
 
-# Kept by nobody, whatever is asked for.
+# Never kept, even if `Scrub.headers` names it.
 _SECRET_HEADER = re.compile(r"auth|cookie|key|token|secret|password|signature", re.IGNORECASE)
-
-# Keys of OpenAI's kind and others', bearer tokens, JSON web tokens, secrets in addresses.
-_SECRETS = (
-    re.compile(rb"\b(?:sk|rk|gsk|pat|ghp)[-_][A-Za-z0-9_-]{16,}"),
-    re.compile(rb"(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}"),
-    re.compile(rb"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
-    re.compile(rb"(?i)(?<=[?&]key=|oken=|cret=)[^&\s\"']{4,}"),
-)
-_MASK = b"*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scrub:
     """What is taken out of requests and answers before they are compared and stored.
 
-    Keys, bearer tokens and the like are always found by their looks and masked; of an answer's
-    headers only those are kept that the library reads, and of a request's none.
+    What has the shape of a key or a token is always masked. No header of a request is stored, and
+    of an answer's headers those that the library reads.
 
-    - `secrets`: texts to be masked wherever they stand.
+    - `secrets`: texts to mask wherever they stand, escaped, percent-encoded or in base64, too.
     - `headers`: names of further headers of answers to keep.
-    - `body`: a function that changes the decoded body of each request, to leave out what differs
-      from run to run.
+    - `body`: a function that changes the decoded body of each request, for example to leave out
+      what differs from run to run.
     """
 
     secrets: Sequence[str] = ()
@@ -47,40 +41,48 @@ class Scrub:
             raise ValueError(f"Scrub.headers names {secret!r}, which may hold a secret")
 
     def request_body(self, body: JSONValue) -> JSONValue:
-        """Give a request's body without what is secret."""
+        """Return a request's body with its secrets masked."""
         value = self.body(body) if self.body is not None else body
         return self._json(value)
 
     def text(self, text: str) -> str:
         """Mask what is secret in a text."""
-        [masked] = self.pieces([text.encode(errors="surrogatepass")])
-        return masked.decode(errors="replace")
+        code = text.encode(errors="surrogatepass")
+        scrubbed = self._masked(code)
+        return text if scrubbed == code else scrubbed.decode(errors="replace")
 
     def kept_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Give the headers of an answer that may be stored."""
+        """Return the headers of an answer that may be stored."""
         wanted = KEPT_HEADERS | {name.lower() for name in self.headers}
         return {name: self.text(value) for name, value in headers.items() if name in wanted}
 
     def pieces(self, pieces: Iterable[bytes]) -> list[bytes]:
-        """Mask what is secret in a body, its pieces cut where they were."""
+        """Mask what is secret in a body, cut into pieces where it was cut before.
+
+        A text that a stream spreads over several events is masked in each of them.
+        """
         given = list(pieces)
+        given = masked_spread_texts(given, self._masked) or given
         body = b"".join(given)
-        masked = self._masked(body)
-        if masked == body:
+        scrubbed = self._masked(body)
+        if scrubbed == body:
             return given
         cuts, start = [], 0
         for piece in given:
-            cuts.append(masked[start : start + len(piece)])
+            cuts.append(scrubbed[start : start + len(piece)])
             start += len(piece)
         return cuts
 
+    def missed(self, texts: Iterable[bytes]) -> str | None:
+        """Return what kind of secret is still in one of the texts, or None."""
+        for text in texts:
+            for found in found_secrets(text, self.secrets):
+                if text[slice(*found.span)].strip(MASK):
+                    return found.name
+        return None
+
     def _masked(self, body: bytes) -> bytes:
-        for secret in self.secrets:
-            known = secret.encode()
-            body = body.replace(known, _MASK * len(known))
-        for pattern in _SECRETS:
-            body = pattern.sub(lambda match: _MASK * len(match[0]), body)
-        return body
+        return masked(body, self.secrets)
 
     def _json(self, value: JSONValue) -> JSONValue:
         match value:
@@ -90,5 +92,18 @@ class Scrub:
                 return [self._json(item) for item in value]
             case dict():
                 return {self.text(name): self._json(item) for name, item in value.items()}
-            case _:
+            case None | bool():
                 return value
+            case _:
+                written = json.dumps(value)
+                scrubbed = masked(written.encode(), self.secrets).decode()
+                return value if scrubbed == written else _number(scrubbed)
+
+
+def _number(scrubbed: str) -> JSONValue:
+    """Return a masked number: a number again, or the text if a part of it was masked."""
+    try:
+        number: JSONValue = json.loads(scrubbed)
+    except ValueError:
+        return scrubbed
+    return number

@@ -137,6 +137,11 @@ class Tape:
             self._exchanges.append(exchange)
         return exchange
 
+    def drop(self, exchange: Exchange) -> None:
+        """Take back the room of a recording that is not to be stored."""
+        with self._lock:
+            self._exchanges = [each for each in self._exchanges if each is not exchange]
+
     def end(self, exchange: Exchange) -> None:
         """Store a recording, and with it the file."""
         exchange.done = True
