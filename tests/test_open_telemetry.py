@@ -22,14 +22,17 @@ from opentelemetry.semconv.attributes import (
 from live_server import live
 from pathors_agent import (
     Agent,
+    AssistantMessage,
     AsyncAgent,
     Conversation,
     HTTPTransport,
     Limits,
     ModelOptions,
+    ToolCall,
     ToolError,
     TransportError,
     Usage,
+    UserMessage,
     tool,
 )
 from pathors_agent.messages import ToolMessage
@@ -410,6 +413,23 @@ def test_call_that_a_person_denied_is_seen_below_the_next_run(way: Way, exported
     assert (told["pathors_agent.effect"], told["pathors_agent.outcome"]) == ("tool/0/0", "not_run")
     assert told["error.type"] == "not_run"
     assert CANARY not in everything(exported)
+
+
+def test_call_that_the_end_of_the_run_cuts_off_is_out_of_time(way: Way, exported: Exported) -> None:
+    @tool
+    async def wait() -> None:
+        """Wait for ever."""
+        await anyio.sleep_forever()
+
+    asked = AssistantMessage(tool_calls=(ToolCall(id="c1", name="wait"),))
+    conversation = Conversation([UserMessage(content="Go."), asked])
+    limits = Limits(seconds=0.3, tool_seconds=None)
+    result = way.run(conversation=conversation, tools=[wait], limits=limits)
+
+    told = attributes(exported.named("execute_tool wait"))
+    assert (told["pathors_agent.outcome"], told["error.type"]) == ("timeout", "timeout")
+    assert result.times[-1].outcome == "timeout"
+    assert attributes(exported.named("invoke_agent"))["pathors_agent.limit"] == "seconds"
 
 
 class Found:

@@ -40,6 +40,7 @@ ReportDelta = Callable[[ToolProgressDelta], Awaitable[None]]
 
 def bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMessage:
     """Bind a call for this run, under its key; what keeps it from running is its result."""
+    bindings.telemetry.raise_stop()  # before anything says that the call begins
     bound = _bound(run, effect, bindings)
     if isinstance(bound, ToolMessage):
         bindings.report_answered(effect, bound)

@@ -54,14 +54,17 @@ class Audience:
 
     `api` makes spans, if the program has set OpenTelemetry up. Spans begin below `parent`, or
     below the current span if it is None. `facts` are common to the run's calls, or summed over
-    them. `name` is the agent's.
+    them. `name` is the agent's. The run's time is over at `deadline`.
     """
 
-    __slots__ = ("_stop", "_times", "api", "facts", "is_heard", "listens", "name", "parent")
+    __slots__ = (
+        *("_stop", "_times", "api", "deadline", "facts", "is_heard", "listens", "name", "parent"),
+    )
 
     def __init__(self, name: str | None = None) -> None:
         self._stop: BaseException | None = None
         self.name = name
+        self.deadline: float | None = None
         self.api = self.observe(SPANS, listening)
         self.is_heard = self.observe(LOG, is_heard)
         self.listens = self.is_heard or self.api is not None
@@ -100,7 +103,6 @@ class Audience:
         self, key: str, bound: BoundCall, *, queued: float | None = None
     ) -> "ToolOperation":
         """Begin a tool call; `queued` is when it began to wait for a free place, if it did."""
-        self.raise_stop()
         operation = ToolOperation(
             self, key, call=bound.call, name=bound.tool.name, description=bound.tool.description
         )
@@ -223,7 +225,7 @@ class ToolOperation(Operation, kw_only=True):
     """A tool call: a context manager that ends it, with the `message` that is its result.
 
     Code inside it finds its span the current one; nothing may be yielded there. `error` names what
-    the tool's function raised, or what was wrong with the call.
+    the tool's function raised, or what was wrong with the call. `outcome` is set at its end.
     """
 
     call: ToolCall
@@ -231,12 +233,8 @@ class ToolOperation(Operation, kw_only=True):
     description: str | None = None
     message: ToolMessage | None = None
     error: str | None = None
+    outcome: str = ""
     inside: AbstractContextManager[object] | None = None
-
-    @property
-    def outcome(self) -> str:
-        """How it ended."""
-        return self.message.outcome if self.message else "cancelled"
 
     def start_span(self) -> None:
         """Begin its span."""
@@ -257,7 +255,13 @@ class ToolOperation(Operation, kw_only=True):
 
     def close(self) -> None:
         """End it."""
-        outcome = self.outcome
+        deadline = self.audience.deadline
+        if self.message is not None:
+            outcome: str = self.message.outcome
+        else:
+            is_late = deadline is not None and monotonic() >= deadline
+            outcome = "timeout" if is_late else "cancelled"
+        self.outcome = outcome
         times = (self.start, monotonic(), outcome, None, self.waits)
         self.audience.keep(TimedCall("tool", self.call.name, self.key, *times))
         if self.audience.listens:

@@ -85,6 +85,8 @@ class RunTelemetry(Audience):
 
     def of(self, run: Run) -> AbstractContextManager[object]:
         """Follow a run's loop, which goes into the `with` block."""
+        if run.limits.seconds is not None:
+            self.deadline = monotonic() + run.limits.seconds
         if not self.listens and not self._denied:
             return NOTHING
         return RunOperation(self, "", run=run)
