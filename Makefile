@@ -4,25 +4,30 @@
 PYTHON ?= python3
 ARGS ?=
 PY := .venv/bin/python
-# One more than cores, for tests wait for processes that they start; each holds 800 MB.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))')
+DEMO := .venvs/demo/bin/python
+# Twice the cores, for many tests wait for sockets and timers; each worker holds 300 MB.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test coverage check format bench dist docs matrix lowest mutants soak audit model clean setup
+.PHONY: help demo serve test test-all coverage check format bench dist docs matrix lowest mutants soak audit model clean setup setup-demo
 
 help: ## say what there is to run
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
-demo: setup ## talk to an agent on a server of its own, offline, without a key
-	@$(PY) -m pathors_agent demo $(ARGS)
+demo: setup-demo ## talk to an agent on a server of its own, offline, without a key
+	@$(DEMO) -m pathors_agent demo $(ARGS)
 
-serve: setup ## serve the demo and its chat page: http://127.0.0.1:8000
-	@$(PY) -m pathors_agent serve --ui $(ARGS)
+serve: setup-demo ## serve the demo and its chat page: http://127.0.0.1:8000
+	@$(DEMO) -m pathors_agent serve --ui $(ARGS)
 
-test: setup ## run every test, and every example of the README and docs
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+test: setup ## run the quick tests, and every example of the README and docs: 3 minutes
+	$(PYTEST) -m "not slow" $(ARGS)
 
-coverage: setup ## run the tests and report which branches they took; two to five times as long
+test-all: setup ## run all tests: kills, processes, databases, browsers, other clients, fuzzing
+	$(PYTEST) $(ARGS)
+
+coverage: setup ## run all tests and report which branches they took; two to five times as long
 	@rm -f .coverage .coverage.*
 	$(PY) -m coverage run -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 	@$(PY) -m coverage combine --quiet
@@ -76,3 +81,6 @@ clean: ## remove everything that was made
 
 setup:
 	@$(PYTHON) .ci/make_venv.py .venv
+
+setup-demo:
+	@$(PYTHON) .ci/make_venv.py .venvs/demo server,cli

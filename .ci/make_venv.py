@@ -76,7 +76,7 @@ def create(directory):
 
 def install(directory, extras):
     """Install the project, editable, with its extras."""
-    print("Installing the project and its tools; this takes a minute the first time", flush=True)
+    print("Installing the project and what it needs; this takes up to a minute", flush=True)
     project = ROOT + ("[" + extras + "]" if extras else "")
     if uv():
         call([uv(), "pip", "install", "--quiet", "--python", python(directory), "-e", project])
@@ -85,7 +85,31 @@ def install(directory, extras):
         [python(directory), "-m", "ensurepip"]
     ):
         sys.exit(NO_ENSUREPIP.format(sys.executable))
-    call([python(directory), "-m", "pip", "install", "-qq", "-e", project])
+    install_with_pip(directory, project)
+
+
+def install_with_pip(directory, project):
+    """Install with pip, and show on a terminal how many packages it has found so far."""
+    command = [python(directory), "-m", "pip", "install", "--disable-pip-version-check"]
+    command += ["--no-input", "--progress-bar", "off", "-e", project]
+    pip = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines, packages = [], 0
+    for line in pip.stdout:
+        lines.append(line)
+        if line.startswith("Collecting "):
+            packages += 1
+            show("  {} packages: {}".format(packages, line.split()[1]))
+        elif line.startswith("Installing collected packages"):
+            show("  installing {} packages".format(packages))
+    show("")
+    if pip.wait() != 0:
+        sys.exit("".join(lines[-20:]) + "This command failed: " + " ".join(command))
+
+
+def show(text):
+    """Write a line of progress over the last one, on a terminal only."""
+    if sys.stdout.isatty():
+        print("\r\x1b[K" + text[:78], end="", flush=True)
 
 
 def run_newer_python():

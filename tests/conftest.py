@@ -4,6 +4,7 @@ import gc
 import ipaddress
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,52 @@ PROJECT = Path(__file__).parent.parent
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# Fixtures that start a program: each test that asks for one is slow.
+PROGRAMS = {"chromium", "client_environments", "fakellm_process", "llmock_process", "postgres_server"}
+
+# Parameters that make one variant of a test slow, as in `@pytest.fixture(params=["sqlite", ...])`.
+SLOW_PARAMETERS = {"postgres", "postgresql"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that use a program of their own as slow, so that `make test` leaves them out."""
+    for item in items:
+        if PROGRAMS & set(getattr(item, "fixturenames", ())) or has_slow_parameter(item):
+            item.add_marker(pytest.mark.slow)
+
+
+def has_slow_parameter(item: pytest.Item) -> bool:
+    """Return whether a parameter of the test names something that only the slow suite starts."""
+    call = getattr(item, "callspec", None)
+    return call is not None and any(
+        isinstance(value, str) and value in SLOW_PARAMETERS for value in call.params.values()
+    )
+
+
+RUNNING: list[pytest.Item] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Note which test runs, for `refuse_processes`."""
+    RUNNING.append(item)
+    try:
+        return (yield)
+    finally:
+        RUNNING.clear()
+
+
+def refuse_processes(event: str, arguments: tuple[object, ...]) -> None:
+    """Raise if a test of the quick suite starts a process without saying so.
+
+    Processes are what makes a suite slow, and fail on a busy machine.
+    """
+    if event in {"subprocess.Popen", "os.fork", "os.posix_spawn"}:
+        for item in RUNNING:
+            marks = {mark.name for mark in item.iter_markers()}
+            if not marks & {"slow", "process"}:
+                raise AssertionError(f"{item.nodeid} starts a process; mark it slow: {arguments}")
 
 
 def pytest_collection_finish() -> None:
@@ -78,3 +125,4 @@ def is_this_machine(host: str) -> bool:
 
 # An audit hook sees every call of the socket module, whoever makes it; no patched name does.
 sys.addaudithook(refuse_other_machines)
+sys.addaudithook(refuse_processes)

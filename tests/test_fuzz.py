@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 QUIRKS = HERE / "conformance" / "quirks"
 # About ten seconds: enough to notice that something broke; bugs are hunted by hand, for longer.

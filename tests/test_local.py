@@ -23,7 +23,7 @@ from pathors_agent.transports.local import AsyncLocalTransport, LocalTransport
 from pathors_agent.wire.chat_completions import ModelOptions
 from pathors_agent.wire.message_builder import TextDelta
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 FEW = ModelOptions(max_tokens=8, temperature=0, extra={"ignore_eos": True})
 PROMPT = "Say something nice."

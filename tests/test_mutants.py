@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mutants.table import MUTANTS, TO_BREAK
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src" / "pathors_agent"
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(__file__).parent.parent / "src" / "pathors_agent"
 
 # An audit hook sees every call of Python's own, whoever makes it.

@@ -21,6 +21,8 @@ from pathors_agent.wire.message_builder import Delta, TextDelta
 from servers import FakeLLMServer, LLMockServer
 from ways import WAYS
 
+pytestmark = pytest.mark.slow
+
 GO = UserMessage(content="What is the weather in Paris?")
 UNSTREAMED = ModelOptions(extra={"stream": False})
 

@@ -19,6 +19,8 @@ from browser import NewTab, chromium, new_tab
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["chromium", "new_tab"]  # fixtures
 
 ROOT = Path(__file__).parent.parent

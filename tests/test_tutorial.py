@@ -8,6 +8,8 @@ from pathlib import Path
 
 from command_line import PATIENCE_SECONDS, serving
 
+pytestmark = pytest.mark.slow
+
 SERVED = Path(__file__).parent.parent / "docs" / "examples" / "served"
 
 

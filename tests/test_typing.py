@@ -9,6 +9,8 @@ import pytest
 
 from client_programs import ROOT, Environments
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parent / "typing"
 
 SETTINGS = {

@@ -28,6 +28,8 @@ from command_line import (
     write_projects,
 )
 
+pytestmark = pytest.mark.slow
+
 KEY = re.compile(r"sk_[0-9A-Za-z]{43}")
 
 

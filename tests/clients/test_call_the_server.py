@@ -20,7 +20,7 @@ from live_server import PATIENCE_SECONDS, Live, live
 from pathors_agent.cli.demo_project import demo_project
 
 # The first test waits until the clients are installed.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 PAGE = ROOT / "docs" / "howto" / "call-the-server.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

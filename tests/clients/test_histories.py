@@ -9,6 +9,8 @@ import pytest
 
 from client_programs import PROGRAMS, Environments, plain_environment
 
+pytestmark = pytest.mark.slow
+
 SEEN: dict[str, list[dict[str, Any]]] = {
     "openai": [
         {"role": "system", "content": "Be brief."},

@@ -16,7 +16,7 @@ from pathors_agent.server import Project
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls
 
 # The first test waits until the clients are installed.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 WEATHER = """
 def weather(city: str) -> str:

@@ -15,7 +15,7 @@ from pathors_agent.server import Project
 # Others are large, and compiled when they are first imported.
 SECONDS = 240
 
-pytestmark = pytest.mark.timeout(2 * SECONDS)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * SECONDS)]
 
 BEFORE = re.compile(r"^```py\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

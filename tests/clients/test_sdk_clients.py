@@ -16,7 +16,7 @@ from pathors_agent.stores import Lease, MemoryStore
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
 
 # The first test waits until the clients are installed.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 OPENAI = ("openai", "openai_client.py")
 NODE = ("openai-node", "openai_client.mjs")

@@ -26,7 +26,7 @@ from pathors_agent.testing.scripted_transport import AsyncPlayerTransport
 from pathors_agent.timeline import TimedCall
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 
 @pytest.fixture

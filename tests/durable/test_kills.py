@@ -19,7 +19,7 @@ STRIDE = 1 if os.environ.get("PATHORS_EVERY_KILL") else 5
 WRITES = {"tool/0/0": "a", "tool/0/1": "b", "tool/2/0": "d"}
 CHARGES = ["tool/1/0 1", "tool/1/1 2"]
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -23,7 +23,7 @@ from pathors_agent.run import Status
 RUNS = int(os.environ.get("PATHORS_FLEET_RUNS", "15"))
 STOPPED_SECONDS = 60 if RUNS >= 200 else 0
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300 + 10 * RUNS)]
+pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.timeout(300 + 10 * RUNS)]
 
 PROGRAM = Path(__file__).parent / "worker_program.py"
 TOOL_SECONDS, BEAT_SECONDS = "0.1", "0.2"

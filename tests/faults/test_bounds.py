@@ -17,6 +17,8 @@ from pathors_agent.errors import (
 from pathors_agent.transports.http import Timeouts
 from servers import Drip, head
 
+pytestmark = pytest.mark.slow
+
 EVENTS = head(Content_Type="text/event-stream", Connection="close")
 PACKED = head(Content_Type="text/event-stream", Connection="close", Content_Encoding="gzip")
 

@@ -11,6 +11,8 @@ from pathors_agent.errors import IncompleteResponse, TransportError
 from pathors_agent.transports.http import Timeouts
 from servers import CLOSE, RESET, STALL, Close, Reset, Step
 
+pytestmark = pytest.mark.slow
+
 # By default each byte of the shortest stream, and every so many of the others; with FAULTS=all
 # each byte of all, by each client.
 EACH_BYTE = os.environ.get("FAULTS") == "all"

@@ -29,7 +29,7 @@ LATEST_SECONDS = 0.05
 
 TURN = ["user", "assistant", "tool", "assistant"]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ from pathors_agent.testing import AsyncScriptedTransport, calls
 from pathors_agent.wire.messages import read_message
 from postgres import find_programs, restartable_server
 
+pytestmark = pytest.mark.slow
+
 LONG = 50.0
 UNAVAILABLE = "Sessions cannot be read or written now"
 

@@ -27,7 +27,7 @@ tools = "served_program:tools"
 
 WRITES = {"a", "b", "d"}
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @contextmanager

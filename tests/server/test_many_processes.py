@@ -16,6 +16,8 @@ from command_line import Server, answered, bearer, gate, run, serving, until, wr
 from pathors_agent import AssistantMessage, Conversation, UserMessage
 from pathors_agent.wire.messages import read_message
 
+pytestmark = pytest.mark.slow
+
 LEASE_SECONDS = 1.0
 SETTINGS = f"\n[server]\nlease_seconds = {LEASE_SECONDS}\n"
 PROCESSES, TASKS = 4, 20

@@ -27,6 +27,8 @@ from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project, create_app, make_key
 from pathors_agent.stores import MemoryStore
 
+pytestmark = pytest.mark.slow
+
 KEY, STORED_KEY = make_key("demo")
 STORE = MemoryStore()
 APP = create_app([Project(id="demo", transport=AsyncOfflineTransport())], STORE)

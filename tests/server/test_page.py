@@ -23,6 +23,8 @@ from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_er
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Route
 
+pytestmark = pytest.mark.slow
+
 PHONE = {"width": 360, "height": 740}
 
 ASK_PERSON = [

@@ -17,7 +17,7 @@ from servers import PATIENCE_SECONDS
 
 WRITER = Path(__file__).parent / "writer.py"
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 
 @pytest.fixture(scope="module")
