@@ -19,7 +19,13 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # Fixtures that start a program: each test that asks for one is slow.
-PROGRAMS = {"chromium", "client_environments", "fakellm_process", "llmock_process", "postgres_server"}
+PROGRAMS = {
+    "chromium",
+    "client_environments",
+    "fakellm_process",
+    "llmock_process",
+    "postgres_server",
+}
 
 # Parameters that make one variant of a test slow, as in `@pytest.fixture(params=["sqlite", ...])`.
 SLOW_PARAMETERS = {"postgres", "postgresql"}

@@ -84,6 +84,7 @@ async def test_every_rule_of_transports_is_kept() -> None:
 # - the extra, the loop -
 
 
+@pytest.mark.slow
 def test_missing_aiohttp_is_told_with_the_extra_that_brings_it() -> None:
     code = (
         "import sys; sys.modules['aiohttp'] = None\n"
@@ -98,6 +99,7 @@ def test_missing_aiohttp_is_told_with_the_extra_that_brings_it() -> None:
     )
 
 
+@pytest.mark.slow
 def test_importing_the_module_does_not_import_aiohttp() -> None:
     code = "import sys, pathors_agent.transports.aiohttp; sys.exit('aiohttp' in sys.modules)"
 

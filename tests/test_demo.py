@@ -137,6 +137,7 @@ def test_unknown_city_is_answered_with_the_known_ones() -> None:
         local_time("Atlantis")
 
 
+@pytest.mark.slow
 def test_machine_without_time_zones_is_told_what_to_install() -> None:
     code = (
         "import sys; sys.modules['tzdata'] = None\n"
@@ -185,6 +186,7 @@ def streamed(*script: testing.Entry) -> Iterator[list[bytes]]:
         yield [answer(body, Content_Type="text/event-stream")]
 
 
+@pytest.mark.process
 def test_demo_shows_a_conversation_with_parallel_tools() -> None:
     shown = run("demo")
 
@@ -223,6 +225,7 @@ def test_demo_shows_a_conversation_with_parallel_tools() -> None:
         assert re.fullmatch(pattern, line), line
 
 
+@pytest.mark.slow
 def test_every_result_shows_its_time() -> None:
     shown = run("demo", "-p", "What is 1 + 1 and 2 + 2?").stdout
 
@@ -231,6 +234,7 @@ def test_every_result_shows_its_time() -> None:
     assert all(MILLISECONDS.search(line) for line in results)
 
 
+@pytest.mark.slow
 def test_own_prompts_are_one_conversation_and_errors_are_shown() -> None:
     shown = run("demo", "--prompt", "Convert 5 km to kg", "--prompt", "Convert 5 km to m")
 
@@ -271,15 +275,18 @@ def read_terminal(terminal: int) -> bytes:
         return b""
 
 
+@pytest.mark.slow
 def test_terminal_gets_colours() -> None:
     assert "\x1b[36mcall\x1b[0m    calculate" in on_terminal()
 
 
+@pytest.mark.slow
 def test_no_color_in_the_environment_or_as_an_option_turns_them_off() -> None:
     assert "\x1b" not in on_terminal(NO_COLOR="1")
     assert "\x1b" not in on_terminal("--no-color")
 
 
+@pytest.mark.slow
 def test_endpoint_of_the_environment_answers(scripted_server: StartServer) -> None:
     call = testing.calls(("calculate", {"expression": "6 * 7"}))
     server = scripted_server(*streamed(call, "It is 42."))
@@ -301,6 +308,7 @@ def test_endpoint_of_the_environment_answers(scripted_server: StartServer) -> No
     assert b'"content":"6 * 7 = 42"' in server.requests[1].body
 
 
+@pytest.mark.slow
 def test_timeline_draws_what_was_called(scripted_server: StartServer, tmp_path: Path) -> None:
     call = testing.calls(("calculate", {"expression": "6 * 7"}))
     server = scripted_server(*streamed(call, "It is 42.", "It is <b>."))
@@ -319,6 +327,7 @@ def test_timeline_draws_what_was_called(scripted_server: StartServer, tmp_path: 
     ]
 
 
+@pytest.mark.slow
 def test_timeline_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path: Path) -> None:
     shown = run("demo", "--timeline", str(tmp_path / "none" / "run.html"))
 
@@ -327,6 +336,7 @@ def test_timeline_that_cannot_be_written_is_told_before_anything_is_asked(tmp_pa
     assert shown.stderr == f"error: {tmp_path}/none/run.html: No such file or directory\n"
 
 
+@pytest.mark.slow
 def test_model_cannot_steer_the_terminal(scripted_server: StartServer) -> None:
     server = scripted_server(*streamed("\x1b[2Jgone\x07"))
 
@@ -349,6 +359,7 @@ def test_outside_server_answers_with_tools(llmock_server: LLMockServer) -> None:
     assert shown.stdout.endswith("model   It is late.\n")
 
 
+@pytest.mark.slow
 def test_refusal_is_one_line_on_stderr(scripted_server: StartServer) -> None:
     body = b'{"error": {"message": "Invalid authentication", "type": "authentication_error"}}'
     server = scripted_server([answer(body, "401 Unauthorized")])
@@ -360,6 +371,7 @@ def test_refusal_is_one_line_on_stderr(scripted_server: StartServer) -> None:
     assert "sk_wrong" not in shown.stdout + shown.stderr
 
 
+@pytest.mark.slow
 def test_key_without_project_is_one_line_on_stderr() -> None:
     shown = run("demo", PATHORS_API_KEY="sk_1")
 
@@ -367,6 +379,7 @@ def test_key_without_project_is_one_line_on_stderr() -> None:
     assert re.fullmatch(r"error: .*PATHORS_PROJECT_ID.*\n", shown.stderr)
 
 
+@pytest.mark.slow
 def test_run_without_an_answer_is_one_line_on_stderr(scripted_server: StartServer) -> None:
     call = testing.calls(("calculate", {"expression": "1 + 1"}))
     server = scripted_server(*streamed(*[call] * 100))
@@ -377,6 +390,7 @@ def test_run_without_an_answer_is_one_line_on_stderr(scripted_server: StartServe
     assert re.fullmatch(r"error: the run has no answer: it stopped at .*\n", shown.stderr)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_cleanly(scripted_server: StartServer) -> None:
     server = scripted_server([STALL])
     process = subprocess.Popen(
@@ -398,6 +412,7 @@ def test_ctrl_c_ends_it_cleanly(scripted_server: StartServer) -> None:
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_its_server_too() -> None:
     prompts = [word for _ in range(100) for word in ("-p", "1 + 1")]
     process = subprocess.Popen(
@@ -420,6 +435,7 @@ def test_ctrl_c_ends_its_server_too() -> None:
         socket.create_connection(("127.0.0.1", port))
 
 
+@pytest.mark.slow
 def test_reader_that_goes_away_ends_it_quietly() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "pathors_agent", "demo"],
@@ -439,6 +455,7 @@ def test_reader_that_goes_away_ends_it_quietly() -> None:
     assert process.wait() == 1
 
 
+@pytest.mark.slow
 def test_help_names_the_command_and_its_options() -> None:
     shown = run("--help")
     demo = run("demo", "--help")
@@ -449,6 +466,7 @@ def test_help_names_the_command_and_its_options() -> None:
         assert word in demo.stdout
 
 
+@pytest.mark.slow
 def test_missing_command_is_a_usage_error() -> None:
     shown = run()
 

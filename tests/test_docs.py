@@ -165,6 +165,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("block", all_blocks("python"), ids=str)
 def test_block_runs_and_prints_what_it_says(block: Block, page_runs: dict[Path, PageRun]) -> None:
     check_output(page_runs[block.page].run_to(block), block.text)
@@ -211,6 +212,7 @@ def test_file_of_projects_can_be_read(
     assert [project.id for project in projects] == re.findall(r"\[projects\.(\w+)\]", block.text)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_example_runs_and_prints_what_it_says(example: Path, tmp_path: Path) -> None:
     printed = printed_by(lambda: runpy.run_path(str(example), run_name="__main__"), tmp_path)

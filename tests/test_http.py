@@ -11,13 +11,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import aiohttp
 import anyio
 import httpx2
 import pytest
+import trustme
 
 import pathors_agent
 from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
@@ -547,6 +547,7 @@ def test_repr_hides_user_name_and_query() -> None:
         assert repr(transport) == "HTTPTransport('http://127.0.0.1:1/v1/chat/completions')"
 
 
+@pytest.mark.slow
 def test_importing_the_module_does_not_import_httpx2() -> None:
     code = "import sys, pathors_agent.transports.http; sys.exit('httpx2' in sys.modules)"
 
@@ -937,26 +938,20 @@ def test_redirect_is_refused_through_a_client_that_follows(scripted_server: Star
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    openssl = which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test "
-    options += "-addext subjectAltName=IP:127.0.0.1"
-    subprocess.run(
-        [openssl, *options.split(), "-keyout", str(key), "-out", str(certificate)],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a certificate for 127.0.0.1, its key, and the authority that signed it, in one file."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    file = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    issued.private_key_and_cert_chain_pem.write_to_path(file)
+    authority.cert_pem.write_to_path(file, append=True)
+    return file
 
 
 @pytest.fixture
-def tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+def tls(certificate: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
+    context.load_cert_chain(certificate)
     return context
 
 
@@ -982,10 +977,10 @@ def test_server_that_does_not_answer_in_tls_is_left_at_the_limit(
 
 
 def test_limits_hold_over_tls(
-    scripted_server: StartServer, tls: ssl.SSLContext, certificate: tuple[Path, Path]
+    scripted_server: StartServer, tls: ssl.SSLContext, certificate: Path
 ) -> None:
     server = scripted_server([CHUNKED, chunk(b"a"), STALL], tls=tls)
-    trusting = ssl.create_default_context(cafile=certificate[0])
+    trusting = ssl.create_default_context(cafile=certificate)
 
     with httpx2.Client(verify=trusting) as client:
         transport = HTTPTransport(
@@ -997,10 +992,10 @@ def test_limits_hold_over_tls(
 
 @pytest.mark.anyio
 async def test_limits_hold_over_tls_async(
-    scripted_server: StartServer, tls: ssl.SSLContext, certificate: tuple[Path, Path]
+    scripted_server: StartServer, tls: ssl.SSLContext, certificate: Path
 ) -> None:
     server = scripted_server([CHUNKED, chunk(b"a"), STALL], tls=tls)
-    trusting = ssl.create_default_context(cafile=certificate[0])
+    trusting = ssl.create_default_context(cafile=certificate)
 
     async with httpx2.AsyncClient(verify=trusting) as client:
         transport = AsyncHTTPTransport(

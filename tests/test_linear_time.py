@@ -3,13 +3,14 @@
 Each shape is made in two sizes, one four times the other, and the work of both is counted.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from counting import TIMES, check_linear
+from counting import check_linear
 from pathors_agent import load_messages
 from pathors_agent.agent import Agent
 from pathors_agent.conversation import Conversation
@@ -36,10 +37,9 @@ from pathors_agent.tools.results import result_message
 from pathors_agent.tools.tool import Tool, tool
 from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.wire.chat_completions import RequestTemplate
-from pathors_agent.wire.message_builder import MAX_CALLS, ToolCallDelta
+from pathors_agent.wire.message_builder import ToolCallDelta
 from pathors_agent.wire.messages import read_client_messages, write_message
 from pathors_agent.wire.response_stream import ResponseStream
-
 
 Work = Callable[[], object]
 Shape = Callable[[int], Work]
@@ -329,10 +329,12 @@ def properties(count: int) -> dict[str, JSONValue]:
     }
 
 
+NUMBERS = itertools.count()
+
+
 def compiled(count: int) -> Work:
-    numbers = iter(range(10**6))
-    # Another schema each time: one that was compiled is kept.
-    return lambda: compile_schema({**properties(count), "title": str(next(numbers))})
+    # A different schema each time: compiled schemas are cached.
+    return lambda: compile_schema({**properties(count), "title": str(next(NUMBERS))})
 
 
 def checked(count: int) -> Work:

@@ -46,7 +46,7 @@ from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, cal
 from pathors_agent.tools.registry import BoundCall
 from servers import PATIENCE_SECONDS, ended, free_port
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 # The mcp package (2.3) leaves the generators of an event stream to the garbage collector, and trio
 # says so.

@@ -4,6 +4,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from mutants.table import MUTANTS, TO_BREAK
 
 pytestmark = pytest.mark.slow

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 pytestmark = pytest.mark.slow
 
 PACKAGE = Path(__file__).parent.parent / "src" / "pathors_agent"

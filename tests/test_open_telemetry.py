@@ -734,6 +734,7 @@ def test_trace_of_a_request_is_taken_up_where_nobody_did(exported: Exported) -> 
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_unless_the_program_has() -> None:
     code = """
 import sys

@@ -125,6 +125,7 @@ def test_type_checkers_and_python_see_the_same_names() -> None:
     assert set(at_runtime) == PUBLIC_NAMES
 
 
+@pytest.mark.process
 def test_import_alone_loads_nothing_heavy() -> None:
     code = f"import sys, pathors_agent; print([m for m in {HEAVY} if m in sys.modules])"
 

@@ -243,6 +243,7 @@ def test_contents_never_reach_structlog(way: Way, structlog_events: list[dict[st
     assert CANARY not in repr(structlog_events)
 
 
+@pytest.mark.slow
 def test_structlog_is_not_imported_for_a_program_that_does_not_use_it() -> None:
     code = (
         "import sys\n"

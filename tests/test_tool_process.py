@@ -32,9 +32,12 @@ from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.tool import Tool
 from ways import WAYS
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "pidfd_open"), reason="ends of processes are watched with pidfd (Linux)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not hasattr(os, "pidfd_open"), reason="ends of processes are watched with pidfd (Linux)"
+    ),
+]
 
 Function = Callable[..., Any]
 Dispatch = Callable[..., ToolMessage]

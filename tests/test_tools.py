@@ -600,6 +600,7 @@ def test_any_text_is_bound_or_answered(text: str) -> None:
             assert result.tool.name == "raw"
 
 
+@pytest.mark.slow
 def test_import_leaves_heavy_packages_out() -> None:
     code = (
         "import sys; from pathors_agent import tool, ToolRegistry\n"

@@ -153,6 +153,7 @@ def test_plain_repr_shows_no_contents(shown: object) -> None:
     assert not [word for word in ("See?", "brief", "You.") if word in repr(shown)]
 
 
+@pytest.mark.slow
 def test_rich_is_imported_only_to_show() -> None:
     code = """
 import sys

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from command_line import PATIENCE_SECONDS, serving
 
 pytestmark = pytest.mark.slow

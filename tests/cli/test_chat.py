@@ -25,6 +25,8 @@ from command_line import (
 from pathors_agent import Request, testing
 from servers import ScriptedServer, answer
 
+pytestmark = pytest.mark.slow
+
 StartServer = Callable[..., ScriptedServer]
 
 MILLISECONDS = re.compile(r"  \d+\.\d ms$", re.MULTILINE)

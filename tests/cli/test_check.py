@@ -13,6 +13,8 @@ from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project
 from servers import STALL, Received, ScriptedServer, Step, answer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Live]:

@@ -8,6 +8,8 @@ import pytest
 
 from command_line import environment, run
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = ["serve", "chat", "demo", "keys create", "keys list", "keys revoke"]
 COMMANDS += ["sessions list", "sessions show", "sessions search", "sessions end"]
 

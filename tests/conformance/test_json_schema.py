@@ -61,6 +61,7 @@ def test_no_answer_is_wrong(
     assert {name for line in others for name in line.partition(": ")[2].split(", ")} == refused
 
 
+@pytest.mark.slow
 def test_hostile_schemas_are_answered_in_time(conformance_data: Path) -> None:
     # In a process of its own: their two seconds are not meant for a tracer of coverage.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}

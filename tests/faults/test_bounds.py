@@ -6,6 +6,8 @@ import sys
 import zlib
 from dataclasses import dataclass
 
+import pytest
+
 from faults.case_server import Script, serving
 from faults.whole_agents import Client, with_each_client
 from pathors_agent.errors import (

@@ -17,6 +17,8 @@ from live_server import published
 from pathors_agent.server import make_key
 from pathors_agent.stores import SQLStore
 
+pytestmark = pytest.mark.slow
+
 MODELS = """
 import asyncio
 from contextlib import asynccontextmanager

@@ -138,6 +138,7 @@ RESULTS_IN_A_PROCESS = {
 }
 
 
+@pytest.mark.slow
 @in_each(*HERE, "process")
 def test_what_a_tool_raises_is_the_result_of_its_call(place: Place, ran: Path) -> None:
     wanted = RESULTS_IN_A_PROCESS if place.kind == "process" else RESULTS
@@ -190,6 +191,7 @@ def test_server_goes_on_whatever_a_tool_raises(kind: str, how: str, ran: Path) -
 # - what ends its process -
 
 
+@pytest.mark.slow
 @in_each("process")
 def test_tool_that_ends_its_process_ends_nothing_else(place: Place, ran: Path) -> None:
     wanted = {
@@ -217,6 +219,7 @@ HANGING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("kind", "function", "fate"), [(*key, fate) for key, fate in HANGING.items()]
@@ -262,6 +265,7 @@ TOO_MUCH_IN_A_PROCESS = {
 }
 
 
+@pytest.mark.slow
 @in_each(*HERE, "process")
 def test_tool_that_gives_too_much_is_cut_or_refused_in_words(place: Place, ran: Path) -> None:
     wanted = TOO_MUCH_IN_A_PROCESS if place.kind == "process" else TOO_MUCH
@@ -275,6 +279,7 @@ def test_tool_that_gives_too_much_is_cut_or_refused_in_words(place: Place, ran: 
     assert runs(ran) == len(GIVEN)
 
 
+@pytest.mark.slow
 @in_each("plain", "thread", "process")
 def test_tool_that_calls_itself_for_ever_fails(place: Place, ran: Path) -> None:
     [(outcome, text)] = place.run(faulty_tools.fail_by_recursion, {"path": str(ran)})

@@ -26,9 +26,12 @@ MOST_THREADS = 1 + 2 * TOGETHER + 10
 # As with those ten connections: SQLite holds two files open for each, the database and its log.
 MOST_STORE_FILES = 2 * 10
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 + RUNS // 5),
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(60 + RUNS // 5),
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts what Linux tells"),
 ]
+
 
 def soak(way: str, **environment: str) -> list[Sample]:
     """Run the program in a process of its own; a warning there is an error, or said."""

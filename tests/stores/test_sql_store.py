@@ -634,6 +634,7 @@ async def test_two_stores_at_one_database_see_each_other(url: str, store: SQLSto
 # - extras -
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("missing", "extra", "url"),
     [

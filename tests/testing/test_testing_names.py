@@ -54,6 +54,7 @@ def test_unknown_name_is_an_attribute_error_that_helps() -> None:
         _ = pathors_agent.testing.Scripted  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_transports_need_no_hypothesis() -> None:
     code = """
 import sys
