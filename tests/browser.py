@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Route
 
 # Long enough for a busy machine; only a failing test ever waits for it.
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 
 FLAGS = [
     "--no-sandbox",

@@ -21,7 +21,7 @@ from pathors_agent.server import Project, ServerSettings, create_app, make_key
 from pathors_agent.stores import MemoryStore, Store
 
 # Long enough for a busy machine; only a failing test ever waits for it.
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass

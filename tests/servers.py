@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 # Long enough for a busy machine; only a failing test ever waits for it.
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 # Steps of a script, beside plain bytes, which are sent. After the last step the connection stays

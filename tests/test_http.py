@@ -5,7 +5,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -667,12 +666,11 @@ def test_server_that_never_ends_its_body_does_not_hold_the_caller(
     scripted_server: StartServer,
 ) -> None:
     server = scripted_server([CHUNKED, chunk(b"data: [DONE]\n\n"), STALL])
-    started = time.monotonic()
+    patient = Timeouts(between_bytes=3600, whole=3600)
 
-    with HTTPTransport(server.url) as transport, transport.send(REQUEST) as response:
-        next(iter(response.pieces))
-
-    assert time.monotonic() - started < 1
+    with HTTPTransport(server.url, timeouts=patient) as transport:
+        with transport.send(REQUEST) as response:
+            assert next(iter(response.pieces)) == b"data: [DONE]\n\n"
 
 
 def test_flood_after_the_answer_is_not_read(scripted_server: StartServer) -> None:
@@ -747,12 +745,10 @@ def test_no_read_waits_longer_than_the_whole_may_take(
     scripted_server: StartServer, fetch: Fetch, script: Iterable[Step]
 ) -> None:
     server = scripted_server(script)
-    started = time.monotonic()
 
     with pytest.raises(TransportError, match=r"whole=0\.3") as caught:
-        fetch(server.url, timeouts=Timeouts(first_byte=30, between_bytes=30, whole=0.3))
+        fetch(server.url, timeouts=Timeouts(first_byte=3600, between_bytes=3600, whole=0.3))
 
-    assert time.monotonic() - started < 10
     assert not caught.value.retryable
 
 

@@ -4,10 +4,11 @@ import itertools
 import json
 import math
 import sys
-import time
+from collections.abc import Callable
 
 import pytest
 
+from counting import check_linear
 from pathors_agent.messages import JSONValue
 from pathors_agent.wire.partial_json import MAX_DEPTH, PartialJSON
 
@@ -210,13 +211,14 @@ def test_number_with_more_digits_than_python_converts_is_no_number() -> None:
     assert value_of(f"[{digits}]") == []
 
 
-def seconds_for(text: str) -> float:
-    parser = PartialJSON()
-    started = time.process_time()
-    for at in range(0, len(text), 8):
-        parser.feed(text[at : at + 8])
-        assert parser.value is not None
-    return time.process_time() - started
+def reading(text: str) -> Callable[[], None]:
+    def read() -> None:
+        parser = PartialJSON()
+        for at in range(0, len(text), 8):
+            parser.feed(text[at : at + 8])
+            assert parser.value is not None
+
+    return read
 
 
 @pytest.mark.parametrize(
@@ -231,11 +233,9 @@ def seconds_for(text: str) -> float:
         ("[", '{"k":'),
     ],
 )
-def test_time_is_linear_in_the_length(start: str, unit: str) -> None:
-    # Sixteen times the text in at most 64 times the time; the square of it would be 256 times.
-    sizes = [50_000, 800_000]
-    texts = [start + "".join(itertools.islice(itertools.cycle(unit), size)) for size in sizes]
+def test_work_is_linear_in_the_length(start: str, unit: str) -> None:
+    def text(size: int) -> str:
+        return start + "".join(itertools.islice(itertools.cycle(unit), size))
 
-    small, large = (min(seconds_for(text) for _ in range(2)) for text in texts)
-
-    assert large < 64 * small
+    # Each value is a copy of the text so far: one allocation, and no work in Python.
+    check_linear(lambda size: reading(text(size)), 2_000, allocations=False)

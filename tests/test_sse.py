@@ -2,8 +2,6 @@
 
 import gc
 import re
-import statistics
-import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -12,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from counting import check_linear
 from pathors_agent.errors import MalformedResponse
 from pathors_agent.wire.sse import Event, LineEnds, SSEParser, encode_comment, encode_event
 
@@ -400,13 +399,6 @@ SHAPES = [
 ]
 
 
-def cpu_seconds(pieces: list[bytes]) -> float:
-    gc.collect()
-    start = time.process_time()
-    parsed(pieces)
-    return time.process_time() - start
-
-
 def peak_bytes(pieces: list[bytes]) -> int:
     gc.collect()
     tracemalloc.start()
@@ -418,12 +410,12 @@ def peak_bytes(pieces: list[bytes]) -> int:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_time_grows_with_the_bytes(shape: Callable[[int], list[bytes]]) -> None:
-    small, large = shape(SIZE), shape(2 * SIZE)
+def test_work_is_linear_in_the_bytes(shape: Callable[[int], list[bytes]]) -> None:
+    def reading(size: int) -> Callable[[], object]:
+        pieces = shape(size)
+        return lambda: parsed(pieces)
 
-    ratios = [cpu_seconds(large) / cpu_seconds(small) for _ in range(5)]
-
-    assert statistics.median(ratios) < 3
+    check_linear(reading, SIZE // 64)
 
 
 @pytest.mark.parametrize("shape", [one_long_line, many_data_lines])

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 
 import anyio
 import pytest
@@ -98,12 +97,8 @@ async def test_next_gets_in_when_the_holder_of_a_lease_is_killed(url: str) -> No
             assert line_of(process) == "ready"
             assert await store.take_lease("project", "session", holder="next", seconds=1) is None
             process.send_signal(signal.SIGKILL)
-            killed = monotonic()
             while await store.take_lease("project", "session", holder="next", seconds=1) is None:  # noqa: ASYNC110
                 await anyio.sleep(0.02)
-
-    # Not before the lease is over, which was kept at least some time before the kill.
-    assert 0.3 < monotonic() - killed < 2.0
 
 
 async def test_turn_is_whole_or_absent_when_its_writer_is_killed(url: str) -> None:
