@@ -302,7 +302,7 @@ READING = [
         STREAM,
         "        self._tail += data\n        # A line end",
         "        self._tail = bytearray(bytes(self._tail) + data)\n        # A line end",
-        "test_linear_time.py::test_time_of_an_event_in_pieces_is_linear",
+        "test_linear_time.py::test_work_of_an_event_in_pieces_is_linear",
     ),
     mutant(
         "each look at arguments reads them from their start",
