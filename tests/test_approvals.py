@@ -12,8 +12,9 @@ from pathors_agent.history.loading import load_messages
 from pathors_agent.history.stored import dump_messages
 from pathors_agent.messages import ToolMessage
 from pathors_agent.run import Status
-from pathors_agent.testing import ScriptedTransport, calls
-from pathors_agent.tools.tool import tool
+from pathors_agent.testing import ScriptedTransport, answer, calls
+from pathors_agent.tools.signature import ToolContext
+from pathors_agent.tools.tool import Tool, tool
 from ways import WAYS, Way
 
 RAN: list[tuple[str, int]] = []
@@ -119,11 +120,88 @@ def test_only_calls_that_the_function_names_wait() -> None:
     assert [approval.call.id for approval in approvals] == [conversation.open_calls[0].id]
 
 
-def test_call_with_wrong_arguments_waits_for_nobody() -> None:
-    _, conversation, approvals = asking(("give", {"to": "Ann"}))
+WRONG_ARGUMENTS = {
+    "a missing argument": '{"to": "Ann"}',
+    "an unknown argument": '{"to": "Ann", "amount": 500, "tip": 1}',
+    "a value of another type": '{"to": "Ann", "amount": "abc"}',
+    "a list": '["Ann", 500]',
+    "no JSON": "pay Ann",
+    "cut off": '{"to": "Ann", "amo',
+    "a name twice": '{"to": "Ann", "to": "Bob", "amount": 500}',
+}
 
-    assert approvals == []
-    assert [outcome for outcome, _ in results(conversation)] == ["error"]
+
+@tool(approve=True)
+async def transfer(to: str, amount: int) -> str:
+    """Pay somebody, on the event loop."""
+    RAN.append((to, amount))
+    return "paid"
+
+
+def run_raw(context: ToolContext[None], to: str, amount: int) -> str:
+    RAN.append((to, amount))
+    return "paid"
+
+
+RAW = Tool(
+    name="raw",
+    parameters={
+        "type": "object",
+        "properties": {"to": {"type": "string"}, "amount": {"type": "integer"}},
+        "required": ["to", "amount"],
+        "additionalProperties": False,
+    },
+    function=run_raw,
+    approve=True,
+)
+
+
+@pytest.mark.parametrize("arguments", WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
+@pytest.mark.parametrize("name", ["pay", "give", "transfer", "raw"])
+def test_model_hears_of_wrong_arguments_before_a_person_is_asked(name: str, arguments: str) -> None:
+    model = ScriptedTransport(calls((name, arguments)), calls((name, {"to": "Ann", "amount": 500})))
+
+    result = Agent(model, tools=[pay, give, transfer, RAW]).run("Pay.")
+
+    [(outcome, text)] = results(result.conversation)
+    assert outcome == "error"
+    assert text.startswith(f"The arguments of {name} ")
+    assert [approval.call.arguments for approval in result.approvals] == [
+        '{"to": "Ann", "amount": 500}'
+    ]
+    assert RAN == []
+
+
+def test_calls_that_fit_wait_while_the_others_of_their_answer_are_answered(way: Way) -> None:
+    script = calls(("pay", {"to": "Ann", "amount": 5}), ("pay", {"to": "Bob"}), ("pya", {}))
+
+    result = way.run(script, prompt="Pay.", tools=[pay])
+
+    assert result.status is Status.SUSPENDED
+    assert [approval.call.id for approval in result.approvals] == ["call_1"]
+    assert [text.partition(".")[0] for _, text in results(result.conversation)] == [
+        "The arguments of pay do not fit its parameters:\n- /amount: is missing, should be an integer",
+        'There is no tool "pya"',
+    ]
+    assert RAN == []
+
+
+def test_call_that_was_cut_off_waits_for_nobody(way: Way) -> None:
+    script = answer(calls=[("pay", '{"to": "Ann", "am')], finish_reason="length")
+
+    result = way.run(script, "Sorry.", prompt="Pay.", tools=[pay])
+
+    assert result.approvals == ()
+    assert [outcome for outcome, _ in results(result.conversation)] == ["not_run"]
+
+
+def test_call_of_a_client_tool_waits_as_it_came() -> None:
+    client_tool = Tool(name="sign", parameters=RAW.parameters, approve=True)
+    model = ScriptedTransport(calls(("sign", {"to": "Ann"})))
+
+    result = Agent(model, tools=[client_tool]).run("Sign.")
+
+    assert [approval.call.name for approval in result.approvals] == ["sign"]
 
 
 def test_function_that_fails_leaves_the_decision_to_a_person() -> None:

@@ -600,7 +600,7 @@ def test_contents_are_in_the_spans_where_asked_for(
     assert json.loads(second["gen_ai.input.messages"]) == [
         *(question, asks, {"role": "tool", "parts": [says]})
     ]
-    assert called["gen_ai.tool.call.arguments"] == '{"at":"me"}'
+    assert called["gen_ai.tool.call.arguments"] == '{"at": "me"}'
     assert called["gen_ai.tool.call.result"] == "me it is"
     assert called["gen_ai.tool.description"] == "Look at something."
 

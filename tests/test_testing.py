@@ -119,8 +119,8 @@ def test_parallel_calls_are_streamed_one_after_another() -> None:
                 }
             ]
         },
-        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":1,"'}}]},
-        {"tool_calls": [{"index": 0, "function": {"arguments": 'b":2}'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a": 1,'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": ' "b": 2}'}}]},
         {
             "tool_calls": [
                 {

@@ -300,8 +300,8 @@ RUNNING = [
         "a tool that needs approval runs without",
         "approvals",
         "calls/approvals.py",
-        "        if not callable(approve):\n            return approve\n",
-        "        if not callable(approve):\n            return False\n",
+        "        if not callable(tool.approve):\n            return True\n",
+        "        if not callable(tool.approve):\n            return False\n",
         APPROVAL_TESTS + "test_run_waits_and_says_for_what",
     ),
     mutant(

@@ -149,7 +149,7 @@ def test_own_tools_are_told_of_when_asked_for() -> None:
 
         told = [c["tool_activity"] for c in chunks[:-1] if "tool_activity" in c]
         assert [list(t) for t in told] == [["call"], ["result"]]
-        assert told[0]["call"]["function"] == {"name": "add", "arguments": '{"a":1,"b":2}'}
+        assert told[0]["call"]["function"] == {"name": "add", "arguments": '{"a": 1, "b": 2}'}
         assert told[1]["result"] == {
             "tool_call_id": "call_1",
             "outcome": "value",
@@ -300,7 +300,7 @@ def test_external_call_goes_to_the_client_and_its_result_comes_back_alone() -> N
             {
                 "id": "call_1",
                 "type": "function",
-                "function": {"name": "weather", "arguments": '{"city":"Oslo"}'},
+                "function": {"name": "weather", "arguments": '{"city": "Oslo"}'},
             }
         ]
 

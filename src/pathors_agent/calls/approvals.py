@@ -100,22 +100,28 @@ class Approvals:
         return bool(self._approved)
 
     def is_held(self, call: ToolCall) -> bool:
-        """Whether a call waits."""
+        """Return True if a call waits for a decision.
+
+        A call that cannot run, because its arguments do not fit, never waits: the model reads what
+        is wrong, and nobody is asked about it.
+        """
         if call.id in self._approved or call.name not in self.tools:
             return False
-        approve = self.tools[call.name].approve
-        if not callable(approve):
-            return approve
+        tool = self.tools[call.name]
+        if not tool.approve or tool.function is None:  # a client tool is checked where it runs
+            return tool.approve is True
         bound = self.tools.bind(call)
         if not isinstance(bound, BoundCall):
-            return False  # its arguments are wrong: it cannot run, whoever agrees
+            return False
+        if not callable(tool.approve):
+            return True
         try:
-            return bool(approve(bound.kwargs))
+            return bool(tool.approve(bound.kwargs))
         except Exception:  # noqa: BLE001  (the author's function; a person is the safe answer)
             return True
 
     def as_approved(self, call: ToolCall) -> ToolCall:
-        """The call with the arguments that were approved."""
+        """Return the call with the arguments that were approved."""
         arguments = self._approved.get(call.id)
         return call if arguments is None else call.model_copy(update={"arguments": arguments})
 

@@ -296,4 +296,4 @@ def _stop(events: int | None, size: int | None, kind: Literal["broken", "ended"]
 def _text(arguments: Mapping[str, JSONValue] | str) -> str:
     if isinstance(arguments, str):
         return arguments
-    return json.dumps(dict(arguments), ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(dict(arguments), ensure_ascii=False)
