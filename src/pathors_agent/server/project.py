@@ -85,6 +85,7 @@ class Project:
                 )
         return AsyncAgent(
             self.transport,
+            name=self.id,
             model=self.model or request.model,
             instructions=self._instructions(variables),
             tools=self.own_tools + request.tools,

@@ -42,7 +42,7 @@ def is_heard() -> bool:
 
 
 def emit(event: str, **fields: object) -> None:
-    """Log one event at level INFO; a log that fails is not noticed here."""
+    """Log one event at level INFO; what the log raises is dropped."""
     observe(LOG, write, event, fields)
 
 
