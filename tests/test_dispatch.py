@@ -1,19 +1,21 @@
 """Whatever becomes of a tool's call is a message that the model can read."""
 
+import asyncio
 import contextvars
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NoReturn
 
 import anyio
+import anyio.lowlevel
 import pytest
 import structlog
 from pydantic import BaseModel, field_serializer
@@ -186,6 +188,99 @@ def test_value_that_cannot_be_sent_is_told_to_the_model(
 class Mute(Exception):
     def __str__(self) -> str:
         raise ZeroDivisionError("not even a text")
+
+
+async def add(a: int = 1, b: int = 2) -> int:
+    await anyio.lowlevel.checkpoint()
+    return a + b
+
+
+async def count() -> AsyncIterator[int]:
+    yield 1
+    yield 3
+
+
+def passed_on(function: Function) -> Function:
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+class Adder:
+    async def __call__(self) -> int:
+        return await add()
+
+    @passed_on
+    async def method(self) -> int:
+        return await add()
+
+
+class Decorated:
+    @passed_on
+    async def __call__(self) -> int:
+        return await add()
+
+
+class Later:
+    def __await__(self) -> Generator[Any, Any, int]:
+        return add().__await__()
+
+
+def plain(function: Function) -> Function:
+    def call() -> Any:
+        return function()
+
+    return call
+
+
+ASYNC_INSIDE: dict[str, Function] = {
+    "decorated": passed_on(add),
+    "decorated twice": passed_on(passed_on(add)),
+    "wrapped without functools": plain(add),
+    "lambda": lambda: add(),
+    "partial": partial(add, a=1),
+    "partial of decorated": partial(passed_on(add), 1, 2),
+    "callable object": Adder(),
+    "partial of callable object": partial(Adder()),
+    "callable object with a decorated call": Decorated(),
+    "decorated method": Adder().method,
+    "awaitable of another class": lambda: Later(),
+    "decorated async generator": passed_on(count),
+    "sync function around an event loop of its own": plain(lambda: anyio.run(add)),
+}
+
+
+@pytest.mark.parametrize("name", ASYNC_INSIDE)
+def test_async_tool_is_awaited_whatever_is_around_it(dispatch: Dispatch, name: str) -> None:
+    assert dispatch(ASYNC_INSIDE[name]).content == "3"
+
+
+def test_time_of_a_wrapped_async_tool_is_that_of_both_parts(dispatch: Dispatch) -> None:
+    message = dispatch(passed_on(anyio.sleep_forever), timeout=SHORT)
+
+    assert message.outcome == "timeout"
+    assert message.text == (
+        f"Not finished after {SHORT:g} s; it was stopped, and how far it came is not known."
+    )
+
+
+def test_error_of_a_wrapped_async_tool_is_told_to_the_model(dispatch: Dispatch) -> None:
+    async def fail() -> None:
+        raise ToolError("no such city")
+
+    assert dispatch(passed_on(fail)).content == "no such city"
+
+
+def test_function_that_returns_a_future_runs_on_the_event_loop() -> None:
+    def start() -> asyncio.Future[int]:
+        return asyncio.ensure_future(add())
+
+    with ToolThread() as thread:
+        message = call_tool(bound(start), thread)
+
+    assert message.content == "3"
 
 
 def raising(error: BaseException) -> Function:

@@ -332,6 +332,123 @@ def test_wrapper_around_a_decorated_function_is_what_runs() -> None:
     assert bind.function(**bind.kwargs) == "BONN: 1 X SUN"
 
 
+# - callable objects, partials and lambdas -
+
+
+class Search:
+    """Search the web."""
+
+    def __init__(self, site: str) -> None:
+        self.site = site
+
+    def __call__(self, words: str, limit: int = 10) -> str:
+        """Args:
+        words: What to search for.
+        """
+        return f"{words} on {self.site}, {limit}"
+
+
+def ask(question: str, key: str, depth: int = 1) -> str:
+    """Ask an oracle.
+
+    Args:
+        question: What to ask.
+        key: What opens the door.
+    """
+    return f"{question} {key} {depth}"
+
+
+def test_callable_object_has_the_name_of_its_class_and_the_words_of_both() -> None:
+    made = Tool.from_function(Search("example.org"))
+
+    assert (made.name, made.description) == ("Search", "Search the web.")
+    assert made.parameters["properties"] == {
+        "words": {"type": "string", "description": "What to search for."},
+        "limit": {"type": "integer", "default": 10},
+    }
+    bind = bound([made], "Search", '{"words": "tea"}')
+    assert bind.function(**bind.kwargs) == "tea on example.org, 10"
+
+
+def test_decorated_callable_object_is_a_tool() -> None:
+    assert [
+        made.name for made in ToolRegistry([tool(Search("a")), tool(name="b")(Search("b"))])
+    ] == [
+        "Search",
+        "b",
+    ]
+
+
+def test_partial_has_the_name_of_its_function_and_hides_what_it_fills_in() -> None:
+    made = Tool.from_function(functools.partial(ask, key="sesame"))
+
+    assert (made.name, made.description) == ("ask", "Ask an oracle.")
+    assert made.parameters["properties"] == {
+        "question": {"type": "string", "description": "What to ask."},
+        "depth": {"type": "integer", "default": 1},
+    }
+    assert "sesame" not in str(made.definition)
+    bind = bound([made], "ask", '{"question": "who"}')
+    assert bind.function(**bind.kwargs) == "who sesame 1"
+    assert isinstance(
+        ToolRegistry([made]).bind(call("ask", '{"question": "", "key": ""}')), ToolMessage
+    )
+
+
+def test_partial_of_a_positional_argument_is_a_tool() -> None:
+    made = Tool.from_function(functools.partial(ask, "who"))
+
+    assert list(made.parameters["properties"]) == ["key", "depth"]
+
+
+def test_partial_of_a_decorated_function_keeps_its_options() -> None:
+    @tool(name="oracle", timeout=5)
+    def consult(question: str, key: str) -> str:
+        """Consult it."""
+        return question + key
+
+    [made] = ToolRegistry([functools.partial(consult, key="!")])
+
+    assert (made.name, made.description, made.timeout) == ("oracle", "Consult it.", 5)
+    assert list(made.parameters["properties"]) == ["question"]
+
+
+def test_lambda_with_a_name_is_a_tool() -> None:
+    made = Tool.from_function(lambda x: x, name="same")
+
+    assert (made.name, made.parameters["properties"]) == ("same", {"x": {}})
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (lambda x: x, "tool '<lambda>': is a lambda; give Tool.from_function(it, name=...)"),
+        (ask, "tool 'ask': is a plain function; decorate it with @tool"),
+        (functools.partial(ask, key=""), "tool 'ask': is a plain function; decorate it with @tool"),
+        (
+            Search("a"),
+            "tool 'Search': a Search is neither a Tool nor a function decorated with @tool; "
+            "give Tool.from_function(it)",
+        ),
+        (3, "tool 'int': a int is neither a Tool nor a function decorated with @tool"),
+    ],
+)
+def test_what_is_no_tool_is_named(item: Any, words: str) -> None:
+    with pytest.raises(ToolDefinitionError) as caught:
+        ToolRegistry([item])
+
+    assert str(caught.value) == words
+
+
+def test_lambda_without_a_name_is_refused() -> None:
+    with pytest.raises(ToolDefinitionError) as caught:
+        Tool.from_function(lambda x: x)
+
+    assert str(caught.value) == (
+        "tool '<lambda>': name is missing: a lambda has none of its own; pass name="
+    )
+
+
 # - binding -
 
 

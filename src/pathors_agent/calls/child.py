@@ -106,11 +106,23 @@ def _answer(request: Request, arguments: bytes) -> Answer:
         function = getattr(import_module(request["module"]), request["name"])
         kwargs = pickle.loads(arguments)  # noqa: S301
         with _limited_memory(request["memory"]):
-            return "value", function(**kwargs)
+            return "value", _finished(function(**kwargs))
     except MemoryError as error:
         return _too_much(error, request["memory"])
     except Exception as error:  # noqa: BLE001  (as in dispatch)
         return _raised(error)
+
+
+def _finished(value: Any) -> Any:
+    """Await what a function returned that wraps an async one."""
+    if not hasattr(type(value), "__await__"):
+        return value
+    import asyncio
+
+    async def wait() -> Any:
+        return await value
+
+    return asyncio.run(wait())
 
 
 @contextlib.contextmanager

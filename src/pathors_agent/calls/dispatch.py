@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pathors_agent.calls.functions import (
@@ -10,8 +11,8 @@ from pathors_agent.calls.functions import (
     FunctionCall,
     Report,
     Unanswered,
-    call_function,
     hung_calls,
+    is_unfinished,
 )
 from pathors_agent.calls.tasks import run_in_task
 from pathors_agent.calls.threads import (
@@ -127,9 +128,18 @@ def _run(
     if bound.is_async:
         call = _call(bound, seconds)
         return thread.run(run_in_task, call, seconds, cancellation=cancellation)
+    begun = time.monotonic()
     if bound.tool.timeout is not None and seconds is not None:
-        return run_in_thread(_call(bound, seconds), seconds, cancellation)
-    return call_function(bound.function, _arguments(bound, None))
+        call = _call(bound, seconds)
+        value = run_in_thread(call, seconds, cancellation)
+    else:
+        call = _call(bound, None)
+        value = call.run()
+    if is_unfinished(value):
+        run = partial(run_in_task, whole=seconds)
+        rest, left = call.rest(value), _remaining(seconds, begun)
+        return thread.run(run, rest, left, cancellation=cancellation)
+    return value
 
 
 async def _run_async(
@@ -146,12 +156,21 @@ async def _run_async(
     # Its time begins when it has a thread.
     async with thread_limit():
         begin()
+        begun = time.monotonic()
         if bound.tool.run_in == "process":
             from pathors_agent.calls.process import ToolProcess, run_in_process
 
             process = ToolProcess(bound.tool, _arguments(bound, seconds))
             return await run_in_process(process, seconds)
-        return await run_in_thread_async(_call(bound, seconds), seconds)
+        call = _call(bound, seconds, report)
+        value = await run_in_thread_async(call, seconds)
+    if is_unfinished(value):
+        return await run_in_task(call.rest(value), _remaining(seconds, begun), whole=seconds)
+    return value
+
+
+def _remaining(seconds: float | None, begun: float) -> float | None:
+    return None if seconds is None else max(seconds - (time.monotonic() - begun), 0)
 
 
 def _shorter(one: float | None, other: float | None) -> float | None:

@@ -1,11 +1,11 @@
 """Follow calls of functions that cannot be stopped, and count those that nobody waits for."""
 
 import asyncio
-import inspect
 import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Literal
 
 from pathors_agent.errors import ToolError
@@ -55,10 +55,10 @@ def stopped_within(error: BaseException) -> ToolError:
     return ToolError(f"{type(error).__name__}: it was stopped, and not by its run.")
 
 
-def call_function(function: Callable[..., Any], kwargs: dict[str, Any]) -> object:
-    """Call a sync function: what stops a run reaches into none."""
+def call_function(function: Callable[[], object]) -> object:
+    """Call a sync function; its own cancellation does not stop the run."""
     try:
-        return function(**kwargs)
+        return function()
     except STOPS as error:
         raise stopped_within(error) from error
 
@@ -70,7 +70,7 @@ class FunctionCall:
         self, function: Callable[..., Any], kwargs: dict[str, Any], report: Report | None = None
     ) -> None:
         self._function = function
-        self._kwargs = kwargs
+        self._run: Callable[[], object] = partial(function, **kwargs)
         self._report = report
         self._state: Literal["new", "running", "hung", "ended"] = "new"
 
@@ -79,18 +79,25 @@ class FunctionCall:
         if not self._begin():
             return None
         try:
-            return call_function(self._function, self._kwargs)
+            return call_function(self._run)
         finally:
             self._end()
+
+    def rest(self, value: object) -> "FunctionCall":
+        """Return the call that awaits what a sync function returned."""
+        rest = FunctionCall(self._function, {}, self._report)
+        rest._run = lambda: value
+        return rest
 
     async def run_async(self) -> object:
         """Run an async function, as `run`."""
         if not self._begin():
             return None
         try:
-            if inspect.isasyncgenfunction(self._function):
-                return await self._last(self._function(**self._kwargs))
-            return await self._function(**self._kwargs)
+            value = self._run()
+            if isinstance(value, AsyncGenerator):
+                return await self._last(value)
+            return await value if isinstance(value, Awaitable) else value
         finally:
             self._end()
 
@@ -128,6 +135,11 @@ class FunctionCall:
                 if not _HUNG[identity]:
                     del _HUNG[identity]
             self._state = "ended"
+
+
+def is_unfinished(value: object) -> bool:
+    """Whether a sync function returned something to await: it wraps an async one."""
+    return isinstance(value, Awaitable | AsyncGenerator)
 
 
 def hung_calls(function: Callable[..., Any]) -> int:

@@ -31,8 +31,12 @@ T = TypeVar("T")
 SECOND_STOP_SECONDS = 0.25
 
 
-async def run_in_task(call: FunctionCall, seconds: float | None) -> object:
+async def run_in_task(
+    call: FunctionCall, seconds: float | None, *, whole: float | None = None
+) -> object:
     """Run an async call; cancel it after `seconds`, or when the caller is cancelled.
+
+    `whole` is the time that an error names, if a part of it was over before.
 
     The call has `STOP_SECONDS` to clean up. A value that it returns in that time counts. A call
     that does not end is left: it goes on as a task of the event loop and counts as hung until it
@@ -53,10 +57,11 @@ async def run_in_task(call: FunctionCall, seconds: float | None) -> object:
         in_time = True
     finally:
         call.abandon()
-    if seconds is not None and not task.has_ended:
-        raise out_of_time(seconds, "it goes on by itself, and its result will not be known")
-    if seconds is not None and not in_time and not task.has_words:
-        raise out_of_time(seconds, "it was stopped, and how far it came is not known")
+    whole = seconds if whole is None else whole
+    if whole is not None and not task.has_ended:
+        raise out_of_time(whole, "it goes on by itself, and its result will not be known")
+    if whole is not None and not in_time and not task.has_words:
+        raise out_of_time(whole, "it was stopped, and how far it came is not known")
     return task.result()
 
 

@@ -1,7 +1,15 @@
 """Test a tool of your own, rule by rule, with arguments made from its schema."""
 
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -150,7 +158,8 @@ def _watched(
     @wraps(function)
     def run(**arguments: Any) -> Any:
         with _noting(raised):
-            return function(**arguments)
+            value = function(**arguments)
+        return _awaited(value, raised) if isinstance(value, Awaitable) else value
 
     @wraps(function)
     async def run_async(**arguments: Any) -> Any:
@@ -166,6 +175,11 @@ def _watched(
     if tool.reports:
         return run_reporting
     return run_async if tool.is_async else run
+
+
+async def _awaited(value: Awaitable[Any], raised: list[Exception]) -> Any:
+    with _noting(raised):
+        return await value
 
 
 @contextmanager

@@ -129,10 +129,12 @@ def find_context_parameter(function: Callable[..., Any], *, tool: str) -> str | 
     """Find the parameter that takes a `ToolContext` in a function whose schema was given."""
     try:
         parameters = inspect.signature(function).parameters.values()
+        bound = _bound_keywords(function)
     except (TypeError, ValueError):  # a builtin without a signature
         return None
     namespace = _namespace(function)
-    return _context_parameter({p.name: _hint(p, namespace, tool) for p in parameters}, tool)
+    hints = {p.name: _hint(p, namespace, tool) for p in parameters if p.name not in bound}
+    return _context_parameter(hints, tool)
 
 
 def _parameters(function: Callable[..., Any], tool: str) -> list[inspect.Parameter]:
@@ -140,10 +142,19 @@ def _parameters(function: Callable[..., Any], tool: str) -> list[inspect.Paramet
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as error:
         raise refused(tool, "", "has no signature to read", error) from error
+    bound = _bound_keywords(function)
+    parameters = [parameter for parameter in parameters if parameter.name not in bound]
     for parameter in parameters:
         if problem := _KINDS.get(parameter.kind):
             raise refused(tool, _at(parameter.name), problem)
     return parameters
+
+
+def _bound_keywords(function: Callable[..., Any]) -> frozenset[str]:
+    """Name what a partial fills in, which no model may see or change."""
+    if isinstance(function, functools.partial):
+        return frozenset(function.keywords)
+    return frozenset()
 
 
 _KINDS: dict[Any, str] = {

@@ -6,10 +6,12 @@ tool, which only the caller can run.
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast, get_origin, overload
 
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.schema.arguments import (
@@ -112,10 +114,12 @@ class Tool:
         """Make a tool of a function: its signature, its docstring, its name."""
         rest: dict[str, Any] = dict(options)
         name, description = rest.pop("name", None), rest.pop("description", None)
-        name = getattr(function, "__name__", "") if name is None else name
         if problem := _no_function(function):
-            raise refused(name, "", problem)
+            raise refused(_name_of(function) if name is None else name, "", problem)
+        name = _own_name(function) if name is None else name
         check_name(name)
+        if sys.flags.optimize >= _WITHOUT_DOCSTRINGS and description is None:
+            warnings.warn(_NO_DOCSTRINGS.format(name), RuntimeWarning, stacklevel=4)
         docstring = read_docstring(function)
         signature = read_signature(function, tool=name, descriptions=docstring.parameters)
         return cls(
@@ -129,14 +133,22 @@ class Tool:
 
     @cached_property
     def is_async(self) -> bool:
-        """Whether the function is a coroutine function, or an async generator function."""
-        own_call = getattr(self.function, "__call__", None)  # noqa: B004  (wanted: its method)
-        return self.reports or any(map(inspect.iscoroutinefunction, (self.function, own_call)))
+        """Whether the function is known to be async before it is called.
+
+        A sync function that wraps an async one runs in a thread, and what it returns is awaited.
+        """
+        known = any(map(inspect.iscoroutinefunction, self._functions))
+        return self.reports or known or any(map(_returns_awaitable, self._functions))
 
     @cached_property
     def reports(self) -> bool:
         """Whether the function is an async generator: its last value is its result."""
-        return inspect.isasyncgenfunction(self.function)
+        return any(map(inspect.isasyncgenfunction, self._functions))
+
+    @property
+    def _functions(self) -> tuple[object, object]:
+        """The function, and what runs when it is a callable object."""
+        return self.function, getattr(self.function, "__call__", None)  # noqa: B004  (its method)
 
     @cached_property
     def arguments(self) -> ArgumentsReader:
@@ -228,7 +240,7 @@ def _decorate(function: FunctionT, options: ToolOptions) -> FunctionT:
     except AttributeError:
         kind = type(function).__name__
         raise refused(
-            getattr(function, "__name__", ""),
+            _name_of(function),
             "",
             f"a {kind} cannot be decorated; use Tool.from_function",
         ) from None
@@ -236,9 +248,43 @@ def _decorate(function: FunctionT, options: ToolOptions) -> FunctionT:
 
 
 def _no_function(item: object) -> str | None:
-    if callable(item) and not isinstance(item, type | partial | staticmethod | classmethod):
+    if callable(item) and not isinstance(item, type | staticmethod | classmethod):
         return None
     return f"a {type(item).__name__} is no function; put @tool directly above `def`"
+
+
+def _name_of(item: object) -> str:
+    """Return the name of a function, of a partial's function, or of an object's class."""
+    while isinstance(item, partial):
+        item = item.func
+    name: str = getattr(item, "__name__", type(item).__name__)
+    return name
+
+
+def _own_name(function: Callable[..., Any]) -> str:
+    name = _name_of(function)
+    if name == "<lambda>":
+        raise refused(name, "name", "is missing: a lambda has none of its own; pass name=")
+    return name
+
+
+def _returns_awaitable(function: object) -> bool:
+    """Whether a sync function is annotated with what it returns to await, as a future."""
+    annotations = (
+        getattr(inspect.unwrap(function), "__annotations__", {}) if callable(function) else {}
+    )
+    hint = annotations.get("return")
+    kind = get_origin(hint) or hint
+    return isinstance(kind, type) and issubclass(kind, Awaitable)
+
+
+# Python removes docstrings from this level of `-O` on.
+_WITHOUT_DOCSTRINGS = 2
+_NO_DOCSTRINGS = (
+    "tool {!r}: Python runs with -OO, which removes docstrings, so that the model sees no "
+    "descriptions. Run it with -O, or pass description= and annotate the parameters with "
+    "Field(description=...)."
+)
 
 
 def as_tool(item: object) -> Tool:
@@ -249,6 +295,9 @@ def as_tool(item: object) -> Tool:
     made = getattr(function, "__tool__", None)
     if isinstance(made, _Unresolved):
         made = function.__tool__ = Tool.from_function(function, **made.options)
+    if made is None and isinstance(item, partial) and item.func is not item:
+        made = as_tool(item.func)
+        return Tool.from_function(item, **made.options)
     if not isinstance(made, Tool) or not callable(item):
         raise _undecorated(item)
     if made.function is item:
@@ -260,14 +309,15 @@ def as_tool(item: object) -> Tool:
 
 
 def _undecorated(item: object) -> ToolDefinitionError:
-    name = getattr(item, "__name__", type(item).__name__)
+    name = _name_of(item)
+    if name == "<lambda>":
+        return refused(name, "", "is a lambda; give Tool.from_function(it, name=...)")
     if inspect.isroutine(item):
         return refused(name, "", "is a plain function; decorate it with @tool")
     kind = type(item).__name__
+    hint = "; give Tool.from_function(it)" if _no_function(item) is None else ""
     return refused(
-        name,
-        "",
-        f"a {kind} is neither a Tool nor a function decorated with @tool",
+        name, "", f"a {kind} is neither a Tool nor a function decorated with @tool{hint}"
     )
 
 
