@@ -167,3 +167,10 @@ def nested() -> Callable[[], None]:
 
 
 unnamed = lambda: None  # noqa: E731  (a function without a name)
+
+
+def wait_inside(number: int) -> Any:
+    async def wait() -> int:
+        return number
+
+    return wait()

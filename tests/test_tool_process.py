@@ -2,6 +2,7 @@
 
 import gc
 import json
+import multiprocessing.spawn
 import os
 import select
 import signal
@@ -28,6 +29,7 @@ from pathors_agent.errors import ToolDefinitionError, ToolError
 from pathors_agent.limits import Limits
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.tools.interpreter import python_executable
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.tool import Tool
 from ways import WAYS
@@ -437,6 +439,124 @@ def test_process_ends_with_its_parent(
 
     assert watched.ends_within(20)
     assert parent.returncode != 0
+
+
+# - which Python
+
+# What stands where a Python is expected: a server, an application, nothing.
+NO_PYTHONS = ["/bin/true", "/usr/bin/uwsgi", "", None]
+
+
+@pytest.fixture
+def no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what multiprocessing would start."""
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", None)
+    monkeypatch.setattr(sys, "_base_executable", None)
+
+
+@pytest.mark.usefixtures("no_choice")
+@pytest.mark.parametrize("executable", NO_PYTHONS)
+def test_tool_runs_by_the_python_of_its_environment_where_the_executable_is_none(
+    monkeypatch: pytest.MonkeyPatch, dispatch: Dispatch, executable: str | None
+) -> None:
+    monkeypatch.setattr(sys, "executable", executable)
+
+    assert dispatch(process_tools.double, {"number": 21}).content == "42"
+
+
+@pytest.mark.parametrize("executable", NO_PYTHONS)
+def test_python_that_multiprocessing_was_told_of_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, executable: str | None
+) -> None:
+    chosen = tmp_path / "python3.11"
+    chosen.symlink_to(sys.executable)
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(chosen))
+    monkeypatch.setattr(sys, "executable", executable)
+
+    assert python_executable() == str(chosen)
+
+
+@pytest.mark.parametrize("executable", ["/bin/true", "/app/my-program", None])
+@pytest.mark.usefixtures("no_choice")
+def test_tool_is_refused_where_there_is_no_python(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, executable: str | None
+) -> None:
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(sys, "exec_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "base_exec_prefix", str(tmp_path))
+
+    with pytest.raises(ToolDefinitionError) as refused:
+        ToolRegistry([in_process(process_tools.double)])
+
+    assert refused.value.path == "run_in"
+    assert str(refused.value) == (
+        f"tool 'look': run_in finds no Python to start: sys.executable is {executable!r}; call "
+        "multiprocessing.set_executable with the path of a Python "
+        f"{sys.version_info.major}.{sys.version_info.minor}, or use a thread"
+    )
+
+
+def test_frozen_program_refuses_the_tool_and_never_starts_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registered = ToolRegistry([in_process(process_tools.double)])["look"]
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+
+    with pytest.raises(ToolDefinitionError) as refused:
+        ToolRegistry([in_process(process_tools.double)])
+
+    assert str(refused.value) == (
+        "tool 'look': run_in needs a Python to start, which a frozen program has not; use a thread"
+    )
+    with pytest.raises(ToolError, match="Not run: it needs a Python to start"):
+        ToolProcess(registered, {"number": 1}).run(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_python"),
+    [
+        *((name, True) for name in ("python", "python3", "python3.13t", "pythonw.exe", "PYPY3.10")),
+        *((name, True) for name in ("Python", "python_d.exe", "graalpy", "python3.11-dbg")),
+        *((name, False) for name in ("uwsgi", "pythonservice.exe", "python-app", "my-python")),
+    ],
+)
+def test_python_is_known_by_the_name_of_its_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, is_python: bool
+) -> None:
+    executable = tmp_path / name
+    executable.touch()
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", None)
+    monkeypatch.setattr(sys, "executable", str(executable))
+
+    assert (python_executable() == str(executable)) is is_python
+
+
+def test_process_awaits_what_a_function_around_an_async_one_returns(dispatch: Dispatch) -> None:
+    assert dispatch(process_tools.wait_inside, {"number": 42}).content == "42"
+
+
+def test_python_without_docstrings_is_told_where_a_tool_is_defined(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathors_agent import tool\n"
+        "@tool\n"
+        "def look(city: str) -> str:\n"
+        "    'Look.'\n"
+        "@tool(description='See.')\n"
+        "def see() -> None: ...\n"
+    )
+
+    def told(flag: str) -> list[str]:
+        command = [sys.executable, flag, str(script)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [line for line in done.stderr.splitlines() if "RuntimeWarning" in line]
+
+    assert told("-O") == []
+    assert told("-OO") == [
+        f"{script}:2: RuntimeWarning: tool 'look': Python runs with -OO, which removes docstrings, "
+        "so that the model sees no descriptions. Run it with -O, or pass description= and annotate "
+        "the parameters with Field(description=...)."
+    ]
 
 
 # - which functions

@@ -422,7 +422,10 @@ def test_lambda_with_a_name_is_a_tool() -> None:
 @pytest.mark.parametrize(
     ("item", "words"),
     [
-        (lambda x: x, "tool '<lambda>': is a lambda; give Tool.from_function(it, name=...)"),
+        (
+            lambda x: x,
+            "tool '<lambda>': is a lambda, which has no name; decorate it with tool(name=...)",
+        ),
         (ask, "tool 'ask': is a plain function; decorate it with @tool"),
         (functools.partial(ask, key=""), "tool 'ask': is a plain function; decorate it with @tool"),
         (

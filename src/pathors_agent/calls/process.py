@@ -16,6 +16,7 @@ from pathors_agent.calls import child
 from pathors_agent.calls.functions import STOP_SECONDS, out_of_time
 from pathors_agent.calls.threads import ThreadTask
 from pathors_agent.errors import ToolError
+from pathors_agent.tools.interpreter import no_python, python_executable
 from pathors_agent.tools.signature import NO_LOG, ToolContext
 from pathors_agent.tools.tool import Tool
 
@@ -78,9 +79,12 @@ class ToolProcess:
         with self._lock:
             if self._stopped:
                 return None
+            python = python_executable()
+            if python is None:
+                raise ToolError(f"Not run: it {no_python()}.")
             self._process = subprocess.Popen(  # noqa: S603  (our own file)
                 # -P: the package's folder must not shadow the standard library.
-                [sys.executable, "-P", child.__file__],
+                [python, "-P", child.__file__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # a group of its own, to be killed as one

@@ -1,10 +1,11 @@
-"""Check where a tool's function is to run, and what it may take there. Pure."""
+"""Check where a tool's function is to run, and what it may take there."""
 
 import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from pathors_agent.tools.interpreter import no_python, python_executable
 from pathors_agent.tools.signature import refused
 
 
@@ -30,7 +31,7 @@ def check_placement(
 
 
 def _problem(function: Callable[..., Any] | None) -> str | None:
-    """Say why a function cannot run in a process: that finds it by its module and name."""
+    """Return why a function cannot run in a process, which finds it by its module and name."""
     if function is None:
         return "has no function to run in a process"
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
@@ -41,4 +42,4 @@ def _problem(function: Callable[..., Any] | None) -> str | None:
         return "needs a function of a module that can be imported, not of the script that runs"
     if not module or not name or getattr(sys.modules.get(module), name, None) is not function:
         return "needs a function at the top level of its module, under its own name"
-    return None
+    return no_python() if python_executable() is None else None

@@ -311,7 +311,7 @@ def as_tool(item: object) -> Tool:
 def _undecorated(item: object) -> ToolDefinitionError:
     name = _name_of(item)
     if name == "<lambda>":
-        return refused(name, "", "is a lambda; give Tool.from_function(it, name=...)")
+        return refused(name, "", "is a lambda, which has no name; decorate it with tool(name=...)")
     if inspect.isroutine(item):
         return refused(name, "", "is a plain function; decorate it with @tool")
     kind = type(item).__name__
