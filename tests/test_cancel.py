@@ -397,6 +397,7 @@ def test_async_tool_is_cancelled_with_its_run(way: str, function: Callable[..., 
     assert closed(conversation) == [CANCELLED]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("way", WAYS)
 def test_process_is_killed_with_its_run(way: str, tmp_path: Any) -> None:
     path = tmp_path / "begun"

@@ -39,6 +39,7 @@ BEGINNING = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["kept", "dropped"])
 @pytest.mark.parametrize("transport", ["AsyncHTTPTransport", "AiohttpTransport"])
 def test_connection_of_a_left_stream_is_closed_while_the_program_goes_on(

@@ -172,7 +172,7 @@ class RunControl:
 
         On asyncio the reader's task is cancelled, which needs no block.
         """
-        return nullcontext() if isinstance(self._loop, AsyncioLoop) else self._in_scope()
+        return _NO_SCOPE if isinstance(self._loop, AsyncioLoop) else self._in_scope()
 
     def pieces(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Return the pieces of an answer; a cancellation ends the wait for each, as above."""
@@ -390,6 +390,8 @@ class _InterruptiblePieces:
         with self._control.interruptible():
             return await self._pieces.__anext__()
 
+
+_NO_SCOPE = nullcontext()
 
 # Two runs never take one conversation. Reentrant: the collector may end a run at any place.
 _HOLDING = threading.RLock()

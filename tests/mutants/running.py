@@ -137,7 +137,7 @@ RUNNING = [
         "a call that the end of the time cut off is owed again",
         "promise 3",
         "calls/batches.py",
-        "            run.record(message)\n        messages.append(message)\n",
+        "            control.record(message)\n        messages.append(message)\n",
         "            continue\n        messages.append(message)\n",
         DRIVER_TESTS + "test_tools_are_stopped_when_the_time_of_the_run_is_over",
     ),
@@ -161,9 +161,9 @@ RUNNING = [
         "a result is recorded after a checkpoint",
         "promise 3, promise 4",
         "calls/batches.py",
-        "                run.record(message)\n                results[effect.call.id] = message\n",
+        "                control.record(message)\n                results[effect.call.id] = message\n",
         "                await anyio.lowlevel.checkpoint()\n"
-        "                run.record(message)\n                results[effect.call.id] = message\n",
+        "                control.record(message)\n                results[effect.call.id] = message\n",
         DRIVER_TESTS + "test_result_that_an_async_tool_gives_while_cancelled_is_kept"
         "_and_the_run_stops",
         DRIVER_TESTS + "test_one_of_three_cancelled_tools_is_still_owed",
@@ -248,7 +248,7 @@ RUNNING = [
     mutant(
         "the time of a run has no end",
         "limits, promise 6",
-        "model_call.py",
+        "run_control.py",
         "        if left <= 0:\n            raise TimeIsUp\n        return left\n",
         "        return max(left, 1)\n",
         DRIVER_TESTS + "test_model_that_takes_too_long_ends_the_run_at_its_limit",

@@ -22,7 +22,8 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from pathors_agent.calls.dispatch import ToolThread, call_tool, call_tool_async
 from pathors_agent.calls.functions import Report
-from pathors_agent.calls.tasks import LoopTask, in_trio_task
+from pathors_agent.calls.tasks import LoopTask
+from pathors_agent.event_loops import in_trio_task
 from pathors_agent.messages import Content, ContentPart, ToolMessage
 from pathors_agent.model_call import Bindings
 from pathors_agent.run import CallTool, Effect, Run

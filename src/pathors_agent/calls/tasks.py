@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from time import monotonic
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import anyio
 
@@ -24,6 +24,7 @@ from pathors_agent.calls.functions import (
     stopped_within,
 )
 from pathors_agent.errors import ToolError
+from pathors_agent.event_loops import in_trio_task
 
 T = TypeVar("T")
 
@@ -207,13 +208,6 @@ class LoopTask(Waiting, Generic[T]):
         if not self.has_ended:  # cancelled before it began
             self._error = asyncio.CancelledError()
             self.end()
-
-
-def in_trio_task() -> bool:
-    """Whether trio runs this, and not asyncio."""
-    # A program that runs on trio has imported it; asyncio may have trio as its guest.
-    trio: Any = sys.modules.get("trio")
-    return trio is not None and trio.lowlevel.in_trio_task()
 
 
 # The event loop holds its tasks weakly.

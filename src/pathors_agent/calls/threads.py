@@ -21,9 +21,10 @@ import anyio
 from anyio.lowlevel import RunVar
 
 from pathors_agent.calls.functions import STOP_SECONDS, FunctionCall, left_alone, out_of_time
-from pathors_agent.calls.tasks import SECOND_STOP_SECONDS, Waiting, in_trio_task
+from pathors_agent.calls.tasks import SECOND_STOP_SECONDS, Waiting
 from pathors_agent.cancellation import Cancellation, RunCancelled
 from pathors_agent.errors import ToolLoopError
+from pathors_agent.event_loops import EventLoop, running_loop
 
 T = TypeVar("T")
 
@@ -94,16 +95,17 @@ class ThreadTask(Waiting, Generic[T]):
 
     def start(self) -> None:
         """Begin, with the context variables of the caller."""
-        _start_thread(partial(_context().run, self._run, call_soon_here()))
+        loop = running_loop()
+        assert loop is not None  # a coroutine starts it
+        _start_thread(partial(_context().run, self._run, loop))
 
     def result(self) -> T:
         """Return its value, or raise its error; for a task that has ended."""
         return self._outcome.result()
 
-    def _run(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+    def _run(self, loop: EventLoop) -> None:
         _settle(self._outcome, self._function)
-        with suppress(RuntimeError):  # the event loop has ended before
-            call_soon(self.end)
+        loop.call_soon(self.end)
 
 
 def _context() -> contextvars.Context:
@@ -120,17 +122,6 @@ def _settle(outcome: Future[T], function: Callable[[], T]) -> None:
         outcome.set_result(function())
     except BaseException as error:  # noqa: BLE001  (the waiting caller raises it)
         outcome.set_exception(error)
-
-
-def call_soon_here() -> Callable[[Callable[[], None]], object]:
-    """Return the function that other threads call to run something on this event loop."""
-    if in_trio_task():
-        trio: Any = sys.modules["trio"]
-        return cast(
-            "Callable[[Callable[[], None]], object]",
-            trio.lowlevel.current_trio_token().run_sync_soon,
-        )
-    return asyncio.get_running_loop().call_soon_threadsafe
 
 
 def thread_limit() -> anyio.CapacityLimiter:

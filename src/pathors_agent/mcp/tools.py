@@ -5,15 +5,15 @@ The package `mcp` does the talking; it is imported when a server is named.
 
 import re
 from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, ExitStack, aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from pathors_agent.calls.tasks import Waiting
-from pathors_agent.calls.threads import call_soon_here
 from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.event_loops import EventLoop, running_loop
 from pathors_agent.mcp.content import value_of
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool
@@ -191,11 +191,12 @@ async def _through(
     async def next_item() -> T | None:
         return await anext(items, None)
 
-    call_soon = call_soon_here()
+    loop = running_loop()
+    assert loop is not None  # a coroutine runs
     while True:
         arrival = Waiting()
         future = portal.start_task_soon(next_item)
-        future.add_done_callback(partial(_call, call_soon, arrival.end))
+        future.add_done_callback(partial(_call_soon, loop, arrival.end))
         try:
             await arrival.wait(None)
         finally:
@@ -210,11 +211,8 @@ async def _through(
             raise
 
 
-def _call(
-    call_soon: Callable[[Callable[[], None]], object], end: Callable[[], None], _: object
-) -> None:
-    with suppress(RuntimeError):  # the event loop has ended before
-        call_soon(end)
+def _call_soon(loop: EventLoop, end: Callable[[], None], _: object) -> None:
+    loop.call_soon(end)
 
 
 def _unused_name(name: str, taken: Container[str]) -> str:

@@ -143,7 +143,8 @@ class RunOperation(Operation, kw_only=True):
     ) -> None:
         if self.audience.listens:
             # A caller that leaves the stream early may have all that it wanted.
-            self.tell(AGENT, None if kind is GeneratorExit else error_type(error))
+            stopped = "cancelled" if self.run.cancelled else error_type(error)
+            self.tell(AGENT, None if kind is GeneratorExit else stopped)
         self.audience.raise_stop()
 
     def _first_facts(self, model: str | None, server: ServerAddress | None) -> Facts:
