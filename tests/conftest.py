@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import request_contract
+
 pytest_plugins = ["servers", "postgres", "browser", "client_programs", "tracing"]
 
 PROJECT = Path(__file__).parent.parent
@@ -96,6 +98,13 @@ def no_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
                     monkeypatch.setattr(module, provider, None)
 
 
+@pytest.fixture(autouse=True)
+def fitting_requests() -> Iterator[None]:
+    """Fail a test during which a request was sent that does not fit OpenAI's published schema."""
+    yield
+    assert request_contract.taken_problems() == []
+
+
 @pytest.fixture(scope="module", params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run each async test on asyncio and on trio."""
@@ -137,6 +146,8 @@ def is_this_machine(host: str) -> bool:
         return host in {"", "localhost"}
     return address.is_loopback or address.is_unspecified
 
+
+request_contract.watch()
 
 # An audit hook sees every call of the socket module, whoever makes it; no patched name does.
 sys.addaudithook(refuse_other_machines)
