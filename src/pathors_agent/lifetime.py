@@ -1,10 +1,15 @@
-"""Open what an agent was given with the agent, and close it with the agent."""
+"""Open what an agent was given with the agent, close it with the agent, and end the process."""
 
+import _thread
+import os
+import threading
+from collections.abc import Callable
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
     ExitStack,
+    suppress,
 )
 from types import TracebackType
 from typing import Self
@@ -52,3 +57,28 @@ class AsyncLifetime:
         traceback: TracebackType | None,
     ) -> None:
         await self._exits.__aexit__(kind, error, traceback)
+
+
+# Stores, transports and connections close within milliseconds, or do not answer.
+CLOSE_SECONDS = 3.0
+
+_DID_NOT_END = b"error: the process was ended, because a tool still ran in it\n"
+
+
+def end_process_within(seconds: float) -> Callable[[], None]:
+    """End this process with status 1 after `seconds`, unless the returned function is called.
+
+    For programs that stop: neither a thread nor an event loop that a tool blocks can be stopped,
+    and Python waits for some threads before it exits. A signal handler may call it.
+    """
+    has_ended = threading.Event()
+
+    def watch() -> None:
+        if not has_ended.wait(seconds):
+            with suppress(OSError):
+                os.write(2, _DID_NOT_END)  # `sys.stderr` may be locked by what hangs
+            os._exit(1)
+
+    # `threading` takes a lock that the interrupted code may hold.
+    _thread.start_new_thread(watch, ())
+    return has_ended.set

@@ -15,12 +15,8 @@ from pathors_agent.calls.functions import (
     is_unfinished,
 )
 from pathors_agent.calls.tasks import run_in_task
-from pathors_agent.calls.threads import (
-    ToolThread,
-    run_in_thread,
-    run_in_thread_async,
-    thread_limit,
-)
+from pathors_agent.calls.threads import run_in_thread, run_in_thread_async, thread_limit
+from pathors_agent.calls.tool_loop import ToolThread
 from pathors_agent.cancellation import Cancellation, RunCancelled
 from pathors_agent.errors import ToolError, ToolLoopError
 from pathors_agent.messages import ToolMessage

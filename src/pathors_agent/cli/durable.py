@@ -1,6 +1,7 @@
 """Durable runs on the command line: carry them out, run batches, look into them."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -18,10 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pathors_agent.agent import AsyncAgent
 from pathors_agent.cli.output import write_json, write_line, write_note, write_table
 from pathors_agent.cli.places import data_folder
-from pathors_agent.cli.reporting import fail
+from pathors_agent.cli.reporting import INTERRUPTED, fail
 from pathors_agent.durable import DurableAgent, read_batch, run_batch, write_batch
 from pathors_agent.durable.runs import WORKFLOW_PREFIX, Runs
 from pathors_agent.durable.timeline import as_html, as_text, read_timeline
+from pathors_agent.durable.worker import STOP_SECONDS
+from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.offline import AsyncOfflineTransport
 
 _TITLES = ("run", "session", "status", "segments", "started", "worker", "version")
@@ -73,10 +77,22 @@ def load_agent(app: str) -> AsyncAgent[Any]:
 
 
 async def work(made: Made, *, concurrency: int, total: int | None, rate: int | None) -> None:
-    """Carry out runs until a signal."""
+    """Carry out runs until a signal; a second one ends the process at once."""
     ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    loop = asyncio.get_running_loop()
+    is_told = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal is_told
+        if is_told:
+            os._exit(INTERRUPTED)
+        is_told = True
+        loop.call_soon_threadsafe(ended.set)
+        end_process_within(STOP_SECONDS + CLOSE_SECONDS)
+
+    # Not the event loop's own handlers: a tool may block it.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)
     async with made.durable() as durable:
         async with durable.working(concurrency=concurrency, total=total, rate=_per_minute(rate)):
             write_note(f"takes runs from the queue {made.queue}, for code {durable.version}")

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from pathors_agent.cli.demo_project import demo_project
 from pathors_agent.cli.output import write_json, write_line
+from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.server import Project, ServerSettings, create_app, load_projects, make_key
 from pathors_agent.server.serving import serve as serve_app
 from pathors_agent.server.settings_file import load_settings
@@ -49,7 +50,9 @@ def serve(served: Served, *, host: str, port: int, workers: int, as_json: bool) 
     new_keys = asyncio.run(_prepare(served, projects))
     tell = partial(_tell, served, list(projects), new_keys, as_json)
     make = partial(make_app, served) if workers > 1 else lambda: app
-    return serve_app(make, host=host, port=port, workers=workers, on_ready=tell)
+    status = serve_app(make, host=host, port=port, workers=workers, on_ready=tell)
+    end_process_within(CLOSE_SECONDS)
+    return status
 
 
 def make_app(served: Served) -> FastAPI:

@@ -14,6 +14,7 @@ import anyio
 import uvicorn
 from fastapi import FastAPI
 
+from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.server.connections import limited_protocol
 from pathors_agent.server.runtime import Runtime
 
@@ -58,7 +59,10 @@ def serve_here(
         backlog=_BACKLOG,
     )
     server = _Server(config, app.state.runtime, on_ready, stop_signals)
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        server.note_end()
     return 0
 
 
@@ -76,6 +80,7 @@ class _Server(uvicorn.Server):
         self._runtime = runtime
         self._on_ready = on_ready
         self._stop_signals = stop_signals
+        self._note_end: Callable[[], None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         # Here, so that what keeps the store from opening is raised and not logged.
@@ -102,6 +107,14 @@ class _Server(uvicorn.Server):
             os._exit(INTERRUPTED)
         self.should_exit = True
         self._runtime.drain()
+        # Also where a tool blocks the event loop, or a thread the end of it.
+        within = self._runtime.grace_left + END_SECONDS + CLOSE_SECONDS
+        self._note_end = end_process_within(within)
+
+    def note_end(self) -> None:
+        """Let the process go on: the server has ended."""
+        if self._note_end is not None:
+            self._note_end()
 
     async def main_loop(self) -> None:
         """Serve until told to stop, and then as long as turns run and have time."""

@@ -15,6 +15,7 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 
 from pathors_agent.errors import AgentError
+from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.server.process import INTERRUPTED, STOP_SIGNALS, AppMaker, serve_here
 
 # A worker that dies before it serves would die again: its database may be back later.
@@ -174,7 +175,8 @@ def _work(make_app: AppMaker, listener: socket.socket, told: Connection) -> None
         )
     except AgentError as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        status = 1
+    end_process_within(CLOSE_SECONDS)
     sys.exit(status)
 
 
