@@ -67,6 +67,10 @@ def raise_tool_error(retryable: bool) -> NoReturn:
     raise ToolError("Ask for a day.", retryable=retryable)
 
 
+def raise_without_text() -> NoReturn:
+    raise KeyError
+
+
 class NeedsTwo(Exception):
     """Pickled, but never unpickled."""
 

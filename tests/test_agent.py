@@ -783,3 +783,30 @@ def test_half_a_character_of_a_tool_does_not_end_the_conversation(way: Way) -> N
 
     assert said(result.messages) == ["Go.", "", "half �", "Done."]
     assert json.loads(dump_messages(result.messages))
+
+
+@pytest.mark.parametrize(
+    ("reason", "ended_by"),
+    [
+        ("length", "length"),
+        ("max_tokens", "length"),
+        ("content_filter", "content_filter"),
+        ("stop", None),
+    ],
+)
+def test_plain_answer_that_was_cut_off_is_given_and_says_so(
+    way: Way, reason: str, ended_by: str | None
+) -> None:
+    result = way.run(answer("Once upon", finish_reason=reason), prompt="A story.")
+
+    assert (result.status, result.output) == (Status.FINISHED, "Once upon")
+    assert result.ended_by == ended_by
+    assert f"ended_by={ended_by!r}" in repr(result)
+
+
+def test_run_that_goes_on_after_a_cut_answer_says_nothing_of_it(way: Way) -> None:
+    cut = answer(calls=[("add", '{"a": 1')], finish_reason="length")
+
+    result = way.run(cut, "Three.", prompt="1 + 2?", tools=[add])
+
+    assert (result.output, result.ended_by) == ("Three.", None)

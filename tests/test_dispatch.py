@@ -295,13 +295,16 @@ def raising(error: BaseException) -> Function:
     ("error", "text"),
     [
         (ToolError("Ask for a day, not a year."), "Ask for a day, not a year."),
-        (ToolError(""), ""),
+        (ToolError(), "ToolError"),
+        (ToolError(" "), "ToolError"),
+        (KeyError(), "KeyError"),
+        (AssertionError("\n"), "AssertionError"),
         (ValueError("no such day"), "ValueError: no such day"),
         (KeyError("day"), "KeyError: 'day'"),
         (Mute(), "Mute: (its text could not be read: ZeroDivisionError)"),
         (ValueError("half \ud83d"), "ValueError: half ?"),
         (ExceptionGroup("both", [ValueError("a")]), "ExceptionGroup: both (1 sub-exception)"),
-        (TimeoutError(), "TimeoutError: "),
+        (TimeoutError(), "TimeoutError"),
     ],
 )
 def test_exception_is_told_to_the_model(

@@ -279,3 +279,38 @@ def test_copy_with_other_content_is_encoded_afresh() -> None:
 
     assert encode_message(changed) == b'{"role":"user","content":"new"}'
     assert encode_message(message) == b'{"role":"user","content":"old"}'
+
+
+@pytest.mark.parametrize(
+    ("reason", "ended_by"),
+    [
+        ("length", "length"),
+        ("max_tokens", "length"),
+        ("MAX_TOKENS", "length"),
+        ("model_length", "length"),
+        ("content_filter", "content_filter"),
+        ("content-filter", "content_filter"),
+        ("SAFETY", "content_filter"),
+        ("refusal", "refusal"),
+        ("stop", None),
+        ("tool_calls", None),
+        ("end_turn", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_answer_says_what_ended_it_before_it_was_whole(
+    reason: str | None, ended_by: str | None
+) -> None:
+    assert AssistantMessage(content="Hi", finish_reason=reason).ended_by == ended_by
+
+
+def test_refusal_ends_an_answer_that_says_nothing_else() -> None:
+    call = ToolCall(id="a", name="look")
+    refused = AssistantMessage(refusal="No.", finish_reason="stop")
+
+    assert refused.ended_by == "refusal"
+    assert refused.model_copy(update={"content": ""}).ended_by == "refusal"
+    assert refused.model_copy(update={"content": "Yes."}).ended_by is None
+    assert refused.model_copy(update={"tool_calls": (call,)}).ended_by is None
+    assert refused.model_copy(update={"finish_reason": "length"}).ended_by == "length"

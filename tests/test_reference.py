@@ -120,7 +120,7 @@ def constants() -> Iterator[tuple[str, str]]:
 
 def test_every_quirk_is_in_the_wire_format() -> None:
     texts = "".join(path.read_text() for path in (PACKAGE / "wire").glob("*.py"))
-    kinds = {*re.findall(r'\.note\(\s*"(\w+)"', texts), "shared_id", "missing_id"}
+    kinds = {*re.findall(r'\bnote\(\s*"(\w+)"', texts), "shared_id", "missing_id"}
     section = page("wire-format").partition("\n## Quirks\n")[2]
 
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == kinds

@@ -1,7 +1,7 @@
 """Answers of a type: asked for in three ways, checked, sent back, and read while they arrive."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Literal
 
@@ -30,7 +30,15 @@ from pathors_agent.messages import (
 from pathors_agent.run import GiveFeedback, Run, Status
 from pathors_agent.schema.arguments import ArgumentsRefused
 from pathors_agent.structured import AnswerType, ArrivingAnswer
-from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, answer, calls
+from pathors_agent.testing import (
+    AsyncScriptedTransport,
+    Entry,
+    ScriptedTransport,
+    answer,
+    calls,
+    raw,
+)
+from pathors_agent.testing.script import Answer
 from pathors_agent.tools.tool import Tool, tool
 from pathors_agent.wire.chat_completions import PROFILES, EndpointProfile, ModelOptions
 from pathors_agent.wire.message_builder import MessageBuilder
@@ -83,6 +91,13 @@ def way(request: pytest.FixtureRequest) -> Way:
 def given_by(profile: EndpointProfile, text: str) -> Entry:
     """Answer in the way that a profile has answers given."""
     return calls(("final_answer", text)) if profile is TOOL else text
+
+
+def raw_answer(delta: dict[str, object], finish_reason: str) -> Entry:
+    """Stream one delta, then the end."""
+    parts = [{"delta": delta, "finish_reason": None}, {"delta": {}, "finish_reason": finish_reason}]
+    chunks = [{"id": "1", "model": "m", "choices": [part]} for part in parts]
+    return raw(b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks))
 
 
 EACH_MODE = pytest.mark.parametrize(
@@ -349,6 +364,121 @@ def test_model_is_asked_again_as_often_as_the_limit_says(
     assert len(way.requests) == retries + 1
     with pytest.raises(RunNotFinished, match=r"no answer was .* within limits\.output_retries"):
         _ = result.output
+
+
+NO = "I cannot help with that."
+CUT = '{"city": "Os'
+ENDINGS = [
+    pytest.param(
+        raw_answer({"refusal": NO}, "stop"), "refusal", f"the model refused: {NO}", id="refusal"
+    ),
+    pytest.param(
+        raw_answer({"content": NO}, "refusal"),
+        "refusal",
+        f"the model refused: {NO}",
+        id="refusal told by the finish_reason",
+    ),
+    pytest.param(
+        raw_answer({"content": CUT}, "length"),
+        "length",
+        r"length limit (finish_reason 'length'); raise ModelOptions.max_tokens",
+        id="length",
+    ),
+    pytest.param(
+        raw_answer({"content": CUT}, "MAX_TOKENS"),
+        "length",
+        "length limit (finish_reason 'MAX_TOKENS')",
+        id="length in other words",
+    ),
+    pytest.param(
+        raw_answer({"content": None}, "length"),
+        "length",
+        "length limit (finish_reason 'length')",
+        id="nothing but reasoning",
+    ),
+    pytest.param(
+        raw_answer({"content": ""}, "content_filter"),
+        "content_filter",
+        "a content filter of the provider ended the answer (finish_reason 'content_filter')",
+        id="filter",
+    ),
+]
+
+
+@EACH_MODE
+@pytest.mark.parametrize(("ending", "ended_by", "why"), ENDINGS)
+def test_answer_that_cannot_come_is_named_and_not_asked_for_again(
+    way: Way, profile: EndpointProfile, ending: Entry, ended_by: str, why: str
+) -> None:
+    result = way.run(ending, prompt="?", profile=profile, output=Weather)
+
+    assert (result.status, result.limit, result.ended_by) == (Status.NO_ANSWER, None, ended_by)
+    assert len(way.requests) == 1
+    with pytest.raises(RunNotFinished) as unfinished:
+        _ = result.output
+    assert why in str(unfinished.value)
+    assert unfinished.value.status == "no_answer"
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_final_call_that_was_cut_off_is_not_asked_for_again(way: Way, reason: str) -> None:
+    cut = answer(calls=[("look", {"city": "Oslo"}), ("final_answer", CUT)], finish_reason=reason)
+
+    result = way.run(cut, prompt="?", output=Weather, tools=[look])
+
+    assert (result.status, result.ended_by) == (Status.NO_ANSWER, reason)
+    assert len(way.requests) == 1
+    assert [m.outcome for m in result.messages if isinstance(m, ToolMessage)] == [
+        "value",
+        "not_run",
+    ]
+
+
+def test_tool_call_that_was_cut_off_is_told_to_the_model(way: Way) -> None:
+    cut = answer(calls=[("look", '{"city": "Os')], finish_reason="length")
+
+    result = way.run(cut, calls(("final_answer", GOOD)), prompt="?", output=Weather, tools=[look])
+
+    assert (result.status, result.ended_by) == (Status.FINISHED, None)
+    assert result.output.city == "Oslo"
+
+
+@EACH_MODE
+def test_whole_answer_counts_whatever_ended_it(way: Way, profile: EndpointProfile) -> None:
+    entry = given_by(profile, GOOD)
+    assert isinstance(entry, str | Answer)
+    given = answer(entry) if isinstance(entry, str) else entry
+
+    result = way.run(
+        replace(given, finish_reason="length"), prompt="?", profile=profile, output=Weather
+    )
+
+    assert (result.status, result.ended_by) == (Status.FINISHED, None)
+    assert result.output.city == "Oslo"
+
+
+@EACH_MODE
+def test_user_may_go_on_after_an_answer_that_could_not_come(
+    way: Way, profile: EndpointProfile
+) -> None:
+    refused = way.run(
+        raw_answer({"refusal": NO}, "stop"), prompt="?", profile=profile, output=Weather
+    )
+    stored = Conversation(load_messages(dump_messages(refused.conversation.messages)))
+    way.requests.clear()
+
+    again = way.run(conversation=stored, profile=profile, output=Weather)
+    result = way.run(
+        given_by(profile, GOOD),
+        prompt="Please.",
+        conversation=stored,
+        profile=profile,
+        output=Weather,
+    )
+
+    assert (again.status, again.ended_by) == (Status.NO_ANSWER, "refusal")
+    assert len(way.requests) == 1
+    assert result.output.city == "Oslo"
 
 
 def test_tries_of_both_kinds_are_counted_together(way: Way) -> None:

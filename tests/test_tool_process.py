@@ -138,6 +138,7 @@ def test_process_leads_a_group_of_its_own_and_is_gone_with_its_answer(dispatch: 
     ("function", "arguments", "text"),
     [
         (process_tools.raise_value_error, {}, "ValueError: no such day"),
+        (process_tools.raise_without_text, {}, "KeyError"),
         (process_tools.raise_tool_error, {"retryable": True}, "Ask for a day."),
         (process_tools.raise_unpicklable, {}, "NeedsTwo: 1 and 2"),
         (process_tools.recurse, {}, "RecursionError: maximum recursion depth exceeded"),

@@ -650,6 +650,20 @@ def test_author_s_validator_speaks_to_the_model() -> None:
     )
 
 
+@pytest.mark.parametrize("error", [ValueError, AssertionError])
+def test_validator_without_words_is_told_by_its_class(error: type[Exception]) -> None:
+    def check(value: object) -> object:
+        raise error
+
+    @tool
+    def visit(city: Annotated[str, BeforeValidator(check)]) -> None: ...
+
+    assert refused([visit], "visit", '{"city": "Lima"}') == (
+        "The arguments of visit do not fit its parameters:\n"
+        f'- /city: is refused ({error.__name__}), got the string "Lima"'
+    )
+
+
 def test_validator_that_fails_is_an_error_message() -> None:
     def check(value: object) -> object:
         raise KeyError("secret")

@@ -6,7 +6,7 @@
         ConversationError         fix the call: this message may not come next
         ToolDefinitionError       fix the tool: its name, signature or schema is unusable
             UnreadableDefinition  fix the definition: it has another form than OpenAI's
-        RunNotFinished            continue the run: it is suspended or stopped at a limit
+        RunNotFinished            read why: the run is suspended, at a limit, or was refused an answer
         ToolLoopError             use AsyncAgent: a blocking agent has no event loop
         StreamInUse               let one task or thread read a stream, and leave it
         TransportError            retry, or read why not: no complete answer arrived
@@ -47,6 +47,17 @@ QUOTED_BODY_BYTES = 2048
 
 # What was said, by the attributes that hold it: a pickled error goes into queues, logs and caches.
 _CONTENTS: dict[str, object] = {"messages": (), "partial": None, "body": "", "data": ""}
+
+
+def error_text(error: BaseException) -> str:
+    """Return an exception's text, or the name of its class if it has no text."""
+    return str(error).strip() or type(error).__name__
+
+
+def named_error(error: BaseException) -> str:
+    """Return the name of an exception's class, and its text if it has one."""
+    name, text = type(error).__name__, error_text(error)
+    return name if text == name else f"{name}: {text}"
 
 
 class AgentError(Exception):
@@ -104,7 +115,7 @@ class UnreadableDefinition(ToolDefinitionError):
 
 
 class RunNotFinished(AgentError):
-    """The run has no answer yet: it is suspended, or stopped at a limit.
+    """The run has no answer: it is suspended, stopped at a limit, or was refused one.
 
     `status` says which; `messages` is the whole history, from which a run goes on.
     """

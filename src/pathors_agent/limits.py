@@ -28,9 +28,6 @@ DEFAULT_OUTPUT_RETRIES = 2
 # Proxies and people give up sooner; a tool that needs longer says so with its own `timeout`.
 DEFAULT_TOOL_SECONDS = 300.0
 
-# The answer was ended by something else than the model: its last call may lack its end.
-_CUT_REASONS = frozenset({"length", "content_filter"})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -175,7 +172,8 @@ class Tally:
     def _take_answer(self, answer: AssistantMessage) -> None:
         self.limit_before = self.limit
         self._prepare_counts(len(answer.tool_calls))
-        reason = answer.finish_reason
+        # An answer that the model did not end itself: its last call may lack its end.
+        reason = answer.finish_reason if answer.ended_by else None
         verdicts = {call.id: self._verdict(call, reason) for call in answer.tool_calls}
         self.verdicts = {i: verdict for i, verdict in verdicts.items() if verdict is not MAY_RUN}
         self._names = {call.id: call.name for call in answer.tool_calls}
@@ -266,7 +264,7 @@ def _same(call: ToolCall) -> tuple[str, str]:
 
 
 def _cut_off(call: ToolCall, reason: str | None) -> str | None:
-    if reason not in _CUT_REASONS or _is_object(call.arguments):
+    if reason is None or is_object(call.arguments):
         return None
     return (
         f"Not run: the answer was ended ({reason}) before the arguments of "
@@ -274,7 +272,8 @@ def _cut_off(call: ToolCall, reason: str | None) -> str | None:
     )
 
 
-def _is_object(arguments: str) -> bool:
+def is_object(arguments: str) -> bool:
+    """Return True if arguments are the whole JSON text of an object."""
     try:
         return isinstance(json.loads(arguments), dict)
     except (ValueError, RecursionError):

@@ -171,6 +171,40 @@ class UserMessage(MessageBase):
         return content_text(self.content)
 
 
+EndedBy = Literal["length", "content_filter", "refusal"]
+"""What ends an answer before it is whole."""
+
+# In lower case, with underscores. OpenAI's words first; then Anthropic's, Gemini's, Mistral's and GLM's.
+_ENDED_BY: dict[str, EndedBy] = {
+    **dict.fromkeys(
+        (
+            "length",
+            "max_tokens",
+            "max_output_tokens",
+            "max_length",
+            "model_length",
+            "model_context_window_exceeded",
+        ),
+        "length",
+    ),
+    **dict.fromkeys(
+        (
+            "content_filter",
+            "content_filtered",
+            "safety",
+            "recitation",
+            "blocklist",
+            "prohibited_content",
+            "spii",
+            "sensitive",
+            "guardrail_intervened",
+        ),
+        "content_filter",
+    ),
+    "refusal": "refusal",
+}
+
+
 class AssistantMessage(MessageBase):
     """What the model answered: text, tool calls, or both.
 
@@ -193,6 +227,19 @@ class AssistantMessage(MessageBase):
     def text(self) -> str:
         """The text of the content, its parts joined; empty when there is none."""
         return content_text(self.content)
+
+    @property
+    def ended_by(self) -> EndedBy | None:
+        """What ended the answer before it was whole: a limit of its length, a filter, or a refusal.
+
+        None for an answer that the model ended itself. Providers' other words for the
+        finish_reason are read as OpenAI's.
+        """
+        reason = (self.finish_reason or "").lower().replace("-", "_")
+        if ended_by := _ENDED_BY.get(reason):
+            return ended_by
+        is_refused = self.refusal and not self.text and not self.tool_calls
+        return "refusal" if is_refused else None
 
 
 Outcome = Literal["value", "error", "timeout", "cancelled", "not_run", "unknown"]

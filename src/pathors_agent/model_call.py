@@ -14,7 +14,7 @@ from typing import Any, Self
 from pathors_agent.calls.approvals import Approvals
 from pathors_agent.calls.journal import Journal
 from pathors_agent.cancellation import RunCancelled
-from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError
+from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError, error_text
 from pathors_agent.history.sent import AsyncHistory, checked, spending
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
 from pathors_agent.run import CallModel, CallTool, Run
@@ -253,7 +253,7 @@ class ModelCall:
             return
         if not self.stream.received or isinstance(error, ProviderError):
             raise self._told(error)
-        broken = IncompleteResponse(str(error), partial=self.stream.partial)
+        broken = IncompleteResponse(error_text(error), partial=self.stream.partial)
         broken.timed_out = error.timed_out
         raise self._told(broken) from error
 

@@ -19,6 +19,7 @@ from pathors_agent.limits import (
 )
 from pathors_agent.messages import (
     AssistantMessage,
+    EndedBy,
     Message,
     ToolCall,
     ToolMessage,
@@ -32,11 +33,15 @@ Produced = AssistantMessage | ToolMessage | UserMessage
 
 
 class Status(StrEnum):
-    """Where a run stands."""
+    """Where a run stands.
+
+    NO_ANSWER: the answer was to be of a type, and the model refused, or the provider cut it off.
+    """
 
     RUNNING = "running"
     SUSPENDED = "suspended"
     LIMIT_REACHED = "limit_reached"
+    NO_ANSWER = "no_answer"
     FINISHED = "finished"
 
 
@@ -127,7 +132,7 @@ class Run:
             case Role.TOOL:
                 return self._open_local_calls()
             case Role.ASSISTANT:
-                return [] if self._is_answered() else self._model_call()
+                return [] if self._is_answered() or self._is_cut_off() else self._model_call()
 
     def call_key(self, effect: CallTool) -> str:
         """Name a call for whoever must not do it twice: the same on every replay."""
@@ -190,11 +195,24 @@ class Run:
         match self.conversation.next_role:
             case Role.USER:
                 is_over = self._fault() is None
-                return Status.FINISHED if is_over else Status.LIMIT_REACHED
             case Role.TOOL:
                 return Status.LIMIT_REACHED if self.out_of_time else Status.SUSPENDED
             case Role.ASSISTANT:
-                return Status.FINISHED if self._is_answered() else Status.LIMIT_REACHED
+                is_over = self._is_answered()
+        if is_over:
+            return Status.FINISHED
+        return Status.NO_ANSWER if self._is_cut_off() else Status.LIMIT_REACHED
+
+    @property
+    def ended_by(self) -> EndedBy | None:
+        """What ended the answer that the history ends with before it was whole, or None."""
+        messages = self.conversation.messages
+        if self._answers is not None:
+            return self._answers.ended_by(messages)
+        last = messages[-1] if messages else None
+        if not isinstance(last, AssistantMessage) or last.tool_calls:
+            return None
+        return last.ended_by
 
     @property
     def limit(self) -> str | None:
@@ -221,6 +239,10 @@ class Run:
             self._final_tool is not None and accepted_call(self.conversation.messages) is not None
         )
 
+    def _is_cut_off(self) -> bool:
+        """Return True if an answer of a type was asked for, and asking again would not help."""
+        return self._answers is not None and self.ended_by is not None
+
     def _fault(self) -> UserMessage | None:
         """What is wrong with the answer that the history ends with, to be told to the model."""
         if self._answers is None:
@@ -229,7 +251,7 @@ class Run:
 
     def _feedback(self) -> list[GiveFeedback]:
         fault = self._fault()
-        if fault is None or self.out_of_time:
+        if fault is None or self.out_of_time or self._is_cut_off():
             return []
         if self._counted().failed_answers >= self.limits.output_retries:
             return []

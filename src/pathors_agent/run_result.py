@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Generic, cast
 from pathors_agent.calls.approvals import Approval
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import RunNotFinished
-from pathors_agent.messages import AssistantMessage, Message, ToolCall, Usage
+from pathors_agent.messages import AssistantMessage, EndedBy, Message, ToolCall, Usage
 from pathors_agent.run import Status
+from pathors_agent.schema.arguments import cut
 from pathors_agent.structured import AnswerType, OutputT
 from pathors_agent.timeline import Chart, TimedCall, page
 from pathors_agent.transcript import as_html, as_rich
@@ -18,6 +19,9 @@ from pathors_agent.wire.message_builder import Quirk
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+# A sentence or two: models say in their first words why they refuse.
+MAX_REFUSAL_CHARACTERS = 500
 
 _NOTHING_USED = Usage(
     prompt_tokens=0, completion_tokens=0, total_tokens=0, cached_tokens=0, reasoning_tokens=0
@@ -39,6 +43,8 @@ class RunResult(Generic[OutputT]):
     status: Status
     limit: str | None = None
     """The name of the limit that stopped the run."""
+    ended_by: EndedBy | None = None
+    """What ended the last answer before it was whole: its length, a content filter or a refusal."""
     open_calls: tuple[ToolCall, ...] = ()
     approvals: tuple[Approval, ...] = ()
     quirks: tuple[Quirk, ...] = ()
@@ -114,6 +120,8 @@ class RunResult(Generic[OutputT]):
                 if self.approvals:
                     return f"it waits for approval of {names}; run again with decisions="
                 return f"it waits for the caller's results of {names}; append them and run again"
+            case Status.NO_ANSWER:
+                return self._why_cut_off()
             case Status.LIMIT_REACHED if self.limit == "output_retries":
                 return "no answer was of the type asked for, within limits.output_retries"
             case Status.LIMIT_REACHED:
@@ -124,3 +132,18 @@ class RunResult(Generic[OutputT]):
                 return "it was left before its end; run the conversation again to go on"
             case Status.FINISHED:
                 return "there was nothing to run; give a prompt"
+
+    def _why_cut_off(self) -> str:
+        answer = next(reversed(self._answers()), None) or AssistantMessage()
+        reason = f"finish_reason {answer.finish_reason!r}"
+        match self.ended_by:
+            case "refusal":
+                said = cut(answer.refusal or answer.text, MAX_REFUSAL_CHARACTERS)
+                return f"the model refused{': ' + said if said else f' ({reason})'}"
+            case "content_filter":
+                return f"a content filter of the provider ended the answer ({reason})"
+            case _:
+                return (
+                    f"the answer reached its length limit ({reason}); raise "
+                    "ModelOptions.max_tokens, or ask for less, and run again with a prompt"
+                )

@@ -98,6 +98,7 @@ class _StreamBase(Generic[OutputT]):
             status=status,
             cancelled=self._run.cancelled and status is Status.RUNNING,
             limit=self._run.limit if status is Status.LIMIT_REACHED else None,
+            ended_by=self._run.ended_by,
             open_calls=open_calls,
             approvals=tuple(self._bindings.approvals.open()) if open_calls else (),
             quirks=self._bindings.quirks,

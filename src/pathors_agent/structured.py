@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from typing_extensions import TypeVar
 
 from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.limits import is_object
 from pathors_agent.messages import (
     AssistantMessage,
+    EndedBy,
     JSONValue,
     Message,
     SystemMessage,
@@ -128,6 +130,19 @@ class AnswerType(Generic[OutputT]):
             return None
         text = self._refusal(last)
         return None if text is None else UserMessage(content=text, feedback=True)
+
+    def ended_by(self, messages: Sequence[Message]) -> EndedBy | None:
+        """Return what ended the answer that a history ends with before it fitted, or None.
+
+        To ask again would not help: the model refuses, or it would be cut off once more.
+        """
+        answer = _last_answer(messages)
+        if answer is None or answer.ended_by is None or self.answer(messages) is not None:
+            return None
+        cut = any(
+            c.name == self.final_tool and not is_object(c.arguments) for c in answer.tool_calls
+        )
+        return answer.ended_by if cut or not answer.tool_calls else None
 
     def take(self, call: ToolCall) -> ToolMessage:
         """Give the result of a call of the final tool: accepted, or what is wrong."""
@@ -244,6 +259,19 @@ def accepted_call(messages: Sequence[Message]) -> ToolCall | None:
 def _last_said(messages: Sequence[Message]) -> Message | None:
     said = (m for m in reversed(messages) if not isinstance(m, SystemMessage))
     return next(said, None)
+
+
+def _last_answer(messages: Sequence[Message]) -> AssistantMessage | None:
+    """Return the answer that a history ends with, before the results of its calls."""
+    for message in reversed(messages):
+        match message:
+            case AssistantMessage():
+                return message
+            case UserMessage():
+                return None
+            case SystemMessage() | ToolMessage():
+                pass
+    return None
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any] | None:

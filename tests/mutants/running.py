@@ -76,17 +76,17 @@ RUNNING = [
     mutant(
         "a call that length cut off runs",
         "rule 7, rule 8, promise 1",
-        LIMITS,
-        'frozenset({"length", "content_filter"})',
-        'frozenset({"content_filter"})',
+        "messages.py",
+        '            "length",\n            "max_tokens",\n',
+        '            "max_tokens",\n',
         LIMIT_TESTS + "test_cut_answer_runs_no_call_without_a_whole_object",
     ),
     mutant(
         "a call that a filter cut off runs",
         "rule 7, rule 8, promise 1",
-        LIMITS,
-        'frozenset({"length", "content_filter"})',
-        'frozenset({"length"})',
+        "messages.py",
+        '            "content_filter",\n            "content_filtered",\n',
+        '            "content_filtered",\n',
         LIMIT_TESTS + "test_cut_answer_runs_no_call_without_a_whole_object",
     ),
     # - rule 8: arguments are one JSON object
@@ -294,6 +294,15 @@ RUNNING = [
         "os.killpg(process.pid, signal.SIGKILL)",
         "os.kill(process.pid, signal.SIGKILL)",
         "test_tool_process.py::test_what_a_killed_process_had_started_is_killed",
+    ),
+    # - answers that cannot come
+    mutant(
+        "an answer that was cut off is asked for again",
+        "rule 7",
+        "run.py",
+        "if fault is None or self.out_of_time or self._is_cut_off():",
+        "if fault is None or self.out_of_time:",
+        "test_structured.py::test_answer_that_cannot_come_is_named_and_not_asked_for_again",
     ),
     # - approvals
     mutant(

@@ -149,11 +149,13 @@ def _too_much(error: MemoryError, memory: int | None) -> Answer:
 
 
 def _raised(error: Exception) -> Answer:
+    kind = type(error).__name__
     said = _text_of(error)
     module = sys.modules.get("pathors_agent.errors")
     if module is not None and isinstance(error, module.ToolError):
-        return "error", said[:MAX_ERROR_CHARACTERS], error.retryable
-    return "error", f"{type(error).__name__}: {said}"[:MAX_ERROR_CHARACTERS], True
+        return "error", (said if said.strip() else kind)[:MAX_ERROR_CHARACTERS], error.retryable
+    text = f"{kind}: {said}" if said.strip() else kind
+    return "error", text[:MAX_ERROR_CHARACTERS], True
 
 
 def _text_of(error: Exception) -> str:

@@ -200,8 +200,9 @@ def _refusal(bound: BoundCall) -> ToolMessage | None:
 
 
 def _failure(bound: BoundCall, error: Exception) -> ToolMessage:
-    said = _text_of(error)
-    text = said if isinstance(error, ToolError) else f"{kind_name(error)}: {said}"
+    said, kind = _text_of(error), kind_name(error)
+    named = said if isinstance(error, ToolError) else f"{kind}: {said}"
+    text = named if said.strip() else kind
     return ToolMessage(
         tool_call_id=bound.call.id,
         content=text[:MAX_ERROR_CHARACTERS],

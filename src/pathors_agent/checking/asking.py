@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from pathors_agent.errors import TransportError
+from pathors_agent.errors import TransportError, error_text
 from pathors_agent.messages import AssistantMessage, JSONValue, Message
 from pathors_agent.transports.base import Request, Transport
 from pathors_agent.wire.chat_completions import EndpointProfile, ModelOptions, RequestTemplate
@@ -93,7 +93,7 @@ class Answer:
         try:
             _ = self.message
         except TransportError as error:
-            return str(error)
+            return error_text(error)
         return ""
 
 

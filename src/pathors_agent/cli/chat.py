@@ -18,7 +18,7 @@ from pathors_agent.cli.reporting import FAILED, INTERRUPTED, listen_to_ctrl_c
 from pathors_agent.cli.scene import described
 from pathors_agent.cli.talk import Talk, talking
 from pathors_agent.cli.timelines import TimelineFile
-from pathors_agent.errors import AgentError
+from pathors_agent.errors import AgentError, error_text
 from pathors_agent.messages import ToolCall
 from pathors_agent.run_result import RunResult
 
@@ -106,7 +106,7 @@ def _answer(talk: Talk, line: str, *, as_json: bool) -> int:
         talk.screen.note("(stopped)")
         return INTERRUPTED
     except AgentError as error:
-        write_note(f"error: {' '.join(str(error).split())}")
+        write_note(f"error: {' '.join(error_text(error).split())}")
         return FAILED
     if as_json:
         write_json(_as_json(talk, result))

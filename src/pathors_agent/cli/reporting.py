@@ -52,11 +52,12 @@ def reporting() -> Iterator[None]:
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception as error:
-        from pathors_agent.errors import AgentError  # here, for it loads a lot: --help is quick
+        # Here, for it loads a lot: --help is quick.
+        from pathors_agent.errors import AgentError, error_text
 
         if not isinstance(error, AgentError):
             raise
-        fail(str(error))
+        fail(error_text(error))
 
 
 def _what_to_install(error: ImportError) -> str | None:

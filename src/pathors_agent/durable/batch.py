@@ -14,9 +14,8 @@ from pydantic_core import to_jsonable_python
 from pathors_agent.durable.agent import DurableAgent
 from pathors_agent.durable.records import SEPARATOR, Order, dump, run_of, segment_id
 from pathors_agent.durable.runs import AT_WORK, status_of
-from pathors_agent.errors import BatchRefused, RunFailed
+from pathors_agent.errors import BatchRefused, RunFailed, RunNotFinished
 from pathors_agent.messages import JSONValue, Message, UserMessage
-from pathors_agent.run import Status
 from pathors_agent.telemetry.guard import observe
 from pathors_agent.wire.messages import read_client_messages
 
@@ -161,10 +160,10 @@ async def _outcome(
     except RunFailed as error:
         return {**told, "error": {"kind": error.kind, "message": str(error)}}
     told |= {"status": str(result.status), "usage": result.usage.model_dump(exclude_none=True)}
-    if result.status is Status.FINISHED:
+    try:
         return {**told, "output": _plain(result.output)}
-    reason = result.limit or ", ".join(call.name for call in result.open_calls)
-    return {**told, "error": {"kind": str(result.status), "message": f"stopped at {reason}"}}
+    except RunNotFinished as error:
+        return {**told, "error": {"kind": str(result.status), "message": str(error)}}
 
 
 def _plain(output: object) -> JSONValue:

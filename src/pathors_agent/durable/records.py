@@ -11,7 +11,7 @@ from typing import Any
 from dbos import Serializer
 
 from pathors_agent.calls.approvals import Decision
-from pathors_agent.errors import ProviderError, RunFailed, TransportError
+from pathors_agent.errors import ProviderError, RunFailed, TransportError, error_text
 from pathors_agent.messages import JSONValue, Message
 from pathors_agent.wire.messages import read_message, write_message
 
@@ -94,7 +94,7 @@ def write_failure(error: Exception) -> Fields:
     retryable = error.retryable if isinstance(error, TransportError) else False
     status = error.status if isinstance(error, ProviderError) else None
     kind = type(error).__name__
-    return {"kind": kind, "text": str(error), "retryable": retryable, "status": status}
+    return {"kind": kind, "text": error_text(error), "retryable": retryable, "status": status}
 
 
 def read_failure(fields: Fields, messages: tuple[Message, ...] = ()) -> RunFailed:

@@ -30,7 +30,14 @@ from pathors_agent.structured import OutputT
 from pathors_agent.telemetry.spans import current_headers
 
 RunStatus = Literal[
-    "queued", "running", "suspended", "finished", "limit_reached", "failed", "cancelled"
+    "queued",
+    "running",
+    "suspended",
+    "finished",
+    "limit_reached",
+    "no_answer",
+    "failed",
+    "cancelled",
 ]
 AT_WORK = frozenset({"queued", "running"})
 

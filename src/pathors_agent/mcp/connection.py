@@ -22,7 +22,7 @@ from mcp.types import Tool as ListedTool
 
 from pathors_agent.calls.dispatch import Unanswered
 from pathors_agent.calls.tasks import LoopTask
-from pathors_agent.errors import ToolError, WrongEventLoop
+from pathors_agent.errors import ToolError, WrongEventLoop, named_error
 from pathors_agent.mcp.repair import Refused
 from pathors_agent.mcp.servers import NOT_SENT, Server
 from pathors_agent.mcp.streams import watched
@@ -315,4 +315,4 @@ async def _list_tools(client: Client) -> list[ListedTool]:
 def _cause(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
+    return named_error(error)

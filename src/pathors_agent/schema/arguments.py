@@ -248,13 +248,18 @@ _KNOWN = frozenset(get_args(core_schema.ErrorType))
 
 def _wanted(detail: "ErrorDetails") -> str:
     if detail["type"] in ("value_error", "assertion_error"):
-        return detail["msg"].partition(", ")[2]
+        return detail["msg"].partition(", ")[2] or f"is refused ({_class_of_cause(detail)})"
     message = detail["msg"].removeprefix("Input ")
     if detail["type"] not in _KNOWN:  # an author's own words
         return message
     first = message.partition(" ")[0]
     lowered = message if first.isupper() else message[:1].lower() + message[1:]
     return _WORDS.get(detail["type"], lowered)
+
+
+def _class_of_cause(detail: "ErrorDetails") -> str:
+    """Return the name of the exception that a validator raised without a text."""
+    return type(detail.get("ctx", {}).get("error", ValueError())).__name__
 
 
 def _path(detail: "ErrorDetails", value: Any) -> list[str | int]:

@@ -10,7 +10,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pathors_agent.errors import AgentError, InvalidProjectFile, ToolDefinitionError
+from pathors_agent.errors import (
+    AgentError,
+    InvalidProjectFile,
+    ToolDefinitionError,
+    error_text,
+    named_error,
+)
 from pathors_agent.limits import Limits
 from pathors_agent.server.project import Project
 from pathors_agent.tools.tool import Tool
@@ -189,9 +195,9 @@ class _Table:
         try:
             yield
         except (ImportError, AttributeError) as error:  # their texts say what they are
-            raise self._wrong(key, f"{problem}: {error}") from error
+            raise self._wrong(key, f"{problem}: {error_text(error)}") from error
         except Exception as error:
-            raise self._wrong(key, f"{problem}: {type(error).__name__}: {error}") from error
+            raise self._wrong(key, f"{problem}: {named_error(error)}") from error
 
     def _beside(self, file: str) -> Path:
         return self._path.resolve().parent / file

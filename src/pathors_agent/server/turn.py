@@ -316,7 +316,7 @@ def _reason(result: RunResult[Any]) -> str:
         case Status.LIMIT_REACHED:
             return "length"
         case _:
-            return finish_reason(result.finish_reason)
+            return finish_reason(result.ended_by or result.finish_reason)
 
 
 def _shown_call(call: dict[str, JSONValue], digest: str | None) -> dict[str, JSONValue]:

@@ -16,7 +16,7 @@ from functools import wraps
 from typing import Any
 
 from pathors_agent.calls.dispatch import ToolThread, call_tool
-from pathors_agent.errors import ToolDefinitionError, ToolError
+from pathors_agent.errors import ToolDefinitionError, ToolError, named_error
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing.draws import CannotDraw, Draws, FirstDraws, SeededDraws
 from pathors_agent.testing.made_arguments import fitting_arguments, mistaken_arguments
@@ -104,7 +104,7 @@ def _examples(tool: Tool, count: int, seed: int, given: Sequence[Arguments]) -> 
         except Exception as error:  # a validator of the tool's author may raise anything
             raise AssertionError(
                 f"a tool must refuse arguments that do not fit in words; a validator of {tool.name} "
-                f"raised {type(error).__name__}: {error}; raise ValueError"
+                f"raised {named_error(error)}; raise ValueError"
             ) from error
         text = json.dumps(made, sort_keys=True)
         if text not in seen:
@@ -136,7 +136,7 @@ def _require_result(bound: BoundCall, values: Mapping[str, Any], seconds: float)
     if error is not None:
         raise AssertionError(
             f"a tool must raise nothing but ToolError for arguments that fit; {shown} raised "
-            f"{type(error).__name__}: {error}"
+            f"{named_error(error)}"
         ) from error
     raise AssertionError(f"a tool must give what can be sent; {shown}: {message.text}")
 
