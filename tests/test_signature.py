@@ -428,6 +428,17 @@ class Dog(BaseModel):
     kind: Literal["dog"] = "dog"
 
 
+class RedBox(BaseModel):
+    color: Literal[Color.RED] = Field(Color.RED, alias="paint")
+
+
+class BlueBox(BaseModel):
+    color: Literal[Color.BLUE] = Field(Color.BLUE, alias="paint")
+
+
+BOX = Annotated[RedBox | BlueBox, Field(discriminator="color")]
+
+
 class Aliased(BaseModel):
     deep: int = Field(validation_alias=AliasPath("inside", "deep"))
     other: int = Field(3, validation_alias=AliasChoices(AliasPath("list", 0), "first", "second"))
@@ -492,6 +503,7 @@ class Numbered:
         (Aliased, '{"deep": 1, "first": 2}', Aliased.model_construct(deep=1, other=2)),
         (ByName, '{"from": "Bob"}', ByName.model_construct(sender="Bob")),
         (NameOnly, '{"sender": "Bob"}', NameOnly.model_construct(sender="Bob")),
+        (BOX, '{"paint": "blue"}', BlueBox(paint=Color.BLUE)),
         (Numbered, '{"name": "a"}', Numbered("a")),
         (Batch, '{"ids": [1, 2]}', Batch.model_construct(ids=[1, 2])),
     ],
@@ -525,6 +537,8 @@ def test_json_that_the_schema_allows_becomes_value(annotation: Any, json: str, v
         (dict[int, str], '{"01": "a"}', '- /x/01: should be the text of a number, as a name, got the string "01"'),
         (dict[Level, str], '{"3": "a"}', "- /x/3: should be '1' or '2', got the string \"3\""),
         (Annotated[Cat | Dog, Field(discriminator="kind")], '{"lives": 3}', "- /x/kind: is missing"),
+        (BOX, "{}", "- /x/paint: is missing"),
+        (BOX, '{"paint": "green"}', "- /x: tag 'green' found using 'paint' does not match any of the expected tags: 'red', 'blue', got"),
         (Aliased, '{"inside": {"deep": 1}}', "- /x/deep: is missing"),
         (ByName | int, '"a"', '- /x: should be an object or a valid integer, got the string "a"'),
         (UUID4, '"a"', "- /x: should be a valid UUID, invalid length"),

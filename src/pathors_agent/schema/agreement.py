@@ -10,7 +10,7 @@ of a text, which a JSON Schema only announces.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum, Flag
 from json import dumps
 from typing import Any, Final
@@ -25,6 +25,7 @@ from pydantic_core import (
 )
 
 from pathors_agent.messages import JSONValue
+from pathors_agent.schema.flags import flag_reader, flag_schema, flag_words
 
 Node = dict[str, Any]
 """A core schema, or a field of one: `pydantic_core.core_schema` describes them."""
@@ -41,9 +42,6 @@ _NAMED: Final = frozenset({"fields", "choices"})
 WHOLE_TEXT: Final = "^-?(0|[1-9][0-9]*)$"
 NUMBER_TEXT: Final = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 DECIMAL_TEXT: Final = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-
-# A flag of more bits lists its members in the schema, and not their 2,048 sums.
-MAX_FLAG_BITS: Final = 10
 
 
 def agreed(schema: Any) -> Any:
@@ -94,6 +92,7 @@ class _Rewriting:
     def _replaced(self, made: Node) -> Node:
         kind = made.get("type")
         if kind == "tagged-union":
+            self._name_tags(made)
             self._unions.append(made)
         replace = _REPLACEMENTS.get(kind) if isinstance(kind, str) else None
         replaced = made if replace is None else replace(made)
@@ -125,36 +124,53 @@ class _Rewriting:
 
     # - discriminators
 
+    def _name_tags(self, union: Node) -> None:
+        """Name the members of a union by JSON values, as errors show them, and not by an enum."""
+        choices = union["choices"]
+        if any(isinstance(tag, Enum) for tag in choices):
+            union["choices"] = {
+                tag.value if isinstance(tag, Enum) else tag: choice
+                for tag, choice in choices.items()
+            }
+            self.has_changed = True
+
     def require_discriminators(self) -> None:
-        """Make the discriminator of each union required in all of its members."""
+        """Make the discriminator of each union required in all members, under the name it shows."""
         for union in self._unions:
             discriminator = union["discriminator"]
             if callable(discriminator):
                 continue
             paths = [discriminator] if isinstance(discriminator, str) else discriminator
             names = {path if isinstance(path, str) else path[0] for path in paths}
+            shown: set[str] = set()
             for choice in union["choices"].values():
-                self._require(names, choice)
+                shown |= self._require(names, choice)
+            if len(shown) == 1 and shown != names:
+                union["discriminator"] = shown.pop()
+                self.has_changed = True
 
-    def _require(self, names: set[str], node: Any) -> None:
+    def _require(self, names: set[str], node: Any) -> set[str]:
+        """Make fields required in a member of a union, and return the names that they show."""
         if not isinstance(node, dict):  # a tag that stands for another
-            return
+            return set()
         if node["type"] == "definition-ref":
-            self._require(names, self._definitions[node["schema_ref"]])
-        elif node["type"] == "tagged-union":
-            for choice in node["choices"].values():
-                self._require(names, choice)
-        elif isinstance(node.get("schema"), dict):
-            self._require(names, node["schema"])
-        else:
-            for field in _fields(node, names):
-                self.has_changed |= _make_required(field)
+            return self._require(names, self._definitions[node["schema_ref"]])
+        if node["type"] == "tagged-union":
+            return {s for c in node["choices"].values() for s in self._require(names, c)}
+        if isinstance(node.get("schema"), dict):
+            return self._require(names, node["schema"])
+        fields = dict(_fields(node, names))
+        for field in fields.values():
+            self.has_changed |= _make_required(field)
+        return {field.get("validation_alias", name) for name, field in fields.items()}
 
 
-def _fields(node: Node, names: set[str]) -> list[Node]:
+def _fields(node: Node, names: set[str]) -> Iterator[tuple[str, Node]]:
     fields = node.get("fields", {})
     named = fields.items() if isinstance(fields, dict) else ((f["name"], f) for f in fields)
-    return [field for name, field in named if {name, field.get("validation_alias")} & names]
+    for name, field in named:
+        if {name, field.get("validation_alias")} & names:
+            yield name, field
 
 
 def _make_required(field: Node) -> bool:
@@ -365,54 +381,14 @@ def _key(value: Any) -> object:
 def _flag(node: Node) -> Node:
     """Read the sums of a flag's members; pydantic shows the members, and reads any number."""
     flag = node["cls"]
-    made = _plain(node, _flag_reader(flag), lambda _, __: _flag_schema(flag))
+    made = _plain(node, flag_reader(flag), lambda _, __: flag_schema(flag))
 
     def described(schema: Any, handler: Any) -> Any:
         shown = handler(schema)
         inner = handler.resolve_ref_schema(shown)
-        said = (inner.get("description"), f"It is {_flag_words(flag)}.")
+        said = (inner.get("description"), f"It is {flag_words(flag)}.")
         inner["description"] = " ".join(filter(None, said))
         return shown
 
     made["metadata"]["pydantic_js_functions"].append(described)
     return made
-
-
-def _flag_schema(flag: type[Flag]) -> dict[str, Any]:
-    """Return the JSON Schema of the values of a flag: the sums of its members."""
-    values = _flag_values(flag)
-    step = values[1] - values[0] if len(values) > 1 else 1
-    if values == list(range(values[0], values[-1] + 1, step)):
-        stepped = {"multipleOf": step} if step > 1 else {}
-        return {"type": "integer", "minimum": 0, "maximum": values[-1]} | stepped
-    return {"type": "integer", "enum": values}
-
-
-def _flag_values(flag: type[Flag]) -> list[int]:
-    """List the numbers that a model may send for a flag: the sums of its single bits."""
-    bits = sorted(_bits(flag).values())
-    if len(bits) > MAX_FLAG_BITS:
-        return [0, *bits]
-    return sorted(sum(b for i, b in enumerate(bits) if n >> i & 1) for n in range(1 << len(bits)))
-
-
-def _flag_words(flag: type[Flag]) -> str:
-    bits = _bits(flag)
-    named = ", ".join(f"{bit} ({name})" for name, bit in bits.items())
-    return f"a sum of {named}" if len(bits) <= MAX_FLAG_BITS else f"one of 0, {named}"
-
-
-def _bits(flag: type[Flag]) -> dict[str, int]:
-    members = {name: int(member.value) for name, member in flag.__members__.items()}
-    return {name: value for name, value in members.items() if value > 0 and not value & value - 1}
-
-
-def _flag_reader(flag: type[Flag]) -> Callable[[Any], object]:
-    values = frozenset(_flag_values(flag))
-
-    def read(given: Any) -> object:
-        if _key(given) not in values:
-            raise PydanticCustomError("flag", "should be {words}", {"words": _flag_words(flag)})
-        return flag(int(given))
-
-    return read
