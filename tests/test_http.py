@@ -68,12 +68,14 @@ class Fetch:
         return anyio.run(self._async, base_url, request, settings, backend=backend)
 
     def _blocking(self, base_url: str, request: Request, settings: dict[str, Any]) -> Answer:
+        settings.setdefault("retries", 0)
         with HTTPTransport(base_url, **settings) as transport, transport.send(request) as response:
             self.pieces.extend(response.pieces)
             return self._answer(response)
 
     async def _async(self, base_url: str, request: Request, settings: dict[str, Any]) -> Answer:
         make = AiohttpTransport if self.way == "aiohttp" else AsyncHTTPTransport
+        settings.setdefault("retries", 0)
         async with (
             make(base_url, **settings) as transport,
             transport.send(request) as response,
@@ -338,7 +340,7 @@ def test_header_of_request_that_cannot_be_sent_is_refused_unseen(
         ("http://localhost:8000/project/p/integration/api", True),
         ("http://localhost:8000/api/project/p/integration/api", True),
         ("http://localhost:8000/behind/a/proxy/v1/projects/p", True),
-        ("http://me:secret@localhost/v1/projects/p", True),
+        ("http://localhost/v1/projects/p/chat/completions", True),
         ("http://localhost:11434/v1", False),
         ("http://localhost:8000/v1/projects", False),
         ("http://localhost:8000/v1/projects/", False),
@@ -353,7 +355,7 @@ def test_address_decides_who_keeps_the_history(make: Any, address: str, keeps: b
     by_address = "new_messages" if keeps else "history"
 
     assert keeps_history(address) is keeps
-    assert make(address, api_key=None if "@" in address else "").profile.sends == by_address
+    assert make(address, api_key="").profile.sends == by_address
     assert make(address, api_key="k", sends="history").profile.sends == "history"
     assert make(address, api_key="k", sends="new_messages").profile.sends == "new_messages"
 
@@ -373,7 +375,7 @@ def test_profile_can_say_that_another_endpoint_keeps_the_history(make: Any) -> N
 def test_cookies_are_not_kept_between_requests(scripted_server: StartServer) -> None:
     server = scripted_server([answer(Set_Cookie="session=1; Path=/")], [answer()])
 
-    with HTTPTransport(server.url) as transport:
+    with HTTPTransport(server.url, retries=0) as transport:
         read_all(transport)
         read_all(transport)
 
@@ -390,7 +392,7 @@ def test_environment_gives_address_and_key(
     monkeypatch.setenv("PATHORS_BASE_URL", server.url)
     monkeypatch.setenv("PATHORS_API_KEY", "sk_from_environment")
 
-    with HTTPTransport() as transport:
+    with HTTPTransport(retries=0) as transport:
         read_all(transport)
 
     assert server.requests[0].headers["authorization"] == "Bearer sk_from_environment"
@@ -403,7 +405,7 @@ def test_arguments_win_over_environment(
     monkeypatch.setenv("PATHORS_BASE_URL", "http://127.0.0.1:1/v1")
     monkeypatch.setenv("PATHORS_API_KEY", "sk_from_environment")
 
-    with HTTPTransport(server.url, api_key="sk_argument") as transport:
+    with HTTPTransport(server.url, retries=0, api_key="sk_argument") as transport:
         read_all(transport)
 
     assert server.requests[0].headers["authorization"] == "Bearer sk_argument"
@@ -415,7 +417,7 @@ def test_empty_key_keeps_that_of_the_environment_at_home(
     server = scripted_server([answer()])
     monkeypatch.setenv("PATHORS_API_KEY", "sk_from_environment")
 
-    with HTTPTransport(server.url, api_key="") as transport:
+    with HTTPTransport(server.url, retries=0, api_key="") as transport:
         read_all(transport)
 
     assert "authorization" not in server.requests[0].headers
@@ -624,7 +626,7 @@ def test_compressed_body_is_unpacked(scripted_server: StartServer, fetch: Fetch)
 def test_connection_of_a_finished_answer_is_used_again(scripted_server: StartServer) -> None:
     server = scripted_server([answer(b"1")], [answer(b"2")])
 
-    with HTTPTransport(server.url) as transport:
+    with HTTPTransport(server.url, retries=0) as transport:
         assert (read_all(transport), read_all(transport)) == (b"1", b"2")
 
     assert server.connections == 1
@@ -636,7 +638,7 @@ def test_connection_is_used_again_when_reading_stopped_before_its_last_bytes(
     script = [CHUNKED, chunk(b"data: [DONE]\n\n"), chunk(b": bye\n\n") + b"0\r\n\r\n"]
     server = scripted_server(script, script)
 
-    with HTTPTransport(server.url) as transport:
+    with HTTPTransport(server.url, retries=0) as transport:
         for _ in range(2):
             with transport.send(REQUEST) as response:
                 assert next(iter(response.pieces)).startswith(b"data: [DONE]")
@@ -652,7 +654,7 @@ async def test_connection_is_used_again_when_reading_stopped_before_its_last_byt
     script = [CHUNKED, chunk(b"data: [DONE]\n\n"), chunk(b": bye\n\n") + b"0\r\n\r\n"]
     server = scripted_server(script, script)
 
-    async with make(server.url) as transport:
+    async with make(server.url, retries=0) as transport:
         for _ in range(2):
             async with transport.send(REQUEST) as response:
                 async for piece in response.pieces:
@@ -668,7 +670,7 @@ def test_server_that_never_ends_its_body_does_not_hold_the_caller(
     server = scripted_server([CHUNKED, chunk(b"data: [DONE]\n\n"), STALL])
     patient = Timeouts(between_bytes=3600, whole=3600)
 
-    with HTTPTransport(server.url, timeouts=patient) as transport:
+    with HTTPTransport(server.url, retries=0, timeouts=patient) as transport:
         with transport.send(REQUEST) as response:
             assert next(iter(response.pieces)) == b"data: [DONE]\n\n"
 
@@ -676,7 +678,7 @@ def test_server_that_never_ends_its_body_does_not_hold_the_caller(
 def test_flood_after_the_answer_is_not_read(scripted_server: StartServer) -> None:
     server = scripted_server([CHUNKED, chunk(b"data: [DONE]\n\n"), Drip(chunk(b"x" * 9_000), 0)])
 
-    with HTTPTransport(server.url) as transport, transport.send(REQUEST) as response:
+    with HTTPTransport(server.url, retries=0) as transport, transport.send(REQUEST) as response:
         next(iter(response.pieces))
 
     server.wait_until_clients_left()
@@ -755,7 +757,7 @@ def test_no_read_waits_longer_than_the_whole_may_take(
 def test_limits_hold_on_a_connection_used_again(scripted_server: StartServer) -> None:
     server = scripted_server([answer(b"1")], [b"HTTP/1.1 200 OK\r\n", Drip(b"X: y\r\n", 0.02)])
 
-    with HTTPTransport(server.url, timeouts=Timeouts(first_byte=0.3)) as transport:
+    with HTTPTransport(server.url, retries=0, timeouts=Timeouts(first_byte=0.3)) as transport:
         read_all(transport)
         with pytest.raises(TransportError, match=r"first_byte=0\.3"):
             read_all(transport)
@@ -809,7 +811,9 @@ def test_wait_for_a_free_connection_is_limited(scripted_server: StartServer) -> 
     limits = httpx2.Limits(max_connections=1)
 
     with httpx2.Client(limits=limits) as client:
-        transport = HTTPTransport(server.url, client=client, timeouts=Timeouts(connect=0.2))
+        transport = HTTPTransport(
+            server.url, retries=0, client=client, timeouts=Timeouts(connect=0.2)
+        )
         with (
             transport.send(REQUEST),
             pytest.raises(TransportError, match=r"connect=0\.2"),
@@ -923,7 +927,7 @@ def test_redirect_is_refused_through_a_client_that_follows(scripted_server: Star
     server = scripted_server([answer(b"", "307 Same", Location=elsewhere.url)])
 
     with httpx2.Client(follow_redirects=True) as client:
-        transport = HTTPTransport(server.url, client=client)
+        transport = HTTPTransport(server.url, retries=0, client=client)
         with pytest.raises(TransportError, match="307"):
             read_all(transport)
 
@@ -1007,7 +1011,7 @@ async def test_limits_hold_over_tls_async(
 def test_leaving_early_closes_the_connection(scripted_server: StartServer) -> None:
     server = scripted_server([CHUNKED, chunk(b"a"), STALL], [answer(b"next")])
 
-    with HTTPTransport(server.url) as transport:
+    with HTTPTransport(server.url, retries=0) as transport:
         with transport.send(REQUEST) as response:
             for _ in response.pieces:
                 break
@@ -1018,7 +1022,7 @@ def test_leaving_early_closes_the_connection(scripted_server: StartServer) -> No
 def test_leaving_unread_closes_the_connection(scripted_server: StartServer) -> None:
     server = scripted_server([CHUNKED, STALL])
 
-    with HTTPTransport(server.url) as transport:
+    with HTTPTransport(server.url, retries=0) as transport:
         with transport.send(REQUEST):
             pass
         server.wait_until_clients_left()
@@ -1032,7 +1036,7 @@ async def test_leaving_early_closes_the_connection_async(
 ) -> None:
     server = scripted_server([CHUNKED, chunk(b"a"), STALL])
 
-    async with make(server.url) as transport:
+    async with make(server.url, retries=0) as transport:
         async with transport.send(REQUEST) as response:
             if read:
                 async for _ in response.pieces:
@@ -1048,7 +1052,7 @@ async def test_cancelling_closes_the_connection(
 ) -> None:
     server = scripted_server(script)
 
-    async with make(server.url) as transport:
+    async with make(server.url, retries=0) as transport:
         with anyio.move_on_after(0.2) as scope:
             await read_all_async(transport)
         await anyio.to_thread.run_sync(server.wait_until_clients_left)
@@ -1059,11 +1063,11 @@ async def test_cancelling_closes_the_connection(
 def test_own_client_is_closed(scripted_server: StartServer) -> None:
     server = scripted_server([answer()])
 
-    with HTTPTransport(server.url) as transport:
+    with HTTPTransport(server.url, retries=0) as transport:
         read_all(transport)
 
     server.wait_until_clients_left()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(TransportError, match="closed"):
         read_all(transport)
 
 
@@ -1071,7 +1075,7 @@ def test_client_of_the_caller_stays_open(scripted_server: StartServer) -> None:
     server = scripted_server([answer()])
 
     with httpx2.Client() as client:
-        with HTTPTransport(server.url, client=client) as transport:
+        with HTTPTransport(server.url, retries=0, client=client) as transport:
             read_all(transport)
         assert not client.is_closed
 
@@ -1082,7 +1086,7 @@ def test_what_the_caller_changes_on_a_client_goes_with_the_next_request(
     server = scripted_server([answer()], [answer()], [answer()])
 
     with httpx2.Client(headers={"X-Version": "1"}, cookies={"seat": "12"}) as client:
-        transport = HTTPTransport(server.url, client=client)
+        transport = HTTPTransport(server.url, retries=0, client=client)
         read_all(transport)
         client.headers["X-Version"] = "2"
         client.params = httpx2.QueryParams({"tier": "flex"})
@@ -1104,7 +1108,7 @@ async def test_client_of_the_caller_stays_open_async(scripted_server: StartServe
 
     async with httpx2.AsyncClient() as client:
         async with (
-            AsyncHTTPTransport(server.url, client=client) as transport,
+            AsyncHTTPTransport(server.url, retries=0, client=client) as transport,
             transport.send(REQUEST),
         ):
             pass

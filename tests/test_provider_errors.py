@@ -21,7 +21,10 @@ def body(message: str) -> bytes:
             404,
             "the provider answered 404: No.; check the address and the model (base_url=, model=)",
         ),
-        (429, "the provider answered 429: No.; a RetryingTransport waits and asks again"),
+        (
+            429,
+            "the provider answered 429: No.; wait before the next request, or raise the limit at the provider",
+        ),
         (500, "the provider answered 500: No."),
     ],
 )

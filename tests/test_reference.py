@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from pathors_agent import (
+    AiohttpTransport,
+    AsyncHTTPTransport,
     AsyncRetryingTransport,
     EndpointProfile,
+    HTTPTransport,
     Limits,
     ModelOptions,
     RetryingTransport,
@@ -52,6 +55,19 @@ def test_retrying_has_the_arguments_and_defaults_that_the_page_names(kind: type)
     parameters = inspect.signature(kind).parameters
 
     assert shown == {name: parameters[name].default for name in shown}
+
+
+@pytest.mark.parametrize("kind", [HTTPTransport, AsyncHTTPTransport, AiohttpTransport])
+def test_transport_has_the_arguments_and_defaults_that_the_page_names(kind: type) -> None:
+    shown = defaults_on_page("HTTPTransport")
+    parameters = inspect.signature(kind).parameters
+
+    # Base URL and timeouts have their own places on the page.
+    assert shown == {
+        name: parameters[name].default
+        for name in parameters
+        if name not in ("base_url", "timeouts")
+    }
 
 
 def test_each_variable_of_the_environment_is_on_the_page() -> None:

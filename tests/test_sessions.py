@@ -51,13 +51,13 @@ class Client:
         if self.way != "blocking":
             backend = "asyncio" if self.way == "aiohttp" else self.way
             return anyio.run(self._ask_async, url, ask, retrying, backend=backend)
-        with HTTPTransport(url, api_key="sk_1") as transport:
+        with HTTPTransport(url, api_key="sk_1", retries=0) as transport:
             again = RetryingTransport(transport, sleep=lambda seconds: None)
             return ask(Sessions(again if retrying else transport))
 
     async def _ask_async(self, url: str, ask: Ask, retrying: bool) -> Any:
         make = AiohttpTransport if self.way == "aiohttp" else AsyncHTTPTransport
-        async with make(url, api_key="sk_1") as transport:
+        async with make(url, api_key="sk_1", retries=0) as transport:
             again = AsyncRetryingTransport(transport, sleep=no_sleep)
             chosen: AsyncTransport = again if retrying else transport
             return await ask(AsyncSessions(chosen))

@@ -23,7 +23,6 @@ from pathors_agent.conversation import Conversation
 from pathors_agent.demo_tools import INSTRUCTIONS, demo_tools
 from pathors_agent.errors import AgentError
 from pathors_agent.transports.http import HTTPTransport
-from pathors_agent.transports.retry import RetryingTransport
 
 PROMPTS = (
     "How many kilometres are 26.2 miles?",
@@ -84,8 +83,7 @@ def _ask_endpoint(
 ) -> None:
     with HTTPTransport() as http:
         screen.note(f"The answers come from {http!r}; the tools run here.")
-        transport = RetryingTransport(http)
-        agent = Agent(transport, model=model, instructions=INSTRUCTIONS, tools=demo_tools())
+        agent = Agent(http, model=model, instructions=INSTRUCTIONS, tools=demo_tools())
         conversation = Conversation()
         for prompt in prompts:
             screen.blank()

@@ -140,15 +140,18 @@ class StreamInUse(AgentError, RuntimeError):
 class TransportError(AgentError):
     """No complete answer arrived; the model call is still owed.
 
-    `messages` is the history so far, when the error came out of a run: a new run on it goes on
-    where this one stopped. `retryable` is False where the same request would fail again;
-    `timed_out` says that a limit of time was reached.
+    `messages` is the history so far, when the error came out of a run: a new run on it continues
+    where this one stopped. `retryable` is False if the same request would fail again; `timed_out`
+    is True if a timeout was reached. `attempts` is how often the request was sent. `was_idle` is
+    True if a connection that had served another request closed before any byte of the answer.
     """
 
     def __init__(self, text: str, *, retryable: bool = True, timed_out: bool = False) -> None:
         super().__init__(text)
         self.retryable = retryable
         self.timed_out = timed_out
+        self.attempts = 1
+        self.was_idle = False
         self.messages: tuple[Message, ...] = ()
 
 

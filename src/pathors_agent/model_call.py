@@ -244,7 +244,7 @@ class ModelCall:
 
     def _refusal(self, response: Response | AsyncResponse, body: bytes) -> ProviderError:
         wait = retry_after(response.headers, now=time.time()) or None
-        return decode_error(response.status, body, retry_after=wait)
+        return decode_error(response.status, body, retry_after=wait, attempts=response.attempts)
 
     def break_off(self, error: TransportError) -> None:
         """Raise what broke the answer off, unless all of it had arrived."""

@@ -1,7 +1,7 @@
 """Create, read, search, list and end the sessions of a project, over any transport.
 
-One request each, with the errors of completions. All may be repeated without harm, so that they go
-through a `RetryingTransport` like any other request.
+One request each, with the errors of completions. All are idempotent, so that transports retry them
+like completions.
 """
 
 import time
@@ -209,7 +209,12 @@ def _segment(session_id: str) -> str:
 
 def _refusal(response: Response | AsyncResponse, body: bytes) -> ProviderError:
     wait = retry_after(response.headers, now=time.time()) or None
-    return decode_error(response.status, body[:MAX_ERROR_BODY_BYTES], retry_after=wait)
+    return decode_error(
+        response.status,
+        body[:MAX_ERROR_BODY_BYTES],
+        retry_after=wait,
+        attempts=response.attempts,
+    )
 
 
 def _body(response: Response) -> bytes:

@@ -231,16 +231,16 @@ STATUSES = {
     451: False,
     499: False,
     500: True,
-    501: False,
+    501: True,
     502: True,
     503: True,
     504: True,
-    505: False,
-    507: False,
-    511: False,
-    520: False,
+    505: True,
+    507: True,
+    511: True,
+    520: True,
     529: True,
-    599: False,
+    599: True,
 }
 
 

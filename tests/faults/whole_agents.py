@@ -107,7 +107,7 @@ class Client:
         limits: Limits | None,
         clock: Callable[[], float],
     ) -> list[Seen]:
-        plain = HTTPTransport(**settings)
+        plain = HTTPTransport(retries=0, **settings)
         transport: Transport = plain
         if self.retrying:
             transport = RetryingTransport(plain, attempts=ATTEMPTS, sleep=_sleep, clock=clock)
@@ -125,7 +125,7 @@ class Client:
     ) -> list[Seen]:
         make = AiohttpTransport if self.way == "aiohttp" else AsyncHTTPTransport
         seen: dict[str, Seen] = {}
-        async with make(**settings) as plain:
+        async with make(retries=0, **settings) as plain:
             transport: AsyncTransport = plain
             if self.retrying:
                 transport = AsyncRetryingTransport(

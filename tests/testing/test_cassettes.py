@@ -66,14 +66,16 @@ def ask(
     sends: dict[str, Any] = {"sends": "new_messages"} if keeps else {}
 
     async def main() -> RunResult[Any]:
-        make = (lambda: AsyncHTTPTransport(url, api_key=KEY, **sends)) if url else None
+        make = (lambda: AsyncHTTPTransport(url, api_key=KEY, retries=0, **sends)) if url else None
         async with AsyncCassette(path, make, **options) as model:
             return await AsyncAgent(model, tools=[add]).run("What is 1 + 2?")
 
     if way != "blocking":
         return anyio.run(main, backend=way)
     with Cassette(
-        path, (lambda: HTTPTransport(url, api_key=KEY, **sends)) if url else None, **options
+        path,
+        (lambda: HTTPTransport(url, api_key=KEY, retries=0, **sends)) if url else None,
+        **options,
     ) as m:
         return Agent(m, tools=[add]).run("What is 1 + 2?")
 

@@ -8,7 +8,6 @@ from pathors_agent.checking import Finding, Report, Verdict, check_endpoint
 from pathors_agent.cli.output import write_json, write_line, write_table
 from pathors_agent.transports.exchange import Timeouts
 from pathors_agent.transports.http import HTTPTransport
-from pathors_agent.transports.retry import RetryingTransport
 
 SOMETHING_IS_MISSING = 3
 
@@ -23,7 +22,7 @@ def check(
     timeouts = Timeouts(first_byte=seconds, between_bytes=seconds, whole=seconds)
     with HTTPTransport(url, api_key=key, timeouts=timeouts) as http, _progress() as progress:
         report = check_endpoint(
-            RetryingTransport(http), model=model, tokens=tokens, seconds=seconds, progress=progress
+            http, model=model, tokens=tokens, seconds=seconds, progress=progress
         )
     if as_json:
         write_json({"model": model, **report.as_json()})

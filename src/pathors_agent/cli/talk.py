@@ -16,7 +16,6 @@ from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolCal
 from pathors_agent.run_result import RunResult
 from pathors_agent.timeline import TimedCall
 from pathors_agent.transports.http import HTTPTransport
-from pathors_agent.transports.retry import RetryingTransport
 from pathors_agent.wire.chat_completions import ModelOptions
 
 # What an endpoint that keeps sessions is asked to tell: also what its own tools do.
@@ -113,9 +112,7 @@ def talking(
     options = ModelOptions(extra=_TELL_ALL if http.profile.sends == "new_messages" else {})
     with http:
         told: list[Talk] = []
-        transport = ToolActivity(
-            RetryingTransport(http), lambda activity: told[0].tell(dict(activity))
-        )
+        transport = ToolActivity(http, lambda activity: told[0].tell(dict(activity)))
         agent = Agent(transport, model=model, options=options)
         told.append(Talk(agent, screen, decide, Conversation(session_id=session)))
         yield told[0]

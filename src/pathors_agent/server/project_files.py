@@ -123,7 +123,6 @@ class _Table:
 
     def _http_transport(self) -> AsyncTransport:
         from pathors_agent.transports.aiohttp import AiohttpTransport
-        from pathors_agent.transports.retry import AsyncRetryingTransport
 
         profile = self._table.get("profile", "default")
         if profile not in PROFILES:
@@ -132,14 +131,13 @@ class _Table:
         if variable is not None and not os.environ.get(variable):
             raise self._wrong("api_key_env", f"names {variable}, which the environment lacks")
         try:
-            http = AiohttpTransport(
+            return AiohttpTransport(
                 self._table["base_url"],
                 api_key=os.environ[variable] if variable else "",
                 profile=PROFILES[profile],
             )
         except AgentError as error:
             raise self._wrong("base_url", str(error)) from None
-        return AsyncRetryingTransport(http)
 
     def _tools(self) -> Tools:
         found = self._named("tools")

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Literal, Self
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
 from pathors_agent.transports.endpoint import Endpoint
 from pathors_agent.transports.exchange import DEFAULT_TIMEOUTS, Timeouts
+from pathors_agent.transports.retry import RETRIES, RetriedSending, Retries
 from pathors_agent.wire.chat_completions import EndpointProfile
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from pathors_agent.transports.aiohttp_sending import Sending
 
 
 class AiohttpTransport(AsyncTransport):
     """`AsyncHTTPTransport` for many streams at once: a fraction of its time per piece, on asyncio.
 
     Needs the extra `aiohttp`. A `client` is used as it is and left open; otherwise close the
-    transport, or use it in an `async with` statement. It belongs to the event loop of its first
-    request.
+    transport, or use it in an `async with` statement.
     """
 
     def __init__(
@@ -35,18 +37,26 @@ class AiohttpTransport(AsyncTransport):
         session_header: str = "X-Session-ID",
         sends: Literal["history", "new_messages"] | None = None,
         profile: EndpointProfile | None = None,
+        retries: int = RETRIES,
         client: "aiohttp.ClientSession | None" = None,
     ) -> None:
         _require_aiohttp()
-        from pathors_agent.transports.aiohttp_client import LoopClient
+        from pathors_agent.transports.aiohttp_client import AiohttpClients
         from pathors_agent.transports.aiohttp_sending import Sending
 
         self._endpoint = Endpoint(
-            base_url, api_key, project_id, timeouts, headers or {}, session_header
+            base_url,
+            api_key,
+            project_id,
+            timeouts,
+            headers or {},
+            session_header,
+            is_own_client=client is None,
         )
+        self._retries = Retries(retries)
         self.profile = self._endpoint.profile(profile, sends)
         self.server_address = self._endpoint.server
-        self._client = LoopClient(client, self._endpoint)
+        self._clients = AiohttpClients(client, self._endpoint)
         self._sending = Sending
 
     def __repr__(self) -> str:
@@ -54,11 +64,16 @@ class AiohttpTransport(AsyncTransport):
 
     def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
         """As `HTTPTransport.send`."""
-        return self._sending(request, self._endpoint, self._client)
+        if self._retries.retries:
+            return RetriedSending(self._retries, self._send_once, request)
+        return self._send_once(request)
+
+    def _send_once(self, request: Request) -> "Sending":
+        return self._sending(request, self._endpoint, self._clients)
 
     async def aclose(self) -> None:
-        """As `HTTPTransport.close`."""
-        await self._client.aclose()
+        """As `AsyncHTTPTransport.aclose`."""
+        await self._clients.aclose()
 
     async def __aenter__(self) -> Self:
         return self

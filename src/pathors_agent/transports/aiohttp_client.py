@@ -1,60 +1,62 @@
-"""Give AiohttpTransport its client: whom it trusts, its proxy, the event loop it belongs to."""
+"""Open the clients of AiohttpTransport: one for each event loop."""
 
-import asyncio
-import ssl
-from typing import TYPE_CHECKING, Literal
-from urllib.request import getproxies, proxy_bypass
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import aiohttp
 import yarl
+from aiohttp.connector import Connection
 from multidict import CIMultiDict, istr
 
-from pathors_agent.errors import InvalidSetting
+from pathors_agent.errors import InvalidSetting, TransportError
+from pathors_agent.event_loops import in_trio_task
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.endpoint import Endpoint
-from pathors_agent.transports.exchange import KEEP_ALIVE_SECONDS
+from pathors_agent.transports.exchange import KEEP_ALIVE_SECONDS, Exchange
+from pathors_agent.transports.loops import LoopClients, moved
+from pathors_agent.transports.network import Route
 from pathors_agent.transports.watch import Watch
-
-if TYPE_CHECKING:
-    import httpx2
 
 # What httpx2 reads of a head; aiohttp's own 8 KB are less than some gateways' headers.
 LONGEST_HEADER_BYTES = 100 * 1024
 
 
-class LoopClient:
-    """A client for one event loop: the caller's, or made at the first request.
+class LoopClient(NamedTuple):
+    """The client of one event loop, and the watch over its answers."""
 
-    With it come the address, the headers, and the watch over its answers.
-    """
+    session: aiohttp.ClientSession
+    watch: Watch
+
+
+class AiohttpClients:
+    """One client for each event loop, and what they share: the address and the headers."""
 
     def __init__(self, given: aiohttp.ClientSession | None, endpoint: Endpoint) -> None:
-        self.watch = Watch()
         self._endpoint = endpoint
         self._url = yarl.URL(str(endpoint.url), encoded=True)
         # aiohttp keeps a request's headers while its answer is open: copies of this share them.
         self.headers = CIMultiDict((istr(n), value) for n, value in endpoint.headers.items())
-        self._client = given
-        self._owns_client = given is None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_closed = False
-        self._tls = _tls(endpoint.url)
-        self._proxy = _proxy(endpoint.url)
+        self._proxy = _checked_proxy(endpoint.route)
+        self._clients = LoopClients(
+            self._make, _close, given=None if given is None else LoopClient(given, Watch())
+        )
 
-    def running(self) -> aiohttp.ClientSession:
-        """Give the client; raise `RuntimeError` where it cannot run."""
-        loop = _running_loop()
-        if self._is_closed:
-            raise RuntimeError(
-                "The transport was closed: make another, or use it inside its `with`."
+    async def running(self) -> LoopClient:
+        """Return the running loop's client; raise `TransportError` if there can be none."""
+        if in_trio_task():
+            raise TransportError(
+                "AiohttpTransport runs on asyncio alone; use AsyncHTTPTransport on trio.",
+                retryable=False,
             )
-        if self._client is None:
-            self._client, self._loop = self._make(), loop
-        if self._loop not in (None, loop):
-            raise RuntimeError(
-                "The transport belongs to another event loop; make one for each loop."
-            )
-        return self._client
+        client = await self._clients.client()
+        if self._clients.given_has_moved:
+            raise moved()
+        return client
+
+    def failure(self, error: RuntimeError) -> TransportError:
+        """Return the error for a RuntimeError of aiohttp: its client is closed, say."""
+        return self._clients.failure(error)
 
     def address(self, request: Request) -> yarl.URL:
         """Give where a request goes; raise `TransportError` where it cannot be sent."""
@@ -62,11 +64,11 @@ class LoopClient:
         is_usual = address is self._endpoint.url
         return self._url if is_usual else yarl.URL(str(address), encoded=True)
 
-    def _make(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
+    def _make(self) -> LoopClient:
+        session = aiohttp.ClientSession(
             # Answers are long: a bound here would make the next run wait for another's stream.
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=self._tls
+            connector=_Connector(
+                limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=self._endpoint.route.tls or True
             ),
             # A cookie given to one conversation must not be sent with another's.
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -74,42 +76,43 @@ class LoopClient:
             max_line_size=LONGEST_HEADER_BYTES,
             max_field_size=LONGEST_HEADER_BYTES,
         )
+        return LoopClient(session, Watch())
 
     async def aclose(self) -> None:
-        """Close the client, unless it is the caller's."""
-        if self._owns_client:
-            self._is_closed = True
-            if self._client is not None:
-                await self._client.close()
+        """Close the running loop's client, unless it is the caller's."""
+        await self._clients.aclose()
 
 
-def _running_loop() -> asyncio.AbstractEventLoop:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise RuntimeError(
-            "AiohttpTransport runs on asyncio alone; use AsyncHTTPTransport on trio."
-        ) from None
+async def _close(client: LoopClient) -> None:
+    await client.session.close()
 
 
-def _tls(url: "httpx2.URL") -> ssl.SSLContext | Literal[True]:
-    """Trust whom AsyncHTTPTransport trusts."""
-    import httpx2
-
-    return httpx2.create_ssl_context() if url.scheme == "https" else True
+# The request that is being sent: aiohttp does not say on which connection.
+SENDING: ContextVar[Exchange] = ContextVar("_sending")
 
 
-def _proxy(url: "httpx2.URL") -> str | None:
-    """Find the environment's proxy for an address; aiohttp would look for it at each request."""
-    proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(url.netloc.decode()):
+class _Connector(aiohttp.TCPConnector):
+    """Notes on an exchange whether its connection has served another request before."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._seen: WeakSet[object] = WeakSet()
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Connection:
+        connection = await super().connect(*args, **kwargs)
+        protocol, exchange = connection.protocol, SENDING.get(None)
+        if exchange is not None:
+            exchange.reuse = "kept" if protocol in self._seen else "new"
+            self._seen.add(protocol)
+        return connection
+
+
+def _checked_proxy(route: Route) -> str | None:
+    if route.proxy is None:
         return None
-    if "://" not in proxy:
-        return f"http://{proxy}"
-    if not proxy.startswith(("http://", "https://")):
+    if route.proxy.scheme not in ("http", "https"):
         raise InvalidSetting(
             "The environment's proxy is no HTTP proxy: AiohttpTransport cannot use it; "
             "AsyncHTTPTransport can, with httpx2[socks]."
         )
-    return proxy
+    return str(route.proxy)

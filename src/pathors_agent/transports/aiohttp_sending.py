@@ -11,10 +11,11 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from pathors_agent.errors import TransportError
-from pathors_agent.transports.aiohttp_client import LoopClient
+from pathors_agent.transports.aiohttp_client import SENDING, AiohttpClients
 from pathors_agent.transports.base import AsyncResponse, Request
 from pathors_agent.transports.endpoint import Endpoint
 from pathors_agent.transports.exchange import Exchange
+from pathors_agent.transports.watch import Watch
 
 
 class Sending:
@@ -26,23 +27,25 @@ class Sending:
 
     __slots__ = (
         "_answer",
-        "_client",
+        "_clients",
         "_content",
         "_endpoint",
         "_exchange",
         "_is_late",
         "_request",
         "_waiting_since",
+        "_watch",
     )
 
     _answer: aiohttp.ClientResponse
     _content: aiohttp.StreamReader
     _exchange: Exchange
+    _watch: Watch
 
-    def __init__(self, request: Request, endpoint: Endpoint, client: LoopClient) -> None:
+    def __init__(self, request: Request, endpoint: Endpoint, clients: AiohttpClients) -> None:
         self._request: Request | None = request
         self._endpoint = endpoint
-        self._client = client
+        self._clients = clients
         self._waiting_since: float | None = None
         self._is_late = False
 
@@ -69,23 +72,32 @@ class Sending:
             exchange.let_go()
             self._answer.close()
             raise
-        self._client.watch.begin(self)
+        self._watch.begin(self)
         return AsyncResponse(**self._endpoint.head(self._answer.status, headers), pieces=self)
 
     async def _open(self, request: Request) -> aiohttp.ClientResponse:
-        client, exchange = self._client.running(), self._exchange
+        exchange = self._exchange
+        client = await self._clients.running()
+        self._watch = client.watch
+        token = SENDING.set(exchange)
         try:
             async with asyncio.timeout_at(exchange.whole_end) as limit:
-                return await self._post(client, request, Body(request.body, exchange, limit))
+                return await self._post(
+                    client.session, request, Body(request.body, exchange, limit)
+                )
         except aiohttp.ClientError as error:
             raise failure_of(exchange, error) from exchange.cause(error)
         except TimeoutError:
             raise exchange.timed_out() from None
+        except RuntimeError as error:
+            raise self._clients.failure(error) from exchange.cause(error)
+        finally:
+            SENDING.reset(token)
 
     async def _post(
         self, client: aiohttp.ClientSession, request: Request, body: "Body"
     ) -> aiohttp.ClientResponse:
-        headers = self._client.headers.copy()
+        headers = self._clients.headers.copy()
         headers.update(self._endpoint.headers_beside(request))
         if request.body:
             headers[aiohttp.hdrs.CONTENT_LENGTH] = str(len(request.body))
@@ -95,7 +107,7 @@ class Sending:
         connect = self._exchange.seconds_for("connect")
         return await client.request(
             request.method,
-            self._client.address(request),
+            self._clients.address(request),
             data=body if request.body else None,
             headers=headers,
             timeout=aiohttp.ClientTimeout(connect=connect, ceil_threshold=math.inf),
@@ -177,7 +189,7 @@ class Sending:
             if kind is None and not self._content.is_eof():
                 await self._drain()
         finally:
-            self._client.watch.end(self)
+            self._watch.end(self)
             self._exchange.let_go()
             self._exchange.close()
             self._answer.close()
@@ -185,7 +197,7 @@ class Sending:
     async def _drain(self) -> None:
         """Read the last bytes that are on their way, so that the connection can serve again."""
         self._exchange.hurry()
-        self._client.watch.begin(self)
+        self._watch.begin(self)
         with suppress(TransportError):
             async for _ in self:
                 if not self._exchange.may_drain:
@@ -251,13 +263,15 @@ def _words(error: BaseException) -> str:
     """Give an error's own words, without the request and answer that some quote whole."""
     message = getattr(error, "message", str(error))
     text = message if isinstance(message, str) else type(error).__name__
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        text = f"{error.status} {text}"
     return " ".join(text.split()).rstrip("^ ")
 
 
 # Errors of aiohttp by name: the kind of failure, or the limit that ran out.
 _KINDS = {
     "ConnectionTimeoutError": "connect",
-    "ClientProxyConnectionError": "proxy",
+    "ClientProxyConnectionError": "no proxy",
     "ClientHttpProxyError": "proxy",
     "ClientConnectorError": "refused",
     "ClientConnectionResetError": "write",

@@ -12,8 +12,9 @@ from pathors_agent.transports.exchange import Exchange
 # Eleven days: sockets refuse infinity.
 NEVER_SECONDS = 1e6
 
-# Events of httpcore2 that bring a connection.
+# Events of httpcore2: a connection was opened; a request is written to one.
 _CONNECTED = (".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")
+_WRITTEN = ".send_request_headers.started"
 
 
 def asked_timeouts(exchange: Exchange) -> dict[str, float | None]:
@@ -25,15 +26,18 @@ def asked_timeouts(exchange: Exchange) -> dict[str, float | None]:
     return {"connect": connect, "pool": connect, "write": write, "read": read}
 
 
-def on_trace(event: str, info: dict[str, Any]) -> None:
-    """Take over a new connection, before anything is read from it."""
+def on_trace(exchange: Exchange, event: str, info: dict[str, Any]) -> None:
+    """Take over a new connection, before anything is read from it; note a kept one."""
     if event.endswith(_CONNECTED):
+        exchange.reuse = "new"
         ask_before_reads(info["return_value"])
+    elif event.endswith(_WRITTEN) and exchange.reuse == "unknown":
+        exchange.reuse = "kept"
 
 
-async def on_trace_async(event: str, info: dict[str, Any]) -> None:
+async def on_trace_async(exchange: Exchange, event: str, info: dict[str, Any]) -> None:
     """As `on_trace`."""
-    on_trace(event, info)
+    on_trace(exchange, event, info)
 
 
 def ask_before_reads(stream: Any) -> None:

@@ -41,9 +41,11 @@ class Request:
 
     `session_id` is None where there is no session yet; a transport whose endpoint keeps sessions
     sends it in the way that endpoint reads. `headers` are added to the transport's own. The whole
-    exchange may take `seconds`, beside the transport's own limits. `tell`, if there is one, is told
-    what becomes of the request on its way: an event's name and its fields. `cancellation` says
-    whether its run was cancelled; a transport whose waits last may end them from its callbacks.
+    exchange may take `seconds`, beside the transport's own limits, all attempts counted. A
+    transport that retries does so up to `retries` times; None leaves the number to it. `tell`, if
+    there is one, is called with what happens to the request: an event's name and its fields.
+    `cancellation` says whether its run was cancelled; a transport whose waits last may end them
+    from its callbacks.
     """
 
     body: bytes = field(repr=False)
@@ -52,6 +54,7 @@ class Request:
     seconds: float | None = None
     method: str = "POST"
     path: str = COMPLETIONS_PATH
+    retries: int | None = None
     tell: Callable[..., None] | None = field(default=None, repr=False, compare=False)
     cancellation: Cancellation | None = field(default=None, repr=False, compare=False)
 
@@ -61,13 +64,15 @@ class Response:
     """An answer as it arrives: status, headers (lower-case names), and its body in pieces.
 
     The pieces may be cut anywhere; they are read once, inside the `with` that gave the response.
-    `masked` takes out of a text what must stand in no error: a provider may say the key again.
+    `attempts` is how often the request was sent. `masked` removes from a text what must not be in
+    an error: a provider may repeat the key.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     pieces: Iterable[bytes] = field(default=(), repr=False)
     session_id: str | None = None
+    attempts: int = 1
     masked: Callable[[str], str] = field(default=str, repr=False)
 
 
@@ -79,6 +84,7 @@ class AsyncResponse:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     pieces: AsyncIterable[bytes] = field(repr=False)
     session_id: str | None = None
+    attempts: int = 1
     masked: Callable[[str], str] = field(default=str, repr=False)
 
 

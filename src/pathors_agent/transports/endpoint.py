@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
 from pathors_agent.transports.base import COMPLETIONS_PATH, Request, ServerAddress
 from pathors_agent.transports.exchange import Exchange, Secrets, Timeouts
+from pathors_agent.transports.network import Route, route_to
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # Shorter header values are words like "gzip", not secrets to be looked for in error texts.
 SHORTEST_SECRET = 8
 
+_HOST_BYTES, _LABEL_BYTES, _LAST_PORT = 254, 63, 65535
 _DEFAULT_BASE = "https://api.pathors.com/v1/projects/{project_id}"
 _PORTS = {"http": 80, "https": 443}
 # A project's address: /projects/{id}, or /project/{id} in older ones.
@@ -45,20 +47,25 @@ class Endpoint:
         timeouts: Timeouts,
         headers: Mapping[str, str],
         session_header: str,
+        *,
+        is_own_client: bool,
     ) -> None:
         given = base_url or os.environ.get("PATHORS_BASE_URL")
         base = _parsed(given or _hosted_base(project_id))
-        own = _authorization(api_key, base, needed=not given) | _checked_headers(headers)
+        headers = _checked_headers(headers)
+        own = _merged(_authorization(api_key, base, headers, needed=not given), headers)
         self.url = _completions_url(base)
+        self.route = route_to(self.url) if is_own_client else Route()
         # Without what may be secret in an address: user name, password and query.
         self.shown = str(self.url.copy_with(query=None))
         self.server = ServerAddress(self.url.host, self.url.port or _PORTS.get(self.url.scheme))
         self._host = str(self.url.copy_with(raw_path=b"")).rstrip("/")
+        self._proxy = self.route.proxy_shown
         self._timeouts = timeouts
         self._session_header = _checked_name(session_header)
         self.headers = _merged(_own_headers(), own)
         self._keeps_history = keeps_history(str(base))
-        self._secrets = _secrets(base, own)
+        self._secrets = _secrets(base, own, self.route)
         self._masked = self._secrets.masked_words  # one for all answers
 
     def profile(
@@ -76,7 +83,7 @@ class Endpoint:
             request.tell("request_sent", **self.server._asdict())
         if seconds is not None and seconds < timeouts.seconds("whole"):
             timeouts = replace(timeouts, whole=seconds)
-        return Exchange(self._host, timeouts, self._secrets)
+        return Exchange(self._host, timeouts, self._secrets, self._proxy)
 
     def headers_beside(self, request: Request) -> dict[str, str]:
         """Give what goes with this request beside, or instead of, `headers`.
@@ -147,10 +154,24 @@ def _parsed(base: str) -> "httpx2.URL":
 
     with suppress(httpx2.InvalidURL, UnicodeError):
         url = httpx2.URL(base)
-        if url.scheme in ("http", "https") and url.host:
+        if (
+            url.scheme in ("http", "https")
+            and _can_be_host(url.raw_host)
+            and _can_be_port(url.port)
+        ):
             return url
     # The address is not quoted: it may hold a password.
     raise InvalidSetting("base_url is no address of the form https://host/path.")
+
+
+def _can_be_host(host: bytes) -> bool:
+    """Return False for names that the system's resolver cannot look up (RFC 1035, 2.3.4)."""
+    labels = host.removesuffix(b".").split(b".")
+    return len(host) <= _HOST_BYTES and all(0 < len(label) <= _LABEL_BYTES for label in labels)
+
+
+def _can_be_port(port: int | None) -> bool:
+    return port is None or 0 < port <= _LAST_PORT
 
 
 def _completions_url(base: "httpx2.URL") -> "httpx2.URL":
@@ -162,10 +183,11 @@ def _completions_url(base: "httpx2.URL") -> "httpx2.URL":
     return base.copy_with(raw_path=raw_path, username=None, password=None, fragment=None)
 
 
-def _authorization(api_key: str | None, url: "httpx2.URL", *, needed: bool) -> dict[str, str]:
-    if api_key is None and url.userinfo:
-        pair = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
-        return {"Authorization": f"Basic {pair}"}
+def _authorization(
+    api_key: str | None, url: "httpx2.URL", headers: Mapping[str, str], *, needed: bool
+) -> dict[str, str]:
+    if url.userinfo:
+        return _basic_authorization(api_key, url, headers)
     key = os.environ.get("PATHORS_API_KEY", "") if api_key is None else api_key
     if key:
         return {"Authorization": f"Bearer {_checked_value('The API key', key)}"}
@@ -174,9 +196,27 @@ def _authorization(api_key: str | None, url: "httpx2.URL", *, needed: bool) -> d
     return {}
 
 
-def _secrets(base: "httpx2.URL", headers: Mapping[str, str]) -> Secrets:
+def _basic_authorization(
+    api_key: str | None, url: "httpx2.URL", headers: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the header for a user name and password in the address (RFC 7617)."""
+    if api_key or any(name.lower() == "authorization" for name in headers):
+        raise InvalidSetting(
+            "base_url holds a user name or password, and api_key= or an Authorization header is "
+            "given, too; only one of them can be sent: leave out the other."
+        )
+    if ":" in url.username:
+        raise InvalidSetting("The user name in base_url holds a colon, which cannot be sent.")
+    pair = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
+
+
+def _secrets(base: "httpx2.URL", headers: Mapping[str, str], route: Route) -> Secrets:
     """Pick what must not stand in an error: of "Bearer x" the x."""
-    words = (value.rpartition(" ")[2] for value in (base.password, *headers.values()))
+    values = [base.password, *headers.values()]
+    if route.proxy is not None:
+        values += [route.proxy.password, route.proxy.userinfo.decode()]
+    words = (value.rpartition(" ")[2] for value in values)
     query = base.query.decode()
     return Secrets(
         [word for word in words if len(word) >= SHORTEST_SECRET],

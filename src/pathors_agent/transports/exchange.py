@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 from pathors_agent.cancellation import Cancellation
 from pathors_agent.errors import InvalidSetting, TransportError
+from pathors_agent.transports.network import trust_hint
 
 # A lost SYN is sent again after 1 and 3 seconds: time for both, and for TLS.
 CONNECT_SECONDS = 5.0
@@ -26,6 +27,7 @@ DRAIN_SECONDS = 0.05
 DRAIN_BYTES = 16 * 1024
 
 _FIRST_ERROR = 400
+_PROXY_REFUSES = 407
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -71,6 +73,7 @@ class Exchange:
         "_first_end",
         "_host",
         "_is_error",
+        "_proxy",
         "_received",
         "_secrets",
         "_timeouts",
@@ -78,10 +81,12 @@ class Exchange:
         "_whole_end",
         "connection",
         "is_closed",
+        "reuse",
     )
 
-    def __init__(self, host: str, timeouts: Timeouts, secrets: "Secrets") -> None:
+    def __init__(self, host: str, timeouts: Timeouts, secrets: "Secrets", proxy: str = "") -> None:
         self._host = host
+        self._proxy = proxy
         self._timeouts = timeouts
         self._secrets = secrets
         self._whole_end = monotonic() + timeouts.seconds("whole")
@@ -94,6 +99,8 @@ class Exchange:
         self._cancellation: Cancellation | None = None
         self.connection: Any = None
         """What the answer is read from, once it is: it has `get_extra_info`."""
+        self.reuse: Literal["unknown", "new", "kept"] = "unknown"
+        """Whether the connection was opened for this request or has served another before."""
 
     # - how long -
 
@@ -182,8 +189,15 @@ class Exchange:
     # - the answer -
 
     def opened(self, status: int, headers: Mapping[str, str]) -> None:
-        """Take note of an answer's head; refuse one that sends us elsewhere."""
+        """Note an answer's head. Raise `TransportError` if it only says to ask elsewhere."""
         self._is_error = status >= _FIRST_ERROR
+        self.reuse = "unknown"  # what fails from now on is no closed connection
+        if status == _PROXY_REFUSES and self._proxy:
+            raise TransportError(
+                f"The proxy {self._proxy} answered 407: it wants a user name and password, or does "
+                "not accept those in its address; set them in HTTP_PROXY.",
+                retryable=False,
+            )
         if status in _REDIRECTS and "location" in headers:
             raise TransportError(
                 f"{self._host} answered {status}: its address has moved. Redirects are "
@@ -217,11 +231,28 @@ class Exchange:
         kind = next(kinds[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in kinds)
         if kind not in FAILURES:
             return self.timed_out(None if kind == "wait" else kind)
+        if kind == "refused":
+            kind = self._refused_by(error)
         reason = self._secrets.masked(reason or _reason(error)).rstrip(".")
-        return TransportError(
-            FAILURES[kind].format(host=self._host, received=self._received, reason=reason),
-            retryable=not (kind in _FINAL or _refuses_certificate(error)),
+        text = FAILURES[kind].format(
+            host=self._host,
+            proxy=f" {self._proxy}" if self._proxy else "",
+            received=self._received,
+            reason=reason,
+            trust=trust_hint() if kind == "certificate" else "",
         )
+        is_final = kind in _FINAL or (kind == "proxy" and reason.startswith(str(_PROXY_REFUSES)))
+        failure = TransportError(text, retryable=not is_final)
+        failure.was_idle = kind in _BREAKS and self.reuse == "kept"
+        return failure
+
+    def _refused_by(self, error: Exception) -> str:
+        """Return the kind of failure for a connection that was not opened."""
+        names = {type(link).__name__ for link in _chain(error)}
+        if "SSLCertVerificationError" in names:
+            return "certificate"
+        # TLS begins after the proxy has connected to the host.
+        return "no proxy" if self._proxy and not any("SSL" in name for name in names) else "refused"
 
     def closed(self) -> TransportError:
         """Tell that the answer was read after its `with` block."""
@@ -238,8 +269,10 @@ class Exchange:
         name = name or self._waited_for
         name = min(name, "whole", key=self._timeouts.seconds) if name == "connect" else name
         seconds = self._timeouts.seconds(name)
+        through = f" through the proxy {self._proxy}" if self._proxy else ""
         return TransportError(
-            f"{_SLOW[name].format(host=self._host, seconds=seconds)}, after {self._received} bytes "
+            f"{_SLOW[name].format(host=self._host, through=through, seconds=seconds)}, "
+            f"after {self._received} bytes "
             f"of the answer; the limit is Timeouts({name}={seconds:g}).",
             retryable=name != "whole",  # the caller gave no more time than this
             timed_out=True,
@@ -289,14 +322,16 @@ class Secrets:
 
 
 _SLOW = {
-    "connect": "No connection to {host} within {seconds:g} s",
+    "connect": "No connection to {host}{through} within {seconds:g} s",
     "first_byte": "{host} sent no byte of an answer's body within {seconds:g} s",
     "between_bytes": "{host} was silent for {seconds:g} s",
     "whole": "{host} did not finish within {seconds:g} s",
 }
 FAILURES = {
     "refused": "No connection to {host}: {reason}.",
-    "proxy": "The proxy gave no connection to {host}: {reason}.",
+    "no proxy": "No connection to the proxy{proxy}, through which {host} is reached: {reason}.",
+    "proxy": "The proxy{proxy} gave no connection to {host}: {reason}.",
+    "certificate": "{host} shows a certificate that is not trusted: {reason}; {trust}.",
     "write": "The connection to {host} broke while the request was sent: {reason}.",
     "read": "The connection to {host} broke after {received} bytes of the answer: {reason}.",
     "format": "{host} cut off or garbled its answer after {received} bytes: {reason}.",
@@ -305,21 +340,25 @@ FAILURES = {
     "request": "The request to {host} cannot be sent: {reason}.",
 }
 # The same request would fail in the same way.
-_FINAL = frozenset({"packing", "request"})
+_FINAL = frozenset({"packing", "request", "certificate"})
+# A connection that the server closed while it was idle fails in one of these ways.
+_BREAKS = frozenset({"read", "write", "format"})
 
 
 def _reason(error: Exception) -> str:
-    texts = (str(link) for link in _chain(error))
+    """Return the words of the system's error below it, or else the first words there are."""
+    links = list(_chain(error))
+    system = [link for link in links if isinstance(link, OSError) and link.errno is not None]
+    texts = (str(link) for link in (*system[-1:], *links))
     return next(filter(None, texts), type(error).__name__)
-
-
-def _refuses_certificate(error: Exception) -> bool:
-    return any(type(link).__name__ == "SSLCertVerificationError" for link in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
+        if isinstance(error, BaseExceptionGroup):  # several addresses of one host
+            for member in error.exceptions:
+                yield from _chain(member)
         error = error.__cause__ or error.__context__
 
 

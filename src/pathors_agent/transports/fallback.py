@@ -3,9 +3,10 @@
 An answer counts from the first byte of its body, as in `retry`.
 """
 
+import sys
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from pathors_agent.errors import TransportError
 from pathors_agent.lifetime import AsyncLifetime, Lifetime
@@ -22,15 +23,19 @@ from pathors_agent.wire.chat_completions import EndpointProfile
 
 
 class FallbackTransport(Transport, Lifetime):
-    """Send requests through the first of several transports that gives a good answer.
+    """Send requests through the first of several transports that answers.
 
-    The next one is tried after a `TransportError` that may pass, an answer 200 without a body, and
-    the statuses of overload and trouble (408, 409, 429, 500, 502, 503, 504, 529); what the last
-    one gives is given. Every request begins with the first.
+    The next transport is tried after a `TransportError` with `retryable`, an answer 200 without a
+    body, and the statuses 408, 409, 429 and 500 to 599. Any other error is raised, and any other
+    answer returned, at once. The last transport's answer or error is the result. Every request
+    begins with the first transport.
 
-    All get the same bytes, the model's name in them: the transports must have equal profiles, and
-    their endpoints must know the model by one name. To try each several times, wrap each in a
-    `RetryingTransport`. The transports stay open; close them yourself.
+    Each transport sends a request once, also those that would retry by themselves; wrap each in a
+    `RetryingTransport` to try it several times, or wrap the whole to try all of them again.
+
+    All transports get the same bytes, the model's name in them: they must have equal profiles, and
+    their endpoints must know the model by one name. A `with` block opens and closes the transports
+    that are context managers; without one, close them yourself.
     """
 
     def __init__(self, first: Transport, second: Transport, *more: Transport) -> None:
@@ -40,16 +45,17 @@ class FallbackTransport(Transport, Lifetime):
 
     @contextmanager
     def send(self, request: Request) -> Generator[Response]:
-        """Send to one after another until there is an answer."""
+        """Send to one transport after another until there is an answer."""
         opened = self._open(request)
         with opened.stack:
             yield opened.response
 
     def _open(self, request: Request) -> Opened:
+        request = replace(request, retries=0)  # the next transport answers sooner than a wait
         *others, last = self._transports
         for position, transport in enumerate(others):
             try:
-                opened = open_answer(transport, request)
+                opened = open_answer(transport.send, request)
             except TransportError as error:
                 if not error.retryable:
                     raise
@@ -57,9 +63,9 @@ class FallbackTransport(Transport, Lifetime):
             else:
                 if not opened.failed:
                     return opened
-                opened.stack.close()
+                opened.close()
                 _tell(request, position, transport, status=opened.response.status)
-        return open_answer(last, request)
+        return open_answer(last.send, request)
 
 
 class AsyncFallbackTransport(AsyncTransport, AsyncLifetime):
@@ -76,14 +82,20 @@ class AsyncFallbackTransport(AsyncTransport, AsyncLifetime):
     async def send(self, request: Request) -> AsyncGenerator[AsyncResponse]:
         """As `FallbackTransport.send`."""
         opened = await self._open(request)
-        async with opened.stack:
+        try:
             yield opened.response
+        except BaseException:
+            if not await opened.sending.__aexit__(*sys.exc_info()):
+                raise
+        else:
+            await opened.aclose()
 
     async def _open(self, request: Request) -> AsyncOpened:
+        request = replace(request, retries=0)  # the next transport answers sooner than a wait
         *others, last = self._transports
         for position, transport in enumerate(others):
             try:
-                opened = await open_answer_async(transport, request)
+                opened = await open_answer_async(transport.send, request)
             except TransportError as error:
                 if not error.retryable:
                     raise
@@ -91,9 +103,9 @@ class AsyncFallbackTransport(AsyncTransport, AsyncLifetime):
             else:
                 if not opened.failed:
                     return opened
-                await opened.stack.aclose()
+                await opened.aclose()
                 _tell(request, position, transport, status=opened.response.status)
-        return await open_answer_async(last, request)
+        return await open_answer_async(last.send, request)
 
 
 def _one_profile(profiles: Sequence[EndpointProfile]) -> EndpointProfile:

@@ -1,29 +1,27 @@
 """Open an answer as far as the first byte of its body.
 
-Until then nobody has seen anything of it, so that the request may be sent again, to this endpoint
-or another; what fails after that is never sent again.
+Until then nothing of it was given out, so that the request may be sent again, to this endpoint or
+another; what fails after that is never sent again.
 """
 
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, ExitStack
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from pathors_agent.transports.base import (
-    AsyncResponse,
-    AsyncTransport,
-    Request,
-    Response,
-    Transport,
-)
-from pathors_agent.wire.provider_errors import RETRYABLE_STATUSES
+from pathors_agent.transports.base import AsyncResponse, Request, Response
+from pathors_agent.wire.provider_errors import is_retryable
 
 _OK = 200
+
+Send = Callable[[Request], AbstractContextManager[Response]]
+AsyncSend = Callable[[Request], AbstractAsyncContextManager[AsyncResponse]]
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An answer with its first byte read; the stack holds it open."""
+    """An answer with its first byte read; `stack` holds it open."""
 
     response: Response
     stack: ExitStack
@@ -31,28 +29,36 @@ class Opened:
 
     @property
     def failed(self) -> bool:
-        """Whether another attempt may bring what this answer does not: it is empty, or trouble."""
-        return self.is_empty or self.response.status in RETRYABLE_STATUSES
+        """Whether another attempt may succeed: the answer is empty, or a passing error."""
+        return self.is_empty or is_retryable(self.response.status)
+
+    def close(self) -> None:
+        """Release the connection."""
+        self.stack.close()
 
 
 @dataclass(frozen=True, slots=True)
 class AsyncOpened:
-    """`Opened` for an `AsyncTransport`."""
+    """`Opened` for an `AsyncTransport`; `sending` holds it open."""
 
     response: AsyncResponse
-    stack: AsyncExitStack
+    sending: AbstractAsyncContextManager[AsyncResponse]
     is_empty: bool = False
 
     @property
     def failed(self) -> bool:
         """As `Opened.failed`."""
-        return self.is_empty or self.response.status in RETRYABLE_STATUSES
+        return self.is_empty or is_retryable(self.response.status)
+
+    async def aclose(self) -> None:
+        """As `Opened.close`."""
+        await self.sending.__aexit__(None, None, None)
 
 
-def open_answer(transport: Transport, request: Request) -> Opened:
+def open_answer(send: Send, request: Request) -> Opened:
     """Send a request; read an answer 200 up to its first byte."""
     with ExitStack() as stack:
-        response = stack.enter_context(transport.send(request))
+        response = stack.enter_context(send(request))
         if response.status != _OK:
             return Opened(response, stack.pop_all())
         pieces = iter(response.pieces)
@@ -61,16 +67,21 @@ def open_answer(transport: Transport, request: Request) -> Opened:
         return Opened(response, stack.pop_all(), is_empty=not first)
 
 
-async def open_answer_async(transport: AsyncTransport, request: Request) -> AsyncOpened:
+async def open_answer_async(send: AsyncSend, request: Request) -> AsyncOpened:
     """As `open_answer`."""
-    async with AsyncExitStack() as stack:
-        response = await stack.enter_async_context(transport.send(request))
-        if response.status != _OK:
-            return AsyncOpened(response, stack.pop_all())
+    # No exit stack: it would be kept, with each open stream.
+    sending = send(request)
+    response = await sending.__aenter__()
+    if response.status != _OK:
+        return AsyncOpened(response, sending)
+    try:
         pieces = aiter(response.pieces)
         first = await _first_filled(pieces)
-        response = replace(response, pieces=_FirstThenRest(first, pieces))
-        return AsyncOpened(response, stack.pop_all(), is_empty=not first)
+    except BaseException:
+        await sending.__aexit__(*sys.exc_info())
+        raise
+    response = replace(response, pieces=_FirstThenRest(first, pieces))
+    return AsyncOpened(response, sending, is_empty=not first)
 
 
 async def _first_filled(pieces: AsyncIterator[bytes]) -> bytes:
@@ -82,6 +93,8 @@ async def _first_filled(pieces: AsyncIterator[bytes]) -> bytes:
 
 class _FirstThenRest:
     """A piece that was read already, and those that follow it."""
+
+    __slots__ = ("_first", "_rest")
 
     def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
         self._first = first

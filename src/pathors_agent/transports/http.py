@@ -13,11 +13,13 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib.util import find_spec
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from pathors_agent.errors import TransportError
+from pathors_agent.errors import InvalidSetting, TransportError
 from pathors_agent.transports.asked_timeouts import (
     ask_before_reads,
     asked_timeouts,
@@ -38,10 +40,14 @@ from pathors_agent.transports.exchange import (
     Exchange,
     Timeouts,
 )
+from pathors_agent.transports.loops import CLOSED, LoopClients
+from pathors_agent.transports.network import Route
+from pathors_agent.transports.retry import RETRIES, RetriedSending, Retries
 from pathors_agent.wire.chat_completions import EndpointProfile
 
 if TYPE_CHECKING:
     import httpx2
+
 
 __all__ = ["AsyncHTTPTransport", "HTTPTransport", "Timeouts"]
 
@@ -66,17 +72,25 @@ class HTTPTransport(Transport):
         session_header: str = "X-Session-ID",
         sends: Literal["history", "new_messages"] | None = None,
         profile: EndpointProfile | None = None,
+        retries: int = RETRIES,
         client: "httpx2.Client | None" = None,
     ) -> None:
         import httpx2
 
         self._endpoint = Endpoint(
-            base_url, api_key, project_id, timeouts, headers or {}, session_header
+            base_url,
+            api_key,
+            project_id,
+            timeouts,
+            headers or {},
+            session_header,
+            is_own_client=client is None,
         )
+        self._retries = Retries(retries)
         self.profile = self._endpoint.profile(profile, sends)
         self.server_address = self._endpoint.server
         self._owns_client = client is None
-        self._client = client or httpx2.Client(**_own_client_settings())
+        self._client = client or httpx2.Client(**_own_client_settings(self._endpoint.route))
         self._posting = _Posting(self._client, self._endpoint, on_trace)
         self._http_error = httpx2.HTTPError
 
@@ -85,7 +99,17 @@ class HTTPTransport(Transport):
 
     @contextmanager
     def send(self, request: Request) -> Generator[Response]:
-        """Post the request; an answer is closed at once when the `with` block ends."""
+        """Post the request, again if need be; the answer is closed when the `with` block ends."""
+        if not self._retries.retries:
+            with self._send_once(request) as response:
+                yield response
+            return
+        opened = self._retries.open(self._send_once, request)
+        with opened.stack:
+            yield opened.response
+
+    @contextmanager
+    def _send_once(self, request: Request) -> Generator[Response]:
         exchange = self._endpoint.exchange(request)
         exchange.follow(request.cancellation)
         try:
@@ -106,6 +130,10 @@ class HTTPTransport(Transport):
             return self._client.send(posted, stream=True, follow_redirects=False)
         except self._http_error as error:
             raise exchange.failure(error, _KINDS) from exchange.cause(error)
+        except RuntimeError:
+            if not self._client.is_closed:
+                raise
+            raise TransportError(CLOSED, retryable=False) from None
 
     def _drain(self, pieces: Iterator[bytes], exchange: Exchange) -> None:
         """Read the last bytes that are on their way, so that the connection can serve again."""
@@ -148,31 +176,49 @@ class AsyncHTTPTransport(AsyncTransport):
         session_header: str = "X-Session-ID",
         sends: Literal["history", "new_messages"] | None = None,
         profile: EndpointProfile | None = None,
+        retries: int = RETRIES,
         client: "httpx2.AsyncClient | None" = None,
     ) -> None:
         import httpx2
 
         self._endpoint = Endpoint(
-            base_url, api_key, project_id, timeouts, headers or {}, session_header
+            base_url,
+            api_key,
+            project_id,
+            timeouts,
+            headers or {},
+            session_header,
+            is_own_client=client is None,
         )
+        self._retries = Retries(retries)
         self.profile = self._endpoint.profile(profile, sends)
         self.server_address = self._endpoint.server
-        self._owns_client = client is None
-        self._client = client or httpx2.AsyncClient(**_own_client_settings())
-        self._posting = _Posting(self._client, self._endpoint, on_trace_async)
+        settings = _own_client_settings(self._endpoint.route)
+        self._clients: LoopClients[_LoopClient] = LoopClients(
+            lambda: self._loop_client(httpx2.AsyncClient(**settings)),
+            lambda held: held.client.aclose(),
+            given=None if client is None else self._loop_client(client),
+        )
         self._http_error = httpx2.HTTPError
+
+    def _loop_client(self, client: "httpx2.AsyncClient") -> "_LoopClient":
+        return _LoopClient(client, _Posting(client, self._endpoint, on_trace_async))
 
     def __repr__(self) -> str:
         return f"AsyncHTTPTransport({self._endpoint.shown!r})"
 
     def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
         """As `HTTPTransport.send`."""
+        if self._retries.retries:
+            return RetriedSending(self._retries, self._send_once, request)
+        return self._send_once(request)
+
+    def _send_once(self, request: Request) -> "_AsyncSending":
         return _AsyncSending(request, self)
 
     async def aclose(self) -> None:
-        """As `HTTPTransport.close`."""
-        if self._owns_client:
-            await self._client.aclose()
+        """Close the running loop's connections, unless they belong to a client passed in."""
+        await self._clients.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -201,10 +247,11 @@ class _AsyncSending:
     async def __aenter__(self) -> AsyncResponse:
         assert self._request  # entered once
         request, self._request = self._request, None
+        held = await self._transport._clients.client()
         self._exchange = exchange = self._transport._endpoint.exchange(request)
         exchange.follow(request.cancellation)
         try:
-            self._answer = await self._open(request)
+            self._answer = await self._open(request, held)
             head = await self._head()
         except BaseException:
             exchange.let_go()
@@ -218,13 +265,15 @@ class _AsyncSending:
             await self._answer.aclose()
             raise
 
-    async def _open(self, request: Request) -> "httpx2.Response":
+    async def _open(self, request: Request, held: "_LoopClient") -> "httpx2.Response":
         exchange = self._exchange
-        posted = self._transport._posting.request(request, exchange)
+        posted = held.posting.request(request, exchange)
         try:
-            return await self._transport._client.send(posted, stream=True, follow_redirects=False)
+            return await held.client.send(posted, stream=True, follow_redirects=False)
         except self._transport._http_error as error:
             raise exchange.failure(error, _KINDS) from exchange.cause(error)
+        except RuntimeError as error:
+            raise self._transport._clients.failure(error) from error
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         if self._source is None:
@@ -290,7 +339,7 @@ def _body(answer: "httpx2.Response") -> Any:
 
 
 class _Posting:
-    """Makes the HTTP requests of one transport."""
+    """Makes the HTTP requests of one client."""
 
     _sample: "httpx2.Request"
 
@@ -298,7 +347,7 @@ class _Posting:
         self,
         client: "httpx2.Client | httpx2.AsyncClient",
         endpoint: Endpoint,
-        trace: Callable[[str, dict[str, Any]], object],
+        trace: Callable[[Exchange, str, dict[str, Any]], object],
     ) -> None:
         import httpx2
 
@@ -320,7 +369,10 @@ class _Posting:
             self._endpoint.address(request, sample.url),
             headers=headers,
             stream=self._body(request.body),
-            extensions={"timeout": asked_timeouts(exchange), "trace": self._trace},
+            extensions={
+                "timeout": asked_timeouts(exchange),
+                "trace": partial(self._trace, exchange),
+            },
         )
 
     def _current_sample(self) -> "httpx2.Request":
@@ -339,6 +391,13 @@ class _Posting:
         return self._client.build_request(
             "POST", self._endpoint.url, content=b"", headers=self._endpoint.headers
         )
+
+
+class _LoopClient(NamedTuple):
+    """A client of one event loop, and what makes its requests."""
+
+    client: "httpx2.AsyncClient"
+    posting: _Posting
 
 
 def _describe_body(headers: "httpx2.Headers", request: Request) -> None:
@@ -375,10 +434,28 @@ _KINDS = {
 }
 
 
-def _own_client_settings() -> dict[str, Any]:
+def _proxy(route: Route) -> "httpx2.Proxy | None":
+    import httpx2
+
+    if route.proxy is None:
+        return None
+    if route.proxy.scheme.startswith("socks") and find_spec("socksio") is None:
+        raise InvalidSetting(
+            "The environment's proxy is a SOCKS proxy, which needs a package: "
+            "pip install 'httpx2[socks]'."
+        )
+    tls = route.tls if route.proxy.scheme == "https" else None
+    return httpx2.Proxy(route.proxy, ssl_context=tls)
+
+
+def _own_client_settings(route: Route) -> dict[str, Any]:
     import httpx2
 
     return {
+        # The route has read the environment.
+        "trust_env": False,
+        "verify": route.tls or False,
+        "proxy": _proxy(route),
         # Answers are long: a bound here would make the next run wait for another's stream.
         "limits": httpx2.Limits(
             max_connections=None,

@@ -1,54 +1,74 @@
-"""Send a request again while its failure may pass: a transport around a transport.
+"""Send a request again while its failure may pass.
 
-An answer counts from the first byte of its body; what fails after that is never sent again, for
-the caller has seen the beginning. tenacity decides when to stop; it is imported when a transport
-is constructed.
+One policy for all transports over HTTP, and for `RetryingTransport` around any other. An answer
+counts from the first byte of its body; what fails after that is never sent again, for the caller
+has seen the beginning. tenacity runs the attempts after the first.
 """
 
 import random
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pathors_agent.cancellation import Cancellation
-from pathors_agent.errors import ProviderError, TransportError
+from pathors_agent.errors import InvalidSetting, ProviderError, TransportError
 from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.telemetry.events import emit
 from pathors_agent.transports.base import (
+    COMPLETIONS_PATH,
     AsyncResponse,
     AsyncTransport,
     Request,
     Response,
     Transport,
 )
-from pathors_agent.transports.first_byte import AsyncOpened, Opened, open_answer, open_answer_async
+from pathors_agent.transports.first_byte import (
+    AsyncOpened,
+    AsyncSend,
+    Opened,
+    Send,
+    open_answer,
+    open_answer_async,
+)
+from pathors_agent.wire.provider_errors import is_retryable
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-# Waits of up to 0.5, 1 and 2 s between them: a server's restart, and nobody's patience.
+# As OpenAI's own clients.
+RETRIES = 2
+# Waits of up to 0.5, 1 and 2 s between them: long enough for a server to restart.
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 8.0
 # A provider's limits are per minute; one that asks for more has a limit per day.
 LONGEST_RETRY_AFTER_SECONDS = 60.0
 
+_OK = 200
+_CONFLICT = 409
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
+
+OpenedT = TypeVar("OpenedT", Opened, AsyncOpened)
 
 
 class RetryingTransport(Transport, Lifetime):
     """Send requests through `transport`, up to `attempts` times each.
 
+    For transports of your own, and around a `FallbackTransport`: those over HTTP retry by
+    themselves, and leave it to this one inside of it.
+
     Sent again: after a `TransportError` that may pass, an answer 200 without a body, and the
-    statuses of overload and trouble (408, 409, 429, 500, 502, 503, 504, 529). The waits are
-    random and grow; they are at least what `Retry-After` asks, and a server that asks for more
-    than `max_retry_after` seconds is not asked again. What the last attempt gave is given.
+    statuses 408, 409, 429 and 500 to 599. The waits are random and grow; they are at least what
+    `Retry-After` asks, and a server that asks for more than `max_retry_after` seconds is not asked
+    again. No wait goes beyond the time that the request may take. The last attempt's answer or
+    error is returned or raised.
 
     A `with` block around its use opens and closes the transport inside. All attempts carry one
     `Idempotency-Key`, so that a server that knows it stores a turn once.
@@ -61,28 +81,27 @@ class RetryingTransport(Transport, Lifetime):
         *,
         attempts: int = ATTEMPTS,
         max_retry_after: float = LONGEST_RETRY_AFTER_SECONDS,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
         clock: Callable[[], float] = time.time,
         seed: int | None = None,
     ) -> None:
-        from tenacity import Retrying
-
         self._given = (transport,)
         self._transport = transport
         self.profile = transport.profile
         self.server_address = transport.server_address
-        self._policy = _Policy(attempts, max_retry_after, clock, seed)
-        self._retrying = Retrying
         self._sleep = sleep
+        self._retries = Retries(
+            _retries(attempts),
+            is_around=True,
+            max_retry_after=max_retry_after,
+            clock=clock,
+            seed=seed,
+        )
 
     @contextmanager
     def send(self, request: Request) -> Generator[Response]:
         """Send until there is an answer, or no hope of one."""
-        sleep = self._sleep
-        if sleep is time.sleep and request.cancellation is not None:
-            sleep = request.cancellation.sleep
-        retrying = self._retrying(sleep=sleep, before_sleep=_give_up, **self._policy.settings())
-        opened: Opened = retrying(open_answer, self._transport, _with_idempotency_key(request))
+        opened = self._retries.open(self._transport.send, request, self._sleep)
         with opened.stack:
             yield opened.response
 
@@ -100,74 +119,315 @@ class AsyncRetryingTransport(AsyncTransport, AsyncLifetime):
         clock: Callable[[], float] = time.time,
         seed: int | None = None,
     ) -> None:
-        from tenacity import AsyncRetrying
-
         self._given = (transport,)
         self._transport = transport
         self.profile = transport.profile
         self.server_address = transport.server_address
-        self._policy = _Policy(attempts, max_retry_after, clock, seed)
-        self._retrying = AsyncRetrying
         self._sleep = sleep
+        self._retries = Retries(
+            _retries(attempts),
+            is_around=True,
+            max_retry_after=max_retry_after,
+            clock=clock,
+            seed=seed,
+        )
 
-    @asynccontextmanager
-    async def send(self, request: Request) -> AsyncGenerator[AsyncResponse]:
+    def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
         """As `RetryingTransport.send`."""
-        sleep = self._sleep
-        if sleep is None:
-            cancellation = request.cancellation or Cancellation()
-            sleep = cancellation.sleep_async
-        retrying = self._retrying(
-            sleep=sleep, before_sleep=_give_up_async, **self._policy.settings()
-        )
-        opened: AsyncOpened = await retrying(
-            open_answer_async, self._transport, _with_idempotency_key(request)
-        )
-        async with opened.stack:
-            yield opened.response
+        return RetriedSending(self._retries, self._transport.send, request, self._sleep)
 
 
-class _Policy:
-    """Whether to try again, and after how long."""
+def _retries(attempts: int) -> int:
+    if attempts < 1:
+        raise InvalidSetting(f"attempts must be at least 1, not {attempts}.")
+    return attempts - 1
+
+
+class Retries:
+    """How often a request is sent again, and after which wait.
+
+    0 switches retries off. `is_around`: the policy of a transport around another, which does not
+    heed `Request.retries`, and leaves connections to the one inside.
+    """
 
     def __init__(
-        self, attempts: int, max_retry_after: float, clock: Callable[[], float], seed: int | None
+        self,
+        retries: int,
+        *,
+        is_around: bool = False,
+        max_retry_after: float = LONGEST_RETRY_AFTER_SECONDS,
+        clock: Callable[[], float] = time.time,
+        seed: int | None = None,
     ) -> None:
-        from tenacity import stop_after_attempt, wait_exponential
-
-        self._stop = stop_after_attempt(attempts)
-        self._widening = wait_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS)
-        self._max_retry_after = max_retry_after
-        self._clock = clock
+        if retries < 0:
+            raise InvalidSetting(f"retries must be 0 or more, not {retries}.")
+        self.retries = retries
+        self.is_around = is_around
+        self.max_retry_after = max_retry_after
+        self.clock = clock
         # tenacity's own random wait takes no seed.
-        self._random = random.Random(seed)  # noqa: S311  (spreads clients out; guards nothing)
+        self.random = random.Random(seed)  # noqa: S311  (spreads clients out; guards nothing)
+
+    def limit(self, request: Request) -> int:
+        """Return how often the request may be sent again after a wait."""
+        if self.is_around or request.retries is None:
+            return self.retries
+        return min(self.retries, request.retries)
+
+    def open(
+        self, send: Send, request: Request, sleep: Callable[[float], None] | None = None
+    ) -> Opened:
+        """Send a request until there is an answer, or no hope of one."""
+        attempts = _Attempts(self, request)
+        try:
+            opened = open_answer(send, attempts.next_request())
+            if not attempts.may_pass(opened):
+                return opened
+            first: Opened | TransportError = opened
+        except TransportError as error:
+            if not attempts.may_pass(error):
+                raise
+            first = error
+
+        from tenacity import Retrying
+
+        outcomes: list[Opened | TransportError] = [first]  # tenacity's first attempt was made
+
+        def attempt() -> Opened:
+            if outcomes:
+                return _result(outcomes.pop())
+            return open_answer(send, attempts.next_request())
+
+        retrying = Retrying(
+            sleep=sleep or (request.cancellation or Cancellation()).sleep,
+            before_sleep=attempts.close_and_note,
+            **attempts.settings(),
+        )
+        with attempts.counted():
+            opened = retrying(attempt)
+        return attempts.mark(opened)
+
+    async def open_async(
+        self,
+        send: AsyncSend,
+        request: Request,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+    ) -> AsyncOpened:
+        """As `open`."""
+        attempts = _Attempts(self, request)
+        try:
+            opened = await open_answer_async(send, attempts.next_request())
+            if not attempts.may_pass(opened):
+                return opened
+            first: AsyncOpened | TransportError = opened
+        except TransportError as error:
+            if not attempts.may_pass(error):
+                raise
+            first = error
+
+        from tenacity import AsyncRetrying
+
+        outcomes: list[AsyncOpened | TransportError] = [first]
+
+        async def attempt() -> AsyncOpened:
+            if outcomes:
+                return _result(outcomes.pop())
+            return await open_answer_async(send, attempts.next_request())
+
+        retrying = AsyncRetrying(
+            sleep=sleep or (request.cancellation or Cancellation()).sleep_async,
+            before_sleep=attempts.close_and_note_async,
+            **attempts.settings(),
+        )
+        with attempts.counted():
+            opened = await retrying(attempt)
+        return attempts.mark(opened)
+
+
+class RetriedSending:
+    """A request that is sent again as needed: the async context manager of `send`."""
+
+    __slots__ = ("_request", "_retries", "_send", "_sending", "_sleep")
+
+    _sending: AbstractAsyncContextManager[AsyncResponse]
+
+    def __init__(
+        self,
+        retries: Retries,
+        send: AsyncSend,
+        request: Request,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+    ) -> None:
+        self._retries = retries
+        self._send = send
+        self._request: Request | None = request
+        self._sleep = sleep
+
+    async def __aenter__(self) -> AsyncResponse:
+        assert self._request  # entered once
+        # The body may hold megabytes: it is freed when the answer is there.
+        request, self._request = self._request, None
+        opened = await self._retries.open_async(self._send, request, self._sleep)
+        self._sending = opened.sending
+        return opened.response
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._sending.__aexit__(kind, error, traceback)
+
+
+Outcome = Opened | AsyncOpened | BaseException
+
+
+class _Attempts:
+    """The attempts at one request: how many there were, and whether another follows."""
+
+    def __init__(self, retries: Retries, request: Request) -> None:
+        self._retries = retries
+        self._limit = retries.limit(request)
+        self._end = None if request.seconds is None else time.monotonic() + request.seconds
+        # The transport inside does not retry: attempts of attempts would multiply.
+        headers = _with_idempotency_key(request.headers)
+        self._request = replace(request, headers=headers, retries=0)
+        self._sent = 0
+        self._waits = 0
+        self._was_resent = False
+
+    def next_request(self) -> Request:
+        """Return the request for another attempt, with the time that is left."""
+        self._sent += 1
+        if self._end is None or self._sent == 1:
+            return self._request
+        return replace(self._request, seconds=self._end - time.monotonic())
 
     def settings(self) -> dict[str, Any]:
-        """Give tenacity's settings; it keeps state per object, so that each request has its own."""
+        """Return tenacity's settings."""
         return {
             "stop": self._stop,
             "wait": self._wait,
-            "retry": self._should_retry,
-            "retry_error_callback": _outcome,
+            "retry": lambda state: self.may_pass(_outcome(state)),
+            "retry_error_callback": _last_result,
         }
 
-    def _should_retry(self, state: "RetryCallState") -> bool:
-        return _may_pass(state) and self._asked(state) <= self._max_retry_after
+    def may_pass(self, outcome: Outcome) -> bool:
+        """Return True if another attempt may bring an answer."""
+        if self._request.cancellation is not None and self._request.cancellation.is_set:
+            return False
+        if isinstance(outcome, TransportError):
+            may_pass = outcome.retryable
+        elif isinstance(outcome, BaseException):
+            return False
+        else:
+            may_pass = self._answer_may_pass(outcome)
+        return may_pass and self._asked(outcome) <= self._retries.max_retry_after
+
+    def _answer_may_pass(self, opened: Opened | AsyncOpened) -> bool:
+        response = opened.response
+        said = response.headers.get("x-should-retry", "").lower()
+        if said in ("true", "false") and response.status != _OK:
+            return said == "true"
+        if self._request.path != COMPLETIONS_PATH:
+            # Other operations may answer with nothing, and their conflicts stay: only a turn ends.
+            return is_retryable(response.status) and response.status != _CONFLICT
+        return opened.failed
+
+    def _asked(self, outcome: Outcome) -> float:
+        """Return how many seconds the server asks to wait."""
+        if isinstance(outcome, BaseException):
+            return (isinstance(outcome, ProviderError) and outcome.retry_after) or 0.0
+        return retry_after(outcome.response.headers, now=self._retries.clock())
+
+    def _is_resent_at_once(self, outcome: Outcome) -> bool:
+        """Return True for the first connection that was closed while it was idle.
+
+        The server did not begin to answer, and a new connection will do: no wait, and no retry
+        spent.
+        """
+        was_idle = isinstance(outcome, TransportError) and outcome.was_idle
+        return was_idle and not self._was_resent and not self._retries.is_around
 
     def _wait(self, state: "RetryCallState") -> float:
+        outcome = _outcome(state)
+        if self._is_resent_at_once(outcome):
+            return 0.0
         # The full width is random, so that clients that failed together do not return together.
-        return max(self._random.uniform(0, self._widening(state)), self._asked(state))
+        width = min(FIRST_WAIT_SECONDS * 2**self._waits, LONGEST_WAIT_SECONDS)
+        return max(self._retries.random.uniform(0, width), self._asked(outcome))
 
-    def _asked(self, state: "RetryCallState") -> float:
-        """Give the seconds that the server asks us to wait."""
-        error = _error(state)
-        if error is not None:
-            return (isinstance(error, ProviderError) and error.retry_after) or 0.0
-        return retry_after(_outcome(state).response.headers, now=self._clock())
+    def _stop(self, state: "RetryCallState") -> bool:
+        if self._end is not None and time.monotonic() + state.upcoming_sleep >= self._end:
+            return True
+        return self._waits >= self._limit and not self._is_resent_at_once(_outcome(state))
+
+    def close_and_note(self, state: "RetryCallState") -> None:
+        """Release the failed attempt's connection, and report the retry."""
+        outcome = _outcome(state)
+        if isinstance(outcome, Opened):
+            outcome.close()
+        self._note(outcome, state.upcoming_sleep)
+
+    async def close_and_note_async(self, state: "RetryCallState") -> None:
+        """As `close_and_note`."""
+        outcome = _outcome(state)
+        if isinstance(outcome, AsyncOpened):
+            await outcome.aclose()
+        self._note(outcome, state.upcoming_sleep)
+
+    def _note(self, outcome: Outcome, seconds: float) -> None:
+        error = outcome if isinstance(outcome, BaseException) else None
+        (self._request.tell or emit)(
+            "request_retried",
+            attempt=self._sent,
+            status=outcome.response.status if not isinstance(outcome, BaseException) else None,
+            error=None if error is None else type(error).__name__,
+            seconds=round(seconds, 3),
+        )
+        if self._is_resent_at_once(outcome):
+            self._was_resent = True
+        else:
+            self._waits += 1
+
+    def mark(self, opened: OpenedT) -> OpenedT:
+        """Return the answer with the number of attempts in its response."""
+        return replace(opened, response=replace(opened.response, attempts=self._sent))
+
+    @contextmanager
+    def counted(self) -> Generator[None]:
+        """Add the number of attempts to an error."""
+        try:
+            yield
+        except TransportError as error:
+            error.attempts = self._sent
+            if self._sent > 1:
+                error.args = (f"{error} The request was sent {self._sent} times.",)
+            raise
+
+
+def _outcome(state: "RetryCallState") -> Outcome:
+    assert state.outcome is not None  # tenacity asks only after an attempt
+    error = state.outcome.exception()
+    outcome: Outcome = state.outcome.result() if error is None else error
+    return outcome
+
+
+def _last_result(state: "RetryCallState") -> object:
+    assert state.outcome is not None  # as above
+    return state.outcome.result()
+
+
+def _result(outcome: OpenedT | BaseException) -> OpenedT:
+    """Return what an attempt returned, or raise what it raised."""
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 def retry_after(headers: Mapping[str, str], *, now: float) -> float:
-    """Read how many seconds a server asks to wait; 0 where it does not ask, or unreadably.
+    """Read how many seconds a server asks to wait; 0 without a readable header.
 
     `headers` have lower-case names; `now` is in seconds since 1970.
     """
@@ -188,52 +448,7 @@ def _http_date(text: str, *, otherwise: float) -> float:
         return otherwise
 
 
-def _may_pass(state: "RetryCallState") -> bool:
-    error = _error(state)
-    if error is not None:
-        return isinstance(error, TransportError) and error.retryable
-    opened = _outcome(state)
-    if opened.response.headers.get("x-should-retry", "").lower() == "false":
-        return False
-    return bool(opened.failed)
-
-
-def _error(state: "RetryCallState") -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
-
-
-def _outcome(state: "RetryCallState") -> Any:
-    """Give what the attempt gave, or raise what it raised."""
-    assert state.outcome is not None  # tenacity asks only after an attempt
-    return state.outcome.result()
-
-
-def _give_up(state: "RetryCallState") -> None:
-    """Release the failed attempt's connection, and tell of the next."""
-    if _error(state) is None:
-        _outcome(state).stack.close()
-    _tell(state)
-
-
-async def _give_up_async(state: "RetryCallState") -> None:
-    if _error(state) is None:
-        await _outcome(state).stack.aclose()
-    _tell(state)
-
-
-def _tell(state: "RetryCallState") -> None:
-    error = _error(state)
-    _, request = state.args
-    (request.tell or emit)(
-        "request_retried",
-        attempt=state.attempt_number,
-        status=_outcome(state).response.status if error is None else None,
-        error=None if error is None else type(error).__name__,
-        seconds=round(state.upcoming_sleep, 3),
-    )
-
-
-def _with_idempotency_key(request: Request) -> Request:
-    if any(name.lower() == "idempotency-key" for name in request.headers):
-        return request
-    return replace(request, headers={**request.headers, "Idempotency-Key": str(uuid.uuid4())})
+def _with_idempotency_key(headers: Mapping[str, str]) -> Mapping[str, str]:
+    if any(name.lower() == "idempotency-key" for name in headers):
+        return headers
+    return {**headers, "Idempotency-Key": str(uuid.uuid4())}

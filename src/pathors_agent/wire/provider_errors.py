@@ -9,8 +9,9 @@ from pathors_agent.messages import JSONValue
 # Far more than any provider's error; what is beyond is not read.
 MAX_ERROR_BODY_BYTES = 64 * 1024
 
-# By these another try may succeed: RFC 9110 and what providers document.
-RETRYABLE_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
+# Timeout, conflict, rate limit: RFC 9110 and what providers document; all of 5xx is retried too.
+_RETRYABLE_STATUSES = frozenset({408, 409, 429})
+_SERVER_ERRORS = range(500, 600)
 
 # Gateways wrap the error of a gateway before them; nobody has been seen to do it four times.
 _WRAPPINGS = 8
@@ -24,26 +25,39 @@ _WHAT_TO_DO = {
     401: "; check the key (api_key=, PATHORS_API_KEY)",
     403: "; check what the key may do (api_key=, model=)",
     404: "; check the address and the model (base_url=, model=)",
-    429: "; a RetryingTransport waits and asks again",
+    429: "; wait before the next request, or raise the limit at the provider",
 }
 
 
+def is_retryable(status: int) -> bool:
+    """Return True if the same request may succeed after an answer with this status."""
+    return status in _RETRYABLE_STATUSES or status in _SERVER_ERRORS
+
+
 def decode_error(
-    status: int, body: bytes, *, retry_after: float | None = None, place: str = ""
+    status: int,
+    body: bytes,
+    *,
+    retry_after: float | None = None,
+    place: str = "",
+    attempts: int = 1,
 ) -> ProviderError:
-    """Make the error of an answer with an error status, or of a body that is no answer."""
+    """Return the error of an answer with an error status, or of a body that is no answer."""
     quoted = body[:QUOTED_BODY_BYTES].decode(errors="replace")
     words, code, kind = _words(_loads(body))
     said = _one_line(words or quoted) or "with an empty body"
-    return ProviderError(
-        f"the provider answered {status}{place}: {said}{_WHAT_TO_DO.get(status, '')}",
+    sent = f"; the request was sent {attempts} times" if attempts > 1 else ""
+    error = ProviderError(
+        f"the provider answered {status}{place}: {said}{_WHAT_TO_DO.get(status, '')}{sent}",
         status=status,
         code=code,
         type=kind,
         body=quoted,
         retry_after=retry_after,
-        retryable=status in RETRYABLE_STATUSES,
+        retryable=is_retryable(status),
     )
+    error.attempts = attempts
+    return error
 
 
 def find_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> ProviderError | None:
@@ -56,7 +70,7 @@ def find_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> ProviderE
         return None
     body = json.dumps(answer, default=str, ensure_ascii=False)[:QUOTED_BODY_BYTES]
     words, code, kind = _words(dict(answer))
-    retryable = code is not None and code.isdigit() and int(code) in RETRYABLE_STATUSES
+    retryable = code is not None and code.isdecimal() and is_retryable(int(code))
     return ProviderError(
         f"the provider sent an error inside its answer: {_one_line(words or body)}",
         status=_OK,

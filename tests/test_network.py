@@ -1,0 +1,333 @@
+"""Errors name what failed on the way to an endpoint: proxy, certificate, address, credentials."""
+
+import base64
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+import trustme
+
+from pathors_agent.errors import AgentError, InvalidSetting, TransportError
+from pathors_agent.testing.loopback_server import refused_port
+from pathors_agent.transports.aiohttp import AiohttpTransport
+from pathors_agent.transports.base import Request
+from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
+from servers import CLOSE, ScriptedServer, answer
+
+REQUEST = Request(body=b"{}")
+SECRET = "a-password-of-the-proxy"
+
+StartServer = Callable[..., ScriptedServer]
+
+KINDS = [HTTPTransport, AsyncHTTPTransport, AiohttpTransport]
+of_each_kind = pytest.mark.parametrize("make", KINDS)
+VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*VARIABLES, "pathors_api_key", "pathors_base_url", "request_method"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def send(make: Any, url: str, **settings: Any) -> bytes:
+    """Make a transport, send one request, and return its answer."""
+    settings.setdefault("retries", 0)
+
+    async def main() -> bytes:
+        async with make(url, **settings) as transport, transport.send(REQUEST) as response:
+            return b"".join([piece async for piece in response.pieces])
+
+    if make is not HTTPTransport:
+        return anyio.run(main)
+    with HTTPTransport(url, **settings) as transport, transport.send(REQUEST) as response:
+        return b"".join(response.pieces)
+
+
+def error_of(make: Any, url: str, **settings: Any) -> AgentError:
+    with pytest.raises(AgentError) as caught:
+        send(make, url, **settings)
+    return caught.value
+
+
+# - certificates -
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE"])
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+@of_each_kind
+def test_certificate_file_that_cannot_be_used_is_named(
+    make: Any, content: bytes | None, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "authorities.pem"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv(variable, str(path))
+
+    with pytest.raises(InvalidSetting) as caught:
+        make("https://127.0.0.1:1/v1")
+
+    assert f"SSL_CERT_FILE names {path}" in str(caught.value)
+
+
+@of_each_kind
+def test_folder_in_place_of_a_certificate_file_is_named(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path))
+
+    with pytest.raises(InvalidSetting, match=r"SSL_CERT_FILE names .*Is a directory"):
+        make("https://127.0.0.1:1/v1")
+
+
+@of_each_kind
+def test_certificate_file_does_not_matter_to_http(
+    scripted_server: StartServer, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/authorities.pem")
+
+    assert send(make, scripted_server([answer(b"hi")]).url) == b"hi"
+
+
+def tls_server(scripted_server: StartServer, folder: Path) -> tuple[str, Path]:
+    """Serve over TLS; return the address, and the file of the authority that makes it trusted."""
+    authority = trustme.CA()
+    file = folder / "authority.pem"
+    authority.cert_pem.write_to_path(file)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    server = scripted_server([answer(b"hi")], tls=context)
+    return server.url.replace("http:", "https:"), file
+
+
+@of_each_kind
+def test_certificate_that_is_not_trusted_is_named_with_what_is(
+    scripted_server: StartServer, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = tls_server(scripted_server, tmp_path)
+
+    error = error_of(make, url)
+
+    assert isinstance(error, TransportError)
+    assert not error.retryable
+    assert "shows a certificate that is not trusted" in str(error)
+    assert "set SSL_CERT_FILE to a file with the certificate of its authority" in str(error)
+
+
+@of_each_kind
+def test_certificate_file_is_used(
+    scripted_server: StartServer, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, authority = tls_server(scripted_server, tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+
+    assert send(make, url) == b"hi"
+
+
+# - proxies -
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        f"http://me:{SECRET}@127.0.0.1:port",
+        f"http://me:{SECRET}@",
+        f"ftp://me:{SECRET}@127.0.0.1:9",
+        f"http://me:{SECRET}@[::1",
+    ],
+)
+@of_each_kind
+def test_proxy_that_is_no_address_is_named_by_its_variable(
+    make: Any, proxy: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, proxy)
+
+    with pytest.raises(InvalidSetting) as caught:
+        make("https://elsewhere.invalid/v1")
+
+    assert str(caught.value).startswith(f"The proxy in {variable} is no address")
+    assert SECRET not in repr(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@of_each_kind
+def test_proxy_that_refuses_is_named(
+    make: Any, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with refused_port() as refused:
+        port = urlsplit(refused).port
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://me:{SECRET}@127.0.0.1:{port}")
+        error = error_of(make, f"{scheme}://elsewhere.invalid/v1")
+
+    assert f"No connection to the proxy http://127.0.0.1:{port}, through which " in str(error)
+    assert f"{scheme}://elsewhere.invalid is reached: [Errno" in str(error)
+    assert SECRET not in repr(error) + repr(error.__cause__)
+
+
+@of_each_kind
+def test_proxy_that_does_not_connect_is_named(
+    scripted_server: StartServer, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = scripted_server([answer(b"", "502 Bad Gateway")])
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+
+    error = error_of(make, "https://elsewhere.invalid/v1")
+
+    assert f"The proxy http://127.0.0.1:{proxy.port} gave no connection to" in str(error)
+    assert "502" in str(error)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@of_each_kind
+def test_proxy_that_wants_a_password_is_named(
+    scripted_server: StartServer, make: Any, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = scripted_server([answer(b"", "407 Proxy Authentication Required")])
+    monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{proxy.port}")
+
+    error = error_of(make, f"{scheme}://elsewhere.invalid/v1", retries=2)
+
+    assert f"proxy http://127.0.0.1:{proxy.port}" in str(error)
+    assert "407" in str(error)
+    assert len(proxy.requests) == 1
+
+
+@of_each_kind
+def test_user_name_of_a_proxy_is_sent_to_it(
+    scripted_server: StartServer, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = scripted_server([answer(b"hi")])
+    monkeypatch.setenv("http_proxy", f"http://me:{SECRET}@127.0.0.1:{proxy.port}")
+
+    assert send(make, "http://elsewhere.invalid/v1") == b"hi"
+
+    pair = base64.b64encode(f"me:{SECRET}".encode()).decode()
+    assert proxy.requests[0].headers["proxy-authorization"] == f"Basic {pair}"
+
+
+@pytest.mark.parametrize(
+    "no_proxy", ["*", "127.0.0.1", "localhost, 127.0.0.0/8", "10.0.0.0/8,127.0.0.1"]
+)
+@of_each_kind
+def test_hosts_without_a_proxy(
+    scripted_server: StartServer, make: Any, no_proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", no_proxy)
+    with refused_port() as refused:
+        port = urlsplit(refused).port
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+
+        assert send(make, scripted_server([answer(b"hi")]).url) == b"hi"
+
+
+@pytest.mark.parametrize("make", [HTTPTransport, AsyncHTTPTransport])
+def test_socks_without_its_package_says_what_to_install(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
+    monkeypatch.setattr("pathors_agent.transports.http.find_spec", lambda name: None)
+
+    with pytest.raises(InvalidSetting, match=r"SOCKS proxy.*pip install 'httpx2\[socks\]'"):
+        make("https://elsewhere.invalid/v1")
+
+
+# - hosts -
+
+
+@of_each_kind
+def test_port_that_refuses_is_named(make: Any) -> None:
+    with refused_port() as refused:
+        port = urlsplit(refused).port
+        error = error_of(make, f"http://127.0.0.1:{port}/v1")
+
+    assert str(error).startswith(f"No connection to http://127.0.0.1:{port}: [Errno 111]")
+
+
+@pytest.mark.parametrize(
+    "host", ["a" * 64 + ".test", "a..test", ".test", "a." * 130 + "test", "host:0", "host:70000"]
+)
+@of_each_kind
+def test_host_that_cannot_be_looked_up_is_refused(make: Any, host: str) -> None:
+    with pytest.raises(InvalidSetting, match="base_url is no address"):
+        make(f"http://{host}/v1")
+
+
+@of_each_kind
+def test_dropped_connection_says_so(scripted_server: StartServer, make: Any) -> None:
+    error = error_of(make, scripted_server([CLOSE]).url)
+
+    assert "after 0 bytes" in str(error)
+    assert "disconnected" in str(error)
+
+
+# - credentials in the address -
+
+ADDRESS = f"http://me:{SECRET}@127.0.0.1:1/v1"
+
+
+@pytest.mark.parametrize("api_key", [None, ""])
+@of_each_kind
+def test_credentials_in_the_address_are_sent(
+    scripted_server: StartServer, make: Any, api_key: str | None
+) -> None:
+    server = scripted_server([answer(b"hi")])
+
+    send(make, server.url.replace("http://", f"http://me:{SECRET}@"), api_key=api_key)
+
+    pair = base64.b64encode(f"me:{SECRET}".encode()).decode()
+    assert server.requests[0].headers["authorization"] == f"Basic {pair}"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"api_key": "sk_1"}, {"headers": {"authorization": "Bearer sk_1"}}]
+)
+@of_each_kind
+def test_credentials_beside_a_key_are_refused(make: Any, settings: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSetting, match="only one of them can be sent") as caught:
+        make(ADDRESS, **settings)
+
+    assert SECRET not in repr(caught.value)
+
+
+@of_each_kind
+def test_credentials_of_the_environment_go_before_its_key(
+    scripted_server: StartServer, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = scripted_server([answer(b"hi")])
+    monkeypatch.setenv("PATHORS_API_KEY", "sk_1")
+    monkeypatch.setenv("PATHORS_BASE_URL", server.url.replace("http://", "http://me@"))
+
+    send(make, "")
+
+    assert server.requests[0].headers["authorization"] == "Basic bWU6"
+
+
+@of_each_kind
+def test_user_name_with_a_colon_is_refused(make: Any) -> None:
+    with pytest.raises(InvalidSetting, match="holds a colon"):
+        make("http://a%3Ab:c@127.0.0.1:1/v1")
+
+
+@of_each_kind
+def test_credentials_are_never_shown(
+    scripted_server: StartServer, make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    pair = base64.b64encode(f"me:{SECRET}".encode()).decode()
+    server = scripted_server([answer(b"no " + pair.encode(), "400 No")], [CLOSE])
+    url = server.url.replace("http://", f"http://me:{SECRET}@")
+
+    shown = [repr(make(url)), send(make, url).decode()]
+    shown.append(repr(error_of(make, url)))
+    with refused_port() as refused:
+        port = urlsplit(refused).port
+        shown.append(repr(error_of(make, url.replace(str(server.port), str(port)))))
+
+    texts = "".join(shown) + caplog.text
+    assert not [secret for secret in (SECRET, pair) if secret in texts]
