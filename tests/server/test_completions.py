@@ -78,6 +78,25 @@ def test_unknown_usage_is_minus_one() -> None:
         }
 
 
+def test_usage_has_the_details_that_the_provider_reported() -> None:
+    usage = Usage(
+        prompt_tokens=9, completion_tokens=7, total_tokens=16, cached_tokens=8, reasoning_tokens=3
+    )
+    wanted = {
+        "prompt_tokens": 9,
+        "completion_tokens": 7,
+        "total_tokens": 16,
+        "prompt_tokens_details": {"cached_tokens": 8},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+    with live(project(answer("Hi", usage=usage), answer("Hi", usage=usage))) as server:
+        whole = server.complete("Hi").json()
+        streamed = server.complete("Hi", stream=True, stream_options={"include_usage": True})
+
+        assert whole["usage"] == wanted
+        assert events(streamed.text)[-2]["usage"] == wanted
+
+
 def test_stream_opens_with_the_role_and_ends_with_done() -> None:
     with live(project(answer("Hello, you", chunk_size=5))) as server:
         answered = server.complete("Hi", stream=True)
