@@ -121,14 +121,20 @@ def _completion(usage: Mapping[str, JSONValue]) -> int | None:
 
 def _count(usage: Mapping[str, JSONValue], paths: Iterable[Path]) -> int | None:
     """Return the first count over zero that stands under one of the names, else zero or None."""
-    known = [count for path in paths if (count := _at(usage, path)) is not None]
-    return next(filter(None, known), known[0] if known else None)
+    zero = None
+    for path in paths:
+        count = _at(usage, path)
+        if count:
+            return count
+        zero = count if zero is None else zero
+    return zero
 
 
 def _at(usage: Mapping[str, JSONValue], path: Path) -> int | None:
     value: object = usage
     for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
+        # Decoded JSON; to ask for the abstract class takes ten times as long.
+        value = value.get(name) if isinstance(value, dict) else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and value >= 0 else None
