@@ -258,6 +258,19 @@ async def test_picture_is_an_image_part(connect: Callable[..., MCPTools]) -> Non
     )
 
 
+async def test_picture_is_sent_in_a_user_message(connect: Callable[..., MCPTools]) -> None:
+    model = AsyncScriptedTransport(calls(("picture", {})), "A dot.")
+
+    async with connect() as tools, AsyncAgent(model, tools=tools) as agent:
+        await agent.run("Look.")
+
+    tool_message, carrying = model.requests[1]["messages"][-2:]
+    assert tool_message["content"] == "a dot:\n[image: in the next user message]"
+    assert [carrying["role"], *(part["type"] for part in carrying["content"])] == [
+        *("user", "text", "image_url")
+    ]
+
+
 async def test_links_are_text_and_structured_content_is_added_to_what_says_less(
     over_http: Callable[..., MCPTools],
 ) -> None:

@@ -7,6 +7,8 @@ from pydantic_core import from_json
 
 # Refuses numbers that overflow a double, which JSON's grammar allows and readers do not.
 _OBJECT = msgspec.json.Decoder(dict[str, object])
+# The bound of pydantic's reader, which reads the arguments of tools; others go deeper.
+_LEVELS = 200
 
 
 def write_json(value: object) -> bytes:
@@ -35,10 +37,11 @@ def is_json_object(text: str) -> bool:
 
     False for NaN and infinite numbers, halves of surrogate pairs, and more than 200 levels.
     """
+    text = whole_characters(text)
     try:
-        whole = whole_characters(text)
-        _OBJECT.decode(whole)
-        from_json(whole.encode(), allow_inf_nan=False)  # counts the levels
+        _OBJECT.decode(text)
+        if text.count("{") + text.count("[") > _LEVELS:  # perhaps nested as deeply
+            from_json(text.encode())
     except (ValueError, RecursionError):
         return False
     return True

@@ -43,6 +43,23 @@ SENDING = [
         "conformance/test_streams.py",
     ),
     mutant(
+        "arguments that are no JSON object go back as they came",
+        "rule 8",
+        REQUESTS,
+        '"arguments": call.arguments if is_json_object(call.arguments) else "{}",',
+        '"arguments": call.arguments,',
+        REQUEST_TESTS
+        + "test_arguments_go_back_as_written_and_as_an_empty_object_when_they_are_none",
+    ),
+    mutant(
+        "an image of a result is lost behind a long history",
+        "rule 9",
+        REQUESTS,
+        "or any(_carried_before(messages, start, profile))",
+        "or False",
+        "test_legal_requests.py::test_long_history_of_pictures_is_sent_in_the_same_bytes",
+    ),
+    mutant(
         "Mistral is sent ids that it refuses",
         "rule 10",
         REQUESTS,

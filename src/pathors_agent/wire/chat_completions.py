@@ -292,19 +292,27 @@ def _keep(message: Message, encoded: _Encoded) -> _Encoded:
 
 def _encode_all(messages: Sequence[Message], profile: EndpointProfile) -> list[bytes]:
     """Return the messages' bytes in pieces; the first may be of many messages."""
-    start, parts = len(messages), []
+    start, tail, parts = len(messages), [], []
     while start:
         encoded = _encoded(messages[start - 1], profile)
         if encoded.joined and encoded.before == tuple(messages[: start - 1]):
             parts.append(encoded.joined)
             break
+        tail.append(encoded)
         start -= 1
-    for place in range(start, len(messages)):
-        if place == len(messages) - 1 and len(parts) >= _JOINED_TOGETHER:
-            parts = [_join(messages[:place], start, parts, profile)]
-        parts += _between(messages, place, profile)
-        parts.append(_encoded(messages[place], profile).data)
-    return parts + _between(messages, len(messages), profile)
+    tail.reverse()
+    parts += [encoded.data for encoded in tail]
+    added: list[bytes] = []
+    if (
+        profile.answers_results
+        or any(encoded.carried for encoded in tail)
+        or any(_carried_before(messages, start, profile))
+    ):
+        _insert_between(messages, start, parts, profile)
+        added = _between(messages, len(messages), profile)
+    if len(parts) > _JOINED_TOGETHER:
+        parts[:-1] = [_join(messages[:-1], start, parts[:-1], profile)]
+    return parts + added
 
 
 def _join(
@@ -324,26 +332,41 @@ def _join(
     return joined
 
 
+def _insert_between(
+    messages: Sequence[Message], start: int, parts: list[bytes], profile: EndpointProfile
+) -> None:
+    """Write what stands between messages in front of the parts from `start` on."""
+    for place in range(start, len(messages)):
+        if added := _between(messages, place, profile):
+            part = place - len(messages)
+            parts[part] = b",".join((*added, parts[part]))
+
+
 def _between(messages: Sequence[Message], place: int, profile: EndpointProfile) -> list[bytes]:
     """Return the messages to add before a place: after results, those that carry their media.
 
     They depend on the next message, so the bytes joined up to a place never hold them.
     """
     following = messages[place] if place < len(messages) else None
-    if not place or isinstance(following, ToolMessage):
+    carried = _carried_before(messages, place, profile)
+    if not carried or isinstance(following, ToolMessage):
         return []
-    carried = []
-    for message in reversed(messages[:place]):
-        if not isinstance(message, ToolMessage):
-            break
-        carried.append(_encoded(message, profile).carried)
     added = []
-    if profile.answers_results and carried and (any(carried) or isinstance(following, UserMessage)):
+    if profile.answers_results and (any(carried) or isinstance(following, UserMessage)):
         added.append(_ANSWERED)
     if any(carried):
-        parts = b",".join(filter(None, reversed(carried)))
-        added.append(b'{"role":"user","content":[' + parts + b"]}")
+        added.append(b'{"role":"user","content":[' + b",".join(filter(None, carried)) + b"]}")
     return added
+
+
+def _carried_before(
+    messages: Sequence[Message], place: int, profile: EndpointProfile
+) -> list[bytes]:
+    """Return what each of the results that end at a place carries; most carry nothing."""
+    first = place
+    while first and isinstance(messages[first - 1], ToolMessage):
+        first -= 1
+    return [_encoded(message, profile).carried for message in messages[first:place]]
 
 
 def _carried(message: Message, profile: EndpointProfile) -> bytes:
