@@ -309,12 +309,16 @@ def test_long_history_of_pictures_is_sent_in_the_same_bytes() -> None:
     profile = PROFILES["openai"]
     template = RequestTemplate(profile=profile)
     history: list[Message] = [GO]
+    # Bytes are joined at each 32nd message, so behind every message of such a batch in turn.
     for number in range(40):
-        ids = [f"a{number}", f"b{number}", f"c{number}"]
-        history += [look(*ids), *(result(call_id, text("x"), PNG) for call_id in ids)]
-        for end in range(len(history) - 2, len(history) + 1):
-            fresh = load_messages(dump_messages(history[:end]))
-            assert template.encode(history[:end]) == template.encode(fresh)
+        ids = [f"{letter}{number}" for letter in "abcd"]
+        rest = (result(call_id, text("x")) for call_id in ids[1:])
+        history += [look(*ids), result(ids[0], PNG), *rest]
+    history.append(AssistantMessage(content="I see."))
+
+    for end in range(1, len(history) + 1):
+        fresh = load_messages(dump_messages(history[:end]))
+        assert template.encode(history[:end]) == template.encode(fresh)
 
     check_request(json.loads(template.encode(history)), profile)
     check_history(history)
