@@ -1,9 +1,4 @@
 import json
-import urllib.error
-import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +8,8 @@ import pytest
 from pathors_agent import (
     Agent,
     AsyncAgent,
-    AsyncHTTPTransport,
-    AsyncResponse,
-    AsyncTransport,
     EndpointProfile,
-    HTTPTransport,
     Request,
-    Response,
-    Transport,
     TransportError,
     Usage,
     tool,
@@ -31,8 +20,6 @@ from pathors_agent.testing import (
     ScriptedTransport,
     answer,
     calls,
-    check_async_transport,
-    check_transport,
     http_error,
     raw,
 )
@@ -390,188 +377,3 @@ def test_what_is_sent_fits_the_published_schema(entry: Entry, conformance_data: 
     for chunk in chunks_of(entry, COUNTED):
         chunk_checker.validate(chunk)
     checker("CreateChatCompletionResponse").validate(json.loads(pieces_of(entry, PLAIN)[0]))
-
-
-# - check_transport -
-
-
-class UrllibTransport(Transport):
-    """The smallest right transport: the standard library, its errors mapped."""
-
-    def __init__(self, base_url: str) -> None:
-        self.url = f"{base_url}/chat/completions"
-
-    @contextmanager
-    def send(self, request: Request) -> Iterator[Response]:
-        try:
-            with self.open(request) as answered:
-                headers = {name.lower(): value for name, value in answered.headers.items()}
-                yield Response(
-                    status=answered.status, headers=headers, pieces=self.pieces(answered)
-                )
-        except (OSError, HTTPException) as error:
-            raise TransportError(f"no answer: {error!r}") from error
-
-    def open(self, request: Request) -> Any:
-        headers = {"Content-Type": "application/json", **request.headers}
-        post = urllib.request.Request(self.url, self.body(request), headers)
-        try:
-            return urllib.request.urlopen(post)
-        except urllib.error.HTTPError as error:
-            return error
-
-    def body(self, request: Request) -> bytes:
-        return request.body
-
-    def pieces(self, answered: HTTPResponse) -> Iterator[bytes]:
-        return iter(answered.read1, b"")
-
-
-class EncodesAgain(UrllibTransport):
-    def body(self, request: Request) -> bytes:
-        return json.dumps(json.loads(request.body)).encode()
-
-
-class ReadsToTheEnd(UrllibTransport):
-    def pieces(self, answered: HTTPResponse) -> Iterator[bytes]:
-        return iter([answered.read()])
-
-
-class ReadsLines(UrllibTransport):
-    """http.client ends its lines in silence where a chunked body breaks off."""
-
-    def pieces(self, answered: HTTPResponse) -> Iterator[bytes]:
-        return iter(answered.readline, b"")
-
-
-class RaisesStatus(UrllibTransport):
-    def open(self, request: Request) -> Any:
-        headers = {"Content-Type": "application/json", **request.headers}
-        try:
-            return urllib.request.urlopen(urllib.request.Request(self.url, request.body, headers))
-        except urllib.error.HTTPError as error:
-            error.close()
-            raise
-
-
-class KeepsErrors(UrllibTransport):
-    @contextmanager
-    def send(self, request: Request) -> Iterator[Response]:
-        try:
-            with super().send(request) as response:
-                yield response
-        except TransportError as error:
-            raise error.__cause__ or error from None
-
-
-class KeepsCase(UrllibTransport):
-    @contextmanager
-    def send(self, request: Request) -> Iterator[Response]:
-        with super().send(request) as response:
-            headers = {name.title(): value for name, value in response.headers.items()}
-            yield Response(status=response.status, headers=headers, pieces=response.pieces)
-
-
-class StaysOpen(UrllibTransport):
-    """Leaves the answer to be closed some day."""
-
-    def __init__(self, base_url: str) -> None:
-        super().__init__(base_url)
-        self.kept: list[Any] = []
-
-    def __enter__(self) -> "StaysOpen":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for answered in self.kept:
-            answered.close()
-
-    @contextmanager
-    def send(self, request: Request) -> Iterator[Response]:
-        answered = self.open(request)
-        self.kept.append(answered)
-        headers = {name.lower(): value for name, value in answered.headers.items()}
-        yield Response(status=answered.status, headers=headers, pieces=self.pieces(answered))
-
-
-def test_urllib_transport_passes() -> None:
-    check_transport(UrllibTransport)
-
-
-def test_http_transport_passes_with_sessions() -> None:
-    check_transport(HTTPTransport, sessions=True)
-
-
-@pytest.mark.anyio
-async def test_async_http_transport_passes_with_sessions() -> None:
-    await check_async_transport(AsyncHTTPTransport, sessions=True)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "sentence"),
-    [
-        (EncodesAgain, "the body must arrive as the exact bytes of Request.body"),
-        (KeepsCase, "the names in Response.headers must be in lower case"),
-        (
-            RaisesStatus,
-            "an error status must be returned like any other, not raised; "
-            "TransportError was raised instead",
-        ),
-        (
-            ReadsToTheEnd,
-            "pieces must be given as they arrive, before the answer is complete",
-        ),
-        (StaysOpen, "leaving the `with` block early must close the connection"),
-        (
-            ReadsLines,
-            "a connection that breaks inside the body must raise TransportError,"
-            " not end the pieces as if complete",
-        ),
-        (
-            KeepsErrors,
-            "a connection that breaks inside the body must raise TransportError,"
-            " not end the pieces as if complete; IncompleteRead was raised instead",
-        ),
-    ],
-)
-def test_wrong_transport_is_told_its_rule(wrong: type[UrllibTransport], sentence: str) -> None:
-    with pytest.raises(AssertionError) as caught:
-        check_transport(wrong, patience=0.2)
-
-    assert str(caught.value) == sentence
-
-
-def test_transport_without_sessions_fails_where_they_are_asked_for() -> None:
-    with pytest.raises(AssertionError, match=r"Request.session_id must be sent as X-Session-ID"):
-        check_transport(UrllibTransport, sessions=True)
-
-
-class ReadsAll(AsyncTransport):
-    """An async transport that gives its answer in one piece."""
-
-    def __init__(self, base_url: str) -> None:
-        self.inner = AsyncHTTPTransport(base_url)
-
-    async def __aenter__(self) -> "ReadsAll":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.inner.aclose()
-
-    @asynccontextmanager
-    async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
-        async with self.inner.send(request) as response:
-            body = b"".join([piece async for piece in response.pieces])
-            yield AsyncResponse(
-                status=response.status, headers=response.headers, pieces=one_piece(body)
-            )
-
-
-async def one_piece(body: bytes) -> AsyncIterator[bytes]:
-    yield body
-
-
-@pytest.mark.anyio
-async def test_wrong_async_transport_is_told_its_rule() -> None:
-    with pytest.raises(AssertionError, match="pieces must be given as they arrive"):
-        await check_async_transport(ReadsAll, patience=0.2)

@@ -360,5 +360,15 @@ def _refuse_other_session(conversation: Conversation, session_id: str) -> None:
 
 
 def _wrong_transport(transport: object, wanted: str, other: str) -> str:
-    kind = type(transport).__name__
-    return f"transport is a {kind}, not a {wanted}; is {other} the agent you want?"
+    hint = ""
+    if isinstance(transport, Transport | AsyncTransport):
+        hint = f"; is {other} the agent you want?"
+    elif callable(transport):
+        hint = "; call it, and pass what it returns"
+    elif callable(make := getattr(transport, _MAKERS[wanted], None)):
+        hint = f"; pass its .{make.__name__}()"
+    return f"transport is a {type(transport).__name__}, not a {wanted}{hint}"
+
+
+# The methods that make a transport, of a script of a hostile model.
+_MAKERS = {"Transport": "transport", "AsyncTransport": "async_transport"}

@@ -170,7 +170,7 @@ def test_model_without_faults_is_a_good_one() -> None:
 
 def test_unknown_fault_is_refused_with_those_there_are() -> None:
     fault: Any = "lies"
-    with pytest.raises(ValueError, match=r"no fault is called lies; there are mistaken_arguments"):
+    with pytest.raises(ValueError, match=r"no fault is called lies\. There are mistaken_arguments"):
         HostileTransport(1, faults=[fault])
 
 

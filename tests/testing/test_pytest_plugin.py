@@ -1,11 +1,16 @@
 """The plugin gives tests their cassettes, costs nothing while nobody uses it, and fuzzing prints code."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pathors_agent.testing.pytest_plugin import file_name
 
 pytestmark = pytest.mark.slow
 
@@ -45,11 +50,67 @@ def test_cassettes_are_named_after_their_tests_and_replayed(pytester: pytest.Pyt
 
     files = sorted(str(file.relative_to(path)) for file in path.rglob("*.json"))
     assert files == [
-        "cassettes/test_it/TestGroup.test_with_word-a-b.json",
-        "cassettes/test_it/TestGroup.test_with_word-c-d.json",
+        "cassettes/test_it/TestGroup.test_with_word-a-b.84a0173fc163.json",
+        "cassettes/test_it/TestGroup.test_with_word-c-d.acf048c09c5c.json",
         "cassettes/test_it/test_plain.json",
     ]
     pytester.runpytest_subprocess(*ALONE).assert_outcomes(passed=3)
+
+
+COLLIDING = """
+    import pytest
+    from pathors_agent import Agent
+    from pathors_agent.testing import Cassette, ScriptedTransport
+
+    def record(cassette, word):
+        Agent(Cassette(cassette, lambda: ScriptedTransport(word))).run("Hello")
+
+    @pytest.mark.parametrize(
+        "word", ["a b", "a-b", "a/b", "A-B", "a-b-", "-a-b", "a:b", "é", "è", "x" * 300, "x" * 301]
+    )
+    def test_word(cassette, word):
+        record(cassette, word)
+
+    def test_word_a_b(cassette):
+        record(cassette, "plain")
+
+    class TestOuter:
+        class TestInner:
+            def test_word(self, cassette):
+                record(cassette, "first")
+
+    class TestOther:
+        class TestInner:
+            def test_word(self, cassette):
+                record(cassette, "second")
+
+    class Testother:
+        class TestInner:
+            def test_word(self, cassette):
+                record(cassette, "third")
+"""
+
+
+def test_no_two_tests_have_one_cassette(pytester: pytest.Pytester) -> None:
+    path = pytester.makepyfile(test_it=COLLIDING).parent
+    pytester.runpytest_subprocess(*ALONE, "--record").assert_outcomes(passed=15)
+
+    names = [file.name for file in path.rglob("*.json")]
+    assert len({name.casefold() for name in names}) == 15
+    assert max(len(name.encode()) for name in names) < 255
+    pytester.runpytest_subprocess(*ALONE).assert_outcomes(passed=15)
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True))
+@example(["a b", "a-b"])
+@example(["A", "a"])
+@example(["test_a", "test_a."])
+@example(["\ud800", "\ud801"])
+def test_names_of_cassettes_are_legal_and_never_the_same(tests: list[str]) -> None:
+    first, second = map(file_name, tests)
+
+    assert first.casefold() != second.casefold()
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", first)
 
 
 def test_nothing_is_recorded_without_the_option(pytester: pytest.Pytester) -> None:

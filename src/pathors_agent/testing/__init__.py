@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathors_agent.testing.tape import Tape
     from pathors_agent.testing.tool_rules import check_tool
     from pathors_agent.testing.transcripts import transcript
-    from pathors_agent.testing.transport_rules import check_async_transport, check_transport
+    from pathors_agent.testing.transport_check import check_async_transport, check_transport
 
 __all__ = [
     "Answer",
@@ -78,7 +78,7 @@ _NAMES_BY_MODULE = {
     "history_rules": ("check_history",),
     "store_check": ("check_store",),
     "tool_rules": ("check_tool",),
-    "transport_rules": ("check_async_transport", "check_transport"),
+    "transport_check": ("check_async_transport", "check_transport"),
     "expectations": ("Expectation", "expect"),
     "hostile_script": ("HostileScript",),
     "hostile_transport": ("AsyncHostileTransport", "HostileTransport"),

@@ -11,7 +11,7 @@ from contextlib import (
     contextmanager,
 )
 from dataclasses import replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
 from anyio.lowlevel import checkpoint
@@ -41,6 +41,7 @@ class _Recorder(Generic[TransportT]):
         tape: Tape | str | os.PathLike[str],
         transport: TransportT | Callable[[], TransportT] | None,
         *,
+        kind: type[object],
         record: bool | None,
         scrub: Scrub | None,
     ) -> None:
@@ -48,8 +49,10 @@ class _Recorder(Generic[TransportT]):
             raise TypeError("record= is said of the Tape, or of the Cassette that makes one")
         self.tape = tape if isinstance(tape, Tape) else Tape(tape, record=record)
         self.transport: TransportT | None = None
+        if transport is not None and not isinstance(transport, kind) and not callable(transport):
+            raise TypeError(_wrong_transport(transport, kind))
         if self.tape.records:
-            self.transport = _made(transport)
+            self.transport = _made(transport, kind)
             self.tape.profile = self.transport.profile
         self._scrub = scrub or Scrub()
 
@@ -131,14 +134,31 @@ def _texts_of(exchange: Exchange) -> dict[str, list[bytes]]:
     }
 
 
-def _made(transport: TransportT | Callable[[], TransportT] | None) -> TransportT:
+def _made(
+    transport: TransportT | Callable[[], TransportT] | None, kind: type[object]
+) -> TransportT:
     if transport is None:
         raise TypeError(
             "there is nothing to record: give a transport, or a function that makes one"
         )
-    if isinstance(transport, Transport | AsyncTransport):
-        return transport
-    return transport()
+    made: object = transport if isinstance(transport, kind) else cast(_Maker, transport)()
+    if not isinstance(made, kind):
+        raise TypeError(_wrong_transport(made, kind))
+    return cast(TransportT, made)
+
+
+_Maker = Callable[[], object]
+
+
+def _wrong_transport(given: object, kind: type[object]) -> str:
+    own, other = "Cassette", "AsyncCassette"
+    if kind is AsyncTransport:
+        own, other = other, own
+    hint = f"; use {other}" if isinstance(given, Transport | AsyncTransport) else ""
+    given_kind = type(given).__name__
+    return (
+        f"{own} records a {kind.__name__}, or a function that makes one, not a {given_kind}{hint}"
+    )
 
 
 def _head(exchange: Exchange) -> dict[str, Any]:
@@ -168,7 +188,9 @@ class Cassette(Transport):
         record: bool | None = None,
         scrub: Scrub | None = None,
     ) -> None:
-        self._recorder = _Recorder[Transport](tape, transport, record=record, scrub=scrub)
+        self._recorder = _Recorder[Transport](
+            tape, transport, kind=Transport, record=record, scrub=scrub
+        )
         self.profile = self._recorder.profile
 
     @contextmanager
@@ -228,7 +250,9 @@ class AsyncCassette(AsyncTransport):
         record: bool | None = None,
         scrub: Scrub | None = None,
     ) -> None:
-        self._recorder = _Recorder[AsyncTransport](tape, transport, record=record, scrub=scrub)
+        self._recorder = _Recorder[AsyncTransport](
+            tape, transport, kind=AsyncTransport, record=record, scrub=scrub
+        )
         self.profile = self._recorder.profile
 
     @asynccontextmanager

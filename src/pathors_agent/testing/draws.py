@@ -11,7 +11,11 @@ T = TypeVar("T")
 
 
 class CannotDraw(Exception):
-    """Nothing can be made here; the text says why."""
+    """Nothing can be made here; the text is the reason."""
+
+
+class NeedsHypothesis(CannotDraw):
+    """Only Hypothesis can make this."""
 
 
 class Draws(Protocol):
@@ -51,7 +55,7 @@ class SeededDraws:
 
     def matching(self, pattern: str) -> str:
         """Refuse: to make texts of patterns takes Hypothesis."""
-        raise CannotDraw(f"no text can be made for the pattern {pattern!r}")
+        raise NeedsHypothesis(f"no text can be made for the pattern {pattern!r}")
 
 
 class FirstDraws:
@@ -71,4 +75,4 @@ class FirstDraws:
 
     def matching(self, pattern: str) -> str:
         """Refuse, as `SeededDraws` does."""
-        raise CannotDraw(f"no text can be made for the pattern {pattern!r}")
+        raise NeedsHypothesis(f"no text can be made for the pattern {pattern!r}")

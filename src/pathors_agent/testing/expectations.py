@@ -12,6 +12,7 @@ from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMess
 from pathors_agent.run import Status
 from pathors_agent.run_result import RunResult
 from pathors_agent.testing.transcripts import arguments_text, call_text, transcript
+from pathors_agent.testing.usage import messages_of
 
 Run = RunResult[Any] | Conversation | Iterable[Message]
 
@@ -43,7 +44,7 @@ class Expectation:
     def __init__(self, run: Run) -> None:
         self._result = run if isinstance(run, RunResult) else None
         given = run.messages if isinstance(run, RunResult | Conversation) else run
-        self._messages: Sequence[Message] = tuple(given)
+        self._messages: Sequence[Message] = messages_of(given, function="expect")
         self._made = _calls(self._messages)
         self._seen = -1  # the place among the calls of the one that was spoken of last
 

@@ -9,6 +9,7 @@ from pathors_agent.history.stored import dump_messages, load_stored
 from pathors_agent.json_text import is_json_object
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage
 from pathors_agent.testing.request_rules import check_request
+from pathors_agent.testing.usage import messages_of
 from pathors_agent.wire.chat_completions import PROFILES, RequestTemplate
 
 _CUT_REASONS = ("length", "content_filter")
@@ -24,7 +25,7 @@ def check_history(messages: Iterable[Message]) -> None:
     - A request with this history is legal for an endpoint of every profile in `PROFILES`: call
       arguments are JSON objects, and tool messages hold images only where they are accepted.
     """
-    history = list(messages)
+    history = messages_of(messages, function="check_history")
     try:
         conversation = Conversation(history)
     except ConversationError as error:

@@ -20,6 +20,10 @@ class HostileScript:
 
     entries: tuple[Entry, ...]
 
+    def __post_init__(self) -> None:
+        if isinstance(self.entries, str):
+            raise TypeError(f"HostileScript takes a tuple of entries: write ({self.entries!r},)")
+
     def transport(
         self, *, cut: int | None = None, profile: EndpointProfile = DEFAULT_PROFILE
     ) -> ScriptedTransport:

@@ -30,6 +30,8 @@ class _Hostility(Player):
         cut: int | None = None,
         profile: EndpointProfile = DEFAULT_PROFILE,
     ) -> None:
+        if not isinstance(seed, int):
+            raise TypeError(f"seed must be an integer, not {seed!r}")
         super().__init__(cut=cut, profile=profile)
         self.seed = seed
         self._faults = checked_faults(faults)

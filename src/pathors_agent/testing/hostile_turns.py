@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from pathors_agent.errors import TransportError
 from pathors_agent.messages import JSONValue
+from pathors_agent.schema.arguments import closest
 from pathors_agent.testing.draws import Draws
 from pathors_agent.testing.made_arguments import (
     cut_arguments,
@@ -95,11 +96,18 @@ def offered_tools(definitions: Iterable[Any]) -> tuple[OfferedTool, ...]:
 
 
 def checked_faults(faults: Collection[str] | None) -> frozenset[str]:
-    """Give the faults that are meant, all where none are named; raise ValueError for unknown ones."""
+    """Return the named faults, or all of them for None; raise for anything else."""
+    if isinstance(faults, str):
+        raise TypeError(f"faults takes a list of names, and was given one: write [{faults!r}]")
+    if faults is not None and not isinstance(faults, Iterable):
+        raise TypeError(f"faults takes a list of names, not {faults!r}")
     chosen = frozenset(ALL_FAULTS if faults is None else faults)
-    if unknown := chosen - set(ALL_FAULTS):
-        names = ", ".join(sorted(unknown))
-        raise ValueError(f"no fault is called {names}; there are {', '.join(ALL_FAULTS)}")
+    if unknown := sorted(map(str, chosen - set(ALL_FAULTS))):
+        meant = closest(unknown[0], ALL_FAULTS)
+        hint = f" Did you mean {meant}?" if meant else ""
+        raise ValueError(
+            f"no fault is called {', '.join(unknown)}.{hint} There are {', '.join(ALL_FAULTS)}."
+        )
     return chosen
 
 

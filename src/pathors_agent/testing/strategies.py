@@ -3,9 +3,15 @@
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
-from hypothesis import strategies as st
+try:
+    from hypothesis import strategies as st
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "hostile_scripts and tool_arguments need hypothesis: pip install hypothesis",
+        name="hypothesis",
+    ) from error
 
-from pathors_agent.testing.draws import CannotDraw, Draws
+from pathors_agent.testing.draws import CannotDraw, Draws, NeedsHypothesis, SeededDraws
 from pathors_agent.testing.hostile_script import HostileScript
 from pathors_agent.testing.hostile_turns import (
     Fault,
@@ -13,10 +19,10 @@ from pathors_agent.testing.hostile_turns import (
     hostile_turn,
     offered_tools,
 )
-from pathors_agent.testing.made_arguments import fitting_arguments
-from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.testing.made_arguments import ATTEMPTS, fitting_arguments
+from pathors_agent.testing.usage import count_of, one_tool, tools_of
 from pathors_agent.tools.tool import Tool
-from pathors_agent.tools.turn_tools import Tools, registry_of
+from pathors_agent.tools.turn_tools import Tools
 
 T = TypeVar("T")
 
@@ -29,18 +35,52 @@ def hostile_scripts(
     """Scripts of a model that does everything wrong, with calls of these tools.
 
     A script that makes a test fail shrinks to the smallest that does, and prints as the code of a
-    `ScriptedTransport`. `faults` names what the model does wrong, all by default.
+    `ScriptedTransport`. `faults` names what the model does wrong, all by default. Raises `TypeError`
+    or `ValueError` for arguments that are none of these.
     """
-    offered = offered_tools(registry_of(tools).definitions())
+    offered = offered_tools(tools_of(tools, function="hostile_scripts").definitions())
     chosen = sorted(checked_faults(faults))
     turns = _drawn(lambda draws: hostile_turn(offered, draws, chosen))
-    return st.lists(turns, max_size=max_turns).map(_script)
+    most = count_of(max_turns, name="max_turns", least=0)
+    return st.lists(turns, max_size=most).map(_script)
 
 
 def tool_arguments(tool: Tool | Callable[..., object]) -> st.SearchStrategy[dict[str, Any]]:
-    """Arguments that a tool takes, as a model would send them."""
-    [registered] = ToolRegistry([tool])
-    return _drawn(lambda draws: fitting_arguments(registered, draws))
+    """Arguments that a tool takes, as a model would send them.
+
+    A test whose tool's arguments cannot be made from its schema fails with a `ValueError` that says
+    why.
+    """
+    registered = one_tool(tool, function="tool_arguments")
+
+    def make(draws: Draws) -> dict[str, Any]:
+        try:
+            return fitting_arguments(registered, draws)
+        except CannotDraw as reason:
+            if _never_fits(registered):
+                raise ValueError(
+                    f"no arguments can be made for the tool {registered.name}: {reason}; give "
+                    "examples in its schema, or write a strategy for this tool"
+                ) from None
+            raise
+
+    return _drawn(make)
+
+
+def _never_fits(tool: Tool) -> bool:
+    """Return whether no arguments can be made, as far as a few attempts show.
+
+    A strategy that rejects every attempt would hide the reason.
+    """
+    for seed in range(ATTEMPTS):
+        try:
+            fitting_arguments(tool, SeededDraws(seed))
+        except NeedsHypothesis:
+            return False
+        except CannotDraw:
+            continue
+        return False
+    return True
 
 
 def _script(entries: Iterable[Any]) -> HostileScript:

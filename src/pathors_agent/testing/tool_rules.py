@@ -21,6 +21,7 @@ from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing.draws import CannotDraw, Draws, FirstDraws, SeededDraws
 from pathors_agent.testing.made_arguments import fitting_arguments, mistaken_arguments
 from pathors_agent.testing.transcripts import arguments_text
+from pathors_agent.testing.usage import count_of, one_tool
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.tool import Tool
 
@@ -48,18 +49,32 @@ def check_tool(
     schema and refuses others in words, it gives a value that can be sent or raises `ToolError`,
     each within its `timeout`, or `seconds`. `context` is what a `ToolContext` holds.
     """
+    given = _given(arguments)
+    count = count_of(examples, name="examples", least=0)
     registry = _registered(tool)
     [checked] = registry
     _require_description(checked)
-    for values in _examples(checked, examples, seed, list(arguments)):
+    for values in _examples(checked, count, seed, given):
         if checked.function is not None:  # else only the caller can run it
             _require_result(_bound(registry, checked, values, context), values, seconds)
-    _require_refusals(registry, checked, examples, seed)
+    _require_refusals(registry, checked, count, seed)
+
+
+def _given(arguments: Any) -> list[Arguments]:
+    if isinstance(arguments, Mapping):
+        raise TypeError("check_tool takes a list of arguments: write arguments=[{...}]")
+    if not isinstance(arguments, Iterable):
+        kind = type(arguments).__name__
+        raise TypeError(
+            f"check_tool takes a list of arguments, not a {kind}; with Hypothesis, write a test "
+            "with @given(tool_arguments(tool))"
+        )
+    return list(arguments)
 
 
 def _registered(tool: Tool | Callable[..., object]) -> ToolRegistry:
     try:
-        return ToolRegistry([tool])
+        return ToolRegistry([one_tool(tool, function="check_tool")])
     except ToolDefinitionError as error:
         raise AssertionError(f"a tool's definition must be good: {error}") from error
 

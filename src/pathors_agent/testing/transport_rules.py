@@ -1,58 +1,52 @@
-"""Test a transport of your own against a real loopback server, rule by rule."""
+"""The rules of transports: how a server acts, and what a right transport makes of it.
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    asynccontextmanager,
-    contextmanager,
-)
+`transport_check` applies them.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-from anyio import to_thread
+from typing import Literal
 
 from pathors_agent.errors import TransportError
-from pathors_agent.testing.loopback_server import (
-    ANSWER_HEADERS,
-    FIRST_EVENT,
-    SECOND_EVENT,
-    Conduct,
-    LoopbackServer,
-    answer_and_break,
-    answer_and_wait_for_close,
-    answer_at_once,
-    answer_when_first_piece_was_read,
-    refused_port,
-)
-from pathors_agent.transports.base import (
-    AsyncResponse,
-    AsyncTransport,
-    Request,
-    Response,
-    Transport,
-)
+from pathors_agent.testing import loopback_server as conducts
+from pathors_agent.testing.loopback_server import ANSWER_HEADERS, Conduct, LoopbackServer
+from pathors_agent.transports.base import AsyncResponse, Request, Response
 
 # Unusual spacing, a non-ASCII letter and an integer that a float would round: a body that is
 # decoded and encoded again on its way comes out different.
-BODY = '{ "messages":[{"role":"user", "content":"é"}],"seed":12345678901234567 }'.encode()
+BODY = '{ "messages":[{"role":"user", "content":"é"}],"seed":12345678901234567 }\r\n'.encode()
+LARGE_BODY = b'{"messages":[{"role":"user","content":"' + b"0123456789" * 50_000 + b'"}]}'
 
 PLAIN_REQUEST = Request(body=BODY)
 
+ADDED_HEADERS = {"X-Check-Request": "Yes", "X-Check-Second": 'a, b; c="d"', "X-Check-Third": "0"}
+
 SESSION_ID = "session-7"
 
-# Seconds for what takes milliseconds on an idle machine; only broken rules wait so long.
-PATIENCE = 5.0
+# A leak shows after a few answers; a pool may keep a connection or two.
+TIMES = 6
+MOST_KEPT = 2
+
+_OK = 200
+
+
+class Mine(Exception):
+    """Raised inside the block of a transport that is checked."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one `send`: the parts of its response, and the error that ended it."""
+    """What came of the last `send`: the parts of its response, and the error that ended it."""
 
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     session_id: str | None = None
     pieces: list[bytes] = field(default_factory=list)
     error: Exception | None = None
+    still_open: int = 0
+    """Connections that the client kept open after the last `send`."""
+    open_after_close: int = 0
+    """Those that it kept open after the transport was closed, if it can be closed."""
 
     def note(self, response: Response | AsyncResponse) -> None:
         """Keep the response's head."""
@@ -61,104 +55,25 @@ class Outcome:
         self.session_id = response.session_id
 
     def keep(self, piece: bytes, server: LoopbackServer) -> None:
-        """Keep a piece, and tell the server when it holds anything."""
+        """Keep a piece, and tell the server of its length."""
         self.pieces.append(piece)
-        if piece:
-            server.first_piece_was_read.set()
+        server.note_read(len(piece))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """How the server acts, what is sent and read, and how what came of it is judged."""
+    """How the server acts, what is sent and read, and how the outcome is judged."""
 
     conduct: Conduct
     judge: Callable[[Outcome, LoopbackServer], None]
     request: Request = PLAIN_REQUEST
-    leaves_early: bool = False
-
-
-def check_transport(
-    make: Callable[[str], Transport], *, sessions: bool = False, patience: float = PATIENCE
-) -> None:
-    """Check a transport for blocking code; raise AssertionError naming the first broken rule.
-
-    `make` gets the base URL of a small server on the loopback interface and gives a transport
-    that posts to it, on whatever path. A transport that is a context manager is closed after
-    each rule. With `sessions`, the session id must go out and come back as `X-Session-ID`.
-    `patience` is how many seconds the server waits for what should come at once.
-    """
-    for rule in _rules(sessions=sessions):
-        with LoopbackServer(rule.conduct, patience=patience) as server:
-            rule.judge(_try(make(server.base_url), rule, server), server)
-    with refused_port() as base_url, LoopbackServer(_REFUSED.conduct, patience=0) as unused:
-        _REFUSED.judge(_try(make(base_url), _REFUSED, unused), unused)
-
-
-async def check_async_transport(
-    make: Callable[[str], AsyncTransport], *, sessions: bool = False, patience: float = PATIENCE
-) -> None:
-    """Check a transport for asyncio and trio, as `check_transport` does."""
-    for rule in _rules(sessions=sessions):
-        with LoopbackServer(rule.conduct, patience=patience) as server:
-            rule.judge(await _try_async(make(server.base_url), rule, server), server)
-    with refused_port() as base_url, LoopbackServer(_REFUSED.conduct, patience=0) as unused:
-        _REFUSED.judge(await _try_async(make(base_url), _REFUSED, unused), unused)
-
-
-def _try(transport: Transport, rule: Rule, server: LoopbackServer) -> Outcome:
-    outcome = Outcome()
-    with _closing(transport):
-        try:
-            with transport.send(rule.request) as response:
-                outcome.note(response)
-                for piece in response.pieces:
-                    outcome.keep(piece, server)
-                    if rule.leaves_early:
-                        break
-        except Exception as error:  # noqa: BLE001  whatever it raises, the rule judges it
-            outcome.error = error
-        if rule.leaves_early:
-            server.finished.wait(server.patience * 2)
-    return outcome
-
-
-async def _try_async(transport: AsyncTransport, rule: Rule, server: LoopbackServer) -> Outcome:
-    outcome = Outcome()
-    async with _closing_async(transport):
-        try:
-            async with transport.send(rule.request) as response:
-                outcome.note(response)
-                async for piece in response.pieces:
-                    outcome.keep(piece, server)
-                    if rule.leaves_early:
-                        break
-        except Exception as error:  # noqa: BLE001  whatever it raises, the rule judges it
-            outcome.error = error
-        if rule.leaves_early:
-            await to_thread.run_sync(server.finished.wait, server.patience * 2)
-    return outcome
-
-
-@contextmanager
-def _closing(transport: Transport) -> Iterator[None]:
-    if isinstance(transport, AbstractContextManager):
-        with transport:
-            yield
-    else:
-        yield
-
-
-@asynccontextmanager
-async def _closing_async(transport: AsyncTransport) -> AsyncIterator[None]:
-    if isinstance(transport, AbstractAsyncContextManager):
-        async with transport:
-            yield
-    else:
-        yield
+    reads: Literal["all", "first", "none", "fails"] = "all"
+    """How much of the answer is read; "fails" raises inside of the block."""
+    times: int = 1
 
 
 def _require(sentence: str, outcome: Outcome, *, holds: bool) -> None:
-    """Raise the sentence, with the error that came instead when there was one."""
+    """Raise the sentence, with the error that was raised instead if there was one."""
     if holds:
         return
     error = outcome.error
@@ -167,41 +82,85 @@ def _require(sentence: str, outcome: Outcome, *, holds: bool) -> None:
 
 
 def _request_arrives(outcome: Outcome, server: LoopbackServer) -> None:
-    _require("a request must be sent by POST", outcome, holds=server.method == "POST")
+    received = server.received
+    _require("a request must be sent by POST", outcome, holds=received.method == "POST")
     _require(
         "the body must arrive as the exact bytes of Request.body",
         outcome,
-        holds=server.body == BODY,
+        holds=received.body == BODY,
     )
-    kind = server.headers.get("content-type", "")
+    kind = received.headers.get("content-type", "")
     _require(
         "Content-Type must be application/json", outcome, holds=kind.startswith("application/json")
     )
-    added = server.headers.get("x-check-request")
+    added = {name: received.headers.get(name.lower()) for name in ADDED_HEADERS}
     _require(
-        "Request.headers must be sent beside the transport's own", outcome, holds=added == "Yes"
+        "Request.headers must be sent beside the transport's own",
+        outcome,
+        holds=added == ADDED_HEADERS,
+    )
+    _require_sent(server)
+
+
+def _require_sent(server: LoopbackServer, sentence: str = "", times: int = 1) -> None:
+    """Judge how often the request was sent; an error that was raised has nothing to do with it."""
+    if len(server.requests) != times:
+        raise AssertionError(sentence or "a request must be sent once")
+
+
+def _large_request_arrives(outcome: Outcome, server: LoopbackServer) -> None:
+    _require(
+        "a large body must arrive as the exact bytes of Request.body",
+        outcome,
+        holds=server.received.body == LARGE_BODY,
     )
 
 
 def _response_comes_through(outcome: Outcome, server: LoopbackServer) -> None:
     _require("a complete answer must raise nothing", outcome, holds=outcome.error is None)
-    _require("Response.status must be the status", outcome, holds=outcome.status == 200)
+    _require("Response.status must be the status", outcome, holds=outcome.status == _OK)
     lower = all(name == name.lower() for name in outcome.headers)
     _require("the names in Response.headers must be in lower case", outcome, holds=lower)
-    value = outcome.headers.get("x-check-header")
-    _require("Response.headers must hold the headers", outcome, holds=value == "Yes")
-    whole = b"".join(outcome.pieces) == FIRST_EVENT + SECOND_EVENT
+    _require_headers("Response.headers must hold the headers", outcome)
+    whole = b"".join(outcome.pieces) == conducts.BODY
     _require("the pieces, joined, must be the exact bytes of the body", outcome, holds=whole)
+    _require_sent(server)
 
 
-def _error_status_is_returned(outcome: Outcome, server: LoopbackServer) -> None:
-    returned = outcome.error is None and outcome.status in {429, 500}
-    _require("an error status must be returned like any other, not raised", outcome, holds=returned)
+def _require_headers(sentence: str, outcome: Outcome) -> None:
+    kept = {name: outcome.headers.get(name.lower()) for name in ANSWER_HEADERS}
+    _require(sentence, outcome, holds=kept == ANSWER_HEADERS)
+
+
+def _large_response_comes_through(outcome: Outcome, server: LoopbackServer) -> None:
+    whole = outcome.error is None and b"".join(outcome.pieces) == conducts.LARGE_BODY
+    _require("the pieces of a large body, joined, must be its exact bytes", outcome, holds=whole)
+
+
+def _error_status_is_returned(status: int) -> Callable[[Outcome, LoopbackServer], None]:
+    def judge(outcome: Outcome, server: LoopbackServer) -> None:
+        returned = outcome.error is None and outcome.status == status
+        _require(
+            "an error status must be returned like any other, not raised", outcome, holds=returned
+        )
+        sentence = "an error status must come with its headers and its body"
+        _require_headers(sentence, outcome)
+        whole = b"".join(outcome.pieces) == conducts.BODY
+        _require(sentence, outcome, holds=whole and outcome.headers.get("retry-after") == "0")
+
+    return judge
+
+
+def _refused_request_may_be_repeated(outcome: Outcome, server: LoopbackServer) -> None:
+    sent = len(server.requests)
+    expected = 503 if sent == 1 else _OK
     _require(
-        "an error status must come with its headers and its body",
+        "after an error status, either it must be returned, or the answer to the request that was "
+        "sent again",
         outcome,
-        holds=outcome.headers.get("retry-after") == "7" and outcome.pieces != [],
+        holds=outcome.error is None and outcome.status == expected,
     )
+    _require("a request must not be sent again after its answer", outcome, holds=sent <= 2)
 
 
 def _pieces_come_at_once(outcome: Outcome, server: LoopbackServer) -> None:
@@ -210,6 +169,7 @@ def _pieces_come_at_once(outcome: Outcome, server: LoopbackServer) -> None:
         outcome,
         holds=not server.waited_in_vain and outcome.error is None,
     )
+    _require_sent(server)
 
 
 def _early_exit_releases(outcome: Outcome, server: LoopbackServer) -> None:
@@ -217,14 +177,34 @@ def _early_exit_releases(outcome: Outcome, server: LoopbackServer) -> None:
     _require(
         "leaving the `with` block early must close the connection",
         outcome,
-        holds=server.finished.is_set() and not server.waited_in_vain,
+        holds=server.wait_for_finish() and not server.waited_in_vain,
     )
+    _require_sent(server)
 
 
 def _broken_connection_raises(outcome: Outcome, server: LoopbackServer) -> None:
     _require(
         "a connection that breaks inside the body must raise TransportError,"
         " not end the pieces as if complete",
+        outcome,
+        holds=isinstance(outcome.error, TransportError),
+    )
+    _require_sent(server, "a request must not be sent again once its answer has begun")
+
+
+def _short_body_raises(outcome: Outcome, server: LoopbackServer) -> None:
+    _require(
+        "a body that is shorter than its Content-Length must raise TransportError,"
+        " not end the pieces as if complete",
+        outcome,
+        holds=isinstance(outcome.error, TransportError),
+    )
+    _require_sent(server, "a request must not be sent again once its answer has begun")
+
+
+def _missing_answer_raises(outcome: Outcome, server: LoopbackServer) -> None:
+    _require(
+        "a connection that breaks before the answer must raise TransportError",
         outcome,
         holds=isinstance(outcome.error, TransportError),
     )
@@ -235,50 +215,113 @@ def _refused_connection_raises(outcome: Outcome, server: LoopbackServer) -> None
     _require("a refused connection must raise TransportError", outcome, holds=refused)
 
 
+def _connections_are_released(outcome: Outcome, server: LoopbackServer) -> None:
+    """Judge a few answers, each on a connection that only the client closes."""
+    _require("a complete answer must raise nothing", outcome, holds=outcome.error is None)
+    _require_released(outcome)
+    _require_sent(server, times=TIMES)
+
+
+def _unread_answers_are_released(outcome: Outcome, server: LoopbackServer) -> None:
+    _require("leaving an answer unread must raise nothing", outcome, holds=outcome.error is None)
+    _require_released(outcome)
+
+
+def _own_error_leaves_the_block(outcome: Outcome, server: LoopbackServer) -> None:
+    _require(
+        "an exception raised inside the `with` block must leave it unchanged",
+        outcome,
+        holds=isinstance(outcome.error, Mine),
+    )
+    _require_released(outcome)
+
+
+def _require_released(outcome: Outcome) -> None:
+    _require(
+        f"a connection must be closed or used again after its answer; {outcome.still_open} are open",
+        outcome,
+        holds=outcome.still_open <= MOST_KEPT,
+    )
+    _require(
+        "closing the transport must close its connections",
+        outcome,
+        holds=outcome.open_after_close == 0,
+    )
+
+
 def _session_id_goes_round(outcome: Outcome, server: LoopbackServer) -> None:
-    sent = server.headers.get("x-session-id")
+    sent = server.received.headers.get("x-session-id")
     _require("Request.session_id must be sent as X-Session-ID", outcome, holds=sent == SESSION_ID)
     returned = outcome.session_id == SESSION_ID
     _require("Response.session_id must be the answer's X-Session-ID", outcome, holds=returned)
 
 
 def _new_session_id_comes_back(outcome: Outcome, server: LoopbackServer) -> None:
-    silent = "x-session-id" not in server.headers
+    silent = "x-session-id" not in server.received.headers
     _require("X-Session-ID must not be sent when Request.session_id is None", outcome, holds=silent)
     returned = outcome.session_id == "made-by-the-server"
     _require("Response.session_id must be the answer's X-Session-ID", outcome, holds=returned)
 
 
-_RETRY_LATER = ANSWER_HEADERS | {"Retry-After": "7"}
+# A transport that obeys it repeats the request at once.
+_RETRY_NOW = ANSWER_HEADERS | {"Retry-After": "0"}
+_ANSWER = conducts.answer_at_once(_OK, ANSWER_HEADERS)
+_ANSWER_ON_OPEN_CONNECTION = conducts.answer_at_once(_OK, ANSWER_HEADERS, stays_open=True)
+_REFUSAL_ON_OPEN_CONNECTION = conducts.answer_at_once(400, ANSWER_HEADERS, stays_open=True)
 
 _RULES = (
     Rule(
-        conduct=answer_at_once(200, ANSWER_HEADERS),
-        judge=_request_arrives,
-        request=Request(body=BODY, headers={"X-Check-Request": "Yes"}),
+        conduct=_ANSWER, judge=_request_arrives, request=Request(body=BODY, headers=ADDED_HEADERS)
     ),
-    Rule(conduct=answer_at_once(200, ANSWER_HEADERS), judge=_response_comes_through),
-    Rule(conduct=answer_at_once(429, _RETRY_LATER), judge=_error_status_is_returned),
-    Rule(conduct=answer_at_once(500, _RETRY_LATER), judge=_error_status_is_returned),
-    Rule(conduct=answer_when_first_piece_was_read, judge=_pieces_come_at_once),
-    Rule(conduct=answer_and_wait_for_close, judge=_early_exit_releases, leaves_early=True),
-    Rule(conduct=answer_and_break, judge=_broken_connection_raises),
+    Rule(conduct=_ANSWER, judge=_large_request_arrives, request=Request(body=LARGE_BODY)),
+    Rule(conduct=_ANSWER, judge=_response_comes_through),
+    Rule(conduct=conducts.answer_with_length(_OK, ANSWER_HEADERS), judge=_response_comes_through),
+    Rule(
+        conduct=conducts.answer_at_once(_OK, ANSWER_HEADERS, pieces=[conducts.LARGE_BODY]),
+        judge=_large_response_comes_through,
+    ),
+    *(
+        Rule(
+            conduct=conducts.answer_at_once(status, _RETRY_NOW),
+            judge=_error_status_is_returned(status),
+        )
+        for status in (400, 401, 404, 429, 500)
+    ),
+    Rule(
+        conduct=conducts.answer_with_length(422, _RETRY_NOW), judge=_error_status_is_returned(422)
+    ),
+    Rule(conduct=conducts.refuse_first, judge=_refused_request_may_be_repeated),
+    Rule(conduct=conducts.answer_step_by_step, judge=_pieces_come_at_once),
+    Rule(conduct=conducts.answer_and_wait_for_close, judge=_early_exit_releases, reads="first"),
+    Rule(conduct=conducts.break_between_chunks, judge=_broken_connection_raises),
+    Rule(conduct=conducts.break_inside_chunk, judge=_broken_connection_raises),
+    Rule(conduct=conducts.break_short_of_length, judge=_short_body_raises),
+    Rule(conduct=conducts.break_at_once, judge=_missing_answer_raises),
+    Rule(conduct=_ANSWER_ON_OPEN_CONNECTION, judge=_connections_are_released, times=TIMES),
+    Rule(
+        conduct=_REFUSAL_ON_OPEN_CONNECTION,
+        judge=_unread_answers_are_released,
+        reads="none",
+        times=TIMES,
+    ),
+    Rule(conduct=_ANSWER_ON_OPEN_CONNECTION, judge=_own_error_leaves_the_block, reads="fails"),
 )
 
 _SESSION_RULES = (
     Rule(
-        conduct=answer_at_once(200, ANSWER_HEADERS, echo_session=True),
+        conduct=conducts.answer_at_once(_OK, ANSWER_HEADERS, echo_session=True),
         judge=_session_id_goes_round,
         request=Request(body=BODY, session_id=SESSION_ID),
     ),
     Rule(
-        conduct=answer_at_once(200, ANSWER_HEADERS, echo_session=True),
+        conduct=conducts.answer_at_once(_OK, ANSWER_HEADERS, echo_session=True),
         judge=_new_session_id_comes_back,
     ),
 )
 
-_REFUSED = Rule(conduct=answer_and_break, judge=_refused_connection_raises)
+REFUSED = Rule(conduct=conducts.break_at_once, judge=_refused_connection_raises)
 
 
-def _rules(*, sessions: bool) -> tuple[Rule, ...]:
+def rules(*, sessions: bool) -> tuple[Rule, ...]:
+    """Return the rules for a server that answers."""
     return _RULES + (_SESSION_RULES if sessions else ())
