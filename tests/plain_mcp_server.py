@@ -2,51 +2,56 @@
 
 python plain_mcp_server.py SCRIPT, where SCRIPT is JSON: `tools`, `results` by the name of the tool,
 `capabilities`, and `then`: the tools after the first call, which the server announces. A tool
-without a result answers with the number of its process.
+without a result answers with the number of its process. `mcp_in_process` runs the same in a test.
 """
 
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 
-def put(**message: Any) -> None:
-    """Send one message."""
-    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
-    sys.stdout.flush()
+class PlainServer:
+    """Answers messages as its script says."""
 
+    def __init__(self, script: dict[str, Any]) -> None:
+        self._script = script
+        self._tools = script["tools"]
+        self._then = script.get("then")
 
-def main() -> None:
-    """Answer requests until the input ends."""
-    script = json.loads(sys.argv[1])
-    tools, then = script["tools"], script.get("then")
-    for line in sys.stdin:
-        message = json.loads(line)
+    def answers(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield what the server sends for a message."""
         key, params = message.get("id"), message.get("params", {})
         match message.get("method"):
             case _ if key is None:
                 pass
             case "initialize":
-                put(
-                    id=key,
-                    result={
-                        "protocolVersion": params["protocolVersion"],
-                        "capabilities": script.get("capabilities", {"tools": {}}),
-                        "serverInfo": {"name": "plain", "version": "1"},
-                    },
-                )
+                capabilities = self._script.get("capabilities", {"tools": {}})
+                about = {"serverInfo": {"name": "plain", "version": "1"}}
+                version = {"protocolVersion": params["protocolVersion"]}
+                yield {"id": key, "result": {**version, "capabilities": capabilities, **about}}
             case "tools/list":
-                listing = tools if isinstance(tools, dict) else {"tools": tools}
-                put(id=key, result=listing)
+                tools = self._tools
+                yield {"id": key, "result": tools if isinstance(tools, dict) else {"tools": tools}}
             case "tools/call":
-                if then is not None:
-                    tools, then = then, None
-                    put(method="notifications/tools/list_changed")
-                pid = {"content": [{"type": "text", "text": str(os.getpid())}]}
-                put(id=key, result=script.get("results", {}).get(params["name"], pid))
+                if self._then is not None:
+                    self._tools, self._then = self._then, None
+                    yield {"method": "notifications/tools/list_changed"}
+                own = {"content": [{"type": "text", "text": str(os.getpid())}]}
+                results = self._script.get("results", {})
+                yield {"id": key, "result": results.get(params["name"], own)}
             case method:
-                put(id=key, error={"code": -32601, "message": f"there is no {method}"})
+                yield {"id": key, "error": {"code": -32601, "message": f"there is no {method}"}}
+
+
+def main() -> None:
+    """Answer the lines of the input until it ends."""
+    server = PlainServer(json.loads(sys.argv[1]))
+    for line in sys.stdin:
+        for answer in server.answers(json.loads(line)):
+            sys.stdout.write(json.dumps({"jsonrpc": "2.0", **answer}) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

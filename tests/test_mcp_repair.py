@@ -1,10 +1,7 @@
 """What MCP servers send that breaks the protocol, or their own schemas: one fault hides nothing else."""
 
-import json
 import logging
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,19 +11,15 @@ from mcp.types import CallToolResult, ListToolsResult
 from mcp_types import methods
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 
-from pathors_agent import Agent, ContentPart, JSONValue, MCPTools, ToolError, ToolMessage
+from mcp_in_process import plain_server
+from pathors_agent import Agent, ContentPart, JSONValue, ToolError, ToolMessage
 from pathors_agent.mcp.content import value_of
 from pathors_agent.mcp.repair import Refused, repaired_call, repaired_tools
 from pathors_agent.testing import ScriptedTransport, calls
 
-SERVER = str(Path(__file__).with_name("plain_mcp_server.py"))
 OBJECT = {"type": "object", "properties": {}}
 GOOD = {"name": "good", "inputSchema": OBJECT}
 PICTURE = {"type": "image", "data": "AAAA", "mimeType": "image/png"}
-
-
-def plain_server(**script: Any) -> MCPTools:
-    return MCPTools.stdio(sys.executable, ["-S", SERVER, json.dumps(script)])
 
 
 @pytest.fixture
@@ -75,7 +68,7 @@ def test_unusable_tool_is_left_out_with_a_warning_and_the_others_work(
         names = [tool.name for tool in tools]
 
     assert names == ["good", "other"]
-    assert warnings("mcp_tool_refused") == [{"server": sys.executable, "tool": tool, "path": path}]
+    assert warnings("mcp_tool_refused") == [{"server": "plain server", "tool": tool, "path": path}]
 
 
 USABLE: list[dict[str, Any]] = [
@@ -115,7 +108,7 @@ def test_unusable_tool_in_a_changed_list_is_left_out_with_a_warning(
     sent = [[tool["function"]["name"] for tool in each["tools"]] for each in transport.requests]
     assert sent == [["good"], ["good", "new"], ["good", "new"]]
     assert [m.text for m in result.messages if isinstance(m, ToolMessage)][1] == "I am new"
-    assert {"server": sys.executable, "tool": tool, "path": path} in warnings("mcp_tool_refused")
+    assert {"server": "plain server", "tool": tool, "path": path} in warnings("mcp_tool_refused")
 
 
 def test_changed_list_that_cannot_be_read_leaves_the_tools_as_they_were() -> None:

@@ -15,7 +15,7 @@ from pathors_agent.testing import ScriptedTransport, calls
 from servers import PATIENCE_SECONDS, ended, free_port
 
 # The first test waits for the installation.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,11 @@
 """The plugin gives tests their cassettes, costs nothing while nobody uses it, and fuzzing prints code."""
 
 import json
-import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-
-from pathors_agent.testing.pytest_plugin import file_name
 
 pytestmark = pytest.mark.slow
 
@@ -99,18 +94,6 @@ def test_no_two_tests_have_one_cassette(pytester: pytest.Pytester) -> None:
     assert len({name.casefold() for name in names}) == 15
     assert max(len(name.encode()) for name in names) < 255
     pytester.runpytest_subprocess(*ALONE).assert_outcomes(passed=15)
-
-
-@given(st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True))
-@example(["a b", "a-b"])
-@example(["A", "a"])
-@example(["test_a", "test_a."])
-@example(["\ud800", "\ud801"])
-def test_names_of_cassettes_are_legal_and_never_the_same(tests: list[str]) -> None:
-    first, second = map(file_name, tests)
-
-    assert first.casefold() != second.casefold()
-    assert re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", first)
 
 
 def test_nothing_is_recorded_without_the_option(pytester: pytest.Pytester) -> None:
