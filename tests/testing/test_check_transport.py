@@ -6,7 +6,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from http.client import HTTPException, HTTPResponse, IncompleteRead
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
@@ -27,6 +27,18 @@ pytestmark = pytest.mark.anyio
 
 # How long the server waits for what a wrong transport never does.
 SHORT = 0.3
+
+
+OPENED: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def closed_at_last() -> Iterator[None]:
+    """Close what the wrong transports leave open."""
+    yield
+    for left in OPENED:
+        left.close()
+    OPENED.clear()
 
 
 class Plain(Transport):
@@ -51,7 +63,9 @@ class Plain(Transport):
             self.release(connection)
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self.base.netloc, timeout=20)
+        connection = http.client.HTTPConnection(self.base.netloc, timeout=20)
+        OPENED.append(connection)
+        return connection
 
     def release(self, connection: http.client.HTTPConnection) -> None:
         connection.close()
@@ -62,6 +76,7 @@ class Plain(Transport):
         path = f"{self.base.path}/chat/completions"
         connection.request(self.method, path, self.body(request), self.headers(request))
         self.answered = connection.getresponse()
+        OPENED.append(self.answered)
         return self.answered
 
     method = "POST"
@@ -372,6 +387,7 @@ class Leaking(Plain):
 
     def keep(self, connection: http.client.HTTPConnection) -> None:
         self.kept += [connection, connection.sock, self.answered]
+        OPENED.append(connection.sock or connection)
 
 
 class NeverCloses(Leaking):
@@ -468,7 +484,6 @@ WRONG: list[tuple[type[Plain], str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "sentence"), WRONG, ids=[wrong.__name__ for wrong, _ in WRONG])
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_wrong_transport_is_told_its_rule(wrong: type[Plain], sentence: str) -> None:
     with pytest.raises(AssertionError) as caught:
         check_transport(wrong, patience=SHORT)
@@ -488,7 +503,7 @@ class Around(AsyncTransport):
     """An async transport around a right one."""
 
     def __init__(self, base_url: str) -> None:
-        self.inner = AsyncHTTPTransport(base_url)
+        self.inner = AsyncHTTPTransport(base_url, retries=0)
 
     async def __aenter__(self) -> Self:
         return self
@@ -541,18 +556,18 @@ class SendsAgain(Around):
 
 class StaysOpen(Around):
     async def __aexit__(self, *_: object) -> None:
-        all_of_them.append(self.inner)
+        LEFT_OPEN.append(self.inner)
 
 
-all_of_them: list[AsyncHTTPTransport] = []
+LEFT_OPEN: list[AsyncHTTPTransport] = []
 
 
 @pytest.fixture
-async def closed_at_last() -> AsyncIterator[None]:
+async def async_ones_closed_at_last() -> AsyncIterator[None]:
     yield
-    for transport in all_of_them:
+    for transport in LEFT_OPEN:
         await transport.aclose()
-    all_of_them.clear()
+    LEFT_OPEN.clear()
 
 
 async def test_right_async_transport_passes() -> None:
@@ -569,7 +584,7 @@ async def test_right_async_transport_passes() -> None:
         (StaysOpen, "closing the transport must close its connections"),
     ],
 )
-@pytest.mark.usefixtures("closed_at_last")
+@pytest.mark.usefixtures("async_ones_closed_at_last")
 async def test_wrong_async_transport_is_told_its_rule(wrong: type[Around], sentence: str) -> None:
     with pytest.raises(AssertionError) as caught:
         await check_async_transport(wrong, patience=SHORT)
