@@ -29,8 +29,8 @@ from pathors_agent.run import Run
 from pathors_agent.schema.compiled import compile_schema
 from pathors_agent.server.body import parse_object
 from pathors_agent.server.completion_request import read_request
+from pathors_agent.server.join import join
 from pathors_agent.server.settings import ServerSettings
-from pathors_agent.server.view import news
 from pathors_agent.testing import ScriptedTransport, calls
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.results import result_message
@@ -258,7 +258,7 @@ def told(size: int) -> Work:
 def told_again(size: int) -> Work:
     stored = turns_of_calls(size)
     given = [*stored, UserMessage(content="More.")]
-    return lambda: news(stored, given, ["look"])
+    return lambda: join(stored, given, ["look"])
 
 
 def body(size: int) -> Work:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -104,137 +105,84 @@ class ForgetsEndedSessions(MemoryStore):
 
 class GoesOnWithEndedSessions(MemoryStore):
     async def save_turn(
-        self,
-        lease: Lease,
-        messages: Sequence[Message],
-        *,
-        seen: Session | None,
-        request: RequestId | None = None,
-        answer: str | None = None,
-        drop: bool = False,
-        turn: str | None = None,
+        self, lease: Lease, messages: Sequence[Message], *, seen: Session | None, **more: Any
     ) -> Session:
         if seen and (lease.project, lease.session_id) not in self._live:
             seen = None
-        return await super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, drop=drop, turn=turn
-        )
+        return await super().save_turn(lease, messages, seen=seen, **more)
 
 
 class LooksAtNoIncarnation(MemoryStore):
     async def save_turn(
-        self,
-        lease: Lease,
-        messages: Sequence[Message],
-        *,
-        seen: Session | None,
-        request: RequestId | None = None,
-        answer: str | None = None,
-        drop: bool = False,
-        turn: str | None = None,
+        self, lease: Lease, messages: Sequence[Message], *, seen: Session | None, **more: Any
     ) -> Session:
         live = self._live.get((lease.project, lease.session_id))
         if seen and live:
             seen = replace(seen, incarnation=live.incarnation)
-        return await super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, drop=drop, turn=turn
-        )
+        return await super().save_turn(lease, messages, seen=seen, **more)
 
 
 class LooksAtNoRevision(MemoryStore):
     async def save_turn(
-        self,
-        lease: Lease,
-        messages: Sequence[Message],
-        *,
-        seen: Session | None,
-        request: RequestId | None = None,
-        answer: str | None = None,
-        drop: bool = False,
-        turn: str | None = None,
+        self, lease: Lease, messages: Sequence[Message], *, seen: Session | None, **more: Any
     ) -> Session:
         live = self._live.get((lease.project, lease.session_id))
         if seen and live:
             seen = replace(seen, revision=len(live.messages))
-        return await super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, drop=drop, turn=turn
-        )
+        return await super().save_turn(lease, messages, seen=seen, **more)
 
 
 class LooksAtNoLease(MemoryStore):
     async def save_turn(
-        self,
-        lease: Lease,
-        messages: Sequence[Message],
-        *,
-        seen: Session | None,
-        request: RequestId | None = None,
-        answer: str | None = None,
-        drop: bool = False,
-        turn: str | None = None,
+        self, lease: Lease, messages: Sequence[Message], *, seen: Session | None, **more: Any
     ) -> Session:
         held = self._leases.get((lease.project, lease.session_id))
         lease = held.lease if held else lease
-        return await super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, drop=drop, turn=turn
-        )
+        return await super().save_turn(lease, messages, seen=seen, **more)
 
 
 class KeepsLeasesOfSavedTurns(MemoryStore):
     async def save_turn(
-        self,
-        lease: Lease,
-        messages: Sequence[Message],
-        *,
-        seen: Session | None,
-        request: RequestId | None = None,
-        answer: str | None = None,
-        drop: bool = False,
-        turn: str | None = None,
+        self, lease: Lease, messages: Sequence[Message], *, seen: Session | None, **more: Any
     ) -> Session:
-        return await super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, turn=turn
-        )
+        return await super().save_turn(lease, messages, seen=seen, **{**more, "drop": False})
 
 
 class AnswersBeforeItSaves(MemoryStore):
     async def save_turn(
-        self,
-        lease: Lease,
-        messages: Sequence[Message],
-        *,
-        seen: Session | None,
-        request: RequestId | None = None,
-        answer: str | None = None,
-        drop: bool = False,
-        turn: str | None = None,
+        self, lease: Lease, messages: Sequence[Message], *, seen: Session | None, **more: Any
     ) -> Session:
-        saved = super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, drop=drop, turn=turn
-        )
+        saved = super().save_turn(lease, messages, seen=seen, **more)
         try:
             return await saved
         except SessionConflict:
-            if request in self._requests:
-                self._requests[request].answer = answer
+            if more.get("request") in self._requests:
+                self._requests[more["request"]].answer = more["answer"]
             raise
 
 
 class KeepsNotesOfSavedTurns(MemoryStore):
     async def save_turn(
-        self,
-        lease: Lease,
-        messages: Sequence[Message],
-        *,
-        seen: Session | None,
-        request: RequestId | None = None,
-        answer: str | None = None,
-        drop: bool = False,
-        turn: str | None = None,
+        self, lease: Lease, messages: Sequence[Message], *, seen: Session | None, **more: Any
     ) -> Session:
-        return await super().save_turn(
-            lease, messages, seen=seen, request=request, answer=answer, drop=drop
-        )
+        return await super().save_turn(lease, messages, seen=seen, **{**more, "turn": None})
+
+
+class RemovesNothing(MemoryStore):
+    async def save_turn(
+        self, lease: Lease, messages: Sequence[Message], *, seen: Session | None, **more: Any
+    ) -> Session:
+        return await super().save_turn(lease, messages, seen=seen, **{**more, "keep": None})
+
+
+class KeepsTheIncarnation(MemoryStore):
+    async def save_turn(
+        self, lease: Lease, messages: Sequence[Message], *, seen: Session | None, **more: Any
+    ) -> Session:
+        saved = await super().save_turn(lease, messages, seen=seen, **more)
+        incarnation = seen.incarnation if seen else saved.incarnation
+        self._live[lease.project, lease.session_id].incarnation = incarnation
+        return replace(saved, incarnation=incarnation)
 
 
 class TakesNotesOfAnybody(MemoryStore):
@@ -328,6 +276,8 @@ class CannotBeWritten(MemoryStore):
         (LooksAtNoIncarnation, "a turn on the session before this one must raise"),
         (LooksAtNoRevision, "a turn on an older revision must raise SessionConflict"),
         (LooksAtNoLease, "who lost the lease must get SessionConflict"),
+        (RemovesNothing, "a turn with `keep` must replace what comes after"),
+        (KeepsTheIncarnation, "a rewound session must get another incarnation"),
         (KeepsLeasesOfSavedTurns, "a turn with `drop` must give its lease back"),
         (KeepsNotesOfSavedTurns, "a saved turn's notes must go"),
         (TakesNotesOfAnybody, "who lost the lease must get SessionConflict"),

@@ -60,9 +60,14 @@ def _arguments(bound: BoundCall) -> Mapping[str, Any]:
 
 
 def _unknown(bound: BoundCall) -> ToolMessage:
+    return unknown_result(bound.call.id, bound.tool.name)
+
+
+def unknown_result(call_id: str, tool: str) -> ToolMessage:
+    """Return the result of a call that began and was never heard of again."""
     text = (
-        f"Outcome unknown: the program stopped while {bound.tool.name} ran, and it is not known"
+        f"Outcome unknown: the program stopped while {tool} ran, and it is not known"
         " whether it was carried out. It was not run again. Do not repeat it before you have"
         " found out, or tell the user."
     )
-    return ToolMessage(tool_call_id=bound.call.id, content=text, outcome="unknown")
+    return ToolMessage(tool_call_id=call_id, content=text, outcome="unknown")

@@ -23,7 +23,10 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer whole, as it is stored under an Idempotency-Key and given again."""
+    """A whole answer, as it is stored for repeats of its request.
+
+    `rewound` is how many stored messages its turn replaced.
+    """
 
     head: Head
     text: str | None = None
@@ -31,6 +34,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     calls: list[dict[str, Any]] = []  # as `write_call` gives them
     finish_reason: str = "stop"
     usage: dict[str, Any] = {}
+    rewound: int = 0
 
     def __repr__(self) -> str:
         return f"Answer({self.head!r}, {self.finish_reason!r})"

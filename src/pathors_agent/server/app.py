@@ -187,7 +187,13 @@ def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
         "allow_origins": list(origins),
         "allow_methods": ["GET", "POST", "DELETE"],
         "allow_headers": ["Authorization", "Content-Type", "Idempotency-Key", "X-Session-ID"],
-        "expose_headers": ["X-Session-ID", "Retry-After", "Deprecation"],
+        "expose_headers": [
+            "X-Session-ID",
+            "X-Session-Rewound",
+            "X-Should-Retry",
+            "Retry-After",
+            "Deprecation",
+        ],
     }
 
 

@@ -1,6 +1,7 @@
 """The chat completion endpoint: whose request it is, what it asks for, and the turn for it."""
 
 import hashlib
+import json
 import secrets
 
 from starlette.requests import Request
@@ -33,14 +34,15 @@ class Completions:
         with runtime.shared.admission.reading(project_id, key.id):
             body = await read_body(request, runtime.settings)
             asked = await parsed(body, lambda: self._read(body, request))
+        request_id, digest = _request_id(request, key), _digest(body, asked.session_id)
         turn = Turn(
             shared=runtime.shared,
             project=runtime.projects[project_id],
             request=asked,
-            session_id=asked.session_id or f"session-{secrets.token_hex(12)}",
+            session_id=asked.session_id or _new_session_id(request_id, digest),
             api_key=key.id,
-            body_digest=_digest(body, asked.session_id),
-            request_id=_request_id(request, key),
+            body_digest=digest,
+            request_id=request_id,
             headers=request.headers,
             said=(body, request.headers.get("x-session-id")),
         )
@@ -55,6 +57,18 @@ class Completions:
 def _digest(body: bytes, session_id: str | None) -> str:
     """Tell requests of one Idempotency-Key apart; the session may be named beside the body."""
     return hashlib.sha256(body + b"\n" + (session_id or "").encode()).hexdigest()
+
+
+def _new_session_id(request: RequestId | None, digest: str) -> str:
+    """Return the id of the session of a request that names none.
+
+    A request with an Idempotency-Key always gets the same one, so that a repeat finds what the
+    tools of a failed attempt did.
+    """
+    if request is None:
+        return f"session-{secrets.token_hex(12)}"
+    parts = [request.project, request.api_key, request.name, digest]
+    return f"session-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
 
 
 def _request_id(request: Request, key: StoredKey) -> RequestId | None:

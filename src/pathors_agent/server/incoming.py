@@ -1,4 +1,4 @@
-"""Add what a client says to its session's conversation, or tell why it may not say that. Pure."""
+"""Add a request's new messages to its session's conversation, or refuse them. Pure."""
 
 import json
 from collections.abc import Sequence, Set
@@ -6,39 +6,52 @@ from typing import Any
 
 from pathors_agent.agent import AsyncAgent
 from pathors_agent.calls.approvals import Approval, Decision
-from pathors_agent.conversation import Conversation, Role
+from pathors_agent.conversation import CallState, Conversation, Role
 from pathors_agent.errors import ConversationError
-from pathors_agent.messages import Message, ToolMessage
+from pathors_agent.messages import Message, ToolMessage, UserMessage
+from pathors_agent.server.join import Joined
 from pathors_agent.server.problems import Problem, bad_request
 from pathors_agent.server.project import TurnContext
-from pathors_agent.server.view import news
 from pathors_agent.tools.registry import ToolRegistry
+
+# What the model reads of a call that its client left open, behind "Not answered: ".
+_WENT_ON = "the user went on"
 
 
 def add_news(
-    given: Sequence[Message],
+    joined: Joined,
+    interrupted: Sequence[Message],
     conversation: Conversation,
     agent: AsyncAgent[str],
     context: TurnContext,
     own_tools: ToolRegistry,
 ) -> list[Decision]:
-    """Add those of a request's messages that are new; give what they decide about waiting calls."""
+    """Add a request's new messages; return what they decide about calls that wait for approval.
+
+    The calls of an `interrupted` turn come before them, as soon as no call is open. A message of the
+    user closes the calls that are still open, unless they were decided about.
+    """
     own_names = [tool.name for tool in own_tools]
-    new = news(conversation.messages, given, own_names)
+    pending = list(interrupted)
+    _add_interrupted(conversation, pending)
     waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
     decisions: dict[str, Decision] = {}
-    for index, message in enumerate(new, start=len(given) - len(new)):
+    for index, message in enumerate(joined.new, start=joined.start):
         if isinstance(message, ToolMessage) and message.tool_call_id in waiting:
             approval = waiting[message.tool_call_id]
             decision = _decision(message.text, approval, f"messages[{index}]")
             if decisions.setdefault(approval.call.id, decision) is not decision:
                 raise _decided_twice(approval, index)
             continue
+        if isinstance(message, UserMessage) and not decisions:
+            _close_open_calls(conversation, own_names)
+        _add_interrupted(conversation, pending)
         try:
             conversation.append(message)
         except ConversationError as error:
             raise _illegal(error, index) from None
     _refuse_open_calls(conversation, waiting.keys() - decisions, own_names)
+    _add_interrupted(conversation, pending)
     if conversation.next_role is Role.USER and not decisions:
         raise bad_request(
             "There is nothing to answer",
@@ -48,10 +61,33 @@ def add_news(
     return list(decisions.values())
 
 
+def _add_interrupted(conversation: Conversation, pending: list[Message]) -> None:
+    """Add the messages of an interrupted turn as far as no other calls are open."""
+    while pending:
+        message, open_ids = pending[0], {call.id for call in conversation.open_calls}
+        if isinstance(message, ToolMessage):
+            if message.tool_call_id in open_ids:  # or a rewind removed its call
+                conversation.append(message)
+        elif open_ids:
+            return
+        else:
+            conversation.append(message)
+        del pending[0]
+
+
+def _close_open_calls(conversation: Conversation, own_names: Sequence[str]) -> None:
+    """Answer the calls that the user passed over."""
+    for call in conversation.open_calls:
+        is_own = call.name in own_names  # it waits for a person's yes, and was never begun
+        state = CallState.NOT_BEGUN if is_own else CallState.HANDED_OUT
+        conversation.note_call_state(call, state)
+    conversation.close_open_calls(_WENT_ON)
+
+
 def _refuse_open_calls(
     conversation: Conversation, undecided: Set[str], own_names: Sequence[str]
 ) -> None:
-    """Refuse where calls are open that only the client can answer."""
+    """Refuse a request that leaves calls open which only the client can answer."""
     still_open = [
         call.id
         for call in conversation.open_calls

@@ -1,18 +1,23 @@
-"""What a turn did that must not be done twice: noted in the store, read by who takes it up."""
+"""What a turn's tools did, noted in the store before and after each call, until the turn is saved.
+
+A repeat of the request reads the notes of its own turn and goes on from them. Any later turn of the
+session reads the notes of the turns that were interrupted, so that the model knows what they did.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 
-from pathors_agent.calls.doubt import settle
+from pathors_agent.calls.doubt import settle, unknown_result
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError, StoreError
-from pathors_agent.messages import Message, ToolMessage
+from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.run import CallTool, Run
-from pathors_agent.server.problems import Problem
-from pathors_agent.stores.base import Lease, Store
+from pathors_agent.server.problems import DO_NOT_RETRY, Problem
+from pathors_agent.stores.base import Lease, Session, Store, TurnNote
 from pathors_agent.stores.texts import json_text, message_text, read_message_text
 from pathors_agent.telemetry.events import emit
 from pathors_agent.tools.registry import BoundCall
@@ -21,11 +26,27 @@ from pathors_agent.tools.registry import BoundCall
 _NOTE_SECONDS = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class BegunCall:
+    """A call that began, with the idempotency key that its tool got."""
+
+    id: str
+    tool: str
+    key: str
+
+
+_Noted = Message | BegunCall
+
+# What precedes the digest of a request in the name of its notes, where they hold its answer.
+_UNHEARD = "unheard "
+
+
 @dataclass(slots=True, kw_only=True)
 class TurnJournal:
-    """The notes of one turn, under the identity that its tools' keys are made of.
+    """The notes of one turn; `turn` is the identity that its tools' keys are made of.
 
-    `since` names the state of the session that the turn began with.
+    `since` names the state of the session that the turn began with. `earlier` and `later` are what
+    interrupted turns of that state did before and after this turn's first note.
     """
 
     store: Store
@@ -33,51 +54,94 @@ class TurnJournal:
     turn: str
     since: str
     context: object
-    _is_new: bool = True
+    earlier: list[Message] = field(default_factory=list)
+    later: list[Message] = field(default_factory=list)
+    has_acted: bool = False  # a call of the turn began, in this process or before
+    _unheard: dict[str, str] = field(default_factory=dict)
+    _own: list[_Noted] = field(default_factory=list)
     _noted: set[int] = field(default_factory=set)  # ids of messages, which the conversation holds
-    _begun: set[str] = field(default_factory=set)
+    _begun: set[str] = field(default_factory=set)  # ids of calls, of the answer that is open
+    _begun_in: int = 0  # the answer's number
     # The notes of calls side by side are written in the order in which they were made.
     _lock: anyio.Lock = field(default_factory=anyio.Lock)
 
-    async def take_up(self, conversation: Conversation) -> Sequence[Message]:
-        """Add what was said and done before this process had the turn; give it."""
-        texts = await self.store.turn_notes(self.lease.project, self.lease.session_id, self.turn)
-        before = len(conversation.messages)
-        for note in map(_read, texts):
-            match note:
-                case {"since": since} if since != self.since:
+    async def open(self) -> None:
+        """Read the session's notes; raise a 409 `Problem` if this turn's are of another state."""
+        notes = await self.store.turn_notes(self.lease.project, self.lease.session_id)
+        self._unheard = {note.turn: note.text for note in notes if note.turn.startswith(_UNHEARD)}
+        turns = _by_turn(note for note in notes if note.turn not in self._unheard)
+        for turn, (since, noted) in turns.items():
+            if turn == self.turn:
+                if since != self.since:
                     raise _changed()
-                case {"begun": str(key)}:
-                    self._begun.add(key)
-                case {"message": message}:
-                    _append(conversation, json_text(message))
+                self._own, self.has_acted = noted, True
+            elif since == self.since:
+                (self.later if self.has_acted else self.earlier).extend(interrupted(noted))
+
+    def take_up(self, conversation: Conversation) -> Sequence[Message]:
+        """Add what this turn said and did before it was interrupted, and return it."""
+        before = len(conversation.messages)
+        for noted in self._own:
+            match noted:
+                case BegunCall():
+                    self._begun.add(noted.id)
+                case AssistantMessage():
+                    self._begun.clear()
+                    _append(conversation, noted)
                 case _:
-                    pass
-        self._is_new = not texts
+                    _append(conversation, noted)
+        self._begun_in = conversation.turns
         self._noted = {id(message) for message in conversation.messages}
         return conversation.messages[before:]
 
     async def begin(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
-        """Note that a call begins, or say what became of it where it had begun before."""
+        """Note that a call begins, or return its result if it began before."""
         known = None
-        if effect.key in self._begun:
+        if effect.call.id in self._begun and run.conversation.turns == self._begun_in:
             known = await self._settle(run, effect, bound)
         async with self._lock:
             new = [m for m in run.conversation.messages if id(m) not in self._noted]
             new += [] if known is None else [known]
-            texts = [json_text({"since": self.since})] if self._is_new else []
-            texts += [*map(_message, new), json_text({"begun": effect.key})]
+            texts = [] if self.has_acted else [json_text({"since": self.since})]
+            begun = BegunCall(effect.call.id, bound.tool.name, run.call_key(effect))
+            texts += [*map(_message, new), _begun(begun)]
             await self.store.note_turn(self.lease, self.turn, texts)
+            self.has_acted = True
             self._noted |= {id(message) for message in new}
-            self._is_new = False
         return known
 
     async def end(self, message: ToolMessage) -> None:
-        """Note what a call gave."""
+        """Note the result of a call."""
         with anyio.move_on_after(_NOTE_SECONDS, shield=True):
             async with self._lock:
                 await self.store.note_turn(self.lease, self.turn, [_message(message)])
                 self._noted.add(id(message))
+
+    async def keep_unheard(self, request: str, answer: str, revision: int) -> None:
+        """Keep an answer whose client left, for a repeat of the request.
+
+        It counts while the session has the `revision` that it gets with this turn.
+        """
+        text = json_text({"revision": revision, "answer": answer})
+        await self.store.note_turn(self.lease, _UNHEARD + request, [text])
+
+    def unheard(self, request: str, revision: int) -> str | None:
+        """Return the answer to a request whose client left before it came."""
+        text = self._unheard.get(_UNHEARD + request)
+        note = {} if text is None else json.loads(text)
+        return note["answer"] if note.get("revision") == revision else None
+
+    async def forget_unheard(self, request: str, seen: Session) -> None:
+        """Forget an answer that its client gets now: the same request again is a new one."""
+        await self.store.save_turn(self.lease, (), seen=seen, turn=_UNHEARD + request)
+
+    def with_later(self, added: Sequence[Message]) -> list[Message]:
+        """Put what `later` turns did before the first message that is no result."""
+        results = (i for i, message in enumerate(added) if not isinstance(message, ToolMessage))
+        place = next(results, len(added))
+        answers = (i for i, m in enumerate(self.later) if isinstance(m, AssistantMessage))
+        whole = self.later[next(answers, len(self.later)) :]
+        return [*added[:place], *whole, *added[place:]]
 
     async def _settle(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
         message = await settle(run, effect, bound, self.context)
@@ -86,20 +150,100 @@ class TurnJournal:
         return message
 
 
+def interrupted(noted: Iterable[_Noted]) -> list[Message]:
+    """Return an interrupted turn's calls that began, with their results or "outcome unknown".
+
+    The texts of its answers and the calls that never began are left out: the client got neither.
+    """
+    messages: list[Message] = []
+    answer: AssistantMessage | None = None
+    done: dict[str, ToolMessage] = {}
+    begun: dict[str, BegunCall] = {}
+    for each in [*noted, None]:
+        match each:
+            case BegunCall():
+                begun[each.id] = each
+            case ToolMessage():
+                done[each.tool_call_id] = each
+            case AssistantMessage() | None:
+                messages += _with_results(answer, done, begun)
+                answer, done, begun = each, {}, {}
+            case _:
+                pass
+    return messages
+
+
+def _with_results(
+    answer: AssistantMessage | None, done: dict[str, ToolMessage], begun: dict[str, BegunCall]
+) -> list[Message]:
+    lost = {i: unknown_result(i, call.tool) for i, call in begun.items() if i not in done}
+    results = {**done, **lost}
+    if answer is None:  # calls of the session that a person had approved
+        return list(results.values())
+    calls = tuple(call for call in answer.tool_calls if call.id in results)
+    if not calls:
+        return []
+    kept = answer.model_copy(update={"content": None, "refusal": None, "tool_calls": calls})
+    return [kept, *(results[call.id] for call in calls)]
+
+
+def calls_in_doubt(notes: Iterable[TurnNote]) -> list[tuple[TurnNote, BegunCall]]:
+    """Return the calls that began and have no result, each with a note of its turn."""
+    open_calls: dict[tuple[str, str, str, str], tuple[TurnNote, BegunCall]] = {}
+    for note in notes:
+        if note.turn.startswith(_UNHEARD):
+            continue
+        match _read(note.text)[1]:
+            case BegunCall() as call:
+                open_calls[note.project, note.session_id, note.turn, call.id] = note, call
+            case ToolMessage() as message:
+                turn = note.project, note.session_id, note.turn
+                open_calls.pop((*turn, message.tool_call_id), None)
+            case _:
+                pass
+    return list(open_calls.values())
+
+
+def _by_turn(notes: Iterable[TurnNote]) -> dict[str, tuple[str, list[_Noted]]]:
+    """Read notes by turn, in the order of the first note of each: the state, and what was noted."""
+    turns: dict[str, tuple[str, list[_Noted]]] = {}
+    for note in notes:
+        since, noted = _read(note.text)
+        if noted is None:
+            turns.setdefault(note.turn, (since, []))
+        elif note.turn in turns:
+            turns[note.turn][1].append(noted)
+    return turns
+
+
 def _message(message: Message) -> str:
     return f'{{"message":{message_text(message)}}}'
 
 
-def _read(text: str) -> object:
+def _begun(call: BegunCall) -> str:
+    return json_text({"begun": call.id, "tool": call.tool, "key": call.key})
+
+
+def _read(text: str) -> tuple[str, _Noted | None]:
+    """Read a note: the state of the session, or what was noted."""
     try:
-        return json.loads(text)
+        note: Any = json.loads(text)
     except ValueError:
-        raise StoreError("A note of a turn cannot be read: the database is damaged.") from None
+        note = None
+    match note:
+        case {"since": str(since)}:
+            return since, None
+        case {"message": dict(message)}:
+            return "", read_message_text(json_text(message))
+        case {"begun": str(call_id), "tool": str(tool), "key": str(key)}:
+            return "", BegunCall(call_id, tool, key)
+        case _:
+            raise StoreError("A note of a turn cannot be read: the database is damaged.")
 
 
-def _append(conversation: Conversation, text: str) -> None:
+def _append(conversation: Conversation, message: Message) -> None:
     try:
-        conversation.append(read_message_text(text))
+        conversation.append(message)
     except ConversationError:
         raise _changed() from None
 
@@ -109,4 +253,5 @@ def _changed() -> Problem:
         409,
         "This turn was cut off in the middle of its tools, and the session went on without it",
         code="session_changed",
+        headers=DO_NOT_RETRY,
     )

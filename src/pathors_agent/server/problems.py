@@ -17,6 +17,9 @@ _TYPES = {
 }
 _SERVER_ERRORS = 500
 
+# OpenAI's clients repeat 408, 409, 429 and 5xx by themselves, unless an answer has this header.
+DO_NOT_RETRY = {"x-should-retry": "false"}
+
 # A list that a person reads; a flood of bad messages must not become a flood of words.
 MAX_DETAILS = 20
 MAX_DETAIL_CHARACTERS = 300

@@ -13,9 +13,15 @@ from pathors_agent.errors import StoreError, TransportError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.server.answer import Answer, Chunks, error_event
 from pathors_agent.server.bugs import log_bug
-from pathors_agent.server.problems import Problem, of_model, of_store, unavailable
+from pathors_agent.server.join import BETWEEN_TEXTS
+from pathors_agent.server.problems import (
+    DO_NOT_RETRY,
+    Problem,
+    of_model,
+    of_store,
+    unavailable,
+)
 from pathors_agent.server.turn import KEPT_PER_LEASE, Turn, Writer
-from pathors_agent.server.view import BETWEEN_TEXTS
 from pathors_agent.wire.message_builder import Delta, TextDelta, ToolProgressDelta
 from pathors_agent.wire.messages import write_call
 from pathors_agent.wire.sse import encode_comment
@@ -60,6 +66,7 @@ class TurnResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the turn and answer."""
         outlived = self._durable is not None or self._turn.project.on_disconnect == "finish"
+        self._turn.outlives_client = outlived
         line = Line(send, self._turn.shared.settings.write_seconds, outlived=outlived)
         headers = {"x-session-id": self._turn.session_id}
         if self._turn.request.stream:
@@ -70,12 +77,19 @@ class TurnResponse(Response):
         async with anyio.create_task_group() as here:
             if outlived:
                 self._beside(_serve, self._turn, writer, line, served, self._durable)
-                here.start_soon(_listen, receive, line, served.set)
+                here.start_soon(_listen, receive, line, self._leave(served))
                 await served.wait()
             else:
                 here.start_soon(_listen, receive, line, here.cancel_scope.cancel)
                 await _serve(self._turn, writer, line, served)
             here.cancel_scope.cancel()
+
+    def _leave(self, served: anyio.Event) -> Callable[[], object]:
+        def leave() -> None:
+            self._turn.client_left = True
+            served.set()
+
+        return leave
 
 
 async def _listen(receive: Receive, line: "Line", gone: Callable[[], object]) -> None:
@@ -113,6 +127,8 @@ async def _serve(
         problem = _problem(group.exceptions[0])
     finally:
         if problem is not None:
+            if turn.repeats_tools:
+                problem.headers.update(DO_NOT_RETRY)
             with anyio.move_on_after(_LAST_WORD_SECONDS):
                 await writer.fail(problem)
         served.set()
@@ -155,7 +171,7 @@ async def _watch(
             await _pause(due - now, turn.shared.ending)
             continue
         if line.write_end <= now:
-            _give_up(line, served)
+            _give_up(turn, line, served)
         if now >= kept_at + keep_every:
             kept_at = now
             await turn.keep()
@@ -164,9 +180,10 @@ async def _watch(
             await writer.ping()
 
 
-def _give_up(line: "Line", served: anyio.Event) -> None:
+def _give_up(turn: Turn, line: "Line", served: anyio.Event) -> None:
     """Leave a client that does not read; its turn goes on only where the project says so."""
     line.cut()
+    turn.client_left = True
     if not line.outlived:
         raise Problem(408, "The client does not read")
     served.set()
@@ -253,7 +270,8 @@ class WholeWriter:
 
     async def end(self, answer: Answer) -> None:
         """Send the answer."""
-        await _send_whole(self._line, 200, self._headers, answer.body(), answer.head.session_id)
+        headers = {**self._headers, **_rewound(answer.rewound)}
+        await _send_whole(self._line, 200, headers, answer.body(), answer.head.session_id)
 
     async def fail(self, problem: Problem) -> None:
         """Send the problem."""
@@ -311,6 +329,7 @@ class StreamWriter:
             # Nothing went out yet: the answer was given before, or it has no text.
             self._chunks = Chunks(answer.head, include_usage=self._turn.request.include_usage)
             self._headers["x-session-id"] = answer.head.session_id
+            self._turn.rewound = answer.rewound
             await self._open()
         if self._said != "text" and answer.text:
             await self._line.write(self._chunks.text(answer.text))
@@ -333,7 +352,12 @@ class StreamWriter:
 
     async def _start(self) -> None:
         if not self._line.is_open:
-            await self._line.start(200, {**self._headers, **_STREAM_HEADERS})
+            rewound = _rewound(self._turn.rewound)
+            await self._line.start(200, {**self._headers, **rewound, **_STREAM_HEADERS})
+
+
+def _rewound(count: int) -> dict[str, str]:
+    return {"x-session-rewound": str(count)} if count else {}
 
 
 def _activity(item: Delta | Message) -> list[dict[str, Any]]:

@@ -22,12 +22,12 @@ from pathors_agent.server.admission import Admission, SessionQueue
 from pathors_agent.server.answer import Answer, Head, finish_reason
 from pathors_agent.server.completion_request import CompletionRequest
 from pathors_agent.server.incoming import add_news
+from pathors_agent.server.join import BETWEEN_TEXTS, join
 from pathors_agent.server.journal import TurnJournal
 from pathors_agent.server.problems import Problem
 from pathors_agent.server.project import Project, TurnContext
 from pathors_agent.server.repeats import CLEAN_UP_SECONDS, held
 from pathors_agent.server.settings import ServerSettings
-from pathors_agent.server.view import BETWEEN_TEXTS
 from pathors_agent.stores.base import Lease, RequestId, Session, Store
 from pathors_agent.telemetry.events import emit
 from pathors_agent.telemetry.spans import continued
@@ -82,6 +82,11 @@ class Turn:
     is_lost: bool = False
     is_durable: bool = False
     is_taken_over: bool = False
+    outlives_client: bool = False
+    client_left: bool = False
+    rewound: int = 0
+    """How many stored messages the turn replaces."""
+    journal: TurnJournal | None = field(default=None, repr=False)
     said: tuple[bytes, str | None] = field(default=(b"", None), repr=False)
     """The request's body, and the session that its head names."""
 
@@ -96,12 +101,24 @@ class Turn:
     def make_durable(self, *, is_taken_over: bool = False) -> None:
         """Let the turn outlive its server; `is_taken_over` from one that died with it.
 
-        It gets a name, so that who takes it up knows whether it was answered.
+        The request gets a name if it has none, so that another server finds out whether it was
+        answered. Clients cannot choose a name with a space.
         """
         self.is_durable, self.is_taken_over = True, is_taken_over
+        self.outlives_client, self.client_left = True, is_taken_over
         self.request_id = self.request_id or RequestId(
-            project=self.project.id, api_key=self.api_key, name=self.head.id
+            project=self.project.id, api_key=self.api_key, name=f"turn {self.head.id}"
         )
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the client sent an Idempotency-Key."""
+        return self.request_id is not None and " " not in self.request_id.name
+
+    @property
+    def repeats_tools(self) -> bool:
+        """Whether a repeat of the request could run tools again that have run."""
+        return self.journal is not None and self.journal.has_acted and not self.is_named
 
     async def run(self, writer: Writer) -> None:
         """Run the turn, store it, and tell the client; a `Problem` or another of our errors else."""
@@ -124,66 +141,82 @@ class Turn:
 
     async def _run_alone(self, writer: Writer, lease: Lease) -> Answer:
         seen = await self._stored()
-        conversation = self._conversation(seen)
+        stored = seen.messages if seen else ()
         variables = seen.variables if seen else {}
         agent = self.project.agent(self.request, variables)
         context = TurnContext(self.project.id, self.session_id, variables)
-        before = {id(message) for message in conversation.messages}
-        decisions = add_news(
-            self.request.messages, conversation, agent, context, self.project.own_tools
+        self.journal = journal = await self._opened_journal(lease, context, seen)
+        if seen and journal and (answer := await self._unheard_answer(journal, seen)):
+            return answer
+        own_names = [tool.name for tool in self.project.own_tools]
+        joined = join(stored, self.request.messages, own_names)
+        conversation = Conversation(
+            joined.base, session_id=self.session_id, id=self._identity(seen)
         )
+        before = {id(message) for message in joined.base}
+        interrupted = journal.earlier if journal else ()
+        decisions = add_news(
+            joined, interrupted, conversation, agent, context, self.project.own_tools
+        )
+        self.rewound = len(stored) - joined.keep
         self.is_running = True
         async with agent.stream(
             conversation=conversation, context=context, decisions=decisions
         ) as stream:
-            await self._keep_journal(stream, lease, context, seen, writer)
+            if journal is not None:
+                await _take_up(journal, stream, writer)
             async for item in stream:
                 await writer.item(item)
         answer = self._answer(stream.result)
         added = [m for m in conversation.messages if id(m) not in before]
-        await self._save(lease, seen, added, answer, conversation.id)
+        await self._save(lease, seen, added, answer)
         return answer
 
-    async def _keep_journal(
-        self,
-        stream: AsyncRunStream[str],
-        lease: Lease,
-        context: TurnContext,
-        seen: Session | None,
-        writer: Writer,
-    ) -> None:
-        """Note the calls of the project's tools, and take up what is noted of this turn."""
-        if not self.project.own_tools:
-            return
+    async def _opened_journal(
+        self, lease: Lease, context: TurnContext, seen: Session | None
+    ) -> TurnJournal | None:
+        """Open the notes of the project's tools, and of answers that no client got."""
+        has_repeats = self.outlives_client and self.request.session_id is not None
+        if not self.project.own_tools and not has_repeats:
+            return None
         journal = TurnJournal(
             store=self.shared.store,
             lease=lease,
-            turn=stream.conversation.id or "",
+            turn=self._identity(seen),
             since=_state(seen),
             context=context,
         )
-        for message in await journal.take_up(stream.conversation):
-            if isinstance(message, AssistantMessage) and message.text:
-                await writer.item(TextDelta(message.text))
-            await writer.item(message)
-        stream.keep_journal(journal)
+        await journal.open()
+        return journal
+
+    async def _unheard_answer(self, journal: TurnJournal, seen: Session) -> Answer | None:
+        """Return the answer to this request if its client left before it came."""
+        text = None if self.is_named else journal.unheard(self._said_digest, seen.revision)
+        if text is None:
+            return None
+        if not self.client_left:
+            await journal.forget_unheard(self._said_digest, seen)
+        return Answer.loaded(text)
 
     async def _save(
-        self,
-        lease: Lease,
-        seen: Session | None,
-        added: Sequence[Message],
-        answer: Answer,
-        turn: str | None,
+        self, lease: Lease, seen: Session | None, added: Sequence[Message], answer: Answer
     ) -> None:
+        journal, text = self.journal, answer.dumped()
+        if journal is not None:
+            added = journal.with_later(added)
+        keep = seen.revision - self.rewound if seen and self.rewound else None
+        if journal is not None and self.client_left and not self.is_named:
+            grown = (seen.revision if seen else 0) - self.rewound + len(added)
+            await journal.keep_unheard(self._said_digest, text, grown)
         await self.shared.store.save_turn(
             lease,
             added,
             seen=seen,
+            keep=keep,
             request=self.request_id,
-            answer=answer.dumped(),
+            answer=text,
             drop=True,
-            turn=turn if self.project.own_tools else None,
+            turn=journal.turn if journal else None,
         )
         self.lease = None
         emit(
@@ -212,13 +245,12 @@ class Turn:
             yield None
             return
         settings = self.shared.settings
-        patience = settings.session_wait_seconds if self.is_durable else 0
         async with held(
             self.shared.store,
             self.request_id,
             self.body_digest,
             lease_seconds=settings.lease_seconds,
-            patience=math.inf if self.is_taken_over else patience,
+            patience=math.inf if self.is_taken_over else settings.session_wait_seconds,
             is_lost=lambda: self.is_lost,
         ) as answer:
             self.holds_request = answer is None
@@ -267,24 +299,22 @@ class Turn:
     # - what it says -
 
     async def _stored(self) -> Session | None:
-        if self.request.session_id is None:
+        if self.request.session_id is None and not self.is_named:
             return None  # its id was made up a moment ago
         try:
             return await self.shared.store.session(self.project.id, self.session_id)
         except SessionNotFound:
             return None
 
-    def _conversation(self, seen: Session | None) -> Conversation:
-        stored = seen.messages if seen else ()
-        return Conversation(stored, session_id=self.session_id, id=self._identity(seen))
-
     def _identity(self, seen: Session | None) -> str:
         """Name the turn in its tools' idempotency keys: a repeat of the request has the same."""
-        if self.request_id is not None:
-            parts = [self.project.id, self.request_id.api_key, self.request_id.name]
-        else:
-            parts = [self.project.id, self.session_id, _state(seen)]
-        return hashlib.sha256(json.dumps([*parts, self.body_digest]).encode()).hexdigest()[:32]
+        if self.request_id is not None and self.is_named:
+            return _hashed(self.project.id, self.api_key, self.request_id.name, self.body_digest)
+        return _hashed(self.project.id, self.session_id, _state(seen), self.body_digest)
+
+    @property
+    def _said_digest(self) -> str:
+        return _hashed(self.api_key, self.body_digest)
 
     # - what it answers -
 
@@ -302,11 +332,25 @@ class Turn:
             calls=calls,
             finish_reason=_reason(result),
             usage=usage_fields(result.usage),
+            rewound=self.rewound,
         )
 
 
 def _state(seen: Session | None) -> str:
-    return f"{seen.incarnation}/{seen.revision}" if seen else ""
+    return f"{seen.incarnation}/{seen.revision}" if seen and seen.revision else ""
+
+
+def _hashed(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+async def _take_up(journal: TurnJournal, stream: AsyncRunStream[str], writer: Writer) -> None:
+    """Go on from what the turn did before, and note what its tools do."""
+    for message in journal.take_up(stream.conversation):
+        if isinstance(message, AssistantMessage) and message.text:
+            await writer.item(TextDelta(message.text))
+        await writer.item(message)
+    stream.keep_journal(journal)
 
 
 def _reason(result: RunResult[Any]) -> str:

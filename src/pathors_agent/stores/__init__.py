@@ -12,6 +12,7 @@ from pathors_agent.stores.base import (
     SessionSummary,
     Store,
     StoredKey,
+    TurnNote,
     Variables,
     now,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "SessionSummary",
     "Store",
     "StoredKey",
+    "TurnNote",
     "Variables",
     "data_text",
     "now",

@@ -42,7 +42,8 @@ class Session:
     """A stored conversation.
 
     `messages` are in the order they were stored; `revision` is their number, and what the next
-    writer must have seen. `incarnation` tells apart two sessions that had one id after another.
+    writer must have seen. `incarnation` tells apart two sessions that had one id after another; a
+    session that is rewound gets another, because its revision grows through old numbers again.
     """
 
     project: str
@@ -108,6 +109,16 @@ class RequestRecord:
     state: Literal["begun", "running", "finished"]
     body_digest: str
     answer: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnNote:
+    """A note of a turn that was not saved."""
+
+    project: str
+    session_id: str
+    turn: str
+    text: str = field(repr=False)
 
 
 class Store(ABC):
@@ -222,12 +233,16 @@ class Store(ABC):
         messages: Sequence[Message],
         *,
         seen: Session | None,
+        keep: int | None = None,
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
         turn: str | None = None,
     ) -> Session:
         """Add a turn's messages to the session, all or none, and finish its request with them.
+
+        With `keep`, the session is rewound: its messages after the first `keep` are removed for
+        good in the same transaction, and its `incarnation` is another one then.
 
         With `drop`, the lease is given back with them, for less than `drop_lease` costs. The notes
         of `turn` go.
@@ -246,8 +261,13 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def turn_notes(self, project: str, session_id: str, turn: str) -> list[str]:
-        """Give the notes of a turn that was not saved, in order."""
+    async def turn_notes(
+        self, project: str | None = None, session_id: str | None = None
+    ) -> list[TurnNote]:
+        """Return the notes of turns that were not saved, in the order they were written.
+
+        Without arguments, those of all sessions.
+        """
 
     # - requests -
 

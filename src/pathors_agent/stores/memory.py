@@ -20,6 +20,7 @@ from pathors_agent.stores.base import (
     SessionSummary,
     Store,
     StoredKey,
+    TurnNote,
     Variables,
     now,
 )
@@ -93,7 +94,7 @@ class _Request:
     body_digest: str
     until: float
     answer: str | None = None
-    incarnation: str | None = None
+    session: int | None = None
 
     def record(self) -> RequestRecord:
         return RequestRecord(
@@ -103,7 +104,7 @@ class _Request:
         )
 
     def tells_of(self, session: _Session) -> bool:
-        return self.incarnation == session.incarnation
+        return self.session == session.number
 
     def is_over(self) -> bool:
         return self.until <= monotonic()
@@ -113,11 +114,11 @@ class _Request:
         return self.until + (ANSWER_HOURS * 3600 if self.answer is None else 0) <= monotonic()
 
 
-@dataclass(slots=True)
-class _Notes:
-    """The notes of a turn, and the moment they are over."""
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """A note of a turn, and the moment it is over."""
 
-    texts: list[str] = field(default_factory=list)
+    note: TurnNote
     until: float = field(default_factory=lambda: monotonic() + ANSWER_HOURS * 3600)
 
 
@@ -131,7 +132,7 @@ class MemoryStore(Store):
         self._leases: dict[tuple[str, str], _Held] = {}
         self._fence = 0
         self._requests: dict[RequestId, _Request] = {}
-        self._notes: dict[tuple[str, str, str], _Notes] = {}
+        self._notes: list[_Note] = []
 
     async def check(self) -> None:
         """Give: memory can always be written."""
@@ -270,6 +271,7 @@ class MemoryStore(Store):
         messages: Sequence[Message],
         *,
         seen: Session | None,
+        keep: int | None = None,
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
@@ -281,11 +283,14 @@ class MemoryStore(Store):
         running = self._running(request)
         if live is None:
             live = self._begin(lease.project, lease.session_id, "{}", "")
+        if keep is not None:
+            del live.messages[keep:]
+            live.incarnation = uuid4().hex
         live.messages += texts
         live.message_count = len(live.messages)
         live.updated_at = max(live.updated_at, now())
         if running is not None:
-            running.answer, running.incarnation = answer or "", live.incarnation
+            running.answer, running.session = answer or "", live.number
             running.until = monotonic() + ANSWER_HOURS * 3600
         if drop:
             await self.drop_lease(lease)
@@ -297,21 +302,26 @@ class MemoryStore(Store):
         """Keep notes of a turn that is under way, behind those that are there."""
         if self._held(lease) is None:
             raise _changed(lease)
-        oldest = islice(self._notes.items(), _FORGOTTEN_AT_ONCE)
-        for over in [name for name, held in oldest if held.until <= monotonic()]:
-            del self._notes[over]
-        held = self._notes.setdefault((lease.project, lease.session_id, turn), _Notes())
-        held.texts += notes
+        self._notes = [each for each in self._notes if each.until > monotonic()]
+        named = {"project": lease.project, "session_id": lease.session_id, "turn": turn}
+        self._notes += [_Note(TurnNote(**named, text=text)) for text in notes]
 
-    async def turn_notes(self, project: str, session_id: str, turn: str) -> list[str]:
-        """Give the notes of a turn that was not saved, in order."""
-        held = self._notes.get((project, session_id, turn))
-        return list(held.texts) if held is not None else []
+    async def turn_notes(
+        self, project: str | None = None, session_id: str | None = None
+    ) -> list[TurnNote]:
+        """Return the notes of turns that were not saved, in the order they were written."""
+        return [
+            each.note
+            for each in self._notes
+            if project in (None, each.note.project) and session_id in (None, each.note.session_id)
+        ]
 
     def _forget_notes(self, project: str, session_id: str, turn: str | None = None) -> None:
-        for name in list(self._notes):
-            if name[:2] == (project, session_id) and turn in (None, name[2]):
-                del self._notes[name]
+        def is_wanted(note: TurnNote) -> bool:
+            is_of_session = (note.project, note.session_id) == (project, session_id)
+            return not is_of_session or turn not in (None, note.turn)
+
+        self._notes = [each for each in self._notes if is_wanted(each.note)]
 
     def _as_seen(self, lease: Lease, seen: Session | None) -> _Session | None:
         """Give the session that the writer saw, None for a new one; refuse all others."""

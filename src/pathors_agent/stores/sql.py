@@ -15,6 +15,7 @@ from pathors_agent.stores.base import (
     SessionSummary,
     Store,
     StoredKey,
+    TurnNote,
     Variables,
 )
 from pathors_agent.stores.sql_database import Database
@@ -146,6 +147,7 @@ class SQLStore(Store):
         messages: Sequence[Message],
         *,
         seen: Session | None,
+        keep: int | None = None,
         request: RequestId | None = None,
         answer: str | None = None,
         drop: bool = False,
@@ -153,19 +155,24 @@ class SQLStore(Store):
     ) -> Session:
         """Add a turn's messages to the session, all or none, and finish its request with them."""
         async with self._database.writing("save a turn") as connection:
-            return await sql_turns.save(
-                connection, lease, messages, seen, request, answer, drop=drop, turn=turn
+            saved = await sql_turns.save(
+                connection, lease, messages, seen, request, answer, keep=keep, drop=drop, turn=turn
             )
+        if keep is not None:
+            await self._database.forget_deleted()
+        return saved
 
     async def note_turn(self, lease: Lease, turn: str, notes: Sequence[str]) -> None:
         """Keep notes of a turn that is under way, behind those that are there."""
         async with self._database.writing("note a turn") as connection:
             await sql_turns.note(connection, lease, turn, notes)
 
-    async def turn_notes(self, project: str, session_id: str, turn: str) -> list[str]:
-        """Give the notes of a turn that was not saved, in order."""
-        async with self._database.reading("read the notes of a turn") as connection:
-            return await sql_notes.of_turn(connection, project, session_id, turn)
+    async def turn_notes(
+        self, project: str | None = None, session_id: str | None = None
+    ) -> list[TurnNote]:
+        """Return the notes of turns that were not saved, in the order they were written."""
+        async with self._database.reading("read the notes of turns") as connection:
+            return await sql_notes.read(connection, project, session_id)
 
     # - requests -
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pathors_agent.stores.base import ANSWER_HOURS
+from pathors_agent.stores.base import ANSWER_HOURS, TurnNote
 from pathors_agent.stores.sql_schema import clock, has_been_over, notes
 from pathors_agent.stores.sql_schema import span as milliseconds
 
@@ -32,12 +32,17 @@ async def add(
         await connection.execute(notes.delete().where(notes.c.number.in_(numbers)))
 
 
-async def of_turn(
-    connection: AsyncConnection, project: str, session_id: str, turn: str
-) -> list[str]:
-    """Give the notes of a turn, in order."""
-    wanted = select(notes.c.text).where(_are_of(project, session_id, turn)).order_by(notes.c.number)
-    return list(await connection.scalars(wanted))
+async def read(
+    connection: AsyncConnection, project: str | None, session_id: str | None
+) -> list[TurnNote]:
+    """Return the notes of a session, of a project, or of all, in the order they were written."""
+    columns = (notes.c.project, notes.c.session_id, notes.c.turn, notes.c.text)
+    wanted = select(*columns).order_by(notes.c.number)
+    if project is not None:
+        wanted = wanted.where(notes.c.project == project)
+    if session_id is not None:
+        wanted = wanted.where(notes.c.session_id == session_id)
+    return [TurnNote(**row._mapping) for row in await connection.execute(wanted)]
 
 
 async def forget(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import ColumnElement, Executable, Row, and_, case, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -90,6 +91,7 @@ async def save(
     request: RequestId | None,
     answer: str | None,
     *,
+    keep: int | None,
     drop: bool,
     turn: str | None,
 ) -> Session:
@@ -98,17 +100,25 @@ async def save(
     if not await _is_held(connection, lease, drop=drop):
         raise _conflict(lease)
     seen = seen or await sql_sessions.begin(connection, lease.project, lease.session_id, "{}", "")
-    grown = None if seen is None else await _grow(connection, lease, seen, len(texts))
-    if seen is None or grown is None:
+    if seen is None:
         raise _conflict(lease)
-    await _append(connection, grown.number, seen.revision, texts)
+    kept = seen.revision if keep is None else keep
+    grown = await _grow(connection, lease, seen, kept, len(texts))
+    if grown is None:
+        raise _conflict(lease)
+    if keep is not None:
+        await connection.execute(
+            messages.delete().where(messages.c.session == grown.number, messages.c.revision > kept)
+        )
+    await _append(connection, grown.number, kept, texts)
     if request is not None:
         await sql_requests.finish(connection, request, answer or "", grown.number)
     if turn is not None:
         await sql_notes.forget(connection, lease.project, lease.session_id, turn)
     return replace(
         seen,
-        messages=(*seen.messages, *(read_message_text(text) for text in texts)),
+        incarnation=grown.incarnation,
+        messages=(*seen.messages[:kept], *(read_message_text(text) for text in texts)),
         revision=grown.revision,
         updated_at=read_time(grown.updated_at),
     )
@@ -131,9 +141,10 @@ async def _is_held(connection: AsyncConnection, lease: Lease, *, drop: bool) -> 
 
 
 async def _grow(
-    connection: AsyncConnection, lease: Lease, seen: Session, count: int
+    connection: AsyncConnection, lease: Lease, seen: Session, kept: int, count: int
 ) -> Row[Any] | None:
-    """Count the messages that are added; None when the session is not as it was seen."""
+    """Set the number of messages; return None if the session is not as it was seen."""
+    incarnation = seen.incarnation if kept == seen.revision else uuid4().hex
     # Also where a clock was put back, an update comes after the one before.
     time = case((clock() > sessions.c.updated_at, clock()), else_=sessions.c.updated_at)
     grown = await connection.execute(
@@ -145,8 +156,13 @@ async def _grow(
             sessions.c.revision == seen.revision,
             sessions.c.ended_at.is_(None),
         )
-        .values(revision=sessions.c.revision + count, updated_at=time)
-        .returning(sessions.c.number, sessions.c.revision, sessions.c.updated_at)
+        .values(revision=kept + count, updated_at=time, incarnation=incarnation)
+        .returning(
+            sessions.c.number,
+            sessions.c.revision,
+            sessions.c.updated_at,
+            sessions.c.incarnation,
+        )
     )
     return grown.first()
 

@@ -145,6 +145,31 @@ async def _turns_are_saved(trial: Trial) -> None:
     require("a turn must leave the session the same one", holds=kept)
 
 
+async def _sessions_are_rewound(trial: Trial) -> None:
+    """A turn with `keep` must replace the messages behind the first ones."""
+    lease = await trial.lease()
+    first = await trial.store.save_turn(lease, HELLO, seen=None)
+    seen = await trial.store.save_turn(lease, MORE, seen=first)
+    other = (UserMessage(content="Really?"), AssistantMessage(content="Yes."))
+    refused = trial.store.save_turn(lease, other, seen=first, keep=2)
+    conflict = "a rewind on an older revision must raise SessionConflict"
+    await require_error(conflict, SessionConflict, refused)
+    require("what is refused must remove nothing", holds=await trial.seen() == seen)
+    saved = await trial.store.save_turn(lease, other, seen=seen, keep=2)
+    replaced = saved.messages == (*HELLO, *other) and saved.revision == 4
+    require("a turn with `keep` must replace what comes after", holds=replaced)
+    require("a rewound session must be given as it is stored", holds=await trial.seen() == saved)
+    changed = saved.incarnation != seen.incarnation and saved.created_at == seen.created_at
+    require("a rewound session must get another incarnation", holds=changed)
+    stale = trial.store.save_turn(lease, MORE, seen=seen)
+    conflict = "a turn on a session that was rewound since must raise SessionConflict"
+    await require_error(conflict, SessionConflict, stale)
+    found = await trial.store.search_sessions(trial.project, "And?", limit=10, offset=0)
+    require("removed messages must not be found", holds=found.total == 0)
+    (line,) = (await trial.store.list_sessions(trial.project, limit=10, offset=0)).items
+    require("a rewound session must count its messages", holds=line.message_count == 4)
+
+
 async def _leases_end_with_turns(trial: Trial) -> None:
     """A turn saved with `drop` must give its lease back, and a refused one must keep it."""
     lease = await trial.lease()
@@ -305,19 +330,28 @@ async def _turns_are_noted(trial: Trial) -> None:
     for notes in (["one"], ["two", '{"three": "\\u0000 é"}']):
         await store.note_turn(lease, "turn", notes)
     await store.note_turn(lease, "other", ["apart"])
-    noted = await store.turn_notes(trial.project, trial.id, "turn")
-    in_order = noted == ["one", "two", '{"three": "\\u0000 é"}']
-    require("notes must be given in the order they were written", holds=in_order)
-    require(
-        "notes must be of their session",
-        holds=await store.turn_notes(trial.project, "another", "turn") == [],
-    )
+    noted = await _notes(trial)
+    in_order = noted == [
+        ("turn", "one"),
+        ("turn", "two"),
+        ("turn", '{"three": "\\u0000 é"}'),
+        ("other", "apart"),
+    ]
+    require("notes must be returned in the order they were written", holds=in_order)
+    every = [(n.project, n.session_id) for n in await store.turn_notes() if n.turn == "other"]
+    named = (trial.project, trial.id) in every
+    require("notes of all sessions must name project and session", holds=named)
+    apart = await store.turn_notes(trial.project, "another")
+    require("notes must be of their session", holds=apart == [])
     await store.save_turn(lease, HELLO, seen=None, turn="turn")
-    left = [await store.turn_notes(trial.project, trial.id, turn) for turn in ("turn", "other")]
-    require("a saved turn's notes must go, and no others", holds=left == [[], ["apart"]])
+    left = await _notes(trial)
+    require("a saved turn's notes must go, and no others", holds=left == [("other", "apart")])
     await store.end_session(trial.project, trial.id)
-    rest = await store.turn_notes(trial.project, trial.id, "other")
-    require("an ended session's notes must go", holds=rest == [])
+    require("an ended session's notes must go", holds=await _notes(trial) == [])
+
+
+async def _notes(trial: Trial) -> list[tuple[str, str]]:
+    return [(n.turn, n.text) for n in await trial.store.turn_notes(trial.project, trial.id)]
 
 
 async def _stale_notes_are_refused(trial: Trial) -> None:
@@ -326,8 +360,7 @@ async def _stale_notes_are_refused(trial: Trial) -> None:
     await trial.store.drop_lease(lease)
     refused = trial.store.note_turn(lease, "turn", ["late"])
     await require_error("who lost the lease must get SessionConflict", SessionConflict, refused)
-    noted = await trial.store.turn_notes(trial.project, trial.id, "turn")
-    require("what is refused must not be stored", holds=noted == [])
+    require("what is refused must not be stored", holds=await _notes(trial) == [])
 
 
 async def _store_checks_itself(trial: Trial) -> None:
@@ -345,6 +378,7 @@ TURN_RULES: tuple[Rule, ...] = (
     _stale_turns_are_refused,
     _ended_sessions_take_no_turn,
     _turns_are_raced_for,
+    _sessions_are_rewound,
     _leases_end_with_turns,
     _requests_are_of_one,
     _requests_are_raced_for,
