@@ -19,7 +19,7 @@ ROWS = [
     # - the core ends here -
     "cancellation event_loops",
     "transports telemetry lifetime stores timeline",
-    "run_control",
+    "stream_reading run_control",
     "sessions model_call calls drivers mcp",
     "run_result run_stream agent durable summaries",
     "server testing offline checking",

@@ -53,6 +53,23 @@ def leave_a_loop(agent: Agent[str], conversation: Conversation) -> object:
     return stream
 
 
+def leave_a_loop_in_a_thread_that_goes_on(agent: Agent[str], conversation: Conversation) -> object:
+    kept: list[object] = []
+    left, go_on = threading.Event(), threading.Event()
+
+    def read() -> None:
+        stream = agent.stream("Go.", conversation=conversation)
+        for _ in stream:
+            break
+        kept.append(stream)
+        left.set()
+        go_on.wait(LONG)
+
+    threading.Thread(target=read).start()
+    assert left.wait(LONG)
+    return kept, go_on
+
+
 def leave_a_generator(agent: Agent[str], conversation: Conversation) -> object:
     def shown() -> Iterator[object]:
         with agent.stream("Go.", conversation=conversation) as stream:
@@ -95,7 +112,14 @@ def cancel_it(agent: Agent[str], conversation: Conversation) -> object:
     return stream
 
 
-LEFT = [leave_a_loop, leave_a_generator, end_the_thread, read_in_several_threads, cancel_it]
+LEFT = [
+    leave_a_loop,
+    leave_a_loop_in_a_thread_that_goes_on,
+    leave_a_generator,
+    end_the_thread,
+    read_in_several_threads,
+    cancel_it,
+]
 
 
 @pytest.mark.parametrize("leave", LEFT)
@@ -233,6 +257,43 @@ async def test_next_run_goes_on_after_a_left_stream(
         assert (await agent.run("And?", conversation=conversation)).output == "Second."
 
     assert [m.role for m in conversation.messages] == ["user", "user", "assistant"]
+
+
+@pytest.mark.anyio
+async def test_next_run_may_be_another_task_than_the_one_that_left_the_loop() -> None:
+    agent, conversation = in_async(), Conversation()
+    stream = await leave_a_loop_async(agent, conversation)
+
+    async def run() -> None:
+        await agent.run("And?", conversation=conversation)
+
+    with anyio.fail_after(LONG):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+
+    assert conversation.messages[-1].text == "Second."
+    assert stream is not None
+
+
+@pytest.mark.anyio
+async def test_loop_in_another_task_keeps_the_conversation_without_a_block_too() -> None:
+    agent, conversation = in_async(), Conversation()
+    read, go_on = anyio.Event(), anyio.Event()
+
+    async def reader() -> None:
+        async for _ in agent.stream("Go.", conversation=conversation):
+            read.set()
+            await go_on.wait()
+
+    with anyio.fail_after(LONG):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reader)
+            await read.wait()
+            with pytest.raises(ConversationError, match=HELD):
+                await agent.run("And?", conversation=conversation)
+            go_on.set()
+
+    assert conversation.messages[-1].text == WORDS
 
 
 @pytest.mark.anyio

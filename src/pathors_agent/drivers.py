@@ -50,7 +50,7 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it w
     """
     run.notes_begun_calls = True
     with bindings.telemetry.of(run), control:
-        control.begin_on_loop()
+        control.reading.begin_on_loop()
         await control.finish_left_async()
         while effects := control.effects():
             match effects[0]:

@@ -5,31 +5,25 @@ conversation once nothing will read that stream any more, however it was left.
 """
 
 import asyncio
-import sys
 import threading
 import time
-import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from types import AsyncGeneratorType, FrameType, GeneratorType
 from typing import Any, Self
 
 import anyio
 
 from pathors_agent.cancellation import Cancellation, RunCancelled
 from pathors_agent.errors import ConversationError, TransportError
-from pathors_agent.event_loops import AsyncioLoop, EventLoop, running_loop
+from pathors_agent.event_loops import AsyncioLoop, running_loop
 from pathors_agent.messages import UserMessage
 from pathors_agent.run import Effect, Produced, Run
+from pathors_agent.stream_reading import Reading
 from pathors_agent.wire.response_stream import ResponseStream
 
 # A stream that another task or thread reads is waited for this long when it is left.
 LEAVE_SECONDS = 1.0
-# An async generator whose event loop is closed awaits at most this often before it is given up.
-_MOST_AWAITS = 16
-
-_Items = Generator[Any, None, None] | AsyncGenerator[Any, None]
 
 
 class TimeIsUp(Exception):
@@ -52,20 +46,16 @@ class RunControl:
     """
 
     __slots__ = (
-        "_block",
         "_cancelled_task",
         "_end",
-        "_is_in_with",
         "_is_open",
-        "_items",
         "_left",
-        "_loop",
         "_on_end",
-        "_reader",
         "_run",
         "_stream",
         "cancellation",
         "cancels_task",
+        "reading",
     )
 
     def __init__(self, run: Run) -> None:
@@ -73,16 +63,12 @@ class RunControl:
         self._end: float | None = None
         self.cancellation = Cancellation()
         self.cancels_task = True
+        self.reading = Reading()
         self._stream: ResponseStream | None = None
-        self._items: weakref.ref[_Items] | None = None  # a strong one would keep a left stream
-        self._loop: EventLoop | None = None
         self._left: RunControl | None = None
-        self._reader: object = None  # the task or thread that began to read last
-        self._block: int | None = None  # the frame in which it reads
-        self._is_in_with = False
         self._is_open = True
         self._cancelled_task: asyncio.Task[Any] | None = None
-        self._on_end: Any = None
+        self._on_end: Callable[[], None] | None = None
 
     def __del__(self) -> None:
         # Its event loop was closed while it went on, and its stream was dropped.
@@ -102,7 +88,8 @@ class RunControl:
     ) -> bool:
         is_cancelled = self._takes_back_cancellation(error) or kind is RunCancelled
         self._is_open = False
-        self._reader = self._stream = None
+        self._stream = None
+        self.reading.end()
         if self._run.conversation.holder is self:
             self._place_said(error)
             self.release_conversation()
@@ -113,12 +100,6 @@ class RunControl:
         if kind is TimeIsUp:
             self._run.out_of_time = True
         return is_cancelled or kind is TimeIsUp
-
-    def begin_on_loop(self) -> EventLoop:
-        """Note the event loop that the run is on, and return it."""
-        self._loop = loop = running_loop()
-        assert loop is not None  # a coroutine runs
-        return loop
 
     def effects(self) -> Sequence[Effect | Said]:
         """Return what is owed now, a message that was added first; raise if the run is cancelled."""
@@ -172,16 +153,20 @@ class RunControl:
 
         On asyncio the reader's task is cancelled, which needs no block.
         """
-        return _NO_SCOPE if isinstance(self._loop, AsyncioLoop) else self._in_scope()
+        return _NO_SCOPE if isinstance(self.reading.loop, AsyncioLoop) else self._in_scope()
 
     def pieces(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Return the pieces of an answer; a cancellation ends the wait for each, as above."""
-        return pieces if isinstance(self._loop, AsyncioLoop) else _InterruptiblePieces(pieces, self)
+        return (
+            pieces
+            if isinstance(self.reading.loop, AsyncioLoop)
+            else _InterruptiblePieces(pieces, self)
+        )
 
     @contextmanager
     def cancels(self, scope: anyio.CancelScope) -> Iterator[None]:
         """Cancel a scope of the run's event loop with the run, during a `with` block."""
-        loop = self._loop
+        loop = self.reading.loop
 
         def cancel() -> None:
             if loop is not None:
@@ -204,8 +189,8 @@ class RunControl:
         self.cancellation.set()
         if (stream := self._stream) is not None:
             stream.ended = True
-        if self._loop is not None:
-            self._loop.call_soon(self._interrupt)
+        if self.reading.loop is not None:
+            self.reading.loop.call_soon(self._interrupt)
 
     def say(self, message: UserMessage) -> None:
         """Add a message; raise `ConversationError` if the run has ended."""
@@ -219,9 +204,11 @@ class RunControl:
 
     def _interrupt(self) -> None:
         """Cancel the task that waits in the stream, on asyncio's event loop."""
-        if not self.cancels_task or self._cancelled_task is not None or not self.is_running:
+        if not self.cancels_task or self._cancelled_task is not None or not self.reading.is_running:
             return
-        if isinstance(self._loop, AsyncioLoop) and (task := self._loop.task_in(self.items)):
+        if isinstance(self.reading.loop, AsyncioLoop) and (
+            task := self.reading.loop.task_in(self.reading.items)
+        ):
             self._cancelled_task = task
             task.cancel()
 
@@ -250,6 +237,12 @@ class RunControl:
         if self._left is not None:
             self._left.cancel()
 
+    @property
+    def is_left(self) -> bool:
+        """Whether nothing will read the run's stream any more, or let it go on."""
+        is_stopped = self.cancellation.is_set and not self.reading.is_running
+        return self.reading.is_left or (self.reading.has_begun and is_stopped)
+
     def release_conversation(self) -> None:
         """Give the right back."""
         self._run.conversation.holder = None
@@ -263,104 +256,20 @@ class RunControl:
     def finish_left(self) -> None:
         """Close the stream whose conversation was taken over, as far as blocking code can."""
         left, self._left = self._left, None
-        items = left.items if left is not None else None
-        if isinstance(items, Generator):
-            with suppress(Exception):  # it failed as it ended: this run has nothing to do with it
-                items.close()
-        elif left is not None and items is not None:
-            left._close_elsewhere(items)
+        if left is not None:
+            left.reading.close()
 
     async def finish_left_async(self) -> None:
         """As `finish_left`; wait for the stream's end if it is on this event loop."""
-        left = self._left
-        items = left.items if left is not None else None
-        if isinstance(items, AsyncGenerator) and left is not None and left._loop == self._loop:
-            with suppress(Exception):  # it failed as it ended, or is being closed already
-                await items.aclose()
-        self.finish_left()
-
-    def _close_elsewhere(self, items: AsyncGenerator[Any, None]) -> None:
-        loop = self._loop
-        if loop is not None and not loop.is_closed:
-            loop.spawn(items.aclose)
-            return
-        # Without an event loop in its thread, cleaning up fails where it would wait for the old one.
-        thread = threading.Thread(target=_unwind, args=(items,), name="unwind", daemon=True)
-        thread.start()
-        thread.join(LEAVE_SECONDS)
-
-    # - the stream -
-
-    def follow(self, items: _Items) -> None:
-        """Note the driver's generator."""
-        self._items = weakref.ref(items)
-
-    def enter_block(self, frame: FrameType) -> None:
-        """Note the code whose `with` block the stream is read in."""
-        self._is_in_with = True
-        self._begin_to_read(frame)
-
-    def enter_loop(self, frame: FrameType) -> None:
-        """Note the code that iterates the stream."""
-        if not self._is_in_with:
-            self._begin_to_read(frame)
-
-    def _begin_to_read(self, frame: FrameType) -> None:
-        loop = running_loop() if isinstance(self.items, AsyncGenerator) else None
-        self._reader = threading.current_thread() if loop is None else loop.current_task()
-        self._block = id(frame)
-
-    @property
-    def items(self) -> _Items | None:
-        """The driver's generator, or None if it was collected."""
-        return self._items() if self._items is not None else None
-
-    @property
-    def is_running(self) -> bool:
-        """Whether something waits in the stream, or code of the driver runs."""
-        match self.items:
-            case AsyncGeneratorType() as items:
-                return bool(items.ag_running)
-            case GeneratorType() as items:
-                return bool(items.gi_running)
-            case _:
-                return False
-
-    @property
-    def is_left(self) -> bool:
-        """Whether nothing will read the stream any more."""
-        if self._items is None:
-            return False  # its run is about to begin
-        if self.items is None or (self._loop is not None and self._loop.is_closed):
-            return True
-        if self.is_running:
-            return False
-        return self.cancellation.is_set or self._reader_has_left()
-
-    def _reader_has_left(self) -> bool:
-        """Return True if the code that began to read the stream is not there any more.
-
-        A loop without a `with` block, in the task or thread of the next run, has been left.
-        """
-        loop, reader = self._loop, self._reader
-        if loop is None:
-            is_here = reader is threading.current_thread()
-            frames = list(sys._current_frames().values())
-        elif loop.has_ended(reader):
-            return True
-        elif loop != running_loop() or reader is not loop.current_task():
-            return False
-        else:
-            is_here, frames = True, [sys._getframe()]
-        if is_here and not self._is_in_with:
-            return True
-        return not any(_is_on_stack(self._block, frame) for frame in frames)
+        left, self._left = self._left, None
+        if left is not None:
+            await left.reading.close_async()
 
     def wait_until_ended(self) -> None:
         """Wait until the run has ended in its thread, for at most `LEAVE_SECONDS`."""
         ended = threading.Event()
         self._on_end = ended.set
-        if self.is_running:
+        if self.reading.is_running:
             ended.wait(LEAVE_SECONDS)
 
     async def wait_until_ended_async(self) -> None:
@@ -368,7 +277,7 @@ class RunControl:
         ended, loop = anyio.Event(), running_loop()
         assert loop is not None  # a coroutine runs
         self._on_end = lambda: loop.call_soon(ended.set)
-        if self.is_running:
+        if self.reading.is_running:
             with anyio.move_on_after(LEAVE_SECONDS, shield=True):
                 await ended.wait()
 
@@ -395,20 +304,3 @@ _NO_SCOPE = nullcontext()
 
 # Two runs never take one conversation. Reentrant: the collector may end a run at any place.
 _HOLDING = threading.RLock()
-
-
-def _is_on_stack(block: int | None, frame: FrameType | None) -> bool:
-    while frame is not None:
-        if id(frame) == block:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _unwind(items: AsyncGenerator[Any, None]) -> None:
-    """Run the `finally` blocks of an async generator whose event loop is closed."""
-    closing: Any = items.aclose()
-    with suppress(BaseException):
-        closing.send(None)
-        for _ in range(_MOST_AWAITS):
-            closing.throw(RuntimeError("the event loop is closed"))

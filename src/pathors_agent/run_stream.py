@@ -49,7 +49,7 @@ class Before:
 
 
 class _StreamBase(Generic[OutputT]):
-    __slots__ = ("_before", "_bindings", "_control", "_run")
+    __slots__ = ("__weakref__", "_before", "_bindings", "_control", "_run")
 
     def __init__(self, run: Run, before: Before, bindings: Bindings, control: RunControl) -> None:
         self._run = run
@@ -130,10 +130,10 @@ class RunStream(_StreamBase[OutputT]):
     ) -> None:
         super().__init__(run, before, bindings, control)
         self._items = items
-        control.follow(items)
+        control.reading.follow(items, self)
 
     def __enter__(self) -> Self:
-        self._control.enter_block(sys._getframe(1))
+        self._control.reading.enter_block(sys._getframe(1))
         return self
 
     def __exit__(
@@ -145,7 +145,7 @@ class RunStream(_StreamBase[OutputT]):
         try:
             self._items.close()
         except ValueError:
-            if not self._control.is_running:
+            if not self._control.reading.is_running:
                 raise
             self.cancel()
             self._control.wait_until_ended()
@@ -153,9 +153,9 @@ class RunStream(_StreamBase[OutputT]):
                 raise _left_to_a_reader("thread") from None
 
     def __iter__(self) -> Iterator[Delta | Message]:
-        if self._control.is_running:
+        if self._control.reading.is_running:
             raise _read_twice("thread")
-        self._control.enter_loop(sys._getframe(1))
+        self._control.reading.enter_loop(sys._getframe(1))
         return self._items
 
 
@@ -175,7 +175,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
     ) -> None:
         super().__init__(run, before, bindings, control)
         self._items = items
-        control.follow(items)
+        control.reading.follow(items, self)
         self._opening = opening
 
     def keep_journal(self, journal: Journal) -> None:
@@ -183,7 +183,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
         self._bindings.journal = journal
 
     async def __aenter__(self) -> Self:
-        self._control.enter_block(sys._getframe(1))
+        self._control.reading.enter_block(sys._getframe(1))
         if self._opening is not None:
             await self._opening()
         return self
@@ -194,7 +194,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._control.is_running:
+        if not self._control.reading.is_running:
             await self._items.aclose()
             return
         self.cancel()
@@ -203,9 +203,9 @@ class AsyncRunStream(_StreamBase[OutputT]):
             raise _left_to_a_reader("task")
 
     def __aiter__(self) -> AsyncIterator[Delta | Message]:
-        if self._control.is_running:
+        if self._control.reading.is_running:
             raise _read_twice("task")
-        self._control.enter_loop(sys._getframe(1))
+        self._control.reading.enter_loop(sys._getframe(1))
         # The driver itself: another layer would cost each item a coroutine.
         return self._items
 
