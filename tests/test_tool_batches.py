@@ -93,7 +93,7 @@ async def test_report_names_its_call() -> None:
     items = await items_of(calls(("count", {"to": 2})), "Done.")
 
     [report] = [item for item in items if isinstance(item, ToolProgressDelta)]
-    assert (report.call.name, report.call.arguments) == ("count", '{"to":2}')
+    assert (report.call.name, report.call.arguments) == ("count", '{"to": 2}')
     assert "value=<int>" in repr(report)
 
 
