@@ -25,7 +25,7 @@ test: setup ## run the quick tests, and every example of the README and docs: 3 
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: setup ## run all tests: kills, processes, databases, browsers, other clients, fuzzing
-	$(PYTEST) $(ARGS)
+	EFFORT=thorough $(PYTEST) $(ARGS)
 
 coverage: setup ## run all tests and report which branches they took; two to five times as long
 	@rm -f .coverage .coverage.*

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import settings
 
 import request_contract
+from effort import examples
 
 pytest_plugins = ["servers", "postgres", "browser", "client_programs", "tracing"]
 
 PROJECT = Path(__file__).parent.parent
 
-settings.register_profile("default", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("default", deadline=None, max_examples=examples(100))
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # Fixtures that start a program: each test that asks for one is slow.

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from effort import examples
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.history.loading import load_messages
@@ -183,7 +184,7 @@ class ConversationMachine(RuleBasedStateMachine):
 
 
 ConversationMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=30, deadline=None
+    max_examples=examples(150), stateful_step_count=30, deadline=None
 )
 TestConversationMachine: Any = ConversationMachine.TestCase
 

@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from pathors_agent.conversation import Conversation
 from pathors_agent.errors import ToolError
 from pathors_agent.history.loading import load_messages
@@ -129,7 +130,7 @@ def whole(way: str, script: Sequence[Turn]) -> tuple[Message, ...]:
 
 EACH_WAY = pytest.mark.parametrize("way", WAYS)
 # One example is up to fifty runs, each on an event loop of its own.
-few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=examples(25), suppress_health_check=[HealthCheck.too_slow])
 
 
 @EACH_WAY

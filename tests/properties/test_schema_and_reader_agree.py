@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from pydantic import AliasChoices, AliasPath, ConfigDict, Field, create_model
 from typing_extensions import TypedDict
 
+from effort import examples
 from pathors_agent.messages import ToolCall
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.tool import Tool
@@ -280,7 +281,7 @@ def test_each_kind_of_type_is_read_as_its_schema_says(annotation: Any) -> None:
 # - all types of these, and their values in all spellings -
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(PARAMETERS.flatmap(lambda type_: st.tuples(st.just(type_[0]), texts_for(type_[1]))))
 def test_arguments_are_read_if_and_only_if_the_schema_allows_them(drawn: tuple[Any, str]) -> None:
     annotation, text = drawn

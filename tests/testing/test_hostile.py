@@ -9,6 +9,7 @@ import pytest
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
+from effort import examples
 from pathors_agent import (
     Agent,
     AssistantMessage,
@@ -92,7 +93,7 @@ def run(way: str, script: HostileScript, ran: Ran, *, cut: int | None = None) ->
 
 @pytest.mark.parametrize("way", WAYS)
 @given(script=hostile_scripts(Ran().tools()), cut=st.none() | st.integers(1, 50))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_agents_keep_a_true_history_whatever_the_model_does(
     way: str, script: HostileScript, cut: int | None
 ) -> None:
@@ -107,7 +108,7 @@ def test_agents_keep_a_true_history_whatever_the_model_does(
 
 
 @given(hostile_scripts(Ran().tools()))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_blocking_and_async_agents_make_one_history(script: HostileScript) -> None:
     histories = [run(way, script, Ran()).messages for way in WAYS]
 

@@ -7,6 +7,7 @@ import anyio
 import pytest
 from hypothesis import given, settings
 
+from effort import examples
 from pathors_agent import (
     Agent,
     AssistantMessage,
@@ -237,7 +238,7 @@ def test_profile_is_that_of_the_endpoint() -> None:
 
 
 @given(script=hostile_scripts([add, subtract, ASK]))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_whatever_a_hostile_model_made_of_a_run_goes_again(script: HostileScript) -> None:
     tools, limits = ToolRegistry([add, subtract, ASK]), Limits(turns=4)
     conversation = Conversation()

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 
+from effort import examples
 from pathors_agent import Tool, ToolContext, ToolError, tool
 from pathors_agent.schema.arguments import ArgumentsRefused
 from pathors_agent.testing import check_tool, tool_arguments
@@ -301,7 +302,7 @@ def test_own_arguments_are_tried_first() -> None:
 
 
 @given(st.data())
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.too_slow])
 def test_strategy_makes_arguments_that_the_tool_takes(data: st.DataObject) -> None:
     [registered] = ToolRegistry([many])
 
