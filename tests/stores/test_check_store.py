@@ -112,6 +112,15 @@ class GoesOnWithEndedSessions(MemoryStore):
         return await super().save_turn(lease, messages, seen=seen, **more)
 
 
+class LeavesLeasesOfEndedSessions(MemoryStore):
+    async def end_session(self, project: str, session_id: str) -> bool:
+        held = self._leases.get((project, session_id))
+        ended = await super().end_session(project, session_id)
+        if held is not None:
+            self._leases[project, session_id] = held
+        return ended
+
+
 class LooksAtNoIncarnation(MemoryStore):
     async def save_turn(
         self, lease: Lease, messages: Sequence[Message], *, seen: Session | None, **more: Any
@@ -273,6 +282,7 @@ class CannotBeWritten(MemoryStore):
         (CountsThePage, "total must be exact"),
         (ForgetsEndedSessions, "the newest session must be listed first, ended ones, too"),
         (GoesOnWithEndedSessions, "a turn on a session that has ended must raise"),
+        (LeavesLeasesOfEndedSessions, "a first turn of a session that was ended meanwhile must"),
         (LooksAtNoIncarnation, "a turn on the session before this one must raise"),
         (LooksAtNoRevision, "a turn on an older revision must raise SessionConflict"),
         (LooksAtNoLease, "who lost the lease must get SessionConflict"),

@@ -112,5 +112,8 @@ def _word(code: str | None) -> str | None:
 def of_store(error: StoreError) -> Problem:
     """A session could not be read or written."""
     if isinstance(error, SessionConflict):
-        return Problem(HTTPStatus.CONFLICT, "The session was changed meanwhile; send it again")
+        return Problem(
+            HTTPStatus.CONFLICT,
+            "The session was changed or ended meanwhile; send the request again",
+        )
     return unavailable("Sessions cannot be read or written now")

@@ -201,10 +201,11 @@ class Store(ABC):
 
     @abstractmethod
     async def end_session(self, project: str, session_id: str) -> bool:
-        """Remove a session's variables and messages for good; tell whether there was one.
+        """Delete a session's variables and messages for good. Return False if there was none.
 
-        The answers of requests that were stored with its turns go, too, and the notes of turns.
-        What a turn that runs now would write to it is refused later with `SessionConflict`.
+        Also deletes the notes of its turns, the answers of requests that were stored with its
+        turns, and its lease: a turn that runs now, which may be the session's first, cannot be
+        saved any more and gets `SessionConflict`.
         """
 
     # - turns -

@@ -226,8 +226,9 @@ class MemoryStore(Store):
         return Page(tuple(each.summary() for each in page), total=len(found))
 
     async def end_session(self, project: str, session_id: str) -> bool:
-        """Remove a session's variables and messages for good; tell whether there was one."""
+        """Delete a session's variables and messages for good. Return False if there was none."""
         live = self._live.pop((project, session_id), None)
+        self._leases.pop((project, session_id), None)
         self._forget_notes(project, session_id)
         if live is None:
             return False

@@ -115,7 +115,7 @@ class SQLStore(Store):
             return await sql_sessions.summaries(connection, project, text, limit, offset)
 
     async def end_session(self, project: str, session_id: str) -> bool:
-        """Remove a session's variables and messages for good; tell whether there was one."""
+        """Delete a session's variables and messages for good. Return False if there was none."""
         async with self._database.writing("end a session") as connection:
             ended = await sql_sessions.end(connection, project, session_id)
         if ended:

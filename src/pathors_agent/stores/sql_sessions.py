@@ -29,6 +29,7 @@ from pathors_agent.stores.base import Page, Session, SessionSummary
 from pathors_agent.stores.sql_schema import (
     clock,
     insert_if_new,
+    leases,
     messages,
     read_optional_time,
     read_time,
@@ -249,7 +250,11 @@ def _position_by_sqlite(element: position, compiler: SQLCompiler, **kw: Any) -> 
 
 
 async def end(connection: AsyncConnection, project: str, session_id: str) -> bool:
-    """Delete what a session holds, and the answers that tell of it; its line in lists stays."""
+    """Delete the content of a session, its answers and its lease; keep its line in lists."""
+    # The lease is first, as in a turn that is saved: of two, one waits for the other, not each.
+    await connection.execute(
+        leases.delete().where(leases.c.project == project, leases.c.session_id == session_id)
+    )
     ended = await connection.execute(
         sessions.update()
         .where(sessions.c.project == project, sessions.c.id == session_id, _LIVE)

@@ -199,11 +199,27 @@ async def _stale_turns_are_refused(trial: Trial) -> None:
 async def _ended_sessions_take_no_turn(trial: Trial) -> None:
     """A turn on a session that ended meanwhile must be refused."""
     seen = await trial.create()
-    lease = await trial.lease()
     await trial.store.end_session(trial.project, trial.id)
+    lease = await trial.lease()
     await _require_refused(trial, lease, seen, "a turn on a session that has ended")
     await trial.create()
     await _require_refused(trial, lease, seen, "a turn on the session before this one")
+
+
+async def _first_turns_of_ended_sessions_are_refused(trial: Trial) -> None:
+    """A session's first turn must be refused if the session was ended while it ran."""
+    lease = await trial.lease()
+    ended = await trial.store.end_session(trial.project, trial.id)
+    require("ending a session that is not stored must give False", holds=not ended)
+    await _require_refused(trial, lease, None, "a first turn of a session that was ended meanwhile")
+    kept = await trial.store.keep_lease(lease, seconds=LONG)
+    require("ending a session must end its lease", holds=not kept)
+    noting = trial.store.note_turn(lease, "turn", ["late"])
+    conflict = "a note of a turn whose session was ended must raise SessionConflict"
+    await require_error(conflict, SessionConflict, noting)
+    anew = await trial.lease()
+    saved = await trial.store.save_turn(anew, HELLO, seen=None)
+    require("a session of the same id must begin anew", holds=saved.messages == HELLO)
 
 
 async def _require_refused(trial: Trial, lease: Lease, seen: Session | None, what: str) -> None:
@@ -387,5 +403,6 @@ TURN_RULES: tuple[Rule, ...] = (
     _requests_end,
     _turns_are_noted,
     _stale_notes_are_refused,
+    _first_turns_of_ended_sessions_are_refused,
     _store_checks_itself,
 )
