@@ -16,8 +16,10 @@ import httpx2
 import uvicorn
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from pathors_agent.server import Project, ServerSettings, create_app, make_key
+from pathors_agent.server.connections import limited_protocol
 from pathors_agent.stores import MemoryStore, Store
 
 # Long enough for a busy machine; only a failing test ever waits for it.
@@ -100,11 +102,12 @@ def live(
     store: Store | None = None,
     ui: bool = False,
     key: str | None = None,
+    http: type[asyncio.Protocol] = AutoHTTPProtocol,
 ) -> Iterator[Live]:
     """Serve these projects while the block lasts; with a key that the store has, or a new one."""
     store = MemoryStore() if store is None else store
     app = create_app(projects, store, settings, ui=ui)
-    with socket.create_server(("127.0.0.1", 0)) as listener, served(app, listener):
+    with socket.create_server(("127.0.0.1", 0)) as listener, served(app, listener, http):
         if key is None:
             key, stored = make_key(projects[0].id)
             on_loop(app, store.add_key(stored))
@@ -123,9 +126,17 @@ class StoppableServer(uvicorn.Server):
 
 
 @contextmanager
-def served(app: FastAPI, listener: socket.socket) -> Iterator[None]:
+def served(
+    app: FastAPI, listener: socket.socket, http: type[asyncio.Protocol] = AutoHTTPProtocol
+) -> Iterator[None]:
     """Run uvicorn in a thread."""
-    config = uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app,
+        http=limited_protocol(http),
+        log_level="warning",
+        ws="none",
+        timeout_graceful_shutdown=5,
+    )
     server = StoppableServer(config)
     started = threading.Event()
 

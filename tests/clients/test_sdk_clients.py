@@ -275,7 +275,7 @@ def test_bad_request_tells_what_was_bad(client: ClientProgram, stream: bool) -> 
         seen = client.perform("refused", server, messages=messages, fields=fields)
 
         assert (seen["class"], seen["status"]) == ("BadRequestError", 400)
-        assert seen["message"] == "The messages do not fit the session"
+        assert seen["message"] == f"The messages do not fit the session: {seen['details'][0]}"
         assert seen["message"] in seen["text"]
         assert seen["details"][0].startswith("messages[1].tool_call_id: ")
         assert seen["type"] == "invalid_request_error"

@@ -22,11 +22,15 @@ from pathors_agent.server.document import (
     END,
     HEALTHZ,
     LIST,
+    MODEL,
+    MODELS,
     QUERY,
     READYZ,
     SEARCH,
     describe,
 )
+from pathors_agent.server.forms import Farewell, Slashes, TwoLengths
+from pathors_agent.server.models import ModelEndpoints
 from pathors_agent.server.problems import Problem, of_store, unavailable
 from pathors_agent.server.project import Project
 from pathors_agent.server.runtime import Runtime
@@ -80,8 +84,10 @@ def create_app(
         app.add_exception_handler(error, answer)
     app.add_middleware(Bugs)
     app.add_middleware(Deprecations)
+    app.add_middleware(Slashes)
+    app.add_middleware(TwoLengths)
     if runtime.settings.cors_origins:
-        app.add_middleware(CORSMiddleware, **_cors(runtime.settings.cors_origins))
+        app.add_middleware(CORSMiddleware, **_cors(runtime.settings))
     return app
 
 
@@ -97,14 +103,19 @@ def _lifespan(runtime: Runtime) -> Any:
 
 def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
     completions, sessions = Completions(runtime), SessionEndpoints(runtime)
+    models = ModelEndpoints(runtime)
 
     def add(path: str, endpoint: Any, method: str, about: dict[str, Any]) -> None:
         old = not path.startswith("/v1/")
         # Documented once: an older address answers alike.
         app.add_api_route(path, endpoint, methods=[method], include_in_schema=not old, **about)
         _take_whole_path(app.routes[-1])
+        if method == "GET":
+            _add_head(app, path, endpoint)
 
     add(f"{_CANONICAL}/chat/completions", completions.complete, "POST", COMPLETION)
+    add(f"{_CANONICAL}/models", models.list_all, "GET", MODELS)
+    add(f"{_CANONICAL}/models/{{model_id:path}}", models.query, "GET", MODEL)
     add(f"{_CANONICAL}/sessions/search", sessions.search, "POST", SEARCH)
     add(f"{_CANONICAL}/sessions", sessions.create, "POST", CREATE)
     add(f"{_CANONICAL}/sessions", sessions.end, "DELETE", END)
@@ -114,6 +125,8 @@ def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
     for path in _LEGACY_COMPLETIONS:
         add(path, completions.complete, "POST", COMPLETION)
     for base in (*_LEGACY_BASES, *(f"/api{base}" for base in _LEGACY_BASES)):
+        add(f"{base}/models", models.list_all, "GET", MODELS)
+        add(f"{base}/models/{{model_id:path}}", models.query, "GET", MODEL)
         add(f"{base}/session/search", sessions.search, "POST", SEARCH)
         add(f"{base}/session", sessions.create, "POST", CREATE)
         add(f"{base}/session", sessions.end, "DELETE", END)
@@ -122,8 +135,14 @@ def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
     _add_health(app, runtime)
 
 
+def _add_head(app: FastAPI, path: str, endpoint: Any) -> None:
+    """Answer HEAD like GET; the HTTP server leaves the body out."""
+    app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
+    _take_whole_path(app.routes[-1])
+
+
 def _take_whole_path(route: BaseRoute) -> None:
-    """Let an id that ends in a line break be told from one that does not."""
+    """Match the whole path: `$` would also match before a line break at its end."""
     assert isinstance(route, Route)
     route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
 
@@ -143,13 +162,16 @@ def _add_health(app: FastAPI, runtime: Runtime) -> None:
 
     app.add_api_route("/healthz", healthz, **HEALTHZ)
     app.add_api_route("/readyz", readyz, **READYZ)
+    _add_head(app, "/healthz", healthz)
+    _add_head(app, "/readyz", readyz)
 
 
 # - what goes wrong -
 
 
 async def _tell(request: Request, error: Any) -> Response:
-    return Response(error.body, error.status, headers=error.headers, media_type="application/json")
+    kind = Farewell if error.headers.get("Connection") == "close" else Response
+    return kind(error.body, error.status, headers=error.headers, media_type="application/json")
 
 
 async def _tell_of_store(request: Request, error: Any) -> Response:
@@ -182,18 +204,15 @@ _ANSWERS: dict[Any, Any] = {
 }
 
 
-def _cors(origins: tuple[str, ...]) -> dict[str, Any]:
+def _cors(settings: ServerSettings) -> dict[str, Any]:
     return {
-        "allow_origins": list(origins),
-        "allow_methods": ["GET", "POST", "DELETE"],
-        "allow_headers": ["Authorization", "Content-Type", "Idempotency-Key", "X-Session-ID"],
-        "expose_headers": [
-            "X-Session-ID",
-            "X-Session-Rewound",
-            "X-Should-Retry",
-            "Retry-After",
-            "Deprecation",
-        ],
+        "allow_origins": list(settings.cors_origins),
+        "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
+        # Clients send headers of their own (x-stainless-lang, traceparent); all are harmless.
+        "allow_headers": ["*"],
+        "allow_private_network": settings.cors_private_network,
+        # Without cookies, "*" stands for every header of an answer.
+        "expose_headers": ["*"],
     }
 
 

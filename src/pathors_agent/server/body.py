@@ -9,10 +9,10 @@ from typing import NoReturn, TypeVar
 
 import anyio
 from anyio.lowlevel import RunVar
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from pathors_agent.messages import JSONValue
-from pathors_agent.server.problems import Problem, bad_request
+from pathors_agent.server.problems import Problem, bad_request, cut
 from pathors_agent.server.settings import ServerSettings
 
 # Parsed within a few milliseconds, whatever it holds; more at once would be a long wait for others.
@@ -26,13 +26,13 @@ _JSON_TYPES = ("application/json", "text/json")
 
 
 async def read_object(request: Request, settings: ServerSettings) -> dict[str, JSONValue]:
-    """Give the JSON object that a request holds."""
+    """Return the JSON object that a request holds."""
     body = await read_body(request, settings)
     return await parsed(body, lambda: parse_object(body, settings))
 
 
 async def parsed(body: bytes, parse: Callable[[], ResultT]) -> ResultT:
-    """Parse a body: a large one beside the event loop, one at a time, so that others are answered.
+    """Parse a body; a large one in a thread, one at a time, so that other requests are answered.
 
     A body of a few megabytes can take seconds, and a hundred times its size in memory.
     """
@@ -42,15 +42,23 @@ async def parsed(body: bytes, parse: Callable[[], ResultT]) -> ResultT:
 
 
 async def read_body(request: Request, settings: ServerSettings) -> bytes:
-    """Give the body's bytes, once its size and its type are known to be good."""
+    """Return the body's bytes, or raise the `Problem` with its type, its encoding or its size."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _JSON_TYPES and not kind.endswith("+json"):
         raise Problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The request must have Content-Type application/json"
         )
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"The body must not be compressed, but Content-Encoding is {cut(encoding)}",
+            param="Content-Encoding",
+            headers={"Accept-Encoding": "identity"},
+        )
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > settings.max_body_bytes:
-        raise _too_large(settings)
+        raise _too_large(settings, is_read=False)
     try:
         with anyio.fail_after(settings.body_seconds):
             return await _gathered(request, settings)
@@ -64,23 +72,25 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
 
 async def _gathered(request: Request, settings: ServerSettings) -> bytes:
     pieces: list[bytes] = []
-    size = 0
-    try:
-        async for piece in request.stream():
-            pieces.append(piece)
-            size += len(piece)
-            if size > settings.max_body_bytes:
-                raise _too_large(settings)
-    except ClientDisconnect:
-        raise bad_request("The connection was closed before the body's end") from None
+    size, is_read = 0, False
+    while not is_read:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise bad_request("The connection was closed before the body's end")
+        piece: bytes = message.get("body", b"")
+        is_read = not message.get("more_body", False)
+        pieces.append(piece)
+        size += len(piece)
+        if size > settings.max_body_bytes:
+            raise _too_large(settings, is_read=is_read)
     return b"".join(pieces)
 
 
-def _too_large(settings: ServerSettings) -> Problem:
+def _too_large(settings: ServerSettings, *, is_read: bool) -> Problem:
     return Problem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         f"The body is larger than {settings.max_body_bytes} bytes",
-        headers={"Connection": "close"},
+        headers={} if is_read else {"Connection": "close"},
     )
 
 
@@ -106,7 +116,7 @@ def parse_object(body: bytes, settings: ServerSettings) -> dict[str, JSONValue]:
     except RecursionError:
         raise _too_deep(settings) from None
     except ValueError as error:
-        raise bad_request("The body is not JSON", f"body: {error}") from None
+        raise bad_request(f"The body is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise bad_request("The body must be a JSON object")
     if depth_over(value, settings.max_json_depth):

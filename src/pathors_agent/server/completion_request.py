@@ -198,8 +198,19 @@ def _session_id(reading: _Reading, header: str | None) -> str | None:
 
 
 def checked_session_id(text: str, complain: Callable[[str], object], name: str) -> str:
-    """Give the id; complain of one that is not 1 to 255 visible ASCII characters."""
+    """Return the session id; complain if no session can have it.
+
+    URL libraries remove the path segments `.` and `..`, even percent-encoded ones, so that a
+    session with one of these ids could not be queried.
+    """
+    check_id(text, complain, name)
+    if text in (".", ".."):
+        complain(f"{name}: must not be {text!r}, which URLs cannot hold")
+    return text
+
+
+def check_id(text: str, complain: Callable[[str], object], name: str) -> None:
+    """Complain about an id that is not 1 to 255 visible ASCII characters."""
     is_visible = text.isascii() and text.isprintable() and " " not in text
     if not (0 < len(text) <= MAX_SESSION_ID and is_visible):
         complain(f"{name}: must be 1 to {MAX_SESSION_ID} visible ASCII characters without spaces")
-    return text

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from pathors_agent.server.body import parse_object, parsed, read_body
 from pathors_agent.server.completion_request import (
     CompletionRequest,
-    checked_session_id,
+    check_id,
     read_request,
 )
 from pathors_agent.server.problems import bad_request, unavailable
@@ -76,7 +76,7 @@ def _request_id(request: Request, key: StoredKey) -> RequestId | None:
     if name is None:
         return None
     problems: list[str] = []
-    checked_session_id(name, problems.append, "Idempotency-Key")
+    check_id(name, problems.append, "Idempotency-Key")
     if problems:
         raise bad_request("Invalid header", *problems, param="Idempotency-Key")
     return RequestId(project=key.project, api_key=key.id, name=name)

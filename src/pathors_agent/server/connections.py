@@ -58,7 +58,7 @@ class _LimitedHeads(asyncio.Protocol):
             self.transport.close()
 
 
-def limited_protocol() -> type[asyncio.Protocol]:
-    """Give uvicorn's protocol for HTTP with these limits."""
-    bases = (_LimitedHeads, AutoHTTPProtocol)
+def limited_protocol(base: type[asyncio.Protocol] = AutoHTTPProtocol) -> type[asyncio.Protocol]:
+    """Return one of uvicorn's protocols for HTTP with these limits."""
+    bases = (_LimitedHeads, base)
     return cast(type[asyncio.Protocol], type("LimitedProtocol", bases, {}))

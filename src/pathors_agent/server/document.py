@@ -17,6 +17,8 @@ from pathors_agent.server.document_schemas import (
     ErrorBody,
     Health,
     ListAnswer,
+    ModelAnswer,
+    ModelsAnswer,
     SearchAnswer,
     SearchBody,
     SessionAnswer,
@@ -54,7 +56,7 @@ _ERRORS = {
     408: "The body came too slowly",
     409: "The session or the Idempotency-Key is in use, or the session has other content",
     413: "The body is too large",
-    415: "The body is not application/json",
+    415: "The body is not application/json, or is compressed",
     422: "The Idempotency-Key was used with another body",
     429: "Too many turns at once, here or at the model",
     500: "A fault of the server",
@@ -146,6 +148,8 @@ COMPLETION["responses"][200] |= {
     },
     "content": {"text/event-stream": {"schema": _EVENT}},
 }
+MODELS = _about("List models", "The project's one model.", ModelsAnswer)
+MODEL = _about("Query a model", "Whether the project has it.", ModelAnswer)
 CREATE = _about(
     "Create a session", "With variables for the instructions.", Created, CreateBody, 409
 )
@@ -204,7 +208,11 @@ def _complete(document: dict[str, Any]) -> None:
 
 # FastAPI's own answer to values that it checks; it checks none here.
 _VALIDATION_ERRORS = ("HTTPValidationError", "ValidationError")
-_PATH = {"project_id": {"type": "string"}, "session_id": ID_SCHEMA}
+_PATH = {
+    "project_id": {"type": "string"},
+    "session_id": ID_SCHEMA,
+    "model_id": {"type": "string"},
+}
 
 
 def _complete_operation(operation: dict[str, Any]) -> None:

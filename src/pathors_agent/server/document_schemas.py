@@ -270,6 +270,25 @@ class CompletionChunk(BaseModel):
     session_id: str
 
 
+# - models -
+
+
+class ModelAnswer(BaseModel):
+    """A model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelsAnswer(BaseModel):
+    """The models of a project: one."""
+
+    object: Literal["list"]
+    data: list[ModelAnswer]
+
+
 # - sessions -
 
 

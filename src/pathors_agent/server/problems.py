@@ -1,5 +1,6 @@
 """What a client is told of a request that was not answered: a status and a JSON body."""
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -23,10 +24,16 @@ DO_NOT_RETRY = {"x-should-retry": "false"}
 # A list that a person reads; a flood of bad messages must not become a flood of words.
 MAX_DETAILS = 20
 MAX_DETAIL_CHARACTERS = 300
+# A field's place stands before the first colon of a detail, as `messages[2].tool_call_id`.
+_PLACE = re.compile(r"([A-Za-z_][\w-]*(?:\[\d+\])*(?:\.[A-Za-z_][\w-]*(?:\[\d+\])*)*): ", re.ASCII)
 
 
 class Problem(Exception):
-    """A request that is not answered; `details` name each bad field."""
+    """A request that is not answered.
+
+    `details` name each bad field. The first of them is repeated in `message`, the only part that
+    most SDKs show, and its field is `param`.
+    """
 
     def __init__(
         self,
@@ -38,12 +45,12 @@ class Problem(Exception):
         details: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-        self.param = param
         self.details = [cut(detail) for detail in details[:MAX_DETAILS]]
+        self.message = _with_first(message, self.details, len(details) - 1)
+        super().__init__(self.message)
+        self.status = status
+        self.code = code
+        self.param = param or _place(self.details)
         self.headers = dict(headers or {})
 
     @property
@@ -57,6 +64,18 @@ class Problem(Exception):
             param=self.param,
             details=self.details,
         )
+
+
+def _with_first(message: str, details: Sequence[str], others: int) -> str:
+    if not details:
+        return message
+    more = f" (and {others} more)" if others else ""
+    return f"{message}: {details[0]}{more}"
+
+
+def _place(details: Sequence[str]) -> str | None:
+    found = _PLACE.match(details[0]) if details else None
+    return found[1] if found else None
 
 
 def cut(text: str) -> str:

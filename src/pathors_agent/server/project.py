@@ -22,7 +22,7 @@ from pathors_agent.wire.chat_completions import ModelOptions
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 _VARIABLE = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
 
-# What a client is told where neither it nor the project names a model.
+# The name that clients are told if neither they nor the project name a model.
 DEFAULT_MODEL = "pathway-default"
 
 
@@ -86,7 +86,7 @@ class Project:
         return AsyncAgent(
             self.transport,
             name=self.id,
-            model=self.model or request.model,
+            model=self._model(request),
             instructions=self._instructions(variables),
             tools=self.own_tools + request.tools,
             options=request.model_options(self.options),
@@ -96,7 +96,12 @@ class Project:
 
     def shown_model(self, request: CompletionRequest) -> str:
         """The name of the model for the client."""
-        return self.model or request.model or DEFAULT_MODEL
+        return self._model(request) or DEFAULT_MODEL
+
+    def _model(self, request: CompletionRequest) -> str | None:
+        """Return the model to ask for; the listed name of a project without one chooses none."""
+        asked = None if request.model == DEFAULT_MODEL else request.model
+        return self.model or asked
 
     def _instructions(self, variables: Mapping[str, JSONValue]) -> str | None:
         if self.instructions is None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, fields
 
+from pathors_agent.server.origins import check_origins
+
 # Long conversations with a few images fit; OpenAI's own limit for a request is 32 MB.
 MAX_BODY_BYTES = 8 * 1024 * 1024
 # A phone on a bad line sends 8 MiB in less; who is slower holds up a connection for nothing.
@@ -32,6 +34,10 @@ WRITE_SECONDS = 60.0
 GRACE_SECONDS = 20.0
 
 
+# Fields that are no amounts, or may be zero.
+_NO_AMOUNTS = {"cors_origins", "cors_private_network", "queue_length"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """What a server allows, and how long it waits; sizes in bytes, times in seconds.
@@ -47,7 +53,10 @@ class ServerSettings:
     - `ping_seconds`: silence of a stream before a comment is sent.
     - `write_seconds`: how long a client may take to read what is waiting for it.
     - `grace_seconds`: how long running turns may go on after SIGTERM.
-    - `cors_origins`: web pages of other origins that may call the API, as "https://example.com".
+    - `cors_origins`: web pages of other origins that may call the API, as "https://example.com";
+      "*" for all. An origin that no browser sends is refused with `ValueError`.
+    - `cors_private_network`: whether these pages may call a server on the user's own machine or
+      private network from the internet (Chrome asks for it in a preflight).
     """
 
     max_body_bytes: int = MAX_BODY_BYTES
@@ -66,8 +75,10 @@ class ServerSettings:
     write_seconds: float = WRITE_SECONDS
     grace_seconds: float = GRACE_SECONDS
     cors_origins: tuple[str, ...] = ()
+    cors_private_network: bool = True
 
     def __post_init__(self) -> None:
-        for name in {field.name for field in fields(self)} - {"cors_origins", "queue_length"}:
+        check_origins(self.cors_origins)
+        for name in {field.name for field in fields(self)} - _NO_AMOUNTS:
             if not getattr(self, name) > 0:
                 raise ValueError(f"ServerSettings.{name} must be over 0")
