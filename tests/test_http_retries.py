@@ -292,13 +292,26 @@ def waits_of(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 # - what is sent -
 
 
-def test_attempts_carry_one_idempotency_key(scripted_server: StartServer, ask: Ask) -> None:
+@pytest.mark.parametrize(
+    ("path", "settings"), [("/projects/p", {}), ("", {"sends": "new_messages"})]
+)
+def test_attempts_carry_one_idempotency_key_where_turns_are_stored(
+    scripted_server: StartServer, ask: Ask, path: str, settings: dict[str, Any]
+) -> None:
     server = scripted_server(BUSY, OK, OK)
 
-    ask(server.url, times=2)
+    ask(server.url + path, times=2, **settings)
 
     keys = [request.headers["idempotency-key"] for request in server.requests]
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_other_endpoints_get_no_idempotency_key(scripted_server: StartServer, ask: Ask) -> None:
+    server = scripted_server(BUSY, OK)
+
+    ask(server.url)
+
+    assert not [r for r in server.requests if "idempotency-key" in r.headers]
 
 
 def test_conflict_of_another_operation_is_not_sent_again(scripted_server: StartServer) -> None:

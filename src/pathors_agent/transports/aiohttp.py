@@ -53,8 +53,8 @@ class AiohttpTransport(AsyncTransport):
             session_header,
             is_own_client=client is None,
         )
-        self._retries = Retries(retries)
         self.profile = self._endpoint.profile(profile, sends)
+        self._retries = Retries(retries, adds_key=self._endpoint.stores_turns(self.profile))
         self.server_address = self._endpoint.server
         self._clients = AiohttpClients(client, self._endpoint)
         self._sending = Sending

@@ -1,8 +1,6 @@
 """Open the clients of AiohttpTransport: one for each event loop."""
 
-from contextvars import ContextVar
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 import aiohttp
 import yarl
@@ -87,24 +85,28 @@ async def _close(client: LoopClient) -> None:
     await client.session.close()
 
 
-# The request that is being sent: aiohttp does not say on which connection.
-SENDING: ContextVar[Exchange] = ContextVar("_sending")
-
-
 class _Connector(aiohttp.TCPConnector):
     """Notes on an exchange whether its connection has served another request before."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._seen: WeakSet[object] = WeakSet()
-
-    async def connect(self, *args: Any, **kwargs: Any) -> Connection:
-        connection = await super().connect(*args, **kwargs)
-        protocol, exchange = connection.protocol, SENDING.get(None)
-        if exchange is not None:
-            exchange.reuse = "kept" if protocol in self._seen else "new"
-            self._seen.add(protocol)
+    async def connect(self, req: Any, *args: Any, **kwargs: Any) -> Connection:
+        connection = await super().connect(req, *args, **kwargs)
+        exchange = _exchange_of(req)
+        if exchange is not None and exchange.reuse == "unknown":
+            exchange.reuse = "kept"
         return connection
+
+    async def _create_connection(self, req: Any, *args: Any, **kwargs: Any) -> Any:
+        exchange = _exchange_of(req)
+        if exchange is not None:
+            exchange.reuse = "new"
+        return await super()._create_connection(req, *args, **kwargs)
+
+
+def _exchange_of(request: Any) -> Exchange | None:
+    """Return the exchange of a request of aiohttp, by the body that it was given."""
+    body = getattr(getattr(request, "body", None), "_value", None)
+    exchange = getattr(body, "exchange", None)
+    return exchange if isinstance(exchange, Exchange) else None
 
 
 def _checked_proxy(route: Route) -> str | None:

@@ -11,14 +11,15 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from pathors_agent.errors import TransportError
-from pathors_agent.transports.aiohttp_client import SENDING, AiohttpClients
+from pathors_agent.transports.aiohttp_client import AiohttpClients
 from pathors_agent.transports.base import AsyncResponse, Request
 from pathors_agent.transports.endpoint import Endpoint
 from pathors_agent.transports.exchange import Exchange
+from pathors_agent.transports.first_byte import PutBack
 from pathors_agent.transports.watch import Watch
 
 
-class Sending:
+class Sending(PutBack):
     """One request and its answer: the context manager of `send`, and the body's pieces.
 
     A read costs nothing but its clock: `Watch` looks now and then whether one waits too long.
@@ -32,6 +33,7 @@ class Sending:
         "_endpoint",
         "_exchange",
         "_is_late",
+        "_put_back",
         "_request",
         "_waiting_since",
         "_watch",
@@ -47,6 +49,7 @@ class Sending:
         self._endpoint = endpoint
         self._clients = clients
         self._waiting_since: float | None = None
+        self._put_back = b""
         self._is_late = False
 
     # - the request -
@@ -79,7 +82,6 @@ class Sending:
         exchange = self._exchange
         client = await self._clients.running()
         self._watch = client.watch
-        token = SENDING.set(exchange)
         try:
             async with asyncio.timeout_at(exchange.whole_end) as limit:
                 return await self._post(
@@ -91,8 +93,6 @@ class Sending:
             raise exchange.timed_out() from None
         except RuntimeError as error:
             raise self._clients.failure(error) from exchange.cause(error)
-        finally:
-            SENDING.reset(token)
 
     async def _post(
         self, client: aiohttp.ClientSession, request: Request, body: "Body"
@@ -121,7 +121,14 @@ class Sending:
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
+    def put_back(self, piece: bytes) -> None:
+        """Let this piece be the next one."""
+        self._put_back = piece
+
     async def __anext__(self) -> bytes:
+        if self._put_back:
+            piece, self._put_back = self._put_back, b""
+            return piece
         self._waiting_since = monotonic()
         try:
             piece = await self._content.readany()
@@ -209,7 +216,7 @@ class Body:
 
     def __init__(self, data: bytes, exchange: Exchange, limit: asyncio.Timeout) -> None:
         self._data = data
-        self._exchange = exchange
+        self.exchange = exchange
         self._limit = limit
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -218,15 +225,15 @@ class Body:
     async def __anext__(self) -> bytes:
         data, self._data = self._data, b""
         if not data:  # all is sent
-            self._limit_to(self._exchange.read_end(monotonic()))
+            self._limit_to(self.exchange.read_end(monotonic()))
             raise StopAsyncIteration
-        self._limit_to(self._exchange.write_end(monotonic()))
+        self._limit_to(self.exchange.write_end(monotonic()))
         return data
 
     def leave_out(self, headers: CIMultiDict[str]) -> None:
         """Send none; the connection, too, must then be there before the answer is due."""
         headers.pop("Content-Type", None)
-        self._limit_to(self._exchange.read_end(monotonic()))
+        self._limit_to(self.exchange.read_end(monotonic()))
 
     def _limit_to(self, end: float) -> None:
         with suppress(RuntimeError):  # the answer was there before all was sent

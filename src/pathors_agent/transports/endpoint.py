@@ -76,6 +76,10 @@ class Endpoint:
         by_address = "new_messages" if self._keeps_history else profile.sends
         return replace(profile, sends=sends or by_address)
 
+    def stores_turns(self, profile: EndpointProfile) -> bool:
+        """Return True if the endpoint stores turns, and so needs to recognise a repeated one."""
+        return self._keeps_history or profile.sends == "new_messages"
+
     def exchange(self, request: Request) -> Exchange:
         """Begin one: its clock starts now; it may take `request.seconds` where that is less."""
         timeouts, seconds = self._timeouts, request.seconds

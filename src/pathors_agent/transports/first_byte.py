@@ -5,6 +5,7 @@ another; what fails after that is never sent again.
 """
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
@@ -80,7 +81,10 @@ async def open_answer_async(send: AsyncSend, request: Request) -> AsyncOpened:
     except BaseException:
         await sending.__aexit__(*sys.exc_info())
         raise
-    response = replace(response, pieces=_FirstThenRest(first, pieces))
+    if isinstance(pieces, PutBack):
+        pieces.put_back(first)
+    else:
+        response = replace(response, pieces=_FirstThenRest(first, pieces))
     return AsyncOpened(response, sending, is_empty=not first)
 
 
@@ -89,6 +93,19 @@ async def _first_filled(pieces: AsyncIterator[bytes]) -> bytes:
         if piece:
             return piece
     return b""
+
+
+class PutBack(ABC):
+    """Pieces of which the last one read can be put back, to be read again.
+
+    The other way, around pieces of any kind, costs each piece one call more.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def put_back(self, piece: bytes) -> None:
+        """Let this piece be the next one."""
 
 
 class _FirstThenRest:

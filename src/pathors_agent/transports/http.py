@@ -40,6 +40,7 @@ from pathors_agent.transports.exchange import (
     Exchange,
     Timeouts,
 )
+from pathors_agent.transports.first_byte import PutBack
 from pathors_agent.transports.loops import CLOSED, LoopClients
 from pathors_agent.transports.network import Route
 from pathors_agent.transports.retry import RETRIES, RetriedSending, Retries
@@ -86,8 +87,8 @@ class HTTPTransport(Transport):
             session_header,
             is_own_client=client is None,
         )
-        self._retries = Retries(retries)
         self.profile = self._endpoint.profile(profile, sends)
+        self._retries = Retries(retries, adds_key=self._endpoint.stores_turns(self.profile))
         self.server_address = self._endpoint.server
         self._owns_client = client is None
         self._client = client or httpx2.Client(**_own_client_settings(self._endpoint.route))
@@ -190,8 +191,8 @@ class AsyncHTTPTransport(AsyncTransport):
             session_header,
             is_own_client=client is None,
         )
-        self._retries = Retries(retries)
         self.profile = self._endpoint.profile(profile, sends)
+        self._retries = Retries(retries, adds_key=self._endpoint.stores_turns(self.profile))
         self.server_address = self._endpoint.server
         settings = _own_client_settings(self._endpoint.route)
         self._clients: LoopClients[_LoopClient] = LoopClients(
@@ -227,13 +228,13 @@ class AsyncHTTPTransport(AsyncTransport):
         await self.aclose()
 
 
-class _AsyncSending:
+class _AsyncSending(PutBack):
     """One request and its answer: the context manager of `send`, and the body's pieces.
 
     No generator: one that is left half read needs closing, and its frame weighs more than this.
     """
 
-    __slots__ = ("_answer", "_exchange", "_held", "_request", "_source", "_transport")
+    __slots__ = ("_answer", "_exchange", "_held", "_put_back", "_request", "_source", "_transport")
 
     _exchange: Exchange
     _answer: "httpx2.Response"
@@ -243,6 +244,7 @@ class _AsyncSending:
         self._transport = transport
         self._source: AsyncIterator[bytes] | None = None
         self._held: AsyncIterable[bytes] | None = None
+        self._put_back = b""
 
     async def __aenter__(self) -> AsyncResponse:
         assert self._request  # entered once
@@ -288,7 +290,14 @@ class _AsyncSending:
             self._held = self._answer.stream = HeldStream(self._answer.stream)
         return self._answer.aiter_bytes()
 
+    def put_back(self, piece: bytes) -> None:
+        """Let this piece be the next one."""
+        self._put_back = piece
+
     async def __anext__(self) -> bytes:
+        if self._put_back:
+            piece, self._put_back = self._put_back, b""
+            return piece
         assert self._source  # made by __aiter__
         try:
             piece = await self._source.__anext__()

@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,7 +38,6 @@ from pathors_agent.transports.first_byte import (
     open_answer,
     open_answer_async,
 )
-from pathors_agent.wire.provider_errors import is_retryable
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -146,7 +146,8 @@ def _retries(attempts: int) -> int:
 class Retries:
     """How often a request is sent again, and after which wait.
 
-    0 switches retries off. `is_around`: the policy of a transport around another, which does not
+    0 switches retries off. `adds_key`: all attempts carry one idempotency key, for endpoints that
+    would store a turn twice. `is_around`: the policy of a transport around another, which does not
     heed `Request.retries`, and leaves connections to the one inside.
     """
 
@@ -154,6 +155,7 @@ class Retries:
         self,
         retries: int,
         *,
+        adds_key: bool = True,
         is_around: bool = False,
         max_retry_after: float = LONGEST_RETRY_AFTER_SECONDS,
         clock: Callable[[], float] = time.time,
@@ -162,6 +164,7 @@ class Retries:
         if retries < 0:
             raise InvalidSetting(f"retries must be 0 or more, not {retries}.")
         self.retries = retries
+        self.adds_key = adds_key
         self.is_around = is_around
         self.max_retry_after = max_retry_after
         self.clock = clock
@@ -174,24 +177,37 @@ class Retries:
             return self.retries
         return min(self.retries, request.retries)
 
+    def marked(self, request: Request) -> Request:
+        """Return the request as each attempt sends it."""
+        changes: dict[str, Any] = {}
+        if self.adds_key and not _has_idempotency_key(request.headers):
+            changes["headers"] = {**request.headers, "Idempotency-Key": str(uuid.uuid4())}
+        if self.is_around:
+            # The transport inside does not retry: attempts of attempts would multiply.
+            changes["retries"] = 0
+        return replace(request, **changes) if changes else request
+
     def open(
         self, send: Send, request: Request, sleep: Callable[[float], None] | None = None
     ) -> Opened:
         """Send a request until there is an answer, or no hope of one."""
-        attempts = _Attempts(self, request)
+        request, start = self.marked(request), time.monotonic()
+        first: Opened | TransportError
         try:
-            opened = open_answer(send, attempts.next_request())
-            if not attempts.may_pass(opened):
-                return opened
-            first: Opened | TransportError = opened
+            first = open_answer(send, request)
+            attempts = _Attempts(self, request, start)
+            if not attempts.may_pass(first):
+                return first
         except TransportError as error:
+            attempts = _Attempts(self, request, start)
             if not attempts.may_pass(error):
                 raise
             first = error
 
         from tenacity import Retrying
 
-        outcomes: list[Opened | TransportError] = [first]  # tenacity's first attempt was made
+        outcomes = [first]  # tenacity's first attempt was made
+        del first  # a local variable would keep an error, its traceback and this frame alive
 
         def attempt() -> Opened:
             if outcomes:
@@ -214,20 +230,23 @@ class Retries:
         sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> AsyncOpened:
         """As `open`."""
-        attempts = _Attempts(self, request)
+        request, start = self.marked(request), time.monotonic()
+        first: AsyncOpened | TransportError
         try:
-            opened = await open_answer_async(send, attempts.next_request())
-            if not attempts.may_pass(opened):
-                return opened
-            first: AsyncOpened | TransportError = opened
+            first = await open_answer_async(send, request)
+            attempts = _Attempts(self, request, start)
+            if not attempts.may_pass(first):
+                return first
         except TransportError as error:
+            attempts = _Attempts(self, request, start)
             if not attempts.may_pass(error):
                 raise
             first = error
 
         from tenacity import AsyncRetrying
 
-        outcomes: list[AsyncOpened | TransportError] = [first]
+        outcomes = [first]
+        del first
 
         async def attempt() -> AsyncOpened:
             if outcomes:
@@ -240,14 +259,14 @@ class Retries:
             **attempts.settings(),
         )
         with attempts.counted():
-            opened = await retrying(attempt)
+            opened: AsyncOpened = await retrying(attempt)
         return attempts.mark(opened)
 
 
 class RetriedSending:
     """A request that is sent again as needed: the async context manager of `send`."""
 
-    __slots__ = ("_request", "_retries", "_send", "_sending", "_sleep")
+    __slots__ = ("_how", "_sending")
 
     _sending: AbstractAsyncContextManager[AsyncResponse]
 
@@ -258,16 +277,14 @@ class RetriedSending:
         request: Request,
         sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
-        self._retries = retries
-        self._send = send
-        self._request: Request | None = request
-        self._sleep = sleep
+        self._how: Callable[[], Awaitable[AsyncOpened]] | None
+        self._how = partial(retries.open_async, send, request, sleep)
 
     async def __aenter__(self) -> AsyncResponse:
-        assert self._request  # entered once
-        # The body may hold megabytes: it is freed when the answer is there.
-        request, self._request = self._request, None
-        opened = await self._retries.open_async(self._send, request, self._sleep)
+        assert self._how  # entered once
+        # An open stream holds on to nothing of its request: the body may have megabytes.
+        how, self._how = self._how, None
+        opened = await how()
         self._sending = opened.sending
         return opened.response
 
@@ -286,21 +303,21 @@ Outcome = Opened | AsyncOpened | BaseException
 class _Attempts:
     """The attempts at one request: how many there were, and whether another follows."""
 
-    def __init__(self, retries: Retries, request: Request) -> None:
+    __slots__ = ("_end", "_limit", "_request", "_retries", "_sent", "_waits", "_was_resent")
+
+    def __init__(self, retries: Retries, request: Request, start: float) -> None:
         self._retries = retries
         self._limit = retries.limit(request)
-        self._end = None if request.seconds is None else time.monotonic() + request.seconds
-        # The transport inside does not retry: attempts of attempts would multiply.
-        headers = _with_idempotency_key(request.headers)
-        self._request = replace(request, headers=headers, retries=0)
-        self._sent = 0
+        self._end = None if request.seconds is None else start + request.seconds
+        self._request = request
+        self._sent = 1
         self._waits = 0
         self._was_resent = False
 
     def next_request(self) -> Request:
         """Return the request for another attempt, with the time that is left."""
         self._sent += 1
-        if self._end is None or self._sent == 1:
+        if self._end is None:
             return self._request
         return replace(self._request, seconds=self._end - time.monotonic())
 
@@ -326,14 +343,15 @@ class _Attempts:
         return may_pass and self._asked(outcome) <= self._retries.max_retry_after
 
     def _answer_may_pass(self, opened: Opened | AsyncOpened) -> bool:
-        response = opened.response
+        response, is_completion = opened.response, self._request.path == COMPLETIONS_PATH
+        if response.status == _OK:
+            return opened.is_empty and is_completion  # other operations may answer with nothing
         said = response.headers.get("x-should-retry", "").lower()
-        if said in ("true", "false") and response.status != _OK:
+        if said in ("true", "false"):
             return said == "true"
-        if self._request.path != COMPLETIONS_PATH:
-            # Other operations may answer with nothing, and their conflicts stay: only a turn ends.
-            return is_retryable(response.status) and response.status != _CONFLICT
-        return opened.failed
+        # Two turns can be in each other's way; other conflicts stay.
+        is_final = response.status == _CONFLICT and not is_completion
+        return opened.failed and not is_final
 
     def _asked(self, outcome: Outcome) -> float:
         """Return how many seconds the server asks to wait."""
@@ -448,7 +466,5 @@ def _http_date(text: str, *, otherwise: float) -> float:
         return otherwise
 
 
-def _with_idempotency_key(headers: Mapping[str, str]) -> Mapping[str, str]:
-    if any(name.lower() == "idempotency-key" for name in headers):
-        return headers
-    return {**headers, "Idempotency-Key": str(uuid.uuid4())}
+def _has_idempotency_key(headers: Mapping[str, str]) -> bool:
+    return any(name.lower() == "idempotency-key" for name in headers)
