@@ -310,7 +310,7 @@ async def test_broken_store_is_named(broken: Callable[[], MemoryStore], sentence
 
 @pytest.mark.anyio
 async def test_lease_that_never_ends_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pathors_agent.testing.turn_rules.PATIENCE", 0.3)
+    monkeypatch.setattr("pathors_agent.testing.lease_rules.PATIENCE", 0.3)
 
     with pytest.raises(AssertionError, match="a lease must be over after its seconds"):
         await check_store(HoldsLeasesForEver)

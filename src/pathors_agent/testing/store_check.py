@@ -3,13 +3,19 @@
 from collections.abc import Callable
 
 from pathors_agent.stores.base import Store
+from pathors_agent.testing.lease_rules import LEASE_RULES
 from pathors_agent.testing.store_rules import SESSION_RULES, Rule, Trial
 from pathors_agent.testing.turn_rules import TURN_RULES
 from pathors_agent.testing.usage import check_made, maker_of
+from pathors_agent.testing.value_rules import VALUE_RULES
 
 
 async def check_store(make: Callable[[], Store]) -> None:
     """Check a store; raise AssertionError naming the first broken rule.
+
+    The rules: keys, sessions, turns, requests and notes are kept as the methods of `Store` say; names
+    and texts come back exactly; values are copied when they come in and go out; a lease is never held
+    by two; an answer outlives its request.
 
     `make` returns a store, which is opened for one rule and closed again. Other programs may use
     the same database: every rule has projects of its own.
@@ -20,7 +26,7 @@ async def check_store(make: Callable[[], Store]) -> None:
         wanted="a store",
         example="check_store(MyStore) or check_store(lambda: MyStore(...))",
     )
-    for rule in (*SESSION_RULES, *TURN_RULES):
+    for rule in (*SESSION_RULES, *LEASE_RULES, *TURN_RULES, *VALUE_RULES):
         made: Store = maker()
         check_made(made, Store, function="check_store")
         await _check(made, rule)

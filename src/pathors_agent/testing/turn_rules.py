@@ -1,16 +1,13 @@
-"""The rules for who may write to a store: leases, turns, and requests with a name."""
+"""The rules for who may write to a store: turns, and requests with a name."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-
-import anyio
 
 from pathors_agent.errors import SessionConflict
 from pathors_agent.messages import AssistantMessage, UserMessage
 from pathors_agent.stores.base import Lease, RequestId, Session
+from pathors_agent.testing.lease_rules import HELLO, MANY, MORE, at_once, let_pass, until
 from pathors_agent.testing.store_rules import (
     LONG,
-    PATIENCE,
     SHORT,
     Rule,
     Trial,
@@ -19,110 +16,6 @@ from pathors_agent.testing.store_rules import (
     require,
     require_error,
 )
-
-HELLO = (UserMessage(content="Hello"), AssistantMessage(content="Hi"))
-MORE = (UserMessage(content="And?"), AssistantMessage(content="No."))
-
-# How many try the same thing at once.
-MANY = 10
-
-
-async def _at_once(work: Callable[[int], Awaitable[object]]) -> list[object]:
-    """Do the work many times at once; give the results, errors among them."""
-    results: list[object] = []
-
-    async def do(number: int) -> None:
-        try:
-            results.append(await work(number))
-        except SessionConflict as error:
-            results.append(error)
-
-    async with anyio.create_task_group() as tasks:
-        for number in range(MANY):
-            tasks.start_soon(do, number)
-    return results
-
-
-async def _until(sentence: str, what: Callable[[], Awaitable[object]]) -> None:
-    """Wait until something is given; raise the sentence when it takes too long."""
-    with anyio.move_on_after(PATIENCE):
-        while not await what():  # noqa: ASYNC110  (a clock tells nobody)
-            await anyio.sleep(SHORT / 5)
-        return
-    raise AssertionError(sentence)
-
-
-# - leases -
-
-
-async def _leases_are_of_one(trial: Trial) -> None:
-    """A lease must be held by one at a time."""
-    lease = await trial.lease()
-    named = (lease.project, lease.session_id, lease.holder) == (trial.project, trial.id, "writer")
-    require("a lease must tell its session and holder", holds=named)
-    for holder in ("other", "writer"):
-        second = await trial.store.take_lease(trial.project, trial.id, holder=holder, seconds=LONG)
-        require("a lease that is held must not be given again", holds=second is None)
-    await trial.lease("another-session")
-    await replace(trial, project=f"{trial.project}-other").lease()
-
-
-async def _leases_are_raced_for(trial: Trial) -> None:
-    """A lease must be given to one of many who ask at once."""
-
-    async def take(number: int) -> Lease | None:
-        return await trial.store.take_lease(
-            trial.project, trial.id, holder=f"writer-{number}", seconds=LONG
-        )
-
-    given = [lease for lease in await _at_once(take) if lease is not None]
-    require("of many who ask at once, one must get the lease", holds=len(given) == 1)
-
-
-async def _leases_are_dropped(trial: Trial) -> None:
-    """A lease that is given back must be anybody's."""
-    first = await trial.lease()
-    await trial.store.drop_lease(first)
-    second = await trial.lease()
-    require("a lease's fence must grow, also after a drop", holds=second.fence > first.fence)
-    await trial.store.drop_lease(first)
-    kept = await trial.store.keep_lease(first, seconds=LONG)
-    require("a lease that is another's must not be kept", holds=not kept)
-    third = await trial.store.take_lease(trial.project, trial.id, holder="third", seconds=LONG)
-    require("dropping an old lease must leave the new one", holds=third is None)
-
-
-async def _leases_end(trial: Trial) -> None:
-    """A lease must be over after its seconds."""
-    first = await trial.lease(seconds=SHORT)
-
-    async def take() -> Lease | None:
-        return await trial.store.take_lease(trial.project, trial.id, holder="next", seconds=LONG)
-
-    await _until("a lease must be over after its seconds", take)
-    kept = await trial.store.keep_lease(first, seconds=LONG)
-    require("a lease that is another's must not be kept", holds=not kept)
-    conflict = "who lost the lease must get SessionConflict"
-    late = trial.store.save_turn(first, HELLO, seen=None)
-    await require_error(conflict, SessionConflict, late)
-    require("what is refused must not be stored", holds=await trial.seen() is None)
-
-
-async def _leases_are_kept(trial: Trial) -> None:
-    """A lease that is kept must be held on."""
-    kept = await trial.lease("kept", seconds=SHORT)
-    # Ends no sooner than the other would have.
-    await trial.lease("clock", seconds=SHORT)
-    done = await trial.store.keep_lease(kept, seconds=LONG)
-    require("a lease must be kept by its holder", holds=done)
-
-    async def clock_is_over() -> Lease | None:
-        return await trial.store.take_lease(trial.project, "clock", holder="next", seconds=LONG)
-
-    await _until("a lease must be over after its seconds", clock_is_over)
-    other = await trial.store.take_lease(trial.project, "kept", holder="next", seconds=LONG)
-    require("a lease that is kept must not end", holds=other is None)
-
 
 # - turns -
 
@@ -242,7 +135,7 @@ async def _turns_are_raced_for(trial: Trial) -> None:
     async def save(number: int) -> Session:
         return await trial.store.save_turn(lease, HELLO, seen=seen)
 
-    saved = [each for each in await _at_once(save) if isinstance(each, Session)]
+    saved = [each for each in await at_once(save) if isinstance(each, Session)]
     now_there = await trial.store.session(trial.project, trial.id)
     one = len(saved) == 1 and now_there == saved[0]
     require("of many turns on one revision, one must be stored", holds=one)
@@ -277,7 +170,7 @@ async def _requests_are_raced_for(trial: Trial) -> None:
         record = await trial.store.begin_request(trial.request(), f"{number}", seconds=LONG)
         return record.state
 
-    states = sorted(str(state) for state in await _at_once(begin))
+    states = sorted(str(state) for state in await at_once(begin))
     one = states == ["begun", *["running"] * (MANY - 1)]
     require("of many who begin a request at once, one must get it", holds=one)
 
@@ -314,6 +207,18 @@ async def _require_finished(trial: Trial, request: RequestId, sentence: str) -> 
     require(sentence, holds=answered)
 
 
+async def _answers_outlive_their_requests(trial: Trial) -> None:
+    """An answer must be kept longer than the seconds of its request."""
+    request = trial.request()
+    await trial.store.begin_request(request, "first", seconds=SHORT)
+    lease = await trial.lease()
+    await trial.store.save_turn(lease, HELLO, seen=None, request=request, answer='{"é": 1}')
+    await let_pass(trial, "a lease must be over after its seconds")
+    await _require_finished(
+        trial, request, "an answer must be kept longer than the seconds of its request"
+    )
+
+
 async def _requests_are_forgotten(trial: Trial) -> None:
     """A request that came to no answer must be anybody's again."""
     request = trial.request()
@@ -335,7 +240,7 @@ async def _requests_end(trial: Trial) -> None:
         record = await trial.store.begin_request(clock, "second", seconds=LONG)
         return (record.state, record.body_digest) == ("begun", "second")
 
-    await _until("a request must be anybody's after its seconds", clock_is_over)
+    await until("a request must be anybody's after its seconds", clock_is_over)
     record = await trial.store.begin_request(kept, "second", seconds=LONG)
     require("a request that is kept must not end", holds=record.state == "running")
 
@@ -385,11 +290,6 @@ async def _store_checks_itself(trial: Trial) -> None:
 
 
 TURN_RULES: tuple[Rule, ...] = (
-    _leases_are_of_one,
-    _leases_are_raced_for,
-    _leases_are_dropped,
-    _leases_end,
-    _leases_are_kept,
     _turns_are_saved,
     _stale_turns_are_refused,
     _ended_sessions_take_no_turn,
@@ -399,6 +299,7 @@ TURN_RULES: tuple[Rule, ...] = (
     _requests_are_of_one,
     _requests_are_raced_for,
     _requests_are_finished,
+    _answers_outlive_their_requests,
     _requests_are_forgotten,
     _requests_end,
     _turns_are_noted,

@@ -1,0 +1,179 @@
+"""The rules of leases: the right to write a session belongs to one holder at a time."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import anyio
+
+from pathors_agent.errors import SessionConflict
+from pathors_agent.messages import AssistantMessage, UserMessage
+from pathors_agent.stores.base import Lease
+from pathors_agent.testing.store_rules import (
+    LONG,
+    PATIENCE,
+    SHORT,
+    Rule,
+    Trial,
+    require,
+    require_error,
+)
+
+HELLO = (UserMessage(content="Hello"), AssistantMessage(content="Hi"))
+MORE = (UserMessage(content="And?"), AssistantMessage(content="No."))
+
+# How many try the same thing at once.
+MANY = 10
+
+
+async def at_once(work: Callable[[int], Awaitable[object]]) -> list[object]:
+    """Do the work many times at once; give the results, errors among them."""
+    results: list[object] = []
+
+    async def do(number: int) -> None:
+        try:
+            results.append(await work(number))
+        except SessionConflict as error:
+            results.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(MANY):
+            tasks.start_soon(do, number)
+    return results
+
+
+async def until(sentence: str, what: Callable[[], Awaitable[object]]) -> None:
+    """Wait until something is given; raise the sentence when it takes too long."""
+    with anyio.move_on_after(PATIENCE):
+        while not await what():  # noqa: ASYNC110  (a clock tells nobody)
+            await anyio.sleep(SHORT / 5)
+        return
+    raise AssertionError(sentence)
+
+
+async def _leases_are_of_one(trial: Trial) -> None:
+    """A lease must be held by one at a time."""
+    lease = await trial.lease()
+    named = (lease.project, lease.session_id, lease.holder) == (trial.project, trial.id, "writer")
+    require("a lease must tell its session and holder", holds=named)
+    for holder in ("other", "writer"):
+        second = await trial.store.take_lease(trial.project, trial.id, holder=holder, seconds=LONG)
+        require("a lease that is held must not be given again", holds=second is None)
+    await trial.lease("another-session")
+    await replace(trial, project=f"{trial.project}-other").lease()
+
+
+async def _leases_are_raced_for(trial: Trial) -> None:
+    """A lease must be given to one of many who ask at once."""
+
+    async def take(number: int) -> Lease | None:
+        return await trial.store.take_lease(
+            trial.project, trial.id, holder=f"writer-{number}", seconds=LONG
+        )
+
+    given = [lease for lease in await at_once(take) if lease is not None]
+    require("of many who ask at once, one must get the lease", holds=len(given) == 1)
+
+
+async def _ended_leases_are_raced_for(trial: Trial) -> None:
+    """A lease that is over must be given to one of many who ask at once."""
+    await trial.lease(seconds=SHORT)
+    await let_pass(trial, "a lease must be over after its seconds")
+
+    async def take(number: int) -> Lease | None:
+        return await trial.store.take_lease(trial.project, trial.id, holder="writer", seconds=LONG)
+
+    given = [lease for lease in await at_once(take) if lease is not None]
+    require("of many who ask for a lease that is over, one must get it", holds=len(given) == 1)
+
+
+async def let_pass(trial: Trial, sentence: str) -> None:
+    """Wait until a lease of `SHORT` seconds is over that was taken after all others."""
+    await trial.lease("passing", seconds=SHORT)
+
+    async def take() -> Lease | None:
+        return await trial.store.take_lease(trial.project, "passing", holder="next", seconds=LONG)
+
+    await until(sentence, take)
+
+
+async def _leases_are_held_on(trial: Trial) -> None:
+    """A lease must be held until it is dropped or over, whatever is done with it."""
+    store, lease = trial.store, await trial.lease()
+    first = await store.save_turn(lease, HELLO, seen=None)
+    await _require_held(trial, "after its turn is saved")
+    await require_error(
+        "a turn on a session that is there must raise SessionConflict",
+        SessionConflict,
+        store.save_turn(lease, MORE, seen=None),
+    )
+    await _require_held(trial, "after a turn that was refused")
+    await store.keep_lease(lease, seconds=LONG)
+    await store.note_turn(lease, "turn", ["note"])
+    await _require_held(trial, "after it is kept")
+    await store.drop_lease(replace(lease, fence=lease.fence - 1))
+    await store.drop_lease(replace(lease, holder="other"))
+    await _require_held(trial, "after somebody else dropped theirs")
+    await store.save_turn(lease, MORE, seen=first)
+    await _require_held(trial, "after its next turn is saved")
+
+
+async def _require_held(trial: Trial, when: str) -> None:
+    for holder in ("other", "writer"):
+        again = await trial.store.take_lease(trial.project, trial.id, holder=holder, seconds=LONG)
+        require(f"a lease must not be given a second time {when}", holds=again is None)
+
+
+async def _leases_are_dropped(trial: Trial) -> None:
+    """A lease that is given back must be anybody's."""
+    first = await trial.lease()
+    await trial.store.drop_lease(first)
+    second = await trial.lease()
+    require("a lease's fence must grow, also after a drop", holds=second.fence > first.fence)
+    await trial.store.drop_lease(first)
+    kept = await trial.store.keep_lease(first, seconds=LONG)
+    require("a lease that is another's must not be kept", holds=not kept)
+    third = await trial.store.take_lease(trial.project, trial.id, holder="third", seconds=LONG)
+    require("dropping an old lease must leave the new one", holds=third is None)
+
+
+async def _leases_end(trial: Trial) -> None:
+    """A lease must be over after its seconds."""
+    first = await trial.lease(seconds=SHORT)
+
+    async def take() -> Lease | None:
+        return await trial.store.take_lease(trial.project, trial.id, holder="next", seconds=LONG)
+
+    await until("a lease must be over after its seconds", take)
+    kept = await trial.store.keep_lease(first, seconds=LONG)
+    require("a lease that is another's must not be kept", holds=not kept)
+    conflict = "who lost the lease must get SessionConflict"
+    late = trial.store.save_turn(first, HELLO, seen=None)
+    await require_error(conflict, SessionConflict, late)
+    require("what is refused must not be stored", holds=await trial.seen() is None)
+
+
+async def _leases_are_kept(trial: Trial) -> None:
+    """A lease that is kept must be held on."""
+    kept = await trial.lease("kept", seconds=SHORT)
+    # Ends no sooner than the other would have.
+    await trial.lease("clock", seconds=SHORT)
+    done = await trial.store.keep_lease(kept, seconds=LONG)
+    require("a lease must be kept by its holder", holds=done)
+
+    async def clock_is_over() -> Lease | None:
+        return await trial.store.take_lease(trial.project, "clock", holder="next", seconds=LONG)
+
+    await until("a lease must be over after its seconds", clock_is_over)
+    other = await trial.store.take_lease(trial.project, "kept", holder="next", seconds=LONG)
+    require("a lease that is kept must not end", holds=other is None)
+
+
+LEASE_RULES: tuple[Rule, ...] = (
+    _leases_are_of_one,
+    _leases_are_raced_for,
+    _ended_leases_are_raced_for,
+    _leases_are_held_on,
+    _leases_are_dropped,
+    _leases_end,
+    _leases_are_kept,
+)
