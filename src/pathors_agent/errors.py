@@ -158,9 +158,9 @@ class TransportError(AgentError):
 class ProviderError(TransportError):
     """The provider answered with an error, by HTTP status or inside a stream.
 
-    `status` is the HTTP status (200 for an error inside an answer), `code` and `type` are the
-    provider's own words, `body` the first 2 KB as received, `retry_after` seconds, and `partial`
-    what had arrived of the message.
+    `status` is the HTTP status (200 for an error inside an answer). `code`, `type`, `param` and
+    `said` (its message) are the provider's own words, `body` the first 2 KB as received,
+    `retry_after` seconds, and `partial` what had arrived of the message.
     """
 
     def __init__(
@@ -170,6 +170,8 @@ class ProviderError(TransportError):
         status: int,
         code: str | None = None,
         type: str | None = None,  # noqa: A002  (OpenAI's name for the field)
+        param: str | None = None,
+        said: str = "",
         body: str = "",
         retry_after: float | None = None,
         partial: AssistantMessage | None = None,
@@ -179,6 +181,8 @@ class ProviderError(TransportError):
         self.status = status
         self.code = code
         self.type = type
+        self.param = param
+        self.said = said
         self.body = body
         self.retry_after = retry_after
         self.partial = partial

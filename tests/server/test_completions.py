@@ -495,7 +495,7 @@ def test_decision_that_is_none_is_refused(said: str) -> None:
         ),
         (
             {"messages": [{"role": "user", "content": "x"}], "stop": ["a", 1]},
-            "stop: must be a string or a list of strings",
+            "stop: must be a string or a list of strings, and not empty",
         ),
         (
             {
@@ -669,7 +669,8 @@ def test_older_addresses_answer_alike_and_say_that_they_are_old(prefix: str) -> 
 @pytest.mark.parametrize(
     ("entry", "status"),
     [
-        (http_error(400, "key sk-secret-1234 is bad"), 502),
+        (http_error(400, "invalid api key sk-secret-1234"), 502),
+        (http_error(400, "the key sk-secret-1234 takes 8192 tokens"), 400),
         (http_error(401, "key sk-secret-1234 is bad"), 502),
         (http_error(429, "slow down", retry_after=7), 429),
         (answer("Hello").broken_after(bytes=0), 502),

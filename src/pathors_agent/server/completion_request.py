@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 from pathors_agent.errors import ToolDefinitionError, UnreadableDefinition
@@ -143,14 +144,47 @@ _OPTIONS = {
 }
 
 
+# What OpenAI publishes as the ranges of its fields.
+_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+    "max_tokens": (1, inf),
+    "max_completion_tokens": (1, inf),
+    "seed": (-(2**63), 2**63 - 1),
+}
+_LARGEST_BIAS = 100
+# "any" is Mistral's word for "required".
+_TOOL_CHOICES = ("none", "auto", "required", "any")
+
+
+def _is_bias(value: JSONValue) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return -_LARGEST_BIAS <= value <= _LARGEST_BIAS
+
+
 def _options(reading: _Reading) -> dict[str, JSONValue]:
     count = reading.value("n", int)
     if count not in (None, 1):
         reading.problems.append("n: must be 1, a session has one answer")
     given = {name: reading.value(name, kind) for name, kind in _PASSED.items()}
+    for name, (low, high) in _RANGES.items():
+        value = given[name]
+        if value is not None and not low <= value <= high:
+            said = f"at least {low}" if high == inf else f"between {low} and {high}"
+            reading.problems.append(f"{name}: must be {said}")
     stop = given["stop"]
-    if isinstance(stop, list) and not all(isinstance(text, str) for text in stop):
-        reading.problems.append(f"stop: must be {_KINDS[str, list]}")
+    if isinstance(stop, list) and not (stop and all(isinstance(text, str) for text in stop)):
+        reading.problems.append(f"stop: must be {_KINDS[str, list]}, and not empty")
+    choice = given["tool_choice"]
+    if isinstance(choice, str) and choice not in _TOOL_CHOICES:
+        words = ", ".join(_TOOL_CHOICES)
+        reading.problems.append(f"tool_choice: must be one of {words}, or an object")
+    biases = given["logit_bias"] or {}
+    if not all(_is_bias(value) for value in biases.values()):
+        reading.problems.append("logit_bias: must hold numbers between -100 and 100")
     return {_OPTIONS.get(k, k): v for k, v in given.items() if v is not None}
 
 

@@ -107,7 +107,11 @@ def unavailable(message: str) -> Problem:
 
 
 def of_model(error: TransportError) -> Problem:
-    """The model behind gave no answer; its own words are not passed on, they may hold a key."""
+    """Return what a client reads of a model that did not answer.
+
+    A refusal that the client's request caused keeps its status and words. What is wrong between
+    server and model is told by its kind alone.
+    """
     if error.timed_out:
         return Problem(
             HTTPStatus.GATEWAY_TIMEOUT, "The model did not answer in time", code="model_timeout"
@@ -116,16 +120,82 @@ def of_model(error: TransportError) -> Problem:
         return Problem(
             HTTPStatus.BAD_GATEWAY, "The model gave no whole answer", code="model_failed"
         )
+    if _is_quota_spent(error):
+        return Problem(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            "The quota of the model is spent; a retry does not help",
+            code="insufficient_quota",
+            headers=DO_NOT_RETRY,
+        )
     if error.status == HTTPStatus.TOO_MANY_REQUESTS:
         return busy("The model is asked too often", error.retry_after or 1)
+    if (status := _client_fault(error)) is not None:
+        words = _without_secrets(error.said) or HTTPStatus(status).phrase
+        param = error.param if error.param and _PARAM.fullmatch(error.param) else None
+        details = [f"{param}: {words}"] if param else []
+        return Problem(status, words, code=_word(error.code), param=param, details=details)
     message = f"The model answered with an error (status {error.status})"
     return Problem(HTTPStatus.BAD_GATEWAY, message, code=_word(error.code) or "model_failed")
 
 
+# The statuses by which a model refuses a request: too long, out of range, not readable.
+_CLIENT_FAULTS = frozenset({400, 413, 422})
+# An account without money, in the words of the providers that have no code for it.
+_SPENT = re.compile(
+    r"insufficient[ _](?:balance|credit|quota|funds)|credit balance is too low", re.I
+)
+# Some providers refuse the server's own key with a 400.
+_KEY_REFUSED = re.compile(r"api[ _-]?key|credential|unauthori[sz]ed|authentication", re.I)
+_PARAM = re.compile(r"[\w.\[\]-]{1,100}")
+
+# Texts that a refusal may quote and a client must not read: addresses, and what looks like a key.
+_SECRETS = re.compile(
+    r"""
+    [a-z][a-z0-9+.-]*://\S+                                  # URLs
+    | \b[\w.+-]+@[\w-]+(?:\.[\w-]+)+                         # mail addresses, user@host
+    | \b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b                   # IPv4
+    | \[?(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{0,4}\]?(?::\d+)?     # IPv6
+    | \b(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)*)(?::\d{2,5})\b(?:/\S*)?           # host:port
+    | \b(?:[a-z0-9-]+\.)+(?:com|net|org|io|ai|dev|app|cloud|local|internal|lan|corp|svc|home)\b\S*
+    | \b(?:bearer|basic)\s+\S+
+    | \b(?:key|secret|password|token)\s*[:=]\s*\S+
+    | \b(?:sk|pk|rk|dk|gsk|hf|xai|pplx|nvapi|ghp|glpat|aiza|ya29|akia)[-_.]?[\w*.-]{6,}
+    | \b(?=[\w-]*\d)(?=[\w-]*(?-i:[A-Z]))(?=[\w-]*(?-i:[a-z]))[\w-]{20,}            # random letters
+    | \b[0-9a-f]{24,}\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def _client_fault(error: ProviderError) -> int | None:
+    """Return the status of a refusal that the client's request caused, or None."""
+    status = error.status
+    if status == HTTPStatus.OK:  # an error inside an answer
+        is_refusal = error.type == "invalid_request_error"
+        code = error.code or ""
+        status = int(code) if code.isdecimal() and len(code) == 3 else 400 * is_refusal
+    is_of_key = error.param is None and _KEY_REFUSED.search(f"{error.said} {error.code}")
+    if status not in _CLIENT_FAULTS or is_of_key:
+        return None
+    return status
+
+
+def _is_quota_spent(error: ProviderError) -> bool:
+    is_named = "insufficient_quota" in (error.code, error.type)
+    return (
+        is_named or error.status == HTTPStatus.PAYMENT_REQUIRED or bool(_SPENT.search(error.said))
+    )
+
+
+def _without_secrets(text: str) -> str:
+    return _SECRETS.sub("[...]", text)
+
+
 def _word(code: str | None) -> str | None:
-    """A provider's error code, if it is just a word."""
+    """Return a provider's error code if it is a word."""
     is_word = code is not None and code.isascii() and code.replace("_", "").isalnum()
-    return code if is_word and code is not None and len(code) <= 64 else None
+    is_number = code is not None and code.isdecimal()
+    return code if is_word and not is_number and code is not None and len(code) <= 64 else None
 
 
 def of_store(error: StoreError) -> Problem:

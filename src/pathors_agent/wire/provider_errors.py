@@ -44,7 +44,8 @@ def decode_error(
 ) -> ProviderError:
     """Return the error of an answer with an error status, or of a body that is no answer."""
     quoted = body[:QUOTED_BODY_BYTES].decode(errors="replace")
-    words, code, kind = _words(_loads(body))
+    value = _loads(body)
+    words, code, kind = _words(value)
     said = _one_line(words or quoted) or "with an empty body"
     sent = f"; the request was sent {attempts} times" if attempts > 1 else ""
     error = ProviderError(
@@ -52,6 +53,8 @@ def decode_error(
         status=status,
         code=code,
         type=kind,
+        param=_param(value),
+        said=_one_line(words),
         body=quoted,
         retry_after=retry_after,
         retryable=is_retryable(status),
@@ -76,6 +79,8 @@ def find_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> ProviderE
         status=_OK,
         code=code,
         type=kind,
+        param=_param(dict(answer)),
+        said=_one_line(words),
         body=body,
         retryable=retryable,
     )
@@ -132,6 +137,19 @@ def _code(value: Mapping[str, JSONValue]) -> str | None:
     if code is None:
         code = value.get("status_code")
     return str(code) if isinstance(code, str | int) and not isinstance(code, bool) else None
+
+
+def _param(value: JSONValue) -> str | None:
+    """Return the name of the field that an error is about; gateways wrap errors in others."""
+    found = None
+    for _ in range(_WRAPPINGS):
+        value = value[0] if isinstance(value, list) and value else value
+        if not isinstance(value, dict):
+            break
+        param = value.get("param")
+        found = param if isinstance(param, str) and param else found
+        value = value.get("error")
+    return found
 
 
 def _loads(body: bytes) -> JSONValue:
