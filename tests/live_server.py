@@ -103,10 +103,11 @@ def live(
     ui: bool = False,
     key: str | None = None,
     http: type[asyncio.Protocol] = AutoHTTPProtocol,
+    runs: str | None = None,
 ) -> Iterator[Live]:
     """Serve these projects while the block lasts; with a key that the store has, or a new one."""
     store = MemoryStore() if store is None else store
-    app = create_app(projects, store, settings, ui=ui)
+    app = create_app(projects, store, settings, ui=ui, runs=runs)
     with socket.create_server(("127.0.0.1", 0)) as listener, served(app, listener, http):
         if key is None:
             key, stored = make_key(projects[0].id)

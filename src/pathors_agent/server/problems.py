@@ -130,7 +130,7 @@ def of_model(error: TransportError) -> Problem:
     if error.status == HTTPStatus.TOO_MANY_REQUESTS:
         return busy("The model is asked too often", error.retry_after or 1)
     if (status := _client_fault(error)) is not None:
-        words = _without_secrets(error.said) or HTTPStatus(status).phrase
+        words = _without_secrets(error.said) or f"The model refused the request (status {status})"
         param = error.param if error.param and _PARAM.fullmatch(error.param) else None
         details = [f"{param}: {words}"] if param else []
         return Problem(status, words, code=_word(error.code), param=param, details=details)
@@ -155,11 +155,12 @@ _SECRETS = re.compile(
     | \b[\w.+-]+@[\w-]+(?:\.[\w-]+)+                         # mail addresses, user@host
     | \b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b                   # IPv4
     | \[?(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{0,4}\]?(?::\d+)?     # IPv6
-    | \b(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)*)(?::\d{2,5})\b(?:/\S*)?           # host:port
+    | \b(?=[0-9.-]*[a-z])[a-z0-9-]+(?:\.[a-z0-9-]+)*:\d{2,5}\b(?:/\S*)?          # host:port
     | \b(?:[a-z0-9-]+\.)+(?:com|net|org|io|ai|dev|app|cloud|local|internal|lan|corp|svc|home)\b\S*
     | \b(?:bearer|basic)\s+\S+
     | \b(?:key|secret|password|token)\s*[:=]\s*\S+
-    | \b(?:sk|pk|rk|dk|gsk|hf|xai|pplx|nvapi|ghp|glpat|aiza|ya29|akia)[-_.]?[\w*.-]{6,}
+    | \b(?:sk|pk|rk|dk|gsk|hf|xai|pplx|nvapi|ghp|glpat)[-_][\w*.-]{6,}
+    | \b(?:aiza|ya29|akia)[\w*.-]{6,}
     | \b(?=[\w-]*\d)(?=[\w-]*(?-i:[A-Z]))(?=[\w-]*(?-i:[a-z]))[\w-]{20,}            # random letters
     | \b[0-9a-f]{24,}\b
     """,

@@ -1,0 +1,286 @@
+"""A repeated request repeats nothing, and what tools did is not forgotten."""
+
+import json
+import socket
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import httpx2
+import pytest
+
+from live_server import PATIENCE_SECONDS, Live, live
+from pathors_agent import AsyncResponse, AsyncTransport, Request, ToolContext, tool
+from pathors_agent.server import Project
+from pathors_agent.stores import MemoryStore, SQLStore, Store
+from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
+
+PAY = calls(("pay", {"amount": 5}))
+BROKEN = http_error(500, "broken")
+Serve = Callable[[AsyncTransport, "Payments"], AbstractContextManager[Live]]
+ANSWERS = ["user", "assistant", "tool", "assistant"]
+
+
+class Payments:
+    """Two tools, and what they did: one pays at once, one is cut off while it pays."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.begun = threading.Event()
+
+    def tools(self) -> list[Callable[..., Any]]:
+        @tool
+        def pay(amount: int, context: ToolContext[Any]) -> str:
+            """Pay an amount."""
+            self.keys.append(context.key)
+            return f"paid {amount}"
+
+        @tool
+        async def transfer(amount: int) -> str:
+            """Transfer an amount, for ever."""
+            self.begun.set()
+            await anyio.sleep_forever()
+            return "never"
+
+        return [pay, transfer]
+
+
+class Waiting(AsyncTransport):
+    """A model that plays a script, and waits with one of its answers."""
+
+    def __init__(self, *script: Any, waits_with: int) -> None:
+        self.inner = AsyncScriptedTransport(*script)
+        self.waits_with = waits_with
+        self.is_waiting = threading.Event()
+        self.is_released = threading.Event()
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncGenerator[AsyncResponse]:
+        if len(self.inner.requests) == self.waits_with and not self.is_waiting.is_set():
+            self.is_waiting.set()
+            await anyio.to_thread.run_sync(self.is_released.wait, abandon_on_cancel=True)
+        async with self.inner.send(request) as response:
+            yield response
+
+
+@pytest.fixture(
+    params=["cancel", "finish", pytest.param("durable", marks=pytest.mark.slow)],
+)
+def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Serve:
+    """Return what serves a model with the tools of payments: by each way to see to a turn."""
+    database = f"sqlite:///{tmp_path}/sessions.db"
+    is_durable = request.param == "durable"
+
+    @contextmanager
+    def serve(transport: AsyncTransport, payments: Payments) -> Iterator[Live]:
+        how: Literal["finish", "cancel"] = "finish" if request.param == "finish" else "cancel"
+        project = Project(id="demo", transport=transport, tools=payments.tools(), on_disconnect=how)
+        store: Store = SQLStore(database) if is_durable else MemoryStore()
+        with live(project, store=store, runs=database if is_durable else None) as server:
+            yield server
+
+    return serve
+
+
+def body(text: str, **fields: Any) -> bytes:
+    return json.dumps({"messages": [{"role": "user", "content": text}], **fields}).encode()
+
+
+def ask(server: Live, content: bytes, **headers: str) -> httpx2.Response:
+    headers = {"Content-Type": "application/json", **headers}
+    return server.client.post("/chat/completions", content=content, headers=headers)
+
+
+def leave(server: Live, content: bytes, until: threading.Event, **headers: str) -> None:
+    """Send a request, and close the connection once something happened."""
+    head = {"Host": "x", "Content-Type": "application/json", **server.headers, **headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    first = f"POST /v1/projects/demo/chat/completions HTTP/1.1\r\n{lines}"
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(f"{first}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        assert until.wait(PATIENCE_SECONDS)
+
+
+def said(answered: httpx2.Response) -> str:
+    assert answered.status_code == 200, answered.text
+    text: str = answered.json()["choices"][0]["message"]["content"]
+    return text
+
+
+def roles(server: Live, session: str) -> list[str]:
+    return [message["role"] for message in server.stored(session)]
+
+
+NAMED = {"X-Session-ID": "s1"}
+KEY = {"Idempotency-Key": "k1"}
+
+
+@pytest.mark.parametrize("session", [{}, NAMED], ids=["no session", "session"])
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+def test_repeats_under_a_key_run_no_tool_again(
+    serve: Serve, session: dict[str, str], stream: bool
+) -> None:
+    payments = Payments()
+    model = AsyncScriptedTransport(PAY, BROKEN, BROKEN, http_error(429, "slow"), "Done.")
+    with serve(model, payments) as server:
+        content = body("Pay 5", stream=stream)
+        failed = [ask(server, content, **KEY, **session) for _ in range(3)]
+        done = ask(server, content, **KEY, **session)
+        again = ask(server, content, **KEY, **session)
+
+        assert len(payments.keys) == 1
+        assert again.content == done.content or stream
+        assert "Done." in done.text
+        assert "Done." in again.text
+        assert not any("x-should-retry" in each.headers for each in failed)
+        answers = [*failed, done, again]
+        assert len({each.headers["x-session-id"] for each in answers}) == 1
+        assert roles(server, done.headers["x-session-id"]) == ANSWERS
+
+
+def test_each_key_has_a_session_of_its_own() -> None:
+    with live(Project(id="demo", transport=AsyncScriptedTransport(*"abc"))) as server:
+        first = ask(server, body("Hi"), **KEY)
+        other = ask(server, body("Hi"), **{"Idempotency-Key": "k2"})
+        unnamed = ask(server, body("Hi"))
+
+        ids = {each.headers["x-session-id"] for each in (first, other, unnamed)}
+        assert len(ids) == 3
+
+
+def test_error_after_tools_ran_is_not_to_be_retried_without_a_key(serve: Serve) -> None:
+    payments = Payments()
+    with serve(AsyncScriptedTransport(PAY, BROKEN), payments) as server:
+        failed = ask(server, body("Pay 5"))
+
+        assert failed.status_code == 502
+        assert failed.headers["x-should-retry"] == "false"
+
+
+def test_error_before_any_tool_ran_may_be_retried(serve: Serve) -> None:
+    with serve(AsyncScriptedTransport(BROKEN), Payments()) as server:
+        assert "x-should-retry" not in ask(server, body("Hi")).headers
+
+
+@pytest.mark.parametrize("headers", [KEY, NAMED, {**KEY, **NAMED}], ids=["key", "session", "both"])
+def test_client_that_stopped_waiting_and_repeats_gets_its_answer_and_pays_once(
+    serve: Serve, headers: dict[str, str]
+) -> None:
+    payments = Payments()
+    model = Waiting(PAY, "Done.", "Done.", waits_with=1)
+    with serve(model, payments) as server:
+        leave(server, body("Pay 5"), model.is_waiting, **headers)
+        model.is_released.set()
+        done = ask(server, body("Pay 5"), **headers)
+
+        assert said(done) == "Done."
+        assert len(payments.keys) == 1
+        assert roles(server, done.headers["x-session-id"]) == ANSWERS
+
+
+def test_answer_that_no_client_got_is_given_once() -> None:
+    model, payments = Waiting("Done.", "Again.", waits_with=0), Payments()
+    one = Project(id="demo", transport=model, tools=payments.tools(), on_disconnect="finish")
+    with live(one) as server:
+        leave(server, body("yes"), model.is_waiting, **NAMED)
+        model.is_released.set()
+
+        assert said(ask(server, body("yes"), **NAMED)) == "Done."
+        assert said(ask(server, body("yes"), **NAMED)) == "Again."
+        assert [m["content"] for m in server.stored("s1")] == ["yes", "Done.", "yes", "Again."]
+
+
+def sent(model: Waiting) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = model.inner.requests[-1]["messages"]
+    return messages
+
+
+def test_next_turn_reads_what_the_tools_of_a_client_that_left_did() -> None:
+    payments, model = Payments(), Waiting(PAY, "Paid before.", "Bye.", waits_with=1)
+    one = Project(id="demo", transport=model, tools=payments.tools())
+    with live(one) as server:
+        leave(server, body("Pay 5"), model.is_waiting, **NAMED)
+        said(ask(server, body("What did you do?"), **NAMED))
+        read = [(m["role"], m.get("content")) for m in sent(model)]
+        history = ["What did you do?", {"role": "assistant", "content": "Paid before."}, "Bye"]
+        server.complete(*history, session="s1")
+        model.is_released.set()
+
+        assert read == [
+            ("assistant", None),
+            ("tool", "paid 5"),
+            ("user", "What did you do?"),
+        ]
+        assert roles(server, "s1") == ["assistant", "tool", *("user", "assistant") * 2]
+        assert len(payments.keys) == 1
+
+
+def test_next_turn_reads_that_a_calls_outcome_is_unknown() -> None:
+    payments = Payments()
+    script = (calls(("pay", {"amount": 5}), ("transfer", {"amount": 7})), "Look it up.")
+    model = Waiting(*script, waits_with=9)
+    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+        leave(server, body("Pay and transfer"), payments.begun, **NAMED)
+        said(ask(server, body("Well?"), **NAMED))
+
+        results = {m["tool_call_id"]: m["content"] for m in sent(model) if m["role"] == "tool"}
+        assert results["call_1"] == "paid 5"
+        assert results["call_2"].startswith("Outcome unknown: ")
+        assert [m.get("outcome") for m in server.stored("s1")[1:3]] == [None, "unknown"]
+
+
+def test_turns_that_failed_one_after_another_are_all_read() -> None:
+    payments = Payments()
+    model = Waiting(PAY, BROKEN, PAY, BROKEN, "Twice.", waits_with=9)
+    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+        ask(server, body("Pay 5"), **NAMED)
+        ask(server, body("Pay 5 more"), **NAMED)
+        said(ask(server, body("How much?"), **NAMED))
+
+        assert [m["role"] for m in sent(model)] == ["assistant", "tool"] * 2 + ["user"]
+        assert len(payments.keys) == 2
+
+
+def test_repeat_of_a_turn_that_another_one_followed_is_refused() -> None:
+    payments = Payments()
+    model = Waiting(PAY, BROKEN, "Paid before.", waits_with=9)
+    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+        ask(server, body("Pay 5"), **NAMED, **KEY)
+        said(ask(server, body("What did you do?"), **NAMED))
+        refused = ask(server, body("Pay 5"), **NAMED, **KEY)
+
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "session_changed")
+        assert refused.headers["x-should-retry"] == "false"
+        assert len(payments.keys) == 1
+
+
+def test_what_another_turn_did_meanwhile_is_kept_when_the_first_is_repeated() -> None:
+    payments = Payments()
+    model = Waiting(PAY, BROKEN, PAY, BROKEN, "Done.", "Ten.", waits_with=9)
+    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+        ask(server, body("Pay 5"), **NAMED, **KEY)
+        ask(server, body("Pay 5 more"), **NAMED)
+        said(ask(server, body("Pay 5"), **NAMED, **KEY))
+        said(ask(server, body("How much?"), **NAMED))
+
+        assert len(payments.keys) == 2
+        assert [m["role"] for m in sent(model)].count("tool") == 2
+
+
+def test_refused_request_of_a_named_session_finds_its_tools_results() -> None:
+    payments = Payments()
+    too_long = http_error(400, "too long", code="context_length_exceeded")
+    model = Waiting(PAY, too_long, "Short.", waits_with=9)
+    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+        refused = ask(server, body("Pay 5"), **NAMED)
+        answered = ask(server, body("Pay 5"), **NAMED)
+
+        assert (refused.status_code, refused.json()["error"]["code"]) == (
+            400,
+            "context_length_exceeded",
+        )
+        assert said(answered) == "Short."
+        assert len(payments.keys) == 1
