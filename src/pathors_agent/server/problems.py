@@ -132,8 +132,7 @@ def of_model(error: TransportError) -> Problem:
     if (status := _client_fault(error)) is not None:
         words = _without_secrets(error.said) or f"The model refused the request (status {status})"
         param = error.param if error.param and _PARAM.fullmatch(error.param) else None
-        details = [f"{param}: {words}"] if param else []
-        return Problem(status, words, code=_word(error.code), param=param, details=details)
+        return Problem(status, words, code=_word(error.code), param=param)
     message = f"The model answered with an error (status {error.status})"
     return Problem(HTTPStatus.BAD_GATEWAY, message, code=_word(error.code) or "model_failed")
 
