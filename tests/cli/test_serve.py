@@ -163,7 +163,11 @@ def test_turn_that_outlives_its_grace_is_told_so_and_leaves_no_trace(
 
         *_, last = asking.answer().body.strip().splitlines()
         assert json.loads(last[6:])["error"]["message"] == "The server is stopping; try again"
-        assert server.end() == (0, "")
+        status, errors = server.end()
+        assert status == 0
+        (line,) = errors.splitlines()
+        assert " warning turn_failed " in line
+        assert line.endswith("cause='The server is stopping; try again'")
     shown = run("sessions", "show", "s-1", "--project", "gated", "--database", database)
     assert shown.returncode == 1
 
@@ -342,7 +346,7 @@ def test_host_that_is_none_is_one_line_on_stderr(database: str) -> None:
     [
         ("[projects.x]\n", "projects.x needs one of base_url, transport, gguf"),
         ("[projects.x\n", "is no TOML"),
-        ("[server]\ngrace = 1\n", "server.grace is no setting; there are body_seconds"),
+        ("[server]\ngrace = 1\n", "server.grace is no setting; there are access_log"),
         ("[server]\ngrace_seconds = '1'\n", "server.grace_seconds is of the wrong type"),
         ("[server]\ngrace_seconds = 0\n", "ServerSettings.grace_seconds must be over 0"),
     ],
@@ -367,3 +371,54 @@ def test_password_of_a_database_is_never_shown() -> None:
     assert shown.stderr.startswith("error: ")
     assert shown.stderr.count("\n") == 1
     assert "s3cret" not in shown.stdout + shown.stderr
+
+
+def test_log_of_requests_is_json_lines_beside_the_failures(tmp_path: Path, database: str) -> None:
+    config = write_projects(tmp_path)
+    with serving(database, "--config", config, "--access-log", "json") as server:
+        asked = server.ask("Hi", project="process", session="s1")
+        server.signal()
+        status, errors = server.end()
+
+    lines = [json.loads(line) for line in errors.splitlines()]
+    (turn,) = [line for line in lines if line["path"].endswith("/chat/completions")]
+    assert status == 0
+    assert {line["event"] for line in lines} == {"request"}
+    assert turn["request_id"] == asked.headers["x-request-id"]
+    named = {name: turn[name] for name in ("level", "method", "status", "project", "session")}
+    assert named == {
+        "level": "info",
+        "method": "POST",
+        "status": 200,
+        "project": "process",
+        "session": "s1",
+    }
+    assert turn["bytes"] == len(asked.body)
+    assert 0 < turn["seconds"] < PATIENCE_SECONDS
+
+
+def test_log_of_requests_is_off_and_takes_one_of_two_forms(database: str) -> None:
+    with serving(database) as server:
+        server.get("/healthz")
+        server.signal()
+        assert server.end() == (0, "")
+    wrong = run("serve", "--database", database, "--access-log", "xml")
+    assert wrong.returncode == 2
+    assert "'text', 'json'" in wrong.stderr
+
+
+def test_control_characters_stay_in_their_line_of_the_log() -> None:
+    program = (
+        "import logging; from pathors_agent.cli.log_lines import log_to_stderr\n"
+        "log_to_stderr(everything=True, as_json=False)\n"
+        "logging.getLogger('uvicorn').warning('one\\ntwo\\x1b[2J')\n"
+        "from pathors_agent.telemetry.events import emit\n"
+        "emit('turn_served', session='a\\nb\\u202e')\n"
+    )
+    written = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stderr
+
+    first, second = written.splitlines()
+    assert first.endswith(r" warning one\ntwo\x1b[2J")
+    assert second.endswith(r" info turn_served session='a\nb\u202e'")

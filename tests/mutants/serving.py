@@ -233,7 +233,7 @@ SERVING = [
     mutant(
         "a bug is logged with its words",
         "promise 11",
-        "server/bugs.py",
+        "server/failures.py",
         "error=type(error).__name__, where=where",
         "error=repr(error), where=where",
         APP_TESTS + "test_bug_is_logged_by_its_kind_and_place_and_told_without_them",

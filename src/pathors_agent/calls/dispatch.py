@@ -69,6 +69,7 @@ def call_tool(
         # BaseExceptions (cancellation, KeyboardInterrupt, SystemExit) pass, for the caller.
         except Exception as error:  # noqa: BLE001
             told.error, told.message = kind_name(error), _failure(bound, error)
+            told.is_fault = not isinstance(error, ToolError)
         return told.message
 
 
@@ -99,6 +100,7 @@ async def call_tool_async(
             told.message = result_message(bound, value)
         except Exception as error:  # noqa: BLE001  (as in call_tool)
             told.error, told.message = kind_name(error), _failure(bound, error)
+            told.is_fault = not isinstance(error, ToolError)
         return told.message
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -51,6 +51,7 @@ Timeline = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Draw what was called, and when, into an HTML file."),
 ]
+AccessLog = Literal["text", "json"]
 SessionId = Annotated[str, typer.Argument(metavar="SESSION")]
 
 
@@ -98,6 +99,14 @@ def serve(
     log: Annotated[
         bool, typer.Option("--log", help="Write what happens to standard error, without contents.")
     ] = False,
+    access_log: Annotated[
+        AccessLog | None,
+        typer.Option(
+            "--access-log",
+            metavar="text|json",
+            help="Write a line for each request to standard error; json: every line there is JSON.",
+        ),
+    ] = None,
     as_json: AsJSON = False,
 ) -> None:
     """Serve projects over HTTP.
@@ -121,6 +130,7 @@ def serve(
             ui=ui,
             durable=durable,
             log=log,
+            access_log=access_log,
         )
         status = run(served, host=host, port=port, workers=workers, as_json=as_json)
         raise typer.Exit(status)

@@ -1,16 +1,16 @@
 """Serve projects: what is served, where it is kept, and what a person is told of it."""
 
 import asyncio
-import logging
-import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from fastapi import FastAPI
 
 from pathors_agent.cli.demo_project import demo_project
+from pathors_agent.cli.log_lines import log_to_stderr
 from pathors_agent.cli.output import write_json, write_line
 from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.server import Project, ServerSettings, create_app, load_projects, make_key
@@ -36,6 +36,7 @@ class Served:
     ui: bool = False
     durable: bool = False
     log: bool = False
+    access_log: Literal["text", "json"] | None = None
 
     @property
     def is_demo(self) -> bool:
@@ -57,7 +58,7 @@ def serve(served: Served, *, host: str, port: int, workers: int, as_json: bool) 
 
 def make_app(served: Served) -> FastAPI:
     """Make the app, in whichever process it is to run."""
-    _log_to_stderr(everything=served.log)
+    log_to_stderr(everything=served.log, as_json=served.access_log == "json")
     runs = served.database if served.durable else None
     store = SQLStore(served.database)
     return create_app(_projects(served), store, _settings(served), ui=served.ui, runs=runs)
@@ -70,7 +71,8 @@ def _projects(served: Served) -> list[Project]:
 
 
 def _settings(served: Served) -> ServerSettings:
-    return ServerSettings() if served.config is None else load_settings(served.config)
+    settings = ServerSettings() if served.config is None else load_settings(served.config)
+    return replace(settings, access_log=True) if served.access_log else settings
 
 
 async def _prepare(served: Served, projects: Iterable[str]) -> dict[str, str]:
@@ -112,23 +114,3 @@ def _tell(
     if not new_keys:
         write_line(f"For a key: pathors-agent keys create --project {projects[0]}")
     write_line(_TRY.format(base=bases[projects[0]]))
-
-
-class _Failures(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or str(getattr(record, "event", "")).endswith(
-            "_failed"
-        )
-
-
-def _log_to_stderr(*, everything: bool) -> None:
-    """Write what goes wrong to standard error; with `everything`, each event of the library."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    if not everything:
-        handler.addFilter(_Failures())
-    for name, level in (("pathors_agent", logging.INFO), ("uvicorn", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(level)
-        logger.propagate = False

@@ -14,7 +14,6 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pathors_agent.errors import StoreError
-from pathors_agent.server.bugs import log_bug
 from pathors_agent.server.completions import Completions
 from pathors_agent.server.document import (
     COMPLETION,
@@ -29,10 +28,12 @@ from pathors_agent.server.document import (
     SEARCH,
     describe,
 )
+from pathors_agent.server.failures import log_bug, log_store_error
 from pathors_agent.server.forms import Farewell, Slashes, TwoLengths
 from pathors_agent.server.models import ModelEndpoints
 from pathors_agent.server.problems import Problem, of_store, unavailable
 from pathors_agent.server.project import Project
+from pathors_agent.server.request_log import RequestLog
 from pathors_agent.server.runtime import Runtime
 from pathors_agent.server.sessions import SessionEndpoints, answered
 from pathors_agent.server.settings import ServerSettings
@@ -88,6 +89,8 @@ def create_app(
     app.add_middleware(TwoLengths)
     if runtime.settings.cors_origins:
         app.add_middleware(CORSMiddleware, **_cors(runtime.settings))
+    # The outermost one: every answer has a request id.
+    app.add_middleware(RequestLog, writes_lines=runtime.settings.access_log)
     return app
 
 
@@ -175,6 +178,7 @@ async def _tell(request: Request, error: Any) -> Response:
 
 
 async def _tell_of_store(request: Request, error: Any) -> Response:
+    log_store_error(error)
     return await _tell(request, of_store(error))
 
 

@@ -17,6 +17,7 @@ from pathors_agent.server.runtime import Runtime
 from pathors_agent.server.sending import TurnResponse
 from pathors_agent.server.turn import Turn
 from pathors_agent.stores.base import RequestId, StoredKey
+from pathors_agent.telemetry.events import share
 
 
 class Completions:
@@ -46,6 +47,7 @@ class Completions:
             headers=request.headers,
             said=(body, request.headers.get("x-session-id")),
         )
+        share(session=turn.session_id)
         return TurnResponse(turn, runtime.start_soon, runtime.durable)
 
     def _read(self, body: bytes, request: Request) -> CompletionRequest:

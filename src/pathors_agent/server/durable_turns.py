@@ -21,8 +21,8 @@ from pathors_agent.errors import AgentError
 from pathors_agent.messages import Message
 from pathors_agent.server.answer import Answer
 from pathors_agent.server.body import parse_object
-from pathors_agent.server.bugs import log_bug
 from pathors_agent.server.completion_request import read_request
+from pathors_agent.server.failures import log_failed_turn
 from pathors_agent.server.problems import Problem
 from pathors_agent.server.project import Project
 from pathors_agent.server.turn import KEPT_PER_LEASE, Shared, Turn, Writer
@@ -122,8 +122,8 @@ class DurableTurns:
         except BaseException as error:  # noqa: BLE001  (recorded; raised for the client, where one waits)
             if here is not None:
                 self._errors[name] = error
-            elif not isinstance(error, AgentError | Problem):
-                log_bug("turn_failed", error)
+            else:
+                _log_failure(error, fields)
             return {"status": "failed", "failure": _failure(error)}
         return {"status": "finished"}
 
@@ -184,6 +184,18 @@ def _written(turn: Turn) -> Fields:
             "name": request.name,
         },
     }
+
+
+def _log_failure(error: BaseException, fields: Fields) -> None:
+    """Log why a turn failed that was taken over; its client is told when it asks again."""
+    body = fields["body"]  # the conversation as the client sent it
+    log_failed_turn(
+        error,
+        project=fields["project"],
+        session=fields["session_id"],
+        status=500,
+        contents=[body, *(message.text for message in getattr(error, "messages", ()))],
+    )
 
 
 def _failure(error: BaseException) -> Fields:

@@ -12,12 +12,14 @@ from starlette.requests import Request
 
 from pathors_agent.errors import StoreError
 from pathors_agent.server.admission import Admission, SessionQueue
+from pathors_agent.server.failures import log_store_error
 from pathors_agent.server.keys import Authenticator
 from pathors_agent.server.problems import unauthorized, unavailable
 from pathors_agent.server.project import Project
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turn import Shared
 from pathors_agent.stores.base import Store, StoredKey
+from pathors_agent.telemetry.events import share, shared_fields
 
 if TYPE_CHECKING:
     from pathors_agent.server.durable_turns import DurableTurns
@@ -63,7 +65,8 @@ class Runtime:
             # Of the loop that runs now: the one before may have been another.
             self._stop, self._shared = asyncio.Event(), self._made_shared()
             self._ready = asyncio.get_running_loop().create_future()
-            self._host = asyncio.create_task(self._be_open(self._ready))
+            with shared_fields():  # what runs there belongs to no request
+                self._host = asyncio.create_task(self._be_open(self._ready))
         assert self._ready is not None  # set with the task
         await asyncio.shield(self._ready)
 
@@ -125,10 +128,12 @@ class Runtime:
         try:
             await self.start()
             key = await self._authenticator.key_of(request, project_id)
-        except StoreError:
+        except StoreError as error:
+            log_store_error(error)
             raise unavailable("Keys cannot be read now") from None
         if project_id not in self.projects:
             raise unauthorized()
+        share(project=project_id)
         return key
 
     async def _be_open(self, ready: "asyncio.Future[None]") -> None:

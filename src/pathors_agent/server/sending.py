@@ -12,7 +12,6 @@ from starlette.types import Receive, Scope, Send
 from pathors_agent.errors import StoreError, TransportError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.server.answer import Answer, Chunks, error_event
-from pathors_agent.server.bugs import log_bug
 from pathors_agent.server.join import BETWEEN_TEXTS
 from pathors_agent.server.problems import (
     DO_NOT_RETRY,
@@ -114,17 +113,15 @@ async def _serve(
             tasks.start_soon(_watch, turn, writer, line, served)
             try:
                 await (durable.run(turn, writer) if durable else turn.run(writer))
-            except _TOLD as error:
-                problem = _problem(error)
             except (anyio.get_cancelled_exc_class(), GeneratorExit):
                 raise
             # A bug must not be a cut connection, and what a tool raises (SystemExit) not the end
             # of the server.
             except BaseException as error:  # noqa: BLE001
-                problem = _unforeseen(error, turn)
+                problem = _problem(error, turn)
             tasks.cancel_scope.cancel()
     except* _TOLD as group:  # the watch lost the session, or the reader
-        problem = _problem(group.exceptions[0])
+        problem = _problem(group.exceptions[0], turn)
     finally:
         if problem is not None:
             if turn.repeats_tools:
@@ -137,21 +134,19 @@ async def _serve(
 _TOLD = (Problem, TransportError, StoreError)
 
 
-def _problem(error: BaseException) -> Problem:
+def _problem(error: BaseException, turn: Turn) -> Problem:
+    """Return what the client is told about a failed turn, and log its cause."""
     match error:
         case Problem():
-            return error
+            problem = error
         case TransportError():
-            return of_model(error)
+            problem = of_model(error)
         case StoreError():
-            return of_store(error)
+            problem = of_store(error)
         case _:
-            raise error
-
-
-def _unforeseen(error: BaseException, turn: Turn) -> Problem:
-    log_bug("turn_failed", error, project=turn.project.id)
-    return Problem(500, "Internal server error")
+            problem = Problem(500, "Internal server error")
+    turn.log_failure(error, problem.status)
+    return problem
 
 
 async def _watch(

@@ -19,6 +19,7 @@ from pathors_agent.server.problems import Problem, bad_request
 from pathors_agent.server.runtime import Runtime
 from pathors_agent.stores.base import Session, SessionSummary
 from pathors_agent.stores.texts import data_text
+from pathors_agent.telemetry.events import share
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
@@ -43,6 +44,7 @@ class SessionEndpoints:
         await self._runtime.authenticated(request, project_id)
         body = await read_object(request, self._runtime.settings)
         session_id = _required_id(body)
+        share(session=session_id)
         variables, provider = _field(body, "variables", dict, {}), _field(body, "provider", str, "")
         if len(provider) > MAX_PROVIDER:
             raise bad_request(
@@ -62,7 +64,7 @@ class SessionEndpoints:
     async def query(self, request: Request, project_id: str, session_id: str) -> Response:
         """Give a session's variables and messages."""
         await self._runtime.authenticated(request, project_id)
-        _checked_id(session_id)
+        share(session=_checked_id(session_id))
         try:
             session = await self._runtime.store.session(project_id, session_id)
         except SessionNotFound:
@@ -96,6 +98,7 @@ class SessionEndpoints:
         await self._runtime.authenticated(request, project_id)
         body = await read_object(request, self._runtime.settings)
         session_id = _required_id(body)
+        share(session=session_id)
         await self._runtime.store.end_session(project_id, session_id)
         message = "Session ended successfully"
         return answered({"success": True, "sessionId": session_id, "message": message})

@@ -35,7 +35,7 @@ GRACE_SECONDS = 20.0
 
 
 # Fields that are no amounts, or may be zero.
-_NO_AMOUNTS = {"cors_origins", "cors_private_network", "queue_length"}
+_NO_AMOUNTS = {"access_log", "cors_origins", "cors_private_network", "queue_length"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,7 @@ class ServerSettings:
     - `ping_seconds`: silence of a stream before a comment is sent.
     - `write_seconds`: how long a client may take to read what is waiting for it.
     - `grace_seconds`: how long running turns may go on after SIGTERM.
+    - `access_log`: log each request, as an event of the logger `pathors_agent.access`.
     - `cors_origins`: web pages of other origins that may call the API, as "https://example.com";
       "*" for all. An origin that no browser sends is refused with `ValueError`.
     - `cors_private_network`: whether these pages may call a server on the user's own machine or
@@ -74,6 +75,7 @@ class ServerSettings:
     ping_seconds: float = PING_SECONDS
     write_seconds: float = WRITE_SECONDS
     grace_seconds: float = GRACE_SECONDS
+    access_log: bool = False
     cors_origins: tuple[str, ...] = ()
     cors_private_network: bool = True
 

@@ -21,6 +21,7 @@ from pathors_agent.run_stream import AsyncRunStream
 from pathors_agent.server.admission import Admission, SessionQueue
 from pathors_agent.server.answer import Answer, Head, finish_reason
 from pathors_agent.server.completion_request import CompletionRequest
+from pathors_agent.server.failures import log_failed_turn
 from pathors_agent.server.incoming import add_news
 from pathors_agent.server.join import BETWEEN_TEXTS, join
 from pathors_agent.server.journal import TurnJournal
@@ -222,7 +223,7 @@ class Turn:
         emit(
             "turn_served",
             project=self.project.id,
-            session_id=self.session_id,
+            session=self.session_id,
             messages=len(added),
             finish_reason=answer.finish_reason,
         )
@@ -235,6 +236,17 @@ class Turn:
         if self.lease and not await self.shared.store.keep_lease(self.lease, seconds=seconds):
             self.is_lost = True
             raise SessionConflict("the session was taken over by another process")
+
+    def log_failure(self, error: BaseException, status: int) -> None:
+        """Log why the turn failed; `status` is what the client is told."""
+        messages = [*self.request.messages, *getattr(error, "messages", ())]
+        log_failed_turn(
+            error,
+            project=self.project.id,
+            session=self.session_id,
+            status=status,
+            contents=[self.project.instructions or "", *(message.text for message in messages)],
+        )
 
     # - what it holds -
 

@@ -5,6 +5,7 @@ attributes of a span. The times of calls are always kept for the run's timeline.
 observes a run; a call then costs an object and a reading of the clock.
 """
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from time import monotonic
@@ -175,16 +176,17 @@ class Operation(msgspec.Struct):
             self.notes += (f"{_NOTES[event]}: {reason}",)
             self._note_wait(fields.get("seconds"))
 
-    def tell(self, kind: Kind, error: str | None) -> None:
-        """Report its end to the log, and end its span."""
+    def tell(self, kind: Kind, error: str | None, level: int = logging.INFO) -> None:
+        """Report its end to the log, and end its span; warnings need no listener for events."""
         audience = self.audience
         seconds = monotonic() - self.start
         facts = audience.observe(LOG, self._all_facts, error) or {}
         if audience.api and self.span:
             self._end_span(audience.api, self.span, kind, facts, seconds)
             facts |= audience.observe(SPANS, audience.api.ids, self.span) or {}
-        if audience.is_heard:
-            audience.observe(LOG, write, kind.operation, {**facts, "seconds": round(seconds, 6)})
+        if audience.is_heard or level > logging.INFO:
+            told = {**facts, "seconds": round(seconds, 6)}
+            audience.observe(LOG, write, kind.operation, told, level)
 
     def facts(self) -> Facts:
         """Return what is reported of it; None for what is unknown."""
@@ -226,6 +228,7 @@ class ToolOperation(Operation, kw_only=True):
 
     Code inside it finds its span the current one; nothing may be yielded there. `error` names what
     the tool's function raised, or what was wrong with the call. `outcome` is set at its end.
+    With `is_fault`, the tool raised something else than `ToolError`: its end is logged as a warning.
     """
 
     call: ToolCall
@@ -233,6 +236,7 @@ class ToolOperation(Operation, kw_only=True):
     description: str | None = None
     message: ToolMessage | None = None
     error: str | None = None
+    is_fault: bool = False
     outcome: str = ""
     inside: AbstractContextManager[object] | None = None
 
@@ -264,9 +268,10 @@ class ToolOperation(Operation, kw_only=True):
         self.outcome = outcome
         times = (self.start, monotonic(), outcome, None, self.waits)
         self.audience.keep(TimedCall("tool", self.call.name, self.key, *times))
-        if self.audience.listens:
+        if self.audience.listens or self.is_fault:
             failed = self.error or "error" if outcome == "error" else outcome
-            self.tell(TOOL, None if outcome == "value" else failed)
+            level = logging.WARNING if self.is_fault else logging.INFO
+            self.tell(TOOL, None if outcome == "value" else failed, level)
 
     def facts(self) -> Facts:
         """Return the tool, the call, and how it ended."""

@@ -7,7 +7,9 @@ If the program has configured structlog, events go there. Otherwise they go to t
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +24,9 @@ LOG = "the log"
 
 _LOGGER = logging.getLogger("pathors_agent")
 _LOGGER.addHandler(logging.NullHandler())
+
+# Fields of every event of one request; a dict, so that fields that are known later reach all tasks.
+_SHARED: ContextVar[dict[str, object] | None] = ContextVar("pathors_agent_events", default=None)
 
 # Methods of structlog's loggers that return another logger.
 _REBINDING = frozenset({"bind", "new", "unbind", "try_unbind"})
@@ -51,20 +56,49 @@ def warn(event: str, **fields: object) -> None:
     observe(LOG, write, event, fields, logging.WARNING)
 
 
-def write(event: str, fields: Mapping[str, object], level: int = logging.INFO) -> None:
+@contextmanager
+def shared_fields(**fields: object) -> Iterator[dict[str, object]]:
+    """Add fields to every event inside the block and in the tasks that it starts.
+
+    The dict may get more fields, with `share` too.
+    """
+    token = _SHARED.set(fields)
+    try:
+        yield fields
+    finally:
+        _SHARED.reset(token)
+
+
+def share(**fields: object) -> None:
+    """Add fields to every further event of the surrounding `shared_fields`, if there is one."""
+    if (shared := _SHARED.get()) is not None:
+        shared.update(fields)
+
+
+def write(
+    event: str,
+    fields: Mapping[str, object],
+    level: int = logging.INFO,
+    to: logging.Logger = _LOGGER,
+) -> None:
     """Log one event; raises what the log raises."""
-    if structlog := _configured_structlog():
-        logger = _configured_logger(structlog)
+    structlog = _configured_structlog()
+    if structlog is None and not to.isEnabledFor(level):
+        return
+    fields = {**(_SHARED.get() or {}), **fields}
+    if structlog:
+        logger = _configured_logger(structlog, to.name)
         (logger.warning if level == logging.WARNING else logger.info)(event, **fields)
-    elif _LOGGER.isEnabledFor(level):
+    else:
         text = " ".join(f"{name}={value!r}" for name, value in fields.items())
-        _LOGGER.log(level, "%s %s", event, text, extra={"event": event, "fields": fields})
+        to.log(level, "%s %s", event, text, extra={"event": event, "fields": fields})
 
 
 def bound_logger(**fields: object) -> ToolLog:
     """Return a logger that adds these fields to each event and cannot raise."""
     import structlog
 
+    fields = {**(_SHARED.get() or {}), **fields}
     logger = None
     if structlog.is_configured():
         logger = observe(LOG, _configured_logger(structlog).bind, **fields)
@@ -72,7 +106,7 @@ def bound_logger(**fields: object) -> ToolLog:
     return cast(ToolLog, _GuardedLog(logger))
 
 
-def _configured_logger(structlog: "ModuleType") -> Any:
+def _configured_logger(structlog: "ModuleType", name: str = _LOGGER.name) -> Any:
     """Return the configured logger, with methods that log before they return.
 
     The methods of a wrapper class like `AsyncBoundLogger` are coroutines, and blocking code cannot
@@ -80,9 +114,9 @@ def _configured_logger(structlog: "ModuleType") -> Any:
     """
     wrapper = structlog.get_config()["wrapper_class"]
     if not inspect.iscoroutinefunction(getattr(wrapper, "info", None)):
-        return structlog.get_logger(_LOGGER.name)
+        return structlog.get_logger(name)
     blocking = getattr(wrapper, "_bound_logger_factory", structlog.stdlib.BoundLogger)
-    return structlog.wrap_logger(None, wrapper_class=blocking, logger_factory_args=(_LOGGER.name,))
+    return structlog.wrap_logger(None, wrapper_class=blocking, logger_factory_args=(name,))
 
 
 class _GuardedLog:
