@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from pathors_agent import Agent, AsyncAgent, Request
+from pathors_agent import Agent, AsyncAgent, HTTPTransport, Request
 from pathors_agent.testing import (
     AsyncCassette,
     AsyncScriptedTransport,
@@ -24,6 +24,7 @@ from pathors_agent.testing import (
 )
 from pathors_agent.testing.secret_forms import masked
 from pathors_agent.testing.spread_text import masked_spread_texts, spread_texts
+from servers import ScriptedServer, answer
 
 pytestmark = pytest.mark.anyio
 
@@ -271,8 +272,8 @@ def test_long_bodies_are_searched_in_linear_time() -> None:
 
 def recorded(path: Path, entry: Any, *, body: Any = None, scrub: Scrub | None = None) -> str:
     request = Request(body=json.dumps(body or {"messages": []}).encode())
-    with Cassette(path, ScriptedTransport(entry), scrub=scrub, record=True).send(request) as answer:
-        list(answer.pieces)
+    with Cassette(path, ScriptedTransport(entry), scrub=scrub, record=True).send(request) as got:
+        list(got.pieces)
     return path.read_text()
 
 
@@ -306,11 +307,11 @@ def test_secret_that_a_stream_spreads_over_events_is_masked_in_each(
     stream = deltas("Dear An", "na S", "mith", ", hello", " Anna", ".")
     with Cassette(path, ScriptedTransport(raw(stream), cut=cut), scrub=scrub).send(
         Request(body=b"{}")
-    ) as answer:
-        list(answer.pieces)
+    ) as response:
+        list(response.pieces)
 
-    with Cassette(path).send(Request(body=b"{}")) as answer:
-        pieces = list(answer.pieces)
+    with Cassette(path).send(Request(body=b"{}")) as response:
+        pieces = list(response.pieces)
     assert b"".join(spread_texts(b"".join(pieces))) == b"Dear **********, hello Anna."
     assert len(pieces) == -(-len(stream) // cut)
 
@@ -388,6 +389,35 @@ def test_key_in_an_unusual_form_is_masked_or_refused(body: bytes, tmp_path: Path
         assert "ABCDEFGH" not in path.read_text()
 
 
+OWN_KEY = "our-plain-words-42"
+
+
+@pytest.mark.parametrize(
+    ("status", "echo"),
+    [("200 OK", "Your key is {}."), ("401 Unauthorized", "Wrong key: \\u006f{}.")],
+)
+def test_answer_that_repeats_the_key_of_the_transport_is_refused_until_it_is_named(
+    status: str, echo: str, tmp_path: Path, scripted_server: Callable[..., ScriptedServer]
+) -> None:
+    key = OWN_KEY if "\\" not in echo else OWN_KEY[1:]
+    body = ('{"error": {"message": "' + echo.replace("{}", key) + '"}}').encode()
+    refused = answer(body, status)
+    server = scripted_server([refused], [refused])
+    path = tmp_path / "a.json"
+    request = Request(body=b"{}")
+
+    def send(scrub: Scrub) -> None:
+        with Cassette(path, HTTPTransport(server.url, api_key=OWN_KEY), scrub=scrub) as model:
+            with model.send(request) as response:
+                list(response.pieces)
+
+    with pytest.raises(CassetteRefused, match="holds a key of the transport"):
+        send(Scrub())
+    assert not path.exists()
+    send(Scrub(secrets=[OWN_KEY]))
+    assert OWN_KEY[1:] not in path.read_text()
+
+
 def test_refused_recording_leaves_those_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,8 +429,8 @@ def test_refused_recording_leaves_those_before_it(
         if body == b'{"n":2}':
             monkeypatch.setattr(Scrub, "pieces", lambda self, pieces: list(pieces))
         try:
-            with model.send(Request(body=body)) as answer:
-                list(answer.pieces)
+            with model.send(Request(body=body)) as response:
+                list(response.pieces)
         except CassetteRefused:
             pass
 
@@ -424,10 +454,10 @@ async def test_async_recording_with_a_missed_secret_is_refused(
 
 def test_run_is_recorded_and_replayed_with_its_secrets_masked(tmp_path: Path) -> None:
     path, scrub = tmp_path / "a.json", Scrub(secrets=["Anna Smith"])
-    answer = "Hello Anna Smith, your token is ghp_" + LETTERS
+    said = "Hello Anna Smith, your token is ghp_" + LETTERS
 
-    first = Agent(Cassette(path, ScriptedTransport(answer), scrub=scrub)).run("I am Anna Smith.")
+    first = Agent(Cassette(path, ScriptedTransport(said), scrub=scrub)).run("I am Anna Smith.")
     second = Agent(Cassette(path, scrub=scrub)).run("I am Anna Smith.")
 
-    assert first.output == answer
+    assert first.output == said
     assert second.output == "Hello **********, your token is " + "*" * 40

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -75,6 +75,7 @@ class _Recorder(Generic[TransportT]):
     def note(self, exchange: Exchange, response: Response | AsyncResponse) -> None:
         exchange.status = response.status
         exchange.headers = self._scrub.kept_headers(response.headers)
+        exchange.masked = response.masked
         session_id = response.session_id
         exchange.session_id = None if session_id is None else self._scrub.text(session_id)
 
@@ -89,7 +90,7 @@ class _Recorder(Generic[TransportT]):
         """Store an exchange, unless a secret is left in it: raise `CassetteRefused` then."""
         exchange.pieces = self._scrub.pieces(exchange.pieces)
         for place, texts in _texts_of(exchange).items():
-            if name := self._scrub.missed(texts):
+            if name := self._scrub.missed(texts) or _own_key(exchange, texts):
                 self.tape.drop(exchange)
                 raise CassetteRefused(
                     f"a recording is not stored in {self.tape.path}, because {place} of "
@@ -115,6 +116,12 @@ class _Recorder(Generic[TransportT]):
             raise CassetteMiss(
                 f"the recording in {self.tape.path} ends here, because its reader left; record anew"
             )
+
+
+def _own_key(exchange: Exchange, texts: Iterable[bytes]) -> str | None:
+    """Return what to call a key of the recorded transport, if one of the texts holds it."""
+    plain = (text.decode(errors="replace") for text in texts)
+    return next(("a key of the transport" for text in plain if exchange.masked(text) != text), None)
 
 
 def _texts_of(exchange: Exchange) -> dict[str, list[bytes]]:

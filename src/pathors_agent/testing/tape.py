@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from threading import Lock
@@ -59,6 +59,8 @@ class Exchange:
     failure: Failure | None = None
     done: bool = False
     """Whether all was recorded that there will be."""
+    masked: Callable[[str], str] = field(default=str, repr=False, compare=False)
+    """Removes the keys of the transport that was recorded from a text."""
 
 
 class Tape:
