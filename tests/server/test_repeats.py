@@ -1,5 +1,6 @@
 """A repeated request repeats nothing, and what tools did is not forgotten."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from live_server import PATIENCE_SECONDS, Live, live
 from pathors_agent import AsyncResponse, AsyncTransport, Request, ToolContext, tool
+from pathors_agent.cli.durable import list_doubts
 from pathors_agent.server import Project
 from pathors_agent.stores import MemoryStore, SQLStore, Store
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
@@ -284,3 +286,28 @@ def test_refused_request_of_a_named_session_finds_its_tools_results() -> None:
         )
         assert said(answered) == "Short."
         assert len(payments.keys) == 1
+
+
+@pytest.mark.slow
+def test_calls_in_doubt_are_listed_until_their_session_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database, payments = f"sqlite:///{tmp_path}/sessions.db", Payments()
+
+    def listed() -> list[tuple[str, str, str]]:
+        asyncio.run(list_doubts(database, as_json=True))
+        found = json.loads(capsys.readouterr().out)
+        return [(doubt["run_id"], doubt["tool"], doubt["effect"]) for doubt in found]
+
+    script = (calls(("pay", {"amount": 5}), ("transfer", {"amount": 7})), "Look it up.", "Yes.")
+    model = Waiting(*script, waits_with=9)
+    one = Project(id="demo", transport=model, tools=payments.tools())
+    with live(one, store=SQLStore(database)) as server:
+        assert listed() == []
+        leave(server, body("Transfer"), payments.begun, **NAMED)
+        said(ask(server, body("Transfer"), **NAMED))  # the repeat settles the call as unknown
+        assert listed() == [("demo/s1", "transfer", "tool/0/1")]
+        said(ask(server, body("Well?"), **NAMED))
+        assert listed() == [("demo/s1", "transfer", "tool/0/1")]
+        server.client.request("DELETE", "/sessions", json={"session_id": "s1"})
+        assert listed() == []

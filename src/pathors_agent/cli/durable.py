@@ -21,12 +21,19 @@ from pathors_agent.agent import AsyncAgent
 from pathors_agent.cli.output import write_json, write_line, write_note, write_table
 from pathors_agent.cli.places import data_folder
 from pathors_agent.cli.reporting import INTERRUPTED, fail
-from pathors_agent.durable import DurableAgent, read_batch, run_batch, write_batch
+from pathors_agent.durable import (
+    DoubtfulCall,
+    DurableAgent,
+    read_batch,
+    run_batch,
+    write_batch,
+)
 from pathors_agent.durable.runs import WORKFLOW_PREFIX, Runs
 from pathors_agent.durable.timeline import as_html, as_text, read_timeline
 from pathors_agent.durable.worker import STOP_SECONDS
 from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.offline import AsyncOfflineTransport
+from pathors_agent.server.journal import calls_in_doubt
 
 _TITLES = ("run", "session", "status", "segments", "started", "worker", "version")
 _SECONDS = 60
@@ -207,9 +214,18 @@ async def resume(database: str | None, run: str) -> None:
 
 
 async def list_doubts(database: str | None, *, as_json: bool) -> None:
-    """List calls in doubt."""
+    """List calls in doubt, of runs and of served turns."""
     async with looking(database) as durable:
-        doubts = await durable.in_doubt()
+        doubts = [*await durable.in_doubt()]
+        notes = await asyncio.to_thread(durable.runs.tables.turn_notes)
+    for note, call in calls_in_doubt(notes):
+        session = f"{note.project}/{note.session_id}"
+        effect = call.key.partition("/")[2]
+        doubts.append(
+            DoubtfulCall(
+                run_id=session, effect=effect, tool=call.tool, call_id=call.id, key=call.key
+            )
+        )
     if as_json:
         write_json([asdict(doubt) for doubt in doubts])
         return

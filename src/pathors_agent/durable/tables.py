@@ -6,6 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pathors_agent.errors import StoreError
+from pathors_agent.stores.base import TurnNote
+from pathors_agent.stores.sql_schema import is_over, leases, notes
 
 # What these tables and the recorded JSON look like. A program refuses a higher number.
 FORMAT = 1
@@ -151,3 +153,17 @@ class Tables:
         where = (_DOUBTS.c.run == run, _DOUBTS.c.effect == effect)
         with self._engine.begin() as connection:
             return bool(connection.execute(sa.delete(_DOUBTS).where(*where)).rowcount)
+
+    def turn_notes(self) -> list[TurnNote]:
+        """Return the notes of served turns that do not run, if a server uses this database."""
+        if not sa.inspect(self._engine).has_table(notes.name):
+            return []
+        running = sa.exists().where(
+            leases.c.project == notes.c.project,
+            leases.c.session_id == notes.c.session_id,
+            sa.not_(is_over(leases)),
+        )
+        columns = (notes.c.project, notes.c.session_id, notes.c.turn, notes.c.text)
+        query = sa.select(*columns).where(~running).order_by(notes.c.number)
+        with self._engine.begin() as connection:
+            return [TurnNote(**row._mapping) for row in connection.execute(query)]

@@ -39,6 +39,8 @@ _Noted = Message | BegunCall
 
 # What precedes the digest of a request in the name of its notes, where they hold its answer.
 _UNHEARD = "unheard "
+# What precedes the name of a turn in the name of notes that stay when it is saved.
+_DOUBT = "doubt "
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,11 +101,13 @@ class TurnJournal:
         known = None
         if effect.call.id in self._begun and run.conversation.turns == self._begun_in:
             known = await self._settle(run, effect, bound)
+        begun = BegunCall(effect.call.id, bound.tool.name, run.call_key(effect))
         async with self._lock:
+            if known is not None and known.outcome == "unknown":
+                await self.store.note_turn(self.lease, _DOUBT + self.turn, [_begun(begun)])
             new = [m for m in run.conversation.messages if id(m) not in self._noted]
             new += [] if known is None else [known]
             texts = [] if self.has_acted else [json_text({"since": self.since})]
-            begun = BegunCall(effect.call.id, bound.tool.name, run.call_key(effect))
             texts += [*map(_message, new), _begun(begun)]
             await self.store.note_turn(self.lease, self.turn, texts)
             self.has_acted = True
@@ -188,16 +192,14 @@ def _with_results(
 
 
 def calls_in_doubt(notes: Iterable[TurnNote]) -> list[tuple[TurnNote, BegunCall]]:
-    """Return the calls that began and have no result, each with a note of its turn."""
+    """Return the calls that began and have no known result, each with a note of its turn."""
     open_calls: dict[tuple[str, str, str, str], tuple[TurnNote, BegunCall]] = {}
     for note in notes:
-        if note.turn.startswith(_UNHEARD):
-            continue
-        match _read(note.text)[1]:
+        turn = note.project, note.session_id, note.turn.removeprefix(_DOUBT)
+        match None if note.turn.startswith(_UNHEARD) else _read(note.text)[1]:
             case BegunCall() as call:
-                open_calls[note.project, note.session_id, note.turn, call.id] = note, call
-            case ToolMessage() as message:
-                turn = note.project, note.session_id, note.turn
+                open_calls[*turn, call.id] = note, call
+            case ToolMessage() as message if message.outcome != "unknown":
                 open_calls.pop((*turn, message.tool_call_id), None)
             case _:
                 pass
