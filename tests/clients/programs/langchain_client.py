@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import openai
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
@@ -82,6 +82,22 @@ def tools(asked: dict[str, Any]) -> Any:
             messages.append(ToolMessage(content, tool_call_id=call["id"]))
 
 
+def talk(asked: dict[str, Any]) -> Any:
+    given = asked["given"]
+    bound = model(asked, streaming=bool(given.get("stream"))).bind_tools([weather])
+    messages, texts = [], []
+    for text in given["texts"]:
+        messages.append(HumanMessage(text))
+        while True:
+            answer = bound.invoke(messages[-given["last"] :])
+            messages.append(answer)
+            texts.append(answer.content)
+            if not answer.tool_calls:
+                break
+            messages += [ToolMessage("sunny", tool_call_id=c["id"]) for c in answer.tool_calls]
+    return texts
+
+
 def parsed(asked: dict[str, Any]) -> Any:
     structured = model(asked).with_structured_output(Weather, method="json_schema")
     return structured.invoke(asked["given"]["messages"]).city
@@ -91,7 +107,7 @@ def refused(asked: dict[str, Any]) -> Any:
     given = asked["given"]
     fields = dict(given.get("fields", {}))
     is_stream = fields.pop("stream", False)
-    asking = model(asked, max_retries=0)
+    asking = model(asked, max_retries=given.get("retries", 0))
     try:
         answer = (asking.stream if is_stream else asking.invoke)(given["messages"], **fields)
         list(answer)
@@ -109,7 +125,7 @@ def refused(asked: dict[str, Any]) -> Any:
 
 
 SCENARIOS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    each.__name__: each for each in (plain, streamed, tools, parsed, refused)
+    each.__name__: each for each in (plain, streamed, tools, talk, parsed, refused)
 }
 
 for line in sys.stdin:

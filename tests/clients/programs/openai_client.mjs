@@ -87,6 +87,25 @@ const scenarios = {
     }
   },
 
+  // Says one thing after another, and sends the end of the history each time.
+  async talk(client, given) {
+    const messages = [];
+    const texts = [];
+    for (const text of given.texts) {
+      messages.push({ role: "user", content: text });
+      for (;;) {
+        const answer = await complete(client, given, messages.slice(-given.last));
+        messages.push(answer);
+        texts.push(answer.content ?? "");
+        if (!answer.tool_calls?.length) break;
+        for (const call of answer.tool_calls) {
+          messages.push({ role: "tool", tool_call_id: call.id, content: "sunny" });
+        }
+      }
+    }
+    return texts;
+  },
+
   // `.runTools()`, which does the same by itself.
   async run_tools(client, given) {
     const calls = [];
@@ -110,7 +129,7 @@ const scenarios = {
   async refused(client, given) {
     const asked = { model, messages: given.messages, ...given.fields };
     try {
-      const answer = await client.chat.completions.create(asked, { maxRetries: 0 });
+      const answer = await client.chat.completions.create(asked, { maxRetries: given.retries ?? 0 });
       if (asked.stream) for await (const _ of answer);
     } catch (error) {
       if (!(error instanceof OpenAI.APIError)) throw error;

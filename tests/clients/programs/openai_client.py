@@ -114,6 +114,25 @@ def tools(client: openai.OpenAI, given: dict[str, Any]) -> Any:
             )
 
 
+def talk(client: openai.OpenAI, given: dict[str, Any]) -> Any:
+    """Say one thing after another, run the calls, and send the end of the history each time."""
+    messages: list[Any] = []
+    texts = []
+    for text in given["texts"]:
+        messages.append({"role": "user", "content": text})
+        while True:
+            answer = complete(client, given, messages[-given["last"] :])
+            messages.append(answer)
+            texts.append(answer.content or "")
+            if not answer.tool_calls:
+                break
+            messages += [
+                {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+                for call in answer.tool_calls
+            ]
+    return texts
+
+
 def complete(client: openai.OpenAI, given: dict[str, Any], messages: list[Any]) -> Any:
     asked: Any = {"model": MODEL, "messages": messages, "tools": TOOLS, **in_session(given)}
     if not given.get("stream"):
@@ -133,7 +152,9 @@ def refused(client: openai.OpenAI, given: dict[str, Any]) -> Any:
     """What a person reads of an error, and what a program can."""
     asked: Any = {"model": MODEL, "messages": given["messages"], **given.get("fields", {})}
     try:
-        answer = client.with_options(max_retries=0).chat.completions.create(**asked)
+        answer = client.with_options(max_retries=given.get("retries", 0)).chat.completions.create(
+            **asked
+        )
         for _ in answer if asked.get("stream") else ():
             pass
     except openai.APIError as error:
@@ -150,7 +171,7 @@ def refused(client: openai.OpenAI, given: dict[str, Any]) -> Any:
 
 SCENARIOS: dict[str, Callable[[openai.OpenAI, dict[str, Any]], Any]] = {
     each.__name__: each
-    for each in (plain, streamed, streamed_async, helper, tools, parsed, refused)
+    for each in (plain, streamed, streamed_async, helper, tools, talk, parsed, refused)
 }
 
 
