@@ -1,12 +1,21 @@
 """Let in as many turns at once as the server can bear, and a short queue of others."""
 
-from collections.abc import AsyncGenerator, Generator, Hashable
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from typing import Any
 
 import anyio
 
-from pathors_agent.server.problems import busy
+from pathors_agent.history.sent import estimate_tokens
+from pathors_agent.run_result import RunResult
+from pathors_agent.server.problems import busy, rate_exceeded
 from pathors_agent.server.settings import ServerSettings
+
+_MINUTE = 60.0
+_ROUNDING_SECONDS = 1e-6
+# Above it, keys that have all of their rate left are forgotten.
+MAX_RATED_KEYS = 1_000
 
 
 class Admission:
@@ -15,14 +24,32 @@ class Admission:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._gates: dict[Hashable, _Gate] = {}
+        self._requests = Rates(settings.requests_per_minute)
+        self._tokens = Rates(settings.tokens_per_minute)
 
     @contextmanager
     def reading(self, project: str, key: str) -> Generator[None]:
-        """Count a request whose body comes in; `Problem` 429 where it could not even wait."""
+        """Count a request whose body comes in; `Problem` 429 if it could not even wait.
+
+        The key's rates are checked here, too: a refused request costs nothing.
+        """
+        for rates, of_what in ((self._tokens, "tokens"), (self._requests, "requests")):
+            if seconds := rates.wait(key):
+                raise rate_exceeded(f"The key has used its {of_what} per minute", seconds)
+        self._requests.take(key, 1)
         with ExitStack() as counted:
             for name, size in self._wanted(project, key):
                 counted.enter_context(self._counted(name, size))
             yield
+
+    def charge(self, key: str, result: RunResult[Any]) -> None:
+        """Take the tokens of a turn, also of one that failed, from its key's rate."""
+        if self._tokens.per_minute is None or not result.messages:
+            return
+        used = result.usage.total_tokens
+        if used is None:  # the provider reported no usage
+            used = sum(estimate_tokens(message) for message in result.conversation.messages)
+        self._tokens.take(key, used)
 
     @asynccontextmanager
     async def turn(self, project: str, key: str) -> AsyncGenerator[None]:
@@ -64,6 +91,39 @@ class Admission:
 
     def _full(self) -> Exception:
         return busy("Too many turns at once; try again", self._settings.queue_seconds)
+
+
+class Rates:
+    """How much each key may use in a minute; what is used comes back evenly over a minute.
+
+    A request is refused until the key has something left. Its costs may be known only later, and
+    may be more than what is left: the key then waits longer.
+    """
+
+    def __init__(self, per_minute: int | None, now: Callable[[], float] = time.monotonic) -> None:
+        self.per_minute = per_minute
+        self._now = now
+        self._full_at: dict[str, float] = {}
+
+    def wait(self, key: str) -> float:
+        """Return the seconds until the key has something left; 0 if it has now."""
+        if self.per_minute is None:
+            return 0.0
+        # It is full at some time; a minute before that it was empty.
+        one = _MINUTE / self.per_minute
+        ahead = self._full_at.get(key, 0.0) - self._now()
+        seconds = ahead + min(one, _MINUTE) - _MINUTE
+        return seconds if seconds > _ROUNDING_SECONDS else 0.0
+
+    def take(self, key: str, amount: int) -> None:
+        """Take from what the key has left."""
+        if self.per_minute is None:
+            return
+        now = self._now()
+        if len(self._full_at) >= MAX_RATED_KEYS:
+            self._full_at = {k: at for k, at in self._full_at.items() if at > now}
+        begin = max(now, self._full_at.get(key, now))
+        self._full_at[key] = begin + amount * _MINUTE / self.per_minute
 
 
 class _Gate:

@@ -30,8 +30,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     head: Head
     text: str | None = None
+    reasoning: str | None = None
     refusal: str | None = None
     calls: list[dict[str, Any]] = []  # as `write_call` gives them
+    function_call: dict[str, Any] | None = None
     finish_reason: str = "stop"
     usage: dict[str, Any] = {}
     rewound: int = 0
@@ -55,8 +57,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
             "content": self.text,
             "refusal": self.refusal,
         }
+        if self.reasoning is not None:
+            message["reasoning_content"] = self.reasoning
         if self.calls:
             message["tool_calls"] = self.calls
+        if self.function_call is not None:
+            message["function_call"] = self.function_call
         choice = {
             "index": 0,
             "message": message,
@@ -111,6 +117,10 @@ class Chunks:
         """A piece of the answer's text."""
         return f"{self._before_text}{_quoted(text)}{self._after_text}".encode()
 
+    def reasoning(self, text: str) -> bytes:
+        """A piece of the model's reasoning."""
+        return self._chunk(f'{{"reasoning_content":{_quoted(text)}}}')
+
     def activity(self, value: object) -> bytes:
         """What a tool of the project does, beside an empty delta."""
         said = _json(value)
@@ -123,6 +133,8 @@ class Chunks:
             yield self._chunk(_json({"refusal": answer.refusal}))
         for index, call in enumerate(answer.calls):
             yield self._chunk(_json({"tool_calls": [{"index": index, **call}]}))
+        if answer.function_call is not None:
+            yield self._chunk(_json({"function_call": answer.function_call}))
         reason = f',"logprobs":null,"finish_reason":{_quoted(answer.finish_reason)}}}]'
         yield f"{self._before}{{}}{reason}{self._usage}}}\n\n".encode()
         if self._include_usage:

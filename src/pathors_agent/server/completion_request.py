@@ -7,6 +7,7 @@ from typing import Any
 
 from pathors_agent.errors import ToolDefinitionError, UnreadableDefinition
 from pathors_agent.messages import JSONValue, Message
+from pathors_agent.server.functions import as_tool_choice, as_tool_messages, as_tools
 from pathors_agent.server.problems import bad_request
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.tools.definition import read_definition
@@ -25,7 +26,9 @@ class CompletionRequest:
     """What a client asks for.
 
     `tools` are external: only the client can run them. `options` go to the model, over those of
-    the project. `include_tool_activity` asks to be told of the project's own tools while they run.
+    the project. `include_tool_activity` asks to be told of the project's own tools while they run,
+    `include_reasoning` for the model's reasoning. With `answers_functions` the client reads calls in
+    the older form.
     """
 
     messages: tuple[Message, ...] = field(repr=False)
@@ -36,6 +39,8 @@ class CompletionRequest:
     stream: bool = False
     include_usage: bool = False
     include_tool_activity: bool = False
+    include_reasoning: bool = False
+    answers_functions: bool = False
 
     def model_options(self, base: ModelOptions) -> ModelOptions:
         """Lay what the client asks for over what the project does."""
@@ -65,6 +70,10 @@ def read_request(
         stream=bool(reading.value("stream", bool)),
         include_usage=bool(told.value("include_usage", bool)),
         include_tool_activity=bool(told.value("include_tool_activity", bool)),
+        include_reasoning=bool(
+            reading.value("include_reasoning", bool) or told.value("include_reasoning", bool)
+        ),
+        answers_functions=bool(body.get("functions")),
     )
     if reading.problems:
         raise bad_request("Invalid request body", *reading.problems)
@@ -156,6 +165,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 _LARGEST_BIAS = 100
 # "any" is Mistral's word for "required".
+_FUNCTION_CHOICES = ("none", "auto")
 _TOOL_CHOICES = ("none", "auto", "required", "any")
 
 
@@ -185,7 +195,22 @@ def _options(reading: _Reading) -> dict[str, JSONValue]:
     biases = given["logit_bias"] or {}
     if not all(_is_bias(value) for value in biases.values()):
         reading.problems.append("logit_bias: must hold numbers between -100 and 100")
+    given |= _of_functions(reading, given)
     return {_OPTIONS.get(k, k): v for k, v in given.items() if v is not None}
+
+
+def _of_functions(reading: _Reading, given: _Fields) -> dict[str, JSONValue]:
+    """Return the options that `functions` and `function_call` stand for."""
+    options: dict[str, JSONValue] = {}
+    choice = reading.value("function_call", (str, dict))
+    if isinstance(choice, str) and choice not in _FUNCTION_CHOICES:
+        words = ", ".join(_FUNCTION_CHOICES)
+        reading.problems.append(f"function_call: must be one of {words}, or an object")
+    elif choice is not None and given["tool_choice"] is None:
+        options["tool_choice"] = as_tool_choice(choice)
+    if reading.body.get("functions") and given["parallel_tool_calls"] is None:
+        options["parallel_tool_calls"] = False  # an answer holds one `function_call`
+    return options
 
 
 def _messages(reading: _Reading, settings: ServerSettings) -> Sequence[Message]:
@@ -196,28 +221,32 @@ def _messages(reading: _Reading, settings: ServerSettings) -> Sequence[Message]:
     if len(given) > settings.max_messages:
         reading.problems.append(f"messages: has {len(given)}, more than {settings.max_messages}")
         return ()
-    messages, problems = read_client_messages(given)
+    messages, problems = read_client_messages(as_tool_messages(given))
     reading.problems += problems
     return messages
 
 
 def _tools(reading: _Reading, settings: ServerSettings) -> ToolRegistry:
-    given = reading.value("tools", list) or []
-    if len(given) > settings.max_tools:
-        reading.problems.append(f"tools: has {len(given)}, more than {settings.max_tools}")
-        return ToolRegistry()
     tools: dict[str, Tool] = {}
-    for index, definition in enumerate(given):
-        try:
-            tool = read_definition(definition)
-            ToolRegistry([tool])
-        except UnreadableDefinition as error:
-            reading.problems.append(f"tools[{index}]{error.place}: {error.problem}")
-        except ToolDefinitionError as error:
-            reading.problems.append(f"tools[{index}].function.{error.path}: {error}")
-        else:
-            if tools.setdefault(tool.name, tool) is not tool:
-                reading.problems.append(f"tools[{index}].function.name: {tool.name} is there twice")
+    for name in ("tools", "functions"):
+        given = reading.value(name, list) or []
+        if len(given) > settings.max_tools:
+            reading.problems.append(f"{name}: has {len(given)}, more than {settings.max_tools}")
+            return ToolRegistry()
+        within = ".function" if name == "tools" else ""
+        for index, definition in enumerate(given if name == "tools" else as_tools(given)):
+            where = f"{name}[{index}]"
+            try:
+                tool = read_definition(definition)
+                ToolRegistry([tool])
+            except UnreadableDefinition as error:
+                place = error.place if within else error.place.removeprefix(".function")
+                reading.problems.append(f"{where}{place}: {error.problem}")
+            except ToolDefinitionError as error:
+                reading.problems.append(f"{where}{within}.{error.path}: {error}")
+            else:
+                if tools.setdefault(tool.name, tool) is not tool:
+                    reading.problems.append(f"{where}{within}.name: {tool.name} is there twice")
     return ToolRegistry(tools.values())
 
 

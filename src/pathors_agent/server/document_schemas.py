@@ -117,6 +117,7 @@ class AssistantBody(BaseModel):
     content: _Content = None
     refusal: str | None = None
     tool_calls: list[SentCall] | None = None
+    function_call: CalledFunction | None = None
 
 
 class ToolResultBody(BaseModel):
@@ -127,10 +128,19 @@ class ToolResultBody(BaseModel):
     tool_call_id: str = Field(min_length=1)
 
 
+class FunctionResultBody(BaseModel):
+    """The result of a function, for clients that send `functions`."""
+
+    role: Literal["function"]
+    content: _Content = None
+    name: str
+
+
 class StreamOptions(BaseModel):
     """What a stream holds beside the answer."""
 
     include_usage: bool | None = None
+    include_reasoning: bool | None = None
     include_tool_activity: bool | None = None
 
 
@@ -139,11 +149,16 @@ class CompletionBody(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    messages: list[SystemBody | UserBody | AssistantBody | ToolResultBody] = Field(min_length=1)
+    messages: list[SystemBody | UserBody | AssistantBody | ToolResultBody | FunctionResultBody] = (
+        Field(min_length=1)
+    )
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     session_id: _SessionId | None = None
+    include_reasoning: bool | None = None
     tools: list[ToolBody] | None = None
+    functions: list[FunctionBody] | None = None
+    function_call: str | dict[str, JsonValue] | None = None
     model: str | None = None
     n: Literal[1] | None = None
     temperature: float | None = None
@@ -178,7 +193,7 @@ class CallBody(BaseModel):
     approval: dict[str, str] | None = None
 
 
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 
 
 class AnswerMessage(BaseModel):
@@ -187,7 +202,9 @@ class AnswerMessage(BaseModel):
     role: Literal["assistant"]
     content: str | None
     refusal: str | None
+    reasoning_content: str | None = None
     tool_calls: list[CallBody] | None = None
+    function_call: CalledFunction | None = None
 
 
 class Choice(BaseModel):
@@ -245,7 +262,9 @@ class DeltaBody(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[CallPart] | None = None
+    function_call: CalledFunction | None = None
 
 
 class ChunkChoice(BaseModel):

@@ -1,5 +1,6 @@
 """What a client is told of a request that was not answered: a status and a JSON body."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -98,6 +99,14 @@ def busy(message: str, seconds: float) -> Problem:
     """Too much at once: the client may come again."""
     headers = {"Retry-After": str(max(1, round(seconds)))}
     return Problem(HTTPStatus.TOO_MANY_REQUESTS, message, code="too_many_turns", headers=headers)
+
+
+def rate_exceeded(message: str, seconds: float) -> Problem:
+    """Return the answer to a key that used up its rate; `seconds` until it has some again."""
+    headers = {"Retry-After": str(math.ceil(seconds))}
+    return Problem(
+        HTTPStatus.TOO_MANY_REQUESTS, message, code="rate_limit_exceeded", headers=headers
+    )
 
 
 def unavailable(message: str) -> Problem:

@@ -45,6 +45,8 @@ class Project:
     - `tools`: run on the server; clients bring others with a request and run those themselves.
     - `limits`: of one turn. At a limit the model is asked for what it has.
     - `history`: chooses what of a long session is sent, see `last_turns`.
+    - `reasoning`: whether clients get the model's reasoning, as `reasoning_content`: if they have
+      `asked` for it, `always`, or `never`.
     - `on_disconnect`: what becomes of the turn of a client that went away: `cancel` leaves the
       session as it was, `finish` runs the turn to its end and stores it.
     """
@@ -57,6 +59,7 @@ class Project:
     options: ModelOptions = field(default_factory=ModelOptions)
     limits: Limits = field(default_factory=lambda: Limits(last_word=True))
     history: AsyncHistory | None = None
+    reasoning: Literal["asked", "always", "never"] = "asked"
     on_disconnect: Literal["cancel", "finish"] = "cancel"
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class Project:
         _ = self.own_tools  # refuses what is no tool, now
         if self.on_disconnect not in ("cancel", "finish"):
             raise ValueError('on_disconnect must be "cancel" or "finish"')
+        if self.reasoning not in ("asked", "always", "never"):
+            raise ValueError('reasoning must be "asked", "always" or "never"')
 
     @cached_property
     def own_tools(self) -> ToolRegistry:
@@ -97,6 +102,11 @@ class Project:
     def shown_model(self, request: CompletionRequest) -> str:
         """The name of the model for the client."""
         return self._model(request) or DEFAULT_MODEL
+
+    def shows_reasoning(self, request: CompletionRequest) -> bool:
+        """Return whether the answer to a request holds the model's reasoning."""
+        is_asked = self.reasoning == "asked" and request.include_reasoning
+        return is_asked or self.reasoning == "always"
 
     def _model(self, request: CompletionRequest) -> str | None:
         """Return the model to ask for; the listed name of a project without one chooses none."""

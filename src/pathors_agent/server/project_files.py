@@ -36,6 +36,7 @@ _TEXTS = (
     "tools",
     "gguf",
     "on_disconnect",
+    "reasoning",
 )
 _TABLES = {"options": ModelOptions, "limits": Limits}
 # The table `server` is read by `load_settings`.
@@ -93,6 +94,7 @@ class _Table:
             "model": self._table.get("model"),
             "tools": self._tools() if "tools" in self._table else (),
             "on_disconnect": self._table.get("on_disconnect", "cancel"),
+            "reasoning": self._table.get("reasoning", "asked"),
         }
         for key in _TABLES.keys() & self._table.keys():
             settings[key] = self._values(key)

@@ -21,7 +21,7 @@ from pathors_agent.server.problems import (
     unavailable,
 )
 from pathors_agent.server.turn import KEPT_PER_LEASE, Turn, Writer
-from pathors_agent.wire.message_builder import Delta, TextDelta, ToolProgressDelta
+from pathors_agent.wire.message_builder import Delta, ReasoningDelta, TextDelta, ToolProgressDelta
 from pathors_agent.wire.messages import write_call
 from pathors_agent.wire.sse import encode_comment
 
@@ -294,6 +294,9 @@ class StreamWriter:
         self._chunks = Chunks(turn.head, include_usage=turn.request.include_usage)
         self._said = ""  # the kind of what was sent: nothing, the opening, or text
         self._pending_break = False
+        self._shows_reasoning = turn.project.shows_reasoning(turn.request)
+        self._has_reasoned = False
+        self._reasoning_break = ""
 
     async def item(self, item: Delta | Message) -> None:
         """Send a piece of text at once, and tell of the project's tools if that is wanted."""
@@ -306,11 +309,20 @@ class StreamWriter:
             await self._line.write(self._chunks.text(item.text))
             self._said = "text"
             return
+        if isinstance(item, ReasoningDelta) and self._shows_reasoning:
+            await self._reason(item.text)
+            return
         if isinstance(item, AssistantMessage):
+            self._reasoning_break = BETWEEN_TEXTS if self._has_reasoned else ""
             self._pending_break = self._said == "text"
         if self._turn.request.include_tool_activity:
             for value in _activity(item):
                 await self._line.write(self._chunks.activity(value))
+
+    async def _reason(self, text: str) -> None:
+        """Send a piece of reasoning; that of the next model call begins after an empty line."""
+        await self._line.write(self._chunks.reasoning(self._reasoning_break + text))
+        self._has_reasoned, self._reasoning_break = True, ""
 
     async def ping(self) -> None:
         """Break a silence, once the model was asked."""
@@ -326,6 +338,8 @@ class StreamWriter:
             self._headers["x-session-id"] = answer.head.session_id
             self._turn.rewound = answer.rewound
             await self._open()
+        if answer.reasoning and not self._has_reasoned:
+            await self._reason(answer.reasoning)
         if self._said != "text" and answer.text:
             await self._line.write(self._chunks.text(answer.text))
         for event in self._chunks.end(answer):

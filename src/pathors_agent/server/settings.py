@@ -46,6 +46,8 @@ class ServerSettings:
     - `max_json_depth`, `max_messages`, `max_tools`: of a request; 400 beyond.
     - `turns_per_project`, `turns_per_key`: turns at once in this process. `queue_length` more wait
       for up to `queue_seconds`; 429 with Retry-After beyond.
+    - `requests_per_minute`, `tokens_per_minute`: completions of a key in this process, and the
+      tokens of its turns; None sets no limit. 429 with Retry-After beyond.
     - `session_wait_seconds`: how long a request waits for the session's running turn; 409 beyond.
     - `turn_seconds`: time of a turn; 504 beyond.
     - `lease_seconds`: how long a session stays locked when its process dies in the middle of a
@@ -69,6 +71,8 @@ class ServerSettings:
     turns_per_key: int = TURNS_PER_KEY
     queue_length: int = QUEUE_LENGTH
     queue_seconds: float = QUEUE_SECONDS
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
     session_wait_seconds: float = SESSION_WAIT_SECONDS
     turn_seconds: float = TURN_SECONDS
     lease_seconds: float = LEASE_SECONDS
@@ -82,5 +86,6 @@ class ServerSettings:
     def __post_init__(self) -> None:
         check_origins(self.cors_origins)
         for name in {field.name for field in fields(self)} - _NO_AMOUNTS:
-            if not getattr(self, name) > 0:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
                 raise ValueError(f"ServerSettings.{name} must be over 0")

@@ -22,6 +22,7 @@ from pathors_agent.server.admission import Admission, SessionQueue
 from pathors_agent.server.answer import Answer, Head, finish_reason
 from pathors_agent.server.completion_request import CompletionRequest
 from pathors_agent.server.failures import log_failed_turn
+from pathors_agent.server.functions import with_stored_ids
 from pathors_agent.server.incoming import add_news
 from pathors_agent.server.join import BETWEEN_TEXTS, join
 from pathors_agent.server.journal import TurnJournal
@@ -150,7 +151,8 @@ class Turn:
         if seen and journal and (answer := await self._unheard_answer(journal, seen)):
             return answer
         own_names = [tool.name for tool in self.project.own_tools]
-        joined = join(stored, self.request.messages, own_names)
+        given = with_stored_ids(self.request.messages, stored)
+        joined = join(stored, given, own_names)
         conversation = Conversation(
             joined.base, session_id=self.session_id, id=self._identity(seen)
         )
@@ -166,8 +168,11 @@ class Turn:
         ) as stream:
             if journal is not None:
                 await _take_up(journal, stream, writer)
-            async for item in stream:
-                await writer.item(item)
+            try:
+                async for item in stream:
+                    await writer.item(item)
+            finally:
+                self.shared.admission.charge(self.api_key, stream.result)
         answer = self._answer(stream.result)
         added = [m for m in conversation.messages if id(m) not in before]
         await self._save(lease, seen, added, answer)
@@ -337,12 +342,17 @@ class Turn:
         calls = [_shown_call(write_call(c), waiting.get(c.id)) for c in result.open_calls]
         if result.limit == "seconds":
             raise _too_long()
+        reasoning = [m.reasoning for m in answers if m.reasoning]
+        shows_reasoning = bool(reasoning) and self.project.shows_reasoning(self.request)
+        function_call = _function_call(calls) if self.request.answers_functions else None
         return Answer(
             head=self.head,
             text=BETWEEN_TEXTS.join(said) if said or not calls else None,
+            reasoning=BETWEEN_TEXTS.join(reasoning) if shows_reasoning else None,
             refusal=answers[-1].refusal if answers else None,
             calls=calls,
-            finish_reason=_reason(result),
+            function_call=function_call,
+            finish_reason="function_call" if function_call else _reason(result),
             usage=usage_fields(result.usage),
             rewound=self.rewound,
         )
@@ -377,6 +387,12 @@ def _reason(result: RunResult[Any]) -> str:
 
 def _shown_call(call: dict[str, JSONValue], digest: str | None) -> dict[str, JSONValue]:
     return call if digest is None else {**call, "approval": {"digest": digest}}
+
+
+def _function_call(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the first call in the form that clients of `functions` read."""
+    shown = (call["function"] for call in calls if "approval" not in call)
+    return next(shown, None)
 
 
 def _too_long() -> Problem:
