@@ -260,8 +260,10 @@ def test_full_disk_refuses_turns_and_loses_none(file: Path) -> None:
         before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (size + 30_000, -1))
         statuses = [ask(f"{number} " + "y" * 3000) for number in range(30)]
         assert statuses.count(503) >= 10
+        assert server.get("/readyz").status == 503
         resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
         until(lambda: ask("after") == 200)
+        assert server.get("/readyz").status == 200
         path = "/v1/projects/demo/sessions/s1"
         stored = httpx2.get(server.url + path, headers=bearer(key)).json()["data"]["messages"]
 

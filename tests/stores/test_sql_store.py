@@ -18,6 +18,7 @@ import pytest
 
 from pathors_agent import SessionConflict, StoreError
 from pathors_agent.messages import AssistantMessage, Message, UserMessage
+from pathors_agent.server import make_key
 from pathors_agent.stores import RequestId, Session, SQLStore, StoredKey, data_text, now, sql_schema
 from pathors_agent.stores.sql_database import CONNECTIONS
 from postgres import PostgresServer
@@ -605,6 +606,19 @@ async def test_messages_are_searched_in_their_order(store: SQLStore) -> None:
     page = await store.search_sessions("project", data_text({}, said), limit=10, offset=0)
 
     assert [session.messages for session in page.items] == [said]
+
+
+async def test_keys_are_set_up_on_a_store_that_is_not_open(url: str) -> None:
+    store = SQLStore(url)
+    _, key = make_key("demo")
+
+    await store.add_key(key)
+    assert [each.id for each in await store.keys("demo")] == [key.id]
+    async with store:
+        assert await store.find_key(key.digest) == key
+    assert await store.revoke_key("demo", key.id)
+    with pytest.raises(StoreError, match=r"not open: use it inside `async with store:`"):
+        await store.session("demo", "s1")
 
 
 async def test_key_is_added_once(store: SQLStore) -> None:

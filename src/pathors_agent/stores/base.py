@@ -141,7 +141,10 @@ class Store(ABC):
 
     @abstractmethod
     async def check(self) -> None:
-        """Raise `StoreError` unless the store can be read and written now."""
+        """Raise `StoreError` unless a turn could be stored now.
+
+        Readiness probes call it every few seconds.
+        """
 
     # - keys -
 

@@ -1,6 +1,7 @@
 """Keep sessions, keys and answers in a database: SQLite for one machine, PostgreSQL for many."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,7 @@ from pathors_agent.stores.base import (
     Variables,
 )
 from pathors_agent.stores.sql_database import Database
+from pathors_agent.stores.sql_readiness import try_turn
 from pathors_agent.stores.sql_schema import clock, schema
 from pathors_agent.stores.texts import json_text
 
@@ -36,6 +38,7 @@ class SQLStore(Store):
     """
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._url, self._timeout = url, timeout
         self._database = Database(url, timeout)
 
     def __repr__(self) -> str:
@@ -54,15 +57,33 @@ class SQLStore(Store):
         await self._database.close()
 
     async def check(self) -> None:
-        """Raise `StoreError` unless the database can be read and written now."""
+        """Raise `StoreError` unless a turn could be stored now; nothing of the check is kept."""
+        async with self._database.trying("check the sessions") as connection:
+            await try_turn(connection)
         async with self._database.writing("check the sessions") as connection:
             await connection.execute(schema.update().values(checked=clock()))
 
     # - keys -
 
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Database]:
+        """Yield the database, opened for this block only if the store is not open.
+
+        Programs that set up keys run before a server opens the store.
+        """
+        if self._database.is_open:
+            yield self._database
+            return
+        database = Database(self._url, self._timeout)
+        await database.open()
+        try:
+            yield database
+        finally:
+            await database.close()
+
     async def add_key(self, key: StoredKey) -> None:
-        """Store a new key."""
-        async with self._database.writing("add a key") as connection:
+        """Store a new key. Like `keys` and `revoke_key`, it works on a store that is not open."""
+        async with self._opened() as database, database.writing("add a key") as connection:
             await sql_keys.add(connection, key)
 
     async def find_key(self, digest: str) -> StoredKey | None:
@@ -72,12 +93,12 @@ class SQLStore(Store):
 
     async def keys(self, project: str | None = None) -> list[StoredKey]:
         """Give the keys of a project, or of all; oldest first, revoked ones included."""
-        async with self._database.reading("list the keys") as connection:
+        async with self._opened() as database, database.reading("list the keys") as connection:
             return await sql_keys.of_project(connection, project)
 
     async def revoke_key(self, project: str, key_id: str) -> bool:
         """Revoke a key for good; tell whether it is one of this project. Twice is as once."""
-        async with self._database.writing("revoke a key") as connection:
+        async with self._opened() as database, database.writing("revoke a key") as connection:
             return await sql_keys.revoke(connection, project, key_id)
 
     async def note_key_used(self, key_id: str) -> None:

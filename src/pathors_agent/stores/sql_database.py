@@ -15,6 +15,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from pathors_agent.errors import StoreError
 from pathors_agent.stores.sql_errors import is_locked, told_as_store_errors
@@ -50,6 +51,9 @@ class Database:
         self.shown = shown(self._url)
         self._timeout = timeout
         self._engine: AsyncEngine | None = None
+        self._checking: AsyncEngine | None = None
+        # SQLite's file when it was opened.
+        self._file: tuple[Path, os.stat_result] | None = None
         # SQLite has one writer; waiting here is fair and costs nothing, waiting there is neither.
         self._writing = anyio.Lock()
 
@@ -58,9 +62,19 @@ class Database:
         """Tell whether the database is a file."""
         return self._url.get_backend_name() == "sqlite"
 
+    @property
+    def is_open(self) -> bool:
+        """Return True between `open` and `close`."""
+        return self._engine is not None
+
     async def open(self) -> None:
         """Connect, and bring the tables to this version."""
-        self._engine = self._make_engine()
+        self._engine = self._make_engine(
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=self._timeout,
+            pool_pre_ping=not self.is_sqlite,
+        )
         try:
             with told_as_store_errors("open the sessions", self.shown):
                 if self.is_sqlite:
@@ -95,12 +109,35 @@ class Database:
             yield await stack.enter_async_context(self._transaction(doing, options))
 
     @asynccontextmanager
+    async def trying(self, doing: str) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes and is rolled back, for checks.
+
+        SQLite gets a new connection, since an open one would not notice a file that was removed,
+        replaced, damaged or made read-only, and a cache of one page, so that what is written needs
+        room on the disk before the end of the transaction.
+        """
+        engine = self._engine
+        if self.is_sqlite:
+            with told_as_store_errors(doing, self.shown):
+                await anyio.to_thread.run_sync(self._check_file)
+            # Kept: an engine remembers how its statements are written.
+            engine = self._checking = self._checking or self._make_engine(poolclass=NullPool)
+        options = {"pathors_begin": "BEGIN IMMEDIATE"}
+        async with self._transaction(doing, options, engine) as connection:
+            if self.is_sqlite:
+                await connection.exec_driver_sql("PRAGMA cache_size = 1")
+                await connection.exec_driver_sql("PRAGMA cache_spill = 1")
+            yield connection
+            await connection.rollback()
+
+    @asynccontextmanager
     async def _transaction(
-        self, doing: str, options: dict[str, Any]
+        self, doing: str, options: dict[str, Any], engine: AsyncEngine | None = None
     ) -> AsyncIterator[AsyncConnection]:
-        if self._engine is None:
+        engine = engine or self._engine
+        if self._engine is None or engine is None:
             raise StoreError("The store is not open: use it inside `async with store:`.")
-        engine = self._engine.execution_options(**options)
+        engine = engine.execution_options(**options)
         # Who is cancelled meanwhile waits for the end, some milliseconds: what was begun is
         # stored or not, and the connection is fit for the next.
         with anyio.CancelScope(shield=True), told_as_store_errors(doing, self.shown):
@@ -127,17 +164,11 @@ class Database:
 
     # - connections -
 
-    def _make_engine(self) -> AsyncEngine:
+    def _make_engine(self, **pool: Any) -> AsyncEngine:
         _keep_values_out_of_logs()
         with _missing_driver_told():
             engine = create_async_engine(
-                self._url,
-                connect_args=self._connect_args(),
-                hide_parameters=True,
-                pool_size=CONNECTIONS,
-                max_overflow=0,
-                pool_timeout=self._timeout,
-                pool_pre_ping=not self.is_sqlite,
+                self._url, connect_args=self._connect_args(), hide_parameters=True, **pool
             )
         event.listen(engine.sync_engine, "connect", self._set_up_connection)
         if self.is_sqlite:
@@ -213,6 +244,23 @@ class Database:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         # aiosqlite leaves a thread behind where it cannot open a file: it must not come so far.
         sqlite3.connect(path).close()
+        self._file = path.absolute(), path.stat()
+
+    def _check_file(self) -> None:
+        """Raise `StoreError` if the file is not the one that was opened."""
+        if self._file is None:
+            return
+        path, opened = self._file
+        try:
+            is_same = os.path.samestat(path.stat(), opened)
+        except FileNotFoundError:
+            is_same = False
+        if not is_same:
+            raise StoreError(
+                f"The database file of {self.shown} was removed or replaced while it was open:"
+                " bring it back, and restart this program."
+            )
+        sqlite3.connect(path).close()  # as in `_make_file`
 
     async def _first_connection(self) -> bool:
         """Connect once; False while another program is about to do the same."""
