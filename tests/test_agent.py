@@ -242,16 +242,22 @@ def test_what_keys_are_made_of_is_known_before_a_call_begins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("agent", "transport", "other"),
+    ("agent", "transport", "hint"),
     [
-        (Agent, AsyncScriptedTransport(), "AsyncAgent"),
-        (AsyncAgent, ScriptedTransport(), "Agent"),
-        (Agent, "http://localhost", "AsyncAgent"),
+        (Agent, AsyncScriptedTransport(), "is AsyncAgent the agent you want?"),
+        (AsyncAgent, ScriptedTransport(), "is Agent the agent you want?"),
+        (Agent, "http://localhost", "pass HTTPTransport('http://localhost')"),
+        (AsyncAgent, "http://localhost", "pass AsyncHTTPTransport('http://localhost')"),
+        (Agent, "https://me:s3cret@localhost", "pass HTTPTransport(base_url)"),
+        (Agent, "openai:gpt-4o", "pass HTTPTransport(base_url, api_key=...) and model='gpt-4o'"),
+        (Agent, ScriptedTransport, "call it, and pass what it returns"),
     ],
 )
-def test_wrong_transport_is_refused_with_a_hint(agent: Any, transport: object, other: str) -> None:
-    with pytest.raises(TypeError, match=f"is {other} the agent you want"):
+def test_wrong_transport_is_refused_with_a_hint(agent: Any, transport: object, hint: str) -> None:
+    with pytest.raises(TypeError) as caught:
         agent(transport)
+
+    assert str(caught.value).endswith(f"; {hint}")
 
 
 def test_function_that_is_no_tool_is_refused_when_the_agent_is_made() -> None:

@@ -446,6 +446,7 @@ def test_failure_is_reported_once_by_its_kind_and_never_by_its_text(
     assert CANARY not in first
 
 
+@pytest.mark.slow
 def test_full_stderr_fails_nothing_either() -> None:
     code = (
         "import os, structlog\n"

@@ -363,11 +363,21 @@ def _wrong_transport(transport: object, wanted: str, other: str) -> str:
     hint = ""
     if isinstance(transport, Transport | AsyncTransport):
         hint = f"; is {other} the agent you want?"
+    elif isinstance(transport, str):
+        hint = f"; pass {_transport_of(transport, wanted.replace('Transport', 'HTTPTransport'))}"
     elif callable(transport):
         hint = "; call it, and pass what it returns"
     elif callable(make := getattr(transport, _MAKERS[wanted], None)):
         hint = f"; pass its .{make.__name__}()"
     return f"transport is a {type(transport).__name__}, not a {wanted}{hint}"
+
+
+def _transport_of(text: str, kind: str) -> str:
+    """Return how to write the transport that a URL or a model's name stands for."""
+    if "://" in text:
+        url = "base_url" if "@" in text else repr(text.partition("?")[0])  # a password stays out
+        return f"{kind}({url})"
+    return f"{kind}(base_url, api_key=...) and model={text.rpartition(':')[2]!r}"
 
 
 # The methods that make a transport, of a script of a hostile model.
