@@ -292,12 +292,12 @@ class ModelCall:
         return error
 
 
-# What of an error quotes the provider, beside its text.
-_QUOTES = ("body", "data", "code", "type")
+# Attributes of an error that quote the provider, beside its text.
+_QUOTES = ("body", "data", "code", "type", "param", "said")
 
 
 def _mask(error: TransportError, masked: Callable[[str], str]) -> None:
-    """Take out of an error what its provider said of the key."""
+    """Remove keys from what an error quotes of its provider."""
     error.args = tuple(masked(said) if isinstance(said, str) else said for said in error.args)
     for name in _QUOTES:
         if said := getattr(error, name, None):
