@@ -170,13 +170,15 @@ def test_server_says_whether_to_send_again(
 def test_kept_connection_that_breaks_is_replaced_at_once_and_once(
     scripted_server: StartServer, ask: Ask, end: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Any wait would take longer than a test may.
-    monkeypatch.setattr(retry, "FIRST_WAIT_SECONDS", 1e6)
-    monkeypatch.setattr(retry, "LONGEST_WAIT_SECONDS", 1e6)
-    server = scripted_server(OK, [end], OK)
+    monkeypatch.setattr(retry, "FIRST_WAIT_SECONDS", 5.0)
+    waits = waits_of(monkeypatch)
+    server = scripted_server(OK, [end], [end], OK)
 
     assert ask(server.url, times=2).outputs == ["Hi", "Hi"]
-    assert len(server.requests) == 3
+    assert len(server.requests) == 4
+    assert waits[0] == 0
+    assert waits[1:] == [pytest.approx(2.5, abs=2.5)]
+    assert waits[1] > 0
 
 
 def test_replaced_connection_spends_no_retry(scripted_server: StartServer, ask: Ask) -> None:
