@@ -261,12 +261,16 @@ def test_server_that_asks_for_too_long_is_not_asked_again(
     assert (asked.error.retry_after, asked.error.attempts) == (61, 1)
 
 
-def test_no_wait_goes_beyond_the_time_of_the_run(scripted_server: StartServer, ask: Ask) -> None:
+def test_no_wait_goes_beyond_the_time_of_the_run(
+    scripted_server: StartServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = waits_of(monkeypatch)
     server = scripted_server([answer(b"slow", "429 Slow", Retry_After="50")], OK)
 
     asked = ask(server.url, limits=Limits(seconds=40))
 
     assert isinstance(asked.error, ProviderError)
+    assert waits == []
     assert asked.error.attempts == len(server.requests) == 1
 
 
