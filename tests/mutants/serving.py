@@ -67,7 +67,7 @@ SERVING = [
         "a repeated turn begins again what was begun",
         "promise 3, idempotency",
         "server/journal.py",
-        "if effect.key in self._begun:",
+        "if effect.call.id in self._begun and run.conversation.turns == self._begun_in:",
         "if not effect.key:",
         "server/test_killed_servers.py::test_repeat_of_a_killed_turn_runs_no_tool_twice",
     ),

@@ -13,7 +13,7 @@ import anyio
 import httpx2
 import pytest
 
-from live_server import PATIENCE_SECONDS, Live, live
+from live_server import PATIENCE_SECONDS, Live, external, live, result
 from pathors_agent import AsyncResponse, AsyncTransport, Request, ToolContext, tool
 from pathors_agent.cli.durable import list_doubts
 from pathors_agent.server import Project
@@ -286,6 +286,48 @@ def test_refused_request_of_a_named_session_finds_its_tools_results() -> None:
         )
         assert said(answered) == "Short."
         assert len(payments.keys) == 1
+
+
+@tool(approve=True)
+def order(amount: int) -> str:
+    """Order an amount."""
+    return f"ordered {amount}"
+
+
+def test_approved_call_of_a_turn_that_failed_is_not_run_again() -> None:
+    model = Waiting(calls(("order", {"amount": 5})), BROKEN, "It came.", "Yes.", waits_with=9)
+    with live(Project(id="demo", transport=model, tools=[order])) as server:
+        asked = ask(server, body("Order 5"), **NAMED).json()["choices"][0]["message"]
+        (call,) = asked["tool_calls"]
+        yes = json.dumps({"approved": True, "digest": call["approval"]["digest"]})
+        decided = {"role": "tool", "tool_call_id": "call_1", "content": yes}
+        failed = server.complete(decided, session="s1")
+        again = server.complete(asked, decided, session="s1")
+        server.complete("Well?", session="s1")
+
+        assert failed.status_code == 502
+        assert said(again) == "It came."
+        assert [m["content"] for m in server.stored("s1")] == [
+            *("Order 5", None, "ordered 5", "It came.", "Well?", "Yes."),
+        ]
+
+
+def test_interrupted_turn_stands_behind_the_results_of_its_clients_calls() -> None:
+    payments = Payments()
+    weather = external("weather", city=str)
+    script = (calls(("weather", {"city": "Oslo"})), PAY, BROKEN, "Sunny, and paid.")
+    model = Waiting(*script, waits_with=9)
+    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+        server.complete("Weather?", session="s1", tools=[weather])
+        failed = server.complete(result("call_1", "sunny"), session="s1", tools=[weather])
+        more = {"role": "user", "content": "And pay."}
+        server.complete(result("call_1", "sunny"), more, session="s1", tools=[weather])
+
+        assert failed.status_code == 502
+        assert len(payments.keys) == 1
+        assert [m["role"] for m in sent(model)] == [
+            *("user", "assistant", "tool", "assistant", "tool", "user"),
+        ]
 
 
 @pytest.mark.slow

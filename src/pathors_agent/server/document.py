@@ -34,7 +34,8 @@ _COMPLETION_HEADERS = [
     _id_header("X-Session-ID", "The session to go on with; without it a new one is made."),
     _id_header(
         "Idempotency-Key",
-        "A repeat with this key and the same body gets the same answer, for 24 hours.",
+        "A repeat with this key and the same body gets the same answer, for 24 hours, and after a"
+        " failure runs no tool of the project again.",
     ),
 ]
 
@@ -144,7 +145,11 @@ COMPLETION["responses"][200] |= {
             "description": "The session.",
             "required": True,
             "schema": ID_SCHEMA,
-        }
+        },
+        "X-Session-Rewound": {
+            "description": "How many stored messages an edited history replaced; absent without.",
+            "schema": {"type": "integer", "minimum": 1},
+        },
     },
     "content": {"text/event-stream": {"schema": _EVENT}},
 }

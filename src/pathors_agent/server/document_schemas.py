@@ -161,19 +161,19 @@ class CompletionBody(BaseModel):
     function_call: str | dict[str, JsonValue] | None = None
     model: str | None = None
     n: Literal[1] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    tool_choice: str | dict[str, JsonValue] | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: str | Annotated[list[str], Field(min_length=1)] | None = None
+    tool_choice: Literal["none", "auto", "required", "any"] | dict[str, JsonValue] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     response_format: dict[str, JsonValue] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, JsonValue] | None = None
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     service_tier: str | None = None
     user: str | None = None
     verbosity: str | None = None

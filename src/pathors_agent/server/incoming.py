@@ -33,6 +33,7 @@ def add_news(
     """
     own_names = [tool.name for tool in own_tools]
     pending = list(interrupted)
+    answered = {m.tool_call_id for m in pending if isinstance(m, ToolMessage)}
     _add_interrupted(conversation, pending)
     waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
     decisions: dict[str, Decision] = {}
@@ -43,6 +44,8 @@ def add_news(
             if decisions.setdefault(approval.call.id, decision) is not decision:
                 raise _decided_twice(approval, index)
             continue
+        if isinstance(message, ToolMessage) and message.tool_call_id in answered:
+            continue  # a decision that the interrupted turn carried out
         if isinstance(message, UserMessage) and not decisions:
             _close_open_calls(conversation, own_names)
         _add_interrupted(conversation, pending)
