@@ -66,7 +66,7 @@ class TakesOtherVariables(MemoryStore):
 
 class SearchesWithoutCase(MemoryStore):
     async def search_sessions(
-        self, project: str, text: str, *, limit: int, offset: int
+        self, project: str, text: str, *, limit: int, offset: int, max_bytes: int = 2**60
     ) -> Page[Session]:
         found = await super().search_sessions(project, "", limit=1000, offset=0)
         items = [each for each in found.items if text.lower() in self.text(each).lower()]
@@ -79,16 +79,25 @@ class SearchesWithoutCase(MemoryStore):
 
 class SearchesMessageByMessage(MemoryStore):
     async def search_sessions(
-        self, project: str, text: str, *, limit: int, offset: int
+        self, project: str, text: str, *, limit: int, offset: int, max_bytes: int = 2**60
     ) -> Page[Session]:
         if '},{"' in text:
             return Page((), total=0)
         return await super().search_sessions(project, text, limit=limit, offset=offset)
 
 
+class FillsPagesWithoutBound(MemoryStore):
+    async def search_sessions(
+        self, project: str, text: str, *, limit: int, offset: int, max_bytes: int = 2**60
+    ) -> Page[Session]:
+        return await super().search_sessions(
+            project, text, limit=limit, offset=offset, max_bytes=2**60
+        )
+
+
 class CountsThePage(MemoryStore):
     async def search_sessions(
-        self, project: str, text: str, *, limit: int, offset: int
+        self, project: str, text: str, *, limit: int, offset: int, max_bytes: int = 2**60
     ) -> Page[Session]:
         page = await super().search_sessions(project, text, limit=limit, offset=offset)
         return Page(page.items, total=len(page.items))
@@ -279,6 +288,7 @@ class CannotBeWritten(MemoryStore):
         (TakesOtherVariables, "a session of this id and other variables must raise"),
         (SearchesWithoutCase, "case must count"),
         (SearchesMessageByMessage, "a text that spans two messages must be found"),
+        (FillsPagesWithoutBound, "a page must hold as many sessions as have room"),
         (CountsThePage, "total must be exact"),
         (ForgetsEndedSessions, "the newest session must be listed first, ended ones, too"),
         (GoesOnWithEndedSessions, "a turn on a session that has ended must raise"),

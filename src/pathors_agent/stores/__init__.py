@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from pathors_agent.stores.base import (
     ANSWER_HOURS,
+    MAX_SEARCH_BYTES,
     Lease,
     Page,
     RequestId,
@@ -13,17 +14,17 @@ from pathors_agent.stores.base import (
     Store,
     StoredKey,
     TurnNote,
-    Variables,
     now,
 )
 from pathors_agent.stores.memory import MemoryStore
-from pathors_agent.stores.texts import data_text
+from pathors_agent.stores.texts import Variables, data_text, message_text
 
 if TYPE_CHECKING:
     from pathors_agent.stores.sql import SQLStore
 
 __all__ = [
     "ANSWER_HOURS",
+    "MAX_SEARCH_BYTES",
     "Lease",
     "MemoryStore",
     "Page",
@@ -37,6 +38,7 @@ __all__ = [
     "TurnNote",
     "Variables",
     "data_text",
+    "message_text",
     "now",
 ]
 

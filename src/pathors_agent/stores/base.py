@@ -6,17 +6,26 @@ here.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from types import TracebackType
 from typing import Generic, Literal, Self, TypeVar
 
-from pathors_agent.messages import JSONValue, Message
+from pathors_agent.messages import Message
+from pathors_agent.stores.texts import (
+    Variables,
+    data_pieces,
+    joined_size,
+    read_message_text,
+    read_variables_text,
+)
 
 ItemT = TypeVar("ItemT")
 
-Variables = Mapping[str, JSONValue]
+# A page of this size is read, sent and parsed in moments; the largest request has as many bytes.
+MAX_SEARCH_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +46,14 @@ class StoredKey:
     last_used_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Session:
     """A stored conversation.
 
-    `messages` are in the order they were stored; `revision` is their number, and what the next
+    The variables and messages are the JSON texts that the store keeps. `variables` and `messages`
+    parse them when they are read first, which takes time and memory in proportion to their size.
+
+    `message_texts` are in the order they were stored; `revision` is their number, and what the next
     writer must have seen. `incarnation` tells apart two sessions that had one id after another; a
     session that is rewound gets another, because its revision grows through old numbers again.
     """
@@ -49,12 +61,31 @@ class Session:
     project: str
     id: str
     incarnation: str
-    variables: Variables = field(default_factory=dict, repr=False)
+    variables_text: str = field(default="{}", repr=False)
     provider: str = ""
-    messages: tuple[Message, ...] = field(default=(), repr=False)
+    message_texts: tuple[str, ...] = field(default=(), repr=False)
     revision: int = 0
     created_at: datetime
     updated_at: datetime
+
+    @cached_property
+    def variables(self) -> Variables:
+        """The variables, parsed. Raise `StoreError` if the stored text is damaged."""
+        return read_variables_text(self.variables_text)
+
+    @cached_property
+    def messages(self) -> tuple[Message, ...]:
+        """The messages, parsed. Raise `StoreError` if a stored text is damaged."""
+        return tuple(read_message_text(text) for text in self.message_texts)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the session's data as JSON in UTF-8."""
+        return joined_size(self.variables_text, self.message_texts)
+
+    def data_pieces(self) -> Iterator[str]:
+        """Yield the text of the session's data in pieces: no copy of the whole is made."""
+        return data_pieces(self.variables_text, self.message_texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,11 +217,20 @@ class Store(ABC):
 
     @abstractmethod
     async def search_sessions(
-        self, project: str, text: str, *, limit: int, offset: int
+        self,
+        project: str,
+        text: str,
+        *,
+        limit: int,
+        offset: int,
+        max_bytes: int = MAX_SEARCH_BYTES,
     ) -> Page[Session]:
-        """Find sessions whose `data_text` contains the text, newest update first.
+        """Return the sessions whose `data_text` contains the text, newest update first.
 
         Case counts, and no character has a meaning of its own. Ended sessions are not found.
+
+        A page ends at `limit` sessions, or before the session whose data would take the page over
+        `max_bytes`. The first session is always in the page, however large it is.
         """
 
     @abstractmethod

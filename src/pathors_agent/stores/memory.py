@@ -1,6 +1,5 @@
 """Keep sessions, keys and answers in this process: for tests, and where nothing must last."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,6 +11,7 @@ from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.messages import Message
 from pathors_agent.stores.base import (
     ANSWER_HOURS,
+    MAX_SEARCH_BYTES,
     Lease,
     Page,
     RequestId,
@@ -21,14 +21,15 @@ from pathors_agent.stores.base import (
     Store,
     StoredKey,
     TurnNote,
-    Variables,
     now,
 )
 from pathors_agent.stores.texts import (
+    Variables,
+    joined_size,
     joined_text,
     json_text,
-    message_text,
-    read_message_text,
+    message_texts,
+    off_loop,
     same_json,
     searchable,
 )
@@ -53,17 +54,18 @@ class _Session:
     ended_at: datetime | None = None
     message_count: int = 0
 
-    def contains(self, text: str) -> bool:
-        return self.ended_at is None and text in joined_text(self.variables, self.messages)
+    @property
+    def size(self) -> int:
+        return joined_size(self.variables, self.messages)
 
     def value(self) -> Session:
         return Session(
             project=self.project,
             id=self.id,
             incarnation=self.incarnation,
-            variables=json.loads(self.variables),
+            variables_text=self.variables,
             provider=self.provider,
-            messages=tuple(read_message_text(text) for text in self.messages),
+            message_texts=tuple(self.messages),
             revision=len(self.messages),
             created_at=self.created_at,
             updated_at=self.updated_at,
@@ -176,8 +178,8 @@ class MemoryStore(Store):
         live = self._live.get((project, session_id))
         if live is None:
             return self._begin(project, session_id, json_text(variables), provider).value()
-        same = live.provider == provider and same_json(live.variables, json_text(variables))
-        if live.messages or not same:
+        same = await same_json(live.variables, json_text(variables))
+        if live.messages or live.provider != provider or not same:
             raise SessionConflict(f"The session {session_id} exists with other content.")
         return live.value()
 
@@ -196,30 +198,39 @@ class MemoryStore(Store):
         return live.value()
 
     async def search_sessions(
-        self, project: str, text: str, *, limit: int, offset: int
+        self,
+        project: str,
+        text: str,
+        *,
+        limit: int,
+        offset: int,
+        max_bytes: int = MAX_SEARCH_BYTES,
     ) -> Page[Session]:
-        """Find sessions whose `data_text` contains the text, newest update first."""
-        wanted = searchable(text)
-        found = [
-            each
-            for each in self._live.values()
-            if wanted is not None and each.project == project and each.contains(wanted)
-        ]
+        """Return the sessions whose `data_text` contains the text, newest update first."""
+        live = [each for each in self._live.values() if each.project == project]
+        found = await _containing(text, live)
         found.sort(key=lambda each: (each.updated_at, each.number), reverse=True)
-        page = found[offset : offset + limit]
-        return Page(tuple(each.value() for each in page), total=len(found))
+        page: list[Session] = []
+        size = 0
+        for each in found[offset : offset + limit]:
+            size += each.size
+            if page and size > max_bytes:
+                break
+            page.append(each.value())
+        return Page(tuple(page), total=len(found))
 
     async def list_sessions(
         self, project: str, *, limit: int, offset: int, text: str = ""
     ) -> Page[SessionSummary]:
         """List sessions, newest first, ended ones included."""
+        of_project = [each for each in reversed(self._sessions) if each.project == project]
+        live = [each for each in of_project if each.ended_at is None]
+        containing = {each.number for each in await _containing(text, live)}
         wanted = searchable(text)
         found = [
             each
-            for each in reversed(self._sessions)
-            if wanted is not None
-            and each.project == project
-            and (wanted in each.id or each.contains(wanted))
+            for each in of_project
+            if wanted is not None and (wanted in each.id or each.number in containing)
         ]
         found.sort(key=lambda each: each.created_at, reverse=True)
         page = found[offset : offset + limit]
@@ -279,7 +290,7 @@ class MemoryStore(Store):
         turn: str | None = None,
     ) -> Session:
         """Add a turn's messages to the session, all or none, and finish its request with them."""
-        texts = [message_text(message) for message in messages]
+        texts = await message_texts(messages)
         live = self._as_seen(lease, seen)
         running = self._running(request)
         if live is None:
@@ -373,6 +384,25 @@ class MemoryStore(Store):
         known = self._requests.get(request)
         if known is not None and known.answer is None:
             del self._requests[request]
+
+
+async def _containing(text: str, live: Sequence[_Session]) -> list[_Session]:
+    """Return the sessions whose data contains a text; looks through it off the event loop."""
+    wanted = searchable(text)
+    if wanted is None:
+        return []
+    if not wanted:
+        return list(live)
+    # As they are now: the sessions may change meanwhile.
+    texts = [(each, each.variables, tuple(each.messages)) for each in live]
+    return await off_loop(
+        sum(len(variables) + sum(map(len, messages)) for _, variables, messages in texts),
+        lambda: [
+            each
+            for each, variables, messages in texts
+            if wanted in joined_text(variables, messages)
+        ],
+    )
 
 
 def _changed(lease: Lease) -> SessionConflict:

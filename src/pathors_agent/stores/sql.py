@@ -8,6 +8,7 @@ from typing import Self
 from pathors_agent.messages import Message
 from pathors_agent.stores import sql_keys, sql_notes, sql_requests, sql_sessions, sql_turns
 from pathors_agent.stores.base import (
+    MAX_SEARCH_BYTES,
     Lease,
     Page,
     RequestId,
@@ -17,12 +18,11 @@ from pathors_agent.stores.base import (
     Store,
     StoredKey,
     TurnNote,
-    Variables,
 )
 from pathors_agent.stores.sql_database import Database
 from pathors_agent.stores.sql_readiness import try_turn
 from pathors_agent.stores.sql_schema import clock, schema
-from pathors_agent.stores.texts import json_text
+from pathors_agent.stores.texts import Variables, json_text, message_texts
 
 # A turn's other work takes longer than this; who waits so long for a database has lost it.
 TIMEOUT_SECONDS = 10.0
@@ -122,11 +122,19 @@ class SQLStore(Store):
             return await sql_sessions.whole(connection, project, session_id)
 
     async def search_sessions(
-        self, project: str, text: str, *, limit: int, offset: int
+        self,
+        project: str,
+        text: str,
+        *,
+        limit: int,
+        offset: int,
+        max_bytes: int = MAX_SEARCH_BYTES,
     ) -> Page[Session]:
-        """Find sessions whose `data_text` contains the text, newest update first."""
+        """Return the sessions whose `data_text` contains the text, newest update first."""
         async with self._database.reading("search the sessions") as connection:
-            return await sql_sessions.search(connection, project, text, limit, offset)
+            return await sql_sessions.search(
+                connection, project, text, limit=limit, offset=offset, max_bytes=max_bytes
+            )
 
     async def list_sessions(
         self, project: str, *, limit: int, offset: int, text: str = ""
@@ -175,9 +183,10 @@ class SQLStore(Store):
         turn: str | None = None,
     ) -> Session:
         """Add a turn's messages to the session, all or none, and finish its request with them."""
+        texts = await message_texts(messages)
         async with self._database.writing("save a turn") as connection:
             saved = await sql_turns.save(
-                connection, lease, messages, seen, request, answer, keep=keep, drop=drop, turn=turn
+                connection, lease, texts, seen, request, answer, keep=keep, drop=drop, turn=turn
             )
         if keep is not None:
             await self._database.forget_deleted()

@@ -6,12 +6,14 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Integer,
     Row,
     Select,
     String,
     Text,
+    case,
     func,
     literal,
     or_,
@@ -23,7 +25,6 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from pathors_agent.errors import SessionConflict, SessionNotFound
-from pathors_agent.messages import Message
 from pathors_agent.stores import sql_notes
 from pathors_agent.stores.base import Page, Session, SessionSummary
 from pathors_agent.stores.sql_schema import (
@@ -36,15 +37,25 @@ from pathors_agent.stores.sql_schema import (
     requests,
     sessions,
 )
-from pathors_agent.stores.texts import json_text, read_message_text, same_json, searchable
+from pathors_agent.stores.texts import joined_text, json_text, same_json, searchable
 
 # A session may be ended, and begun by another, between two statements; not for ever.
 _TRIES = 10
 
 _LIVE = sessions.c.ended_at.is_(None)
 
-# A database takes so many values in one statement at the least.
-_NUMBERS_AT_ONCE = 500
+# The columns of a line in a list: variables may be megabytes.
+_SUMMARY = (
+    sessions.c.id,
+    sessions.c.provider,
+    sessions.c.revision,
+    sessions.c.created_at,
+    sessions.c.ended_at,
+)
+
+# Sessions of a page whose sizes are asked for at once. SQLite reads a text to know its size, and
+# most of what is behind the end of a page is not worth that.
+_READ_AT_ONCE = 20
 
 
 async def create(
@@ -55,12 +66,12 @@ async def create(
         if begun := await begin(connection, project, session_id, variables, provider):
             return begun
         if live := await _row(connection, project, session_id):
-            return _same(live, variables, provider)
+            return await _same(live, variables, provider)
     raise SessionConflict(f"The session {session_id} is begun and ended by others.")
 
 
-def _same(row: Row[Any], variables: str, provider: str) -> Session:
-    same = row.provider == json_text(provider) and same_json(row.variables, variables)
+async def _same(row: Row[Any], variables: str, provider: str) -> Session:
+    same = row.provider == json_text(provider) and await same_json(row.variables, variables)
     if row.revision or not same:
         raise SessionConflict(f"The session {row.id} exists with other content.")
     return _read(row, ())
@@ -104,27 +115,25 @@ async def whole(connection: AsyncConnection, project: str, session_id: str) -> S
 
 
 async def _with_messages(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Session]:
-    numbers = [row.number for row in rows]
-    found: dict[int, list[Message]] = {number: [] for number in numbers}
-    for start in range(0, len(numbers), _NUMBERS_AT_ONCE):
-        wanted = (
-            select(messages.c.session, messages.c.text)
-            .where(messages.c.session.in_(numbers[start : start + _NUMBERS_AT_ONCE]))
-            .order_by(messages.c.session, messages.c.revision)
-        )
-        for number, text in await connection.execute(wanted):
-            found[number].append(read_message_text(text))
+    found: dict[int, list[str]] = {row.number: [] for row in rows}
+    wanted = (
+        select(messages.c.session, messages.c.text)
+        .where(messages.c.session.in_(found))
+        .order_by(messages.c.session, messages.c.revision)
+    )
+    for number, text in await connection.execute(wanted):
+        found[number].append(text)
     return [_read(row, found[row.number]) for row in rows]
 
 
-def _read(row: Row[Any], found: Sequence[Message]) -> Session:
+def _read(row: Row[Any], texts: Sequence[str]) -> Session:
     return Session(
         project=row.project,
         id=row.id,
         incarnation=row.incarnation,
-        variables=json.loads(row.variables),
+        variables_text=row.variables,
         provider=json.loads(row.provider),
-        messages=tuple(found),
+        message_texts=tuple(texts),
         revision=row.revision,
         created_at=read_time(row.created_at),
         updated_at=read_time(row.updated_at),
@@ -135,18 +144,65 @@ def _read(row: Row[Any], found: Sequence[Message]) -> Session:
 
 
 async def search(
-    connection: AsyncConnection, project: str, text: str, limit: int, offset: int
+    connection: AsyncConnection,
+    project: str,
+    text: str,
+    *,
+    limit: int,
+    offset: int,
+    max_bytes: int,
 ) -> Page[Session]:
     """Find sessions whose data contains the text, newest update first."""
     wanted = searchable(text)
     if wanted is None:
         return Page((), total=0)
-    found = select(sessions).where(sessions.c.project == project, _LIVE)
+    found = select(sessions.c.number).where(sessions.c.project == project, _LIVE)
     if wanted:
         found = found.where(_data_contains(wanted))
     ordered = found.order_by(sessions.c.updated_at.desc(), sessions.c.number.desc())
     rows, total = await _page(connection, ordered, limit, offset)
-    return Page(tuple(await _with_messages(connection, rows)), total=total)
+    page: list[Session] = []
+    left = max_bytes
+    for start in range(0, len(rows), _READ_AT_ONCE):
+        numbers = [row.number for row in rows[start : start + _READ_AT_ONCE]]
+        fitting = await _fitting(connection, numbers, left, is_first=not page)
+        added = await _whole_by_number(connection, fitting)
+        page += added
+        left -= sum(session.size for session in added)
+        if len(fitting) < len(numbers):
+            break
+    return Page(tuple(page), total=total)
+
+
+async def _fitting(
+    connection: AsyncConnection, numbers: Sequence[int], left: int, *, is_first: bool
+) -> Sequence[int]:
+    """Return the sessions from the first on whose data has room in the bytes that are left."""
+    of_messages = (
+        select(func.coalesce(func.sum(text_bytes(messages.c.text)), 0))
+        .where(messages.c.session == sessions.c.number)
+        .correlate(sessions)
+        .scalar_subquery()
+    )
+    commas = case((sessions.c.revision > 0, sessions.c.revision - 1), else_=0)
+    rest = text_bytes(sessions.c.variables) + commas + len(joined_text("", ()))
+    size = of_messages + rest
+    wanted = select(sessions.c.number, size).where(sessions.c.number.in_(numbers))
+    sizes = {number: size for number, size in await connection.execute(wanted)}
+    for index, number in enumerate(numbers):
+        left -= sizes[number]
+        if left < 0 and not (is_first and index == 0):
+            return numbers[:index]
+    return numbers
+
+
+async def _whole_by_number(connection: AsyncConnection, numbers: Sequence[int]) -> list[Session]:
+    if not numbers:
+        return []
+    rows = (await connection.execute(select(sessions).where(sessions.c.number.in_(numbers)))).all()
+    return await _with_messages(
+        connection, sorted(rows, key=lambda row: numbers.index(row.number))
+    )
 
 
 async def summaries(
@@ -156,7 +212,7 @@ async def summaries(
     wanted = searchable(text)
     if wanted is None:
         return Page((), total=0)
-    found = select(sessions).where(sessions.c.project == project)
+    found = select(*_SUMMARY).where(sessions.c.project == project)
     if wanted:
         in_id = position(sessions.c.id, literal(wanted, Text)) > 0
         found = found.where(or_(in_id, _LIVE & _data_contains(wanted)))
@@ -244,6 +300,25 @@ def _position_by_postgresql(element: position, compiler: SQLCompiler, **kw: Any)
 @compiles(position, "sqlite")
 def _position_by_sqlite(element: position, compiler: SQLCompiler, **kw: Any) -> str:
     return f"instr({compiler.process(element.clauses, **kw)})"
+
+
+class text_bytes(FunctionElement[int]):  # noqa: N801  (reads as a function of SQL)
+    """The bytes of a text in UTF-8."""
+
+    name = "text_bytes"
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(text_bytes, "postgresql")
+def _bytes_by_postgresql(element: text_bytes, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"octet_length({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(text_bytes, "sqlite")
+def _bytes_by_sqlite(element: text_bytes, compiler: SQLCompiler, **kw: Any) -> str:
+    # octet_length came with SQLite 3.43.
+    return f"length(CAST({compiler.process(element.clauses, **kw)} AS BLOB))"
 
 
 # - ends -

@@ -9,7 +9,6 @@ from sqlalchemy import ColumnElement, Executable, Row, and_, case, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pathors_agent.errors import SessionConflict
-from pathors_agent.messages import Message
 from pathors_agent.stores import sql_notes, sql_requests, sql_sessions
 from pathors_agent.stores.base import Lease, RequestId, Session
 from pathors_agent.stores.sql_schema import (
@@ -22,7 +21,6 @@ from pathors_agent.stores.sql_schema import (
     sessions,
 )
 from pathors_agent.stores.sql_schema import span as milliseconds
-from pathors_agent.stores.texts import message_text, read_message_text
 
 
 async def take_lease(
@@ -86,7 +84,7 @@ def _is(lease: Lease) -> ColumnElement[bool]:
 async def save(
     connection: AsyncConnection,
     lease: Lease,
-    added: Sequence[Message],
+    texts: Sequence[str],
     seen: Session | None,
     request: RequestId | None,
     answer: str | None,
@@ -96,7 +94,6 @@ async def save(
     turn: str | None,
 ) -> Session:
     """Add a turn to the session that was seen; `SessionConflict` when it is not that any more."""
-    texts = [message_text(message) for message in added]
     if not await _is_held(connection, lease, drop=drop):
         raise _conflict(lease)
     seen = seen or await sql_sessions.begin(connection, lease.project, lease.session_id, "{}", "")
@@ -118,7 +115,7 @@ async def save(
     return replace(
         seen,
         incarnation=grown.incarnation,
-        messages=(*seen.messages[:kept], *(read_message_text(text) for text in texts)),
+        message_texts=(*seen.message_texts[:kept], *texts),
         revision=grown.revision,
         updated_at=read_time(grown.updated_at),
     )

@@ -1,25 +1,59 @@
 """The JSON texts that stores keep: a message, a session's variables, and all of it as one text."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import anyio
 
 from pathors_agent.errors import ConversationError, StoreError
 from pathors_agent.json_text import whole_characters, write_json
-from pathors_agent.messages import JSONValue, Message
+from pathors_agent.messages import AssistantMessage, JSONValue, Message
 from pathors_agent.wire.messages import read_message, write_message
 
 
-def data_text(variables: Mapping[str, JSONValue], messages: Iterable[Message]) -> str:
+Variables = Mapping[str, JSONValue]
+
+ResultT = TypeVar("ResultT")
+
+# Texts up to this size are written and read within a millisecond; other requests wait no longer.
+SMALL_TEXT = 64 * 1024
+
+# Each part of a message and each call takes as much time as so many characters of text.
+_PART_WEIGHT = 500
+
+
+def data_text(variables: Variables, messages: Iterable[Message]) -> str:
     """Write a session's data as the API gives it; this is the text that is searched."""
-    return joined_text(json_text(variables), (message_text(each) for each in messages))
+    return joined_text(json_text(variables), [message_text(each) for each in messages])
 
 
-def joined_text(variables: str, messages: Iterable[str]) -> str:
-    """Join the JSON texts of variables and messages to that of a session's data."""
-    return f'{{"variables":{variables},"messages":[{",".join(messages)}]}}'
+def joined_text(variables: str, messages: Sequence[str]) -> str:
+    """Join the JSON texts of variables and messages to the text of a session's data."""
+    return "".join(data_pieces(variables, messages))
 
 
-def json_text(value: JSONValue | Mapping[str, JSONValue]) -> str:
+def data_pieces(variables: str, messages: Sequence[str]) -> Iterator[str]:
+    """Yield the text of a session's data in pieces."""
+    yield from ('{"variables":', variables, ',"messages":[')
+    for index, message in enumerate(messages):
+        if index:
+            yield ","
+        yield message
+    yield "]}"
+
+
+def joined_size(variables: str, messages: Sequence[str]) -> int:
+    """Return the bytes of a session's data, without writing it."""
+    return sum(map(utf8_size, data_pieces(variables, messages)))
+
+
+def utf8_size(text: str) -> int:
+    """Return the bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def json_text(value: JSONValue | Variables) -> str:
     """Write a value as a stored JSON text."""
     return write_json(value).decode()
 
@@ -29,19 +63,57 @@ def message_text(message: Message) -> str:
     return json_text(write_message(message))
 
 
+async def message_texts(messages: Sequence[Message]) -> list[str]:
+    """Write messages as stored JSON texts; many of them off the event loop."""
+    return await off_loop(sum(map(_weight, messages)), lambda: list(map(message_text, messages)))
+
+
+def _weight(message: Message) -> int:
+    """Return about the size of a message's text: it is not written to know it."""
+    calls = message.tool_calls if isinstance(message, AssistantMessage) else ()
+    content = message.content or ""
+    of_content = len(content) if isinstance(content, str) else len(content) * _PART_WEIGHT
+    return of_content + sum(len(call.arguments) + _PART_WEIGHT for call in calls)
+
+
+async def off_loop(size: int, work: Callable[[], ResultT]) -> ResultT:
+    """Do work that takes time in proportion to a size: in a thread, unless it is small."""
+    if size <= SMALL_TEXT:
+        return work()
+    return await anyio.to_thread.run_sync(work)
+
+
 def read_message_text(text: str) -> Message:
-    """Read what `message_text` wrote."""
+    """Read what `message_text` wrote. Raise `StoreError` if the text is damaged."""
     try:
         return read_message(json.loads(text))
     except (ValueError, ConversationError):
-        raise StoreError(
-            "A stored message cannot be read: the database is damaged; bring back a copy of it."
-        ) from None
+        raise _damaged("message") from None
 
 
-def same_json(one: str, other: str) -> bool:
-    """Tell whether two JSON texts say the same; the order of an object's names does not count."""
-    return one == other or _in_order(one) == _in_order(other)
+def read_variables_text(text: str) -> Variables:
+    """Read the stored JSON text of a session's variables. Raise `StoreError` if it is damaged."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        raise _damaged("session") from None
+    if not isinstance(value, dict):
+        raise _damaged("session")
+    return value
+
+
+def _damaged(what: str) -> StoreError:
+    return StoreError(
+        f"A stored {what} cannot be read: the database is damaged; restore it from a backup."
+    )
+
+
+async def same_json(one: str, other: str) -> bool:
+    """Return True if two JSON texts have equal values; the order of names does not count."""
+    if one == other:
+        return True
+    size = len(one) + len(other)
+    return await off_loop(size, lambda: _in_order(one) == _in_order(other))
 
 
 def _in_order(text: str) -> str:

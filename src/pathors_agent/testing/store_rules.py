@@ -348,6 +348,33 @@ async def _search_is_in_pages(trial: Trial) -> None:
     require("a session that is found must be given whole", holds=given)
 
 
+async def _search_is_bounded_in_bytes(trial: Trial) -> None:
+    """A page of a search must end at `max_bytes`, and hold one session at least."""
+    for id, text in (("last", "é"), ("large", "é" * 500), ("b", "é"), ("a", "é")):  # noqa: A001
+        await trial.create(id, text="x")
+        await trial.say(UserMessage(content=text), AssistantMessage(content="x"), id=id)
+        await next_millisecond()
+    small = await trial.store.session(trial.project, "a")
+    written = len(data_text(small.variables, small.messages).encode())
+    require("a session's size must be the bytes of its `data_text`", holds=small.size == written)
+
+    async def found(offset: int, max_bytes: int) -> list[str]:
+        page = await trial.store.search_sessions(
+            trial.project, "x", limit=3, offset=offset, max_bytes=max_bytes
+        )
+        require("total must count what has no room in the page", holds=page.total == 4)
+        return [session.id for session in page.items]
+
+    fits = await found(0, 2 * written) == ["a", "b"]
+    require("a page must hold as many sessions as have room in `max_bytes`", holds=fits)
+    one_less = await found(0, 2 * written - 1) == ["a"]
+    require("a page must end before a session that has no room in `max_bytes`", holds=one_less)
+    alone = await found(2, written) == ["large"] and await found(0, 1) == ["a"]
+    require("a session that is larger than `max_bytes` must come alone", holds=alone)
+    both = await found(0, 100 * written) == ["a", "b", "large"]
+    require("a page must end at its limit", holds=both)
+
+
 async def _sessions_are_listed(trial: Trial) -> None:
     """All sessions must be listed, ended ones, too."""
     for id in ("first", "second", "third"):  # noqa: A001
@@ -389,5 +416,6 @@ SESSION_RULES: tuple[Rule, ...] = (
     _ended_sessions_are_gone,
     _search_is_over_the_text,
     _search_is_in_pages,
+    _search_is_bounded_in_bytes,
     _sessions_are_listed,
 )
