@@ -78,7 +78,11 @@ class Sessions:
     def search(
         self, text: str, *, limit: int = SEARCH_LIMIT, offset: int = 0
     ) -> SessionPage[SessionRecord]:
-        """Find sessions that contain a text, case-sensitive, anywhere; newest update first."""
+        """Find sessions that contain a text, case-sensitive, anywhere; newest update first.
+
+        A server may end a page before `limit`, because of its size: the next page begins at
+        `offset` plus the number of items in this page.
+        """
         return self._perform(_search(text, limit, offset))
 
     def end(self, session_id: str) -> None:

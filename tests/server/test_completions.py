@@ -196,7 +196,7 @@ def test_whole_number_may_be_written_with_a_point() -> None:
         found = server.client.post("/sessions/search", json={"search_string": "Hi", "limit": 1.0})
 
         assert repr(sent(server)[0]["max_tokens"]) == "9"
-        assert found.json()["pagination"] == {"limit": 1, "offset": 0, "total": 1}
+        assert found.json()["pagination"] == {"limit": 1, "offset": 0, "count": 1, "total": 1}
 
 
 def test_model_of_the_project_wins() -> None:

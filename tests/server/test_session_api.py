@@ -153,7 +153,7 @@ def test_search_tells_its_place_and_how_many_there_are() -> None:
             create(server, f"s{number}")
         answered = server.client.post("/sessions/search", json={"search_string": "", "limit": 2})
 
-        assert answered.json()["pagination"] == {"limit": 2, "offset": 0, "total": 3}
+        assert answered.json()["pagination"] == {"limit": 2, "offset": 0, "count": 2, "total": 3}
         assert set(answered.json()["results"][0]) == {"sessionId", "data", "createdAt", "updatedAt"}
 
 

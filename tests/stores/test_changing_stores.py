@@ -324,7 +324,9 @@ class SharesVariablesGiven(Plain):
 
     async def session(self, project: str, session_id: str) -> Session:
         found = await super().session(project, session_id)
-        return replace(found, variables=self.copied(self.shared.get((project, session_id), {})))
+        # As if the session had parsed them before.
+        vars(found)["variables"] = self.copied(self.shared.get((project, session_id), {}))
+        return found
 
     def copied(self, variables: Variables) -> Variables:
         return dict(variables)
@@ -363,7 +365,8 @@ class SharesMessages(CachesSessions):
     async def session(self, project: str, session_id: str) -> Session:
         found = await MemoryStore.session(self, project, session_id)
         known = await super().session(project, session_id)
-        return replace(found, messages=known.messages)
+        vars(found)["messages"] = known.messages
+        return found
 
 
 class SharesNotes(MemoryStore):

@@ -309,8 +309,9 @@ async def test_stored_message_that_is_damaged_is_told(url: str, store: SQLStore)
     await say(store, UserMessage(content="swordfish"))
     execute(url, 'UPDATE pathors_messages SET text = \'{"role": "swordfish\'')
 
+    damaged = await store.session("project", "session")
     with pytest.raises(StoreError, match="A stored message cannot be read") as caught:
-        await store.session("project", "session")
+        _ = damaged.messages
 
     assert "swordfish" not in "".join(traceback.format_exception(caught.value))
 

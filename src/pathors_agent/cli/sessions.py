@@ -16,7 +16,6 @@ from pathors_agent.cli.reporting import fail
 from pathors_agent.cli.scene import Scene
 from pathors_agent.errors import SessionNotFound
 from pathors_agent.stores.base import Page, Session, SessionSummary, Store
-from pathors_agent.stores.texts import data_text
 
 
 async def show_all(store: Store, project: str, *, limit: int, offset: int, as_json: bool) -> None:
@@ -57,7 +56,7 @@ async def search(
     if as_json:
         write_json({"results": [_whole(session) for session in page.items], "total": page.total})
         return
-    rows = [(s.id, len(s.messages), s.created_at, s.updated_at) for s in page.items]
+    rows = [(s.id, s.revision, s.created_at, s.updated_at) for s in page.items]
     titles = ("session", "messages", "started", "updated")
     write_table(titles, rows, empty="No session has this text.")
     _tell_of_more(page, offset)
@@ -99,7 +98,7 @@ def _whole(session: Session) -> dict[str, object]:
     """Write a session as the API gives it."""
     return {
         "sessionId": session.id,
-        "data": json.loads(data_text(session.variables, session.messages)),
+        "data": json.loads("".join(session.data_pieces())),
         "createdAt": session.created_at,
         "updatedAt": session.updated_at,
     }

@@ -27,16 +27,16 @@ class Admission:
         self._requests = Rates(settings.requests_per_minute)
         self._tokens = Rates(settings.tokens_per_minute)
 
-    @contextmanager
-    def reading(self, project: str, key: str) -> Generator[None]:
-        """Count a request whose body comes in; `Problem` 429 if it could not even wait.
-
-        The key's rates are checked here, too: a refused request costs nothing.
-        """
+    def check_rates(self, key: str) -> None:
+        """Take a completion from its key's rate, or raise `Problem` 429; that costs nothing."""
         for rates, of_what in ((self._tokens, "tokens"), (self._requests, "requests")):
             if seconds := rates.wait(key):
                 raise rate_exceeded(f"The key has used its {of_what} per minute", seconds)
         self._requests.take(key, 1)
+
+    @contextmanager
+    def reading(self, project: str, key: str) -> Generator[None]:
+        """Count a request whose body comes in; `Problem` 429 if it could not even wait."""
         with ExitStack() as counted:
             for name, size in self._wanted(project, key):
                 counted.enter_context(self._counted(name, size))
@@ -90,7 +90,7 @@ class Admission:
                 del self._gates[name]
 
     def _full(self) -> Exception:
-        return busy("Too many turns at once; try again", self._settings.queue_seconds)
+        return busy("Too many requests at once; try again", self._settings.queue_seconds)
 
 
 class Rates:

@@ -28,15 +28,16 @@ _JSON_TYPES = ("application/json", "text/json")
 async def read_object(request: Request, settings: ServerSettings) -> dict[str, JSONValue]:
     """Return the JSON object that a request holds."""
     body = await read_body(request, settings)
-    return await parsed(body, lambda: parse_object(body, settings))
+    return await parsed(len(body), lambda: parse_object(body, settings))
 
 
-async def parsed(body: bytes, parse: Callable[[], ResultT]) -> ResultT:
-    """Parse a body; a large one in a thread, one at a time, so that other requests are answered.
+async def parsed(size: int, parse: Callable[[], ResultT]) -> ResultT:
+    """Parse a body or a history of so many bytes.
 
-    A body of a few megabytes can take seconds, and a hundred times its size in memory.
+    Parse a large one in a thread, one at a time, so that other requests are answered: a few
+    megabytes can take seconds, and a hundred times their size in memory.
     """
-    if len(body) <= SMALL_BODY_BYTES:
+    if size <= SMALL_BODY_BYTES:
         return parse()
     return await anyio.to_thread.run_sync(parse, limiter=_one_parser())
 

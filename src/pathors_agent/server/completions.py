@@ -32,9 +32,10 @@ class Completions:
         key = await runtime.authenticated(request, project_id)
         if runtime.is_draining:
             raise unavailable("The server is stopping; try again")
+        runtime.shared.admission.check_rates(key.id)
         with runtime.shared.admission.reading(project_id, key.id):
             body = await read_body(request, runtime.settings)
-            asked = await parsed(body, lambda: self._read(body, request))
+            asked = await parsed(len(body), lambda: self._read(body, request))
         request_id, digest = _request_id(request, key), _digest(body, asked.session_id)
         turn = Turn(
             shared=runtime.shared,

@@ -361,10 +361,15 @@ class Found(BaseModel):
 
 
 class SearchPages(BaseModel):
-    """Which of the results these are."""
+    """Which of the results these are.
+
+    `count` is the number of results in this page: a page also ends before it is too large. The next
+    page begins at `offset` + `count`.
+    """
 
     limit: int
     offset: int
+    count: int
     total: int
 
 

@@ -1,24 +1,26 @@
 """The session API: create, query, search, end, list."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
+import anyio
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from pathors_agent.errors import SessionConflict, SessionNotFound
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
-from pathors_agent.server.body import read_object
+from pathors_agent.server.body import parsed, read_object
 from pathors_agent.server.completion_request import checked_session_id, whole_number
-from pathors_agent.server.open_calls import mark_waiting
+from pathors_agent.server.open_calls import mark_waiting, read_tail
 from pathors_agent.server.problems import Problem, bad_request
 from pathors_agent.server.runtime import Runtime
-from pathors_agent.stores.base import Session, SessionSummary
-from pathors_agent.stores.texts import data_text
+from pathors_agent.stores.base import MAX_SEARCH_BYTES, Session, SessionSummary, StoredKey
+from pathors_agent.stores.texts import json_text, utf8_size
 from pathors_agent.telemetry.events import share
 
 DEFAULT_LIMIT = 50
@@ -33,6 +35,13 @@ MAX_PROVIDER = 255
 MAX_SEARCHED = 1_000
 
 
+# Sent at once: what a connection takes without waiting.
+BATCH_CHARACTERS = 64 * 1024
+
+Pieces = Sequence[str]
+"""A JSON text in pieces."""
+
+
 class SessionEndpoints:
     """Answers the requests of the session API."""
 
@@ -41,8 +50,7 @@ class SessionEndpoints:
 
     async def create(self, request: Request, project_id: str) -> Response:
         """Create a session, with variables for the project's instructions."""
-        await self._runtime.authenticated(request, project_id)
-        body = await read_object(request, self._runtime.settings)
+        key, body = await self._read(request, project_id)
         session_id = _required_id(body)
         share(session=session_id)
         variables, provider = _field(body, "variables", dict, {}), _field(body, "provider", str, "")
@@ -50,74 +58,151 @@ class SessionEndpoints:
             raise bad_request(
                 "Invalid request body", f"provider: is over {MAX_PROVIDER} characters"
             )
-        store = self._runtime.store
-        try:
-            await store.create_session(
-                project_id, session_id, variables=variables, provider=provider
-            )
-        except SessionConflict:
-            raise Problem(
-                HTTPStatus.CONFLICT, "The session exists with other content", param="session_id"
-            ) from None
-        return answered({"sessionId": session_id, "pathwayId": project_id})
+
+        async def create() -> Pieces:
+            try:
+                await self._runtime.store.create_session(
+                    project_id, session_id, variables=variables, provider=provider
+                )
+            except SessionConflict:
+                raise Problem(
+                    HTTPStatus.CONFLICT, "The session exists with other content", param="session_id"
+                ) from None
+            return [json_text({"sessionId": session_id, "pathwayId": project_id})]
+
+        return AdmittedResponse(self._runtime, key, create)
 
     async def query(self, request: Request, project_id: str, session_id: str) -> Response:
-        """Give a session's variables and messages."""
-        await self._runtime.authenticated(request, project_id)
+        """Return a session's variables and messages."""
+        key = await self._runtime.authenticated(request, project_id)
         share(session=_checked_id(session_id))
-        try:
-            session = await self._runtime.store.session(project_id, session_id)
-        except SessionNotFound:
-            raise Problem(HTTPStatus.NOT_FOUND, "Session not found") from None
-        own_tools = self._runtime.projects[project_id].own_tools
-        data = mark_waiting(_data(session), session, own_tools)
-        return answered({"sessionId": session.id, "state": data, "data": data, **_times(session)})
+
+        async def query() -> Pieces:
+            try:
+                session = await self._runtime.store.session(project_id, session_id)
+            except SessionNotFound:
+                raise Problem(HTTPStatus.NOT_FOUND, "Session not found") from None
+            tail = await parsed(session.size, lambda: read_tail(session))
+            own_tools = self._runtime.projects[project_id].own_tools
+            return _session_pieces(mark_waiting(session, tail, own_tools), "state", "data")
+
+        return AdmittedResponse(self._runtime, key, query)
 
     async def search(self, request: Request, project_id: str) -> Response:
-        """Find sessions by a text in the JSON of their data."""
-        await self._runtime.authenticated(request, project_id)
-        body = await read_object(request, self._runtime.settings)
+        """Find sessions by a text in the JSON of their data.
+
+        A page holds as many sessions as `limit` says and `MAX_SEARCH_BYTES` have room for.
+        """
+        key, body = await self._read(request, project_id)
         if body.get("search_string") is None:
             raise bad_request("Invalid request body", "search_string: is required, a string")
         text = _field(body, "search_string", str, "")
         _check_searched(text, "search_string")
         limit = _count(body.get("limit"), "limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
         offset = _count(body.get("offset"), "offset", 0, 0, MAX_OFFSET)
-        page = await self._runtime.store.search_sessions(
-            project_id, text, limit=limit, offset=offset
-        )
-        results = [
-            {"sessionId": session.id, "data": _data(session), **_times(session)}
-            for session in page.items
-        ]
-        pagination = {"limit": limit, "offset": offset, "total": page.total}
-        return answered({"results": results, "pagination": pagination})
+
+        async def search() -> Pieces:
+            page = await self._runtime.store.search_sessions(
+                project_id, text, limit=limit, offset=offset, max_bytes=MAX_SEARCH_BYTES
+            )
+            pieces = ['{"results":[']
+            for index, session in enumerate(page.items):
+                pieces += [","] if index else []
+                pieces += _session_pieces(session, "data")
+            pagination = {"limit": limit, "offset": offset}
+            held = {"count": len(page.items), "total": page.total}
+            return [*pieces, '],"pagination":', json_text({**pagination, **held}), "}"]
+
+        return AdmittedResponse(self._runtime, key, search)
 
     async def end(self, request: Request, project_id: str) -> Response:
-        """End a session: its variables and messages are gone for good."""
-        await self._runtime.authenticated(request, project_id)
-        body = await read_object(request, self._runtime.settings)
+        """End a session: delete its variables and messages for good."""
+        key, body = await self._read(request, project_id)
         session_id = _required_id(body)
         share(session=session_id)
-        await self._runtime.store.end_session(project_id, session_id)
-        message = "Session ended successfully"
-        return answered({"success": True, "sessionId": session_id, "message": message})
+
+        async def end() -> Pieces:
+            await self._runtime.store.end_session(project_id, session_id)
+            message = "Session ended successfully"
+            return [json_text({"success": True, "sessionId": session_id, "message": message})]
+
+        return AdmittedResponse(self._runtime, key, end)
 
     async def list_all(self, request: Request, project_id: str) -> Response:
         """List sessions, newest first, ended ones too."""
-        await self._runtime.authenticated(request, project_id)
+        key = await self._runtime.authenticated(request, project_id)
         query = request.query_params
         page = _count(_number(query.get("page")), "page", 1, 1, MAX_PAGE)
         size = _count(_number(query.get("pageSize")), "pageSize", DEFAULT_PAGE_SIZE, 1, MAX_LIMIT)
         text = query.get("search", "")
         _check_searched(text, "search")
-        found = await self._runtime.store.list_sessions(
-            project_id, limit=size, offset=(page - 1) * size, text=text
-        )
-        pages = -(-found.total // size)
-        pagination = {"page": page, "totalPages": pages, "total": found.total}
-        data = [_summary(session) for session in found.items]
-        return answered({"data": data, "pagination": pagination})
+
+        async def list_all() -> Pieces:
+            found = await self._runtime.store.list_sessions(
+                project_id, limit=size, offset=(page - 1) * size, text=text
+            )
+            pages = -(-found.total // size)
+            pagination = {"page": page, "totalPages": pages, "total": found.total}
+            data = [_summary(session) for session in found.items]
+            return [write_json({"data": data, "pagination": pagination}).decode()]
+
+        return AdmittedResponse(self._runtime, key, list_all)
+
+    async def _read(
+        self, request: Request, project_id: str
+    ) -> tuple[StoredKey, dict[str, JSONValue]]:
+        """Return the request's key, and the JSON object that its body holds."""
+        key = await self._runtime.authenticated(request, project_id)
+        with self._runtime.shared.admission.reading(project_id, key.id):
+            return key, await read_object(request, self._runtime.settings)
+
+
+class AdmittedResponse(Response):
+    """An ASGI response that works and is sent while it holds a place of its key and its project.
+
+    `work` returns the JSON text of the answer in pieces, which are sent without a copy of the
+    whole text.
+    """
+
+    def __init__(
+        self, runtime: Runtime, key: StoredKey, work: Callable[[], Awaitable[Pieces]]
+    ) -> None:
+        super().__init__()
+        self._runtime = runtime
+        self._key = key
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Do the work and answer."""
+        async with self._runtime.shared.admission.turn(self._key.project, self._key.id):
+            pieces = await self._work()
+            size = sum(map(utf8_size, pieces))
+            headers = {"content-type": "application/json", "content-length": str(size)}
+            raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+            await send({"type": "http.response.start", "status": 200, "headers": raw})
+            # A client that reads nothing for so long keeps no place, and its answer stays unfinished.
+            with suppress(TimeoutError):
+                for batch in batches(pieces):
+                    with anyio.fail_after(self._runtime.settings.write_seconds):
+                        await send({"type": "http.response.body", "body": batch, "more_body": True})
+                        await anyio.lowlevel.checkpoint()  # a fast client must not hold the loop
+                await send({"type": "http.response.body", "body": b""})
+
+
+def batches(pieces: Pieces) -> Iterator[bytes]:
+    """Yield the bytes of a text: small pieces together, large ones cut."""
+    waiting: list[str] = []
+    size = 0
+    for piece in pieces:
+        for start in range(0, len(piece), BATCH_CHARACTERS):
+            part = piece[start : start + BATCH_CHARACTERS]
+            waiting.append(part)
+            size += len(part)
+            if size >= BATCH_CHARACTERS:
+                yield "".join(waiting).encode()
+                waiting, size = [], 0
+    if waiting:
+        yield "".join(waiting).encode()
 
 
 def answered(value: object) -> Response:
@@ -132,12 +217,13 @@ def iso(time: datetime | None) -> str | None:
     return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
-def _data(session: Session) -> Any:
-    return json.loads(data_text(session.variables, session.messages))
-
-
-def _times(session: Session) -> dict[str, str | None]:
-    return {"createdAt": iso(session.created_at), "updatedAt": iso(session.updated_at)}
+def _session_pieces(session: Session, *names: str) -> list[str]:
+    """Write a session as an object that holds its data under each of the names."""
+    pieces = ['{"sessionId":', json_text(session.id)]
+    for name in names:
+        pieces += [f',"{name}":', *session.data_pieces()]
+    created, updated = iso(session.created_at), iso(session.updated_at)
+    return [*pieces, f',"createdAt":"{created}","updatedAt":"{updated}"}}']
 
 
 def _summary(session: SessionSummary) -> dict[str, object]:

@@ -6,6 +6,8 @@ from pathors_agent.server.origins import check_origins
 
 # Long conversations with a few images fit; OpenAI's own limit for a request is 32 MB.
 MAX_BODY_BYTES = 8 * 1024 * 1024
+# About eight million tokens: more than any model reads, and a history of four largest requests.
+MAX_SESSION_BYTES = 32 * 1024 * 1024
 # A phone on a bad line sends 8 MiB in less; who is slower holds up a connection for nothing.
 BODY_SECONDS = 60.0
 # OpenAI allows a schema 10 levels; a body adds 5 around it.
@@ -43,6 +45,8 @@ class ServerSettings:
     """What a server allows, and how long it waits; sizes in bytes, times in seconds.
 
     - `max_body_bytes`, `body_seconds`: of a request's body; 413 and 408 beyond.
+    - `max_session_bytes`: of a session's variables and messages, as JSON, that a turn begins with;
+      413 beyond.
     - `max_json_depth`, `max_messages`, `max_tools`: of a request; 400 beyond.
     - `turns_per_project`, `turns_per_key`: turns at once in this process. `queue_length` more wait
       for up to `queue_seconds`; 429 with Retry-After beyond.
@@ -64,6 +68,7 @@ class ServerSettings:
 
     max_body_bytes: int = MAX_BODY_BYTES
     body_seconds: float = BODY_SECONDS
+    max_session_bytes: int = MAX_SESSION_BYTES
     max_json_depth: int = MAX_JSON_DEPTH
     max_messages: int = MAX_MESSAGES
     max_tools: int = MAX_TOOLS

@@ -20,6 +20,7 @@ from pathors_agent.run_result import RunResult
 from pathors_agent.run_stream import AsyncRunStream
 from pathors_agent.server.admission import Admission, SessionQueue
 from pathors_agent.server.answer import Answer, Head, finish_reason
+from pathors_agent.server.body import parsed
 from pathors_agent.server.completion_request import CompletionRequest
 from pathors_agent.server.failures import log_failed_turn
 from pathors_agent.server.functions import with_stored_ids
@@ -152,7 +153,8 @@ class Turn:
             return answer
         own_names = [tool.name for tool in self.project.own_tools]
         given = with_stored_ids(self.request.messages, stored)
-        joined = join(stored, given, own_names)
+        size = len(self.said[0]) + (seen.size if seen else 0)
+        joined = await parsed(size, lambda: join(stored, given, own_names))
         conversation = Conversation(
             joined.base, session_id=self.session_id, id=self._identity(seen)
         )
@@ -319,9 +321,14 @@ class Turn:
         if self.request.session_id is None and not self.is_named:
             return None  # its id was made up a moment ago
         try:
-            return await self.shared.store.session(self.project.id, self.session_id)
+            session = await self.shared.store.session(self.project.id, self.session_id)
         except SessionNotFound:
             return None
+        if session.size > self.shared.settings.max_session_bytes:
+            raise _too_large(self.shared.settings)
+        # What is parsed here is kept in the session.
+        await parsed(session.size, lambda: (session.messages, session.variables))
+        return session
 
     def _identity(self, seen: Session | None) -> str:
         """Name the turn in its tools' idempotency keys: a repeat of the request has the same."""
@@ -397,6 +404,14 @@ def _function_call(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 def _too_long() -> Problem:
     return Problem(504, "The turn took longer than its limit", code="turn_timeout")
+
+
+def _too_large(settings: ServerSettings) -> Problem:
+    return Problem(
+        413,
+        f"The session is larger than {settings.max_session_bytes} bytes; start a new one",
+        code="session_too_large",
+    )
 
 
 def _session_busy() -> Problem:

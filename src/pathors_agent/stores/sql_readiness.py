@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pathors_agent.messages import UserMessage
 from pathors_agent.stores import sql_keys, sql_requests, sql_sessions, sql_turns
 from pathors_agent.stores.base import RequestId
+from pathors_agent.stores.texts import message_text
 
 # No project has this name.
 _PROJECT = ""
@@ -21,7 +22,7 @@ async def try_turn(connection: AsyncConnection) -> None:
     """Store a turn and read it, touching every table; the caller rolls the transaction back."""
     name = f"check-{secrets.token_hex(8)}"
     request = RequestId(project=_PROJECT, api_key="", name=name)
-    message = UserMessage(content="x" * PROBE_CHARACTERS)
+    message = message_text(UserMessage(content="x" * PROBE_CHARACTERS))
     await sql_keys.by_digest(connection, "")
     lease = await sql_turns.take_lease(connection, _PROJECT, name, name, _LEASE_SECONDS)
     assert lease is not None  # no one else has the name

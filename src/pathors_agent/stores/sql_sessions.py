@@ -187,8 +187,8 @@ async def _fitting(
     commas = case((sessions.c.revision > 0, sessions.c.revision - 1), else_=0)
     rest = text_bytes(sessions.c.variables) + commas + len(joined_text("", ()))
     size = of_messages + rest
-    wanted = select(sessions.c.number, size).where(sessions.c.number.in_(numbers))
-    sizes = {number: size for number, size in await connection.execute(wanted)}
+    wanted = select(sessions.c.number, size.label("size")).where(sessions.c.number.in_(numbers))
+    sizes = {row.number: row.size for row in await connection.execute(wanted)}
     for index, number in enumerate(numbers):
         left -= sizes[number]
         if left < 0 and not (is_first and index == 0):
@@ -200,9 +200,7 @@ async def _whole_by_number(connection: AsyncConnection, numbers: Sequence[int]) 
     if not numbers:
         return []
     rows = (await connection.execute(select(sessions).where(sessions.c.number.in_(numbers)))).all()
-    return await _with_messages(
-        connection, sorted(rows, key=lambda row: numbers.index(row.number))
-    )
+    return await _with_messages(connection, sorted(rows, key=lambda row: numbers.index(row.number)))
 
 
 async def summaries(

@@ -11,7 +11,6 @@ from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import AssistantMessage, JSONValue, Message
 from pathors_agent.wire.messages import read_message, write_message
 
-
 Variables = Mapping[str, JSONValue]
 
 ResultT = TypeVar("ResultT")

@@ -1,0 +1,228 @@
+"""The session API answers in bounded pieces, and keeps the event loop and other clients free."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from live_server import PATIENCE_SECONDS, Live, live, on_loop
+from pathors_agent import Tool
+from pathors_agent.messages import AssistantMessage, ContentPart, Message, UserMessage
+from pathors_agent.server import Project, ServerSettings
+from pathors_agent.server.sessions import BATCH_CHARACTERS, batches
+from pathors_agent.stores import MAX_SEARCH_BYTES, MemoryStore, base, texts
+from pathors_agent.testing import AsyncScriptedTransport, calls
+
+
+def project(*script: Any, **fields: Any) -> Project:
+    return Project(id="demo", transport=AsyncScriptedTransport(*script), **fields)
+
+
+def keep(server: Live, session_id: str, *messages: Message) -> None:
+    """Store a session."""
+
+    async def save() -> None:
+        lease = await server.store.take_lease("demo", session_id, holder="test", seconds=60)
+        assert lease is not None
+        await server.store.save_turn(lease, messages, seen=None, drop=True)
+
+    on_loop(server.app, save())
+
+
+def said(megabytes: float) -> Message:
+    return UserMessage(content="x" * int(megabytes * 1024 * 1024))
+
+
+def search(server: Live, **fields: Any) -> Any:
+    return server.client.post("/sessions/search", json={"search_string": "x", **fields}).json()
+
+
+def test_page_of_a_search_ends_before_it_is_too_large() -> None:
+    with live(project()) as server:
+        for number in range(4):
+            keep(server, f"s{number}", said(2.5))
+        pages = [search(server, offset=offset) for offset in (0, 3)]
+
+        ids = [[each["sessionId"] for each in page["results"]] for page in pages]
+        assert ids == [["s3", "s2", "s1"], ["s0"]]
+        assert [page["pagination"] for page in pages] == [
+            {"limit": 50, "offset": 0, "count": 3, "total": 4},
+            {"limit": 50, "offset": 3, "count": 1, "total": 4},
+        ]
+
+
+def test_session_that_is_larger_than_a_page_comes_alone() -> None:
+    with live(project()) as server:
+        keep(server, "small", said(0.1))
+        keep(server, "large", said(MAX_SEARCH_BYTES / 2**20 + 1))
+        keep(server, "last", said(0.1))
+        pages = [search(server, offset=offset) for offset in range(3)]
+
+        ids = [[each["sessionId"] for each in page["results"]] for page in pages]
+        assert ids == [["last"], ["large"], ["small"]]
+
+
+def test_stored_text_is_served_as_it_is() -> None:
+    text = '{"role":  "user", "content": "\\u0078"}'
+    with live(project()) as server:
+        keep(server, "s1", UserMessage(content="x"))
+        assert isinstance(server.store, MemoryStore)
+        server.store._live["demo", "s1"].messages[0] = text
+        queried = server.client.get("/sessions/s1").text
+        found = server.client.post("/sessions/search", json={"search_string": "u0078"}).text
+
+        assert queried.count(text) == 2
+        assert found.count(text) == 1
+
+
+def test_search_and_list_parse_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(text: str) -> Message:
+        raise AssertionError("a message was parsed")
+
+    monkeypatch.setattr(base, "read_message_text", refuse)
+    with live(project()) as server:
+        keep(server, "s1", said(0.1), AssistantMessage(content="ok"))
+
+        assert search(server)["pagination"]["total"] == 1
+        assert server.client.get("/sessions?search=x").json()["pagination"]["total"] == 1
+
+
+def test_query_parses_nothing_before_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[Message] = []
+
+    def noted(text: str) -> Message:
+        parsed.append(texts.read_message_text(text))
+        return parsed[-1]
+
+    monkeypatch.setattr(base, "read_message_text", noted)
+    monkeypatch.setattr("pathors_agent.server.open_calls.read_message_text", noted)
+    with live(project()) as server:
+        keep(server, "s1", said(0.1), AssistantMessage(content="ok"))
+
+        assert len(server.stored("s1")) == 2
+        assert [message.role for message in parsed] == ["assistant"]
+
+
+def test_large_history_is_parsed_written_and_searched_off_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: dict[str, set[int]] = {}
+
+    def watch(module: object, name: str) -> None:
+        function: Callable[..., Any] = getattr(module, name)
+
+        def noted(*arguments: Any) -> Any:
+            threads.setdefault(name, set()).add(threading.get_ident())
+            return function(*arguments)
+
+        monkeypatch.setattr(module, name, noted)
+
+    async def loop_thread() -> int:
+        return threading.get_ident()
+
+    with live(project("ok")) as server:
+        loop = on_loop(server.app, loop_thread())
+        parts = (ContentPart(type="text", text=""),) * 10_000
+        watch(texts, "message_text")
+        keep(server, "s1", UserMessage(content=parts), AssistantMessage(content="xyz"))
+        watch(base, "read_message_text")
+        watch(__import__("pathors_agent.server.turn", fromlist=["join"]), "join")
+        watch(__import__("pathors_agent.stores.memory", fromlist=["x"]), "joined_text")
+        server.complete("go on", session="s1")
+        assert search(server, search_string="xyz")["pagination"]["total"] == 1
+
+    # The turn's own two messages are small, and are written where the turn runs.
+    assert loop in threads.pop("message_text")
+    assert set(threads) == {"read_message_text", "join", "joined_text"}
+    assert all(loop not in used for used in threads.values())
+
+
+def test_turn_of_a_session_that_is_too_large_is_refused() -> None:
+    with live(project(), settings=ServerSettings(max_session_bytes=1000)) as server:
+        keep(server, "s1", UserMessage(content="x" * 1000))
+        refused = server.complete("go on", session="s1")
+
+        assert refused.status_code == 413
+        assert refused.json()["error"]["code"] == "session_too_large"
+        assert len(server.stored("s1")) == 1
+
+
+class Gate:
+    """A tool that begins, and ends when it is let go."""
+
+    def __init__(self) -> None:
+        self.has_begun, self.may_end = threading.Event(), threading.Event()
+
+    def wait(self) -> str:
+        """Wait."""
+        self.has_begun.set()
+        self.may_end.wait(PATIENCE_SECONDS)
+        return "done"
+
+
+REQUESTS: list[tuple[str, str, object]] = [
+    ("POST", "/sessions", {"session_id": "s1"}),
+    ("GET", "/sessions/s1", None),
+    ("POST", "/sessions/search", {"search_string": ""}),
+    ("DELETE", "/sessions", {"session_id": "s1"}),
+    ("GET", "/sessions", None),
+    ("GET", "/session-history", None),
+]
+ONE_AT_ONCE = ServerSettings(turns_per_key=1, queue_length=0, write_seconds=0.3)
+
+
+def test_session_api_is_admitted_like_turns() -> None:
+    gate = Gate()
+    served = project(calls(("wait", {})), "ok", tools=[Tool.from_function(gate.wait)])
+    with live(served, settings=ONE_AT_ONCE) as server:
+        turn = threading.Thread(target=server.complete, args=("Hi",))
+        turn.start()
+        assert gate.has_begun.wait(PATIENCE_SECONDS)
+        full = [server.client.request(m, path, json=body) for m, path, body in REQUESTS]
+        gate.may_end.set()
+        turn.join(PATIENCE_SECONDS)
+        free = [server.client.request(m, path, json=body) for m, path, body in REQUESTS]
+
+        assert [each.status_code for each in full] == [429] * len(REQUESTS)
+        assert {each.json()["error"]["code"] for each in full} == {"too_many_turns"}
+        assert [each.status_code for each in free] == [200] * len(REQUESTS)
+
+
+def test_client_that_reads_nothing_gives_its_place_back() -> None:
+    with live(project(), settings=ONE_AT_ONCE) as server, socket.socket() as lazy:
+        keep(server, "s1", said(20))
+        # The kernel takes less than the answer.
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.connect(("127.0.0.1", server.port))
+        head = f"GET /v1/projects/demo/sessions/s1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\n\r\n"
+        lazy.sendall(head.encode())
+        assert lazy.recv(12) == b"HTTP/1.1 200"
+        status, until = 429, monotonic() + PATIENCE_SECONDS
+        while status == 429 and monotonic() < until:
+            status = server.client.get("/sessions").status_code
+
+        assert status == 200
+
+
+@given(st.lists(st.text(max_size=20) | st.integers(0, 200_000).map("é".__mul__), max_size=8))
+def test_batches_are_the_text_in_bounded_pieces(pieces: list[str]) -> None:
+    sent = list(batches(pieces))
+
+    assert b"".join(sent).decode() == "".join(pieces)
+    assert all(0 < len(batch.decode()) < 2 * BATCH_CHARACTERS for batch in sent)
+    assert all(len(batch.decode()) >= BATCH_CHARACTERS for batch in sent[:-1])
+
+
+def test_answer_in_pieces_states_its_length() -> None:
+    with live(project()) as server:
+        keep(server, "s1", UserMessage(content="é" * 100_000))
+        answered = server.client.get("/sessions/s1")
+
+        assert int(answered.headers["content-length"]) == len(answered.content)
+        assert json.loads(answered.content)["data"]["messages"][0]["content"] == "é" * 100_000
