@@ -69,9 +69,12 @@ def sent(messages: Sequence[Message], profile: EndpointProfile) -> list[dict[str
     return [{message["role"]: message["content"]} for message in body["messages"]]
 
 
-def from_call(call_id: str, *parts: ContentPart) -> dict[str, Any]:
-    origin = {"type": "text", "text": f"From the result of tool call {call_id}:"}
-    return {"user": [origin, *(p.model_dump(exclude_defaults=True) for p in parts)]}
+def from_results(*parts: ContentPart) -> dict[str, Any]:
+    return {"user": [part.model_dump(exclude_defaults=True) for part in parts]}
+
+
+def origin(call_id: str) -> ContentPart:
+    return text(f"From the result of tool call {call_id}:")
 
 
 GO = UserMessage(content="Go.")
@@ -89,7 +92,7 @@ def test_media_of_a_result_goes_into_a_user_message_behind_it(profile: EndpointP
             "tool": "Seen:\n[image: in the next user message]\n[audio: in the next user message]\n"
             "[file: in the next user message]"
         },
-        from_call("a", PNG, WAV, FILE),
+        from_results(PNG, WAV, FILE),
     ]
 
 
@@ -106,7 +109,7 @@ def test_media_of_a_batch_stands_behind_all_its_results() -> None:
         {"tool": "[image: in the next user message]"},
         {"tool": [{"type": "text", "text": "12"}]},
         {"tool": "[file: in the next user message]\n[image: in the next user message]"},
-        {"user": from_call("a", PNG)["user"] + from_call("c", FILE, JPEG)["user"]},
+        from_results(origin("a"), PNG, origin("c"), FILE, JPEG),
         {"assistant": "I see."},
         {"user": "Thanks."},
     ]
@@ -134,7 +137,7 @@ def test_types_of_media_that_openai_refuses_are_noted_only() -> None:
             "tool": "[image: not sent]\n[audio: not sent]\n[image: not sent]\n"
             "[image: in the next user message]"
         },
-        from_call("a", PNG),
+        from_results(PNG),
     ]
 
 
@@ -153,12 +156,14 @@ def test_result_of_text_is_sent_as_it_is(content: Any, wire: Any) -> None:
 
 
 def test_call_id_in_the_user_message_is_the_one_that_is_sent() -> None:
-    messages: list[Message] = [GO, look("call_1"), result("call_1", PNG)]
+    batch: list[Message] = [result("call_1", PNG), result("call_2", PNG)]
     profile = EndpointProfile(call_ids="nine")
 
-    body = json.loads(RequestTemplate(profile=profile).encode(messages))
+    body = json.loads(
+        RequestTemplate(profile=profile).encode([GO, look("call_1", "call_2"), *batch])
+    )
 
-    [_, _, tool_message, carrying] = body["messages"]
+    [_, _, tool_message, _, carrying] = body["messages"]
     assert carrying["content"][0]["text"].endswith(f" {tool_message['tool_call_id']}:")
     assert len(tool_message["tool_call_id"]) == 9
 
@@ -169,7 +174,7 @@ def test_new_messages_hold_the_media_of_new_results_only() -> None:
 
     assert sent(turn, profile) == [
         {"tool": "[image: in the next user message]"},
-        from_call("a", PNG),
+        from_results(PNG),
     ]
     assert sent([*turn, AssistantMessage(content="x"), GO], profile) == [{"user": "Go."}]
 

@@ -48,7 +48,7 @@ class WireMessage(Wire):
         """Whether a user message holds the images of a tool's result, and no prompt."""
         if self.role != "user" or not isinstance(self.content, list) or not self.content:
             return False
-        return self.content[0].text.startswith(RESULT_ORIGIN)
+        return not self.text or self.content[0].text.startswith(RESULT_ORIGIN)
 
     @property
     def text(self) -> str:

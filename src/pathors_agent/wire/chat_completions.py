@@ -9,7 +9,7 @@ one piece, so that a request costs what is new and one copy.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MemberDescriptorType
@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple
 from pathors_agent.json_text import is_json_object, write_json
 from pathors_agent.messages import (
     AssistantMessage,
-    ContentPart,
     JSONValue,
     Message,
     MessageBase,
@@ -281,7 +280,7 @@ def _encoded(message: Message, profile: EndpointProfile) -> _Encoded:
         pass
     # A copy: msgspec leaves its bytes in a buffer that is half as large again, and these are kept.
     data = bytes(memoryview(write_json(wire_message(message, profile))))
-    return _keep(message, _Encoded(profile, data, _carried(message, profile)))
+    return _keep(message, _Encoded(profile, data, _carried_parts(message, profile)))
 
 
 def _keep(message: Message, encoded: _Encoded) -> _Encoded:
@@ -306,7 +305,7 @@ def _encode_all(messages: Sequence[Message], profile: EndpointProfile) -> list[b
     if (
         profile.answers_results
         or any(encoded.carried for encoded in tail)
-        or any(_carried_before(messages, start, profile))
+        or _carried(_results_before(messages, start), profile)
     ):
         _insert_between(messages, start, parts, profile)
         added = _between(messages, len(messages), profile)
@@ -348,37 +347,48 @@ def _between(messages: Sequence[Message], place: int, profile: EndpointProfile) 
     They depend on the next message, so the bytes joined up to a place never hold them.
     """
     following = messages[place] if place < len(messages) else None
-    carried = _carried_before(messages, place, profile)
-    if not carried or isinstance(following, ToolMessage):
+    results = _results_before(messages, place)
+    if not results or isinstance(following, ToolMessage):
         return []
+    carried = _carried(results, profile)
     added = []
-    if profile.answers_results and (any(carried) or isinstance(following, UserMessage)):
+    if profile.answers_results and (carried or isinstance(following, UserMessage)):
         added.append(_ANSWERED)
-    if any(carried):
-        added.append(b'{"role":"user","content":[' + b",".join(filter(None, carried)) + b"]}")
+    if carried:
+        added.append(b'{"role":"user","content":[' + carried + b"]}")
     return added
 
 
-def _carried_before(
-    messages: Sequence[Message], place: int, profile: EndpointProfile
-) -> list[bytes]:
-    """Return what each of the results that end at a place carries; most carry nothing."""
-    first = place
-    while first and isinstance(messages[first - 1], ToolMessage):
-        first -= 1
-    return [_encoded(message, profile).carried for message in messages[first:place]]
+def _results_before(messages: Sequence[Message], place: int) -> list[ToolMessage]:
+    """Return the results that end at a place, in order."""
+    results: list[ToolMessage] = []
+    while place and isinstance(message := messages[place - 1], ToolMessage):
+        results.insert(0, message)
+        place -= 1
+    return results
 
 
-def _carried(message: Message, profile: EndpointProfile) -> bytes:
-    """Write the parts of a result that a user message holds, behind a text that names the call."""
+def _carried(results: Iterable[ToolMessage], profile: EndpointProfile) -> bytes:
+    """Return the content parts that a user message holds; of several results, each names its call."""
+    carried = {
+        result.tool_call_id: parts
+        for result in results
+        if (parts := _encoded(result, profile).carried)
+    }
+    if len(carried) < 2:
+        return b"".join(carried.values())
+    return b",".join(_origin(call_id, profile) + b"," + carried[call_id] for call_id in carried)
+
+
+def _origin(call_id: str, profile: EndpointProfile) -> bytes:
+    text = f"{RESULT_ORIGIN}{_call_id(call_id, profile)}:"
+    return write_json({"type": "text", "text": text})
+
+
+def _carried_parts(message: Message, profile: EndpointProfile) -> bytes:
     if not isinstance(message, ToolMessage):
         return b""
-    parts = carried_parts(message.content, profile.result_media)
-    if not parts:
-        return b""
-    call_id = _call_id(message.tool_call_id, profile)
-    origin = ContentPart(type="text", text=f"{RESULT_ORIGIN}{call_id}:")
-    return write_json(write_parts([origin, *parts]))[1:-1]
+    return write_json(write_parts(carried_parts(message.content, profile.result_media)))[1:-1]
 
 
 def wire_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -> dict[str, object]:

@@ -13,7 +13,7 @@ ResultMedia = Literal["user_message", "tool_message", "left_out"]
 """Where the parts of a tool's result that are not text are sent."""
 
 RESULT_ORIGIN = "From the result of tool call "
-"""How a user message that carries the parts of a result begins; the id of the call follows."""
+"""The text before each result's parts, if a user message carries several; the call's id follows."""
 
 _IN_USER_MESSAGE = "in the next user message"
 _NOT_SENT = "not sent"
