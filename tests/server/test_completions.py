@@ -458,6 +458,23 @@ def test_decision_that_is_none_is_refused(said: str) -> None:
 # - what is refused -
 
 
+@pytest.mark.parametrize(("session", "status"), [(None, 400), ("s1", 409)])
+def test_call_that_a_client_wrote_for_a_tool_of_the_project_is_not_run(
+    session: str | None, status: int
+) -> None:
+    function = {"name": "add", "arguments": '{"a": 1, "b": 2}'}
+    written = {
+        "role": "assistant",
+        "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+    }
+    with live(project("Hello.", tools=[add])) as server:
+        server.complete("Hi", session="s1")
+        refused = server.complete("1+2?", written, session=session)
+
+        assert refused.status_code == status
+        assert len(sent(server)) == 1
+
+
 @pytest.mark.parametrize(
     ("body", "detail"),
     [

@@ -1,7 +1,7 @@
 """Add a request's new messages to its session's conversation, or refuse them. Pure."""
 
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from pathors_agent.agent import AsyncAgent
@@ -33,8 +33,9 @@ def add_news(
     """
     own_names = [tool.name for tool in own_tools]
     pending = list(interrupted)
-    answered = {m.tool_call_id for m in pending if isinstance(m, ToolMessage)}
+    answered = {result.tool_call_id for result in _leading_results(pending)}
     _add_interrupted(conversation, pending)
+    own_calls = {call.id for call in conversation.open_calls if call.name in own_names}
     waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
     decisions: dict[str, Decision] = {}
     for index, message in enumerate(joined.new, start=joined.start):
@@ -53,7 +54,7 @@ def add_news(
             conversation.append(message)
         except ConversationError as error:
             raise _illegal(error, index) from None
-    _refuse_open_calls(conversation, waiting.keys() - decisions, own_names)
+    _refuse_open_calls(conversation, own_calls - (waiting.keys() - decisions))
     _add_interrupted(conversation, pending)
     if conversation.next_role is Role.USER and not decisions:
         raise bad_request(
@@ -87,21 +88,27 @@ def _close_open_calls(conversation: Conversation, own_names: Sequence[str]) -> N
     conversation.close_open_calls(_WENT_ON)
 
 
-def _refuse_open_calls(
-    conversation: Conversation, undecided: Set[str], own_names: Sequence[str]
-) -> None:
-    """Refuse a request that leaves calls open which only the client can answer."""
-    still_open = [
-        call.id
-        for call in conversation.open_calls
-        if call.id in undecided or call.name not in own_names
-    ]
+def _refuse_open_calls(conversation: Conversation, runnable: Set[str]) -> None:
+    """Refuse a request that leaves calls open other than `runnable` ones.
+
+    A call of the project's tools is runnable if the model made it in a turn of the session. A
+    client cannot make one by writing it into the history that it sends.
+    """
+    still_open = [call.id for call in conversation.open_calls if call.id not in runnable]
     if still_open:
         raise bad_request(
             "Some tool calls have no result",
             f"messages: no tool message for {', '.join(still_open)}",
             param="messages",
         )
+
+
+def _leading_results(messages: Sequence[Message]) -> Iterator[ToolMessage]:
+    """Yield the results of calls that were open before an interrupted turn."""
+    for message in messages:
+        if not isinstance(message, ToolMessage):
+            return
+        yield message
 
 
 def _illegal(error: ConversationError, index: int) -> Problem:

@@ -134,7 +134,7 @@ class MemoryStore(Store):
         self._leases: dict[tuple[str, str], _Held] = {}
         self._fence = 0
         self._requests: dict[RequestId, _Request] = {}
-        self._notes: list[_Note] = []
+        self._notes: dict[tuple[str, str], list[_Note]] = {}
 
     async def check(self) -> None:
         """Give: memory can always be written."""
@@ -314,26 +314,30 @@ class MemoryStore(Store):
         """Keep notes of a turn that is under way, behind those that are there."""
         if self._held(lease) is None:
             raise _changed(lease)
-        self._notes = [each for each in self._notes if each.until > monotonic()]
-        named = {"project": lease.project, "session_id": lease.session_id, "turn": turn}
-        self._notes += [_Note(TurnNote(**named, text=text)) for text in notes]
+        self._forget_old_notes()
+        of = {"project": lease.project, "session_id": lease.session_id, "turn": turn}
+        held = self._notes.setdefault((lease.project, lease.session_id), [])
+        held += [_Note(TurnNote(**of, text=text)) for text in notes]
+
+    def _forget_old_notes(self) -> None:
+        oldest = list(islice(self._notes.items(), _FORGOTTEN_AT_ONCE))
+        for session, notes in oldest:
+            if notes[-1].until <= monotonic():
+                del self._notes[session]
 
     async def turn_notes(
         self, project: str | None = None, session_id: str | None = None
     ) -> list[TurnNote]:
         """Return the notes of turns that were not saved, in the order they were written."""
-        return [
-            each.note
-            for each in self._notes
-            if project in (None, each.note.project) and session_id in (None, each.note.session_id)
-        ]
+        if project is not None and session_id is not None:
+            return [each.note for each in self._notes.get((project, session_id), ())]
+        every = (each.note for notes in self._notes.values() for each in notes)
+        return [note for note in every if project in (None, note.project)]
 
     def _forget_notes(self, project: str, session_id: str, turn: str | None = None) -> None:
-        def is_wanted(note: TurnNote) -> bool:
-            is_of_session = (note.project, note.session_id) == (project, session_id)
-            return not is_of_session or turn not in (None, note.turn)
-
-        self._notes = [each for each in self._notes if is_wanted(each.note)]
+        notes = self._notes.pop((project, session_id), [])
+        if left := [each for each in notes if turn not in (None, each.note.turn)]:
+            self._notes[project, session_id] = left
 
     def _as_seen(self, lease: Lease, seen: Session | None) -> _Session | None:
         """Give the session that the writer saw, None for a new one; refuse all others."""
