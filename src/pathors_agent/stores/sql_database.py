@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -40,6 +40,14 @@ _SQLITE_SETTINGS = (
     "PRAGMA foreign_keys = ON",
     # What was deleted is overwritten with zeros.
     "PRAGMA secure_delete = ON",
+)
+
+
+# In one statement, and until the transaction ends: a pooler such as pgbouncer gives the session to
+# another program then.
+_BOUNDS = text(
+    "SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true),"
+    " set_config('idle_in_transaction_session_timeout', :idle, true)"
 )
 
 
@@ -142,7 +150,7 @@ class Database:
         # stored or not, and the connection is fit for the next.
         with anyio.CancelScope(shield=True), told_as_store_errors(doing, self.shown):
             async with engine.begin() as connection:
-                with self._bounded_time(connection):
+                async with self._bounded_time(connection):
                     yield connection
 
     async def forget_deleted(self) -> None:
@@ -170,8 +178,8 @@ class Database:
             engine = create_async_engine(
                 self._url, connect_args=self._connect_args(), hide_parameters=True, **pool
             )
-        event.listen(engine.sync_engine, "connect", self._set_up_connection)
         if self.is_sqlite:
+            event.listen(engine.sync_engine, "connect", _set_up_sqlite)
             event.listen(engine.sync_engine, "begin", _begin)
         return engine
 
@@ -182,6 +190,8 @@ class Database:
         seconds = math.ceil(self._timeout)
         wanted = {
             "application_name": "pathors-agent",
+            # A prepared statement belongs to a session, which a pooler changes after a transaction.
+            "prepare_threshold": None,
             "connect_timeout": seconds,
             # A machine that went away without a word is noticed.
             "keepalives_idle": seconds,
@@ -191,29 +201,10 @@ class Database:
         }
         return {name: value for name, value in wanted.items() if name not in self._url.query}
 
-    def _set_up_connection(self, connection: DBAPIConnection, _: object) -> None:
-        settings = _SQLITE_SETTINGS if self.is_sqlite else self._postgresql_settings()
-        try:
-            cursor = connection.cursor()
-            for statement in settings:
-                cursor.execute(statement)
-            cursor.close()
-            connection.commit()
-        except BaseException:
-            # The pool forgets a connection that fails here: its thread would outlive the loop.
-            connection.close()
-            raise
-
-    def _postgresql_settings(self) -> tuple[str, ...]:
-        return (
-            f"SET lock_timeout = {round(self._timeout * 1000)}",
-            f"SET statement_timeout = {round(STATEMENT_SECONDS * 1000)}",
-            f"SET idle_in_transaction_session_timeout = {round(IDLE_SECONDS * 1000)}",
-        )
-
-    @contextmanager
-    def _bounded_time(self, connection: AsyncConnection) -> Iterator[None]:
-        if not self.is_sqlite:  # PostgreSQL looks to it itself
+    @asynccontextmanager
+    async def _bounded_time(self, connection: AsyncConnection) -> AsyncIterator[None]:
+        if not self.is_sqlite:
+            await connection.execute(_BOUNDS, self._bounds())
             yield
             return
         driver = _driver_connection(connection)
@@ -225,6 +216,13 @@ class Database:
             yield
         finally:
             timer.cancel()
+
+    def _bounds(self) -> dict[str, str]:
+        return {
+            "lock": f"{round(self._timeout * 1000)}",
+            "statement": f"{round(STATEMENT_SECONDS * 1000)}",
+            "idle": f"{round(IDLE_SECONDS * 1000)}",
+        }
 
     # - opening -
 
@@ -300,6 +298,19 @@ def _missing_driver_told() -> Iterator[None]:
             "a store in PostgreSQL needs psycopg: pip install 'pathors-agent[postgres]'",
             name="psycopg",
         ) from None
+
+
+def _set_up_sqlite(connection: DBAPIConnection, _: object) -> None:
+    try:
+        cursor = connection.cursor()
+        for statement in _SQLITE_SETTINGS:
+            cursor.execute(statement)
+        cursor.close()
+        connection.commit()
+    except BaseException:
+        # The pool forgets a connection that fails here: its thread would outlive the loop.
+        connection.close()
+        raise
 
 
 def _driver_connection(connection: AsyncConnection) -> Any:
