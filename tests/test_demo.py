@@ -321,7 +321,7 @@ def test_timeline_draws_what_was_called(scripted_server: StartServer, tmp_path: 
     assert shown.stderr == f"{file} shows what was called.\n"
     text = file.read_text(encoding="utf-8")
     assert re.findall("<h1>(.*)</h1>", text) == ["6 times 7?", "And &lt;i&gt;?"]
-    assert re.findall(r'<th scope="row">(\w+)<small>([\w/]+)<', text) == [
+    assert re.findall(r'<th scope="row"[^>]*>(\w+)<small>([\w/]+)<', text) == [
         *(("model", "model/0"), ("calculate", "tool/0/0"), ("model", "model/1")),
         ("model", "model/2"),
     ]
