@@ -218,9 +218,26 @@ def test_answer_stands_between_a_result_and_a_user_where_the_endpoint_wants_it()
     roles = [next(iter(message)) for message in sent(messages, PROFILES["mistral"])]
 
     assert roles == [
-        *("user", "assistant", "tool", "tool", "assistant", "user", "user"),
+        *("user", "assistant", "tool", "tool", "assistant", "user", "assistant", "user"),
         *("assistant", "tool", "assistant", "user"),
     ]
+
+
+def test_answer_stands_between_two_user_messages_where_the_endpoint_wants_it() -> None:
+    messages: list[Message] = [GO, GO, AssistantMessage(content="Done."), GO, GO]
+
+    assert len(sent(messages, PROFILES["openai"])) == 5
+    roles = [next(iter(message)) for message in sent(messages, PROFILES["mistral"])]
+    assert roles == [
+        *("user", "assistant", "user", "assistant"),
+        *("user", "assistant", "user"),
+    ]
+
+
+def test_result_of_texts_is_a_string_where_media_are_left_out() -> None:
+    messages = [GO, look("a"), result("a", text("21 degrees"), text("sunny"))]
+
+    assert sent(messages, LEFT_OUT)[2:] == [{"tool": "21 degrees\nsunny"}]
 
 
 # - parts and names where endpoints take none -
@@ -364,6 +381,7 @@ USER = {"role": "user", "content": "Hi"}
         ([asking(), USER], r"messages\[1\] stands before the results of a"),
         ([asking()], "the results of a are missing"),
         ([asking(), RESULT, USER], r"messages\[2\] is a user message that follows a tool message"),
+        ([USER, USER], r"messages\[1\] is a user message that follows a user message"),
     ],
 )
 def test_request_that_endpoints_refuse_is_named(

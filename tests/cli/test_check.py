@@ -9,9 +9,10 @@ import pytest
 
 from command_line import PATIENCE_SECONDS, PROGRAM, environment, run, until
 from live_server import Live, live
-from pathors_agent.offline import AsyncOfflineTransport
+from pathors_agent.offline import AsyncOfflineTransport, OfflineTransport
 from pathors_agent.server import Project
-from servers import STALL, Received, ScriptedServer, Step, answer
+from pathors_agent.transports.base import Request
+from servers import STALL, FakeLLMServer, Received, ScriptedServer, Step, answer
 
 pytestmark = pytest.mark.slow
 
@@ -55,14 +56,14 @@ def no_tools() -> Iterator[NoTools]:
 def test_table_and_profile_are_written(server: Live) -> None:
     shown = run("check", server.base, PATHORS_API_KEY=server.key)
 
-    assert (shown.returncode, shown.stderr) == (0, "")
+    assert (shown.returncode, shown.stderr) == (5, "")
     lines = [line.rstrip() for line in shown.stdout.splitlines()]
     assert lines[0].split() == ["rule", "seen", "remark"]
-    assert "tool call in a stream" in lines[10]
-    assert lines[10].endswith("holds")
+    assert "tool call in a stream" in lines[11]
+    assert lines[11].endswith("holds")
     assert lines[-2:] == [
         "profile=EndpointProfile(requires_calls=False)",
-        "Agents have what they need here.",
+        "Agents have what they need here with this profile.",
     ]
 
 
@@ -72,9 +73,9 @@ def test_json_is_one_line(server: Live) -> None:
     told = json.loads(shown.stdout)
     assert shown.stdout.count("\n") == 1
     assert told["model"] == "any"
-    assert told["holds"] is True
+    assert (told["holds"], told["works"]) == (False, True)
     assert told["profile"] == {"requires_calls": False}
-    assert len(told["findings"]) == 32
+    assert len(told["findings"]) == 36
     assert server.key not in shown.stdout
 
 
@@ -85,7 +86,54 @@ def test_what_is_missing_ends_with_3(no_tools: NoTools) -> None:
     assert "\x1b" not in shown.stdout
     assert "MISSING" in shown.stdout
     assert "No \N{REPLACEMENT CHARACTER}[2Jtools." in shown.stdout
-    assert shown.stdout.endswith("Agents miss what is MISSING above.\n")
+    said = shown.stdout.splitlines()[-1]
+    assert said.startswith("Agents miss what they need here, and no profile helps: ")
+    assert "tool call in a whole answer" in said
+
+
+def test_what_is_not_seen_ends_with_4(fakellm_server: FakeLLMServer) -> None:
+    both = [{"name": "get_weather", "arguments": {"city": c}} for c in ("Oslo", "Rome")]
+    fakellm_server.rules(
+        {"name": "done", "when": {"tool_result_contains": "21"}, "respond": {"content": "Warm."}},
+        {"name": "call", "when": {"tools_include": "get_weather"}, "respond": {"tool_calls": both}},
+    )
+
+    shown = run("check", fakellm_server.url, "--key", "")
+
+    assert shown.returncode == 4
+    assert "NOT SEEN" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == (
+        "Agents need more than was seen here. "
+        "Not seen: call without arguments; a whole agent, with this profile."
+    )
+
+
+class Obedient(ScriptedServer):
+    """Answers by rules, and calls a tool if `tool_choice` asks for a call."""
+
+    def script_for(self, request: Received) -> Sequence[Step]:
+        fields = json.loads(request.body) if b'"messages":[' in request.body else None
+        if fields is None:
+            return [answer(b'{"error":{"message":"No."}}', "400 Bad Request")]
+        if fields.get("tool_choice") == "required":
+            fields["messages"] = [{"role": "user", "content": "What is the weather in Oslo?"}]
+        with OfflineTransport().send(Request(body=json.dumps(fields).encode())) as response:
+            kind = response.headers["content-type"]
+            return [answer(b"".join(response.pieces), Content_Type=kind)]
+
+
+def test_endpoint_where_every_rule_holds_ends_with_0() -> None:
+    obedient = Obedient()
+    try:
+        shown = run("check", obedient.url, "--key", "")
+    finally:
+        obedient.stop()
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.splitlines()[-2:] == [
+        "profile=EndpointProfile()",
+        "Agents have what they need here.",
+    ]
 
 
 def test_endpoint_that_cannot_be_asked_ends_with_1(server: Live) -> None:
@@ -136,11 +184,11 @@ def test_bar_shows_on_a_terminal_only(server: Live) -> None:
     told = process.stdout.read()
     process.stdout.close()
 
-    assert process.wait(PATIENCE_SECONDS) == 0
+    assert process.wait(PATIENCE_SECONDS) == 5
     assert "%" in shown
     assert "streamed answer" in shown or "tool call" in shown
     assert b"%" not in told
-    assert json.loads(told)["holds"]
+    assert json.loads(told)["works"]
 
 
 def read(terminal: int) -> str:

@@ -155,7 +155,7 @@ async def ignore(path: str) -> str:
     count(path)
     # The shield holds against trio; asyncio's own cancel() passes through it.
     with anyio.CancelScope(shield=True):
-        while not MAY_END.is_set():  # noqa: ASYNC110  (set from another loop)
+        while not MAY_END.is_set():
             with suppress(asyncio.CancelledError):
                 await anyio.sleep(0.01)
     return "too late"

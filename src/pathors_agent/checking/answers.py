@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 from pathors_agent.checking.asking import Answer, Asking
-from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_seen
-from pathors_agent.messages import JSONValue, SystemMessage, UserMessage
+from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_needed, not_seen
+from pathors_agent.checking.report import Verdict
+from pathors_agent.messages import AssistantMessage, JSONValue, Message, SystemMessage, UserMessage
 from pathors_agent.wire.chat_completions import ModelOptions
 
 HELLO = UserMessage(content="Say hello in one short sentence.")
+_AGAIN = UserMessage(content="Say it again, in other words.")
+_HELLO_SAID = AssistantMessage(content="Hello, and welcome.")
 _COUNT = UserMessage(content="Count from one to two hundred, in words.")
 
 # Too few for two hundred numbers in words, by any way of counting tokens.
@@ -23,19 +26,35 @@ def hello(asking: Asking, *, streams: bool) -> Answer:
 
 def _streamed(asking: Asking) -> Seen:
     answer = hello(asking, streams=True)
-    if answer.problem or not answer.is_stream:
-        said = answer.problem or "a whole answer came: its content type is no text/event-stream"
-        return fails(said, profile="" if hello(asking, streams=False).problem else "streams=False")
+    problem = _problem(answer)
+    if not problem and not answer.is_stream:
+        problem = "a whole answer came: its content type is no text/event-stream"
+    if problem:
+        can_be_whole = not _problem(hello(asking, streams=False))
+        return fails(problem, profile="streams=False" if can_be_whole else "")
     asking.adopt(streams=True)
     return holds(f"{len(answer.chunks)} chunks")
 
 
 def _plain(asking: Asking) -> Seen:
     answer = hello(asking, streams=False)
-    if not answer.problem and not answer.is_stream:
-        return holds()
-    said = answer.problem or "a stream came, which was not asked for"
-    return fails(said, profile="streams=True" if asking.profile.streams else "")
+    problem = _problem(answer)
+    if not problem and answer.is_stream:
+        problem = "a stream came, which was not asked for"
+    if problem:
+        return fails(problem, profile="streams=True" if asking.profile.streams else "")
+    return holds()
+
+
+def _problem(answer: Answer) -> str:
+    """Return what is wrong with a greeting; empty if nothing is."""
+    if answer.problem:
+        return answer.problem
+    message = answer.message
+    if message.tool_calls:
+        return "a tool was called, and the request had no tools"
+    is_cut = message.finish_reason == "length" or message.reasoning
+    return "" if message.text.strip() or is_cut else "the answer has no text"
 
 
 def _done(asking: Asking) -> Seen:
@@ -90,25 +109,42 @@ def _was_cut(answer: Answer) -> Seen:
 def _usage(asking: Asking) -> Seen:
     answer = hello(asking, streams=False)
     if answer.problem:
-        return not_seen("there is no whole answer")
-    return _counts(answer)
+        return not_needed("there is no whole answer")
+    return _counts(answer)._replace(optional=asking.profile.streams)
 
 
 def _usage_in_stream(asking: Asking) -> Seen:
     if not asking.profile.streams:
-        return not_seen("it does not stream")
+        return not_needed("it does not stream")
     answer = asking.ask(HELLO, include_usage=True)
     if answer.problem:
-        return fails(answer.problem, profile="include_usage=False")
+        without = _counts(hello(asking, streams=True))
+        seen = fails(answer.problem, profile="include_usage=False")
+        return seen if without.verdict is Verdict.HOLDS else _counted_whole(asking, seen)
     asking.adopt(include_usage=True)
-    return _counts(answer)
+    seen = _counts(answer)
+    return seen if seen.verdict is Verdict.HOLDS else _counted_whole(asking, seen)
+
+
+def _counted_whole(asking: Asking, seen: Seen) -> Seen:
+    """Return what makes up for a stream without counts: whole answers, if those have them."""
+    whole = hello(asking, streams=False)
+    if whole.problem or _counts(whole).verdict is not Verdict.HOLDS:
+        return fails(f"{seen.detail}; limits of tokens count nothing here")
+    asking.adopt(streams=False)
+    return seen._replace(profile=", ".join(filter(None, [seen.profile, "streams=False"])))
 
 
 def _counts(answer: Answer) -> Seen:
     usage = answer.message.usage
     if usage is None or not usage.prompt_tokens or not usage.completion_tokens:
         return fails("no counts came")
-    return holds(f"{usage.prompt_tokens} + {usage.completion_tokens} tokens")
+    counts = f"{usage.prompt_tokens} + {usage.completion_tokens} tokens"
+    if usage.total_tokens is not None and usage.total_tokens < (
+        usage.prompt_tokens + usage.completion_tokens
+    ):
+        return fails(f"the counts contradict each other: {counts}, {usage.total_tokens} in total")
+    return holds(counts)
 
 
 def _system_message(asking: Asking) -> Seen:
@@ -120,6 +156,24 @@ def _system_message(asking: Asking) -> Seen:
         return fails(answer.problem)
     asking.adopt(system_role="developer")
     return fails(answer.problem, profile="system_role='developer'")
+
+
+def _later_system_message(asking: Asking) -> Seen:
+    system = SystemMessage(content="You are brief.")
+    answer = asking.ask(HELLO, _HELLO_SAID, system, _AGAIN)
+    return fails(answer.problem) if answer.problem else holds()
+
+
+def _two_user_messages(asking: Asking) -> Seen:
+    """Ask with two user messages in a row, at the start of a history and later."""
+    messages: list[Message] = [HELLO, _AGAIN, _HELLO_SAID, HELLO, _AGAIN]
+    answer = asking.ask(*messages)
+    if not answer.problem:
+        return holds()
+    if asking.ask(*messages, answers_results=True).problem:
+        return fails(answer.problem)
+    asking.adopt(answers_results=True)
+    return fails(answer.problem, profile="answers_results=True")
 
 
 def _answer_of_a_type(asking: Asking) -> Seen:
@@ -149,9 +203,13 @@ PROBES = (
     Probe("[DONE] ends a stream", _done, optional=True),
     Probe("max_tokens, finish_reason length", _length_limit, optional=True),
     Probe("finish_reason stop", _finish_reason, optional=True),
-    Probe("usage of a whole answer", _usage, optional=True),
-    Probe("usage chunk of a stream", _usage_in_stream, optional=True),
+    Probe("usage of a whole answer", _usage),
     Probe("system message", _system_message),
+    Probe("system message later on", _later_system_message),
+    Probe("two user messages in a row", _two_user_messages),
 )
 
 TYPED = Probe("response_format with a schema", _answer_of_a_type, optional=True)
+
+# After all other probes of streams: it may be a reason not to stream.
+COUNTED = Probe("usage chunk of a stream", _usage_in_stream)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from pathors_agent.errors import TransportError, error_text
+from pathors_agent.json_text import write_json
 from pathors_agent.messages import AssistantMessage, JSONValue, Message
 from pathors_agent.transports.base import Request, Transport
 from pathors_agent.wire.chat_completions import EndpointProfile, ModelOptions, RequestTemplate
@@ -143,6 +144,17 @@ class Asking:
                 seconds=self.seconds,
             )
         )
+
+    def ask_changed(
+        self,
+        *messages: Message,
+        tools: Sequence[JSONValue] = (),
+        change: Callable[[dict[str, Any]], None],
+    ) -> Answer:
+        """Ask with a body that `change` edits: for requests that this library never makes."""
+        fields = json.loads(self.template(tools=tools).encode(messages))
+        change(fields)
+        return self.send(Request(body=write_json(fields), seconds=self.seconds))
 
     def options(self, options: ModelOptions | None = None) -> ModelOptions:
         """Limit the length of an answer, where that can be done."""

@@ -6,7 +6,9 @@ from typing import Any
 
 from pathors_agent.checking.answers import HELLO
 from pathors_agent.checking.asking import Answer, Asking
-from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_seen
+from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_needed, not_seen
+from pathors_agent.checking.report import ANY_PROFILE
+from pathors_agent.json_text import is_json_object
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -50,7 +52,7 @@ _NINE = ("a1B2c3D4e", "f5G6h7J8k")
 
 
 def _calling(asking: Asking, asked: UserMessage, *, streams: bool) -> Answer:
-    """Ask for a call; where the model makes none, tell it to."""
+    """Ask for a call; if the model makes none, force one."""
     given = partial(asking.ask, asked, tools=_DEFINITIONS, streams=streams)
 
     def ask() -> Answer:
@@ -69,12 +71,44 @@ def _calling(asking: Asking, asked: UserMessage, *, streams: bool) -> Answer:
 def _call(*, streams: bool) -> Callable[[Asking], Seen]:
     def look(asking: Asking) -> Seen:
         if streams and not asking.profile.streams:
-            return not_seen("it does not stream")
+            return not_needed("it does not stream")
         answer = _calling(asking, WEATHER, streams=streams)
-        seen = _problem(answer) or _weather_problem(answer.message.tool_calls)
-        return seen or holds()
+        seen = streams and _broken_stream(asking, WEATHER, answer)
+        seen = seen or _problem(answer) or _weather_problem(answer.message.tool_calls) or holds()
+        return seen._replace(optional=not streams and asking.profile.streams)
 
     return look
+
+
+def _broken_stream(asking: Asking, asked: UserMessage, answer: Answer) -> Seen | None:
+    """Return what a stream breaks, if a whole answer to the same question has sound calls."""
+    if _is_sound(answer) or not _is_sound(_calling(asking, asked, streams=False)):
+        return None
+    if answer.problem:
+        said = answer.problem
+    elif answer.message.tool_calls:
+        said = "the calls of a stream are broken"
+    else:
+        said = "a stream has no calls"
+    asking.adopt(streams=False)
+    return fails(f"{said}; a whole answer has sound ones", profile="streams=False")
+
+
+def _is_sound(answer: Answer) -> bool:
+    """Return True if there are calls, each with a known name and a JSON object as arguments."""
+    if answer.problem or not answer.message.tool_calls:
+        return False
+    return all(
+        call.name in TOOLS and (not call.arguments.strip() or is_json_object(call.arguments))
+        for call in answer.message.tool_calls
+    )
+
+
+def _asked_for(asking: Asking, asked: UserMessage) -> tuple[Answer, Seen | None]:
+    """Ask for calls in the form of the profile; return the answer and what is wrong with it."""
+    answer = _calling(asking, asked, streams=asking.profile.streams)
+    broken = _broken_stream(asking, asked, answer) if asking.profile.streams else None
+    return answer, broken or _problem(answer)
 
 
 def _problem(answer: Answer) -> Seen | None:
@@ -82,11 +116,12 @@ def _problem(answer: Answer) -> Seen | None:
         return fails(answer.problem)
     if answer.message.tool_calls:
         return None
-    return not_seen("the model called no tool")
+    is_named = any(name in answer.message.text for name in ("get_weather", "get_time"))
+    return not_seen(f"the model called no tool{'; its text names one' if is_named else ''}")
 
 
 def _weather_problem(calls: Sequence[ToolCall]) -> Seen | None:
-    """Say what the model did wrong with its calls: nothing that the endpoint can be blamed for."""
+    """Return what the model did wrong with its calls; the endpoint is not to blame for it."""
     for call in calls:
         bound = TOOLS.bind(call)
         if isinstance(bound, ToolMessage):
@@ -97,8 +132,7 @@ def _weather_problem(calls: Sequence[ToolCall]) -> Seen | None:
 
 
 def _finish_reason(asking: Asking) -> Seen:
-    answer = _calling(asking, WEATHER, streams=asking.profile.streams)
-    seen = _problem(answer)
+    answer, seen = _asked_for(asking, WEATHER)
     if seen:
         return seen
     reason = answer.message.finish_reason
@@ -106,17 +140,47 @@ def _finish_reason(asking: Asking) -> Seen:
 
 
 def _several(asking: Asking) -> Seen:
-    answer = _calling(asking, _BOTH, streams=asking.profile.streams)
-    seen = _problem(answer) or _weather_problem(answer.message.tool_calls)
+    answer, seen = _asked_for(asking, _BOTH)
+    seen = seen or _weather_problem(answer.message.tool_calls)
     if seen:
         return seen
     count = len(answer.message.tool_calls)
-    return holds(f"{count} calls") if count > 1 else not_seen("the model made one call")
+    if count > 1:
+        return holds(f"{count} calls")
+    return _lost_calls(asking) or not_seen("the model made one call")
+
+
+def _lost_calls(asking: Asking) -> Seen | None:
+    """Return what a stream loses: it has one call again and again, a whole answer has several."""
+    whole = _calling(asking, _BOTH, streams=False)
+    if not asking.profile.streams or not _is_sound(whole) or len(whole.message.tool_calls) == 1:
+        return None
+    again = asking.ask(_BOTH, tools=_DEFINITIONS)
+    if again.problem or len(again.message.tool_calls) > 1:
+        return None
+    asking.adopt(streams=False)
+    count = len(whole.message.tool_calls)
+    return fails(f"a stream has one call, a whole answer {count}", profile="streams=False")
+
+
+def _own_index(asking: Asking) -> Seen:
+    """Look whether each call of a stream has an index; the reader tells them apart without it."""
+    if not asking.profile.streams:
+        return not_needed("it does not stream")
+    answer = _calling(asking, _BOTH, streams=True)
+    if answer.problem or not answer.message.tool_calls:
+        return not_needed("there are no calls in a stream")
+    wrong = {quirk.kind: quirk.detail for quirk in answer.read.quirks}
+    for kind in ("shared_index", "missing_index"):
+        if kind in wrong:
+            return fails(wrong[kind], profile=ANY_PROFILE)
+    if len(answer.message.tool_calls) == 1:
+        return not_needed("there is one call only")
+    return holds()
 
 
 def _empty_arguments(asking: Asking) -> Seen:
-    answer = _calling(asking, _WHEN, streams=asking.profile.streams)
-    seen = _problem(answer)
+    answer, seen = _asked_for(asking, _WHEN)
     if seen:
         return seen
     call = answer.message.tool_calls[0]
@@ -143,7 +207,7 @@ def _forced(asking: Asking) -> Seen:
 
 
 def _history(*ids: str, **fields: Any) -> list[Message]:
-    """Give a history of one call for each id, which waits for the model's answer."""
+    """Return a history of one call for each id, to which the model has yet to answer."""
     cities = ("Oslo", "Rome")
     calls = [
         ToolCall(id=i, name="get_weather", arguments=f'{{"city":"{city}"}}', extra=_CALL_EXTRA)
@@ -176,6 +240,8 @@ _PICTURE = ContentPart.model_validate(
     {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_PNG}"}}
 )
 _IMAGE: list[Message] = [*_ONE[:-1], ToolMessage(tool_call_id=_NINE[0], content=(_PICTURE,))]
+_TEXTS = tuple(ContentPart(type="text", text=text) for text in ("21 degrees", "sunny"))
+_PARTS: list[Message] = [*_ONE[:-1], ToolMessage(tool_call_id=_NINE[0], content=_TEXTS)]
 
 # What may help where the least is not enough, in the order of how often it does.
 _ADDITIONS: tuple[dict[str, Any], ...] = (
@@ -202,8 +268,20 @@ def _several_results(asking: Asking) -> Seen:
 
 
 def _broken_arguments(asking: Asking) -> Seen:
+    """Ask with a record of broken arguments as this library sends it, and then as it stands."""
     answer = asking.ask(*_BROKEN, tools=_DEFINITIONS)
-    return fails(answer.problem) if answer.problem else holds()
+    if answer.problem:
+        return fails(answer.problem)
+    for arguments in (_CUT.arguments, '["Oslo"]'):
+
+        def restore(fields: dict[str, Any], arguments: str = arguments) -> None:
+            fields["messages"][1]["tool_calls"][0]["function"]["arguments"] = arguments
+
+        answer = asking.ask_changed(*_BROKEN, tools=_DEFINITIONS, change=restore)
+        if answer.problem:
+            said = f"it refuses arguments such as {arguments} ({answer.problem}); {{}} is sent"
+            return fails(said, profile=ANY_PROFILE)
+    return holds()
 
 
 def _user_after_result(asking: Asking) -> Seen:
@@ -216,23 +294,39 @@ def _user_after_result(asking: Asking) -> Seen:
     return fails(answer.problem, profile="answers_results=True")
 
 
+def _parts_of_results(asking: Asking) -> Seen:
+    """Ask with a result of two texts, sent as a list of parts."""
+    answer = asking.ask(*_PARTS, tools=_DEFINITIONS, result_media="tool_message")
+    if not answer.problem:
+        asking.adopt(result_media="tool_message")
+        return holds()
+    if asking.ask(*_PARTS, tools=_DEFINITIONS).problem:
+        return fails(answer.problem)
+    return fails(answer.problem, profile=_settings_of("result_media"))
+
+
 def _image_result(asking: Asking) -> Seen:
-    """Ask for the places of an image in the order of how many endpoints read it there."""
-    refusals: list[str] = []
-    for media in ("user_message", "tool_message"):
-        answer = asking.ask(*_IMAGE, tools=_DEFINITIONS, result_media=media)
-        if not answer.problem:
-            asking.adopt(result_media=media)
-            if not refusals:
-                return holds("in a user message")
-            return fails(refusals[0], profile=f"result_media={media!r}")
-        refusals.append(answer.problem)
-    return fails(refusals[0], profile="result_media='left_out'")
+    """Ask with an image in either place; more models read it in a user message."""
+    if asking.profile.result_media == _LEAST["result_media"]:
+        return fails("tool messages take no lists of parts", profile=_settings_of("result_media"))
+    places = ("user_message", "tool_message")
+    problems = {
+        media: asking.ask(*_IMAGE, tools=_DEFINITIONS, result_media=media).problem
+        for media in places
+    }
+    taken = [media for media in places if not problems[media]]
+    media = taken[0] if taken else "left_out"
+    asking.adopt(result_media=media)
+    if len(taken) == len(places):
+        return holds("in a tool message, and in a user message")
+    place, problem = next((place, said) for place, said in problems.items() if said)
+    where = place.replace("_", " ")
+    return fails(f"refused in a {where}: {problem}", profile=f"result_media={media!r}")
 
 
 def _takes(messages: Sequence[Message], **added: Any) -> Callable[[Asking], Seen]:
     """Make a probe of a history that is sent in a richer form than the least."""
-    without = _settings({name: _LEAST[name] for name in added})
+    without = _settings_of(*added)
 
     def look(asking: Asking) -> Seen:
         answer = asking.ask(*messages, tools=_DEFINITIONS, **added)
@@ -249,7 +343,13 @@ _LEAST = {
     "call_ids": "nine",
     "echoed_fields": (),
     "echoes_call_fields": False,
+    "result_media": "left_out",
 }
+
+
+def _settings_of(*names: str) -> str:
+    """Write the settings of the least profile."""
+    return _settings({name: _LEAST[name] for name in names})
 
 
 def _settings(settings: dict[str, Any]) -> str:
@@ -258,16 +358,18 @@ def _settings(settings: dict[str, Any]) -> str:
 
 PROBES = (
     Probe("tool call in a stream", _call(streams=True)),
-    Probe("tool call in a whole answer", _call(streams=False), optional=True),
+    Probe("tool call in a whole answer", _call(streams=False)),
     Probe("finish_reason tool_calls", _finish_reason, optional=True),
-    Probe("several calls in one answer", _several, optional=True),
+    Probe("several calls in one answer", _several),
+    Probe("an index for each call of a stream", _own_index),
     Probe("call without arguments", _empty_arguments),
     Probe("tool_choice required", _forced),
     Probe("tool result in the history", _results),
     Probe("results of several calls", _several_results),
     Probe("call with broken arguments in the history", _broken_arguments),
     Probe("user message after a tool result", _user_after_result),
-    Probe("image in a tool result", _image_result, optional=True),
+    Probe("parts in a tool result", _parts_of_results),
+    Probe("image in a tool result", _image_result),
     Probe("content null beside calls", _takes(_ONE, null_content=True)),
     Probe("call ids of any form", _takes(_history(_LONG_ID), call_ids="any")),
     Probe(

@@ -1,4 +1,4 @@
-"""Ask an endpoint all there is to ask."""
+"""Ask an endpoint everything, in an order in which each refusal has one cause."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +14,14 @@ TOKENS = 256
 # A small model on a slow machine writes so many tokens in it.
 SECONDS = 60.0
 
-PROBES = (*answers.PROBES, *calls.PROBES, answers.TYPED, *manners.PROBES)
+PROBES = (
+    *answers.PROBES,
+    *calls.PROBES,
+    answers.TYPED,
+    *manners.PROBES,
+    answers.COUNTED,
+    *manners.LAST,
+)
 
 
 def check_endpoint(
@@ -27,7 +34,7 @@ def check_endpoint(
 ) -> Report:
     """Test which parts of the chat-completions API hold at a transport's endpoint.
 
-    Some thirty requests, each answered within `tokens` (where the endpoint can be told so) and
+    Some forty requests, each answered within `tokens` (where the endpoint can be told so) and
     `seconds`; the transport's own profile counts for nothing. `progress` is called before each
     probe with its name, how many are done, and of how many. Sessions that the endpoint began are
     ended. Raises `TransportError` where no question is answered at all.

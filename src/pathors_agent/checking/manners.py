@@ -8,10 +8,11 @@ from pathors_agent.agent import Agent
 from pathors_agent.checking.answers import HELLO
 from pathors_agent.checking.asking import Answer, Asking
 from pathors_agent.checking.calls import TOOLS, WEATHER
-from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_seen
+from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_needed, not_seen
 from pathors_agent.errors import AgentError
 from pathors_agent.limits import Limits
 from pathors_agent.messages import ToolMessage
+from pathors_agent.run import Status
 from pathors_agent.sessions import Sessions
 from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.wire.chat_completions import ModelOptions
@@ -90,7 +91,7 @@ def end_sessions(asking: Asking) -> None:
 
 def _left_stream(asking: Asking) -> Seen:
     if not asking.profile.streams:
-        return not_seen("it does not stream")
+        return not_needed("it does not stream")
     body = asking.template().encode([HELLO])
     with asking.transport.send(Request(body=body, seconds=asking.seconds)) as response:
         asking.note_session(response.session_id)
@@ -128,6 +129,10 @@ def _agent(asking: Asking) -> Seen:
     )
     result = agent.run(WEATHER)
     calls = sum(isinstance(message, ToolMessage) for message in result.messages)
+    if not calls:
+        return not_seen("the model called no tool")
+    if result.status is Status.LIMIT_REACHED:
+        return not_seen(f"the model called again after each of {calls} results")
     return holds(f"{calls} tool calls, then {result.status.value}")
 
 
@@ -144,6 +149,9 @@ PROBES = (
     Probe("error for a wrong key", _wrong_key, optional=True),
     Probe("session header", _session, optional=True),
     Probe("a stream that is left", _left_stream),
+)
+
+LAST = (
     Probe("a whole agent, with this profile", _agent),
     Probe("answers without quirks", _quirks, optional=True),
 )

@@ -15,6 +15,7 @@ class Seen(NamedTuple):
     verdict: Verdict
     detail: str = ""
     profile: str = ""
+    optional: bool = False
 
 
 def holds(detail: str = "") -> Seen:
@@ -23,13 +24,18 @@ def holds(detail: str = "") -> Seen:
 
 
 def fails(detail: str, *, profile: str = "") -> Seen:
-    """Say that it does not, and which setting makes up for it."""
+    """Say that it does not, and which settings make up for it."""
     return Seen(Verdict.DOES_NOT_HOLD, detail, profile)
 
 
 def not_seen(detail: str) -> Seen:
-    """Say why nobody can tell."""
+    """Say why it is not known."""
     return Seen(Verdict.NOT_SEEN, detail)
+
+
+def not_needed(detail: str) -> Seen:
+    """Say why agents do not need the rule at this endpoint."""
+    return Seen(Verdict.NOT_SEEN, detail, optional=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +47,10 @@ class Probe:
     optional: bool = False
 
     def run(self, asking: Asking) -> Finding:
-        """Ask; an answer that does not come is a finding, too."""
+        """Ask, and return the finding, also if no answer comes."""
         try:
             seen = self.look(asking)
         except TransportError as error:
             seen = not_seen(str(error)) if error.timed_out else fails(str(error))
-        return Finding(name=self.name, optional=self.optional, **seen._asdict())
+        seen = seen._replace(optional=self.optional or seen.optional)
+        return Finding(name=self.name, **seen._asdict())

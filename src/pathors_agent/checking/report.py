@@ -6,6 +6,9 @@ from enum import StrEnum
 from pathors_agent.messages import JSONValue
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
+ANY_PROFILE = "any profile"
+"""The `profile` of a finding that this library makes up for whatever the settings are."""
+
 # A sentence; an endpoint's own error may be a page.
 _DETAIL_CHARACTERS = 200
 
@@ -16,15 +19,16 @@ class Verdict(StrEnum):
     HOLDS = "holds"
     DOES_NOT_HOLD = "does not hold"
     NOT_SEEN = "not seen"
-    """It takes a model's help to see it, and the model did not help: ask one that is abler."""
+    """Nothing shows whether it does: often the model did not help. Ask a stronger model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What one probe found.
 
-    `profile` names the setting of the `EndpointProfile` that makes up for what does not hold.
-    `optional` is what agents do without.
+    `profile` names the settings of the `EndpointProfile` that make up for a rule that does not
+    hold. It is "any profile" if this library makes up for it in any case, and empty if no setting
+    does. Agents work without a rule that is `optional`.
     """
 
     name: str
@@ -40,25 +44,40 @@ class Finding:
 
     @property
     def breaks(self) -> bool:
-        """Whether agents miss something that no setting makes up for."""
-        is_missing = self.verdict is Verdict.DOES_NOT_HOLD
-        return is_missing and not self.profile and not self.optional
+        """Whether agents need the rule, it does not hold, and no setting makes up for it."""
+        is_wrong = self.verdict is Verdict.DOES_NOT_HOLD
+        return is_wrong and not self.profile and not self.optional
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether the rule does not hold, and the profile makes up for it."""
+        return self.verdict is Verdict.DOES_NOT_HOLD and bool(self.profile)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether agents need the rule, and it was not seen to hold."""
+        return self.verdict is Verdict.NOT_SEEN and not self.optional
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All that was found, and the profile to use."""
+    """All findings, and the profile to use."""
 
     findings: tuple[Finding, ...]
     profile: EndpointProfile
 
     @property
     def holds(self) -> bool:
-        """Whether agents have all that they need here, with that profile."""
-        return not any(finding.breaks for finding in self.findings)
+        """Whether every rule that agents need was seen to hold, with nothing to make up for."""
+        return self.works and not any(finding.is_mended for finding in self.findings)
+
+    @property
+    def works(self) -> bool:
+        """Whether agents were seen to have everything that they need here, with `profile`."""
+        return not any(finding.breaks or finding.is_open for finding in self.findings)
 
     def profile_changes(self) -> dict[str, JSONValue]:
-        """Give the settings of the profile that differ from their defaults."""
+        """Return the settings of the profile that differ from their defaults."""
         pairs = [(f.name, getattr(self.profile, f.name)) for f in fields(EndpointProfile)]
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -67,14 +86,15 @@ class Report:
         }
 
     def profile_code(self) -> str:
-        """Write the profile as Python."""
+        """Return the profile as Python code."""
         pairs = ((name, getattr(self.profile, name)) for name in self.profile_changes())
         return f"EndpointProfile({', '.join(f'{name}={value!r}' for name, value in pairs)})"
 
     def as_json(self) -> dict[str, JSONValue]:
-        """Give all of it as JSON values."""
+        """Return the whole report as JSON values."""
         return {
             "holds": self.holds,
+            "works": self.works,
             "profile": self.profile_changes(),
             "findings": [
                 {

@@ -171,7 +171,8 @@ def chat(
 
 @app.command(
     epilog="Exit status: 0 agents have what they need there, 1 the endpoint could not be asked, "
-    "2 wrong usage, 3 something is missing, 130 interrupted."
+    "2 wrong usage, 3 something is missing, 4 something was not seen, 5 agents have what they need "
+    "with the profile that is shown, 130 interrupted."
 )
 def check(
     url: Annotated[
@@ -193,7 +194,7 @@ def check(
 ) -> None:
     """Test what holds at an OpenAI-compatible endpoint, and say which EndpointProfile to use.
 
-    Some thirty short requests, one after another. What a model is too weak for is "not seen".
+    Some forty short requests, one after another. What a model is too weak for is "not seen".
     Sessions that the endpoint began are ended.
     """
     listen_to_ctrl_c()

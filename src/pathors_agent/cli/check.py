@@ -9,7 +9,10 @@ from pathors_agent.cli.output import write_json, write_line, write_table
 from pathors_agent.transports.exchange import Timeouts
 from pathors_agent.transports.http import HTTPTransport
 
+# Exit statuses.
 SOMETHING_IS_MISSING = 3
+SOMETHING_IS_NOT_SEEN = 4
+A_PROFILE_IS_NEEDED = 5
 
 _TITLES = ("rule", "seen", "remark")
 _MARKS = {Verdict.HOLDS: "holds", Verdict.DOES_NOT_HOLD: "no", Verdict.NOT_SEEN: "not seen"}
@@ -18,7 +21,7 @@ _MARKS = {Verdict.HOLDS: "holds", Verdict.DOES_NOT_HOLD: "no", Verdict.NOT_SEEN:
 def check(
     url: str, *, key: str | None, model: str | None, tokens: int, seconds: float, as_json: bool
 ) -> int:
-    """Check an endpoint, write what was found; give the exit status."""
+    """Check an endpoint, write what was found, and return the exit status."""
     timeouts = Timeouts(first_byte=seconds, between_bytes=seconds, whole=seconds)
     with HTTPTransport(url, api_key=key, timeouts=timeouts) as http, _progress() as progress:
         report = check_endpoint(
@@ -28,28 +31,41 @@ def check(
         write_json({"model": model, **report.as_json()})
     else:
         _write(report)
-    return 0 if report.holds else SOMETHING_IS_MISSING
+    return _outcome(report)[0]
 
 
 def _write(report: Report) -> None:
     rows = [(finding.name, _mark(finding), _remark(finding)) for finding in report.findings]
     write_table(_TITLES, rows, empty="")
     write_line(f"\nprofile={report.profile_code()}")
-    write_line(_SUMMARIES[report.holds])
+    write_line(_outcome(report)[1])
 
 
-_SUMMARIES = {
-    True: "Agents have what they need here.",
-    False: "Agents miss what is MISSING above.",
-}
+def _outcome(report: Report) -> tuple[int, str]:
+    """Return the exit status, and what it means."""
+    missing = [finding.name for finding in report.findings if finding.breaks]
+    if missing:
+        said = f"Agents miss what they need here, and no profile helps: {'; '.join(missing)}."
+        return SOMETHING_IS_MISSING, said
+    unseen = [finding.name for finding in report.findings if finding.is_open]
+    if unseen:
+        said = f"Agents need more than was seen here. Not seen: {'; '.join(unseen)}."
+        return SOMETHING_IS_NOT_SEEN, said
+    if not report.holds:
+        return A_PROFILE_IS_NEEDED, "Agents have what they need here with this profile."
+    return 0, "Agents have what they need here."
 
 
 def _mark(finding: Finding) -> str:
-    return "MISSING" if finding.breaks else _MARKS[finding.verdict]
+    if finding.breaks:
+        return "MISSING"
+    return "NOT SEEN" if finding.is_open else _MARKS[finding.verdict]
 
 
 def _remark(finding: Finding) -> str:
     remedy = f"use {finding.profile}" if finding.profile else ""
+    if finding.breaks:
+        remedy = "no profile helps"
     return "; ".join(filter(None, [remedy, finding.detail]))
 
 

@@ -81,8 +81,8 @@ def _order_problems(messages: list[dict[str, Any]], profile: EndpointProfile) ->
         elif waiting:
             yield f"messages[{index}] stands before the results of {', '.join(waiting)}"
             return
-        elif role == "user" and before == "tool" and profile.answers_results:
-            yield f"messages[{index}] is a user message that follows a tool message"
+        elif role == "user" and before in ("tool", "user") and profile.answers_results:
+            yield f"messages[{index}] is a user message that follows a {before} message"
         waiting += [call["id"] for call in message.get("tool_calls") or ()]
         before = role
     if waiting:

@@ -63,10 +63,11 @@ class EndpointProfile:
     - `echoes_call_fields`: unknown fields of tool calls (thought signatures) go back, too.
     - `result_media`: where images, audio and files of a tool's result are sent: in a user message
       after the results of the batch, in the tool message itself (OpenAI refuses them there, and
-      every later request of the conversation with them), or nowhere. Where they are taken out of
-      the tool message, its text notes each of them.
+      every later request of the conversation with them), or nowhere; then tool messages hold a
+      string, never a list of parts. Where they are taken out of the tool message, its text notes
+      each of them.
     - `answers_results`: add a short assistant message where a user message would follow a tool
-      message, for endpoints that refuse that order.
+      message or another user message, for endpoints that refuse that order.
     - `call_ids`: "nine" for endpoints that take nothing but nine letters and digits; other ids
       are replaced, the same everywhere in the request.
     - `structured`: how answers of a type are asked for: by `response_format` with a JSON Schema,
@@ -261,7 +262,7 @@ _WIRE: MemberDescriptorType = MessageBase.__dict__["wire"]
 # time. To join anew for each request would copy all of it twice.
 _JOINED_TOGETHER = 32
 
-# Stands between results and a user message for endpoints that refuse that order.
+# Stands before a user message, for endpoints that want an answer before each of them.
 _ANSWERED = b'{"role":"assistant","content":"OK."}'
 
 
@@ -347,15 +348,17 @@ def _between(messages: Sequence[Message], place: int, profile: EndpointProfile) 
     They depend on the next message, so the bytes joined up to a place never hold them.
     """
     following = messages[place] if place < len(messages) else None
-    results = _results_before(messages, place)
-    if not results or isinstance(following, ToolMessage):
+    if isinstance(following, ToolMessage):
         return []
-    carried = _carried(results, profile)
-    added = []
-    if profile.answers_results and (carried or isinstance(following, UserMessage)):
-        added.append(_ANSWERED)
+    carried = _carried(_results_before(messages, place), profile)
+    added = [b'{"role":"user","content":[' + carried + b"]}"] if carried else []
+    if not profile.answers_results:
+        return added
+    before = messages[place - 1] if place else None
     if carried:
-        added.append(b'{"role":"user","content":[' + carried + b"]}")
+        added.insert(0, _ANSWERED)
+    if isinstance(following, UserMessage) and isinstance(before, ToolMessage | UserMessage):
+        added.append(_ANSWERED)
     return added
 
 

@@ -38,8 +38,13 @@ def text_content(content: Content) -> JSONValue:
 
 
 def result_content(content: Content, media: ResultMedia) -> JSONValue:
-    """Return the content of a tool message; notes stand for parts that go elsewhere."""
-    if isinstance(content, str) or media == "tool_message" or not _others(content):
+    """Return the content of a tool message; notes stand for parts that go elsewhere.
+
+    With "left_out", it is always a string: some endpoints refuse any list of parts there.
+    """
+    if isinstance(content, str) or media == "tool_message":
+        return any_content(content)
+    if media == "user_message" and not _others(content):
         return any_content(content)
     return _lines(content, carried_parts(content, media))
 
