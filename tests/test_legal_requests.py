@@ -235,7 +235,11 @@ def test_answer_stands_between_two_user_messages_where_the_endpoint_wants_it() -
 
 
 def test_result_of_texts_is_a_string_where_media_are_left_out() -> None:
-    messages = [GO, look("a"), result("a", text("21 degrees"), text("sunny"))]
+    messages: list[Message] = [
+        GO,
+        look("a"),
+        result("a", text("21 degrees"), text("sunny")),
+    ]
 
     assert sent(messages, LEFT_OUT)[2:] == [{"tool": "21 degrees\nsunny"}]
 

@@ -198,6 +198,8 @@ def _forced(asking: Asking) -> Seen:
     if answer.problem:
         return fails(answer.problem, profile=remedy)
     if not answer.message.tool_calls:
+        if answer.message.finish_reason == "length":
+            return not_needed(f"the answer was cut at {asking.tokens} tokens; {remedy} is safe")
         return fails("tool_choice was taken, and the model called no tool", profile=remedy)
     asking.adopt(requires_calls=True)
     return holds()
