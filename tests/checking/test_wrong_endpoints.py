@@ -17,7 +17,7 @@ from pathors_agent.run import Status
 from pathors_agent.tools.tool import tool
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.http import HTTPTransport
-from servers import Received, ScriptedServer, Step, answer
+from servers import CLOSE, Received, ScriptedServer, Step, answer
 
 Fields = dict[str, Any]
 
@@ -28,11 +28,13 @@ FORCED = "What is the weather in Oslo? Use the tool get_weather."
 class Defect:
     """What an endpoint does wrong: it changes or refuses requests, or changes its answers.
 
-    `calls` changes the calls of a stream; `events` changes its events.
+    `closes` picks the requests on which it closes the connection. `calls` changes the calls of a
+    stream, and `events` its events.
     """
 
     request: Callable[[Fields], None] = lambda _: None
     refuses: Callable[[Fields], bool] = lambda _: False
+    closes: Callable[[Fields], bool] = lambda _: False
     message: Callable[[Fields], None] = lambda _: None
     completion: Callable[[Fields], None] = lambda _: None
     calls: Callable[[list[Fields]], list[Fields]] = lambda calls: calls
@@ -56,6 +58,8 @@ class Endpoint(ScriptedServer):
         if is_bad:
             error = json.dumps({"error": {"message": "I do not take that"}}).encode()
             return [answer(error, "400 Bad Request", Content_Type="application/json")]
+        if self._defect.closes(fields):
+            return [CLOSE]
         completion = self._complete(fields)
         if not fields["stream"]:
             return [answer(json.dumps(completion).encode(), Content_Type="application/json")]
@@ -271,6 +275,10 @@ MENDED = {
         Defect(refuses=lambda fields: "stream_options" in fields),
         *("usage chunk of a stream", "include_usage=False, streams=False"),
     ),
+    "refuses tools in a stream": (
+        Defect(refuses=lambda fields: fields["stream"] and "tools" in fields),
+        *("tool call in a stream", "streams=False"),
+    ),
     "streams no calls": (
         Defect(calls=lambda _: []),
         *("tool call in a stream", "streams=False"),
@@ -298,6 +306,18 @@ MENDED = {
     "refuses images in results": (
         Defect(refuses=image_results),
         *("image in a tool result", "result_media='user_message'"),
+    ),
+    "closes the connection on images in results": (
+        Defect(closes=image_results),
+        *("image in a tool result", "result_media='user_message'"),
+    ),
+    "closes the connection on two user messages in a row": (
+        Defect(closes=lambda fields: ("user", "user") in pairwise(roles(fields))),
+        *("two user messages in a row", "answers_results=True"),
+    ),
+    "closes the connection instead of streaming": (
+        Defect(closes=lambda fields: fields["stream"]),
+        *("streamed answer", "streams=False"),
     ),
     "refuses parts in results": (
         Defect(refuses=lambda fields: any(isinstance(each, list) for each in results(fields))),

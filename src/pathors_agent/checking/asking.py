@@ -31,17 +31,20 @@ BAREST = EndpointProfile(
     requires_calls=False,
 )
 
+# Of an answer that did not come.
+_NO_STATUS = 0
 _GOOD_STATUSES = range(200, 300)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer, whole."""
+    """One answer, whole; or `failure`, if the connection broke before its end."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
     session_id: str | None = None
+    failure: TransportError | None = None
 
     @property
     def is_refused(self) -> bool:
@@ -84,6 +87,8 @@ class Answer:
     @cached_property
     def message(self) -> AssistantMessage:
         """The message; raises `TransportError` where there is none."""
+        if self.failure:
+            raise self.failure
         if self.is_refused:
             raise decode_error(self.status, self.body)
         return self.read.finish()
@@ -136,7 +141,7 @@ class Asking:
     ) -> Answer:
         """Ask for a completion, with changes to the profile."""
         template = self.template(tools=tools, options=options, **profile)
-        return self.send(
+        return self._try(
             Request(
                 body=template.encode(messages),
                 headers=headers or {},
@@ -154,7 +159,16 @@ class Asking:
         """Ask with a body that `change` edits: for requests that this library never makes."""
         fields = json.loads(self.template(tools=tools).encode(messages))
         change(fields)
-        return self.send(Request(body=write_json(fields), seconds=self.seconds))
+        return self._try(Request(body=write_json(fields), seconds=self.seconds))
+
+    def _try(self, request: Request) -> Answer:
+        """Send a request; a connection that breaks is a refusal, which another form may avoid."""
+        try:
+            return self.send(request)
+        except TransportError as error:
+            if error.timed_out:
+                raise
+            return Answer(_NO_STATUS, {}, b"", failure=error)
 
     def options(self, options: ModelOptions | None = None) -> ModelOptions:
         """Limit the length of an answer, where that can be done."""
@@ -179,7 +193,7 @@ class Asking:
         )
 
     def send(self, request: Request) -> Answer:
-        """Send any request; give the answer, whatever its status."""
+        """Send any request, and return the answer, whatever its status."""
         with self.transport.send(request) as response:
             body = bytearray()
             for piece in response.pieces:

@@ -50,6 +50,8 @@ def _wrong_key(asking: Asking) -> Seen:
     answer = asking.ask(HELLO, headers={"Authorization": f"Bearer wrong-{token_hex(8)}"})
     if not answer.is_refused:
         return not_seen("it takes any key")
+    if answer.failure:
+        return fails(answer.problem)
     if answer.status not in _KEY_REFUSED:
         return fails(f"a wrong key was answered with {answer.status}")
     return _error_body(answer)
