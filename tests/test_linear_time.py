@@ -30,6 +30,7 @@ from pathors_agent.schema.compiled import compile_schema
 from pathors_agent.server.body import parse_object
 from pathors_agent.server.completion_request import read_request
 from pathors_agent.server.join import join
+from pathors_agent.server.problems import Problem
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.testing import ScriptedTransport, calls
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
@@ -261,6 +262,17 @@ def told_again(size: int) -> Work:
     return lambda: join(stored, given, ["look"])
 
 
+def told_alike(size: int) -> Work:
+    stored: list[Message] = [UserMessage(content="a"), *[UserMessage(content="b")] * size]
+    given = [AssistantMessage(content="c"), *stored[1:], UserMessage(content="d")]
+
+    def refused() -> None:
+        with pytest.raises(Problem):
+            join(stored, given, ["look"])
+
+    return refused
+
+
 def body(size: int) -> Work:
     text = json.dumps({"messages": [write_message(m) for m in talk(size)]}).encode()
     settings = ServerSettings(max_messages=10**6)
@@ -273,6 +285,7 @@ MESSAGES: dict[str, tuple[int, Shape]] = {
     "stored and loaded": (120, storing),
     "told by a client": (120, told),
     "told by a client again": (120, told_again),
+    "told by a client, all alike": (1000, told_alike),
     "in a request's body": (120, body),
     "of which the last turns are sent": (400, lambda n: _choosing(last_turns(n // 2), n)),
     "of which a budget is sent": (400, lambda n: _choosing(token_budget(5 * n), n)),

@@ -9,6 +9,7 @@ are the results that the server wrote for a client's calls.
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import islice
 
 from pathors_agent.messages import (
     AssistantMessage,
@@ -21,6 +22,10 @@ from pathors_agent.server.problems import DO_NOT_RETRY, Problem
 
 # Between the texts of two model calls that a client reads as one answer.
 BETWEEN_TEXTS = "\n\n"
+
+# The right one is the last or the last but few of the messages that are like the last stored one.
+# To compare what comes before each of thousands would take seconds.
+_MOST_ENDS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +197,9 @@ def _tail(known: Sequence[_Entry], told: Sequence[_Entry]) -> int | None:
     """Return how many of a request's entries the session holds if they end as the session does."""
     if known[-1].role == "user" and not _has_answer(told):
         return None  # the last answer was empty: the same question again is a new one
-    ends = (end for end in range(len(told), 0, -1) if _ends_alike(known, told, end))
-    return next(ends, None)
+    last = len(known) - 1
+    ends = (end for end in range(len(told), 0, -1) if _consumed(told[end - 1], known, last, -1))
+    return next((end for end in islice(ends, _MOST_ENDS) if _ends_alike(known, told, end)), None)
 
 
 def _ends_alike(known: Sequence[_Entry], told: Sequence[_Entry], end: int) -> bool:
