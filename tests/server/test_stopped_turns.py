@@ -93,5 +93,7 @@ def test_session_that_is_deleted_during_its_first_turn_stores_nothing(
 
         assert ended.json()["success"] is True
         assert answer.status_code == 409
+        assert answer.json()["error"]["code"] == "session_ended"
+        assert answer.headers["x-should-retry"] == "false"
         assert "secret" not in answer.text
         assert (found.status_code, listed) == (404, 0)

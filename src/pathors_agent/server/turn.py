@@ -27,7 +27,7 @@ from pathors_agent.server.functions import with_stored_ids
 from pathors_agent.server.incoming import add_news
 from pathors_agent.server.join import BETWEEN_TEXTS, join
 from pathors_agent.server.journal import TurnJournal
-from pathors_agent.server.problems import Problem
+from pathors_agent.server.problems import DO_NOT_RETRY, Problem
 from pathors_agent.server.project import Project, TurnContext
 from pathors_agent.server.repeats import CLEAN_UP_SECONDS, held
 from pathors_agent.server.settings import ServerSettings
@@ -141,6 +141,8 @@ class Turn:
                     return await self._run_alone(writer, lease)
             except TimeoutError:
                 raise _too_long() from None
+            except SessionConflict as error:
+                raise await self._conflict(error, lease) from None
 
     async def _run_alone(self, writer: Writer, lease: Lease) -> Answer:
         seen = await self._stored()
@@ -242,7 +244,19 @@ class Turn:
             await self.shared.store.keep_request(self.request_id, seconds=seconds)
         if self.lease and not await self.shared.store.keep_lease(self.lease, seconds=seconds):
             self.is_lost = True
-            raise SessionConflict("the session was taken over by another process")
+            conflict = SessionConflict("the session was taken over by another process")
+            raise await self._conflict(conflict, self.lease)
+
+    async def _conflict(self, error: SessionConflict, lease: Lease) -> SessionConflict | Problem:
+        """Return the error of a turn that cannot be saved; `Problem` if its session was ended."""
+        store, seconds = self.shared.store, self.shared.settings.lease_seconds
+        if await store.keep_lease(lease, seconds=seconds):
+            return error
+        try:
+            await store.session(self.project.id, self.session_id)
+        except SessionNotFound:
+            return _session_ended()
+        return error
 
     def log_failure(self, error: BaseException, status: int) -> None:
         """Log why the turn failed; `status` is what the client is told."""
@@ -411,6 +425,15 @@ def _too_large(settings: ServerSettings) -> Problem:
         413,
         f"The session is larger than {settings.max_session_bytes} bytes; start a new one",
         code="session_too_large",
+    )
+
+
+def _session_ended() -> Problem:
+    return Problem(
+        409,
+        "The session was ended while this request ran; nothing of it was stored",
+        code="session_ended",
+        headers=DO_NOT_RETRY,  # OpenAI's clients would begin the session anew
     )
 
 
