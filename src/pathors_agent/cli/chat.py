@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pathors_agent.cli.output import (
     Screen,
+    one_line,
     tolerate_narrow_terminals,
     wants_colour,
     write_json,
@@ -85,7 +86,8 @@ def _converse(
             case "/quit":
                 break
             case "/session":
-                talk.screen.note(f"session {talk.conversation.session_id or '(none yet)'}")
+                session = talk.conversation.session_id or "(none yet)"
+                talk.screen.note(one_line(f"session {session}"))
                 continue
             case "/help":
                 talk.screen.note(_HELP)
@@ -111,7 +113,7 @@ def _answer(talk: Talk, line: str, *, as_json: bool) -> int:
     if as_json:
         write_json(_as_json(talk, result))
     elif result.finish_reason not in ("stop", None):
-        talk.screen.note(f"(ended: {result.finish_reason})")
+        talk.screen.note(one_line(f"(ended: {result.finish_reason})"))
     return 0
 
 

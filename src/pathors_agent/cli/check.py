@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pathors_agent.checking import Finding, Report, Verdict, check_endpoint
-from pathors_agent.cli.output import write_json, write_line, write_table
+from pathors_agent.cli.output import write_json, write_line, write_table, write_text
 from pathors_agent.transports.exchange import Timeouts
 from pathors_agent.transports.http import HTTPTransport
 
@@ -37,7 +37,8 @@ def check(
 def _write(report: Report) -> None:
     rows = [(finding.name, _mark(finding), _remark(finding)) for finding in report.findings]
     write_table(_TITLES, rows, empty="")
-    write_line(f"\nprofile={report.profile_code()}")
+    write_text("")
+    write_line(f"profile={report.profile_code()}")
     write_line(_outcome(report)[1])
 
 

@@ -1,4 +1,4 @@
-"""Write to the terminal: what is whose, in colour where that is wanted, and never its controls."""
+"""Write to the terminal: labelled lines, in colour if wanted, that no text from outside can forge."""
 
 import io
 import json
@@ -10,9 +10,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-# Texts of models and users must not steer the terminal: all control characters but line ends
-# and tabs, and those that turn the order of what is read.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# What texts of models and users must not contain on a terminal: control characters except line
+# feeds and tabs, other line breaks, characters that change the direction, and invisible ones.
+_HIDDEN = (
+    r"\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    r"\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\udfff\ufe00-\ufe0d\ufeff"
+    r"\uffa0\ufff9-\ufffb\U00013430-\U0001345f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    r"\U000e0000-\U000e0fff"
+)
+# Emoji and some scripts need these invisible ones, behind a visible character that is not ASCII.
+_JOINERS = r"\u200c\u200d\ufe0e\ufe0f"
+_CONTROL = re.compile(f"[{_HIDDEN}]|(?<![^\\x00-\\x7f{_HIDDEN}{_JOINERS}])[{_JOINERS}](?!\\u20e3)")
+_LINE_END = re.compile("\r\n|\n")
 
 _COLOURS = {
     "you": "1",
@@ -24,6 +33,8 @@ _COLOURS = {
     "note": "2",
 }
 _LABEL_WIDTH = 8
+# Labels stand at the beginning of a line; the other lines of a text are indented.
+_NEXT_LINE = "\n" + " " * _LABEL_WIDTH
 # Wider than any line: what is not shown on a terminal is not cut.
 _UNCUT = 100_000
 
@@ -40,28 +51,32 @@ class Output(Protocol):
 
 @dataclass(slots=True)
 class Screen:
-    """Writes lines that begin with who speaks, in colour where that is wanted."""
+    """Writes texts behind a label that names their speaker, in colour if wanted."""
 
     out: Output
     colour: bool = False
     is_mid_line: bool = False
+    _last: str = ""
 
     def line(self, who: str, text: str, note: str = "") -> None:
-        """Write a whole line, and beside it a remark."""
+        """Write a whole text, and a remark behind it."""
         self.end_line()
         remark = f"  {self._painted('note', note)}" if note else ""
-        self._write(f"{self.label(who)}{printable(text)}{remark}\n")
+        self._write(f"{self.label(who)}{_indented(printable(text))}{remark}\n")
 
     def stream(self, who: str, text: str) -> None:
-        """Write a piece of a line that grows."""
-        self._write(printable(text) if self.is_mid_line else self.label(who) + printable(text))
+        """Write a piece of a text that grows."""
+        label = "" if self.is_mid_line else self.label(who)
+        shown = printable(self._last + text)[len(self._last) :]
+        self._write(label + _indented(shown))
+        self._last = text[-1:] or self._last
         self.is_mid_line = True
 
     def end_line(self) -> None:
-        """End a line that grew."""
+        """End a text that grew."""
         if self.is_mid_line:
             self._write("\n")
-        self.is_mid_line = False
+        self.is_mid_line, self._last = False, ""
 
     def blank(self) -> None:
         """Write an empty line."""
@@ -69,12 +84,12 @@ class Screen:
         self._write("\n")
 
     def note(self, text: str) -> None:
-        """Write a remark of its own."""
+        """Write a remark of this program."""
         self.end_line()
         self._write(self._painted("note", printable(text)) + "\n")
 
     def label(self, who: str) -> str:
-        """Give how the lines of somebody begin."""
+        """Return what stands before the texts of a speaker."""
         return self._painted(who, who) + " " * (_LABEL_WIDTH - len(who))
 
     def _painted(self, kind: str, text: str) -> str:
@@ -86,12 +101,24 @@ class Screen:
 
 
 def printable(text: str) -> str:
-    """Replace what would steer the terminal."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    """Replace characters that control the terminal, are invisible, or change the direction.
+
+    Line feeds and tabs stay; see `one_line`.
+    """
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _LINE_END.sub("\n", text))
+
+
+def one_line(text: str) -> str:
+    """Return a text as a part of one line: a sign stands for each line feed."""
+    return printable(text).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", _NEXT_LINE)
 
 
 def wants_colour() -> bool:
-    """Tell whether standard output is a terminal that is not asked to stay plain."""
+    """Return whether standard output is a terminal, and colours are not turned off."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
@@ -102,13 +129,18 @@ def tolerate_narrow_terminals() -> None:
 
 
 def write_line(text: str) -> None:
-    """Write a line to standard output."""
+    """Write one line to standard output."""
+    print(one_line(text), flush=True)
+
+
+def write_text(text: str) -> None:
+    """Write lines of this program to standard output."""
     print(printable(text), flush=True)
 
 
 def write_note(text: str) -> None:
-    """Write a line beside the output: to standard error."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """Write one line beside the output, to standard error."""
+    print(one_line(text), file=sys.stderr, flush=True)
 
 
 def write_json(value: object) -> None:
@@ -144,7 +176,7 @@ def iso(time: datetime | None) -> str | None:
 def _cell(value: object) -> str:
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    return printable("" if value is None else str(value))
+    return one_line("" if value is None else str(value))
 
 
 def _as_json(value: object) -> object:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pathors_agent.cli.output import Screen
+from pathors_agent.cli.output import Screen, one_line
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
@@ -49,7 +49,7 @@ class Scene:
             case {"result": {"tool_call_id": str() as id, "content": str() as content} as result}:
                 self._show_result(id, content, is_error=result.get("outcome") != "value")
             case {"progress": {"value": value}}:
-                self.screen.note(f"{value}")
+                self.screen.line("note", f"{value}")
             case _:
                 pass
 
@@ -94,12 +94,12 @@ class Scene:
 
 
 def described(call: ToolCall) -> str:
-    """Write a call the way Python would."""
+    """Return a call on one line, as Python would write it."""
     try:
         arguments = json.loads(call.arguments or "{}")
     except (ValueError, RecursionError):
-        return f"{call.name}({call.arguments})"
+        arguments = None
     if not isinstance(arguments, dict):
-        return f"{call.name}({call.arguments})"
+        return one_line(f"{call.name}({call.arguments})")
     given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
-    return f"{call.name}({', '.join(given)})"
+    return one_line(f"{call.name}({', '.join(given)})")

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from pathors_agent.cli.demo_project import demo_project
 from pathors_agent.cli.log_lines import log_to_stderr
-from pathors_agent.cli.output import write_json, write_line
+from pathors_agent.cli.output import write_json, write_line, write_text
 from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.server import Project, ServerSettings, create_app, load_projects, make_key
 from pathors_agent.server.serving import serve as serve_app
@@ -110,7 +110,7 @@ def _tell(
     if served.is_demo and served.gguf is None:
         write_line("  The answers come from rules, not from a language model; the tools are real.")
     for key in new_keys.values():
-        write_line(f"A new key, shown only now:\n  export PATHORS_API_KEY={key}")
+        write_text(f"A new key, shown only now:\n  export PATHORS_API_KEY={key}")
     if not new_keys:
         write_line(f"For a key: pathors-agent keys create --project {projects[0]}")
-    write_line(_TRY.format(base=bases[projects[0]]))
+    write_text(_TRY.format(base=bases[projects[0]]))
