@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from pathors_agent.server import Project, ServerSettings, create_app, make_key
-from pathors_agent.server.connections import limited_protocol
+from pathors_agent.server.connections import MAX_HEAD_BYTES, limited_protocol
 from pathors_agent.stores import MemoryStore, Store
 
 # Long enough for a busy machine; only a failing test ever waits for it.
@@ -134,6 +134,7 @@ def served(
     config = uvicorn.Config(
         app,
         http=limited_protocol(http),
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         log_level="warning",
         ws="none",
         timeout_graceful_shutdown=5,

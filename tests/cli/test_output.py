@@ -97,7 +97,12 @@ def test_invisible_character_is_shown_as_a_sign(character: str) -> None:
 )
 def test_scripts_and_emoji_stay_as_they_are(text: str) -> None:
     assert printable(text) == text
-    pieces = shown_by(lambda screen: [screen.stream("you", c) for c in text] and None)
+
+    def show(screen: Screen) -> None:
+        for character in text:
+            screen.stream("you", character)
+
+    pieces = shown_by(show)
     assert pieces.startswith("you     ")
     if "\u20e3" not in text:
         assert pieces.removeprefix("you     ") == text

@@ -109,8 +109,9 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text as a part of one line: a sign stands for each line feed."""
-    return printable(text).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
+    """Return a text as a part of one line: a sign stands for a line feed, a space for a tab."""
+    text = printable(text).replace("\t", " ")
+    return text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
 
 
 def _indented(text: str) -> str:

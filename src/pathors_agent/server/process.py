@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
-from pathors_agent.server.connections import limited_protocol
+from pathors_agent.server.connections import MAX_HEAD_BYTES, limited_protocol
 from pathors_agent.server.runtime import Runtime
 
 AppMaker = Callable[[], FastAPI]
@@ -48,6 +48,7 @@ def serve_here(
     config = uvicorn.Config(
         app,
         http=limited_protocol(),
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from pathors_agent.errors import StoreError, TransportError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.server.answer import Answer, Chunks, error_event
+from pathors_agent.server.connections import PING, SENDS_EVENTS
 from pathors_agent.server.join import BETWEEN_TEXTS
 from pathors_agent.server.problems import (
     DO_NOT_RETRY,
@@ -23,7 +24,6 @@ from pathors_agent.server.problems import (
 from pathors_agent.server.turn import KEPT_PER_LEASE, Turn, Writer
 from pathors_agent.wire.message_builder import Delta, ReasoningDelta, TextDelta, ToolProgressDelta
 from pathors_agent.wire.messages import write_call
-from pathors_agent.wire.sse import encode_comment
 
 RunBeside = Callable[..., None]
 """Starts an async function with its arguments, and does not wait for it."""
@@ -35,8 +35,6 @@ class Carrier(Protocol):
     async def run(self, turn: Turn, writer: Writer) -> None:
         """As `Turn.run`."""
 
-
-PING = encode_comment("ping")
 
 # For who still reads; a server that is to stop does not wait for others.
 _LAST_WORD_SECONDS = 2.0
@@ -69,6 +67,7 @@ class TurnResponse(Response):
         line = Line(send, self._turn.shared.settings.write_seconds, outlived=outlived)
         headers = {"x-session-id": self._turn.session_id}
         if self._turn.request.stream:
+            scope.get("state", {})[SENDS_EVENTS] = True
             writer: StreamWriter | WholeWriter = StreamWriter(self._turn, line, headers)
         else:
             writer = WholeWriter(self._turn, line, headers)

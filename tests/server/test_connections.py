@@ -1,0 +1,209 @@
+"""Connections: heads of every size, and clients that end their side or all of it while they wait."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import anyio
+import pytest
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from live_server import PATIENCE_SECONDS, Live, live
+from pathors_agent.server import Project
+from pathors_agent.server.connections import MAX_HEAD_BYTES
+from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
+
+# uvicorn takes httptools where it is installed.
+EACH_PROTOCOL = pytest.mark.parametrize("http", {H11Protocol, AutoHTTPProtocol})
+REPLY = b'data: {"choices": [{"delta": {"content": "Hello!"}, "finish_reason": "stop"}]}\n\n'
+
+
+class Waiting(AsyncTransport):
+    """A model that answers when it may, after `begun` pieces; it notes whether it was cancelled."""
+
+    def __init__(self) -> None:
+        self.asked, self.cancelled = threading.Event(), threading.Event()
+        self.may_answer = threading.Event()
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncGenerator[AsyncResponse]:
+        self.asked.set()
+        try:
+            await anyio.to_thread.run_sync(self.may_answer.wait, abandon_on_cancel=True)
+        except BaseException:
+            self.cancelled.set()
+            raise
+
+        async def pieces() -> AsyncGenerator[bytes]:
+            yield REPLY
+            yield b"data: [DONE]\n\n"
+
+        yield AsyncResponse(status=200, pieces=pieces())
+
+
+def request(server: Live, *, version: str = "1.1", **fields: Any) -> bytes:
+    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], **fields}).encode()
+    head = (
+        f"POST /v1/projects/demo/chat/completions HTTP/{version}\r\nHost: x\r\n"
+        f"Authorization: Bearer {server.key}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+@contextmanager
+def asked(server: Live, model: Waiting, sent: bytes) -> Iterator[socket.socket]:
+    """Hold the connection of a client whose model is asked."""
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as connection:
+        connection.sendall(sent)
+        assert model.asked.wait(PATIENCE_SECONDS)
+        yield connection
+
+
+def to_end(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+# - clients that end their side -
+
+
+@EACH_PROTOCOL
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_that_only_ended_its_side_gets_its_answer(
+    http: type[asyncio.Protocol], *, stream: bool
+) -> None:
+    model = Waiting()
+    with (
+        live(Project(id="demo", transport=model), http=http) as server,
+        asked(server, model, request(server, stream=stream)) as connection,
+    ):
+        connection.shutdown(socket.SHUT_WR)
+        # The server noticed: it asks the client whether it is there.
+        first = connection.recv(65536)
+        model.may_answer.set()
+        received = first + to_end(connection)
+
+    assert received.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert b"Hello!" in received
+    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") is stream
+    assert not model.cancelled.is_set()
+
+
+@EACH_PROTOCOL
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_client_that_left_ends_its_turn(
+    http: type[asyncio.Protocol], version: str, *, stream: bool
+) -> None:
+    model = Waiting()
+    with live(Project(id="demo", transport=model), http=http) as server:
+        with asked(server, model, request(server, version=version, stream=stream)):
+            pass
+        try:
+            assert model.cancelled.wait(PATIENCE_SECONDS)
+        finally:
+            model.may_answer.set()
+
+
+@EACH_PROTOCOL
+def test_client_that_left_a_begun_stream_ends_its_turn(http: type[asyncio.Protocol]) -> None:
+    model = Begun()
+    with live(Project(id="demo", transport=model), http=http) as server:
+        with asked(server, model, request(server, stream=True)) as connection:
+            received = b""
+            while b"Hel" not in received:
+                received += connection.recv(65536)
+        try:
+            assert model.cancelled.wait(PATIENCE_SECONDS)
+        finally:
+            model.may_answer.set()
+
+
+@EACH_PROTOCOL
+def test_client_that_ended_its_side_of_a_begun_stream_gets_the_rest(
+    http: type[asyncio.Protocol],
+) -> None:
+    model = Begun()
+    with (
+        live(Project(id="demo", transport=model), http=http) as server,
+        asked(server, model, request(server, stream=True)) as connection,
+    ):
+        received = b""
+        while b"Hel" not in received:
+            received += connection.recv(65536)
+        connection.shutdown(socket.SHUT_WR)
+        while b": ping" not in received:
+            received += connection.recv(65536)
+        model.may_answer.set()
+        received += to_end(connection)
+
+    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert not model.cancelled.is_set()
+
+
+class Begun(Waiting):
+    """A model that begins to answer, and ends its answer when it may."""
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncGenerator[AsyncResponse]:
+        async def pieces() -> AsyncGenerator[bytes]:
+            yield b'data: {"choices": [{"delta": {"content": "Hel"}}]}\n\n'
+            self.asked.set()
+            try:
+                await anyio.to_thread.run_sync(self.may_answer.wait, abandon_on_cancel=True)
+            except BaseException:
+                self.cancelled.set()
+                raise
+            yield REPLY
+            yield b"data: [DONE]\n\n"
+
+        yield AsyncResponse(status=200, pieces=pieces())
+
+
+# - heads -
+
+
+def head_of(size: int) -> bytes:
+    """Write the head of a request with so many bytes before the empty line."""
+    begin = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Fill: "
+    return begin + b"a" * (size - len(begin) - 2) + b"\r\n\r\n"
+
+
+@EACH_PROTOCOL
+@pytest.mark.parametrize("piece", [1_000, 20_000, 1_000_000])
+@pytest.mark.parametrize(
+    ("size", "status"), [(MAX_HEAD_BYTES, b"200"), (MAX_HEAD_BYTES + 1, b"431")]
+)
+def test_heads_are_read_up_to_the_limit(
+    http: type[asyncio.Protocol], size: int, status: bytes, piece: int
+) -> None:
+    sent = head_of(size)
+    with (
+        live(Project(id="demo", transport=Waiting()), http=http) as server,
+        socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as connection,
+    ):
+        for at in range(0, len(sent), piece):
+            connection.sendall(sent[at : at + piece])
+        received = to_end(connection)
+
+    assert received.startswith(b"HTTP/1.1 " + status)
+    if status == b"431":
+        error = json.loads(received.partition(b"\r\n\r\n")[2])["error"]
+        assert error["message"] == "The headers are larger than 65536 bytes"
+
+
+@EACH_PROTOCOL
+def test_head_without_an_end_is_refused(http: type[asyncio.Protocol]) -> None:
+    with (
+        live(Project(id="demo", transport=Waiting()), http=http) as server,
+        socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as connection,
+    ):
+        connection.sendall(head_of(3 * MAX_HEAD_BYTES)[:-4])
+        received = to_end(connection)
+
+    assert received.startswith(b"HTTP/1.1 431 ")
