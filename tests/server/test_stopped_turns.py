@@ -97,3 +97,19 @@ def test_session_that_is_deleted_during_its_first_turn_stores_nothing(
         assert answer.headers["x-should-retry"] == "false"
         assert "secret" not in answer.text
         assert (found.status_code, listed) == (404, 0)
+
+
+def test_turn_whose_session_is_deleted_ends_before_its_tool_does() -> None:
+    room = Room()
+    with (
+        live(room_project(room), settings=ServerSettings(lease_seconds=0.3)) as server,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        turn = beside.submit(server.complete, "Hi", session="first")
+        assert room.is_held.wait(PATIENCE_SECONDS)
+        server.client.request("DELETE", "/sessions", json={"session_id": "first"})
+        answer = turn.result(PATIENCE_SECONDS)
+
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "session_ended")
+        assert room.cancelled == 1
+        assert server.client.get("/sessions/first").status_code == 404
