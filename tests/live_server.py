@@ -20,6 +20,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from pathors_agent.server import Project, ServerSettings, create_app, make_key
 from pathors_agent.server.connections import MAX_HEAD_BYTES, limited_protocol
+from pathors_agent.server.keys import Authenticate
 from pathors_agent.stores import MemoryStore, Store
 
 # Long enough for a busy machine; only a failing test ever waits for it.
@@ -104,10 +105,11 @@ def live(
     key: str | None = None,
     http: type[asyncio.Protocol] = AutoHTTPProtocol,
     runs: str | None = None,
+    authenticate: Authenticate | None = None,
 ) -> Iterator[Live]:
     """Serve these projects while the block lasts; with a key that the store has, or a new one."""
     store = MemoryStore() if store is None else store
-    app = create_app(projects, store, settings, ui=ui, runs=runs)
+    app = create_app(projects, store, settings, ui=ui, runs=runs, authenticate=authenticate)
     with socket.create_server(("127.0.0.1", 0)) as listener, served(app, listener, http):
         if key is None:
             key, stored = make_key(projects[0].id)

@@ -5,6 +5,7 @@ import logging
 import re
 import string
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -17,7 +18,7 @@ from pathors_agent import tool
 from pathors_agent.errors import StoreError
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.server.failures import without_contents
-from pathors_agent.stores import MemoryStore, Session
+from pathors_agent.stores import MemoryStore, Session, SQLStore
 from pathors_agent.testing import AsyncScriptedTransport, calls, raw
 from pathors_agent.tools.signature import ToolContext
 
@@ -127,9 +128,15 @@ def test_events_of_a_turn_and_of_its_tools_name_request_project_and_session(
     assert said == {("r-1", "demo", "s1")}
 
 
-def test_ids_of_requests_are_not_mixed(heard: Events) -> None:
+@pytest.mark.parametrize(
+    "how", ["cancel", "finish", pytest.param("durable", marks=pytest.mark.slow)]
+)
+def test_ids_of_requests_are_not_mixed(heard: Events, how: Any, tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/sessions.db"
     script = [failing(400, f"error {number}") for number in range(3)]
-    with live(project(*script)) as server:
+    served = project(*script, on_disconnect="cancel" if how == "durable" else how)
+    runs = database if how == "durable" else None
+    with live(served, store=SQLStore(database), runs=runs) as server:
         for number in range(3):
             server.complete("Hi", session=f"s{number}", headers={"X-Request-ID": f"r{number}"})
 

@@ -5,14 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathors_agent.server.app import create_app
-    from pathors_agent.server.keys import make_key
+    from pathors_agent.server.keys import Principal, make_key
     from pathors_agent.server.project import Project, TurnContext
     from pathors_agent.server.project_files import load_projects
     from pathors_agent.server.settings import ServerSettings
 
-__all__ = ["Project", "ServerSettings", "TurnContext", "create_app", "load_projects", "make_key"]
+__all__ = [
+    "Principal",
+    "Project",
+    "ServerSettings",
+    "TurnContext",
+    "create_app",
+    "load_projects",
+    "make_key",
+]
 
 _PLACES = {
+    "Principal": "keys",
     "Project": "project",
     "ServerSettings": "settings",
     "TurnContext": "project",

@@ -30,6 +30,7 @@ from pathors_agent.server.document import (
 )
 from pathors_agent.server.failures import log_bug, log_store_error
 from pathors_agent.server.forms import Farewell, Slashes, TwoLengths
+from pathors_agent.server.keys import Authenticate
 from pathors_agent.server.models import ModelEndpoints
 from pathors_agent.server.problems import Problem, of_store, unavailable
 from pathors_agent.server.project import Project
@@ -57,14 +58,18 @@ def create_app(
     *,
     ui: bool = False,
     runs: str | None = None,
+    authenticate: Authenticate | None = None,
 ) -> FastAPI:
     """Make the app that serves these projects; run it with any ASGI server, or mount it in another.
 
     With `ui`, the address `/` shows a chat page. `runs` is the URL of a database where turns are
     kept while they run, so that they outlive this process (needs the extra `durable`).
+    `authenticate` is an async function that lets in users beside the keys of the store: it gets the
+    request, without its body, and returns a `Principal`, or None. A request with neither a
+    principal nor a key is a 401; raise `HTTPException` to refuse it in another way.
     `app.state.runtime.drain()` makes it refuse new turns, for a stop in good order.
     """
-    runtime = Runtime(projects, store, settings or ServerSettings(), runs)
+    runtime = Runtime(projects, store, settings or ServerSettings(), runs, authenticate)
     app = FastAPI(
         title="pathors_agent",
         version=library_version(),

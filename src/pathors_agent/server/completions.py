@@ -12,11 +12,12 @@ from pathors_agent.server.completion_request import (
     check_id,
     read_request,
 )
+from pathors_agent.server.keys import Caller
 from pathors_agent.server.problems import bad_request, unavailable
 from pathors_agent.server.runtime import Runtime
 from pathors_agent.server.sending import TurnResponse
 from pathors_agent.server.turn import Turn
-from pathors_agent.stores.base import RequestId, StoredKey
+from pathors_agent.stores.base import RequestId
 from pathors_agent.telemetry.events import share
 
 
@@ -29,20 +30,20 @@ class Completions:
     async def complete(self, request: Request, project_id: str) -> TurnResponse:
         """Read a request, and give the response that runs its turn."""
         runtime = self._runtime
-        key = await runtime.authenticated(request, project_id)
+        caller = await runtime.authenticated(request, project_id)
         if runtime.is_draining:
             raise unavailable("The server is stopping; try again")
-        runtime.shared.admission.check_rates(key.id)
-        with runtime.shared.admission.reading(project_id, key.id):
+        runtime.shared.admission.check_rates(caller.id)
+        with runtime.shared.admission.reading(project_id, caller.id):
             body = await read_body(request, runtime.settings)
             asked = await parsed(len(body), lambda: self._read(body, request))
-        request_id, digest = _request_id(request, key), _digest(body, asked.session_id)
+        request_id, digest = _request_id(request, caller), _digest(body, asked.session_id)
         turn = Turn(
             shared=runtime.shared,
             project=runtime.projects[project_id],
             request=asked,
             session_id=asked.session_id or _new_session_id(request_id, digest),
-            api_key=key.id,
+            caller=caller,
             body_digest=digest,
             request_id=request_id,
             headers=request.headers,
@@ -74,7 +75,7 @@ def _new_session_id(request: RequestId | None, digest: str) -> str:
     return f"session-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
 
 
-def _request_id(request: Request, key: StoredKey) -> RequestId | None:
+def _request_id(request: Request, caller: Caller) -> RequestId | None:
     name = request.headers.get("idempotency-key")
     if name is None:
         return None
@@ -82,4 +83,4 @@ def _request_id(request: Request, key: StoredKey) -> RequestId | None:
     check_id(name, problems.append, "Idempotency-Key")
     if problems:
         raise bad_request("Invalid header", *problems, param="Idempotency-Key")
-    return RequestId(project=key.project, api_key=key.id, name=name)
+    return RequestId(project=caller.space, api_key=caller.id, name=name)

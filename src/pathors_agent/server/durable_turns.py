@@ -7,6 +7,7 @@ the turn's journal in the store, and who may write says the session's lease.
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +24,7 @@ from pathors_agent.server.answer import Answer
 from pathors_agent.server.body import parse_object
 from pathors_agent.server.completion_request import read_request
 from pathors_agent.server.failures import log_failed_turn
+from pathors_agent.server.keys import Caller
 from pathors_agent.server.problems import Problem
 from pathors_agent.server.project import Project
 from pathors_agent.server.turn import KEPT_PER_LEASE, Shared, Turn, Writer
@@ -34,7 +36,7 @@ from pathors_agent.wire.message_builder import Delta
 WORKFLOW = "pathors-agent-turn"
 QUEUE = "pathors-agent-turns"
 # What a turn is stored as; servers of another version leave it alone.
-VERSION = "turns-1"
+VERSION = "turns-2"
 
 # Turns that a dead server left, taken up at once by each other one.
 _CONCURRENCY = 20
@@ -146,7 +148,7 @@ class DurableTurns:
             project=project,
             request=read_request(parse_object(body, settings), fields["session_header"], settings),
             session_id=fields["session_id"],
-            api_key=fields["api_key"],
+            caller=Caller(**fields["caller"]),
             body_digest=fields["body_digest"],
             request_id=RequestId(**fields["request_id"]),
             said=(body, fields["session_header"]),
@@ -174,7 +176,7 @@ def _written(turn: Turn) -> Fields:
         "project": turn.project.id,
         "session_id": turn.session_id,
         "session_header": session_header,
-        "api_key": turn.api_key,
+        "caller": asdict(turn.caller),
         "body": body.decode(),
         "trace": trace,
         "body_digest": turn.body_digest,

@@ -1,17 +1,21 @@
-"""API keys: made, shown once, stored as a digest, and recognised."""
+"""Authentication: API keys, stored as digests, and the users whom an app lets in itself."""
 
 import asyncio
 import hashlib
 import hmac
+import inspect
 import secrets
 import string
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 
+import anyio
 from starlette.requests import Request
 
 from pathors_agent.errors import StoreError
-from pathors_agent.server.problems import unauthorized
+from pathors_agent.server.problems import unauthorized, unavailable
 from pathors_agent.stores.base import Store, StoredKey, now
 
 KEY_PREFIX = "sk_"
@@ -27,6 +31,62 @@ NOTE_USED_SECONDS = 60.0
 # A key that was revoked is refused after a second at the latest; the rest is for the way there.
 KNOWN_SECONDS = 0.5
 MAX_KNOWN = 1_000
+
+# An app's own authentication asks a database or an identity provider, and clients wait for it.
+AUTHENTICATE_SECONDS = 10.0
+MAX_PRINCIPAL_ID = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A user or a program that an app authenticates itself, see `create_app(authenticate=...)`.
+
+    - `project`: the project that the request may use.
+    - `id`: what the app calls the user: 1 to 255 printable characters. Limits per key count by it.
+    - `own_sessions`: the user has sessions of their own, and no others exist for them. False shares
+      the sessions of the project's keys, and of all users without sessions of their own.
+    """
+
+    project: str
+    id: str = field(repr=False)
+    own_sessions: bool = True
+
+    def __post_init__(self) -> None:
+        text: object = self.id  # ids of databases are often numbers
+        is_text = isinstance(text, str) and text.isprintable()
+        if not (is_text and 0 < len(self.id) <= MAX_PRINCIPAL_ID):
+            raise ValueError(
+                f"Principal.id must be a text of 1 to {MAX_PRINCIPAL_ID} printable characters"
+            )
+
+
+Authenticate = Callable[[Request], Awaitable[Principal | None]]
+"""Returns the principal of a request, or None if it has none; keys are tried then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """The key or the principal of a request.
+
+    `id` names it in limits and Idempotency-Keys. `space` is the project's name in the store; a
+    principal with sessions of its own has a part of it. `principal` is the app's id of the user.
+    """
+
+    project: str
+    id: str
+    space: str
+    principal: str | None = None
+
+
+def _of_principal(principal: Principal) -> Caller:
+    # "/" and ":" stand in no project's id, and in no key's.
+    own = f"{principal.project}/{principal.id}"
+    return Caller(
+        project=principal.project,
+        id=f"user:{principal.id}",
+        space=own if principal.own_sessions else principal.project,
+        principal=principal.id,
+    )
 
 
 def make_key(project: str, *, name: str = "") -> tuple[str, StoredKey]:
@@ -58,20 +118,45 @@ def _base62(number: int) -> str:
 
 
 class Authenticator:
-    """Finds out whose request it is.
+    """Finds the caller of a request: a principal of the app's own, or a key of the store.
 
     A key that was found is known for a moment, so that revoking works in every process within a
     second, and a burst of requests asks the store once.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, authenticate: Authenticate | None = None) -> None:
         self._store = store
+        if authenticate is not None and not _is_async(authenticate):
+            raise TypeError("create_app: authenticate= must be an async function")
+        self._authenticate = authenticate
         self._noted: dict[str, float] = {}
         self._known: dict[str, tuple[float, StoredKey]] = {}
         self._lookups: dict[str, asyncio.Future[StoredKey | None]] = {}
 
-    async def key_of(self, request: Request, project: str) -> StoredKey:
-        """Give the key of a request to this project; the same `Problem` for every other."""
+    async def caller_of(self, request: Request, project: str) -> Caller:
+        """Return the caller of a request to this project; the same `Problem` for every other."""
+        principal = await self._principal_of(request)
+        if principal is None:
+            key = await self._key_of(request, project)
+            return Caller(project=project, id=key.id, space=project)
+        if principal.project != project:
+            raise unauthorized()
+        return _of_principal(principal)
+
+    async def _principal_of(self, request: Request) -> Principal | None:
+        if self._authenticate is None:
+            return None
+        # A request without a body: whether it may send one is not known yet.
+        asked = Request(request.scope)
+        with anyio.move_on_after(AUTHENTICATE_SECONDS):
+            principal = await self._authenticate(asked)
+            if principal is not None and not isinstance(principal, Principal):
+                kind = type(principal).__name__
+                raise TypeError(f"authenticate= must return a Principal or None, not {kind}")
+            return principal
+        raise unavailable("Requests cannot be authenticated now")
+
+    async def _key_of(self, request: Request, project: str) -> StoredKey:
         text = _bearer(request)
         digest = digest_of(text)
         key = await self._found(digest) if text else None
@@ -117,6 +202,11 @@ class Authenticator:
         # Who may only read is answered from a store that cannot be written.
         with suppress(StoreError):
             await self._store.note_key_used(key.id)
+
+
+def _is_async(function: object) -> bool:
+    called = getattr(type(function), "__call__", None)  # noqa: B004  (its kind, not whether it is)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
 def _bearer(request: Request) -> str:

@@ -28,11 +28,15 @@ DEFAULT_MODEL = "pathway-default"
 
 @dataclass(frozen=True, slots=True)
 class TurnContext:
-    """What a project's tools get as `ToolContext.context`."""
+    """What a project's tools get as `ToolContext.context`.
+
+    `principal` is the id of the user that the app authenticated itself; None for a key.
+    """
 
     project: str
     session_id: str
     variables: Mapping[str, JSONValue] = field(repr=False)
+    principal: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

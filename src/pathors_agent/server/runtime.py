@@ -13,12 +13,12 @@ from starlette.requests import Request
 from pathors_agent.errors import StoreError
 from pathors_agent.server.admission import Admission, SessionQueue
 from pathors_agent.server.failures import log_store_error
-from pathors_agent.server.keys import Authenticator
+from pathors_agent.server.keys import Authenticate, Authenticator, Caller
 from pathors_agent.server.problems import unauthorized, unavailable
 from pathors_agent.server.project import Project
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turn import Shared
-from pathors_agent.stores.base import Store, StoredKey
+from pathors_agent.stores.base import Store
 from pathors_agent.telemetry.events import share, shared_fields
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Runtime:
         store: Store,
         settings: ServerSettings,
         runs: str | None = None,
+        authenticate: Authenticate | None = None,
     ) -> None:
         self.projects = _by_id(projects)
         self.store = store
@@ -48,7 +49,7 @@ class Runtime:
         self._turns: TaskGroup
         self._turns_left = 0
         self._turn_ended = anyio.Event()
-        self._authenticator = Authenticator(store)
+        self._authenticator = Authenticator(store, authenticate)
         self._shared = self._made_shared()
         self._host: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
@@ -123,18 +124,18 @@ class Runtime:
             self._turns_left -= 1
             self._turn_ended.set()
 
-    async def authenticated(self, request: Request, project_id: str) -> StoredKey:
-        """Give the key of a request; the same `Problem` for each that does not fit."""
+    async def authenticated(self, request: Request, project_id: str) -> Caller:
+        """Return the caller of a request; raise the same `Problem` for each that does not fit."""
         try:
             await self.start()
-            key = await self._authenticator.key_of(request, project_id)
+            caller = await self._authenticator.caller_of(request, project_id)
         except StoreError as error:
             log_store_error(error)
             raise unavailable("Keys cannot be read now") from None
         if project_id not in self.projects:
             raise unauthorized()
         share(project=project_id)
-        return key
+        return caller
 
     async def _be_open(self, ready: "asyncio.Future[None]") -> None:
         try:

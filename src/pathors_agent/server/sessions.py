@@ -16,10 +16,11 @@ from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
 from pathors_agent.server.body import parsed, read_object
 from pathors_agent.server.completion_request import checked_session_id, whole_number
+from pathors_agent.server.keys import Caller
 from pathors_agent.server.open_calls import mark_waiting, read_tail
 from pathors_agent.server.problems import Problem, bad_request
 from pathors_agent.server.runtime import Runtime
-from pathors_agent.stores.base import MAX_SEARCH_BYTES, Session, SessionSummary, StoredKey
+from pathors_agent.stores.base import MAX_SEARCH_BYTES, Session, SessionSummary
 from pathors_agent.stores.texts import json_text, utf8_size
 from pathors_agent.telemetry.events import share
 
@@ -50,7 +51,7 @@ class SessionEndpoints:
 
     async def create(self, request: Request, project_id: str) -> Response:
         """Create a session, with variables for the project's instructions."""
-        key, body = await self._read(request, project_id)
+        caller, body = await self._read(request, project_id)
         session_id = _required_id(body)
         share(session=session_id)
         variables, provider = _field(body, "variables", dict, {}), _field(body, "provider", str, "")
@@ -62,7 +63,7 @@ class SessionEndpoints:
         async def create() -> Pieces:
             try:
                 await self._runtime.store.create_session(
-                    project_id, session_id, variables=variables, provider=provider
+                    caller.space, session_id, variables=variables, provider=provider
                 )
             except SessionConflict:
                 raise Problem(
@@ -70,30 +71,30 @@ class SessionEndpoints:
                 ) from None
             return [json_text({"sessionId": session_id, "pathwayId": project_id})]
 
-        return AdmittedResponse(self._runtime, key, create)
+        return AdmittedResponse(self._runtime, caller, create)
 
     async def query(self, request: Request, project_id: str, session_id: str) -> Response:
         """Return a session's variables and messages."""
-        key = await self._runtime.authenticated(request, project_id)
+        caller = await self._runtime.authenticated(request, project_id)
         share(session=_checked_id(session_id))
 
         async def query() -> Pieces:
             try:
-                session = await self._runtime.store.session(project_id, session_id)
+                session = await self._runtime.store.session(caller.space, session_id)
             except SessionNotFound:
                 raise Problem(HTTPStatus.NOT_FOUND, "Session not found") from None
             tail = await parsed(session.size, lambda: read_tail(session))
             own_tools = self._runtime.projects[project_id].own_tools
             return _session_pieces(mark_waiting(session, tail, own_tools), "state", "data")
 
-        return AdmittedResponse(self._runtime, key, query)
+        return AdmittedResponse(self._runtime, caller, query)
 
     async def search(self, request: Request, project_id: str) -> Response:
         """Find sessions by a text in the JSON of their data.
 
         A page holds as many sessions as `limit` says and `MAX_SEARCH_BYTES` have room for.
         """
-        key, body = await self._read(request, project_id)
+        caller, body = await self._read(request, project_id)
         if body.get("search_string") is None:
             raise bad_request("Invalid request body", "search_string: is required, a string")
         text = _field(body, "search_string", str, "")
@@ -103,7 +104,7 @@ class SessionEndpoints:
 
         async def search() -> Pieces:
             page = await self._runtime.store.search_sessions(
-                project_id, text, limit=limit, offset=offset, max_bytes=MAX_SEARCH_BYTES
+                caller.space, text, limit=limit, offset=offset, max_bytes=MAX_SEARCH_BYTES
             )
             pieces = ['{"results":[']
             for index, session in enumerate(page.items):
@@ -113,24 +114,24 @@ class SessionEndpoints:
             held = {"count": len(page.items), "total": page.total}
             return [*pieces, '],"pagination":', json_text({**pagination, **held}), "}"]
 
-        return AdmittedResponse(self._runtime, key, search)
+        return AdmittedResponse(self._runtime, caller, search)
 
     async def end(self, request: Request, project_id: str) -> Response:
         """End a session: delete its variables and messages for good."""
-        key, body = await self._read(request, project_id)
+        caller, body = await self._read(request, project_id)
         session_id = _required_id(body)
         share(session=session_id)
 
         async def end() -> Pieces:
-            await self._runtime.store.end_session(project_id, session_id)
+            await self._runtime.store.end_session(caller.space, session_id)
             message = "Session ended successfully"
             return [json_text({"success": True, "sessionId": session_id, "message": message})]
 
-        return AdmittedResponse(self._runtime, key, end)
+        return AdmittedResponse(self._runtime, caller, end)
 
     async def list_all(self, request: Request, project_id: str) -> Response:
         """List sessions, newest first, ended ones too."""
-        key = await self._runtime.authenticated(request, project_id)
+        caller = await self._runtime.authenticated(request, project_id)
         query = request.query_params
         page = _count(_number(query.get("page")), "page", 1, 1, MAX_PAGE)
         size = _count(_number(query.get("pageSize")), "pageSize", DEFAULT_PAGE_SIZE, 1, MAX_LIMIT)
@@ -139,22 +140,20 @@ class SessionEndpoints:
 
         async def list_all() -> Pieces:
             found = await self._runtime.store.list_sessions(
-                project_id, limit=size, offset=(page - 1) * size, text=text
+                caller.space, limit=size, offset=(page - 1) * size, text=text
             )
             pages = -(-found.total // size)
             pagination = {"page": page, "totalPages": pages, "total": found.total}
             data = [_summary(session) for session in found.items]
             return [write_json({"data": data, "pagination": pagination}).decode()]
 
-        return AdmittedResponse(self._runtime, key, list_all)
+        return AdmittedResponse(self._runtime, caller, list_all)
 
-    async def _read(
-        self, request: Request, project_id: str
-    ) -> tuple[StoredKey, dict[str, JSONValue]]:
-        """Return the request's key, and the JSON object that its body holds."""
-        key = await self._runtime.authenticated(request, project_id)
-        with self._runtime.shared.admission.reading(project_id, key.id):
-            return key, await read_object(request, self._runtime.settings)
+    async def _read(self, request: Request, project_id: str) -> tuple[Caller, dict[str, JSONValue]]:
+        """Return the request's caller, and the JSON object that its body holds."""
+        caller = await self._runtime.authenticated(request, project_id)
+        with self._runtime.shared.admission.reading(project_id, caller.id):
+            return caller, await read_object(request, self._runtime.settings)
 
 
 class AdmittedResponse(Response):
@@ -165,16 +164,16 @@ class AdmittedResponse(Response):
     """
 
     def __init__(
-        self, runtime: Runtime, key: StoredKey, work: Callable[[], Awaitable[Pieces]]
+        self, runtime: Runtime, caller: Caller, work: Callable[[], Awaitable[Pieces]]
     ) -> None:
         super().__init__()
         self._runtime = runtime
-        self._key = key
+        self._caller = caller
         self._work = work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Do the work and answer."""
-        async with self._runtime.shared.admission.turn(self._key.project, self._key.id):
+        async with self._runtime.shared.admission.turn(self._caller.project, self._caller.id):
             pieces = await self._work()
             size = sum(map(utf8_size, pieces))
             headers = {"content-type": "application/json", "content-length": str(size)}

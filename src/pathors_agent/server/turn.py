@@ -27,6 +27,7 @@ from pathors_agent.server.functions import with_stored_ids
 from pathors_agent.server.incoming import add_news
 from pathors_agent.server.join import BETWEEN_TEXTS, join
 from pathors_agent.server.journal import TurnJournal
+from pathors_agent.server.keys import Caller
 from pathors_agent.server.problems import DO_NOT_RETRY, Problem
 from pathors_agent.server.project import Project, TurnContext
 from pathors_agent.server.repeats import CLEAN_UP_SECONDS, held
@@ -74,7 +75,7 @@ class Turn:
     project: Project
     request: CompletionRequest
     session_id: str
-    api_key: str
+    caller: Caller
     body_digest: str
     request_id: RequestId | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -110,7 +111,7 @@ class Turn:
         self.is_durable, self.is_taken_over = True, is_taken_over
         self.outlives_client, self.client_left = True, is_taken_over
         self.request_id = self.request_id or RequestId(
-            project=self.project.id, api_key=self.api_key, name=f"turn {self.head.id}"
+            project=self.caller.space, api_key=self.caller.id, name=f"turn {self.head.id}"
         )
 
     @property
@@ -131,7 +132,7 @@ class Turn:
         await writer.end(answer)
 
     async def _run_admitted(self, writer: Writer) -> Answer:
-        place = self.shared.admission.turn(self.project.id, self.api_key)
+        place = self.shared.admission.turn(self.project.id, self.caller.id)
         async with (
             nullcontext() if self.is_taken_over else place,  # it was let in before
             self._held_session() as lease,
@@ -149,7 +150,9 @@ class Turn:
         stored = seen.messages if seen else ()
         variables = seen.variables if seen else {}
         agent = self.project.agent(self.request, variables)
-        context = TurnContext(self.project.id, self.session_id, variables)
+        context = TurnContext(
+            self.project.id, self.session_id, variables, principal=self.caller.principal
+        )
         self.journal = journal = await self._opened_journal(lease, context, seen)
         if seen and journal and (answer := await self._unheard_answer(journal, seen)):
             return answer
@@ -176,7 +179,7 @@ class Turn:
                 async for item in stream:
                     await writer.item(item)
             finally:
-                self.shared.admission.charge(self.api_key, stream.result)
+                self.shared.admission.charge(self.caller.id, stream.result)
         answer = self._answer(stream.result)
         added = [m for m in conversation.messages if id(m) not in before]
         await self._save(lease, seen, added, answer)
@@ -296,7 +299,7 @@ class Turn:
             try:
                 wait = self.shared.settings.session_wait_seconds
                 with anyio.fail_after(None if self.is_taken_over else wait):
-                    place = self.shared.sessions.place(self.project.id, self.session_id)
+                    place = self.shared.sessions.place(self.caller.space, self.session_id)
                     await stack.enter_async_context(place)
                     lease = await stack.enter_async_context(self._lease())
             except TimeoutError:
@@ -319,7 +322,7 @@ class Turn:
         holder, pause = secrets.token_hex(8), _FIRST_LOOK_SECONDS
         while True:
             lease = await self.shared.store.take_lease(
-                self.project.id,
+                self.caller.space,
                 self.session_id,
                 holder=holder,
                 seconds=self.shared.settings.lease_seconds,
@@ -335,7 +338,7 @@ class Turn:
         if self.request.session_id is None and not self.is_named:
             return None  # its id was made up a moment ago
         try:
-            session = await self.shared.store.session(self.project.id, self.session_id)
+            session = await self.shared.store.session(self.caller.space, self.session_id)
         except SessionNotFound:
             return None
         if session.size > self.shared.settings.max_session_bytes:
@@ -347,12 +350,14 @@ class Turn:
     def _identity(self, seen: Session | None) -> str:
         """Name the turn in its tools' idempotency keys: a repeat of the request has the same."""
         if self.request_id is not None and self.is_named:
-            return _hashed(self.project.id, self.api_key, self.request_id.name, self.body_digest)
-        return _hashed(self.project.id, self.session_id, _state(seen), self.body_digest)
+            return _hashed(
+                self.caller.space, self.caller.id, self.request_id.name, self.body_digest
+            )
+        return _hashed(self.caller.space, self.session_id, _state(seen), self.body_digest)
 
     @property
     def _said_digest(self) -> str:
-        return _hashed(self.api_key, self.body_digest)
+        return _hashed(self.caller.id, self.body_digest)
 
     # - what it answers -
 
