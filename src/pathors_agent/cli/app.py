@@ -107,6 +107,9 @@ def serve(
             help="Write a line for each request to standard error; json: every line there is JSON.",
         ),
     ] = None,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Answer at /metrics, without a key, for Prometheus.")
+    ] = False,
     as_json: AsJSON = False,
 ) -> None:
     """Serve projects over HTTP.
@@ -131,6 +134,7 @@ def serve(
             durable=durable,
             log=log,
             access_log=access_log,
+            metrics=metrics,
         )
         status = run(served, host=host, port=port, workers=workers, as_json=as_json)
         raise typer.Exit(status)

@@ -37,6 +37,7 @@ class Served:
     durable: bool = False
     log: bool = False
     access_log: Literal["text", "json"] | None = None
+    metrics: bool = False
 
     @property
     def is_demo(self) -> bool:
@@ -72,7 +73,11 @@ def _projects(served: Served) -> list[Project]:
 
 def _settings(served: Served) -> ServerSettings:
     settings = ServerSettings() if served.config is None else load_settings(served.config)
-    return replace(settings, access_log=True) if served.access_log else settings
+    return replace(
+        settings,
+        access_log=settings.access_log or served.access_log is not None,
+        metrics=settings.metrics or served.metrics,
+    )
 
 
 async def _prepare(served: Served, projects: Iterable[str]) -> dict[str, str]:

@@ -37,7 +37,12 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("fastapi", "starlette", "uvicorn"):
+        if (error.name or "").partition(".")[0] not in (
+            "fastapi",
+            "prometheus_client",
+            "starlette",
+            "uvicorn",
+        ):
             raise
         raise ImportError(
             f"the server needs {error.name}: pip install 'pathors-agent[server]'"

@@ -9,6 +9,7 @@ import anyio
 
 from pathors_agent.history.sent import estimate_tokens
 from pathors_agent.run_result import RunResult
+from pathors_agent.server.metrics import Metrics
 from pathors_agent.server.problems import busy, rate_exceeded
 from pathors_agent.server.settings import ServerSettings
 
@@ -21,8 +22,9 @@ MAX_RATED_KEYS = 1_000
 class Admission:
     """Counts the turns that run, by project and by key."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._gates: dict[Hashable, _Gate] = {}
         self._requests = Rates(settings.requests_per_minute)
         self._tokens = Rates(settings.tokens_per_minute)
@@ -56,12 +58,13 @@ class Admission:
         """Hold a place while a turn runs; `Problem` 429 where none becomes free."""
         async with AsyncExitStack() as places:
             try:
-                with anyio.fail_after(self._settings.queue_seconds):
+                with anyio.fail_after(self._settings.queue_seconds), self._metrics.waiting(project):
                     for name, size in self._wanted(project, key):
                         await places.enter_async_context(self._place(name, size))
             except TimeoutError:
                 raise self._full() from None
-            yield
+            with self._metrics.running(project):
+                yield
 
     def _wanted(self, project: str, key: str) -> list[tuple[Hashable, int]]:
         settings = self._settings

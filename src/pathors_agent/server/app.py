@@ -28,9 +28,10 @@ from pathors_agent.server.document import (
     SEARCH,
     describe,
 )
-from pathors_agent.server.failures import log_bug, log_store_error
+from pathors_agent.server.failures import log_bug
 from pathors_agent.server.forms import Farewell, Slashes, TwoLengths
 from pathors_agent.server.keys import Authenticate
+from pathors_agent.server.metrics import CONTENT_TYPE
 from pathors_agent.server.models import ModelEndpoints
 from pathors_agent.server.problems import Problem, of_store, unavailable
 from pathors_agent.server.project import Project
@@ -168,6 +169,12 @@ def _add_health(app: FastAPI, runtime: Runtime) -> None:
         await runtime.store.check()
         return answered({"status": "ok"})
 
+    async def metrics() -> Response:
+        """Return what was counted, for Prometheus."""
+        return Response(runtime.metrics.text(), media_type=CONTENT_TYPE)
+
+    if runtime.settings.metrics:
+        app.add_api_route("/metrics", metrics, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_api_route("/healthz", healthz, **HEALTHZ)
     app.add_api_route("/readyz", readyz, **READYZ)
     _add_head(app, "/healthz", healthz)
@@ -183,7 +190,7 @@ async def _tell(request: Request, error: Any) -> Response:
 
 
 async def _tell_of_store(request: Request, error: Any) -> Response:
-    log_store_error(error)
+    request.app.state.runtime.note_store_error(error)
     return await _tell(request, of_store(error))
 
 

@@ -8,7 +8,7 @@ import re
 import traceback
 from collections.abc import Iterable
 
-from pathors_agent.errors import ProviderError, SessionConflict, StoreError, TransportError
+from pathors_agent.errors import ProviderError, StoreError, TransportError
 from pathors_agent.server.problems import Problem, cut
 from pathors_agent.telemetry.events import warn
 
@@ -36,9 +36,8 @@ def log_bug(event: str, error: BaseException, **fields: object) -> None:
 
 
 def log_store_error(error: StoreError) -> None:
-    """Log that the store failed outside a turn; a conflict between writers is no failure."""
-    if not isinstance(error, SessionConflict):
-        warn("store_failed", error=type(error).__name__, cause=cut(str(error)))
+    """Log that the store failed outside a turn."""
+    warn("store_failed", error=type(error).__name__, cause=cut(str(error)))
 
 
 def log_failed_turn(

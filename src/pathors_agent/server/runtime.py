@@ -10,10 +10,11 @@ import anyio
 from anyio.abc import TaskGroup
 from starlette.requests import Request
 
-from pathors_agent.errors import StoreError
+from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.server.admission import Admission, SessionQueue
 from pathors_agent.server.failures import log_store_error
 from pathors_agent.server.keys import Authenticate, Authenticator, Caller
+from pathors_agent.server.metrics import Metrics
 from pathors_agent.server.problems import unauthorized, unavailable
 from pathors_agent.server.project import Project
 from pathors_agent.server.settings import ServerSettings
@@ -42,6 +43,7 @@ class Runtime:
     ) -> None:
         self.projects = _by_id(projects)
         self.store = store
+        self.metrics = Metrics()
         self.settings = settings
         self.durable: DurableTurns | None = None
         self._runs = runs
@@ -83,7 +85,8 @@ class Runtime:
         return Shared(
             store=self.store,
             settings=self.settings,
-            admission=Admission(self.settings),
+            admission=Admission(self.settings, self.metrics),
+            metrics=self.metrics,
             sessions=SessionQueue(),
         )
 
@@ -124,13 +127,19 @@ class Runtime:
             self._turns_left -= 1
             self._turn_ended.set()
 
+    def note_store_error(self, error: StoreError) -> None:
+        """Log and count a failure of the store outside of turns."""
+        if not isinstance(error, SessionConflict):
+            log_store_error(error)
+            self.metrics.store_error()
+
     async def authenticated(self, request: Request, project_id: str) -> Caller:
         """Return the caller of a request; raise the same `Problem` for each that does not fit."""
         try:
             await self.start()
             caller = await self._authenticator.caller_of(request, project_id)
         except StoreError as error:
-            log_store_error(error)
+            self.note_store_error(error)
             raise unavailable("Keys cannot be read now") from None
         if project_id not in self.projects:
             raise unauthorized()

@@ -14,6 +14,7 @@ from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.server.answer import Answer, Chunks, error_event
 from pathors_agent.server.connections import PING, SENDS_EVENTS
 from pathors_agent.server.join import BETWEEN_TEXTS
+from pathors_agent.server.metrics import CANCELLED
 from pathors_agent.server.problems import (
     DO_NOT_RETRY,
     Problem,
@@ -107,11 +108,13 @@ async def _serve(
 ) -> None:
     """Run a turn under watch; whatever goes wrong is told to the client."""
     problem: Problem | None = None
+    begun, status = line.now(), CANCELLED
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch, turn, writer, line, served)
             try:
                 await (durable.run(turn, writer) if durable else turn.run(writer))
+                status = "200"
             except (anyio.get_cancelled_exc_class(), GeneratorExit):
                 raise
             # A bug must not be a cut connection, and what a tool raises (SystemExit) not the end
@@ -123,10 +126,12 @@ async def _serve(
         problem = _problem(group.exceptions[0], turn)
     finally:
         if problem is not None:
+            status = str(int(problem.status))
             if turn.repeats_tools:
                 problem.headers.update(DO_NOT_RETRY)
             with anyio.move_on_after(_LAST_WORD_SECONDS):
                 await writer.fail(problem)
+        turn.shared.metrics.turn(turn.project.id, status, line.now() - begun)
         served.set()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pathors_agent.errors import CannotListen
+from pathors_agent.server.metrics import shared_by_workers
 from pathors_agent.server.process import AppMaker, serve_here
 from pathors_agent.server.workers import Supervisor
 
@@ -35,7 +36,8 @@ def serve(
                 on_ready(address)
 
         if workers > 1:
-            return Supervisor(make_app, listener, workers, tell).run()
+            with shared_by_workers():
+                return Supervisor(make_app, listener, workers, tell).run()
         return serve_here(make_app, listener, on_ready=tell)
 
 

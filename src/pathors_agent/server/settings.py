@@ -37,7 +37,7 @@ GRACE_SECONDS = 20.0
 
 
 # Fields that are no amounts, or may be zero.
-_NO_AMOUNTS = {"access_log", "cors_origins", "cors_private_network", "queue_length"}
+_NO_AMOUNTS = {"access_log", "cors_origins", "cors_private_network", "metrics", "queue_length"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,7 @@ class ServerSettings:
     - `write_seconds`: how long a client may take to read what is waiting for it.
     - `grace_seconds`: how long running turns may go on after SIGTERM.
     - `access_log`: log each request, as an event of the logger `pathors_agent.access`.
+    - `metrics`: answer at `/metrics`, without a key, for Prometheus.
     - `cors_origins`: web pages of other origins that may call the API, as "https://example.com";
       "*" for all. An origin that no browser sends is refused with `ValueError`.
     - `cors_private_network`: whether these pages may call a server on the user's own machine or
@@ -85,6 +86,7 @@ class ServerSettings:
     write_seconds: float = WRITE_SECONDS
     grace_seconds: float = GRACE_SECONDS
     access_log: bool = False
+    metrics: bool = False
     cors_origins: tuple[str, ...] = ()
     cors_private_network: bool = True
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import anyio
 
 from pathors_agent.conversation import Conversation
-from pathors_agent.errors import SessionConflict, SessionNotFound
+from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.messages import AssistantMessage, JSONValue, Message
 from pathors_agent.run import Status
 from pathors_agent.run_result import RunResult
@@ -28,6 +28,7 @@ from pathors_agent.server.incoming import add_news
 from pathors_agent.server.join import BETWEEN_TEXTS, join
 from pathors_agent.server.journal import TurnJournal
 from pathors_agent.server.keys import Caller
+from pathors_agent.server.metrics import Metrics
 from pathors_agent.server.problems import DO_NOT_RETRY, Problem
 from pathors_agent.server.project import Project, TurnContext
 from pathors_agent.server.repeats import CLEAN_UP_SECONDS, held
@@ -63,6 +64,7 @@ class Shared:
     store: Store
     settings: ServerSettings
     admission: Admission
+    metrics: Metrics
     sessions: SessionQueue
     ending: anyio.Event = field(default_factory=anyio.Event)
 
@@ -180,6 +182,7 @@ class Turn:
                     await writer.item(item)
             finally:
                 self.shared.admission.charge(self.caller.id, stream.result)
+                self.shared.metrics.run(self.project, stream.result)
         answer = self._answer(stream.result)
         added = [m for m in conversation.messages if id(m) not in before]
         await self._save(lease, seen, added, answer)
@@ -263,6 +266,8 @@ class Turn:
 
     def log_failure(self, error: BaseException, status: int) -> None:
         """Log why the turn failed; `status` is what the client is told."""
+        if isinstance(error, StoreError) and not isinstance(error, SessionConflict):
+            self.shared.metrics.store_error()
         messages = [*self.request.messages, *getattr(error, "messages", ())]
         log_failed_turn(
             error,
@@ -311,7 +316,8 @@ class Turn:
         """Hold the session against other processes."""
         self.lease = lease = await self._taken_lease()
         try:
-            yield lease
+            with self.shared.metrics.lease():
+                yield lease
         finally:
             if self.lease is not None:  # it was not given back with a stored turn
                 self.lease = None

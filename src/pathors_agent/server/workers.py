@@ -16,6 +16,7 @@ from types import FrameType
 
 from pathors_agent.errors import AgentError
 from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
+from pathors_agent.server.metrics import forget_worker
 from pathors_agent.server.process import INTERRUPTED, STOP_SIGNALS, AppMaker, serve_here
 
 # A worker that dies before it serves would die again: its database may be back later.
@@ -90,6 +91,7 @@ class Supervisor:
     def _bury(self, worker: _Worker) -> None:
         worker.process.join()
         code, pid = worker.process.exitcode, worker.process.pid
+        forget_worker(pid)
         worker.news.close()
         worker.process.close()
         self._workers.remove(worker)
