@@ -157,7 +157,9 @@ class Raw:
 
     @property
     def undated(self) -> bytes:
-        lines = [line for line in self.head.splitlines() if not line.lower().startswith(b"date:")]
+        """Return what does not name this very answer, by its time or its id."""
+        own = (b"date:", b"x-request-id:")
+        lines = [line for line in self.head.splitlines() if not line.lower().startswith(own)]
         return b"\n".join([*lines, self.body])
 
 
