@@ -55,7 +55,7 @@ SENDING = [
         "an image of a result is lost behind a long history",
         "rule 9",
         REQUESTS,
-        "or any(_carried_before(messages, start, profile))",
+        "or _carried(_results_before(messages, start), profile)",
         "or False",
         "test_legal_requests.py::test_long_history_of_pictures_is_sent_in_the_same_bytes",
     ),

@@ -17,8 +17,8 @@ SERVING = [
         "a body of any size is read",
         "promise 6",
         "server/body.py",
-        "            if size > settings.max_body_bytes:\n                raise",
-        "            if size < 0:\n                raise",
+        "        if size > settings.max_body_bytes:\n            raise",
+        "        if size < 0:\n            raise",
         COMPLETION_TESTS + "test_body_beyond_the_limit_is_refused_with_and_without_its_length",
     ),
     mutant(
@@ -151,8 +151,8 @@ SERVING = [
         "a turn whose session was taken over goes on",
         "leases, promise 10",
         TURN,
-        "            self.is_lost = True\n            raise SessionConflict(",
-        "            self.is_lost = True\n            SessionConflict(",
+        "raise await self._conflict(conflict, self.lease)",
+        "await self._conflict(conflict, self.lease)",
         APP_TESTS + "test_turn_whose_session_is_taken_over_ends_though_its_model_is_silent",
     ),
     mutant(
@@ -226,8 +226,8 @@ SERVING = [
         "a search looks into other projects",
         "promise 11",
         "stores/sql_sessions.py",
-        "found = select(sessions).where(sessions.c.project == project, _LIVE)",
-        "found = select(sessions).where(_LIVE)",
+        "found = select(sessions.c.number).where(sessions.c.project == project, _LIVE)",
+        "found = select(sessions.c.number).where(_LIVE)",
         SQLITE_RULES,
     ),
     mutant(
@@ -262,7 +262,7 @@ SERVING = [
         REPEATS,
         'if record.state != "running":',
         'if record.state != "":',
-        COMPLETION_TESTS + "test_request_in_progress_cannot_be_repeated_yet",
+        COMPLETION_TESTS + "test_request_in_progress_is_waited_for_and_then_told_so",
     ),
     mutant(
         "a failed request cannot be repeated",
