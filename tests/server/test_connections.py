@@ -19,7 +19,7 @@ from pathors_agent.server.connections import MAX_HEAD_BYTES
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
 
 # uvicorn takes httptools where it is installed.
-EACH_PROTOCOL = pytest.mark.parametrize("http", {H11Protocol, AutoHTTPProtocol})
+EACH_PROTOCOL = pytest.mark.parametrize("http", [H11Protocol, AutoHTTPProtocol])
 REPLY = b'data: {"choices": [{"delta": {"content": "Hello!"}, "finish_reason": "stop"}]}\n\n'
 
 
