@@ -20,6 +20,7 @@ import pytest
 import structlog
 from pydantic import BaseModel, field_serializer
 
+from ctrl_c import CtrlC
 from pathors_agent.agent import Agent, AsyncAgent
 from pathors_agent.calls.dispatch import (
     MAX_ERROR_CHARACTERS,
@@ -785,35 +786,24 @@ def test_interrupted_blocking_code_owes_the_call_and_leaves_a_deaf_tool(
     conversation = Conversation()
 
     def block() -> str:
-        main.raise_sigint()
+        ctrl_c.press()
         return deaf.block()
 
     async def wait() -> str:
-        main.raise_sigint()
+        ctrl_c.press()
         return await deaf.wait()
 
-    main = _MainThread()
     function = block if kind == "block" else wait
     tool = Tool(name="look", function=function, timeout=LONG)
     agent = Agent(ScriptedTransport(calls(("look", {}))), tools=[tool])
 
-    with pytest.raises(KeyboardInterrupt):
+    with CtrlC() as ctrl_c, pytest.raises(KeyboardInterrupt):
         agent.run("Go.", conversation=conversation)
 
     assert [call.name for call in conversation.open_calls] == ["look"]
     assert deaf.ended == []
     deaf.may_end.set()
     until_none_hangs(function)
-
-
-class _MainThread:
-    """Interrupts the main thread, as Ctrl-C does."""
-
-    def __init__(self) -> None:
-        self._id = threading.get_ident()
-
-    def raise_sigint(self) -> None:
-        signal.pthread_kill(self._id, signal.SIGINT)
 
 
 @pytest.mark.anyio

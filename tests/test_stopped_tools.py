@@ -1,7 +1,6 @@
 """On asyncio a tool that is stopped is cancelled once, and has a grace time to clean up."""
 
 import asyncio
-import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from ctrl_c import CtrlC
 from pathors_agent import Agent, AsyncAgent, Conversation, Limits, ToolMessage, tool
 from pathors_agent.calls.functions import STOP_SECONDS
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
@@ -288,17 +288,17 @@ def test_blocking_agent_cancels_a_tool_once_when_its_time_is_over(kind: Kind) ->
 @KINDS
 def test_interrupted_blocking_agent_cancels_its_tool_once_and_lets_it_clean_up(kind: Kind) -> None:
     rooms = Rooms()
-    main = threading.get_ident()
 
     def interrupt() -> None:
         rooms.is_held.wait()
-        signal.pthread_kill(main, signal.SIGINT)
+        ctrl_c.press()
 
     agent = Agent(ScriptedTransport(calls(("book", {}))), tools=[tool(kind(rooms))])
     conversation = Conversation()
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        agent.run("Book.", conversation=conversation)
+    with CtrlC() as ctrl_c:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            agent.run("Book.", conversation=conversation)
 
     assert (rooms.cancelled, set(rooms.told)) == (ONCE, {"released"})
     assert [call.name for call in conversation.open_calls] == ["book"]

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ctrl_c import CtrlC
 from pathors_agent import (
     Agent,
     AsyncAgent,
@@ -271,21 +271,21 @@ def test_closed_agent_ends_a_run_of_another_thread_whose_call_stays_open() -> No
 
 
 def test_event_loop_that_a_tool_blocks_is_left_at_ctrl_c_and_the_next_run_has_another() -> None:
-    loops, free, main = Loops(), threading.Event(), threading.get_ident()
+    loops, free = Loops(), threading.Event()
 
     @tool
     async def look() -> str:
         """Block the event loop, at first."""
         loops.note()
         if len(loops.loops) == 1:
-            signal.pthread_kill(main, signal.SIGINT)
+            ctrl_c.press()
             free.wait(PATIENCE_SECONDS)
         return "seen"
 
     called = calls(("look", {}))
     agent = Agent(ScriptedTransport(called, called, "Done."), tools=[look])
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with CtrlC() as ctrl_c, pytest.raises(KeyboardInterrupt):
             agent.run("Go.")
         assert results(agent) == ["seen"]
     finally:

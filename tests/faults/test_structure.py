@@ -272,7 +272,7 @@ def test_value_where_it_may_not_stand_is_refused_in_one_answer(server: Live, val
         assert set(refused.headers) <= HEADERS, body
 
 
-HEADERS = {"content-type", "content-length", "date", "server", "x-session-id"}
+HEADERS = {"content-type", "content-length", "date", "server", "x-session-id", "x-request-id"}
 
 
 @for_each_value
