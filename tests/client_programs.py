@@ -38,9 +38,12 @@ PYTHON_PACKAGES = {
         "pydantic-ai-slim>=2.40,<3",
         ".",
     ],
+    "litellm": ["litellm>=1.110,<2"],
     "llm": ["llm>=0.36,<1"],
+    "mirascope": ["mirascope[openai]>=2.8,<3"],
 }
 NODE_PACKAGES = {
+    "ai-sdk": ["ai@^7", "@ai-sdk/openai-compatible@^3", "zod@^4"],
     "openai-node": ["openai@^7", "zod@^4"],
     "pyright": ["pyright@^1.1.400"],
     # Servers whose tools our client calls.

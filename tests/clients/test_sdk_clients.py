@@ -254,35 +254,6 @@ def test_session_is_continued(client: ClientProgram, scenario: str, place: str) 
         assert [text for _, text in stored(server, "s1")] == ["first", "one", "second", "two"]
 
 
-TALK = ("Hello.", answer("Adding.", calls=[SUM]), calls(OSLO, SUM), "Sunny, 3.", "Bye.")
-
-
-@FORMS
-@pytest.mark.parametrize("last", [100, 3, 1])
-def test_whole_program_is_one_session(client: ClientProgram, stream: bool, last: int) -> None:
-    texts = ["Hi", "Weather and 1+2?", "Bye"]
-    with live(project(*TALK, tools=[add])) as server:
-        given: dict[str, Any] = {"texts": texts, "stream": stream, "last": last, "header": "s1"}
-        seen = client.perform("talk", server, **given)
-
-        assert seen == ["Hello.", "Adding.", "Sunny, 3.", "Bye."]
-        assert [text for _, text in stored(server, "s1")] == [
-            *("Hi", "Hello.", "Weather and 1+2?", "Adding.", "3"),
-            *("", "3", "sunny", "Sunny, 3.", "Bye", "Bye."),
-        ]
-
-
-def test_whole_program_works_without_a_session(client: ClientProgram) -> None:
-    script = ("Hello.", calls(OSLO), "Sunny.", "Bye.")
-    with live(project(*script)) as server:
-        texts = ["Hi", "Weather?", "Bye"]
-        seen = client.perform("talk", server, texts=texts, last=100)
-
-        assert seen == ["Hello.", "", "Sunny.", "Bye."]
-        sent = [message["role"] for message in requests(server)[-1]["messages"]]
-        assert sent == [*("user", "assistant") * 2, "tool", "assistant", "user"]
-
-
 # - errors -
 
 

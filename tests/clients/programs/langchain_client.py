@@ -1,15 +1,12 @@
 """Performs scenarios with the `langchain-openai` package, one for each line of standard input."""
 
-import json
-import sys
-import traceback
-from collections.abc import Callable
 from typing import Any
 
 import openai
-from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from lines import perform
 from pydantic import BaseModel
 
 
@@ -85,11 +82,12 @@ def tools(asked: dict[str, Any]) -> Any:
 def talk(asked: dict[str, Any]) -> Any:
     given = asked["given"]
     bound = model(asked, streaming=bool(given.get("stream"))).bind_tools([weather])
+    lead = [SystemMessage(given["system"])] if "system" in given else []
     messages, texts = [], []
     for text in given["texts"]:
         messages.append(HumanMessage(text))
         while True:
-            answer = bound.invoke(messages[-given["last"] :])
+            answer = bound.invoke(lead + messages[-given["last"] :])
             messages.append(answer)
             texts.append(answer.content)
             if not answer.tool_calls:
@@ -124,14 +122,4 @@ def refused(asked: dict[str, Any]) -> Any:
     return None
 
 
-SCENARIOS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    each.__name__: each for each in (plain, streamed, tools, talk, parsed, refused)
-}
-
-for line in sys.stdin:
-    asked = json.loads(line)
-    try:
-        answer = {"seen": SCENARIOS[asked["scenario"]](asked)}
-    except Exception:  # noqa: BLE001  (told to the test)
-        answer = {"failed": traceback.format_exc()}
-    print(json.dumps(answer), flush=True)
+perform(plain, streamed, tools, talk, parsed, refused)

@@ -89,12 +89,13 @@ const scenarios = {
 
   // Says one thing after another, and sends the end of the history each time.
   async talk(client, given) {
+    const lead = given.system ? [{ role: "system", content: given.system }] : [];
     const messages = [];
     const texts = [];
     for (const text of given.texts) {
       messages.push({ role: "user", content: text });
       for (;;) {
-        const answer = await complete(client, given, messages.slice(-given.last));
+        const answer = await complete(client, given, [...lead, ...messages.slice(-given.last)]);
         messages.push(answer);
         texts.push(answer.content ?? "");
         if (!answer.tool_calls?.length) break;

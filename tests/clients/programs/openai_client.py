@@ -116,12 +116,14 @@ def tools(client: openai.OpenAI, given: dict[str, Any]) -> Any:
 
 def talk(client: openai.OpenAI, given: dict[str, Any]) -> Any:
     """Say one thing after another, run the calls, and send the end of the history each time."""
+    system = given.get("system")
+    lead: list[Any] = [{"role": "system", "content": system}] if system else []
     messages: list[Any] = []
     texts = []
     for text in given["texts"]:
         messages.append({"role": "user", "content": text})
         while True:
-            answer = complete(client, given, messages[-given["last"] :])
+            answer = complete(client, given, lead + messages[-given["last"] :])
             messages.append(answer)
             texts.append(answer.content or "")
             if not answer.tool_calls:
