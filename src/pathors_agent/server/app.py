@@ -115,9 +115,9 @@ def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
     models = ModelEndpoints(runtime)
 
     def add(path: str, endpoint: Any, method: str, about: dict[str, Any]) -> None:
-        old = not path.startswith("/v1/")
-        # Documented once: an older address answers alike.
-        app.add_api_route(path, endpoint, methods=[method], include_in_schema=not old, **about)
+        # An older address answers alike, and is not documented again.
+        documented = about if path.startswith("/v1/") else {"include_in_schema": False}
+        app.add_api_route(path, endpoint, methods=[method], **documented)
         _take_whole_path(app.routes[-1])
         if method == "GET":
             _add_head(app, path, endpoint)
