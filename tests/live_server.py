@@ -170,7 +170,7 @@ def on_loop(app: FastAPI, coroutine: Any) -> Any:
 
 def events(text: str) -> list[Any]:
     """Give the JSON of each event of a stream; `[DONE]` as it is."""
-    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data")]
+    lines = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 

@@ -56,7 +56,7 @@ SERVING = [
     mutant(
         "a client that does not read is waited for",
         "promise 6",
-        "server/sending.py",
+        "server/writers.py",
         "            self.write_end = self.last_sent + self._write_seconds\n",
         "",
         "faults/test_server_faults.py::"

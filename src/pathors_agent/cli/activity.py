@@ -45,7 +45,7 @@ class ToolActivity(Transport):
 
     def _read(self, event: bytes) -> None:
         try:
-            chunk = json.loads(event.removeprefix(b"data:"))
+            chunk = json.loads((b"\n" + event).partition(b"\ndata:")[2])
         except ValueError:
             return
         activity = chunk.get(_FIELD) if isinstance(chunk, dict) else None

@@ -1,6 +1,8 @@
 """An answer to a client, and its bytes: one JSON completion, or the chunks of a stream."""
 
+import re
 from collections.abc import Iterator
+from itertools import islice
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
@@ -87,13 +89,37 @@ def finish_reason(said: str | None) -> str:
     return next((reason for reason in _FINISH_REASONS if reason == said), "stop")
 
 
-class Chunks:
-    """Writes the chunks of one streamed answer: each an event on one line, in ASCII.
+class Position(msgspec.Struct, frozen=True):
+    """How much of a streamed answer was sent: the id of its last event.
 
-    The text around a delta is the same in each chunk, and written once.
+    It counts the characters of the text and of the reasoning, the events about tools, and the
+    events after the text. All but those about tools are found again in the stored answer.
     """
 
-    def __init__(self, head: Head, *, include_usage: bool) -> None:
+    completion: str
+    text: int = 0
+    reasoning: int = 0
+    activity: int = 0
+    end: int = 0
+
+    @classmethod
+    def read(cls, event_id: str | None) -> "Position | None":
+        """Return the position that an event's id names; None for an id of another form."""
+        match = _EVENT_ID.fullmatch(event_id or "")
+        return match and cls(match[1], *map(int, match.groups()[1:]))
+
+
+_EVENT_ID = re.compile(r"([\w-]{1,100}):(\d{1,12}):(\d{1,12}):(\d{1,12}):(\d{1,12})", re.ASCII)
+
+
+class Chunks:
+    """Writes the events of one streamed answer: each an id and a line of data, in ASCII.
+
+    The text around a delta is the same in each chunk, and written once. With `after`, the events
+    begin after that position.
+    """
+
+    def __init__(self, head: Head, *, include_usage: bool, after: Position | None = None) -> None:
         fields = {
             "id": _quoted(head.id),
             "object": '"chat.completion.chunk"',
@@ -108,27 +134,53 @@ class Chunks:
         self._before_text = self._before + '{"content":'
         self._after_text = "}" + self._after
         self._include_usage = include_usage
+        at = after or Position(head.id)
+        self._id = f"id: {head.id}:"
+        self.text_sent, self.reasoning_sent = at.text, at.reasoning
+        self._activities_sent, self._end_sent = at.activity, at.end
+        self._number()
 
     def opening(self) -> bytes:
-        """The first chunk: who speaks."""
-        return self._chunk('{"role":"assistant","content":"","refusal":null}')
+        """Return the first event, which holds the role."""
+        return self._event(self._chunk('{"role":"assistant","content":"","refusal":null}'))
 
     def text(self, text: str) -> bytes:
-        """A piece of the answer's text."""
-        return f"{self._before_text}{_quoted(text)}{self._after_text}".encode()
+        """Return an event with a piece of the answer's text."""
+        self.text_sent += len(text)
+        return (
+            f"{self._id}{self.text_sent}{self._counts}"
+            f"{self._before_text}{_quoted(text)}{self._after_text}"
+        ).encode()
 
     def reasoning(self, text: str) -> bytes:
-        """A piece of the model's reasoning."""
-        return self._chunk(f'{{"reasoning_content":{_quoted(text)}}}')
+        """Return an event with a piece of the model's reasoning."""
+        self.reasoning_sent += len(text)
+        self._number()
+        return self._event(self._chunk(f'{{"reasoning_content":{_quoted(text)}}}'))
 
     def activity(self, value: object) -> bytes:
-        """What a tool of the project does, beside an empty delta."""
-        said = _json(value)
-        after = self._after.replace("}\n\n", f',"tool_activity":{said}}}\n\n')
-        return f"{self._before}{{}}{after}".encode()
+        """Return an event about a tool of the project, beside an empty delta."""
+        self._activities_sent += 1
+        self._number()
+        after = self._after.replace("}\n\n", f',"tool_activity":{_json(value)}}}\n\n')
+        return self._event(f"{self._before}{{}}{after}")
 
     def end(self, answer: Answer) -> Iterator[bytes]:
-        """The rest of an answer whose text was sent: refusal, calls, reason, counts, `[DONE]`."""
+        """Yield the events after the text: refusal, calls, reason, counts, `[DONE]`."""
+        for data in islice(self._ending(answer), self._end_sent, None):
+            self._end_sent += 1
+            self._number()
+            yield self._event(data)
+
+    def error(self, body: bytes, *, after: str | None = None) -> bytes:
+        """Return an error as the last event; no `[DONE]` follows it.
+
+        It has the id of the event before it, or the id `after`: it adds nothing to the answer.
+        """
+        data = f"data: {_json(msgspec.json.decode(body))}\n\n"
+        return self._event(data) if after is None else f"id: {after}\n{data}".encode()
+
+    def _ending(self, answer: Answer) -> Iterator[str]:
         if answer.refusal is not None:
             yield self._chunk(_json({"refusal": answer.refusal}))
         for index, call in enumerate(answer.calls):
@@ -136,19 +188,20 @@ class Chunks:
         if answer.function_call is not None:
             yield self._chunk(_json({"function_call": answer.function_call}))
         reason = f',"logprobs":null,"finish_reason":{_quoted(answer.finish_reason)}}}]'
-        yield f"{self._before}{{}}{reason}{self._usage}}}\n\n".encode()
+        yield f"{self._before}{{}}{reason}{self._usage}}}\n\n"
         if self._include_usage:
-            counts = _json(answer.usage)
-            yield f'{self._shared},"choices":[],"usage":{counts}}}\n\n'.encode()
-        yield DONE
+            yield f'{self._shared},"choices":[],"usage":{_json(answer.usage)}}}\n\n'
+        yield DONE.decode()
 
-    def _chunk(self, delta: str) -> bytes:
-        return f"{self._before}{delta}{self._after}".encode()
+    def _chunk(self, delta: str) -> str:
+        return f"{self._before}{delta}{self._after}"
 
+    def _event(self, data: str) -> bytes:
+        return f"{self._id}{self.text_sent}{self._counts}{data}".encode()
 
-def error_event(body: bytes) -> bytes:
-    """Write an error as the last event of a stream; no `[DONE]` follows it."""
-    return b"data: " + _json(msgspec.json.decode(body)).encode() + b"\n\n"
+    def _number(self) -> None:
+        """Write the counts that follow that of the text in an id: they change less often."""
+        self._counts = f":{self.reasoning_sent}:{self._activities_sent}:{self._end_sent}\n"
 
 
 def _json(value: object) -> str:

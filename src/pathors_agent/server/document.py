@@ -37,6 +37,13 @@ _COMPLETION_HEADERS = [
         "A repeat with this key and the same body gets the same answer, for 24 hours, and after a"
         " failure runs no tool of the project again.",
     ),
+    {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "With an Idempotency-Key: the id of the last event that the client has. The"
+        " events after it are sent; all of them if the id is of another answer.",
+        "schema": {"type": "string"},
+    },
 ]
 
 

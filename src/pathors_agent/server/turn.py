@@ -31,13 +31,13 @@ from pathors_agent.server.keys import Caller
 from pathors_agent.server.metrics import Metrics
 from pathors_agent.server.problems import DO_NOT_RETRY, Problem
 from pathors_agent.server.project import Project, TurnContext
-from pathors_agent.server.repeats import CLEAN_UP_SECONDS, held
+from pathors_agent.server.repeats import CLEAN_UP_SECONDS, KeptEvents, StreamName, held
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.stores.base import Lease, RequestId, Session, Store
 from pathors_agent.telemetry.events import emit
 from pathors_agent.telemetry.spans import continued
 from pathors_agent.wire.completion_bytes import usage_fields
-from pathors_agent.wire.message_builder import Delta, TextDelta
+from pathors_agent.wire.message_builder import Delta, ReasoningDelta, TextDelta
 from pathors_agent.wire.messages import write_call
 
 # How often a lease is asked for that another process holds, from the first to the last time.
@@ -67,6 +67,7 @@ class Shared:
     metrics: Metrics
     sessions: SessionQueue
     ending: anyio.Event = field(default_factory=anyio.Event)
+    running_streams: dict[StreamName, KeptEvents] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,6 +121,11 @@ class Turn:
     def is_named(self) -> bool:
         """Whether the client sent an Idempotency-Key."""
         return self.request_id is not None and " " not in self.request_id.name
+
+    @property
+    def last_event_id(self) -> str:
+        """The id of the last event that the client of a named request has; empty if it has none."""
+        return self.headers.get("last-event-id", "") if self.is_named else ""
 
     @property
     def repeats_tools(self) -> bool:
@@ -401,8 +407,11 @@ def _hashed(*parts: str) -> str:
 async def _take_up(journal: TurnJournal, stream: AsyncRunStream[str], writer: Writer) -> None:
     """Go on from what the turn did before, and note what its tools do."""
     for message in journal.take_up(stream.conversation):
-        if isinstance(message, AssistantMessage) and message.text:
-            await writer.item(TextDelta(message.text))
+        if isinstance(message, AssistantMessage):
+            if message.reasoning:
+                await writer.item(ReasoningDelta(message.reasoning))
+            if message.text:
+                await writer.item(TextDelta(message.text))
         await writer.item(message)
     stream.keep_journal(journal)
 
