@@ -769,6 +769,9 @@ noise = st.sampled_from(
         b"\n",
         b"event: ping\ndata: {}\n\n",
         b"id: 1\nretry: 5\n\n",
+        b'id: 1\ndata: {"choices": []}\n\n',
+        b"id: 2\ndata: [DONE]\n\n",
+        b"id: 3\n: ping\n\n",
         b"data: null\n\n",
         b'data: {"choices": [\ndata: ]}\n\n',
         b'data:{"choices":[]}\n\n',
@@ -793,6 +796,17 @@ def test_made_stream_means_the_same_however_it_is_cut(body: bytes, places: list[
         assert seen.text == (seen.message.content or "")
         assert seen.reasoning == (seen.message.reasoning or "")
         assert list(seen.arguments.values()) == [c.arguments for c in seen.message.tool_calls]
+
+
+@given(st.lists(chunks_of_a_stream, max_size=8), line_ends, places)
+def test_ids_of_events_change_nothing(
+    chunks: list[bytes], line_end: bytes, places: list[int]
+) -> None:
+    chunks = [*chunks, DONE]
+    numbered = b"".join(b"id: %d\n%b" % (number, each) for number, each in enumerate(chunks))
+    seen = assert_every_cut_agrees(numbered.replace(b"\n", line_end), places)
+
+    assert seen.message == outcome(whole(b"".join(chunks))).message
 
 
 BODIES = [path.read_bytes() for path in sorted(QUIRKS.glob("*/body.sse"))]

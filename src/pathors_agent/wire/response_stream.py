@@ -567,11 +567,28 @@ def _ends_an_event(tail: bytearray, data: bytes) -> bool:
 
 
 def _data_lines(block: bytes) -> list[bytes] | None:
-    """Give the data of events that are one line each, comments left out; None for others."""
+    """Return the data of events of one line each, without comments; None for other events.
+
+    A line with an id may precede the data in all of them.
+    """
     lines = block[:-2].split(b"\n")
+    if block[:4] == b"id: ":
+        return _data_after_ids(lines)
     if any(lines[1::2]):
         return None
     lines = lines[::2]
     texts = [line[6:] for line in lines if line[:6] == b"data: "]
     comments = [line for line in lines if line[:1] == b":"]
     return texts if len(texts) + len(comments) == len(lines) else None
+
+
+def _data_after_ids(lines: list[bytes]) -> list[bytes] | None:
+    """Return the data of events that are a line with an id and a line of data; None for others."""
+    ids, data = lines[::3], lines[1::3]
+    fits = (
+        len(ids) == len(data)
+        and not any(lines[2::3])
+        and all(line[:4] == b"id: " for line in ids)
+        and all(line[:6] == b"data: " for line in data)
+    )
+    return [line[6:] for line in data] if fits else None
