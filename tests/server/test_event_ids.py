@@ -22,7 +22,7 @@ from pathors_agent.server.problems import Problem
 from pathors_agent.server.repeats import MAX_KEPT_BYTES, KeptEvents, StreamName
 from pathors_agent.stores import MemoryStore, SQLStore, Store
 from pathors_agent.stores.base import RequestId
-from pathors_agent.testing import AsyncScriptedTransport, answer
+from pathors_agent.testing import AsyncScriptedTransport, answer, http_error
 
 HEAD = Head(id="chatcmpl-1", created=1, model="m", session_id="s1")
 KEY = {"Idempotency-Key": "k1"}
@@ -105,6 +105,24 @@ def test_stored_answer_goes_on_after_any_of_its_events(store: Store) -> None:
                 last = {"Last-Event-ID": event_id(rest[0])}
                 more = parts(streamed(server, **KEY, **last).text)
                 assert merged([*whole[:cut], rest[0], *more]) == expected
+
+
+def test_answer_of_a_turn_that_was_taken_up_goes_on_after_any_of_its_events() -> None:
+    counting = answer("I count.", reasoning="To three.", calls=[("count", {"to": 3})])
+    model = AsyncScriptedTransport(
+        counting, http_error(500, "broken"), answer("Three.", reasoning="I did.")
+    )
+    with live(Project(id="demo", transport=model, tools=[count])) as server:
+        failed = parts(streamed(server, **KEY).text)
+        assert '"error"' in failed[-1]
+        assert event_id(failed[-1]) == event_id(failed[-2])
+        whole = parts(streamed(server, **KEY, **{"Last-Event-ID": event_id(failed[-1])}).text)
+        expected = merged(whole)
+        assert expected["content"] == "I count.\n\nThree."
+        assert expected["reasoning_content"] == "To three.\n\nI did."
+        for cut, event in enumerate(whole, 1):
+            rest = streamed(server, **KEY, **{"Last-Event-ID": event_id(event)}).text
+            assert merged(whole[:cut] + parts(rest)) == expected
 
 
 TEXTS = st.lists(st.text(min_size=1), max_size=5)
