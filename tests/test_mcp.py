@@ -267,7 +267,7 @@ async def test_picture_is_sent_in_a_user_message(connect: Callable[..., MCPTools
     tool_message, carrying = model.requests[1]["messages"][-2:]
     assert tool_message["content"] == "a dot:\n[image: in the next user message]"
     assert [carrying["role"], *(part["type"] for part in carrying["content"])] == [
-        *("user", "text", "image_url")
+        *("user", "image_url")
     ]
 
 

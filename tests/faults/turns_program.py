@@ -62,7 +62,8 @@ async def ask(client: httpx2.AsyncClient, name: str, session: str, turns: int | 
             json={"messages": [{"role": "user", "content": text}]},
             headers={"X-Session-ID": session},
         )
-        say([session, text, answered.status_code])
+        status = answered.status_code
+        say([session, text, status if status == 200 else answered.text])
 
 
 def main() -> None:

@@ -151,8 +151,8 @@ SERVING = [
         "a turn whose session was taken over goes on",
         "leases, promise 10",
         TURN,
-        "raise await self._conflict(conflict, self.lease)",
-        "await self._conflict(conflict, self.lease)",
+        "raise await self._conflict(conflict, lease)",
+        "await self._conflict(conflict, lease)",
         APP_TESTS + "test_turn_whose_session_is_taken_over_ends_though_its_model_is_silent",
     ),
     mutant(

@@ -469,7 +469,7 @@ def test_bad_tools_are_told_with_their_details(new_tab: NewTab) -> None:
         bring_tools(chat, [{"type": "function", "function": {"name": "a b"}}])
 
         chat.say("Hi")
-        chat.alert.get_by_text("tools[0].function.name").wait_for()
+        chat.alert.get_by_role("listitem").get_by_text("tools[0].function.name").wait_for()
 
         assert chat.box.input_value() == "Hi"
 

@@ -230,17 +230,22 @@ class Turn:
         if journal is not None and self.client_left and not self.is_named:
             grown = (seen.revision if seen else 0) - self.rewound + len(added)
             await journal.keep_unheard(self._said_digest, text, grown)
-        await self.shared.store.save_turn(
-            lease,
-            added,
-            seen=seen,
-            keep=keep,
-            request=self.request_id,
-            answer=text,
-            drop=True,
-            turn=journal.turn if journal else None,
-        )
+        # From here on the transaction decides whether the lease holds, and gives it back.
         self.lease = None
+        try:
+            await self.shared.store.save_turn(
+                lease,
+                added,
+                seen=seen,
+                keep=keep,
+                request=self.request_id,
+                answer=text,
+                drop=True,
+                turn=journal.turn if journal else None,
+            )
+        except BaseException:
+            self.lease = lease
+            raise
         emit(
             "turn_served",
             project=self.project.id,
@@ -250,14 +255,21 @@ class Turn:
         )
 
     async def keep(self) -> None:
-        """Hold on to the session and the request; `SessionConflict` when they are another's."""
+        """Renew the lease of the session and of the request.
+
+        Raises `SessionConflict` if another process has taken the session over.
+        """
         seconds = self.shared.settings.lease_seconds
         if self.request_id is not None and self.holds_request:
             await self.shared.store.keep_request(self.request_id, seconds=seconds)
-        if self.lease and not await self.shared.store.keep_lease(self.lease, seconds=seconds):
-            self.is_lost = True
-            conflict = SessionConflict("the session was taken over by another process")
-            raise await self._conflict(conflict, self.lease)
+        lease = self.lease
+        if lease is None or await self.shared.store.keep_lease(lease, seconds=seconds):
+            return
+        if self.lease is not lease:  # the turn was stored meanwhile, and its lease given back
+            return
+        self.is_lost = True
+        conflict = SessionConflict("the session was taken over by another process")
+        raise await self._conflict(conflict, lease)
 
     async def _conflict(self, error: SessionConflict, lease: Lease) -> SessionConflict | Problem:
         """Return the error of a turn that cannot be saved; `Problem` if its session was ended."""
