@@ -158,7 +158,7 @@ class CompletionBody(BaseModel):
     include_reasoning: bool | None = None
     tools: list[ToolBody] | None = None
     functions: list[FunctionBody] | None = None
-    function_call: str | dict[str, JsonValue] | None = None
+    function_call: Literal["none", "auto"] | dict[str, JsonValue] | None = None
     model: str | None = None
     n: Literal[1] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
