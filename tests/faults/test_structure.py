@@ -1,6 +1,7 @@
 """What looks like structure, in every value: it stays the value's, and is structure nowhere."""
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -220,7 +221,11 @@ def test_value_of_a_client_is_a_value_for_the_model_and_in_the_answer(
     assert {name for name in answered.headers if "evil" in name} == set()
     if stream:
         lines = answered.content.split(b"\n")
-        assert all(line.startswith((b"data: ", b":")) or not line for line in lines)
+        ids = [line for line in lines if line.startswith(b"id: ")]
+        assert all(
+            line.startswith((b"data: ", b":")) or not line for line in lines if line not in ids
+        )
+        assert all(re.fullmatch(rb"id: chatcmpl-[0-9a-f]{24}(:\d+)+", line) for line in ids)
         chunks = events(answered.text)
         assert chunks.count("[DONE]") == 1
         assert chunks[-1] == "[DONE]"
