@@ -26,6 +26,8 @@ serve: setup-demo ## serve the demo and its chat page: http://127.0.0.1:8000
 test: setup ## run the quick tests, and every example of the README and docs: 3 minutes
 	$(PYTEST) -p no:schemathesis -m "not slow" $(ARGS)
 
+# Its tests start processes of their own.
+test-all: WORKERS := $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))')
 test-all: setup ## run all tests: kills, processes, databases, browsers, other clients, fuzzing
 	EFFORT=thorough $(PYTEST) $(ARGS)
 

@@ -117,7 +117,7 @@ def test_curl_lines_do_what_the_page_says(server: Live, tmp_path: Path) -> None:
                 assert fits(json.loads(printed), json.loads(shown)), printed
             case ("text", shown):
                 lines = [line for line in printed.splitlines() if line]
-                assert fits(lines, shown.splitlines()), printed
+                assert fits(lines, [line for line in shown.splitlines() if line]), printed
             case _:
                 assert "error" not in json.loads(printed)
 

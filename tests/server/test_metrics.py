@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.requests import Request
 
-from command_line import serving
+from command_line import serving, until
 from live_server import Live, live
 from pathors_agent import tool
 from pathors_agent.errors import StoreError
@@ -151,6 +151,8 @@ def test_each_worker_answers_for_all_and_dead_ones_hold_nothing(tmp_path: Any) -
         for _ in range(6):  # each on a connection of its own
             assert server.ask("Hi").status == 200
         turns = f"pathors_turns_total{[('project', 'demo'), ('status', '200')]}"
+        # A turn is counted after its answer has gone out.
+        until(lambda: read(server.get("/metrics").body)[turns] == 6)
         seen = [read(server.get("/metrics").body)[turns] for _ in range(6)]
         server.signal()
         status, _ = server.end()
