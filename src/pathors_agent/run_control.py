@@ -102,7 +102,7 @@ class RunControl:
         return is_cancelled or kind is TimeIsUp
 
     def effects(self) -> Sequence[Effect | Said]:
-        """Return what is owed now, a message that was added first; raise if the run is cancelled."""
+        """Return the pending effects, an added message first; raise if the run is cancelled."""
         self.check()
         conversation = self._run.conversation
         if (message := conversation.take_said()) is not None:
@@ -244,7 +244,7 @@ class RunControl:
         return self.reading.is_left or (self.reading.has_begun and is_stopped)
 
     def release_conversation(self) -> None:
-        """Give the right back."""
+        """Release the right to run."""
         self._run.conversation.holder = None
 
     def _place_said(self, error: BaseException | None) -> None:

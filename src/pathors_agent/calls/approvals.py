@@ -103,7 +103,7 @@ class Approvals:
         """Return True if a call waits for a decision.
 
         A call that cannot run, because its arguments do not fit, never waits: the model reads what
-        is wrong, and nobody is asked about it.
+        is wrong, and no approval is requested.
         """
         if call.id in self._approved or call.name not in self.tools:
             return False

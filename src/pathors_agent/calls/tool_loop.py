@@ -187,13 +187,13 @@ class _LoopThread:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Tell the threads that wait that the event loop has ended."""
+        """Wake the waiting threads: the event loop has ended."""
         for outcome in tuple(self._outcomes):
             with suppress(InvalidStateError):
                 outcome.set_result((None, _closed()))
 
     def _await_end(self, outcome: _Outcome) -> None:
-        """Give a cancelled function its time; an event loop that it blocks is used no more."""
+        """Wait for a cancelled function to end; stop using an event loop that it blocks."""
         try:
             wait([outcome], CLOSE_SECONDS)
         finally:

@@ -24,17 +24,17 @@ def holds(detail: str = "") -> Seen:
 
 
 def fails(detail: str, *, profile: str = "") -> Seen:
-    """Say that it does not, and which settings make up for it."""
+    """Return a finding: the rule does not hold, and these settings make up for it."""
     return Seen(Verdict.DOES_NOT_HOLD, detail, profile)
 
 
 def not_seen(detail: str) -> Seen:
-    """Say why it is not known."""
+    """Return a finding: it is not known whether the rule holds, for this reason."""
     return Seen(Verdict.NOT_SEEN, detail)
 
 
 def not_needed(detail: str) -> Seen:
-    """Say why agents do not need the rule at this endpoint."""
+    """Return a finding: agents do not need the rule at this endpoint, for this reason."""
     return Seen(Verdict.NOT_SEEN, detail, optional=True)
 
 

@@ -76,7 +76,7 @@ def _as_json(value: Any) -> Object | None:
 
 
 def read_call(call_id: Any, name: Any, arguments: Any) -> ToolCall:
-    """Make a call; raise `ValidationError` if it has no id."""
+    """Return a tool call; raise `ValidationError` if it has no id."""
     text = json_text({} if arguments is None else arguments)
     return ToolCall(id=as_text(call_id), name=as_text(name), arguments=text)
 

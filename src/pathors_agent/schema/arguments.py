@@ -225,7 +225,7 @@ _decode_unrepeated = JSONDecoder(object_pairs_hook=_unrepeated).decode
 
 
 def _not_json(text: str, reason: str) -> str:
-    """Say why a text is not JSON, from a parser's "<what> at line <n> column <bytes>"."""
+    """Return why a text is not JSON, from a parser's "<what> at line <n> column <bytes>"."""
     what, _, place = reason.rpartition(" at line ")
     if what.startswith("recursion"):
         return "are nested too deeply; send fewer levels of arrays and objects."

@@ -1,4 +1,4 @@
-"""Authentication: API keys, stored as digests, and the users whom an app lets in itself."""
+"""Authentication: API keys, stored as digests, and users that the app authenticates itself."""
 
 import asyncio
 import hashlib

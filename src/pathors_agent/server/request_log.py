@@ -1,4 +1,4 @@
-"""Give each request an id, send it back, and log the request when its answer has ended."""
+"""Assign each request an id, return it in the answer, and log the request when its answer ends."""
 
 import logging
 import re

@@ -33,7 +33,7 @@ def is_frozen() -> bool:
 
 
 def no_python() -> str:
-    """Say why no process can be started, and what to do."""
+    """Return why no process can be started, and what to do."""
     if is_frozen():
         return "needs a Python to start, which a frozen program has not; use a thread"
     return (
