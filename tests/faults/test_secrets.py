@@ -237,7 +237,7 @@ def test_key_and_texts_are_in_no_log_of_a_server_and_the_key_in_no_database(
     logged: Logged, tmp_path: Path
 ) -> None:
     file = tmp_path / "sessions.db"
-    store = SQLStore(f"sqlite:///{file}", timeout=0.3)
+    store = SQLStore(f"sqlite:///{file}", timeout=2)
     for name in ("httpx2", "httpcore2"):  # the test's own client
         logging.getLogger(name).setLevel(logging.WARNING)
     with live(*projects(), store=store) as server:

@@ -155,7 +155,7 @@ def test_file_on_a_disk_mounted_read_only_is_read_and_not_written(file: Path) ->
     with live(project(), store=SQLStore(f"sqlite:///{file}")) as server:
         server.complete("before", session="s1")
         key = server.key
-    read_only_store = SQLStore(f"sqlite:///file:{file}?mode=ro&uri=true", timeout=5)
+    read_only_store = SQLStore(f"sqlite:///file:{file}?mode=ro&uri=true", timeout=LONG)
     with reopened(read_only_store, key) as server:
         assert said(server) == ["before"]
         check_unavailable(server.complete("meanwhile", session="s1"))
@@ -205,7 +205,7 @@ async def test_server_on_tables_of_a_newer_version_takes_nothing(file: Path) -> 
 
 
 def test_turns_go_on_after_the_clock_was_put_back_an_hour(file: Path) -> None:
-    store = SQLStore(f"sqlite:///{file}", timeout=2)
+    store = SQLStore(f"sqlite:///{file}", timeout=LONG)
     with live(project(), store=store) as server:
         named = {"Idempotency-Key": "k1"}
         first = server.complete("before", session="s1", headers=named)
@@ -318,7 +318,7 @@ def test_postgresql_is_stopped_and_started_in_the_middle_of_turns() -> None:
 
     script = [calls(("work", {"what": "x"}))] * 4
     with restartable_server(programs) as database:
-        store = SQLStore(database.server.url(), timeout=2)
+        store = SQLStore(database.server.url(), timeout=LONG)
         with live(project(*script, tools=[work]), store=store) as server:
             asked = Asked(server, {}, threading.Lock())
             tasks = [threading.Thread(target=asked.turns, args=(f"s{n}", 3)) for n in range(4)]

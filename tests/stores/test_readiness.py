@@ -91,7 +91,7 @@ def replace(file: Path) -> None:
 async def test_store_whose_file_is_damaged_or_gone_is_not_ready(
     file: Path, damage: Callable[[Path], None], said: str
 ) -> None:
-    async with SQLStore(f"sqlite:///{file}", timeout=1) as store:
+    async with SQLStore(f"sqlite:///{file}", timeout=60) as store:
         await store.check()
         damage(file)
 

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -109,12 +110,18 @@ class Database:
     @asynccontextmanager
     async def writing(self, doing: str) -> AsyncIterator[AsyncConnection]:
         """A transaction that is stored, whole or not at all, when its block ends."""
+        options = {"pathors_begin": "BEGIN IMMEDIATE"}
+        async with self._only_writer(doing), self._transaction(doing, options) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _only_writer(self, doing: str) -> AsyncIterator[None]:
+        """Wait until no other task writes to the file; PostgreSQL takes many writers."""
         async with AsyncExitStack() as stack:
             if self.is_sqlite:
                 with told_as_store_errors(doing, self.shown), anyio.fail_after(self._timeout):
                     await stack.enter_async_context(self._writing)
-            options = {"pathors_begin": "BEGIN IMMEDIATE"}
-            yield await stack.enter_async_context(self._transaction(doing, options))
+            yield
 
     @asynccontextmanager
     async def trying(self, doing: str) -> AsyncIterator[AsyncConnection]:
@@ -131,7 +138,10 @@ class Database:
             # Kept: an engine remembers how its statements are written.
             engine = self._checking = self._checking or self._make_engine(poolclass=NullPool)
         options = {"pathors_begin": "BEGIN IMMEDIATE"}
-        async with self._transaction(doing, options, engine) as connection:
+        async with (
+            self._only_writer(doing),
+            self._transaction(doing, options, engine) as connection,
+        ):
             if self.is_sqlite:
                 await connection.exec_driver_sql("PRAGMA cache_size = 1")
                 await connection.exec_driver_sql("PRAGMA cache_spill = 1")
@@ -228,9 +238,11 @@ class Database:
 
     async def _prepare_file(self) -> None:
         await anyio.to_thread.run_sync(self._make_file)
-        with anyio.fail_after(self._timeout):
-            while not await self._first_connection():  # noqa: ASYNC110  (nobody tells)
-                await anyio.sleep(_RETRY_SECONDS)
+        until = time.monotonic() + self._timeout
+        while not await self._first_connection(  # noqa: ASYNC110  (SQLite sends no event)
+            is_last=time.monotonic() >= until
+        ):
+            await anyio.sleep(_RETRY_SECONDS)
 
     def _make_file(self) -> None:
         name = self._url.database or ""
@@ -260,14 +272,14 @@ class Database:
             )
         sqlite3.connect(path).close()  # as in `_make_file`
 
-    async def _first_connection(self) -> bool:
-        """Connect once; False while another program is about to do the same."""
+    async def _first_connection(self, *, is_last: bool) -> bool:
+        """Connect once. Return False if another program is connecting too, unless it `is_last`."""
         assert self._engine is not None
         try:
             async with self._engine.connect():
                 return True
         except DBAPIError as error:
-            if not is_locked(error):
+            if is_last or not is_locked(error):
                 raise
             return False
 
