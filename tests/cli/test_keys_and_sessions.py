@@ -151,7 +151,7 @@ def test_long_list_says_how_to_go_on(server: Server) -> None:
 
     done = run("sessions", "list", "--limit", "1", "--database", server.database)
 
-    assert re.fullmatch(r"1 of \d+; go on with --offset 1\n", done.stderr)
+    assert re.fullmatch(r"1 of \d+; continue with --offset 1\n", done.stderr)
 
 
 def test_texts_of_sessions_cannot_steer_the_terminal(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -173,8 +174,10 @@ def test_batch_and_runs_on_the_command_line(command: Any, tmp_path: Path) -> Non
     [result] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert result["status"] == "finished"
 
-    [listed] = json.loads(command("runs", "list", "--json").stdout)
-    assert (listed["id"], listed["status"]) == (result["run"], "finished")
+    listed = json.loads(command("runs", "list", "--json").stdout)
+    [run] = listed["data"]
+    assert (run["id"], run["status"], listed["total"]) == (result["run"], "finished", 1)
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", run["created_at"])
     assert "model/0" in command("runs", "show", result["run"]).stdout
     assert command("runs", "show", result["run"], "--html", "run.html").returncode == 0
     assert (tmp_path / "run.html").read_text().startswith("<!doctype html>")

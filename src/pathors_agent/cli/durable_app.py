@@ -1,12 +1,26 @@
 """The commands for durable runs and their options; what they do is loaded when they run."""
 
 import asyncio
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pathors_agent.cli.reporting import EXIT_STATUS, reporting
+
+# As `durable.run_list.STATUSES`, whose import would slow `--help` down.
+Status = Literal[
+    "queued",
+    "running",
+    "suspended",
+    "finished",
+    "limit_reached",
+    "no_answer",
+    "failed",
+    "cancelled",
+]
 
 _SETTINGS = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 
@@ -15,6 +29,28 @@ runs = typer.Typer(
     epilog=EXIT_STATUS,
     **_SETTINGS,  # type: ignore[arg-type]  # as in app.py
 )
+
+_TIME = "an age such as 30m, 12h or 7d, or a time such as 2026-11-28T10:00 (local without a zone)"
+_AGE = re.compile(r"(\d{1,6})([mhd])", re.ASCII)
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def age(text: str) -> timedelta:
+    """Read an age: a number with m (minutes), h (hours) or d (days)."""
+    if (found := _AGE.fullmatch(text)) is None:
+        raise typer.BadParameter(f"{text!r} is not an age: write a number with m, h or d, as 30d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def moment(text: str) -> datetime:
+    """Read a time: an age before now, or a date with or without a time of day."""
+    try:
+        if _AGE.fullmatch(text):
+            return datetime.now(UTC) - age(text)
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is not a time: write {_TIME}") from None
+
 
 Database = Annotated[
     str | None,
@@ -36,6 +72,30 @@ Queue = Annotated[str, typer.Option(metavar="NAME", help="The queue to take runs
 Concurrency = Annotated[int, typer.Option(min=1, metavar="N", help="How many runs at once.")]
 Rate = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="How many runs may start in a minute.")
+]
+OnlyStatus = Annotated[Status | None, typer.Option(help="Only runs with this status.")]
+OnlyAgent = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Only runs of the agent with this name.")
+]
+OnlySession = Annotated[
+    str | None, typer.Option(metavar="ID", help="Only runs of the session with this id.")
+]
+OnlyQueue = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Only runs of the queue with this name.")
+]
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=moment,
+        metavar="TIME",
+        help=f"Only runs started or last continued since then: {_TIME}.",
+    ),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=moment, metavar="TIME", help="Only runs started or last continued before then."
+    ),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value on a line.")]
@@ -122,18 +182,35 @@ def batch(
 @runs.command("list", epilog=EXIT_STATUS)
 def list_runs(
     *,
-    status: Annotated[
-        str | None, typer.Option(metavar="STATUS", help="Only those that stand there.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, metavar="N")] = 50,
+    status: OnlyStatus = None,
+    agent: OnlyAgent = None,
+    session: OnlySession = None,
+    queue: OnlyQueue = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, metavar="N", help="How many at most.")
+    ] = 50,
+    offset: Annotated[int, typer.Option(min=0, metavar="N", help="How many to skip.")] = 0,
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """List runs, newest first: id, session, status, worker, version."""
+    """List runs, the last started or continued first."""
     with reporting():
-        from pathors_agent.cli import durable as commands
+        from pathors_agent.cli import runs as commands
+        from pathors_agent.durable.run_list import RunFilter
 
-        asyncio.run(commands.list_runs(database, status=status, limit=limit, as_json=as_json))
+        wanted = RunFilter(
+            agent=agent,
+            status=status,
+            session_id=session,
+            queue=queue,
+            since=since,
+            until=until,
+        )
+        asyncio.run(
+            commands.list_runs(database, wanted, limit=limit, offset=offset, as_json=as_json)
+        )
 
 
 @runs.command("show", epilog=EXIT_STATUS)
@@ -144,36 +221,37 @@ def show_run(
         Path | None, typer.Option(metavar="FILE", help="Write one page that shows it as bars.")
     ] = None,
     database: Database = None,
+    as_json: AsJSON = False,
 ) -> None:
-    """Show the calls of a run: how long each took, and what became of it."""
+    """Show the calls of a run, with their times and outcomes."""
     with reporting():
-        from pathors_agent.cli import durable as commands
+        from pathors_agent.cli import runs as commands
 
-        asyncio.run(commands.show_run(database, run, html=html))
+        asyncio.run(commands.show(database, run, html=html, json=as_json))
 
 
 @runs.command("cancel", epilog=EXIT_STATUS)
 def cancel_run(run: RunId, *, database: Database = None) -> None:
     """End a run for good."""
     with reporting():
-        from pathors_agent.cli import durable as commands
+        from pathors_agent.cli import runs as commands
 
         asyncio.run(commands.cancel(database, run))
 
 
 @runs.command("resume", epilog=EXIT_STATUS)
 def resume_run(run: RunId, *, database: Database = None) -> None:
-    """Let a run that failed go on from what it owes."""
+    """Continue a failed run where it stopped."""
     with reporting():
-        from pathors_agent.cli import durable as commands
+        from pathors_agent.cli import runs as commands
 
         asyncio.run(commands.resume(database, run))
 
 
 @runs.command("doubts", epilog=EXIT_STATUS)
 def list_doubts(*, database: Database = None, as_json: AsJSON = False) -> None:
-    """List the calls of which nobody knows whether they were carried out."""
+    """List calls that began and have no known result."""
     with reporting():
-        from pathors_agent.cli import durable as commands
+        from pathors_agent.cli import runs as commands
 
         asyncio.run(commands.list_doubts(database, as_json=as_json))

@@ -167,6 +167,13 @@ def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empt
     Console(width=width, no_color=not colour, highlight=False).print(table)
 
 
+def write_rest(shown: int, total: int, offset: int) -> None:
+    """Write a note on how to see the rest of a list, if there is more of it."""
+    end = offset + shown
+    if shown and end < total:
+        write_note(f"{end} of {total}; continue with --offset {end}")
+
+
 def iso(time: datetime | None) -> str | None:
     """Write a time as the API does: UTC, milliseconds, Z."""
     if time is None:

@@ -10,12 +10,13 @@ from pathors_agent.cli.output import (
     write_json,
     write_line,
     write_note,
+    write_rest,
     write_table,
 )
 from pathors_agent.cli.reporting import fail
 from pathors_agent.cli.scene import Scene
 from pathors_agent.errors import SessionNotFound
-from pathors_agent.stores.base import Page, Session, SessionSummary, Store
+from pathors_agent.stores.base import Session, SessionSummary, Store
 
 
 async def show_all(store: Store, project: str, *, limit: int, offset: int, as_json: bool) -> None:
@@ -27,7 +28,7 @@ async def show_all(store: Store, project: str, *, limit: int, offset: int, as_js
     rows = [(s.id, s.message_count, s.created_at, s.ended_at, s.provider) for s in page.items]
     titles = ("session", "messages", "started", "ended", "provider")
     write_table(titles, rows, empty=f"The project {project} has no sessions.")
-    _tell_of_more(page, offset)
+    write_rest(len(page.items), page.total, offset)
 
 
 async def show(store: Store, project: str, session_id: str, *, as_json: bool) -> None:
@@ -59,7 +60,7 @@ async def search(
     rows = [(s.id, s.revision, s.created_at, s.updated_at) for s in page.items]
     titles = ("session", "messages", "started", "updated")
     write_table(titles, rows, empty="No session has this text.")
-    _tell_of_more(page, offset)
+    write_rest(len(page.items), page.total, offset)
 
 
 async def end(store: Store, project: str, session_id: str, *, as_json: bool) -> None:
@@ -76,12 +77,6 @@ def _fail_of_absence(project: str) -> None:
     fail(
         f"the project {project} has no such session, or it has ended; see `sessions list --project {project}`"
     )
-
-
-def _tell_of_more(page: Page[Session] | Page[SessionSummary], offset: int) -> None:
-    shown = offset + len(page.items)
-    if page.items and shown < page.total:
-        write_note(f"{shown} of {page.total}; go on with --offset {shown}")
 
 
 def _summary(session: SessionSummary) -> dict[str, object]:

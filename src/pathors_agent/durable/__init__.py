@@ -2,7 +2,7 @@
 
 from pathors_agent.durable.agent import DurableAgent, RunHandle
 from pathors_agent.durable.batch import BatchLine, read_batch, run_batch, write_batch
-from pathors_agent.durable.runs import RunStatus, RunSummary
+from pathors_agent.durable.run_list import RunPage, RunStatus, RunSummary
 from pathors_agent.durable.tables import DoubtfulCall
 from pathors_agent.durable.worker import Heartbeat
 from pathors_agent.errors import BatchRefused, RunExists, RunFailed, RunNotFound
@@ -17,6 +17,7 @@ __all__ = [
     "RunFailed",
     "RunHandle",
     "RunNotFound",
+    "RunPage",
     "RunStatus",
     "RunSummary",
     "read_batch",

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from functools import partial
 from hashlib import blake2b
 from secrets import token_hex
@@ -15,16 +16,14 @@ from pathors_agent.calls.approvals import Approval, Decision
 from pathors_agent.durable import engine
 from pathors_agent.durable.history import new_messages
 from pathors_agent.durable.records import SEPARATOR, Order
-from pathors_agent.durable.runs import (
+from pathors_agent.durable.run_list import (
     AT_WORK,
-    LOOK_SECONDS,
     WORKFLOW_PREFIX,
-    Runs,
+    RunFilter,
+    RunPage,
     RunStatus,
-    RunSummary,
-    next_order,
-    status_of,
 )
+from pathors_agent.durable.runs import LOOK_SECONDS, Runs, next_order, status_of
 from pathors_agent.durable.segment import Place, run_segment
 from pathors_agent.durable.tables import FORMAT, DoubtfulCall, Tables
 from pathors_agent.durable.worker import (
@@ -162,10 +161,30 @@ class DurableAgent(Generic[OutputT]):
         return RunHandle(self, run_id)
 
     async def list(
-        self, *, status: RunStatus | None = None, limit: int = 100
-    ) -> Sequence[RunSummary]:
-        """Give the runs that were gone on with last, newest first."""
-        return [run for run in await self.runs.newest(limit) if status in (None, run.status)]
+        self,
+        *,
+        status: RunStatus | None = None,
+        session_id: str | None = None,
+        queue: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> RunPage:
+        """Return runs of this agent, the last started or continued first.
+
+        The database filters them. `since` and `until` bound the time when a run was started or
+        last continued. The page is a sequence, and its `total` counts all runs that match.
+        """
+        wanted = RunFilter(
+            agent=self.name,
+            status=status,
+            session_id=session_id,
+            queue=queue,
+            since=since,
+            until=until,
+        )
+        return await self.runs.page(wanted, limit=limit, offset=offset)
 
     async def cancel(self, run_id: str) -> None:
         """End a run for good; its open calls are answered as cancelled."""

@@ -13,7 +13,8 @@ from pydantic_core import to_jsonable_python
 
 from pathors_agent.durable.agent import DurableAgent
 from pathors_agent.durable.records import SEPARATOR, Order, dump, run_of, segment_id
-from pathors_agent.durable.runs import AT_WORK, status_of
+from pathors_agent.durable.run_list import AT_WORK
+from pathors_agent.durable.runs import status_of
 from pathors_agent.errors import BatchRefused, RunFailed, RunNotFinished
 from pathors_agent.messages import JSONValue, Message, UserMessage
 from pathors_agent.telemetry.guard import observe

@@ -25,7 +25,7 @@ from pathors_agent.errors import StoreError
 from pathors_agent.stores.sql_errors import told_as_store_errors
 from pathors_agent.stores.sql_url import read_url, shown
 
-__all__ = ["IDInUse", "LostOwnership", "connect", "launch", "owns", "reenqueue", "stop"]
+__all__ = ["IDInUse", "LostOwnership", "connect", "launch", "owns", "reenqueue", "stop", "tables"]
 
 # Whose workflows and queues these are, where other programs keep theirs in the same database.
 APPLICATION = "pathors-agent"
@@ -151,3 +151,9 @@ def reenqueue(client: DBOSClient, segment: str, *, worker: str, queue: str) -> b
 def sql(client: DBOSClient) -> sa.Engine:
     """The connections of a client."""
     return client._sys_db.engine
+
+
+def tables(client: DBOSClient) -> tuple[sa.Table, sa.Table]:
+    """Return the tables of workflows and of their outputs, for queries on `sql`."""
+    schema = client._sys_db.tables
+    return schema.workflow_status, schema.workflow_output

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal
+from typing import Any, Generic
 
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 
@@ -15,9 +15,17 @@ from pathors_agent.durable.records import (
     Fields,
     Order,
     read_failure,
-    run_of,
     segment_id,
     segment_number,
+)
+from pathors_agent.durable.run_list import (
+    AT_WORK,
+    ENGINE_STATUSES,
+    WORKFLOW_PREFIX,
+    RunFilter,
+    RunList,
+    RunPage,
+    RunStatus,
 )
 from pathors_agent.durable.segment import open_segment
 from pathors_agent.durable.tables import Tables
@@ -29,52 +37,11 @@ from pathors_agent.run_stream import AsyncRunStream
 from pathors_agent.structured import OutputT
 from pathors_agent.telemetry.spans import current_headers
 
-RunStatus = Literal[
-    "queued",
-    "running",
-    "suspended",
-    "finished",
-    "limit_reached",
-    "no_answer",
-    "failed",
-    "cancelled",
-]
-AT_WORK = frozenset({"queued", "running"})
-
-# Other programs, and turns of servers, may have workflows in the same database.
-WORKFLOW_PREFIX = "pathors_agent."
-
 # How often a handle looks for news.
 LOOK_SECONDS = 0.1
 
 # Segments are looked up by their ids, so many at once.
 _BLOCK = 16
-
-_ENGINE_STATES: dict[str, RunStatus] = {
-    "ENQUEUED": "queued",
-    "DELAYED": "queued",
-    "PENDING": "running",
-    "CANCELLED": "cancelled",
-    "ERROR": "failed",
-    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """A line in the list of runs: `segments` is how often it was started or gone on with.
-
-    `created_at` is in seconds since 1970; `worker` runs it, or did last; `version` is the code's
-    that it needs.
-    """
-
-    id: str
-    session_id: str
-    status: RunStatus
-    segments: int
-    created_at: float
-    worker: str | None
-    version: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,17 +110,10 @@ class Runs(Generic[OutputT]):
                 return segments
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def newest(self, limit: int) -> Sequence[RunSummary]:
-        """Give the runs whose segments are the newest, newest first."""
-        rows = await self.client.list_workflows_async(
-            name=self.workflow, sort_desc=True, limit=limit
-        )
-        newest: dict[str, WorkflowStatus] = {}
-        for row in (row for row in rows if row.name.startswith(WORKFLOW_PREFIX)):
-            held = newest.get(run_of(row.workflow_id))
-            if held is None or segment_number(held.workflow_id) < segment_number(row.workflow_id):
-                newest[run_of(row.workflow_id)] = row
-        return [summary_of(row) for row in newest.values()]
+    async def page(self, wanted: RunFilter, *, limit: int, offset: int = 0) -> RunPage:
+        """Return runs, the last started or continued first."""
+        query = RunList(self.client)
+        return await asyncio.to_thread(query.page, wanted, limit=limit, offset=offset)
 
     async def go_on(
         self, run: str, *, messages: Sequence[Message] = (), decisions: Sequence[Decision] = ()
@@ -224,25 +184,12 @@ def order_of(row: WorkflowStatus) -> Order:
 
 
 def status_of(row: WorkflowStatus) -> RunStatus:
-    """Say where a segment stands."""
-    if row.status in _ENGINE_STATES:
-        return _ENGINE_STATES[row.status]
+    """Return the status of a segment."""
+    if row.status in ENGINE_STATUSES:
+        return ENGINE_STATUSES[row.status]
     output: Fields = row.output or {}
     status: RunStatus = output.get("status", "failed")
     return status
-
-
-def summary_of(row: WorkflowStatus) -> RunSummary:
-    """Say of a run what its newest segment tells."""
-    return RunSummary(
-        id=run_of(row.workflow_id),
-        session_id=row.queue_partition_key or order_of(row).session,
-        status=status_of(row),
-        segments=segment_number(row.workflow_id),
-        created_at=(row.created_at or 0) / 1000,
-        worker=row.executor_id,
-        version=row.app_version,
-    )
 
 
 def _raise_failure(row: WorkflowStatus, messages: tuple[Message, ...]) -> None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from dbos import WorkflowStatus
 
 from pathors_agent.durable.history import BEGIN, STARTED, Step
-from pathors_agent.durable.runs import AT_WORK, Runs, status_of
+from pathors_agent.durable.run_list import AT_WORK
+from pathors_agent.durable.runs import Runs, status_of
 from pathors_agent.timeline import Chart, TimedCall, duration, page
 
 
@@ -121,6 +123,28 @@ def as_text(timeline: Timeline) -> Iterator[str]:
         took = "..." if call.seconds is None else duration(call.seconds)
         notes = f"  ({', '.join(call.notes)})" if call.notes else ""
         yield f"  {call.key:<12} {call.name:<20} {call.outcome:<10} {took:>12}{notes}"
+
+
+def as_json(timeline: Timeline) -> dict[str, object]:
+    """Return a timeline for JSON, with times as datetimes."""
+    return {
+        "id": timeline.run,
+        "status": timeline.status,
+        "workers": timeline.workers,
+        "calls": [
+            {
+                "kind": call.kind,
+                "name": call.name,
+                "key": call.key,
+                "outcome": call.outcome,
+                "started_at": datetime.fromtimestamp(call.start, UTC),
+                "ended_at": None if call.end is None else datetime.fromtimestamp(call.end, UTC),
+                "seconds": call.seconds,
+                "notes": call.notes,
+            }
+            for call in timeline.calls
+        ],
+    }
 
 
 def as_html(timeline: Timeline) -> str:

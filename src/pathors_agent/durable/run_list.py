@@ -1,0 +1,219 @@
+"""Lists and counts of runs, filtered by the database: one row per run, that of its last segment."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args, overload
+
+import sqlalchemy as sa
+from dbos import DBOSClient
+
+from pathors_agent.durable import engine
+from pathors_agent.durable.records import SEPARATOR, run_of, segment_number
+
+RunStatus = Literal[
+    "queued",
+    "running",
+    "suspended",
+    "finished",
+    "limit_reached",
+    "no_answer",
+    "failed",
+    "cancelled",
+]
+STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
+AT_WORK = frozenset({"queued", "running"})
+
+# Other programs, and turns of servers, may have workflows in the same database.
+WORKFLOW_PREFIX = "pathors_agent."
+
+# The engine's statuses; a workflow that returned has SUCCESS, and its output holds our status.
+ENGINE_STATUSES: dict[str, RunStatus] = {
+    "ENQUEUED": "queued",
+    "DELAYED": "queued",
+    "PENDING": "running",
+    "CANCELLED": "cancelled",
+    "ERROR": "failed",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """One run in a list.
+
+    `segments` counts how often the run was started or continued, `created_at` is the time of the
+    last of them, and `ended_at` is the time when the run came to rest. `worker` runs it, or ran it
+    last; `version` is the version of the code that it needs.
+    """
+
+    id: str
+    agent: str
+    session_id: str
+    queue: str
+    status: RunStatus
+    segments: int
+    created_at: datetime
+    ended_at: datetime | None
+    worker: str | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage(Sequence[RunSummary]):
+    """A part of a list of runs; `total` counts all runs that match."""
+
+    items: tuple[RunSummary, ...]
+    total: int
+
+    @overload
+    def __getitem__(self, index: int) -> RunSummary: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[RunSummary, ...]: ...
+    def __getitem__(self, index: int | slice) -> RunSummary | tuple[RunSummary, ...]:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Conditions on runs; None is no condition.
+
+    `since` and `until` bound the time when a run was started or last continued; `until` itself is
+    excluded.
+    """
+
+    agent: str | None = None
+    status: RunStatus | None = None
+    session_id: str | None = None
+    queue: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.status is not None and self.status not in STATUSES:
+            raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {self.status!r}")
+        for name in ("since", "until"):
+            time = getattr(self, name)
+            if time is not None and time.tzinfo is None:
+                raise ValueError(f"{name} must have a time zone, as datetime.now(UTC) has")
+
+
+class RunList:
+    """Queries over the runs of a database; each blocks, and belongs in a thread."""
+
+    def __init__(self, client: DBOSClient) -> None:
+        self._engine = engine.sql(client)
+        self._workflows, self._outputs = engine.tables(client)
+
+    def page(self, wanted: RunFilter, *, limit: int, offset: int = 0) -> RunPage:
+        """Return runs, the last started or continued first."""
+        for name, number in (("limit", limit), ("offset", offset)):
+            if number < 0:
+                raise ValueError(f"{name} must not be negative, and is {number}")
+        row, conditions = self._workflows.c, [*self._conditions(wanted)]
+        columns = (
+            row.workflow_uuid,
+            row.name,
+            row.queue_partition_key,
+            row.queue_name,
+            row.created_at,
+            row.completed_at,
+            row.executor_id,
+            row.application_version,
+            self._status().label("run_status"),
+        )
+        query = self._select(*columns).where(*conditions)
+        query = query.order_by(row.created_at.desc(), self._place().desc())
+        total = self._select(sa.func.count()).where(*conditions)
+        with self._engine.begin() as connection:
+            rows = connection.execute(query.limit(limit).offset(offset)).all()
+            count = connection.execute(total).scalar_one()
+        return RunPage(tuple(map(_summary, rows)), count)
+
+    def _select(self, *columns: Any) -> sa.Select[Any]:
+        workflows, outputs = self._workflows, self._outputs
+        matches = workflows.c.workflow_uuid == outputs.c.workflow_uuid
+        return sa.select(*columns).select_from(workflows.outerjoin(outputs, matches))
+
+    def _conditions(self, wanted: RunFilter) -> Iterator[sa.ColumnElement[bool]]:
+        row = self._workflows.c
+        yield self._is_last()
+        if wanted.agent is None:
+            yield row.name.startswith(WORKFLOW_PREFIX, autoescape=True)
+        else:
+            yield row.name == f"{WORKFLOW_PREFIX}{wanted.agent}"
+        if wanted.status is not None:
+            # The engine's status first: it has an index.
+            yield row.status.in_(_engine_statuses(wanted.status))
+            yield self._status() == wanted.status
+        if wanted.session_id is not None:
+            yield row.queue_partition_key == wanted.session_id
+        if wanted.queue is not None:
+            yield row.queue_name == wanted.queue
+        if wanted.since is not None:
+            yield row.created_at >= _milliseconds(wanted.since)
+        if wanted.until is not None:
+            yield row.created_at < _milliseconds(wanted.until)
+
+    def _place(self) -> sa.ColumnElement[Any]:
+        """The order of runs of one moment; SQLite's times may be whole seconds."""
+        if self._engine.dialect.name == "sqlite":
+            return sa.literal_column("workflow_status.rowid")
+        return self._workflows.c.workflow_uuid
+
+    def _is_last(self) -> sa.ColumnElement[bool]:
+        """Whether no later segment continues this one: a lookup by primary key."""
+        segment, later = self._workflows.c.workflow_uuid, self._workflows.alias()
+        is_sqlite = self._engine.dialect.name == "sqlite"
+        place = (sa.func.instr if is_sqlite else sa.func.strpos)(segment, SEPARATOR)
+        number = sa.cast(sa.func.substr(segment, place + 1), sa.Integer) + 1
+        after = sa.case(
+            (place == 0, segment + f"{SEPARATOR}2"),
+            else_=sa.func.substr(segment, 1, place) + sa.cast(number, sa.Text),
+        )
+        return ~sa.exists().where(later.c.workflow_uuid == after)
+
+    def _status(self) -> sa.ColumnElement[str]:
+        """The status of a run, from its last segment's row."""
+        row = self._workflows.c
+        output = sa.func.coalesce(self._outputs.c.output, row.output)
+        is_sqlite = self._engine.dialect.name == "sqlite"
+        fields = sa.type_coerce(output, sa.JSON) if is_sqlite else sa.cast(output, sa.JSON)
+        is_ours = row.name.startswith(WORKFLOW_PREFIX, autoescape=True)
+        return sa.case(
+            *((row.status == state, status) for state, status in ENGINE_STATUSES.items()),
+            (is_ours, fields["status"].as_string()),  # outputs of other programs are not JSON
+            else_="failed",
+        )
+
+
+def _engine_statuses(status: RunStatus) -> list[str]:
+    return [*(state for state, ours in ENGINE_STATUSES.items() if ours == status), "SUCCESS"]
+
+
+def _milliseconds(time: datetime) -> int:
+    return round(time.timestamp() * 1000)
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _summary(row: Any) -> RunSummary:
+    created_at = _time(row.created_at)
+    assert created_at is not None
+    return RunSummary(
+        id=run_of(row.workflow_uuid),
+        agent=row.name.removeprefix(WORKFLOW_PREFIX),
+        session_id=row.queue_partition_key,
+        queue=row.queue_name,
+        status=row.run_status or "failed",
+        segments=segment_number(row.workflow_uuid),
+        created_at=created_at,
+        ended_at=_time(row.completed_at),
+        worker=row.executor_id,
+        version=row.application_version,
+    )
