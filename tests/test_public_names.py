@@ -41,7 +41,7 @@ PUBLIC_NAMES = {
     # how a model is reached
     *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),
     *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile", "PROFILES", "Quirk"),
-    *("RetryingTransport", "AsyncRetryingTransport", "FallbackTransport"),
+    *("Retry", "RetryingTransport", "AsyncRetryingTransport", "FallbackTransport"),
     *("AsyncFallbackTransport", "AiohttpTransport", "LocalTransport"),
     "AsyncLocalTransport",
     # sessions that the endpoint keeps

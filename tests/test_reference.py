@@ -19,6 +19,7 @@ from pathors_agent import (
     HTTPTransport,
     Limits,
     ModelOptions,
+    Retry,
     RetryingTransport,
     Timeouts,
     Tool,
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 PACKAGE = ROOT / "src" / "pathors_agent"
 
-SETTINGS = [Limits, ModelOptions, Timeouts, EndpointProfile, Tool, ServerSettings]
+SETTINGS = [Limits, ModelOptions, Timeouts, EndpointProfile, Tool, Retry, ServerSettings]
 ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| (.*?) \|$", re.MULTILINE)
 
 UNITS = {"KiB": 1024, "MiB": 1024 * 1024}

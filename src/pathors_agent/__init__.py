@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from pathors_agent.summaries import summarized
     from pathors_agent.tools.registry import ToolRegistry
     from pathors_agent.tools.signature import ToolContext
-    from pathors_agent.tools.tool import Tool, tool
+    from pathors_agent.tools.tool import Retry, Tool, tool
     from pathors_agent.transports.aiohttp import AiohttpTransport
     from pathors_agent.transports.base import (
         AsyncResponse,
@@ -119,6 +119,7 @@ __all__ = [
     "ReasoningDelta",
     "Request",
     "Response",
+    "Retry",
     "RetryingTransport",
     "Run",
     "RunNotFinished",
@@ -218,7 +219,7 @@ _NAMES_BY_MODULE = {
     "summaries": ("summarized",),
     "tools.registry": ("ToolRegistry",),
     "tools.signature": ("ToolContext",),
-    "tools.tool": ("Tool", "tool"),
+    "tools.tool": ("Retry", "Tool", "tool"),
     "transports.base": ("AsyncResponse", "AsyncTransport", "Request", "Response", "Transport"),
 }
 _MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}

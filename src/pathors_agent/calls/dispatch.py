@@ -1,10 +1,12 @@
-"""Run a bound call; whatever becomes of it is a `ToolMessage`."""
+"""Run a bound call, with its retries; its value or its error becomes a `ToolMessage`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from pathors_agent.calls.functions import (
     MAX_HUNG_CALLS,
@@ -26,6 +28,9 @@ from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.result_value import kind_name
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.signature import ToolContext
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 __all__ = ["ToolThread", "Unanswered", "call_tool", "call_tool_async"]
 
@@ -60,8 +65,10 @@ def call_tool(
         if told.message is not None:
             return told.message
         try:
+            cancellation = cancellation or Cancellation()
             begin()
-            value = _run(bound, thread, seconds, left, cancellation or Cancellation())
+            run = partial(_run, bound, thread, seconds, cancellation=cancellation)
+            value = _retried(told, bound, left, run, cancellation)
             told.message = result_message(bound, value)
         except ToolLoopError:
             raise
@@ -96,12 +103,84 @@ async def call_tool_async(
         if told.message is not None:
             return told.message
         try:
-            value = await _run_async(bound, seconds, left, report, begin)
+            run = partial(_run_async, bound, seconds, report=report, begin=begin)
+            value = await _retried_async(told, bound, left, run)
             told.message = result_message(bound, value)
         except Exception as error:  # noqa: BLE001  (as in call_tool)
             told.error, told.message = kind_name(error), _failure(bound, error)
             told.is_fault = not isinstance(error, ToolError)
         return told.message
+
+
+def _retried(
+    operation: ToolOperation,
+    bound: BoundCall,
+    left: float | None,
+    run: Callable[[float | None], object],
+    cancellation: Cancellation,
+) -> object:
+    if bound.tool.retries is None:
+        return run(left)
+    from tenacity import Retrying  # here: few tools need it
+
+    remaining = partial(_remaining, left, time.monotonic())
+    retrying = Retrying(sleep=cancellation.sleep, **_retry_settings(operation, bound, left))
+    return retrying(lambda: run(remaining()))
+
+
+async def _retried_async(
+    operation: ToolOperation,
+    bound: BoundCall,
+    left: float | None,
+    run: Callable[[float | None], Awaitable[object]],
+) -> object:
+    if bound.tool.retries is None:
+        return await run(left)
+    from tenacity import AsyncRetrying
+
+    remaining = partial(_remaining, left, time.monotonic())
+
+    async def attempt() -> object:
+        return await run(remaining())
+
+    return await AsyncRetrying(sleep=anyio.sleep, **_retry_settings(operation, bound, left))(
+        attempt
+    )
+
+
+def _retry_settings(
+    operation: ToolOperation, bound: BoundCall, left: float | None
+) -> dict[str, Any]:
+    """Return tenacity's settings: no wait goes beyond the time that is left."""
+    from tenacity import retry_if_exception, stop_after_attempt, stop_before_delay
+    from tenacity.wait import wait_random_exponential
+
+    policy = bound.tool.retries
+    assert policy is not None
+    stop: Any = stop_after_attempt(policy.attempts)
+    if left is None and (deadline := operation.audience.deadline) is not None:
+        left = deadline - time.monotonic()
+
+    def may_pass(error: BaseException) -> bool:
+        if hung_calls(bound.function) >= MAX_HUNG_CALLS:
+            return False
+        if isinstance(error, ToolError):
+            return isinstance(error, Unanswered) and error.outcome == "timeout"
+        return isinstance(error, policy.on)
+
+    def note(state: "RetryCallState") -> None:
+        error = state.outcome.exception() if state.outcome else None
+        facts = call_facts(bound.tool.name, bound.call)
+        kind = None if error is None else kind_name(error)
+        operation.note("tool_retried", **facts, attempt=state.attempt_number, error=kind)
+
+    return {
+        "stop": stop if left is None else stop | stop_before_delay(left),
+        "wait": wait_random_exponential(multiplier=policy.backoff, max=policy.max_wait),
+        "retry": retry_if_exception(may_pass),
+        "before_sleep": note,
+        "reraise": True,
+    }
 
 
 def _run(

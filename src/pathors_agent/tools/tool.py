@@ -1,4 +1,4 @@
-"""Say what a tool is: a function, or a name with a JSON Schema, and how it is to be run. Pure.
+"""Define tools: a function, or a name with a JSON Schema, and how it is run. Pure.
 
 A tool is a decorated function, or a name with a JSON Schema; without a function it is a client
 tool, which only the caller can run.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast, get_origin, overload
 
-from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.errors import InvalidSetting, ToolDefinitionError
 from pathors_agent.schema.arguments import (
     CheckedArguments,
     SchemaValidator,
@@ -36,16 +36,52 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 # About 5,000 tokens: what a model reads with profit; a page of a book is 2,000 characters.
 MAX_RESULT_CHARACTERS = 20_000
 
+# More attempts than this, or waits longer than an hour, belong into a queue.
+MAX_ATTEMPTS = 100
+MAX_RETRY_SECONDS = 3600.0
+
 # OpenAI's rule for function names.
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 Reconcile = Callable[[ToolContext[Any], Mapping[str, Any]], object]
-"""Says what became of a call, of which nobody knows whether it was carried out; sync or async."""
+"""Finds out whether an interrupted call was carried out; sync or async."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Run a failed call of an idempotent tool again, up to `attempts` times in all.
+
+    The first wait takes up to `backoff` seconds, each later one up to twice as long as the one
+    before, and none more than `max_wait`. The waits are random, so that callers do not retry in
+    step. `on` names the exceptions that are retried; a call that was not finished in time is
+    retried as well. A `ToolError` is an answer to the model and is never retried.
+    """
+
+    attempts: int = 3
+    backoff: float = 1.0
+    max_wait: float = 30.0
+    on: type[Exception] | tuple[type[Exception], ...] = Exception
+
+    def __post_init__(self) -> None:
+        if type(self.attempts) is not int or not 1 <= self.attempts <= MAX_ATTEMPTS:
+            raise InvalidSetting(
+                f"Retry: attempts must be an integer from 1 to {MAX_ATTEMPTS}, "
+                f"not {self.attempts!r}."
+            )
+        for name in ("backoff", "max_wait"):
+            seconds = getattr(self, name)
+            if not 0 <= seconds <= MAX_RETRY_SECONDS:  # NaN is refused, too
+                raise InvalidSetting(
+                    f"Retry: {name} must be 0 to {MAX_RETRY_SECONDS:g} seconds, not {seconds!r}."
+                )
+        kinds: tuple[object, ...] = self.on if isinstance(self.on, tuple) else (self.on,)
+        if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+            raise InvalidSetting(f"Retry: on must be classes of exceptions, not {self.on!r}.")
 
 
 class ToolOptions(TypedDict, total=False):
-    """What can be said of a tool beside its function; `Tool` explains each."""
+    """The options of a tool beside its function; `Tool` explains each."""
 
     name: str | None
     description: str | None
@@ -59,6 +95,7 @@ class ToolOptions(TypedDict, total=False):
     max_result_characters: int
     idempotent: bool
     reconcile: Reconcile | None
+    retries: Retry | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +120,10 @@ class Tool:
     - `max_result_characters`: a longer result is cut, and says so.
     - `idempotent`: in a durable run or a server's turn, a call that a crash cut off runs again,
       with the same `ToolContext.key`. Any other is not run again by itself.
-    - `reconcile`: for other tools, a function of the `ToolContext` and the arguments that says
-      what became of such a call: it gives `Happened(value)` or `NOT_HAPPENED`.
+    - `reconcile`: for other tools, a function of the `ToolContext` and the arguments that finds
+      out whether such a call was carried out: it returns `Happened(value)` or `NOT_HAPPENED`.
+    - `retries`: how an idempotent tool whose call failed is run again before the model sees the
+      error. `timeout` bounds each attempt.
     """
 
     name: str
@@ -103,7 +142,21 @@ class Tool:
     max_result_characters: int = MAX_RESULT_CHARACTERS
     idempotent: bool = False
     reconcile: Reconcile | None = field(default=None, repr=False)
+    retries: Retry | None = None
     _signature: Signature | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.retries is None:
+            return
+        if not isinstance(self.retries, Retry):
+            raise refused(self.name, "", f"retries= must be a Retry, not {self.retries!r}")
+        if not self.idempotent or self.function is None:
+            raise refused(
+                self.name,
+                "",
+                "retries= runs the tool again, which only a tool with a function and "
+                "idempotent=True allows",
+            )
 
     @classmethod
     def from_function(
@@ -111,7 +164,7 @@ class Tool:
         function: Callable[..., Any],
         **options: Unpack[ToolOptions],
     ) -> "Tool":
-        """Make a tool of a function: its signature, its docstring, its name."""
+        """Build a tool from a function: its signature, its docstring, its name."""
         rest: dict[str, Any] = dict(options)
         name, description = rest.pop("name", None), rest.pop("description", None)
         if problem := _no_function(function):
@@ -181,7 +234,7 @@ class Tool:
 
     @property
     def options(self) -> ToolOptions:
-        """What was said of the tool beside its function."""
+        """The options of the tool beside its function."""
         names = ToolOptions.__annotations__
         return cast(ToolOptions, {name: getattr(self, name) for name in names})
 
@@ -216,9 +269,9 @@ def tool(
     /,
     **options: Unpack[ToolOptions],
 ) -> Callable[..., object]:
-    """Make a function a tool, and return it as it was.
+    """Declare a function as a tool, and return the function unchanged.
 
-    Its docstring describes the tool and its parameters, its annotations make the schema. The
+    The docstring describes the tool and its parameters; the annotations define the schema. The
     `Tool` is kept in the function's `__tool__`; the options are those of `Tool`.
     """
     if function is None:
@@ -288,7 +341,7 @@ _NO_DOCSTRINGS = (
 
 
 def as_tool(item: object) -> Tool:
-    """Give the tool that something is, or was decorated as; raise for anything else."""
+    """Return the `Tool` of a decorated function, or a `Tool` itself; raise for anything else."""
     if isinstance(item, Tool):
         return item
     function: Any = getattr(item, "__func__", item)
