@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from counting import check_linear
+from counting import check_linear, work_of
 from pathors_agent import load_messages
 from pathors_agent.agent import Agent
 from pathors_agent.conversation import Conversation
@@ -121,6 +121,25 @@ BYTES: dict[str, tuple[int, Shape]] = {
 def test_work_to_read_an_answer_is_linear_in_its_bytes(kind: str) -> None:
     size, shape = BYTES[kind]
     check_linear(shape, size // 10)
+
+
+FINISHING = {"index": 0, "delta": {"content": "word "}, "finish_reason": "", "logprobs": None}
+USUAL = {
+    "text": event({"content": "word "}),
+    "text beside fields that are empty": b"data: %s\n\n"
+    % json.dumps({"object": "chunk", "usage": None, "choices": [FINISHING]}).encode(),
+    "reasoning": event({"reasoning_content": "hm "}),
+    "arguments": piece_of_call("1, "),
+}
+
+
+@pytest.mark.parametrize("kind", USUAL)
+def test_usual_event_takes_few_lines(kind: str) -> None:
+    def lines(events: int) -> int:
+        return work_of(reading([OPENED, *[USUAL[kind]] * events]), allocations=False).lines
+
+    # The tolerant reader takes about 150.
+    assert (lines(220) - lines(20)) / 200 <= 32
 
 
 def test_work_of_an_event_in_pieces_is_linear() -> None:

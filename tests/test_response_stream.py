@@ -383,7 +383,7 @@ def test_chunk_that_is_no_json_is_malformed_and_says_where(cut: Cut) -> None:
     stream, deltas = read(cut(before + broken + text("!") + end()))
 
     assert deltas == [TextDelta("Hello")]
-    with pytest.raises(MalformedResponse, match="event 5 is not JSON") as failed:
+    with pytest.raises(MalformedResponse, match="an event is not JSON") as failed:
         stream.finish()
     assert failed.value.data == '{"choices": [}'
     assert failed.value.offset >= len(before)

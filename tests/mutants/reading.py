@@ -81,9 +81,9 @@ READING = [
     mutant(
         "a finish_reason of error ends well",
         "rule 2, rule 7",
-        STREAM,
-        'if reason == "error":',
-        'if reason == "":',
+        "wire/provider_errors.py",
+        'return answer.get("finish_reason") == "error"',
+        'return answer.get("finish_reason") == ""',
         STREAM_TESTS + "test_finish_reason_of_error_is_an_error_wherever_in_the_stream",
     ),
     # - rule 3: missing, null and empty are the same
@@ -98,9 +98,9 @@ READING = [
     mutant(
         "an empty finish_reason is one",
         "rule 3, rule 6",
-        STREAM,
-        "if reason := choice.finish_reason:",
-        "if (reason := choice.finish_reason) is not None:",
+        CHUNKS,
+        'if isinstance(reason, str) and (reason or names[0] == "message"):',
+        "if isinstance(reason, str):",
         STREAM_TESTS + "test_empty_finish_reason_takes_none_back",
     ),
     mutant(

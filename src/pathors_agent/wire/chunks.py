@@ -58,7 +58,7 @@ class Choice(msgspec.Struct, gc=False):
 
     delta: ChoiceDelta
     index: Literal[0] = 0
-    finish_reason: str | None = None
+    finish_reason: Literal[""] | None = None
     logprobs: None = None
     error: None = None
     usage: None = None
@@ -67,7 +67,7 @@ class Choice(msgspec.Struct, gc=False):
 class Chunk(msgspec.Struct, gc=False):
     """One `chat.completion.chunk`; its id and model are read from the first chunks, loosely."""
 
-    choices: Annotated[list[Choice], msgspec.Meta(min_length=1)]
+    choices: tuple[Choice]
     usage: None = None
     error: None = None
     tool_calls: None = None

@@ -4,7 +4,7 @@ Three lanes with one meaning, fastest first: a read that is exactly one event; a
 events that are one `data` line each; and anything else, by the letter of the standard.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import msgspec
 
@@ -19,8 +19,6 @@ from pathors_agent.messages import AssistantMessage, JSONValue
 from pathors_agent.wire.chunks import (
     CallPiece,
     Chunk,
-    as_object,
-    as_text,
     holds_message,
     loads,
     read_loose_chunk,
@@ -59,7 +57,7 @@ _NO_COMPLETION = " with a body that is no completion"
 # Id and model are read from the first events that have them; Azure's first has neither.
 _HEAD_EVENTS = 3
 
-_DECODER = msgspec.json.Decoder(Chunk)
+_decode = msgspec.json.Decoder(Chunk).decode
 
 
 class ResponseStream:
@@ -82,7 +80,8 @@ class ResponseStream:
         "_check_at",
         "_closed",
         "_done",
-        "_events",
+        "_events_read",
+        "_expects_usual_chunk",
         "_failure",
         "_head",
         "_is_stream",
@@ -121,12 +120,14 @@ class ResponseStream:
         self._failure: TransportError | None = None
         self._done = False  # [DONE] was seen, or the closing brace of a plain completion
         self._closed = False
-        self._events = 0
+        self._events_read = 0  # by the tolerant reader; the head of a stream is always among them
         self._head = b""  # the start of the body, to find out what it is and for errors
         self._is_stream: bool | None = None  # None until the first byte that is no space
         self._line_ends = LineEnds()
         # What follows the last whole event. A list of pieces would cost 80 bytes for each.
         self._tail: bytearray | None = None
+        # False at the head, after half a character and at the end: the tolerant reader reads these.
+        self._expects_usual_chunk = False
         self._may_take_fast_lane = False
         self._parser: SSEParser | None = None  # of events that are no single line: many have none
 
@@ -174,7 +175,7 @@ class ResponseStream:
                 and data[-1] == _LF
                 and size <= self._max_event
             ):
-                self._take_chunks(iter((data[6:-2],)), deltas)
+                self._take_usual_chunk(data[6:-2], deltas)
             elif data:
                 self._take_lines(data, deltas)
                 self._may_take_fast_lane = self._is_between_events()
@@ -228,11 +229,11 @@ class ResponseStream:
     def _take_bytes(self, data: bytes, deltas: list[Delta]) -> None:
         if self._is_stream is None:
             data = self._find_out_format(data)
-        elif not self._events:
+        elif not self._events_read:
             self._head += data[: QUOTED_BODY_BYTES - len(self._head)]
         if self._is_stream:
             self._take_lines(self._line_ends.normalise(data), deltas)
-            if self._events:
+            if self._events_read:
                 self._head = b""  # it is a stream of events: no error quotes its start
         elif self._is_stream is False:
             self._hold(data, self._max_message, _BODY_TOO_LONG)
@@ -280,7 +281,7 @@ class ResponseStream:
         if texts is None or len(data) > self._max_event:
             self._take_block(data, deltas)
         elif texts:
-            self._take_chunks(iter(texts), deltas)
+            self._take_texts(texts, deltas)
 
     def _take_block(self, block: bytes, deltas: list[Delta]) -> None:
         """Lane (c): event by event, and what is no single `data` line by the standard."""
@@ -292,7 +293,7 @@ class ResponseStream:
             if len(event) > self._max_event:
                 self._fail_bound(_EVENT_TOO_LONG.format(self._max_event))
             elif event[:7] == _DATA_OBJECT and b"\n" not in event:
-                self._take_chunks(iter((event[6:],)), deltas)
+                self._take_texts((event[6:],), deltas)
             elif not event.startswith(b":") or b"\n" in event:
                 self._parse(event + b"\n\n", deltas)
 
@@ -323,82 +324,48 @@ class ResponseStream:
             self._fail_bound(problem.format(bound))
 
     def _is_between_events(self) -> bool:
-        return bool(
-            self._is_stream
-            and self._events
-            and self._tail is None
-            and not self.ended
-            and not self._line_ends.pending
-            and not self._builder.half
-        )
+        return self._expects_usual_chunk and self._tail is None and not self._line_ends.pending
 
     # - From events to the message
 
-    def _take_chunks(  # noqa: C901, PLR0912, PLR0915  (the hot path: a call costs a tenth)
-        self, texts: Iterator[bytes], deltas: list[Delta]
-    ) -> None:
-        """Take events that are one `data` line each, a usual chunk in all likelihood."""
-        builder = self._builder
-        if builder.id is None or builder.half:
-            self._take_loosely(texts, deltas)
-        decode = _DECODER.decode
+    def _take_texts(self, texts: Iterable[bytes], deltas: list[Delta]) -> None:
+        """Read events of one `data` line each; drop what follows the end of the answer."""
         for text in texts:
-            try:
-                chunk = decode(text)
-            except UNUSUAL:
+            if self._expects_usual_chunk:
+                self._take_usual_chunk(text, deltas)
+            elif not self.ended:
                 self._take_event("message", text.decode(errors="replace"), deltas)
-                self._take_loosely(texts, deltas)
-                continue
-            self._events += 1
-            for choice in chunk.choices:
-                if reason := choice.finish_reason:
-                    if reason == "error":
-                        self._events -= 1
-                        self._take_event("message", text.decode(errors="replace"), deltas)
-                        return
-                    builder.finish_reason = reason
-                    if b'"session_id"' in text:
-                        self._name_session(text)
-                delta = choice.delta
-                if reasoning := delta.reasoning_content or delta.reasoning:
-                    builder.add_reasoning(reasoning, deltas)
-                if content := delta.content:
-                    builder.text.append(content)
-                    deltas.append(TextDelta(content))
-                if delta.tool_calls is None:
-                    continue
-                for piece in delta.tool_calls:
-                    function = piece.function
-                    call = builder.by_index.get(piece.index)
-                    if call is None or piece.id or function.name:
-                        self._take_piece(piece, deltas)
-                        if self.ended:
-                            return
-                    elif arguments := function.arguments:
-                        call.parts.append(arguments)
-                        deltas.append(ToolCallDelta(arguments, call))
 
-    def _take_loosely(self, texts: Iterator[bytes], deltas: list[Delta]) -> None:
-        """Take events the loose way while they may not be taken as usual chunks.
-
-        That is the head of the stream, what follows the first half of a character, and, dropping
-        them, what follows the end.
-        """
-        while self.ended or self._builder.half or self._may_name_the_message():
-            text = next(texts, None)
-            if text is None:
-                return
-            if not self.ended:
-                self._take_event("message", text.decode(errors="replace"), deltas)
+    def _take_usual_chunk(self, text: bytes, deltas: list[Delta]) -> None:
+        """Read a chunk by its usual shape, or by the tolerant reader if it has another."""
+        try:
+            [choice] = _decode(text).choices
+        except UNUSUAL:
+            self._take_event("message", text.decode(errors="replace"), deltas)
+            return
+        delta = choice.delta
+        builder = self._builder
+        if reasoning := delta.reasoning_content or delta.reasoning:
+            builder.add_reasoning(reasoning, deltas)
+        if content := delta.content:
+            builder.text.append(content)
+            deltas.append(TextDelta(content))
+        if (pieces := delta.tool_calls) is None:
+            return
+        for piece in pieces:
+            function = piece.function
+            call = builder.by_index.get(piece.index)
+            if call is None or piece.id or function.name:
+                self._take_piece(piece, deltas)
+                if self.ended:
+                    return
+            elif arguments := function.arguments:
+                call.parts.append(arguments)
+                deltas.append(ToolCallDelta(arguments, call))
 
     def _may_name_the_message(self) -> bool:
-        """Whether the next event may be the one that has the id and the model."""
-        return self._builder.id is None and self._events < _HEAD_EVENTS
-
-    def _name_session(self, text: bytes) -> None:
-        """Read the session's id from the last usual chunk; those at the head are read loosely."""
-        session_id = as_text(as_object(loads(text)).get("session_id"))
-        self._builder.session_id = self._builder.session_id or session_id or None
+        """Return True if the next event may have the id and the model of the message."""
+        return self._builder.id is None and self._events_read < _HEAD_EVENTS
 
     def _take_piece(self, piece: CallPiece, deltas: list[Delta]) -> None:
         try:
@@ -414,7 +381,7 @@ class ResponseStream:
 
     def _take_event(self, event: str, data: str, deltas: list[Delta]) -> None:
         """Take any event, also one that is no chunk."""
-        self._events += 1
+        self._events_read += 1
         data = data.strip()
         if not data or event == "ping":
             return
@@ -427,20 +394,23 @@ class ResponseStream:
             self._builder.note("comment_as_data", "a data line holds a comment")
         else:
             self._take_json(data, deltas)
+        self._expects_usual_chunk = not (
+            self.ended or self._builder.half or self._may_name_the_message()
+        )
         self._may_take_fast_lane = self._is_between_events()
 
     def _take_json(self, data: str, deltas: list[Delta]) -> None:
         try:
             value = loads(data)
         except ValueError as error:
-            self._fail_malformed(f"event {self._events} is not JSON ({error})", data)
+            self._fail_malformed(f"an event is not JSON ({error})", data)
             return
         if isinstance(value, list) and value:
             value = value[0]  # some gateways wrap their errors
         if isinstance(value, dict):
             self._take_object(value, deltas)
         elif value is not None:
-            self._fail_malformed(f"event {self._events} is not a JSON object", data)
+            self._fail_malformed("an event is not a JSON object", data)
 
     def _take_object(
         self, value: dict[str, JSONValue], deltas: list[Delta], *, is_completion: bool = False
@@ -497,6 +467,7 @@ class ResponseStream:
 
     def _end(self) -> None:
         self.ended = True
+        self._expects_usual_chunk = False
         self._may_take_fast_lane = False
 
     def _end_on_purpose(self) -> None:
@@ -521,7 +492,7 @@ class ResponseStream:
     def _incomplete(self) -> TransportError:
         if not self.received:
             return IncompleteResponse("the provider answered with an empty body")
-        if not self._events and self._head.strip() and not _begins_event(self._head.lstrip()):
+        if not self._events_read and self._head.strip() and not _begins_event(self._head.lstrip()):
             return decode_error(_OK, self._head, place=_NO_COMPLETION)
         return IncompleteResponse(
             f"the answer ended after {self.received} bytes without a finish_reason or [DONE]; "
