@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from pathors_agent import Limits
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import Conversation, Role
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.agents.result import RunResult
+from pathors_agent.core.conversation import Conversation, Role
+from pathors_agent.core.run import Status
 from pathors_agent.errors import (
     ConversationError,
     ProviderError,
@@ -29,8 +31,6 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
-from pathors_agent.run import Status
-from pathors_agent.run_result import RunResult
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     Entry,

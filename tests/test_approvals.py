@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from pathors_agent import Approval, Decision
-from pathors_agent.agent import Agent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import Status
 from pathors_agent.errors import ConversationError, RunNotFinished
 from pathors_agent.history.loading import load_messages
 from pathors_agent.history.stored import dump_messages
 from pathors_agent.messages import ToolMessage
-from pathors_agent.run import Status
 from pathors_agent.testing import ScriptedTransport, answer, calls
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.tools.tool import Tool, tool

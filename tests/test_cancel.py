@@ -12,13 +12,13 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import CallState, Conversation
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.agents.result import RunResult
+from pathors_agent.agents.stream import AsyncRunStream, RunStream
+from pathors_agent.core.conversation import CallState, Conversation
+from pathors_agent.core.run import Status
 from pathors_agent.errors import ConversationError, ProviderError, RunNotFinished
 from pathors_agent.messages import Message, ToolMessage, UserMessage
-from pathors_agent.run import Status
-from pathors_agent.run_result import RunResult
-from pathors_agent.run_stream import AsyncRunStream, RunStream
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     Reply,

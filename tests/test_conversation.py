@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from counting import check_linear
-from pathors_agent.conversation import CallState, Conversation, Role
+from pathors_agent.core.conversation import CallState, Conversation, Role
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
     AssistantMessage,

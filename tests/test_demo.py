@@ -14,7 +14,7 @@ from typing import get_args
 import pytest
 
 from pathors_agent import Request, ToolError, testing
-from pathors_agent.demo_tools import Unit, calculate, convert, demo_tools
+from pathors_agent.cli.demo_tools import Unit, calculate, convert, demo_tools
 from servers import STALL, LLMockServer, ScriptedServer, answer
 
 StartServer = Callable[..., ScriptedServer]
@@ -141,7 +141,7 @@ def test_unknown_city_is_answered_with_the_known_ones() -> None:
 def test_machine_without_time_zones_is_told_what_to_install() -> None:
     code = (
         "import sys; sys.modules['tzdata'] = None\n"
-        "from pathors_agent.demo_tools import demo_tools\n"
+        "from pathors_agent.cli.demo_tools import demo_tools\n"
         "try: demo_tools()[2]('Tokyo')\n"
         "except Exception as error: print(repr(error))"
     )

@@ -21,22 +21,22 @@ import structlog
 from pydantic import BaseModel, field_serializer
 
 from ctrl_c import CtrlC
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.calls.dispatch import (
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.agents.perform.dispatch import (
     MAX_ERROR_CHARACTERS,
     ToolThread,
     call_tool,
     call_tool_async,
 )
-from pathors_agent.calls.functions import (
+from pathors_agent.agents.perform.functions import (
     MAX_HUNG_CALLS,
     FunctionCall,
     hung_calls,
 )
-from pathors_agent.calls.threads import thread_limit
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.perform.threads import thread_limit
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
 from pathors_agent.errors import ToolError
-from pathors_agent.limits import Limits
 from pathors_agent.messages import ContentPart, ToolCall, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
 from pathors_agent.tools.registry import BoundCall, ToolRegistry

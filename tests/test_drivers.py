@@ -12,8 +12,11 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.agents.result import RunResult
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
+from pathors_agent.core.run import Status
 from pathors_agent.errors import (
     IncompleteResponse,
     MalformedResponse,
@@ -23,10 +26,7 @@ from pathors_agent.errors import (
 )
 from pathors_agent.history.loading import load_messages
 from pathors_agent.history.stored import dump_messages
-from pathors_agent.limits import Limits
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
-from pathors_agent.run import Status
-from pathors_agent.run_result import RunResult
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     Reply,

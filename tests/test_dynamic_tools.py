@@ -21,7 +21,7 @@ from pathors_agent import (
     UserMessage,
     tool,
 )
-from pathors_agent.calls.approvals import Approval
+from pathors_agent.agents.approvals import Approval
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
 from pathors_agent.tools.turn_tools import AsyncToolChoice
 from ways import WAYS, Way

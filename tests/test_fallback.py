@@ -8,7 +8,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.agent import Agent
+from pathors_agent.agents.agent import Agent
 from pathors_agent.errors import TransportError
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport
 from pathors_agent.testing.loopback_server import refused_port

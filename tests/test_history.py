@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pathors_agent.errors import ConversationError
 from pathors_agent.history.loading import load_messages
-from pathors_agent.history.stored import dump_message, dump_messages, load_message
+from pathors_agent.history.stored import dump_messages, load_message
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -21,6 +21,7 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.wire.chat_completions import EndpointProfile, encode_message
+from pathors_agent.wire.messages import dump_message
 from properties import strategies
 
 CANARY = "hunter2-canary"

@@ -7,8 +7,9 @@ from typing import Any
 import anyio
 import pytest
 
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.cancellation import Cancellation
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.concurrency.cancellation import Cancellation
+from pathors_agent.core.limits import Limits
 from pathors_agent.errors import (
     InvalidSetting,
     ProviderError,
@@ -16,9 +17,8 @@ from pathors_agent.errors import (
     SessionConflict,
     TransportError,
 )
-from pathors_agent.limits import Limits
 from pathors_agent.messages import Message
-from pathors_agent.sessions import Sessions
+from pathors_agent.sessions.client import Sessions
 from pathors_agent.transports import retry
 from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.base import Request

@@ -9,31 +9,37 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "pathors_agent"
 
-# A module imports from its own row and the rows above it. The place of `server.app` is that of
-# `server`. Every module must have a place here.
-ROWS = [
+# A package imports from the lines above its own. A root module counts as a package, and every package
+# must have a place here.
+LAYERS = [
     "messages",
     "errors json_text",
-    "history conversation transcript wire schema limits session_answers",
-    "structured run tools",
-    # - the core ends here -
-    "cancellation event_loops",
-    "transports telemetry lifetime stores timeline",
-    "stream_reading run_control",
-    "sessions model_call calls drivers mcp",
-    "run_result run_stream agent durable summaries",
-    "server testing offline checking",
+    "views",
+    "core",
+    "schema wire",
+    "tools history",
+    # - what follows may do I/O -
+    "concurrency telemetry",
+    "transports stores",
+    "agents",
+    "sessions mcp durable",
+    "server",
+    "testing offline checking",
     "__init__",  # the public names: what `from pathors_agent import ...` reads
-    "demo demo_tools cli __main__",
+    "cli",
+    "__main__",
 ]
-CORE_ROWS = 4
+PURE_LAYERS = 6
+
+MOST_PACKAGES_IN_A_CHAIN = 12
+MOST_MODULES_IN_A_CHAIN = 31
 
 NOT_IN_CORE = {
     *("anyio", "asyncio", "threading", "trio", "structlog", "logging", "tenacity"),
     *("httpx2", "sqlite3", "time", "random", "uuid", "os", "socket"),
 }
 
-PLACES = {name: row for row, names in enumerate(ROWS) for name in names.split()}
+PLACES = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
 
 
 def module_name(path: Path) -> str:
@@ -47,9 +53,9 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def place(module: str) -> int:
-    """Give a module's row."""
-    return PLACES[module.partition(".")[0]]
+def package(module: str) -> str:
+    """Return the package of a module, which is a root module's own name."""
+    return module.partition(".")[0]
 
 
 @cache
@@ -103,25 +109,55 @@ def cycle(imports: Mapping[str, set[str]]) -> list[str]:
     return next((found for module in imports if (found := visit(module, []))), [])
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_module_has_a_place(module: str) -> None:
-    assert module.partition(".")[0] in PLACES, f"give {module} a place in ROWS"
+def package_imports() -> dict[str, set[str]]:
+    """Return the packages that each package imports."""
+    imports: dict[str, set[str]] = {package(module): set() for module in MODULES}
+    for module in MODULES:
+        imports[package(module)] |= {package(name) for name in own_modules(module)}
+    return {name: others - {name} for name, others in imports.items()}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_towards_the_core(module: str) -> None:
-    against = {name for name in own_modules(module) if place(name) > place(module)}
+def longest_chain(imports: Mapping[str, set[str]]) -> list[str]:
+    """Return the longest chain of imports; there must be no cycle."""
 
-    assert not against, f"{module} imports from a row below its own"
+    @cache
+    def chain(name: str) -> list[str]:
+        return max(
+            ([name, *chain(other)] for other in sorted(imports[name])), key=len, default=[name]
+        )
+
+    return max(map(chain, sorted(imports)), key=len)
+
+
+@pytest.mark.parametrize("name", sorted(package_imports()))
+def test_package_imports_only_from_layers_above(name: str) -> None:
+    against = {other for other in package_imports()[name] if PLACES[other] >= PLACES[name]}
+
+    assert not against, f"{name} imports from its own layer or one below"
 
 
 @pytest.mark.parametrize(
-    "module", [name for name in MODULES if PLACES.get(name.partition(".")[0], 99) < CORE_ROWS]
+    "module", [name for name in MODULES if PLACES.get(package(name), 99) < PURE_LAYERS]
 )
-def test_core_module_imports_nothing_impure(module: str) -> None:
+def test_pure_module_imports_nothing_impure(module: str) -> None:
     roots = {name.partition(".")[0] for name in imported_by(module)}
 
     assert not roots & NOT_IN_CORE
+
+
+def test_no_package_is_in_a_circle() -> None:
+    assert cycle(package_imports()) == []
+
+
+def test_chains_of_imports_are_short() -> None:
+    modules = {module: own_modules(module) - {"__init__"} for module in MODULES}
+
+    assert len(longest_chain(package_imports())) <= MOST_PACKAGES_IN_A_CHAIN
+    assert len(longest_chain(modules)) <= MOST_MODULES_IN_A_CHAIN
+
+
+def test_longest_chain_is_found() -> None:
+    assert longest_chain({"a": {"b", "d"}, "b": {"c"}, "c": set(), "d": set()}) == ["a", "b", "c"]
 
 
 def test_no_import_cycle() -> None:

@@ -16,13 +16,13 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import Decision, SamplingResult, StaticSampler
 
 from pathors_agent import Agent, AiohttpTransport, AsyncAgent, AsyncHTTPTransport, HTTPTransport
+from pathors_agent.telemetry.events import ServerAddress
 from pathors_agent.testing import ScriptedTransport
 from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
     Request,
     Response,
-    ServerAddress,
     Transport,
 )
 from pathors_agent.transports.retry import RetryingTransport

@@ -11,11 +11,11 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.agents.stream import AsyncRunStream
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError, StreamInUse
 from pathors_agent.messages import Message
-from pathors_agent.run_stream import AsyncRunStream
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, answer, calls
 from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.message_builder import Delta

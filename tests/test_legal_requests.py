@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathors_agent.agent import Agent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.history.loading import load_messages
 from pathors_agent.history.stored import dump_messages
 from pathors_agent.messages import (

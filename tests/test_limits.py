@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from pathors_agent.conversation import Conversation
-from pathors_agent.limits import MAY_RUN, Limits, Tally, canonical_arguments
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import MAY_RUN, Limits, Tally, canonical_arguments
+from pathors_agent.core.run import CallModel, CallTool, Run, Status
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
@@ -14,7 +15,6 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
-from pathors_agent.run import CallModel, CallTool, Run, Status
 
 USER = UserMessage(content="Go on.")
 NO_LIMITS = Limits(turns=1000, repeats=None, repeats_warned=None)

@@ -12,11 +12,12 @@ import pytest
 
 from counting import check_linear, work_of
 from pathors_agent import load_messages
-from pathors_agent.agent import Agent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
+from pathors_agent.core.run import Run
 from pathors_agent.history.sent import last_turns, token_budget
 from pathors_agent.history.stored import dump_messages
-from pathors_agent.limits import Limits
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -25,7 +26,6 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.run import Run
 from pathors_agent.schema.compiled import compile_schema
 from pathors_agent.server.body import parse_object
 from pathors_agent.server.completion_request import read_request

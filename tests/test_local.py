@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
-from pathors_agent.agent import Agent, AsyncAgent
+from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.checking import Verdict, answers, check
 from pathors_agent.errors import InvalidSetting, ProviderError, TransportError
 from pathors_agent.transports.base import Request

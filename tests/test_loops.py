@@ -11,7 +11,7 @@ import anyio
 import httpx2
 import pytest
 
-from pathors_agent.agent import AsyncAgent
+from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.errors import TransportError
 from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.base import Request

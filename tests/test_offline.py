@@ -17,7 +17,7 @@ from pathors_agent import (
     ToolRegistry,
     tool,
 )
-from pathors_agent.demo_tools import demo_tools
+from pathors_agent.cli.demo_tools import demo_tools
 from pathors_agent.offline import AsyncOfflineTransport, OfflineTransport
 
 Tools = list[Callable[..., Any]]

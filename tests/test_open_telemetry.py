@@ -35,10 +35,10 @@ from pathors_agent import (
     UserMessage,
     tool,
 )
+from pathors_agent.agents.summaries import summarized
+from pathors_agent.core.run import CallTool, Run
 from pathors_agent.messages import ToolMessage
-from pathors_agent.run import CallTool, Run
 from pathors_agent.server import Project
-from pathors_agent.summaries import summarized
 from pathors_agent.telemetry.spans import continued
 from pathors_agent.testing import (
     AsyncScriptedTransport,

@@ -8,11 +8,11 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.agents.result import RunResult
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import IncompleteResponse, MalformedResponse, ProviderError
 from pathors_agent.messages import Message, ToolMessage, UserMessage
-from pathors_agent.run_result import RunResult
 from pathors_agent.tools.tool import tool
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport

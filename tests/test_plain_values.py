@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import UserMessage
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.agents.summaries import HEADING, summarized
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import Status
 from pathors_agent.errors import ConversationError, ProviderError
 from pathors_agent.history.sent import History, checked, estimate_tokens, last_turns, once
 from pathors_agent.history.sent import token_budget as budget
@@ -23,8 +25,6 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
-from pathors_agent.run import Status
-from pathors_agent.summaries import HEADING, summarized
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     ScriptedTransport,

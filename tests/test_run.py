@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counting import check_linear
-from pathors_agent.conversation import Conversation
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
+from pathors_agent.core.run import CallModel, CallTool, Effect, Run, Status
 from pathors_agent.errors import ConversationError
-from pathors_agent.limits import Limits
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
@@ -19,7 +20,6 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.run import CallModel, CallTool, Effect, Run, Status
 
 CANARY = "hunter2-canary"
 

@@ -20,7 +20,7 @@ from pathors_agent.errors import (
 )
 from pathors_agent.messages import AssistantMessage, SystemMessage, ToolCall, ToolMessage
 from pathors_agent.messages import UserMessage as User
-from pathors_agent.session_answers import (
+from pathors_agent.sessions.answers import (
     NewSession,
     SessionEntry,
     SessionPage,
@@ -28,7 +28,7 @@ from pathors_agent.session_answers import (
     read_object,
     read_session,
 )
-from pathors_agent.sessions import AsyncSessions, Sessions
+from pathors_agent.sessions.client import AsyncSessions, Sessions
 from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.base import AsyncTransport
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
@@ -511,8 +511,8 @@ def test_session_shows_no_contents() -> None:
 def test_answer_of_any_size_is_not_read(
     scripted_server: StartServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pathors_agent.sessions.MAX_ANSWER_BYTES", 1000)
-    monkeypatch.setattr("pathors_agent.session_answers.MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("pathors_agent.sessions.client.MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("pathors_agent.sessions.answers.MAX_ANSWER_BYTES", 1000)
     server = scripted_server([answer(b'{"results": [' + b" " * 1000 + b"]}")])
 
     with pytest.raises(MalformedResponse, match="more than 1000 bytes"):
@@ -520,7 +520,7 @@ def test_answer_of_any_size_is_not_read(
 
 
 def test_answer_of_the_largest_size_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pathors_agent.session_answers.MAX_ANSWER_BYTES", 15)
+    monkeypatch.setattr("pathors_agent.sessions.answers.MAX_ANSWER_BYTES", 15)
 
     assert read_object(b'{"results": []}') == {"results": []}
 

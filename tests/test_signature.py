@@ -23,9 +23,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from pathors_agent.agents.answers import AnswerType
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ToolCall, ToolMessage
-from pathors_agent.structured import AnswerType
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.tools.tool import Tool, tool

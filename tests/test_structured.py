@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
 from typing_extensions import TypedDict
 
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.agents.answers import AnswerType, ArrivingAnswer
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
+from pathors_agent.core.run import GiveFeedback, Run, Status
 from pathors_agent.errors import RunNotFinished, ToolDefinitionError
 from pathors_agent.history.loading import load_messages
 from pathors_agent.history.stored import dump_messages
-from pathors_agent.limits import Limits
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -27,9 +29,7 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
-from pathors_agent.run import GiveFeedback, Run, Status
 from pathors_agent.schema.arguments import ArgumentsRefused
-from pathors_agent.structured import AnswerType, ArrivingAnswer
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     Entry,

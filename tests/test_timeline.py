@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from pathors_agent import Agent, Limits, TransportError, tool
 from pathors_agent.testing import ScriptedTransport, answer, calls, http_error
-from pathors_agent.timeline import Chart, TimedCall, duration, page
+from pathors_agent.views.timeline import Chart, TimedCall, duration, page
 from ways import WAYS, Way
 
 EVIL = '"><script>alert(1)</script><img src=x onerror="x">'

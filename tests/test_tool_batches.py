@@ -6,9 +6,9 @@ import anyio
 import pytest
 
 from pathors_agent import ToolProgressDelta
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import Conversation
-from pathors_agent.limits import Limits
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
 from pathors_agent.messages import Message, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
 from pathors_agent.tools.tool import tool

@@ -20,13 +20,13 @@ import pytest
 from anyio.to_thread import run_sync
 
 import process_tools
-from pathors_agent.agent import AsyncAgent
-from pathors_agent.calls.child import MAX_ANSWER_BYTES
-from pathors_agent.calls.dispatch import ToolThread, call_tool, call_tool_async
-from pathors_agent.calls.process import ToolProcess
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.perform.child import MAX_ANSWER_BYTES
+from pathors_agent.agents.perform.dispatch import ToolThread, call_tool, call_tool_async
+from pathors_agent.agents.perform.process import ToolProcess
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
 from pathors_agent.errors import ToolDefinitionError, ToolError
-from pathors_agent.limits import Limits
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, calls
 from pathors_agent.tools.interpreter import python_executable
@@ -394,7 +394,7 @@ PARENT = """
 import sys
 import threading
 import process_tools
-from pathors_agent.agent import Agent, AsyncAgent
+from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
 from pathors_agent.tools.tool import Tool
 

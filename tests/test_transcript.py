@@ -19,7 +19,7 @@ from pathors_agent import (
     Usage,
     UserMessage,
 )
-from pathors_agent.run import Status
+from pathors_agent.core.run import Status
 
 EVIL = '"><script>alert(1)</script><img src=x onerror="x">'
 

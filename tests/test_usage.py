@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathors_agent.agent import Agent
-from pathors_agent.limits import Limits
+from pathors_agent.agents.agent import Agent
+from pathors_agent.core.limits import Limits
 from pathors_agent.messages import AssistantMessage, Usage
 from pathors_agent.testing import ScriptedTransport, answer, raw
 from pathors_agent.tools.tool import tool

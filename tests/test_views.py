@@ -7,7 +7,7 @@ import pytest
 
 from browser import NewTab
 from pathors_agent import AssistantMessage, Conversation, ToolCall, ToolMessage, UserMessage
-from pathors_agent.timeline import Chart, TimedCall, page
+from pathors_agent.views.timeline import Chart, TimedCall, page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -6,13 +6,13 @@ from typing import Any
 
 import anyio
 
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.calls.approvals import Decision
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.agents.approvals import Decision
+from pathors_agent.agents.result import RunResult
+from pathors_agent.agents.stream import AsyncRunStream, RunStream
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.history.given import Prompt
 from pathors_agent.messages import Message
-from pathors_agent.run_result import RunResult
-from pathors_agent.run_stream import AsyncRunStream, RunStream
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport
 from pathors_agent.transports.base import Request
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile

@@ -10,7 +10,7 @@ from itertools import pairwise
 from math import cos, hypot, radians, sin
 from pathlib import Path
 
-from pathors_agent.conversation import TRANSITIONS, Event, Role
+from pathors_agent.core.conversation import TRANSITIONS, Event, Role
 
 DOCS = Path(__file__).parents[1]
 

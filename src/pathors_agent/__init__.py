@@ -4,10 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathors_agent.agent import Agent, AsyncAgent
-    from pathors_agent.calls.approvals import Approval, Decision
-    from pathors_agent.calls.doubt import NOT_HAPPENED, Happened
-    from pathors_agent.conversation import Conversation
+    from pathors_agent.agents.agent import Agent, AsyncAgent
+    from pathors_agent.agents.approvals import Approval, Decision
+    from pathors_agent.agents.perform.doubt import NOT_HAPPENED, Happened
+    from pathors_agent.agents.result import RunResult
+    from pathors_agent.agents.stream import AsyncRunStream, RunStream
+    from pathors_agent.agents.summaries import summarized
+    from pathors_agent.core.conversation import Conversation
+    from pathors_agent.core.limits import Limits
+    from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
     from pathors_agent.errors import (
         AgentError,
         AuthenticationError,
@@ -28,7 +33,6 @@ if TYPE_CHECKING:
     from pathors_agent.history.loading import load_messages
     from pathors_agent.history.sent import estimate_tokens, last_turns, token_budget
     from pathors_agent.history.stored import dump_messages
-    from pathors_agent.limits import Limits
     from pathors_agent.mcp.tools import MCPTools
     from pathors_agent.messages import (
         AssistantMessage,
@@ -40,17 +44,13 @@ if TYPE_CHECKING:
         Usage,
         UserMessage,
     )
-    from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run, Status
-    from pathors_agent.run_result import RunResult
-    from pathors_agent.run_stream import AsyncRunStream, RunStream
-    from pathors_agent.session_answers import (
+    from pathors_agent.sessions.answers import (
         NewSession,
         SessionEntry,
         SessionPage,
         SessionRecord,
     )
-    from pathors_agent.sessions import AsyncSessions, Sessions
-    from pathors_agent.summaries import summarized
+    from pathors_agent.sessions.client import AsyncSessions, Sessions
     from pathors_agent.tools.registry import ToolRegistry
     from pathors_agent.tools.signature import ToolContext
     from pathors_agent.tools.tool import Retry, Tool, tool

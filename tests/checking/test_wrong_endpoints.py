@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from pathors_agent.agent import Agent
+from pathors_agent.agents.agent import Agent
 from pathors_agent.checking import Report, check_endpoint
-from pathors_agent.conversation import Conversation
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import Status
 from pathors_agent.messages import ContentPart, UserMessage
 from pathors_agent.offline import OfflineTransport
-from pathors_agent.run import Status
 from pathors_agent.tools.tool import tool
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.http import HTTPTransport

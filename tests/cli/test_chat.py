@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, a_gate: Gate) -> Iterator[S
     folder = tmp_path_factory.mktemp("served")
     demo = (
         '[projects.demo]\ntransport = "pathors_agent.offline:AsyncOfflineTransport"\n'
-        'tools = "pathors_agent.demo_tools:calculate"\n'
+        'tools = "pathors_agent.cli.demo_tools:calculate"\n'
     )
     config = write_projects(folder, demo)
     database = f"sqlite:///{folder}/sessions.db"

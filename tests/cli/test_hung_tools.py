@@ -126,7 +126,7 @@ def test_tool_that_hangs_keeps_no_worker_after_sigterm(tmp_path: Path, begun: Pa
 
 PROGRAM_THAT_STAYS = """
 import threading
-from pathors_agent.lifetime import end_process_within
+from pathors_agent.concurrency.lifetime import end_process_within
 
 {told}
 threading.Thread(target=threading.Event().wait).start()

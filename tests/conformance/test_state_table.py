@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pathors_agent.conversation import Conversation
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
     AssistantMessage,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conformance.stream_adapter import WireMessage, message_of_stream
-from pathors_agent.agent import Agent
+from pathors_agent.agents.agent import Agent
 from pathors_agent.errors import IncompleteResponse, TransportError
 from pathors_agent.messages import ToolMessage
 from pathors_agent.testing import ScriptedTransport, raw

@@ -21,6 +21,7 @@ from pathors_agent import (
     UserMessage,
     tool,
 )
+from pathors_agent.core.run import Status
 from pathors_agent.durable import (
     DurableAgent,
     RunExists,
@@ -28,7 +29,6 @@ from pathors_agent.durable import (
     RunNotFound,
 )
 from pathors_agent.messages import JSONValue
-from pathors_agent.run import Status
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
 
 pytestmark = pytest.mark.anyio

@@ -17,8 +17,8 @@ import pytest
 
 from durable_program import lines, make_agent
 from pathors_agent import ToolMessage
+from pathors_agent.core.run import Status
 from pathors_agent.durable import DurableAgent
-from pathors_agent.run import Status
 
 RUNS = int(os.environ.get("PATHORS_FLEET_RUNS", "15"))
 STOPPED_SECONDS = 60 if RUNS >= 200 else 0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pathors_agent.conversation import Conversation
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.stores import Session, SQLStore
 from servers import PATIENCE_SECONDS
 

@@ -16,7 +16,7 @@ import pytest
 from command_line import bearer, serving, until
 from live_server import Live, events, live, on_loop
 from pathors_agent import tool
-from pathors_agent.conversation import Conversation
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.server import Project, create_app
 from pathors_agent.stores import SQLStore
 from pathors_agent.testing import AsyncScriptedTransport, calls

@@ -16,12 +16,12 @@ import pytest
 from faults import faulty_tools
 from faults.faulty_tools import GIVEN, RAISED
 from live_server import live, result
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
+from pathors_agent.core.run import Status
 from pathors_agent.errors import ConversationError
-from pathors_agent.limits import Limits
 from pathors_agent.messages import ToolMessage
-from pathors_agent.run import Status
 from pathors_agent.server import Project
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
 from pathors_agent.tools.tool import Tool

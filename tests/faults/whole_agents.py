@@ -12,10 +12,10 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from faults.case_server import CaseServer
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
 from pathors_agent.errors import AgentError
-from pathors_agent.limits import Limits
 from pathors_agent.messages import Message
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.tools.tool import tool

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pathors_agent.agent import Agent
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import Agent
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.history.loading import HistoryFormat, load_messages
 from pathors_agent.history.stored import dump_messages

@@ -6,8 +6,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathors_agent.conversation import Conversation
-from pathors_agent.limits import Limits
+from pathors_agent.agents.answers import AnswerType
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
+from pathors_agent.core.run import CallModel, CallTool, Effect, GiveFeedback, Run
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
@@ -16,8 +18,6 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
-from pathors_agent.run import CallModel, CallTool, Effect, GiveFeedback, Run
-from pathors_agent.structured import AnswerType
 
 LIMITS = st.builds(
     Limits,

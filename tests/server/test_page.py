@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from browser import NewTab
 from live_server import Live, live, on_loop, served
 from pathors_agent import AsyncResponse, Request, tool
-from pathors_agent.demo_tools import demo_tools
+from pathors_agent.cli.demo_tools import demo_tools
 from pathors_agent.server import Project, ServerSettings, create_app, make_key
 from pathors_agent.stores import MemoryStore
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error

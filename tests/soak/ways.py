@@ -22,7 +22,7 @@ from pathors_agent import (
     ToolContext,
     tool,
 )
-from pathors_agent.run import Status
+from pathors_agent.core.run import Status
 
 Sample = dict[str, int]
 

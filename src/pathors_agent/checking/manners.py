@@ -4,16 +4,16 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from secrets import token_hex
 
-from pathors_agent.agent import Agent
+from pathors_agent.agents.agent import Agent
 from pathors_agent.checking.answers import HELLO
 from pathors_agent.checking.asking import Answer, Asking
 from pathors_agent.checking.calls import TOOLS, WEATHER
 from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_needed, not_seen
+from pathors_agent.core.limits import Limits
+from pathors_agent.core.run import Status
 from pathors_agent.errors import AgentError
-from pathors_agent.limits import Limits
 from pathors_agent.messages import ToolMessage
-from pathors_agent.run import Status
-from pathors_agent.sessions import Sessions
+from pathors_agent.sessions.client import Sessions
 from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.wire.chat_completions import ModelOptions
 

@@ -230,7 +230,7 @@ def demo(
     """
     listen_to_ctrl_c()
     with reporting():
-        from pathors_agent.demo import run_demo
+        from pathors_agent.cli.demo import run_demo
 
         run_demo(prompt or (), model=model, colour=not no_color, timeline=timeline)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from pathors_agent.agents.result import RunResult
 from pathors_agent.cli.output import (
     Screen,
     one_line,
@@ -21,7 +22,6 @@ from pathors_agent.cli.talk import Talk, talking
 from pathors_agent.cli.timelines import TimelineFile
 from pathors_agent.errors import AgentError, error_text
 from pathors_agent.messages import ToolCall
-from pathors_agent.run_result import RunResult
 
 # Where `serve` listens when it is told nothing else.
 LOCAL_URL = "http://127.0.0.1:8000/v1/projects/demo"

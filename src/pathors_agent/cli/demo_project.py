@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pathors_agent.demo_tools import INSTRUCTIONS, demo_tools
+from pathors_agent.cli.demo_tools import INSTRUCTIONS, demo_tools
 from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project
 from pathors_agent.transports.base import AsyncTransport

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from pathors_agent.cli.demo_project import demo_project
 from pathors_agent.cli.log_lines import log_to_stderr
 from pathors_agent.cli.output import write_json, write_line, write_text
-from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
+from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.server import Project, ServerSettings, create_app, load_projects, make_key
 from pathors_agent.server.serving import serve as serve_app
 from pathors_agent.server.settings_file import load_settings

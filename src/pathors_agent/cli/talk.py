@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pathors_agent.agent import Agent
+from pathors_agent.agents.agent import Agent
+from pathors_agent.agents.result import RunResult
 from pathors_agent.cli.activity import ToolActivity
 from pathors_agent.cli.output import Screen
 from pathors_agent.cli.scene import Scene
 from pathors_agent.cli.timelines import ServerCalls
-from pathors_agent.conversation import Conversation
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolCall, ToolMessage
-from pathors_agent.run_result import RunResult
-from pathors_agent.timeline import TimedCall
 from pathors_agent.transports.http import HTTPTransport
+from pathors_agent.views.timeline import TimedCall
 from pathors_agent.wire.chat_completions import ModelOptions
 
 # What an endpoint that keeps sessions is asked to tell: also what its own tools do.

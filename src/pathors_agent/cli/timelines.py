@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pathors_agent.cli.output import write_note
-from pathors_agent.timeline import Chart, TimedCall, page
+from pathors_agent.views.timeline import Chart, TimedCall, page
 
 # A title is a line.
 _TITLE_CHARACTERS = 100

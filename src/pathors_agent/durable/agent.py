@@ -11,8 +11,10 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any, Generic, Self
 
-from pathors_agent.agent import AsyncAgent
-from pathors_agent.calls.approvals import Approval, Decision
+from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.answers import OutputT
+from pathors_agent.agents.approvals import Approval, Decision
+from pathors_agent.agents.result import RunResult
 from pathors_agent.durable import engine
 from pathors_agent.durable.history import new_messages
 from pathors_agent.durable.records import SEPARATOR, Order
@@ -39,8 +41,6 @@ from pathors_agent.durable.worker import (
 from pathors_agent.errors import RunExists
 from pathors_agent.history.given import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
-from pathors_agent.run_result import RunResult
-from pathors_agent.structured import OutputT
 
 # Runs mostly wait for the model: what one process has open connections for.
 LOCAL_CONCURRENCY = 100

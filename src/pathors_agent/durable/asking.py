@@ -2,11 +2,11 @@
 
 from time import monotonic
 
+from pathors_agent.agents.ask import Bindings, ModelCall, close_pieces
+from pathors_agent.agents.control import RunControl
+from pathors_agent.core.run import CallModel, Run
 from pathors_agent.errors import TransportError
 from pathors_agent.messages import AssistantMessage
-from pathors_agent.model_call import Bindings, ModelCall, close_pieces
-from pathors_agent.run import CallModel, Run
-from pathors_agent.run_control import RunControl
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport
 
 

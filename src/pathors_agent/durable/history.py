@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pathors_agent.conversation import Conversation
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import Run
 from pathors_agent.durable.records import load
 from pathors_agent.messages import AssistantMessage, Message
-from pathors_agent.run import Run
 from pathors_agent.wire.messages import read_message
 
 BEGIN = "begin"

@@ -10,7 +10,7 @@ from typing import Any
 
 from dbos import Serializer
 
-from pathors_agent.calls.approvals import Decision
+from pathors_agent.agents.approvals import Decision
 from pathors_agent.errors import ProviderError, RunFailed, TransportError, error_text
 from pathors_agent.messages import JSONValue, Message
 from pathors_agent.wire.messages import read_message, write_message

@@ -7,8 +7,12 @@ from typing import Any, Generic
 
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 
-from pathors_agent.agent import AsyncAgent
-from pathors_agent.calls.approvals import Decision
+from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.answers import OutputT
+from pathors_agent.agents.approvals import Decision
+from pathors_agent.agents.control import RunControl
+from pathors_agent.agents.result import RunResult
+from pathors_agent.agents.stream import AsyncRunStream
 from pathors_agent.durable import engine
 from pathors_agent.durable.history import Step, begin_of, new_messages, read_past, take
 from pathors_agent.durable.records import (
@@ -31,10 +35,6 @@ from pathors_agent.durable.segment import open_segment
 from pathors_agent.durable.tables import Tables
 from pathors_agent.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message
-from pathors_agent.run_control import RunControl
-from pathors_agent.run_result import RunResult
-from pathors_agent.run_stream import AsyncRunStream
-from pathors_agent.structured import OutputT
 from pathors_agent.telemetry.spans import current_headers
 
 # How often a handle looks for news.

@@ -12,11 +12,14 @@ from typing import Any
 
 from dbos import DBOS, DBOSClient, StepOptions
 
-from pathors_agent.agent import AsyncAgent
-from pathors_agent.calls.batches import bind, side_by_side, with_notes
-from pathors_agent.calls.dispatch import call_tool_async
-from pathors_agent.calls.doubt import settle
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.ask import Bindings
+from pathors_agent.agents.control import RunControl, TimeIsUp
+from pathors_agent.agents.perform.batches import bind, side_by_side, with_notes
+from pathors_agent.agents.perform.dispatch import call_tool_async
+from pathors_agent.agents.perform.doubt import settle
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run
 from pathors_agent.durable.asking import ask
 from pathors_agent.durable.engine import LostOwnership, owns
 from pathors_agent.durable.history import BEGIN, STARTED, Past, read_past
@@ -24,9 +27,6 @@ from pathors_agent.durable.records import Fields, Order, dump, load, write_failu
 from pathors_agent.durable.tables import DoubtfulCall, Tables
 from pathors_agent.errors import ConversationError, ToolMissing
 from pathors_agent.messages import ToolMessage
-from pathors_agent.model_call import Bindings
-from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
-from pathors_agent.run_control import RunControl, TimeIsUp
 from pathors_agent.telemetry.events import emit
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.wire.messages import read_message, write_message

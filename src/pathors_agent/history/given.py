@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import ValidationError
 
-from pathors_agent.conversation import Conversation
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import ContentPart, Message, UserMessage
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-from pathors_agent.conversation import Conversation, Role, turn_starts
+from pathors_agent.core.conversation import Conversation, Role, turn_starts
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import AssistantMessage, Content, Message, SystemMessage, Usage
 

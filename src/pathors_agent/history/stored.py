@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pathors_agent.errors import ConversationError
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue, Message
+from pathors_agent.wire.messages import dump_message
 
 VERSION = 1
 
@@ -26,11 +27,6 @@ def dump_messages(messages: Iterable[Message]) -> str:
     """Write messages as one JSON text."""
     dumped = [dump_message(message) for message in messages]
     return write_json({"version": VERSION, "messages": dumped}).decode()
-
-
-def dump_message(message: Message) -> dict[str, JSONValue]:
-    """Give one message as JSON values: its role and what differs from the defaults."""
-    return {"role": message.role, **message.model_dump(mode="json", exclude_defaults=True)}
 
 
 def load_stored(text: str | bytes) -> list[Message]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from pathors_agent.calls.tasks import Waiting
+from pathors_agent.agents.perform.tasks import Waiting
+from pathors_agent.concurrency.event_loops import EventLoop, running_loop
 from pathors_agent.errors import ToolDefinitionError
-from pathors_agent.event_loops import EventLoop, running_loop
 from pathors_agent.mcp.content import value_of
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool

@@ -40,7 +40,7 @@ from pathors_agent.server.runtime import Runtime
 from pathors_agent.server.sessions import SessionEndpoints, answered
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.stores.base import Store
-from pathors_agent.transports.endpoint import library_version
+from pathors_agent.telemetry.events import library_version
 
 _CANONICAL = "/v1/projects/{project_id}"
 _LEGACY = "/project/{project_id}"

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
-from pathors_agent.agent import AsyncAgent
-from pathors_agent.calls.approvals import Approval, Decision
-from pathors_agent.conversation import CallState, Conversation, Role
+from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.approvals import Approval, Decision
+from pathors_agent.core.conversation import CallState, Conversation, Role
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import Message, ToolMessage, UserMessage
 from pathors_agent.server.join import Joined

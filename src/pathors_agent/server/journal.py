@@ -11,11 +11,11 @@ from typing import Any
 
 import anyio
 
-from pathors_agent.calls.doubt import settle, unknown_result
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.perform.doubt import settle, unknown_result
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import CallTool, Run
 from pathors_agent.errors import ConversationError, StoreError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
-from pathors_agent.run import CallTool, Run
 from pathors_agent.server.problems import DO_NOT_RETRY, Problem
 from pathors_agent.stores.base import Lease, Session, Store, TurnNote
 from pathors_agent.stores.texts import json_text, message_text, read_message_text

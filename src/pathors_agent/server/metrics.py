@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from pathors_agent.run_result import RunResult
+from pathors_agent.agents.result import RunResult
 from pathors_agent.server.project import Project
 from pathors_agent.telemetry.calls import UNKNOWN_TOOL
 

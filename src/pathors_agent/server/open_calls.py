@@ -3,8 +3,8 @@
 import json
 from dataclasses import replace
 
-from pathors_agent.calls.approvals import Approvals
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.approvals import Approvals
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.stores.base import Session
 from pathors_agent.stores.texts import json_text, read_message_text

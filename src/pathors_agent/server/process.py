@@ -14,7 +14,7 @@ import anyio
 import uvicorn
 from fastapi import FastAPI
 
-from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
+from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.server.connections import MAX_HEAD_BYTES, limited_protocol
 from pathors_agent.server.runtime import Runtime
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from pathors_agent.agent import AsyncAgent
+from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.core.limits import Limits
 from pathors_agent.history.sent import AsyncHistory
 from pathors_agent.json_text import write_json
-from pathors_agent.limits import Limits
 from pathors_agent.messages import JSONValue
 from pathors_agent.server.completion_request import CompletionRequest
 from pathors_agent.server.problems import bad_request

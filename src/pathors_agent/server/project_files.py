@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from pathors_agent.core.limits import Limits
 from pathors_agent.errors import (
     AgentError,
     InvalidProjectFile,
@@ -17,7 +18,6 @@ from pathors_agent.errors import (
     error_text,
     named_error,
 )
-from pathors_agent.limits import Limits
 from pathors_agent.server.project import Project
 from pathors_agent.tools.tool import Tool
 from pathors_agent.tools.turn_tools import Tools

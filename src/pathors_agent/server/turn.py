@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import anyio
 
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.result import RunResult
+from pathors_agent.agents.stream import AsyncRunStream
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import Status
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.messages import AssistantMessage, JSONValue, Message
-from pathors_agent.run import Status
-from pathors_agent.run_result import RunResult
-from pathors_agent.run_stream import AsyncRunStream
 from pathors_agent.server.admission import Admission, SessionQueue
 from pathors_agent.server.answer import Answer, Head, finish_reason
 from pathors_agent.server.body import parsed

@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
+from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.errors import AgentError
-from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.server.metrics import forget_worker
 from pathors_agent.server.process import INTERRUPTED, STOP_SIGNALS, AppMaker, serve_here
 

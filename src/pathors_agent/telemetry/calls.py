@@ -27,8 +27,8 @@ from pathors_agent.telemetry.spans import (
     contents_are_asked_for,
     listening,
 )
-from pathors_agent.timeline import TimedCall
 from pathors_agent.tools.registry import BoundCall
+from pathors_agent.views.timeline import TimedCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pathors_agent.telemetry.guard import observe, observe_async
 from pathors_agent.tools.signature import ToolLog
@@ -30,6 +31,22 @@ _SHARED: ContextVar[dict[str, object] | None] = ContextVar("pathors_agent_events
 
 # Methods of structlog's loggers that return another logger.
 _REBINDING = frozenset({"bind", "new", "unbind", "try_unbind"})
+
+
+class ServerAddress(NamedTuple):
+    """The host and port that a transport sends to."""
+
+    address: str
+    port: int | None = None
+
+
+@cache
+def library_version() -> str:
+    """Return the installed version, or "0" when the library runs from a source tree."""
+    try:
+        return version("pathors-agent")
+    except PackageNotFoundError:
+        return "0"
 
 
 def _configured_structlog() -> "ModuleType | None":

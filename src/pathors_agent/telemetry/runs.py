@@ -6,11 +6,12 @@ from functools import partial
 from time import monotonic
 from typing import Self, TypeVar
 
-from pathors_agent.conversation import Conversation
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import Run
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
-from pathors_agent.run import Run
 from pathors_agent.telemetry.calls import Audience, Operation
 from pathors_agent.telemetry.contents import input_text, instructions_text, output_text
+from pathors_agent.telemetry.events import ServerAddress
 from pathors_agent.telemetry.spans import (
     AGENT,
     CHAT,
@@ -21,8 +22,7 @@ from pathors_agent.telemetry.spans import (
     Facts,
     Within,
 )
-from pathors_agent.timeline import TimedCall
-from pathors_agent.transports.base import ServerAddress
+from pathors_agent.views.timeline import TimedCall
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from pathors_agent.telemetry.events import library_version
 from pathors_agent.telemetry.guard import observe
-from pathors_agent.transports.endpoint import library_version
 
 if TYPE_CHECKING:
     from contextvars import Token

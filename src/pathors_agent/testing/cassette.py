@@ -16,8 +16,8 @@ from urllib.parse import unquote_to_bytes
 
 from anyio.lowlevel import checkpoint
 
+from pathors_agent.agents.ask import close_pieces
 from pathors_agent.errors import CassetteMiss, CassetteRefused, TransportError
-from pathors_agent.model_call import close_pieces
 from pathors_agent.testing.scrubbing import Scrub
 from pathors_agent.testing.spread_text import spread_texts
 from pathors_agent.testing.tape import AskedRequest, Exchange, Failure, Tape

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.result import RunResult
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import Status
 from pathors_agent.errors import RunNotFinished
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage
-from pathors_agent.run import Status
-from pathors_agent.run_result import RunResult
 from pathors_agent.testing.transcripts import arguments_text, call_text, transcript
 from pathors_agent.testing.usage import messages_of
 

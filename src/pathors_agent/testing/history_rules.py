@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from pathors_agent.conversation import Conversation
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.history.stored import dump_messages, load_stored
 from pathors_agent.json_text import is_json_object

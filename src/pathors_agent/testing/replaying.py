@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import Conversation, Role
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.agents.result import RunResult
+from pathors_agent.core.conversation import Conversation, Role
 from pathors_agent.errors import Difference, ReplayDifference, TransportError
-from pathors_agent.history.stored import dump_message, load_stored
+from pathors_agent.history.stored import load_stored
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -16,7 +17,6 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.run_result import RunResult
 from pathors_agent.testing.differences import differences
 from pathors_agent.testing.script import Entry, raw
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport, Player, PlayerTransport
@@ -24,6 +24,7 @@ from pathors_agent.testing.transcripts import transcript
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.wire.completion_bytes import plain_body
+from pathors_agent.wire.messages import dump_message
 
 Log = str | bytes | RunResult[Any] | Conversation | Iterable[Message]
 """A run's messages, or the text that `dump_messages` made of them."""

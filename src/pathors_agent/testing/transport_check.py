@@ -10,7 +10,7 @@ from contextlib import (
 
 from anyio import to_thread
 
-from pathors_agent.model_call import close_pieces
+from pathors_agent.agents.ask import close_pieces
 from pathors_agent.testing.loopback_server import LoopbackServer, refused_port
 from pathors_agent.testing.transport_rules import MOST_KEPT, REFUSED, Mine, Outcome, Rule, rules
 from pathors_agent.testing.usage import check_made, maker_of

@@ -7,8 +7,8 @@ import yarl
 from aiohttp.connector import Connection
 from multidict import CIMultiDict, istr
 
+from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.errors import InvalidSetting, TransportError
-from pathors_agent.event_loops import in_trio_task
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.endpoint import Endpoint
 from pathors_agent.transports.exchange import KEEP_ALIVE_SECONDS, Exchange

@@ -16,20 +16,16 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from pathors_agent.cancellation import Cancellation
+from pathors_agent.concurrency.cancellation import Cancellation
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+
+if TYPE_CHECKING:
+    from pathors_agent.telemetry.events import ServerAddress
 
 COMPLETIONS_PATH = "/chat/completions"
 """Where chat completions are asked for, after the base URL, in every API of this kind."""
-
-
-class ServerAddress(NamedTuple):
-    """The host and port that a transport sends to."""
-
-    address: str
-    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +90,7 @@ class Transport(ABC):
     profile: EndpointProfile = DEFAULT_PROFILE
     """What the endpoint wants to be sent."""
 
-    server_address: ServerAddress | None = None
+    server_address: "ServerAddress | None" = None
     """Where requests go, for telemetry; None if it is not known before one is sent."""
 
     @abstractmethod
@@ -112,7 +108,7 @@ class AsyncTransport(ABC):
     profile: EndpointProfile = DEFAULT_PROFILE
     """What the endpoint wants to be sent."""
 
-    server_address: ServerAddress | None = None
+    server_address: "ServerAddress | None" = None
     """Where requests go, for telemetry; None if it is not known before one is sent."""
 
     @abstractmethod

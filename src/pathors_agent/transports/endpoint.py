@@ -6,13 +6,12 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
-from pathors_agent.transports.base import COMPLETIONS_PATH, Request, ServerAddress
+from pathors_agent.telemetry.events import ServerAddress, library_version
+from pathors_agent.transports.base import COMPLETIONS_PATH, Request
 from pathors_agent.transports.exchange import Exchange, Secrets, Timeouts
 from pathors_agent.transports.network import Route, route_to
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
@@ -263,12 +262,3 @@ def _own_headers() -> dict[str, str]:
         "Accept": "text/event-stream, application/json",
         "User-Agent": f"pathors-agent/{library_version()}",
     }
-
-
-@cache
-def library_version() -> str:
-    """Give the version that is installed."""
-    try:
-        return version("pathors-agent")
-    except PackageNotFoundError:  # run from a source tree
-        return "0"

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields, replace
 
+from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.errors import TransportError
-from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.telemetry.events import emit
 from pathors_agent.transports.base import (
     AsyncResponse,

@@ -9,8 +9,8 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
+from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.errors import TransportError
-from pathors_agent.event_loops import in_trio_task
 
 ClientT = TypeVar("ClientT")
 

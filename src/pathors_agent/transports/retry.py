@@ -18,9 +18,9 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pathors_agent.cancellation import Cancellation
+from pathors_agent.concurrency.cancellation import Cancellation
+from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.errors import InvalidSetting, ProviderError, TransportError
-from pathors_agent.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.telemetry.events import emit
 from pathors_agent.transports.base import (
     COMPLETIONS_PATH,

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pydantic import TypeAdapter, ValidationError
 
 from pathors_agent.errors import ConversationError
-from pathors_agent.history.stored import dump_message
 from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolCall
 
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
@@ -25,6 +24,11 @@ _CALL_FIELDS = {"id", "type", "function"}
 
 # What OpenAI calls a system message for its newer models.
 SAME_ROLE = {"developer": "system"}
+
+
+def dump_message(message: Message) -> dict[str, JSONValue]:
+    """Return a message as JSON values: its role and the fields that differ from their defaults."""
+    return {"role": message.role, **message.model_dump(mode="json", exclude_defaults=True)}
 
 
 def write_message(message: Message) -> dict[str, JSONValue]:

@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
+from pathors_agent.core.run import CallTool, Run
 from pathors_agent.messages import ToolMessage
-from pathors_agent.run import CallTool, Run
 from pathors_agent.tools.registry import BoundCall
 
 

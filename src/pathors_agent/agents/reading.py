@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import AsyncGeneratorType, FrameType, GeneratorType
 from typing import Any
 
-from pathors_agent.event_loops import EventLoop, running_loop
+from pathors_agent.concurrency.event_loops import EventLoop, running_loop
 
 # Cleaning up after a closed event loop is given up after this long, and after so many awaits.
 UNWIND_SECONDS = 1.0

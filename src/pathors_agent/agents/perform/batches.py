@@ -20,14 +20,14 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from pathors_agent.calls.dispatch import ToolThread, call_tool, call_tool_async
-from pathors_agent.calls.functions import Report
-from pathors_agent.calls.tasks import LoopTask
-from pathors_agent.event_loops import in_trio_task
+from pathors_agent.agents.ask import Bindings
+from pathors_agent.agents.control import RunControl, Said
+from pathors_agent.agents.perform.dispatch import ToolThread, call_tool, call_tool_async
+from pathors_agent.agents.perform.functions import Report
+from pathors_agent.agents.perform.tasks import LoopTask
+from pathors_agent.concurrency.event_loops import in_trio_task
+from pathors_agent.core.run import CallTool, Effect, Run
 from pathors_agent.messages import Content, ContentPart, ToolMessage
-from pathors_agent.model_call import Bindings
-from pathors_agent.run import CallTool, Effect, Run
-from pathors_agent.run_control import RunControl, Said
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.wire.message_builder import ToolProgressDelta
 

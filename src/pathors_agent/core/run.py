@@ -4,14 +4,14 @@ A run is derived from the history; what it keeps is what it has counted there so
 history can be taken up again, by any driver.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from sys import intern
-from typing import Any
+from typing import Protocol
 
-from pathors_agent.conversation import CallState, Conversation, Role
-from pathors_agent.limits import (
+from pathors_agent.core.conversation import CallState, Conversation, Role
+from pathors_agent.core.limits import (
     MAY_RUN,
     Limits,
     Tally,
@@ -26,7 +26,6 @@ from pathors_agent.messages import (
     UserMessage,
     unused_call_id,
 )
-from pathors_agent.structured import AnswerType, accepted_call
 
 Produced = AssistantMessage | ToolMessage | UserMessage
 """What effects produce."""
@@ -80,6 +79,23 @@ class GiveFeedback:
 Effect = CallModel | CallTool | GiveFeedback
 
 
+class AnswerCheck(Protocol):
+    """Decide which answers fit, when a run asks for answers of one type."""
+
+    @property
+    def final_tool(self) -> str | None:
+        """The name of the tool whose call is the answer, or None."""
+
+    def answer(self, messages: Sequence[Message]) -> str | None:
+        """Return the JSON text of the answer that a history ends with, or None."""
+
+    def feedback(self, messages: Sequence[Message]) -> UserMessage | None:
+        """Return what is wrong with the text answer that a history ends with, or None."""
+
+    def ended_by(self, messages: Sequence[Message]) -> EndedBy | None:
+        """Return what ended the last answer early, if asking again would not help, or None."""
+
+
 class Run:
     """One pass of the loop over a conversation: what is owed, and where it stands.
 
@@ -108,7 +124,7 @@ class Run:
         limits: Limits | None = None,
         client_tools: Collection[str] = frozenset(),
         is_held: Callable[[ToolCall], bool] | None = None,
-        answers: AnswerType[Any] | None = None,
+        answers: AnswerCheck | None = None,
     ) -> None:
         self.conversation = conversation
         self.limits = limits or Limits()
@@ -235,9 +251,9 @@ class Run:
         return last.text
 
     def _is_answered(self) -> bool:
-        return (
-            self._final_tool is not None and accepted_call(self.conversation.messages) is not None
-        )
+        if self._answers is None or self._final_tool is None:
+            return False
+        return self._answers.answer(self.conversation.messages) is not None
 
     def _is_cut_off(self) -> bool:
         """Return True if an answer of a type was asked for, and asking again would not help."""

@@ -17,10 +17,15 @@ from typing import Any, Generic, TypeVar
 import anyio
 from anyio.lowlevel import RunVar
 
-from pathors_agent.calls.functions import STOP_SECONDS, FunctionCall, left_alone, out_of_time
-from pathors_agent.calls.tasks import Waiting
-from pathors_agent.cancellation import Cancellation
-from pathors_agent.event_loops import EventLoop, running_loop
+from pathors_agent.agents.perform.functions import (
+    STOP_SECONDS,
+    FunctionCall,
+    left_alone,
+    out_of_time,
+)
+from pathors_agent.agents.perform.tasks import Waiting
+from pathors_agent.concurrency.cancellation import Cancellation
+from pathors_agent.concurrency.event_loops import EventLoop, running_loop
 
 T = TypeVar("T")
 

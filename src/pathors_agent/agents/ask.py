@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
-from pathors_agent.calls.approvals import Approvals
-from pathors_agent.calls.journal import Journal
-from pathors_agent.cancellation import RunCancelled
+from pathors_agent.agents.answers import AnswerType, ArrivingAnswer, name_taken
+from pathors_agent.agents.approvals import Approvals
+from pathors_agent.agents.control import RunControl, TimeIsUp
+from pathors_agent.agents.perform.journal import Journal
+from pathors_agent.concurrency.cancellation import RunCancelled
+from pathors_agent.core.run import CallModel, CallTool, Run
 from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError, error_text
 from pathors_agent.history.sent import AsyncHistory, checked, spending
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
-from pathors_agent.run import CallModel, CallTool, Run
-from pathors_agent.run_control import RunControl, TimeIsUp
-from pathors_agent.structured import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.telemetry.runs import ModelOperation, RunTelemetry
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.turn_tools import AsyncToolChoice, chosen, chosen_async

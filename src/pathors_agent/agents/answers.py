@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 from pydantic import ValidationError
 from typing_extensions import TypeVar
 
+from pathors_agent.core.limits import is_object
 from pathors_agent.errors import ToolDefinitionError
-from pathors_agent.limits import is_object
 from pathors_agent.messages import (
     AssistantMessage,
     EndedBy,
@@ -121,7 +121,7 @@ class AnswerType(Generic[OutputT]):
         return last.text
 
     def feedback(self, messages: Sequence[Message]) -> UserMessage | None:
-        """Say what is wrong with the text answer that a history ends with, None where nothing is.
+        """Return what is wrong with the text answer that a history ends with, or None.
 
         Only a history that ends with a text answer has one.
         """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from pathors_agent.calls.functions import (
+from pathors_agent.agents.perform.functions import (
     MAX_HUNG_CALLS,
     FunctionCall,
     Report,
@@ -16,10 +16,10 @@ from pathors_agent.calls.functions import (
     hung_calls,
     is_unfinished,
 )
-from pathors_agent.calls.tasks import run_in_task
-from pathors_agent.calls.threads import run_in_thread, run_in_thread_async, thread_limit
-from pathors_agent.calls.tool_loop import ToolThread
-from pathors_agent.cancellation import Cancellation, RunCancelled
+from pathors_agent.agents.perform.tasks import run_in_task
+from pathors_agent.agents.perform.threads import run_in_thread, run_in_thread_async, thread_limit
+from pathors_agent.agents.perform.tool_loop import ToolThread
+from pathors_agent.concurrency.cancellation import Cancellation, RunCancelled
 from pathors_agent.errors import ToolError, ToolLoopError
 from pathors_agent.messages import ToolMessage
 from pathors_agent.telemetry.calls import Audience, ToolOperation, call_facts
@@ -192,7 +192,7 @@ def _run(
 ) -> object:
     seconds = _shorter(bound.tool.timeout or default, left)
     if bound.tool.run_in == "process":
-        from pathors_agent.calls.process import ToolProcess  # here: few tools need it
+        from pathors_agent.agents.perform.process import ToolProcess  # here: few tools need it
 
         process = ToolProcess(bound.tool, _arguments(bound, seconds))
         try:
@@ -235,7 +235,7 @@ async def _run_async(
         begin()
         begun = time.monotonic()
         if bound.tool.run_in == "process":
-            from pathors_agent.calls.process import ToolProcess, run_in_process
+            from pathors_agent.agents.perform.process import ToolProcess, run_in_process
 
             process = ToolProcess(bound.tool, _arguments(bound, seconds))
             return await run_in_process(process, seconds)

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 from pathors_agent.errors import ProviderError, SessionConflict, SessionNotFound, StoreError
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
-from pathors_agent.session_answers import (
+from pathors_agent.sessions.answers import (
     MAX_ANSWER_BYTES,
     NewSession,
     Object,

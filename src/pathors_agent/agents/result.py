@@ -6,15 +6,15 @@ from functools import cached_property, reduce
 from operator import add
 from typing import TYPE_CHECKING, Generic, cast
 
-from pathors_agent.calls.approvals import Approval
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.answers import AnswerType, OutputT
+from pathors_agent.agents.approvals import Approval
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import Status
 from pathors_agent.errors import RunNotFinished
 from pathors_agent.messages import AssistantMessage, EndedBy, Message, ToolCall, Usage
-from pathors_agent.run import Status
 from pathors_agent.schema.arguments import cut
-from pathors_agent.structured import AnswerType, OutputT
-from pathors_agent.timeline import Chart, TimedCall, page
-from pathors_agent.transcript import as_html, as_rich
+from pathors_agent.views.timeline import Chart, TimedCall, page
+from pathors_agent.views.transcript import as_html, as_rich
 from pathors_agent.wire.message_builder import Quirk
 
 if TYPE_CHECKING:

@@ -14,16 +14,16 @@ from collections.abc import (
 from types import TracebackType
 from typing import Generic, Self
 
-from pathors_agent.calls.journal import Journal
-from pathors_agent.conversation import Conversation
+from pathors_agent.agents.answers import OutputT
+from pathors_agent.agents.ask import Bindings
+from pathors_agent.agents.control import RunControl
+from pathors_agent.agents.perform.journal import Journal
+from pathors_agent.agents.result import RunResult
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import Run, Status
 from pathors_agent.errors import StreamInUse
 from pathors_agent.history.given import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
-from pathors_agent.model_call import Bindings
-from pathors_agent.run import Run, Status
-from pathors_agent.run_control import RunControl
-from pathors_agent.run_result import RunResult
-from pathors_agent.structured import OutputT
 from pathors_agent.wire.message_builder import Delta
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pathors_agent.core.run import CallTool, Run
 from pathors_agent.messages import ToolMessage
-from pathors_agent.run import CallTool, Run
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.signature import ToolContext

@@ -4,13 +4,13 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 from time import monotonic
 
-from pathors_agent.calls.batches import batch_items, call_alone, call_one, side_by_side
-from pathors_agent.calls.dispatch import ToolThread
+from pathors_agent.agents.ask import Bindings, ModelCall, close_pieces
+from pathors_agent.agents.control import RunControl, Said
+from pathors_agent.agents.perform.batches import batch_items, call_alone, call_one, side_by_side
+from pathors_agent.agents.perform.dispatch import ToolThread
+from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run
 from pathors_agent.errors import TransportError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
-from pathors_agent.model_call import Bindings, ModelCall, close_pieces
-from pathors_agent.run import CallModel, CallTool, GiveFeedback, Run
-from pathors_agent.run_control import RunControl, Said
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.message_builder import Delta
 

@@ -14,12 +14,12 @@ from typing import Any, Self
 
 import anyio
 
-from pathors_agent.cancellation import Cancellation, RunCancelled
+from pathors_agent.agents.reading import Reading
+from pathors_agent.concurrency.cancellation import Cancellation, RunCancelled
+from pathors_agent.concurrency.event_loops import AsyncioLoop, running_loop
+from pathors_agent.core.run import Effect, Produced, Run
 from pathors_agent.errors import ConversationError, TransportError
-from pathors_agent.event_loops import AsyncioLoop, running_loop
 from pathors_agent.messages import UserMessage
-from pathors_agent.run import Effect, Produced, Run
-from pathors_agent.stream_reading import Reading
 from pathors_agent.wire.response_stream import ResponseStream
 
 # A stream that another task or thread reads is waited for this long when it is left.

@@ -13,10 +13,10 @@ from functools import partial
 from time import monotonic
 from typing import Any, Self, TypeVar, cast
 
-from pathors_agent.calls.functions import STOP_SECONDS
-from pathors_agent.calls.tasks import SECOND_STOP_SECONDS
-from pathors_agent.calls.threads import caller_context
-from pathors_agent.cancellation import Cancellation, RunCancelled
+from pathors_agent.agents.perform.functions import STOP_SECONDS
+from pathors_agent.agents.perform.tasks import SECOND_STOP_SECONDS
+from pathors_agent.agents.perform.threads import caller_context
+from pathors_agent.concurrency.cancellation import Cancellation, RunCancelled
 from pathors_agent.errors import ToolLoopError
 
 T = TypeVar("T")

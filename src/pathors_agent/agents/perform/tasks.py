@@ -15,7 +15,7 @@ from typing import Generic, TypeVar, cast
 
 import anyio
 
-from pathors_agent.calls.functions import (
+from pathors_agent.agents.perform.functions import (
     STOP_SECONDS,
     STOPS,
     FunctionCall,
@@ -23,8 +23,8 @@ from pathors_agent.calls.functions import (
     out_of_time,
     stopped_within,
 )
+from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.errors import ToolError
-from pathors_agent.event_loops import in_trio_task
 
 T = TypeVar("T")
 

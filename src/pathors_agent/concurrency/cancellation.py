@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from pathors_agent.event_loops import running_loop
+from pathors_agent.concurrency.event_loops import running_loop
 
 
 class RunCancelled(BaseException):

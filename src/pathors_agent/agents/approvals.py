@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from types import MappingProxyType
 
-from pathors_agent.conversation import Conversation
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import canonical_arguments
 from pathors_agent.errors import ConversationError
-from pathors_agent.limits import canonical_arguments
 from pathors_agent.messages import JSONValue, ToolCall, ToolMessage
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.tool import Tool

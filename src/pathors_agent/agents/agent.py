@@ -4,10 +4,18 @@ from collections.abc import Iterable
 from secrets import token_hex
 from typing import Any, Generic, TypedDict, Unpack, overload
 
-from pathors_agent.calls.approvals import Approval, Approvals, Decision
-from pathors_agent.calls.dispatch import ToolThread
-from pathors_agent.conversation import Conversation
-from pathors_agent.drivers import drive, drive_async
+from pathors_agent.agents.answers import ArrivingAnswer, OutputT, answer_type
+from pathors_agent.agents.approvals import Approval, Approvals, Decision
+from pathors_agent.agents.ask import Bindings
+from pathors_agent.agents.control import RunControl
+from pathors_agent.agents.drivers import drive, drive_async
+from pathors_agent.agents.perform.dispatch import ToolThread
+from pathors_agent.agents.result import RunResult
+from pathors_agent.agents.stream import AsyncRunStream, Before, RunStream
+from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
+from pathors_agent.core.run import Run
 from pathors_agent.history.given import (
     GivenConversation,
     Prompt,
@@ -15,14 +23,6 @@ from pathors_agent.history.given import (
     user_message,
 )
 from pathors_agent.history.sent import AsyncHistory, History
-from pathors_agent.lifetime import AsyncLifetime, Lifetime
-from pathors_agent.limits import Limits
-from pathors_agent.model_call import Bindings
-from pathors_agent.run import Run
-from pathors_agent.run_control import RunControl
-from pathors_agent.run_result import RunResult
-from pathors_agent.run_stream import AsyncRunStream, Before, RunStream
-from pathors_agent.structured import ArrivingAnswer, OutputT, answer_type
 from pathors_agent.telemetry.runs import RunTelemetry
 from pathors_agent.tools.turn_tools import (
     AsyncToolChoice,

@@ -182,12 +182,12 @@ class Conversation:
         )
 
     def _repr_html_(self) -> str:
-        from pathors_agent.transcript import as_html
+        from pathors_agent.views.transcript import as_html
 
         return as_html(self.messages)
 
     def __rich_console__(self, *_: object) -> "Iterator[RenderableType]":
-        from pathors_agent.transcript import as_rich
+        from pathors_agent.views.transcript import as_rich
 
         return as_rich(self.messages)
 

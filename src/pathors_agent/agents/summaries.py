@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import overload
 
-from pathors_agent.agent import Agent, AsyncAgent
-from pathors_agent.conversation import turn_starts
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.agents.result import RunResult
+from pathors_agent.core.conversation import turn_starts
 from pathors_agent.history.sent import (
     Counter,
     History,
@@ -18,11 +19,10 @@ from pathors_agent.history.sent import (
     once,
     spend,
 )
-from pathors_agent.history.stored import dump_message
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import AssistantMessage, Message, SystemMessage, ToolMessage
-from pathors_agent.run_result import RunResult
 from pathors_agent.schema.arguments import cut
+from pathors_agent.wire.messages import dump_message
 
 # As many conversations at once keep their summaries in this process; one has about 2 KB.
 MAX_KEPT = 1_000

@@ -12,9 +12,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pathors_agent.calls import child
-from pathors_agent.calls.functions import STOP_SECONDS, out_of_time
-from pathors_agent.calls.threads import ThreadTask
+from pathors_agent.agents.perform import child
+from pathors_agent.agents.perform.functions import STOP_SECONDS, out_of_time
+from pathors_agent.agents.perform.threads import ThreadTask
 from pathors_agent.errors import ToolError
 from pathors_agent.tools.interpreter import no_python, python_executable
 from pathors_agent.tools.signature import NO_LOG, ToolContext

@@ -1,0 +1,1 @@
+"""Agents: the loop, its drivers, and what a run returns."""

@@ -1,0 +1,1 @@
+"""The state machine: conversations, runs and limits. No I/O, no clock."""

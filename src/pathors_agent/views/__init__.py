@@ -1,0 +1,1 @@
+"""Conversations and runs as people read them: transcripts and timelines."""
