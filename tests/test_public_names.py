@@ -56,7 +56,7 @@ PUBLIC_NAMES = {
 # An alias has no `__doc__` of its own; a text below its definition documents it.
 ALIASES = {
     "JSONValue": "messages",
-    "NOT_HAPPENED": "calls.doubt",
+    "NOT_HAPPENED": "agents.perform.doubt",
     "PROFILES": "wire.chat_completions",
 }
 

@@ -342,7 +342,7 @@ READING = [
     mutant(
         "an error body is read for ever",
         "promise 6",
-        "model_call.py",
+        "agents/ask.py",
         "    for data in pieces:\n        body += data\n"
         "        if len(body) > MAX_ERROR_BODY_BYTES:\n            break\n",
         "    for data in pieces:\n        body += data\n",

@@ -2,8 +2,8 @@
 
 from mutants.mutant import mutant
 
-CONVERSATION = "conversation.py"
-LIMITS = "limits.py"
+CONVERSATION = "core/conversation.py"
+LIMITS = "core/limits.py"
 
 CONVERSATION_TESTS = "test_conversation.py::"
 TABLE_TEST = "conformance/test_state_table.py::test_cell_is_as_documented"
@@ -118,7 +118,7 @@ RUNNING = [
     mutant(
         "an id of an earlier turn is used again",
         "rule 10",
-        "run.py",
+        "core/run.py",
         "        if not any(call.id in used for call in message.tool_calls):\n",
         "        if used is not None:\n",
         "test_run.py::test_call_id_used_before_is_replaced_when_recorded",
@@ -127,7 +127,7 @@ RUNNING = [
     mutant(
         "what broke off is a whole answer",
         "promise 1, rule 6",
-        "model_call.py",
+        "agents/ask.py",
         "        if self.stream.is_complete:\n            return\n",
         "        if self.stream.received:\n            self.stream._done = True\n            return\n",
         DRIVER_TESTS + "test_nothing_of_a_broken_answer_runs",
@@ -136,7 +136,7 @@ RUNNING = [
     mutant(
         "a call that the end of the time cut off is owed again",
         "promise 3",
-        "calls/batches.py",
+        "agents/perform/batches.py",
         "            control.record(message)\n        messages.append(message)\n",
         "            continue\n        messages.append(message)\n",
         DRIVER_TESTS + "test_tools_are_stopped_when_the_time_of_the_run_is_over",
@@ -144,7 +144,7 @@ RUNNING = [
     mutant(
         "a tool that went on after its run was stopped is owed again",
         "promise 3",
-        "calls/tasks.py",
+        "agents/perform/tasks.py",
         "            raise left_alone() from None\n",
         "            raise\n",
         DISPATCH_TESTS + "test_cancelled_run_leaves_a_deaf_tool_soon_and_its_outcome_is_unknown",
@@ -152,7 +152,7 @@ RUNNING = [
     mutant(
         "a call whose time was over before it began is begun",
         "promise 3",
-        "calls/functions.py",
+        "agents/perform/functions.py",
         '            elif self._state == "new":\n                self._state = "ended"\n',
         "",
         DISPATCH_TESTS + "test_call_whose_time_is_over_before_it_began_is_not_begun",
@@ -160,7 +160,7 @@ RUNNING = [
     mutant(
         "a result is recorded after a checkpoint",
         "promise 3, promise 4",
-        "calls/batches.py",
+        "agents/perform/batches.py",
         "                control.record(message)\n                results[effect.call.id] = message\n",
         "                await anyio.lowlevel.checkpoint()\n"
         "                control.record(message)\n                results[effect.call.id] = message\n",
@@ -171,7 +171,7 @@ RUNNING = [
     mutant(
         "a durable run runs again what a crash cut off",
         "promise 3",
-        "calls/doubt.py",
+        "agents/perform/doubt.py",
         "    if bound.tool.reconcile is None:\n        return _unknown(bound)\n",
         "    if bound.tool.reconcile is None:\n        return None\n",
         "durable/test_kills.py::test_run_killed_anywhere_ends_as_the_run_that_never_was[sqlite]",
@@ -180,7 +180,7 @@ RUNNING = [
     mutant(
         "an exception of a tool ends the run",
         "promise 4",
-        "calls/dispatch.py",
+        "agents/perform/dispatch.py",
         "        except Exception as error:  # noqa: BLE001  (as in call_tool)\n",
         "        except ValueError as error:\n",
         DISPATCH_TESTS + "test_exception_is_told_to_the_model",
@@ -188,7 +188,7 @@ RUNNING = [
     mutant(
         "an exception whose text raises ends the run",
         "promise 4",
-        "calls/dispatch.py",
+        "agents/perform/dispatch.py",
         "    except Exception as second:  # noqa: BLE001  (an exception's own __str__ may raise)\n",
         "    except ZeroDivisionError as second:\n",
         "faults/test_tools.py::test_what_a_tool_raises_is_the_result_of_its_call",
@@ -240,7 +240,7 @@ RUNNING = [
     mutant(
         "a result is counted before its batch is whole",
         "limits",
-        "run.py",
+        "core/run.py",
         "tally.read(self.conversation.settled(tally.place))",
         "tally.read(self.conversation.messages[tally.place :])",
         "properties/test_tally_properties.py",
@@ -248,7 +248,7 @@ RUNNING = [
     mutant(
         "the time of a run has no end",
         "limits, promise 6",
-        "run_control.py",
+        "agents/control.py",
         "        if left <= 0:\n            raise TimeIsUp\n        return left\n",
         "        return max(left, 1)\n",
         DRIVER_TESTS + "test_model_that_takes_too_long_ends_the_run_at_its_limit",
@@ -257,7 +257,7 @@ RUNNING = [
     mutant(
         "any number of tools runs at once",
         "limits",
-        "calls/batches.py",
+        "agents/perform/batches.py",
         "            async with places:\n",
         "            async with anyio.Semaphore(10**9):\n",
         DRIVER_TESTS + "test_no_more_tools_run_at_once_than_allowed",
@@ -265,7 +265,7 @@ RUNNING = [
     mutant(
         "a tool that hangs is started for ever",
         "limits, promise 6",
-        "calls/dispatch.py",
+        "agents/perform/dispatch.py",
         "if hung_calls(bound.function) < MAX_HUNG_CALLS:",
         "if hung_calls(bound.function) < 10**9:",
         DISPATCH_TESTS + "test_tool_with_hung_calls_is_refused_until_one_returns",
@@ -274,7 +274,7 @@ RUNNING = [
     mutant(
         "a cancelled run waits for a deaf tool",
         "promise 8",
-        "calls/tasks.py",
+        "agents/perform/tasks.py",
         "    async def stop(self, seconds: float = STOP_SECONDS)",
         "    async def stop(self, seconds: float = 30)",
         DISPATCH_TESTS + "test_cancelled_run_leaves_a_deaf_tool_soon_and_its_outcome_is_unknown",
@@ -282,7 +282,7 @@ RUNNING = [
     mutant(
         "a process that was cancelled goes on",
         "promise 8",
-        "calls/process.py",
+        "agents/perform/process.py",
         "        process.stop()\n        await task.wait_shielded(STOP_SECONDS)\n",
         "        await task.wait_shielded(STOP_SECONDS)\n",
         "test_tool_process.py::test_cancellation_kills_the_process_at_once_and_the_call_is_owed",
@@ -290,7 +290,7 @@ RUNNING = [
     mutant(
         "what a killed process had started goes on",
         "promise 8",
-        "calls/process.py",
+        "agents/perform/process.py",
         "os.killpg(process.pid, signal.SIGKILL)",
         "os.kill(process.pid, signal.SIGKILL)",
         "test_tool_process.py::test_what_a_killed_process_had_started_is_killed",
@@ -299,7 +299,7 @@ RUNNING = [
     mutant(
         "an answer that was cut off is asked for again",
         "rule 7",
-        "run.py",
+        "core/run.py",
         "if fault is None or self.out_of_time or self._is_cut_off():",
         "if fault is None or self.out_of_time:",
         "test_structured.py::test_answer_that_cannot_come_is_named_and_not_asked_for_again",
@@ -308,7 +308,7 @@ RUNNING = [
     mutant(
         "a tool that needs approval runs without",
         "approvals",
-        "calls/approvals.py",
+        "agents/approvals.py",
         "        if not callable(tool.approve):\n            return True\n",
         "        if not callable(tool.approve):\n            return False\n",
         APPROVAL_TESTS + "test_run_waits_and_says_for_what",
@@ -316,7 +316,7 @@ RUNNING = [
     mutant(
         "an approval fits other arguments",
         "approvals",
-        "calls/approvals.py",
+        "agents/approvals.py",
         "seen = [call.id, tool.name, tool.parameters, canonical_arguments(call.arguments)]",
         "seen = [call.id, tool.name, tool.parameters]",
         APPROVAL_TESTS + "test_decision_does_not_fit_other_arguments",
@@ -324,7 +324,7 @@ RUNNING = [
     mutant(
         "an approval fits another tool of that name",
         "approvals",
-        "calls/approvals.py",
+        "agents/approvals.py",
         "seen = [call.id, tool.name, tool.parameters, canonical_arguments(call.arguments)]",
         "seen = [call.id, tool.name, canonical_arguments(call.arguments)]",
         APPROVAL_TESTS + "test_decision_does_not_fit_another_tool_of_that_name",
@@ -332,7 +332,7 @@ RUNNING = [
     mutant(
         "a decision that fits nothing is ignored",
         "approvals",
-        "calls/approvals.py",
+        "agents/approvals.py",
         "            if call is None:\n                raise ConversationError(",
         "            if call is None:\n                continue\n"
         "                raise ConversationError(",
@@ -341,7 +341,7 @@ RUNNING = [
     mutant(
         "where the author's function fails, the call runs",
         "approvals",
-        "calls/approvals.py",
+        "agents/approvals.py",
         "a person is the safe answer)\n            return True\n",
         "a person is the safe answer)\n            return False\n",
         APPROVAL_TESTS + "test_function_that_fails_leaves_the_decision_to_a_person",
@@ -350,7 +350,7 @@ RUNNING = [
     mutant(
         "calls of two conversations have one idempotency key",
         "idempotency",
-        "run.py",
+        "core/run.py",
         'return f"{self.conversation.id}/{effect.key}"',
         "return effect.key",
         "test_agent.py::test_keys_of_two_conversations_differ",
