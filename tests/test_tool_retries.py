@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pathors_agent import Agent, AsyncAgent, Limits, Retry, Tool, ToolError, ToolMessage, tool
+from pathors_agent.agents.result import RunResult
 from pathors_agent.errors import InvalidSetting, ToolDefinitionError
-from pathors_agent.run_result import RunResult
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
 from ways import WAYS, Way
 

@@ -15,10 +15,11 @@ import anyio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pathors_agent.agent import AsyncAgent
+from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.cli.output import write_note
 from pathors_agent.cli.places import data_folder
 from pathors_agent.cli.reporting import INTERRUPTED, fail
+from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.durable import (
     DurableAgent,
     read_batch,
@@ -26,7 +27,6 @@ from pathors_agent.durable import (
     write_batch,
 )
 from pathors_agent.durable.worker import STOP_SECONDS
-from pathors_agent.lifetime import CLOSE_SECONDS, end_process_within
 
 _SECONDS = 60
 

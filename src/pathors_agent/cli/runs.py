@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from pathors_agent.agent import AsyncAgent
+from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.cli.durable import database_url
 from pathors_agent.cli.output import write_json, write_line, write_note, write_rest, write_table
 from pathors_agent.durable import DoubtfulCall, DurableAgent

@@ -10,7 +10,7 @@ from dbos import WorkflowStatus
 from pathors_agent.durable.history import BEGIN, STARTED, Step
 from pathors_agent.durable.run_list import AT_WORK
 from pathors_agent.durable.runs import Runs, status_of
-from pathors_agent.timeline import Chart, TimedCall, duration, page
+from pathors_agent.views.timeline import Chart, TimedCall, duration, page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
