@@ -414,7 +414,7 @@ async def test_tool_has_its_context_and_one_key_in_the_session(tmp_path: Path) -
         await (await durable.send("s", "one")).result()
         await (await durable.send("s", "two")).result()
 
-    assert seen == [("mine", "s/tool/0/0", "s"), ("mine", "s/tool/2/0", "s")]
+    assert seen == [("mine", "agent/s/tool/0/0", "s"), ("mine", "agent/s/tool/2/0", "s")]
 
 
 async def test_run_stopped_with_its_process_goes_on_in_the_next(opened: Open) -> None:

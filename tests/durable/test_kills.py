@@ -62,7 +62,7 @@ def test_run_killed_anywhere_ends_as_the_run_that_never_was(story: dict[str, Any
         assert kill["in_doubt"] == in_doubt, where
         assert without_doubtful(kill["messages"]) == without(whole["messages"], in_doubt), where
 
-        run = f"run-{kill['boundary']}"
+        run = f"agent/run-{kill['boundary']}"
         for effect, line in WRITES.items():
             times = kill["lines"].count(f"{run}/{effect} {line}")
             assert times == 1 or (times == 0 and effect in in_doubt), where

@@ -82,12 +82,12 @@ async def test_dead_and_slow_workers_lose_nothing_and_repeat_nothing(
                 worker.send_signal(signal.SIGTERM)
                 assert worker.wait(30) == 0
 
-        doubts = {f"{call.run_id}/{call.effect}" for call in await durable.in_doubt()}
+        doubts = {call.key for call in await durable.in_doubt()}
         again = {handle.id: await handle.result() for handle in [*handles, *more]}
         hands = [await hands_of(durable, handle.id) for handle in handles]
 
     written = lines(tmp_path / "lines")
-    expected = {f"{run}/{write}" for run in results for write in WRITES}
+    expected = {f"agent/{run}/{write}" for run in results for write in WRITES}
     assert len(written) == len(set(written))
     assert {line for line in expected if line.split()[0] not in doubts} <= set(written) <= expected
     assert set(ended) <= set(written)
@@ -100,7 +100,7 @@ async def test_dead_and_slow_workers_lose_nothing_and_repeat_nothing(
     # Two workers were in the middle of something: others went on with it.
     assert any(len(names) > 1 for names in hands)
     assert set(lines(tmp_path / "ledger")) == {
-        f"{run}/{charge}" for run in results for charge in ("tool/1/0 1", "tool/1/1 2")
+        f"agent/{run}/{charge}" for run in results for charge in ("tool/1/0 1", "tool/1/1 2")
     }
 
 

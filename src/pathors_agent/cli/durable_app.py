@@ -97,6 +97,12 @@ Until = Annotated[
         parser=moment, metavar="TIME", help="Only runs started or last continued before then."
     ),
 ]
+OfAgent = Annotated[
+    str | None,
+    typer.Option(
+        "--agent", metavar="NAME", help="The agent's name, if several agents have such a run."
+    ),
+]
 RunId = Annotated[str, typer.Argument(metavar="RUN")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value on a line.")]
 
@@ -217,6 +223,7 @@ def list_runs(
 def show_run(
     run: RunId,
     *,
+    agent: OfAgent = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write one page that shows it as bars.")
     ] = None,
@@ -227,25 +234,25 @@ def show_run(
     with reporting():
         from pathors_agent.cli import runs as commands
 
-        asyncio.run(commands.show(database, run, html=html, json=as_json))
+        asyncio.run(commands.show(database, run, agent=agent, html=html, json=as_json))
 
 
 @runs.command("cancel", epilog=EXIT_STATUS)
-def cancel_run(run: RunId, *, database: Database = None) -> None:
+def cancel_run(run: RunId, *, agent: OfAgent = None, database: Database = None) -> None:
     """End a run for good."""
     with reporting():
         from pathors_agent.cli import runs as commands
 
-        asyncio.run(commands.cancel(database, run))
+        asyncio.run(commands.cancel(database, run, agent=agent))
 
 
 @runs.command("resume", epilog=EXIT_STATUS)
-def resume_run(run: RunId, *, database: Database = None) -> None:
+def resume_run(run: RunId, *, agent: OfAgent = None, database: Database = None) -> None:
     """Continue a failed run where it stopped."""
     with reporting():
         from pathors_agent.cli import runs as commands
 
-        asyncio.run(commands.resume(database, run))
+        asyncio.run(commands.resume(database, run, agent=agent))
 
 
 @runs.command("doubts", epilog=EXIT_STATUS)

@@ -12,8 +12,9 @@ import anyio
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.cli.durable import database_url
 from pathors_agent.cli.output import write_json, write_line, write_note, write_rest, write_table
+from pathors_agent.cli.reporting import fail
 from pathors_agent.durable import DoubtfulCall, DurableAgent
-from pathors_agent.durable.run_list import WORKFLOW_PREFIX, RunFilter
+from pathors_agent.durable.run_list import RunFilter
 from pathors_agent.durable.timeline import as_html, as_json, as_text, read_timeline
 from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server.journal import calls_in_doubt
@@ -48,9 +49,11 @@ async def list_runs(
     write_rest(len(page), page.total, offset)
 
 
-async def show(database: str | None, run: str, *, html: Path | None, json: bool) -> None:
+async def show(
+    database: str | None, run: str, *, agent: str | None, html: Path | None, json: bool
+) -> None:
     """Show a run's calls."""
-    async with looking(database) as durable:
+    async with _of_run(database, run, agent) as durable:
         timeline = await read_timeline(durable.runs, run)
     if html is not None:
         await anyio.Path(html).write_text(as_html(timeline), encoding="utf-8")
@@ -62,16 +65,16 @@ async def show(database: str | None, run: str, *, html: Path | None, json: bool)
             write_line(line)
 
 
-async def cancel(database: str | None, run: str) -> None:
+async def cancel(database: str | None, run: str, *, agent: str | None) -> None:
     """End a run for good."""
-    async with _of_run(database, run) as durable:
+    async with _of_run(database, run, agent) as durable:
         await durable.cancel(run)
     write_note(f"{run} is cancelled.")
 
 
-async def resume(database: str | None, run: str) -> None:
+async def resume(database: str | None, run: str, *, agent: str | None) -> None:
     """Continue a failed run."""
-    async with _of_run(database, run) as durable:
+    async with _of_run(database, run, agent) as durable:
         await durable.resume(run)
     write_note(f"{run} waits for a worker.")
 
@@ -79,21 +82,28 @@ async def resume(database: str | None, run: str) -> None:
 async def list_doubts(database: str | None, *, as_json: bool) -> None:
     """List calls in doubt, of runs and of served turns."""
     async with looking(database) as durable:
-        doubts = [*await durable.in_doubt()]
+        doubts = await asyncio.to_thread(durable.runs.tables.doubts)
         notes = await asyncio.to_thread(durable.runs.tables.turn_notes)
     for note, call in calls_in_doubt(notes):
         session = f"{note.project}/{note.session_id}"
         effect = call.key.partition("/")[2]
         doubts.append(
             DoubtfulCall(
-                run_id=session, effect=effect, tool=call.tool, call_id=call.id, key=call.key
+                agent="",
+                run_id=session,
+                effect=effect,
+                tool=call.tool,
+                call_id=call.id,
+                key=call.key,
             )
         )
     if as_json:
         write_json([asdict(doubt) for doubt in doubts])
         return
-    rows = [(d.run_id, d.effect, d.tool, d.call_id, d.key) for d in doubts]
-    write_table(("run", "effect", "tool", "call", "key"), rows, empty="No calls are in doubt.")
+    rows = [(d.agent, d.run_id, d.effect, d.tool, d.call_id, d.key) for d in doubts]
+    write_table(
+        ("agent", "run", "effect", "tool", "call", "key"), rows, empty="No calls are in doubt."
+    )
 
 
 @asynccontextmanager
@@ -110,11 +120,18 @@ async def looking(
 
 
 @asynccontextmanager
-async def _of_run(database: str | None, run: str) -> AsyncIterator[DurableAgent[Any]]:
-    """Open a database with the name, queue and version that a run was stored with."""
-    async with looking(database) as durable:
+async def _of_run(
+    database: str | None, run: str, agent: str | None
+) -> AsyncIterator[DurableAgent[Any]]:
+    """Open a database with the agent's name, queue and version that a run was stored with."""
+    if agent is None:
+        async with looking(database) as durable:
+            agents = await asyncio.to_thread(durable.runs.tables.agents_of, run)
+        if len(agents) > 1:
+            fail(f"run {run!r} exists for the agents {', '.join(agents)}: pass one with --agent", 2)
+        agent = agents[0] if agents else "agent"
+    async with looking(database, name=agent) as durable:
         row = (await durable.runs.segments(run))[-1]
-    name = row.name.removeprefix(WORKFLOW_PREFIX)
-    queue = row.queue_name or f"{name}-local"
-    async with looking(database, name=name, queue=queue, version=row.app_version) as durable:
+    queue = row.queue_name or f"{agent}-local"
+    async with looking(database, name=agent, queue=queue, version=row.app_version) as durable:
         yield durable

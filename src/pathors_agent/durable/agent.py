@@ -17,15 +17,14 @@ from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.result import RunResult
 from pathors_agent.durable import engine
 from pathors_agent.durable.history import new_messages
-from pathors_agent.durable.records import SEPARATOR, Order
+from pathors_agent.durable.records import SEPARATOR, Order, owned
 from pathors_agent.durable.run_list import (
     AT_WORK,
-    WORKFLOW_PREFIX,
     RunFilter,
     RunPage,
     RunStatus,
 )
-from pathors_agent.durable.runs import LOOK_SECONDS, Runs, next_order, status_of
+from pathors_agent.durable.runs import LOOK_SECONDS, Runs, next_order, status_of, workflow_name
 from pathors_agent.durable.segment import Place, run_segment
 from pathors_agent.durable.tables import FORMAT, DoubtfulCall, Tables
 from pathors_agent.durable.worker import (
@@ -87,7 +86,7 @@ class DurableAgent(Generic[OutputT]):
                 agent=self.agent,
                 client=client,
                 tables=tables,
-                workflow=workflow_name(self.name),
+                name=self.name,
                 queue=self.queue,
                 version=self.version,
                 context=self._context,
@@ -139,6 +138,7 @@ class DurableAgent(Generic[OutputT]):
         order = Order(
             run=run,
             session=session_id or run,
+            keys=owned(self.name, session_id or run),
             endpoint_session=session_id,
             messages=(user_message(prompt),),
         )
@@ -248,12 +248,12 @@ class DurableAgent(Generic[OutputT]):
         return RunHandle(self, run_id)
 
     async def in_doubt(self, run_id: str | None = None) -> Sequence[DoubtfulCall]:
-        """The calls of which nobody knows if they were carried out, for a person to see to."""
-        return await asyncio.to_thread(self.runs.tables.doubts, run_id)
+        """Return this agent's calls that may or may not have run, for a person to check."""
+        return await asyncio.to_thread(self.runs.tables.doubts, agent=self.name, run=run_id)
 
     async def forget_doubt(self, call: DoubtfulCall) -> bool:
-        """Leave a call out of `in_doubt`, once somebody saw to it."""
-        return await asyncio.to_thread(self.runs.tables.forget_doubt, call.run_id, call.effect)
+        """Remove a call from `in_doubt` after a person has checked it."""
+        return await asyncio.to_thread(self.runs.tables.forget_doubt, call)
 
     # - work -
 
@@ -290,6 +290,7 @@ class DurableAgent(Generic[OutputT]):
             agent=self.agent,
             client=runs.client,
             tables=runs.tables,
+            name=self.name,
             worker=worker_name(),
             context=self._context,
         )
@@ -354,11 +355,6 @@ class RunHandle(Generic[OutputT]):
     async def cancel(self) -> None:
         """End the run for good."""
         await self._durable.cancel(self.id)
-
-
-def workflow_name(name: str) -> str:
-    """Name what the engine knows an agent's runs by."""
-    return f"{WORKFLOW_PREFIX}{name}"
 
 
 def tools_version(agent: AsyncAgent[Any]) -> str:

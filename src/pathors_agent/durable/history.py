@@ -6,7 +6,7 @@ from typing import Any
 
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run
-from pathors_agent.durable.records import load
+from pathors_agent.durable.records import Order, load
 from pathors_agent.messages import AssistantMessage, Message
 from pathors_agent.wire.messages import read_message
 
@@ -30,11 +30,10 @@ class Past:
     known: set[str] = field(default_factory=set)
     endpoint_session: str | None = None
 
-    def conversation(self, session: str, endpoint_session: str | None) -> Conversation:
-        """Take the history up, under the id that its tools' keys are made of."""
-        return Conversation(
-            self.messages, session_id=self.endpoint_session or endpoint_session, id=session
-        )
+    def conversation(self, order: Order) -> Conversation:
+        """Return the history as a conversation whose id is the prefix of its tool calls' keys."""
+        session = self.endpoint_session or order.endpoint_session
+        return Conversation(self.messages, session_id=session, id=order.keys)
 
 
 def read_past(segment: str | None, read_steps: ReadSteps) -> Past:

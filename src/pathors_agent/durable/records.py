@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from dbos import Serializer
 
@@ -18,31 +19,36 @@ from pathors_agent.wire.messages import read_message, write_message
 # A run's later segments are `ID#2`, `ID#3`, ...
 SEPARATOR = "#"
 
+# The workflows of an agent have this name and the agent's: other programs may use the database too.
+WORKFLOW_PREFIX = "pathors_agent."
+
 Fields = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a segment is to do: go on with a session's history after these additions.
+    """What a segment must do: continue a session's history after these additions.
 
-    `session` names the history; `endpoint_session` is what the model's endpoint is told. `trace`
-    are the headers of the trace in which the segment was asked for.
+    `keys` is the prefix of the keys of the run's tool calls. `endpoint_session` is the session id
+    sent to the model's endpoint. `trace` holds the headers of the trace that requested the segment.
     """
 
     run: str
     session: str
+    keys: str
     endpoint_session: str | None = None
     messages: tuple[Message, ...] = field(default=(), repr=False)
     decisions: tuple[Decision, ...] = ()
     trace: Mapping[str, str] = field(default_factory=dict)
     closes: bool = False
-    """Nothing more is to be done: open calls are answered as cancelled."""
+    """Only answer the open calls as cancelled."""
 
     def dump(self) -> Fields:
-        """Write it as JSON."""
+        """Return the order as JSON."""
         return {
             "run": self.run,
             "session": self.session,
+            "keys": self.keys,
             "endpoint_session": self.endpoint_session,
             "messages": dump(self.messages),
             "decisions": [asdict(decision) for decision in self.decisions],
@@ -56,6 +62,8 @@ class Order:
         return cls(
             run=fields["run"],
             session=fields["session"],
+            # Runs of format 1 made their keys of the session alone, and keep them.
+            keys=fields.get("keys", fields["session"]),
             endpoint_session=fields["endpoint_session"],
             messages=load(fields["messages"]),
             decisions=tuple(Decision(**decision) for decision in fields["decisions"]),
@@ -64,19 +72,25 @@ class Order:
         )
 
 
-def segment_id(run: str, number: int) -> str:
-    """Name a segment of a run: the first has the run's id."""
-    return run if number == 1 else f"{run}{SEPARATOR}{number}"
+def owned(agent: str, name: str) -> str:
+    """Return a name that is unique to an agent: two agents may use the same ids."""
+    return f"{quote(agent, safe='')}/{name}"
+
+
+def segment_id(agent: str, run: str, number: int) -> str:
+    """Return the id of a segment of a run: the id of its workflow in the engine."""
+    first = owned(agent, run)
+    return first if number == 1 else f"{first}{SEPARATOR}{number}"
 
 
 def segment_number(segment: str) -> int:
-    """Give the place of a segment in its run."""
+    """Return the position of a segment in its run, from 1."""
     return int(segment.partition(SEPARATOR)[2] or 1)
 
 
 def run_of(segment: str) -> str:
-    """Give the run that a segment belongs to."""
-    return segment.partition(SEPARATOR)[0]
+    """Return the id of the run that a segment belongs to."""
+    return segment.partition(SEPARATOR)[0].partition("/")[2]
 
 
 def dump(messages: Iterable[Message]) -> list[dict[str, JSONValue]]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dbos import DBOSClient
 
 from pathors_agent.durable import engine
-from pathors_agent.durable.records import SEPARATOR, run_of, segment_number
+from pathors_agent.durable.records import SEPARATOR, WORKFLOW_PREFIX, run_of, segment_number
 
 RunStatus = Literal[
     "queued",
@@ -23,9 +23,6 @@ RunStatus = Literal[
 ]
 STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
 AT_WORK = frozenset({"queued", "running"})
-
-# Other programs, and turns of servers, may have workflows in the same database.
-WORKFLOW_PREFIX = "pathors_agent."
 
 # The engine's statuses; a workflow that returned has SUCCESS, and its output holds our status.
 ENGINE_STATUSES: dict[str, RunStatus] = {

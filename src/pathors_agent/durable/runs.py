@@ -16,6 +16,7 @@ from pathors_agent.agents.stream import AsyncRunStream
 from pathors_agent.durable import engine
 from pathors_agent.durable.history import Step, begin_of, new_messages, read_past, take
 from pathors_agent.durable.records import (
+    WORKFLOW_PREFIX,
     Fields,
     Order,
     read_failure,
@@ -25,7 +26,6 @@ from pathors_agent.durable.records import (
 from pathors_agent.durable.run_list import (
     AT_WORK,
     ENGINE_STATUSES,
-    WORKFLOW_PREFIX,
     RunFilter,
     RunList,
     RunPage,
@@ -51,20 +51,19 @@ class Runs(Generic[OutputT]):
     agent: AsyncAgent[OutputT]
     client: DBOSClient
     tables: Tables
-    workflow: str | None
-    """The name of the agent's workflow; None to look at those of all agents."""
+    name: str
+    """The agent's name: its runs and sessions are separate from those of other agents."""
     queue: str
     version: str
     context: object
 
     async def enqueue(self, number: int, order: Order, *, priority: int | None = None) -> None:
-        """Store a segment to be carried out; `IDInUse` where somebody was first."""
-        assert self.workflow is not None
+        """Store a segment for a worker; raise `IDInUse` if it is already stored."""
         options: EnqueueOptions = {
-            "workflow_name": self.workflow,
+            "workflow_name": workflow_name(self.name),
             "queue_name": self.queue,
             "queue_partition_key": order.session,
-            "workflow_id": segment_id(order.run, number),
+            "workflow_id": segment_id(self.name, order.run, number),
             "workflow_id_reuse_policy": "reject",
             "app_version": self.version,
         }
@@ -92,9 +91,8 @@ class Runs(Generic[OutputT]):
         found: list[WorkflowStatus] = []
         while len(found) % _BLOCK == 0:
             numbers = range(len(found) + 1, len(found) + 1 + _BLOCK)
-            ids = [segment_id(run, number) for number in numbers]
+            ids = [segment_id(self.name, run, number) for number in numbers]
             rows = await self.client.list_workflows_async(workflow_ids=ids)
-            rows = [row for row in rows if row.name.startswith(WORKFLOW_PREFIX)]
             if not rows:
                 break
             found += sorted(rows, key=lambda row: segment_number(row.workflow_id))
@@ -130,9 +128,9 @@ class Runs(Generic[OutputT]):
 
     async def _rehearse(self, order: Order) -> None:
         """Raise what taking this order would raise, as the history stands now."""
-        last = await asyncio.to_thread(self.tables.last_segment, order.session)
+        last = await asyncio.to_thread(self.tables.last_segment, self.name, order.session)
         past = await asyncio.to_thread(read_past, last, self.client.list_workflow_steps)
-        conversation = past.conversation(order.session, order.endpoint_session)
+        conversation = past.conversation(order)
         _, _, bindings = self.agent._start(conversation, None, self.context)
         open_segment(conversation, bindings, order)
 
@@ -143,7 +141,7 @@ class Runs(Generic[OutputT]):
         read = self.client.list_workflow_steps
         past = await asyncio.to_thread(read_past, begin.get("previous"), read)
         order = order_of(segments[0])
-        conversation = past.conversation(order.session, order.endpoint_session)
+        conversation = past.conversation(order)
         run, before, bindings = self.agent._start(conversation, None, self.context)
         for message in (m for steps in recorded for step in steps for m in new_messages(step)):
             take(message, run)
@@ -170,11 +168,17 @@ def next_order(
     return Order(
         run=last.run,
         session=last.session,
+        keys=last.keys,
         endpoint_session=last.endpoint_session,
         messages=tuple(messages),
         decisions=tuple(decisions),
         closes=closes,
     )
+
+
+def workflow_name(agent: str) -> str:
+    """Return the name under which the engine stores an agent's runs."""
+    return f"{WORKFLOW_PREFIX}{agent}"
 
 
 def order_of(row: WorkflowStatus) -> Order:

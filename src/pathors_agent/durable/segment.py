@@ -51,6 +51,8 @@ class Place:
     agent: AsyncAgent[Any]
     client: DBOSClient
     tables: Tables
+    name: str
+    """The agent's name."""
     worker: str
     context: object = None
 
@@ -77,8 +79,13 @@ class _Segment:
         begin = await self._step(BEGIN, self._begin)
         if "refused" in begin:
             raise _Stopped({"status": "failed", "failure": begin["refused"]})
-        advance = self._place.tables.advance
-        await asyncio.to_thread(advance, self._order.session, after=begin["previous"], to=self._id)
+        await asyncio.to_thread(
+            self._place.tables.advance,
+            self._place.name,
+            self._order.session,
+            after=begin["previous"],
+            to=self._id,
+        )
         self._past = await self._read(begin["previous"])
         run, bindings = self._open(self._past)
         bindings.telemetry.started_by = self._order.trace
@@ -98,7 +105,9 @@ class _Segment:
 
     async def _begin(self) -> Fields:
         """Find where the session stands, and take what was said and decided into it."""
-        previous = await asyncio.to_thread(self._place.tables.last_segment, self._order.session)
+        previous = await asyncio.to_thread(
+            self._place.tables.last_segment, self._place.name, self._order.session
+        )
         run, bindings = self._open(await self._read(previous))
         before = len(run.conversation)
         try:
@@ -113,7 +122,7 @@ class _Segment:
         return await asyncio.to_thread(read_past, previous, self._place.client.list_workflow_steps)
 
     def _open(self, past: Past) -> tuple[Run, Bindings]:
-        conversation = past.conversation(self._order.session, self._order.endpoint_session)
+        conversation = past.conversation(self._order)
         run, _, bindings = self._place.agent._start(conversation, None, self._place.context)
         return run, bindings
 
@@ -236,6 +245,7 @@ class _Segment:
         emit("call_in_doubt", run=self._order.run, key=effect.key, known=not doubtful)
         if doubtful:
             doubt = DoubtfulCall(
+                agent=self._place.name,
                 run_id=self._order.run,
                 effect=effect.key,
                 tool=bound.tool.name,

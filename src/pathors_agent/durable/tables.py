@@ -1,16 +1,19 @@
-"""The tables beside the engine's: where each session stands, who lives, what is in doubt."""
+"""The tables beside the engine's: sessions, queues, workers and calls in doubt."""
 
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from dbos._schemas.system_database import SystemSchema
 from sqlalchemy.dialects import postgresql, sqlite
 
+from pathors_agent.durable.migration import migrate
+from pathors_agent.durable.records import WORKFLOW_PREFIX, segment_id
 from pathors_agent.errors import StoreError
 from pathors_agent.stores.base import TurnNote
 from pathors_agent.stores.sql_schema import is_over, leases, notes
 
-# What these tables and the recorded JSON look like. A program refuses a higher number.
-FORMAT = 1
+# The format of these tables and of the recorded JSON. A program refuses a higher number.
+FORMAT = 2
 
 _META = sa.MetaData()
 
@@ -21,8 +24,22 @@ _FORMAT = sa.Table(
 _SESSIONS = sa.Table(
     "pathors_durable_sessions",
     _META,
+    sa.Column("agent", sa.Text, primary_key=True),
     sa.Column("session", sa.Text, primary_key=True),
-    sa.Column("last_segment", sa.Text, nullable=False),
+    # The segment that wrote to the session last.
+    sa.Column("last_segment", sa.Text),
+    # The segment that may write, until its workflow has ended.
+    sa.Column("holder", sa.Text),
+)
+
+# The bounds of a queue, on all workers together.
+_QUEUES = sa.Table(
+    "pathors_durable_queues",
+    _META,
+    sa.Column("queue", sa.Text, primary_key=True),
+    sa.Column("total", sa.Integer),
+    sa.Column("rate_runs", sa.Integer),
+    sa.Column("rate_seconds", sa.Float),
 )
 
 _WORKERS = sa.Table(
@@ -37,6 +54,7 @@ _WORKERS = sa.Table(
 _DOUBTS = sa.Table(
     "pathors_durable_doubts",
     _META,
+    sa.Column("agent", sa.Text, primary_key=True),
     sa.Column("run", sa.Text, primary_key=True),
     sa.Column("effect", sa.Text, primary_key=True),
     sa.Column("tool", sa.Text, nullable=False),
@@ -47,8 +65,9 @@ _DOUBTS = sa.Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoubtfulCall:
-    """A call of which nobody knows whether it was carried out; `key` is its `ToolContext.key`."""
+    """A call that may or may not have run; `key` is its `ToolContext.key`."""
 
+    agent: str
     run_id: str
     effect: str
     tool: str
@@ -57,7 +76,7 @@ class DoubtfulCall:
 
 
 class Tables:
-    """Reads and writes of these tables; each blocks, and belongs in a thread."""
+    """Reads and writes of these tables. Every method blocks: call it in a thread."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -65,12 +84,14 @@ class Tables:
         self._insert = sqlite.insert if sqlite_ else postgresql.insert
 
     def prepare(self) -> None:
-        """Make the tables, or refuse a database of a newer version."""
+        """Create or migrate the tables; raise `StoreError` if a newer program made them."""
         with self._engine.begin() as connection:
             if connection.dialect.name == "postgresql":
-                # CREATE TABLE IF NOT EXISTS fails where two programs do it at once.
+                # CREATE TABLE IF NOT EXISTS fails when two programs run it at once.
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7233219)"))
-            _META.create_all(connection)
+            else:
+                connection.execute(sa.text("BEGIN IMMEDIATE"))
+            _FORMAT.create(connection, checkfirst=True)
             found = connection.execute(sa.select(sa.func.max(_FORMAT.c.format))).scalar()
             if found is None:
                 connection.execute(sa.insert(_FORMAT).values(format=FORMAT))
@@ -79,30 +100,46 @@ class Tables:
                     f"The durable runs in the database have format {found}, and this program knows"
                     f" {FORMAT}: install a newer version of pathors-agent."
                 )
+            elif found < FORMAT:
+                migrate(connection)
+                connection.execute(sa.update(_FORMAT).values(format=FORMAT))
+            _META.create_all(connection)
 
     # - sessions -
 
-    def last_segment(self, session: str) -> str | None:
-        """Give the segment that wrote to a session last."""
-        query = sa.select(_SESSIONS.c.last_segment).where(_SESSIONS.c.session == session)
+    def last_segment(self, agent: str, session: str) -> str | None:
+        """Return the segment that wrote to a session last."""
+        where = (_SESSIONS.c.agent == agent, _SESSIONS.c.session == session)
         with self._engine.begin() as connection:
-            return connection.execute(query).scalar()
+            return connection.execute(sa.select(_SESSIONS.c.last_segment).where(*where)).scalar()
 
-    def advance(self, session: str, *, after: str | None, to: str) -> None:
-        """Make a segment the last of its session, unless another one came in between."""
-        values = {"session": session, "last_segment": to}
+    def advance(self, agent: str, session: str, *, after: str | None, to: str) -> None:
+        """Make a segment the last of its session, unless another segment came in between."""
+        values = {"agent": agent, "session": session, "last_segment": to}
+        insert = self._insert(_SESSIONS).values(**values)
+        advance = insert.on_conflict_do_update(
+            index_elements=[_SESSIONS.c.agent, _SESSIONS.c.session],
+            set_={"last_segment": to},
+            where=_SESSIONS.c.last_segment.is_not_distinct_from(after),
+        )
         with self._engine.begin() as connection:
-            if after is None:
-                insert = self._insert(_SESSIONS).values(**values)
-                connection.execute(insert.on_conflict_do_nothing())
-                return
-            where = (_SESSIONS.c.session == session, _SESSIONS.c.last_segment == after)
-            connection.execute(sa.update(_SESSIONS).where(*where).values(last_segment=to))
+            connection.execute(advance)
+
+    def agents_of(self, run: str) -> list[str]:
+        """Return the names of the agents that have a run with this id."""
+        status = SystemSchema.workflow_status
+        names = sa.select(status.c.name).distinct()
+        ours = names.where(status.c.name.startswith(WORKFLOW_PREFIX, autoescape=True))
+        with self._engine.begin() as connection:
+            agents = [name.removeprefix(WORKFLOW_PREFIX) for (name,) in connection.execute(ours)]
+            ids = {segment_id(agent, run, 1): agent for agent in agents}
+            found = sa.select(status.c.workflow_uuid).where(status.c.workflow_uuid.in_(ids))
+            return sorted(ids[row[0]] for row in connection.execute(found))
 
     # - workers -
 
     def beat(self, worker: str, machine: str, pid: int) -> None:
-        """Tell that a worker lives."""
+        """Record a heartbeat of a worker."""
         values = {"worker": worker, "machine": machine, "pid": pid, "beats": 0}
         insert = self._insert(_WORKERS).values(**values)
         beat = insert.on_conflict_do_update(
@@ -112,21 +149,22 @@ class Tables:
             connection.execute(beat)
 
     def workers(self) -> list[tuple[str, str, int, int]]:
-        """Give the workers: name, machine, process, and how often each told that it lives."""
+        """Return the workers: name, machine, process and number of heartbeats."""
         with self._engine.begin() as connection:
             rows = connection.execute(sa.select(_WORKERS)).all()
         return [(row.worker, row.machine, row.pid, row.beats) for row in rows]
 
     def forget_worker(self, worker: str) -> None:
-        """Leave a worker out, which ended or whose runs were taken over."""
+        """Remove a worker that ended or whose runs were taken over."""
         with self._engine.begin() as connection:
             connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.worker == worker))
 
     # - calls in doubt -
 
     def add_doubt(self, call: DoubtfulCall) -> None:
-        """Keep a call in doubt for a person to look at; twice is as once."""
+        """Store a call in doubt. Idempotent."""
         values = {
+            "agent": call.agent,
             "run": call.run_id,
             "effect": call.effect,
             "tool": call.tool,
@@ -136,21 +174,34 @@ class Tables:
         with self._engine.begin() as connection:
             connection.execute(self._insert(_DOUBTS).values(**values).on_conflict_do_nothing())
 
-    def doubts(self, run: str | None = None) -> list[DoubtfulCall]:
-        """Give the calls in doubt, of a run or of all."""
-        query = sa.select(_DOUBTS).order_by(_DOUBTS.c.run, _DOUBTS.c.effect)
+    def doubts(self, *, agent: str | None = None, run: str | None = None) -> list[DoubtfulCall]:
+        """Return the calls in doubt, of one agent or run or of all."""
+        query = sa.select(_DOUBTS).order_by(_DOUBTS.c.agent, _DOUBTS.c.run, _DOUBTS.c.effect)
+        if agent is not None:
+            query = query.where(_DOUBTS.c.agent == agent)
         if run is not None:
             query = query.where(_DOUBTS.c.run == run)
         with self._engine.begin() as connection:
             rows = connection.execute(query).all()
         return [
-            DoubtfulCall(run_id=r.run, effect=r.effect, tool=r.tool, call_id=r.call_id, key=r.key)
-            for r in rows
+            DoubtfulCall(
+                agent=row.agent,
+                run_id=row.run,
+                effect=row.effect,
+                tool=row.tool,
+                call_id=row.call_id,
+                key=row.key,
+            )
+            for row in rows
         ]
 
-    def forget_doubt(self, run: str, effect: str) -> bool:
-        """Leave out a call that a person looked at; tell whether it was there."""
-        where = (_DOUBTS.c.run == run, _DOUBTS.c.effect == effect)
+    def forget_doubt(self, call: DoubtfulCall) -> bool:
+        """Remove a call that a person has checked; return False if it was not in doubt."""
+        where = (
+            _DOUBTS.c.agent == call.agent,
+            _DOUBTS.c.run == call.run_id,
+            _DOUBTS.c.effect == call.effect,
+        )
         with self._engine.begin() as connection:
             return bool(connection.execute(sa.delete(_DOUBTS).where(*where)).rowcount)
 

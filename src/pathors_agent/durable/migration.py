@@ -1,0 +1,108 @@
+"""Migrate stored runs of format 1, in which the ids of all agents shared one namespace."""
+
+import json
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+from dbos._schemas.system_database import SystemSchema
+
+from pathors_agent.durable.records import WORKFLOW_PREFIX, owned
+
+_STATUS = SystemSchema.workflow_status
+_STEPS = SystemSchema.operation_outputs
+# These refer to a workflow by its id, without a foreign key.
+_REFERRING = (_STEPS, SystemSchema.workflow_input, SystemSchema.workflow_output)
+
+
+def migrate(connection: sa.Connection) -> None:
+    """Prefix the ids of workflows, sessions and doubts with their agents' names."""
+    agents = _agents(connection)
+    sessions = _sessions(connection, agents)
+    doubts = [
+        {**row._mapping, "agent": agents[row.run]}
+        for row in connection.execute(sa.text("SELECT * FROM pathors_durable_doubts"))
+        if row.run in agents
+    ]
+    _rename_segments(connection, agents)
+    for table in ("sessions", "doubts"):
+        connection.execute(sa.text(f"DROP TABLE pathors_durable_{table}"))
+    connection.execute(
+        sa.text(
+            "CREATE TABLE pathors_durable_sessions (agent TEXT NOT NULL, session TEXT NOT NULL,"
+            " last_segment TEXT, holder TEXT, PRIMARY KEY (agent, session))"
+        )
+    )
+    connection.execute(
+        sa.text(
+            "CREATE TABLE pathors_durable_doubts (agent TEXT NOT NULL, run TEXT NOT NULL,"
+            " effect TEXT NOT NULL, tool TEXT NOT NULL, call_id TEXT NOT NULL, key TEXT NOT NULL,"
+            " PRIMARY KEY (agent, run, effect))"
+        )
+    )
+    _insert(connection, "pathors_durable_sessions", sessions)
+    _insert(connection, "pathors_durable_doubts", doubts)
+
+
+def _insert(connection: sa.Connection, table: str, rows: list[dict[str, str]]) -> None:
+    if rows:
+        columns = (sa.Column(name, sa.Text) for name in rows[0])
+        connection.execute(sa.insert(sa.Table(table, sa.MetaData(), *columns)), rows)
+
+
+def _agents(connection: sa.Connection) -> dict[str, str]:
+    """Return the agent of each stored segment."""
+    query = sa.select(_STATUS.c.workflow_uuid, _STATUS.c.name).where(
+        _STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
+    )
+    return {row[0]: row[1].removeprefix(WORKFLOW_PREFIX) for row in connection.execute(query)}
+
+
+def _sessions(connection: sa.Connection, agents: dict[str, str]) -> list[dict[str, str]]:
+    """Return the sessions of each agent: one that agents shared goes on from its own last turn."""
+    previous = dict(_previous(connection))
+    found: dict[tuple[str, str], str] = {}
+    stored = connection.execute(
+        sa.text("SELECT session, last_segment FROM pathors_durable_sessions")
+    )
+    for session, last in stored:
+        segment: str | None = last
+        while segment is not None:
+            if segment in agents:
+                found.setdefault((agents[segment], session), segment)
+            segment = previous.get(segment)
+    return [
+        {"agent": agent, "session": session, "last_segment": owned(agent, segment)}
+        for (agent, session), segment in found.items()
+    ]
+
+
+def _begins(connection: sa.Connection) -> Iterator[tuple[str, int, dict[str, object]]]:
+    columns = (_STEPS.c.workflow_uuid, _STEPS.c.function_id, _STEPS.c.output)
+    query = sa.select(*columns).where(_STEPS.c.function_name == "begin")
+    for segment, number, output in connection.execute(query).all():
+        yield segment, number, json.loads(output)
+
+
+def _previous(connection: sa.Connection) -> Iterator[tuple[str, str | None]]:
+    for segment, _, output in _begins(connection):
+        previous = output["previous"]
+        yield segment, previous if isinstance(previous, str) else None
+
+
+def _rename_segments(connection: sa.Connection, agents: dict[str, str]) -> None:
+    for segment, number, output in _begins(connection):
+        previous = output["previous"]
+        if segment in agents and isinstance(previous, str) and previous in agents:
+            output["previous"] = owned(agents[previous], previous)
+            text = json.dumps(output, separators=(",", ":"))
+            where = (_STEPS.c.workflow_uuid == segment, _STEPS.c.function_id == number)
+            connection.execute(sa.update(_STEPS).where(*where).values(output=text))
+    for agent in sorted(set(agents.values())):
+        ours = sa.select(_STATUS.c.workflow_uuid).where(_STATUS.c.name == WORKFLOW_PREFIX + agent)
+        for table in (*_REFERRING, _STATUS):
+            column = table.c.workflow_uuid
+            connection.execute(
+                sa.update(table)
+                .where(column.in_(ours.scalar_subquery()))
+                .values(workflow_uuid=sa.literal(owned(agent, "")) + column)
+            )
