@@ -2,9 +2,12 @@
 
 import json
 import socket
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from time import monotonic
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -12,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from live_server import PATIENCE_SECONDS, Live, live, on_loop
-from pathors_agent import Tool
+from pathors_agent import AsyncResponse, AsyncTransport, Request, Tool
 from pathors_agent.messages import AssistantMessage, ContentPart, Message, UserMessage
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.server.sessions import BATCH_CHARACTERS, batches
 from pathors_agent.stores import MAX_SEARCH_BYTES, MemoryStore, base, texts
 from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.wire import chat_completions
+from pathors_agent.wire.completion_bytes import stream_events
 
 
 def project(*script: Any, **fields: Any) -> Project:
@@ -132,6 +137,7 @@ def test_large_history_is_parsed_written_and_searched_off_the_event_loop(
         watch(texts, "message_text")
         keep(server, "s1", UserMessage(content=parts), AssistantMessage(content="xyz"))
         watch(base, "read_message_text")
+        watch(chat_completions, "wire_message")
         watch(__import__("pathors_agent.server.turn", fromlist=["join"]), "join")
         watch(__import__("pathors_agent.stores.memory", fromlist=["x"]), "joined_text")
         server.complete("go on", session="s1")
@@ -139,8 +145,74 @@ def test_large_history_is_parsed_written_and_searched_off_the_event_loop(
 
     # The turn's own two messages are small, and are written where the turn runs.
     assert loop in threads.pop("message_text")
-    assert set(threads) == {"read_message_text", "join", "joined_text"}
+    assert set(threads) == {"read_message_text", "wire_message", "join", "joined_text"}
     assert all(loop not in used for used in threads.values())
+
+
+SHAPES: dict[str, Callable[[int], list[Message]]] = {
+    "equal parts": lambda size: [UserMessage(content=(part(""),) * size)],
+    "messages": lambda size: [
+        message
+        for number in range(size // 2)
+        for message in (UserMessage(content=f"q{number}"), AssistantMessage(content=f"a{number}"))
+    ],
+    "other parts": lambda size: [UserMessage(content=tuple(part(str(n)) for n in range(size)))],
+}
+
+
+def part(text: str) -> ContentPart:
+    return ContentPart(type="text", text=text)
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_turn_does_no_work_on_the_event_loop_in_proportion_to_its_session(shape: str) -> None:
+    few, many = (calls_on_loop(SHAPES[shape](size)) for size in (4_000, 16_000))
+
+    assert many < few + 4_000
+
+
+class Fixed(AsyncTransport):
+    """A model that answers without reading the request, so that the server's own work is counted."""
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"".join(
+                stream_events(AssistantMessage(content="ok", finish_reason="stop"), split=list)
+            )
+
+        yield AsyncResponse(
+            status=200, headers={"content-type": "text/event-stream"}, pieces=pieces()
+        )
+
+
+def calls_on_loop(messages: list[Message]) -> int:
+    """Count the calls of functions that the event loop makes during a turn of a stored session."""
+    count = 0
+
+    def note(_frame: FrameType, event: str, _: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    async def trace(function: Any) -> None:
+        sys.setprofile(function)
+
+    with live(Project(id="demo", transport=Fixed())) as server:
+        keep(server, "s1", *messages, AssistantMessage(content="ok"))
+        on_loop(server.app, trace(note))
+        try:
+            assert server.complete("go on", session="s1").status_code == 200
+        finally:
+            on_loop(server.app, trace(None))
+    return count
+
+
+def test_equal_text_parts_are_one_object() -> None:
+    # Python's collector stops everything while it visits each object of a large history.
+    message = texts.read_message_text(texts.message_text(UserMessage(content=(part("x"),) * 3)))
+
+    assert isinstance(message.content, tuple)
+    assert len({id(each) for each in message.content}) == 1
 
 
 def test_turn_of_a_session_that_is_too_large_is_refused() -> None:

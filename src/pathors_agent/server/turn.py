@@ -17,15 +17,15 @@ from pathors_agent.agents.stream import AsyncRunStream
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
-from pathors_agent.messages import AssistantMessage, JSONValue, Message
+from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolMessage
 from pathors_agent.server.admission import Admission, SessionQueue
 from pathors_agent.server.answer import Answer, Head, finish_reason
-from pathors_agent.server.body import parsed
+from pathors_agent.server.body import SMALL_BODY_BYTES, parsed
 from pathors_agent.server.completion_request import CompletionRequest
 from pathors_agent.server.failures import log_failed_turn
 from pathors_agent.server.functions import with_stored_ids
 from pathors_agent.server.incoming import add_news
-from pathors_agent.server.join import BETWEEN_TEXTS, join
+from pathors_agent.server.join import BETWEEN_TEXTS, Joined, join
 from pathors_agent.server.journal import TurnJournal
 from pathors_agent.server.keys import Caller
 from pathors_agent.server.metrics import Metrics
@@ -36,6 +36,7 @@ from pathors_agent.server.settings import ServerSettings
 from pathors_agent.stores.base import Lease, RequestId, Session, Store
 from pathors_agent.telemetry.events import emit
 from pathors_agent.telemetry.spans import continued
+from pathors_agent.wire.chat_completions import RequestTemplate
 from pathors_agent.wire.completion_bytes import usage_fields
 from pathors_agent.wire.message_builder import Delta, ReasoningDelta, TextDelta
 from pathors_agent.wire.messages import write_call
@@ -165,13 +166,10 @@ class Turn:
         if seen and journal and (answer := await self._unheard_answer(journal, seen)):
             return answer
         own_names = [tool.name for tool in self.project.own_tools]
-        given = with_stored_ids(self.request.messages, stored)
         size = len(self.said[0]) + (seen.size if seen else 0)
-        joined = await parsed(size, lambda: join(stored, given, own_names))
-        conversation = Conversation(
-            joined.base, session_id=self.session_id, id=self._identity(seen)
+        joined, conversation = await parsed(
+            size, lambda: self._joined(seen, own_names, is_large=size > SMALL_BODY_BYTES)
         )
-        before = {id(message) for message in joined.base}
         interrupted = journal.earlier if journal else ()
         decisions = add_news(
             joined, interrupted, conversation, agent, context, self.project.own_tools
@@ -190,9 +188,25 @@ class Turn:
                 self.shared.admission.charge(self.caller.id, stream.result)
                 self.shared.metrics.run(self.project, stream.result)
         answer = self._answer(stream.result)
-        added = [m for m in conversation.messages if id(m) not in before]
-        await self._save(lease, seen, added, answer)
+        await self._save(lease, seen, _added(joined.base, conversation.messages), answer)
         return answer
+
+    def _joined(
+        self, seen: Session | None, own_names: Sequence[str], *, is_large: bool
+    ) -> tuple[Joined, Conversation]:
+        """Join the request to the session; return the conversation before the new messages.
+
+        A large history is also encoded for the model. Its messages keep the bytes, so that nothing
+        is encoded on the event loop.
+        """
+        stored = seen.messages if seen else ()
+        joined = join(stored, with_stored_ids(self.request.messages, stored), own_names)
+        if is_large:
+            template = RequestTemplate(profile=self.project.transport.profile)
+            template.encode([*joined.base, *joined.new])
+        return joined, Conversation(
+            joined.base, session_id=self.session_id, id=self._identity(seen)
+        )
 
     async def _opened_journal(
         self, lease: Lease, context: TurnContext, seen: Session | None
@@ -414,6 +428,15 @@ def _state(seen: Session | None) -> str:
 
 def _hashed(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _added(base: Sequence[Message], messages: Sequence[Message]) -> list[Message]:
+    """Return the messages that are not in the base; results may be sorted in before its end."""
+    start = len(base)
+    while start and isinstance(base[start - 1], ToolMessage):
+        start -= 1
+    known = {id(message) for message in base[start:]}
+    return [message for message in messages[start:] if id(message) not in known]
 
 
 async def _take_up(journal: TurnJournal, stream: AsyncRunStream[str], writer: Writer) -> None:

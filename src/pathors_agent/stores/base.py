@@ -78,7 +78,7 @@ class Session:
         """The messages, parsed. Raise `StoreError` if a stored text is damaged."""
         return tuple(read_message_text(text) for text in self.message_texts)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The bytes of the session's data as JSON in UTF-8."""
         return joined_size(self.variables_text, self.message_texts)

@@ -44,7 +44,10 @@ def data_pieces(variables: str, messages: Sequence[str]) -> Iterator[str]:
 
 def joined_size(variables: str, messages: Sequence[str]) -> int:
     """Return the bytes of a session's data, without writing it."""
-    return sum(map(utf8_size, data_pieces(variables, messages)))
+    around = len(joined_text("", ())) + max(0, len(messages) - 1)
+    if variables.isascii() and all(map(str.isascii, messages)):  # ten times as fast
+        return around + len(variables) + sum(map(len, messages))
+    return around + utf8_size(variables) + sum(map(utf8_size, messages))
 
 
 def utf8_size(text: str) -> int:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pydantic import TypeAdapter, ValidationError
 
 from pathors_agent.errors import ConversationError
-from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolCall
+from pathors_agent.history.stored import dump_message
+from pathors_agent.messages import AssistantMessage, ContentPart, JSONValue, Message, ToolCall
 
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
@@ -74,7 +75,7 @@ def read_client_messages(values: Iterable[JSONValue]) -> tuple[list[Message], li
     return messages, problems
 
 
-def _client_fields(value: Mapping[str, JSONValue]) -> dict[str, JSONValue]:
+def _client_fields(value: Mapping[str, JSONValue]) -> dict[str, object]:
     role = value.get("role")
     role = SAME_ROLE.get(role, role) if isinstance(role, str) else role
     known = FIELDS_BY_ROLE.get(role, _CLIENT_FIELDS) if isinstance(role, str) else _CLIENT_FIELDS
@@ -85,13 +86,30 @@ def _client_fields(value: Mapping[str, JSONValue]) -> dict[str, JSONValue]:
     return _own_fields({**given, "role": role})
 
 
-def _own_fields(value: Mapping[str, JSONValue]) -> dict[str, JSONValue]:
-    """Rename what our messages call otherwise."""
-    fields = dict(value)
+def _own_fields(value: Mapping[str, JSONValue]) -> dict[str, object]:
+    """Rename the fields that have another name in our messages."""
+    fields: dict[str, object] = dict(value)
     calls = fields.get("tool_calls")
     if isinstance(calls, list):
         fields["tool_calls"] = [_own_call(call) for call in calls]
+    parts = fields.get("content")
+    if isinstance(parts, list):
+        known: dict[str, ContentPart] = {}
+        return {**fields, "content": [_own_part(part, known) for part in parts]}
     return fields
+
+
+def _own_part(part: JSONValue, known: dict[str, ContentPart]) -> object:
+    """Return a plain text part as a value, the same one for each equal text.
+
+    A few megabytes hold hundreds of thousands of parts. As many objects would stop the whole
+    process for half a second whenever Python collects garbage.
+    """
+    match part:
+        case {"type": "text", "text": str(text), **extra} if not extra:
+            return known.get(text) or known.setdefault(text, ContentPart(type="text", text=text))
+        case _:
+            return part
 
 
 def _own_call(call: JSONValue) -> JSONValue:
