@@ -175,3 +175,31 @@ def test_turn_goes_on_in_the_next_server_where_the_first_was_told_to_stop(tmp_pa
             second.go_on("two")
             path = "/v1/projects/gated/sessions/s1"
             until(lambda: answered(server.connection(), "GET", path, bearer(key)).status == 200)
+
+
+@pytest.mark.parametrize("before", ["new", "there", "made again"])
+def test_turn_of_a_session_that_was_ended_meanwhile_stores_nothing(
+    before: str, tmp_path: Path
+) -> None:
+    database = f"sqlite:///{tmp_path}/sessions.db"
+    with served(database, tmp_path, "--durable") as server:
+        key = server.key("killed")
+        if before == "there":
+            assert session_api(server, key, "POST").status == 200
+        ask_and_kill(server, key, "s1", "after writing b", tmp_path)
+    with served(database, tmp_path) as server:
+        assert session_api(server, key, "DELETE").status == 200
+        if before == "made again":
+            assert session_api(server, key, "POST").status == 200
+    with served(database, tmp_path, "--durable") as server:
+        # The next server takes the turn up, and refuses it.
+        assert server.process.stderr is not None
+        assert any("session_ended" in line for line in server.process.stderr)
+        messages = stored(server, key, "s1")
+
+    assert messages == ([] if before == "made again" else None)
+
+
+def session_api(server: Server, key: str, method: str) -> Answered:
+    body = json.dumps({"session_id": "s1"})
+    return answered(server.connection(), method, "/v1/projects/killed/sessions", bearer(key), body)

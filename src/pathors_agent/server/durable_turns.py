@@ -27,7 +27,7 @@ from pathors_agent.server.failures import log_failed_turn
 from pathors_agent.server.keys import Caller
 from pathors_agent.server.problems import Problem
 from pathors_agent.server.project import Project
-from pathors_agent.server.turn import KEPT_PER_LEASE, Shared, Turn, Writer
+from pathors_agent.server.turn import KEPT_PER_LEASE, Beginning, Perform, Shared, Turn, Writer
 from pathors_agent.stores.base import RequestId
 from pathors_agent.telemetry.spans import continued, current_headers
 from pathors_agent.wire.message_builder import Delta
@@ -36,7 +36,7 @@ from pathors_agent.wire.message_builder import Delta
 WORKFLOW = "pathors-agent-turn"
 QUEUE = "pathors-agent-turns"
 # What a turn is stored as; servers of another version leave it alone.
-VERSION = "turns-2"
+VERSION = "turns-3"
 
 # Turns that a dead server left, taken up at once by each other one.
 _CONCURRENCY = 20
@@ -60,8 +60,8 @@ class DurableTurns:
         self._projects = projects
         self._heartbeat = heartbeat
         self._opened = AsyncExitStack()
-        self._here: dict[str, tuple[Turn, Writer]] = {}
-        self._errors: dict[str, BaseException] = {}
+        self._here: dict[str, Perform] = {}
+        self._outcomes: dict[str, Answer | BaseException] = {}
         self._shared = shared
         self._start: engine.Workflow | None = None
 
@@ -102,28 +102,37 @@ class DurableTurns:
         await self._opened.aclose()
 
     async def run(self, turn: Turn, writer: Writer) -> None:
-        """Run a turn as a workflow, here; raise what it raises."""
+        """Run a turn, as a workflow from the time when it holds its session; raise what it raises."""
+        turn.make_durable()
+        await turn.run(writer, self._carry)
+
+    async def _carry(self, turn: Turn, beginning: Beginning, perform: Perform) -> Answer:
         assert self._start is not None
         name = f"turn-{turn.head.id}"
-        turn.make_durable()
-        self._here[name] = turn, writer
-        with SetWorkflowID(name):
-            await self._start(_written(turn))
-        if error := self._errors.pop(name, None):
-            raise error
+        self._here[name] = perform
+        try:
+            with SetWorkflowID(name):
+                await self._start(_written(turn, beginning))
+            outcome = self._outcomes[name]
+        finally:
+            self._here.pop(name, None)
+            self._outcomes.pop(name, None)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
     async def _carry_out(self, name: str, fields: Fields) -> Fields:
-        here = self._here.pop(name, None)
+        perform = self._here.pop(name, None)
         try:
-            if here is not None:
-                await here[0].run(here[1])
+            if perform is not None:
+                self._outcomes[name] = await perform()
             else:
                 await self._take_up(fields)
         except (anyio.get_cancelled_exc_class(), GeneratorExit):
             raise  # this server ends; another goes on
         except BaseException as error:  # noqa: BLE001  (recorded; raised for the client, where one waits)
-            if here is not None:
-                self._errors[name] = error
+            if perform is not None:
+                self._outcomes[name] = error
             else:
                 _log_failure(error, fields)
             return {"status": "failed", "failure": _failure(error)}
@@ -131,7 +140,7 @@ class DurableTurns:
 
     async def _take_up(self, fields: Fields) -> None:
         turn = self._read(fields)
-        turn.make_durable(is_taken_over=True)
+        turn.make_durable(Beginning(**fields["beginning"]))
         keeping = asyncio.create_task(_keep(turn))
         try:
             await turn.run(_Nobody())
@@ -166,7 +175,7 @@ class _Nobody:
         """Tell nobody."""
 
 
-def _written(turn: Turn) -> Fields:
+def _written(turn: Turn, beginning: Beginning) -> Fields:
     body, session_header = turn.said
     with continued(turn.headers):
         trace = current_headers()
@@ -185,6 +194,7 @@ def _written(turn: Turn) -> Fields:
             "api_key": request.api_key,
             "name": request.name,
         },
+        "beginning": asdict(beginning),
     }
 
 

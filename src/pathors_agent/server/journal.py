@@ -61,6 +61,7 @@ class TurnJournal:
     has_acted: bool = False  # a call of the turn began, in this process or before
     _unheard: dict[str, str] = field(default_factory=dict)
     _own: list[_Noted] = field(default_factory=list)
+    _has_state: bool = False  # the note that names the session's state is stored
     _noted: set[int] = field(default_factory=set)  # ids of messages, which the conversation holds
     _begun: set[str] = field(default_factory=set)  # ids of calls, of the answer that is open
     _begun_in: int = 0  # the answer's number
@@ -76,9 +77,9 @@ class TurnJournal:
             if turn == self.turn:
                 if since != self.since:
                     raise _changed()
-                self._own, self.has_acted = noted, True
+                self._own, self._has_state, self.has_acted = noted, True, bool(noted)
             elif since == self.since:
-                (self.later if self.has_acted else self.earlier).extend(interrupted(noted))
+                (self.later if self._has_state else self.earlier).extend(interrupted(noted))
 
     def take_up(self, conversation: Conversation) -> Sequence[Message]:
         """Add what this turn said and did before it was interrupted, and return it."""
@@ -107,10 +108,10 @@ class TurnJournal:
                 await self.store.note_turn(self.lease, _DOUBT + self.turn, [_begun(begun)])
             new = [m for m in run.conversation.messages if id(m) not in self._noted]
             new += [] if known is None else [known]
-            texts = [] if self.has_acted else [json_text({"since": self.since})]
+            texts = [] if self._has_state else [state_note(self.since)]
             texts += [*map(_message, new), _begun(begun)]
             await self.store.note_turn(self.lease, self.turn, texts)
-            self.has_acted = True
+            self._has_state = self.has_acted = True
             self._noted |= {id(message) for message in new}
         return known
 
@@ -216,6 +217,11 @@ def _by_turn(notes: Iterable[TurnNote]) -> dict[str, tuple[str, list[_Noted]]]:
         elif note.turn in turns:
             turns[note.turn][1].append(noted)
     return turns
+
+
+def state_note(since: str) -> str:
+    """Return the first note of a turn: the state of the session that it began with."""
+    return json_text({"since": since})
 
 
 def _message(message: Message) -> str:

@@ -5,7 +5,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from pathors_agent.server.failures import log_failed_turn
 from pathors_agent.server.functions import with_stored_ids
 from pathors_agent.server.incoming import add_news
 from pathors_agent.server.join import BETWEEN_TEXTS, Joined, join
-from pathors_agent.server.journal import TurnJournal
+from pathors_agent.server.journal import TurnJournal, state_note
 from pathors_agent.server.keys import Caller
 from pathors_agent.server.metrics import Metrics
 from pathors_agent.server.problems import DO_NOT_RETRY, Problem
@@ -56,6 +56,30 @@ class Writer(Protocol):
 
     async def end(self, answer: Answer) -> None:
         """Tell that the turn is stored, and the rest of its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The session that a durable turn began with: how another server knows it again.
+
+    `created_at` is None if the turn is the session's first. A note under the name `turn` is stored
+    then, which goes when the session is ended.
+    """
+
+    turn: str
+    created_at: str | None = None
+
+    @classmethod
+    def of(cls, turn: str, seen: Session | None) -> "Beginning":
+        """Return the beginning of a turn with the session as it was seen."""
+        return cls(turn, seen.created_at.isoformat() if seen else None)
+
+
+Perform = Callable[[], Awaitable[Answer]]
+"""Runs a turn that holds its session, and stores it."""
+
+Carry = Callable[["Turn", Beginning, Perform], Awaitable[Answer]]
+"""Performs a turn in a way that another server can go on with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +113,8 @@ class Turn:
     is_running: bool = False
     is_lost: bool = False
     is_durable: bool = False
-    is_taken_over: bool = False
+    began: Beginning | None = None
+    """How the turn began on a server that died with it; None for a turn that begins here."""
     outlives_client: bool = False
     client_left: bool = False
     rewound: int = 0
@@ -106,17 +131,22 @@ class Turn:
             session_id=self.session_id,
         )
 
-    def make_durable(self, *, is_taken_over: bool = False) -> None:
-        """Let the turn outlive its server; `is_taken_over` from one that died with it.
+    def make_durable(self, began: Beginning | None = None) -> None:
+        """Let the turn outlive its server, or take it up from one that died with it.
 
         The request gets a name if it has none, so that another server finds out whether it was
         answered. Clients cannot choose a name with a space.
         """
-        self.is_durable, self.is_taken_over = True, is_taken_over
-        self.outlives_client, self.client_left = True, is_taken_over
+        self.is_durable, self.began = True, began
+        self.outlives_client, self.client_left = True, self.is_taken_over
         self.request_id = self.request_id or RequestId(
             project=self.caller.space, api_key=self.caller.id, name=f"turn {self.head.id}"
         )
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether the turn began on a server that died with it."""
+        return self.began is not None
 
     @property
     def is_named(self) -> bool:
@@ -133,14 +163,17 @@ class Turn:
         """Whether a repeat of the request could run tools again that have run."""
         return self.journal is not None and self.journal.has_acted and not self.is_named
 
-    async def run(self, writer: Writer) -> None:
-        """Run the turn, store it, and tell the client; a `Problem` or another of our errors else."""
+    async def run(self, writer: Writer, carry: Carry | None = None) -> None:
+        """Run the turn, store it, and answer; raise a `Problem` or another of our errors.
+
+        With `carry`, the turn is performed through it as soon as it holds its session.
+        """
         async with self._named_request() as earlier:
             with continued(self.headers):
-                answer = earlier or await self._run_admitted(writer)
+                answer = earlier or await self._run_admitted(writer, carry)
         await writer.end(answer)
 
-    async def _run_admitted(self, writer: Writer) -> Answer:
+    async def _run_admitted(self, writer: Writer, carry: Carry | None) -> Answer:
         place = self.shared.admission.turn(self.project.id, self.caller.id)
         async with (
             nullcontext() if self.is_taken_over else place,  # it was let in before
@@ -148,14 +181,39 @@ class Turn:
         ):
             try:
                 with anyio.fail_after(self.shared.settings.turn_seconds):
-                    return await self._run_alone(writer, lease)
+                    seen = await self._stored()
+                    if carry is None:
+                        await self._refuse_ended(seen)
+                        return await self._run_alone(writer, lease, seen)
+                    beginning = await self._noted_beginning(lease, seen)
+                    return await carry(
+                        self, beginning, lambda: self._run_alone(writer, lease, seen)
+                    )
             except TimeoutError:
                 raise _too_long() from None
             except SessionConflict as error:
                 raise await self._conflict(error, lease) from None
 
-    async def _run_alone(self, writer: Writer, lease: Lease) -> Answer:
-        seen = await self._stored()
+    async def _noted_beginning(self, lease: Lease, seen: Session | None) -> Beginning:
+        """Return how the turn begins; note it if the session has no row that shows its end."""
+        beginning = Beginning.of(self._identity(seen), seen)
+        if seen is None:
+            await self.shared.store.note_turn(lease, beginning.turn, [state_note(_state(None))])
+        return beginning
+
+    async def _refuse_ended(self, seen: Session | None) -> None:
+        """Raise if the session was ended after the turn began on another server."""
+        if self.began is None:
+            return
+        if self.began.created_at is not None:
+            is_ended = Beginning.of(self.began.turn, seen) != self.began
+        else:
+            notes = await self.shared.store.turn_notes(self.caller.space, self.session_id)
+            is_ended = all(note.turn != self.began.turn for note in notes)
+        if is_ended:
+            raise _session_ended()
+
+    async def _run_alone(self, writer: Writer, lease: Lease, seen: Session | None) -> Answer:
         stored = seen.messages if seen else ()
         variables = seen.variables if seen else {}
         agent = self.project.agent(self.request, variables)
@@ -255,7 +313,7 @@ class Turn:
                 request=self.request_id,
                 answer=text,
                 drop=True,
-                turn=journal.turn if journal else None,
+                turn=self._identity(seen) if journal or self.is_durable else None,
             )
         except BaseException:
             self.lease = lease
@@ -291,7 +349,7 @@ class Turn:
         if await store.keep_lease(lease, seconds=seconds):
             return error
         try:
-            await store.session(self.project.id, self.session_id)
+            await store.session(self.caller.space, self.session_id)
         except SessionNotFound:
             return _session_ended()
         return error

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pydantic import TypeAdapter, ValidationError
 
 from pathors_agent.errors import ConversationError
-from pathors_agent.history.stored import dump_message
 from pathors_agent.messages import AssistantMessage, ContentPart, JSONValue, Message, ToolCall
 
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
