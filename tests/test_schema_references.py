@@ -155,6 +155,22 @@ def test_draft_7_is_read_as_draft_7(named: str) -> None:
     assert fits(schema, {"c": 5})  # siblings of a `$ref` say nothing
 
 
+@pytest.mark.parametrize(
+    ("schema", "problems"),
+    [
+        ({"$ref": "#/definitions/list", "maxItems": 1}, 1),
+        (DRAFT_7 | {"$ref": "#/definitions/list", "maxItems": 1}, 0),
+    ],
+    ids=["no $schema: 2020-12", "draft 7"],
+)
+def test_keywords_beside_a_reference_count_unless_the_schema_names_draft_7(
+    schema: dict[str, Any], problems: int
+) -> None:
+    validator = compile_schema(schema | {"definitions": {"list": {"type": "array"}}})
+
+    assert len(validator.problems([1, 2])) == problems
+
+
 def test_lists_of_items_are_refused_in_draft_2020_12() -> None:
     path, _ = refused({"items": [{"type": "string"}]})
 

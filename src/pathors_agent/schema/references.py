@@ -54,7 +54,11 @@ Path = tuple[str, ...]
 
 
 def draft_of(schema: Any) -> str:
-    """Name the draft a schema is written in, or raise `InvalidSchema`."""
+    """Return the draft of a schema, or raise `InvalidSchema` for other drafts than 2020-12 and 7.
+
+    A schema without `$schema` is read as 2020-12, as OpenAI and MCP specify. So keywords beside a
+    `$ref` apply to it, which draft 7 ignores.
+    """
     named = schema.get("$schema", DRAFT_2020_12) if isinstance(schema, dict) else DRAFT_2020_12
     for draft in (DRAFT_2020_12, DRAFT_7):
         if isinstance(named, str) and _plain(named) == _plain(draft):
