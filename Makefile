@@ -76,9 +76,6 @@ soak: setup ## run agents 10,000 times in each way, and show that nothing is lef
 audit: setup ## look for known vulnerabilities of what is installed with the library
 	@$(PYTHON) .ci/audit.py $(ARGS)
 
-model: setup ## get llama.cpp and the small model that the tests of LocalTransport run: 130 MB
-	@$(PY) .ci/get_model.py .venv
-
 clean: ## remove everything that was made
 	rm -rf .venv .venvs .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -42,8 +42,7 @@ PUBLIC_NAMES = {
     *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),
     *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile", "PROFILES", "Quirk"),
     *("Retry", "RetryingTransport", "AsyncRetryingTransport", "FallbackTransport"),
-    *("AsyncFallbackTransport", "AiohttpTransport", "LocalTransport"),
-    "AsyncLocalTransport",
+    *("AsyncFallbackTransport", "AiohttpTransport"),
     # sessions that the endpoint keeps
     *("Sessions", "AsyncSessions", "NewSession", "SessionRecord", "SessionEntry", "SessionPage"),
     # what goes wrong
@@ -69,7 +68,6 @@ HEAVY = [
     "msgspec",
     "httpx2",
     "aiohttp",
-    "xllamacpp",
     "jsonschema",
     "structlog",
     "tenacity",

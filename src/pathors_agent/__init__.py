@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     )
     from pathors_agent.transports.fallback import AsyncFallbackTransport, FallbackTransport
     from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
-    from pathors_agent.transports.local import AsyncLocalTransport, LocalTransport
     from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
     from pathors_agent.wire.chat_completions import PROFILES, EndpointProfile, ModelOptions
     from pathors_agent.wire.message_builder import (
@@ -88,7 +87,6 @@ __all__ = [
     "AsyncAgent",
     "AsyncFallbackTransport",
     "AsyncHTTPTransport",
-    "AsyncLocalTransport",
     "AsyncResponse",
     "AsyncRetryingTransport",
     "AsyncRunStream",
@@ -109,7 +107,6 @@ __all__ = [
     "IncompleteResponse",
     "JSONValue",
     "Limits",
-    "LocalTransport",
     "MCPTools",
     "MalformedResponse",
     "ModelOptions",
@@ -189,7 +186,6 @@ _NAMES_BY_MODULE = {
     "history.loading": ("load_messages",),
     "history.stored": ("dump_messages",),
     "transports.http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
-    "transports.local": ("AsyncLocalTransport", "LocalTransport"),
     "mcp.tools": ("MCPTools",),
     "wire.message_builder": (
         "Quirk",

@@ -346,7 +346,7 @@ def test_host_that_is_none_is_one_line_on_stderr(database: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("[projects.x]\n", "projects.x needs one of base_url, transport, gguf"),
+        ("[projects.x]\n", "projects.x needs either base_url or transport"),
         ("[projects.x\n", "is no TOML"),
         ("[server]\ngrace = 1\n", "server.grace is no setting; there are access_log"),
         ("[server]\ngrace_seconds = '1'\n", "server.grace_seconds is of the wrong type"),

@@ -30,7 +30,6 @@ def test_help_names_the_exit_statuses(command: str) -> None:
         "serve --swim",
         "serve --port 70000",
         "serve --workers 0",
-        "serve --config a.toml --gguf b.gguf",
         "keys",
         "keys revoke",
         "sessions show",

@@ -337,7 +337,7 @@ READING = [
         "transports/http.py",
         "                yield exchange.masked(piece)\n        except self._http_error as error:",
         "                yield exchange.masked(piece)\n        except ZeroDivisionError as error:",
-        "test_http.py::test_broken_answer_is_a_transport_error",
+        "transports/test_http.py::test_broken_answer_is_a_transport_error",
     ),
     mutant(
         "an error body is read for ever",

@@ -5,8 +5,8 @@ from mutants.mutant import mutant
 REQUESTS = "wire/chat_completions.py"
 
 REQUEST_TESTS = "test_chat_completions.py::"
-HTTP_TESTS = "test_http.py::"
-RETRY_TESTS = "test_retry.py::"
+HTTP_TESTS = "transports/test_http.py::"
+RETRY_TESTS = "transports/test_retry.py::"
 
 SENDING = [
     # - rule 9: what came with a message goes back with it
@@ -82,7 +82,7 @@ SENDING = [
         "transports/first_byte.py",
         "pieces = iter(response.pieces)",
         "pieces = iter(list(response.pieces))",
-        "test_fallback.py::test_failure_after_the_first_byte_is_raised",
+        "transports/test_fallback.py::test_failure_after_the_first_byte_is_raised",
     ),
     mutant(
         "an error that would come again is asked for again",
@@ -106,7 +106,7 @@ SENDING = [
         "transports/retry.py",
         'changes["retries"] = 0',
         "pass",
-        "test_http_retries.py::test_attempts_of_attempts_do_not_multiply",
+        "transports/test_http_retries.py::test_attempts_of_attempts_do_not_multiply",
     ),
     mutant(
         "a retry waits beyond the end of its run",
@@ -114,7 +114,7 @@ SENDING = [
         "transports/retry.py",
         "self._end is not None and time.monotonic() + state.upcoming_sleep >= self._end",
         "False",
-        "test_http_retries.py::test_no_wait_goes_beyond_the_time_of_the_run",
+        "transports/test_http_retries.py::test_no_wait_goes_beyond_the_time_of_the_run",
     ),
     mutant(
         "a client stays open after its event loop",
@@ -122,7 +122,7 @@ SENDING = [
         "transports/loops.py",
         "        await anext(closer)",
         "        assert closer",
-        "test_loops.py::test_clients_are_closed_with_their_loop",
+        "transports/test_loops.py::test_clients_are_closed_with_their_loop",
     ),
     mutant(
         "a server that asks for a day is waited for",

@@ -81,7 +81,7 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("x = ", "is no TOML"),
         ("projects = 3", "has no table [projects.NAME]"),
         ("[projects]\nshop = 3", "projects.shop must be a table"),
-        ("[projects.shop]", "projects.shop needs one of base_url, transport, gguf"),
+        ("[projects.shop]", "projects.shop needs either base_url or transport"),
         ('[projects.shop]\nbase_url = "nope"', "projects.shop.base_url base_url is no address"),
         ("[projects.shop]\nbase_url = 3", "projects.shop.base_url must be a text"),
         (

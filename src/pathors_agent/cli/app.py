@@ -93,9 +93,6 @@ def serve(
     durable: Annotated[
         bool, typer.Option("--durable", help="Let turns outlive this process: others end them.")
     ] = False,
-    gguf: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A model file for the project `demo`.")
-    ] = None,
     log: Annotated[
         bool, typer.Option("--log", help="Write what happens to standard error, without contents.")
     ] = False,
@@ -117,10 +114,6 @@ def serve(
     Without --config: the project `demo` with three tools and answers by rules, and a key for it
     that is shown once. SIGTERM or Ctrl-C lets running turns end; a second one ends at once.
     """
-    if config is not None and gguf is not None:
-        raise typer.BadParameter(
-            "is for the project demo; in a file, say gguf = ...", param_hint="--gguf"
-        )
     with reporting():
         from pathors_agent.cli.places import database_url
         from pathors_agent.cli.serve import Served
@@ -129,7 +122,6 @@ def serve(
         served = Served(
             database=database_url(database),
             config=config,
-            gguf=gguf,
             ui=ui,
             durable=durable,
             log=log,

@@ -1,11 +1,8 @@
-"""The project that is served when none is given: three tools, and rules or a model file."""
-
-from pathlib import Path
+"""The project that is served when none is given: three tools, and answers by rules."""
 
 from pathors_agent.cli.demo_tools import INSTRUCTIONS, demo_tools
 from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project
-from pathors_agent.transports.base import AsyncTransport
 
 PROJECT = "demo"
 
@@ -13,13 +10,11 @@ PROJECT = "demo"
 PACE = 0.015
 
 
-def demo_project(gguf: Path | None = None) -> Project:
-    """Make the project, with the model of a file where one is given."""
-    transport: AsyncTransport
-    if gguf is None:
-        transport = AsyncOfflineTransport(pace=PACE)
-    else:
-        from pathors_agent.transports.local import AsyncLocalTransport
-
-        transport = AsyncLocalTransport(gguf)
-    return Project(id=PROJECT, transport=transport, instructions=INSTRUCTIONS, tools=demo_tools())
+def demo_project() -> Project:
+    """Return the project `demo`."""
+    return Project(
+        id=PROJECT,
+        transport=AsyncOfflineTransport(pace=PACE),
+        instructions=INSTRUCTIONS,
+        tools=demo_tools(),
+    )

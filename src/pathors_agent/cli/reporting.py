@@ -28,7 +28,6 @@ _EXTRAS = {
     "aiosqlite": "server",
     "psycopg": "postgres",
     "dbos": "durable",
-    "xllamacpp": "local",
 }
 
 

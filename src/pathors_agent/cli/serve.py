@@ -32,7 +32,6 @@ class Served:
 
     database: str
     config: Path | None = None
-    gguf: Path | None = None
     ui: bool = False
     durable: bool = False
     log: bool = False
@@ -68,7 +67,7 @@ def make_app(served: Served) -> FastAPI:
 def _projects(served: Served) -> list[Project]:
     if served.config is not None:
         return load_projects(served.config)
-    return [demo_project(served.gguf)]
+    return [demo_project()]
 
 
 def _settings(served: Served) -> ServerSettings:
@@ -112,7 +111,7 @@ def _tell(
     write_line(f"  sessions and keys: {shown(read_url(served.database))}")
     if served.ui:
         write_line(f"  chat page: {address}/")
-    if served.is_demo and served.gguf is None:
+    if served.is_demo:
         write_line("  The answers come from rules, not from a language model; the tools are real.")
     for key in new_keys.values():
         write_text(f"A new key, shown only now:\n  export PATHORS_API_KEY={key}")

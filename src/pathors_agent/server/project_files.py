@@ -34,7 +34,6 @@ _TEXTS = (
     "instructions",
     "instructions_file",
     "tools",
-    "gguf",
     "on_disconnect",
     "reasoning",
 )
@@ -49,8 +48,7 @@ def load_projects(path: str | Path) -> list[Project]:
     """Read the projects of a file.
 
     Each is a table `[projects.NAME]`: its model is at `base_url` (with the key in the environment
-    variable that `api_key_env` names), in the file `gguf`, or behind the Python object that
-    `transport` names; `tools` names an object, too: a tool, a list of them or a registry, as
+    variable that `api_key_env` names), or behind the Python object that `transport` names; `tools` names an object, too: a tool, a list of them or a registry, as
     "module:name". `instructions` may stand in a file of their own (`instructions_file`). Modules
     are looked for beside the file first. Raises `InvalidProjectFile`.
     """
@@ -104,16 +102,12 @@ class _Table:
             raise self._wrong("", str(error)) from None
 
     def _transport(self) -> AsyncTransport:
-        given = [key for key in ("base_url", "transport", "gguf") if key in self._table]
+        given = [key for key in ("base_url", "transport") if key in self._table]
         if len(given) != 1:
-            raise self._wrong("", "needs one of base_url, transport, gguf")
+            raise self._wrong("", "needs either base_url or transport")
         for key in _OF_ADDRESSES:
             if key in self._table and given != ["base_url"]:
                 raise self._wrong(key, f"goes with base_url, not with {given[0]}")
-        if given == ["gguf"]:
-            from pathors_agent.transports.local import AsyncLocalTransport
-
-            return AsyncLocalTransport(self._beside(self._table["gguf"]))
         if given == ["transport"]:
             made = self._named("transport")
             with self._errors_of_authors("transport", "cannot be made"):

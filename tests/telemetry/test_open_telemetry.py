@@ -183,7 +183,7 @@ def test_version_of_the_conventions_is_told_and_documented(exported: Exported) -
     assert {scope.schema_url for scope in scopes if scope} == {
         "https://opentelemetry.io/schemas/1.41.0"
     }
-    page = Path(__file__).parent.parent / "docs" / "howto" / "observe-runs.md"
+    page = Path(__file__).parents[2] / "docs" / "howto" / "observe-runs.md"
     assert "version 1.41.0 of OpenTelemetry's semantic conventions" in page.read_text()
 
 

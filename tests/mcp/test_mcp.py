@@ -55,8 +55,8 @@ LEAVES_GENERATORS = pytest.mark.filterwarnings(
     "ignore:Async generator:ResourceWarning",
 )
 
-SERVER = str(Path(__file__).with_name("mcp_server.py"))
-PLAIN_SERVER = str(Path(__file__).with_name("plain_mcp_server.py"))
+SERVER = str(Path(__file__).parent.with_name("mcp_server.py"))
+PLAIN_SERVER = str(Path(__file__).parent.with_name("plain_mcp_server.py"))
 
 
 class HTTPServerProcess:
