@@ -23,7 +23,7 @@ from pathors_agent import (
 )
 from pathors_agent.agents.approvals import Approval
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
-from pathors_agent.tools.turn_tools import AsyncToolChoice
+from pathors_agent.tools.registry import AsyncToolChoice
 from ways import WAYS, Way
 
 
@@ -289,14 +289,14 @@ def test_decisions_are_taken_with_tools_that_are_awaited(backend: str) -> None:
 
 
 def test_agent_refuses_an_async_function_when_it_is_made() -> None:
-    with pytest.raises(TypeError, match="it must be awaited, which AsyncAgent does"):
+    with pytest.raises(TypeError, match="which only AsyncAgent can await"):
         Agent(ScriptedTransport(), tools=choose_later)  # type: ignore[arg-type]  # the claim
 
 
 def test_agent_refuses_what_must_be_awaited_when_it_is_given() -> None:
     agent = Agent(ScriptedTransport(DONE), tools=lambda who: choose_later(who))  # type: ignore[arg-type,return-value]  # the claim
 
-    with pytest.raises(TypeError, match="it must be awaited, which AsyncAgent does"):
+    with pytest.raises(TypeError, match="which only AsyncAgent can await"):
         agent.run("Hi")
 
 

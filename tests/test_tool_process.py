@@ -29,7 +29,7 @@ from pathors_agent.core.limits import Limits
 from pathors_agent.errors import ToolDefinitionError, ToolError
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, calls
-from pathors_agent.tools.interpreter import python_executable
+from pathors_agent.tools.placement import python_executable
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.tool import Tool
 from ways import WAYS
@@ -507,7 +507,7 @@ def test_frozen_program_refuses_the_tool_and_never_starts_itself(
         ToolRegistry([in_process(process_tools.double)])
 
     assert str(refused.value) == (
-        "tool 'look': run_in needs a Python to start, which a frozen program has not; use a thread"
+        "tool 'look': run_in needs a Python to start, and a frozen program has none; use a thread"
     )
     with pytest.raises(ToolError, match="Not run: it needs a Python to start"):
         ToolProcess(registered, {"number": 1}).run(None)

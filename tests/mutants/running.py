@@ -5,11 +5,11 @@ from mutants.mutant import mutant
 CONVERSATION = "core/conversation.py"
 LIMITS = "core/limits.py"
 
-CONVERSATION_TESTS = "test_conversation.py::"
+CONVERSATION_TESTS = "core/test_conversation.py::"
 TABLE_TEST = "conformance/test_state_table.py::test_cell_is_as_documented"
 DRIVER_TESTS = "test_drivers.py::"
 DISPATCH_TESTS = "test_dispatch.py::"
-LIMIT_TESTS = "test_limits.py::"
+LIMIT_TESTS = "core/test_limits.py::"
 APPROVAL_TESTS = "test_approvals.py::"
 
 RUNNING = [
@@ -96,7 +96,7 @@ RUNNING = [
         "schema/arguments.py",
         "    if not text or text.isspace():\n        return {}\n",
         "",
-        "test_tools.py::test_no_arguments_mean_an_empty_object",
+        "tools/test_tools.py::test_no_arguments_mean_an_empty_object",
     ),
     mutant(
         "arguments are read as far as they go",
@@ -104,7 +104,7 @@ RUNNING = [
         "schema/arguments.py",
         "from_json(text.encode(), allow_inf_nan=False)",
         "from_json(text.encode(), allow_inf_nan=False, allow_partial=True)",
-        "test_tools.py::test_text_that_is_no_object_is_explained",
+        "tools/test_tools.py::test_text_that_is_no_object_is_explained",
     ),
     mutant(
         "of two equal names in arguments the last counts",
@@ -121,7 +121,7 @@ RUNNING = [
         "core/run.py",
         "        if not any(call.id in used for call in message.tool_calls):\n",
         "        if used is not None:\n",
-        "test_run.py::test_call_id_used_before_is_replaced_when_recorded",
+        "core/test_run.py::test_call_id_used_before_is_replaced_when_recorded",
     ),
     # - promise 1: nothing runs before the stream ended
     mutant(
@@ -209,7 +209,7 @@ RUNNING = [
         LIMITS,
         "if self._turns >= limits.turns:",
         "if self._turns > limits.turns:",
-        "test_run.py::test_default_limit_is_25_turns",
+        "core/test_run.py::test_default_limit_is_25_turns",
     ),
     mutant(
         "one tool call more than the limit",

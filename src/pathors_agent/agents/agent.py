@@ -24,7 +24,7 @@ from pathors_agent.history.given import (
 )
 from pathors_agent.history.sent import AsyncHistory, History
 from pathors_agent.telemetry.runs import RunTelemetry
-from pathors_agent.tools.turn_tools import (
+from pathors_agent.tools.registry import (
     AsyncToolChoice,
     ToolChoice,
     Tools,

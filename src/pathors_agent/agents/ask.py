@@ -21,8 +21,7 @@ from pathors_agent.errors import IncompleteResponse, ProviderError, TransportErr
 from pathors_agent.history.sent import AsyncHistory, checked, spending
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
 from pathors_agent.telemetry.runs import ModelOperation, RunTelemetry
-from pathors_agent.tools.registry import ToolRegistry
-from pathors_agent.tools.turn_tools import AsyncToolChoice, chosen, chosen_async
+from pathors_agent.tools.registry import AsyncToolChoice, ToolRegistry, chosen, chosen_async
 from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,

@@ -10,8 +10,7 @@ from pathors_agent.messages import JSONValue, Message
 from pathors_agent.server.functions import as_tool_choice, as_tool_messages, as_tools
 from pathors_agent.server.problems import bad_request
 from pathors_agent.server.settings import ServerSettings
-from pathors_agent.tools.definition import read_definition
-from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.tools.registry import ToolRegistry, read_definition
 from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.chat_completions import ModelOptions
 from pathors_agent.wire.messages import read_client_messages

@@ -13,8 +13,7 @@ from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
 from pathors_agent.server.completion_request import CompletionRequest
 from pathors_agent.server.problems import bad_request
-from pathors_agent.tools.registry import ToolRegistry
-from pathors_agent.tools.turn_tools import Tools, registry_of
+from pathors_agent.tools.registry import ToolRegistry, Tools, registry_of
 from pathors_agent.transports.base import AsyncTransport
 from pathors_agent.wire.chat_completions import ModelOptions
 

@@ -19,8 +19,8 @@ from pathors_agent.errors import (
     named_error,
 )
 from pathors_agent.server.project import Project
+from pathors_agent.tools.registry import Tools
 from pathors_agent.tools.tool import Tool
-from pathors_agent.tools.turn_tools import Tools
 from pathors_agent.transports.base import AsyncTransport
 from pathors_agent.wire.chat_completions import PROFILES, ModelOptions
 

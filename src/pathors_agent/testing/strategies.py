@@ -21,8 +21,8 @@ from pathors_agent.testing.hostile_turns import (
 )
 from pathors_agent.testing.made_arguments import ATTEMPTS, fitting_arguments
 from pathors_agent.testing.usage import count_of, one_tool, tools_of
+from pathors_agent.tools.registry import Tools
 from pathors_agent.tools.tool import Tool
-from pathors_agent.tools.turn_tools import Tools
 
 T = TypeVar("T")
 

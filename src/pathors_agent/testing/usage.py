@@ -11,9 +11,8 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.tools.registry import ToolRegistry, registry_of
 from pathors_agent.tools.tool import Tool
-from pathors_agent.tools.turn_tools import registry_of
 from pathors_agent.transports.base import AsyncTransport, Transport
 
 _MESSAGES = (SystemMessage, UserMessage, AssistantMessage, ToolMessage)

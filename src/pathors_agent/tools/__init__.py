@@ -1,1 +1,1 @@
-"""Tools: what they are, what they take, what a model reads of what they return. Pure."""
+"""Define tools, read their signatures, bind calls to them and write their results. Pure."""

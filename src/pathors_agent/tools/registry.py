@@ -1,6 +1,11 @@
-"""Keep an agent's tools under unique names, each checked, and bind a model's calls to them. Pure."""
+"""Keep an agent's tools under unique names, each checked, and bind a model's calls to them. Pure.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+The tools of an agent are fixed, or chosen for each turn by a function of the run's context. A turn
+is one model call and the tool calls of its answer: both use the same registry.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -8,20 +13,20 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from pathors_agent.errors import UnreadableDefinition
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, closest, cut, listed, quote
 from pathors_agent.schema.compiled import InvalidSchema
-from pathors_agent.tools.definition import read_definition
 from pathors_agent.tools.placement import check_placement
 from pathors_agent.tools.signature import ToolContext, refused
 from pathors_agent.tools.tool import Tool, as_tool, check_name
 
 GivenTool = Tool | Callable[..., object] | Mapping[str, object]
-"""A tool, a decorated function, or the definition of a client tool as OpenAI's requests hold it."""
+"""A tool, a decorated function, or a client tool's definition as in OpenAI's requests."""
 
 
 class _Entry(NamedTuple):
-    """A tool whose definition was found good, and what a call of it needs."""
+    """A checked tool, and what binding a call to it needs."""
 
     tool: Tool
     read: Callable[[str], dict[str, Any]]
@@ -76,14 +81,14 @@ def _prefixed(entry: _Entry, prefix: str) -> _Entry:
 
 
 def _origin(tool: Tool) -> str:
-    """Say where a tool comes from, for who must tell two apart."""
+    """Return where a tool is defined, to distinguish two with one name."""
     made = tool.function or tool
     named = made if hasattr(made, "__qualname__") else type(made)
     return f"{named.__module__}.{named.__qualname__}"
 
 
 class BoundCall(Struct, frozen=True):
-    """A call whose tool is found and whose arguments fit: `function(**kwargs)` runs it."""
+    """A call with its tool and its valid arguments: `function(**kwargs)` runs it."""
 
     call: ToolCall
     tool: Tool
@@ -92,12 +97,12 @@ class BoundCall(Struct, frozen=True):
     @property
     def function(self) -> Callable[..., Any]:
         """The function to run."""
-        assert self.tool.function is not None  # `bind` gives no call of a client tool
+        assert self.tool.function is not None  # `bind` binds no call of a client tool
         return self.tool.function
 
     @property
     def is_async(self) -> bool:
-        """Whether the function is a coroutine function."""
+        """Whether the function is async."""
         return self.tool.is_async
 
     def __repr__(self) -> str:
@@ -123,22 +128,22 @@ class ToolRegistry:
         return self
 
     def prefixed(self, prefix: str) -> "ToolRegistry":
-        """The same tools, each under its name with a prefix."""
+        """Return the same tools, with a prefix before each name."""
         return ToolRegistry()._add(_prefixed(entry, prefix) for entry in self._entries.values())
 
     def filtered(self, wanted: Callable[[Tool], bool]) -> "ToolRegistry":
-        """Those of the tools that are wanted."""
+        """Return the tools for which `wanted` returns True."""
         return ToolRegistry()._add(e for e in self._entries.values() if wanted(e.tool))
 
     def __add__(self, other: "ToolRegistry") -> "ToolRegistry":
-        """The tools of both, whose names must differ."""
+        """Return the tools of both registries; raise if they share a name."""
         if not isinstance(other, ToolRegistry):
             return NotImplemented
         return ToolRegistry()._add([*self._entries.values(), *other._entries.values()])
 
     @cached_property
     def client_tools(self) -> frozenset[str]:
-        """The names of the tools that only the caller can run."""
+        """The names of client tools, which only the caller can run."""
         return frozenset(tool.name for tool in self if tool.function is None)
 
     @cached_property
@@ -161,7 +166,7 @@ class ToolRegistry:
         return f"ToolRegistry({', '.join(self._entries)})"
 
     def definitions(self) -> list[dict[str, Any]]:
-        """The tools as OpenAI's requests hold them."""
+        """Return the tools' definitions, as in OpenAI's requests."""
         return list(self._definitions)
 
     def bind(
@@ -172,7 +177,7 @@ class ToolRegistry:
         session_id: str | None = None,
         key: str = "",
     ) -> BoundCall | ToolMessage:
-        """Find a call's tool and read its arguments; what is wrong becomes the call's result."""
+        """Find a call's tool and read its arguments; return an error message if either fails."""
         entry = self._entries.get(call.name)
         if entry is None:
             return _failed(call, self._unknown(call.name))
@@ -183,7 +188,7 @@ class ToolRegistry:
             kwargs = read(call.arguments)
         except ArgumentsRefused as refusal:
             return _failed(call, f"The arguments of {tool.name} {refusal}")
-        except Exception as error:  # noqa: BLE001  (a validator of the tool's author may raise anything)
+        except Exception as error:  # noqa: BLE001  (validators of the tool's author may raise anything)
             return _failed(call, _unchecked(tool.name, error))
         if context_parameter is not None:
             kwargs[context_parameter] = ToolContext(context, session_id, call, key)
@@ -204,3 +209,92 @@ def _failed(call: ToolCall, text: str) -> ToolMessage:
 
 def _unchecked(tool: str, error: Exception) -> str:
     return f"The arguments of {tool} could not be checked ({type(error).__name__})."
+
+
+# - definitions of OpenAI's requests -
+
+
+def read_definition(definition: object) -> Tool:
+    """Read a client tool from `{"type": "function", "function": {...}}`."""
+    function = _function(definition)
+    name = _typed(function, "name", str, "must be a string")
+    if name is None:
+        raise UnreadableDefinition(".function.name", "must be a string")
+    parameters = _typed(function, "parameters", Mapping, "must be an object, a JSON Schema")
+    return Tool(
+        name=name,
+        description=_typed(function, "description", str, "must be a string") or "",
+        parameters={"type": "object", "properties": {}} | dict(parameters or {}),
+        strict=_typed(function, "strict", bool, "must be true or false") is True,
+    )
+
+
+def _function(definition: object) -> Mapping[str, Any]:
+    if not isinstance(definition, Mapping):
+        raise UnreadableDefinition("", "must be an object")
+    if definition.get("type") != "function":
+        raise UnreadableDefinition(".type", 'must be "function"')
+    function = definition.get("function")
+    if not isinstance(function, Mapping):
+        raise UnreadableDefinition(".function", "must be an object")
+    return function
+
+
+def _typed(function: Mapping[str, Any], name: str, kind: type, problem: str) -> Any:
+    value = function.get(name)
+    if value is None or isinstance(value, kind):
+        return value
+    raise UnreadableDefinition(f".function.{name}", problem)
+
+
+# - the tools of a turn -
+
+Tools = ToolRegistry | Iterable[GivenTool]
+"""A registry, or an iterable of decorated functions, `Tool`s and OpenAI's definitions."""
+
+ToolChoice = Callable[[Any], Tools]
+"""A function from a run's context to the tools of the next turn."""
+
+AsyncToolChoice = Callable[[Any], Tools | Awaitable[Tools]]
+"""A `ToolChoice`, or an async function that does the same."""
+
+
+def registry_of(tools: Tools) -> ToolRegistry:
+    """Return the tools as a registry."""
+    return tools if isinstance(tools, ToolRegistry) else ToolRegistry(tools)
+
+
+def choice_of(tools: Tools | AsyncToolChoice) -> AsyncToolChoice | None:
+    """Return the function that chooses the tools, or None if they are fixed."""
+    if isinstance(tools, ToolRegistry) or not callable(tools):
+        return None
+    if hasattr(tools, "__tool__"):
+        name = getattr(tools, "__name__", "it")
+        raise TypeError(f"tools= is a tool itself; write tools=[{name}]")
+    return tools
+
+
+def refuse_async(tools: object) -> None:
+    """Raise TypeError if the tools are chosen by an async function."""
+    called = getattr(tools, "__call__", None)  # noqa: B004  (wanted: its method)
+    if inspect.iscoroutinefunction(tools) or inspect.iscoroutinefunction(called):
+        raise TypeError(_NOT_AWAITED)
+
+
+def chosen(choice: AsyncToolChoice, context: object) -> ToolRegistry:
+    """Return the tools of the next turn."""
+    given = choice(context)
+    if isinstance(given, Awaitable):
+        if inspect.iscoroutine(given):
+            given.close()
+        raise TypeError(_NOT_AWAITED)
+    return registry_of(given)
+
+
+async def chosen_async(choice: AsyncToolChoice, context: object) -> ToolRegistry:
+    """Return the tools of the next turn; `choice` may be async."""
+    given = choice(context)
+    return registry_of(await given if isinstance(given, Awaitable) else given)
+
+
+_NOT_AWAITED = "tools= is an async function, which only AsyncAgent can await"

@@ -1,6 +1,6 @@
 """Write what a tool returned as the message that the model reads. Pure; it never raises.
 
-The table of docs/reference/tool-results.md says what becomes of which value.
+docs/reference/tool-results.md has the table of all kinds of values.
 """
 
 from collections.abc import Iterator
@@ -12,34 +12,34 @@ from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import Content, ContentPart, JSONValue, ToolMessage
 from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, cut
 from pathors_agent.tools.registry import BoundCall
-from pathors_agent.tools.result_value import JSONWalk, Unsendable, kind_name, text_of
+from pathors_agent.tools.result_values import JSONWalk, Unsendable, kind_name, text_of
 from pathors_agent.tools.tool import Tool
 
-# A tool that only does something; "null" reads like something missing.
+# The result of a tool without a value; models read "null" as something missing.
 NO_VALUE = "done (no value)"
 
-# A value is written out up to so many times the cap, to say how much of it was cut: 200,000
+# A value is written up to this multiple of the cap, to report how much of it was cut: 200,000
 # characters take 20 ms in the worst case (a list of small numbers).
 WRITTEN_CAPS = 10
 
-# Images, sounds and files of one result together; 7.5 MB in base64. OpenAI takes requests of
-# 50 MB, Anthropic images of 5 MB, and each later request of the run holds them again.
+# All images, sounds and files of one result: 7.5 MB in base64. OpenAI accepts requests of 50 MB,
+# Anthropic images of 5 MB, and each later request of the run contains them again.
 MAX_MEDIA_CHARACTERS = 10_000_000
 MAX_PARTS = 100
 
-# Enough to see what went wrong; the model cannot mend a tool.
+# Enough to see what went wrong: a model cannot repair a tool.
 MAX_UNEXPECTED = 3
 
 
 def result_message(bound: BoundCall, value: object) -> ToolMessage:
-    """Give the message for a tool's value; one that cannot be sent becomes an error in words."""
+    """Return the message for a tool's value; a value that cannot be sent becomes an error."""
     name = bound.tool.name
     try:
         content = _content(bound.tool, value)
     except Unsendable as refusal:
         return _failed(bound, f"{name} ran, but returned {refusal}")
-    # A value is anybody's code, too: its properties and serializers may raise whatever they like.
-    # Only the type is told; the text may hold anything.
+    # A value runs its author's code: properties and serializers may raise anything. The error names
+    # only the type, because the text may hold secrets.
     except Exception as error:  # noqa: BLE001
         kind, problem = kind_name(value), kind_name(error)
         text = f"{name} ran, but its result, a value of type {kind}, could not be read ({problem})."
@@ -60,7 +60,7 @@ def _content(tool: Tool, value: object) -> Content:
 
 
 class _Written(NamedTuple):
-    """A value as text; `more`: it is only the beginning."""
+    """A value as text; with `more`, only its beginning."""
 
     text: str
     more: bool = False
@@ -143,7 +143,7 @@ def _media_part(part: ContentPart, media: JSONWalk) -> ContentPart:
     media.value(part.model_extra)
     if not media.full:
         return part
-    media.left, media.full = before, False  # there may be room for a smaller one
+    media.left, media.full = before, False  # a smaller part may still fit
     kind = cut(whole_characters(part.type), 40)
     note = f"[left out: {kind}, too large; a result holds {MAX_MEDIA_CHARACTERS:,} characters]"
     return ContentPart(type="text", text=note)
@@ -158,7 +158,7 @@ def _noted(cap: "_Cap") -> Iterator[ContentPart]:
 
 
 class _Cap:
-    """How many characters of text may still be shown, and how many there were."""
+    """Count the characters of text that are shown, and all that there are."""
 
     def __init__(self, characters: int) -> None:
         self._left = characters
@@ -166,12 +166,12 @@ class _Cap:
         self._more = False
 
     def taken(self, written: _Written) -> str:
-        """Take as much of a text as there is room for, in whole characters."""
+        """Return as much of a text as there is room for, in whole characters."""
         text = written.text
         if len(text) <= 2 * self._left:
             text = whole_characters(text)
             shown = text[: self._left]
-        else:  # halves of characters, that become one, are at most twice as many
+        else:  # surrogate pairs join into one character: at most half of the text is lost
             shown = whole_characters(text[: 2 * self._left + 1])[: self._left]
         self._left -= len(shown)
         self._shown += len(shown)
@@ -181,12 +181,12 @@ class _Cap:
 
     @property
     def note(self) -> str:
-        """What tells the model that something was cut."""
+        """The note that tells the model what was cut, or an empty string."""
         if self._shown == self._total and not self._more:
             return ""
         total = f"more than {self._total:,}" if self._more else f"{self._total:,}"
         return f"[cut: {self._shown:,} of {total} characters shown]"
 
     def ended(self, text: str) -> str:
-        """End a text that was cut with the note."""
+        """Return the text, with the note below it if something was cut."""
         return f"{text}\n{self.note}" if self.note else text

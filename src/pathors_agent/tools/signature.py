@@ -1,20 +1,23 @@
-"""Find what a function takes: what a model may send for it, and what we add. Pure.
+"""Read a function's signature and docstring: the arguments that a model may send. Pure.
 
 Arguments are read in pydantic's strict mode for JSON: "5" is no integer and "yes" no boolean,
-while texts become dates, times, decimals, UUIDs and enum members, and 5 is a float. Dataclasses
-and typed dicts follow; a pydantic model keeps its own config. `Field(strict=False)` relaxes one
-parameter.
+while texts become dates, times, decimals, UUIDs and enum members, and 5 is a float. The same holds
+inside dataclasses and typed dicts; a pydantic model keeps its own config. `Field(strict=False)`
+relaxes one parameter.
 """
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import NoneType, SimpleNamespace, UnionType
 from typing import (
     Annotated,
     Any,
+    Final,
     Generic,
+    NamedTuple,
     NotRequired,
     Protocol,
     Union,
@@ -41,23 +44,23 @@ ContextT_co = TypeVar("ContextT_co", covariant=True, default=Any)
 
 
 class ToolLog(Protocol):
-    """Where a tool tells what it does: an event's name, and fields. Loggers of structlog fit."""
+    """A logger of events with fields, such as structlog's."""
 
     def debug(self, event: str, /, **fields: Any) -> Any:
-        """Tell what only its author wants to know."""
+        """Log an event at level DEBUG."""
 
     def info(self, event: str, /, **fields: Any) -> Any:
-        """Tell what happened."""
+        """Log an event at level INFO."""
 
     def warning(self, event: str, /, **fields: Any) -> Any:
-        """Tell what somebody should look at."""
+        """Log an event at level WARNING."""
 
     def error(self, event: str, /, **fields: Any) -> Any:
-        """Tell what went wrong."""
+        """Log an event at level ERROR."""
 
 
 class _NoLog:
-    """A log that nobody reads."""
+    """A log that drops its events."""
 
     def debug(self, event: str, /, **fields: Any) -> None:
         pass
@@ -70,13 +73,13 @@ NO_LOG: ToolLog = _NoLog()
 
 @dataclass(frozen=True, slots=True)
 class ToolContext(Generic[ContextT_co]):
-    """What a tool learns about its call, beside the arguments.
+    """What a tool knows about its call, beside the arguments.
 
-    A parameter annotated with it is hidden from the model and filled in. `context` is what the
-    caller gave to the run; `key` is equal whenever the same call is run again, and differs
-    between calls: give it to what must not happen twice. `deadline` is the value of
-    `time.monotonic()` at which the call's time is over, None where it has no end. `log` takes
-    events with fields, which go where the library's go, with the tool's name and the call's id.
+    A parameter annotated with it is hidden from the model and filled in. `context` is the value
+    that the caller passed to the run. `key` is an idempotency key: it is equal whenever the same
+    call runs again, and differs between calls. `deadline` is the value of `time.monotonic()` at
+    which the call times out, or None. `log` sends events to the library's log, with the tool's name
+    and the call's id.
     """
 
     context: ContextT_co = field(repr=False)
@@ -95,10 +98,10 @@ class ToolContext(Generic[ContextT_co]):
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a function takes: `schema` and `read` for the model's part.
+    """A function's parameters: the `schema` of the model's arguments, and `read`, which parses them.
 
-    `context_parameter` is the name of the parameter that takes a `ToolContext`; `is_method` says
-    that there is a `self` that only a bound method brings.
+    `context_parameter` is the name of the parameter that takes a `ToolContext`. `is_method` is True
+    for a function with a `self`, which must be bound to an instance first.
     """
 
     schema: dict[str, Any]
@@ -110,7 +113,7 @@ class Signature:
 def read_signature(
     function: Callable[..., Any], *, tool: str, descriptions: Mapping[str, str]
 ) -> Signature:
-    """Read a function's signature, or raise `ToolDefinitionError` for what no model can send."""
+    """Read a function's signature; raise `ToolDefinitionError` for a type that no model can send."""
     is_method, parameters = _split_self(_parameters(function, tool))
     hints = {p.name: _hint(p, _namespace(function), tool) for p in parameters}
     context_parameter = _context_parameter(hints, tool)
@@ -126,7 +129,7 @@ def read_signature(
 
 
 def find_context_parameter(function: Callable[..., Any], *, tool: str) -> str | None:
-    """Find the parameter that takes a `ToolContext` in a function whose schema was given."""
+    """Return the parameter that takes a `ToolContext`, for a function with a schema of its own."""
     try:
         parameters = inspect.signature(function).parameters.values()
         bound = _bound_keywords(function)
@@ -151,7 +154,7 @@ def _parameters(function: Callable[..., Any], tool: str) -> list[inspect.Paramet
 
 
 def _bound_keywords(function: Callable[..., Any]) -> frozenset[str]:
-    """Name what a partial fills in, which no model may see or change."""
+    """Return the names that a partial fills in, which no model may see or change."""
     if isinstance(function, functools.partial):
         return frozenset(function.keywords)
     return frozenset()
@@ -165,7 +168,7 @@ _KINDS: dict[Any, str] = {
 
 
 def _check_default(parameter: inspect.Parameter, hint: Any, tool: str) -> None:
-    """Refuse defaults that a plain call of the function would not have."""
+    """Raise for a default that a plain call of the function would not use."""
     if isinstance(parameter.default, FieldInfo):
         problem = "has Field(...) as its default; write it into Annotated[...]"
         raise refused(tool, _at(parameter.name), problem)
@@ -176,7 +179,7 @@ def _check_default(parameter: inspect.Parameter, hint: Any, tool: str) -> None:
 
 
 def _split_self(parameters: list[inspect.Parameter]) -> tuple[bool, list[inspect.Parameter]]:
-    """Leave out the `self` of a function that was decorated inside its class."""
+    """Return whether a function was decorated inside its class, and its parameters without `self`."""
     match parameters:
         case [inspect.Parameter(name="self" | "cls"), *others]:
             return True, others
@@ -185,7 +188,7 @@ def _split_self(parameters: list[inspect.Parameter]) -> tuple[bool, list[inspect
 
 
 def _namespace(function: Callable[..., Any]) -> dict[str, Any]:
-    """The globals of the module in which the annotations were written."""
+    """Return the globals of the module in which the annotations were written."""
     inner: Any = inspect.unwrap(function)
     while isinstance(inner, functools.partial):
         inner = inspect.unwrap(inner.func)
@@ -225,7 +228,7 @@ _NOT_REQUIRED: Any = NotRequired
 
 
 def _field(parameter: inspect.Parameter, hint: Any, description: str | None, tool: str) -> Any:
-    """The typed-dict field of a parameter; what its own `Annotated` says wins."""
+    """Return the typed-dict field of a parameter; its own `Annotated` takes precedence."""
     has_default = parameter.default is not inspect.Parameter.empty
     ours = Field(
         description=description,
@@ -242,7 +245,7 @@ def _field(parameter: inspect.Parameter, hint: Any, description: str | None, too
 
 
 def _shown_default(default: Any) -> dict[str, Any] | None:
-    """The `default` of a schema; None for a value that JSON cannot show."""
+    """Return the `default` of a schema, or None for a value that JSON cannot hold."""
     try:
         return {
             "default": from_json(to_json(default, inf_nan_mode="constants"), allow_inf_nan=False)
@@ -251,7 +254,7 @@ def _shown_default(default: Any) -> dict[str, Any] | None:
         return None
 
 
-# What pydantic raises for types, and for constraints, that it cannot build.
+# What pydantic raises for types and constraints that it cannot build.
 _UNDESCRIBED = (PydanticUserError, SchemaError, AttributeError, TypeError, ValueError)
 
 
@@ -268,7 +271,7 @@ def _describe(fields: dict[str, Any], tool: str) -> TypedObject:
 
 
 def _culprit(fields: dict[str, Any]) -> str:
-    """The first parameter that cannot be described on its own."""
+    """Return the first parameter that cannot be described on its own."""
     return next(_refused_alone(fields), "")
 
 
@@ -287,9 +290,172 @@ def _at(parameter: str) -> str:
 def refused(
     tool: str, path: str, problem: str, error: Exception | None = None
 ) -> ToolDefinitionError:
-    """Make the error that names the tool and the place in its definition."""
-    # pydantic ends its texts with a link, and spreads them over lines.
+    """Build the error that names the tool and the place in its definition."""
+    # pydantic's texts have several lines and end with a link.
     said = " ".join(str(error or "").partition("\nFor further")[0].split())
     reason = f" ({cut(said, MAX_REASON)})" if said else ""
     where = f"{path} " if path else ""
     return ToolDefinitionError(f"tool {tool!r}: {where}{problem}{reason}", tool=tool, path=path)
+
+
+# - docstrings -
+#
+# Sections of Google's style are read here in the forms that people write: under several titles, with
+# names in backticks or as a list, and also at the beginning. `docstring_parser` reads other styles.
+
+
+class Docstring(NamedTuple):
+    """A description without its sections, and the descriptions of parameters by name."""
+
+    description: str
+    parameters: dict[str, str]
+
+
+def read_docstring(function: Callable[..., Any]) -> Docstring:
+    """Read the docstring of a function in Google, NumPy or Sphinx style.
+
+    A `functools.partial` has the docstring of its function; a callable object has those of its
+    `__call__` and of its class.
+    """
+    if isinstance(function, functools.partial):
+        return read_docstring(function.func)
+    if inspect.isroutine(function):
+        return _read(function.__doc__)
+    call, own = _read(type(function).__call__.__doc__), _read(type(function).__doc__)
+    description = call.description or own.description
+    return Docstring(description, own.parameters | call.parameters)
+
+
+def _read(docstring: str | None) -> Docstring:
+    text = inspect.cleandoc(docstring or "")
+    if "\n" not in text:
+        return Docstring(text, {})
+    parameters: dict[str, str] = {}
+    lines = _without_sections(text.splitlines(), parameters)
+    other = _read_other_styles("\n".join(_underlined(lines)).strip())
+    return Docstring(other.description, other.parameters | parameters)
+
+
+# - Google's style -
+
+_TITLE: Final = re.compile(
+    r"(?P<markup>#+\s*|\*\*)?"
+    r"(?:args|arguments|params|parameters|kwargs|(?:keyword|other) (?:args|arguments|parameters))"
+    r"(?P<end>:?\*\*:?|:)?\s*",
+    re.IGNORECASE,
+)
+_ANY_TITLE: Final = re.compile(r"[A-Z][A-Za-z ]*:\s*")
+_BULLET: Final = re.compile(r"^[-*+•]\s+")
+_ENTRY: Final = re.compile(
+    r"(?P<names>[\w.*`]+(?:\s*,\s*[\w.*`]+)*)"
+    r"\s*(?:\((?:[^()]|\([^()]*\))*\))?"
+    r"(?:\s*:\s*|\s+[-\u2013\u2014]{1,2}\s+)"
+    r"(?P<text>.*)"
+)
+
+
+def _without_sections(lines: list[str], parameters: dict[str, str]) -> list[str]:
+    """Return the lines outside of sections of parameters; read those inside."""
+    kept: list[str] = []
+    at = 0
+    while at < len(lines):
+        end = _end_of_section(lines, at) if _is_title(lines[at].strip()) else at
+        if end > at:
+            parameters |= _entries(lines[at + 1 : end])
+            at = end
+        else:
+            kept.append(lines[at])
+            at += 1
+    return kept
+
+
+def _is_title(line: str) -> bool:
+    match = _TITLE.fullmatch(line)
+    return match is not None and bool(match["markup"] or match["end"])
+
+
+def _end_of_section(lines: list[str], start: int) -> int:
+    """Return the end of the section that a title begins, or `start` if it has no lines."""
+    title = _indent(lines[start])
+    filled = (at for at in range(start + 1, len(lines)) if lines[at].strip())
+    first = next(filled, start)
+    if first == start or _is_underline(lines[first]):
+        return start
+    # The first line of a docstring has no indentation to compare.
+    is_flat = _indent(lines[first]) == title and (start == 0 or _BULLET.match(lines[first].strip()))
+    end = first
+    for at in range(first, len(lines)):
+        line = lines[at]
+        if line.strip() and not (_indent(line) > title or (is_flat and _is_inside(line))):
+            break
+        end = at + 1
+    return end if end > first else start
+
+
+def _is_inside(line: str) -> bool:
+    """Return True if an unindented line belongs to an unindented section."""
+    return _ANY_TITLE.fullmatch(line) is None and not line.startswith((":", "@"))
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _is_underline(line: str) -> bool:
+    return set(line.strip()) == {"-"}
+
+
+def _entries(lines: list[str]) -> dict[str, str]:
+    base = min((_indent(line) for line in lines if line.strip()), default=0)
+    found: dict[str, list[str]] = {}
+    names: list[str] = []
+    for line in lines:
+        text = line.strip()
+        match = _ENTRY.fullmatch(_BULLET.sub("", text, count=1)) if _indent(line) == base else None
+        if match:
+            names, text = list(_names(match["names"])), match["text"]
+        for name in names:
+            found.setdefault(name, []).append(text)
+    described = ((name, "\n".join(texts).strip()) for name, texts in found.items())
+    return {name: text for name, text in described if text}
+
+
+def _names(written: str) -> Iterator[str]:
+    """Yield the names of one entry, without backticks and stars."""
+    for name in written.split(","):
+        yield name.strip().strip("`*")
+
+
+# - the others -
+
+
+def _underlined(lines: list[str]) -> Iterator[str]:
+    """Lengthen the underline of each title to the title's length, as NumPy's style requires."""
+    before = ""
+    for line in lines:
+        is_short = _is_underline(line) and before.strip() and len(line.strip()) > 2
+        yield "-" * len(before) if is_short else line
+        before = line
+
+
+# Sphinx has these field names, which the parser does not know.
+_KEYWORD_FIELD: Final = re.compile(r"^(\s*[:@])(?:kwarg|kwparam)\b", re.MULTILINE)
+
+
+def _read_other_styles(text: str) -> Docstring:
+    if "\n" not in text and not text.startswith((":", "@")):
+        return Docstring(text, {})
+    # Imported late: it costs as much as the rest of `tools`, and few docstrings need it.
+    from docstring_parser import ParseError, parse
+
+    try:
+        parsed = parse(_KEYWORD_FIELD.sub(r"\1param", text))
+    except ParseError:
+        return Docstring(text, {})
+    parameters = {
+        name: param.description
+        for param in parsed.params
+        for name in _names(param.arg_name)
+        if param.description
+    }
+    return Docstring((parsed.description or "").strip(), parameters)

@@ -1,6 +1,6 @@
-"""Define tools: a function, or a name with a JSON Schema, and how it is run. Pure.
+"""Define tools. Pure.
 
-A tool is a decorated function, or a name with a JSON Schema; without a function it is a client
+A tool is a decorated function, or a name with a JSON Schema. Without a function it is a client
 tool, which only the caller can run.
 """
 
@@ -22,21 +22,21 @@ from pathors_agent.schema.arguments import (
 from pathors_agent.schema.compiled import compile_schema
 from pathors_agent.schema.strict import close_schema
 from pathors_agent.schema.strict_arguments import ArgumentsReader, StrictArguments
-from pathors_agent.tools.docstring import read_docstring
 from pathors_agent.tools.signature import (
     Signature,
     ToolContext,
     find_context_parameter,
+    read_docstring,
     read_signature,
     refused,
 )
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
-# About 5,000 tokens: what a model reads with profit; a page of a book is 2,000 characters.
+# About 5,000 tokens, or ten pages of a book: models make little use of longer results.
 MAX_RESULT_CHARACTERS = 20_000
 
-# More attempts than this, or waits longer than an hour, belong into a queue.
+# More attempts than this, or waits of more than an hour, belong in a queue.
 MAX_ATTEMPTS = 100
 MAX_RETRY_SECONDS = 3600.0
 
@@ -45,7 +45,7 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 Reconcile = Callable[[ToolContext[Any], Mapping[str, Any]], object]
-"""Finds out whether an interrupted call was carried out; sync or async."""
+"""A function, sync or async, that finds out whether an interrupted call was carried out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,30 +100,30 @@ class ToolOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """Something a model may call: a name, a description, the JSON Schema of its parameters.
+    """A function that a model may call: a name, a description and the JSON Schema of its parameters.
 
     `function` (sync or async) gets the arguments as keywords; without one the tool is a client
     tool. A definition is checked when it is registered.
 
-    - `timeout`: seconds that one call may take; None leaves it to `Limits.tool_seconds`. An async
-      function is cancelled; a thread that hangs is left to itself, and at four such the tool is
-      refused until one returns.
-    - `sequential`: no other call of the answer runs beside this one.
-    - `run_in`: where a sync function runs; a "process" can really be stopped, at its `timeout`
-      (its start counts) or when it takes more than `memory` bytes of address space (not on
-      Windows). It needs a function at the top level of a module, arguments and a value that can
-      be pickled, and gets none of the caller's context variables.
-    - `approve`: calls wait for a person's approval: all, or those whose arguments the function
-      says so of.
+    - `timeout`: seconds that one call may take; None means `Limits.tool_seconds`. An async function
+      is cancelled. A thread cannot be stopped: it is abandoned, and while four abandoned calls of
+      one tool still run, further calls are refused.
+    - `sequential`: no other call of the answer runs at the same time.
+    - `run_in`: where a sync function runs. A "process" is killed at its `timeout` (which includes
+      its start), or when it takes more than `memory` bytes of address space (not on Windows). The
+      function must be at the top level of a module, its arguments and value must be picklable, and
+      it gets none of the caller's context variables.
+    - `approve`: require a person's approval: True for every call, or a predicate on the arguments.
     - `strict`: send the closed form of the schema, for endpoints that enforce it.
     - `returns`: a JSON Schema that the value must fit.
-    - `max_result_characters`: a longer result is cut, and says so.
-    - `idempotent`: in a durable run or a server's turn, a call that a crash cut off runs again,
-      with the same `ToolContext.key`. Any other is not run again by itself.
-    - `reconcile`: for other tools, a function of the `ToolContext` and the arguments that finds
-      out whether such a call was carried out: it returns `Happened(value)` or `NOT_HAPPENED`.
-    - `retries`: how an idempotent tool whose call failed is run again before the model sees the
-      error. `timeout` bounds each attempt.
+    - `max_result_characters`: a longer result is cut, and ends with a note about it.
+    - `idempotent`: in a durable run or a server's turn, a call that a crash interrupted runs again,
+      with the same `ToolContext.key`. Other tools are not run again.
+    - `reconcile`: for tools that are not idempotent, a function of the `ToolContext` and the
+      arguments that finds out whether an interrupted call was carried out. It returns
+      `Happened(value)` or `NOT_HAPPENED`.
+    - `retries`: the retry policy of an idempotent tool, before the model sees an error. `timeout`
+      bounds each attempt.
     """
 
     name: str
@@ -164,7 +164,7 @@ class Tool:
         function: Callable[..., Any],
         **options: Unpack[ToolOptions],
     ) -> "Tool":
-        """Build a tool from a function: its signature, its docstring, its name."""
+        """Build a tool from a function's name, signature and docstring."""
         rest: dict[str, Any] = dict(options)
         name, description = rest.pop("name", None), rest.pop("description", None)
         if problem := _no_function(function):
@@ -188,7 +188,8 @@ class Tool:
     def is_async(self) -> bool:
         """Whether the function is known to be async before it is called.
 
-        A sync function that wraps an async one runs in a thread, and what it returns is awaited.
+        A sync function may still return an awaitable: it runs in a thread, then its value is
+        awaited.
         """
         known = any(map(inspect.iscoroutinefunction, self._functions))
         return self.reports or known or any(map(_returns_awaitable, self._functions))
@@ -200,7 +201,7 @@ class Tool:
 
     @property
     def _functions(self) -> tuple[object, object]:
-        """The function, and what runs when it is a callable object."""
+        """The function, and the `__call__` of a callable object."""
         return self.function, getattr(self.function, "__call__", None)  # noqa: B004  (its method)
 
     @cached_property
@@ -215,17 +216,17 @@ class Tool:
 
     @cached_property
     def sent_parameters(self) -> Mapping[str, Any]:
-        """The schema that a request holds: of a strict tool, the closed form."""
+        """The schema in requests: for a strict tool, the closed form."""
         return close_schema(self.parameters) if self.strict else self.parameters
 
     @cached_property
     def result_validator(self) -> SchemaValidator | None:
-        """What checks this tool's values, where `returns` says what they should be."""
+        """The validator of this tool's values, or None without `returns`."""
         return None if self.returns is None else compile_schema(self.returns)
 
     @cached_property
     def context_parameter(self) -> str | None:
-        """The name of the parameter that takes the `ToolContext`."""
+        """The name of the parameter that takes the `ToolContext`, or None."""
         if self._signature is not None:
             return self._signature.context_parameter
         if self.function is None:
@@ -245,7 +246,7 @@ class Tool:
 
     @property
     def definition(self) -> dict[str, Any]:
-        """The tool as OpenAI's requests hold it."""
+        """The tool as in OpenAI's requests."""
         described = {"description": self.description} if self.description else {}
         function: dict[str, Any] = {"name": self.name, **described}
         if self.strict:
@@ -255,7 +256,7 @@ class Tool:
 
 
 class _Unresolved(NamedTuple):
-    """The options of a decorated function whose annotations name what is not defined yet."""
+    """The options of a decorated function whose annotations name a type that is not defined yet."""
 
     options: ToolOptions
 
@@ -284,7 +285,7 @@ def _decorate(function: FunctionT, options: ToolOptions) -> FunctionT:
     try:
         made = Tool.from_function(function, **options)
     except ToolDefinitionError as error:
-        # A name that the module defines further down; it is known at registration.
+        # The module may define the name further down; it is known at registration.
         if not isinstance(error.__cause__, NameError):
             raise
         made = _Unresolved(options)
@@ -322,7 +323,7 @@ def _own_name(function: Callable[..., Any]) -> str:
 
 
 def _returns_awaitable(function: object) -> bool:
-    """Whether a sync function is annotated with what it returns to await, as a future."""
+    """Return True if a sync function is annotated as returning an awaitable, such as a future."""
     annotations = (
         getattr(inspect.unwrap(function), "__annotations__", {}) if callable(function) else {}
     )
@@ -331,7 +332,7 @@ def _returns_awaitable(function: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Awaitable)
 
 
-# Python removes docstrings from this level of `-O` on.
+# Python removes docstrings at this level of `-O`.
 _WITHOUT_DOCSTRINGS = 2
 _NO_DOCSTRINGS = (
     "tool {!r}: Python runs with -OO, which removes docstrings, so that the model sees no "
@@ -341,7 +342,7 @@ _NO_DOCSTRINGS = (
 
 
 def as_tool(item: object) -> Tool:
-    """Return the `Tool` of a decorated function, or a `Tool` itself; raise for anything else."""
+    """Return the `Tool` of a decorated function; raise `ToolDefinitionError` for anything else."""
     if isinstance(item, Tool):
         return item
     function: Any = getattr(item, "__func__", item)
@@ -355,9 +356,9 @@ def as_tool(item: object) -> Tool:
         raise _undecorated(item)
     if made.function is item:
         return made
-    if item is not function and not made.is_method:  # its `self` has another name
+    if item is not function and not made.is_method:  # its first parameter is not named `self`
         return Tool.from_function(item, **made.options)
-    # A bound method, or a wrapper that took over the attribute with functools.wraps.
+    # A bound method, or a wrapper that functools.wraps gave the attribute.
     return replace(made, function=item)
 
 
@@ -368,13 +369,13 @@ def _undecorated(item: object) -> ToolDefinitionError:
     if inspect.isroutine(item):
         return refused(name, "", "is a plain function; decorate it with @tool")
     kind = type(item).__name__
-    hint = "; give Tool.from_function(it)" if _no_function(item) is None else ""
+    hint = "; pass Tool.from_function(it)" if _no_function(item) is None else ""
     return refused(
         name, "", f"a {kind} is neither a Tool nor a function decorated with @tool{hint}"
     )
 
 
 def check_name(name: str) -> None:
-    """Raise for a name that OpenAI's API does not take."""
+    """Raise `ToolDefinitionError` for a name that OpenAI's API does not accept."""
     if not _NAME.fullmatch(name):
         raise refused(name, "name", "should be 1 to 64 of the characters a-z A-Z 0-9 _ -")

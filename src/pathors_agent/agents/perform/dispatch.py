@@ -25,7 +25,7 @@ from pathors_agent.messages import ToolMessage
 from pathors_agent.telemetry.calls import Audience, ToolOperation, call_facts
 from pathors_agent.telemetry.events import bound_logger
 from pathors_agent.tools.registry import BoundCall
-from pathors_agent.tools.result_value import kind_name
+from pathors_agent.tools.result_values import kind_name
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.signature import ToolContext
 

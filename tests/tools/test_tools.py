@@ -431,7 +431,7 @@ def test_lambda_with_a_name_is_a_tool() -> None:
         (
             Search("a"),
             "tool 'Search': a Search is neither a Tool nor a function decorated with @tool; "
-            "give Tool.from_function(it)",
+            "pass Tool.from_function(it)",
         ),
         (3, "tool 'int': a int is neither a Tool nor a function decorated with @tool"),
     ],

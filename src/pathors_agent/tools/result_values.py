@@ -1,6 +1,6 @@
-"""Turn any Python value into what JSON can hold, within bounds, or say why not. Pure.
+"""Convert any Python value to what JSON can hold, within bounds, or explain why not. Pure.
 
-Never a repr: it may hold secrets, and addresses of memory that differ each time.
+A repr is never used: it may hold secrets, and memory addresses that differ in each process.
 """
 
 from base64 import b64encode
@@ -21,7 +21,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -30,7 +30,6 @@ from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import ContentPart
 from pathors_agent.schema.arguments import json_pointer
 from pathors_agent.schema.bounds import MAX_DEPTH, MAX_DIGITS
-from pathors_agent.tools.result_tables import NOT_A_TIME, Plain, reader_of
 
 # As in schema.bounds: writing a number takes time by the square of its digits.
 _MAX_BITS = MAX_DIGITS * 10 // 3
@@ -39,7 +38,10 @@ Convert = Callable[[Any, "JSONWalk", int], Any]
 
 
 class Unsendable(Exception):
-    """A value has no form that a model could read; `what` goes on from "the tool returned "."""
+    """Raised for a value without a form that a model can read.
+
+    `what` completes the sentence "the tool returned ...".
+    """
 
     def __init__(self, what: str, advice: str) -> None:
         super().__init__()
@@ -53,9 +55,9 @@ class Unsendable(Exception):
 
 
 class JSONWalk:
-    """One walk over a value; it takes in so many characters of JSON, and then no more.
+    """One walk over a value, which stops after `characters` of JSON.
 
-    What is beyond that is left out: then it is `full`, and what it gave begins like the whole.
+    If something is left out, it is `full`: the result is a prefix of the whole value.
     """
 
     __slots__ = ("full", "left")
@@ -80,12 +82,12 @@ def _itself(value: object, walk: JSONWalk, depth: int) -> object:
 
 
 def text_of(value: str) -> str:
-    """Return the text of a string; a subclass is asked for its own, and may fail to say."""
+    """Return the text of a string; the `__str__` of a subclass may raise."""
     if type(value) is str:
         return value
     try:
         return str.__str__(str(value))
-    except Exception:  # noqa: BLE001  (anybody's code; the characters themselves are there)
+    except Exception:  # noqa: BLE001  (the author's code; the characters are known without it)
         return str.__str__(value)
 
 
@@ -118,7 +120,7 @@ _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 def _bytes(value: bytes | bytearray | memoryview, walk: JSONWalk, depth: int) -> dict[str, Any]:
-    """Say what it is, how long, and the bytes in base64: as many as there is room for."""
+    """Return the type, the length, and as many of the bytes in base64 as there is room for."""
     view = memoryview(value).cast("B")
     shown = _text(b64encode(view[: max(walk.left, 0) + 3]).decode(), walk, depth)
     return {"type": type(value).__name__, "length": len(view), "base64": shown}
@@ -141,6 +143,112 @@ def _duration(value: timedelta, walk: JSONWalk, depth: int) -> str | None:
 
 def _enum(value: Enum, walk: JSONWalk, depth: int) -> Any:
     return walk.value(value.value, depth)
+
+
+# - values of numpy, pandas and their like -
+#
+# They are read by their methods, and nothing of these packages is imported. The methods are looked up
+# in the class, because a mock has every attribute that it is asked for.
+
+# What pandas and numpy write for a missing date.
+NOT_A_TIME: Final = "NaT"
+
+
+class Plain(NamedTuple):
+    """A built-in value, or an iterator over items; not whole if rows are left out."""
+
+    value: Any
+    is_whole: bool = True
+
+
+Read = Callable[[Any, int], Plain]
+"""Takes a value and the number of JSON characters that there is room for."""
+
+
+def reader_of(kind: type) -> Read | None:
+    """Return what reads values of a type, or None for an unknown type."""
+    return next((read for is_known, read in _READERS if is_known(kind)), None)
+
+
+def _frame(value: Any, room: int) -> Plain:
+    """Read a table as its rows, with their labels unless these are row numbers."""
+    rows = _head(value, room // max(len(value.columns), 1))
+    if not _is_numbered(rows.index):
+        rows = rows.reset_index()
+    if rows.columns.nlevels > 1:
+        rows.columns = [" ".join(filter(None, map(str, names))) for names in rows.columns]
+    is_whole = len(rows) == len(value)
+    if rows.columns.is_unique:
+        return Plain(rows.to_dict("records"), is_whole)
+    cells = [*rows.itertuples(index=False, name=None)]
+    return Plain({"columns": rows.columns.tolist(), "rows": cells}, is_whole)
+
+
+def _series(value: Any, room: int) -> Plain:
+    """Read a column as a list, or as an object if its rows have labels."""
+    rows = _head(value, room)
+    is_whole = len(rows) == len(value)
+    if _is_numbered(rows.index):
+        return Plain(rows.tolist(), is_whole)
+    if rows.index.is_unique and rows.index.nlevels == 1:
+        return Plain(rows.to_dict(), is_whole)
+    return Plain(_frame(rows.reset_index(), room).value, is_whole)
+
+
+def _head(value: Any, rows: int) -> Any:
+    """Return the first `rows` rows and one more, with None for missing values."""
+    first = value.head(rows + 1)
+    return first.astype(object).where(first.notna(), None)
+
+
+def _is_numbered(index: Any) -> bool:
+    """Return True if the labels of rows are only their numbers."""
+    return type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
+
+
+def _numpy_array(value: Any, room: int) -> Plain:
+    """Read an array item by item, and a scalar as a built-in value."""
+    if getattr(value, "ndim", 1):
+        return Plain(_items(value))
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    single = _moment(value) if kind in ("M", "m") else value.tolist()
+    # `tolist` leaves numpy's longest floats as they are.
+    return Plain(float(value) if type(single) is type(value) else single)
+
+
+def _items(value: Any) -> Iterator[Any]:
+    if not hasattr(type(value), "isna"):
+        return iter(value)
+    return (None if gone else item for item, gone in zip(value, value.isna(), strict=True))
+
+
+def _moment(value: Any) -> Any:
+    """Return a date or a duration in microseconds: `tolist` of nanoseconds is a bare number."""
+    single = value.tolist()
+    is_bare = isinstance(single, int)
+    return value.astype(f"{value.dtype.kind}8[us]").tolist() if is_bare else single
+
+
+def _has(*names: str) -> Callable[[type], bool]:
+    return lambda kind: all(hasattr(kind, name) for name in names)
+
+
+def _is_pandas_scalar(kind: type) -> bool:
+    """Return True for the types of periods and intervals, and for the types of columns."""
+    own: object = kind.__str__
+    is_known = f"{kind.__module__}.".startswith(("pandas.", "numpy.dtypes."))
+    return is_known and own is not object.__str__
+
+
+# The first entry that knows a type reads it.
+_READERS: Final[list[tuple[Callable[[type], bool], Read]]] = [
+    (_has("to_dict", "columns", "head", "reset_index"), _frame),
+    (_has("to_dict", "tolist", "head", "reset_index"), _series),
+    (_has("tolist"), _numpy_array),
+    (_has("to_dict"), lambda value, _: Plain(value.to_dict())),
+    (lambda kind: kind.__name__ == "NAType", lambda value, _: Plain(None)),
+    (_is_pandas_scalar, lambda value, _: Plain(str(value))),
+]
 
 
 # - values that hold others -
@@ -192,7 +300,7 @@ def _mapping(value: Mapping[object, object], walk: JSONWalk, depth: int) -> dict
 
 
 def _name(key: object, walk: JSONWalk) -> str:
-    """Write a key that is no text: a single value, as it is written alone."""
+    """Write a key that is no string, as the same value is written outside a key."""
     try:
         name = walk.value(key, 0)
     except Unsendable:
@@ -205,7 +313,7 @@ def _name(key: object, walk: JSONWalk) -> str:
 
 
 def _set(value: Set[object], walk: JSONWalk, depth: int) -> list[Any]:
-    """Sort a set, so that the same set is the same text; too big a one is cut as it comes."""
+    """Sort a set, so that equal sets are equal texts; a set that is too large is cut unsorted."""
     if len(value) > walk.left:
         return _array(value, walk, depth)
     kinds = set(map(type, value))
@@ -252,14 +360,14 @@ def _part_inside(value: ContentPart, walk: JSONWalk, depth: int) -> Any:
 def _refuse(advice: str) -> Convert:
     def refuse(value: object, walk: JSONWalk, depth: int) -> Any:
         if isinstance(value, Coroutine):
-            value.close()  # else Python warns that it was never awaited
+            value.close()  # otherwise Python warns that it was never awaited
         raise Unsendable(f"a value of type {kind_name(value)}", advice)
 
     return refuse
 
 
 def _other(value: object, walk: JSONWalk, depth: int) -> Any:
-    """Write what pydantic knows (a UUID, an address of the web), and refuse the rest."""
+    """Write a value that pydantic knows (a UUID, a URL), and refuse any other."""
     try:
         return walk.value(to_jsonable_python(value), depth)
     except PydanticSerializationError:
@@ -272,7 +380,7 @@ _WANTED = (
 
 
 def kind_name(value: object) -> str:
-    """Name a value's type; a metaclass may have a `__name__` of its own that raises."""
+    """Return the name of a value's type, even if its metaclass has a `__name__` that raises."""
     name: str = _NAME.__get__(type(value))
     return name
 
@@ -280,7 +388,7 @@ def kind_name(value: object) -> str:
 _NAME = type.__dict__["__name__"]
 
 
-# By type, the nearest base wins; docs/reference/tool-results.md is the table for readers.
+# The nearest base of a type wins; docs/reference/tool-results.md documents this table.
 _TABLE: Final[dict[type, Convert]] = {
     str: _text,
     bool: _itself,
@@ -316,7 +424,7 @@ _ABSTRACT: Final[list[tuple[type, Convert]]] = [
 
 
 def _converter(kind: type) -> Convert:
-    """Find what converts a type that is not in the table itself."""
+    """Return what converts a type that the table does not name."""
     if issubclass(kind, Enum):  # a member may be a text, too
         return _enum
     for base in kind.__mro__:

@@ -31,7 +31,7 @@ from pathors_agent.tools.results import result_message
 from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.chat_completions import encode_message
 
-PAGE = Path(__file__).parents[1] / "docs" / "reference" / "tool-results.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "tool-results.md"
 
 
 def result_of(value: object, **options: Any) -> ToolMessage:
