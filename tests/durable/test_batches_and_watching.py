@@ -181,7 +181,7 @@ def test_batch_and_runs_on_the_command_line(command: Any, tmp_path: Path) -> Non
     assert "model/0" in command("runs", "show", result["run"]).stdout
     assert command("runs", "show", result["run"], "--html", "run.html").returncode == 0
     assert (tmp_path / "run.html").read_text().startswith("<!doctype html>")
-    assert "finished: only a run that failed" in command("runs", "resume", result["run"]).stderr
+    assert "it is finished, not failed or" in command("runs", "resume", result["run"]).stderr
     assert command("runs", "doubts").returncode == 0
     missing = command("runs", "cancel", "nothing")
     assert (missing.returncode, missing.stderr) == (1, "error: there is no run 'nothing'\n")

@@ -1,33 +1,52 @@
 """Look into durable runs and act on them, straight on their database."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.cli.durable import database_url
 from pathors_agent.cli.output import write_json, write_line, write_note, write_rest, write_table
-from pathors_agent.cli.reporting import fail
-from pathors_agent.durable import DoubtfulCall, DurableAgent
+from pathors_agent.durable import DoubtfulCall, DurableAgent, RunExists, RunStatus, RunSummary
+from pathors_agent.durable.operator import (
+    Operator,
+    opened_as_json,
+    operating,
+    waiting_as_json,
+)
 from pathors_agent.durable.run_list import RunFilter
-from pathors_agent.durable.timeline import as_html, as_json, as_text, read_timeline
-from pathors_agent.offline import AsyncOfflineTransport
+from pathors_agent.durable.timeline import as_html, as_text
+from pathors_agent.errors import AgentError, error_text
 from pathors_agent.server.journal import calls_in_doubt
 
+Act = Callable[[DurableAgent[Any], str], Awaitable[object]]
+"""Changes a run of an agent by its id."""
+
 _TITLES = ("run", "agent", "session", "queue", "status", "segments", "started", "worker", "version")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Runs named by their ids, or all runs that match a filter."""
+
+    ids: Sequence[str]
+    wanted: RunFilter
+
+    async def runs(self, operator: Operator) -> Sequence[RunSummary]:
+        """Find the runs; raise `RunNotFound` before anything is changed."""
+        if not self.ids:
+            return await operator.all(self.wanted)
+        return [await operator.find(each, agent=self.wanted.agent) for each in self.ids]
 
 
 async def list_runs(
     database: str | None, wanted: RunFilter, *, limit: int, offset: int, as_json: bool
 ) -> None:
     """List runs, the last started or continued first."""
-    async with looking(database) as durable:
-        page = await durable.runs.page(wanted, limit=limit, offset=offset)
+    async with operating(database_url(database)) as operator:
+        page = await operator.page(wanted, limit=limit, offset=offset)
     if as_json:
         write_json({"data": [asdict(run) for run in page], "total": page.total})
         return
@@ -50,40 +69,77 @@ async def list_runs(
 
 
 async def show(
-    database: str | None, run: str, *, agent: str | None, html: Path | None, json: bool
+    database: str | None, run_id: str, agent: str | None, *, html: Path | None, json: bool
 ) -> None:
-    """Show a run's calls."""
-    async with _of_run(database, run, agent) as durable:
-        timeline = await read_timeline(durable.runs, run)
+    """Show a run's calls, and why it failed."""
+    async with operating(database_url(database)) as operator:
+        opened = await operator.open(await operator.find(run_id, agent=agent))
     if html is not None:
-        await anyio.Path(html).write_text(as_html(timeline), encoding="utf-8")
-        write_note(f"{html} shows the run {run}.")
+        await anyio.Path(html).write_text(as_html(opened.timeline), encoding="utf-8")
+        write_note(f"{html} shows the run {run_id}.")
     if json:
-        write_json(as_json(timeline))
+        write_json(opened_as_json(opened))
     elif html is None:
-        for line in as_text(timeline):
+        for line in as_text(opened.timeline):
             write_line(line)
+        if opened.failure is not None:
+            write_line(opened.failure)
 
 
-async def cancel(database: str | None, run: str, *, agent: str | None) -> None:
-    """End a run for good."""
-    async with _of_run(database, run, agent) as durable:
-        await durable.cancel(run)
-    write_note(f"{run} is cancelled.")
+async def change(
+    database: str | None,
+    chosen: Chosen,
+    act: Act,
+    allowed: Sequence[RunStatus],
+    *,
+    done: str,
+    as_json: bool,
+) -> int:
+    """Change each chosen run; return how many could not be changed."""
+    changed: list[dict[str, object]] = []
+    async with operating(database_url(database)) as operator:
+        for run in await chosen.runs(operator):
+            result: dict[str, object] = {"id": run.id, "agent": run.agent}
+            try:
+                if run.status not in allowed:
+                    raise RunExists(f"it is {run.status}, not {' or '.join(allowed)}")
+                await act(operator.agent_of(run), run.id)
+            except AgentError as error:
+                result["error"] = error_text(error)
+            changed.append(result)
+            if as_json:
+                continue
+            problem = result.get("error")
+            write_note(f"error: {run.id}: {problem}" if problem else f"{run.id} {done}.")
+    failed = sum("error" in result for result in changed)
+    if as_json:
+        write_json({"data": changed, "failed": failed})
+    elif not changed:
+        write_note("No runs match.")
+    return failed
 
 
-async def resume(database: str | None, run: str, *, agent: str | None) -> None:
-    """Continue a failed run."""
-    async with _of_run(database, run, agent) as durable:
-        await durable.resume(run)
-    write_note(f"{run} waits for a worker.")
+async def list_waiting(database: str | None, chosen: Chosen, *, as_json: bool) -> None:
+    """List the calls that suspended runs wait for."""
+    async with operating(database_url(database)) as operator:
+        found = [
+            call for run in await chosen.runs(operator) for call in await operator.waiting(run)
+        ]
+    if as_json:
+        write_json({"data": [waiting_as_json(each) for each in found]})
+        return
+    rows = [
+        (w.run.id, w.run.agent, w.wants, w.digest or w.call.id, w.call.name, w.call.arguments)
+        for w in found
+    ]
+    titles = ("run", "agent", "wants", "call", "tool", "arguments")
+    write_table(titles, rows, empty="No calls wait.")
 
 
 async def list_doubts(database: str | None, *, as_json: bool) -> None:
     """List calls in doubt, of runs and of served turns."""
-    async with looking(database) as durable:
-        doubts = await asyncio.to_thread(durable.runs.tables.doubts)
-        notes = await asyncio.to_thread(durable.runs.tables.turn_notes)
+    async with operating(database_url(database)) as operator:
+        doubts, notes = await operator.doubts()
     for note, call in calls_in_doubt(notes):
         session = f"{note.project}/{note.session_id}"
         effect = call.key.partition("/")[2]
@@ -104,34 +160,3 @@ async def list_doubts(database: str | None, *, as_json: bool) -> None:
     write_table(
         ("agent", "run", "effect", "tool", "call", "key"), rows, empty="No calls are in doubt."
     )
-
-
-@asynccontextmanager
-async def looking(
-    database: str | None, *, name: str = "agent", queue: str = "-", version: str | None = None
-) -> AsyncIterator[DurableAgent[Any]]:
-    """Open a database to read it; no run is carried out, and no agent's code is needed."""
-    no_tools: AsyncAgent[Any] = AsyncAgent(AsyncOfflineTransport())
-    durable = DurableAgent(
-        no_tools, database=database_url(database), name=name, queue=queue, version=version
-    )
-    async with durable:
-        yield durable
-
-
-@asynccontextmanager
-async def _of_run(
-    database: str | None, run: str, agent: str | None
-) -> AsyncIterator[DurableAgent[Any]]:
-    """Open a database with the agent's name, queue and version that a run was stored with."""
-    if agent is None:
-        async with looking(database) as durable:
-            agents = await asyncio.to_thread(durable.runs.tables.agents_of, run)
-        if len(agents) > 1:
-            fail(f"run {run!r} exists for the agents {', '.join(agents)}: pass one with --agent", 2)
-        agent = agents[0] if agents else "agent"
-    async with looking(database, name=agent) as durable:
-        row = (await durable.runs.segments(run))[-1]
-    queue = row.queue_name or f"{agent}-local"
-    async with looking(database, name=agent, queue=queue, version=row.app_version) as durable:
-        yield durable

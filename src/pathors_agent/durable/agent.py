@@ -20,6 +20,7 @@ from pathors_agent.durable.history import new_messages
 from pathors_agent.durable.records import SEPARATOR, Order, owned
 from pathors_agent.durable.run_list import (
     AT_WORK,
+    RESUMABLE,
     RunFilter,
     RunPage,
     RunStatus,
@@ -88,6 +89,7 @@ class DurableAgent(Generic[OutputT]):
                 tables=tables,
                 name=self.name,
                 queue=self.queue,
+                is_local=self._is_local,
                 version=self.version,
                 context=self._context,
             )
@@ -178,7 +180,7 @@ class DurableAgent(Generic[OutputT]):
         """
         wanted = RunFilter(
             agent=self.name,
-            status=status,
+            statuses=() if status is None else (status,),
             session_id=session_id,
             queue=queue,
             since=since,
@@ -200,7 +202,7 @@ class DurableAgent(Generic[OutputT]):
         """Go on with a run that failed: what it owed, it still owes."""
         segments = await self.runs.segments(run_id)
         status = status_of(segments[-1])
-        if status not in ("failed", "limit_reached"):
+        if status not in RESUMABLE:
             raise RunExists(f"run {run_id!r} is {status}: only a run that failed is resumed")
         await self.runs.go_on(run_id)
         return RunHandle(self, run_id)
@@ -208,8 +210,11 @@ class DurableAgent(Generic[OutputT]):
     # - what waits for somebody -
 
     async def approvals(self, run_id: str) -> Sequence[Approval]:
-        """The calls of a run that wait for a person's approval."""
-        return (await self.runs.result(await self.runs.settled(run_id))).approvals
+        """Return the calls of a run that wait for approval.
+
+        With a `queue`, this agent may lack their tools: the worker has recorded the approvals.
+        """
+        return await self.runs.approvals(run_id)
 
     async def approve(
         self,

@@ -9,7 +9,13 @@ import sqlalchemy as sa
 from dbos import DBOSClient
 
 from pathors_agent.durable import engine
-from pathors_agent.durable.records import SEPARATOR, WORKFLOW_PREFIX, run_of, segment_number
+from pathors_agent.durable.records import (
+    SEPARATOR,
+    WORKFLOW_PREFIX,
+    run_of,
+    segment_id,
+    segment_number,
+)
 
 RunStatus = Literal[
     "queued",
@@ -22,7 +28,9 @@ RunStatus = Literal[
     "cancelled",
 ]
 STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
-AT_WORK = frozenset({"queued", "running"})
+AT_WORK: frozenset[RunStatus] = frozenset({"queued", "running"})
+CANCELLABLE: tuple[RunStatus, ...] = ("queued", "running", "suspended")
+RESUMABLE: tuple[RunStatus, ...] = ("failed", "limit_reached")
 
 # The engine's statuses; a workflow that returned has SUCCESS, and its output holds our status.
 ENGINE_STATUSES: dict[str, RunStatus] = {
@@ -76,22 +84,23 @@ class RunPage(Sequence[RunSummary]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFilter:
-    """Conditions on runs; None is no condition.
+    """Conditions on runs; None, and no statuses, are no condition.
 
     `since` and `until` bound the time when a run was started or last continued; `until` itself is
     excluded.
     """
 
     agent: str | None = None
-    status: RunStatus | None = None
+    statuses: Sequence[RunStatus] = ()
     session_id: str | None = None
     queue: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
     def __post_init__(self) -> None:
-        if self.status is not None and self.status not in STATUSES:
-            raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {self.status!r}")
+        for status in self.statuses:
+            if status not in STATUSES:
+                raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
         for name in ("since", "until"):
             time = getattr(self, name)
             if time is not None and time.tzinfo is None:
@@ -110,8 +119,28 @@ class RunList:
         for name, number in (("limit", limit), ("offset", offset)):
             if number < 0:
                 raise ValueError(f"{name} must not be negative, and is {number}")
-        row, conditions = self._workflows.c, [*self._conditions(wanted)]
-        columns = (
+        conditions = [*self._conditions(wanted)]
+        order = (self._workflows.c.created_at.desc(), self._place().desc())
+        query = self._summaries().where(*conditions).order_by(*order)
+        total = self._select(sa.func.count()).where(*conditions)
+        with self._engine.begin() as connection:
+            rows = connection.execute(query.limit(limit).offset(offset)).all()
+            count = connection.execute(total).scalar_one()
+        return RunPage(tuple(map(_summary, rows)), count)
+
+    def named(self, run: str, agents: Sequence[str]) -> Sequence[RunSummary]:
+        """Return the runs with this id of these agents."""
+        segment = self._workflows.c.workflow_uuid
+        firsts = [segment_id(agent, run, 1) for agent in agents]
+        later = [segment.startswith(f"{first}{SEPARATOR}", autoescape=True) for first in firsts]
+        is_its = sa.or_(segment.in_(firsts), *later)
+        query = self._summaries().where(is_its, *self._conditions(RunFilter()))
+        with self._engine.begin() as connection:
+            return [*map(_summary, connection.execute(query).all())]
+
+    def _summaries(self) -> sa.Select[Any]:
+        row = self._workflows.c
+        return self._select(
             row.workflow_uuid,
             row.name,
             row.queue_partition_key,
@@ -122,13 +151,6 @@ class RunList:
             row.application_version,
             self._status().label("run_status"),
         )
-        query = self._select(*columns).where(*conditions)
-        query = query.order_by(row.created_at.desc(), self._place().desc())
-        total = self._select(sa.func.count()).where(*conditions)
-        with self._engine.begin() as connection:
-            rows = connection.execute(query.limit(limit).offset(offset)).all()
-            count = connection.execute(total).scalar_one()
-        return RunPage(tuple(map(_summary, rows)), count)
 
     def _select(self, *columns: Any) -> sa.Select[Any]:
         workflows, outputs = self._workflows, self._outputs
@@ -142,10 +164,10 @@ class RunList:
             yield row.name.startswith(WORKFLOW_PREFIX, autoescape=True)
         else:
             yield row.name == f"{WORKFLOW_PREFIX}{wanted.agent}"
-        if wanted.status is not None:
+        if wanted.statuses:
             # The engine's status first: it has an index.
-            yield row.status.in_(_engine_statuses(wanted.status))
-            yield self._status() == wanted.status
+            yield row.status.in_(_engine_statuses(wanted.statuses))
+            yield self._status().in_(wanted.statuses)
         if wanted.session_id is not None:
             yield row.queue_partition_key == wanted.session_id
         if wanted.queue is not None:
@@ -187,8 +209,10 @@ class RunList:
         )
 
 
-def _engine_statuses(status: RunStatus) -> list[str]:
-    return [*(state for state, ours in ENGINE_STATUSES.items() if ours == status), "SUCCESS"]
+def _engine_statuses(statuses: Sequence[RunStatus]) -> list[str]:
+    """Return the statuses of the engine that may stand for these."""
+    states = [state for state, status in ENGINE_STATUSES.items() if status in statuses]
+    return states if AT_WORK.issuperset(statuses) else [*states, "SUCCESS"]
 
 
 def _milliseconds(time: datetime) -> int:

@@ -1,7 +1,7 @@
 """Read and extend runs in the database: their segments, where they stand, what they gave."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
@@ -9,7 +9,7 @@ from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import OutputT
-from pathors_agent.agents.approvals import Decision
+from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream
@@ -34,7 +34,7 @@ from pathors_agent.durable.run_list import (
 from pathors_agent.durable.segment import open_segment
 from pathors_agent.durable.tables import Tables
 from pathors_agent.errors import RunExists, RunFailed, RunNotFound
-from pathors_agent.messages import Message
+from pathors_agent.messages import Message, ToolCall
 from pathors_agent.telemetry.spans import current_headers
 
 # How often a handle looks for news.
@@ -54,6 +54,8 @@ class Runs(Generic[OutputT]):
     name: str
     """The agent's name: its runs and sessions are separate from those of other agents."""
     queue: str
+    is_local: bool
+    """The process that opened the agent also carries out its runs, with this agent's tools."""
     version: str
     context: object
 
@@ -120,19 +122,36 @@ class Runs(Generic[OutputT]):
         while True:
             segments = await self.settled(run)
             order = next_order(segments, messages=messages, decisions=decisions)
-            await self._rehearse(order)
+            await self._rehearse(order, segments[-1])
             try:
                 return await self.enqueue(len(segments) + 1, order)
             except engine.IDInUse:
                 continue
 
-    async def _rehearse(self, order: Order) -> None:
+    async def _rehearse(self, order: Order, last: WorkflowStatus) -> None:
         """Raise what taking this order would raise, as the history stands now."""
-        last = await asyncio.to_thread(self.tables.last_segment, self.name, order.session)
-        past = await asyncio.to_thread(read_past, last, self.client.list_workflow_steps)
+        segment = await asyncio.to_thread(self.tables.last_segment, self.name, order.session)
+        past = await asyncio.to_thread(read_past, segment, self.client.list_workflow_steps)
         conversation = past.conversation(order)
         _, _, bindings = self.agent._start(conversation, None, self.context)
-        open_segment(conversation, bindings, order)
+        foreign = {each.digest for each in self._foreign(last, conversation.open_calls)}
+        decisions = tuple(each for each in order.decisions if each.digest not in foreign)
+        open_segment(conversation, bindings, replace(order, decisions=decisions))
+
+    async def approvals(self, run: str) -> Sequence[Approval]:
+        """Return the calls of a run that wait for approval, also those of tools that are not here."""
+        segments = await self.settled(run)
+        result = await self.result(segments)
+        return [*result.approvals, *self._foreign(segments[-1], result.open_calls)]
+
+    def _foreign(self, last: WorkflowStatus, open_calls: Iterable[ToolCall]) -> Iterator[Approval]:
+        """Return approvals as their worker recorded them, for tools that only the worker has."""
+        if self.is_local:
+            return
+        recorded: Fields = (last.output or {}).get("waiting", {})
+        for call in open_calls:
+            if call.id in recorded and call.name not in self.agent.tools:
+                yield Approval(call, recorded[call.id])
 
     async def result(self, segments: Sequence[WorkflowStatus]) -> RunResult[OutputT]:
         """Give what a run gave, as any run gives it; `RunFailed` where an error stopped it."""

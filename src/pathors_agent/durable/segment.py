@@ -19,7 +19,7 @@ from pathors_agent.agents.perform.batches import bind, side_by_side, with_notes
 from pathors_agent.agents.perform.dispatch import call_tool_async
 from pathors_agent.agents.perform.doubt import settle
 from pathors_agent.core.conversation import Conversation
-from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run
+from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
 from pathors_agent.durable.asking import ask
 from pathors_agent.durable.engine import LostOwnership, owns
 from pathors_agent.durable.history import BEGIN, STARTED, Past, read_past
@@ -99,7 +99,10 @@ class _Segment:
         if self._order.closes:
             return {"status": "cancelled"}
         await self._drive(run, bindings)
-        return {"status": str(run.status), "limit": run.limit}
+        output: Fields = {"status": str(run.status), "limit": run.limit}
+        if run.status is Status.SUSPENDED:
+            output["waiting"] = {each.call.id: each.digest for each in bindings.approvals.open()}
+        return output
 
     # - the beginning -
 

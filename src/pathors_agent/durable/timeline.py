@@ -128,8 +128,6 @@ def as_text(timeline: Timeline) -> Iterator[str]:
 def as_json(timeline: Timeline) -> dict[str, object]:
     """Return a timeline for JSON, with times as datetimes."""
     return {
-        "id": timeline.run,
-        "status": timeline.status,
         "workers": timeline.workers,
         "calls": [
             {

@@ -1,0 +1,183 @@
+"""Operate the runs of all agents in a database, without their code."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.durable.agent import DurableAgent
+from pathors_agent.durable.history import new_messages
+from pathors_agent.durable.run_list import (
+    RunFilter,
+    RunList,
+    RunPage,
+    RunSummary,
+)
+from pathors_agent.durable.tables import DoubtfulCall
+from pathors_agent.durable.timeline import Timeline, as_json, read_timeline
+from pathors_agent.errors import RunExists, RunFailed, RunNotFound
+from pathors_agent.messages import Message, ToolCall
+from pathors_agent.stores.base import TurnNote
+from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
+from pathors_agent.wire.messages import write_message
+
+# Runs are read from the database in pages of this size while many of them are changed.
+_BLOCK = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingCall:
+    """An open call of a suspended run.
+
+    `wants` is "approval" or "answer". `digest` names an approval in `approve` and `deny`.
+    """
+
+    run: RunSummary
+    call: ToolCall
+    wants: Literal["approval", "answer"]
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedRun:
+    """A run with its contents: its messages, its calls, and what it waits for or failed with."""
+
+    run: RunSummary
+    messages: Sequence[Message]
+    timeline: Timeline
+    waiting: Sequence[WaitingCall]
+    failure: str | None
+
+
+class Operator:
+    """The runs of a database; see `operating`."""
+
+    def __init__(self, durable: DurableAgent[Any], database: str) -> None:
+        self._durable = durable
+        self._database = database
+
+    async def page(self, wanted: RunFilter, *, limit: int, offset: int = 0) -> RunPage:
+        """Return runs, the last started or continued first."""
+        return await self._durable.runs.page(wanted, limit=limit, offset=offset)
+
+    async def all(self, wanted: RunFilter) -> Sequence[RunSummary]:
+        """Return all runs that match."""
+        found: list[RunSummary] = []
+        while True:
+            page = await self.page(wanted, limit=_BLOCK, offset=len(found))
+            found += page
+            if len(found) >= page.total or not page:
+                return found
+
+    async def find(self, run_id: str, *, agent: str | None = None) -> RunSummary:
+        """Return the run with this id; raise `RunNotFound` without one, `RunExists` with several."""
+        runs = self._durable.runs
+        agents = [agent] if agent else await asyncio.to_thread(runs.tables.agents_of, run_id)
+        found = await asyncio.to_thread(RunList(runs.client).named, run_id, agents)
+        if not found:
+            where = "" if agent is None else f" of the agent {agent!r}"
+            raise RunNotFound(f"there is no run {run_id!r}{where}")
+        if len(found) > 1:
+            names = ", ".join(agents)
+            raise RunExists(f"the agents {names} each have a run {run_id!r}: name the agent")
+        return found[0]
+
+    async def doubts(self) -> tuple[list[DoubtfulCall], Sequence[TurnNote]]:
+        """Return the calls in doubt of runs, and the notes of served turns."""
+        tables = self._durable.runs.tables
+        doubts = await asyncio.to_thread(tables.doubts)
+        return doubts, await asyncio.to_thread(tables.turn_notes)
+
+    def agent_of(self, run: RunSummary) -> DurableAgent[Any]:
+        """Return the agent of a run as far as its runs can be changed without its code."""
+        agent: DurableAgent[Any] = DurableAgent(
+            self._durable.agent,
+            database=self._database,
+            name=run.agent,
+            queue=run.queue,
+            version=run.version,
+        )
+        agent._open_runs = replace(
+            self._durable.runs,
+            name=run.agent,
+            queue=run.queue,
+            version=agent.version,
+        )
+        return agent
+
+    async def waiting(self, run: RunSummary) -> Sequence[WaitingCall]:
+        """Return the calls that a run waits for."""
+        if run.status != "suspended":
+            return ()
+        runs = self.agent_of(run).runs
+        segments = await runs.segments(run.id)
+        result = await runs.result(segments)
+        digests = {each.call.id: each.digest for each in await runs.approvals(run.id)}
+        return [
+            WaitingCall(
+                run=run,
+                call=call,
+                wants="approval" if call.id in digests else "answer",
+                digest=digests.get(call.id),
+            )
+            for call in result.open_calls
+        ]
+
+    async def open(self, run: RunSummary) -> OpenedRun:
+        """Read a run with its contents."""
+        runs = self.agent_of(run).runs
+        segments = await runs.segments(run.id)
+        steps = [step for row in segments for step in await runs.steps(row.workflow_id)]
+        failure = None
+        try:
+            await runs.result(segments)
+        except RunFailed as error:
+            failure = str(error)
+        return OpenedRun(
+            run=run,
+            messages=[message for step in steps for message in new_messages(step)],
+            timeline=await read_timeline(runs, run.id),
+            waiting=await self.waiting(run),
+            failure=failure,
+        )
+
+
+def waiting_as_json(waiting: WaitingCall) -> dict[str, object]:
+    """Return a waiting call for JSON."""
+    return {
+        "run": waiting.run.id,
+        "agent": waiting.run.agent,
+        "wants": waiting.wants,
+        "digest": waiting.digest,
+        "call": waiting.call.id,
+        "tool": waiting.call.name,
+        "arguments": waiting.call.arguments,
+    }
+
+
+def opened_as_json(opened: OpenedRun) -> dict[str, object]:
+    """Return a run with its contents for JSON, with times as datetimes."""
+    return {
+        **asdict(opened.run),
+        "failure": opened.failure,
+        "waiting": [waiting_as_json(each) for each in opened.waiting],
+        "messages": [write_message(message) for message in opened.messages],
+        **as_json(opened.timeline),
+    }
+
+
+class _NoModel(AsyncTransport):
+    """The transport of a program that carries out no runs."""
+
+    def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
+        raise NotImplementedError
+
+
+@asynccontextmanager
+async def operating(database: str) -> AsyncIterator[Operator]:
+    """Open a database to operate its runs; no run is carried out here."""
+    no_tools: AsyncAgent[Any] = AsyncAgent(_NoModel())
+    async with DurableAgent(no_tools, database=database, queue="-") as durable:
+        yield Operator(durable, database)

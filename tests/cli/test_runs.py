@@ -1,0 +1,235 @@
+"""Durable runs on the command line: found, decided about and changed straight on their database."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pathors_agent import AsyncAgent, Tool, tool
+from pathors_agent.cli import durable_app
+from pathors_agent.cli.app import app
+from pathors_agent.durable import DurableAgent, RunFailed, run_list
+from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
+
+Command = Callable[..., Result]
+
+FORGED = "5\u202e\x1b[2Kok\nrun  approved"
+
+
+@tool(approve=True)
+async def pay(to: str) -> str:
+    return f"paid {to}"
+
+
+ASK = Tool(name="ask_user", description="Ask the user.")
+
+
+class Script(AsyncScriptedTransport):
+    """A script that another worker continues."""
+
+    def assert_used_up(self) -> None:
+        pass
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'runs.db'}"
+
+
+@pytest.fixture
+def command(database: str) -> Command:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["runs", *arguments, "--database", database])
+
+    return run
+
+
+def work(
+    database: str, *script: Any, start: tuple[str, ...] = (), name: str = "shop"
+) -> dict[str, str]:
+    """Carry out what is queued, and runs with these ids; return the answers of all runs."""
+
+    async def working() -> dict[str, str]:
+        agent = AsyncAgent(Script(*script), tools=[pay, ASK])
+        durable = DurableAgent(agent, database=database, name=name, queue="main")
+        answers = {}
+        async with durable, durable.working(poll=0.05):
+            for each in start:
+                await durable.start("go", id=each)
+                with suppress(RunFailed):
+                    await (await durable.get(each)).result()
+            for run in await durable.list():
+                with suppress(RunFailed):
+                    answers[run.id] = (await (await durable.get(run.id)).result()).answer or ""
+        return answers
+
+    return asyncio.run(working())
+
+
+def rows(shown: Result) -> Any:
+    assert shown.exit_code == 0, shown.stderr
+    return json.loads(shown.stdout)
+
+
+def statuses(command: Command) -> dict[str, str]:
+    return {run["id"]: run["status"] for run in rows(command("list", "--json"))["data"]}
+
+
+def test_waiting_calls_are_approved_denied_and_answered(command: Command, database: str) -> None:
+    script = [calls(("pay", {"to": name})) for name in ("Ana", "Ben", "Eve")]
+    script.append(calls(("ask_user", {"text": FORGED})))
+    work(database, *script, start=("yes", "no", "changed", "asks"))
+
+    waiting = {each["run"]: each for each in rows(command("waiting", "--json"))["data"]}
+    assert {run: (w["wants"], w["tool"]) for run, w in waiting.items()} == {
+        "yes": ("approval", "pay"),
+        "no": ("approval", "pay"),
+        "changed": ("approval", "pay"),
+        "asks": ("answer", "ask_user"),
+    }
+    assert json.loads(waiting["yes"]["arguments"]) == {"to": "Ana"}
+    assert command("approve", "yes", waiting["yes"]["digest"]).exit_code == 0
+    assert command("deny", "no", waiting["no"]["digest"], "--reason", "too dear").exit_code == 0
+    changed = ("changed", waiting["changed"]["digest"], "--arguments", '{"to": "Zoe"}')
+    assert rows(command("approve", *changed, "--json")) == {
+        "data": [{"id": "changed", "agent": "shop"}],
+        "failed": 0,
+    }
+    assert command("answer", "asks", waiting["asks"]["call"], "blue").exit_code == 0
+    assert rows(command("waiting", "--json")) == {"data": []}
+    again = command("approve", "yes", waiting["yes"]["digest"])
+    assert (again.exit_code, again.stderr) == (1, "error: yes: it is queued, not suspended\n")
+
+    work(database, *["done"] * 4)
+    said = {
+        run: [m["content"] for m in rows(command("show", run, "--json"))["messages"]][2]
+        for run in ("yes", "no", "changed", "asks")
+    }
+    assert said == {
+        "yes": "paid Ana",
+        "no": "Not run: a person said no: too dear.",
+        "changed": 'paid Zoe\n(A person changed the arguments to {"to": "Zoe"}.)',
+        "asks": "blue",
+    }
+
+
+def test_digest_of_no_waiting_call_is_refused(command: Command, database: str) -> None:
+    work(database, calls(("pay", {"to": "Ana"})), start=("run",))
+
+    shown = command("approve", "run", "0123")
+
+    assert shown.exit_code == 1
+    assert shown.stderr.startswith("error: run: no call waits for approval '0123'")
+    assert statuses(command) == {"run": "suspended"}
+    assert command("approve", "run", "0123", "--arguments", "[]").exit_code == 2
+
+
+def test_failed_runs_are_resumed_together(command: Command, database: str) -> None:
+    work(
+        database,
+        *[http_error(400, "bad")] * 3,
+        calls(("pay", {"to": "Ana"})),
+        start=("a", "b", "c", "d"),
+    )
+
+    shown = command("resume", "--queue", "main", "--json")
+
+    assert rows(shown)["failed"] == 0
+    assert {run["id"] for run in rows(shown)["data"]} == {"a", "b", "c"}
+    assert statuses(command) == {"a": "queued", "b": "queued", "c": "queued", "d": "suspended"}
+    refused = command("resume", "a")
+    assert (refused.exit_code, refused.stderr) == (
+        1,
+        "error: a: it is queued, not failed or limit_reached\n",
+    )
+    shown = command("cancel", "--status", "queued", "--since", "1h")
+    assert shown.exit_code == 0
+    assert sorted(shown.stderr.splitlines()) == [f"{run} is cancelled." for run in "abc"]
+    assert command("cancel", "--agent", "nothing").stderr == "No runs match.\n"
+
+
+def test_run_id_of_several_agents_needs_the_agents_name(command: Command, database: str) -> None:
+    for name in ("shop", "bank/1"):
+        work(database, http_error(400, name), start=("run",), name=name)
+
+    refused = command("show", "run")
+    shown = command("show", "run", "--agent", "bank/1")
+    resumed = command("resume", "run", "--agent", "shop", "--json")
+
+    assert refused.exit_code == 1
+    assert (
+        refused.stderr == "error: the agents bank/1, shop each have a run 'run': name the agent\n"
+    )
+    assert shown.stdout.endswith("the provider answered 400: bank/1\n")
+    assert rows(resumed)["data"] == [{"id": "run", "agent": "shop"}]
+    listed = rows(command("list", "--json"))["data"]
+    assert {run["agent"]: run["status"] for run in listed} == {"shop": "queued", "bank/1": "failed"}
+    missing = command("cancel", "run", "--agent", "nothing")
+    assert (missing.exit_code, missing.stderr) == (
+        1,
+        "error: there is no run 'run' of the agent 'nothing'\n",
+    )
+
+
+def test_why_a_run_failed_is_shown(command: Command, database: str) -> None:
+    work(database, http_error(400, "no such model"), start=("run",))
+
+    assert command("show", "run").stdout.splitlines()[-1] == (
+        "the run stopped: ProviderError: the provider answered 400: no such model"
+    )
+    opened = rows(command("show", "run", "--json"))
+    assert opened["failure"].endswith("the provider answered 400: no such model")
+    [call] = opened["calls"]
+    assert (call["key"], call["outcome"]) == ("model/0", "failed")
+    for time in (call["started_at"], call["ended_at"], opened["created_at"]):
+        assert time.endswith("Z")
+        assert datetime.fromisoformat(time).tzinfo is not None
+
+
+def test_texts_of_models_forge_no_lines(command: Command, database: str) -> None:
+    work(database, calls(("ask_user", {"text": FORGED})), start=("run",))
+    work(database, calls((FORGED, {})), "done", start=("made-up",))
+
+    for shown in (command("waiting"), command("show", "made-up"), command("show", "run")):
+        assert shown.exit_code == 0
+        assert "\x1b" not in shown.stdout
+        assert "\u202e" not in shown.stdout
+        assert not any(line.startswith("run  approved") for line in shown.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("cancel", "name runs, or choose them by an option"),
+        ("cancel a --status queued", "name runs, or choose them by an option"),
+        ("resume", "name runs, or choose them by an option"),
+        ("cancel --status finished", "must be queued or running or suspended here, not finished"),
+        ("resume --status running", "must be failed or limit_reached here, not running"),
+        ("list --status done", "'queued', 'running', 'suspended', 'finished', 'limit_reached'"),
+        ("list --since yesterday", "is not a time: write an age such as 30m, 12h or 7d"),
+        ("list --since 9999999d", "is not a time"),
+        ("list --since 999999d", "is not a time"),
+        ("list --limit 0", "--limit"),
+        ("list --offset -1", "--offset"),
+    ],
+)
+def test_wrong_values_are_refused_where_they_are_given(
+    command: Command, arguments: str, said: str
+) -> None:
+    shown = command(*arguments.split())
+
+    assert shown.exit_code == 2
+    assert said in " ".join(shown.stderr.split())
+
+
+@pytest.mark.parametrize("name", ["STATUSES", "CANCELLABLE", "RESUMABLE"])
+def test_statuses_of_the_options_are_those_of_runs(name: str) -> None:
+    options = {"STATUSES": get_args(durable_app.Status)}
+
+    assert options.get(name) or getattr(durable_app, name) == getattr(run_list, name)
