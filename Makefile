@@ -67,7 +67,7 @@ matrix: ## run the tests on every Python from 3.11 on that this machine has
 lowest: ## run the tests on the oldest versions that pyproject.toml allows
 	@$(PYTHON) .ci/lowest.py $(ARGS)
 
-mutants: setup ## break the source in a hundred places, and show that a test notices each
+mutants: setup ## break the source in thirty places, and show that a test notices each
 	@$(PY) .ci/run_mutants.py $(ARGS)
 
 soak: setup ## run agents 10,000 times in each way, and show that nothing is left behind

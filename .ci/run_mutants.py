@@ -2,7 +2,7 @@
 
     python .ci/run_mutants.py [WORDS] [--jobs N]
 
-The places and the tests that must fail are those of `tests/mutants/table.py`. WORDS choose the
+`tests/mutants.py` lists the places, and the tests that must fail. WORDS choose the
 mutants that have them in what they say or break ("promise 3"). Works on copies of the tree, and
 fails where a mutant does not apply, where its tests fail anyhow, or where they do not notice it.
 """
@@ -27,7 +27,7 @@ MOST_SECONDS = 600
 PASSED, FAILED = 0, 1
 
 sys.path.insert(0, str(ROOT / "tests"))
-from mutants.table import MUTANTS  # noqa: E402
+from mutants import MUTANTS  # noqa: E402
 
 
 class Copies:
@@ -44,17 +44,18 @@ class Copies:
             self._free.put(tree)
 
     def judge(self, mutant):
-        """Give what became of a mutant."""
-        tree = self._free.get()
-        path = tree / "src" / "pathors_agent" / mutant.file
-        source = path.read_text(encoding="utf-8")
+        """Return a word for what became of a mutant, and the output if it is not killed."""
         try:
-            if source.count(mutant.old) != 1:
-                return "DOES NOT APPLY", f"its text is there {source.count(mutant.old)} times"
-            path.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
-            status, said = run(tree, mutant.tests)
+            original, broken = mutant.apply()
+        except ValueError as error:
+            return "DOES NOT APPLY", str(error)
+        tree = self._free.get()
+        path = tree / original.relative_to(ROOT)
+        try:
+            path.write_text(broken, encoding="utf-8")
+            status, said = run(tree, mutant.test_ids)
         finally:
-            path.write_text(source, encoding="utf-8")
+            shutil.copy(original, path)
             self._free.put(tree)
         if status == FAILED:
             return "killed", ""
@@ -62,7 +63,7 @@ class Copies:
 
     def pass_unbroken(self, mutants):
         """Run all the tests on the source as it is."""
-        tests = sorted({test for mutant in mutants for test in mutant.tests})
+        tests = sorted({test for mutant in mutants for test in mutant.test_ids})
         tree = self._free.get()
         status, said = run(tree, tests)
         self._free.put(tree)
@@ -70,14 +71,14 @@ class Copies:
 
 
 def run(tree, tests):
-    """Run tests in a copy until one fails; give pytest's exit status, and what it said."""
+    """Run tests in a copy until one fails; return pytest's exit status and output."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=line"]
     # The recorded data lies beside the tree that was copied.
     data = os.environ.get("CONFORMANCE_DATA", str(ROOT.parent / "shared"))
     env = {**os.environ, "PYTHONPATH": str(tree / "src"), "CONFORMANCE_DATA": data}
     try:
         done = subprocess.run(
-            [*command, *(f"tests/{test}" for test in tests)],
+            [*command, *tests],
             check=False,
             cwd=tree,
             env={**env, "PYTHONDONTWRITEBYTECODE": "1"},
@@ -94,9 +95,9 @@ def run(tree, tests):
 
 
 def chosen(words):
-    """Give the mutants that have all of the words."""
+    """Return the mutants that have all of the words."""
     wanted = " ".join(words).lower()
-    return [m for m in MUTANTS if wanted in f"{m.says} ({', '.join(m.breaks)}) {m.file}".lower()]
+    return [m for m in MUTANTS if wanted in f"{m.says} ({m.breaks}) {m.at}".lower()]
 
 
 def show(done, count, survivors, started):
@@ -131,7 +132,7 @@ def main():
         for done, verdict in enumerate(as_completed(verdicts), start=1):
             mutant, (word, said) = verdicts[verdict], verdict.result()
             survivors += word != "killed"
-            print(f"{word:<14} {mutant.says} ({', '.join(mutant.breaks)})", flush=True)
+            print(f"{word:<14} {mutant.says} ({mutant.breaks})", flush=True)
             if said:
                 print(said, flush=True)
             show(done, len(mutants), survivors, started)
