@@ -1,6 +1,6 @@
 """Print the sizes of the source and of the tests, and its longest chains of imports.
 
-    python .ci/figures.py [ROOT]
+python .ci/figures.py [ROOT]
 """
 
 import ast
@@ -63,7 +63,9 @@ def main():
     longest = max(map(chain, sorted(set(TREES) - {""})), key=len)
     print(f"source: {lines(PACKAGE):,} lines in {len(TREES)} modules")
     print(f"tests: {lines(ROOT / 'tests'):,} lines")
-    print(f"functions: {len(functions):,}, median {statistics.median(sizes):.0f} lines, longest {max(sizes)}")
+    print(
+        f"functions: {len(functions):,}, median {statistics.median(sizes):.0f} lines, longest {max(sizes)}"
+    )
     print(f"private functions: {len(private)}, named once beside their definition: {once}")
     print(f"longest chain of modules: {len(longest)}: {' > '.join(longest)}")
 
