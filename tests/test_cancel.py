@@ -38,7 +38,7 @@ from pathors_agent.transports.base import (
 )
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
-from pathors_agent.wire.message_builder import TextDelta
+from pathors_agent.wire.deltas import TextDelta
 from servers import STALL, ScriptedServer, head
 from ways import WAYS
 

@@ -47,7 +47,7 @@ from pathors_agent.transports.base import (
 from pathors_agent.transports.http import HTTPTransport
 from pathors_agent.transports.retry import AsyncRetryingTransport
 from pathors_agent.wire.chat_completions import ModelOptions
-from pathors_agent.wire.message_builder import Delta, TextDelta
+from pathors_agent.wire.deltas import Delta, TextDelta
 from servers import STALL, ScriptedServer
 from ways import WAYS, Way
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathors_agent.messages import AssistantMessage
-from pathors_agent.wire.field_pieces import Fields
+from pathors_agent.wire.message_builder import Fields
 from pathors_agent.wire.response_stream import ResponseStream
 
 
@@ -211,6 +211,6 @@ def test_any_values_can_be_merged_and_sizes_never_shrink(chunks: list[dict[str, 
     sizes = [fields.add_all(chunk) for chunk in chunks]
 
     assert all(size >= 0 for size in sizes)
-    settled = fields.settled(lambda kind, detail: None)
+    settled = fields.merged(lambda kind, detail: None)
     assert json.loads(json.dumps(settled)) == settled
     assert list(settled) == list(dict.fromkeys(name for chunk in chunks for name in chunk))

@@ -18,7 +18,7 @@ from pathors_agent.errors import ConversationError, StreamInUse
 from pathors_agent.messages import Message
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, answer, calls
 from pathors_agent.tools.tool import Tool
-from pathors_agent.wire.message_builder import Delta
+from pathors_agent.wire.deltas import Delta
 
 # Reached only when something hangs.
 LONG = 50.0

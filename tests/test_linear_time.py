@@ -38,7 +38,7 @@ from pathors_agent.tools.results import result_message
 from pathors_agent.tools.tool import Tool, tool
 from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.wire.chat_completions import RequestTemplate
-from pathors_agent.wire.message_builder import ToolCallDelta
+from pathors_agent.wire.deltas import ToolCallDelta
 from pathors_agent.wire.messages import read_client_messages, write_message
 from pathors_agent.wire.response_stream import ResponseStream
 

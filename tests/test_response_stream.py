@@ -19,15 +19,14 @@ from pathors_agent.errors import (
 )
 from pathors_agent.json_text import whole_characters
 from pathors_agent.messages import AssistantMessage, ToolCall, Usage
-from pathors_agent.wire.message_builder import (
-    MAX_CALLS,
-    MAX_CHOICES,
+from pathors_agent.wire.deltas import (
     MAX_NAME_CHARACTERS,
     Delta,
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
 )
+from pathors_agent.wire.message_builder import MAX_CALLS, MAX_CHOICES
 from pathors_agent.wire.response_stream import ResponseStream
 
 QUIRKS = Path(__file__).parent / "conformance" / "quirks"

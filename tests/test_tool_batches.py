@@ -12,7 +12,7 @@ from pathors_agent.core.limits import Limits
 from pathors_agent.messages import Message, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
 from pathors_agent.tools.tool import tool
-from pathors_agent.wire.message_builder import Delta
+from pathors_agent.wire.deltas import Delta
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from pathors_agent.messages import Message
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport
 from pathors_agent.transports.base import Request
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
-from pathors_agent.wire.message_builder import Delta
+from pathors_agent.wire.deltas import Delta
 
 WAYS = ("blocking", "asyncio", "trio")
 

@@ -66,13 +66,13 @@ if TYPE_CHECKING:
     from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
     from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
     from pathors_agent.wire.chat_completions import PROFILES, EndpointProfile, ModelOptions
-    from pathors_agent.wire.message_builder import (
-        Quirk,
+    from pathors_agent.wire.deltas import (
         ReasoningDelta,
         TextDelta,
         ToolCallDelta,
         ToolProgressDelta,
     )
+    from pathors_agent.wire.message_builder import Quirk
 
 __version__ = "0.1.0"
 
@@ -187,13 +187,8 @@ _NAMES_BY_MODULE = {
     "history.stored": ("dump_messages",),
     "transports.http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
     "mcp.tools": ("MCPTools",),
-    "wire.message_builder": (
-        "Quirk",
-        "ReasoningDelta",
-        "TextDelta",
-        "ToolCallDelta",
-        "ToolProgressDelta",
-    ),
+    "wire.deltas": ("ReasoningDelta", "TextDelta", "ToolCallDelta", "ToolProgressDelta"),
+    "wire.message_builder": ("Quirk",),
     "messages": (
         "AssistantMessage",
         "ContentPart",

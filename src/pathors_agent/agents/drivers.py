@@ -12,7 +12,7 @@ from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run
 from pathors_agent.errors import TransportError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.transports.base import AsyncTransport, Transport
-from pathors_agent.wire.message_builder import Delta
+from pathors_agent.wire.deltas import Delta
 
 
 def drive(

@@ -24,7 +24,7 @@ from pathors_agent.core.run import Run, Status
 from pathors_agent.errors import StreamInUse
 from pathors_agent.history.given import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
-from pathors_agent.wire.message_builder import Delta
+from pathors_agent.wire.deltas import Delta
 
 
 class Before:

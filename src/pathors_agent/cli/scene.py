@@ -15,7 +15,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.wire.message_builder import Delta, TextDelta
+from pathors_agent.wire.deltas import Delta, TextDelta
 
 
 @dataclass(slots=True)

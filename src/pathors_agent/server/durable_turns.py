@@ -30,7 +30,7 @@ from pathors_agent.server.project import Project
 from pathors_agent.server.turn import KEPT_PER_LEASE, Beginning, Perform, Shared, Turn, Writer
 from pathors_agent.stores.base import RequestId
 from pathors_agent.telemetry.spans import continued, current_headers
-from pathors_agent.wire.message_builder import Delta
+from pathors_agent.wire.deltas import Delta
 
 # Not among the runs of agents, whose names begin with another word.
 WORKFLOW = "pathors-agent-turn"

@@ -38,7 +38,7 @@ from pathors_agent.telemetry.events import emit
 from pathors_agent.telemetry.spans import continued
 from pathors_agent.wire.chat_completions import RequestTemplate
 from pathors_agent.wire.completion_bytes import usage_fields
-from pathors_agent.wire.message_builder import Delta, ReasoningDelta, TextDelta
+from pathors_agent.wire.deltas import Delta, ReasoningDelta, TextDelta
 from pathors_agent.wire.messages import write_call
 
 # How often a lease is asked for that another process holds, from the first to the last time.

@@ -15,7 +15,7 @@ from pathors_agent.server.problems import Problem
 from pathors_agent.server.repeats import KeptEvents
 from pathors_agent.server.turn import Turn
 from pathors_agent.wire.completion_bytes import DONE
-from pathors_agent.wire.message_builder import Delta, ReasoningDelta, TextDelta, ToolProgressDelta
+from pathors_agent.wire.deltas import Delta, ReasoningDelta, TextDelta, ToolProgressDelta
 from pathors_agent.wire.messages import write_call
 
 _STREAM_HEADERS = {

@@ -1,7 +1,7 @@
-"""Read one decoded chunk or completion into a message, whatever shape a server gave it.
+"""Read a decoded chunk or completion into a message, whatever its shape.
 
-`Chunk` is what almost every chunk looks like, and nothing else fits it. What does not fit goes
-through `read_loose_chunk`, which takes what is there.
+Two readers: `decode_chunk` accepts only the usual shape of chunks, fast. `read_chunk` tolerates any
+shape; a whole completion is a chunk whose delta is the message.
 """
 
 import json
@@ -14,16 +14,18 @@ import msgspec
 from pathors_agent.errors import ProviderError
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
-from pathors_agent.wire.message_builder import Delta, MessageBuilder
+from pathors_agent.wire.deltas import Delta
+from pathors_agent.wire.message_builder import MessageBuilder
 from pathors_agent.wire.provider_errors import find_error
 from pathors_agent.wire.usage import merged_usage, read_usage, usages_of
 
-# Deeper than any answer; what is kept of one must not break the next that writes it.
+# Deeper than any answer; everything kept here must be serialisable again.
 MAX_DEPTH = 100
 
 # - The usual chunk: text, reasoning or pieces of calls for the first choice. A field that needs
-#   attention when it is there is declared as null, so that decoding fails on any other value;
-#   `forbid_unknown_fields` does the same where unknown fields are kept.
+#   attention if it is present is declared as null, so that decoding fails for any other value;
+#   `forbid_unknown_fields` does the same where unknown fields are kept. The fields are in the order
+#   in which servers send them, which makes their lookup faster.
 
 
 class FunctionPiece(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -65,7 +67,7 @@ class Choice(msgspec.Struct, gc=False):
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """One `chat.completion.chunk`; its id and model are read from the first chunks, loosely."""
+    """One `chat.completion.chunk`; the tolerant reader takes id and model from the first chunks."""
 
     choices: tuple[Choice]
     usage: None = None
@@ -76,17 +78,23 @@ class Chunk(msgspec.Struct, gc=False):
     usage_metadata: None = None
 
 
+decode_chunk = msgspec.json.Decoder(Chunk).decode
+
+# What `decode_chunk` raises for other shapes; UnicodeDecodeError is not a `DecodeError`.
+UNUSUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 Builders = Callable[[int], MessageBuilder]
-"""Gives the builder of a choice by its index."""
+"""Returns the builder of the choice with this index."""
 
 
 # - Any other chunk, and whole completions.
 
 
 def loads(text: str | bytes) -> JSONValue:
-    """Decode JSON, tolerating what Python's parser tolerates; NaN and infinities become null.
+    """Decode JSON as tolerantly as Python's parser; NaN and infinities become null.
 
-    Raise ValueError for anything else, nesting of over `MAX_DEPTH` included.
+    Raise ValueError for other texts, and for more than `MAX_DEPTH` levels.
     """
     try:
         value: JSONValue = msgspec.json.decode(text)
@@ -95,20 +103,20 @@ def loads(text: str | bytes) -> JSONValue:
             value = json.loads(text, parse_constant=lambda _: None)
         except RecursionError:
             raise ValueError("nested too deeply") from None
-    if count_openers(text) > MAX_DEPTH and _is_deep(value):
+    if _brackets(text) > MAX_DEPTH and _is_deep(value):
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
     return value
 
 
-def count_openers(text: str | bytes) -> int:
-    """Count what may open a container: none lies deeper than that."""
+def _brackets(text: str | bytes) -> int:
+    """Return the number of brackets that may open a container: an upper bound of the depth."""
     if isinstance(text, str):
         return text.count("[") + text.count("{")
     return text.count(b"[") + text.count(b"{")
 
 
 def _is_deep(value: JSONValue) -> bool:
-    """Whether containers lie in each other more than `MAX_DEPTH` deep."""
+    """Return True if containers are nested more than `MAX_DEPTH` deep."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [item for container in level for item in _items(container)]
@@ -123,24 +131,24 @@ def _items(value: JSONValue) -> Iterable[JSONValue]:
     return value if isinstance(value, list) else ()
 
 
-def read_loose_chunk(
+def read_chunk(
     chunk: Mapping[str, JSONValue],
     builder_of: Builders,
     deltas: list[Delta],
     *,
     is_completion: bool = False,
 ) -> ProviderError | None:
-    """Add a chunk or a completion of any shape to the message; give the error it holds, if any.
+    """Add a chunk or a completion of any shape to the message; return the error in it, if any.
 
-    In a chunk the delta counts and a message beside it repeats what came; in a completion it is
-    the other way round.
+    If a choice has both a delta and a message, a chunk is read by its delta, and a completion by
+    its message.
     """
     choices = [c for c in as_list(chunk.get("choices")) if isinstance(c, dict)]
     if error := find_error(chunk, is_answer=bool(choices)):
         return error
     first = builder_of(0)
     first.id = first.id or as_text(chunk.get("id")) or None
-    # One text for all the answers of a model.
+    # Interned: one string for all the answers of a model.
     first.model = first.model or intern(as_text(chunk.get("model"))) or None
     first.session_id = first.session_id or as_text(chunk.get("session_id")) or None
     for usage in usages_of(chunk):
@@ -231,7 +239,7 @@ def _read_part(part: Mapping[str, JSONValue], builder: MessageBuilder, deltas: l
 
 
 def _texts(value: JSONValue) -> list[str]:
-    """The texts of a thinking part: a string, or a list of text parts."""
+    """Return the texts of a thinking part: a string, or a list of text parts."""
     if isinstance(value, str):
         return [value]
     return [as_text(as_object(part).get("text")) for part in as_list(value)]
@@ -242,7 +250,7 @@ def _read_call(
 ) -> None:
     """Add one entry of a `tool_calls` list.
 
-    `whole_at` is its place in a whole message, where entries have no index and are one call each.
+    `whole_at` is its position in a whole message, where each entry is one call.
     """
     if not isinstance(piece, dict):
         builder.note("odd_tool_call", f"an entry of tool_calls is a {type(piece).__name__}")
@@ -251,7 +259,7 @@ def _read_call(
     extra: dict[str, JSONValue] = {
         k: v for k, v in piece.items() if k not in _CALL_FIELDS and v is not None
     }
-    # A whole message's entries are told apart by place, whatever index they claim.
+    # In a whole message the position identifies a call, not the index that it claims.
     index = as_index(piece.get("index")) if whole_at is None else -1 - whole_at
     builder.add_piece(
         deltas,
@@ -270,27 +278,27 @@ _CALL_FIELDS = frozenset({"index", "id", "type", "function"})
 
 
 def as_text(value: JSONValue) -> str:
-    """A string, or "" for anything else."""
+    """Return a string, or "" for any other value."""
     return value if isinstance(value, str) else ""
 
 
 def as_list(value: JSONValue) -> list[JSONValue]:
-    """A list, or an empty one for anything else."""
+    """Return a list, or an empty one for any other value."""
     return value if isinstance(value, list) else []
 
 
 def as_object(value: JSONValue) -> dict[str, JSONValue]:
-    """An object, or an empty one for anything else."""
+    """Return an object, or an empty one for any other value."""
     return value if isinstance(value, dict) else {}
 
 
 def as_index(value: JSONValue) -> int | None:
-    """A whole number from 0, or None for anything else."""
+    """Return an integer from 0, or None for any other value."""
     return value if type(value) is int and value >= 0 else None
 
 
 def as_arguments(value: JSONValue, builder: MessageBuilder) -> str:
-    """Arguments as JSON text; a server that sends the value itself gets it written out."""
+    """Return arguments as JSON text, also if the server sent the value itself."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -300,7 +308,7 @@ def as_arguments(value: JSONValue, builder: MessageBuilder) -> str:
 
 
 def holds_message(value: Mapping[str, JSONValue]) -> bool:
-    """Whether a whole body says anything: a message, a delta, tool calls, or an error."""
+    """Return True if a body has a message, a delta, tool calls or an error."""
     choices = [as_object(choice) for choice in as_list(value.get("choices"))]
     return (
         any(isinstance(c.get("message") or c.get("delta"), dict) for c in choices)

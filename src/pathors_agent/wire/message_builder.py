@@ -1,169 +1,56 @@
 """Gather the pieces of one answer into one `AssistantMessage`.
 
-What servers really send is less tidy than OpenAI's documentation: the rules here say which call a
-piece belongs to and what is set or appended. Whatever had to be mended is noted as a `Quirk`.
+Servers deviate from OpenAI's documentation. The rules here decide which call a piece belongs to and
+whether a value is set, appended or merged by its `index`. Each deviation is recorded as a `Quirk`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import msgspec
 
 from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage, unused_call_id
-from pathors_agent.wire.field_pieces import PART_BYTES, Fields
+from pathors_agent.wire.deltas import (
+    BoundPassed,
+    CallBuilder,
+    Delta,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+)
 from pathors_agent.wire.partial_json import PartialJSON
 
-# One answer with more calls, or choices, than this is a flood, not a plan.
+# An answer with more calls or choices is a fault of the server.
 MAX_CALLS = 128
 MAX_CHOICES = 128
-# OpenAI allows 64; a name that comes in pieces must not grow for ever.
-MAX_NAME_CHARACTERS = 1024
-# Arguments that begin with more blank pieces than this count as begun, so that nothing is quadratic.
+# Arguments that begin with more blank pieces count as begun, so that the check is not quadratic.
 _LEADING_BLANKS = 8
+
+# What a piece takes beside its characters: a short string and its place in a list.
+PART_BYTES = 64
+# A dict with a few fields, here and again in the message; a list with the index of its items.
+_DICT_BYTES = 512
+_LIST_BYTES = 320
+
+# Unknown strings that name something: chunks may repeat them, and the last value counts.
+SET_FIELDS = frozenset(
+    {
+        *("channel", "encoding", "format", "id", "media_type", "mime_type", "model", "name"),
+        *("object", "provider", "role", "status", "type"),
+    }
+)
+# Unknown strings that are known to arrive in pieces, so that two equal pieces are joined too.
+JOINED_FIELDS = frozenset(
+    {"arguments", "content", "data", "reasoning", "summary", "text", "thinking", "transcript"}
+)
 
 
 class Quirk(msgspec.Struct, frozen=True, gc=False):
-    """Something a server sent that had to be read around; `kind` is a stable word."""
+    """A deviation of the server that the reader tolerated; `kind` is a stable word."""
 
     kind: str
     detail: str = ""
-
-
-class TextDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of the answer's text."""
-
-    text: str
-
-    def __repr__(self) -> str:
-        return f"TextDelta(<{len(self.text)} chars>)"
-
-
-class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of the model's reasoning, where the provider shows it."""
-
-    text: str
-
-    def __repr__(self) -> str:
-        return f"ReasoningDelta(<{len(self.text)} chars>)"
-
-
-class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
-    """The next piece of a tool call's arguments, and the call as far as it is known."""
-
-    arguments: str
-    call: "CallBuilder"
-
-    @property
-    def index(self) -> int:
-        """The place of the call in the message."""
-        return self.call.position
-
-    @property
-    def id(self) -> str:
-        """The call's id; may be empty, and may change, until the message is complete."""
-        return self.call.id
-
-    @property
-    def name(self) -> str:
-        """The tool's name, as far as it has come."""
-        return self.call.name
-
-    @property
-    def partial(self) -> JSONValue:
-        """The arguments so far as a value, for display only: parsed when asked, in linear time.
-
-        Strings that have not ended are given as far as they go; numbers that have not ended are
-        left out. None while there is no value. The containers go on growing: copy what you keep.
-        """
-        return self.call.partial
-
-    def __repr__(self) -> str:
-        return (
-            f"ToolCallDelta(index={self.index}, id={self.id!r}, name={self.name!r}, "
-            f"arguments=<{len(self.arguments)} chars>)"
-        )
-
-
-class ToolProgressDelta(msgspec.Struct, frozen=True):
-    """What a tool that is an async generator said before its last value, which is its result."""
-
-    call: ToolCall
-    value: object
-
-    def __repr__(self) -> str:
-        return f"ToolProgressDelta(call={self.call!r}, value=<{type(self.value).__name__}>)"
-
-
-Delta = TextDelta | ReasoningDelta | ToolCallDelta | ToolProgressDelta
-"""What a stream yields beside messages; never history."""
-
-
-class BoundPassed(ValueError):
-    """An answer holds more of something than it may; the text says what and which bound."""
-
-
-class CallBuilder:
-    """One tool call while its pieces arrive."""
-
-    __slots__ = (
-        "_counted",
-        "_parsed",
-        "_parser",
-        "_size",
-        "extra",
-        "id",
-        "name",
-        "parts",
-        "position",
-    )
-
-    def __init__(self, position: int) -> None:
-        self.position = position
-        self.id = ""
-        self.name = ""
-        self.parts: list[str] = []
-        self.extra: Fields | None = None
-        self._parser: PartialJSON | None = None
-        self._parsed = 0
-        self._size = 0
-        self._counted = 0
-
-    def size(self) -> int:
-        """How many characters the arguments have, in time linear in what is new."""
-        self._size += sum(map(len, self.parts[self._counted :]))
-        self._counted = len(self.parts)
-        return self._size
-
-    def add(self, name: str, arguments: str) -> None:
-        """Append a piece of the arguments, and of the name where it is not the name again."""
-        if name and name != self.name:
-            self.name += name
-            if len(self.name) > MAX_NAME_CHARACTERS:
-                raise BoundPassed(
-                    f"the name of call {self.position} is longer than {MAX_NAME_CHARACTERS} "
-                    "characters (MAX_NAME_CHARACTERS)"
-                )
-        if arguments:
-            self.parts.append(arguments)
-
-    @property
-    def partial(self) -> JSONValue:
-        """The arguments so far as a value."""
-        return self._read().value
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the arguments so far are one whole JSON object."""
-        return self._read().is_whole_object
-
-    def _read(self) -> PartialJSON:
-        if self._parser is None:
-            self._parser = PartialJSON()
-        for part in self.parts[self._parsed :]:
-            self._parser.feed(part)
-        self._parsed = len(self.parts)
-        return self._parser
 
 
 _NO_CALLS: Mapping[int, CallBuilder] = MappingProxyType({})
@@ -172,11 +59,12 @@ _NO_CALLS: Mapping[int, CallBuilder] = MappingProxyType({})
 class MessageBuilder:
     """One choice of an answer while its pieces arrive.
 
-    `turn` makes the ids of calls that came without one, or with one already taken: they are equal
-    on every replay, and nine letters and digits, which every server takes.
+    `turn` derives the ids of calls that arrive without an id or with a duplicate id. They are equal
+    on every replay, and consist of nine letters and digits, which every server accepts.
     """
 
     __slots__ = (
+        "_call_extras",
         "_counted",
         "_legacy",
         "by_index",
@@ -199,7 +87,7 @@ class MessageBuilder:
     def __init__(self, turn: int = 0) -> None:
         self.turn = turn
         self.text: list[str] = []
-        # Most stay empty in most answers, and would take 400 bytes of each open stream.
+        # Allocated lazily: empty containers would take 400 bytes of each open stream.
         self.reasoning: list[str] | None = None
         self.refusal: list[str] | None = None
         self.calls: tuple[CallBuilder, ...] = ()
@@ -212,14 +100,15 @@ class MessageBuilder:
         self.extra: Fields | None = None
         self.quirks: dict[str, Quirk] | None = None
         self.half = ""
-        """The first half of a surrogate pair, while it waits for its second."""
+        """The first half of a surrogate pair, until its second half arrives."""
+        self._call_extras: dict[int, Fields] | None = None  # by the position of the call
         self._legacy: CallBuilder | None = None
         self.gathered = 0
-        """About how many bytes are held, but for arguments and for texts from `_counted` on."""
+        """An estimate of the bytes held, without arguments and texts from `_counted` on."""
         self._counted = 0
 
     def size(self) -> int:
-        """About how many bytes were gathered, in time linear in what is new since it was asked."""
+        """Return an estimate of the bytes held, in time linear in the new pieces."""
         self.gathered += sum(map(len, self.text[self._counted :]))
         self._counted = len(self.text)
         parts = len(self.text) + len(self.reasoning or ()) + len(self.refusal or ())
@@ -227,17 +116,19 @@ class MessageBuilder:
         return self.gathered + sum(call.size() for call in self.calls) + parts * PART_BYTES
 
     def largest_call(self) -> int:
-        """How many characters the longest arguments have."""
+        """Return the number of characters of the longest arguments."""
         return max((call.size() for call in self.calls), default=0)
 
     def note(self, kind: str, detail: str = "") -> None:
-        """Remember that something had to be read around; once per kind."""
+        """Record a quirk, once per kind."""
         if self.quirks is None:
             self.quirks = {}
         self.quirks.setdefault(kind, Quirk(kind, detail))
 
+    # - text and unknown fields
+
     def add_text(self, text: str, deltas: list[Delta]) -> None:
-        """Append text; the first half of a surrogate pair waits for the second."""
+        """Append text; hold back the first half of a surrogate pair until the second arrives."""
         text = self.half + text
         self.half = ""
         if text and "\ud800" <= text[-1] <= "\udbff":
@@ -264,7 +155,7 @@ class MessageBuilder:
         self.refusal.append(text)
 
     def keep(self, name: str, value: JSONValue, *, whole: bool = False) -> None:
-        """Keep an unknown field, merged with what earlier chunks brought of it unless it is whole."""
+        """Keep an unknown field; merge it with the values of earlier chunks unless it is whole."""
         if self.extra is None:
             self.extra = Fields()
         if whole:
@@ -272,6 +163,8 @@ class MessageBuilder:
             self.extra[name] = value
         else:
             self.gathered += self.extra.add(name, value)
+
+    # - calls
 
     def add_piece(
         self,
@@ -283,46 +176,26 @@ class MessageBuilder:
         arguments: str = "",
         extra: dict[str, JSONValue] | None = None,
     ) -> None:
-        """Add a piece of a tool call to the call it belongs to, or open a new one."""
+        """Add a piece of a tool call to the call it belongs to, or open a new call."""
         call = self._call_of_piece(index, id, name, arguments)
         if not call.id:
             call.id = id
         if call.name and name and name != call.name:
             self.note("split_name", "a function name came in pieces")
         if extra:
-            call.extra = call.extra or Fields()
-            self.gathered += call.extra.add_all(extra)
+            self._call_extras = self._call_extras or {}
+            fields = self._call_extras.setdefault(call.position, Fields())
+            self.gathered += fields.add_all(extra)
         call.add(name, arguments)
         deltas.append(ToolCallDelta(arguments, call))
 
     def add_legacy_call(self, name: str, arguments: str, deltas: list[Delta]) -> None:
-        """Add a piece of the `function_call` that came before `tool_calls`."""
+        """Add a piece of `function_call`, the predecessor of `tool_calls`."""
         self.note("function_call", "function_call was read as a tool call")
         call = self._legacy or self._open(None)
         self._legacy = call
         call.add(name, arguments)
         deltas.append(ToolCallDelta(arguments, call))
-
-    def finish(self, deltas: list[Delta]) -> None:
-        """Give out what waited for a piece that did not come."""
-        if self.half:
-            self.half = ""
-            self.text.append("\ufffd")
-            deltas.append(TextDelta("\ufffd"))
-
-    def message(self) -> AssistantMessage:
-        """The message so far."""
-        return AssistantMessage(
-            content=whole_characters("".join(self.text)) or None,
-            tool_calls=self._tool_calls(),
-            reasoning=whole_characters("".join(self.reasoning or ())) or None,
-            refusal=whole_characters("".join(self.refusal or ())) or None,
-            finish_reason=self.finish_reason and whole_characters(self.finish_reason),
-            usage=self.usage,
-            model=self.model and whole_characters(self.model),
-            id=self.id and whole_characters(self.id),
-            extra=self.extra.settled(self.note) if self.extra else {},
-        )
 
     def _call_of_piece(
         self,
@@ -339,7 +212,7 @@ class MessageBuilder:
             return self._open(index)
         if id and call.id and id != call.id:
             known = next((other for other in self.calls if other.id == id), None)
-            if known is not None:  # the server goes back to a call that it began before
+            if known is not None:  # the server returns to an earlier call
                 self.by_index = {**self.by_index, index: known}
                 return known
         if _begins_call(call, id, name, arguments):
@@ -367,6 +240,29 @@ class MessageBuilder:
             self.by_index = {**self.by_index, index: call}
         return call
 
+    # - the message
+
+    def finish(self, deltas: list[Delta]) -> None:
+        """Flush a pending half of a surrogate pair."""
+        if self.half:
+            self.half = ""
+            self.text.append("\ufffd")
+            deltas.append(TextDelta("\ufffd"))
+
+    def message(self) -> AssistantMessage:
+        """Return the message so far."""
+        return AssistantMessage(
+            content=whole_characters("".join(self.text)) or None,
+            tool_calls=self._tool_calls(),
+            reasoning=whole_characters("".join(self.reasoning or ())) or None,
+            refusal=whole_characters("".join(self.refusal or ())) or None,
+            finish_reason=self.finish_reason and whole_characters(self.finish_reason),
+            usage=self.usage,
+            model=self.model and whole_characters(self.model),
+            id=self.id and whole_characters(self.id),
+            extra=self.extra.merged(self.note) if self.extra else {},
+        )
+
     def _tool_calls(self) -> tuple[ToolCall, ...]:
         taken: set[str] = set()
         calls = []
@@ -377,12 +273,13 @@ class MessageBuilder:
                 call_id = unused_call_id(self.turn, call.position, taken)
                 self.note(kind, f"call {call.position} was given the id {call_id}")
             taken.add(call_id)
+            extra = (self._call_extras or {}).get(call.position)
             calls.append(
                 ToolCall(
                     id=call_id,
                     name=whole_characters(call.name),
                     arguments=whole_characters("".join(call.parts)),
-                    extra=call.extra.settled(self.note) if call.extra else {},
+                    extra=extra.merged(self.note) if extra else {},
                 )
             )
         return tuple(calls)
@@ -392,7 +289,7 @@ def _begins_call(call: CallBuilder, id: str, name: str, arguments: str) -> bool:
     """Return True if a piece begins another call at the index of `call`.
 
     Servers that use one index for all calls send the id and the name of a call with its first
-    piece. A name without an id may be the next piece of a split name, or the same name again.
+    piece. A name without an id may be the next piece of a split name, or a repetition of the name.
     """
     if not name or not call.name:
         return False
@@ -402,7 +299,7 @@ def _begins_call(call: CallBuilder, id: str, name: str, arguments: str) -> bool:
     if not arguments.lstrip().startswith("{"):
         return False
     if has_arguments:
-        return call.is_whole  # text after a whole object is no part of it
+        return call.is_whole  # text after a whole object is not part of it
     return name != call.name and _is_whole_object(arguments)
 
 
@@ -410,3 +307,134 @@ def _is_whole_object(text: str) -> bool:
     parser = PartialJSON()
     parser.feed(text)
     return parser.is_whole_object
+
+
+# - Unknown fields. Pieces of a string stay a list until the end, so that the time is linear.
+
+Note = Callable[[str, str], None]
+"""Records the kind and the detail of a quirk."""
+
+
+class Fields(dict[str, "Node"]):
+    """The unknown fields of an object while their pieces arrive."""
+
+    def add_all(self, values: Mapping[str, JSONValue]) -> int:
+        """Merge the fields of one chunk; return an estimate of the additional bytes held."""
+        return sum([self.add(name, value) for name, value in values.items()])
+
+    def add(self, name: str, value: JSONValue) -> int:
+        """Merge one chunk's value of a field; return an estimate of the additional bytes held.
+
+        Strings are joined, lists extended and objects merged; any other value replaces the last.
+        """
+        kept = self.get(name)
+        size = 0 if name in self else len(name) + PART_BYTES
+        match value:
+            case None:
+                self.setdefault(name, None)
+            case str() if name not in SET_FIELDS:
+                if not isinstance(kept, _Text):
+                    kept = self[name] = _Text()
+                kept.parts.append(value)
+                size += len(value) + PART_BYTES
+            case str():
+                self[name] = value
+                size += len(value)
+            case list():
+                if not isinstance(kept, _List):
+                    kept = self[name] = _List()
+                    size += _LIST_BYTES
+                size += sum(map(kept.add, value))
+            case dict():
+                if not isinstance(kept, Fields):
+                    kept = self[name] = Fields()
+                    size += _DICT_BYTES
+                size += kept.add_all(value)
+            case bool() | int() | float():
+                self[name] = value
+        return size
+
+    def merged(self, note: Note) -> dict[str, JSONValue]:
+        """Return the fields as JSON values; report guesses to `note`."""
+        values = {name: _merged(name, node, note) for name, node in self.items()}
+        merged: dict[str, JSONValue] = msgspec.json.decode(write_json(values))
+        return merged
+
+
+class _Text:
+    """A string in pieces."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+
+    def merged(self, name: str, note: Note, *, is_indexed: bool) -> str:
+        parts = list(filter(None, self.parts))
+        if len(parts) < 2 or name in JOINED_FIELDS:
+            return "".join(parts)
+        if all(part == parts[0] for part in parts):
+            note("repeated_field", f"{name!r} came several times with one value, and was kept once")
+            return parts[0]
+        if not is_indexed:
+            note("field_in_pieces", f"{name!r} came with several values, which were joined")
+        return "".join(parts)
+
+
+class _List:
+    """A list that grows from chunk to chunk; items with an `index` are merged by it.
+
+    Items with the same index are different items if their `type` or `id` differ.
+    """
+
+    __slots__ = ("_by_key", "_latest", "items")
+
+    def __init__(self) -> None:
+        self.items: list[Node] = []
+        self._by_key: dict[tuple[object, ...], Fields] = {}
+        self._latest: dict[int, Fields] = {}
+
+    def add(self, item: JSONValue) -> int:
+        """Add an item; return an estimate of the additional bytes held."""
+        if not isinstance(item, dict) or type(index := item.get("index")) is not int:
+            self.items.append(item)
+            return len(write_json(item)) + _DICT_BYTES
+        key = (index, _word(item.get("type")), _word(item.get("id")))
+        entry = self._by_key.get(key)
+        size = 0
+        if entry is None:
+            entry = self._latest.get(index)
+            if entry is None or not _is_same(entry, key):
+                entry = Fields()
+                self.items.append(entry)
+                size = _DICT_BYTES
+            self._by_key[key] = entry
+            size += _DICT_BYTES
+        self._latest[index] = entry
+        return size + entry.add_all(item)
+
+
+Node = JSONValue | _Text | _List | Fields
+"""A value while its pieces arrive."""
+
+
+def _merged(name: str, node: Node, note: Note, *, is_indexed: bool = False) -> JSONValue:
+    match node:
+        case _Text():
+            return node.merged(name, note, is_indexed=is_indexed)
+        case _List():
+            return [_merged(name, item, note, is_indexed=True) for item in node.items]
+        case Fields():
+            return {k: _merged(k, v, note, is_indexed=is_indexed) for k, v in node.items()}
+        case _:
+            return node
+
+
+def _word(value: JSONValue) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _is_same(entry: Fields, key: tuple[object, ...]) -> bool:
+    """Return False if the type or the id of an entry and of a piece differ."""
+    known = zip((entry.get("type"), entry.get("id")), key[1:], strict=True)
+    return all(mine is None or other is None or mine == other for mine, other in known)

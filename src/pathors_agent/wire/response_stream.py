@@ -1,12 +1,10 @@
-"""Bytes of an answer to deltas, and to one `AssistantMessage` at its end. Pure: no I/O.
+"""Read the bytes of an answer into deltas and, at its end, one `AssistantMessage`. Pure: no I/O.
 
 Three lanes with one meaning, fastest first: a read that is exactly one event; a read of several
-events that are one `data` line each; and anything else, by the letter of the standard.
+events of one `data` line each; and everything else, as the standard specifies.
 """
 
 from collections.abc import Iterable
-
-import msgspec
 
 from pathors_agent.errors import (
     QUOTED_BODY_BYTES,
@@ -17,62 +15,51 @@ from pathors_agent.errors import (
 )
 from pathors_agent.messages import AssistantMessage, JSONValue
 from pathors_agent.wire.chunks import (
+    UNUSUAL,
     CallPiece,
-    Chunk,
+    decode_chunk,
     holds_message,
     loads,
-    read_loose_chunk,
+    read_chunk,
 )
-from pathors_agent.wire.completions import UNUSUAL, read_usual_completion
-from pathors_agent.wire.field_pieces import PART_BYTES
-from pathors_agent.wire.message_builder import (
-    MAX_CHOICES,
-    BoundPassed,
-    Delta,
-    MessageBuilder,
-    Quirk,
-    TextDelta,
-    ToolCallDelta,
-)
+from pathors_agent.wire.deltas import BoundPassed, Delta, TextDelta, ToolCallDelta
+from pathors_agent.wire.message_builder import MAX_CHOICES, PART_BYTES, MessageBuilder, Quirk
 from pathors_agent.wire.provider_errors import decode_error
 from pathors_agent.wire.sse import BYTE_ORDER_MARK, MAX_EVENT_BYTES, LineEnds, SSEParser
 
-# 32 MiB: a hundred times the longest answer any model gives.
+# 32 MiB: a hundred times the longest answer of any model.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 # 4 MiB: a large file as one argument.
 MAX_ARGUMENTS_BYTES = 4 * 1024 * 1024
 
-# Sizes are looked at again after this much more was received, so that looking costs nothing.
+# Sizes are checked again after this many more bytes, so that the check costs nothing.
 _CHECK_STEP_BYTES = 64 * 1024
-# What a byte received makes of a message, at most: a part with one character, written out anew.
+# The most bytes that a received byte adds to a message: a part of one character, written again.
 _MOST_PER_BYTE = 2 * PART_BYTES
 _QUOTED_CHARACTERS = 200
 _OK = 200
 _DATA_OBJECT = b"data: {"
-_BEGINNINGS = (BYTE_ORDER_MARK, b"data:", b"event:", b"id:", b"retry:", b":")
+_FIELDS = (BYTE_ORDER_MARK, b"data:", b"event:", b"id:", b"retry:", b":")
 _LF, _CR = 0x0A, 0x0D
 _EVENT_TOO_LONG = "an event is longer than {} bytes (max_event_bytes)"
 _BODY_TOO_LONG = "the body is longer than {} bytes (max_message_bytes)"
 _NO_COMPLETION = " with a body that is no completion"
-# Id and model are read from the first events that have them; Azure's first has neither.
+# Id and model are read from the first events that have them; Azure's first event has neither.
 _HEAD_EVENTS = 3
-
-_decode = msgspec.json.Decoder(Chunk).decode
 
 
 class ResponseStream:
-    """The reader of one answer: `feed` it bytes, then `finish` for the message.
+    """The reader of one answer: `feed` it the bytes, then call `finish` for the message.
 
-    `feed` gives the deltas that the bytes complete and never raises. What went wrong is raised by
-    `finish`, after everything that came before it was given out: `ProviderError` for the
-    server's own error, `MalformedResponse` for a broken format or a bound passed,
-    `IncompleteResponse` for an answer without a finish_reason or `[DONE]`. A body that is one
-    plain JSON completion is read the same way.
+    `feed` returns the deltas that the bytes complete, and never raises. `finish` raises what went
+    wrong, after all earlier deltas were returned: `ProviderError` for the server's own error,
+    `MalformedResponse` for a broken format or an exceeded bound, `IncompleteResponse` for an answer
+    without a finish_reason or `[DONE]`. A body that is one plain JSON completion is read as well.
 
-    The bounds are on what is held: a message's pieces count 64 bytes each beside their text.
+    The bounds limit the memory held: each piece of a message counts 64 bytes beside its text.
 
-    `turn` is the number of this answer in its conversation; calls that come without an id get one
-    made from it.
+    `turn` is the number of this answer in its conversation; the ids of calls that arrive without
+    one are derived from it.
     """
 
     __slots__ = (
@@ -84,12 +71,12 @@ class ResponseStream:
         "_expects_usual_chunk",
         "_failure",
         "_head",
+        "_in_fast_lane",
         "_is_stream",
         "_line_ends",
         "_max_arguments",
         "_max_event",
         "_max_message",
-        "_may_take_fast_lane",
         "_others",
         "_parser",
         "_tail",
@@ -107,50 +94,50 @@ class ResponseStream:
         max_arguments_bytes: int = MAX_ARGUMENTS_BYTES,
     ) -> None:
         self.ended = False
-        """Whether the answer is complete or broken: reading on gives nothing."""
+        """Whether the answer is complete or broken: further bytes have no effect."""
         self.received = 0
-        """How many bytes were fed."""
+        """The number of bytes fed."""
         self._turn = turn
         self._max_event = max_event_bytes
         self._max_message = max_message_bytes
         self._max_arguments = max_arguments_bytes
         self._check_at = min(max_message_bytes, max_arguments_bytes)
         self._builder = MessageBuilder(turn)
-        self._others: dict[int, MessageBuilder] | None = None  # where a request asks for several
+        self._others: dict[int, MessageBuilder] | None = None  # of further choices
         self._failure: TransportError | None = None
         self._done = False  # [DONE] was seen, or the closing brace of a plain completion
         self._closed = False
-        self._events_read = 0  # by the tolerant reader; the head of a stream is always among them
-        self._head = b""  # the start of the body, to find out what it is and for errors
-        self._is_stream: bool | None = None  # None until the first byte that is no space
+        self._events_read = 0  # by the tolerant reader, which always reads the first events
+        self._head = b""  # the start of the body: decides its format, and errors quote it
+        self._is_stream: bool | None = None  # None until the first byte that is not a space
         self._line_ends = LineEnds()
-        # What follows the last whole event. A list of pieces would cost 80 bytes for each.
+        # The bytes after the last whole event. A list of pieces would cost 80 bytes for each.
         self._tail: bytearray | None = None
-        # False at the head, after half a character and at the end: the tolerant reader reads these.
+        # False at the head, after half a character and at the end, for the tolerant reader.
         self._expects_usual_chunk = False
-        self._may_take_fast_lane = False
-        self._parser: SSEParser | None = None  # of events that are no single line: many have none
+        self._in_fast_lane = False
+        self._parser: SSEParser | None = None  # allocated lazily
 
     @property
     def quirks(self) -> list[Quirk]:
-        """What had to be read around, each kind once."""
+        """The deviations of the server that were tolerated, each kind once."""
         return list((self._builder.quirks or {}).values())
 
     @property
     def choices(self) -> dict[int, AssistantMessage]:
-        """Every choice so far by its index, for requests with `n` over 1."""
+        """The choices so far by index, for requests with `n` over 1."""
         builders = {0: self._builder, **(self._others or {})}
         return {index: builder.message() for index, builder in builders.items()}
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole message is there: it ended on purpose, and without an error."""
+        """Whether the message is complete: it ended on purpose, and without an error."""
         ended_on_purpose = self._done or bool(self._builder.finish_reason)
         return ended_on_purpose and self._failure is None
 
     @property
     def builder(self) -> MessageBuilder:
-        """What gathers the message."""
+        """The builder of the first choice."""
         return self._builder
 
     @property
@@ -159,13 +146,13 @@ class ResponseStream:
         return self._builder.message()
 
     def feed(self, data: bytes) -> list[Delta]:
-        """Take the next bytes of the body; give the deltas they complete."""
+        """Read the next bytes of the body; return the deltas that they complete."""
         deltas: list[Delta] = []
-        if self._may_take_fast_lane:
+        if self._in_fast_lane:
             self.received += len(data)
-            if _CR in data:  # an int: looking for bytes takes four times as long
+            if _CR in data:  # an int: a search for bytes takes four times as long
                 data = self._line_ends.normalise(data)
-                self._may_take_fast_lane = not self._line_ends.pending
+                self._in_fast_lane = not self._line_ends.pending
             size = len(data)
             # Lane (a): JSON text holds no raw line end, so a read whose first LF is its last
             # byte but one, and whose last byte is LF too, is one event.
@@ -175,29 +162,29 @@ class ResponseStream:
                 and data[-1] == _LF
                 and size <= self._max_event
             ):
-                self._take_usual_chunk(data[6:-2], deltas)
+                self._read_usual_chunk(data[6:-2], deltas)
             elif data:
-                self._take_lines(data, deltas)
-                self._may_take_fast_lane = self._is_between_events()
+                self._read_lines(data, deltas)
+                self._in_fast_lane = self._is_between_events()
         elif data and not self.ended:
             self.received += len(data)
-            self._take_bytes(data, deltas)
-            self._may_take_fast_lane = self._is_between_events()
+            self._read_bytes(data, deltas)
+            self._in_fast_lane = self._is_between_events()
         if self.received > self._check_at:
             self._check_sizes()
         return deltas
 
     def close(self) -> list[Delta]:
-        """Say that the body has ended; give the deltas that this completes."""
+        """Read the end of the body; return the deltas that it completes."""
         deltas: list[Delta] = []
         if self._closed:
             return deltas
         self._closed = True
         if not self.ended:
             if self._is_stream:
-                self._take_cut_off_event(deltas)
+                self._read_cut_off_event(deltas)
             elif self._is_stream is False:
-                self._take_whole_body(deltas)
+                self._read_whole_body(deltas)
         if self._failure is None:
             self._builder.finish(deltas)
         if self.received * _MOST_PER_BYTE > self._check_at:
@@ -206,7 +193,7 @@ class ResponseStream:
         return deltas
 
     def finish(self) -> AssistantMessage:
-        """Give the message, or raise what kept it from being complete."""
+        """Return the message, or raise the error that kept it from being complete."""
         self.close()
         if self._failure is not None:
             raise self._failure
@@ -226,35 +213,35 @@ class ResponseStream:
 
     # - From bytes to events
 
-    def _take_bytes(self, data: bytes, deltas: list[Delta]) -> None:
+    def _read_bytes(self, data: bytes, deltas: list[Delta]) -> None:
         if self._is_stream is None:
-            data = self._find_out_format(data)
+            data = self._choose_format(data)
         elif not self._events_read:
             self._head += data[: QUOTED_BODY_BYTES - len(self._head)]
         if self._is_stream:
-            self._take_lines(self._line_ends.normalise(data), deltas)
+            self._read_lines(self._line_ends.normalise(data), deltas)
             if self._events_read:
                 self._head = b""  # it is a stream of events: no error quotes its start
         elif self._is_stream is False:
             self._hold(data, self._max_message, _BODY_TOO_LONG)
 
-    def _find_out_format(self, data: bytes) -> bytes:
-        """Tell a stream from a plain body by its first byte; give the bytes to read on from."""
+    def _choose_format(self, data: bytes) -> bytes:
+        """Distinguish a stream from a plain body by the first byte; return the bytes to read."""
         self._head += data
         if BYTE_ORDER_MARK.startswith(self._head):
             return b""
         body = self._head.removeprefix(BYTE_ORDER_MARK)
         first = body.lstrip()[:1]
         if first:
-            # No field of an event stream begins like a JSON value that a server sends, or HTML.
+            # No field of an event stream begins like a JSON value or HTML.
             self._is_stream = first not in b'{["<'
             self._head = body[:QUOTED_BODY_BYTES]
             return body
-        self._head = body[-QUOTED_BODY_BYTES:]  # blank lines mean nothing before either
+        self._head = body[-QUOTED_BODY_BYTES:]  # blank lines have no meaning before either
         return b""
 
-    def _take_lines(self, data: bytes, deltas: list[Delta]) -> None:
-        """Take the whole events in `data`, where LF is the only line end; keep the rest."""
+    def _read_lines(self, data: bytes, deltas: list[Delta]) -> None:
+        """Read the whole events in `data`, whose only line end is LF; hold the rest."""
         if self._tail is not None:
             if _LF not in data or not _ends_an_event(self._tail, data):
                 self._hold(data, self._max_event, _EVENT_TOO_LONG)
@@ -263,54 +250,54 @@ class ResponseStream:
             data = bytes(self._tail)
             self._tail = None
         else:
-            data = data.lstrip(b"\n")  # more blank lines after an event mean nothing
+            data = data.lstrip(b"\n")  # more blank lines after an event have no meaning
         end = data.rfind(b"\n\n") + 2
         if end > 1:
-            self._take_events(data[:end] if end < len(data) else data, deltas)
+            self._read_events(data[:end] if end < len(data) else data, deltas)
             data = data[end:]
         if not self.ended:
             self._hold(data, self._max_event, _EVENT_TOO_LONG)
 
-    def _take_events(self, data: bytes, deltas: list[Delta]) -> None:
-        """Take whole events, a blank line after each."""
-        # Lane (b): split at where a data line follows a blank line; if these and the last are
-        # all the line ends there are, every piece is the one data line of its event.
+    def _read_events(self, data: bytes, deltas: list[Delta]) -> None:
+        """Read whole events, each followed by a blank line."""
+        # Lane (b): split where a data line follows a blank line. If these and the last are all
+        # line ends, each piece is the only data line of its event.
         pieces = data[6:-2].split(b"\n\ndata: ")
         is_all = data.count(b"\n") == 2 * len(pieces) and data[:7] == _DATA_OBJECT
         texts = pieces if is_all else _data_lines(data)
         if texts is None or len(data) > self._max_event:
-            self._take_block(data, deltas)
+            self._read_block(data, deltas)
         elif texts:
-            self._take_texts(texts, deltas)
+            self._read_texts(texts, deltas)
 
-    def _take_block(self, block: bytes, deltas: list[Delta]) -> None:
-        """Lane (c): event by event, and what is no single `data` line by the standard."""
+    def _read_block(self, block: bytes, deltas: list[Delta]) -> None:
+        """Read event by event (lane c); events of other than one `data` line by the standard."""
         for event in block.split(b"\n\n"):
             if self.ended:
                 return
-            # Wherever a run of line ends was cut: an event is read in one and the same way.
+            # The same for each cut of a run of line ends.
             event = event.strip(b"\n")  # noqa: PLW2901
             if len(event) > self._max_event:
                 self._fail_bound(_EVENT_TOO_LONG.format(self._max_event))
             elif event[:7] == _DATA_OBJECT and b"\n" not in event:
-                self._take_texts((event[6:],), deltas)
+                self._read_texts((event[6:],), deltas)
             elif not event.startswith(b":") or b"\n" in event:
                 self._parse(event + b"\n\n", deltas)
 
     def _parse(self, data: bytes, deltas: list[Delta]) -> None:
         for event in self._line_parser().feed(data):
             if not self.ended:
-                self._take_event(event.event, event.data, deltas)
+                self._read_event(event.event, event.data, deltas)
 
-    def _take_cut_off_event(self, deltas: list[Delta]) -> None:
-        """Take an event whose blank line never came, where it is whole without it.
+    def _read_cut_off_event(self, deltas: list[Delta]) -> None:
+        """Read an event without its blank line at the end of the body, if it is whole.
 
-        The standard drops it; servers that close at once after their last event mean it.
+        The standard drops it, but some servers close directly after their last event.
         """
         self._parse(bytes(self._tail or b""), deltas)
         last = self._line_parser().pending()
         if last is not None and not self.ended and _is_whole(last.data):
-            self._take_event(last.event, last.data, deltas)
+            self._read_event(last.event, last.data, deltas)
 
     def _hold(self, data: bytes, bound: int, problem: str) -> None:
         if not data:
@@ -318,7 +305,7 @@ class ResponseStream:
         if self._tail is None:
             self._tail = bytearray()
         self._tail += data
-        # A line end may be the half of the blank line that ends an event.
+        # A line end may be half of the blank line that ends an event.
         if len(self._tail) - data.endswith(b"\n") > bound:
             self._tail = None
             self._fail_bound(problem.format(bound))
@@ -328,20 +315,20 @@ class ResponseStream:
 
     # - From events to the message
 
-    def _take_texts(self, texts: Iterable[bytes], deltas: list[Delta]) -> None:
+    def _read_texts(self, texts: Iterable[bytes], deltas: list[Delta]) -> None:
         """Read events of one `data` line each; drop what follows the end of the answer."""
         for text in texts:
             if self._expects_usual_chunk:
-                self._take_usual_chunk(text, deltas)
+                self._read_usual_chunk(text, deltas)
             elif not self.ended:
-                self._take_event("message", text.decode(errors="replace"), deltas)
+                self._read_event("message", text.decode(errors="replace"), deltas)
 
-    def _take_usual_chunk(self, text: bytes, deltas: list[Delta]) -> None:
+    def _read_usual_chunk(self, text: bytes, deltas: list[Delta]) -> None:
         """Read a chunk by its usual shape, or by the tolerant reader if it has another."""
         try:
-            [choice] = _decode(text).choices
+            [choice] = decode_chunk(text).choices
         except UNUSUAL:
-            self._take_event("message", text.decode(errors="replace"), deltas)
+            self._read_event("message", text.decode(errors="replace"), deltas)
             return
         delta = choice.delta
         builder = self._builder
@@ -356,7 +343,7 @@ class ResponseStream:
             function = piece.function
             call = builder.by_index.get(piece.index)
             if call is None or piece.id or function.name:
-                self._take_piece(piece, deltas)
+                self._read_piece(piece, deltas)
                 if self.ended:
                     return
             elif arguments := function.arguments:
@@ -367,7 +354,7 @@ class ResponseStream:
         """Return True if the next event may have the id and the model of the message."""
         return self._builder.id is None and self._events_read < _HEAD_EVENTS
 
-    def _take_piece(self, piece: CallPiece, deltas: list[Delta]) -> None:
+    def _read_piece(self, piece: CallPiece, deltas: list[Delta]) -> None:
         try:
             self._builder.add_piece(
                 deltas,
@@ -379,8 +366,8 @@ class ResponseStream:
         except BoundPassed as error:
             self._fail_bound(str(error))
 
-    def _take_event(self, event: str, data: str, deltas: list[Delta]) -> None:
-        """Take any event, also one that is no chunk."""
+    def _read_event(self, event: str, data: str, deltas: list[Delta]) -> None:
+        """Read any event, by the tolerant reader."""
         self._events_read += 1
         data = data.strip()
         if not data or event == "ping":
@@ -393,49 +380,42 @@ class ResponseStream:
         elif data.startswith(":"):
             self._builder.note("comment_as_data", "a data line holds a comment")
         else:
-            self._take_json(data, deltas)
+            self._read_json(data, deltas)
         self._expects_usual_chunk = not (
             self.ended or self._builder.half or self._may_name_the_message()
         )
-        self._may_take_fast_lane = self._is_between_events()
+        self._in_fast_lane = self._is_between_events()
 
-    def _take_json(self, data: str, deltas: list[Delta]) -> None:
+    def _read_json(self, data: str, deltas: list[Delta]) -> None:
         try:
             value = loads(data)
         except ValueError as error:
             self._fail_malformed(f"an event is not JSON ({error})", data)
             return
         if isinstance(value, list) and value:
-            value = value[0]  # some gateways wrap their errors
+            value = value[0]  # some gateways wrap their errors in a list
         if isinstance(value, dict):
-            self._take_object(value, deltas)
+            self._read_object(value, deltas)
         elif value is not None:
             self._fail_malformed("an event is not a JSON object", data)
 
-    def _take_object(
+    def _read_object(
         self, value: dict[str, JSONValue], deltas: list[Delta], *, is_completion: bool = False
     ) -> None:
         try:
-            error = read_loose_chunk(value, self._builder_of, deltas, is_completion=is_completion)
+            error = read_chunk(value, self._builder_of, deltas, is_completion=is_completion)
         except BoundPassed as bound:
             self._fail_bound(str(bound))
             return
         if error is not None:
             self._fail(error)
-        # Small items of unknown fields hold many times the bytes that were received for them.
+        # Small items of unknown fields take many times the bytes that were received for them.
         elif any(builder.gathered > self._max_message for builder in self._builders()):
             self._check_sizes()
 
-    def _take_whole_body(self, deltas: list[Delta]) -> None:
+    def _read_whole_body(self, deltas: list[Delta]) -> None:
         """Read a body that is one JSON text: a completion, or an error."""
         body = bytes(self._tail or b"")
-        try:
-            if read_usual_completion(body, self._builder, deltas):
-                self._done = True
-                return
-        except BoundPassed as bound:
-            self._fail_bound(str(bound))
-            return
         try:
             value = loads(body.decode(errors="replace"))
         except ValueError:
@@ -444,7 +424,7 @@ class ResponseStream:
         if isinstance(value, list) and value:
             value = value[0]
         if isinstance(value, dict) and holds_message(value):
-            self._take_object(value, deltas, is_completion=True)
+            self._read_object(value, deltas, is_completion=True)
             self._done = True
         else:
             self._fail(decode_error(_OK, body, place=_NO_COMPLETION))
@@ -468,7 +448,7 @@ class ResponseStream:
     def _end(self) -> None:
         self.ended = True
         self._expects_usual_chunk = False
-        self._may_take_fast_lane = False
+        self._in_fast_lane = False
 
     def _end_on_purpose(self) -> None:
         self._done = True
@@ -496,12 +476,12 @@ class ResponseStream:
             return decode_error(_OK, self._head, place=_NO_COMPLETION)
         return IncompleteResponse(
             f"the answer ended after {self.received} bytes without a finish_reason or [DONE]; "
-            "run the conversation again to ask anew",
+            "run the conversation again to repeat the request",
             partial=self.partial,
         )
 
     def _check_sizes(self) -> None:
-        """Hold the message to its bounds; what was gathered is at most what was received."""
+        """Fail if the message exceeds a bound; postpone the next check by the room that is left."""
         builders = self._builders()
         size = sum(builder.size() for builder in builders)
         arguments = max(builder.largest_call() for builder in builders)
@@ -518,7 +498,7 @@ class ResponseStream:
 
 
 def _is_whole(data: str) -> bool:
-    """Whether the data of an event that was cut off is all there."""
+    """Return True if the data of an event that was cut off is complete."""
     if data.strip() == "[DONE]":
         return True
     try:
@@ -529,8 +509,8 @@ def _is_whole(data: str) -> bool:
 
 
 def _begins_event(body: bytes) -> bool:
-    """Whether a body begins, perhaps cut off, as an event stream does and no text of a proxy."""
-    return any(body.startswith(field) or field.startswith(body) for field in _BEGINNINGS)
+    """Return True if a body, perhaps cut off, begins with a field and not with a proxy's text."""
+    return any(body.startswith(field) or field.startswith(body) for field in _FIELDS)
 
 
 def _ends_an_event(tail: bytearray, data: bytes) -> bool:
@@ -538,9 +518,9 @@ def _ends_an_event(tail: bytearray, data: bytes) -> bool:
 
 
 def _data_lines(block: bytes) -> list[bytes] | None:
-    """Return the data of events of one line each, without comments; None for other events.
+    """Return the data of events of one `data` line each; None for other events.
 
-    A line with an id may precede the data in all of them.
+    Comments may stand between the events. Each event may have an id before its data.
     """
     lines = block[:-2].split(b"\n")
     if block[:4] == b"id: ":
@@ -554,7 +534,7 @@ def _data_lines(block: bytes) -> list[bytes] | None:
 
 
 def _data_after_ids(lines: list[bytes]) -> list[bytes] | None:
-    """Return the data of events that are a line with an id and a line of data; None for others."""
+    """Return the data of events of an `id` line and a `data` line each; None for other events."""
     ids, data = lines[::3], lines[1::3]
     fits = (
         len(ids) == len(data)

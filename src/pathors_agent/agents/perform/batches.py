@@ -29,7 +29,7 @@ from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.core.run import CallTool, Effect, Run
 from pathors_agent.messages import Content, ContentPart, ToolMessage
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
-from pathors_agent.wire.message_builder import ToolProgressDelta
+from pathors_agent.wire.deltas import ToolProgressDelta
 
 # A tool that reports faster than its caller reads waits for it.
 MAX_WAITING_REPORTS = 16
