@@ -84,6 +84,52 @@ async def durable(database: str, turns: int, ticks: list[float]) -> str:
         return (await (await agent.start("go")).result()).output
 
 
+async def dbos(database: str, turns: int, ticks: list[float]) -> str:
+    """Record the same steps by the engine alone, in a database that is set up alike."""
+    from dbos import DBOS
+
+    from pathors_agent.durable import engine
+    from pathors_agent.durable.records import JSONSerializer
+
+    engine.connect(database).destroy()  # SQLite with a write-ahead log, as ours
+
+    DBOS(
+        config={
+            "name": "bench",
+            "system_database_url": database,
+            "enable_otlp": False,
+            "log_level": "ERROR",
+            "serializer": JSONSerializer(),
+        }
+    )
+    call = {"id": "c1", "type": "function", "function": {"name": "tick", "arguments": "{}"}}
+    asked = {"message": {"role": "assistant", "content": None, "tool_calls": [call]}, "by": "w"}
+    begun = {"attempt": "0123456789abcdef", "by": "worker-1234-01234567"}
+    given = {"message": {"role": "tool", "tool_call_id": "c1", "content": RESULT}, "by": "w"}
+
+    async def record(output: dict[str, Any]) -> dict[str, Any]:
+        return output
+
+    async def tick() -> dict[str, Any]:
+        ticks.append(time.perf_counter())
+        return given
+
+    @DBOS.workflow()
+    async def run() -> str:
+        for turn in range(turns):
+            options = {"name": f"model/{turn}", "preemptible": True}
+            await DBOS.run_step_async(options, record, asked)
+            await DBOS.run_step_async({"name": f"tool/{turn}/started"}, record, begun)
+            await DBOS.run_step_async({"name": f"tool/{turn}", "preemptible": True}, tick)
+        return DONE
+
+    DBOS.launch()
+    try:
+        return await run()
+    finally:
+        await asyncio.to_thread(DBOS.destroy)
+
+
 async def pydantic_ai(database: str, turns: int, ticks: list[float]) -> str:
     from dbos import DBOS
     from pydantic_ai import Agent, UsageLimits
@@ -135,7 +181,7 @@ async def work(database: str, poll: float) -> None:
             await asyncio.to_thread(sys.stdin.read)
 
 
-RUNS = {"plain": plain, "durable": durable, "pydantic-ai": pydantic_ai}
+RUNS = {"plain": plain, "durable": durable, "dbos": dbos, "pydantic-ai": pydantic_ai}
 
 
 def main() -> None:

@@ -106,6 +106,7 @@ FIRST_FORMAT = """
 DROP TABLE pathors_durable_sessions;
 DROP TABLE pathors_durable_doubts;
 DROP TABLE pathors_durable_queues;
+DROP TABLE pathors_durable_segments;
 CREATE TABLE pathors_durable_sessions (session TEXT PRIMARY KEY, last_segment TEXT NOT NULL);
 CREATE TABLE pathors_durable_doubts (run TEXT, effect TEXT, tool TEXT NOT NULL,
     call_id TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (run, effect));

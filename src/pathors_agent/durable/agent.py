@@ -16,7 +16,7 @@ from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.result import RunResult
 from pathors_agent.durable import engine
-from pathors_agent.durable.history import new_messages
+from pathors_agent.durable.history import Histories, new_messages
 from pathors_agent.durable.records import SEPARATOR, Order, owned
 from pathors_agent.durable.run_list import (
     AT_WORK,
@@ -87,6 +87,7 @@ class DurableAgent(Generic[OutputT]):
                 agent=self.agent,
                 client=client,
                 tables=tables,
+                histories=Histories(tables, self.name),
                 name=self.name,
                 queue=self.queue,
                 is_local=self._is_local,
@@ -295,6 +296,7 @@ class DurableAgent(Generic[OutputT]):
             agent=self.agent,
             client=runs.client,
             tables=runs.tables,
+            histories=runs.histories,
             name=self.name,
             worker=worker_name(),
             context=self._context,

@@ -1,33 +1,38 @@
-"""Read histories back from what segments recorded; there is no other copy of them."""
+"""Read the histories of sessions from the steps that segments recorded."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run
-from pathors_agent.durable.records import Order, load
+from pathors_agent.durable.records import Order, Step, load
+from pathors_agent.durable.tables import Tables
 from pathors_agent.messages import AssistantMessage, Message
 from pathors_agent.wire.messages import read_message
 
 BEGIN = "begin"
 STARTED = "/started"
 
-Step = Mapping[str, Any]
-ReadSteps = Callable[[str], Sequence[Step]]
+# The histories that a process keeps in memory have at most this many messages together.
+MAX_KEPT_MESSAGES = 20_000
 
 
 @dataclass(slots=True)
 class Past:
-    """What came before a segment.
+    """What a session's segments recorded.
 
-    `begun` are the keys of calls that were begun and have no result; `known` are the names of
-    tools that were there when they were called.
+    `begun` are the keys of calls that began and have no result; `known` are the names of tools
+    that existed when they were called; `idempotent` are the tools of the last answer that may run
+    twice.
     """
 
-    messages: list[Message] = field(default_factory=list)
+    messages: Sequence[Message] = ()
     begun: set[str] = field(default_factory=set)
     known: set[str] = field(default_factory=set)
+    idempotent: frozenset[str] = frozenset()
     endpoint_session: str | None = None
 
     def conversation(self, order: Order) -> Conversation:
@@ -35,30 +40,65 @@ class Past:
         session = self.endpoint_session or order.endpoint_session
         return Conversation(self.messages, session_id=session, id=order.keys)
 
+    def copy(self) -> "Past":
+        """Return a copy that a segment may change."""
+        return replace(self, begun=set(self.begun), known=set(self.known))
 
-def read_past(segment: str | None, read_steps: ReadSteps) -> Past:
-    """Read all that a segment and those before it recorded; blocks."""
-    chain: list[Sequence[Step]] = []
-    while segment is not None:
-        steps = read_steps(segment)
-        begin = begin_of(steps)
-        chain.append(steps)
-        segment = begin["previous"] if begin else None
+
+class Histories:
+    """The histories of an agent's sessions.
+
+    Each is read in one statement, however many runs it has. A worker keeps those that it wrote
+    last in memory: what a segment that has ended recorded never changes.
+    """
+
+    def __init__(self, tables: Tables, agent: str) -> None:
+        self._tables = tables
+        self._agent = agent
+        self._kept: dict[str, Past] = {}  # by the last segment, the least recently used first
+        self._messages = 0
+
+    async def read(self, session: str, through: str | None) -> Past:
+        """Return what a session's segments recorded up to and including `through`."""
+        if through is None:
+            return Past()
+        if (kept := self._take_out(through)) is not None:
+            self.keep(through, kept)
+            return kept.copy()
+        read = partial(self._tables.history, self._agent, session, through=through)
+        return past_of(await asyncio.to_thread(read))
+
+    def keep(self, through: str, past: Past, *, instead_of: str | None = None) -> None:
+        """Keep a history in memory; `instead_of` names the segment whose history it continues."""
+        if instead_of is not None:
+            self._take_out(instead_of)
+        self._kept[through] = past
+        self._messages += len(past.messages)
+        while self._messages > MAX_KEPT_MESSAGES:
+            self._take_out(next(iter(self._kept)))
+
+    def _take_out(self, through: str) -> Past | None:
+        past = self._kept.pop(through, None)
+        self._messages -= len(past.messages) if past else 0
+        return past
+
+
+def past_of(steps: Iterable[Step]) -> Past:
+    """Build a history from recorded steps."""
     past, run = Past(), Run(Conversation())
-    for steps in reversed(chain):
-        for step in steps:
-            _take(step, past, run)
-    past.messages = list(run.conversation.messages)
+    for step in steps:
+        _take(step, past, run)
+    past.messages = run.conversation.messages
     return past
 
 
 def begin_of(steps: Iterable[Step]) -> Mapping[str, Any] | None:
-    """Give what a segment recorded first."""
+    """Return the output of a segment's first step, or None if it was not recorded."""
     return next((s["output"] for s in steps if s["function_name"] == BEGIN), None)
 
 
 def take(message: Message, run: Run) -> None:
-    """Add a recorded message to a history, as it was added first."""
+    """Add a recorded message to a history in the way it was added first."""
     if isinstance(message, AssistantMessage):
         run.record(message)
     else:
@@ -73,13 +113,19 @@ def _take(step: Step, past: Past, run: Run) -> None:
         past.begun.add(name.removesuffix(STARTED))
     elif "message" in output:
         past.begun.discard(name)
-    past.known |= set(output.get("known", ())) if isinstance(output, dict) else set()
-    if isinstance(output, dict) and output.get("endpoint_session"):
-        past.endpoint_session = output["endpoint_session"]
+    if isinstance(output, dict) and "known" in output:
+        note_answer(past, output)
+
+
+def note_answer(past: Past, output: Mapping[str, Any]) -> None:
+    """Note what a model call recorded beside its answer."""
+    past.known |= set(output["known"])
+    past.idempotent = frozenset(output.get("idempotent", ()))
+    past.endpoint_session = output.get("endpoint_session") or past.endpoint_session
 
 
 def new_messages(step: Step) -> tuple[Message, ...]:
-    """Give the messages that a step added to the history."""
+    """Return the messages that a step added to the history."""
     output = step["output"]
     if not isinstance(output, Mapping) or step["function_name"].endswith(STARTED):
         return ()

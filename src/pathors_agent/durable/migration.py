@@ -1,7 +1,7 @@
 """Migrate stored runs of format 1, in which the ids of all agents shared one namespace."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 from dbos._schemas.system_database import SystemSchema
@@ -17,7 +17,7 @@ _REFERRING = (_STEPS, SystemSchema.workflow_input, SystemSchema.workflow_output)
 def migrate(connection: sa.Connection) -> None:
     """Prefix the ids of workflows, sessions and doubts with their agents' names."""
     agents = _agents(connection)
-    sessions = _sessions(connection, agents)
+    sessions, segments = _sessions(connection, agents)
     doubts = [
         {**row._mapping, "agent": agents[row.run]}
         for row in connection.execute(sa.text("SELECT * FROM pathors_durable_doubts"))
@@ -34,18 +34,37 @@ def migrate(connection: sa.Connection) -> None:
     )
     connection.execute(
         sa.text(
+            "CREATE TABLE pathors_durable_segments (agent TEXT NOT NULL, session TEXT NOT NULL,"
+            " segment TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (agent, session, segment))"
+        )
+    )
+    connection.execute(
+        sa.text(
+            "CREATE UNIQUE INDEX pathors_durable_segments_by_session"
+            " ON pathors_durable_segments (agent, session, number)"
+        )
+    )
+    connection.execute(
+        sa.text(
             "CREATE TABLE pathors_durable_doubts (agent TEXT NOT NULL, run TEXT NOT NULL,"
             " effect TEXT NOT NULL, tool TEXT NOT NULL, call_id TEXT NOT NULL, key TEXT NOT NULL,"
             " PRIMARY KEY (agent, run, effect))"
         )
     )
     _insert(connection, "pathors_durable_sessions", sessions)
+    _insert(connection, "pathors_durable_segments", segments)
     _insert(connection, "pathors_durable_doubts", doubts)
 
 
-def _insert(connection: sa.Connection, table: str, rows: list[dict[str, str]]) -> None:
+Row = dict[str, str | int]
+
+
+def _insert(connection: sa.Connection, table: str, rows: Sequence[Mapping[str, object]]) -> None:
     if rows:
-        columns = (sa.Column(name, sa.Text) for name in rows[0])
+        columns = [
+            sa.Column(name, sa.Integer if isinstance(value, int) else sa.Text)
+            for name, value in rows[0].items()
+        ]
         connection.execute(sa.insert(sa.Table(table, sa.MetaData(), *columns)), rows)
 
 
@@ -57,23 +76,36 @@ def _agents(connection: sa.Connection) -> dict[str, str]:
     return {row[0]: row[1].removeprefix(WORKFLOW_PREFIX) for row in connection.execute(query)}
 
 
-def _sessions(connection: sa.Connection, agents: dict[str, str]) -> list[dict[str, str]]:
-    """Return the sessions of each agent: one that agents shared goes on from its own last turn."""
+def _sessions(connection: sa.Connection, agents: dict[str, str]) -> tuple[list[Row], list[Row]]:
+    """Return the sessions of each agent, and their segments in order.
+
+    A session that agents shared continues for each of them from its own last turn.
+    """
     previous = dict(_previous(connection))
-    found: dict[tuple[str, str], str] = {}
+    chains: dict[tuple[str, str], list[str]] = {}
     stored = connection.execute(
         sa.text("SELECT session, last_segment FROM pathors_durable_sessions")
     )
     for session, last in stored:
+        chain: list[str] = []
         segment: str | None = last
         while segment is not None:
-            if segment in agents:
-                found.setdefault((agents[segment], session), segment)
+            chain.append(segment)
             segment = previous.get(segment)
-    return [
-        {"agent": agent, "session": session, "last_segment": owned(agent, segment)}
-        for (agent, session), segment in found.items()
+        chain = [segment for segment in chain if segment in agents]
+        for place, segment in enumerate(chain):
+            whole = [owned(agents[each], each) for each in chain[place:]]
+            chains.setdefault((agents[segment], session), whole)
+    sessions: list[Row] = [
+        {"agent": agent, "session": session, "last_segment": chain[0]}
+        for (agent, session), chain in chains.items()
     ]
+    segments: list[Row] = [
+        {"agent": agent, "session": session, "number": number, "segment": segment}
+        for (agent, session), chain in chains.items()
+        for number, segment in enumerate(reversed(chain), start=1)
+    ]
+    return sessions, segments
 
 
 def _begins(connection: sa.Connection) -> Iterator[tuple[str, int, dict[str, object]]]:

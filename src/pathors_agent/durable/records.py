@@ -24,6 +24,9 @@ WORKFLOW_PREFIX = "pathors_agent."
 
 Fields = dict[str, Any]
 
+Step = Mapping[str, Any]
+"""A recorded step of a segment: its `function_name` and its `output`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:

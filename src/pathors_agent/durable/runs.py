@@ -1,7 +1,7 @@
 """Read and extend runs in the database: their segments, where they stand, what they gave."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
@@ -14,7 +14,7 @@ from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream
 from pathors_agent.durable import engine
-from pathors_agent.durable.history import Step, begin_of, new_messages, read_past, take
+from pathors_agent.durable.history import Histories, begin_of, new_messages, take
 from pathors_agent.durable.records import (
     WORKFLOW_PREFIX,
     Fields,
@@ -40,9 +40,6 @@ from pathors_agent.telemetry.spans import current_headers
 # How often a handle looks for news.
 LOOK_SECONDS = 0.1
 
-# Segments are looked up by their ids, so many at once.
-_BLOCK = 16
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs(Generic[OutputT]):
@@ -51,6 +48,7 @@ class Runs(Generic[OutputT]):
     agent: AsyncAgent[OutputT]
     client: DBOSClient
     tables: Tables
+    histories: Histories
     name: str
     """The agent's name: its runs and sessions are separate from those of other agents."""
     queue: str
@@ -89,21 +87,16 @@ class Runs(Generic[OutputT]):
             return False
 
     async def segments(self, run: str) -> Sequence[WorkflowStatus]:
-        """Give the segments of a run, in order."""
-        found: list[WorkflowStatus] = []
-        while len(found) % _BLOCK == 0:
-            numbers = range(len(found) + 1, len(found) + 1 + _BLOCK)
-            ids = [segment_id(self.name, run, number) for number in numbers]
-            rows = await self.client.list_workflows_async(workflow_ids=ids)
-            if not rows:
-                break
-            found += sorted(rows, key=lambda row: segment_number(row.workflow_id))
-        if not found:
+        """Return the segments of a run, in order; raise `RunNotFound` if there is no such run."""
+        count = await asyncio.to_thread(self.tables.count_segments, self.name, run)
+        if not count:
             raise RunNotFound(f"there is no run {run!r}")
-        return found
+        ids = [segment_id(self.name, run, number) for number in range(1, count + 1)]
+        found = await self.client.list_workflows_async(workflow_ids=ids)
+        return sorted(found, key=lambda row: segment_number(row.workflow_id))
 
     async def settled(self, run: str) -> Sequence[WorkflowStatus]:
-        """Wait until a run rests; give its segments."""
+        """Wait until a run is neither queued nor running; return its segments."""
         while True:  # nobody tells: another process may carry it out
             segments = await self.segments(run)
             if status_of(segments[-1]) not in AT_WORK:
@@ -118,7 +111,7 @@ class Runs(Generic[OutputT]):
     async def go_on(
         self, run: str, *, messages: Sequence[Message] = (), decisions: Sequence[Decision] = ()
     ) -> None:
-        """Start a run's next segment: who is first, by the primary key of its id, is heard."""
+        """Start a run's next segment; the id is a primary key, so the first of two callers wins."""
         while True:
             segments = await self.settled(run)
             order = next_order(segments, messages=messages, decisions=decisions)
@@ -129,9 +122,9 @@ class Runs(Generic[OutputT]):
                 continue
 
     async def _rehearse(self, order: Order, last: WorkflowStatus) -> None:
-        """Raise what taking this order would raise, as the history stands now."""
+        """Raise the error that this order would get with the present history."""
         segment = await asyncio.to_thread(self.tables.last_segment, self.name, order.session)
-        past = await asyncio.to_thread(read_past, segment, self.client.list_workflow_steps)
+        past = await self.histories.read(order.session, segment)
         conversation = past.conversation(order)
         _, _, bindings = self.agent._start(conversation, None, self.context)
         foreign = {each.digest for each in self._foreign(last, conversation.open_calls)}
@@ -154,24 +147,25 @@ class Runs(Generic[OutputT]):
                 yield Approval(call, recorded[call.id])
 
     async def result(self, segments: Sequence[WorkflowStatus]) -> RunResult[OutputT]:
-        """Give what a run gave, as any run gives it; `RunFailed` where an error stopped it."""
-        recorded = [await self.steps(row.workflow_id) for row in segments]
-        begin = begin_of(recorded[0]) or {}
-        read = self.client.list_workflow_steps
-        past = await asyncio.to_thread(read_past, begin.get("previous"), read)
+        """Return the result of a run; raise `RunFailed` if an error stopped it."""
+        ids = [row.workflow_id for row in segments]
+        steps = await asyncio.to_thread(self.tables.recorded, ids)
+        begin = begin_of(steps[ids[0]]) or {}
         order = order_of(segments[0])
+        past = await self.histories.read(order.session, begin.get("previous"))
         conversation = past.conversation(order)
         run, before, bindings = self.agent._start(conversation, None, self.context)
-        for message in (m for steps in recorded for step in steps for m in new_messages(step)):
-            take(message, run)
+        for step in (step for segment in ids for step in steps[segment]):
+            for message in new_messages(step):
+                take(message, run)
         output: Fields = segments[-1].output or {}
         run.out_of_time = output.get("limit") == "seconds"
         _raise_failure(segments[-1], conversation.messages)
         return AsyncRunStream[OutputT](run, before, bindings, RunControl(run), _nothing()).result
 
-    async def steps(self, segment: str) -> Sequence[Step]:
-        """Give what a segment recorded so far."""
-        found: Sequence[Step] = await self.client.list_workflow_steps_async(segment)
+    async def steps(self, segment: str) -> Sequence[Mapping[str, Any]]:
+        """Return the steps that a segment has recorded so far, with their times."""
+        found: Sequence[Mapping[str, Any]] = await self.client.list_workflow_steps_async(segment)
         return found
 
 

@@ -22,7 +22,7 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
 from pathors_agent.durable.asking import ask
 from pathors_agent.durable.engine import LostOwnership, owns
-from pathors_agent.durable.history import BEGIN, STARTED, Past, read_past
+from pathors_agent.durable.history import BEGIN, STARTED, Histories, Past, note_answer
 from pathors_agent.durable.records import Fields, Order, dump, load, write_failure
 from pathors_agent.durable.tables import DoubtfulCall, Tables
 from pathors_agent.errors import ConversationError, ToolMissing
@@ -51,6 +51,7 @@ class Place:
     agent: AsyncAgent[Any]
     client: DBOSClient
     tables: Tables
+    histories: Histories
     name: str
     """The agent's name."""
     worker: str
@@ -74,6 +75,9 @@ class _Segment:
         # This execution; another one, after a crash, has another.
         self._attempt = token_hex(8)
         self._past = Past()
+        self._opened: tuple[Run, Bindings] | None = None
+        # Until this execution asks the model, an execution before it may have begun its calls.
+        self._may_repeat = False
 
     async def run(self) -> Fields:
         begin = await self._step(BEGIN, self._begin)
@@ -86,19 +90,19 @@ class _Segment:
             after=begin["previous"],
             to=self._id,
         )
-        self._past = await self._read(begin["previous"])
-        run, bindings = self._open(self._past)
+        run, bindings = self._opened or await self._replay(begin)
+        self._may_repeat = begin.get("attempt") != self._attempt
         bindings.telemetry.started_by = self._order.trace
-        added = load(begin["added"])
         bindings.telemetry.denied(
-            m for m in added if isinstance(m, ToolMessage) and m.outcome == "not_run"
+            message
+            for message in load(begin["added"])
+            if isinstance(message, ToolMessage) and message.outcome == "not_run"
         )
-        for message in added:
-            run.conversation.append(message)
-        bindings.approvals.decide(d for d in self._order.decisions if d.approved)
+        if not self._order.closes:
+            await self._drive(run, bindings)
+        self._keep(run, instead_of=begin["previous"])
         if self._order.closes:
             return {"status": "cancelled"}
-        await self._drive(run, bindings)
         output: Fields = {"status": str(run.status), "limit": run.limit}
         if run.status is Status.SUSPENDED:
             output["waiting"] = {each.call.id: each.digest for each in bindings.approvals.open()}
@@ -107,27 +111,41 @@ class _Segment:
     # - the beginning -
 
     async def _begin(self) -> Fields:
-        """Find where the session stands, and take what was said and decided into it."""
+        """Read the session's history, and add the messages and decisions of the order."""
         previous = await asyncio.to_thread(
             self._place.tables.last_segment, self._place.name, self._order.session
         )
-        run, bindings = self._open(await self._read(previous))
+        run, bindings = await self._open(previous)
         before = len(run.conversation)
         try:
             added = open_segment(run.conversation, bindings, self._order)
         except ConversationError as error:
             return {"previous": previous, "added": [], "refused": write_failure(error)}
         assert len(run.conversation) == before + len(added)
-        return {"previous": previous, "added": added, "by": self._place.worker}
+        self._opened = run, bindings
+        by = {"by": self._place.worker, "attempt": self._attempt}
+        return {"previous": previous, "added": added, **by}
 
-    async def _read(self, previous: str | None) -> Past:
-        # Outside of any step: what has ended does not change, so nothing of it is recorded again.
-        return await asyncio.to_thread(read_past, previous, self._place.client.list_workflow_steps)
+    async def _replay(self, begin: Fields) -> tuple[Run, Bindings]:
+        """Open the segment as the execution before this one did."""
+        run, bindings = await self._open(begin["previous"])
+        for message in load(begin["added"]):
+            run.conversation.append(message)
+        bindings.approvals.decide(d for d in self._order.decisions if d.approved)
+        return run, bindings
 
-    def _open(self, past: Past) -> tuple[Run, Bindings]:
-        conversation = past.conversation(self._order)
+    async def _open(self, previous: str | None) -> tuple[Run, Bindings]:
+        # Outside of any step: segments that have ended do not change, so nothing is recorded again.
+        self._past = await self._place.histories.read(self._order.session, previous)
+        conversation = self._past.conversation(self._order)
         run, _, bindings = self._place.agent._start(conversation, None, self._place.context)
         return run, bindings
+
+    def _keep(self, run: Run, *, instead_of: str | None) -> None:
+        """Keep the history in memory for the next run of the session."""
+        past, conversation = self._past, run.conversation
+        past.messages, past.endpoint_session = conversation.messages, conversation.session_id
+        self._place.histories.keep(self._id, past, instead_of=instead_of)
 
     # - the loop -
 
@@ -156,24 +174,27 @@ class _Segment:
             raise TimeIsUp
         if "failure" in output:
             raise _Stopped({"status": "failed", "failure": output["failure"]})
-        if session := output.get("endpoint_session"):
-            run.conversation.session_id = session
-        self._past.known |= set(output.get("known", ()))
+        if "known" in output:
+            note_answer(self._past, output)
+            run.conversation.session_id = self._past.endpoint_session or run.conversation.session_id
         run.record(read_message(output["message"]))  # type: ignore[arg-type]  # what effects produce
 
     async def _ask_model(
         self, run: Run, effect: CallModel, bindings: Bindings, control: RunControl
     ) -> None:
         async def asking() -> Fields:
+            self._may_repeat = False
             try:
                 message = await ask(run, effect, self._place.agent.transport, bindings, control)
             except TimeIsUp:
                 return {"time_is_up": True}
             except Exception as error:  # noqa: BLE001  (recorded, and raised for who asks for the result)
                 return {"failure": write_failure(error)}
+            known = [c.name for c in message.tool_calls if c.name in bindings.tools]
             return {
                 "message": write_message(message),
-                "known": [c.name for c in message.tool_calls if c.name in bindings.tools],
+                "known": known,
+                "idempotent": [name for name in known if bindings.tools[name].idempotent],
                 "endpoint_session": run.conversation.session_id,
                 "by": self._place.worker,
             }
@@ -195,25 +216,41 @@ class _Segment:
     async def _call(
         self, run: Run, effects: Sequence[CallTool], bindings: Bindings, control: RunControl
     ) -> None:
-        """Run the calls of one answer side by side, each in two steps.
+        """Run the calls of one answer side by side: one step records a call's begin, one its result.
 
-        The numbers of the steps are drawn in call order before any of them runs: a replay finds
-        them again, whichever call was fastest.
+        A tool that was idempotent when the model called it needs no record of the begin: the call
+        may run again in any case. The numbers of the steps are drawn in call order before any of
+        them runs, so that a replay finds them again, whichever call was fastest.
         """
-        steps = {effect.key: (DBOS.reserve_step(), DBOS.reserve_step()) for effect in effects}
+        may_run_again = self._past.idempotent
+        steps = {
+            effect.key: (
+                None if effect.call.name in may_run_again else DBOS.reserve_step(),
+                DBOS.reserve_step(),
+            )
+            for effect in effects
+        }
         places = asyncio.Semaphore(run.limits.max_concurrency)
 
         async def call(effect: CallTool) -> None:
             started, step = steps[effect.key]
             async with places:
                 left = control.left()
-                note = await started.run_async({"name": effect.key + STARTED}, self._note_start)
+                began_before = self._may_repeat
+                if started is not None:
+                    name = effect.key + STARTED
+                    note = await started.run_async({"name": name}, self._note_start)
+                    began_before = note["attempt"] != self._attempt
+                began_before = began_before or effect.key in self._past.begun
 
                 async def calling() -> Fields:
-                    return await self._call_one(run, effect, bindings, left, note["attempt"])
+                    return await self._call_one(
+                        run, effect, bindings, left, began_before=began_before
+                    )
 
                 options: StepOptions = {"name": effect.key, "preemptible": True}
                 self._record(run, await step.run_async(options, calling))
+                self._past.begun.discard(effect.key)
 
         for batch in side_by_side(effects, bindings.tools):
             await all_of(call(effect) for effect in batch)
@@ -222,13 +259,19 @@ class _Segment:
         return {"attempt": self._attempt, "by": self._place.worker}
 
     async def _call_one(
-        self, run: Run, effect: CallTool, bindings: Bindings, left: float | None, attempt: str
+        self,
+        run: Run,
+        effect: CallTool,
+        bindings: Bindings,
+        left: float | None,
+        *,
+        began_before: bool,
     ) -> Fields:
         bound = bind(run, effect, bindings)
         if not isinstance(bound, BoundCall):
             return {"message": write_message(bound)}
         facts: Fields = {"by": self._place.worker}
-        if attempt != self._attempt or effect.key in self._past.begun:
+        if began_before:
             message = await self._settle(run, effect, bound)
             if message is not None:
                 bindings.report_answered(effect, message)

@@ -1,5 +1,7 @@
 """The tables beside the engine's: sessions, queues, workers and calls in doubt."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -7,7 +9,7 @@ from dbos._schemas.system_database import SystemSchema
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pathors_agent.durable.migration import migrate
-from pathors_agent.durable.records import WORKFLOW_PREFIX, segment_id
+from pathors_agent.durable.records import SEPARATOR, WORKFLOW_PREFIX, Step, segment_id
 from pathors_agent.errors import StoreError
 from pathors_agent.stores.base import TurnNote
 from pathors_agent.stores.sql_schema import is_over, leases, notes
@@ -30,6 +32,17 @@ _SESSIONS = sa.Table(
     sa.Column("last_segment", sa.Text),
     # The segment that may write, until its workflow has ended.
     sa.Column("holder", sa.Text),
+)
+
+# The segments that wrote to a session, from 1: its history is read in one statement.
+_SEGMENTS = sa.Table(
+    "pathors_durable_segments",
+    _META,
+    sa.Column("agent", sa.Text, primary_key=True),
+    sa.Column("session", sa.Text, primary_key=True),
+    sa.Column("segment", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Index("pathors_durable_segments_by_session", "agent", "session", "number", unique=True),
 )
 
 # The bounds of a queue, on all workers together.
@@ -122,8 +135,54 @@ class Tables:
             set_={"last_segment": to},
             where=_SESSIONS.c.last_segment.is_not_distinct_from(after),
         )
+        mine = (_SEGMENTS.c.agent == agent, _SEGMENTS.c.session == session)
+        last = sa.select(sa.func.coalesce(sa.func.max(_SEGMENTS.c.number), 0)).where(*mine)
+        number = last.scalar_subquery() + 1
+        segment = {"agent": agent, "session": session, "segment": to, "number": number}
         with self._engine.begin() as connection:
-            connection.execute(advance)
+            if connection.execute(advance).rowcount:
+                connection.execute(sa.insert(_SEGMENTS).values(**segment))
+
+    def history(self, agent: str, session: str, *, through: str) -> list[Step]:
+        """Return what a session's segments recorded up to and including `through`, in order."""
+        steps, segments = SystemSchema.operation_outputs, _SEGMENTS
+        mine = (segments.c.agent == agent, segments.c.session == session)
+        last = sa.select(segments.c.number).where(*mine, segments.c.segment == through)
+        query = (
+            sa.select(steps.c.function_name, steps.c.output)
+            .join(segments, segments.c.segment == steps.c.workflow_uuid)
+            .where(*mine)
+            .where(segments.c.number <= last.scalar_subquery())
+            .order_by(segments.c.number, steps.c.function_id)
+        )
+        with self._engine.begin() as connection:
+            return [_step(row.function_name, row.output) for row in connection.execute(query)]
+
+    def recorded(self, segments: Sequence[str]) -> dict[str, list[Step]]:
+        """Return what each of these segments recorded."""
+        steps = SystemSchema.operation_outputs
+        query = (
+            sa.select(steps.c.workflow_uuid, steps.c.function_name, steps.c.output)
+            .where(steps.c.workflow_uuid.in_(segments))
+            .order_by(steps.c.workflow_uuid, steps.c.function_id)
+        )
+        found: dict[str, list[Step]] = {segment: [] for segment in segments}
+        with self._engine.begin() as connection:
+            for row in connection.execute(query):
+                found[row.workflow_uuid].append(_step(row.function_name, row.output))
+        return found
+
+    def count_segments(self, agent: str, run: str) -> int:
+        """Return how many segments a run has, 0 if there is no such run."""
+        status, first = SystemSchema.workflow_status, segment_id(agent, run, 1)
+        exists = sa.select(sa.literal(1).label("number")).where(status.c.workflow_uuid == first)
+        numbers = exists.cte("numbers", recursive=True)
+        following = numbers.c.number + 1
+        name = sa.literal(f"{first}{SEPARATOR}").concat(sa.cast(following, sa.Text))
+        more = sa.select(following).join(status, status.c.workflow_uuid == name)
+        query = sa.select(sa.func.count()).select_from(numbers.union_all(more))
+        with self._engine.begin() as connection:
+            return connection.execute(query).scalar_one()
 
     def agents_of(self, run: str) -> list[str]:
         """Return the names of the agents that have a run with this id."""
@@ -218,3 +277,7 @@ class Tables:
         query = sa.select(*columns).where(~running).order_by(notes.c.number)
         with self._engine.begin() as connection:
             return [TurnNote(**row._mapping) for row in connection.execute(query)]
+
+
+def _step(name: str, output: str | None) -> Step:
+    return {"function_name": name, "output": None if output is None else json.loads(output)}

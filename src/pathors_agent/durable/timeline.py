@@ -7,7 +7,8 @@ from typing import Any
 
 from dbos import WorkflowStatus
 
-from pathors_agent.durable.history import BEGIN, STARTED, Step
+from pathors_agent.durable.history import BEGIN, STARTED
+from pathors_agent.durable.records import Step
 from pathors_agent.durable.run_list import AT_WORK
 from pathors_agent.durable.runs import Runs, status_of
 from pathors_agent.views.timeline import Chart, TimedCall, duration, page
