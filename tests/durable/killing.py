@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from durable_program import Boundaries, lines, make_agent
 from pathors_agent.durable import DurableAgent
 from pathors_agent.durable.engine import sync_url
+from pathors_agent.durable.records import segment_id
 from pathors_agent.wire.messages import write_message
 
 SECONDS = 20
@@ -49,24 +50,25 @@ async def carry_out(database: str, folder: Path, run: str, passes: Boundaries) -
     os._exit(0)
 
 
-def recorded(database: str, run: str) -> set[str]:
-    """Name what the database holds of a run, by its own tables."""
+def recorded(database: str, segment: str) -> set[str]:
+    """Return the names of a segment's recorded steps, from the engine's own tables."""
     engine = sa.create_engine(sync_url(database))
     schema = "" if engine.dialect.name == "sqlite" else "dbos."
-    query = f"SELECT function_name FROM {schema}operation_outputs WHERE workflow_uuid = :run"
+    query = f"SELECT function_name FROM {schema}operation_outputs WHERE workflow_uuid = :segment"
     with engine.connect() as connection:
-        return set(connection.execute(sa.text(query), {"run": run}).scalars())
+        return set(connection.execute(sa.text(query), {"segment": segment}).scalars())
 
 
 def after_kill(database: str, folder: Path, run: str, last: int) -> dict[str, Any]:
     """Kill a run at one boundary, and take it up; tell what there was, and what came of it."""
     killed = child(database, folder, run, last)
-    held = recorded(database, run)
+    held = recorded(database, segment_id("agent", run, 1))
     again = child(database, folder, run, None)
     result = json.loads((folder / "result").read_text())
     return {
         "boundary": last,
         "signals": [killed, again],
+        "recorded": sorted(held),
         "begun": sorted(
             name.removesuffix("/started")
             for name in held

@@ -68,7 +68,7 @@ def test_run_killed_anywhere_ends_as_the_run_that_never_was(story: dict[str, Any
             assert times == 1 or (times == 0 and effect in in_doubt), where
         assert kill["ledger"] == [f"{run}/{charge}" for charge in CHARGES], where
         assert set(kill["put"]) == {f"{run}/tool/0/2 c"}, where
-        assert len(kill["put"]) == 1 or "tool/0/2" in kill["begun"], where
+        assert len(kill["put"]) == 1 or "tool/0/2" not in kill["recorded"], where
 
 
 def without(messages: list[dict[str, Any]], effects: list[str]) -> list[dict[str, Any]]:

@@ -134,13 +134,13 @@ class Tables:
             index_elements=[_SESSIONS.c.agent, _SESSIONS.c.session],
             set_={"last_segment": to},
             where=_SESSIONS.c.last_segment.is_not_distinct_from(after),
-        )
+        ).returning(_SESSIONS.c.session)
         mine = (_SEGMENTS.c.agent == agent, _SEGMENTS.c.session == session)
         last = sa.select(sa.func.coalesce(sa.func.max(_SEGMENTS.c.number), 0)).where(*mine)
         number = last.scalar_subquery() + 1
         segment = {"agent": agent, "session": session, "segment": to, "number": number}
         with self._engine.begin() as connection:
-            if connection.execute(advance).rowcount:
+            if connection.execute(advance).first() is not None:
                 connection.execute(sa.insert(_SEGMENTS).values(**segment))
 
     def history(self, agent: str, session: str, *, through: str) -> list[Step]:
