@@ -140,6 +140,75 @@ def test_server_is_not_ready_while_turns_cannot_be_stored(file: Path) -> None:
     assert [before, meanwhile, turn, after] == [[200, 200], [503, 200], 503, [200, 200]]
 
 
+def hidden(file: Path) -> None:
+    file.rename(file.with_suffix(".away"))
+
+
+def brought_back(file: Path) -> None:
+    file.with_suffix(".away").rename(file)
+
+
+def renamed(table: str, to: str) -> Callable[[Path], None]:
+    return lambda file: run_sql(file, f"ALTER TABLE {table} RENAME TO {to}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("damage", "repair"),
+    [
+        (renamed("workflow_status", "away"), renamed("away", "workflow_status")),
+        (renamed("operation_outputs", "away"), renamed("away", "operation_outputs")),
+        (hidden, brought_back),
+    ],
+    ids=["no table of turns", "no table of steps", "no file"],
+)
+def test_server_is_not_ready_while_the_database_of_runs_takes_no_turn(
+    file: Path, damage: Callable[[Path], None], repair: Callable[[Path], None]
+) -> None:
+    runs = file.with_name("runs.db")
+    project = Project(id="demo", transport=AsyncScriptedTransport(then="Fine."))
+    store = SQLStore(f"sqlite:///{file}")
+    with live(project, store=store, runs=f"sqlite:///{runs}") as server:
+
+        def ready() -> int:
+            return server.client.get(f"{server.url}/readyz").status_code
+
+        before = ready()
+        damage(runs)
+        meanwhile = ready()
+        repair(runs)
+        after = ready()
+        with closing(sqlite3.connect(runs)) as other:
+            (left,) = other.execute("SELECT count(*) FROM workflow_status").fetchone()
+
+    assert [before, meanwhile, after] == [200, 503, 200]
+    assert left == 0
+
+
+@pytest.mark.slow
+def test_server_is_not_ready_while_its_database_of_runs_may_only_be_read(
+    postgres_url: str, file: Path
+) -> None:
+    import psycopg
+
+    def execute(statement: str) -> None:
+        with psycopg.connect(postgres_url, autocommit=True) as other:
+            other.execute("SET default_transaction_read_only = off")
+            other.execute(statement.encode())
+
+    project = Project(id="demo", transport=AsyncScriptedTransport(then="Fine."))
+    with live(project, store=SQLStore(f"sqlite:///{file}"), runs=postgres_url) as server:
+        before = server.client.get(f"{server.url}/readyz").status_code
+        execute("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on")
+        try:
+            meanwhile = server.client.get(f"{server.url}/readyz").status_code
+        finally:
+            execute("ALTER ROLE CURRENT_USER RESET default_transaction_read_only")
+        after = server.client.get(f"{server.url}/readyz").status_code
+
+    assert [before, meanwhile, after] == [200, 503, 200]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "repair", "said"),

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,10 +20,13 @@ from dbos._error import (
     DBOSWorkflowConflictIDError,
     DBOSWorkflowIDInUseError,
 )
+from dbos._schemas import SCHEMA_PLACEHOLDER
+from dbos._schemas.system_database import SystemSchema
 
 from pathors_agent.durable.records import JSONSerializer
 from pathors_agent.errors import StoreError
 from pathors_agent.stores.sql_errors import told_as_store_errors
+from pathors_agent.stores.sql_readiness import PROBE_CHARACTERS
 from pathors_agent.stores.sql_url import read_url, shown
 
 __all__ = ["IDInUse", "LostOwnership", "connect", "launch", "owns", "reenqueue", "stop", "tables"]
@@ -32,6 +36,11 @@ APPLICATION = "pathors-agent"
 
 # A database that runs answers within milliseconds; a machine that is gone, never.
 CONNECT_SECONDS = 10
+# A check that takes longer is a failed one: probes wait a few seconds for it.
+CHECK_SECONDS = 5
+_CHECK_MS = CHECK_SECONDS * 1000
+# The engine's own choice.
+_POSTGRESQL_SCHEMA = "dbos"
 
 IDInUse = DBOSWorkflowIDInUseError
 LostOwnership = (DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError)
@@ -56,6 +65,54 @@ def connect(database: str) -> DBOSClient:
     return DBOSClient(
         system_database_url=text, serializer=JSONSerializer(), application_name=APPLICATION
     )
+
+
+def check_writable(database: str) -> None:
+    """Raise `StoreError` unless a workflow could be stored now; blocks, and leaves no trace.
+
+    It opens a connection of its own: an open one does not notice a file that was removed, replaced
+    or made read-only. SQLite gets a cache of one page, so that what is written needs room on the
+    disk before the transaction is rolled back.
+    """
+    url = sync_url(database)
+    is_sqlite = url.get_backend_name() == "sqlite"
+    options: dict[str, Any] = {"connect_args": {"connect_timeout": CHECK_SECONDS}}
+    if is_sqlite:
+        options = {"creator": partial(_open_file, url.database or "")}
+    schemas = {SCHEMA_PLACEHOLDER: None if is_sqlite else _POSTGRESQL_SCHEMA}
+    engine = sa.create_engine(url, poolclass=sa.NullPool, **options)
+    engine = engine.execution_options(schema_translate_map=schemas)
+    with (
+        told_as_store_errors("store a durable run", shown(url)),
+        engine.connect() as connection,
+    ):
+        bound = (
+            "PRAGMA cache_size = 1" if is_sqlite else f"SET LOCAL statement_timeout = {_CHECK_MS}"
+        )
+        connection.execute(sa.text(bound))
+        _try_workflow(connection)
+        connection.rollback()
+
+
+def _try_workflow(connection: sa.Connection) -> None:
+    """Write a workflow, and read every table that one needs."""
+    connection.execute(
+        sa.insert(SystemSchema.workflow_status).values(
+            workflow_uuid=f"check-{token_hex(8)}",
+            status="CANCELLED",
+            created_at=0,
+            updated_at=0,
+            inputs="x" * PROBE_CHARACTERS,
+        )
+    )
+    for table in SystemSchema.metadata_obj.tables.values():
+        connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1))
+
+
+def _open_file(path: str) -> sqlite3.Connection:
+    """Open a database's file; make none if it is absent."""
+    address = path if path.startswith("file:") else f"{Path(path).absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(address, uri=True, timeout=CHECK_SECONDS)
 
 
 def _silence() -> None:

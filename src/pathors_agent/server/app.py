@@ -166,7 +166,7 @@ def _add_health(app: FastAPI, runtime: Runtime) -> None:
         if runtime.is_draining:
             raise unavailable("The server is stopping")
         await runtime.start()
-        await runtime.store.check()
+        await runtime.check()
         return answered({"status": "ok"})
 
     async def metrics() -> Response:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +19,7 @@ from pathors_agent.durable import engine
 from pathors_agent.durable.records import Fields, write_failure
 from pathors_agent.durable.tables import Tables
 from pathors_agent.durable.worker import HEARTBEAT, Heartbeat, Worker, worker_name
-from pathors_agent.errors import AgentError
+from pathors_agent.errors import AgentError, StoreError
 from pathors_agent.messages import Message
 from pathors_agent.server.answer import Answer
 from pathors_agent.server.body import parse_object
@@ -63,6 +64,7 @@ class DurableTurns:
         self._here: dict[str, Perform] = {}
         self._outcomes: dict[str, Answer | BaseException] = {}
         self._shared = shared
+        self._one_check = anyio.CapacityLimiter(1)
         self._start: engine.Workflow | None = None
 
     async def __aenter__(self) -> Self:
@@ -100,6 +102,17 @@ class DurableTurns:
         traceback: TracebackType | None,
     ) -> None:
         await self._opened.aclose()
+
+    async def check(self) -> None:
+        """Raise `StoreError` unless a turn could be stored in the database of runs now."""
+        check = partial(engine.check_writable, self._database)
+        try:
+            with anyio.fail_after(2 * engine.CHECK_SECONDS):  # to connect, and to write
+                await anyio.to_thread.run_sync(
+                    check, limiter=self._one_check, abandon_on_cancel=True
+                )
+        except TimeoutError:
+            raise StoreError("The database of durable runs does not answer in time.") from None
 
     async def run(self, turn: Turn, writer: Writer) -> None:
         """Run a turn, as a workflow from the time when it holds its session; raise what it raises."""

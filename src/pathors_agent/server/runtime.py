@@ -90,6 +90,12 @@ class Runtime:
             sessions=SessionQueue(),
         )
 
+    async def check(self) -> None:
+        """Raise `StoreError` unless a turn could be stored now, in every database that it needs."""
+        await self.store.check()
+        if self.durable is not None:
+            await self.durable.check()
+
     @property
     def is_draining(self) -> bool:
         """Whether no new turns are taken."""
