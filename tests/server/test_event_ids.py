@@ -22,7 +22,7 @@ from pathors_agent.server.problems import Problem
 from pathors_agent.server.repeats import MAX_KEPT_BYTES, KeptEvents, StreamName
 from pathors_agent.stores import MemoryStore, SQLStore, Store
 from pathors_agent.stores.base import RequestId
-from pathors_agent.testing import AsyncScriptedTransport, answer, http_error
+from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
 
 HEAD = Head(id="chatcmpl-1", created=1, model="m", session_id="s1")
 KEY = {"Idempotency-Key": "k1"}
@@ -52,13 +52,16 @@ def event_id(event: str) -> str:
 
 
 def merged(stream: list[str]) -> dict[str, Any]:
-    """Return what a client makes of these events; those about tools are left out."""
-    got: dict[str, Any] = {"content": "", "reasoning_content": "", "rest": []}
+    """Return what a client makes of these events, and after which text each event about tools came."""
+    got: dict[str, Any] = {"content": "", "reasoning_content": "", "tools": [], "rest": []}
     for chunk in events("".join(stream)):
         if chunk == "[DONE]" or not chunk["choices"]:
             got["rest"].append(chunk)
             continue
         (choice,) = chunk["choices"]
+        if "tool_activity" in chunk:
+            after = got["reasoning_content"], got["content"]
+            got["tools"].append((*after, chunk["tool_activity"]))
         for name, value in choice["delta"].items():
             if name in ("content", "reasoning_content"):
                 got[name] += value
@@ -98,6 +101,12 @@ def test_stored_answer_goes_on_after_any_of_its_events(store: Store) -> None:
             "Hm, to three.\n\nAnd the weather.",
             "I count \U0001f9ee.\n\n1, 2 é 3.",
         )
+        told = [(text, *value) for _, text, value in expected["tools"]]
+        assert told == [
+            ("I count \U0001f9ee.", "call"),
+            ("I count \U0001f9ee.", "result"),
+            (expected["content"], "call"),
+        ]
         for cut in range(1, len(whole) + 1):
             rest = parts(streamed(server, **KEY, **{"Last-Event-ID": ids[cut - 1]}).text)
             assert merged(whole[:cut] + rest) == expected
@@ -105,6 +114,31 @@ def test_stored_answer_goes_on_after_any_of_its_events(store: Store) -> None:
                 last = {"Last-Event-ID": event_id(rest[0])}
                 more = parts(streamed(server, **KEY, **last).text)
                 assert merged([*whole[:cut], rest[0], *more]) == expected
+
+
+@tool
+async def report() -> AsyncIterator[str]:
+    """Report progress."""
+    for number in range(3):
+        yield f"{number} of 3"
+    yield "done"
+
+
+def test_stored_answer_has_the_events_about_tools_up_to_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = AsyncScriptedTransport(calls(("report", {})), "One.", calls(("report", {})), "Two.")
+    with live(Project(id="demo", transport=model, tools=[report])) as server:
+        whole = streamed(server, **KEY).text
+        repeat = streamed(server, **KEY).text
+        monkeypatch.setattr("pathors_agent.server.writers.MAX_KEPT_BYTES", 0)
+        streamed(server, "Again", **{"Idempotency-Key": "k2"})
+        bounded = merged(parts(streamed(server, "Again", **{"Idempotency-Key": "k2"}).text))
+
+    assert merged(parts(repeat)) == merged(parts(whole))
+    kinds = [name for *_, value in merged(parts(whole))["tools"] for name in value]
+    assert kinds == ["call", "progress", "progress", "progress", "result"]
+    assert (bounded["content"], bounded["tools"]) == ("Two.", [])
 
 
 def test_answer_of_a_turn_that_was_taken_up_goes_on_after_any_of_its_events() -> None:

@@ -24,9 +24,18 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str
 
 
+class Activity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An event about a tool, after so many characters of the answer's text and reasoning."""
+
+    value: dict[str, Any]
+    text: int = 0
+    reasoning: int = 0
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer, as it is stored for repeats of its request.
 
+    `activities` are the events about tools of a streamed answer, if the client asked for them.
     `rewound` is how many stored messages its turn replaced.
     """
 
@@ -38,6 +47,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     function_call: dict[str, Any] | None = None
     finish_reason: str = "stop"
     usage: dict[str, Any] = {}
+    activities: list[Activity] = []
     rewound: int = 0
 
     def __repr__(self) -> str:
@@ -93,7 +103,7 @@ class Position(msgspec.Struct, frozen=True):
     """How much of a streamed answer was sent: the id of its last event.
 
     It counts the characters of the text and of the reasoning, the events about tools, and the
-    events after the text. All but those about tools are found again in the stored answer.
+    events after the text. All of them are found again in the stored answer.
     """
 
     completion: str
@@ -137,7 +147,7 @@ class Chunks:
         at = after or Position(head.id)
         self._id = f"id: {head.id}:"
         self.text_sent, self.reasoning_sent = at.text, at.reasoning
-        self._activities_sent, self._end_sent = at.activity, at.end
+        self.activities_sent, self._end_sent = at.activity, at.end
         self._number()
 
     def opening(self) -> bytes:
@@ -160,7 +170,7 @@ class Chunks:
 
     def activity(self, value: object) -> bytes:
         """Return an event about a tool of the project, beside an empty delta."""
-        self._activities_sent += 1
+        self.activities_sent += 1
         self._number()
         after = self._after.replace("}\n\n", f',"tool_activity":{_json(value)}}}\n\n')
         return self._event(f"{self._before}{{}}{after}")
@@ -201,7 +211,7 @@ class Chunks:
 
     def _number(self) -> None:
         """Write the counts that follow that of the text in an id: they change less often."""
-        self._counts = f":{self.reasoning_sent}:{self._activities_sent}:{self._end_sent}\n"
+        self._counts = f":{self.reasoning_sent}:{self.activities_sent}:{self._end_sent}\n"
 
 
 def _json(value: object) -> str:

@@ -20,7 +20,6 @@ from pathors_agent.durable.records import Fields, write_failure
 from pathors_agent.durable.tables import Tables
 from pathors_agent.durable.worker import HEARTBEAT, Heartbeat, Worker, worker_name
 from pathors_agent.errors import AgentError, StoreError
-from pathors_agent.messages import Message
 from pathors_agent.server.answer import Answer
 from pathors_agent.server.body import parse_object
 from pathors_agent.server.completion_request import read_request
@@ -29,9 +28,9 @@ from pathors_agent.server.keys import Caller
 from pathors_agent.server.problems import Problem
 from pathors_agent.server.project import Project
 from pathors_agent.server.turn import KEPT_PER_LEASE, Beginning, Perform, Shared, Turn, Writer
+from pathors_agent.server.writers import unread_writer
 from pathors_agent.stores.base import RequestId
 from pathors_agent.telemetry.spans import continued, current_headers
-from pathors_agent.wire.deltas import Delta
 
 # Not among the runs of agents, whose names begin with another word.
 WORKFLOW = "pathors-agent-turn"
@@ -154,11 +153,12 @@ class DurableTurns:
     async def _take_up(self, fields: Fields) -> None:
         turn = self._read(fields)
         turn.make_durable(Beginning(**fields["beginning"]))
-        keeping = asyncio.create_task(_keep(turn))
+        keeping, writer = asyncio.create_task(_keep(turn)), unread_writer(turn)
         try:
-            await turn.run(_Nobody())
+            await turn.run(writer)
         finally:
             keeping.cancel()
+            writer.close()
 
     def _read(self, fields: Fields) -> Turn:
         project = self._projects.get(fields["project"])
@@ -176,16 +176,6 @@ class DurableTurns:
             said=(body, fields["session_header"]),
             headers=fields["trace"],
         )
-
-
-class _Nobody:
-    """The client of a turn that was taken over: it will ask again."""
-
-    async def item(self, item: Delta | Message) -> None:
-        """Tell nobody."""
-
-    async def end(self, answer: Answer) -> None:
-        """Tell nobody."""
 
 
 def _written(turn: Turn, beginning: Beginning) -> Fields:

@@ -19,7 +19,7 @@ from pathors_agent.core.run import Status
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolMessage
 from pathors_agent.server.admission import Admission, SessionQueue
-from pathors_agent.server.answer import Answer, Head, finish_reason
+from pathors_agent.server.answer import Activity, Answer, Head, finish_reason
 from pathors_agent.server.body import SMALL_BODY_BYTES, parsed
 from pathors_agent.server.completion_request import CompletionRequest
 from pathors_agent.server.failures import log_failed_turn
@@ -50,6 +50,10 @@ KEPT_PER_LEASE = 3
 
 class Writer(Protocol):
     """What a turn tells its client."""
+
+    @property
+    def activities(self) -> list[Activity]:
+        """The events about tools to store with the answer."""
 
     async def item(self, item: Delta | Message) -> None:
         """Tell of a delta or message as it comes."""
@@ -245,7 +249,7 @@ class Turn:
             finally:
                 self.shared.admission.charge(self.caller.id, stream.result)
                 self.shared.metrics.run(self.project, stream.result)
-        answer = self._answer(stream.result)
+        answer = self._answer(stream.result, writer.activities)
         await self._save(lease, seen, _added(joined.base, conversation.messages), answer)
         return answer
 
@@ -457,7 +461,7 @@ class Turn:
 
     # - what it answers -
 
-    def _answer(self, result: RunResult[Any]) -> Answer:
+    def _answer(self, result: RunResult[Any], activities: list[Activity]) -> Answer:
         answers = [m for m in result.messages if isinstance(m, AssistantMessage)]
         said = [message.text for message in answers if message.text]
         waiting = {approval.call.id: approval.digest for approval in result.approvals}
@@ -476,6 +480,7 @@ class Turn:
             function_call=function_call,
             finish_reason="function_call" if function_call else _reason(result),
             usage=usage_fields(result.usage),
+            activities=activities,
             rewound=self.rewound,
         )
 

@@ -1,18 +1,20 @@
 """Write a turn's answer to its client: one JSON completion, or server-sent events."""
 
 import asyncio
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import anyio
+from starlette.types import Message as ASGIMessage
 from starlette.types import Send
 
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
-from pathors_agent.server.answer import Answer, Chunks, Position
+from pathors_agent.server.answer import Activity, Answer, Chunks, Position
 from pathors_agent.server.connections import PING
 from pathors_agent.server.join import BETWEEN_TEXTS
 from pathors_agent.server.problems import Problem
-from pathors_agent.server.repeats import KeptEvents
+from pathors_agent.server.repeats import MAX_KEPT_BYTES, KeptEvents
 from pathors_agent.server.turn import Turn
 from pathors_agent.wire.completion_bytes import DONE
 from pathors_agent.wire.deltas import Delta, ReasoningDelta, TextDelta, ToolProgressDelta
@@ -93,6 +95,11 @@ class WholeWriter:
         self._line = line
         self._headers = headers
 
+    @property
+    def activities(self) -> list[Activity]:
+        """Return nothing: only streams show what tools do."""
+        return []
+
     async def item(self, item: Delta | Message) -> None:
         """Tell nothing before the end."""
 
@@ -135,6 +142,8 @@ class StreamWriter:
         self._line = line
         self._headers = headers
         self._chunks = Chunks(turn.head, include_usage=turn.request.include_usage)
+        self.activities: list[Activity] = []
+        self._activity_bytes = 0
         self._kept: KeptEvents | None = None
         self._followed_to: str | None = None  # the last event sent of another's stream
         self._said = ""  # the kind of what was sent: nothing, the opening, or text
@@ -163,7 +172,16 @@ class StreamWriter:
             self._pending_break = self._said == "text"
         if self._turn.request.include_tool_activity:
             for value in _activity(item):
-                await self._send(self._chunks.activity(value))
+                await self._show_activity(value)
+
+    async def _show_activity(self, value: dict[str, Any]) -> None:
+        """Send an event about a tool, and keep it for repeats of the request."""
+        event = self._chunks.activity(value)
+        self._activity_bytes += len(event)
+        if self._turn.is_named and self._activity_bytes <= MAX_KEPT_BYTES:
+            place = self._chunks.text_sent, self._chunks.reasoning_sent
+            self.activities.append(Activity(value, *place))
+        await self._send(event)
 
     async def _reason(self, text: str) -> None:
         """Send a piece of reasoning; that of the next model call begins after an empty line."""
@@ -180,14 +198,24 @@ class StreamWriter:
         """Send the rest of the answer; one that was given before, after the client's last event."""
         if not self._said:
             await self._open_stored(answer)
-        reasoning, text = answer.reasoning or "", answer.text or ""
-        if not self._has_reasoned and (rest := reasoning[self._chunks.reasoning_sent :]):
-            await self._reason(rest)
-        if self._said != "text" and (rest := text[self._chunks.text_sent :]):
-            await self._send(self._chunks.text(rest))
+        for activity in answer.activities[self._chunks.activities_sent :]:
+            await self._catch_up(answer, activity.text, activity.reasoning)
+            await self._send(self._chunks.activity(activity.value))
+        await self._catch_up(answer, None, None)
         for event in self._chunks.end(answer):
             await self._send(event, is_last=event.endswith(DONE))
         await self._line.write(b"", more=False)
+
+    async def _catch_up(
+        self, answer: Answer, text_to: int | None, reasoning_to: int | None
+    ) -> None:
+        """Send what was not sent yet of an answer's reasoning and text, up to these places."""
+        reasoning = (answer.reasoning or "")[self._chunks.reasoning_sent : reasoning_to]
+        if reasoning and not self._has_reasoned:
+            await self._send(self._chunks.reasoning(reasoning))
+        text = (answer.text or "")[self._chunks.text_sent : text_to]
+        if text and self._said != "text":
+            await self._send(self._chunks.text(text))
 
     async def fail(self, problem: Problem) -> None:
         """Send the problem: by status where none was sent, else as the last event."""
@@ -253,6 +281,17 @@ class StreamWriter:
         if self._kept is not None:
             self._kept.add(event, is_last=is_last)
         await self._line.write(event)
+
+
+def unread_writer(turn: Turn) -> WholeWriter | StreamWriter:
+    """Return the writer of a turn whose client is gone; others may come back and follow it."""
+    line = Line(_drop, math.inf, outlived=True)
+    line.cut()
+    return (StreamWriter if turn.request.stream else WholeWriter)(turn, line, {})
+
+
+async def _drop(message: ASGIMessage) -> None:
+    """Send nothing."""
 
 
 def _rewound(count: int) -> dict[str, str]:
