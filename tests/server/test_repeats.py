@@ -13,10 +13,10 @@ import anyio
 import httpx2
 import pytest
 
-from live_server import PATIENCE_SECONDS, Live, external, live, result
+from live_server import PATIENCE_SECONDS, Live, external, live, on_loop, result
 from pathors_agent import AsyncResponse, AsyncTransport, Request, ToolContext, tool
 from pathors_agent.cli.runs import list_doubts
-from pathors_agent.server import Project
+from pathors_agent.server import Project, journal
 from pathors_agent.stores import MemoryStore, SQLStore, Store
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
 
@@ -35,7 +35,7 @@ class Payments:
 
     def tools(self) -> list[Callable[..., Any]]:
         @tool
-        def pay(amount: int, context: ToolContext[Any]) -> str:
+        def pay(amount: int, context: ToolContext[Any], note: str = "") -> str:
             """Pay an amount."""
             self.keys.append(context.key)
             return f"paid {amount}"
@@ -244,6 +244,38 @@ def test_turns_that_failed_one_after_another_are_all_read() -> None:
 
         assert [m["role"] for m in sent(model)] == ["assistant", "tool"] * 2 + ["user"]
         assert len(payments.keys) == 2
+
+
+def test_notes_of_the_oldest_turns_are_forgotten_beyond_a_bound(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    payments = Payments()
+    monkeypatch.setattr(journal, "MAX_NOTES_BYTES", 2_000)
+    first, second = (calls(("pay", {"amount": n, "note": "x" * 1_000})) for n in (1, 2))
+    model = Waiting(first, BROKEN, second, BROKEN, "I paid.", waits_with=9)
+    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+        ask(server, body("Pay 1"), **NAMED)
+        ask(server, body("Pay 2"), **NAMED)
+        said(ask(server, body("How much?"), **NAMED))
+        left = on_loop(server.app, server.store.turn_notes("demo", "s1"))
+
+        assert [m["content"] for m in sent(model) if m["role"] == "tool"] == ["paid 2"]
+        assert len({note.turn for note in left}) == 1
+        assert "turn_notes_forgotten" in caplog.text
+
+
+def test_results_that_are_too_long_are_cut_in_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    payments = Payments()
+    monkeypatch.setattr(journal, "MAX_RESULT_CHARACTERS", 4)
+    model = Waiting(PAY, BROKEN, "Done.", waits_with=9)
+    with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
+        ask(server, body("Pay 5"), **NAMED, **KEY)
+        said(ask(server, body("Pay 5"), **NAMED, **KEY))
+
+        (read,) = (m["content"] for m in sent(model) if m["role"] == "tool")
+        remark = "[The rest of this result was lost when the turn was interrupted.]"
+        assert read == f"paid\n{remark}"
+        assert len(payments.keys) == 1
 
 
 def test_repeat_of_a_turn_that_another_one_followed_is_refused() -> None:

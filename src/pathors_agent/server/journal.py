@@ -16,10 +16,11 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import CallTool, Run
 from pathors_agent.errors import ConversationError, StoreError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
+from pathors_agent.server.body import parsed
 from pathors_agent.server.problems import DO_NOT_RETRY, Problem
-from pathors_agent.stores.base import Lease, Session, Store, TurnNote
+from pathors_agent.stores.base import Lease, Store, TurnNote
 from pathors_agent.stores.texts import json_text, message_text, read_message_text
-from pathors_agent.telemetry.events import emit
+from pathors_agent.telemetry.events import emit, warn
 from pathors_agent.tools.registry import BoundCall
 
 # A result is worth this much of a cancelled turn's time: without it the call is in doubt.
@@ -36,6 +37,14 @@ class BegunCall:
 
 
 _Noted = Message | BegunCall
+
+# The notes of a session's interrupted turns. Those of the oldest turns are forgotten beyond it, and
+# of the results of one turn nothing but a remark is noted.
+MAX_NOTES_BYTES = 8 * 2**20
+# A longer result is cut in its note; few models read more of one result.
+MAX_RESULT_CHARACTERS = 128 * 1024
+# What a model reads where a turn goes on from a result that was too long for its note.
+_NOT_KEPT = "\n[The rest of this result was lost when the turn was interrupted.]"
 
 # What precedes the digest of a request in the name of its notes, where they hold its answer.
 _UNHEARD = "unheard "
@@ -61,6 +70,7 @@ class TurnJournal:
     has_acted: bool = False  # a call of the turn began, in this process or before
     _unheard: dict[str, str] = field(default_factory=dict)
     _own: list[_Noted] = field(default_factory=list)
+    _size: int = 0  # of the turn's own notes, in characters of ASCII
     _has_state: bool = False  # the note that names the session's state is stored
     _noted: set[int] = field(default_factory=set)  # ids of messages, which the conversation holds
     _begun: set[str] = field(default_factory=set)  # ids of calls, of the answer that is open
@@ -70,16 +80,37 @@ class TurnJournal:
 
     async def open(self) -> None:
         """Read the session's notes; raise a 409 `Problem` if this turn's are of another state."""
-        notes = await self.store.turn_notes(self.lease.project, self.lease.session_id)
+        notes = await self._bounded(
+            await self.store.turn_notes(self.lease.project, self.lease.session_id)
+        )
         self._unheard = {note.turn: note.text for note in notes if note.turn.startswith(_UNHEARD)}
-        turns = _by_turn(note for note in notes if note.turn not in self._unheard)
+        told = [note for note in notes if note.turn not in self._unheard]
+        turns = await parsed(sum(len(note.text) for note in told), lambda: _by_turn(told))
         for turn, (since, noted) in turns.items():
             if turn == self.turn:
                 if since != self.since:
                     raise _changed()
                 self._own, self._has_state, self.has_acted = noted, True, bool(noted)
+                self._size = sum(len(note.text) for note in told if note.turn == turn)
             elif since == self.since:
                 (self.later if self._has_state else self.earlier).extend(interrupted(noted))
+
+    async def _bounded(self, notes: list[TurnNote]) -> list[TurnNote]:
+        """Forget the notes of the oldest turns if those of other turns are over `MAX_NOTES_BYTES`."""
+        sizes: dict[str, int] = {}
+        for note in notes:
+            if note.turn != self.turn and not note.turn.startswith(_DOUBT):
+                sizes[note.turn] = sizes.get(note.turn, 0) + len(note.text)
+        total, forgotten = sum(sizes.values()), set[str]()
+        for turn, size in sizes.items():
+            if total <= MAX_NOTES_BYTES:
+                break
+            await self.store.forget_notes(self.lease, turn)
+            forgotten.add(turn)
+            total -= size
+        if forgotten:
+            warn("turn_notes_forgotten", turns=len(forgotten), limit=MAX_NOTES_BYTES)
+        return [note for note in notes if note.turn not in forgotten]
 
     def take_up(self, conversation: Conversation) -> Sequence[Message]:
         """Add what this turn said and did before it was interrupted, and return it."""
@@ -110,7 +141,7 @@ class TurnJournal:
             new += [] if known is None else [known]
             texts = [] if self._has_state else [state_note(self.since)]
             texts += [*map(_message, new), _begun(begun)]
-            await self.store.note_turn(self.lease, self.turn, texts)
+            await self._note(texts)
             self._has_state = self.has_acted = True
             self._noted |= {id(message) for message in new}
         return known
@@ -119,8 +150,13 @@ class TurnJournal:
         """Note the result of a call."""
         with anyio.move_on_after(_NOTE_SECONDS, shield=True):
             async with self._lock:
-                await self.store.note_turn(self.lease, self.turn, [_message(message)])
+                room = MAX_RESULT_CHARACTERS if self._size < MAX_NOTES_BYTES else 0
+                await self._note([_message(_cut(message, room))])
                 self._noted.add(id(message))
+
+    async def _note(self, texts: Sequence[str]) -> None:
+        await self.store.note_turn(self.lease, self.turn, texts)
+        self._size += sum(map(len, texts))
 
     async def keep_unheard(self, request: str, answer: str, revision: int) -> None:
         """Keep an answer whose client left, for a repeat of the request.
@@ -136,9 +172,9 @@ class TurnJournal:
         note = {} if text is None else json.loads(text)
         return note["answer"] if note.get("revision") == revision else None
 
-    async def forget_unheard(self, request: str, seen: Session) -> None:
+    async def forget_unheard(self, request: str) -> None:
         """Forget an answer that its client gets now: the same request again is a new one."""
-        await self.store.save_turn(self.lease, (), seen=seen, turn=_UNHEARD + request)
+        await self.store.forget_notes(self.lease, _UNHEARD + request)
 
     def with_later(self, added: Sequence[Message]) -> list[Message]:
         """Put what `later` turns did before the first message that is no result."""
@@ -222,6 +258,14 @@ def _by_turn(notes: Iterable[TurnNote]) -> dict[str, tuple[str, list[_Noted]]]:
 def state_note(since: str) -> str:
     """Return the first note of a turn: the state of the session that it began with."""
     return json_text({"since": since})
+
+
+def _cut(message: ToolMessage, room: int) -> ToolMessage:
+    """Return a result whose text has room in a note; images and other parts have none."""
+    content = message.content
+    if len(content if isinstance(content, str) else message_text(message)) <= room:
+        return message
+    return message.model_copy(update={"content": message.text[:room] + _NOT_KEPT})
 
 
 def _message(message: Message) -> str:

@@ -293,7 +293,7 @@ class Turn:
         if text is None:
             return None
         if not self.client_left:
-            await journal.forget_unheard(self._said_digest, seen)
+            await journal.forget_unheard(self._said_digest)
         return Answer.loaded(text)
 
     async def _save(

@@ -313,6 +313,10 @@ class Store(ABC):
         Without arguments, those of all sessions.
         """
 
+    @abstractmethod
+    async def forget_notes(self, lease: Lease, turn: str) -> None:
+        """Delete the notes of a turn. Raise `SessionConflict` if the lease has expired."""
+
     # - requests -
 
     @abstractmethod

@@ -334,6 +334,12 @@ class MemoryStore(Store):
         every = (each.note for notes in self._notes.values() for each in notes)
         return [note for note in every if project in (None, note.project)]
 
+    async def forget_notes(self, lease: Lease, turn: str) -> None:
+        """Delete the notes of a turn. Raise `SessionConflict` if the lease has expired."""
+        if self._held(lease) is None:
+            raise _changed(lease)
+        self._forget_notes(lease.project, lease.session_id, turn)
+
     def _forget_notes(self, project: str, session_id: str, turn: str | None = None) -> None:
         notes = self._notes.pop((project, session_id), [])
         if left := [each for each in notes if turn not in (None, each.note.turn)]:

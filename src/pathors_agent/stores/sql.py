@@ -197,6 +197,11 @@ class SQLStore(Store):
         async with self._database.writing("note a turn") as connection:
             await sql_turns.note(connection, lease, turn, notes)
 
+    async def forget_notes(self, lease: Lease, turn: str) -> None:
+        """Delete the notes of a turn. Raise `SessionConflict` if the lease has expired."""
+        async with self._database.writing("forget the notes of a turn") as connection:
+            await sql_turns.forget_notes(connection, lease, turn)
+
     async def turn_notes(
         self, project: str | None = None, session_id: str | None = None
     ) -> list[TurnNote]:

@@ -128,6 +128,13 @@ async def note(connection: AsyncConnection, lease: Lease, turn: str, texts: Sequ
     await sql_notes.add(connection, lease.project, lease.session_id, turn, texts)
 
 
+async def forget_notes(connection: AsyncConnection, lease: Lease, turn: str) -> None:
+    """Delete the notes of a turn. Raise `SessionConflict` if the lease has expired."""
+    if not await _is_held(connection, lease, drop=False):
+        raise _conflict(lease)
+    await sql_notes.forget(connection, lease.project, lease.session_id, turn)
+
+
 async def _is_held(connection: AsyncConnection, lease: Lease, *, drop: bool) -> bool:
     # Locked, or deleted: nobody takes the lease over while the turn is being stored.
     if drop:

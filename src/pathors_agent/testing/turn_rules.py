@@ -264,6 +264,10 @@ async def _turns_are_noted(trial: Trial) -> None:
     require("notes of all sessions must name project and session", holds=named)
     apart = await store.turn_notes(trial.project, "another")
     require("notes must be of their session", holds=apart == [])
+    await store.note_turn(lease, "done with", ["x"])
+    await store.forget_notes(lease, "done with")
+    named = "done with" in {turn for turn, _ in await _notes(trial)}
+    require("forgotten notes must be gone", holds=not named)
     await store.save_turn(lease, HELLO, seen=None, turn="turn")
     left = await _notes(trial)
     require("a saved turn's notes must go, and no others", holds=left == [("other", "apart")])
@@ -282,6 +286,8 @@ async def _stale_notes_are_refused(trial: Trial) -> None:
     refused = trial.store.note_turn(lease, "turn", ["late"])
     await require_error("who lost the lease must get SessionConflict", SessionConflict, refused)
     require("what is refused must not be stored", holds=await _notes(trial) == [])
+    refused = trial.store.forget_notes(lease, "turn")
+    await require_error("who lost the lease must forget no notes", SessionConflict, refused)
 
 
 async def _store_checks_itself(trial: Trial) -> None:
