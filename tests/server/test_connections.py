@@ -14,7 +14,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from live_server import PATIENCE_SECONDS, Live, live
-from pathors_agent.server import Project
+from pathors_agent.server import Project, connections
 from pathors_agent.server.connections import MAX_HEAD_BYTES
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
 
@@ -207,3 +207,77 @@ def test_head_without_an_end_is_refused(http: type[asyncio.Protocol]) -> None:
         received = to_end(connection)
 
     assert received.startswith(b"HTTP/1.1 431 ")
+
+
+# - bodies that nothing reads -
+
+EARLY = [
+    (b"POST /v1/projects/demo/chat/completions", b"401"),
+    (b"POST /nowhere", b"404"),
+    (b"GET /healthz", b"200"),
+]
+
+
+@contextmanager
+def answered_early(server: Live, line: bytes, status: bytes) -> Iterator[socket.socket]:
+    """Hold a connection whose request is answered before its body comes."""
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as connection:
+        connection.sendall(line + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        received = b""
+        while not received.endswith(b"}"):
+            received += connection.recv(65536)
+        assert received.startswith(b"HTTP/1.1 " + status)
+        yield connection
+
+
+def send_until_closed(connection: socket.socket, piece: bytes) -> None:
+    """Send a piece again and again; the kernel takes a few that the server has not seen."""
+    for _ in range(64):
+        connection.sendall(piece)
+
+
+@EACH_PROTOCOL
+@pytest.mark.parametrize(("line", "status"), EARLY)
+def test_connection_is_closed_after_so_much_of_a_body_that_was_answered(
+    http: type[asyncio.Protocol],
+    line: bytes,
+    status: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "MAX_UNREAD_BYTES", 2**20)
+    with (
+        live(Project(id="demo", transport=Waiting()), http=http) as server,
+        answered_early(server, line, status) as connection,
+        pytest.raises(OSError, match=r"reset|Broken pipe"),
+    ):
+        send_until_closed(connection, b"100000\r\n" + b"x" * 2**20 + b"\r\n")
+
+
+@EACH_PROTOCOL
+@pytest.mark.parametrize(("line", "status"), EARLY)
+def test_connection_is_closed_when_a_body_that_was_answered_does_not_end(
+    http: type[asyncio.Protocol],
+    line: bytes,
+    status: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.1)
+    with (
+        live(Project(id="demo", transport=Waiting()), http=http) as server,
+        answered_early(server, line, status) as connection,
+    ):
+        connection.sendall(b"1\r\nx\r\n")
+        assert connection.recv(65536) == b""
+
+
+@EACH_PROTOCOL
+def test_connection_is_kept_if_a_body_that_was_answered_ends(
+    http: type[asyncio.Protocol],
+) -> None:
+    with (
+        live(Project(id="demo", transport=Waiting()), http=http) as server,
+        answered_early(server, *EARLY[1]) as connection,
+    ):
+        connection.sendall(b"1\r\nx\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")

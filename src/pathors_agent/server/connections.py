@@ -15,6 +15,10 @@ HEAD_SECONDS = 20.0
 MAX_HEAD_BYTES = 64 * 1024
 # How long the rest of a refused head is read and dropped, so that its sender gets to the answer.
 REFUSED_SECONDS = 2.0
+# How much of a body is read after its answer, and for how long, before the connection is closed. The
+# answer came early: to a wrong key, an unknown address, or a request that should have no body.
+MAX_UNREAD_BYTES = 16 * 1024 * 1024
+UNREAD_SECONDS = 30.0
 # How often a half-closed connection is looked at for a reset.
 LOOK_SECONDS = 0.1
 # The key in the state of a request's scope that an answer of server-sent events sets.
@@ -39,7 +43,7 @@ class _Limited(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._head_bytes = 0
+        self._head_bytes = self._unread_bytes = 0
         self._last_bytes = b""
         self._is_refused = False
         self._is_half_closed = False
@@ -54,7 +58,14 @@ class _Limited(asyncio.Protocol):
         if self._is_refused:
             return
         before = self.cycle
-        is_in_head = before is None or (before.response_complete and not before.more_body)
+        is_answered = before is None or before.response_complete
+        is_in_body = before is not None and before.more_body
+        if is_answered and is_in_body:
+            self._unread_bytes += len(data)
+            if self._unread_bytes > MAX_UNREAD_BYTES:
+                self._close()
+                return
+        is_in_head = is_answered and not is_in_body
         if is_in_head and self._head_size(data) > MAX_HEAD_BYTES:
             self._refuse_head()
             return
@@ -93,7 +104,7 @@ class _Limited(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._close)
 
     def _stop_waiting(self) -> None:
-        self._head_bytes, self._last_bytes = 0, b""
+        self._head_bytes, self._unread_bytes, self._last_bytes = 0, 0, b""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -116,6 +127,10 @@ class _Limited(asyncio.Protocol):
         super().on_response_complete()  # type: ignore[misc]  # of uvicorn's protocol
         if self._is_half_closed and not self._is_answering:
             self._close()
+        elif self.cycle.response_complete and self.cycle.more_body:
+            # uvicorn does not notice the end of this body: it ends with the next request's head.
+            self._stop_waiting()
+            self._timer = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._close)
 
     @property
     def _is_answering(self) -> bool:
