@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from pathors_agent.offline.model import respond
-from pathors_agent.offline.request import InvalidRequest, read_request
+from pathors_agent.offline.answering import InvalidRequest, read_request, respond
 from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
