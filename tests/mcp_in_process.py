@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+from mcp import MCPError
 from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCMessage
 from pydantic import TypeAdapter
 
-from mcp import MCPError
 from pathors_agent import MCPTools
 from plain_mcp_server import PlainServer
 

@@ -15,11 +15,11 @@ from typing import Any, Protocol, Self
 import anyio
 from anyio.abc import TaskStatus
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
+from mcp import Client, MCPError
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 from mcp.types import REQUEST_TIMEOUT, CallToolResult, ToolListChangedNotification
 from mcp.types import Tool as ListedTool
 
-from mcp import Client, MCPError
 from pathors_agent.agents.perform.dispatch import Unanswered
 from pathors_agent.agents.perform.tasks import LoopTask
 from pathors_agent.errors import ToolError, WrongEventLoop, named_error

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import httpx2
+from mcp import MCPError, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CONNECTION_CLOSED
-
-from mcp import MCPError, StdioServerParameters, stdio_client
 
 TCP_CONNECT_SECONDS = 10.0
 

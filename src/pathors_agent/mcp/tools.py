@@ -78,6 +78,7 @@ class MCPTools:
         """
         _require_mcp()
         from mcp import StdioServerParameters
+
         from pathors_agent.mcp.servers import StdioServer
 
         parameters = StdioServerParameters(
