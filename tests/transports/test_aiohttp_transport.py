@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from pathors_agent.errors import InvalidSetting, TransportError
 from pathors_agent.testing import check_async_transport
 from pathors_agent.transports.aiohttp import AiohttpTransport
-from pathors_agent.transports.aiohttp_sending import Sending
+from pathors_agent.transports.aiohttp_client import AiohttpAnswer
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.exchange import Timeouts
 from pathors_agent.transports.http import HTTPTransport
@@ -74,7 +74,7 @@ async def serving(
 def sendings() -> set[int]:
     """Name the answers that anything holds on to."""
     gc.collect()
-    return {id(each) for each in gc.get_objects() if type(each) is Sending}
+    return {id(each) for each in gc.get_objects() if type(each) is AiohttpAnswer}
 
 
 async def test_every_rule_of_transports_is_kept() -> None:

@@ -120,7 +120,7 @@ def test_closed_transport_says_so_in_another_loop(scripted_server: StartServer, 
     agent = AsyncAgent(make(scripted_server(HI).url))
     asyncio.run(ask_inside_with(agent))
 
-    with pytest.raises(TransportError, match="was closed; make another") as caught:
+    with pytest.raises(TransportError, match="was closed; create another") as caught:
         asyncio.run(ask(agent))
 
     assert not caught.value.retryable

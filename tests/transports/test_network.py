@@ -115,7 +115,7 @@ def test_certificate_that_is_not_trusted_is_named_with_what_is(
 
     assert isinstance(error, TransportError)
     assert not error.retryable
-    assert "shows a certificate that is not trusted" in str(error)
+    assert "has a certificate that is not trusted" in str(error)
     assert "set SSL_CERT_FILE to a file with the certificate of its authority" in str(error)
 
 
@@ -179,7 +179,7 @@ def test_proxy_that_does_not_connect_is_named(
 
     error = error_of(make, "https://elsewhere.invalid/v1")
 
-    assert f"The proxy http://127.0.0.1:{proxy.port} gave no connection to" in str(error)
+    assert f"The proxy http://127.0.0.1:{proxy.port} refused a connection to" in str(error)
     assert "502" in str(error)
 
 
@@ -231,7 +231,7 @@ def test_socks_without_its_package_says_what_to_install(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
-    monkeypatch.setattr("pathors_agent.transports.http.find_spec", lambda name: None)
+    monkeypatch.setattr("pathors_agent.transports.httpx_client.find_spec", lambda name: None)
 
     with pytest.raises(InvalidSetting, match=r"SOCKS proxy.*pip install 'httpx2\[socks\]'"):
         make("https://elsewhere.invalid/v1")
@@ -310,7 +310,7 @@ def test_credentials_of_the_environment_go_before_its_key(
 
 @of_each_kind
 def test_user_name_with_a_colon_is_refused(make: Any) -> None:
-    with pytest.raises(InvalidSetting, match="holds a colon"):
+    with pytest.raises(InvalidSetting, match="contains a colon"):
         make("http://a%3Ab:c@127.0.0.1:1/v1")
 
 

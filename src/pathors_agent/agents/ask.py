@@ -189,7 +189,7 @@ class ModelCall:
             headers=operation.headers(),
             session_id=None if in_body else session_id,
             seconds=self._control.left(),
-            tell=operation.note,
+            on_event=operation.note,
             cancellation=self._control.cancellation,
         )
 

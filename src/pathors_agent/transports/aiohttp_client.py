@@ -1,47 +1,69 @@
-"""Open the clients of AiohttpTransport: one for each event loop."""
+"""Send requests with aiohttp, and read their answers."""
 
+import asyncio
+import math
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
+from time import monotonic
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import aiohttp
 import yarl
 from aiohttp.connector import Connection
-from multidict import CIMultiDict, istr
+from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.errors import InvalidSetting, TransportError
-from pathors_agent.transports.base import Request
-from pathors_agent.transports.endpoint import Endpoint
+from pathors_agent.transports.base import AsyncResponse, Request
+from pathors_agent.transports.connections import LoopClients, Route, client_of_another_loop
+from pathors_agent.transports.endpoint import AsyncAnswer, Endpoint
 from pathors_agent.transports.exchange import KEEP_ALIVE_SECONDS, Exchange
-from pathors_agent.transports.loops import LoopClients, moved
-from pathors_agent.transports.network import Route
-from pathors_agent.transports.watch import Watch
 
-# What httpx2 reads of a head; aiohttp's own 8 KB are less than some gateways' headers.
+# The limit of httpx2; aiohttp's own 8 KB are too little for some gateways.
 LONGEST_HEADER_BYTES = 100 * 1024
 
+# A read may wait this long for a connection that broke unnoticed; time limits are kept exactly.
+CHECK_SECONDS = 1.0
 
-class LoopClient(NamedTuple):
-    """The client of one event loop, and the watch over its answers."""
+# aiohttp's errors by name: the kind of failure, or the limit that was reached.
+_KINDS = {
+    "ConnectionTimeoutError": "connect",
+    "ClientProxyConnectionError": "no proxy",
+    "ClientHttpProxyError": "proxy",
+    "ClientConnectorError": "refused",
+    "ClientConnectionResetError": "write",
+    "ClientOSError": "read",
+    "ServerDisconnectedError": "format",
+    "ClientPayloadError": "format",
+    "ClientResponseError": "format",
+    "ClientError": "other",
+    "RuntimeError": "other",  # a read began after the connection broke
+}
 
-    session: aiohttp.ClientSession
-    watch: Watch
+
+# - clients -
 
 
 class AiohttpClients:
-    """One client for each event loop, and what they share: the address and the headers."""
+    """The clients of a transport, one for each event loop, with the address and the headers."""
 
     def __init__(self, given: aiohttp.ClientSession | None, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._url = yarl.URL(str(endpoint.url), encoded=True)
-        # aiohttp keeps a request's headers while its answer is open: copies of this share them.
+        # aiohttp keeps a request's headers while its answer is open; copies share the strings.
         self.headers = CIMultiDict((istr(n), value) for n, value in endpoint.headers.items())
         self._proxy = _checked_proxy(endpoint.route)
-        self._clients = LoopClients(
-            self._make, _close, given=None if given is None else LoopClient(given, Watch())
+        self._clients: LoopClients[_LoopClient] = LoopClients(
+            self._make, _close, given=None if given is None else _LoopClient(given, _Watchdog())
         )
 
-    async def running(self) -> LoopClient:
-        """Return the running loop's client; raise `TransportError` if there can be none."""
+    def send(self, request: Request) -> "AiohttpAnswer":
+        """Send a request once."""
+        return AiohttpAnswer(request, self)
+
+    async def running(self) -> "_LoopClient":
+        """Return the running loop's client. Raises `TransportError` if it cannot have one."""
         if in_trio_task():
             raise TransportError(
                 "AiohttpTransport runs on asyncio alone; use AsyncHTTPTransport on trio.",
@@ -49,44 +71,51 @@ class AiohttpClients:
             )
         client = await self._clients.client()
         if self._clients.given_has_moved:
-            raise moved()
+            raise client_of_another_loop()
         return client
 
     def failure(self, error: RuntimeError) -> TransportError:
-        """Return the error for a RuntimeError of aiohttp: its client is closed, say."""
+        """Return the error for a RuntimeError of aiohttp, such as a closed client."""
         return self._clients.failure(error)
 
     def address(self, request: Request) -> yarl.URL:
-        """Give where a request goes; raise `TransportError` where it cannot be sent."""
-        address = self._endpoint.address(request, self._endpoint.url)
-        is_usual = address is self._endpoint.url
+        """Return the address of a request. Raises `TransportError` if it cannot be sent."""
+        address = self.endpoint.address(request, self.endpoint.url)
+        is_usual = address is self.endpoint.url
         return self._url if is_usual else yarl.URL(str(address), encoded=True)
 
-    def _make(self) -> LoopClient:
+    def _make(self) -> "_LoopClient":
         session = aiohttp.ClientSession(
-            # Answers are long: a bound here would make the next run wait for another's stream.
+            # Answers are long: with a limit the next run would wait for the stream of another one.
             connector=_Connector(
-                limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=self._endpoint.route.tls or True
+                limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=self.endpoint.route.tls or True
             ),
-            # A cookie given to one conversation must not be sent with another's.
+            # A cookie from one conversation must not be sent with another one.
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=self._proxy,
             max_line_size=LONGEST_HEADER_BYTES,
             max_field_size=LONGEST_HEADER_BYTES,
         )
-        return LoopClient(session, Watch())
+        return _LoopClient(session, _Watchdog())
 
     async def aclose(self) -> None:
-        """Close the running loop's client, unless it is the caller's."""
+        """Close the running loop's client, unless it belongs to the caller."""
         await self._clients.aclose()
 
 
-async def _close(client: LoopClient) -> None:
+class _LoopClient(NamedTuple):
+    """The client of one event loop, and the watchdog of its answers."""
+
+    session: aiohttp.ClientSession
+    watchdog: "_Watchdog"
+
+
+async def _close(client: _LoopClient) -> None:
     await client.session.close()
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Notes on an exchange whether its connection has served another request before."""
+    """Records on an exchange whether its connection has served another request before."""
 
     async def connect(self, req: Any, *args: Any, **kwargs: Any) -> Connection:
         connection = await super().connect(req, *args, **kwargs)
@@ -103,7 +132,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _exchange_of(request: Any) -> Exchange | None:
-    """Return the exchange of a request of aiohttp, by the body that it was given."""
+    """Return the exchange of aiohttp's request, which its body carries."""
     body = getattr(getattr(request, "body", None), "_value", None)
     exchange = getattr(body, "exchange", None)
     return exchange if isinstance(exchange, Exchange) else None
@@ -118,3 +147,257 @@ def _checked_proxy(route: Route) -> str | None:
             "AsyncHTTPTransport can, with httpx2[socks]."
         )
     return str(route.proxy)
+
+
+# - answers -
+
+
+class AiohttpAnswer(AsyncAnswer):
+    """An answer that is read with aiohttp.
+
+    A read costs no more than a look at the clock: a watchdog checks now and then whether it waits
+    too long.
+    """
+
+    __slots__ = ("_answer", "_clients", "_content", "_is_late", "_waiting_since", "_watchdog")
+
+    _answer: aiohttp.ClientResponse
+    _content: aiohttp.StreamReader
+    _watchdog: "_Watchdog"
+
+    def __init__(self, request: Request, clients: AiohttpClients) -> None:
+        super().__init__(request)
+        self._clients = clients
+        self._waiting_since: float | None = None
+        self._is_late = False
+
+    def _begin(self, request: Request) -> Exchange:
+        return self._clients.endpoint.exchange(request)
+
+    async def _open(self, request: Request) -> AsyncResponse:
+        self._answer = answer = await self._send(request)
+        if (connection := answer.connection) is not None:
+            self._exchange.connection = connection.transport
+        self._content = answer.content
+        headers = LowerCaseHeaders(answer.headers)
+        try:
+            self._exchange.begin_answer(answer.status, headers)
+        except TransportError:
+            answer.close()
+            raise
+        self._watchdog.begin(self)
+        return AsyncResponse(**self._clients.endpoint.head(answer.status, headers), pieces=self)
+
+    async def _send(self, request: Request) -> aiohttp.ClientResponse:
+        exchange = self._exchange
+        client = await self._clients.running()
+        self._watchdog = client.watchdog
+        try:
+            async with asyncio.timeout_at(exchange.whole_end) as limit:
+                return await self._post(
+                    client.session, request, _Body(request.body, exchange, limit)
+                )
+        except aiohttp.ClientError as error:
+            raise _failure(exchange, error) from exchange.cause(error)
+        except TimeoutError:
+            raise exchange.timed_out() from None
+        except RuntimeError as error:
+            raise self._clients.failure(error) from exchange.cause(error)
+
+    async def _post(
+        self, client: aiohttp.ClientSession, request: Request, body: "_Body"
+    ) -> aiohttp.ClientResponse:
+        headers = self._clients.headers.copy()
+        headers.update(self._clients.endpoint.request_headers(request))
+        if request.body:
+            headers[aiohttp.hdrs.CONTENT_LENGTH] = str(len(request.body))
+        else:
+            body.leave_out(headers)
+        # Without `ceil_threshold` aiohttp rounds a limit of more than 5 s up to a full second.
+        connect = self._exchange.seconds_for("connect")
+        return await client.request(
+            request.method,
+            self._clients.address(request),
+            data=body if request.body else None,
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(connect=connect, ceil_threshold=math.inf),
+            allow_redirects=False,
+            auto_decompress=True,
+            raise_for_status=False,
+        )
+
+    async def __anext__(self) -> bytes:
+        if self._pushed_back:
+            piece, self._pushed_back = self._pushed_back, b""
+            return piece
+        self._waiting_since = monotonic()
+        try:
+            piece = await self._content.readany()
+        except (aiohttp.ClientError, RuntimeError) as error:
+            piece = self._take_rest()
+            if not piece:
+                raise self._read_failure(error) from self._exchange.cause(error)
+        self._waiting_since = None
+        if not piece:
+            raise StopAsyncIteration
+        self._exchange.count(piece)
+        return self._exchange.masked(piece)
+
+    def _take_rest(self) -> bytes:
+        """Return the bytes that arrived before a failure: aiohttp would hold them back."""
+        failure = self._content.exception()
+        is_over = self._is_late or self._exchange.is_closed
+        if is_over or failure is None or not self._has_data:
+            return b""
+        self._content.set_exception(None)  # type: ignore[arg-type]  # it does nothing but set it
+        try:
+            return self._content.read_nowait()
+        finally:
+            self._content.set_exception(failure)
+
+    def _read_failure(self, error: Exception) -> TransportError:
+        if self._exchange.is_closed:
+            return self._exchange.closed()
+        return self._exchange.timed_out() if self._is_late else _failure(self._exchange, error)
+
+    @property
+    def _has_data(self) -> bool:
+        return self._content.total_bytes > self._exchange.received
+
+    def check(self, now: float) -> float:
+        """Abort the answer if its connection broke or its time is over; return the next check."""
+        self._wake_read_of_broken_connection()
+        is_waiting = self._waiting_since is not None and not self._has_data
+        when = self._exchange.next_check(self._waiting_since if is_waiting else None, now)
+        if when > now:
+            return when
+        self._is_late = True
+        self._answer.close()
+        return math.inf
+
+    def _wake_read_of_broken_connection(self) -> None:
+        """Fail a read that would wait in vain: aiohttp reports bad chunks to the connection only."""
+        connection = self._answer.connection
+        if connection is None or connection.protocol is None or self._content.exception():
+            return
+        if error := connection.protocol.exception():
+            failure = aiohttp.ClientPayloadError()
+            failure.__cause__ = error
+            self._content.set_exception(failure)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None and not self._content.is_eof():
+                await self._drain()
+        finally:
+            self._watchdog.end(self)
+            self._exchange.release()
+            self._exchange.close()
+            self._answer.close()
+
+    async def _drain(self) -> None:
+        self._exchange.hurry()
+        self._watchdog.begin(self)
+        await super()._drain()
+
+
+class _Watchdog:
+    """Checks open answers now and then, with one timer for all answers of an event loop."""
+
+    def __init__(self) -> None:
+        self._answers: set[AiohttpAnswer] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, answer: AiohttpAnswer) -> None:
+        """Check an answer now and from now on, also if its deadline has become earlier."""
+        self._answers.add(answer)
+        self._check_at(answer.check(monotonic()))
+
+    def end(self, answer: AiohttpAnswer) -> None:
+        """Stop checking an answer."""
+        self._answers.discard(answer)
+
+    def _check_at(self, when: float) -> None:
+        when = min(when, monotonic() + CHECK_SECONDS)
+        if self._timer is None or when < self._timer.when():
+            if self._timer:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_at(when, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        now = monotonic()
+        if times := [answer.check(now) for answer in self._answers]:
+            self._check_at(min(times))
+
+
+class _Body:
+    """A request's body, which sets the deadline of each step when aiohttp reaches it."""
+
+    def __init__(self, data: bytes, exchange: Exchange, limit: asyncio.Timeout) -> None:
+        self._data = data
+        self.exchange = exchange
+        self._limit = limit
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data, self._data = self._data, b""
+        if not data:  # all is sent
+            self._reschedule(self.exchange.read_end(monotonic()))
+            raise StopAsyncIteration
+        self._reschedule(self.exchange.write_end(monotonic()))
+        return data
+
+    def leave_out(self, headers: CIMultiDict[str]) -> None:
+        """Send no body; the time limit of the answer then includes connecting."""
+        headers.pop("Content-Type", None)
+        self._reschedule(self.exchange.read_end(monotonic()))
+
+    def _reschedule(self, end: float) -> None:
+        with suppress(RuntimeError):  # the answer arrived before all was sent
+            self._limit.reschedule(end)
+
+
+class LowerCaseHeaders(Mapping[str, str]):
+    """aiohttp's headers by lower-case names, converted when they are read."""
+
+    __slots__ = ("_headers",)
+
+    def __init__(self, headers: CIMultiDictProxy[str]) -> None:
+        self._headers = headers
+
+    def __getitem__(self, name: str) -> str:
+        return ", ".join(self._headers.getall(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({name.lower(): None for name in self._headers})
+
+    def __len__(self) -> int:
+        return len({name.lower() for name in self._headers})
+
+
+# - failures -
+
+
+def _failure(exchange: Exchange, error: Exception) -> TransportError:
+    """Return the `TransportError` for an error of aiohttp."""
+    cause = getattr(error, "os_error", None) or error.__cause__ or error
+    is_packing = type(cause).__name__ == "ContentEncodingError"
+    kinds = {"ClientError": "packing"} if is_packing else _KINDS
+    return exchange.failure(error, kinds, reason=_text(cause))
+
+
+def _text(error: BaseException) -> str:
+    """Return an error's own text, without the request and answer that some errors quote."""
+    message = getattr(error, "message", str(error))
+    text = message if isinstance(message, str) else type(error).__name__
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        text = f"{error.status} {text}"
+    return " ".join(text.split()).rstrip("^ ")

@@ -1,4 +1,4 @@
-"""What carries a request to a model and its answer back: one method to override.
+"""Carry a request to a model and its answer back: one method to override.
 
 A transport knows bytes, a status and headers; it knows nothing of messages. Subclass
 `Transport` (or `AsyncTransport`) and write `send`, usually with `contextlib.contextmanager`:
@@ -10,38 +10,47 @@ A transport knows bytes, a status and headers; it knows nothing of messages. Sub
                 yield Response(status=200, headers={}, pieces=answer.pieces())
 
 `pathors_agent.testing.check_transport` tests a subclass.
+
+Transports around other transports (`retry`, `fallback`) open an answer up to the first byte of its
+body: until then nothing was returned to the caller, and the request may be sent again.
 """
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from pathors_agent.concurrency.cancellation import Cancellation
+from pathors_agent.errors import TransportError
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.provider_errors import is_retryable
 
 if TYPE_CHECKING:
     from pathors_agent.telemetry.events import ServerAddress
 
 COMPLETIONS_PATH = "/chat/completions"
-"""Where chat completions are asked for, after the base URL, in every API of this kind."""
+"""The path of chat completions below the base URL, in every API of this kind."""
+
+_OK = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One chat completion to ask for: a JSON body, and the session it belongs to.
+    """A request for one chat completion: a JSON body, and the session that it belongs to.
 
-    Other operations of the same API have another `method` or `path`: what follows the base URL,
-    percent-encoded, perhaps with a query. An empty body is not sent.
+    Other operations of the same API have another `method` or `path`. The path follows the base
+    URL; it is percent-encoded and may have a query. An empty body is not sent.
 
-    `session_id` is None where there is no session yet; a transport whose endpoint keeps sessions
-    sends it in the way that endpoint reads. `headers` are added to the transport's own. The whole
-    exchange may take `seconds`, beside the transport's own limits, all attempts counted. A
-    transport that retries does so up to `retries` times; None leaves the number to it. `tell`, if
-    there is one, is called with what happens to the request: an event's name and its fields.
-    `cancellation` says whether its run was cancelled; a transport whose waits last may end them
-    from its callbacks.
+    `session_id` is None if there is no session yet; a transport whose endpoint keeps sessions
+    sends the id in the form that this endpoint expects. `headers` are added to the transport's
+    own. The whole exchange, including retries, may take `seconds`, in addition to the limits of
+    the transport. `retries` bounds how often a transport sends the request again; None leaves the
+    number to the transport. `on_event` is called with the name and the fields of each event on the
+    way, such as a retry. `cancellation` is set when the run is cancelled; a transport that waits
+    for long may register a callback that ends the wait.
     """
 
     body: bytes = field(repr=False)
@@ -51,7 +60,7 @@ class Request:
     method: str = "POST"
     path: str = COMPLETIONS_PATH
     retries: int | None = None
-    tell: Callable[..., None] | None = field(default=None, repr=False, compare=False)
+    on_event: Callable[..., None] | None = field(default=None, repr=False, compare=False)
     cancellation: Cancellation | None = field(default=None, repr=False, compare=False)
 
 
@@ -59,9 +68,9 @@ class Request:
 class Response:
     """An answer as it arrives: status, headers (lower-case names), and its body in pieces.
 
-    The pieces may be cut anywhere; they are read once, inside the `with` that gave the response.
-    `attempts` is how often the request was sent. `masked` removes from a text what must not be in
-    an error: a provider may repeat the key.
+    The pieces may be cut anywhere; they can be read once, inside the `with` block of `send`.
+    `attempts` is how often the request was sent. `masked` replaces secrets in a text before it
+    becomes part of an error: some providers repeat the API key.
     """
 
     status: int
@@ -85,32 +94,163 @@ class AsyncResponse:
 
 
 class Transport(ABC):
-    """A way to reach a model, for blocking code."""
+    """Sends requests to a model, for blocking code."""
 
     profile: EndpointProfile = DEFAULT_PROFILE
-    """What the endpoint wants to be sent."""
+    """The form of the requests that the endpoint accepts."""
 
     server_address: "ServerAddress | None" = None
-    """Where requests go, for telemetry; None if it is not known before one is sent."""
+    """The address of the endpoint, for telemetry; None if it is unknown before a request is sent."""
 
     @abstractmethod
     def send(self, request: Request) -> AbstractContextManager[Response]:
-        """Send one request; give its response, and release it when the `with` block ends.
+        """Send one request; return its response, which is released when the `with` block ends.
 
         Raise `TransportError` (or a subclass) for a failure, before or while the pieces are
-        read. An answer with an error status is returned like any other: the caller reads it.
+        read. Return an answer with an error status like any other: the caller reads it.
         """
 
 
 class AsyncTransport(ABC):
-    """A way to reach a model, for asyncio and trio."""
+    """Sends requests to a model, for asyncio and trio."""
 
     profile: EndpointProfile = DEFAULT_PROFILE
-    """What the endpoint wants to be sent."""
+    """The form of the requests that the endpoint accepts."""
 
     server_address: "ServerAddress | None" = None
-    """Where requests go, for telemetry; None if it is not known before one is sent."""
+    """The address of the endpoint, for telemetry; None if it is unknown before a request is sent."""
 
     @abstractmethod
     def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
         """As `Transport.send`."""
+
+
+# - answers opened up to their first byte -
+
+Send = Callable[[Request], AbstractContextManager[Response]]
+AsyncSend = Callable[[Request], AbstractAsyncContextManager[AsyncResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedAnswer:
+    """An answer with its first byte read; `stack` keeps it open."""
+
+    response: Response
+    stack: ExitStack
+    is_empty: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether another attempt may succeed: the answer is empty, or a temporary error."""
+        return self.is_empty or is_retryable(self.response.status)
+
+    def close(self) -> None:
+        """Release the connection."""
+        self.stack.close()
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncOpenedAnswer:
+    """`OpenedAnswer` for an `AsyncTransport`; `sending` keeps it open."""
+
+    response: AsyncResponse
+    sending: AbstractAsyncContextManager[AsyncResponse]
+    is_empty: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """As `OpenedAnswer.failed`."""
+        return self.is_empty or is_retryable(self.response.status)
+
+    async def aclose(self) -> None:
+        """As `OpenedAnswer.close`."""
+        await self.sending.__aexit__(None, None, None)
+
+
+def open_answer(send: Send, request: Request) -> OpenedAnswer:
+    """Send a request; read an answer 200 up to its first byte."""
+    with ExitStack() as stack:
+        response = stack.enter_context(send(request))
+        if response.status != _OK:
+            return OpenedAnswer(response, stack.pop_all())
+        pieces = iter(response.pieces)
+        first = next(filter(None, pieces), b"")
+        response = replace(response, pieces=chain(filter(None, [first]), pieces))
+        return OpenedAnswer(response, stack.pop_all(), is_empty=not first)
+
+
+async def open_answer_async(send: AsyncSend, request: Request) -> AsyncOpenedAnswer:
+    """As `open_answer`."""
+    # Without an exit stack, which every open stream would keep.
+    sending = send(request)
+    response = await sending.__aenter__()
+    if response.status != _OK:
+        return AsyncOpenedAnswer(response, sending)
+    try:
+        pieces = aiter(response.pieces)
+        first = await _first_filled(pieces)
+    except BaseException:
+        await sending.__aexit__(*sys.exc_info())
+        raise
+    if isinstance(pieces, PushBack):
+        pieces.push_back(first)
+    else:
+        response = replace(response, pieces=_FirstThenRest(first, pieces))
+    return AsyncOpenedAnswer(response, sending, is_empty=not first)
+
+
+def failure_fields(failure: TransportError | Response | AsyncResponse) -> dict[str, object]:
+    """Return the `status` or `error` of a failed attempt, for the event that reports it."""
+    if isinstance(failure, TransportError):
+        return {"status": None, "error": type(failure).__name__}
+    return {"status": failure.status, "error": None}
+
+
+async def _first_filled(pieces: AsyncIterator[bytes]) -> bytes:
+    async for piece in pieces:
+        if piece:
+            return piece
+    return b""
+
+
+class PushBack(ABC):
+    """An iterator of pieces to which the last piece can be returned.
+
+    A wrapper around other iterators costs one more call for each piece.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def push_back(self, piece: bytes) -> None:
+        """Return this piece again from the next read."""
+
+
+class _FirstThenRest:
+    """A piece that was already read, followed by the others."""
+
+    __slots__ = ("_first", "_rest")
+
+    def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
+        self._first = first
+        self._rest = rest
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        # Without a coroutine for the rest, which would cost one more for each piece.
+        if self._first:
+            first, self._first = self._first, b""
+            return _ready(first)
+        return self._rest.__anext__()
+
+    async def aclose(self) -> None:
+        """Close the rest, if it can be closed."""
+        close = getattr(self._rest, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _ready(piece: bytes) -> bytes:
+    return piece

@@ -1,9 +1,10 @@
-"""Say where requests go and what goes with each: the address, the key, the headers."""
+"""The endpoint of the transports over HTTP: its address and headers, and answers read from it."""
 
 import base64
 import os
 import re
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,15 +12,15 @@ from urllib.parse import quote, urlsplit
 
 from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
 from pathors_agent.telemetry.events import ServerAddress, library_version
-from pathors_agent.transports.base import COMPLETIONS_PATH, Request
+from pathors_agent.transports.base import COMPLETIONS_PATH, AsyncResponse, PushBack, Request
+from pathors_agent.transports.connections import Route, route_to
 from pathors_agent.transports.exchange import Exchange, Secrets, Timeouts
-from pathors_agent.transports.network import Route, route_to
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 
 if TYPE_CHECKING:
     import httpx2  # for its URL: one reading of addresses, whatever client calls them
 
-# Shorter header values are words like "gzip", not secrets to be looked for in error texts.
+# Shorter header values are words like "gzip", not secrets.
 SHORTEST_SECRET = 8
 
 _HOST_BYTES, _LABEL_BYTES, _LAST_PORT = 254, 63, 65535
@@ -36,7 +37,7 @@ _HEADER_VALUE = re.compile(r"[!-~]+(?:[ \t]+[!-~]+)*")
 
 
 class Endpoint:
-    """Where requests go and what goes with each of them."""
+    """The endpoint of a transport: its address, and the headers of every request."""
 
     def __init__(
         self,
@@ -49,13 +50,13 @@ class Endpoint:
         *,
         is_own_client: bool,
     ) -> None:
-        given = base_url or os.environ.get("PATHORS_BASE_URL")
-        base = _parsed(given or _hosted_base(project_id))
+        address = base_url or os.environ.get("PATHORS_BASE_URL")
+        base = _parsed(address or _hosted_base(project_id))
         headers = _checked_headers(headers)
-        own = _merged(_authorization(api_key, base, headers, needed=not given), headers)
+        own = _merged(_authorization(api_key, base, headers, needed=not address), headers)
         self.url = _completions_url(base)
         self.route = route_to(self.url) if is_own_client else Route()
-        # Without what may be secret in an address: user name, password and query.
+        # User name, password and query may be secret.
         self.shown = str(self.url.copy_with(query=None))
         self.server = ServerAddress(self.url.host, self.url.port or _PORTS.get(self.url.scheme))
         self._host = str(self.url.copy_with(raw_path=b"")).rstrip("/")
@@ -65,7 +66,7 @@ class Endpoint:
         self.headers = _merged(_own_headers(), own)
         self._keeps_history = keeps_history(str(base))
         self._secrets = _secrets(base, own, self.route)
-        self._masked = self._secrets.masked_words  # one for all answers
+        self._masked = self._secrets.masked_words  # bound once, not for each answer
 
     def profile(
         self, profile: EndpointProfile | None, sends: Literal["history", "new_messages"] | None
@@ -76,22 +77,22 @@ class Endpoint:
         return replace(profile, sends=sends or by_address)
 
     def stores_turns(self, profile: EndpointProfile) -> bool:
-        """Return True if the endpoint stores turns, and so needs to recognise a repeated one."""
+        """Return True if the endpoint stores turns, so that repeated requests need a key."""
         return self._keeps_history or profile.sends == "new_messages"
 
     def exchange(self, request: Request) -> Exchange:
-        """Begin one: its clock starts now; it may take `request.seconds` where that is less."""
+        """Start an exchange now; it may take `request.seconds` if that is less than the timeout."""
         timeouts, seconds = self._timeouts, request.seconds
-        if request.tell is not None:
-            request.tell("request_sent", **self.server._asdict())
+        if request.on_event is not None:
+            request.on_event("request_sent", **self.server._asdict())
         if seconds is not None and seconds < timeouts.seconds("whole"):
             timeouts = replace(timeouts, whole=seconds)
         return Exchange(self._host, timeouts, self._secrets, self._proxy)
 
-    def headers_beside(self, request: Request) -> dict[str, str]:
-        """Give what goes with this request beside, or instead of, `headers`.
+    def request_headers(self, request: Request) -> dict[str, str]:
+        """Return the headers of this request that are added to `headers` or replace them.
 
-        Raises `TransportError` where it cannot be sent.
+        Raises `TransportError` if they cannot be sent.
         """
         session_id = request.session_id
         try:
@@ -104,9 +105,9 @@ class Endpoint:
             raise TransportError(str(error), retryable=False) from None
 
     def address(self, request: Request, completions: "httpx2.URL") -> "httpx2.URL":
-        """Give where a request goes, by the address at which a client asks for completions.
+        """Return the address of a request; `completions` is the client's address for completions.
 
-        Raises `TransportError` where it cannot be sent.
+        Raises `TransportError` if the method or path cannot be sent.
         """
         if request.path == COMPLETIONS_PATH and request.method == "POST":
             return completions
@@ -123,19 +124,73 @@ class Endpoint:
         return completions.copy_with(raw_path=path + b"?" * bool(query) + query)
 
     def head(self, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
-        """Give what an answer says before its body, by the names of `Response`."""
+        """Return the fields of a `Response` that are known before its body."""
         session_id = headers.get(self._session_header.lower())
         masked = self._masked
         return {"status": status, "headers": headers, "session_id": session_id, "masked": masked}
 
 
+class AsyncAnswer(PushBack):
+    """One request and its answer: the context manager of `send`, and the iterator of its pieces.
+
+    Not an async generator: a generator that is left half read must be closed, and its frame
+    needs more memory for each open stream.
+    """
+
+    __slots__ = ("_exchange", "_pushed_back", "_request")
+
+    _exchange: Exchange
+
+    def __init__(self, request: Request) -> None:
+        self._request: Request | None = request
+        self._pushed_back = b""
+
+    @abstractmethod
+    def _begin(self, request: Request) -> Exchange:
+        """Start the exchange."""
+
+    @abstractmethod
+    async def _open(self, request: Request) -> AsyncResponse:
+        """Send the request; return the response, whose pieces this object reads."""
+
+    @abstractmethod
+    async def __anext__(self) -> bytes: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __aenter__(self) -> AsyncResponse:
+        assert self._request  # entered once
+        # An open stream must not keep its request, whose body may have megabytes.
+        request, self._request = self._request, None
+        self._exchange = exchange = self._begin(request)
+        exchange.follow(request.cancellation)
+        try:
+            return await self._open(request)
+        except BaseException:
+            exchange.release()
+            raise
+
+    def push_back(self, piece: bytes) -> None:
+        """Return this piece again from the next read."""
+        self._pushed_back = piece
+
+    async def _drain(self) -> None:
+        """Read the last bytes that are on their way, so that the connection can be reused."""
+        self._exchange.hurry()
+        with suppress(TransportError):
+            async for _ in self:
+                if not self._exchange.may_drain:
+                    break
+
+
 def keeps_history(address: str) -> bool:
     """Return True if the endpoint at this address keeps the history of each session itself.
 
-    The hosted service does, and so does every address whose path holds `/projects/{id}` or
-    `/project/{id}`. Such an endpoint gets only the new messages, and the id of the session that
-    it named. Every other endpoint gets the whole history, and a session id only if the caller
-    names one. `sends=` overrides this.
+    True for the hosted service, and for every address whose path contains `/projects/{id}` or
+    `/project/{id}`. Such an endpoint receives only the new messages, and the id of the session
+    that it named. Every other endpoint receives the whole history, and a session id only if the
+    caller passes one. `sends=` overrides this.
     """
     return _PROJECT.search(urlsplit(address).path) is not None
 
@@ -163,7 +218,7 @@ def _parsed(base: str) -> "httpx2.URL":
             and _can_be_port(url.port)
         ):
             return url
-    # The address is not quoted: it may hold a password.
+    # The address is not quoted: it may contain a password.
     raise InvalidSetting("base_url is no address of the form https://host/path.")
 
 
@@ -178,7 +233,7 @@ def _can_be_port(port: int | None) -> bool:
 
 
 def _completions_url(base: "httpx2.URL") -> "httpx2.URL":
-    """Return the address for completions; a base that ends with their path already keeps it."""
+    """Return the address of completions; the base may end with their path already."""
     path, mark, query = base.raw_path.partition(b"?")
     suffix = COMPLETIONS_PATH.encode()
     path = path.rstrip(b"/").removesuffix(suffix).rstrip(b"/")
@@ -205,17 +260,17 @@ def _basic_authorization(
     """Return the header for a user name and password in the address (RFC 7617)."""
     if api_key or any(name.lower() == "authorization" for name in headers):
         raise InvalidSetting(
-            "base_url holds a user name or password, and api_key= or an Authorization header is "
+            "base_url contains a user name or password, and api_key= or an Authorization header is "
             "given, too; only one of them can be sent: leave out the other."
         )
     if ":" in url.username:
-        raise InvalidSetting("The user name in base_url holds a colon, which cannot be sent.")
+        raise InvalidSetting("The user name in base_url contains a colon, which cannot be sent.")
     pair = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
     return {"Authorization": f"Basic {pair}"}
 
 
 def _secrets(base: "httpx2.URL", headers: Mapping[str, str], route: Route) -> Secrets:
-    """Pick what must not stand in an error: of "Bearer x" the x."""
+    """Return the texts that errors must not contain, such as the x of "Bearer x"."""
     values = [base.password, *headers.values()]
     if route.proxy is not None:
         values += [route.proxy.password, route.proxy.userinfo.decode()]
@@ -228,7 +283,7 @@ def _secrets(base: "httpx2.URL", headers: Mapping[str, str], route: Route) -> Se
 
 
 def _merged(*groups: Mapping[str, str]) -> dict[str, str]:
-    """Join groups of headers; the last of a name wins, in whatever case it is written."""
+    """Merge headers; names are case-insensitive, and the last value of a name wins."""
     named = {name.lower(): (name, value) for group in groups for name, value in group.items()}
     return dict(named.values())
 
@@ -242,7 +297,9 @@ def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _checked_name(name: str) -> str:
     if not _HEADER_NAME.fullmatch(name):
-        raise InvalidSetting("A header's name is empty or has a character that it may not have.")
+        raise InvalidSetting(
+            "A header's name is empty or has a character that is not allowed there."
+        )
     return name
 
 

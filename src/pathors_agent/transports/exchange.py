@@ -1,4 +1,4 @@
-"""Follow one request and its answer: how long it may wait, and how its failures are told."""
+"""One request and its answer: the time limits, and the errors of HTTP clients in our words."""
 
 import math
 import socket
@@ -10,19 +10,19 @@ from typing import Any, Literal
 
 from pathors_agent.concurrency.cancellation import Cancellation
 from pathors_agent.errors import InvalidSetting, TransportError
-from pathors_agent.transports.network import trust_hint
+from pathors_agent.transports.connections import trust_hint
 
-# A lost SYN is sent again after 1 and 3 seconds: time for both, and for TLS.
+# TCP resends a lost SYN after 1 and 3 seconds; this leaves time for both, and for TLS.
 CONNECT_SECONDS = 5.0
-# A model that reasons without showing it is silent for minutes, and so is an unstreamed answer.
+# A model that hides its reasoning is silent for minutes, and so is an answer without a stream.
 FIRST_BYTE_SECONDS = 300.0
 # Servers keep a stream alive with a comment every 10 to 30 seconds, or send a token long before.
 BETWEEN_BYTES_SECONDS = 60.0
 # 32,000 tokens at 20 tokens a second are 27 minutes.
 WHOLE_SECONDS = 1800.0
-# Between two model calls a tool runs: often longer than a client's 5 s, seldom longer than this.
+# A tool that runs between two model calls often takes longer than an HTTP client's usual 5 s.
 KEEP_ALIVE_SECONDS = 30.0
-# After `[DONE]` comes the end of the body, mostly in the same packet; a new connection costs more.
+# The end of the body follows `[DONE]`, mostly in the same packet. A new connection costs more.
 DRAIN_SECONDS = 0.05
 DRAIN_BYTES = 16 * 1024
 
@@ -33,12 +33,12 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How many seconds the parts of one request may take; None sets no limit.
+    """The time limits of one request in seconds; None means no limit.
 
-    - `connect`: to get a connection; with HTTPTransport and AsyncHTTPTransport, each address of
-      the host and its TLS handshake count anew.
+    - `connect`: to get a connection. In HTTPTransport and AsyncHTTPTransport the limit holds for
+      each address of the host, and again for its TLS handshake.
     - `first_byte`: from the end of the request to the first byte of the answer's body.
-    - `between_bytes`: any silence after that. A comment that keeps a stream alive ends it.
+    - `between_bytes`: between two reads after that. A comment that keeps a stream alive counts.
     - `whole`: from the start of the request to the last byte of its answer.
     """
 
@@ -53,7 +53,7 @@ class Timeouts:
                 raise InvalidSetting(f"Timeouts.{name} must be a positive number, or None.")
 
     def seconds(self, name: str) -> float:
-        """Give the limit of this name; infinity where there is none."""
+        """Return the limit with this name; infinity if there is none."""
         value: float | None = getattr(self, name)
         return math.inf if value is None else value
 
@@ -62,7 +62,7 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 
 class Exchange:
-    """One request and its answer: how long it may still wait, and how its failures are told.
+    """One request and its answer: the time that is left, and the errors.
 
     Times are those of `time.monotonic`.
     """
@@ -98,18 +98,21 @@ class Exchange:
         self.is_closed = False
         self._cancellation: Cancellation | None = None
         self.connection: Any = None
-        """What the answer is read from, once it is: it has `get_extra_info`."""
+        """The open connection, None before the answer begins; it has `get_extra_info`."""
         self.reuse: Literal["unknown", "new", "kept"] = "unknown"
-        """Whether the connection was opened for this request or has served another before."""
+        """Whether the connection was opened for this request, or kept from an earlier one."""
 
-    # - how long -
+    # - time limits -
 
     def seconds_for(self, name: str) -> float | None:
-        """Say how long a step before the answer may take, None for ever."""
+        """Return how long a step before the answer may take; None means no limit."""
         return _finite(min(self._timeouts.seconds(name), self._timeouts.seconds("whole")))
 
     def seconds_left(self) -> float | None:
-        """Say how long the next read may wait, None for ever; raise when no time is left."""
+        """Return how long the next read may wait; None means no limit.
+
+        Raises `TransportError` if no time is left.
+        """
         if self.is_closed:
             raise self.closed()
         now = monotonic()
@@ -119,11 +122,11 @@ class Exchange:
         return _finite(left)
 
     def write_end(self, start: float) -> float:
-        """Say until when the sending of the body may go on."""
+        """Return the deadline for sending the body, if sending started at `start`."""
         return self._end(start + self._timeouts.seconds("between_bytes"), "between_bytes")
 
     def read_end(self, start: float) -> float:
-        """Say until when a read may wait that starts, or started, at that time."""
+        """Return the deadline of a read that starts, or started, at `start`."""
         if self._received:
             return self._end(start + self._timeouts.seconds("between_bytes"), "between_bytes")
         if self._first_end is None:
@@ -131,67 +134,67 @@ class Exchange:
         return self._end(self._first_end, "first_byte")
 
     def _end(self, when: float, name: str) -> float:
-        """Choose the first of that end and the end of all; note which limit it is."""
+        """Return the earlier of this deadline and the one of the whole; remember which it is."""
         when, self._waited_for = min((when, name), (self._whole_end, "whole"))
         return when
 
-    def next_look(self, waiting_since: float | None, now: float) -> float:
-        """Say when to look whether a read waits too long; not after `now`: the time is over."""
+    def next_check(self, waiting_since: float | None, now: float) -> float:
+        """Return when to check again whether a read waits too long; `now` or earlier if it does."""
         end = self.read_end(now if waiting_since is None else waiting_since)
-        # With the first piece another limit begins to hold, and one that is shorter, mostly.
+        # The limit after the first piece is usually shorter.
         return min(end, now + self._timeouts.seconds("between_bytes"))
 
     @property
     def whole_end(self) -> float:
-        """When all must be over."""
+        """The deadline of the whole exchange."""
         return self._whole_end
 
     @property
     def received(self) -> int:
-        """How many bytes of the answer's body came."""
+        """How many bytes of the answer's body have arrived."""
         return self._received
 
     def hurry(self) -> None:
-        """Leave only a moment for what is still on its way."""
+        """Limit the rest of the answer to the time of a drain."""
         self._whole_end = min(self._whole_end, monotonic() + DRAIN_SECONDS)
         self._drained_from = self._received
 
     @property
     def may_drain(self) -> bool:
-        """Whether to go on reading what nobody wants."""
+        """Whether the drain may continue: few enough bytes were read since `hurry`."""
         return self._received - self._drained_from < DRAIN_BYTES
 
     def close(self) -> None:
-        """Let nothing more be read."""
+        """Refuse further reads."""
         self.is_closed = True
 
     def follow(self, cancellation: Cancellation | None) -> None:
-        """Abort the exchange when its run is cancelled; raise if it was cancelled before."""
+        """Abort the exchange when its run is cancelled; raise if the run is cancelled already."""
         if cancellation is not None:
             self._cancellation = cancellation
             cancellation.add(self.abort)
             if self.is_closed:
-                self.let_go()
+                self.release()
                 raise self.closed()
 
-    def let_go(self) -> None:
-        """Let a later cancellation have no effect: the connection may serve another request."""
+    def release(self) -> None:
+        """Ignore later cancellations: the connection may serve another request."""
         cancellation, self._cancellation, self.connection = self._cancellation, None, None
         if cancellation is not None:
             cancellation.remove(self.abort)
 
     def abort(self) -> None:
-        """End the exchange from any thread: let nothing be read, and wake what reads."""
+        """End the exchange from any thread, and wake the thread or task that reads."""
         self.close()
         if (connection := self.connection) is not None:
             shut_down(connection)
 
     # - the answer -
 
-    def opened(self, status: int, headers: Mapping[str, str]) -> None:
-        """Note an answer's head. Raise `TransportError` if it only says to ask elsewhere."""
+    def begin_answer(self, status: int, headers: Mapping[str, str]) -> None:
+        """Take over an answer's head. Raise `TransportError` for a redirect, or a proxy's 407."""
         self._is_error = status >= _FIRST_ERROR
-        self.reuse = "unknown"  # what fails from now on is no closed connection
+        self.reuse = "unknown"  # a later failure is not a connection that was closed while idle
         if status == _PROXY_REFUSES and self._proxy:
             raise TransportError(
                 f"The proxy {self._proxy} answered 407: it wants a user name and password, or does "
@@ -206,15 +209,15 @@ class Exchange:
             )
 
     def count(self, piece: bytes) -> None:
-        """Note a piece of the body; raise where it came too late."""
+        """Count a piece of the body. Raise `TransportError` if it arrived too late."""
         self._received += len(piece)
         if monotonic() >= self._whole_end:
             raise self.timed_out("whole")
 
     def masked(self, piece: bytes) -> bytes:
-        """Give a piece of the body, without the secrets that an error may quote.
+        """Return a piece of the body; in the body of an error, secrets are masked.
 
-        A secret cut in two by the network is not found; errors are a piece each, nearly always.
+        A secret that is cut by the network is not found, but most errors are one piece.
         """
         return self._secrets.masked_bytes(piece) if self._is_error else piece
 
@@ -223,10 +226,10 @@ class Exchange:
     def failure(
         self, error: Exception, kinds: Mapping[str, str], *, reason: str = ""
     ) -> TransportError:
-        """Tell an error of an HTTP client in our words.
+        """Return the `TransportError` for an error of an HTTP client.
 
-        `kinds` gives for the names of its classes one of `FAILURES`, or the limit that ran out;
-        "wait" is the limit of the last wait.
+        `kinds` maps the names of the client's exceptions to one of `FAILURES`, or to the limit
+        that was reached; "wait" is the limit of the last wait.
         """
         kind = next(kinds[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in kinds)
         if kind not in FAILURES:
@@ -255,17 +258,17 @@ class Exchange:
         return "no proxy" if self._proxy and not any("SSL" in name for name in names) else "refused"
 
     def closed(self) -> TransportError:
-        """Tell that the answer was read after its `with` block."""
+        """Return the error for a read after the `with` block."""
         return TransportError(f"The answer of {self._host} was closed before its end.")
 
     def cause(self, error: Exception) -> Exception | None:
-        """Give the error to chain: none, where it quotes a secret."""
-        # A repr, too: a logger may show it, and that of aiohttp's errors holds all headers.
+        """Return the error to chain, or None if it quotes a secret."""
+        # Loggers may show the repr, and the repr of aiohttp's errors contains all headers.
         texts = [text for link in _chain(error) for text in (str(link), repr(link))]
         return None if any(map(self._secrets.are_in, texts)) else error
 
     def timed_out(self, name: str | None = None) -> TransportError:
-        """Tell that a limit was reached: the one of that name, or that of the last wait."""
+        """Return the error for a limit that was reached: by its name, or that of the last wait."""
         name = name or self._waited_for
         name = min(name, "whole", key=self._timeouts.seconds) if name == "connect" else name
         seconds = self._timeouts.seconds(name)
@@ -274,7 +277,7 @@ class Exchange:
             f"{_SLOW[name].format(host=self._host, through=through, seconds=seconds)}, "
             f"after {self._received} bytes "
             f"of the answer; the limit is Timeouts({name}={seconds:g}).",
-            retryable=name != "whole",  # the caller gave no more time than this
+            retryable=name != "whole",  # the caller allowed no more time
             timed_out=True,
         )
 
@@ -284,16 +287,18 @@ def shut_down(connection: Any) -> None:
     tls, found = (connection.get_extra_info(name) for name in ("ssl_object", "socket"))
     if found is None or (tls is not None and tls.selected_alpn_protocol() == "h2"):
         return
-    found = getattr(found, "_sock", found)  # asyncio wraps it
+    found = getattr(found, "_sock", found)  # asyncio's wrapper
     if isinstance(found, socket.socket):
-        with suppress(OSError):  # it is not connected any more
-            socket.socket.shutdown(found, socket.SHUT_RDWR)  # TLS's own would wait, or unwrap it
+        with suppress(OSError):  # not connected any more
+            socket.socket.shutdown(
+                found, socket.SHUT_RDWR
+            )  # the method of a TLS socket would wait, or unwrap the socket
 
 
 class Secrets:
-    """What must stand in no error: keys, passwords, and an address's query.
+    """The texts that errors must not contain: keys, passwords, and the query of an address.
 
-    A query is not masked in what a provider says: its words are seldom secret, often of use.
+    A query is not masked in a provider's error: its words are rarely secret and often useful.
     """
 
     def __init__(self, values: list[str], query: str = "") -> None:
@@ -301,23 +306,23 @@ class Secrets:
         self._query = query
 
     def masked(self, text: str) -> str:
-        """Give the text with stars for each secret."""
+        """Return the text with all secrets replaced by stars."""
         return self.masked_words(text.replace(self._query, "***") if self._query else text)
 
     def masked_words(self, text: str) -> str:
-        """Give what a provider says with stars for each key and password."""
+        """Return a provider's text with keys and passwords replaced by stars."""
         for secret in self._values:
             text = text.replace(secret, "***")
         return text
 
     def masked_bytes(self, body: bytes) -> bytes:
-        """Give a piece of a body with stars for each key and password."""
+        """Return a piece of a body with keys and passwords replaced by stars."""
         for secret in self._values:
             body = body.replace(secret.encode(), b"***")
         return body
 
     def are_in(self, text: str) -> bool:
-        """Tell whether a text holds one."""
+        """Return True if the text contains a secret."""
         return self.masked(text) != text
 
 
@@ -330,8 +335,8 @@ _SLOW = {
 FAILURES = {
     "refused": "No connection to {host}: {reason}.",
     "no proxy": "No connection to the proxy{proxy}, through which {host} is reached: {reason}.",
-    "proxy": "The proxy{proxy} gave no connection to {host}: {reason}.",
-    "certificate": "{host} shows a certificate that is not trusted: {reason}; {trust}.",
+    "proxy": "The proxy{proxy} refused a connection to {host}: {reason}.",
+    "certificate": "{host} has a certificate that is not trusted: {reason}; {trust}.",
     "write": "The connection to {host} broke while the request was sent: {reason}.",
     "read": "The connection to {host} broke after {received} bytes of the answer: {reason}.",
     "format": "{host} cut off or garbled its answer after {received} bytes: {reason}.",
@@ -339,14 +344,14 @@ FAILURES = {
     "other": "The request to {host} failed after {received} bytes of the answer: {reason}.",
     "request": "The request to {host} cannot be sent: {reason}.",
 }
-# The same request would fail in the same way.
+# Failures that a retry would repeat.
 _FINAL = frozenset({"packing", "request", "certificate"})
-# A connection that the server closed while it was idle fails in one of these ways.
+# How a connection fails that the server closed while it was idle.
 _BREAKS = frozenset({"read", "write", "format"})
 
 
 def _reason(error: Exception) -> str:
-    """Return the words of the system's error below it, or else the first words there are."""
+    """Return the text of the operating system's error in the chain, or else the first text."""
     links = list(_chain(error))
     system = [link for link in links if isinstance(link, OSError) and link.errno is not None]
     texts = (str(link) for link in (*system[-1:], *links))
@@ -356,7 +361,7 @@ def _reason(error: Exception) -> str:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        if isinstance(error, BaseExceptionGroup):  # several addresses of one host
+        if isinstance(error, BaseExceptionGroup):  # one error for each address of the host
             for member in error.exceptions:
                 yield from _chain(member)
         error = error.__cause__ or error.__context__
