@@ -7,14 +7,19 @@ import pytest
 
 from live_server import Live, events, joined, live
 from pathors_agent import Usage
-from pathors_agent.server import Project
+from pathors_agent.server import Project, ServerSettings
 from pathors_agent.testing import AsyncScriptedTransport, answer
 
 LISTED = "pathway-default"
 SYSTEM = {"role": "system", "content": "Be brief."}
 HI = {"role": "user", "content": "Hi"}
 PARTS = {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "!"}]}
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "auto"}}
+CACHED = {
+    "role": "user",
+    "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}],
+}
+IMAGE_URL = "data:image/png;base64,AAAA"
+IMAGE = {"type": "image_url", "image_url": {"url": IMAGE_URL, "detail": "auto"}}
 SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
 READ = {"name": "read_file", "description": "Read a file.", "parameters": SCHEMA}
 TOOLS = [{"type": "function", "function": READ}]
@@ -31,7 +36,13 @@ Shape = tuple[dict[str, Any], dict[str, str]]
 # The body and the headers of a first request.
 SHAPES: dict[str, Shape] = {
     "Open WebUI": (
-        {"stream": True, "model": LISTED, "messages": [SYSTEM, HI], "stream_options": USAGE},
+        {
+            "stream": True,
+            "model": LISTED,
+            "messages": [SYSTEM, CACHED],
+            "stream_options": USAGE,
+            "reasoning": {"effort": "low"},
+        },
         {"X-OpenWebUI-User-Name": "Ann", "X-OpenWebUI-Chat-Id": "c1"},
     ),
     "Open WebUI, image": (
@@ -57,20 +68,42 @@ SHAPES: dict[str, Shape] = {
             "top_p": 1,
             "presence_penalty": 0,
             "frequency_penalty": 0,
+            "reasoning": {"effort": "low"},
             "include_reasoning": True,
+            "tools": TOOLS,
         },
         STAINLESS,
     ),
     "Continue": (
         {
-            "messages": [SYSTEM, PARTS],
+            "messages": [SYSTEM, HI],
             "model": LISTED,
             "max_tokens": 4096,
             "stream": True,
+            "stream_options": USAGE,
             "tools": TOOLS,
-            "parallel_tool_calls": False,
         },
         {"api-key": "sk_other", "x-api-key": "sk_other"},
+    ),
+    "Continue, image": (
+        {
+            "messages": [
+                SYSTEM,
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "Hi"},
+                        {**IMAGE, "image_url": {"url": IMAGE_URL, "detail": "low"}},
+                    ],
+                },
+                {"role": "assistant", "content": " "},
+                HI,
+            ],
+            "model": LISTED,
+            "max_tokens": 4096,
+            "stream": True,
+        },
+        {"api-key": "sk_other"},
     ),
     "Cline": (
         {
@@ -79,8 +112,20 @@ SHAPES: dict[str, Shape] = {
             "temperature": 0,
             "stream": True,
             "stream_options": USAGE,
+            "tools": TOOLS,
         },
         {**STAINLESS, "HTTP-Referer": "https://cline.bot", "X-Title": "Cline"},
+    ),
+    "Cline, reasoning model": (
+        {
+            "model": LISTED,
+            "messages": [{"role": "developer", "content": "Be brief."}, PARTS],
+            "reasoning_effort": "medium",
+            "max_tokens": 8192,
+            "stream": True,
+            "stream_options": USAGE,
+        },
+        STAINLESS,
     ),
     "Aider": (
         {
@@ -93,11 +138,24 @@ SHAPES: dict[str, Shape] = {
             ],
             "temperature": 0,
             "stream": True,
-            "extra_body": {},
         },
         {"X-Stainless-Lang": "python"},
     ),
     "Home Assistant": (
+        {
+            "model": LISTED,
+            "messages": [SYSTEM, HI],
+            "stream": True,
+            "stream_options": USAGE,
+            "max_tokens": 150,
+            "top_p": 1,
+            "temperature": 0.5,
+            "tools": TOOLS,
+            "tool_choice": "auto",
+        },
+        {"X-Stainless-Lang": "async:asyncio"},
+    ),
+    "Home Assistant, older": (
         {
             "model": LISTED,
             "messages": [SYSTEM, {**HI, "name": "Ann"}],
@@ -114,16 +172,21 @@ SHAPES: dict[str, Shape] = {
         {
             "model": LISTED,
             "messages": [SYSTEM, HI],
-            "n": 1,
             "temperature": 0.7,
             "top_p": 1,
             "frequency_penalty": 0,
             "presence_penalty": 0,
+            "max_tokens": 1000,
+            "response_format": {"type": "text"},
             "stream": True,
             "stream_options": USAGE,
-            "tools": [{**TOOLS[0], "function": {**READ, "strict": False}}],
+            "tools": TOOLS,
             "tool_choice": "auto",
         },
+        STAINLESS,
+    ),
+    "n8n, whole answer": (
+        {"model": LISTED, "messages": [HI], "stream": False, "tools": TOOLS},
         STAINLESS,
     ),
     "Dify": (
@@ -131,10 +194,22 @@ SHAPES: dict[str, Shape] = {
             "model": LISTED,
             "stream": True,
             "temperature": 0.7,
+            "max_tokens": 512,
             "messages": [SYSTEM, HI],
             "tools": TOOLS,
             "tool_choice": "auto",
+            "stop": ["Observation"],
             "user": "6f1e",
+        },
+        {"Accept-Charset": "utf-8"},
+    ),
+    "Dify, functions": (
+        {
+            "model": LISTED,
+            "stream": False,
+            "temperature": 0.7,
+            "messages": [SYSTEM, HI],
+            "functions": [READ],
         },
         {"Accept-Charset": "utf-8"},
     ),
@@ -158,14 +233,11 @@ SHAPES: dict[str, Shape] = {
         {},
     ),
 }
-# How programs join the base address and the path.
-JOINS = {"Dify": "/", "Continue": "/"}
 
 
-def ask(server: Live, app: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
+def ask(server: Live, body: dict[str, Any], headers: dict[str, str]) -> Any:
     """Send a request as the program does, and return its message."""
-    address = f"{server.base}/{JOINS.get(app, '')}chat/completions"
-    answered = server.client.post(address, json=body, headers=headers)
+    answered = server.client.post("/chat/completions", json=body, headers=headers)
     assert answered.status_code == 200, answered.text
     if not body.get("stream"):
         return answered.json()["choices"][0]["message"]
@@ -187,11 +259,12 @@ def test_first_request_of_a_program_is_answered(app: str) -> None:
     model = AsyncScriptedTransport(answer("Hello!", usage=usage))
     with live(Project(id="demo", transport=model)) as server:
         assert server.client.get("/models").json()["data"][0]["id"] == LISTED
-        assert ask(server, app, body, headers)["content"] == "Hello!"
+        assert ask(server, body, headers)["content"] == "Hello!"
 
     (sent,) = model.requests
     assert "model" not in sent
-    assert [m["role"] for m in sent["messages"]] == [m["role"] for m in body["messages"]]
+    roles = [m["role"].replace("developer", "system") for m in body["messages"]]
+    assert [m["role"] for m in sent["messages"]] == roles
 
 
 WITH_TOOLS = [app for app, (body, _) in SHAPES.items() if body.keys() & {"tools", "functions"}]
@@ -204,11 +277,11 @@ def test_tool_round_trip_of_a_program_with_its_whole_history(app: str) -> None:
     asked = answer(calls=[("read_file", {"path": "a.txt"})], usage=counted)
     model = AsyncScriptedTransport(asked, answer("It is empty.", usage=counted))
     with live(Project(id="demo", transport=model)) as server:
-        message = ask(server, app, body, headers)
+        message = ask(server, body, headers)
         (call,) = message["tool_calls"]
         call.pop("index", None)
-        history = [*body["messages"], *told_back(body, call)]
-        last = ask(server, app, {**body, "messages": history}, headers)
+        history = [*body["messages"], *told_back(app, call)]
+        last = ask(server, {**body, "messages": history}, headers)
 
     assert last["content"] == "It is empty."
     user, assistant, result = model.requests[-1]["messages"][-3:]
@@ -217,10 +290,28 @@ def test_tool_round_trip_of_a_program_with_its_whole_history(app: str) -> None:
     assert json.loads(assistant["tool_calls"][0]["function"]["arguments"]) == {"path": "a.txt"}
 
 
-def told_back(body: dict[str, Any], call: dict[str, Any]) -> list[dict[str, Any]]:
+def told_back(app: str, call: dict[str, Any]) -> list[dict[str, Any]]:
     """Write the call and its result as the program does."""
-    if "functions" in body:
+    if "functions" in SHAPES[app][0]:
         called = {"role": "assistant", "content": None, "function_call": call["function"]}
         return [called, {"role": "function", "name": "read_file", "content": "empty"}]
+    if app == "Home Assistant":  # it leaves out an empty content, and writes results as JSON
+        result = {"role": "tool", "tool_call_id": call["id"], "content": '"empty"'}
+        return [{"role": "assistant", "tool_calls": [call]}, result]
     result = {"role": "tool", "name": "read_file", "tool_call_id": call["id"], "content": "empty"}
     return [{"role": "assistant", "content": "", "tool_calls": [call]}, result]
+
+
+def test_stream_without_ids_is_nothing_but_lines_of_data() -> None:
+    body, headers = SHAPES["Dify"]
+    settings = ServerSettings(event_ids=False)
+    with live(
+        Project(id="demo", transport=AsyncScriptedTransport("Hello!")), settings=settings
+    ) as server:
+        told = server.client.post("/chat/completions", json=body, headers=headers).text
+
+    # Dify cuts the stream at empty lines, and reads each piece behind its first word as JSON.
+    pieces = [piece for piece in told.split("\n\n") if piece]
+    assert pieces[-1] == "data: [DONE]"
+    chunks = [json.loads(piece.removeprefix("data: ")) for piece in pieces[:-1]]
+    assert "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks) == "Hello!"

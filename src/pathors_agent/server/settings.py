@@ -37,7 +37,14 @@ GRACE_SECONDS = 20.0
 
 
 # Fields that are no amounts, or may be zero.
-_NO_AMOUNTS = {"access_log", "cors_origins", "cors_private_network", "metrics", "queue_length"}
+_NO_AMOUNTS = {
+    "access_log",
+    "cors_origins",
+    "cors_private_network",
+    "event_ids",
+    "metrics",
+    "queue_length",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +64,8 @@ class ServerSettings:
     - `lease_seconds`: how long a session stays locked when its process dies in the middle of a
       turn.
     - `ping_seconds`: silence of a stream before a comment is sent.
+    - `event_ids`: give each event of a stream an id, so that a client can go on after it. Turn it
+      off for clients that read nothing but lines of data, as Dify.
     - `write_seconds`: how long a client may take to read what is waiting for it.
     - `grace_seconds`: how long running turns may go on after SIGTERM.
     - `access_log`: log each request, as an event of the logger `pathors_agent.access`.
@@ -85,6 +94,7 @@ class ServerSettings:
     ping_seconds: float = PING_SECONDS
     write_seconds: float = WRITE_SECONDS
     grace_seconds: float = GRACE_SECONDS
+    event_ids: bool = True
     access_log: bool = False
     metrics: bool = False
     cors_origins: tuple[str, ...] = ()

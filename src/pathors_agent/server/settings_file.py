@@ -35,7 +35,7 @@ def load_settings(path: str | Path) -> ServerSettings:
 def _fits(name: str, value: object) -> bool:
     if name == "cors_origins":
         return isinstance(value, list) and all(isinstance(origin, str) for origin in value)
-    if name in ("access_log", "cors_private_network", "metrics"):
+    if name in ("access_log", "cors_private_network", "event_ids", "metrics"):
         return isinstance(value, bool)
     kinds = (int, float) if name.endswith("seconds") else (int,)
     return isinstance(value, kinds) and not isinstance(value, bool)

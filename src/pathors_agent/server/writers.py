@@ -149,6 +149,7 @@ class StreamWriter:
         self._said = ""  # the kind of what was sent: nothing, the opening, or text
         self._pending_break = False
         self._shows_reasoning = turn.project.shows_reasoning(turn.request)
+        self._shows_ids = turn.shared.settings.event_ids
         self._has_reasoned = False
         self._reasoning_break = ""
 
@@ -226,7 +227,7 @@ class StreamWriter:
         event = self._chunks.error(problem.body, after=self._followed_to)
         if self._kept is not None:
             self._kept.add(event, is_last=True)
-        await self._line.write(event, more=False)
+        await self._write(event, more=False)
 
     async def follow(self, kept: KeptEvents) -> None:
         """Send the events of a running turn, after the last one that the client has."""
@@ -236,7 +237,7 @@ class StreamWriter:
             self._followed_to = turn.last_event_id
         await self._start()
         async for event in kept.after(turn.last_event_id):
-            await self._line.write(event)
+            await self._write(event)
             self._followed_to = event[len(b"id: ") : event.index(b"\n")].decode()
         await self._line.write(b"", more=False)
 
@@ -280,7 +281,11 @@ class StreamWriter:
     async def _send(self, event: bytes, *, is_last: bool = False) -> None:
         if self._kept is not None:
             self._kept.add(event, is_last=is_last)
-        await self._line.write(event)
+        await self._write(event)
+
+    async def _write(self, event: bytes, *, more: bool = True) -> None:
+        """Send an event, without the line of its id if the server is set so."""
+        await self._line.write(event if self._shows_ids else event.partition(b"\n")[2], more=more)
 
 
 def unread_writer(turn: Turn) -> WholeWriter | StreamWriter:
