@@ -97,6 +97,7 @@ def default(field: Field[Any]) -> object:
     return field.default
 
 
+@pytest.mark.process  # a library of the durable engine asks a program about the machine
 def test_limits_have_the_values_that_the_page_names() -> None:
     shown = {name: number(value) for name, value, _ in ROW.findall(page("limits"))}
 
