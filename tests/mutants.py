@@ -117,7 +117,7 @@ MUTANTS = [
     Mutant(
         "an error inside a choice is overlooked",
         "rule 2",
-        at="read_loose_chunk",
+        at="read_chunk",
         old="        if error := find_error(choice, is_answer=True):\n            return error\n",
         new="",
         tests=("test_quirk_is_read_as_expected_however_it_is_cut[Q92-error-inside-the-choice]",),

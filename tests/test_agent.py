@@ -18,8 +18,7 @@ from pathors_agent.errors import (
     ToolDefinitionError,
     TransportError,
 )
-from pathors_agent.history.loading import load_messages
-from pathors_agent.history.stored import dump_messages
+from pathors_agent.history.loading import dump_messages, load_messages
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,

@@ -9,8 +9,7 @@ from pathors_agent.agents.agent import Agent
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import ConversationError, RunNotFinished
-from pathors_agent.history.loading import load_messages
-from pathors_agent.history.stored import dump_messages
+from pathors_agent.history.loading import dump_messages, load_messages
 from pathors_agent.messages import ToolMessage
 from pathors_agent.testing import ScriptedTransport, answer, calls
 from pathors_agent.tools.signature import ToolContext

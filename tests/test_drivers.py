@@ -24,8 +24,7 @@ from pathors_agent.errors import (
     ToolError,
     TransportError,
 )
-from pathors_agent.history.loading import load_messages
-from pathors_agent.history.stored import dump_messages
+from pathors_agent.history.loading import dump_messages, load_messages
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.testing import (
     AsyncScriptedTransport,

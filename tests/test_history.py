@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathors_agent.errors import ConversationError
-from pathors_agent.history.loading import load_messages
-from pathors_agent.history.stored import dump_messages, load_message
+from pathors_agent.history.loading import dump_messages, load_message, load_messages
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,

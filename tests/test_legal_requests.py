@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from pathors_agent.agents.agent import Agent
 from pathors_agent.core.conversation import Conversation
-from pathors_agent.history.loading import load_messages
-from pathors_agent.history.stored import dump_messages
+from pathors_agent.history.loading import dump_messages, load_messages
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,

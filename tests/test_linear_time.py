@@ -16,8 +16,8 @@ from pathors_agent.agents.agent import Agent
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Run
-from pathors_agent.history.sent import last_turns, token_budget
-from pathors_agent.history.stored import dump_messages
+from pathors_agent.history.loading import dump_messages
+from pathors_agent.history.trim import last_turns, token_budget
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,

@@ -13,8 +13,8 @@ from pathors_agent.agents.summaries import HEADING, summarized
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import ConversationError, ProviderError
-from pathors_agent.history.sent import History, checked, estimate_tokens, last_turns, once
-from pathors_agent.history.sent import token_budget as budget
+from pathors_agent.history.trim import History, checked, estimate_tokens, last_turns, once
+from pathors_agent.history.trim import token_budget as budget
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -228,8 +228,8 @@ def test_each_request_of_a_run_is_chosen(way: Way) -> None:
 @pytest.mark.parametrize(
     ("chosen", "words", "index"),
     [
-        (HISTORY[3:], r"no conversation: messages\[0\]: no tool message may come", 0),
-        ([user("one"), asked("1"), user("two")], r"no conversation: messages\[2\]: no user", 2),
+        (HISTORY[3:], r"not a legal history: messages\[0\]: no tool message may come", 0),
+        ([user("one"), asked("1"), user("two")], r"not a legal history: messages\[2\]: no user", 2),
         ([user("one"), said("1.")], r"ends at messages\[1\], where the user must go on", 1),
         ([user("one"), asked("1")], r"ends at messages\[1\], where the tool must go on", 1),
         ([], "ends at messages", -1),

@@ -17,8 +17,7 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import GiveFeedback, Run, Status
 from pathors_agent.errors import RunNotFinished, ToolDefinitionError
-from pathors_agent.history.loading import load_messages
-from pathors_agent.history.stored import dump_messages
+from pathors_agent.history.loading import dump_messages, load_messages
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,

@@ -11,7 +11,7 @@ from pathors_agent.agents.approvals import Decision
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream, RunStream
 from pathors_agent.core.conversation import Conversation
-from pathors_agent.history.given import Prompt
+from pathors_agent.history.loading import Prompt
 from pathors_agent.messages import Message
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport
 from pathors_agent.transports.base import Request

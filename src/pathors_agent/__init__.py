@@ -30,9 +30,8 @@ if TYPE_CHECKING:
         ToolLoopError,
         TransportError,
     )
-    from pathors_agent.history.loading import load_messages
-    from pathors_agent.history.sent import estimate_tokens, last_turns, token_budget
-    from pathors_agent.history.stored import dump_messages
+    from pathors_agent.history.loading import dump_messages, load_messages
+    from pathors_agent.history.trim import estimate_tokens, last_turns, token_budget
     from pathors_agent.mcp.tools import MCPTools
     from pathors_agent.messages import (
         AssistantMessage,
@@ -183,8 +182,7 @@ _NAMES_BY_MODULE = {
         "TransportError",
     ),
     "transports.fallback": ("AsyncFallbackTransport", "FallbackTransport"),
-    "history.loading": ("load_messages",),
-    "history.stored": ("dump_messages",),
+    "history.loading": ("dump_messages", "load_messages"),
     "transports.http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
     "mcp.tools": ("MCPTools",),
     "wire.deltas": ("ReasoningDelta", "TextDelta", "ToolCallDelta", "ToolProgressDelta"),
@@ -199,7 +197,7 @@ _NAMES_BY_MODULE = {
         "Usage",
         "UserMessage",
     ),
-    "history.sent": ("estimate_tokens", "last_turns", "token_budget"),
+    "history.trim": ("estimate_tokens", "last_turns", "token_budget"),
     "transports.retry": ("AsyncRetryingTransport", "RetryingTransport"),
     "core.limits": ("Limits",),
     "core.run": ("CallModel", "CallTool", "GiveFeedback", "Run", "Status"),

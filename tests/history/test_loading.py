@@ -1,4 +1,4 @@
-"""Histories of other libraries, in the shapes that they document; and what does not fit."""
+"""Histories of other libraries, in the shapes that they document; and their unsupported parts."""
 
 import json
 from types import SimpleNamespace
@@ -9,8 +9,7 @@ import pytest
 from pathors_agent.agents.agent import Agent
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError
-from pathors_agent.history.loading import HistoryFormat, load_messages
-from pathors_agent.history.stored import dump_messages
+from pathors_agent.history.loading import HistoryFormat, dump_messages, load_messages
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -188,19 +187,19 @@ def test_agent_goes_on_with_a_history_of_dicts() -> None:
         ({"role": "robot", "content": "x"}, ".role: must be one of system"),
         ({"content": "x"}, ".role: must be one of system"),
         ({"role": "tool", "content": "x"}, ".tool_call_id: is required"),
-        ({"role": "user", "content": "x", "mood": "good"}, ".mood: has no place here"),
+        ({"role": "user", "content": "x", "mood": "good"}, ".mood: is not supported"),
         (
             {"role": "assistant", "content": "x", "function_call": {"name": "f"}},
-            ".function_call: a call without an id has no place here",
+            ".function_call: a call without an id is not supported",
         ),
         ({"type": "function_call", "name": "f"}, ": an item of the Responses API"),
     ],
 )
-def test_what_does_not_fit_of_an_openai_history_is_named(value: Any, problem: str) -> None:
+def test_unsupported_parts_of_an_openai_history_are_named(value: Any, problem: str) -> None:
     [told] = left_out("openai", {"role": "user", "content": "x"}, value)
 
     assert told.startswith(f"messages[1]{problem}")
-    with pytest.raises(ConversationError, match="of this openai history does not fit"):
+    with pytest.raises(ConversationError, match="cannot load parts of this openai history"):
         load("openai", value)
 
 
@@ -321,23 +320,23 @@ def test_langchain_blocks_become_parts_of_openai(block: Any, part: dict[str, Any
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ({"type": "chat", "data": {"content": "x"}}, ": a message of type 'chat' has no place"),
-        ({"content": "x"}, ": a message of type None has no place here"),
+        ({"type": "chat", "data": {"content": "x"}}, ": a message of type 'chat' is not supported"),
+        ({"content": "x"}, ": a message of type None is not supported"),
         (
             {"type": "tool", "data": {"content": "3", "tool_call_id": "c", "artifact": [1]}},
-            ".artifact: what no model was sent has no place here",
+            ".artifact: is not sent to models",
         ),
         (
             {"type": "human", "data": {"content": [{"type": "video", "url": "x"}]}},
-            ".content[0]: a block of type 'video' has no place here",
+            ".content[0]: a block of type 'video' is not supported",
         ),
         (
             {"type": "human", "data": {"content": [{"type": "text", "text": 5}]}},
-            ".content[0]: is no part of a content",
+            ".content[0]: is not a content part",
         ),
         (
             {"type": "ai", "data": {"content": [{"type": "thinking", "signature": "s"}]}},
-            ".content[0].signature: has no place here",
+            ".content[0].signature: is not supported",
         ),
         (
             {"type": "ai", "data": {"tool_calls": [{"name": "f", "args": {}, "id": None}]}},
@@ -345,11 +344,11 @@ def test_langchain_blocks_become_parts_of_openai(block: Any, part: dict[str, Any
         ),
         (
             {"type": "ai", "data": {"additional_kwargs": {"function_call": {"name": "f"}}}},
-            ".additional_kwargs.function_call: a call without an id has no place here",
+            ".additional_kwargs.function_call: a call without an id is not supported",
         ),
     ],
 )
-def test_what_does_not_fit_of_a_langchain_history_is_named(value: Any, problem: str) -> None:
+def test_unsupported_parts_of_a_langchain_history_are_named(value: Any, problem: str) -> None:
     [told] = left_out("langchain", value)
 
     assert told.startswith(f"messages[0]{problem}")
@@ -459,31 +458,34 @@ def request(**part: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ({"kind": "event"}, ": a message of kind 'event' has no place here"),
+        ({"kind": "event"}, ": a message of kind 'event' is not supported"),
         (
             {"kind": "request", "instructions": "Help.", "parts": []},
-            ".instructions: belongs to Agent(instructions=...), not to a history",
+            ".instructions: is not part of a history; pass it as Agent(instructions=...)",
         ),
-        (request(part_kind="compaction"), ".parts[0]: a part of kind 'compaction' has no place"),
+        (
+            request(part_kind="compaction"),
+            ".parts[0]: a part of kind 'compaction' is not supported",
+        ),
         (
             request(part_kind="user-prompt", content=[{"kind": "video-url", "url": "x"}]),
-            ".parts[0].content[0]: an item of kind 'video-url' has no place here",
+            ".parts[0].content[0]: an item of kind 'video-url' is not supported",
         ),
         (
             request(part_kind="tool-return", content="x", tool_call_id="c", metadata={"a": 1}),
-            ".parts[0].metadata: what no model was sent has no place here",
+            ".parts[0].metadata: is not sent to models",
         ),
         (
             {"kind": "response", "parts": [{"part_kind": "file"}]},
-            ".parts[0]: a part of kind 'file' has no place here",
+            ".parts[0]: a part of kind 'file' is not supported",
         ),
         (
             {"kind": "response", "parts": [{"part_kind": "thinking", "signature": "s"}]},
-            ".parts[0].signature: has no place here",
+            ".parts[0].signature: is not supported",
         ),
     ],
 )
-def test_what_does_not_fit_of_a_pydantic_ai_history_is_named(value: Any, problem: str) -> None:
+def test_unsupported_parts_of_a_pydantic_ai_history_are_named(value: Any, problem: str) -> None:
     [told] = left_out("pydantic-ai", value)
 
     assert told.startswith(f"messages[0]{problem}")
@@ -507,7 +509,7 @@ def test_what_is_no_list_of_messages_is_refused(form: HistoryFormat, source: Any
 @of_each_format
 @pytest.mark.parametrize("value", [5, "text", None, SimpleNamespace(role="user"), object()])
 def test_what_is_no_message_is_refused(form: HistoryFormat, value: Any) -> None:
-    with pytest.raises(ConversationError, match=r"messages\[0\]: a \w+ is no message"):
+    with pytest.raises(ConversationError, match=r"messages\[0\]: a \w+ is not a message"):
         load(form, value)
 
 
@@ -523,7 +525,9 @@ def test_contents_are_not_quoted(form: HistoryFormat) -> None:
 
 
 def test_many_problems_are_counted() -> None:
-    with pytest.raises(ConversationError, match=r"messages\[9\].*; and 2 more \(left_out") as told:
+    with pytest.raises(
+        ConversationError, match=r"messages\[9\].*; and 2 more \(pass left_out"
+    ) as told:
         load("langchain", *[{"type": "chat"}] * 12)
 
     assert "messages[10]" not in str(told.value)

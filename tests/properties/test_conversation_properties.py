@@ -11,8 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from effort import examples
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError
-from pathors_agent.history.loading import load_messages
-from pathors_agent.history.stored import dump_messages
+from pathors_agent.history.loading import dump_messages, load_messages
 from pathors_agent.messages import (
     AssistantMessage,
     Message,

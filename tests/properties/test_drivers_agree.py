@@ -15,8 +15,7 @@ from pathors_agent.agents.stream import AsyncRunStream, RunStream
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import ToolError
-from pathors_agent.history.loading import load_messages
-from pathors_agent.history.stored import dump_messages
+from pathors_agent.history.loading import dump_messages, load_messages
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, UserMessage
 from pathors_agent.testing import Reply, raw
 from pathors_agent.tools.tool import tool

@@ -15,8 +15,7 @@ from pathors_agent.core.conversation import Conversation, Role
 from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Status
 from pathors_agent.errors import TransportError
-from pathors_agent.history.loading import load_messages
-from pathors_agent.history.stored import dump_messages
+from pathors_agent.history.loading import dump_messages, load_messages
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, raw
 from pathors_agent.tools.tool import Tool, tool

@@ -98,7 +98,7 @@ def test_definition_of_openai_is_a_client_tool() -> None:
     [
         ({"role": "assistant", "content": "x"}, "prompt= is a message of the role assistant"),
         ({"role": "user", "content": 5}, r"messages\[0\]\.content: must be a string"),
-        ([{"role": "user", "content": "x"}], "give it as conversation="),
+        ([{"role": "user", "content": "x"}], "pass it as conversation="),
         ([{"type": "text"}], r"prompt\[0\]: .*needs its field 'text'"),
     ],
 )

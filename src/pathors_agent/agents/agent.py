@@ -16,13 +16,8 @@ from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Run
-from pathors_agent.history.given import (
-    GivenConversation,
-    Prompt,
-    conversation_of,
-    user_message,
-)
-from pathors_agent.history.sent import AsyncHistory, History
+from pathors_agent.history.loading import GivenConversation, Prompt, conversation_of, user_message
+from pathors_agent.history.trim import AsyncHistory, History
 from pathors_agent.telemetry.runs import RunTelemetry
 from pathors_agent.tools.registry import (
     AsyncToolChoice,

@@ -18,7 +18,7 @@ from pathors_agent.agents.perform.journal import Journal
 from pathors_agent.concurrency.cancellation import RunCancelled
 from pathors_agent.core.run import CallModel, CallTool, Run
 from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError, error_text
-from pathors_agent.history.sent import AsyncHistory, checked, spending
+from pathors_agent.history.trim import AsyncHistory, checked, spending
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
 from pathors_agent.telemetry.runs import ModelOperation, RunTelemetry
 from pathors_agent.tools.registry import AsyncToolChoice, ToolRegistry, chosen, chosen_async

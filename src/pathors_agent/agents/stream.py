@@ -22,7 +22,7 @@ from pathors_agent.agents.result import RunResult
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run, Status
 from pathors_agent.errors import StreamInUse
-from pathors_agent.history.given import Prompt, user_message
+from pathors_agent.history.loading import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.wire.deltas import Delta
 

@@ -9,7 +9,7 @@ from typing import overload
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.agents.result import RunResult
 from pathors_agent.core.conversation import turn_starts
-from pathors_agent.history.sent import (
+from pathors_agent.history.trim import (
     Counter,
     History,
     check_positive,

@@ -39,7 +39,7 @@ from pathors_agent.durable.worker import (
     worker_name,
 )
 from pathors_agent.errors import RunExists
-from pathors_agent.history.given import Prompt, user_message
+from pathors_agent.history.loading import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 
 # Runs mostly wait for the model: what one process has open connections for.

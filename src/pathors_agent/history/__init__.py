@@ -1,1 +1,1 @@
-"""Histories at rest and on their way: stored and loaded, chosen and shortened. Pure."""
+"""Load, store and trim histories. Pure."""

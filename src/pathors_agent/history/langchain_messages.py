@@ -1,11 +1,11 @@
-"""Read LangChain's histories. Pure."""
+"""Read the histories of LangChain. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pathors_agent.history.reading import (
+    HistoryReader,
     Object,
-    Reading,
     as_text,
     data_url,
     image,
@@ -21,27 +21,27 @@ from pathors_agent.messages import (
     UserMessage,
 )
 
-# Blocks of an answer that say what its other fields say, too.
+# Blocks of an answer whose data other fields of it have as well.
 _CALL_BLOCKS = frozenset({"tool_use", "tool_call", "invalid_tool_call", "function_call"})
 _THOUGHTS = frozenset({"reasoning", "thinking"})
 
 
-def read_langchain(values: Iterable[Any]) -> Reading:
-    """Read LangChain's messages: themselves, or as `messages_to_dict` or `dumpd` wrote them."""
-    reading = Reading()
-    for value in reading.each(values):
+def read_langchain(values: Iterable[Any]) -> HistoryReader:
+    """Read messages of LangChain: its objects, or the output of `messages_to_dict` or `dumpd`."""
+    reader = HistoryReader()
+    for value in reader.each(values):
         fields = _fields(value)
         kind = fields.get("type")
-        reader = _READERS.get(kind) if isinstance(kind, str) else None
-        if reader is None:
-            reading.note(f"a message of type {kind!r} has no place here")
+        read = _READERS.get(kind) if isinstance(kind, str) else None
+        if read is None:
+            reader.note(f"a message of type {kind!r} is not supported")
         else:
-            reader(reading, fields)
-    return reading
+            read(reader, fields)
+    return reader
 
 
 def _fields(value: Object) -> Object:
-    """Give the fields of a message in whichever form it was written; `type` is among them."""
+    """Return the fields of a message in any of the written forms, `type` among them."""
     if isinstance(value.get("data"), Mapping):
         return {**value["data"], "type": value.get("type")}
     if isinstance(value.get("kwargs"), Mapping):
@@ -49,30 +49,32 @@ def _fields(value: Object) -> Object:
     return value
 
 
-def _said(made: type[SystemMessage] | type[UserMessage]) -> Callable[[Reading, Object], None]:
-    def read(reading: Reading, fields: Object) -> None:
-        content = _content(reading, fields.get("content"))
-        reading.add(lambda: made(content=content, name=fields.get("name")))
+def _input(
+    kind: type[SystemMessage] | type[UserMessage],
+) -> Callable[[HistoryReader, Object], None]:
+    def read(reader: HistoryReader, fields: Object) -> None:
+        content = _content(reader, fields.get("content"))
+        reader.add(lambda: kind(content=content, name=fields.get("name")))
 
     return read
 
 
-def _answer(reading: Reading, fields: Object) -> None:
-    told = fields.get("response_metadata") or {}
+def _answer(reader: HistoryReader, fields: Object) -> None:
+    metadata = fields.get("response_metadata") or {}
     more = fields.get("additional_kwargs") or {}
     calls = [*(fields.get("tool_calls") or ()), *(fields.get("invalid_tool_calls") or ())]
     calls = calls or [_openai_call(call) for call in more.get("tool_calls") or ()]
-    content = _content(reading, fields.get("content"))
+    content = _content(reader, fields.get("content"))
     if more.get("function_call"):
-        reading.note("a call without an id has no place here", ".additional_kwargs.function_call")
-    reading.add(
+        reader.note("a call without an id is not supported", ".additional_kwargs.function_call")
+    reader.add(
         lambda: AssistantMessage(
             content=content or None,
             tool_calls=tuple(read_call(c.get("id"), c.get("name"), c.get("args")) for c in calls),
             reasoning=_thoughts(fields.get("content")) or more.get("reasoning_content"),
             refusal=more.get("refusal"),
-            finish_reason=told.get("finish_reason"),
-            model=told.get("model_name"),
+            finish_reason=metadata.get("finish_reason"),
+            model=metadata.get("model_name"),
             id=fields.get("id"),
             usage=_usage(fields.get("usage_metadata")),
             extra={"name": fields["name"]} if fields.get("name") else {},
@@ -81,7 +83,7 @@ def _answer(reading: Reading, fields: Object) -> None:
 
 
 def _openai_call(call: Object) -> Object:
-    """Read a call that LangChain kept in OpenAI's form alone, as it did before version 0.2."""
+    """Convert a call that LangChain, before version 0.2, kept only in OpenAI's form."""
     function = call.get("function") or {}
     return {"id": call.get("id"), "name": function.get("name"), "args": function.get("arguments")}
 
@@ -104,12 +106,12 @@ def _usage(usage: Object | None) -> Usage | None:
     )
 
 
-def _result(reading: Reading, fields: Object) -> None:
+def _result(reader: HistoryReader, fields: Object) -> None:
     if fields.get("artifact") is not None:
-        reading.note("what no model was sent has no place here", ".artifact")
-    content = _result_content(reading, fields.get("content"))
+        reader.note("is not sent to models", ".artifact")
+    content = _result_content(reader, fields.get("content"))
     is_error = fields.get("status") == "error"
-    reading.add(
+    reader.add(
         lambda: ToolMessage(
             tool_call_id=as_text(fields.get("tool_call_id")),
             content=content,
@@ -118,11 +120,11 @@ def _result(reading: Reading, fields: Object) -> None:
     )
 
 
-_READERS: dict[str, Callable[[Reading, Object], None]] = {
-    "system": _said(SystemMessage),
-    "SystemMessageChunk": _said(SystemMessage),
-    "human": _said(UserMessage),
-    "HumanMessageChunk": _said(UserMessage),
+_READERS: dict[str, Callable[[HistoryReader, Object], None]] = {
+    "system": _input(SystemMessage),
+    "SystemMessageChunk": _input(SystemMessage),
+    "human": _input(UserMessage),
+    "HumanMessageChunk": _input(UserMessage),
     "ai": _answer,
     "AIMessageChunk": _answer,
     "tool": _result,
@@ -133,42 +135,42 @@ _READERS: dict[str, Callable[[Reading, Object], None]] = {
 # - contents -
 
 
-def _result_content(reading: Reading, content: Any) -> str | tuple[ContentPart, ...]:
+def _result_content(reader: HistoryReader, content: Any) -> str | tuple[ContentPart, ...]:
     if isinstance(content, list | str) or content is None:
-        return _content(reading, content)
+        return _content(reader, content)
     return json_text(content)
 
 
-def _content(reading: Reading, content: Any) -> str | tuple[ContentPart, ...]:
+def _content(reader: HistoryReader, content: Any) -> str | tuple[ContentPart, ...]:
     if not isinstance(content, list):
         return as_text(content)
-    made = [_part(reading, block, f".content[{index}]") for index, block in enumerate(content)]
-    parts = tuple(part for part in made if part is not None)
+    read = [_part(reader, block, f".content[{index}]") for index, block in enumerate(content)]
+    parts = tuple(part for part in read if part is not None)
     if all(part.type == "text" for part in parts):
         return "".join(part.text or "" for part in parts)
     return parts
 
 
-def _part(reading: Reading, block: Any, path: str) -> ContentPart | None:
+def _part(reader: HistoryReader, block: Any, path: str) -> ContentPart | None:
     if isinstance(block, str):
         return ContentPart(type="text", text=block)
     kind = block.get("type") if isinstance(block, Mapping) else None
     if kind in _CALL_BLOCKS | _THOUGHTS:
         if block.get("signature"):
-            reading.note("has no place here", f"{path}.signature")
+            reader.note("is not supported", f"{path}.signature")
         return None
-    made = _BLOCKS.get(kind, _nothing)(block)
-    if made is None:
-        reading.note(f"a block of type {kind!r} has no place here", path)
+    part = _BLOCKS.get(kind, _unsupported)(block)
+    if part is None:
+        reader.note(f"a block of type {kind!r} is not supported", path)
         return None
-    return reading.part(made, path)
+    return reader.part(part, path)
 
 
-def _nothing(block: Object) -> Object | None:
+def _unsupported(block: Object) -> Object | None:
     return None
 
 
-def _as_it_is(block: Object) -> Object | None:
+def _unchanged(block: Object) -> Object | None:
     return block
 
 
@@ -207,7 +209,7 @@ def _file(block: Object) -> Object | None:
 
 
 def _base64(block: Object) -> str:
-    """Give the bytes of a block of LangChain's own: 1.0 calls them `base64`, before it `data`."""
+    """Return the bytes of a block: the field `base64`, or `data` before version 1.0."""
     return as_text(block.get("base64") or block.get("data"))
 
 
@@ -215,7 +217,7 @@ def _media_type(block: Object) -> str:
     return as_text(block.get("mime_type")) or "application/octet-stream"
 
 
-# OpenAI's words for what MIME calls otherwise.
+# OpenAI's names of formats by their MIME subtypes.
 _FORMS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}
 
 _BLOCKS: dict[Any, Callable[[Object], Object | None]] = {
@@ -223,6 +225,6 @@ _BLOCKS: dict[Any, Callable[[Object], Object | None]] = {
     "image": _image,
     "audio": _audio,
     "file": _file,
-    "image_url": _as_it_is,
-    "input_audio": _as_it_is,
+    "image_url": _unchanged,
+    "input_audio": _unchanged,
 }

@@ -1,27 +1,81 @@
-"""Load histories: our own, and those that other libraries keep. Pure."""
+"""Load and store histories: versioned JSON of this library, and the formats of other libraries. Pure.
+
+The stored form is `{"version": 1, "messages": [...]}`. A message in it is its role and the fields that
+differ from their defaults. Loading what was dumped returns equal messages.
+"""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from reprlib import repr as short_repr
+from typing import Any, Literal, get_args
 
+from pydantic import ValidationError
+
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError
-from pathors_agent.history.langchain_messages import read_langchain
-from pathors_agent.history.openai_messages import read_openai
-from pathors_agent.history.pydantic_ai_messages import read_pydantic_ai
-from pathors_agent.history.reading import Reading
-from pathors_agent.history.stored import load_stored
-from pathors_agent.messages import Message
+from pathors_agent.json_text import write_json
+from pathors_agent.messages import ContentPart, JSONValue, Message, UserMessage
+from pathors_agent.wire.messages import dump_message, message_adapter
+
+VERSION = 1
+
+# A path and a reason in a line or two; a damaged history may hold a field name of a megabyte.
+QUOTED_CHARACTERS = 200
+# Problems in the text of one error; `left_out` receives all of them.
+_SHOWN = 10
 
 HistoryFormat = Literal["openai", "langchain", "pydantic-ai"]
 
-# More tell nothing further; `left_out` gets them all.
-_SHOWN = 10
+Prompt = str | Sequence[ContentPart | Mapping[str, object]] | UserMessage | Mapping[str, object]
+"""A user's input: text, content parts or a whole message, the latter two also as OpenAI's dicts."""
 
-_READERS: dict[str, Callable[[Iterable[Any]], Reading]] = {
-    "openai": read_openai,
-    "langchain": read_langchain,
-    "pydantic-ai": read_pydantic_ai,
-}
+GivenConversation = Conversation | Iterable[Message | Mapping[str, object]]
+"""A conversation, or the messages of a new one, also as OpenAI's dicts."""
+
+
+# - prompts and conversations as arguments
+
+
+def user_message(prompt: Prompt) -> UserMessage:
+    """Build a user message from a prompt."""
+    if isinstance(prompt, UserMessage):
+        return prompt
+    if isinstance(prompt, str):
+        return UserMessage(content=prompt)
+    if isinstance(prompt, Mapping):
+        [message] = load_messages([prompt], format="openai")
+        if not isinstance(message, UserMessage):
+            raise ConversationError(
+                f"prompt= is a message with the role {message.role}, not a user message; "
+                "pass a history as conversation="
+            )
+        return message
+    return UserMessage(content=tuple(_part(index, part) for index, part in enumerate(prompt)))
+
+
+def _part(index: int, part: object) -> ContentPart:
+    if isinstance(part, Mapping) and "role" in part:
+        raise ConversationError("prompt= is a list of messages; pass it as conversation=")
+    try:
+        return ContentPart.model_validate(part)
+    except ValidationError as error:
+        [first, *_] = error.errors(include_url=False, include_input=False, include_context=False)
+        raise ConversationError(f"prompt[{index}]: {first['msg']}") from None
+
+
+def conversation_of(given: GivenConversation | None) -> Conversation:
+    """Return a conversation unchanged, or begin one with the given messages."""
+    if isinstance(given, Conversation):
+        return given
+    if isinstance(given, str | bytes | Mapping):
+        raise TypeError(
+            f"conversation= is a {type(given).__name__}; pass a Conversation or a list of "
+            "messages, such as the result of load_messages()"
+        )
+    return Conversation(load_messages(given, format="openai") if given else ())
+
+
+# - loading
 
 
 def load_messages(
@@ -30,29 +84,42 @@ def load_messages(
     format: HistoryFormat | None = None,  # noqa: A002  (the plain word)
     left_out: list[str] | None = None,
 ) -> list[Message]:
-    """Read what `dump_messages` wrote, or with a `format` the history of another library.
+    """Load the output of `dump_messages`, or with a `format` the history of another library.
 
-    Such a history is a list of that library's own messages, or what it writes of them, as values
-    or as JSON text: of OpenAI's chat completions ("openai"), LangChain's `messages_to_dict` or
-    `dumpd` ("langchain"), pydantic-ai's `ModelMessagesTypeAdapter` ("pydantic-ai"). What does not
-    fit is a `ConversationError` that names all of it; with a list as `left_out` it is left out,
-    and named in that list.
+    The history of another library is a list of its messages, or its own dump of them, as values or
+    as JSON text: OpenAI's chat completions ("openai"), LangChain's `messages_to_dict` or `dumpd`
+    ("langchain"), pydantic-ai's `ModelMessagesTypeAdapter` ("pydantic-ai").
 
-    Raise `ConversationError` for anything else, with the place of what is bad. Whether the
-    messages form a legal history is for `Conversation` to say.
+    Raises `ConversationError` with the path of each unsupported part. Pass a list as `left_out` to
+    skip unsupported parts and collect their paths. Whether the messages form a legal history is
+    checked by `Conversation`, not here.
     """
     if format is None:
         if not isinstance(source, str | bytes):
-            raise TypeError("a stored history is a text; of a list of messages, say the format=")
+            raise TypeError("a stored history is a text; for a list of messages, pass format=")
         return load_stored(source)
-    if format not in _READERS:
-        raise ValueError(f"format={format!r} is not known; there are {', '.join(_READERS)}")
-    reading = _READERS[format](_values(source))
+    messages, problems = _read(_values(source), format)
     if left_out is not None:
-        left_out += reading.problems
-    elif reading.problems:
-        raise ConversationError(_report(reading.problems, format))
-    return reading.messages
+        left_out += problems
+    elif problems:
+        raise ConversationError(_report(problems, format))
+    return messages
+
+
+def _read(values: list[Any], name: HistoryFormat) -> tuple[list[Message], list[str]]:
+    # Imported lazily: most programs load no history of another library.
+    match name:
+        case "openai":
+            from pathors_agent.history.reading import read_openai as read
+        case "langchain":
+            from pathors_agent.history.langchain_messages import read_langchain as read
+        case "pydantic-ai":
+            from pathors_agent.history.pydantic_ai_messages import read_pydantic_ai as read
+        case _:
+            known = ", ".join(get_args(HistoryFormat))
+            raise ValueError(f"format={name!r} is not known; the formats are {known}")
+    reader = read(values)
+    return reader.messages, reader.problems
 
 
 def _values(source: object) -> list[Any]:
@@ -68,10 +135,61 @@ def _values(source: object) -> list[Any]:
     return list(source)
 
 
-def _report(problems: list[str], name: str) -> str:
+def _report(problems: list[str], name: HistoryFormat) -> str:
     shown = "; ".join(problems[:_SHOWN])
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return (
-        f"of this {name} history does not fit: {shown}{more} "
-        "(left_out=[] loads the rest, and names this there)"
+        f"cannot load parts of this {name} history: {shown}{more} "
+        "(pass left_out=[] to skip them and collect their paths)"
     )
+
+
+# - the stored form
+
+
+def dump_messages(messages: Iterable[Message]) -> str:
+    """Dump messages as one JSON text, which `load_messages` loads."""
+    dumped = [dump_message(message) for message in messages]
+    return write_json({"version": VERSION, "messages": dumped}).decode()
+
+
+def load_stored(text: str | bytes) -> list[Message]:
+    """Load the output of `dump_messages`.
+
+    Raises `ConversationError` for any other text, with the index of the first invalid message.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConversationError(f"a stored history must be JSON: {error}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
+        raise ConversationError('a stored history must be {"version": 1, "messages": [...]}')
+    version = document.get("version")
+    if type(version) is not int or version != VERSION:
+        raise ConversationError(
+            f"a stored history of version {short_repr(version)} cannot be read; "
+            f"this library reads version {VERSION}"
+        )
+    return [load_message(value, index=i) for i, value in enumerate(document["messages"])]
+
+
+def load_message(value: JSONValue, *, index: int = 0) -> Message:
+    """Load one message of the stored form; `index` is its position, for the error."""
+    try:
+        return message_adapter().validate_python(value)
+    except ValidationError as error:
+        raise ConversationError(f"messages[{index}]{_problem(error)}", index=index) from None
+
+
+def _problem(error: ValidationError) -> str:
+    """Return the path and the text of the deepest problem."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    # The first problem of a list with an invalid part is that the list is not a string.
+    deepest = max(problems, key=lambda problem: len(problem["loc"]))
+    # pydantic's name for the list among the kinds of content is not part of the path.
+    path = "".join(f".{part}" for part in deepest["loc"] if "tuple[" not in str(part))
+    return f"{_clipped(path)}: {_clipped(deepest['msg'])}"
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= QUOTED_CHARACTERS else text[:QUOTED_CHARACTERS] + "..."

@@ -1,11 +1,11 @@
-"""Read pydantic-ai's histories. Pure."""
+"""Read the histories of pydantic-ai. Pure."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from pathors_agent.history.reading import (
+    HistoryReader,
     Object,
-    Reading,
     as_text,
     data_url,
     image,
@@ -22,70 +22,70 @@ from pathors_agent.messages import (
 )
 
 
-def read_pydantic_ai(values: Iterable[Any]) -> Reading:
-    """Read pydantic-ai's messages: themselves, or as `ModelMessagesTypeAdapter` dumps them."""
-    reading = Reading()
-    for fields in reading.each(values):
+def read_pydantic_ai(values: Iterable[Any]) -> HistoryReader:
+    """Read messages of pydantic-ai: its objects, or the output of `ModelMessagesTypeAdapter`."""
+    reader = HistoryReader()
+    for fields in reader.each(values):
         match fields.get("kind"):
             case "request":
-                _request(reading, fields)
+                _request(reader, fields)
             case "response":
-                _response(reading, fields)
+                _response(reader, fields)
             case kind:
-                reading.note(f"a message of kind {kind!r} has no place here")
-    return reading
+                reader.note(f"a message of kind {kind!r} is not supported")
+    return reader
 
 
-# - what was said to the model -
+# - requests -
 
 
-def _request(reading: Reading, fields: Object) -> None:
+def _request(reader: HistoryReader, fields: Object) -> None:
     if fields.get("instructions"):
-        reading.note("belongs to Agent(instructions=...), not to a history", ".instructions")
+        reader.note("is not part of a history; pass it as Agent(instructions=...)", ".instructions")
     for index, part in enumerate(fields.get("parts") or ()):
-        with reading.at(f".parts[{index}]"):
+        with reader.at(f".parts[{index}]"):
             kind = part.get("part_kind")
-            reader = _REQUEST_PARTS.get(kind)
-            if reader is None:
-                reading.note(f"a part of kind {kind!r} has no place here")
+            read = _REQUEST_PARTS.get(kind)
+            if read is None:
+                reader.note(f"a part of kind {kind!r} is not supported")
             else:
-                reader(reading, part)
+                read(reader, part)
 
 
-def _system(reading: Reading, part: Object) -> None:
-    reading.add(lambda: SystemMessage(content=as_text(part.get("content"))))
+def _system(reader: HistoryReader, part: Object) -> None:
+    reader.add(lambda: SystemMessage(content=as_text(part.get("content"))))
 
 
-def _user(reading: Reading, part: Object) -> None:
+def _user(reader: HistoryReader, part: Object) -> None:
     content = part.get("content")
     if isinstance(content, list):
-        made = [
-            _item(reading, item, f".content[{index}]")
+        items = [
+            _item(reader, item, f".content[{index}]")
             for index, item in enumerate(content)
             if not _is_cache_point(item)
         ]
-        content = tuple(item for item in made if item is not None)
-    reading.add(lambda: UserMessage(content=content or ""))
+        content = tuple(item for item in items if item is not None)
+    reader.add(lambda: UserMessage(content=content or ""))
 
 
 def _is_cache_point(item: Any) -> bool:
-    """Return True for a mark that says where a provider may cache, and nothing to a model."""
+    """Return True for a marker of where a provider may cache, which no model reads."""
     return isinstance(item, dict) and item.get("kind") == "cache-point"
 
 
-def _item(reading: Reading, item: Any, path: str) -> ContentPart | None:
-    """Read one item of what a user said."""
+def _item(reader: HistoryReader, item: Any, path: str) -> ContentPart | None:
+    """Read one item of a user's content."""
     if isinstance(item, str):
         return ContentPart(type="text", text=item)
     kind = item.get("kind") if isinstance(item, dict) else None
-    made = _ITEMS.get(kind, _nothing)(item)
-    if made is None:
-        reading.note(f"an item of kind {kind!r} has no place here", path)
+    part = _ITEMS.get(kind, _unsupported)(item)
+    if part is None:
+        reader.note(f"an item of kind {kind!r} is not supported", path)
         return None
-    return reading.part(made, path)
+    return reader.part(part, path)
 
 
-def _nothing(item: Object) -> Object | None:
+def _unsupported(item: Object) -> Object | None:
     return None
 
 
@@ -111,11 +111,11 @@ _ITEMS: dict[Any, Callable[[Object], Object | None]] = {
 }
 
 
-def _result(reading: Reading, part: Object) -> None:
+def _result(reader: HistoryReader, part: Object) -> None:
     if part.get("metadata") is not None:
-        reading.note("what no model was sent has no place here", ".metadata")
+        reader.note("is not sent to models", ".metadata")
     is_value = part.get("outcome", "success") == "success"
-    reading.add(
+    reader.add(
         lambda: ToolMessage(
             tool_call_id=as_text(part.get("tool_call_id")),
             content=json_text(part.get("content")),
@@ -124,17 +124,17 @@ def _result(reading: Reading, part: Object) -> None:
     )
 
 
-def _retry(reading: Reading, part: Object) -> None:
-    """A retry of a call is its result; any other is feedback to an answer."""
+def _retry(reader: HistoryReader, part: Object) -> None:
+    """Read the retry of a call as its result, and any other retry as feedback on an answer."""
     text = json_text(part.get("content"))
     if not part.get("tool_name"):
-        reading.add(lambda: UserMessage(content=text, feedback=True))
+        reader.add(lambda: UserMessage(content=text, feedback=True))
         return
     call_id = as_text(part.get("tool_call_id"))
-    reading.add(lambda: ToolMessage(tool_call_id=call_id, content=text, outcome="error"))
+    reader.add(lambda: ToolMessage(tool_call_id=call_id, content=text, outcome="error"))
 
 
-_REQUEST_PARTS: dict[Any, Callable[[Reading, Object], None]] = {
+_REQUEST_PARTS: dict[Any, Callable[[HistoryReader, Object], None]] = {
     "system-prompt": _system,
     "user-prompt": _user,
     "tool-return": _result,
@@ -143,26 +143,26 @@ _REQUEST_PARTS: dict[Any, Callable[[Reading, Object], None]] = {
 }
 
 
-# - what the model said -
+# - responses -
 
 
-def _response(reading: Reading, fields: Object) -> None:
-    said: dict[str, list[Object]] = {"text": [], "thinking": [], "tool-call": []}
+def _response(reader: HistoryReader, fields: Object) -> None:
+    parts: dict[str, list[Object]] = {"text": [], "thinking": [], "tool-call": []}
     for index, part in enumerate(fields.get("parts") or ()):
         kind = str(part.get("part_kind"))
-        if kind in said:
-            said[kind].append(part)
+        if kind in parts:
+            parts[kind].append(part)
             if part.get("signature"):
-                reading.note("has no place here", f".parts[{index}].signature")
+                reader.note("is not supported", f".parts[{index}].signature")
         else:
-            reading.note(f"a part of kind {kind!r} has no place here", f".parts[{index}]")
-    reading.add(
+            reader.note(f"a part of kind {kind!r} is not supported", f".parts[{index}]")
+    reader.add(
         lambda: AssistantMessage(
-            content=_joined(said["text"]),
-            reasoning=_joined(said["thinking"]),
+            content=_joined(parts["text"]),
+            reasoning=_joined(parts["thinking"]),
             tool_calls=tuple(
                 read_call(part.get("tool_call_id"), part.get("tool_name"), part.get("args"))
-                for part in said["tool-call"]
+                for part in parts["tool-call"]
             ),
             finish_reason=_REASONS.get(fields.get("finish_reason")),
             model=fields.get("model_name"),
@@ -176,7 +176,7 @@ def _joined(parts: Iterable[Object]) -> str | None:
     return "".join(as_text(part.get("content")) for part in parts) or None
 
 
-# pydantic-ai's words for OpenAI's.
+# OpenAI's finish reasons by pydantic-ai's.
 _REASONS: dict[Any, str] = {
     "stop": "stop",
     "length": "length",
@@ -187,15 +187,15 @@ _REASONS: dict[Any, str] = {
 
 
 def _usage(usage: Object) -> Usage | None:
-    """Read counts, under their older names too; 0 means that nothing was counted."""
-    asked = usage.get("input_tokens") or usage.get("request_tokens") or 0
-    said = usage.get("output_tokens") or usage.get("response_tokens") or 0
-    if not asked and not said:
+    """Read counts, also under their older names; 0 means that nothing was counted."""
+    prompt = usage.get("input_tokens") or usage.get("request_tokens") or 0
+    completion = usage.get("output_tokens") or usage.get("response_tokens") or 0
+    if not prompt and not completion:
         return None
     return Usage(
-        prompt_tokens=asked,
-        completion_tokens=said,
-        total_tokens=asked + said,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
         cached_tokens=usage.get("cache_read_tokens"),
         reasoning_tokens=usage.get("output_reasoning_tokens"),
     )

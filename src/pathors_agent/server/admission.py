@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 
 from pathors_agent.agents.result import RunResult
-from pathors_agent.history.sent import estimate_tokens
+from pathors_agent.history.trim import estimate_tokens
 from pathors_agent.server.metrics import Metrics
 from pathors_agent.server.problems import busy, rate_exceeded
 from pathors_agent.server.settings import ServerSettings

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.core.limits import Limits
-from pathors_agent.history.sent import AsyncHistory
+from pathors_agent.history.trim import AsyncHistory
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
 from pathors_agent.server.completion_request import CompletionRequest

@@ -11,7 +11,7 @@ from pathors_agent.errors import (
     MalformedResponse,
     TransportError,
 )
-from pathors_agent.history.openai_messages import read_openai
+from pathors_agent.history.reading import read_openai
 from pathors_agent.messages import JSONValue, Message
 from pathors_agent.wire.chunks import loads
 from pathors_agent.wire.messages import read_message

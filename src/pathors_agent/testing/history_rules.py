@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError
-from pathors_agent.history.stored import dump_messages, load_stored
+from pathors_agent.history.loading import dump_messages, load_stored
 from pathors_agent.json_text import is_json_object
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage
 from pathors_agent.testing.request_rules import check_request

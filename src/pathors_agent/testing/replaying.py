@@ -9,7 +9,7 @@ from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.agents.result import RunResult
 from pathors_agent.core.conversation import Conversation, Role
 from pathors_agent.errors import Difference, ReplayDifference, TransportError
-from pathors_agent.history.stored import load_stored
+from pathors_agent.history.loading import load_stored
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,

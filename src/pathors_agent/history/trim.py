@@ -1,9 +1,8 @@
-"""Choose what of a history is sent: functions from messages to messages. Pure.
+"""Trim the history in a request: functions from messages to messages. Pure.
 
-They go into `Agent(history=...)` and change the request alone; the conversation keeps all. What
-they leave out is whole turns, so that no call is sent without its result: a turn runs from a
-user's message to the next one that follows an answer. System messages and the current turn are
-always kept.
+Pass one as `Agent(history=...)`. It changes only the request; the conversation keeps all messages.
+The functions here leave out whole turns, so that no call is sent without its result. A turn starts
+with a user message that follows an answer. System messages and the current turn are always sent.
 """
 
 import math
@@ -18,32 +17,32 @@ from pathors_agent.errors import ConversationError
 from pathors_agent.messages import AssistantMessage, Content, Message, SystemMessage, Usage
 
 History = Callable[[Sequence[Message]], Sequence[Message]]
-"""Gives the messages that are sent in the place of a whole history."""
+"""Returns the messages to send instead of the whole history."""
 
 AsyncHistory = Callable[[Sequence[Message]], Sequence[Message] | Awaitable[Sequence[Message]]]
-"""`History`, or an async function of that kind."""
+"""A `History`, or an async function of the same kind."""
 
 Counter = Callable[[Message], int]
 """Counts the tokens of one message."""
 
 ResultT = TypeVar("ResultT")
 
-# OpenAI's rule of thumb is four characters of English; counted in bytes, the characters of other
-# scripts cost more, as they do in truth.
+# OpenAI's rule of thumb is four characters of English. In bytes, characters of other scripts count
+# more, as they do in tokens.
 BYTES_PER_TOKEN = 4
-# The role, and what marks a message's beginning and end.
+# The role, and the tokens that begin and end a message.
 TOKENS_PER_MESSAGE = 4
 # OpenAI's documentation counts 765 and 1,105 tokens for its examples of images in full detail.
 TOKENS_PER_PART = 1_000
 
 
-# Where the tokens are gathered that it takes to choose what is sent now.
+# The usages of model calls that the current history function makes.
 _SPENT: ContextVar[list[Usage]] = ContextVar("_spent")
 
 
 @contextmanager
 def spending(spent: list[Usage]) -> Iterator[None]:
-    """Gather in a list what the choice of a history takes, as far as `spend` is told."""
+    """Collect the usages reported to `spend` within a `with` block."""
     token = _SPENT.set(spent)
     try:
         yield
@@ -52,12 +51,12 @@ def spending(spent: list[Usage]) -> Iterator[None]:
 
 
 def spend(usage: Usage) -> None:
-    """Count tokens to the run whose history is chosen; without effect outside of one."""
+    """Add a usage to the run whose history is being trimmed; no effect outside of one."""
     _SPENT.get([]).append(usage)
 
 
 def last_turns(turns: int) -> History:
-    """Send the last `turns` whole turns, the current one among them."""
+    """Send the last `turns` whole turns, including the current one."""
     check_positive("turns", turns)
 
     def history(messages: Sequence[Message]) -> Sequence[Message]:
@@ -68,11 +67,11 @@ def last_turns(turns: int) -> History:
 
 
 def token_budget(tokens: int, *, count: Counter | None = None) -> History:
-    """Send as many of the last whole turns as fit in `tokens`, the system messages counted in.
+    """Send as many of the last whole turns as fit in `tokens`, including the system messages.
 
-    `count` counts the tokens of a message, once for each; without one they are estimated
-    (`estimate_tokens`). A current turn that is larger is sent nevertheless, alone. Leave room for
-    the instructions, the tools and the answer: they are not counted.
+    `count` returns the tokens of a message and is called once per message; by default they are
+    estimated by `estimate_tokens`. If the current turn alone is larger, it is sent alone. Leave room
+    for the instructions, the tools and the answer, which are not counted.
     """
     check_positive("tokens", tokens)
     counted = once(count or estimate_tokens)
@@ -85,9 +84,9 @@ def token_budget(tokens: int, *, count: Counter | None = None) -> History:
 
 
 def estimate_tokens(message: Message) -> int:
-    """Estimate a message's tokens: four bytes of UTF-8 each, and 4 for the message itself.
+    """Estimate the tokens of a message: one per four bytes of UTF-8, and 4 for the message itself.
 
-    Text, names and arguments of calls are counted; every image, audio clip or file as 1,000.
+    Counts text, and the names and arguments of calls. Each image, audio clip or file counts 1,000.
     """
     size = _content_bytes(message.content)
     if isinstance(message, AssistantMessage):
@@ -98,15 +97,16 @@ def estimate_tokens(message: Message) -> int:
 def from_turn(
     messages: Sequence[Message], cut: int, between: Sequence[Message] = ()
 ) -> list[Message]:
-    """Give the messages from a place on, with the system messages before it in front."""
+    """Return the system messages before `cut`, then `between`, then the messages from `cut` on."""
     system = [message for message in messages[:cut] if isinstance(message, SystemMessage)]
     return [*system, *between, *messages[cut:]]
 
 
 def first_fitting(messages: Sequence[Message], tokens: int, count: Counter) -> int:
-    """Find the place from which the last whole turns fit, with all system messages.
+    """Return the index of the first message to send so that the last whole turns fit.
 
-    The current turn always does; what came before all turns belongs to the first.
+    All system messages count. The current turn always fits; messages before the first turn belong
+    to it.
     """
     left = tokens - sum(count(m) for m in messages if isinstance(m, SystemMessage))
     place = end = len(messages)
@@ -120,13 +120,13 @@ def first_fitting(messages: Sequence[Message], tokens: int, count: Counter) -> i
 
 
 def once(function: Callable[[Message], ResultT]) -> Callable[[Message], ResultT]:
-    """Call a function once for each message, and keep what it gave for as long as that lives."""
+    """Cache the results of a function for as long as its messages live."""
     known: dict[int, tuple[weakref.ref[Message], ResultT]] = {}
 
     def known_or_called(message: Message) -> ResultT:
         key = id(message)
         if key not in known:
-            # The reference forgets the result with the message: its id may be used again.
+            # The result is dropped with the message: the id may be reused.
             forget = weakref.ref(message, lambda _: known.pop(key, None))
             known[key] = (forget, function(message))
         return known[key][1]
@@ -135,16 +135,16 @@ def once(function: Callable[[Message], ResultT]) -> Callable[[Message], ResultT]
 
 
 def checked(messages: Sequence[Message]) -> Sequence[Message]:
-    """Give what a history function gave, or raise `ConversationError` if no model can answer it."""
+    """Return the messages of a history function; raise `ConversationError` if they are illegal."""
     try:
         next_role = Conversation(messages).next_role
     except ConversationError as error:
-        error.args = (f"what history= gave is no conversation: {error}",)
+        error.args = (f"the messages that history= returned are not a legal history: {error}",)
         raise
     if next_role is not Role.ASSISTANT:
         raise ConversationError(
-            f"what history= gave ends at messages[{len(messages) - 1}], where the {next_role} "
-            "must go on; keep what the model is to answer",
+            f"the messages that history= returned end at messages[{len(messages) - 1}], after which "
+            f"the {next_role} is next, not the assistant; keep the messages that the model answers",
             next_role=next_role,
             index=len(messages) - 1,
         )
@@ -165,6 +165,6 @@ def _bytes(text: str) -> int:
 
 
 def check_positive(name: str, value: int) -> None:
-    """Raise ValueError for a number under 1."""
+    """Raise `ValueError` for a number below 1."""
     if value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")
