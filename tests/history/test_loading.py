@@ -535,12 +535,12 @@ def test_many_problems_are_counted() -> None:
 
 
 def test_unknown_format_is_refused() -> None:
-    with pytest.raises(ValueError, match="there are openai, langchain, pydantic-ai"):
+    with pytest.raises(ValueError, match="the formats are openai, langchain, pydantic-ai"):
         load_messages([], format="letters")  # type: ignore[arg-type]
 
 
 def test_stored_history_is_a_text() -> None:
-    with pytest.raises(TypeError, match="say the format="):
+    with pytest.raises(TypeError, match="pass format="):
         load_messages([])
 
     assert load_messages(dump_messages(READ)) == READ
