@@ -230,9 +230,9 @@ def test_each_request_of_a_run_is_chosen(way: Way) -> None:
     [
         (HISTORY[3:], r"not a legal history: messages\[0\]: no tool message may come", 0),
         ([user("one"), asked("1"), user("two")], r"not a legal history: messages\[2\]: no user", 2),
-        ([user("one"), said("1.")], r"ends at messages\[1\], where the user must go on", 1),
-        ([user("one"), asked("1")], r"ends at messages\[1\], where the tool must go on", 1),
-        ([], "ends at messages", -1),
+        ([user("one"), said("1.")], r"end at messages\[1\], so the user is next", 1),
+        ([user("one"), asked("1")], r"end at messages\[1\], so the tool is next", 1),
+        ([], "are none, so the user is next", -1),
     ],
     ids=["no call", "no result", "no question", "open call", "nothing"],
 )

@@ -142,9 +142,10 @@ def checked(messages: Sequence[Message]) -> Sequence[Message]:
         error.args = (f"the messages that history= returned are not a legal history: {error}",)
         raise
     if next_role is not Role.ASSISTANT:
+        end = f"end at messages[{len(messages) - 1}]" if messages else "are none"
         raise ConversationError(
-            f"the messages that history= returned end at messages[{len(messages) - 1}], after which "
-            f"the {next_role} is next, not the assistant; keep the messages that the model answers",
+            f"the messages that history= returned {end}, so the {next_role} is next and not the "
+            "assistant; keep the messages that the model is to answer",
             next_role=next_role,
             index=len(messages) - 1,
         )
