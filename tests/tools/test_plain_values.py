@@ -96,7 +96,7 @@ def test_definition_of_openai_is_a_client_tool() -> None:
 @pytest.mark.parametrize(
     ("prompt", "text"),
     [
-        ({"role": "assistant", "content": "x"}, "prompt= is a message of the role assistant"),
+        ({"role": "assistant", "content": "x"}, "prompt= is a message with the role assistant"),
         ({"role": "user", "content": 5}, r"messages\[0\]\.content: must be a string"),
         ([{"role": "user", "content": "x"}], "pass it as conversation="),
         ([{"type": "text"}], r"prompt\[0\]: .*needs its field 'text'"),
@@ -112,7 +112,7 @@ def test_prompt_that_is_none_is_refused(prompt: Any, text: str) -> None:
 
 @pytest.mark.parametrize("given", ["[]", b"[]", {"messages": []}])
 def test_conversation_that_is_a_text_is_refused(given: Any) -> None:
-    with pytest.raises(TypeError, match="give a Conversation or a list of messages"):
+    with pytest.raises(TypeError, match="pass a Conversation or a list of messages"):
         Agent(ScriptedTransport()).run("Hi.", conversation=given)
 
 
