@@ -31,6 +31,11 @@ TURNS = 60
 # Long enough that a step which wrote the whole history would be ten times dearer at its end.
 LONG = 400
 MOST_GROWTH = 1.3
+# A turn beside the same records by the engine alone.
+MOST_ABOVE_ENGINE = 1.3
+# A turn of a long session beside one of a short session.
+SHORT, MANY_MESSAGES = 10, 5_000
+MOST_OF_LONG_SESSION = 3.0
 WORKERS = (1, 2, 4)
 RUNS = 200
 IDLE_SECONDS = 5.0
@@ -46,6 +51,7 @@ def run(settings: Settings) -> Measured:
         databases = _Databases(folder, postgres)
         measured += _turns(databases, settings)
         measured += _growth(databases, settings)
+        measured += _sessions(databases, settings)
         if postgres:
             measured += _workers(databases, settings)
         else:
@@ -86,7 +92,7 @@ def _command(*arguments: object) -> list[str]:
 def _turns(databases: _Databases, settings: Settings) -> Measured:
     """Milliseconds of a turn: a model call, and a call of a tool."""
     turns = 4 if settings.quick else TURNS
-    kinds = ["durable", *(["pydantic-ai"] if _has_peer() else [])]
+    kinds = ["durable", "dbos", *(["pydantic-ai"] if _has_peer() else [])]
     found: dict[tuple[str, str], list[float]] = {("plain", ""): []}
     found |= {(kind, database): [] for database in databases.kinds for kind in kinds}
     for number in range(max(1, settings.rounds_of_slow // 2)):
@@ -113,9 +119,13 @@ def _turn_rows(found: dict[tuple[str, str], list[float]]) -> Iterator[Row]:
             # Not below nothing, where a machine is busy.
             steps = [max(value - plain, 0.001) / STEPS_A_TURN for value in values]
             yield Row("", f"ms a durable step{where}", steps)
-        if ("durable", database) != (kind, database) and database:
-            ours = statistics.median(found["durable", database])
-            ratios = [value / ours for value in values]
+        ours = found.get(("durable", database), [])
+        if kind == "dbos":
+            ratios = [ours_ / value for ours_, value in zip(ours, values, strict=True)]
+            what = f"a turn of DurableAgent / the same records by DBOS alone{where}"
+            yield Row("T25", what, ratios, MOST_ABOVE_ENGINE)
+        elif kind != "durable" and database:
+            ratios = [value / statistics.median(ours) for value in values]
             yield Row("", f"a turn of {kind} / of DurableAgent{where}", ratios)
 
 
@@ -147,6 +157,25 @@ def _growth(databases: _Databases, settings: Settings) -> Measured:
         ratio = statistics.median(gaps[-part:]) / statistics.median(gaps[:part])
         what = f"last quarter of {turns} turns / first quarter, {database}"
         rows.append(Row("", what, [ratio], MOST_GROWTH))
+    return Measured(rows)
+
+
+# - sessions -
+
+
+def _sessions(databases: _Databases, settings: Settings) -> Measured:
+    """A turn of a session with many messages beside one with few; and one that reads them first."""
+    many = 40 if settings.quick else MANY_MESSAGES
+    rows = []
+    for database in databases.kinds:
+        say(f"durable: sessions, {database}")
+        few = statistics.median(_ticks("session", databases.new(database), SHORT))
+        long = statistics.median(_ticks("session", databases.new(database), many))
+        read = statistics.median(_ticks("session-read", databases.new(database), many))
+        what = f"a turn in a session of {many:,} messages / of {SHORT}, {database}"
+        rows.append(Row("T26", what, [long / few], MOST_OF_LONG_SESSION))
+        what = f"ms more where the worker must read the {many:,} messages first, {database}"
+        rows.append(Row("", what, [max((read - long) * 1e3, 0.001)]))
     return Measured(rows)
 
 

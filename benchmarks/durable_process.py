@@ -18,6 +18,7 @@ from pathors_agent import AsyncAgent, AsyncResponse, AsyncTransport, Limits, Req
 RESULT = "It is sunny, with some clouds in the evening. " * 10
 DONE = "done"
 QUEUE = "bench"
+TURNS_OF_SESSION = 20
 # An idle worker is one as it is by default.
 POLLS = {"worker": 0.05, "idle": 0.5}
 
@@ -171,6 +172,34 @@ async def pydantic_ai(database: str, turns: int, ticks: list[float]) -> str:
         await asyncio.to_thread(DBOS.destroy)
 
 
+async def session(database: str, messages: int, *, kept: bool) -> list[float]:
+    """Return the seconds of turns in a session that has so many messages already.
+
+    `kept` leaves the history in the worker's memory, as it is; without it each turn reads it, as
+    another worker would.
+    """
+    from pathors_agent.durable import DurableAgent, history
+    from pathors_agent.durable import agent as module
+
+    run_segment, seconds = module.run_segment, []
+
+    async def timed(*arguments: Any) -> dict[str, Any]:
+        begun = time.perf_counter()
+        output = await run_segment(*arguments)
+        seconds.append(time.perf_counter() - begun)
+        return output
+
+    module.run_segment = timed
+    if not kept:
+        history.MAX_KEPT_MESSAGES = 0
+    # Each turn of the first run adds two messages; the model only answers from then on.
+    agent = make_agent(messages // 2 - 1, [])
+    async with DurableAgent(agent, database=database) as durable:
+        for number in range(TURNS_OF_SESSION + 1):
+            await (await durable.send("s", "go", id=str(number))).result()
+    return seconds[1:]
+
+
 async def work(database: str, poll: float) -> None:
     from pathors_agent.durable import DurableAgent
 
@@ -190,6 +219,9 @@ def main() -> None:
         asyncio.run(work(database, POLLS[kind]))
         return
     turns = int(sys.argv[3])
+    if kind in ("session", "session-read"):
+        print(json.dumps(asyncio.run(session(database, turns, kept=kind == "session"))))
+        return
     ticks: list[float] = []
     output = asyncio.run(RUNS[kind](database, turns, ticks))
     assert (output, len(ticks)) == (DONE, turns)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from pathors_agent import AsyncAgent, tool
+from pathors_agent import AsyncAgent, Conversation, tool
 from pathors_agent.durable import DurableAgent
 from pathors_agent.durable.engine import sql
 from pathors_agent.durable.history import MAX_KEPT_MESSAGES, Histories, Past
@@ -159,7 +159,8 @@ async def test_idempotent_call_has_one_record(database: str) -> None:
 
 def test_kept_histories_are_bounded_by_their_messages() -> None:
     histories = Histories(None, "agent")  # type: ignore[arg-type]  # nothing is read
-    half = Past(messages=(UserMessage(content="x"),) * (MAX_KEPT_MESSAGES // 2))
+    said = [UserMessage(content="x")] * (MAX_KEPT_MESSAGES // 2)
+    half = Past(history=Conversation(said))
 
     for segment in "abc":
         histories.keep(segment, half)
@@ -167,5 +168,5 @@ def test_kept_histories_are_bounded_by_their_messages() -> None:
     assert list(histories._kept) == ["b", "c"]
     histories.keep("d", half, instead_of="c")
     assert list(histories._kept) == ["b", "d"]
-    histories.keep("e", Past(messages=[*half.messages] * 3))
+    histories.keep("e", Past(history=Conversation(said * 3)))
     assert list(histories._kept) == []

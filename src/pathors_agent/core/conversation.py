@@ -6,7 +6,7 @@ The table is the documentation: a missing cell is a `ConversationError`. There i
 
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from reprlib import Repr
 from typing import TYPE_CHECKING
@@ -199,9 +199,14 @@ class Conversation:
         return None, {**{name: getattr(self, name) for name in kept}, "holder": None}
 
     def __copy__(self) -> "Conversation":
-        twin = Conversation(self.messages, session_id=self.session_id, id=self.id)
-        if self._batch is not None and twin._batch is not None:
-            twin._batch.states.update(self._batch.states)
+        # The messages were checked when they were appended: a long history is copied as it is.
+        twin = Conversation(session_id=self.session_id, id=self.id)
+        twin._messages = list(self._messages)
+        twin._next_role = self._next_role
+        if (batch := self._batch) is not None:
+            twin._batch = replace(batch, results=dict(batch.results), states=dict(batch.states))
+        twin._turns, twin._turns_at_user = self._turns, self._turns_at_user
+        twin._call_ids = set(self._call_ids) if self._call_ids else None
         twin._said = list(self._said) if self._said else None
         return twin
 

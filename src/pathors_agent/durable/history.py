@@ -1,9 +1,9 @@
 """Read the histories of sessions from the steps that segments recorded."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from pathors_agent.core.conversation import Conversation
@@ -29,7 +29,7 @@ class Past:
     twice.
     """
 
-    messages: Sequence[Message] = ()
+    history: Conversation = field(default_factory=Conversation)
     begun: set[str] = field(default_factory=set)
     known: set[str] = field(default_factory=set)
     idempotent: frozenset[str] = frozenset()
@@ -37,11 +37,13 @@ class Past:
 
     def conversation(self, order: Order) -> Conversation:
         """Return the history as a conversation whose id is the prefix of its tool calls' keys."""
-        session = self.endpoint_session or order.endpoint_session
-        return Conversation(self.messages, session_id=session, id=order.keys)
+        conversation = copy(self.history)
+        conversation.session_id = self.endpoint_session or order.endpoint_session
+        conversation.id = order.keys
+        return conversation
 
     def copy(self) -> "Past":
-        """Return a copy that a segment may change."""
+        """Return a copy that a segment may change; the history itself is never changed."""
         return replace(self, begun=set(self.begun), known=set(self.known))
 
 
@@ -65,30 +67,32 @@ class Histories:
         if (kept := self._take_out(through)) is not None:
             self.keep(through, kept)
             return kept.copy()
-        read = partial(self._tables.history, self._agent, session, through=through)
-        return past_of(await asyncio.to_thread(read))
+        return await asyncio.to_thread(self._read, session, through)
+
+    def _read(self, session: str, through: str) -> Past:
+        return past_of(self._tables.history(self._agent, session, through=through))
 
     def keep(self, through: str, past: Past, *, instead_of: str | None = None) -> None:
         """Keep a history in memory; `instead_of` names the segment whose history it continues."""
         if instead_of is not None:
             self._take_out(instead_of)
         self._kept[through] = past
-        self._messages += len(past.messages)
+        self._messages += len(past.history)
         while self._messages > MAX_KEPT_MESSAGES:
             self._take_out(next(iter(self._kept)))
 
     def _take_out(self, through: str) -> Past | None:
         past = self._kept.pop(through, None)
-        self._messages -= len(past.messages) if past else 0
+        self._messages -= len(past.history) if past else 0
         return past
 
 
 def past_of(steps: Iterable[Step]) -> Past:
     """Build a history from recorded steps."""
-    past, run = Past(), Run(Conversation())
+    past = Past()
+    run = Run(past.history)
     for step in steps:
         _take(step, past, run)
-    past.messages = run.conversation.messages
     return past
 
 

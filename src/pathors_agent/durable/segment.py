@@ -143,8 +143,8 @@ class _Segment:
 
     def _keep(self, run: Run, *, instead_of: str | None) -> None:
         """Keep the history in memory for the next run of the session."""
-        past, conversation = self._past, run.conversation
-        past.messages, past.endpoint_session = conversation.messages, conversation.session_id
+        past = self._past
+        past.history, past.endpoint_session = run.conversation, run.conversation.session_id
         self._place.histories.keep(self._id, past, instead_of=instead_of)
 
     # - the loop -

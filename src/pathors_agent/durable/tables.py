@@ -280,4 +280,7 @@ class Tables:
 
 
 def _step(name: str, output: str | None) -> Step:
-    return {"function_name": name, "output": None if output is None else json.loads(output)}
+    return {
+        "function_name": name,
+        "output": None if output is None else json.loads(output),
+    }
