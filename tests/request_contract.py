@@ -11,7 +11,7 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
-from pathors_agent.testing.request_rules import check_request
+from pathors_agent.testing.history_rules import check_request
 from pathors_agent.testing.scripted_transport import Player
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.endpoint import Endpoint

@@ -22,7 +22,7 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.testing import ScriptedTransport, calls, check_history
-from pathors_agent.testing.request_rules import check_request
+from pathors_agent.testing.history_rules import check_request
 from pathors_agent.tools.tool import tool
 from pathors_agent.wire.chat_completions import (
     PROFILES,

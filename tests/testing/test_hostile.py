@@ -40,7 +40,7 @@ from pathors_agent.testing import (
     http_error,
     raw,
 )
-from pathors_agent.testing.hostile_turns import ALL_FAULTS
+from pathors_agent.testing.hostile import ALL_FAULTS
 from pathors_agent.wire.response_stream import ResponseStream
 from ways import WAYS
 

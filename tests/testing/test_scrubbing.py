@@ -22,7 +22,7 @@ from pathors_agent.testing import (
     Scrub,
     raw,
 )
-from pathors_agent.testing.secret_forms import masked
+from pathors_agent.testing.scrubbing import masked
 from pathors_agent.testing.spread_text import masked_spread_texts, spread_texts
 from servers import ScriptedServer, answer
 

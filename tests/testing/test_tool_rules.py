@@ -21,8 +21,7 @@ from effort import examples
 from pathors_agent import Tool, ToolContext, ToolError, tool
 from pathors_agent.schema.arguments import ArgumentsRefused
 from pathors_agent.testing import check_tool, tool_arguments
-from pathors_agent.testing.draws import CannotDraw, SeededDraws
-from pathors_agent.testing.schema_values import schema_value
+from pathors_agent.testing.arguments import CannotDraw, SeededDraws, schema_value
 from pathors_agent.tools.registry import ToolRegistry
 
 

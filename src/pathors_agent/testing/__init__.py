@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathors_agent.errors import CassetteMiss, CassetteRefused, Difference, ReplayDifference
     from pathors_agent.testing.cassette import AsyncCassette, Cassette
-    from pathors_agent.testing.expectations import Expectation, expect
+    from pathors_agent.testing.expectations import Expectation, expect, transcript
     from pathors_agent.testing.history_rules import check_history
-    from pathors_agent.testing.hostile_script import HostileScript
-    from pathors_agent.testing.hostile_transport import AsyncHostileTransport, HostileTransport
-    from pathors_agent.testing.hostile_turns import Fault
+    from pathors_agent.testing.hostile import (
+        AsyncHostileTransport,
+        Fault,
+        HostileScript,
+        HostileTransport,
+    )
     from pathors_agent.testing.replaying import replay, replay_async
     from pathors_agent.testing.script import (
         Answer,
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from pathors_agent.testing.strategies import hostile_scripts, tool_arguments
     from pathors_agent.testing.tape import Tape
     from pathors_agent.testing.tool_rules import check_tool
-    from pathors_agent.testing.transcripts import transcript
     from pathors_agent.testing.transport_check import check_async_transport, check_transport
 
 __all__ = [
@@ -79,17 +81,14 @@ _NAMES_BY_MODULE = {
     "store_check": ("check_store",),
     "tool_rules": ("check_tool",),
     "transport_check": ("check_async_transport", "check_transport"),
-    "expectations": ("Expectation", "expect"),
-    "hostile_script": ("HostileScript",),
-    "hostile_transport": ("AsyncHostileTransport", "HostileTransport"),
-    "hostile_turns": ("Fault",),
+    "expectations": ("Expectation", "expect", "transcript"),
+    "hostile": ("AsyncHostileTransport", "Fault", "HostileScript", "HostileTransport"),
     "replaying": ("replay", "replay_async"),
     "script": ("Answer", "Entry", "Raw", "Reply", "answer", "calls", "http_error", "raw"),
     "scripted_transport": ("AsyncScriptedTransport", "ScriptedTransport"),
     "scrubbing": ("Scrub",),
     "strategies": ("hostile_scripts", "tool_arguments"),
     "tape": ("Tape",),
-    "transcripts": ("transcript",),
 }
 _MODULES = {
     name: f"{__name__}.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names

@@ -17,10 +17,10 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.testing.differences import differences
+from pathors_agent.testing.expectations import transcript
 from pathors_agent.testing.script import Entry, raw
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport, Player, PlayerTransport
-from pathors_agent.testing.transcripts import transcript
+from pathors_agent.testing.tape import differences
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.wire.completion_bytes import plain_body

@@ -1,14 +1,238 @@
-"""Take secrets out of a recording: keys, tokens, and the texts that are named."""
+"""Remove secrets from a recording: keys, tokens and given texts, in every encoding."""
 
+import base64
+import binascii
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from pathors_agent.messages import JSONValue
-from pathors_agent.testing.secret_forms import MASK, found_secrets, masked
 from pathors_agent.testing.spread_text import masked_spread_texts
+
+MASK = b"*"
+
+Span = tuple[int, int]
+
+# A key begins after anything but a letter, a digit or an underscore; and after an escape, whose
+# last character is one of those.
+_START = r"(?:(?<![A-Za-z0-9_])|(?<=\\[bfnrt])|(?<=%[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4}))"
+# The value of a parameter ends where a URL, a JSON string or a form goes on, however that is
+# escaped. A value that begins with an asterisk is masked already.
+_CHARACTER = r"(?:\\+/|(?!%26|%22|&amp;)[^&\s\"'<>#\\])"
+_EQUALS = r"(?:=|%3[Dd]|\\{1,16}u003[dD])"
+_SEPARATOR = r"(?:\A|[?&]|%3[Ff]|%26|&amp;|\\u0026|\\u003[fF])"
+
+# What the keys of providers look like; lengths are a little below those that they issue.
+_KEYS = (
+    r"(?:sk|rk|pk|gsk|pat|csk|sess)[-_][A-Za-z0-9_-]{16,}",
+    r"(?:AIza[A-Za-z0-9_-]{20,}|(?:ya29\.|GOCSPX-)[A-Za-z0-9_-]{16,})",  # Google
+    r"(?:AKIA|ASIA|ABIA|ACCA|AROA|AIDA)[A-Z0-9]{12,}",  # AWS
+    r"(?:gh[opsur]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,})",
+    r"gl(?:pat|dt|rt|cbt|ptt)-[A-Za-z0-9_-]{16,}",  # GitLab
+    r"(?:xox[a-z]|xapp)-[A-Za-z0-9-]{10,}",  # Slack
+    r"(?:hf|api_org)_[A-Za-z0-9]{16,}",  # Hugging Face
+    r"(?:npm|r8|tgp_v1|fw|dop_v1|pypi)[-_][A-Za-z0-9_-]{20,}",
+    r"(?:xai|pplx|nvapi)-[A-Za-z0-9_-]{16,}",
+    r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",  # SendGrid
+    r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){1,4}",  # JSON web tokens
+)
+# One search for all, which looks at the first letter before anything else.
+_KEY = rf"(?=[skrpgcAyGxahnetfdS]){_START}(?P<secret>{'|'.join(_KEYS)})"
+
+_SHAPES = {
+    name: re.compile(pattern.encode())
+    for name, pattern in {
+        "a key": _KEY,
+        "a bearer token": r"(?i)bearer(?: |%20|\+)+(?P<secret>[A-Za-z0-9._~+/=-]{16,})",
+        "a private key": (
+            r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----(?P<secret>(?!\*).+?)"
+            r"-----END [A-Z ]*PRIVATE KEY"
+        ),
+        "a password in a URL": r"://[^/\s:@\"'\\]*:(?P<secret>(?!\*)[^/\s@\"'\\]+)@",
+        "a parameter of a URL": (
+            rf"(?i){_SEPARATOR}[\w.-]{{0,40}}?(?:key|token|secret|passwd|password|signature|sig"
+            rf"|auth){_EQUALS}(?P<secret>(?!\*){_CHARACTER}+)"
+        ),
+        "a secret parameter": (
+            rf"(?i)(?:token|secret|passwd|password|api[-_]?key)"
+            rf"{_EQUALS}(?P<secret>(?!\*){_CHARACTER}{{4,}})"
+        ),
+    }.items()
+}
+# A word after "basic" is a secret only if it holds a user name and a password.
+_BASIC = re.compile(rb"(?i)basic(?: |%20|\+)+(?P<secret>(?:[A-Za-z0-9+/_-]|%2[BbFf]|\\+/){6,}=*)")
+
+
+class Found(NamedTuple):
+    """A secret that was found: where, and what it is called in an error."""
+
+    span: Span
+    name: str
+
+
+def found_secrets(data: bytes, secrets: Iterable[str] = ()) -> Iterator[Found]:
+    """Find every secret: the given texts in any form, and what has the shape of a key."""
+    for number, secret in enumerate(secrets):
+        for match in pattern_of(secret).finditer(data):
+            yield Found(match.span(), f"secrets[{number}]")
+    for name, pattern in _SHAPES.items():
+        for match in pattern.finditer(data):
+            yield Found(match.span("secret"), name)
+    for match in _BASIC.finditer(data):
+        if _is_basic(match["secret"]):
+            yield Found(match.span("secret"), "the credentials of basic authentication")
+
+
+def masked(data: bytes, secrets: Iterable[str] = ()) -> bytes:
+    """Mask every secret; the length stays the same."""
+    result = bytearray(data)
+    for found in found_secrets(data, secrets):
+        start, end = found.span
+        result[start:end] = _mask(data, start, end)
+    return bytes(result)
+
+
+def _mask(data: bytes, start: int, end: int) -> bytes:
+    """Return the mask of a span; a number of JSON stays a number."""
+    if not data[start:end].isdigit() or not _is_number(data, start, end):
+        return MASK * (end - start)
+    nines = b"9" * (end - start)
+    return nines if nines != data[start:end] else b"8" * (end - start)
+
+
+def _is_number(data: bytes, start: int, end: int) -> bool:
+    """Return whether the digits of a span are a whole JSON number, as far as its ends show."""
+    before = data[max(0, start - _NEAR) : start].rstrip()[-1:]
+    after = data[end : end + _NEAR].lstrip()[:1]
+    return before in (b"", b":", b",", b"[") and after in (b"", b",", b"}", b"]")
+
+
+# As much white space may stand around a number.
+_NEAR = 20
+
+
+def _is_basic(token: bytes) -> bool:
+    plain = re.sub(rb"\\+/|%2[Ff]", b"/", re.sub(rb"%2[Bb]", b"+", token)).rstrip(b"=")
+    try:
+        pair = base64.b64decode(plain.translate(_STANDARD) + b"=" * (-len(plain) % 4))
+    except binascii.Error:
+        return False
+    return b":" in pair
+
+
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+
+
+# - the forms of a text
+
+# What JSON, JavaScript and Python write for a character beside its number.
+_SHORT_ESCAPES = {
+    "\b": "b",
+    "\f": "f",
+    "\n": "n",
+    "\r": "r",
+    "\t": "t",
+    '"': '"',
+    "'": "'",
+    "/": "/",
+}
+# A text inside of JSON inside of JSON has its backslashes doubled, each time: here four times.
+_MOST_BACKSLASHES = 16
+_BACKSLASHES = rb"\\{1,%d}" % _MOST_BACKSLASHES
+
+
+@lru_cache(maxsize=256)
+def pattern_of(text: str) -> re.Pattern[bytes]:
+    """Return the pattern of a text in every form: escaped, percent-encoded, in base64."""
+    # Backslashes in a row are one part: nothing shows where the escape of each ends.
+    parts = re.findall(r"(?s)\\+|.", text)
+    plain = b"".join(_any_form(part[0], len(part)) for part in parts)
+    return re.compile(b"|".join([plain, *_base64_forms(text)]))
+
+
+def _any_form(character: str, count: int) -> bytes:
+    """Return the pattern of a character; `count` is 1, or the length of a row of backslashes."""
+    code = character.encode(errors="surrogatepass")
+    forms: list[bytes] = [re.escape(code), _percent(code)]
+    forms.append(b"".join(_BACKSLASHES + b"x" + _hex(b"%02x" % byte) for byte in code))
+    units = character.encode("utf-16-be", errors="surrogatepass").hex()
+    forms.append(
+        b"".join(
+            _BACKSLASHES + b"u" + _hex(units[i : i + 4].encode()) for i in range(0, len(units), 4)
+        )
+    )
+    # JavaScript and Python write any character by its code point, too.
+    number = b"%x" % ord(character)
+    forms.append(_BACKSLASHES + rb"[uU]\{?0*" + _hex(number) + rb"\}?")
+    if character in _SHORT_ESCAPES:
+        forms.append(_BACKSLASHES + re.escape(_SHORT_ESCAPES[character].encode()))
+    if character == "\\":
+        row = rb"\\{%d,%d}" % (count, count * _MOST_BACKSLASHES)
+        return b"(?:%s|(?:%s){%d})" % (row, b"|".join(forms), count)
+    if character == " ":
+        forms.append(rb"\+")
+    if "\x80" <= character <= "\xff":  # headers are Latin-1
+        latin = character.encode("latin-1")
+        forms += [
+            re.escape(latin),
+            _percent(latin),
+            _BACKSLASHES + b"x" + _hex(latin.hex().encode()),
+        ]
+    if character in _ENTITIES:
+        forms.append(b"&" + _ENTITIES[character] + b";")
+    # Longer forms first: a backslash alone is the beginning of others.
+    forms.sort(key=len, reverse=True)
+    return b"(?:" + b"|".join(forms) + b")"
+
+
+_ENTITIES = {"&": b"amp", "<": b"lt", ">": b"gt", '"': b"quot", "'": b"#39"}
+
+
+def _percent(code: bytes) -> bytes:
+    """Return the pattern of bytes that are percent-encoded once, or several times."""
+    return b"".join(b"%(?:25)*" + _hex(b"%02x" % byte) for byte in code)
+
+
+def _hex(digits: bytes) -> bytes:
+    """Return the pattern of hexadecimal digits in small or capital letters."""
+    return b"".join(
+        b"[%c%c]" % (digit, digit ^ 0x20) if chr(digit).isalpha() else b"%c" % digit
+        for digit in digits
+    )
+
+
+def _base64_forms(text: str) -> Iterator[bytes]:
+    """Yield the patterns of a text inside of base64, at each of the three places in a group.
+
+    Only the characters that the text decides alone are looked for; a short text has too few.
+    """
+    code = text.encode(errors="surrogatepass")
+    for offset in range(3):
+        encoded = base64.b64encode(b"\0" * offset + code)
+        first = (0, 2, 3)[offset]
+        whole = (len(code) + offset) // 3 * 4
+        partial = (0, 1, 2)[(len(code) + offset) % 3]
+        core = encoded[first : whole + partial]
+        if len(core) >= _SHORTEST_BASE64:
+            yield b"".join(map(_base64_character, core))
+
+
+# By chance, six characters of base64 are equal at one of 69,000 million places.
+_SHORTEST_BASE64 = 6
+
+
+def _base64_character(byte: int) -> bytes:
+    match bytes([byte]):
+        case b"+":
+            return rb"(?:\+|-|%2[Bb]|\\+u002[bB])"
+        case b"/":
+            return rb"(?:/|_|%2[Ff]|\\+/|\\+u002[fF])"
+        case letter:
+            return letter
+
 
 # The headers by which answers are read; all others describe servers, accounts and requests.
 KEPT_HEADERS = frozenset({"content-type", "retry-after", "retry-after-ms", "x-session-id"})

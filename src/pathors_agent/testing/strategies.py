@@ -11,15 +11,21 @@ except ModuleNotFoundError as error:
         name="hypothesis",
     ) from error
 
-from pathors_agent.testing.draws import CannotDraw, Draws, NeedsHypothesis, SeededDraws
-from pathors_agent.testing.hostile_script import HostileScript
-from pathors_agent.testing.hostile_turns import (
+from pathors_agent.testing.arguments import (
+    ATTEMPTS,
+    CannotDraw,
+    Draws,
+    NeedsHypothesis,
+    SeededDraws,
+    fitting_arguments,
+)
+from pathors_agent.testing.hostile import (
     Fault,
+    HostileScript,
     checked_faults,
     hostile_turn,
     offered_tools,
 )
-from pathors_agent.testing.made_arguments import ATTEMPTS, fitting_arguments
 from pathors_agent.testing.usage import count_of, one_tool, tools_of
 from pathors_agent.tools.registry import Tools
 from pathors_agent.tools.tool import Tool

@@ -18,9 +18,15 @@ from typing import Any
 from pathors_agent.agents.perform.dispatch import ToolThread, call_tool
 from pathors_agent.errors import ToolDefinitionError, ToolError, named_error
 from pathors_agent.messages import ToolCall, ToolMessage
-from pathors_agent.testing.draws import CannotDraw, Draws, FirstDraws, SeededDraws
-from pathors_agent.testing.made_arguments import fitting_arguments, mistaken_arguments
-from pathors_agent.testing.transcripts import arguments_text
+from pathors_agent.testing.arguments import (
+    CannotDraw,
+    Draws,
+    FirstDraws,
+    SeededDraws,
+    fitting_arguments,
+    mistaken_arguments,
+)
+from pathors_agent.testing.expectations import arguments_text
 from pathors_agent.testing.usage import count_of, one_tool
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.tool import Tool

@@ -1,20 +1,349 @@
-"""Test a transport of your own against a real loopback server, rule by rule."""
+"""Check a custom transport against a real loopback server, rule by rule."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     asynccontextmanager,
     contextmanager,
 )
+from dataclasses import dataclass, field
+from typing import Literal
 
 from anyio import to_thread
 
 from pathors_agent.agents.ask import close_pieces
-from pathors_agent.testing.loopback_server import LoopbackServer, refused_port
-from pathors_agent.testing.transport_rules import MOST_KEPT, REFUSED, Mine, Outcome, Rule, rules
+from pathors_agent.errors import TransportError
+from pathors_agent.testing import loopback_server as conducts
+from pathors_agent.testing.loopback_server import (
+    ANSWER_HEADERS,
+    Conduct,
+    LoopbackServer,
+    refused_port,
+)
 from pathors_agent.testing.usage import check_made, maker_of
-from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Transport
+from pathors_agent.transports.base import (
+    AsyncResponse,
+    AsyncTransport,
+    Request,
+    Response,
+    Transport,
+)
+
+# Unusual spacing, a non-ASCII letter and an integer that a float would round: a body that is
+# decoded and encoded again on its way comes out different.
+BODY = '{ "messages":[{"role":"user", "content":"é"}],"seed":12345678901234567 }\r\n'.encode()
+LARGE_BODY = b'{"messages":[{"role":"user","content":"' + b"0123456789" * 50_000 + b'"}]}'
+
+PLAIN_REQUEST = Request(body=BODY)
+
+ADDED_HEADERS = {"X-Check-Request": "Yes", "X-Check-Second": 'a, b; c="d"', "X-Check-Third": "0"}
+
+SESSION_ID = "session-7"
+
+# A leak shows after a few answers; a pool may keep a connection or two.
+TIMES = 6
+MOST_KEPT = 2
+
+_OK = 200
+
+
+class Mine(Exception):
+    """Raised inside the block of a transport that is checked."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of the last `send`: the parts of its response, and the error that ended it."""
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    session_id: str | None = None
+    pieces: list[bytes] = field(default_factory=list)
+    error: Exception | None = None
+    still_open: int = 0
+    """Connections that the client kept open after the last `send`."""
+    open_after_close: int = 0
+    """Those that it kept open after the transport was closed, if it can be closed."""
+
+    def note(self, response: Response | AsyncResponse) -> None:
+        """Keep the response's head."""
+        self.status = response.status
+        self.headers = response.headers
+        self.session_id = response.session_id
+
+    def keep(self, piece: bytes, server: LoopbackServer) -> None:
+        """Keep a piece, and tell the server of its length."""
+        self.pieces.append(piece)
+        server.note_read(len(piece))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How the server acts, what is sent and read, and how the outcome is judged."""
+
+    conduct: Conduct
+    judge: Callable[[Outcome, LoopbackServer], None]
+    request: Request = PLAIN_REQUEST
+    reads: Literal["all", "first", "none", "fails"] = "all"
+    """How much of the answer is read; "fails" raises inside of the block."""
+    times: int = 1
+
+
+def _require(sentence: str, outcome: Outcome, *, holds: bool) -> None:
+    """Raise the sentence, with the error that was raised instead if there was one."""
+    if holds:
+        return
+    error = outcome.error
+    came = "" if error is None else f"; {type(error).__name__} was raised instead"
+    raise AssertionError(sentence + came) from error
+
+
+def _request_arrives(outcome: Outcome, server: LoopbackServer) -> None:
+    received = server.received
+    _require("a request must be sent by POST", outcome, holds=received.method == "POST")
+    _require(
+        "the body must arrive as the exact bytes of Request.body",
+        outcome,
+        holds=received.body == BODY,
+    )
+    kind = received.headers.get("content-type", "")
+    _require(
+        "Content-Type must be application/json", outcome, holds=kind.startswith("application/json")
+    )
+    added = {name: received.headers.get(name.lower()) for name in ADDED_HEADERS}
+    _require(
+        "Request.headers must be sent beside the transport's own",
+        outcome,
+        holds=added == ADDED_HEADERS,
+    )
+    _require_sent(server)
+
+
+def _require_sent(server: LoopbackServer, sentence: str = "", times: int = 1) -> None:
+    """Judge how often the request was sent; an error that was raised has nothing to do with it."""
+    if len(server.requests) != times:
+        raise AssertionError(sentence or "a request must be sent once")
+
+
+def _large_request_arrives(outcome: Outcome, server: LoopbackServer) -> None:
+    _require(
+        "a large body must arrive as the exact bytes of Request.body",
+        outcome,
+        holds=server.received.body == LARGE_BODY,
+    )
+
+
+def _response_comes_through(outcome: Outcome, server: LoopbackServer) -> None:
+    _require("a complete answer must raise nothing", outcome, holds=outcome.error is None)
+    _require("Response.status must be the status", outcome, holds=outcome.status == _OK)
+    lower = all(name == name.lower() for name in outcome.headers)
+    _require("the names in Response.headers must be in lower case", outcome, holds=lower)
+    _require_headers("Response.headers must hold the headers", outcome)
+    whole = b"".join(outcome.pieces) == conducts.BODY
+    _require("the pieces, joined, must be the exact bytes of the body", outcome, holds=whole)
+    _require_sent(server)
+
+
+def _require_headers(sentence: str, outcome: Outcome) -> None:
+    kept = {name: outcome.headers.get(name.lower()) for name in ANSWER_HEADERS}
+    _require(sentence, outcome, holds=kept == ANSWER_HEADERS)
+
+
+def _large_response_comes_through(outcome: Outcome, server: LoopbackServer) -> None:
+    whole = outcome.error is None and b"".join(outcome.pieces) == conducts.LARGE_BODY
+    _require("the pieces of a large body, joined, must be its exact bytes", outcome, holds=whole)
+
+
+def _error_status_is_returned(status: int) -> Callable[[Outcome, LoopbackServer], None]:
+    def judge(outcome: Outcome, server: LoopbackServer) -> None:
+        returned = outcome.error is None and outcome.status == status
+        _require(
+            "an error status must be returned like any other, not raised", outcome, holds=returned
+        )
+        sentence = "an error status must come with its headers and its body"
+        _require_headers(sentence, outcome)
+        whole = b"".join(outcome.pieces) == conducts.BODY
+        _require(sentence, outcome, holds=whole and outcome.headers.get("retry-after") == "0")
+
+    return judge
+
+
+def _refused_request_may_be_repeated(outcome: Outcome, server: LoopbackServer) -> None:
+    sent = len(server.requests)
+    expected = 503 if sent == 1 else _OK
+    _require(
+        "after an error status, either it must be returned, or the answer to the request that was "
+        "sent again",
+        outcome,
+        holds=outcome.error is None and outcome.status == expected,
+    )
+    _require("a request must not be sent again after its answer", outcome, holds=sent <= 2)
+
+
+def _pieces_come_at_once(outcome: Outcome, server: LoopbackServer) -> None:
+    _require(
+        "pieces must be given as they arrive, before the answer is complete",
+        outcome,
+        holds=not server.waited_in_vain and outcome.error is None,
+    )
+    _require_sent(server)
+
+
+def _early_exit_releases(outcome: Outcome, server: LoopbackServer) -> None:
+    _require("leaving an answer early must raise nothing", outcome, holds=outcome.error is None)
+    _require(
+        "leaving the `with` block early must close the connection",
+        outcome,
+        holds=server.wait_for_finish() and not server.waited_in_vain,
+    )
+    _require_sent(server)
+
+
+def _broken_connection_raises(outcome: Outcome, server: LoopbackServer) -> None:
+    _require(
+        "a connection that breaks inside the body must raise TransportError,"
+        " not end the pieces as if complete",
+        outcome,
+        holds=isinstance(outcome.error, TransportError),
+    )
+    _require_sent(server, "a request must not be sent again once its answer has begun")
+
+
+def _short_body_raises(outcome: Outcome, server: LoopbackServer) -> None:
+    _require(
+        "a body that is shorter than its Content-Length must raise TransportError,"
+        " not end the pieces as if complete",
+        outcome,
+        holds=isinstance(outcome.error, TransportError),
+    )
+    _require_sent(server, "a request must not be sent again once its answer has begun")
+
+
+def _missing_answer_raises(outcome: Outcome, server: LoopbackServer) -> None:
+    _require(
+        "a connection that breaks before the answer must raise TransportError",
+        outcome,
+        holds=isinstance(outcome.error, TransportError),
+    )
+
+
+def _refused_connection_raises(outcome: Outcome, server: LoopbackServer) -> None:
+    refused = isinstance(outcome.error, TransportError)
+    _require("a refused connection must raise TransportError", outcome, holds=refused)
+
+
+def _connections_are_released(outcome: Outcome, server: LoopbackServer) -> None:
+    """Judge a few answers, each on a connection that only the client closes."""
+    _require("a complete answer must raise nothing", outcome, holds=outcome.error is None)
+    _require_released(outcome)
+    _require_sent(server, times=TIMES)
+
+
+def _unread_answers_are_released(outcome: Outcome, server: LoopbackServer) -> None:
+    _require("leaving an answer unread must raise nothing", outcome, holds=outcome.error is None)
+    _require_released(outcome)
+
+
+def _own_error_leaves_the_block(outcome: Outcome, server: LoopbackServer) -> None:
+    _require(
+        "an exception raised inside the `with` block must leave it unchanged",
+        outcome,
+        holds=isinstance(outcome.error, Mine),
+    )
+    _require_released(outcome)
+
+
+def _require_released(outcome: Outcome) -> None:
+    _require(
+        f"a connection must be closed or used again after its answer; {outcome.still_open} are open",
+        outcome,
+        holds=outcome.still_open <= MOST_KEPT,
+    )
+    _require(
+        "closing the transport must close its connections",
+        outcome,
+        holds=outcome.open_after_close == 0,
+    )
+
+
+def _session_id_goes_round(outcome: Outcome, server: LoopbackServer) -> None:
+    sent = server.received.headers.get("x-session-id")
+    _require("Request.session_id must be sent as X-Session-ID", outcome, holds=sent == SESSION_ID)
+    returned = outcome.session_id == SESSION_ID
+    _require("Response.session_id must be the answer's X-Session-ID", outcome, holds=returned)
+
+
+def _new_session_id_comes_back(outcome: Outcome, server: LoopbackServer) -> None:
+    silent = "x-session-id" not in server.received.headers
+    _require("X-Session-ID must not be sent when Request.session_id is None", outcome, holds=silent)
+    returned = outcome.session_id == "made-by-the-server"
+    _require("Response.session_id must be the answer's X-Session-ID", outcome, holds=returned)
+
+
+# A transport that obeys it repeats the request at once.
+_RETRY_NOW = ANSWER_HEADERS | {"Retry-After": "0"}
+_ANSWER = conducts.answer_at_once(_OK, ANSWER_HEADERS)
+_ANSWER_ON_OPEN_CONNECTION = conducts.answer_at_once(_OK, ANSWER_HEADERS, stays_open=True)
+_REFUSAL_ON_OPEN_CONNECTION = conducts.answer_at_once(400, ANSWER_HEADERS, stays_open=True)
+
+_RULES = (
+    Rule(
+        conduct=_ANSWER, judge=_request_arrives, request=Request(body=BODY, headers=ADDED_HEADERS)
+    ),
+    Rule(conduct=_ANSWER, judge=_large_request_arrives, request=Request(body=LARGE_BODY)),
+    Rule(conduct=_ANSWER, judge=_response_comes_through),
+    Rule(conduct=conducts.answer_with_length(_OK, ANSWER_HEADERS), judge=_response_comes_through),
+    Rule(
+        conduct=conducts.answer_at_once(_OK, ANSWER_HEADERS, pieces=[conducts.LARGE_BODY]),
+        judge=_large_response_comes_through,
+    ),
+    *(
+        Rule(
+            conduct=conducts.answer_at_once(status, _RETRY_NOW),
+            judge=_error_status_is_returned(status),
+        )
+        for status in (400, 401, 404, 429, 500)
+    ),
+    Rule(
+        conduct=conducts.answer_with_length(422, _RETRY_NOW), judge=_error_status_is_returned(422)
+    ),
+    Rule(conduct=conducts.refuse_first, judge=_refused_request_may_be_repeated),
+    Rule(conduct=conducts.answer_step_by_step, judge=_pieces_come_at_once),
+    Rule(conduct=conducts.answer_and_wait_for_close, judge=_early_exit_releases, reads="first"),
+    Rule(conduct=conducts.break_between_chunks, judge=_broken_connection_raises),
+    Rule(conduct=conducts.break_inside_chunk, judge=_broken_connection_raises),
+    Rule(conduct=conducts.break_short_of_length, judge=_short_body_raises),
+    Rule(conduct=conducts.break_at_once, judge=_missing_answer_raises),
+    Rule(conduct=_ANSWER_ON_OPEN_CONNECTION, judge=_connections_are_released, times=TIMES),
+    Rule(
+        conduct=_REFUSAL_ON_OPEN_CONNECTION,
+        judge=_unread_answers_are_released,
+        reads="none",
+        times=TIMES,
+    ),
+    Rule(conduct=_ANSWER_ON_OPEN_CONNECTION, judge=_own_error_leaves_the_block, reads="fails"),
+)
+
+_SESSION_RULES = (
+    Rule(
+        conduct=conducts.answer_at_once(_OK, ANSWER_HEADERS, echo_session=True),
+        judge=_session_id_goes_round,
+        request=Request(body=BODY, session_id=SESSION_ID),
+    ),
+    Rule(
+        conduct=conducts.answer_at_once(_OK, ANSWER_HEADERS, echo_session=True),
+        judge=_new_session_id_comes_back,
+    ),
+)
+
+REFUSED = Rule(conduct=conducts.break_at_once, judge=_refused_connection_raises)
+
+
+def rules(*, sessions: bool) -> tuple[Rule, ...]:
+    """Return the rules for a server that answers."""
+    return _RULES + (_SESSION_RULES if sessions else ())
+
 
 # Seconds for what takes milliseconds on an idle machine; only broken rules wait so long.
 PATIENCE = 5.0

@@ -1,11 +1,85 @@
-"""Make values that a JSON Schema asks for. Not all of JSON Schema: who uses them checks them."""
+"""Arguments for tools: values drawn from a JSON Schema, fitting ones and broken ones."""
 
+import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Any, Protocol, TypeVar
 
 from pathors_agent.messages import JSONValue
-from pathors_agent.testing.draws import CannotDraw, Draws
+from pathors_agent.schema.arguments import ArgumentsRefused
+from pathors_agent.tools.tool import Tool
+
+T = TypeVar("T")
+
+
+class CannotDraw(Exception):
+    """Nothing can be made here; the text is the reason."""
+
+
+class NeedsHypothesis(CannotDraw):
+    """Only Hypothesis can make this."""
+
+
+class Draws(Protocol):
+    """A source of choices."""
+
+    def choice(self, options: Sequence[T]) -> T:
+        """Choose one of the options, of which the first is the simplest."""
+
+    def integer(self, least: int, most: int) -> int:
+        """Choose a number in this range, its ends among them."""
+
+    def several(self, make: Callable[["Draws"], T], least: int, most: int) -> list[T]:
+        """Make so many things."""
+
+    def matching(self, pattern: str) -> str:
+        """Make a text in which the pattern is found, or raise `CannotDraw`."""
+
+
+class SeededDraws:
+    """Choices from a seed: the same on every machine."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)  # noqa: S311  (chooses, and protects nothing)
+
+    def choice(self, options: Sequence[T]) -> T:
+        """Choose one of the options, each as often."""
+        return options[int(self._random.random() * len(options))]
+
+    def integer(self, least: int, most: int) -> int:
+        """Choose a number, each as often."""
+        return least + int(self._random.random() * (most - least + 1))
+
+    def several(self, make: Callable[[Draws], T], least: int, most: int) -> list[T]:
+        """Make so many things, fewer more often than many."""
+        count = min(self.integer(least, most), self.integer(least, most))
+        return [make(self) for _ in range(count)]
+
+    def matching(self, pattern: str) -> str:
+        """Refuse: to make texts of patterns takes Hypothesis."""
+        raise NeedsHypothesis(f"no text can be made for the pattern {pattern!r}")
+
+
+class FirstDraws:
+    """The simplest choice every time."""
+
+    def choice(self, options: Sequence[T]) -> T:
+        """Take the first."""
+        return options[0]
+
+    def integer(self, least: int, most: int) -> int:
+        """Take the number that is nearest to 0."""
+        return min(max(0, least), most)
+
+    def several(self, make: Callable[[Draws], T], least: int, most: int) -> list[T]:
+        """Make as few as may be."""
+        return [make(self) for _ in range(least)]
+
+    def matching(self, pattern: str) -> str:
+        """Refuse, as `SeededDraws` does."""
+        raise NeedsHypothesis(f"no text can be made for the pattern {pattern!r}")
+
 
 # Recursive schemas must end somewhere; what people write by hand has fewer levels.
 MAX_DEPTH = 8
@@ -217,3 +291,108 @@ def _levels(schema: Any) -> tuple[bool, int]:
     """How deep a schema may lead: what refers to another is deeper than what does not."""
     text = str(schema)
     return "$ref" in text, len(text)
+
+
+# What is made fits almost always; a schema that refuses so many asks for what only a person knows.
+ATTEMPTS = 20
+
+Arguments = dict[str, Any]
+
+
+def fitting_arguments(tool: Tool, draws: Draws) -> Arguments:
+    """Make arguments that the tool takes, or raise `CannotDraw`."""
+    refusal = ""
+    for _ in range(ATTEMPTS):
+        made: Arguments = schema_value(tool.sent_parameters, draws)
+        try:
+            tool.arguments.read(json.dumps(made))
+        except ArgumentsRefused as refused:
+            refusal = str(refused)
+            continue
+        return made
+    raise CannotDraw(f"made {ATTEMPTS} times, they {refusal}")
+
+
+def probable_arguments(parameters: Any, draws: Draws) -> Arguments:
+    """Make arguments that probably fit a schema; none where that cannot be done."""
+    try:
+        made = schema_value(parameters, draws)
+    except CannotDraw:
+        return {}
+    return made if isinstance(made, dict) else {}
+
+
+def mistaken_arguments(parameters: Any, draws: Draws) -> Mapping[str, JSONValue] | str:
+    """Make arguments as models get them wrong: no JSON, no object, or with wrong values."""
+    made = probable_arguments(parameters, draws)
+    return draws.choice(_MISTAKES)(made, draws)
+
+
+def cut_arguments(parameters: Any, draws: Draws) -> str:
+    """Make arguments that end before their end."""
+    text = json.dumps(probable_arguments(parameters, draws), ensure_ascii=False)
+    return text[: draws.integer(0, len(text) - 1)]
+
+
+def _is_empty(made: Arguments, draws: Draws) -> Arguments:
+    return {}
+
+
+def _is_no_object(made: Arguments, draws: Draws) -> str:
+    return draws.choice(["null", "[]", "1", '"a"', "", " "])
+
+
+def _is_no_json(made: Arguments, draws: Draws) -> str:
+    return draws.choice(["{", "{'a': 1}", "{a: 1}", "None", "\x00", "[" * 200])
+
+
+def _is_cut(made: Arguments, draws: Draws) -> str:
+    text = json.dumps(made)
+    return text[: draws.integer(1, len(text) - 1)]
+
+
+def _is_sent_twice(made: Arguments, draws: Draws) -> str:
+    return json.dumps(made) * 2
+
+
+def _is_a_text_of_it(made: Arguments, draws: Draws) -> str:
+    return json.dumps(json.dumps(made))
+
+
+def _lacks_one(made: Arguments, draws: Draws) -> Arguments:
+    if not made:
+        return {}
+    name = draws.choice(list(made))
+    return {other: value for other, value in made.items() if other != name}
+
+
+def _has_one_more(made: Arguments, draws: Draws) -> Arguments:
+    return {**made, "unknown": 1}
+
+
+def _has_one_twice(made: Arguments, draws: Draws) -> str:
+    if not made:
+        return '{"a": 1, "a": 2}'
+    name = draws.choice(list(made))
+    value = f"{json.dumps(name)}: {json.dumps(made[name])}"
+    return "{" + f"{value}, {value}" + "}"
+
+
+def _has_one_of_another_type(made: Arguments, draws: Draws) -> Mapping[str, JSONValue] | str:
+    if not made:
+        return "[]"
+    name = draws.choice(list(made))
+    return {**made, name: draws.choice(_VALUES)}
+
+
+def _has_no_number(made: Arguments, draws: Draws) -> str:
+    name = json.dumps(draws.choice(list(made) or ["a"]))
+    return "{" + f"{name}: {draws.choice(['NaN', 'Infinity', '1e999', '-'])}" + "}"
+
+
+_VALUES: list[JSONValue] = [None, "", 0, -1, 10**30, 0.5, True, [], {}, "5", "é" * 3, "../../etc"]
+_MISTAKES: list[Callable[[Arguments, Draws], Mapping[str, JSONValue] | str]] = [
+    *(_is_empty, _lacks_one, _has_one_more, _has_one_of_another_type),
+    *(_is_no_object, _is_no_json, _is_cut, _is_sent_twice, _is_a_text_of_it),
+    *(_has_one_twice, _has_no_number),
+]

@@ -1,19 +1,85 @@
-"""What a hostile model answers: one turn at a time, from choices that a seed or Hypothesis makes."""
+"""A hostile model: it draws the worst answers from a seed, and prints a script that repeats them."""
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from types import TracebackType
+from typing import Any, Literal, Self, get_args
 
 from pathors_agent.errors import TransportError
 from pathors_agent.messages import JSONValue
 from pathors_agent.schema.arguments import closest
-from pathors_agent.testing.draws import Draws
-from pathors_agent.testing.made_arguments import (
+from pathors_agent.testing.arguments import (
+    Draws,
+    SeededDraws,
     cut_arguments,
     mistaken_arguments,
     probable_arguments,
 )
-from pathors_agent.testing.script import Answer, Call, Entry, Reply, answer, http_error, raw
+from pathors_agent.testing.history_rules import check_request
+from pathors_agent.testing.script import (
+    Answer,
+    Call,
+    Entry,
+    Reply,
+    answer,
+    http_error,
+    raw,
+    text_code,
+)
+from pathors_agent.testing.scripted_transport import (
+    AsyncPlayerTransport,
+    AsyncScriptedTransport,
+    Player,
+    PlayerTransport,
+    ScriptedTransport,
+)
+from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+
+THEN = "Enough."
+"""What a hostile model says when its script is at its end."""
+
+
+@dataclass(frozen=True, repr=False)
+class HostileScript:
+    """The answers of a hostile model, in order; every further request gets "Enough.".
+
+    Its repr is the code of a `ScriptedTransport` that answers the same.
+    """
+
+    entries: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.entries, str):
+            raise TypeError(f"HostileScript takes a tuple of entries: write ({self.entries!r},)")
+
+    def transport(
+        self, *, cut: int | None = None, profile: EndpointProfile = DEFAULT_PROFILE
+    ) -> ScriptedTransport:
+        """Make a transport that plays it, for blocking code."""
+        return ScriptedTransport(*self.entries, then=THEN, cut=cut, profile=profile)
+
+    def async_transport(
+        self, *, cut: int | None = None, profile: EndpointProfile = DEFAULT_PROFILE
+    ) -> AsyncScriptedTransport:
+        """Make a transport that plays it, for asyncio and trio."""
+        return AsyncScriptedTransport(*self.entries, then=THEN, cut=cut, profile=profile)
+
+    def __repr__(self) -> str:
+        lines = [f"    {_code(entry)},\n" for entry in self.entries]
+        return "ScriptedTransport(\n" + "".join(lines) + f"    then={THEN!r},\n)"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001  (Hypothesis calls it)
+        """Print the code, where Hypothesis or IPython would take a dataclass apart."""
+        for number, line in enumerate(repr(self).splitlines()):
+            if number:
+                printer.break_()
+            printer.text(line)
+
+
+def _code(entry: Entry) -> str:
+    return text_code(entry) if isinstance(entry, str) else repr(entry)
+
 
 Fault = Literal[
     "mistaken_arguments",
@@ -208,3 +274,77 @@ class _Turn:
                 return made.broken_after(bytes=self._draws.integer(0, MOST_BYTES))
             case _:
                 return made.ended_after(bytes=self._draws.integer(0, MOST_BYTES))
+
+
+class _Hostility(Player):
+    """Answers drawn from a seed for the tools that a request offers; `script` keeps them."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        faults: Collection[Fault] | None = None,
+        cut: int | None = None,
+        profile: EndpointProfile = DEFAULT_PROFILE,
+    ) -> None:
+        if not isinstance(seed, int):
+            raise TypeError(f"seed must be an integer, not {seed!r}")
+        super().__init__(cut=cut, profile=profile)
+        self.seed = seed
+        self._faults = checked_faults(faults)
+        self._draws = SeededDraws(seed)
+        self._entries: list[Entry] = []
+
+    @property
+    def script(self) -> HostileScript:
+        """What was answered so far; its repr is code to paste into a test."""
+        return HostileScript(tuple(self._entries))
+
+    def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
+        check_request(body, self.profile)
+        tools = offered_tools(body.get("tools") or ())
+        entry = hostile_turn(tools, self._draws, sorted(self._faults))
+        self._entries.append(entry)
+        return entry
+
+    def _explain(self, error: BaseException | None) -> None:
+        if error is not None:
+            with suppress(Exception):  # a note must not replace what it explains
+                error.add_note(f"The model of seed {self.seed} answered:\n{self.script!r}")
+
+
+class HostileTransport(_Hostility, PlayerTransport):
+    """A transport whose model does everything wrong, drawn from a seed.
+
+    It cuts answers, calls tools by wrong names and with bad arguments, repeats ids, floods, breaks
+    streams, and sends errors; `faults` names which, all by default. The tools are those that a
+    request offers. The same seed answers the same requests in the same way. A request that real
+    endpoints refuse, whatever led to it, is an AssertionError. As a context manager it adds to an
+    error that leaves the block the script that led there, as code.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._explain(error)
+
+
+class AsyncHostileTransport(_Hostility, AsyncPlayerTransport):
+    """`HostileTransport` for `AsyncAgent`."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._explain(error)
