@@ -25,7 +25,7 @@ from benchmarks.rounds import WrongResult, say
 
 ROOT = Path(__file__).parent.parent
 PATH = "/v1/projects/bench/chat/completions"
-NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "aiosqlite", "aiohttp")
+NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "aiohttp")
 GOALS = {"httpx2": 2, "aiohttp": None}
 CLIENTS = tuple(GOALS)
 

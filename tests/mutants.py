@@ -351,8 +351,8 @@ MUTANTS = [
         "a turn is stored without its lease",
         "promise 10, leases",
         at="save",
-        old="    if not await _is_held(connection, lease, drop=drop):\n        raise _conflict(lease)\n",
-        new="    await _is_held(connection, lease, drop=drop)\n",
+        old="    if not _is_held(connection, lease, drop=drop):\n        raise _conflict(lease)\n",
+        new="    _is_held(connection, lease, drop=drop)\n",
         tests=("test_sqlite_store_follows_every_rule",),
     ),
     Mutant(
@@ -369,9 +369,9 @@ MUTANTS = [
     Mutant(
         "a session of another project exists",
         "promise 11",
-        at="_row",
-        old="        sessions.c.project == project, sessions.c.id == session_id, _LIVE\n",
-        new="        sessions.c.id == session_id, _LIVE\n",
+        at="_THIS",
+        old='    sessions.c.project == bindparam("project"),\n',
+        new="",
         tests=("test_sqlite_store_follows_every_rule",),
     ),
     Mutant(

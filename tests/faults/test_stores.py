@@ -19,6 +19,7 @@ from pathors_agent import tool
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.server import Project, create_app
 from pathors_agent.stores import SQLStore
+from pathors_agent.stores.database import Connection
 from pathors_agent.testing import AsyncScriptedTransport, calls
 from pathors_agent.wire.messages import read_message
 from postgres import find_programs, restartable_server
@@ -146,9 +147,12 @@ def test_turn_whose_end_cannot_be_stored_is_refused_and_its_repeat_runs_no_tool_
 
 async def forget_time(store: SQLStore) -> None:
     """Let what was held by the turn that failed be over."""
-    async with store._database.writing("pass the time") as connection:
+
+    def pass_time(connection: Connection) -> None:
         for table in ("pathors_leases", "pathors_requests"):
-            await connection.exec_driver_sql(f"UPDATE {table} SET until = 0")
+            connection.driver.execute(f"UPDATE {table} SET until = 0")
+
+    await store._database.write("pass the time", pass_time)
 
 
 def test_file_on_a_disk_mounted_read_only_is_read_and_not_written(file: Path) -> None:

@@ -88,7 +88,7 @@ def test_statement_through_a_pooler_is_bounded(
                 assert lease is not None
                 message = UserMessage(content="x" * 5_000_000)
                 await store.save_turn(lease, [message], seen=None)
-            monkeypatch.setattr("pathors_agent.stores.sql_database.STATEMENT_SECONDS", 0.02)
+            monkeypatch.setattr("pathors_agent.stores.database.STATEMENT_SECONDS", 0.02)
             await store.search_sessions("p", "x" * 100 + "y", limit=1, offset=0)
 
     with pytest.raises(StoreError, match="the database took too long"):

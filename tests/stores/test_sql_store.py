@@ -19,8 +19,8 @@ import pytest
 from pathors_agent import SessionConflict, StoreError
 from pathors_agent.messages import AssistantMessage, Message, UserMessage
 from pathors_agent.server import make_key
-from pathors_agent.stores import RequestId, Session, SQLStore, StoredKey, data_text, now, sql_schema
-from pathors_agent.stores.sql_database import CONNECTIONS
+from pathors_agent.stores import RequestId, Session, SQLStore, StoredKey, data_text, now, tables
+from pathors_agent.stores.database import CONNECTIONS
 from postgres import PostgresServer
 
 pytestmark = pytest.mark.anyio
@@ -210,8 +210,7 @@ async def test_older_tables_are_brought_to_this_version(
 ) -> None:
     async with SQLStore(url) as store:
         await say(store, UserMessage(content="x"))
-    monkeypatch.setattr(sql_schema, "MIGRATIONS", (*sql_schema.MIGRATIONS, (STEP,)))
-    monkeypatch.setattr(sql_schema, "VERSION", 3)
+    monkeypatch.setattr(tables, "UPGRADES", ((STEP,),))
 
     for _ in range(2):
         async with SQLStore(url) as store:
@@ -229,9 +228,7 @@ async def test_step_that_fails_leaves_the_older_tables(
     async with SQLStore(url):
         pass
     with monkeypatch.context() as newer:
-        steps = (*sql_schema.MIGRATIONS, (STEP, "CREATE TABLE pathors_keys (x TEXT)"))
-        newer.setattr(sql_schema, "MIGRATIONS", steps)
-        newer.setattr(sql_schema, "VERSION", 3)
+        newer.setattr(tables, "UPGRADES", ((STEP, "CREATE TABLE pathors_keys (x TEXT)"),))
         assert "Could not open the sessions" in await error_of(SQLStore(url))
 
     async with SQLStore(url) as store:
@@ -385,7 +382,7 @@ async def test_statement_that_takes_too_long_is_ended(
 ) -> None:
     for number in range(10):
         await say(store, UserMessage(content="x" * 5_000_000), id=f"s{number}")
-    monkeypatch.setattr("pathors_agent.stores.sql_database.STATEMENT_SECONDS", 0.02)
+    monkeypatch.setattr("pathors_agent.stores.database.STATEMENT_SECONDS", 0.02)
 
     async with SQLStore(url) as hasty:
         with pytest.raises(StoreError, match="the database took too long"):

@@ -25,7 +25,6 @@ _EXTRAS = {
     "starlette": "server",
     "uvicorn": "server",
     "sqlalchemy": "server",
-    "aiosqlite": "server",
     "psycopg": "postgres",
     "dbos": "durable",
 }

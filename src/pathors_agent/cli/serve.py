@@ -17,7 +17,7 @@ from pathors_agent.server import Project, ServerSettings, create_app, load_proje
 from pathors_agent.server.serving import serve as serve_app
 from pathors_agent.server.settings_file import load_settings
 from pathors_agent.stores import SQLStore
-from pathors_agent.stores.sql_url import read_url, shown
+from pathors_agent.stores.database import read_url, shown
 
 _TRY = """\
 Try:

@@ -25,9 +25,9 @@ from dbos._schemas.system_database import SystemSchema
 
 from pathors_agent.durable.records import JSONSerializer
 from pathors_agent.errors import StoreError
-from pathors_agent.stores.sql_errors import told_as_store_errors
-from pathors_agent.stores.sql_readiness import PROBE_CHARACTERS
-from pathors_agent.stores.sql_url import read_url, shown
+from pathors_agent.stores.database import read_url, shown
+from pathors_agent.stores.errors import as_store_errors
+from pathors_agent.stores.sql import PROBE_CHARACTERS
 
 __all__ = ["IDInUse", "LostOwnership", "connect", "launch", "owns", "reenqueue", "stop", "tables"]
 
@@ -58,7 +58,7 @@ def connect(database: str) -> DBOSClient:
     """Open a database, made ready for this version of the engine; blocks."""
     _silence()
     url = sync_url(database)
-    with told_as_store_errors("open the durable runs", shown(url)):
+    with as_store_errors("open the durable runs", shown(url)):
         _check(url)
     text = url.render_as_string(hide_password=False)
     DBOS.migrate(text)
@@ -83,7 +83,7 @@ def check_writable(database: str) -> None:
     engine = sa.create_engine(url, poolclass=sa.NullPool, **options)
     engine = engine.execution_options(schema_translate_map=schemas)
     with (
-        told_as_store_errors("store a durable run", shown(url)),
+        as_store_errors("store a durable run", shown(url)),
         engine.connect() as connection,
     ):
         bound = (

@@ -12,7 +12,7 @@ from pathors_agent.durable.migration import migrate
 from pathors_agent.durable.records import SEPARATOR, WORKFLOW_PREFIX, Step, segment_id
 from pathors_agent.errors import StoreError
 from pathors_agent.stores.base import TurnNote
-from pathors_agent.stores.sql_schema import is_over, leases, notes
+from pathors_agent.stores.tables import is_over, leases, notes
 
 # The format of these tables and of the recorded JSON. A program refuses a higher number.
 FORMAT = 2

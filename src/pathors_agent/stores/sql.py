@@ -1,12 +1,16 @@
 """Keep sessions, keys and answers in a database: SQLite for one machine, PostgreSQL for many."""
 
+import json
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from pathors_agent.messages import Message
-from pathors_agent.stores import sql_keys, sql_notes, sql_requests, sql_sessions, sql_turns
+from sqlalchemy import bindparam, case, select
+
+from pathors_agent.messages import Message, UserMessage
+from pathors_agent.stores import sql_sessions, sql_turns
 from pathors_agent.stores.base import (
     MAX_SEARCH_BYTES,
     Lease,
@@ -19,27 +23,54 @@ from pathors_agent.stores.base import (
     StoredKey,
     TurnNote,
 )
-from pathors_agent.stores.sql_database import Database
-from pathors_agent.stores.sql_readiness import try_turn
-from pathors_agent.stores.sql_schema import clock, schema
-from pathors_agent.stores.texts import Variables, json_text, message_texts
+from pathors_agent.stores.database import Connection, Database, read_url
+from pathors_agent.stores.postgresql import PostgreSQL
+from pathors_agent.stores.sqlite import SQLite
+from pathors_agent.stores.tables import (
+    clock,
+    keys,
+    read_optional_time,
+    read_time,
+    schema,
+    write_time,
+)
+from pathors_agent.stores.texts import Variables, json_text, message_text, message_texts
 
-# A turn's other work takes longer than this; who waits so long for a database has lost it.
+# Far longer than a turn needs from a database that works.
 TIMEOUT_SECONDS = 10.0
+
+# The message of a check, as long as a long turn: with less room on the disk, turns would fail.
+PROBE_CHARACTERS = 64 * 1024
+_PROBE_LEASE_SECONDS = 10.0
+# No project has this name.
+_PROBE_PROJECT = ""
+
+_KEY_COLUMNS = [column for column in keys.c if column is not keys.c.number]
+_KEYS = select(*_KEY_COLUMNS).order_by(keys.c.created_at, keys.c.number)
+_KEYS_OF_PROJECT = _KEYS.where(keys.c.project == bindparam("project"))
+_KEY_BY_DIGEST = _KEYS.where(keys.c.digest == bindparam("digest"))
+_ADD_KEY = keys.insert().values({c: bindparam(c.name) for c in _KEY_COLUMNS}).inline()
+_REVOKE_KEY = (
+    keys.update()
+    .where(keys.c.project == bindparam("project"), keys.c.id == bindparam("key_id"))
+    .values(revoked_at=case((keys.c.revoked_at.is_(None), clock()), else_=keys.c.revoked_at))
+)
+_NOTE_KEY_USED = keys.update().where(keys.c.id == bindparam("key_id")).values(last_used_at=clock())
+_NOTE_CHECKED = schema.update().values(checked=clock())
 
 
 class SQLStore(Store):
     """A store in a database, for asyncio.
 
     The URL is `sqlite:///file.db` (a file on a disk of this machine) or
-    `postgresql://user:password@host:5432/name` (needs the extra `postgres`). The tables are made,
-    and brought to this version, when the store is opened. An operation waits up to `timeout`
-    seconds for a connection or for a lock of others.
+    `postgresql://user:password@host:5432/name` (needs the extra `postgres`). Opening the store
+    creates the tables, or upgrades them to this version. An operation waits up to `timeout`
+    seconds for a connection, or for a lock that another program holds.
     """
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
         self._url, self._timeout = url, timeout
-        self._database = Database(url, timeout)
+        self._database = _database(url, timeout)
 
     def __repr__(self) -> str:
         return f"SQLStore({self._database.shown!r})"
@@ -57,11 +88,9 @@ class SQLStore(Store):
         await self._database.close()
 
     async def check(self) -> None:
-        """Raise `StoreError` unless a turn could be stored now; nothing of the check is kept."""
-        async with self._database.trying("check the sessions") as connection:
-            await try_turn(connection)
-        async with self._database.writing("check the sessions") as connection:
-            await connection.execute(schema.update().values(checked=clock()))
+        """Raise `StoreError` unless a turn could be stored now. Nothing of the check is kept."""
+        await self._database.probe("check the sessions", _try_turn)
+        await self._database.write("check the sessions", lambda c: c.change(_NOTE_CHECKED))
 
     # - keys -
 
@@ -74,7 +103,7 @@ class SQLStore(Store):
         if self._database.is_open:
             yield self._database
             return
-        database = Database(self._url, self._timeout)
+        database = _database(self._url, self._timeout)
         await database.open()
         try:
             yield database
@@ -83,43 +112,58 @@ class SQLStore(Store):
 
     async def add_key(self, key: StoredKey) -> None:
         """Store a new key. Like `keys` and `revoke_key`, it works on a store that is not open."""
-        async with self._opened() as database, database.writing("add a key") as connection:
-            await sql_keys.add(connection, key)
+        async with self._opened() as database:
+            await database.write("add a key", lambda c: c.change(_ADD_KEY, **_key_row(key)))
 
     async def find_key(self, digest: str) -> StoredKey | None:
-        """Give the key of this digest, a revoked one too."""
-        async with self._database.reading("find a key") as connection:
-            return await sql_keys.by_digest(connection, digest)
+        """Return the key with this SHA-256 digest, including revoked keys, or None."""
+        found = await self._database.read(
+            "find a key", lambda c: c.row(_KEY_BY_DIGEST, digest=digest)
+        )
+        return None if found is None else _key(found)
 
     async def keys(self, project: str | None = None) -> list[StoredKey]:
-        """Give the keys of a project, or of all; oldest first, revoked ones included."""
-        async with self._opened() as database, database.reading("list the keys") as connection:
-            return await sql_keys.of_project(connection, project)
+        """Return the keys of a project, or of all projects: oldest first, revoked ones included."""
+
+        def read(connection: Connection) -> list[Any]:
+            if project is None:
+                return connection.rows(_KEYS)
+            return connection.rows(_KEYS_OF_PROJECT, project=project)
+
+        async with self._opened() as database:
+            return [_key(row) for row in await database.read("list the keys", read)]
 
     async def revoke_key(self, project: str, key_id: str) -> bool:
-        """Revoke a key for good; tell whether it is one of this project. Twice is as once."""
-        async with self._opened() as database, database.writing("revoke a key") as connection:
-            return await sql_keys.revoke(connection, project, key_id)
+        """Revoke a key permanently. Return False if the project has no such key. Idempotent."""
+        async with self._opened() as database:
+            return await database.write(
+                "revoke a key",
+                lambda c: c.change(_REVOKE_KEY, project=project, key_id=key_id) > 0,
+            )
 
     async def note_key_used(self, key_id: str) -> None:
         """Set a key's `last_used_at` to now."""
-        async with self._database.writing("note that a key was used") as connection:
-            await sql_keys.note_used(connection, key_id)
+        await self._database.write(
+            "note that a key was used", lambda c: c.change(_NOTE_KEY_USED, key_id=key_id)
+        )
 
     # - sessions -
 
     async def create_session(
         self, project: str, session_id: str, *, variables: Variables, provider: str = ""
     ) -> Session:
-        """Make an empty session, or give the same one that is there and still empty."""
+        """Create an empty session, or return the same one if it exists and is still empty."""
         text = json_text(variables)
-        async with self._database.writing("make a session") as connection:
-            return await sql_sessions.create(connection, project, session_id, text, provider)
+        return await self._database.write(
+            "make a session",
+            lambda c: sql_sessions.create(c, project, session_id, text, provider),
+        )
 
     async def session(self, project: str, session_id: str) -> Session:
-        """Give a session whole; `SessionNotFound` when there is none or it has ended."""
-        async with self._database.reading("read a session") as connection:
-            return await sql_sessions.whole(connection, project, session_id)
+        """Return a session with its messages. Raise `SessionNotFound` if there is none."""
+        return await self._database.read(
+            "read a session", lambda c: sql_sessions.whole(c, project, session_id)
+        )
 
     async def search_sessions(
         self,
@@ -131,22 +175,27 @@ class SQLStore(Store):
         max_bytes: int = MAX_SEARCH_BYTES,
     ) -> Page[Session]:
         """Return the sessions whose `data_text` contains the text, newest update first."""
-        async with self._database.reading("search the sessions") as connection:
-            return await sql_sessions.search(
-                connection, project, text, limit=limit, offset=offset, max_bytes=max_bytes
-            )
+        return await self._database.read(
+            "search the sessions",
+            lambda c: sql_sessions.search(
+                c, project, text, limit=limit, offset=offset, max_bytes=max_bytes
+            ),
+        )
 
     async def list_sessions(
         self, project: str, *, limit: int, offset: int, text: str = ""
     ) -> Page[SessionSummary]:
         """List sessions, newest first, ended ones included."""
-        async with self._database.reading("list the sessions") as connection:
-            return await sql_sessions.summaries(connection, project, text, limit, offset)
+        return await self._database.read(
+            "list the sessions",
+            lambda c: sql_sessions.summaries(c, project, text, limit, offset),
+        )
 
     async def end_session(self, project: str, session_id: str) -> bool:
-        """Delete a session's variables and messages for good. Return False if there was none."""
-        async with self._database.writing("end a session") as connection:
-            ended = await sql_sessions.end(connection, project, session_id)
+        """Delete a session's content permanently. Return False if there was none."""
+        ended = await self._database.write(
+            "end a session", lambda c: sql_sessions.end(c, project, session_id)
+        )
         if ended:
             await self._database.forget_deleted()
         return ended
@@ -156,19 +205,23 @@ class SQLStore(Store):
     async def take_lease(
         self, project: str, session_id: str, *, holder: str, seconds: float
     ) -> Lease | None:
-        """Take the right to write a session; None while it is held."""
-        async with self._database.writing("take the lease of a session") as connection:
-            return await sql_turns.take_lease(connection, project, session_id, holder, seconds)
+        """Acquire the lease of a session. Return None while another holder has it."""
+        return await self._database.write(
+            "take the lease of a session",
+            lambda c: sql_turns.take_lease(c, project, session_id, holder, seconds),
+        )
 
     async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
-        """Hold a lease for so many more seconds from now; False when it is another's by now."""
-        async with self._database.writing("keep the lease of a session") as connection:
-            return await sql_turns.keep_lease(connection, lease, seconds)
+        """Renew a lease. Return False if another holder has taken it over."""
+        return await self._database.write(
+            "keep the lease of a session", lambda c: sql_turns.keep_lease(c, lease, seconds)
+        )
 
     async def drop_lease(self, lease: Lease) -> None:
-        """Give a lease back; one that is another's by now stays that other's."""
-        async with self._database.writing("drop the lease of a session") as connection:
-            await sql_turns.drop_lease(connection, lease)
+        """Release a lease. Idempotent; a lease that another holder took over stays theirs."""
+        await self._database.write(
+            "drop the lease of a session", lambda c: sql_turns.drop_lease(c, lease)
+        )
 
     async def save_turn(
         self,
@@ -182,48 +235,125 @@ class SQLStore(Store):
         drop: bool = False,
         turn: str | None = None,
     ) -> Session:
-        """Add a turn's messages to the session, all or none, and finish its request with them."""
+        """Append the messages of a turn in one transaction, and return the updated session."""
         texts = await message_texts(messages)
-        async with self._database.writing("save a turn") as connection:
-            saved = await sql_turns.save(
-                connection, lease, texts, seen, request, answer, keep=keep, drop=drop, turn=turn
-            )
+        saved = await self._database.write(
+            "save a turn",
+            lambda c: sql_turns.save(
+                c,
+                lease,
+                texts,
+                seen=seen,
+                keep=keep,
+                request=request,
+                answer=answer,
+                drop=drop,
+                turn=turn,
+            ),
+        )
         if keep is not None:
             await self._database.forget_deleted()
         return saved
 
     async def note_turn(self, lease: Lease, turn: str, notes: Sequence[str]) -> None:
-        """Keep notes of a turn that is under way, behind those that are there."""
-        async with self._database.writing("note a turn") as connection:
-            await sql_turns.note(connection, lease, turn, notes)
+        """Append notes of a running turn. Raise `SessionConflict` if the lease was lost."""
+        await self._database.write(
+            "note a turn", lambda c: sql_turns.add_notes(c, lease, turn, notes)
+        )
 
     async def forget_notes(self, lease: Lease, turn: str) -> None:
-        """Delete the notes of a turn. Raise `SessionConflict` if the lease has expired."""
-        async with self._database.writing("forget the notes of a turn") as connection:
-            await sql_turns.forget_notes(connection, lease, turn)
+        """Delete the notes of a turn. Raise `SessionConflict` if the lease was lost."""
+        await self._database.write(
+            "forget the notes of a turn", lambda c: sql_turns.forget_notes(c, lease, turn)
+        )
 
     async def turn_notes(
         self, project: str | None = None, session_id: str | None = None
     ) -> list[TurnNote]:
         """Return the notes of turns that were not saved, in the order they were written."""
-        async with self._database.reading("read the notes of turns") as connection:
-            return await sql_notes.read(connection, project, session_id)
+        return await self._database.read(
+            "read the notes of turns", lambda c: sql_turns.read_notes(c, project, session_id)
+        )
 
     # - requests -
 
     async def begin_request(
         self, request: RequestId, body_digest: str, *, seconds: float
     ) -> RequestRecord:
-        """Begin a named request, or tell what became of it."""
-        async with self._database.writing("begin a request") as connection:
-            return await sql_requests.begin(connection, request, body_digest, seconds)
+        """Begin a named request, or return the record of the one that has begun."""
+        return await self._database.write(
+            "begin a request",
+            lambda c: sql_turns.begin_request(c, request, body_digest, seconds),
+        )
 
     async def keep_request(self, request: RequestId, *, seconds: float) -> None:
-        """Go on answering a request for so many more seconds from now."""
-        async with self._database.writing("keep a request") as connection:
-            await sql_requests.keep(connection, request, seconds)
+        """Renew a running request."""
+        await self._database.write(
+            "keep a request", lambda c: sql_turns.keep_request(c, request, seconds)
+        )
 
     async def forget_request(self, request: RequestId) -> None:
-        """Forget a request that came to no answer; a finished one stays."""
-        async with self._database.writing("forget a request") as connection:
-            await sql_requests.forget(connection, request)
+        """Forget a request without an answer. A finished request stays."""
+        await self._database.write(
+            "forget a request", lambda c: sql_turns.forget_request(c, request)
+        )
+
+
+def _key_row(key: StoredKey) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "project": key.project,
+        "digest": key.digest,
+        "prefix": key.prefix,
+        "last_four": key.last_four,
+        "name": json_text(key.name),
+        "created_at": write_time(key.created_at),
+        "revoked_at": write_time(key.revoked_at),
+        "last_used_at": write_time(key.last_used_at),
+    }
+
+
+def _key(row: Sequence[Any]) -> StoredKey:
+    key_id, project, digest, prefix, last_four, name, created_at, revoked_at, last_used_at = row
+    return StoredKey(
+        id=key_id,
+        project=project,
+        digest=digest,
+        prefix=prefix,
+        last_four=last_four,
+        name=json.loads(name),
+        created_at=read_time(created_at),
+        revoked_at=read_optional_time(revoked_at),
+        last_used_at=read_optional_time(last_used_at),
+    )
+
+
+def _try_turn(connection: Connection) -> None:
+    """Store a turn and read it, so that every table is used. The caller rolls it back."""
+    name = f"check-{secrets.token_hex(8)}"
+    request = RequestId(project=_PROBE_PROJECT, api_key="", name=name)
+    message = message_text(UserMessage(content="x" * PROBE_CHARACTERS))
+    connection.row(_KEY_BY_DIGEST, digest="")
+    lease = sql_turns.take_lease(connection, _PROBE_PROJECT, name, name, _PROBE_LEASE_SECONDS)
+    assert lease is not None  # no other process uses the name
+    sql_turns.begin_request(connection, request, "", _PROBE_LEASE_SECONDS)
+    sql_turns.add_notes(connection, lease, name, ["{}"])
+    sql_turns.save(
+        connection,
+        lease,
+        [message],
+        seen=None,
+        keep=None,
+        request=request,
+        answer="{}",
+        drop=True,
+        turn=name,
+    )
+    sql_sessions.whole(connection, _PROBE_PROJECT, name)
+
+
+def _database(text: str, timeout: float) -> Database:
+    url = read_url(text)
+    if url.get_backend_name() == "sqlite":
+        return SQLite(url, timeout)
+    return PostgreSQL(url, timeout)

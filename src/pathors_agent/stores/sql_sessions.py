@@ -1,7 +1,7 @@
-"""The statements for sessions: one is made, read, searched and ended."""
+"""Transactions on sessions: create, read, search, list and end them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -9,260 +9,57 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Integer,
-    Row,
-    Select,
+    ScalarSelect,
     String,
     Text,
+    bindparam,
     case,
     func,
     literal,
+    literal_column,
     or_,
     select,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from pathors_agent.errors import SessionConflict, SessionNotFound
-from pathors_agent.stores import sql_notes
+from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.stores.base import Page, Session, SessionSummary
-from pathors_agent.stores.sql_schema import (
+from pathors_agent.stores.database import Connection
+from pathors_agent.stores.tables import (
     clock,
-    insert_if_new,
     leases,
     messages,
+    notes,
     read_optional_time,
     read_time,
     requests,
     sessions,
 )
-from pathors_agent.stores.texts import joined_text, json_text, same_json, searchable
+from pathors_agent.stores.texts import joined_text, json_text, same_values, searchable
 
-# A session may be ended, and begun by another, between two statements; not for ever.
+# Another writer may end a session between two statements, and a third create it again.
 _TRIES = 10
 
-_LIVE = sessions.c.ended_at.is_(None)
-
-# The columns of a line in a list: variables may be megabytes.
-_SUMMARY = (
-    sessions.c.id,
-    sessions.c.provider,
-    sessions.c.revision,
-    sessions.c.created_at,
-    sessions.c.ended_at,
-)
-
-# Sessions of a page whose sizes are asked for at once. SQLite reads a text to know its size, and
-# most of what is behind the end of a page is not worth that.
+# Sessions of a page whose sizes are read together. SQLite reads a text to know its size, so the
+# sizes of all sessions behind the end of a page would be wasted work.
 _READ_AT_ONCE = 20
 
-
-async def create(
-    connection: AsyncConnection, project: str, session_id: str, variables: str, provider: str
-) -> Session:
-    """Make an empty session, or give the same one that is there and still empty."""
-    for _ in range(_TRIES):
-        if begun := await begin(connection, project, session_id, variables, provider):
-            return begun
-        if live := await _row(connection, project, session_id):
-            return await _same(live, variables, provider)
-    raise SessionConflict(f"The session {session_id} is begun and ended by others.")
+_LIVE = sessions.c.ended_at.is_(None)
+_THIS = (
+    sessions.c.project == bindparam("project"),
+    sessions.c.id == bindparam("session_id"),
+    _LIVE,
+)
 
 
-async def _same(row: Row[Any], variables: str, provider: str) -> Session:
-    same = row.provider == json_text(provider) and await same_json(row.variables, variables)
-    if row.revision or not same:
-        raise SessionConflict(f"The session {row.id} exists with other content.")
-    return _read(row, ())
-
-
-async def begin(
-    connection: AsyncConnection, project: str, session_id: str, variables: str, provider: str
-) -> Session | None:
-    """Make a session; None when there is one of this id."""
-    time = await connection.scalar(select(clock()))
-    insert = insert_if_new(
-        connection,
-        sessions,
-        project=project,
-        id=session_id,
-        incarnation=uuid4().hex,
-        provider=json_text(provider),
-        variables=variables,
-        revision=0,
-        created_at=time,
-        updated_at=time,
-    )
-    made = await connection.execute(insert.returning(*sessions.c))
-    row = made.first()
-    return None if row is None else _read(row, ())
-
-
-async def _row(connection: AsyncConnection, project: str, session_id: str) -> Row[Any] | None:
-    wanted = select(sessions).where(
-        sessions.c.project == project, sessions.c.id == session_id, _LIVE
-    )
-    return (await connection.execute(wanted)).first()
-
-
-async def whole(connection: AsyncConnection, project: str, session_id: str) -> Session:
-    """Give a session with its messages."""
-    row = await _row(connection, project, session_id)
-    if row is None:
-        raise SessionNotFound(f"There is no session {session_id}.")
-    return (await _with_messages(connection, [row]))[0]
-
-
-async def _with_messages(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Session]:
-    found: dict[int, list[str]] = {row.number: [] for row in rows}
-    wanted = (
-        select(messages.c.session, messages.c.text)
-        .where(messages.c.session.in_(found))
-        .order_by(messages.c.session, messages.c.revision)
-    )
-    for number, text in await connection.execute(wanted):
-        found[number].append(text)
-    return [_read(row, found[row.number]) for row in rows]
-
-
-def _read(row: Row[Any], texts: Sequence[str]) -> Session:
-    return Session(
-        project=row.project,
-        id=row.id,
-        incarnation=row.incarnation,
-        variables_text=row.variables,
-        provider=json.loads(row.provider),
-        message_texts=tuple(texts),
-        revision=row.revision,
-        created_at=read_time(row.created_at),
-        updated_at=read_time(row.updated_at),
-    )
-
-
-# - lists -
-
-
-async def search(
-    connection: AsyncConnection,
-    project: str,
-    text: str,
-    *,
-    limit: int,
-    offset: int,
-    max_bytes: int,
-) -> Page[Session]:
-    """Find sessions whose data contains the text, newest update first."""
-    wanted = searchable(text)
-    if wanted is None:
-        return Page((), total=0)
-    found = select(sessions.c.number).where(sessions.c.project == project, _LIVE)
-    if wanted:
-        found = found.where(_data_contains(wanted))
-    ordered = found.order_by(sessions.c.updated_at.desc(), sessions.c.number.desc())
-    rows, total = await _page(connection, ordered, limit, offset)
-    page: list[Session] = []
-    left = max_bytes
-    for start in range(0, len(rows), _READ_AT_ONCE):
-        numbers = [row.number for row in rows[start : start + _READ_AT_ONCE]]
-        fitting = await _fitting(connection, numbers, left, is_first=not page)
-        added = await _whole_by_number(connection, fitting)
-        page += added
-        left -= sum(session.size for session in added)
-        if len(fitting) < len(numbers):
-            break
-    return Page(tuple(page), total=total)
-
-
-async def _fitting(
-    connection: AsyncConnection, numbers: Sequence[int], left: int, *, is_first: bool
-) -> Sequence[int]:
-    """Return the sessions from the first on whose data has room in the bytes that are left."""
-    of_messages = (
-        select(func.coalesce(func.sum(text_bytes(messages.c.text)), 0))
-        .where(messages.c.session == sessions.c.number)
-        .correlate(sessions)
-        .scalar_subquery()
-    )
-    commas = case((sessions.c.revision > 0, sessions.c.revision - 1), else_=0)
-    rest = text_bytes(sessions.c.variables) + commas + len(joined_text("", ()))
-    size = of_messages + rest
-    wanted = select(sessions.c.number, size.label("size")).where(sessions.c.number.in_(numbers))
-    sizes = {row.number: row.size for row in await connection.execute(wanted)}
-    for index, number in enumerate(numbers):
-        left -= sizes[number]
-        if left < 0 and not (is_first and index == 0):
-            return numbers[:index]
-    return numbers
-
-
-async def _whole_by_number(connection: AsyncConnection, numbers: Sequence[int]) -> list[Session]:
-    if not numbers:
-        return []
-    rows = (await connection.execute(select(sessions).where(sessions.c.number.in_(numbers)))).all()
-    return await _with_messages(connection, sorted(rows, key=lambda row: numbers.index(row.number)))
-
-
-async def summaries(
-    connection: AsyncConnection, project: str, text: str, limit: int, offset: int
-) -> Page[SessionSummary]:
-    """List sessions, newest first, ended ones included."""
-    wanted = searchable(text)
-    if wanted is None:
-        return Page((), total=0)
-    found = select(*_SUMMARY).where(sessions.c.project == project)
-    if wanted:
-        in_id = position(sessions.c.id, literal(wanted, Text)) > 0
-        found = found.where(or_(in_id, _LIVE & _data_contains(wanted)))
-    ordered = found.order_by(sessions.c.created_at.desc(), sessions.c.number.desc())
-    rows, total = await _page(connection, ordered, limit, offset)
-    return Page(tuple(_summary(row) for row in rows), total=total)
-
-
-async def _page(
-    connection: AsyncConnection, found: Select[Any], limit: int, offset: int
-) -> tuple[Sequence[Row[Any]], int]:
-    counted = found.add_columns(func.count().over().label("total"))
-    rows = (await connection.execute(counted.limit(limit).offset(offset))).all()
-    if rows:
-        return rows, rows[0].total
-    # Past the end, or nothing was asked for: no row says how many there are.
-    count = select(func.count()).select_from(found.order_by(None).subquery())
-    return rows, int(await connection.scalar(count) or 0)
-
-
-def _summary(row: Row[Any]) -> SessionSummary:
-    return SessionSummary(
-        id=row.id,
-        provider=json.loads(row.provider),
-        message_count=row.revision,
-        created_at=read_time(row.created_at),
-        ended_at=read_optional_time(row.ended_at),
-    )
-
-
-def _data_contains(text: str) -> ColumnElement[bool]:
-    """Tell whether the text that `texts.data_text` would write contains another."""
-    ordered = (
-        select(messages.c.text, messages.c.revision)
-        .where(messages.c.session == sessions.c.number)
-        .correlate(sessions)
-        .order_by(messages.c.revision)
-        .subquery()
-    )
-    joined = select(joined_in_order(ordered.c.text, ordered.c.revision)).scalar_subquery()
-    data = (
-        literal('{"variables":', Text)
-        + sessions.c.variables
-        + literal(',"messages":[', Text)
-        + func.coalesce(joined, literal("", Text))
-        + literal("]}", Text)
-    )
-    return position(data, literal(text, Text)) > 0
+# - functions of SQL -
 
 
 class joined_in_order(FunctionElement[str]):  # noqa: N801  (reads as a function of SQL)
-    """Texts, joined by commas in an order."""
+    """Texts in the order of a number, joined by a separator."""
 
     name = "joined_in_order"
     type = String()
@@ -271,19 +68,19 @@ class joined_in_order(FunctionElement[str]):  # noqa: N801  (reads as a function
 
 @compiles(joined_in_order, "postgresql")
 def _joined_by_postgresql(element: joined_in_order, compiler: SQLCompiler, **kw: Any) -> str:
-    text, order = (compiler.process(part, **kw) for part in element.clauses)
-    return f"string_agg({text}, ',' ORDER BY {order})"
+    joined, separator, order = (compiler.process(part, **kw) for part in element.clauses)
+    return f"string_agg({joined}, {separator} ORDER BY {order})"
 
 
 @compiles(joined_in_order, "sqlite")
 def _joined_by_sqlite(element: joined_in_order, compiler: SQLCompiler, **kw: Any) -> str:
-    # Takes them as the subquery orders them; an order of its own came with SQLite 3.44.
-    text, _ = element.clauses
-    return f"group_concat({compiler.process(text, **kw)}, ',')"
+    # In the order of the subquery: ORDER BY in an aggregate came with SQLite 3.44.
+    joined, separator, _ = (compiler.process(part, **kw) for part in element.clauses)
+    return f"group_concat({joined}, {separator})"
 
 
 class position(FunctionElement[int]):  # noqa: N801  (reads as a function of SQL)
-    """The place of the second text in the first, by their characters; 0 when it is not there."""
+    """The position of the second text in the first in characters; 0 if it is not in it."""
 
     name = "position"
     type = Integer()
@@ -319,25 +116,348 @@ def _bytes_by_sqlite(element: text_bytes, compiler: SQLCompiler, **kw: Any) -> s
     return f"length(CAST({compiler.process(element.clauses, **kw)} AS BLOB))"
 
 
-# - ends -
+class json_numbers(FunctionElement[int]):  # noqa: N801  (reads as a function of SQL)
+    """The numbers of a JSON array, as the subquery of an IN."""
+
+    name = "json_numbers"
+    type = BigInteger()
+    inherit_cache = True
 
 
-async def end(connection: AsyncConnection, project: str, session_id: str) -> bool:
-    """Delete the content of a session, its answers and its lease; keep its line in lists."""
-    # The lease is first, as in a turn that is saved: of two, one waits for the other, not each.
-    await connection.execute(
-        leases.delete().where(leases.c.project == project, leases.c.session_id == session_id)
+@compiles(json_numbers, "postgresql")
+def _numbers_by_postgresql(element: json_numbers, compiler: SQLCompiler, **kw: Any) -> str:
+    array = compiler.process(element.clauses, **kw)
+    return f"(SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST({array} AS JSON)))"  # noqa: S608  (a parameter)
+
+
+@compiles(json_numbers, "sqlite")
+def _numbers_by_sqlite(element: json_numbers, compiler: SQLCompiler, **kw: Any) -> str:
+    array = compiler.process(element.clauses, **kw)
+    return f"(SELECT value FROM json_each({array}))"  # noqa: S608  (a parameter)
+
+
+def _joined_messages(separator: str) -> ScalarSelect[str]:
+    """Return the expression for the texts of a session's messages, or NULL if it has none."""
+    ordered = (
+        select(messages.c.text, messages.c.revision)
+        .where(messages.c.session == sessions.c.number)
+        .correlate(sessions)
+        .order_by(messages.c.revision)
+        .subquery()
     )
-    ended = await connection.execute(
-        sessions.update()
-        .where(sessions.c.project == project, sessions.c.id == session_id, _LIVE)
-        .values(ended_at=clock(), variables="{}")
-        .returning(sessions.c.number)
+    joined = joined_in_order(ordered.c.text, literal_column(f"'{separator}'"), ordered.c.revision)
+    return select(joined).scalar_subquery()
+
+
+# - one session -
+
+_CLOCK = select(clock())
+
+_INSERT = (
+    insert(sessions)
+    .values(
+        project=bindparam("project"),
+        id=bindparam("session_id"),
+        incarnation=bindparam("incarnation"),
+        provider=bindparam("provider"),
+        variables=bindparam("variables"),
+        revision=bindparam("revision"),
+        created_at=bindparam("time"),
+        updated_at=bindparam("time"),
     )
-    number = ended.scalar()
-    await sql_notes.forget(connection, project, session_id)
+    .on_conflict_do_nothing()
+    .returning(sessions.c.number)
+)
+
+_EMPTY = select(
+    sessions.c.incarnation,
+    sessions.c.provider,
+    sessions.c.variables,
+    sessions.c.revision,
+    sessions.c.created_at,
+    sessions.c.updated_at,
+).where(*_THIS)
+
+
+def create(
+    connection: Connection, project: str, session_id: str, variables: str, provider: str
+) -> Session:
+    """Create an empty session, or return the same one if it exists and is still empty."""
+    for _ in range(_TRIES):
+        created = insert_session(connection, project, session_id, variables, provider)
+        if created is not None:
+            return created[1]
+        row = connection.row(_EMPTY, project=project, session_id=session_id)
+        if row is None:
+            continue
+        incarnation, found_provider, found_variables, revision, created_at, updated_at = row
+        is_same = found_provider == json_text(provider) and same_values(found_variables, variables)
+        if revision or not is_same:
+            raise SessionConflict(f"The session {session_id} exists with other content.")
+        return Session(
+            project=project,
+            id=session_id,
+            incarnation=incarnation,
+            variables_text=found_variables,
+            provider=provider,
+            created_at=read_time(created_at),
+            updated_at=read_time(updated_at),
+        )
+    raise SessionConflict(f"Other writers create and end the session {session_id}.")
+
+
+def insert_session(
+    connection: Connection,
+    project: str,
+    session_id: str,
+    variables: str = "{}",
+    provider: str = "",
+    texts: Sequence[str] = (),
+) -> tuple[int, Session] | None:
+    """Insert a session, and return it with its number. Return None if the id is taken.
+
+    The rows of its messages are the caller's to insert.
+    """
+    time = connection.value(_CLOCK)
+    incarnation = uuid4().hex
+    number = connection.value(
+        _INSERT,
+        project=project,
+        session_id=session_id,
+        incarnation=incarnation,
+        provider=json_text(provider),
+        variables=variables,
+        revision=len(texts),
+        time=time,
+    )
+    if number is None:
+        return None
+    return number, Session(
+        project=project,
+        id=session_id,
+        incarnation=incarnation,
+        variables_text=variables,
+        provider=provider,
+        message_texts=tuple(texts),
+        revision=len(texts),
+        created_at=read_time(time),
+        updated_at=read_time(time),
+    )
+
+
+# JSON text holds no raw line break, so one separates the messages.
+_WHOLE = select(
+    sessions.c.project,
+    sessions.c.id,
+    sessions.c.incarnation,
+    sessions.c.variables,
+    sessions.c.provider,
+    _joined_messages("\n"),
+    sessions.c.revision,
+    sessions.c.created_at,
+    sessions.c.updated_at,
+)
+_ONE = _WHOLE.where(*_THIS)
+
+
+def read(connection: Connection, project: str, session_id: str) -> Session | None:
+    """Return a session with its messages, or None if there is none."""
+    row = connection.row(_ONE, project=project, session_id=session_id)
+    return None if row is None else _session(row)
+
+
+def whole(connection: Connection, project: str, session_id: str) -> Session:
+    """Return a session with its messages. Raise `SessionNotFound` if there is none."""
+    session = read(connection, project, session_id)
+    if session is None:
+        raise SessionNotFound(f"There is no session {session_id}.")
+    return session
+
+
+def _session(row: Sequence[Any]) -> Session:
+    project, session_id, incarnation, variables, provider, joined, revision, *times = row
+    texts = () if joined is None else tuple(joined.split("\n"))
+    if len(texts) != revision:
+        raise StoreError(
+            "A stored session cannot be read: the database is damaged; restore it from a backup."
+        )
+    created_at, updated_at = map(read_time, times)
+    return Session(
+        project=project,
+        id=session_id,
+        incarnation=incarnation,
+        variables_text=variables,
+        provider=json.loads(provider),
+        message_texts=texts,
+        revision=revision,
+        created_at=created_at,
+        updated_at=updated_at,
+    )
+
+
+_END = (
+    sessions.update()
+    .where(*_THIS)
+    .values(ended_at=clock(), variables="{}")
+    .returning(sessions.c.number)
+)
+_DELETE_LEASE = leases.delete().where(
+    leases.c.project == bindparam("project"), leases.c.session_id == bindparam("session_id")
+)
+_DELETE_NOTES = notes.delete().where(
+    notes.c.project == bindparam("project"), notes.c.session_id == bindparam("session_id")
+)
+_DELETE_MESSAGES = messages.delete().where(messages.c.session == bindparam("number"))
+_DELETE_ANSWERS = requests.delete().where(requests.c.session == bindparam("number"))
+
+
+def end(connection: Connection, project: str, session_id: str) -> bool:
+    """Delete a session's content, answers, notes and lease; its summary stays in lists."""
+    this = {"project": project, "session_id": session_id}
+    # The lease is first, as in `save`: two transactions in different order could deadlock.
+    connection.change(_DELETE_LEASE, **this)
+    number = connection.value(_END, **this)
+    connection.change(_DELETE_NOTES, **this)
     if number is None:
         return False
-    await connection.execute(messages.delete().where(messages.c.session == number))
-    await connection.execute(requests.delete().where(requests.c.session == number))
+    connection.change(_DELETE_MESSAGES, number=number)
+    connection.change(_DELETE_ANSWERS, number=number)
     return True
+
+
+# - lists -
+
+_TEXT = bindparam("text", type_=Text)
+_DATA = (
+    literal('{"variables":', Text)
+    + sessions.c.variables
+    + literal(',"messages":[', Text)
+    + func.coalesce(_joined_messages(","), literal("", Text))
+    + literal("]}", Text)
+)
+_DATA_CONTAINS = position(_DATA, _TEXT) > 0
+_OF_PROJECT = sessions.c.project == bindparam("project")
+_SUMMARY = (
+    sessions.c.id,
+    sessions.c.provider,
+    sessions.c.revision,
+    sessions.c.created_at,
+    sessions.c.ended_at,
+)
+
+
+class _List:
+    """The statements of a list: a page of rows, each with the total at its end; the total alone."""
+
+    def __init__(
+        self,
+        columns: Iterable[ColumnElement[Any]],
+        conditions: Iterable[ColumnElement[bool]],
+        newest: ColumnElement[int],
+    ) -> None:
+        found = select(*columns).where(_OF_PROJECT, *conditions)
+        self._page = (
+            found.add_columns(func.count().over())
+            .order_by(newest.desc(), sessions.c.number.desc())
+            .limit(bindparam("limit", type_=BigInteger))
+            .offset(bindparam("offset", type_=BigInteger))
+        )
+        self._count = select(func.count()).select_from(found.subquery())
+
+    def read(
+        self, connection: Connection, limit: int, offset: int, **values: str
+    ) -> tuple[list[Any], int]:
+        """Return the rows of a page, and the number of all rows."""
+        rows = connection.rows(self._page, limit=limit, offset=offset, **values)
+        # Without a row, the page is empty or past the end.
+        total = rows[0][-1] if rows else connection.value(self._count, **values)
+        return rows, int(total or 0)
+
+
+_NUMBER = (sessions.c.number,)
+_ALL_LIVE = _List(_NUMBER, [_LIVE], sessions.c.updated_at)
+_FOUND = _List(_NUMBER, [_LIVE, _DATA_CONTAINS], sessions.c.updated_at)
+_ALL = _List(_SUMMARY, [], sessions.c.created_at)
+_LISTED = _List(
+    _SUMMARY,
+    [or_(position(sessions.c.id, _TEXT) > 0, _LIVE & _DATA_CONTAINS)],
+    sessions.c.created_at,
+)
+
+_AMONG = sessions.c.number.op("IN")(json_numbers(bindparam("numbers", type_=Text)))
+_MESSAGE_BYTES = (
+    select(func.coalesce(func.sum(text_bytes(messages.c.text)), 0))
+    .where(messages.c.session == sessions.c.number)
+    .correlate(sessions)
+    .scalar_subquery()
+)
+_COMMAS = case((sessions.c.revision > 0, sessions.c.revision - 1), else_=0)
+_SIZES = select(
+    sessions.c.number,
+    _MESSAGE_BYTES + text_bytes(sessions.c.variables) + _COMMAS + len(joined_text("", ())),
+).where(_AMONG)
+_SEVERAL = _WHOLE.add_columns(sessions.c.number).where(_AMONG)
+
+
+def search(
+    connection: Connection, project: str, text: str, *, limit: int, offset: int, max_bytes: int
+) -> Page[Session]:
+    """Return the sessions whose data contains a text, newest update first."""
+    wanted = searchable(text)
+    if wanted is None:
+        return Page((), total=0)
+    values = {"project": project} | ({"text": wanted} if wanted else {})
+    rows, total = (_FOUND if wanted else _ALL_LIVE).read(connection, limit, offset, **values)
+    page: list[Session] = []
+    left = max_bytes
+    for start in range(0, len(rows), _READ_AT_ONCE):
+        numbers = [number for number, _ in rows[start : start + _READ_AT_ONCE]]
+        fitting = _fitting(connection, numbers, left, is_first=not page)
+        added = _several(connection, fitting)
+        page += added
+        left -= sum(session.size for session in added)
+        if len(fitting) < len(numbers):
+            break
+    return Page(tuple(page), total=total)
+
+
+def _fitting(
+    connection: Connection, numbers: Sequence[int], left: int, *, is_first: bool
+) -> Sequence[int]:
+    """Return the sessions from the first on whose data fits into the bytes that are left."""
+    sizes = dict(connection.rows(_SIZES, numbers=json.dumps(numbers)))
+    for index, number in enumerate(numbers):
+        left -= sizes[number]
+        if left < 0 and not (is_first and index == 0):
+            return numbers[:index]
+    return numbers
+
+
+def _several(connection: Connection, numbers: Sequence[int]) -> list[Session]:
+    if not numbers:
+        return []
+    rows = connection.rows(_SEVERAL, numbers=json.dumps(numbers))
+    return [_session(row[:-1]) for row in sorted(rows, key=lambda row: numbers.index(row[-1]))]
+
+
+def summaries(
+    connection: Connection, project: str, text: str, limit: int, offset: int
+) -> Page[SessionSummary]:
+    """List sessions, newest first, ended ones included."""
+    wanted = searchable(text)
+    if wanted is None:
+        return Page((), total=0)
+    values = {"project": project} | ({"text": wanted} if wanted else {})
+    rows, total = (_LISTED if wanted else _ALL).read(connection, limit, offset, **values)
+    return Page(tuple(_summary(row) for row in rows), total=total)
+
+
+def _summary(row: Sequence[Any]) -> SessionSummary:
+    session_id, provider, revision, created_at, ended_at, _ = row
+    return SessionSummary(
+        id=session_id,
+        provider=json.loads(provider),
+        message_count=revision,
+        created_at=read_time(created_at),
+        ended_at=read_optional_time(ended_at),
+    )

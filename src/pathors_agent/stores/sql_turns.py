@@ -1,186 +1,385 @@
-"""The statements of a turn: who may write a session, and what a turn adds to it."""
+"""Transactions of turns: leases, saved turns, notes of running turns, and named requests."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, Executable, Row, and_, case, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import BigInteger, and_, bindparam, case, or_, select
+from sqlalchemy.dialects.postgresql import insert
 
 from pathors_agent.errors import SessionConflict
-from pathors_agent.stores import sql_notes, sql_requests, sql_sessions
-from pathors_agent.stores.base import Lease, RequestId, Session
-from pathors_agent.stores.sql_schema import (
+from pathors_agent.stores import sql_sessions
+from pathors_agent.stores.base import (
+    ANSWER_HOURS,
+    Lease,
+    RequestId,
+    RequestRecord,
+    Session,
+    TurnNote,
+)
+from pathors_agent.stores.database import Connection
+from pathors_agent.stores.tables import (
     clock,
-    insert_if_new,
+    has_been_over,
     is_over,
     leases,
     messages,
+    notes,
     read_time,
+    requests,
     sessions,
+    span,
 )
-from pathors_agent.stores.sql_schema import span as milliseconds
+
+_KEPT_SPAN = span(ANSWER_HOURS * 3600)
+
+# Old rows deleted for each new one: more than one, so that the tables shrink again.
+_FORGOTTEN_AT_ONCE = 10
+
+# Another process may forget a request between two statements, and a third begin it again.
+_TRIES = 10
+
+_SPAN = bindparam("span", type_=BigInteger)
+_UNTIL = clock() + _SPAN
 
 
-async def take_lease(
-    connection: AsyncConnection, project: str, session_id: str, holder: str, seconds: float
+# - leases -
+
+_OF_SESSION = (
+    leases.c.project == bindparam("project"),
+    leases.c.session_id == bindparam("session_id"),
+)
+_THIS_LEASE = and_(
+    leases.c.fence == bindparam("fence"),
+    leases.c.holder == bindparam("holder"),
+    *_OF_SESSION,
+)
+# Fences are row numbers, which only grow, whatever was deleted.
+_TAKE_LEASE = (
+    insert(leases)
+    .values(
+        project=bindparam("project"),
+        session_id=bindparam("session_id"),
+        holder=bindparam("holder"),
+        until=_UNTIL,
+        span=_SPAN,
+    )
+    .on_conflict_do_nothing()
+    .returning(leases.c.fence)
+)
+_DELETE_EXPIRED_LEASE = leases.delete().where(*_OF_SESSION, is_over(leases))
+_KEEP_LEASE = leases.update().where(_THIS_LEASE).values(until=_UNTIL, span=_SPAN)
+_DROP_LEASE = leases.delete().where(_THIS_LEASE)
+# In a transaction that writes, the lease is locked or deleted: no other process can take it over
+# until the transaction has ended.
+_LOCK_LEASE = select(leases.c.fence).where(_THIS_LEASE).with_for_update()
+
+
+def take_lease(
+    connection: Connection, project: str, session_id: str, holder: str, seconds: float
 ) -> Lease | None:
-    """Take the right to write a session; None while it is held.
+    """Acquire the lease of a session. Return None while another holder has it.
 
-    Of two that find a lease over, one deletes it, and the other then meets the new one. Fences
-    are numbers of rows, which only grow, whatever was deleted.
+    Of two processes that find an expired lease, one deletes it, and the other meets the new one.
     """
-    span = milliseconds(seconds)
-    insert = insert_if_new(
-        connection,
-        leases,
-        project=project,
-        session_id=session_id,
-        holder=holder,
-        until=clock() + span,
-        span=span,
-    ).returning(leases.c.fence)
-    fence = await connection.scalar(insert)
-    if fence is None and await _delete_over(connection, project, session_id):
-        fence = await connection.scalar(insert)
+    this = {"project": project, "session_id": session_id}
+    new = {**this, "holder": holder, "span": span(seconds)}
+    fence = connection.value(_TAKE_LEASE, **new)
+    if fence is None and connection.change(_DELETE_EXPIRED_LEASE, **this):
+        fence = connection.value(_TAKE_LEASE, **new)
     if fence is None:
         return None
     return Lease(project=project, session_id=session_id, holder=holder, fence=fence)
 
 
-async def _delete_over(connection: AsyncConnection, project: str, session_id: str) -> bool:
-    deleted = await connection.execute(
-        leases.delete().where(
-            leases.c.project == project, leases.c.session_id == session_id, is_over(leases)
-        )
+def keep_lease(connection: Connection, lease: Lease, seconds: float) -> bool:
+    """Renew a lease. Return False if another holder has taken it over."""
+    return connection.change(_KEEP_LEASE, **_named(lease), span=span(seconds)) > 0
+
+
+def drop_lease(connection: Connection, lease: Lease) -> bool:
+    """Release a lease. Return False if another holder has taken it over."""
+    return connection.change(_DROP_LEASE, **_named(lease)) > 0
+
+
+def _named(lease: Lease) -> dict[str, object]:
+    return {
+        "project": lease.project,
+        "session_id": lease.session_id,
+        "holder": lease.holder,
+        "fence": lease.fence,
+    }
+
+
+# - turns -
+
+# An update never has an earlier time than the one before, also if the clock was set back.
+_NEXT_TIME = case((clock() > sessions.c.updated_at, clock()), else_=sessions.c.updated_at)
+_GROW = (
+    sessions.update()
+    .where(
+        sessions.c.project == bindparam("project"),
+        sessions.c.id == bindparam("session_id"),
+        sessions.c.incarnation == bindparam("seen_incarnation"),
+        sessions.c.revision == bindparam("seen_revision"),
+        sessions.c.ended_at.is_(None),
     )
-    return deleted.rowcount > 0
-
-
-async def keep_lease(connection: AsyncConnection, lease: Lease, seconds: float) -> bool:
-    """Hold a lease for longer; False when it is another's."""
-    span = milliseconds(seconds)
-    kept = await connection.execute(
-        leases.update().where(_is(lease)).values(until=clock() + span, span=span)
+    .values(
+        revision=bindparam("new_revision", type_=BigInteger),
+        updated_at=_NEXT_TIME,
+        incarnation=bindparam("new_incarnation"),
     )
-    return kept.rowcount > 0
+    .returning(sessions.c.number, sessions.c.updated_at)
+)
+_CUT = messages.delete().where(
+    messages.c.session == bindparam("number"), messages.c.revision > bindparam("kept")
+)
+_APPEND = (
+    messages.insert()
+    .values(session=bindparam("number"), revision=bindparam("place"), text=bindparam("text"))
+    .inline()
+)
 
 
-async def drop_lease(connection: AsyncConnection, lease: Lease) -> None:
-    """Give a lease back."""
-    await connection.execute(leases.delete().where(_is(lease)))
-
-
-def _is(lease: Lease) -> ColumnElement[bool]:
-    return and_(
-        leases.c.fence == lease.fence,
-        leases.c.holder == lease.holder,
-        leases.c.project == lease.project,
-        leases.c.session_id == lease.session_id,
-    )
-
-
-async def save(
-    connection: AsyncConnection,
+def save(
+    connection: Connection,
     lease: Lease,
     texts: Sequence[str],
+    *,
     seen: Session | None,
+    keep: int | None,
     request: RequestId | None,
     answer: str | None,
-    *,
-    keep: int | None,
     drop: bool,
     turn: str | None,
 ) -> Session:
-    """Add a turn to the session that was seen; `SessionConflict` when it is not that any more."""
-    if not await _is_held(connection, lease, drop=drop):
+    """Add the messages of a turn. Raise `SessionConflict` if the session is not as it was seen."""
+    if not _is_held(connection, lease, drop=drop):
         raise _conflict(lease)
-    seen = seen or await sql_sessions.begin(connection, lease.project, lease.session_id, "{}", "")
-    if seen is None:
-        raise _conflict(lease)
-    kept = seen.revision if keep is None else keep
-    grown = await _grow(connection, lease, seen, kept, len(texts))
+    kept = 0 if seen is None else seen.revision if keep is None else keep
+    grown = (
+        sql_sessions.insert_session(connection, lease.project, lease.session_id, texts=texts)
+        if seen is None
+        else _grow(connection, lease, seen, kept, texts)
+    )
     if grown is None:
         raise _conflict(lease)
+    number, saved = grown
     if keep is not None:
-        await connection.execute(
-            messages.delete().where(messages.c.session == grown.number, messages.c.revision > kept)
-        )
-    await _append(connection, grown.number, kept, texts)
+        connection.change(_CUT, number=number, kept=kept)
+    places = enumerate(texts, start=kept + 1)
+    connection.change_each(
+        _APPEND, [{"number": number, "place": place, "text": text} for place, text in places]
+    )
     if request is not None:
-        await sql_requests.finish(connection, request, answer or "", grown.number)
+        _finish(connection, request, answer or "", number)
     if turn is not None:
-        await sql_notes.forget(connection, lease.project, lease.session_id, turn)
-    return replace(
-        seen,
-        incarnation=grown.incarnation,
-        message_texts=(*seen.message_texts[:kept], *texts),
-        revision=grown.revision,
-        updated_at=read_time(grown.updated_at),
-    )
+        _delete_notes(connection, lease, turn)
+    return saved
 
 
-async def note(connection: AsyncConnection, lease: Lease, turn: str, texts: Sequence[str]) -> None:
-    """Write notes of a turn; `SessionConflict` when the lease is another's."""
-    if not await _is_held(connection, lease, drop=False):
-        raise _conflict(lease)
-    await sql_notes.add(connection, lease.project, lease.session_id, turn, texts)
-
-
-async def forget_notes(connection: AsyncConnection, lease: Lease, turn: str) -> None:
-    """Delete the notes of a turn. Raise `SessionConflict` if the lease has expired."""
-    if not await _is_held(connection, lease, drop=False):
-        raise _conflict(lease)
-    await sql_notes.forget(connection, lease.project, lease.session_id, turn)
-
-
-async def _is_held(connection: AsyncConnection, lease: Lease, *, drop: bool) -> bool:
-    # Locked, or deleted: nobody takes the lease over while the turn is being stored.
+def _is_held(connection: Connection, lease: Lease, *, drop: bool) -> bool:
     if drop:
-        held: Executable = leases.delete().where(_is(lease)).returning(leases.c.fence)
-    else:
-        held = select(leases.c.fence).where(_is(lease)).with_for_update()
-    return await connection.scalar(held) is not None
+        return drop_lease(connection, lease)
+    return connection.value(_LOCK_LEASE, **_named(lease)) is not None
 
 
-async def _grow(
-    connection: AsyncConnection, lease: Lease, seen: Session, kept: int, count: int
-) -> Row[Any] | None:
-    """Set the number of messages; return None if the session is not as it was seen."""
+def _grow(
+    connection: Connection, lease: Lease, seen: Session, kept: int, texts: Sequence[str]
+) -> tuple[int, Session] | None:
+    """Set the revision of a session. Return None if the session is not as it was seen."""
     incarnation = seen.incarnation if kept == seen.revision else uuid4().hex
-    # Also where a clock was put back, an update comes after the one before.
-    time = case((clock() > sessions.c.updated_at, clock()), else_=sessions.c.updated_at)
-    grown = await connection.execute(
-        sessions.update()
-        .where(
-            sessions.c.project == lease.project,
-            sessions.c.id == lease.session_id,
-            sessions.c.incarnation == seen.incarnation,
-            sessions.c.revision == seen.revision,
-            sessions.c.ended_at.is_(None),
-        )
-        .values(revision=kept + count, updated_at=time, incarnation=incarnation)
-        .returning(
-            sessions.c.number,
-            sessions.c.revision,
-            sessions.c.updated_at,
-            sessions.c.incarnation,
-        )
+    revision = kept + len(texts)
+    row = connection.row(
+        _GROW,
+        project=lease.project,
+        session_id=lease.session_id,
+        seen_incarnation=seen.incarnation,
+        seen_revision=seen.revision,
+        new_revision=revision,
+        new_incarnation=incarnation,
     )
-    return grown.first()
-
-
-async def _append(
-    connection: AsyncConnection, number: int, revision: int, texts: Sequence[str]
-) -> None:
-    rows = [
-        {"session": number, "revision": place, "text": text}
-        for place, text in enumerate(texts, start=revision + 1)
-    ]
-    if rows:
-        await connection.execute(messages.insert(), rows)
+    if row is None:
+        return None
+    number, updated_at = row
+    return number, replace(
+        seen,
+        incarnation=incarnation,
+        message_texts=(*seen.message_texts[:kept], *texts),
+        revision=revision,
+        updated_at=read_time(updated_at),
+    )
 
 
 def _conflict(lease: Lease) -> SessionConflict:
     return SessionConflict(f"Another writer changed the session {lease.session_id} first.")
+
+
+# - notes of running turns -
+
+_ADD_NOTE = (
+    notes.insert()
+    .values(
+        project=bindparam("project"),
+        session_id=bindparam("session_id"),
+        turn=bindparam("turn"),
+        text=bindparam("text"),
+        until=clock() + _KEPT_SPAN,
+    )
+    .inline()
+)
+_OLD_NOTES = (
+    select(notes.c.number)
+    .where(has_been_over(notes, 0))
+    .limit(_FORGOTTEN_AT_ONCE)
+    .with_for_update(skip_locked=True)
+)
+_DELETE_NOTE = notes.delete().where(notes.c.number == bindparam("number"))
+_DELETE_NOTES = notes.delete().where(
+    notes.c.project == bindparam("project"),
+    notes.c.session_id == bindparam("session_id"),
+    notes.c.turn == bindparam("turn"),
+)
+_NOTES = select(notes.c.project, notes.c.session_id, notes.c.turn, notes.c.text).order_by(
+    notes.c.number
+)
+_NOTES_OF_PROJECT = _NOTES.where(notes.c.project == bindparam("project"))
+_NOTES_OF_SESSION = _NOTES_OF_PROJECT.where(notes.c.session_id == bindparam("session_id"))
+
+
+def add_notes(connection: Connection, lease: Lease, turn: str, texts: Sequence[str]) -> None:
+    """Add notes of a turn. Raise `SessionConflict` if another holder has the lease."""
+    if not _is_held(connection, lease, drop=False):
+        raise _conflict(lease)
+    of = {"project": lease.project, "session_id": lease.session_id, "turn": turn}
+    for text in texts:  # one statement for each: their numbers are their order
+        connection.change(_ADD_NOTE, **of, text=text)
+    for (number,) in connection.rows(_OLD_NOTES):
+        connection.change(_DELETE_NOTE, number=number)
+
+
+def read_notes(
+    connection: Connection, project: str | None, session_id: str | None
+) -> list[TurnNote]:
+    """Return the notes of a session, of a project, or of all, in the order they were written."""
+    if project is None:
+        rows = connection.rows(_NOTES)
+    elif session_id is None:
+        rows = connection.rows(_NOTES_OF_PROJECT, project=project)
+    else:
+        rows = connection.rows(_NOTES_OF_SESSION, project=project, session_id=session_id)
+    return [
+        TurnNote(project=of, session_id=session, turn=turn, text=text)
+        for of, session, turn, text in rows
+    ]
+
+
+def forget_notes(connection: Connection, lease: Lease, turn: str) -> None:
+    """Delete the notes of a turn. Raise `SessionConflict` if another holder has the lease."""
+    if not _is_held(connection, lease, drop=False):
+        raise _conflict(lease)
+    _delete_notes(connection, lease, turn)
+
+
+def _delete_notes(connection: Connection, lease: Lease, turn: str) -> None:
+    connection.change(_DELETE_NOTES, project=lease.project, session_id=lease.session_id, turn=turn)
+
+
+# - named requests -
+
+_THIS_REQUEST = and_(
+    requests.c.project == bindparam("project"),
+    requests.c.api_key == bindparam("api_key"),
+    requests.c.name == bindparam("request"),
+)
+_RUNNING = _THIS_REQUEST & requests.c.answer.is_(None)
+# An answer is kept for its whole time: if the clock was set back, nothing is done twice.
+_DELETE_EXPIRED_REQUEST = requests.delete().where(
+    _THIS_REQUEST, has_been_over(requests, 0) | (requests.c.answer.is_(None) & is_over(requests))
+)
+_BEGIN = (
+    insert(requests)
+    .values(
+        project=bindparam("project"),
+        api_key=bindparam("api_key"),
+        name=bindparam("request"),
+        body_digest=bindparam("body_digest"),
+        until=_UNTIL,
+        span=_SPAN,
+    )
+    .on_conflict_do_nothing()
+)
+_KNOWN = select(requests.c.body_digest, requests.c.answer).where(_THIS_REQUEST)
+# A running request may still be saved after its seconds.
+_OLD_REQUESTS = (
+    select(requests.c.project, requests.c.api_key, requests.c.name)
+    .where(
+        or_(
+            and_(requests.c.answer.is_not(None), has_been_over(requests, 0)),
+            has_been_over(requests, _KEPT_SPAN),
+        )
+    )
+    .order_by(requests.c.until)
+    .limit(_FORGOTTEN_AT_ONCE)
+    .with_for_update(skip_locked=True)
+)
+_DELETE_REQUEST = requests.delete().where(_THIS_REQUEST)
+_KEEP_REQUEST = requests.update().where(_RUNNING).values(until=_UNTIL, span=_SPAN)
+_FORGET_REQUEST = requests.delete().where(_RUNNING)
+_FINISH = (
+    requests.update()
+    .where(_RUNNING)
+    .values(
+        answer=bindparam("new_answer"),
+        session=bindparam("number"),
+        until=clock() + _KEPT_SPAN,
+        span=_KEPT_SPAN,
+    )
+)
+
+
+def begin_request(
+    connection: Connection, request: RequestId, body_digest: str, seconds: float
+) -> RequestRecord:
+    """Begin a request, or return the record of the one that has begun."""
+    this = _of(request)
+    for _ in range(_TRIES):
+        connection.change(_DELETE_EXPIRED_REQUEST, **this)
+        new = {**this, "body_digest": body_digest, "span": span(seconds)}
+        if connection.change(_BEGIN, **new):
+            _forget_old_requests(connection)
+            return RequestRecord(state="begun", body_digest=body_digest)
+        if (known := connection.row(_KNOWN, **this)) is not None:
+            digest, answer = known
+            return RequestRecord(
+                state="running" if answer is None else "finished",
+                body_digest=digest,
+                answer=answer,
+            )
+    return RequestRecord(state="running", body_digest=body_digest)
+
+
+def _forget_old_requests(connection: Connection) -> None:
+    """Delete some expired answers, and requests that never got one."""
+    for project, api_key, name in connection.rows(_OLD_REQUESTS):
+        connection.change(_DELETE_REQUEST, project=project, api_key=api_key, request=name)
+
+
+def keep_request(connection: Connection, request: RequestId, seconds: float) -> None:
+    """Renew a running request."""
+    connection.change(_KEEP_REQUEST, **_of(request), span=span(seconds))
+
+
+def forget_request(connection: Connection, request: RequestId) -> None:
+    """Delete a request that has no answer."""
+    connection.change(_FORGET_REQUEST, **_of(request))
+
+
+def _finish(connection: Connection, request: RequestId, answer: str, number: int) -> None:
+    """Store the answer of a request. Raise `SessionConflict` unless the request is running."""
+    if not connection.change(_FINISH, **_of(request), new_answer=answer, number=number):
+        raise SessionConflict("The request was answered or given up while this turn ran.")
+
+
+def _of(request: RequestId) -> Mapping[str, str]:
+    return {"project": request.project, "api_key": request.api_key, "request": request.name}

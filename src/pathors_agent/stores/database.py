@@ -1,0 +1,443 @@
+"""What databases have in common: connections, transactions, and the threads that run them.
+
+A transaction is a plain function that takes a `Connection`. It runs in one thread from its first
+statement to its commit, so that only the whole transaction crosses between event loop and thread.
+"""
+
+import asyncio
+import math
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+import anyio
+from sqlalchemy import URL, Dialect, SelectBase, UpdateBase, make_url
+from sqlalchemy.exc import ArgumentError
+
+from pathors_agent.errors import StoreError
+from pathors_agent.stores import tables
+from pathors_agent.stores.errors import TooBusy, store_error
+
+ResultT = TypeVar("ResultT")
+
+Statement = SelectBase | UpdateBase
+
+# PostgreSQL allows 100 connections by default: room for several processes.
+CONNECTIONS = 10
+
+# A request's statements take milliseconds; only a search through gigabytes takes seconds.
+STATEMENT_SECONDS = 30.0
+
+
+# - URLs -
+
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "sqlite+aiosqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+    "postgresql+psycopg_async": "postgresql+psycopg",
+}
+
+
+def read_url(text: str) -> URL:
+    """Parse the URL of a database. Raise `StoreError` if no store can open it."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):  # their texts quote the URL
+        raise _unusable() from None
+    driver = _DRIVERS.get(url.drivername)
+    if driver is None or "@" in (url.host or ""):
+        raise _unusable()
+    name = url.database or ""
+    in_memory = name in {"", ":memory:", "file::memory:"} or url.query.get("mode") == "memory"
+    if driver == "sqlite" and in_memory:
+        raise StoreError("A database in memory is lost with its connection: use MemoryStore().")
+    return url.set(drivername=driver)
+
+
+def shown(url: URL) -> str:
+    """Return a URL for people: without the password, and without options, which may hold one."""
+    known = URL.create(
+        url.get_backend_name(),
+        username=url.username,
+        host=url.host,
+        port=url.port,
+        database=url.database,
+    )
+    return known.render_as_string()
+
+
+def _unusable() -> StoreError:
+    return StoreError(
+        "The database's URL cannot be used: it must be like sqlite:///sessions.db or"
+        " postgresql://user:password@host:5432/name, with the special characters of a password"
+        " percent-encoded."
+    )
+
+
+# - connections -
+
+
+class Texts(dict[Statement, tuple[str, dict[str, Any]]]):
+    """The SQL text of each statement and the values of its constants, compiled on first use."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        super().__init__()
+        self.dialect = dialect
+
+    def __missing__(self, statement: Statement) -> tuple[str, dict[str, Any]]:
+        compiled = statement.compile(dialect=self.dialect)
+        constants = {name: value for name, value in compiled.params.items() if value is not None}
+        self[statement] = found = str(compiled), constants
+        return found
+
+
+class Connection:
+    """A connection of one thread. It runs statements; the thread begins and ends transactions.
+
+    Statements are built once, as constants of a module: their SQL text is kept for good. Values go
+    to their `bindparam`s by name.
+    """
+
+    def __init__(self, driver: Any, texts: Texts) -> None:
+        self.driver = driver
+        self._texts = texts
+
+    def rows(self, statement: Statement, **values: object) -> list[Any]:
+        """Run a statement and return its rows as tuples."""
+        text, constants = self._texts[statement]
+        rows: list[Any] = self.driver.execute(text, {**constants, **values}).fetchall()
+        return rows
+
+    def row(self, statement: Statement, **values: object) -> Any:
+        """Run a statement and return its first row, or None."""
+        rows = self.rows(statement, **values)
+        return rows[0] if rows else None
+
+    def value(self, statement: Statement, **values: object) -> Any:
+        """Run a statement and return the first column of its first row, or None."""
+        rows = self.rows(statement, **values)
+        return rows[0][0] if rows else None
+
+    def change(self, statement: Statement, **values: object) -> int:
+        """Run a statement that returns no rows, and return how many rows it changed."""
+        text, constants = self._texts[statement]
+        count: int = self.driver.execute(text, {**constants, **values}).rowcount
+        return count
+
+    def change_each(self, statement: Statement, values: Sequence[Mapping[str, object]]) -> None:
+        """Run a statement that returns no rows for each of some values."""
+        if len(values) == 1:
+            self.change(statement, **values[0])
+        elif values:
+            text, constants = self._texts[statement]
+            each = [{**constants, **one} for one in values] if constants else values
+            self.driver.cursor().executemany(text, each)
+
+    @property
+    def dialect(self) -> Dialect:
+        """The SQL dialect of the database."""
+        return self._texts.dialect
+
+
+# - jobs -
+
+
+class Job(Generic[ResultT]):
+    """A transaction that a caller waits for.
+
+    Its caller may withdraw it until a thread has claimed it; from then on it runs to its end.
+    """
+
+    def __init__(self, doing: str, work: Callable[[Connection], ResultT], kind: str) -> None:
+        self.doing, self.work, self.kind = doing, work, kind
+        self.loop = asyncio.get_running_loop()
+        self.ended = self.loop.create_future()
+        self.is_claimed = self.is_withdrawn = self.has_ended = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.obstacle: BaseException = TooBusy()
+        self.put, self.begun = time.monotonic(), math.inf
+        self.timer: asyncio.TimerHandle
+        self.driver: Any = None  # of the connection that runs it now
+        self._lock = threading.Lock()
+
+    def claim(self) -> bool:
+        """Begin to run, in a thread. Return False if the caller has withdrawn the job."""
+        with self._lock:
+            self.is_claimed = not self.is_withdrawn
+            return self.is_claimed
+
+    def withdraw(self) -> bool:
+        """Withdraw the job. Return False if a thread has claimed it."""
+        with self._lock:
+            self.is_withdrawn = not self.is_claimed
+            return self.is_withdrawn
+
+    def run(self, connection: Connection) -> None:
+        """Run the transaction's function, and keep its result or its error."""
+        self.result = self.error = None
+        self.begun, self.driver = time.monotonic(), connection.driver
+        try:
+            self.result = self.work(connection)
+        except BaseException as error:  # noqa: BLE001  (raised again where it is waited for)
+            self.error = error
+        finally:
+            with self._lock:
+                self.driver = None
+
+    def interrupt(self) -> None:
+        """End the statement that runs now; of SQLite only."""
+        with self._lock:
+            if self.driver is not None:
+                self.driver.interrupt()
+
+    def end(self) -> None:
+        """Wake the caller; called on the caller's event loop."""
+        self.has_ended = True
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+def _end(jobs: Iterable[Job[Any]]) -> None:
+    for job in jobs:
+        job.end()
+
+
+def deliver(jobs: Sequence[Job[Any]]) -> None:
+    """Wake the callers of jobs from another thread."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = {}
+    for job in jobs:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, ended in by_loop.items():
+        with suppress(RuntimeError):  # the loop was closed, and its callers are gone
+            loop.call_soon_threadsafe(_end, ended)
+
+
+Serve = Callable[[Job[Any], Connection | None], Connection | None]
+
+
+class Threads:
+    """Up to `most` threads that take jobs from one queue, each with a connection of its own.
+
+    `serve` runs a job and returns the connection for the next one, or None to open another. It
+    gets None at first.
+    """
+
+    def __init__(self, name: str, most: int, serve: Serve) -> None:
+        self._name, self._most, self._serve = name, most, serve
+        self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._lock = threading.Lock()
+
+    def put(self, job: Job[Any]) -> None:
+        """Let the next free thread run a job; start another thread if none is free."""
+        with self._lock:
+            self._jobs.put(job)
+            if self._idle:
+                self._idle -= 1
+            elif len(self._threads) < self._most:
+                thread = threading.Thread(target=self._main, name=self._name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def take_waiting(self, most: int) -> list[Job[Any]]:
+        """Return the jobs that wait now, up to a number; called by the threads' own function."""
+        taken: list[Job[Any]] = []
+        with suppress(Empty):
+            while len(taken) < most:
+                job = self._jobs.get_nowait()
+                if job is None:  # the end is for later
+                    self._jobs.put(None)
+                    break
+                taken.append(job)
+        return taken
+
+    def stop(self) -> None:
+        """Close every connection, once the jobs before are done; blocks."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        self._idle = 0
+
+    def _main(self) -> None:
+        connection: Connection | None = None
+        while (job := self._next()) is not None:
+            connection = self._serve(job, connection)
+            del job  # its caller's values are not kept while the thread waits
+        if connection is not None:
+            close_driver(connection.driver)
+
+    def _next(self) -> Job[Any] | None:
+        with self._lock:
+            with suppress(Empty):
+                return self._jobs.get_nowait()
+            self._idle += 1
+        return self._jobs.get()
+
+
+def close_driver(driver: Any) -> None:
+    """Close a driver's connection, which may be broken already."""
+    with suppress(Exception):
+        driver.close()
+
+
+# - databases -
+
+
+class Database(ABC):
+    """A database by its URL; `timeout` is how long to wait for a connection or a lock."""
+
+    def __init__(self, url: URL, timeout: float) -> None:
+        self.shown = shown(url)
+        self._url, self._timeout = url, timeout
+        self._is_open = False
+        self._texts: Texts
+
+    @property
+    def is_open(self) -> bool:
+        """Return True between `open` and `close`."""
+        return self._is_open
+
+    async def open(self) -> None:
+        """Connect, and bring the tables to this version."""
+        self._is_open = True
+        try:
+            await anyio.to_thread.run_sync(self._prepare)
+            doing = "open the sessions"
+            if not await self.read(doing, self._is_up_to_date):
+                await self.write(doing, self._migrate)
+        except BaseException as error:
+            await self.close()
+            found = store_error(error, "open the sessions", self.shown)
+            if found is error:
+                raise
+            raise found from None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        self._is_open = False
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._stop)
+
+    async def read(self, doing: str, work: Callable[[Connection], ResultT]) -> ResultT:
+        """Run a transaction that sees the database as it is at one moment."""
+        return await self._done(Job(doing, work, "read"))
+
+    async def write(self, doing: str, work: Callable[[Connection], ResultT]) -> ResultT:
+        """Run a transaction; return its result once it is stored as a whole.
+
+        `work` may run twice if the first transaction was rolled back.
+        """
+        return await self._done(Job(doing, work, "write"))
+
+    async def probe(self, doing: str, work: Callable[[Connection], object]) -> None:
+        """Run a transaction that writes, and roll it back."""
+        await self._done(Job(doing, work, "probe"))
+
+    async def forget_deleted(self) -> None:  # noqa: B027  (PostgreSQL needs nothing)
+        """Overwrite deleted content where the database still has it outside of its tables."""
+
+    async def _done(self, job: Job[ResultT]) -> ResultT:
+        """Wait until a job has ended, and return its result.
+
+        A job that has begun runs to its end, also if its caller is cancelled.
+        """
+        if not self._is_open:
+            raise StoreError("The store is not open: use it inside `async with store:`.")
+        self._watch(job)
+        self._put(job)
+        try:
+            try:
+                await job.ended
+            except asyncio.CancelledError:
+                by_scope = anyio.current_effective_deadline() == -math.inf
+                if not job.has_ended:
+                    if job.withdraw():
+                        raise
+                    await _end_of(job)
+                # A cancelled scope cancels again at the next checkpoint. So the caller learns, for
+                # example, which lease it has to give back.
+                if not by_scope:
+                    raise
+        finally:
+            job.timer.cancel()
+        if job.error is not None:
+            raise self._told(job) from None
+        result: ResultT = job.result
+        return result
+
+    def _watch(self, job: Job[Any]) -> None:
+        """Look at a job again and again until it has ended."""
+        seconds = min(self._timeout, STATEMENT_SECONDS)
+        job.timer = job.loop.call_later(seconds, self._limit, job)
+
+    def _limit(self, job: Job[Any]) -> None:
+        """End a job that has waited or run for too long."""
+        now = time.monotonic()
+        if now >= job.begun + STATEMENT_SECONDS:
+            self._interrupt(job)
+        elif now >= job.put + self._timeout and job.withdraw():
+            job.error = job.obstacle
+            job.end()
+            return
+        self._watch(job)
+
+    def _interrupt(self, job: Job[Any]) -> None:  # noqa: B027  (PostgreSQL does it itself)
+        """Interrupt the statement of a job that runs for too long."""
+
+    def _told(self, job: Job[Any]) -> BaseException:
+        error = job.error
+        assert error is not None
+        job.error = None  # no cycle of the error, its frames and the job
+        return store_error(error, job.doing, self.shown)
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Check that connections can be made; blocks."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """Close every connection; blocks."""
+
+    @abstractmethod
+    def _put(self, job: Job[Any]) -> None:
+        """Let a thread run a job."""
+
+    @abstractmethod
+    def _version(self, connection: Connection) -> int:
+        """Return the version of the tables, or 0 if there are none."""
+
+    def _is_up_to_date(self, connection: Connection) -> bool:
+        """Return True if the tables have this version. Raise `StoreError` if they are newer."""
+        found, known = self._version(connection), tables.version()
+        if found > known:
+            raise StoreError(
+                f"The database has version {found} of the tables, and this pathors-agent knows them"
+                f" up to {known}: install the newer pathors-agent that made it."
+            )
+        return found == known
+
+    def _migrate(self, connection: Connection) -> None:
+        """Create the tables or upgrade them."""
+        if not self._is_up_to_date(connection):  # otherwise another process was first
+            for statement in tables.upgrade(connection.dialect, self._version(connection)):
+                connection.driver.execute(statement)
+
+
+async def _end_of(job: Job[Any]) -> None:
+    """Wait until a job has ended, however often the caller is cancelled."""
+    with anyio.CancelScope(shield=True):
+        while not job.has_ended:
+            job.ended = job.loop.create_future()
+            with suppress(asyncio.CancelledError):
+                await job.ended
