@@ -94,7 +94,8 @@ def test_waiting_calls_are_approved_denied_and_answered(command: Command, databa
         "asks": ("answer", "ask_user"),
     }
     assert json.loads(waiting["yes"]["arguments"]) == {"to": "Ana"}
-    assert command("approve", "yes", waiting["yes"]["digest"]).exit_code == 0
+    approved = command("approve", "yes", waiting["yes"]["digest"])
+    assert (approved.exit_code, approved.stderr) == (0, "yes continues.\n")
     assert command("deny", "no", waiting["no"]["digest"], "--reason", "too dear").exit_code == 0
     changed = ("changed", waiting["changed"]["digest"], "--arguments", '{"to": "Zoe"}')
     assert rows(command("approve", *changed, "--json")) == {
@@ -177,6 +178,30 @@ def test_run_id_of_several_agents_needs_the_agents_name(command: Command, databa
     )
 
 
+def test_runs_are_deleted_by_session_with_their_contents(command: Command, database: str) -> None:
+    async def talk() -> None:
+        agent = AsyncAgent(
+            Script("one", "two", "three", calls(("pay", {"to": "Ana"}))), tools=[pay]
+        )
+        async with DurableAgent(agent, database=database) as durable:
+            for run, session in (("a", "long"), ("b", "long"), ("c", "short"), ("d", "waits")):
+                await (await durable.start("go", id=run, session_id=session)).result()
+
+    asyncio.run(talk())
+    refused = command("delete", "a")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("error: a: the session 'long' has other runs (1), and later")
+    assert rows(command("delete", "--status", "finished", "--until", "2000-01-01", "--json")) == {
+        "data": [],
+        "failed": 0,
+    }
+    shown = command("delete", "--agent", "agent")
+    assert (shown.exit_code, shown.stderr) == (0, "c is deleted.\nb is deleted.\na is deleted.\n")
+    assert statuses(command) == {"d": "suspended"}
+    assert command("delete", "--session", "waits").exit_code == 0
+    assert statuses(command) == {}
+
+
 def test_why_a_run_failed_is_shown(command: Command, database: str) -> None:
     work(database, http_error(400, "no such model"), start=("run",))
 
@@ -213,8 +238,10 @@ def test_texts_of_models_forge_no_lines(command: Command, database: str) -> None
         ("resume --status running", "must be failed or limit_reached here, not running"),
         ("list --status done", "'queued', 'running', 'suspended', 'finished', 'limit_reached'"),
         ("list --since yesterday", "is not a time: write an age such as 30m, 12h or 7d"),
-        ("list --since 9999999d", "is not a time"),
-        ("list --since 999999d", "is not a time"),
+        ("list --since 99999d", "is not a time"),
+        ("list --since 0d", "is not a time"),
+        ("delete", "name runs, or choose them"),
+        ("delete --status running", "must be finished or limit_reached"),
         ("list --limit 0", "--limit"),
         ("list --offset -1", "--offset"),
     ],
@@ -228,7 +255,7 @@ def test_wrong_values_are_refused_where_they_are_given(
     assert said in " ".join(shown.stderr.split())
 
 
-@pytest.mark.parametrize("name", ["STATUSES", "CANCELLABLE", "RESUMABLE"])
+@pytest.mark.parametrize("name", ["STATUSES", "CANCELLABLE", "RESUMABLE", "ENDED"])
 def test_statuses_of_the_options_are_those_of_runs(name: str) -> None:
     options = {"STATUSES": get_args(durable_app.Status)}
 

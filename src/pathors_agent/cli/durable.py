@@ -6,6 +6,7 @@ import signal
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -40,6 +41,7 @@ class Made:
     database: str | None
     queue: str
     version: str | None
+    retention: timedelta | None = None
 
     def durable(self) -> DurableAgent[Any]:
         """Make it."""
@@ -49,6 +51,7 @@ class Made:
             name=self.name,
             queue=self.queue,
             version=self.version,
+            retention=self.retention,
         )
 
 

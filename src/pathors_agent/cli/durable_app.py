@@ -31,6 +31,7 @@ Status = Literal[
 
 CANCELLABLE: tuple[Status, ...] = ("queued", "running", "suspended")
 RESUMABLE: tuple[Status, ...] = ("failed", "limit_reached")
+ENDED: tuple[Status, ...] = ("finished", "limit_reached", "no_answer", "failed", "cancelled")
 
 _SETTINGS = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 
@@ -41,7 +42,7 @@ runs = typer.Typer(
 )
 
 _TIME = "an age such as 30m, 12h or 7d, or a time such as 2026-11-28T10:00 (local without a zone)"
-_AGE = re.compile(r"(\d{1,6})([mhd])", re.ASCII)
+_AGE = re.compile(r"([1-9]\d{0,3})([mhd])", re.ASCII)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -142,6 +143,14 @@ def worker(
         str | None,
         typer.Option(metavar="TEXT", help="The code's version; else made of the tools."),
     ] = None,
+    retention: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=age,
+            metavar="AGE",
+            help="Delete sessions whose runs all ended longer ago, as 30d; else keep them.",
+        ),
+    ] = None,
 ) -> None:
     """Carry out durable runs of a queue, until SIGTERM or Ctrl-C.
 
@@ -151,7 +160,14 @@ def worker(
     with reporting():
         from pathors_agent.cli import durable as commands
 
-        made = commands.Made(app, name=name, database=database, queue=queue, version=app_version)
+        made = commands.Made(
+            app,
+            name=name,
+            database=database,
+            queue=queue,
+            version=app_version,
+            retention=retention,
+        )
         asyncio.run(commands.work(made, concurrency=concurrency, total=total, rate=rate))
 
 
@@ -372,6 +388,38 @@ def resume_runs(
         wanted,
         as_json=as_json,
     )
+
+
+@runs.command("delete", epilog=EXIT_STATUS)
+def delete_runs(
+    ids: RunIds = None,
+    *,
+    status: OnlyStatus = None,
+    agent: OnlyAgent = None,
+    session: OnlySession = None,
+    queue: OnlyQueue = None,
+    since: Since = None,
+    until: Until = None,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Delete runs that have ended, with their contents.
+
+    The named runs, or all that match the options. A run is only deleted together with all other
+    runs of its session, which read its messages. --session deletes a whole session; suspended runs
+    need it, or --status suspended.
+    """
+    _check_choice(ids, status, None if ids else agent, session, queue, since, until)
+    statuses = _among((*ENDED, "suspended"), status)
+    if status is None:
+        statuses = () if session else ENDED
+    wanted = _filter(statuses, agent, session, queue, since, until)
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        chosen = commands.Chosen(ids or (), wanted)
+        failed = asyncio.run(commands.delete(database, chosen, as_json=as_json))
+        raise typer.Exit(1 if failed else 0)
 
 
 @runs.command("waiting", epilog=EXIT_STATUS)

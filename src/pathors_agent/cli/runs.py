@@ -96,27 +96,51 @@ async def change(
     as_json: bool,
 ) -> int:
     """Change each chosen run; return how many could not be changed."""
-    changed: list[dict[str, object]] = []
+    changes = _Changes(done, as_json=as_json)
     async with operating(database_url(database)) as operator:
         for run in await chosen.runs(operator):
-            result: dict[str, object] = {"id": run.id, "agent": run.agent}
+            problem = ""
             try:
                 if run.status not in allowed:
                     raise RunExists(f"it is {run.status}, not {' or '.join(allowed)}")
                 await act(operator.agent_of(run), run.id)
             except AgentError as error:
-                result["error"] = error_text(error)
-            changed.append(result)
-            if as_json:
-                continue
-            problem = result.get("error")
-            write_note(f"error: {run.id}: {problem}" if problem else f"{run.id} {done}.")
-    failed = sum("error" in result for result in changed)
-    if as_json:
-        write_json({"data": changed, "failed": failed})
-    elif not changed:
-        write_note("No runs match.")
-    return failed
+                problem = error_text(error)
+            changes.add(run, problem)
+    return changes.end()
+
+
+async def delete(database: str | None, chosen: Chosen, *, as_json: bool) -> int:
+    """Delete the chosen runs; return how many could not be deleted."""
+    changes = _Changes("is deleted", as_json=as_json)
+    async with operating(database_url(database)) as operator:
+        async for run, problem in operator.delete(await chosen.runs(operator)):
+            changes.add(run, problem)
+    return changes.end()
+
+
+class _Changes:
+    """Writes what became of each changed run: a note each, or one JSON value."""
+
+    def __init__(self, done: str, *, as_json: bool) -> None:
+        self._done = done
+        self._as_json = as_json
+        self._data: list[dict[str, str]] = []
+        self._failed = 0
+
+    def add(self, run: RunSummary, problem: str) -> None:
+        error = {"error": problem} if problem else {}
+        self._data.append({"id": run.id, "agent": run.agent, **error})
+        self._failed += bool(problem)
+        if not self._as_json:
+            write_note(f"error: {run.id}: {problem}" if problem else f"{run.id} {self._done}.")
+
+    def end(self) -> int:
+        if self._as_json:
+            write_json({"data": self._data, "failed": self._failed})
+        elif not self._data:
+            write_note("No runs match.")
+        return self._failed
 
 
 async def list_waiting(database: str | None, chosen: Chosen, *, as_json: bool) -> None:

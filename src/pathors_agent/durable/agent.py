@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from hashlib import blake2b
 from secrets import token_hex
@@ -18,6 +18,7 @@ from pathors_agent.agents.result import RunResult
 from pathors_agent.durable import engine
 from pathors_agent.durable.history import Histories, new_messages
 from pathors_agent.durable.records import SEPARATOR, Order, owned
+from pathors_agent.durable.retention import Retention, expire_for_ever, read_age
 from pathors_agent.durable.run_list import (
     AT_WORK,
     RESUMABLE,
@@ -25,7 +26,14 @@ from pathors_agent.durable.run_list import (
     RunPage,
     RunStatus,
 )
-from pathors_agent.durable.runs import LOOK_SECONDS, Runs, next_order, status_of, workflow_name
+from pathors_agent.durable.runs import (
+    LOOK_SECONDS,
+    Runs,
+    next_order,
+    order_of,
+    status_of,
+    workflow_name,
+)
 from pathors_agent.durable.segment import Place, run_segment
 from pathors_agent.durable.tables import FORMAT, DoubtfulCall, Tables
 from pathors_agent.durable.worker import (
@@ -52,7 +60,8 @@ class DurableAgent(Generic[OutputT]):
     An async context manager. Without a `queue`, this process carries the runs out; with one,
     whoever calls `work` does, here or on other machines. `context` reaches the tools. `version`
     names the code that may carry a run out; else it is made of the tools' names and schemas.
-    `heartbeat` says when a worker is taken for dead.
+    `heartbeat` says when a worker is taken for dead. Workers delete sessions whose runs all ended
+    longer ago than `retention` (a timedelta, or seconds), unless one of the runs is suspended.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class DurableAgent(Generic[OutputT]):
         context: object = None,
         version: str | None = None,
         heartbeat: Heartbeat = HEARTBEAT,
+        retention: timedelta | float | None = None,
     ) -> None:
         self.agent = agent
         self.name = name
@@ -74,6 +84,7 @@ class DurableAgent(Generic[OutputT]):
         self._database = database
         self._context = context
         self._heartbeat = heartbeat
+        self._retention = None if retention is None else read_age(retention)
         self._opened = AsyncExitStack()
         self._open_runs: Runs[OutputT] | None = None
 
@@ -199,6 +210,24 @@ class DurableAgent(Generic[OutputT]):
             return
         await self.runs.enqueue(len(segments) + 1, next_order(segments, closes=True))
 
+    async def delete(self, run_id: str) -> None:
+        """Delete a run that has ended, with its contents, if its session has no other runs.
+
+        Raises `RunExists` otherwise: later runs of a session read the messages of earlier ones.
+        """
+        [first, *_] = await self.runs.segments(run_id)
+        retention = Retention(self.runs.client, self.name)
+        await asyncio.to_thread(retention.delete, order_of(first).session, runs=[run_id])
+
+    async def delete_session(self, session_id: str) -> int:
+        """Delete a session with all its runs and their contents; return the number of runs.
+
+        Raises `RunExists` while one of its runs is queued or running. The next run of the session
+        begins a new history.
+        """
+        retention = Retention(self.runs.client, self.name)
+        return await asyncio.to_thread(retention.delete, session_id)
+
     async def resume(self, run_id: str) -> "RunHandle[OutputT]":
         """Go on with a run that failed: what it owed, it still owes."""
         segments = await self.runs.segments(run_id)
@@ -312,12 +341,26 @@ class DurableAgent(Generic[OutputT]):
             queue=self.queue,
             heartbeat=self._heartbeat,
         )
-        async with self.agent:
+        async with self.agent, self._expiring():
             try:
                 await worker.start(concurrency=concurrency, total=total, rate=rate, poll=poll)
                 yield
             finally:
                 await worker.stop(seconds=stop_seconds)
+
+    @asynccontextmanager
+    async def _expiring(self) -> AsyncIterator[None]:
+        """Delete sessions older than `retention` inside the block."""
+        if self._retention is None:
+            yield
+            return
+        expiring = expire_for_ever(self.runs.client, self.name, self._retention)
+        task = asyncio.create_task(expiring)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
 
 class RunHandle(Generic[OutputT]):

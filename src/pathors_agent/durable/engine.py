@@ -29,7 +29,7 @@ from pathors_agent.stores.database import read_url, shown
 from pathors_agent.stores.errors import as_store_errors
 from pathors_agent.stores.sql import PROBE_CHARACTERS
 
-__all__ = ["IDInUse", "LostOwnership", "connect", "launch", "owns", "reenqueue", "stop", "tables"]
+__all__ = ["IDInUse", "LostOwnership", "connect", "launch", "owns", "reenqueue", "stop"]
 
 # Whose workflows and queues these are, where other programs keep theirs in the same database.
 APPLICATION = "pathors-agent"
@@ -44,6 +44,11 @@ _POSTGRESQL_SCHEMA = "dbos"
 
 IDInUse = DBOSWorkflowIDInUseError
 LostOwnership = (DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError)
+
+STATUS: sa.Table = SystemSchema.workflow_status
+INPUT: sa.Table = SystemSchema.workflow_input
+OUTPUT: sa.Table = SystemSchema.workflow_output
+STEPS: sa.Table = SystemSchema.operation_outputs
 
 Workflow = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -208,9 +213,3 @@ def reenqueue(client: DBOSClient, segment: str, *, worker: str, queue: str) -> b
 def sql(client: DBOSClient) -> sa.Engine:
     """The connections of a client."""
     return client._sys_db.engine
-
-
-def tables(client: DBOSClient) -> tuple[sa.Table, sa.Table]:
-    """Return the tables of workflows and of their outputs, for queries on `sql`."""
-    schema = client._sys_db.tables
-    return schema.workflow_status, schema.workflow_output

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.durable.agent import DurableAgent
-from pathors_agent.durable.history import new_messages
+from pathors_agent.durable.history import Histories, new_messages
+from pathors_agent.durable.retention import Retention
 from pathors_agent.durable.run_list import (
     RunFilter,
     RunList,
@@ -101,11 +102,28 @@ class Operator:
         )
         agent._open_runs = replace(
             self._durable.runs,
+            histories=Histories(self._durable.runs.tables, run.agent),
             name=run.agent,
             queue=run.queue,
             version=agent.version,
         )
         return agent
+
+    async def delete(self, runs: Sequence[RunSummary]) -> AsyncIterator[tuple[RunSummary, str]]:
+        """Delete runs, each session in one transaction; yield each run with an error or ""."""
+        sessions: dict[tuple[str, str], list[RunSummary]] = {}
+        for run in runs:
+            sessions.setdefault((run.agent, run.session_id), []).append(run)
+        for (agent, session), found in sessions.items():
+            retention = Retention(self._durable.runs.client, agent)
+            ids = [run.id for run in found]
+            problem = ""
+            try:
+                await asyncio.to_thread(retention.delete, session, runs=ids)
+            except RunExists as error:
+                problem = str(error)
+            for run in found:
+                yield run, problem
 
     async def waiting(self, run: RunSummary) -> Sequence[WaitingCall]:
         """Return the calls that a run waits for."""

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from dbos import DBOSClient
 
 from pathors_agent.durable import engine
+from pathors_agent.durable.engine import OUTPUT, STATUS
 from pathors_agent.durable.records import (
     SEPARATOR,
     WORKFLOW_PREFIX,
@@ -31,6 +32,7 @@ STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
 AT_WORK: frozenset[RunStatus] = frozenset({"queued", "running"})
 CANCELLABLE: tuple[RunStatus, ...] = ("queued", "running", "suspended")
 RESUMABLE: tuple[RunStatus, ...] = ("failed", "limit_reached")
+ENDED: tuple[RunStatus, ...] = ("finished", "limit_reached", "no_answer", "failed", "cancelled")
 
 # The engine's statuses; a workflow that returned has SUCCESS, and its output holds our status.
 ENGINE_STATUSES: dict[str, RunStatus] = {
@@ -112,7 +114,7 @@ class RunList:
 
     def __init__(self, client: DBOSClient) -> None:
         self._engine = engine.sql(client)
-        self._workflows, self._outputs = engine.tables(client)
+        self._is_sqlite = self._engine.dialect.name == "sqlite"
 
     def page(self, wanted: RunFilter, *, limit: int, offset: int = 0) -> RunPage:
         """Return runs, the last started or continued first."""
@@ -120,9 +122,11 @@ class RunList:
             if number < 0:
                 raise ValueError(f"{name} must not be negative, and is {number}")
         conditions = [*self._conditions(wanted)]
-        order = (self._workflows.c.created_at.desc(), self._place().desc())
-        query = self._summaries().where(*conditions).order_by(*order)
-        total = self._select(sa.func.count()).where(*conditions)
+        # SQLite's times may be whole seconds; its rows are numbered.
+        place: Any = sa.literal_column("workflow_status.rowid")
+        order = (STATUS.c.created_at, place if self._is_sqlite else STATUS.c.workflow_uuid)
+        query = self._summaries().where(*conditions).order_by(*(each.desc() for each in order))
+        total = sa.select(sa.func.count()).select_from(_WITH_OUTPUT).where(*conditions)
         with self._engine.begin() as connection:
             rows = connection.execute(query.limit(limit).offset(offset)).all()
             count = connection.execute(total).scalar_one()
@@ -130,7 +134,7 @@ class RunList:
 
     def named(self, run: str, agents: Sequence[str]) -> Sequence[RunSummary]:
         """Return the runs with this id of these agents."""
-        segment = self._workflows.c.workflow_uuid
+        segment = STATUS.c.workflow_uuid
         firsts = [segment_id(agent, run, 1) for agent in agents]
         later = [segment.startswith(f"{first}{SEPARATOR}", autoescape=True) for first in firsts]
         is_its = sa.or_(segment.in_(firsts), *later)
@@ -139,27 +143,12 @@ class RunList:
             return [*map(_summary, connection.execute(query).all())]
 
     def _summaries(self) -> sa.Select[Any]:
-        row = self._workflows.c
-        return self._select(
-            row.workflow_uuid,
-            row.name,
-            row.queue_partition_key,
-            row.queue_name,
-            row.created_at,
-            row.completed_at,
-            row.executor_id,
-            row.application_version,
-            self._status().label("run_status"),
-        )
-
-    def _select(self, *columns: Any) -> sa.Select[Any]:
-        workflows, outputs = self._workflows, self._outputs
-        matches = workflows.c.workflow_uuid == outputs.c.workflow_uuid
-        return sa.select(*columns).select_from(workflows.outerjoin(outputs, matches))
+        status = run_status(STATUS, OUTPUT, is_sqlite=self._is_sqlite).label("run_status")
+        return sa.select(STATUS, status).select_from(_WITH_OUTPUT)
 
     def _conditions(self, wanted: RunFilter) -> Iterator[sa.ColumnElement[bool]]:
-        row = self._workflows.c
-        yield self._is_last()
+        row = STATUS.c
+        yield is_last(STATUS, is_sqlite=self._is_sqlite)
         if wanted.agent is None:
             yield row.name.startswith(WORKFLOW_PREFIX, autoescape=True)
         else:
@@ -167,46 +156,44 @@ class RunList:
         if wanted.statuses:
             # The engine's status first: it has an index.
             yield row.status.in_(_engine_statuses(wanted.statuses))
-            yield self._status().in_(wanted.statuses)
+            yield run_status(STATUS, OUTPUT, is_sqlite=self._is_sqlite).in_(wanted.statuses)
         if wanted.session_id is not None:
             yield row.queue_partition_key == wanted.session_id
         if wanted.queue is not None:
             yield row.queue_name == wanted.queue
         if wanted.since is not None:
-            yield row.created_at >= _milliseconds(wanted.since)
+            yield row.created_at >= milliseconds(wanted.since)
         if wanted.until is not None:
-            yield row.created_at < _milliseconds(wanted.until)
+            yield row.created_at < milliseconds(wanted.until)
 
-    def _place(self) -> sa.ColumnElement[Any]:
-        """The order of runs of one moment; SQLite's times may be whole seconds."""
-        if self._engine.dialect.name == "sqlite":
-            return sa.literal_column("workflow_status.rowid")
-        return self._workflows.c.workflow_uuid
 
-    def _is_last(self) -> sa.ColumnElement[bool]:
-        """Whether no later segment continues this one: a lookup by primary key."""
-        segment, later = self._workflows.c.workflow_uuid, self._workflows.alias()
-        is_sqlite = self._engine.dialect.name == "sqlite"
-        place = (sa.func.instr if is_sqlite else sa.func.strpos)(segment, SEPARATOR)
-        number = sa.cast(sa.func.substr(segment, place + 1), sa.Integer) + 1
-        after = sa.case(
-            (place == 0, segment + f"{SEPARATOR}2"),
-            else_=sa.func.substr(segment, 1, place) + sa.cast(number, sa.Text),
-        )
-        return ~sa.exists().where(later.c.workflow_uuid == after)
+def is_last(row: sa.FromClause, *, is_sqlite: bool) -> sa.ColumnElement[bool]:
+    """Return whether no later segment continues a workflow's run: a lookup by primary key."""
+    segment, later = row.c.workflow_uuid, STATUS.alias()
+    place = (sa.func.instr if is_sqlite else sa.func.strpos)(segment, SEPARATOR)
+    number = sa.cast(sa.func.substr(segment, place + 1), sa.Integer) + 1
+    after = sa.case(
+        (place == 0, segment + f"{SEPARATOR}2"),
+        else_=sa.func.substr(segment, 1, place) + sa.cast(number, sa.Text),
+    )
+    return ~sa.exists().where(later.c.workflow_uuid == after)
 
-    def _status(self) -> sa.ColumnElement[str]:
-        """The status of a run, from its last segment's row."""
-        row = self._workflows.c
-        output = sa.func.coalesce(self._outputs.c.output, row.output)
-        is_sqlite = self._engine.dialect.name == "sqlite"
-        fields = sa.type_coerce(output, sa.JSON) if is_sqlite else sa.cast(output, sa.JSON)
-        is_ours = row.name.startswith(WORKFLOW_PREFIX, autoescape=True)
-        return sa.case(
-            *((row.status == state, status) for state, status in ENGINE_STATUSES.items()),
-            (is_ours, fields["status"].as_string()),  # outputs of other programs are not JSON
-            else_="failed",
-        )
+
+def run_status(
+    row: sa.FromClause, output: sa.FromClause, *, is_sqlite: bool
+) -> sa.ColumnElement[str]:
+    """Return the status of a workflow's segment, as `status_of` does outside of the database."""
+    text = sa.func.coalesce(output.c.output, row.c.output)
+    fields = sa.type_coerce(text, sa.JSON) if is_sqlite else sa.cast(text, sa.JSON)
+    is_ours = row.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
+    return sa.case(
+        *((row.c.status == state, status) for state, status in ENGINE_STATUSES.items()),
+        (is_ours, fields["status"].as_string()),  # outputs of other programs are not JSON
+        else_="failed",
+    )
+
+
+_WITH_OUTPUT = STATUS.outerjoin(OUTPUT, STATUS.c.workflow_uuid == OUTPUT.c.workflow_uuid)
 
 
 def _engine_statuses(statuses: Sequence[RunStatus]) -> list[str]:
@@ -215,7 +202,8 @@ def _engine_statuses(statuses: Sequence[RunStatus]) -> list[str]:
     return states if AT_WORK.issuperset(statuses) else [*states, "SUCCESS"]
 
 
-def _milliseconds(time: datetime) -> int:
+def milliseconds(time: datetime) -> int:
+    """Return a time as the engine stores it."""
     return round(time.timestamp() * 1000)
 
 
@@ -229,8 +217,8 @@ def _summary(row: Any) -> RunSummary:
     return RunSummary(
         id=run_of(row.workflow_uuid),
         agent=row.name.removeprefix(WORKFLOW_PREFIX),
-        session_id=row.queue_partition_key,
-        queue=row.queue_name,
+        session_id=row.queue_partition_key or "",
+        queue=row.queue_name or "",
         status=row.run_status or "failed",
         segments=segment_number(row.workflow_uuid),
         created_at=created_at,

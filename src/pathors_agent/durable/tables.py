@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from dbos._schemas.system_database import SystemSchema
 from sqlalchemy.dialects import postgresql, sqlite
 
+from pathors_agent.durable.engine import STATUS, STEPS
 from pathors_agent.durable.migration import migrate
 from pathors_agent.durable.records import SEPARATOR, WORKFLOW_PREFIX, Step, segment_id
 from pathors_agent.errors import StoreError
@@ -23,7 +23,7 @@ _FORMAT = sa.Table(
     "pathors_durable_format", _META, sa.Column("format", sa.Integer, primary_key=True)
 )
 
-_SESSIONS = sa.Table(
+SESSIONS = sa.Table(
     "pathors_durable_sessions",
     _META,
     sa.Column("agent", sa.Text, primary_key=True),
@@ -35,7 +35,7 @@ _SESSIONS = sa.Table(
 )
 
 # The segments that wrote to a session, from 1: its history is read in one statement.
-_SEGMENTS = sa.Table(
+SEGMENTS = sa.Table(
     "pathors_durable_segments",
     _META,
     sa.Column("agent", sa.Text, primary_key=True),
@@ -64,7 +64,7 @@ _WORKERS = sa.Table(
     sa.Column("beats", sa.BigInteger, nullable=False),
 )
 
-_DOUBTS = sa.Table(
+DOUBTS = sa.Table(
     "pathors_durable_doubts",
     _META,
     sa.Column("agent", sa.Text, primary_key=True),
@@ -86,6 +86,12 @@ class DoubtfulCall:
     tool: str
     call_id: str
     key: str
+
+
+# The runs of a session: to list them, to delete them, and to see that all have ended.
+_SESSION_RUNS = sa.Index(
+    "pathors_durable_session_runs", STATUS.c.queue_partition_key, STATUS.c.name
+)
 
 
 class Tables:
@@ -117,35 +123,36 @@ class Tables:
                 migrate(connection)
                 connection.execute(sa.update(_FORMAT).values(format=FORMAT))
             _META.create_all(connection)
+            _SESSION_RUNS.create(connection, checkfirst=True)
 
     # - sessions -
 
     def last_segment(self, agent: str, session: str) -> str | None:
         """Return the segment that wrote to a session last."""
-        where = (_SESSIONS.c.agent == agent, _SESSIONS.c.session == session)
+        where = (SESSIONS.c.agent == agent, SESSIONS.c.session == session)
         with self._engine.begin() as connection:
-            return connection.execute(sa.select(_SESSIONS.c.last_segment).where(*where)).scalar()
+            return connection.execute(sa.select(SESSIONS.c.last_segment).where(*where)).scalar()
 
     def advance(self, agent: str, session: str, *, after: str | None, to: str) -> None:
         """Make a segment the last of its session, unless another segment came in between."""
         values = {"agent": agent, "session": session, "last_segment": to}
-        insert = self._insert(_SESSIONS).values(**values)
+        insert = self._insert(SESSIONS).values(**values)
         advance = insert.on_conflict_do_update(
-            index_elements=[_SESSIONS.c.agent, _SESSIONS.c.session],
+            index_elements=[SESSIONS.c.agent, SESSIONS.c.session],
             set_={"last_segment": to},
-            where=_SESSIONS.c.last_segment.is_not_distinct_from(after),
-        ).returning(_SESSIONS.c.session)
-        mine = (_SEGMENTS.c.agent == agent, _SEGMENTS.c.session == session)
-        last = sa.select(sa.func.coalesce(sa.func.max(_SEGMENTS.c.number), 0)).where(*mine)
+            where=SESSIONS.c.last_segment.is_not_distinct_from(after),
+        ).returning(SESSIONS.c.session)
+        mine = (SEGMENTS.c.agent == agent, SEGMENTS.c.session == session)
+        last = sa.select(sa.func.coalesce(sa.func.max(SEGMENTS.c.number), 0)).where(*mine)
         number = last.scalar_subquery() + 1
         segment = {"agent": agent, "session": session, "segment": to, "number": number}
         with self._engine.begin() as connection:
             if connection.execute(advance).first() is not None:
-                connection.execute(sa.insert(_SEGMENTS).values(**segment))
+                connection.execute(sa.insert(SEGMENTS).values(**segment))
 
     def history(self, agent: str, session: str, *, through: str) -> list[Step]:
         """Return what a session's segments recorded up to and including `through`, in order."""
-        steps, segments = SystemSchema.operation_outputs, _SEGMENTS
+        steps, segments = STEPS, SEGMENTS
         mine = (segments.c.agent == agent, segments.c.session == session)
         last = sa.select(segments.c.number).where(*mine, segments.c.segment == through)
         query = (
@@ -160,7 +167,7 @@ class Tables:
 
     def recorded(self, segments: Sequence[str]) -> dict[str, list[Step]]:
         """Return what each of these segments recorded."""
-        steps = SystemSchema.operation_outputs
+        steps = STEPS
         query = (
             sa.select(steps.c.workflow_uuid, steps.c.function_name, steps.c.output)
             .where(steps.c.workflow_uuid.in_(segments))
@@ -174,7 +181,7 @@ class Tables:
 
     def count_segments(self, agent: str, run: str) -> int:
         """Return how many segments a run has, 0 if there is no such run."""
-        status, first = SystemSchema.workflow_status, segment_id(agent, run, 1)
+        status, first = STATUS, segment_id(agent, run, 1)
         exists = sa.select(sa.literal(1).label("number")).where(status.c.workflow_uuid == first)
         numbers = exists.cte("numbers", recursive=True)
         following = numbers.c.number + 1
@@ -186,13 +193,12 @@ class Tables:
 
     def agents_of(self, run: str) -> list[str]:
         """Return the names of the agents that have a run with this id."""
-        status = SystemSchema.workflow_status
-        names = sa.select(status.c.name).distinct()
-        ours = names.where(status.c.name.startswith(WORKFLOW_PREFIX, autoescape=True))
+        names = sa.select(STATUS.c.name).distinct()
+        ours = names.where(STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True))
         with self._engine.begin() as connection:
             agents = [name.removeprefix(WORKFLOW_PREFIX) for (name,) in connection.execute(ours)]
             ids = {segment_id(agent, run, 1): agent for agent in agents}
-            found = sa.select(status.c.workflow_uuid).where(status.c.workflow_uuid.in_(ids))
+            found = sa.select(STATUS.c.workflow_uuid).where(STATUS.c.workflow_uuid.in_(ids))
             return sorted(ids[row[0]] for row in connection.execute(found))
 
     # - workers -
@@ -231,15 +237,15 @@ class Tables:
             "key": call.key,
         }
         with self._engine.begin() as connection:
-            connection.execute(self._insert(_DOUBTS).values(**values).on_conflict_do_nothing())
+            connection.execute(self._insert(DOUBTS).values(**values).on_conflict_do_nothing())
 
     def doubts(self, *, agent: str | None = None, run: str | None = None) -> list[DoubtfulCall]:
         """Return the calls in doubt, of one agent or run or of all."""
-        query = sa.select(_DOUBTS).order_by(_DOUBTS.c.agent, _DOUBTS.c.run, _DOUBTS.c.effect)
+        query = sa.select(DOUBTS).order_by(DOUBTS.c.agent, DOUBTS.c.run, DOUBTS.c.effect)
         if agent is not None:
-            query = query.where(_DOUBTS.c.agent == agent)
+            query = query.where(DOUBTS.c.agent == agent)
         if run is not None:
-            query = query.where(_DOUBTS.c.run == run)
+            query = query.where(DOUBTS.c.run == run)
         with self._engine.begin() as connection:
             rows = connection.execute(query).all()
         return [
@@ -257,12 +263,12 @@ class Tables:
     def forget_doubt(self, call: DoubtfulCall) -> bool:
         """Remove a call that a person has checked; return False if it was not in doubt."""
         where = (
-            _DOUBTS.c.agent == call.agent,
-            _DOUBTS.c.run == call.run_id,
-            _DOUBTS.c.effect == call.effect,
+            DOUBTS.c.agent == call.agent,
+            DOUBTS.c.run == call.run_id,
+            DOUBTS.c.effect == call.effect,
         )
         with self._engine.begin() as connection:
-            return bool(connection.execute(sa.delete(_DOUBTS).where(*where)).rowcount)
+            return bool(connection.execute(sa.delete(DOUBTS).where(*where)).rowcount)
 
     def turn_notes(self) -> list[TurnNote]:
         """Return the notes of served turns that do not run, if a server uses this database."""
