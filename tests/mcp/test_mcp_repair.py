@@ -13,8 +13,7 @@ from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 
 from mcp_in_process import plain_server
 from pathors_agent import Agent, ContentPart, JSONValue, ToolError, ToolMessage
-from pathors_agent.mcp.content import value_of
-from pathors_agent.mcp.repair import Refused, repaired_call, repaired_tools
+from pathors_agent.mcp.content import Refused, repaired_call, repaired_tools, value_of
 from pathors_agent.testing import ScriptedTransport, calls
 
 OBJECT = {"type": "object", "properties": {}}

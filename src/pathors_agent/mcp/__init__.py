@@ -1,1 +1,1 @@
-"""The tools of MCP servers as a registry."""
+"""The tools of MCP servers as registries."""

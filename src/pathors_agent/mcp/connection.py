@@ -1,7 +1,6 @@
-"""Keep the connection to one MCP server, and open it again after it was lost.
+"""The connection to one MCP server, which is reopened after it was lost.
 
-The connection lives in a task of its own: any task may enter it, call tools, find it lost, and
-leave it.
+The connection lives in a task of its own, so that any task may open it, call tools and close it.
 """
 
 import math
@@ -23,26 +22,25 @@ from mcp.types import Tool as ListedTool
 from pathors_agent.agents.perform.dispatch import Unanswered
 from pathors_agent.agents.perform.tasks import LoopTask
 from pathors_agent.errors import ToolError, WrongEventLoop, named_error
-from pathors_agent.mcp.repair import Refused
-from pathors_agent.mcp.servers import NOT_SENT, Server
-from pathors_agent.mcp.streams import watched
+from pathors_agent.mcp.content import Refused
+from pathors_agent.mcp.servers import NOT_SENT, Server, watched
 from pathors_agent.telemetry.events import emit, warn
 
-# A package runner (npx, uvx) may have to fetch a server before it starts.
+# A package runner (npx, uvx) may download a server before it starts.
 CONNECT_SECONDS = 60.0
 
-# For what a server may leave out: to list its tools anew, to promise to report changes.
+# For optional answers: to list the tools again, and to subscribe to changes.
 LIST_SECONDS = 5.0
 
-# Pages of a list of tools; a server that always names a next one must not hold us.
+# Pages of a list of tools; some servers always name a next page.
 MAX_PAGES = 100
 
-# Progress that its reader has not taken yet; newer reports are dropped until it does.
+# Progress reports that wait for their reader; newer ones are dropped.
 MAX_WAITING_PROGRESS = 100
 
 
 class Progress(dict[str, Any]):
-    """What a server reports of a running call: `progress`, and `total` and `message` if given."""
+    """A progress report of a running call: `progress`, and optionally `total` and `message`."""
 
     def __str__(self) -> str:
         counted = f"{self['progress']:g}"
@@ -53,13 +51,13 @@ class Progress(dict[str, Any]):
 
 @dataclass(slots=True, eq=False)
 class _Session:
-    """An open connection, the tools it listed last, and the event of its end."""
+    """An open connection, the tools that it listed last, and the event of its end."""
 
     client: Client
     lost: anyio.Event
     tools: list[ListedTool] = field(default_factory=list)
     is_stale: bool = False
-    """Whether the server has said that it has other tools now."""
+    """Whether the server has reported that its tools changed."""
     lock: anyio.Lock = field(default_factory=anyio.Lock)
 
     async def list_tools(self) -> None:
@@ -69,25 +67,25 @@ class _Session:
                 self.is_stale = False
                 self.tools = await _list_tools(self.client)
 
-    async def notice(self, message: object, server: str) -> None:
-        """List the tools again if the server says that they changed; keep the old ones if not."""
+    async def handle_notification(self, message: object, server: str) -> None:
+        """List the tools again when the server reports a change; keep the old ones on failure."""
         if not isinstance(message, ToolListChangedNotification) or self.lost.is_set():
             return
         self.is_stale = True
         try:
             await self.list_tools()
-        except Exception as error:  # noqa: BLE001  (whatever it is: the tools that we have stay)
+        except Exception as error:  # noqa: BLE001  (of any kind: the old tools stay)
             warn("mcp_tools_not_listed", server=server, error=type(error).__name__)
 
 
 class _NotSent(Exception):
-    """The server cannot have seen the call."""
+    """The server cannot have received the call."""
 
 
 class Connection:
     """The connection to one server; an async context manager.
 
-    Any task of the event loop may leave it, not only the one that entered it.
+    Any task of the event loop may close it, not only the task that opened it.
     """
 
     def __init__(self, server: Server, call_seconds: float) -> None:
@@ -125,7 +123,7 @@ class Connection:
             await self._close(host)
 
     async def _host_tasks(self, ready: anyio.Event) -> None:
-        """Hold the task group of the connection until this task is cancelled."""
+        """Keep the task group of the connection open until this task is cancelled."""
         async with anyio.create_task_group() as self._tasks:
             ready.set()
             await anyio.sleep_forever()
@@ -144,21 +142,21 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether it was entered, and neither left nor ended with its event loop."""
+        """Whether it was opened, and neither closed nor ended with its event loop."""
         return self._host is not None and not self._host.has_ended
 
     @property
     def tools(self) -> list[ListedTool]:
-        """The tools that the server listed last: another list when they have changed."""
+        """The tools that the server listed last; a new list object after each change."""
         assert self._session is not None
         return self._session.tools
 
     async def call(
         self, name: str, arguments: dict[str, Any]
     ) -> AsyncGenerator[Progress | CallToolResult, None]:
-        """Call a tool; yield the progress that the server reports, and last the result.
+        """Call a tool; yield the server's progress reports, and the result last.
 
-        The call is made again if the server cannot have seen it.
+        The call is repeated if the server cannot have received it.
         """
         self._refuse_other_loop()
         send, receive = anyio.create_memory_object_stream[Progress](MAX_WAITING_PROGRESS)
@@ -203,23 +201,27 @@ class Connection:
             result = await session.client.call_tool(name, arguments, self._call_seconds, report)
         except MCPError as error:
             raise self._call_error(error, session) from None
-        # Shielded, and without failing: the call has already happened.
+        # Shielded, and its errors suppressed: the call has already happened.
         with anyio.move_on_after(LIST_SECONDS, shield=True), suppress(Exception):
-            await checkpoint()  # what the server said before its result is handled
+            await checkpoint()  # handles the notifications that arrived before the result
             await session.list_tools()
         return result
 
     def _call_error(self, error: MCPError, session: _Session) -> Exception:
-        """Return what the failure of a call means; mark the session as lost if it is."""
+        """Return the exception for a failed call; mark the session as lost if the connection broke."""
         if error.code == NOT_SENT:
             session.lost.set()
             return _NotSent(error.message)
         if session.lost.is_set() or self._server.breaks_by(error):
             session.lost.set()
-            text = f"The connection to the tool's server broke ({error.message}). {_PERHAPS_DONE}"
+            text = (
+                f"The connection to the tool's server broke ({error.message}). {_OUTCOME_UNKNOWN}"
+            )
             return Unanswered(text, outcome="unknown")
         if error.code == REQUEST_TIMEOUT:
-            text = f"The tool gave no result within {self._call_seconds:g} s. {_PERHAPS_DONE}"
+            text = (
+                f"The tool returned no result within {self._call_seconds:g} s. {_OUTCOME_UNKNOWN}"
+            )
             return Unanswered(text, outcome="timeout")
         return ToolError(error.message)
 
@@ -242,18 +244,18 @@ class Connection:
         return session
 
     async def _hold(self, *, task_status: TaskStatus[_Session]) -> None:
-        """Connect, and stay connected until the connection is lost."""
+        """Connect, and keep the connection open until it is lost."""
         lost = anyio.Event()
         session: _Session | None = None
         begun = False
 
-        async def notice(message: object) -> None:
+        async def handle(message: object) -> None:
             if session is not None:
-                await session.notice(message, self._server.shown)
+                await session.handle_notification(message, self._server.shown)
 
         streams = watched(self._server.streams(), lost, self.refuse)
         try:
-            async with Client(streams, cache=None, message_handler=notice) as client:
+            async with Client(streams, cache=None, message_handler=handle) as client:
                 session = _Session(client, lost, is_stale=True)
                 asked = anyio.Event()
                 self._tasks.start_soon(_listen, client, asked)
@@ -263,7 +265,7 @@ class Connection:
                 begun = True
                 task_status.started(session)
                 await lost.wait()
-        # The calls that were open report what broke the connection.
+        # The open calls report the error that broke the connection.
         except Exception:
             if not begun:
                 raise
@@ -272,7 +274,7 @@ class Connection:
         emit("mcp_connection_lost", server=self._server.shown)
 
     def refuse(self, refused: Refused) -> None:
-        """Warn once that a tool is left out: the list may come many times."""
+        """Log a warning for a tool that is left out, once: lists may arrive many times."""
         if refused not in self._refused:
             self._refused.add(refused)
             warn("mcp_tool_refused", server=self._server.shown, **refused._asdict())
@@ -283,21 +285,21 @@ class _OnProgress(Protocol):
 
 
 async def _listen(client: Client, asked: anyio.Event) -> None:
-    """Ask a server to report changes, as newer ones expect; one that cannot says so."""
+    """Subscribe to changes of the tools, if the server supports it."""
     tools = client.server_capabilities.tools
     try:
         if tools is not None and tools.list_changed:
             async with client.listen(tools_list_changed=True) as changes:
                 asked.set()
                 async for _ in changes:
-                    pass  # each comes to the connection's `notice`, too
+                    pass  # the message handler receives each of them, too
     except (ListenNotSupportedError, SubscriptionLost, MCPError, TimeoutError):
         pass
     finally:
         asked.set()
 
 
-_PERHAPS_DONE = "Whether it did what was asked is not known."
+_OUTCOME_UNKNOWN = "It is unknown whether the tool did its work."
 
 
 async def _list_tools(client: Client) -> list[ListedTool]:

@@ -1,55 +1,185 @@
-"""Read the result of an MCP tool as the value of a tool: text, content parts, or an error. Pure."""
+"""Read what an MCP server answers: definitions of tools, and results as values for the model. Pure.
+
+The mcp package refuses a whole list of tools for one bad definition, and reports a finished call as
+failed if its result breaks the protocol or the tool's `outputSchema`. So answers are repaired before
+the package validates them: a bad definition is left out, and a result keeps everything that can be
+read.
+"""
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from mcp.types import (
+    AudioContent,
+    CallToolResult,
+    ContentBlock,
+    EmbeddedResource,
+    ImageContent,
+)
+from pydantic import TypeAdapter, ValidationError
 
 from pathors_agent.errors import ToolError
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import ContentPart, JSONValue
 
-if TYPE_CHECKING:
-    from mcp.types import (
-        AudioContent,
-        CallToolResult,
-        ContentBlock,
-        EmbeddedResource,
-        ImageContent,
-    )
+# - repairs -
 
-# OpenAI's names for the formats that it takes; others are named by their MIME type.
+_BLOCK: TypeAdapter[ContentBlock] = TypeAdapter(ContentBlock)
+
+# In schemas of older drafts a list of `items` describes a tuple; 2020-12 forbids that.
+_DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+# The other fields of a list of tools, in the version 2026-07-28.
+_LISTING = ("resultType", "ttlMs", "cacheScope")
+_SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+
+
+class Refused(NamedTuple):
+    """A definition that is left out: the name of the tool, and the path of the unusable part."""
+
+    tool: str
+    path: str
+
+
+def repaired_tools(result: dict[str, Any]) -> tuple[dict[str, Any], list[Refused]]:
+    """Return a `tools/list` result with the usable definitions only, and those left out.
+
+    Only the fields that are used are kept, so that a bad icon or `outputSchema` does no harm.
+    """
+    tools: list[dict[str, Any]] = []
+    refused: list[Refused] = []
+    for number, given in enumerate(_list(result.get("tools"))):
+        if path := _unusable(given):
+            refused.append(Refused(_shown_name(given, number), path))
+        else:
+            tools.append(_definition(given))
+    repaired = {name: result[name] for name in _LISTING if name in result}
+    if isinstance(result.get("nextCursor"), str):
+        repaired["nextCursor"] = result["nextCursor"]
+    return {**repaired, "tools": tools}, refused
+
+
+def _unusable(given: Any) -> str | None:
+    """Return the path of the part that makes a definition unusable, or None."""
+    if not isinstance(given, dict):
+        return "tool"
+    if not isinstance(given.get("name"), str) or not given["name"]:
+        return "name"
+    schema = given.get("inputSchema")
+    if not isinstance(schema, dict):
+        return "inputSchema"
+    if schema.get("type") != "object":
+        return "inputSchema/type"
+    execution = given.get("execution")
+    # The tool only runs as a task of the protocol, which the client does not support.
+    if isinstance(execution, dict) and execution.get("taskSupport") == "required":
+        return "execution/taskSupport"
+    return None
+
+
+def _shown_name(given: Any, number: int) -> str:
+    name = given.get("name") if isinstance(given, dict) else None
+    return name if isinstance(name, str) and name else f"tools[{number}]"
+
+
+def _definition(given: dict[str, Any]) -> dict[str, Any]:
+    texts = {k: given[k] for k in ("title", "description") if isinstance(given.get(k), str)}
+    schema = given["inputSchema"]
+    if "$schema" not in schema and any(_has_tuples(schema)):
+        schema = {"$schema": _DRAFT_7, **schema}
+    return {"name": given["name"], **texts, "inputSchema": schema}
+
+
+def _has_tuples(schema: Any) -> Iterator[bool]:
+    """Yield True for each list of `items` in a schema, at any depth."""
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, dict):
+            continue
+        for keyword, value in part.items():
+            if keyword == "items" and isinstance(value, list):
+                yield True
+            if keyword in _SUBSCHEMAS and isinstance(value, dict):
+                waiting += value.values()
+            elif keyword not in ("enum", "const", "default", "examples"):
+                waiting += value if isinstance(value, list) else [value]
+
+
+def repaired_call(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a finished `tools/call` in the protocol's form.
+
+    An unreadable content block becomes a text block of its JSON. A result that is not final (the
+    server asks for input first) is returned unchanged.
+    """
+    if result.get("resultType", "complete") != "complete":
+        return result
+    repaired: dict[str, Any] = {"content": [_block(each) for each in _list(result.get("content"))]}
+    repaired["isError"] = result.get("isError") is True
+    structured = result.get("structuredContent", result.get("toolResult"))
+    if structured is not None and not isinstance(structured, dict):
+        # Versions before 2026-07-28 allow objects only; the reader removes this wrapper again.
+        structured = {"result": structured}
+    if structured is None and not {"content", "structuredContent"} & result.keys():
+        structured = {k: v for k, v in result.items() if k not in ("_meta", "isError")} or None
+    if structured is not None:
+        repaired["structuredContent"] = structured
+    return {**{k: result[k] for k in ("resultType",) if k in result}, **repaired}
+
+
+def _block(given: Any) -> dict[str, Any]:
+    try:
+        _BLOCK.validate_python(given, by_name=False)
+    except ValidationError:
+        text = given if isinstance(given, str) else write_json(given).decode()
+        return {"type": "text", "text": text}
+    block: dict[str, Any] = given
+    return block
+
+
+def _list(value: Any) -> list[Any]:
+    """Return a list unchanged, an empty list for None, and a list of any other single value."""
+    if isinstance(value, list):
+        return value
+    return [] if value is None else [value]
+
+
+# - results -
+
+# OpenAI's names for its audio formats; other formats are named by their MIME type.
 _AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/mp3": "mp3", "audio/x-wav": "wav"}
 
-# A shorter line may be equal by chance: the name of one file in a list of them.
+# A shorter line may be equal by chance, such as the name of a file in a list of files.
 _LINES_CHARACTERS = 20
 
 
 def value_of(result: "CallToolResult") -> str | list[ContentPart] | None:
     """Return the value for the model, or raise the `ToolError` that the server reports.
 
-    The structured content is added as JSON, without what the content says already.
+    The structured content is added as JSON, without the parts that the content repeats.
     """
     parts = [_part(block) for block in result.content]
     texts = [part.text for part in parts if part.text is not None]
     rest = _Content(result.content, texts).rest(result.structured_content)
-    if rest is not _SAID:
+    if rest is not _REPEATED:
         texts.append(rest if isinstance(rest, str) else write_json(rest).decode())
         parts.append(_text(texts[-1]))
     if result.is_error:
-        raise ToolError("\n".join(texts) or "The tool failed, and did not say why.")
+        raise ToolError("\n".join(texts) or "The tool failed without an error message.")
     if len(texts) < len(parts):
         return parts
     return "\n".join(texts) if texts else None
 
 
-_SAID: Final = "said already"
-_Rest = Any  # a JSON value, or `_SAID` itself
+_REPEATED: Final = "repeated"
+_Rest = Any  # a JSON value, or `_REPEATED` itself
 
 
 class _Content:
-    """The content of a result, and what of a structured value it says already.
+    """The content of a result, compared with its structured value.
 
-    Servers send the same thing twice in many ways: the JSON as text, the text or the content blocks
-    as a field, each item of a list as a text.
+    Servers repeat the value in many ways: the JSON as text, the text or the content blocks as a
+    field, or each item of a list as a text.
     """
 
     def __init__(self, blocks: "list[ContentBlock]", texts: list[str]) -> None:
@@ -59,56 +189,56 @@ class _Content:
         self._values: list[JSONValue] = [*values, values, list(texts), "\n".join(self._texts)]
 
     def rest(self, structured: JSONValue) -> _Rest:
-        """Return what the content does not say, or `_SAID`."""
-        if structured is None or self._says(structured) or (structured == {} and self._texts):
-            return _SAID
+        """Return the part of a structured value that the content does not contain, or `_REPEATED`."""
+        if structured is None or self._contains(structured) or (structured == {} and self._texts):
+            return _REPEATED
         if isinstance(structured, dict) and len(structured) == 1:
             [(name, only)] = structured.items()
-            if self._says(only) or only in (None, []):
-                return _SAID
-            # mcp's own server wraps what is no object.
+            if self._contains(only) or only in (None, []):
+                return _REPEATED
+            # The server of the mcp package wraps values that are not objects.
             if name == "result" and not isinstance(only, dict | list):
                 return only
-        return self._unsaid(structured)
+        return self._not_repeated(structured)
 
-    def _unsaid(self, value: JSONValue) -> _Rest:
+    def _not_repeated(self, value: JSONValue) -> _Rest:
         """Return a value without the texts, lists and objects that the content repeats."""
-        if isinstance(value, str | list | dict) and value and self._says(value):
-            return _SAID
+        if isinstance(value, str | list | dict) and value and self._contains(value):
+            return _REPEATED
         match value:
             case dict() if self._is_shown_block(value):
-                return _SAID
+                return _REPEATED
             case dict():
-                kept = {name: self._unsaid(item) for name, item in value.items()}
-                kept = {name: item for name, item in kept.items() if item is not _SAID}
-                return kept or _SAID if value else value
+                kept = {name: self._not_repeated(item) for name, item in value.items()}
+                kept = {name: item for name, item in kept.items() if item is not _REPEATED}
+                return kept or _REPEATED if value else value
             case list():
-                if value and all(self._unsaid(item) is _SAID for item in value):
-                    return _SAID
-                # Half of an item says nothing; but a picture is never sent as text.
+                if value and all(self._not_repeated(item) is _REPEATED for item in value):
+                    return _REPEATED
+                # A part of an item is useless alone; but a picture is never sent as text.
                 return self._without_media(value)
             case _:
                 return value
 
-    def _says(self, value: JSONValue) -> bool:
+    def _contains(self, value: JSONValue) -> bool:
         if isinstance(value, str):
-            return self._says_text(value)
-        return any(value == said and _kind(value) is _kind(said) for said in self._values)
+            return self._contains_text(value)
+        return any(value == other and _kind(value) is _kind(other) for other in self._values)
 
-    def _says_text(self, text: str) -> bool:
-        """Return whether a text is one of the content's, or stands in one as whole lines."""
+    def _contains_text(self, text: str) -> bool:
+        """Return True if a text of the content is this text, or contains it as whole lines."""
         text = text.strip()
         if text in self._media or text in self._texts or text in self._values:
             return True
         if len(text) < _LINES_CHARACTERS:
             return False
-        return any(f"\n{text}\n" in f"\n{said}\n" for said in self._texts)
+        return any(f"\n{text}\n" in f"\n{other}\n" for other in self._texts)
 
     def _is_shown_block(self, value: dict[str, JSONValue]) -> bool:
-        """Return whether a value is a content block that the content has, too."""
+        """Return True if a value is a content block that the content contains, too."""
         payload = value.get("text", value.get("data"))
         is_block = value.get("type") in ("text", "image", "audio")
-        return is_block and isinstance(payload, str) and self._says_text(payload)
+        return is_block and isinstance(payload, str) and self._contains_text(payload)
 
     def _without_media(self, value: JSONValue) -> JSONValue:
         match value:
@@ -123,7 +253,7 @@ class _Content:
 
 
 def _kind(value: JSONValue) -> type:
-    """Return the kind of a JSON value: true is not 1, and 1.0 is."""
+    """Return a JSON value's type; integers and floats are one type, so that 1 equals 1.0 but not true."""
     return float if type(value) is int else type(value)
 
 

@@ -1,29 +1,38 @@
-"""Describe where an MCP server is and open the streams to it: a child process, or a URL."""
+"""The addresses of MCP servers, and the streams to them: a child process, or a URL."""
 
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
+import anyio
 import httpx2
 from mcp import MCPError, StdioServerParameters, stdio_client
+from mcp.client import Transport
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import CONNECTION_CLOSED
+from mcp.types import (
+    CONNECTION_CLOSED,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+)
+
+from pathors_agent.mcp.content import Refused, repaired_call, repaired_tools
 
 TCP_CONNECT_SECONDS = 10.0
 
-# Set by our HTTP client: the server cannot have seen the request. No error code of JSON-RPC or MCP.
+# Set by our HTTP client: the server cannot have received the request. Not a code of JSON-RPC or MCP.
 NOT_SENT = 402_911_737
 
 _SESSION_HEADER = "mcp-session-id"
 
 Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
-"""A connection as the mcp package has it: a stream of messages to read, and one to write."""
+"""A connection of the mcp package: a stream of messages to read, and one to write."""
 
 
 class Server(Protocol):
-    """A server, and how to reach it."""
+    """The address of a server."""
 
     @property
     def shown(self) -> str:
@@ -33,7 +42,7 @@ class Server(Protocol):
         """Connect to the server."""
 
     def breaks_by(self, error: MCPError) -> bool:
-        """Return whether an error means that the connection broke."""
+        """Return True if an error means that the connection broke."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,7 @@ class StdioServer:
 
     @property
     def shown(self) -> str:
-        """The command without its arguments, which may hold keys."""
+        """The command without its arguments, which may contain keys."""
         return self.parameters.command
 
     def streams(self) -> Streams:
@@ -65,7 +74,7 @@ class HTTPServer:
 
     @property
     def shown(self) -> str:
-        """The URL without the parts that may hold keys."""
+        """The URL without the parts that may contain keys."""
         return str(httpx2.URL(self.url).copy_with(userinfo=b"", query=None, fragment=None))
 
     @asynccontextmanager
@@ -80,14 +89,14 @@ class HTTPServer:
             yield streams
 
     def breaks_by(self, error: MCPError) -> bool:
-        """Return whether the HTTP client, or the mcp package, reports a stream that ended."""
+        """Return True if the HTTP client or the mcp package reports a stream that ended."""
         return error.code == CONNECTION_CLOSED
 
 
 class _HTTPClient(httpx2.AsyncClient):
-    """Turn failed requests into JSON-RPC errors.
+    """Turns failed requests into JSON-RPC errors.
 
-    The mcp package (2.3) would end every other call together with the one whose request fails.
+    With the mcp package (2.3) a failed request would end all other calls, too.
     """
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
@@ -104,7 +113,100 @@ class _HTTPClient(httpx2.AsyncClient):
 
 
 def _error_response(request: httpx2.Request, code: int, text: str) -> httpx2.Response:
-    if request.method == "DELETE":  # of a session, which is gone in any case
+    if request.method == "DELETE":  # ends a session, which is gone anyway
         return httpx2.Response(httpx2.codes.NO_CONTENT, request=request)
     error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": text}}
     return httpx2.Response(httpx2.codes.SERVICE_UNAVAILABLE, json=error, request=request)
+
+
+# - wrapped streams -
+
+_CANCELLED = "notifications/cancelled"
+
+OnRefused = Callable[[Refused], None]
+
+
+def watched(streams: Streams, lost: anyio.Event, on_refused: OnRefused) -> Transport:
+    """Return streams that repair results, and set `lost` when the incoming one ends."""
+    transport: Any = _transport(streams, lost, on_refused)
+    return transport  # type: ignore[no-any-return]  # the package's protocol, met by duck type
+
+
+@asynccontextmanager
+async def _transport(
+    streams: Streams, lost: anyio.Event, on_refused: OnRefused
+) -> AsyncIterator[tuple[Any, Any]]:
+    async with streams as (incoming, outgoing):
+        methods: dict[str, str] = {}
+        yield _Incoming(incoming, lost, methods, on_refused), _Outgoing(outgoing, methods)
+
+
+class _Wrapped:
+    """A stream that delegates to another one."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: Any) -> Any:
+        return await self._stream.__aexit__(*exception)
+
+
+class _Outgoing(_Wrapped):
+    """A stream that remembers the method of each open request, because results do not name it."""
+
+    def __init__(self, stream: Any, methods: dict[str, str]) -> None:
+        super().__init__(stream)
+        self._methods = methods
+
+    async def send(self, item: Any) -> None:
+        message = item.message
+        if isinstance(message, JSONRPCRequest):
+            self._methods[str(message.id)] = message.method
+        elif isinstance(message, JSONRPCNotification) and message.method == _CANCELLED:
+            self._methods.pop(str((message.params or {}).get("requestId")), None)
+        await self._stream.send(item)
+
+
+class _Incoming(_Wrapped):
+    """A stream that repairs results, and sets `lost` when it ends."""
+
+    def __init__(
+        self, stream: Any, lost: anyio.Event, methods: dict[str, str], on_refused: OnRefused
+    ) -> None:
+        super().__init__(stream)
+        self._lost = lost
+        self._methods = methods
+        self._on_refused = on_refused
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            item = await self._stream.__anext__()
+        except (StopAsyncIteration, anyio.ClosedResourceError):
+            self._lost.set()
+            raise
+        message = getattr(item, "message", None)
+        if isinstance(message, JSONRPCResponse):
+            item.message = message.model_copy(update={"result": self._repaired(message)})
+        return item
+
+    def _repaired(self, message: JSONRPCResponse) -> dict[str, Any]:
+        match self._methods.pop(str(message.id), ""):
+            case "tools/list":
+                result, refused = repaired_tools(message.result)
+                for each in refused:
+                    self._on_refused(each)
+                return result
+            case "tools/call":
+                return repaired_call(message.result)
+            case _:
+                return message.result

@@ -1,6 +1,6 @@
-"""Use the tools of an MCP server as a registry.
+"""The tools of an MCP server as a registry.
 
-The package `mcp` does the talking; it is imported when a server is named.
+The package `mcp` implements the protocol; it is imported when a server is named.
 """
 
 import re
@@ -14,17 +14,16 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pathors_agent.agents.perform.tasks import Waiting
 from pathors_agent.concurrency.event_loops import EventLoop, running_loop
 from pathors_agent.errors import ToolDefinitionError
-from pathors_agent.mcp.content import value_of
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool
 
 if TYPE_CHECKING:
     from pathors_agent.mcp.servers import Server
 
-# Long enough for a search or a build; `timeout` sets another limit.
+# Long enough for a search or a build.
 CALL_SECONDS = 300.0
 
-# The connection stops a call first: it can cancel it on the server.
+# The connection must time out first, because it can cancel the call on the server.
 MORE_SECONDS = 5.0
 
 # OpenAI's limit for the names of functions.
@@ -37,16 +36,17 @@ T = TypeVar("T")
 
 
 class MCPTools:
-    """The tools of one MCP server, as a context manager that connects and returns a registry.
+    """The tools of one MCP server: a context manager that connects and returns a registry.
 
-    Needs the extra `mcp`. In `async with` the tools belong to the running event loop, and any task
-    of it may leave the block; in `with` they work with any event loop and with blocking code. An
-    agent takes it as `tools=`, too: `async with agent` connects it, and closes it with the agent;
-    each turn then has the tools that the server has at that time. The next call opens a lost
-    connection again. Progress that the server reports is streamed as `ToolProgressDelta`.
+    Needs the extra `mcp`. With `async with` the tools belong to the running event loop, and any of
+    its tasks may leave the block; with `with` they work on any event loop and in blocking code. An
+    agent also accepts it as `tools=`: `async with agent` connects and closes it, and each turn gets
+    the tools that the server has at that time. The next call reopens a lost connection. Progress
+    reports of the server are streamed as `ToolProgressDelta`.
 
-    Names are changed to what models may call, and get the `prefix`. A tool whose definition is
-    unusable is left out, with the event `mcp_tool_refused`. One call may take `timeout` seconds.
+    Characters that models do not accept in names are replaced, and names get the `prefix`. A tool
+    with an unusable definition is left out, with the event `mcp_tool_refused`. One call may take
+    `timeout` seconds.
     """
 
     def __init__(self, server: "Server", *, prefix: str, timeout: float) -> None:
@@ -72,9 +72,9 @@ class MCPTools:
         prefix: str = "",
         timeout: float = CALL_SECONDS,
     ) -> Self:
-        """Name a server that is started as a child process, and ended when the tools are closed.
+        """Return the tools of a server that runs as a child process until the tools are closed.
 
-        It gets `env` and a few harmless variables of ours (PATH, HOME), and no others.
+        Its environment is `env`, and a few harmless variables of this process (PATH, HOME).
         """
         _require_mcp()
         from mcp import StdioServerParameters
@@ -95,7 +95,7 @@ class MCPTools:
         prefix: str = "",
         timeout: float = CALL_SECONDS,
     ) -> Self:
-        """Name a server at a URL, for streamable HTTP; each request carries `headers`."""
+        """Return the tools of a server at a URL (streamable HTTP); each request carries `headers`."""
         _require_mcp()
         from pathors_agent.mcp.servers import HTTPServer
 
@@ -130,7 +130,7 @@ class MCPTools:
         self._blocking_exits.close()
 
     def __call__(self, context: object = None) -> ToolRegistry:
-        """Return the tools that the server listed last: for `tools=`."""
+        """Return the tools that the server listed last; agents call this for `tools=`."""
         if self._registry is None:
             raise RuntimeError(f"{self!r} is not connected; use it, or the agent, in `async with`")
         if self._connection.tools is not self._listed:
@@ -139,7 +139,7 @@ class MCPTools:
 
     def _refuse_second_use(self) -> None:
         if self._registry is not None and self._connection.is_open:
-            raise RuntimeError(f"{self!r} is connected already")
+            raise RuntimeError(f"{self!r} is already connected")
 
     def _take(self) -> ToolRegistry:
         self._listed = self._connection.tools
@@ -164,14 +164,16 @@ class MCPTools:
         try:
             ToolRegistry([tool])
         except ToolDefinitionError as error:
-            from pathors_agent.mcp.repair import Refused
+            from pathors_agent.mcp.content import Refused
 
             self._connection.refuse(Refused(listed_name, error.path))
             return False
         return True
 
     def _function(self, name: str) -> Function:
-        """Return the function that calls a tool of the server: progress first, the value last."""
+        """Return a function that calls a tool; it yields progress reports, and the value last."""
+        from pathors_agent.mcp.content import value_of
+
         connection, portal = self._connection, self._portal
 
         async def call(**arguments: Any) -> AsyncGenerator[object, None]:
@@ -186,7 +188,7 @@ class MCPTools:
 async def _through(
     portal: BlockingPortal, items: AsyncGenerator[T, None]
 ) -> AsyncGenerator[T, None]:
-    """Yield what an async generator yields on the event loop of a portal."""
+    """Yield the items of an async generator that runs on the event loop of a portal."""
 
     async def next_item() -> T | None:
         return await anext(items, None)
@@ -216,19 +218,19 @@ def _call_soon(loop: EventLoop, end: Callable[[], None], _: object) -> None:
 
 
 def _unused_name(name: str, taken: Container[str]) -> str:
-    """Return a name that models may call, and that no other tool has."""
+    """Return a name that models accept and that no other tool has."""
     legal = _NOT_IN_NAMES.sub("_", name)[:_NAME_LENGTH] or "tool"
-    mended, number = legal, 1
-    while mended in taken:
+    name, number = legal, 1
+    while name in taken:
         number += 1
         ending = f"_{number}"
-        mended = legal[: _NAME_LENGTH - len(ending)] + ending
-    return mended
+        name = legal[: _NAME_LENGTH - len(ending)] + ending
+    return name
 
 
 def _require_mcp() -> None:
     try:
-        import mcp  # noqa: F401  (only whether it is there)
+        import mcp  # noqa: F401  (checks that it is installed)
     except ModuleNotFoundError as error:
         if error.name != "mcp":
             raise
