@@ -17,7 +17,7 @@ from pathors_agent.cli.output import (
     write_note,
     write_table,
 )
-from pathors_agent.cli.scene import Scene, described
+from pathors_agent.cli.talk import Scene, described
 from pathors_agent.messages import AssistantMessage, ToolCall, ToolMessage, UserMessage
 
 LABELS = ("you     ", "model   ", "call    ", "result  ", "error   ", "system  ", "note    ")

@@ -411,7 +411,7 @@ def test_log_of_requests_is_off_and_takes_one_of_two_forms(database: str) -> Non
 
 def test_control_characters_stay_in_their_line_of_the_log() -> None:
     program = (
-        "import logging; from pathors_agent.cli.log_lines import log_to_stderr\n"
+        "import logging; from pathors_agent.cli.output import log_to_stderr\n"
         "log_to_stderr(everything=True, as_json=False)\n"
         "logging.getLogger('uvicorn').warning('one\\ntwo\\x1b[2J')\n"
         "from pathors_agent.telemetry.events import emit\n"

@@ -17,7 +17,7 @@ import pytest
 
 from client_programs import ROOT, Environments, plain_environment
 from live_server import PATIENCE_SECONDS, Live, live
-from pathors_agent.cli.demo_project import demo_project
+from pathors_agent.cli.serve import demo_project
 
 # The first test waits until the clients are installed.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -2,8 +2,16 @@
 
 from dataclasses import replace
 
-from pathors_agent.checking.asking import Answer, Asking
-from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_needed, not_seen
+from pathors_agent.checking.asking import (
+    Answer,
+    Asking,
+    Probe,
+    Seen,
+    fails,
+    holds,
+    not_needed,
+    not_seen,
+)
 from pathors_agent.checking.report import Verdict
 from pathors_agent.messages import AssistantMessage, JSONValue, Message, SystemMessage, UserMessage
 from pathors_agent.wire.chat_completions import ModelOptions

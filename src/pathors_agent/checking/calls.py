@@ -5,8 +5,16 @@ from functools import partial
 from typing import Any
 
 from pathors_agent.checking.answers import HELLO
-from pathors_agent.checking.asking import Answer, Asking
-from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_needed, not_seen
+from pathors_agent.checking.asking import (
+    Answer,
+    Asking,
+    Probe,
+    Seen,
+    fails,
+    holds,
+    not_needed,
+    not_seen,
+)
 from pathors_agent.checking.report import ANY_PROFILE
 from pathors_agent.json_text import is_json_object
 from pathors_agent.messages import (

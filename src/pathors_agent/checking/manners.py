@@ -6,9 +6,17 @@ from secrets import token_hex
 
 from pathors_agent.agents.agent import Agent
 from pathors_agent.checking.answers import HELLO
-from pathors_agent.checking.asking import Answer, Asking
+from pathors_agent.checking.asking import (
+    Answer,
+    Asking,
+    Probe,
+    Seen,
+    fails,
+    holds,
+    not_needed,
+    not_seen,
+)
 from pathors_agent.checking.calls import TOOLS, WEATHER
-from pathors_agent.checking.probe import Probe, Seen, fails, holds, not_needed, not_seen
 from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Status
 from pathors_agent.errors import AgentError

@@ -9,7 +9,7 @@ import typer
 
 from pathors_agent import __version__
 from pathors_agent.cli import durable_app
-from pathors_agent.cli.reporting import EXIT_STATUS, listen_to_ctrl_c, reporting
+from pathors_agent.cli.output import EXIT_STATUS, listen_to_ctrl_c, reporting
 
 if TYPE_CHECKING:
     from pathors_agent.stores.base import Store
@@ -115,7 +115,7 @@ def serve(
     that is shown once. SIGTERM or Ctrl-C lets running turns end; a second one ends at once.
     """
     with reporting():
-        from pathors_agent.cli.places import database_url
+        from pathors_agent.cli.output import database_url
         from pathors_agent.cli.serve import Served
         from pathors_agent.cli.serve import serve as run
 
@@ -346,7 +346,7 @@ def end_session(
 
 def _with_store(database: str | None, use: "Callable[[Store], Awaitable[None]]") -> None:
     """Open the database for one command."""
-    from pathors_agent.cli.places import database_url
+    from pathors_agent.cli.output import database_url
     from pathors_agent.stores import SQLStore
 
     async def run() -> None:

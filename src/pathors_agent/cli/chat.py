@@ -9,17 +9,17 @@ from pathlib import Path
 
 from pathors_agent.agents.result import RunResult
 from pathors_agent.cli.output import (
+    FAILED,
+    INTERRUPTED,
     Screen,
+    listen_to_ctrl_c,
     one_line,
     tolerate_narrow_terminals,
     wants_colour,
     write_json,
     write_note,
 )
-from pathors_agent.cli.reporting import FAILED, INTERRUPTED, listen_to_ctrl_c
-from pathors_agent.cli.scene import described
-from pathors_agent.cli.talk import Talk, talking
-from pathors_agent.cli.timelines import TimelineFile
+from pathors_agent.cli.talk import Talk, TimelineFile, described, talking
 from pathors_agent.errors import AgentError, error_text
 from pathors_agent.messages import ToolCall
 

@@ -17,9 +17,7 @@ from typing import Any
 from pathors_agent.agents.agent import Agent
 from pathors_agent.cli.demo_tools import INSTRUCTIONS, demo_tools
 from pathors_agent.cli.output import Screen, tolerate_narrow_terminals, wants_colour
-from pathors_agent.cli.scene import Scene
-from pathors_agent.cli.talk import Talk, talking
-from pathors_agent.cli.timelines import TimelineFile
+from pathors_agent.cli.talk import Scene, Talk, TimelineFile, talking
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import AgentError
 from pathors_agent.transports.http import HTTPTransport

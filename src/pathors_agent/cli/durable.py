@@ -17,9 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pathors_agent.agents.agent import AsyncAgent
-from pathors_agent.cli.output import write_note
-from pathors_agent.cli.places import data_folder
-from pathors_agent.cli.reporting import INTERRUPTED, fail
+from pathors_agent.cli.output import INTERRUPTED, data_folder, fail, write_note
 from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.durable import (
     DurableAgent,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pathors_agent.cli.reporting import EXIT_STATUS, reporting
+from pathors_agent.cli.output import EXIT_STATUS, reporting
 
 if TYPE_CHECKING:
     from pathors_agent.cli.runs import Act

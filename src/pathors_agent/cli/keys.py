@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields
 
-from pathors_agent.cli.output import write_json, write_line, write_note, write_table
-from pathors_agent.cli.reporting import fail
+from pathors_agent.cli.output import fail, write_json, write_line, write_note, write_table
 from pathors_agent.server.keys import make_key
 from pathors_agent.stores.base import Store, StoredKey
 

@@ -2,13 +2,19 @@
 
 import io
 import json
+import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, cast
+
+import typer
 
 # What texts of models and users must not contain on a terminal: control characters except line
 # feeds and tabs, other line breaks, characters that change the direction, and invisible ones.
@@ -189,3 +195,148 @@ def _cell(value: object) -> str:
 
 def _as_json(value: object) -> object:
     return iso(value) if isinstance(value, datetime) else str(value)
+
+
+FAILED = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
+
+EXIT_STATUS = "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
+
+# Which extra a package belongs to that is not there.
+_EXTRAS = {
+    "typer": "cli",
+    "rich": "cli",
+    "fastapi": "server",
+    "starlette": "server",
+    "uvicorn": "server",
+    "sqlalchemy": "server",
+    "psycopg": "postgres",
+    "dbos": "durable",
+}
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Turn what goes wrong in a command into a line and an exit status."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader went away (`| head`). Python writes out what is left at exit: into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except ImportError as error:
+        hint = _what_to_install(error)
+        if hint is None:
+            raise
+        fail(hint, WRONG_USAGE)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except Exception as error:
+        # Here, for it loads a lot: --help is quick.
+        from pathors_agent.errors import AgentError, error_text
+
+        if not isinstance(error, AgentError):
+            raise
+        fail(error_text(error))
+
+
+def _what_to_install(error: ImportError) -> str | None:
+    """Say what is missing; None where it is no part of an extra."""
+    if "pip install" in str(error):
+        return str(error)
+    extra = _EXTRAS.get((error.name or "").partition(".")[0])
+    return extra and f"{error.name} is missing: pip install 'pathors-agent[{extra}]'"
+
+
+def fail(text: str, status: int = FAILED) -> NoReturn:
+    """Say what went wrong, and end."""
+    write_note(f"error: {' '.join(text.split())}")
+    raise typer.Exit(status)
+
+
+def listen_to_ctrl_c() -> None:
+    """Let Ctrl-C interrupt, also where whoever started this program ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_NAME = "pathors-agent"
+_FILE = "sessions.db"
+
+
+def data_folder() -> Path:
+    """Give the folder for this user's data, made when it is absent, for nobody else to read.
+
+    PATHORS_DATA_DIR names it; else it lies where the system keeps such folders.
+    """
+    named = os.environ.get("PATHORS_DATA_DIR")
+    folder = Path(named) if named else _user_data() / _NAME
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def database_url(given: str | None) -> str:
+    """Give the database that was asked for, or that of the data folder."""
+    if given:
+        return given
+    from sqlalchemy import URL
+
+    path = (data_folder() / _FILE).resolve()
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def _user_data() -> Path:
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return Path(local) if local else Path.home() / "AppData" / "Local"
+    named = os.environ.get("XDG_DATA_HOME", "")
+    # The specification: a path that is not absolute is to be ignored.
+    return Path(named) if Path(named).is_absolute() else Path.home() / ".local" / "share"
+
+
+def log_to_stderr(*, everything: bool, as_json: bool) -> None:
+    """Log failures and, if a server logs them, requests; with `everything`, each event."""
+    import structlog  # only servers and workers log
+
+    # A line stays a line: control characters in values are escaped by `repr` and by JSON.
+    render = structlog.processors.JSONRenderer() if as_json else _as_text
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[
+                structlog.stdlib.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                _add_fields,
+                structlog.processors.format_exc_info,
+            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+        )
+    )
+    level = logging.INFO if everything else logging.WARNING
+    for name, heard in (("pathors_agent", level), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(heard)
+        logger.propagate = False
+    # Reaches the handler of its parent; events are written only if the server is told to.
+    logging.getLogger("pathors_agent.access").setLevel(logging.INFO)
+
+
+def _add_fields(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Add the fields of an event of the library, which its record holds."""
+    record = cast(logging.LogRecord, event["_record"])
+    if hasattr(record, "fields"):
+        return {**event, "event": record.event, **record.fields}  # type: ignore[attr-defined]  # set by `telemetry.events`
+    return event
+
+
+def _as_text(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+    """Render `2026-11-28T10:00:00.000000Z warning turn_failed name='value' ...`."""
+    fields = dict(event)
+    start = [fields.pop("timestamp"), fields.pop("level"), repr(str(fields.pop("event")))[1:-1]]
+    return " ".join([*start, *(f"{name}={value!r}" for name, value in fields.items())])

@@ -9,15 +9,18 @@ from typing import Literal
 
 from fastapi import FastAPI
 
-from pathors_agent.cli.demo_project import demo_project
-from pathors_agent.cli.log_lines import log_to_stderr
-from pathors_agent.cli.output import write_json, write_line, write_text
+from pathors_agent.cli.demo_tools import INSTRUCTIONS, demo_tools
+from pathors_agent.cli.output import log_to_stderr, write_json, write_line, write_text
 from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
+from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project, ServerSettings, create_app, load_projects, make_key
 from pathors_agent.server.serving import serve as serve_app
 from pathors_agent.server.settings_file import load_settings
 from pathors_agent.stores import SQLStore
 from pathors_agent.stores.database import read_url, shown
+
+# Seconds between two words of the demo's answers: about as fast as people read.
+PACE = 0.015
 
 _TRY = """\
 Try:
@@ -118,3 +121,13 @@ def _tell(
     if not new_keys:
         write_line(f"For a key: pathors-agent keys create --project {projects[0]}")
     write_text(_TRY.format(base=bases[projects[0]]))
+
+
+def demo_project() -> Project:
+    """Return the project `demo`."""
+    return Project(
+        id="demo",
+        transport=AsyncOfflineTransport(pace=PACE),
+        instructions=INSTRUCTIONS,
+        tools=demo_tools(),
+    )

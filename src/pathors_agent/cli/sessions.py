@@ -5,6 +5,7 @@ import sys
 
 from pathors_agent.cli.output import (
     Screen,
+    fail,
     iso,
     wants_colour,
     write_json,
@@ -13,8 +14,7 @@ from pathors_agent.cli.output import (
     write_rest,
     write_table,
 )
-from pathors_agent.cli.reporting import fail
-from pathors_agent.cli.scene import Scene
+from pathors_agent.cli.talk import Scene
 from pathors_agent.errors import SessionNotFound
 from pathors_agent.stores.base import Session, SessionSummary, Store
 
