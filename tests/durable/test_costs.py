@@ -69,11 +69,9 @@ async def opened(database: str, *script: Any, **options: Any) -> AsyncIterator[D
         yield durable
 
 
-def engines(durable: DurableAgent[Any]) -> tuple[sa.Engine, sa.Engine]:
-    """Return the connections of the client, and those of the engine that runs workflows."""
-    from dbos._dbos import _get_dbos_instance
-
-    return sql(durable.runs.client), _get_dbos_instance()._sys_db.engine
+def engines(durable: DurableAgent[Any]) -> list[sa.Engine]:
+    """Return the connections of the client, and those of the worker."""
+    return [sql(durable.runs.client), *(sql(worker._client) for worker in durable._workers)]
 
 
 async def turn(durable: DurableAgent[Any], prompt: str) -> Counter[str]:
@@ -104,8 +102,8 @@ async def test_turn_of_a_long_session_makes_the_statements_of_a_short_one(
 
     assert late == early
     reads = 0 if kept else 1
-    # The engine looks each step up before it runs it: the begin and the model call.
-    assert early["SELECT operation_outputs"] == 2 + reads
+    # The segment's own steps are read once, before its first step.
+    assert early["SELECT operation_outputs"] == 1 + reads
 
 
 async def test_decision_and_result_make_a_fixed_number_of_statements(database: str) -> None:

@@ -451,12 +451,3 @@ async def test_engine_says_nothing_on_the_terminal(
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
     assert "secret words" not in caplog.text
-
-
-async def test_second_engine_in_a_process_is_refused(opened: Open) -> None:
-    from pathors_agent import StoreError
-
-    async with opened():
-        with pytest.raises(StoreError, match="one engine"):
-            async with opened():
-                pass

@@ -106,7 +106,7 @@ async def test_dead_and_slow_workers_lose_nothing_and_repeat_nothing(
 
 async def hands_of(durable: DurableAgent[str], run: str) -> set[str]:
     """Name the workers that recorded something of a run."""
-    steps = await durable.runs.steps(run)
+    steps = await durable.runs.steps(f"agent/{run}")
     return {step["output"]["by"] for step in steps if "by" in (step["output"] or {})}
 
 

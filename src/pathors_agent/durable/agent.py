@@ -16,6 +16,8 @@ from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.result import RunResult
 from pathors_agent.durable import engine
+from pathors_agent.durable.bell import Bell
+from pathors_agent.durable.claims import Source
 from pathors_agent.durable.history import Histories, new_messages
 from pathors_agent.durable.records import SEPARATOR, Order, owned
 from pathors_agent.durable.retention import Retention, expire_for_ever, read_age
@@ -27,6 +29,7 @@ from pathors_agent.durable.run_list import (
     RunStatus,
 )
 from pathors_agent.durable.runs import (
+    LONGEST_LOOK_SECONDS,
     LOOK_SECONDS,
     Runs,
     next_order,
@@ -35,18 +38,18 @@ from pathors_agent.durable.runs import (
     workflow_name,
 )
 from pathors_agent.durable.segment import Place, run_segment
-from pathors_agent.durable.tables import FORMAT, DoubtfulCall, Tables
+from pathors_agent.durable.tables import FORMAT, Bounds, DoubtfulCall, Rate, Tables, check_count
 from pathors_agent.durable.worker import (
+    ATTEMPTS,
     HEARTBEAT,
     LOCAL_POLL_SECONDS,
     POLL_SECONDS,
     STOP_SECONDS,
     Heartbeat,
-    Rate,
     Worker,
     worker_name,
 )
-from pathors_agent.errors import RunExists
+from pathors_agent.errors import InvalidSetting, RunExists
 from pathors_agent.history.loading import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 
@@ -57,11 +60,15 @@ LOCAL_CONCURRENCY = 100
 class DurableAgent(Generic[OutputT]):
     """Runs of an agent that lose nothing and repeat nothing when their process dies.
 
-    An async context manager. Without a `queue`, this process carries the runs out; with one,
-    whoever calls `work` does, here or on other machines. `context` reaches the tools. `version`
-    names the code that may carry a run out; else it is made of the tools' names and schemas.
-    `heartbeat` says when a worker is taken for dead. Workers delete sessions whose runs all ended
-    longer ago than `retention` (a timedelta, or seconds), unless one of the runs is suspended.
+    An async context manager; a process may open several. Sessions, run ids and the keys of tool
+    calls belong to `name`: agents with different names in one database never see each other's.
+
+    Without a `queue`, this process carries the runs out. With a queue, `work` does, here or on
+    other machines. `context` reaches the tools. `version` names the code that may carry a run out;
+    the default is made of the tools' names and schemas. `heartbeat` defines when a worker is dead.
+    A run that was at work when its process died `attempts` times fails, and only `resume`
+    continues it. Workers delete sessions whose runs all ended longer ago than `retention` (a
+    timedelta, or seconds), unless one of the runs is suspended.
     """
 
     def __init__(
@@ -75,7 +82,11 @@ class DurableAgent(Generic[OutputT]):
         version: str | None = None,
         heartbeat: Heartbeat = HEARTBEAT,
         retention: timedelta | float | None = None,
+        attempts: int = ATTEMPTS,
     ) -> None:
+        if not name.strip():
+            raise InvalidSetting("the name of a durable agent must not be empty")
+        check_count("attempts", attempts)
         self.agent = agent
         self.name = name
         self.version = version or tools_version(agent)
@@ -85,6 +96,8 @@ class DurableAgent(Generic[OutputT]):
         self._context = context
         self._heartbeat = heartbeat
         self._retention = None if retention is None else read_age(retention)
+        self._attempts = attempts
+        self._workers: list[Worker] = []
         self._opened = AsyncExitStack()
         self._open_runs: Runs[OutputT] | None = None
 
@@ -97,6 +110,7 @@ class DurableAgent(Generic[OutputT]):
             self._open_runs = Runs(
                 agent=self.agent,
                 client=client,
+                bell=Bell(engine.sql(client).url),
                 tables=tables,
                 histories=Histories(tables, self.name),
                 name=self.name,
@@ -119,6 +133,8 @@ class DurableAgent(Generic[OutputT]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for worker in self._workers:
+            await worker.stop()
         self._open_runs = None
         await self._opened.aclose()
 
@@ -143,12 +159,15 @@ class DurableAgent(Generic[OutputT]):
 
         With the `id` of a run that exists, its prompt must be the same, and it is the same run.
         The runs of one session come one after another; without a `session_id` a run has a session
-        of its own, named as the run. Of the runs of a session that wait, the lowest `priority` goes
-        first; what must come before other sessions belongs in a queue with workers of its own.
+        of its own, named as the run. In a queue, `priority=1` goes first and runs without a
+        priority go last; among equals the oldest goes first.
         """
         run = token_hex(16) if id is None else id
         if SEPARATOR in run or not run.strip():
-            raise ValueError(f"a run's id holds no {SEPARATOR!r}, and is not empty")
+            raise InvalidSetting(
+                f"a run's id must not be empty or contain {SEPARATOR!r}, and is {run!r}"
+            )
+        check_count("priority", priority)
         order = Order(
             run=run,
             session=session_id or run,
@@ -302,9 +321,10 @@ class DurableAgent(Generic[OutputT]):
     ) -> None:
         """Carry out runs of the queue until cancelled.
 
-        `concurrency` is how many run here at once, `total` how many of the queue on all workers,
-        `rate` so many that may start in so many seconds. What runs at the end may end within some
-        seconds; the rest is left to other workers.
+        `concurrency` bounds the runs here. `total` bounds the runs of the queue on all workers, and
+        `rate` the runs that start in a number of seconds: both belong to the queue, are kept when
+        they are set first, and raise `InvalidSetting` when they differ later (see `limit_queue`).
+        At the end, runs have some seconds to finish; the rest goes back to the queue.
         """
         async with self.working(concurrency=concurrency, total=total, rate=rate, poll=poll):
             await asyncio.Event().wait()
@@ -320,11 +340,13 @@ class DurableAgent(Generic[OutputT]):
         stop_seconds: int = STOP_SECONDS,
     ) -> AsyncIterator[None]:
         """As `work`, for the time of an `async with` block."""
+        bounds = Bounds(total=total, rate=rate)
         runs = self.runs
+        client = await asyncio.to_thread(engine.connect_worker, self._database)
         place = Place(
             agent=self.agent,
-            client=runs.client,
-            tables=runs.tables,
+            client=client,
+            tables=Tables(engine.sql(client)),
             histories=runs.histories,
             name=self.name,
             worker=worker_name(),
@@ -335,18 +357,31 @@ class DurableAgent(Generic[OutputT]):
             client=place.client,
             tables=place.tables,
             name=place.worker,
-            workflow=workflow_name(self.name),
-            version=self.version,
-            database=self._database,
-            queue=self.queue,
+            source=Source(
+                queue=self.queue,
+                workflow=workflow_name(self.name),
+                version=self.version,
+                agent=self.name,
+            ),
             heartbeat=self._heartbeat,
+            attempts=self._attempts,
         )
-        async with self.agent, self._expiring():
-            try:
-                await worker.start(concurrency=concurrency, total=total, rate=rate, poll=poll)
-                yield
-            finally:
-                await worker.stop(seconds=stop_seconds)
+        self._workers.append(worker)
+        try:
+            async with self.agent, self._expiring():
+                try:
+                    await worker.start(concurrency=concurrency, poll=poll, bounds=bounds)
+                    yield
+                finally:
+                    await worker.stop(seconds=stop_seconds)
+        finally:
+            self._workers.remove(worker)
+            client.destroy()
+
+    async def limit_queue(self, *, total: int | None = None, rate: Rate | None = None) -> None:
+        """Replace the bounds of the queue; None removes a bound. Workers follow at once."""
+        bounds = Bounds(total=total, rate=rate)
+        await asyncio.to_thread(self.runs.tables.set_bounds, self.queue, bounds)
 
     @asynccontextmanager
     async def _expiring(self) -> AsyncIterator[None]:
@@ -387,16 +422,18 @@ class RunHandle(Generic[OutputT]):
 
     async def events(self) -> AsyncIterator[Message]:
         """Give the messages of the run as they are recorded, from the first one, until it rests."""
-        runs, number, seen = self._durable.runs, 1, 0
+        runs, number, seen, pause = self._durable.runs, 1, 0, LOOK_SECONDS
         while True:
             segments = await runs.segments(self.id)
             steps = await runs.steps(segments[number - 1].workflow_id)
             said = [message for step in steps for message in new_messages(step)]
             for message in said[seen:]:
+                pause = LOOK_SECONDS
                 yield message
             seen = len(said)
             if status_of(segments[number - 1]) in AT_WORK:
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_LOOK_SECONDS)
             elif number == len(segments):
                 return
             else:

@@ -1,27 +1,22 @@
-"""DBOS, as durable runs use it: opened quietly, and the few parts of it that have no public name."""
+"""DBOS, as durable runs use it: its tables, its client, and its private names in one place.
 
-import asyncio
+Workflows are carried out by our own workers, so a program may use DBOS itself in the same process
+and the same database.
+"""
+
 import logging
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient
-from dbos._context import current_owner_xid
-from dbos._error import (
-    DBOSWorkflowCancelledError,
-    DBOSWorkflowConflictIDError,
-    DBOSWorkflowIDInUseError,
-)
-from dbos._schemas import SCHEMA_PLACEHOLDER
-from dbos._schemas.system_database import SystemSchema
 
 from pathors_agent.durable.records import JSONSerializer
 from pathors_agent.errors import StoreError
@@ -29,46 +24,117 @@ from pathors_agent.stores.database import read_url, shown
 from pathors_agent.stores.errors import as_store_errors
 from pathors_agent.stores.sql import PROBE_CHARACTERS
 
-__all__ = ["IDInUse", "LostOwnership", "connect", "launch", "owns", "reenqueue", "stop"]
-
-# Whose workflows and queues these are, where other programs keep theirs in the same database.
+# The owner of our workflows, where other programs keep theirs in the same database.
 APPLICATION = "pathors-agent"
+SCHEMA = "dbos"
 
-# A database that runs answers within milliseconds; a machine that is gone, never.
+# A reachable database answers within milliseconds.
 CONNECT_SECONDS = 10
 # A check that takes longer is a failed one: probes wait a few seconds for it.
 CHECK_SECONDS = 5
 _CHECK_MS = CHECK_SECONDS * 1000
-# The engine's own choice.
-_POSTGRESQL_SCHEMA = "dbos"
 
-IDInUse = DBOSWorkflowIDInUseError
-LostOwnership = (DBOSWorkflowCancelledError, DBOSWorkflowConflictIDError)
+# A worker records many runs at once.
+WORKER_CONNECTIONS = 20
 
-STATUS: sa.Table = SystemSchema.workflow_status
-INPUT: sa.Table = SystemSchema.workflow_input
-OUTPUT: sa.Table = SystemSchema.workflow_output
-STEPS: sa.Table = SystemSchema.operation_outputs
+PRIVATE_NAMES = (
+    "_error:DBOSWorkflowConflictIDError",
+    "_error:DBOSWorkflowIDInUseError",
+    "_migration:get_migration_versions",
+    "_migration:get_sqlite_migration_versions",
+    "_schemas:SCHEMA_PLACEHOLDER",
+    "_schemas.system_database:SystemSchema.metadata_obj.tables",
+    "_schemas.system_database:SystemSchema.operation_outputs.c.function_id",
+    "_schemas.system_database:SystemSchema.operation_outputs.c.function_name",
+    "_schemas.system_database:SystemSchema.operation_outputs.c.output",
+    "_schemas.system_database:SystemSchema.operation_outputs.c.workflow_uuid",
+    "_schemas.system_database:SystemSchema.workflow_input.c.inputs",
+    "_schemas.system_database:SystemSchema.workflow_input.c.workflow_uuid",
+    "_schemas.system_database:SystemSchema.workflow_output.c.output",
+    "_schemas.system_database:SystemSchema.workflow_output.c.workflow_uuid",
+    "_schemas.system_database:SystemSchema.workflow_status.c.application_version",
+    "_schemas.system_database:SystemSchema.workflow_status.c.completed_at",
+    "_schemas.system_database:SystemSchema.workflow_status.c.created_at",
+    "_schemas.system_database:SystemSchema.workflow_status.c.delay_until_epoch_ms",
+    "_schemas.system_database:SystemSchema.workflow_status.c.executor_id",
+    "_schemas.system_database:SystemSchema.workflow_status.c.name",
+    "_schemas.system_database:SystemSchema.workflow_status.c.output",
+    "_schemas.system_database:SystemSchema.workflow_status.c.owner_xid",
+    "_schemas.system_database:SystemSchema.workflow_status.c.priority",
+    "_schemas.system_database:SystemSchema.workflow_status.c.queue_name",
+    "_schemas.system_database:SystemSchema.workflow_status.c.queue_partition_key",
+    "_schemas.system_database:SystemSchema.workflow_status.c.rate_limited",
+    "_schemas.system_database:SystemSchema.workflow_status.c.recovery_attempts",
+    "_schemas.system_database:SystemSchema.workflow_status.c.started_at_epoch_ms",
+    "_schemas.system_database:SystemSchema.workflow_status.c.status",
+    "_schemas.system_database:SystemSchema.workflow_status.c.updated_at",
+    "_schemas.system_database:SystemSchema.workflow_status.c.workflow_uuid",
+    "_sys_db:SystemDatabase._now_ms_sql",
+    "_sys_db:SystemDatabase.record_operation_result",
+    "_sys_db:SystemDatabase.update_workflow_outcome",
+)
+"""All names of DBOS that are used here and not documented: modules of `dbos`, and attributes."""
 
-Workflow = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+def private(name: str) -> Any:
+    """Return a private object of DBOS; raise `StoreError` if the installed version lacks it."""
+    module, _, path = name.partition(":")
+    try:
+        found: Any = import_module(f"dbos.{module}")
+        for attribute in path.split("."):
+            found = getattr(found, attribute)
+    except (ImportError, AttributeError):
+        raise _unfit(f"dbos.{module}.{path}") from None
+    return found
+
+
+def _unfit(name: str) -> StoreError:
+    return StoreError(
+        f"The installed dbos {version('dbos')} has no {name}, which durable runs need: install the"
+        " version that this version of pathors-agent was made for (pip install"
+        " 'pathors-agent[durable]')."
+    )
+
+
+def _check_names() -> None:
+    for name in PRIVATE_NAMES:
+        private(name)
+
+
+_check_names()
+
+IDInUse: type[Exception] = private("_error:DBOSWorkflowIDInUseError")
+LostOwnership: type[Exception] = private("_error:DBOSWorkflowConflictIDError")
+_TABLES: Any = private("_schemas.system_database:SystemSchema")
+PLACEHOLDER: str = private("_schemas:SCHEMA_PLACEHOLDER")
+STATUS: sa.Table = _TABLES.workflow_status
+INPUT: sa.Table = _TABLES.workflow_input
+OUTPUT: sa.Table = _TABLES.workflow_output
+STEPS: sa.Table = _TABLES.operation_outputs
 
 
 def sync_url(text: str) -> sa.URL:
-    """Read a database's URL, for drivers that block."""
+    """Parse a database URL, for drivers that block."""
     url = read_url(text)
     return url.set(drivername="sqlite") if url.get_backend_name() == "sqlite" else url
 
 
 def connect(database: str) -> DBOSClient:
-    """Open a database, made ready for this version of the engine; blocks."""
+    """Open a database and migrate its engine's tables. Blocks."""
     _silence()
     url = sync_url(database)
     with as_store_errors("open the durable runs", shown(url)):
         _check(url)
-    text = url.render_as_string(hide_password=False)
-    DBOS.migrate(text)
-    return DBOSClient(
-        system_database_url=text, serializer=JSONSerializer(), application_name=APPLICATION
+    DBOS.migrate(url.render_as_string(hide_password=False))
+    return _client(url)
+
+
+def connect_worker(database: str) -> DBOSClient:
+    """Open a migrated database for a worker, which handles lost connections by itself. Blocks."""
+    return _client(
+        sync_url(database),
+        retry_connection_errors=False,
+        system_database_pool_size=WORKER_CONNECTIONS,
     )
 
 
@@ -84,7 +150,7 @@ def check_writable(database: str) -> None:
     options: dict[str, Any] = {"connect_args": {"connect_timeout": CHECK_SECONDS}}
     if is_sqlite:
         options = {"creator": partial(_open_file, url.database or "")}
-    schemas = {SCHEMA_PLACEHOLDER: None if is_sqlite else _POSTGRESQL_SCHEMA}
+    schemas = {PLACEHOLDER: None if is_sqlite else SCHEMA}
     engine = sa.create_engine(url, poolclass=sa.NullPool, **options)
     engine = engine.execution_options(schema_translate_map=schemas)
     with (
@@ -102,7 +168,7 @@ def check_writable(database: str) -> None:
 def _try_workflow(connection: sa.Connection) -> None:
     """Write a workflow, and read every table that one needs."""
     connection.execute(
-        sa.insert(SystemSchema.workflow_status).values(
+        sa.insert(STATUS).values(
             workflow_uuid=f"check-{token_hex(8)}",
             status="CANCELLED",
             created_at=0,
@@ -110,7 +176,7 @@ def _try_workflow(connection: sa.Connection) -> None:
             inputs="x" * PROBE_CHARACTERS,
         )
     )
-    for table in SystemSchema.metadata_obj.tables.values():
+    for table in _TABLES.metadata_obj.tables.values():
         connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1))
 
 
@@ -120,8 +186,21 @@ def _open_file(path: str) -> sqlite3.Connection:
     return sqlite3.connect(address, uri=True, timeout=CHECK_SECONDS)
 
 
+def _client(url: sa.URL, **options: Any) -> DBOSClient:
+    client = DBOSClient(
+        system_database_url=url.render_as_string(hide_password=False),
+        serializer=JSONSerializer(),
+        application_name=APPLICATION,
+        **options,
+    )
+    if not isinstance(getattr(getattr(client, "_sys_db", None), "engine", None), sa.Engine):
+        client.destroy()
+        raise _unfit("DBOSClient._sys_db.engine")
+    return client
+
+
 def _silence() -> None:
-    """Keep the engine's log from the terminal; whoever wants it adds a handler to it."""
+    """Keep the engine's log off the terminal; a program may add a handler to it."""
     log = logging.getLogger("dbos")
     if not log.handlers:
         log.addHandler(logging.NullHandler())
@@ -129,19 +208,24 @@ def _silence() -> None:
 
 
 def _check(url: sa.URL) -> None:
-    """Raise where the database cannot be reached: the engine itself would try for ever."""
+    """Raise if the database cannot be reached, or if a newer DBOS made its tables."""
     if url.get_backend_name() == "sqlite":
         _make_file(Path(url.database or ""))
-        return
-    engine = sa.create_engine(
-        url, connect_args={"connect_timeout": CONNECT_SECONDS}, poolclass=sa.NullPool
-    )
-    with engine.connect():
-        pass
+        engine = sa.create_engine(url, poolclass=sa.NullPool)
+        found, known = private("_migration:get_sqlite_migration_versions")(engine)
+    else:
+        arguments = {"connect_timeout": CONNECT_SECONDS}
+        engine = sa.create_engine(url, connect_args=arguments, poolclass=sa.NullPool)
+        found, known = private("_migration:get_migration_versions")(engine, SCHEMA, True)  # noqa: FBT003
+    if found > known:
+        raise StoreError(
+            f"The tables of DBOS in the database have version {found}, and the installed dbos"
+            f" {version('dbos')} knows {known}: install a newer version of dbos."
+        )
 
 
 def _make_file(path: Path) -> None:
-    with suppress(OSError):  # SQLite says it; what people say to a model is nobody else's
+    with suppress(OSError):  # SQLite reports it; the file holds what users wrote
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     connection = sqlite3.connect(path)
     try:
@@ -150,66 +234,30 @@ def _make_file(path: Path) -> None:
         connection.close()
 
 
-def launch(
-    workflow: Workflow, *, name: str, database: str, version: str, worker: str, queue: str
-) -> Workflow:
-    """Start the engine in this process; its workflows run on the event loop that is running.
-
-    Gives the workflow as the engine knows it.
-    """
-    if worker_of_this_process():
-        raise StoreError(
-            "This process runs durable agents already: one engine is all that DBOS allows."
-        )
-    DBOS(
-        config={
-            "name": APPLICATION,
-            "system_database_url": sync_url(database).render_as_string(hide_password=False),
-            "application_version": version,
-            "executor_id": worker,
-            "serializer": JSONSerializer(),
-            "enable_otlp": False,
-            "run_migrations": False,
-            # Nothing is waited for through it here; a stop waits for one turn of it.
-            "notification_listener_polling_interval_sec": 0.1,
-        }
-    )
-    started: Workflow = DBOS.workflow(name=name)(workflow)
-    DBOS.listen_queues([queue])
-    DBOS.launch()
-    return started
-
-
-def worker_of_this_process() -> str | None:
-    """Name the worker that runs in this process."""
-    from dbos._dbos import _dbos_global_instance
-
-    return None if _dbos_global_instance is None else DBOS.executor_id
-
-
-async def stop(*, seconds: int) -> None:
-    """Stop the engine; running workflows have so long to end."""
-    loop = asyncio.get_running_loop()
-    # The engine has made its own threads the loop's, and ends them: the loop needs others.
-    threads = ThreadPoolExecutor(thread_name_prefix="asyncio")
-    destroy = partial(DBOS.destroy, destroy_registry=True, workflow_completion_timeout_sec=seconds)
-    await loop.run_in_executor(threads, destroy)
-    loop.set_default_executor(threads)
-
-
-def owns(client: DBOSClient, segment: str) -> bool:
-    """Tell whether the execution that asks still owns its workflow."""
-    return client._sys_db.get_workflow_owner(segment) == current_owner_xid(segment)
-
-
-def reenqueue(client: DBOSClient, segment: str, *, worker: str, queue: str) -> bool:
-    """Give a running workflow back to its queue if it is still this worker's.
-
-    From then on nothing that the worker records for it is taken.
-    """
-    return client._sys_db.reenqueue_for_recovery(segment, [worker], queue)
-
-
 def sql(client: DBOSClient) -> sa.Engine:
-    """The connections of a client."""
+    """Return the connections of a client."""
     return client._sys_db.engine
+
+
+def now(client: DBOSClient) -> Any:
+    """Return the database's clock as SQL, in milliseconds since 1970."""
+    return client._sys_db._now_ms_sql()
+
+
+def record(client: DBOSClient, step: Any, *, ended: int, owner: str) -> None:
+    """Store a step; raise `LostOwnership` unless the workflow is still this owner's. Blocks."""
+    client._sys_db.record_operation_result(step, completed_at_epoch_ms=ended, owner_xid=owner)
+
+
+def finish(
+    client: DBOSClient, segment: str, *, output: Any = None, error: Any = None, owner: str
+) -> bool:
+    """Store how a workflow ended; return False unless it was still this owner's. Blocks."""
+    write = JSONSerializer().serialize
+    return client._sys_db.update_workflow_outcome(
+        segment,
+        "SUCCESS" if error is None else "ERROR",
+        output=None if error is not None else write(output),
+        error=None if error is None else write(error),
+        owner_xid=owner,
+    )

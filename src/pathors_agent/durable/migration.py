@@ -4,14 +4,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
-from dbos._schemas.system_database import SystemSchema
 
+from pathors_agent.durable.engine import INPUT, OUTPUT, STATUS, STEPS
 from pathors_agent.durable.records import WORKFLOW_PREFIX, owned
 
-_STATUS = SystemSchema.workflow_status
-_STEPS = SystemSchema.operation_outputs
 # These refer to a workflow by its id, without a foreign key.
-_REFERRING = (_STEPS, SystemSchema.workflow_input, SystemSchema.workflow_output)
+_REFERRING = (STEPS, INPUT, OUTPUT)
 
 
 def migrate(connection: sa.Connection) -> None:
@@ -24,6 +22,9 @@ def migrate(connection: sa.Connection) -> None:
         if row.run in agents
     ]
     _rename_segments(connection, agents)
+    # Before, the engine counted the starts of a run here; now we count deaths of its workers.
+    ours = STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
+    connection.execute(sa.update(STATUS).where(ours).values(recovery_attempts=0))
     for table in ("sessions", "doubts"):
         connection.execute(sa.text(f"DROP TABLE pathors_durable_{table}"))
     connection.execute(
@@ -70,8 +71,8 @@ def _insert(connection: sa.Connection, table: str, rows: Sequence[Mapping[str, o
 
 def _agents(connection: sa.Connection) -> dict[str, str]:
     """Return the agent of each stored segment."""
-    query = sa.select(_STATUS.c.workflow_uuid, _STATUS.c.name).where(
-        _STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
+    query = sa.select(STATUS.c.workflow_uuid, STATUS.c.name).where(
+        STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
     )
     return {row[0]: row[1].removeprefix(WORKFLOW_PREFIX) for row in connection.execute(query)}
 
@@ -109,8 +110,8 @@ def _sessions(connection: sa.Connection, agents: dict[str, str]) -> tuple[list[R
 
 
 def _begins(connection: sa.Connection) -> Iterator[tuple[str, int, dict[str, object]]]:
-    columns = (_STEPS.c.workflow_uuid, _STEPS.c.function_id, _STEPS.c.output)
-    query = sa.select(*columns).where(_STEPS.c.function_name == "begin")
+    columns = (STEPS.c.workflow_uuid, STEPS.c.function_id, STEPS.c.output)
+    query = sa.select(*columns).where(STEPS.c.function_name == "begin")
     for segment, number, output in connection.execute(query).all():
         yield segment, number, json.loads(output)
 
@@ -127,11 +128,11 @@ def _rename_segments(connection: sa.Connection, agents: dict[str, str]) -> None:
         if segment in agents and isinstance(previous, str) and previous in agents:
             output["previous"] = owned(agents[previous], previous)
             text = json.dumps(output, separators=(",", ":"))
-            where = (_STEPS.c.workflow_uuid == segment, _STEPS.c.function_id == number)
-            connection.execute(sa.update(_STEPS).where(*where).values(output=text))
+            where = (STEPS.c.workflow_uuid == segment, STEPS.c.function_id == number)
+            connection.execute(sa.update(STEPS).where(*where).values(output=text))
     for agent in sorted(set(agents.values())):
-        ours = sa.select(_STATUS.c.workflow_uuid).where(_STATUS.c.name == WORKFLOW_PREFIX + agent)
-        for table in (*_REFERRING, _STATUS):
+        ours = sa.select(STATUS.c.workflow_uuid).where(STATUS.c.name == WORKFLOW_PREFIX + agent)
+        for table in (*_REFERRING, STATUS):
             column = table.c.workflow_uuid
             connection.execute(
                 sa.update(table)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
@@ -14,6 +15,8 @@ from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream
 from pathors_agent.durable import engine
+from pathors_agent.durable.bell import Bell, ended_topic
+from pathors_agent.durable.claims import NO_PRIORITY, store
 from pathors_agent.durable.history import Histories, begin_of, new_messages, take
 from pathors_agent.durable.records import (
     WORKFLOW_PREFIX,
@@ -32,13 +35,14 @@ from pathors_agent.durable.run_list import (
     RunStatus,
 )
 from pathors_agent.durable.segment import open_segment
-from pathors_agent.durable.tables import Tables
+from pathors_agent.durable.tables import Tables, check_count
 from pathors_agent.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message, ToolCall
 from pathors_agent.telemetry.spans import current_headers
 
-# How often a handle looks for news.
-LOOK_SECONDS = 0.1
+# A handle looks for news after this pause, and then less and less often.
+LOOK_SECONDS = 0.05
+LONGEST_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,7 @@ class Runs(Generic[OutputT]):
 
     agent: AsyncAgent[OutputT]
     client: DBOSClient
+    bell: Bell
     tables: Tables
     histories: Histories
     name: str
@@ -67,10 +72,11 @@ class Runs(Generic[OutputT]):
             "workflow_id_reuse_policy": "reject",
             "app_version": self.version,
         }
-        if priority is not None:
-            options["priority"] = priority
+        check_count("priority", priority)
+        options["priority"] = NO_PRIORITY if priority is None else priority
         order = replace(order, trace=current_headers())
-        await self.client.enqueue_async(options, order.dump())
+        await asyncio.to_thread(store, self.client, options, order.dump())
+        self.bell.ring(self.queue)
 
     async def start(self, order: Order, *, priority: int | None = None) -> bool:
         """Store a run's first segment, unless it is there; tell whether it is new."""
@@ -97,11 +103,17 @@ class Runs(Generic[OutputT]):
 
     async def settled(self, run: str) -> Sequence[WorkflowStatus]:
         """Wait until a run is neither queued nor running; return its segments."""
-        while True:  # nobody tells: another process may carry it out
-            segments = await self.segments(run)
-            if status_of(segments[-1]) not in AT_WORK:
-                return segments
-            await asyncio.sleep(LOOK_SECONDS)
+        pause = LOOK_SECONDS
+        with self.bell.listen(ended_topic(segment_id(self.name, run, 1))) as ended:
+            while True:
+                ended.clear()
+                segments = await self.segments(run)
+                if status_of(segments[-1]) not in AT_WORK:
+                    return segments
+                with suppress(TimeoutError):  # another process may carry the run out
+                    async with asyncio.timeout(pause):
+                        await ended.wait()
+                pause = min(pause * 2, LONGEST_LOOK_SECONDS)
 
     async def page(self, wanted: RunFilter, *, limit: int, offset: int = 0) -> RunPage:
         """Return runs, the last started or continued first."""

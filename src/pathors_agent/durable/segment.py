@@ -1,16 +1,16 @@
-"""Drive one segment of a run: each effect is a step of the engine, recorded under the run's key.
+"""Drive one segment of a run: each effect is a step of its journal, named by the effect's key.
 
-Nothing of the run's logic is here: what is owed says `Run`, and on a replay the recorded messages
-go through `Run.record` as new ones do.
+The run's logic is not here: `Run` decides which calls are pending, and on a replay the recorded
+messages go through `Run.record` in the same way as new ones.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any
 
-from dbos import DBOS, DBOSClient, StepOptions
+from dbos import DBOSClient
 
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.ask import Bindings
@@ -21,8 +21,8 @@ from pathors_agent.agents.perform.doubt import settle
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
 from pathors_agent.durable.asking import ask
-from pathors_agent.durable.engine import LostOwnership, owns
 from pathors_agent.durable.history import BEGIN, STARTED, Histories, Past, note_answer
+from pathors_agent.durable.journal import Journal, Work
 from pathors_agent.durable.records import Fields, Order, dump, load, write_failure
 from pathors_agent.durable.tables import DoubtfulCall, Tables
 from pathors_agent.errors import ConversationError, ToolMissing
@@ -30,8 +30,6 @@ from pathors_agent.messages import ToolMessage
 from pathors_agent.telemetry.events import emit
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.wire.messages import read_message, write_message
-
-Work = Callable[[], Coroutine[Any, Any, Fields]]
 
 CLOSED = "Cancelled: the run was ended; if this call had begun, it may have been carried out."
 
@@ -58,19 +56,20 @@ class Place:
     context: object = None
 
 
-async def run_segment(place: Place, segment: str, fields: Fields) -> Fields:
+async def run_segment(place: Place, journal: Journal, fields: Fields) -> Fields:
     """Carry a segment out, or go on with it; give how it ended."""
     order = Order.load(fields)
     try:
-        return await _Segment(place, segment, order).run()
+        return await _Segment(place, journal, order).run()
     except _Stopped as stop:
         return stop.output
 
 
 class _Segment:
-    def __init__(self, place: Place, segment: str, order: Order) -> None:
+    def __init__(self, place: Place, journal: Journal, order: Order) -> None:
         self._place = place
-        self._id = segment
+        self._journal = journal
+        self._id = journal.segment
         self._order = order
         # This execution; another one, after a crash, has another.
         self._attempt = token_hex(8)
@@ -80,7 +79,7 @@ class _Segment:
         self._may_repeat = False
 
     async def run(self) -> Fields:
-        begin = await self._step(BEGIN, self._begin)
+        begin = await self._journal.step(BEGIN, self._begin)
         if "refused" in begin:
             raise _Stopped({"status": "failed", "failure": begin["refused"]})
         await asyncio.to_thread(
@@ -163,11 +162,7 @@ class _Segment:
                         self._refuse_missing(calls, bindings)
                         await self._call(run, calls, bindings, control)
                     case GiveFeedback() as effect:
-                        self._record(run, await self._step(effect.key, _saying(effect)))
-
-    async def _step(self, name: str, work: Work) -> Fields:
-        # No arguments: the engine's log shows them.
-        return await DBOS.run_step_async({"name": name, "preemptible": True}, work)
+                        self._record(run, await self._journal.step(effect.key, _saying(effect)))
 
     def _record(self, run: Run, output: Fields) -> None:
         if "time_is_up" in output:
@@ -199,7 +194,7 @@ class _Segment:
                 "by": self._place.worker,
             }
 
-        self._record(run, await self._step(effect.key, asking))
+        self._record(run, await self._journal.step(effect.key, asking))
 
     def _refuse_missing(self, calls: Sequence[CallTool], bindings: Bindings) -> None:
         """Stop before a batch whose tools were there when the model called them, and are not."""
@@ -219,27 +214,26 @@ class _Segment:
         """Run the calls of one answer side by side: one step records a call's begin, one its result.
 
         A tool that was idempotent when the model called it needs no record of the begin: the call
-        may run again in any case. The numbers of the steps are drawn in call order before any of
-        them runs, so that a replay finds them again, whichever call was fastest.
+        may run again in any case. The steps are numbered in call order.
         """
         may_run_again = self._past.idempotent
-        steps = {
+        numbers = {
             effect.key: (
-                None if effect.call.name in may_run_again else DBOS.reserve_step(),
-                DBOS.reserve_step(),
+                None if effect.call.name in may_run_again else self._journal.reserve(),
+                self._journal.reserve(),
             )
             for effect in effects
         }
         places = asyncio.Semaphore(run.limits.max_concurrency)
 
         async def call(effect: CallTool) -> None:
-            started, step = steps[effect.key]
+            started, ended = numbers[effect.key]
             async with places:
                 left = control.left()
                 began_before = self._may_repeat
                 if started is not None:
                     name = effect.key + STARTED
-                    note = await started.run_async({"name": name}, self._note_start)
+                    note = await self._journal.step(name, self._note_start, number=started)
                     began_before = note["attempt"] != self._attempt
                 began_before = began_before or effect.key in self._past.begun
 
@@ -248,8 +242,7 @@ class _Segment:
                         run, effect, bindings, left, began_before=began_before
                     )
 
-                options: StepOptions = {"name": effect.key, "preemptible": True}
-                self._record(run, await step.run_async(options, calling))
+                self._record(run, await self._journal.step(effect.key, calling, number=ended))
                 self._past.begun.discard(effect.key)
 
         for batch in side_by_side(effects, bindings.tools):
@@ -279,13 +272,17 @@ class _Segment:
             facts["again"] = True
         operation = bindings.telemetry.begin_tool(effect.key, bound)
         seconds = run.limits.tool_seconds
-        message = await call_tool_async(bound, operation, seconds=seconds, left=left)
+        try:
+            message = await call_tool_async(bound, operation, seconds=seconds, left=left)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # It was the tool's own: a worker handles signals by itself, and goes on.
+            text = f"{type(error).__name__}: {error}".removesuffix(": ")
+            message = ToolMessage(tool_call_id=effect.call.id, content=text, outcome="error")
         return {"message": write_message(with_notes(message, effect, bindings)), **facts}
 
     async def _settle(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
         """Decide about a call that an execution before this one had begun."""
-        if not await asyncio.to_thread(owns, self._place.client, self._id):
-            raise LostOwnership[1](self._id)
+        await self._journal.check_owner()
         message = await settle(run, effect, bound, self._place.context)
         doubtful = message is not None and message.outcome == "unknown"
         emit("call_in_doubt", run=self._order.run, key=effect.key, known=not doubtful)

@@ -1,8 +1,10 @@
 """The tables beside the engine's: sessions, queues, workers and calls in doubt."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -10,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pathors_agent.durable.engine import STATUS, STEPS
 from pathors_agent.durable.migration import migrate
 from pathors_agent.durable.records import SEPARATOR, WORKFLOW_PREFIX, Step, segment_id
-from pathors_agent.errors import StoreError
+from pathors_agent.errors import InvalidSetting, StoreError
 from pathors_agent.stores.base import TurnNote
 from pathors_agent.stores.tables import is_over, leases, notes
 
@@ -46,7 +48,7 @@ SEGMENTS = sa.Table(
 )
 
 # The bounds of a queue, on all workers together.
-_QUEUES = sa.Table(
+QUEUES = sa.Table(
     "pathors_durable_queues",
     _META,
     sa.Column("queue", sa.Text, primary_key=True),
@@ -76,6 +78,42 @@ DOUBTS = sa.Table(
 )
 
 
+Rate = tuple[int, float]
+"""At most this many runs start in this many seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a queue allows on all workers together: runs at once, and starts in a time."""
+
+    total: int | None = None
+    rate: Rate | None = None
+
+    def __post_init__(self) -> None:
+        check_count("total", self.total)
+        if self.rate is not None:
+            check_count("rate", self.rate[0])
+            check_seconds("the seconds of rate", self.rate[1])
+
+    @classmethod
+    def read(cls, row: sa.Row[Any]) -> "Bounds":
+        """Read a row of the table of queues."""
+        rate = None if row.rate_runs is None else (row.rate_runs, row.rate_seconds)
+        return cls(total=row.total, rate=rate)
+
+
+def check_count(name: str, value: int | None) -> None:
+    """Raise `InvalidSetting` unless a setting is a whole number from 1, or None."""
+    if value is not None and (isinstance(value, bool) or value not in range(1, 2**31)):
+        raise InvalidSetting(f"{name} must be a whole number from 1 to {2**31 - 1}, not {value!r}")
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Raise `InvalidSetting` unless a setting is a positive and finite number of seconds."""
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise InvalidSetting(f"{name} must be a positive number of seconds, not {value!r}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoubtfulCall:
     """A call that may or may not have run; `key` is its `ToolContext.key`."""
@@ -91,6 +129,16 @@ class DoubtfulCall:
 # The runs of a session: to list them, to delete them, and to see that all have ended.
 _SESSION_RUNS = sa.Index(
     "pathors_durable_session_runs", STATUS.c.queue_partition_key, STATUS.c.name
+)
+
+# Workers look for the first of the runs that they may carry out. DBOS's own index does not know
+# versions and names: a poll would read past all runs of others.
+_DUE = sa.Index(
+    "pathors_durable_due",
+    *(STATUS.c.queue_name, STATUS.c.name, STATUS.c.application_version),
+    *(STATUS.c.priority, STATUS.c.created_at),
+    sqlite_where=STATUS.c.status == "ENQUEUED",
+    postgresql_where=STATUS.c.status == "ENQUEUED",
 )
 
 
@@ -124,6 +172,7 @@ class Tables:
                 connection.execute(sa.update(_FORMAT).values(format=FORMAT))
             _META.create_all(connection)
             _SESSION_RUNS.create(connection, checkfirst=True)
+            _DUE.create(connection, checkfirst=True)
 
     # - sessions -
 
@@ -200,6 +249,38 @@ class Tables:
             ids = {segment_id(agent, run, 1): agent for agent in agents}
             found = sa.select(STATUS.c.workflow_uuid).where(STATUS.c.workflow_uuid.in_(ids))
             return sorted(ids[row[0]] for row in connection.execute(found))
+
+    # - queues -
+
+    def bounds(self, queue: str) -> Bounds:
+        """Return the bounds of a queue."""
+        with self._engine.begin() as connection:
+            row = connection.execute(sa.select(QUEUES).where(QUEUES.c.queue == queue)).first()
+        return Bounds.read(row) if row else Bounds()
+
+    def set_bounds(self, queue: str, bounds: Bounds) -> None:
+        """Replace the bounds of a queue."""
+        runs, seconds = bounds.rate or (None, None)
+        values = {"total": bounds.total, "rate_runs": runs, "rate_seconds": seconds}
+        insert = self._insert(QUEUES).values(queue=queue, **values)
+        with self._engine.begin() as connection:
+            connection.execute(
+                insert.on_conflict_do_update(index_elements=[QUEUES.c.queue], set_=values)
+            )
+
+    def agree_on_bounds(self, queue: str, wanted: Bounds) -> None:
+        """Set bounds that the queue has not; raise `InvalidSetting` if it has different ones."""
+        known = self.bounds(queue)
+        for name in ("total", "rate"):
+            one, other = getattr(wanted, name), getattr(known, name)
+            if one is not None and other not in (None, one):
+                raise InvalidSetting(
+                    f"the queue {queue!r} has {name}={other!r}, not {one!r}: change the bounds of"
+                    " a queue with `pathors-agent runs limit` or DurableAgent.limit_queue"
+                )
+        agreed = Bounds(total=known.total or wanted.total, rate=known.rate or wanted.rate)
+        if agreed != known:
+            self.set_bounds(queue, agreed)
 
     # - workers -
 

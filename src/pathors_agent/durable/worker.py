@@ -1,61 +1,74 @@
-"""A worker: takes runs from a queue, tells that it lives, and takes over from those that died."""
+"""A worker: takes runs from a queue, shows that it is alive, and takes over from dead workers."""
 
 import asyncio
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from dbos import DBOS, DBOSClient
-from dbos._queue import QueueRateLimit
+import sqlalchemy as sa
+from dbos import DBOSClient
 
 from pathors_agent.durable import engine
-from pathors_agent.durable.records import Fields, run_of
-from pathors_agent.durable.tables import Tables
+from pathors_agent.durable.bell import Bell, ended_topic
+from pathors_agent.durable.claims import Claim, Claims, Row, Source, give_back
+from pathors_agent.durable.engine import STATUS
+from pathors_agent.durable.journal import Journal
+from pathors_agent.durable.records import WORKFLOW_PREFIX, Fields, run_of
+from pathors_agent.durable.tables import Bounds, Tables, check_count, check_seconds
+from pathors_agent.errors import StoreError
 from pathors_agent.telemetry.events import emit
 
-# A worker is dead when others looked so often and saw no beat: after 18 seconds at most, and a
-# queue's poll later its runs go on. Sooner, and a machine that swaps is taken for dead.
+# A worker is dead when others looked this often and saw no heartbeat: after 18 seconds at most.
+# Sooner, and a machine that swaps would be taken for dead.
 BEAT_SECONDS = 3.0
 MISSED_BEATS = 5
 
-# One process waits for nobody else; many workers share one database.
+# An idle worker polls less and less often, unless it is woken.
 LOCAL_POLL_SECONDS = 0.05
 POLL_SECONDS = 0.5
+IDLE_POLL_SECONDS = 5.0
 
-RunSegment = Callable[[str, Fields], Awaitable[Fields]]
-"""Carries out a workflow, named first, with what it was stored with; gives how it ended."""
-
-Rate = tuple[int, float]
-"""So many runs may start in so many seconds."""
-
-# A model call in flight is mostly over by then, and an orchestrator's patience not yet: 30 seconds.
+# Most model calls in flight are over by then; orchestrators wait for 30 seconds.
 STOP_SECONDS = 20
+# What was cancelled cleans up within this time.
+CANCEL_SECONDS = 10.0
+
+# A run that was at work when its process died this often is given up.
+ATTEMPTS = 3
+
+RunSegment = Callable[[Journal, Fields], Awaitable[Fields]]
+"""Carries out a segment with the fields it was stored with; returns how it ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """How often workers tell that they live, and after how many missed beats one is dead."""
+    """How often workers show that they live, and after how many missed beats one is dead."""
 
     seconds: float = BEAT_SECONDS
     missed: int = MISSED_BEATS
+
+    def __post_init__(self) -> None:
+        check_seconds("the seconds of a heartbeat", self.seconds)
+        check_count("the missed beats of a heartbeat", self.missed)
 
 
 HEARTBEAT = Heartbeat()
 
 
 def worker_name() -> str:
-    """Name this process, for as long as it works: no other has the name, not even its next start."""
+    """Return a name for a worker of this process; no other worker ever has it."""
     return f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
 
 
 def machine() -> str:
-    """Name where process numbers mean the same: this machine, or this container, since its start."""
+    """Return a name for where process ids mean the same: a machine or container, since its start."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -65,7 +78,7 @@ def machine() -> str:
 
 
 class Worker:
-    """Runs segments in this process: started, and stopped, once."""
+    """Carries out segments in this process: started once, and stopped once."""
 
     def __init__(
         self,
@@ -74,125 +87,256 @@ class Worker:
         client: DBOSClient,
         tables: Tables,
         name: str,
-        workflow: str,
-        version: str,
-        database: str,
-        queue: str,
-        heartbeat: Heartbeat,
+        source: Source,
+        heartbeat: Heartbeat = HEARTBEAT,
+        attempts: int = ATTEMPTS,
     ) -> None:
+        check_count("attempts", attempts)
         self.name = name
         self._run_segment = run
         self._client = client
-        self._workflow = workflow
-        self._version = version
-        self._database = database
-        self._queue = queue
-        self._running = 0
-        self._watch = Watch(client, tables, name, queue, heartbeat)
+        self._queue = source.queue
+        self._tables = tables
+        self._claims = Claims(client, source, name)
+        self._bell = Bell(engine.sql(client).url)
+        self._carried = Carried()
+        self._watch = Watch(client, tables, name, self._queue, self._carried, heartbeat, attempts)
+        self._opened = ExitStack()
+        self._polling: asyncio.Task[None] | None = None
 
     async def start(
-        self,
-        *,
-        concurrency: int,
-        poll: float,
-        total: int | None = None,
-        rate: Rate | None = None,
-        each_partition: int | None = 1,
-    ) -> engine.Workflow:
-        """Take runs from the queue from now on; give what starts one here, beside the queue.
-
-        `total` is how many run at once on all workers, `each_partition` how many of one session.
-        """
-
-        async def workflow(fields: dict[str, Any]) -> dict[str, Any]:
-            return await self._run(fields)  # the engine takes functions, no methods
-
-        limiter: QueueRateLimit | None = {"limit": rate[0], "period": rate[1]} if rate else None
-        # Before the launch: the engine looks for new queues only once a second.
-        await self._client.register_queue_async(
-            self._queue,
-            worker_concurrency=min(concurrency, total or concurrency),
-            global_concurrency=total,
-            partition_concurrency=each_partition,
-            polling_interval_sec=poll,
-            limiter=limiter,
-        )
+        self, *, concurrency: int, poll: float = POLL_SECONDS, bounds: Bounds | None = None
+    ) -> None:
+        """Take segments from the queue from now on, at most `concurrency` at once."""
+        check_count("concurrency", concurrency)
+        check_seconds("poll", poll)
+        if bounds is not None:
+            await asyncio.to_thread(self._tables.agree_on_bounds, self._queue, bounds)
         await asyncio.to_thread(self._watch.start)
-        started = engine.launch(
-            workflow,
-            name=self._workflow,
-            database=self._database,
-            version=self._version,
-            worker=self.name,
-            queue=self._queue,
-        )
+        self._opened.enter_context(self._bell.receiving())
+        wake = self._opened.enter_context(self._bell.listen(self._queue))
+        self._polling = asyncio.create_task(self._poll(concurrency, poll, wake))
         emit("worker_started", worker=self.name, queue=self._queue)
-        return started
 
-    async def stop(self, *, seconds: int = STOP_SECONDS) -> None:
-        """Take no more; what runs may end in so many seconds, the rest goes back to the queue."""
-        await engine.stop(seconds=seconds if self._running else 0)
+    async def stop(self, *, seconds: float = STOP_SECONDS) -> None:
+        """Take no more segments, let those that run end within `seconds`, give the rest back."""
+        if self._polling is None:
+            return
+        polling, self._polling = self._polling, None
+        self._carried.close()
+        polling.cancel()
+        await asyncio.wait([polling])
+        if tasks := self._carried.tasks():
+            await asyncio.wait(tasks, timeout=seconds)
+        self._carried.cancel()
+        if tasks := self._carried.tasks():
+            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
+        self._opened.close()
         await asyncio.to_thread(self._watch.stop)
+        self._bell.ring(self._queue)
         emit("worker_stopped", worker=self.name, queue=self._queue)
 
-    async def _run(self, fields: dict[str, Any]) -> dict[str, Any]:
-        segment = DBOS.workflow_id
-        assert segment is not None
-        self._running += 1
+    async def run_here(self, segment: str, fields: Fields) -> None:
+        """Carry out a new segment in the caller's task; another worker goes on if this one dies."""
+
+        def claim() -> Sequence[Claim]:
+            return [self._claims.start(segment, fields)]
+
+        [claimed] = await asyncio.to_thread(self._carried.add, claim)
+        await self._carry_out(claimed)
+
+    async def _poll(self, concurrency: int, poll: float, wake: asyncio.Event) -> None:
+        pause = poll
+        while True:
+            claims: Sequence[Claim] = ()
+            try:
+                if wake.is_set():  # a run was stored or cancelled, or has ended
+                    wake.clear()
+                    pause = poll
+                    await asyncio.to_thread(self._watch.check_own)
+                if (room := concurrency - len(self._carried)) > 0:
+                    take = partial(self._claims.take, room)
+                    claims = await asyncio.to_thread(self._carried.add, take)
+            except (sa.exc.SQLAlchemyError, StoreError) as error:
+                emit("poll_failed", worker=self.name, error=type(error).__name__)
+            for claim in claims:
+                self._carried.begin(claim, self._carry_out(claim), wake)
+            pause = poll if claims else min(pause * 2, max(poll, IDLE_POLL_SECONDS))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await wake.wait()
+
+    async def _carry_out(self, claim: Claim) -> None:
+        run = run_of(claim.segment)
+        journal = self._carried.journal(claim, self._client)
         try:
-            return await self._run_segment(segment, fields)
+            await self._record(journal, claim.fields)
+        except engine.LostOwnership:
+            emit("run_lost", run=run, worker=self.name)
+        except (sa.exc.SQLAlchemyError, StoreError) as error:
+            # It is still this worker's, and goes back to its queue at the next look.
+            emit("run_left", run=run, worker=self.name, error=type(error).__name__)
         finally:
-            self._running -= 1
+            self._carried.remove(claim.segment)
+            self._bell.ring(ended_topic(claim.segment))
+
+    async def _record(self, journal: Journal, fields: Fields) -> None:
+        try:
+            await journal.open()
+            output = await self._run_segment(journal, fields)
+        except (engine.LostOwnership, sa.exc.SQLAlchemyError, StoreError):
+            raise
+        except Exception as error:  # noqa: BLE001  (recorded, and raised for the caller of `result`)
+            await journal.finish(error=error)
+        else:
+            await journal.finish(output=output)
+
+
+class Carried:
+    """The segments that a worker carries out, known to its event loop and to its watch."""
+
+    def __init__(self) -> None:
+        # Held while segments are claimed, so that a claimed segment never looks forgotten.
+        self.lock = threading.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._journals: dict[str, Journal | None] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._journals)
+
+    def __contains__(self, segment: str) -> bool:
+        return segment in self._journals
+
+    def segments(self) -> set[str]:
+        """Return the ids of the segments."""
+        return {*self._journals}
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Return the tasks that this worker started."""
+        return [*self._tasks.values()]
+
+    def add(self, claim: Callable[[], Sequence[Claim]]) -> Sequence[Claim]:
+        """Claim segments, unless the worker ends. Blocks."""
+        with self.lock:
+            claims = () if self._is_closed else claim()
+            self._journals.update((each.segment, None) for each in claims)
+        return claims
+
+    def begin(self, claim: Claim, work: Coroutine[Any, Any, None], wake: asyncio.Event) -> None:
+        """Carry out a segment in a task of its own."""
+        self._tasks[claim.segment] = task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: wake.set())
+
+    def journal(self, claim: Claim, client: DBOSClient) -> Journal:
+        """Return the journal of a segment that begins."""
+        journal = Journal(client, claim.segment, claim.owner)
+        self._journals[claim.segment] = journal
+        if self._is_closed:
+            journal.close()
+        return journal
+
+    def remove(self, segment: str) -> None:
+        """Forget a segment that this worker carries out no more."""
+        self._journals.pop(segment, None)
+        self._tasks.pop(segment, None)
+
+    def lose(self, segment: str) -> None:
+        """Cancel a segment that another worker owns now; may be called from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cancel, segment)
+
+    def close(self) -> None:
+        """Claim no more segments."""
+        self._is_closed = True
+
+    def cancel(self) -> None:
+        """Cancel the tasks of all segments."""
+        for segment in [*self._tasks]:
+            self._cancel(segment)
+
+    def _cancel(self, segment: str) -> None:
+        if task := self._tasks.get(segment):
+            if journal := self._journals.get(segment):
+                journal.close()
+            task.cancel()
 
 
 class Watch:
-    """Tells the others that this worker lives, and notices who does so no more.
+    """Shows that a worker lives, and gives forgotten runs back to their queues.
 
-    It compares no clocks: who was looked at often enough, and had not moved, is dead. A worker
-    that was only slow finds that nothing it records is taken any more.
+    Those are the runs of dead workers, and the worker's own that it does not carry out. No clocks are compared: a worker that was looked at often enough without a new heartbeat is
+    dead. A worker that was only slow finds that its records are refused.
     """
 
     def __init__(
-        self, client: DBOSClient, tables: Tables, worker: str, queue: str, heartbeat: Heartbeat
+        self,
+        client: DBOSClient,
+        tables: Tables,
+        worker: str,
+        queue: str,
+        carried: Carried,
+        heartbeat: Heartbeat,
+        attempts: int,
     ) -> None:
         self._heartbeat = heartbeat
+        self._attempts = attempts
         self._client = client
         self._tables = tables
         self._worker = worker
-        self._queue = queue  # of what was started beside any queue
+        self._queue = queue  # of segments that have none
+        self._carried = carried
         self._machine = machine()
         self._seen: dict[str, tuple[int, int]] = {}  # worker -> its beats, looks since they moved
         self._ended = threading.Event()
-        # A thread of its own: an event loop that a tool blocks is not dead.
+        # A thread of its own: a worker whose event loop a tool blocks is alive.
         self._thread = threading.Thread(target=self._loop, name="pathors-watch", daemon=True)
 
     def start(self) -> None:
-        """Begin; who is known to be dead is taken over from at once."""
+        """Begin, and take over from dead workers at once."""
         self.look()
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and leave what is still this worker's to the others."""
+        """End, and give back what is still this worker's."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._take_over(self._worker)
+        with self._carried.lock:
+            pending = self._pending(self._worker)
+        for row in pending:
+            self._give_back(row, self._worker)
+        self._tables.forget_worker(self._worker)
 
     def _loop(self) -> None:
         while not self._ended.wait(self._heartbeat.seconds):
             try:
                 self.look()
-            except Exception as error:  # noqa: BLE001  (a database that is away comes back)
+            except Exception as error:  # noqa: BLE001  (the database may be away for a while)
                 emit("watch_failed", worker=self._worker, error=type(error).__name__)
 
     def look(self) -> None:
-        """Beat once, and take over from who is dead."""
+        """Beat once, take over from dead workers, and check this worker's own segments."""
         self._tables.beat(self._worker, self._machine, os.getpid())
         workers = self._tables.workers()
         self._seen = {name: self._seen.get(name, (-1, 0)) for name, *_ in workers}
         for name, where, pid, beats in workers:
             if name != self._worker and self._is_dead(name, where, pid, beats):
                 self._take_over(name)
+        self.check_own()
+
+    def check_own(self) -> None:
+        """Give back segments that nothing carries out; stop those that others own now."""
+        with self._carried.lock:
+            carried = self._carried.segments()
+            pending = {row.workflow_uuid: row for row in self._pending(self._worker)}
+        for segment, row in pending.items():
+            # One that has ended meanwhile is not given back: it is no longer pending.
+            if segment not in self._carried and self._give_back(row, self._worker):
+                emit("run_given_back", run=run_of(segment), worker=self._worker)
+        for segment in carried - pending.keys():
+            self._carried.lose(segment)
 
     def _is_dead(self, name: str, where: str, pid: int, beats: int) -> bool:
         before, looks = self._seen[name]
@@ -200,16 +344,43 @@ class Watch:
         self._seen[name] = (beats, looks)
         return looks >= self._heartbeat.missed or (where == self._machine and not _exists(pid))
 
+    def _pending(self, worker: str) -> Sequence[Row]:
+        query = sa.select(
+            STATUS.c.workflow_uuid,
+            STATUS.c.name,
+            STATUS.c.queue_name,
+            STATUS.c.owner_xid,
+            STATUS.c.recovery_attempts,
+        ).where(STATUS.c.executor_id == worker, STATUS.c.status == "PENDING")
+        with engine.sql(self._client).begin() as connection:
+            return connection.execute(query).all()
+
     def _take_over(self, worker: str) -> None:
-        """Give the runs of a worker back to their queues, and forget it."""
-        pending = self._client.list_workflows(
-            executor_id=worker, status="PENDING", load_input=False, load_output=False
-        )
-        for row in pending:
-            queue = row.queue_name or self._queue
-            if engine.reenqueue(self._client, row.workflow_id, worker=worker, queue=queue):
-                emit("run_taken_over", run=run_of(row.workflow_id), worker=worker)
+        """Give the segments of a dead worker back to their queues, and forget the worker."""
+        for row in self._pending(worker):
+            died = (row.recovery_attempts or 0) + 1
+            run = run_of(row.workflow_uuid)
+            if died >= self._attempts and row.name.startswith(WORKFLOW_PREFIX):
+                output = {"status": "failed", "failure": _died(died)}
+                segment, owner = row.workflow_uuid, row.owner_xid
+                if engine.finish(self._client, segment, output=output, owner=owner):
+                    emit("run_abandoned", run=run, worker=worker, attempts=died)
+            elif self._give_back(row, worker, died=True):
+                emit("run_taken_over", run=run, worker=worker)
         self._tables.forget_worker(worker)
+
+    def _give_back(self, row: Row, worker: str, *, died: bool = False) -> bool:
+        queue = row.queue_name or self._queue
+        segment = row.workflow_uuid
+        return give_back(self._client, segment, worker=worker, queue=queue, died=died)
+
+
+def _died(times: int) -> Fields:
+    text = (
+        f"the worker's process died {times} times while it carried out this run; look into its"
+        " last calls, then resume the run by hand"
+    )
+    return {"kind": "ProcessDied", "text": text, "retryable": False, "status": None}
 
 
 def _exists(pid: int) -> bool:

@@ -13,9 +13,11 @@ from types import TracebackType
 from typing import Self
 
 import anyio
-from dbos import DBOSClient, SetWorkflowID
+from dbos import DBOSClient
 
 from pathors_agent.durable import engine
+from pathors_agent.durable.claims import Source
+from pathors_agent.durable.journal import Journal
 from pathors_agent.durable.records import Fields, write_failure
 from pathors_agent.durable.tables import Tables
 from pathors_agent.durable.worker import HEARTBEAT, Heartbeat, Worker, worker_name
@@ -64,7 +66,7 @@ class DurableTurns:
         self._outcomes: dict[str, Answer | BaseException] = {}
         self._shared = shared
         self._one_check = anyio.CapacityLimiter(1)
-        self._start: engine.Workflow | None = None
+        self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:
         client = await asyncio.to_thread(engine.connect, self._database)
@@ -72,21 +74,18 @@ class DurableTurns:
         try:
             tables = Tables(engine.sql(client))
             await asyncio.to_thread(tables.prepare)
-            worker = Worker(
+            writing = await asyncio.to_thread(engine.connect_worker, self._database)
+            self._opened.callback(writing.destroy)
+            self._worker = Worker(
                 self._carry_out,
-                client=client,
-                tables=tables,
+                client=writing,
+                tables=Tables(engine.sql(writing)),
                 name=worker_name(),
-                workflow=WORKFLOW,
-                version=VERSION,
-                database=self._database,
-                queue=QUEUE,
+                source=Source(queue=QUEUE, workflow=WORKFLOW, version=VERSION, agent=None),
                 heartbeat=self._heartbeat,
             )
-            self._opened.push_async_callback(worker.stop, seconds=0)
-            self._start = await worker.start(
-                concurrency=_CONCURRENCY, poll=_POLL_SECONDS, each_partition=None
-            )
+            self._opened.push_async_callback(self._worker.stop, seconds=0)
+            await self._worker.start(concurrency=_CONCURRENCY, poll=_POLL_SECONDS)
         except BaseException:
             await self._opened.aclose()
             raise
@@ -119,12 +118,11 @@ class DurableTurns:
         await turn.run(writer, self._carry)
 
     async def _carry(self, turn: Turn, beginning: Beginning, perform: Perform) -> Answer:
-        assert self._start is not None
+        assert self._worker is not None
         name = f"turn-{turn.head.id}"
         self._here[name] = perform
         try:
-            with SetWorkflowID(name):
-                await self._start(_written(turn, beginning))
+            await self._worker.run_here(name, _written(turn, beginning))
             outcome = self._outcomes[name]
         finally:
             self._here.pop(name, None)
@@ -133,7 +131,8 @@ class DurableTurns:
             raise outcome
         return outcome
 
-    async def _carry_out(self, name: str, fields: Fields) -> Fields:
+    async def _carry_out(self, journal: Journal, fields: Fields) -> Fields:
+        name = journal.segment
         perform = self._here.pop(name, None)
         try:
             if perform is not None:

@@ -1,0 +1,256 @@
+"""A queue: take runs from it, oldest and most urgent first, and give them back.
+
+Only one run of a session is at work at a time, whatever queues its runs are in: the session's row
+names the segment that holds it, until the workflow of that segment has ended.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import Any
+
+import sqlalchemy as sa
+from dbos import DBOSClient, EnqueueOptions
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pathors_agent.durable import engine
+from pathors_agent.durable.bell import notify
+from pathors_agent.durable.engine import INPUT, STATUS
+from pathors_agent.durable.records import Fields
+from pathors_agent.durable.tables import QUEUES, SESSIONS, Bounds
+
+# Urgent runs come first: runs without a priority come after every priority.
+NO_PRIORITY = 2**31 - 1
+
+# Rows of the engine's tables: their types are not known.
+Row = Any
+
+_AT_WORK = ("ENQUEUED", "PENDING")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A segment that a worker carries out, and the token that lets it write."""
+
+    segment: str
+    owner: str
+    fields: Fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a worker takes its runs from: the runs of one agent and version in one queue."""
+
+    queue: str
+    workflow: str
+    version: str
+    agent: str | None
+    """The agent whose sessions the workflows belong to; None for workflows without sessions."""
+
+
+def store(client: DBOSClient, options: EnqueueOptions, fields: Fields) -> None:
+    """Store a segment in its queue and wake a worker; raise `IDInUse` if the id is taken."""
+    with engine.sql(client).begin() as connection:
+        client.enqueue_in_transaction(connection, options, fields)
+        notify(connection, options["queue_name"])
+
+
+class Claims:
+    """Takes segments from a queue for one worker. Every method blocks."""
+
+    def __init__(self, client: DBOSClient, source: Source, worker: str) -> None:
+        self._client = client
+        self._engine = engine.sql(client)
+        self._source = source
+        self._worker = worker
+        is_sqlite = self._engine.dialect.name == "sqlite"
+        self._insert = sqlite.insert if is_sqlite else postgresql.insert
+        # Rows of one moment: SQLite's times are whole seconds, its rows are numbered.
+        self._place: Any = sa.literal_column("rowid") if is_sqlite else STATUS.c.workflow_uuid
+
+    def take(self, room: int) -> list[Claim]:
+        """Claim at most `room` segments that may run now.
+
+        The number of statements does not depend on the length of the queue.
+        """
+        claims: list[Claim] = []
+        after: tuple[Any, ...] | None = None
+        with self._engine.begin() as connection:
+            bounds = self._bounds(connection)
+            while wanted := room - len(claims):
+                rows = self._candidates(connection, wanted, after)
+                if rows and after is None and bounds is not None:
+                    room = min(room, self._left(connection, bounds))
+                claims += self._claim(connection, rows[:room], bounds)
+                if len(rows) < wanted or room <= len(claims):
+                    break
+                after = tuple(rows[-1])[2:]  # these were taken, or wait for their sessions
+        return claims
+
+    def start(self, segment: str, fields: Fields) -> Claim:
+        """Store a segment that this worker carries out at once, beside the queue's order."""
+        owner = token_hex(16)
+        options: EnqueueOptions = {
+            "workflow_name": self._source.workflow,
+            "queue_name": self._source.queue,
+            "workflow_id": segment,
+            "workflow_id_reuse_policy": "reject",
+            "app_version": self._source.version,
+        }
+        with self._engine.begin() as connection:
+            self._client.enqueue_in_transaction(connection, options, fields)
+            connection.execute(
+                sa.update(STATUS)
+                .where(STATUS.c.workflow_uuid == segment)
+                .values(**self._started(owner))
+            )
+        return Claim(segment, owner, fields)
+
+    def _bounds(self, connection: sa.Connection) -> Bounds | None:
+        query = sa.select(QUEUES).where(QUEUES.c.queue == self._source.queue)
+        row = connection.execute(query).first()
+        return Bounds.read(row) if row else None
+
+    def _candidates(
+        self, connection: sa.Connection, limit: int, after: tuple[Any, ...] | None
+    ) -> Sequence[Row]:
+        order = (STATUS.c.priority, STATUS.c.created_at, self._place)
+        query = (
+            sa.select(STATUS.c.workflow_uuid, STATUS.c.queue_partition_key, *order)
+            .where(
+                STATUS.c.queue_name == self._source.queue,
+                STATUS.c.name == self._source.workflow,
+                STATUS.c.application_version == self._source.version,
+                STATUS.c.status == "ENQUEUED",
+            )
+            .order_by(*order)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        if after is not None:
+            query = query.where(sa.tuple_(*order) > sa.tuple_(*map(sa.literal, after)))
+        return connection.execute(query).all()
+
+    def _left(self, connection: sa.Connection, bounds: Bounds) -> int:
+        """Return how many runs the queue's bounds still allow; other workers wait meanwhile."""
+        lock = sa.update(QUEUES).where(QUEUES.c.queue == self._source.queue)
+        connection.execute(lock.values(queue=QUEUES.c.queue))
+        count = sa.select(sa.func.count()).select_from(STATUS)
+        ours = STATUS.c.queue_name == self._source.queue
+        left = NO_PRIORITY
+        if bounds.total is not None:
+            running = count.where(ours, STATUS.c.status == "PENDING")
+            left = bounds.total - connection.execute(running).scalar_one()
+        if bounds.rate is not None:
+            runs, seconds = bounds.rate
+            since = engine.now(self._client) - round(seconds * 1000)
+            started = count.where(
+                ours,
+                STATUS.c.rate_limited == sa.literal_column("TRUE"),
+                STATUS.c.started_at_epoch_ms > since,
+            )
+            left = min(left, runs - connection.execute(started).scalar_one())
+        return max(left, 0)
+
+    def _claim(
+        self, connection: sa.Connection, rows: Sequence[Row], bounds: Bounds | None
+    ) -> list[Claim]:
+        wanted = [row.workflow_uuid for row in rows]
+        if self._source.agent is not None:
+            wanted = self._hold(connection, self._source.agent, rows)
+        if not wanted:
+            return []
+        owner = token_hex(16)
+        is_rated = bounds is not None and bounds.rate is not None
+        claimed = (
+            sa.update(STATUS)
+            .where(STATUS.c.workflow_uuid.in_(wanted), STATUS.c.status == "ENQUEUED")
+            .values(**self._started(owner), rate_limited=is_rated)
+            .returning(STATUS.c.workflow_uuid)
+        )
+        taken = {row[0] for row in connection.execute(claimed)}
+        inputs = sa.select(INPUT.c.workflow_uuid, INPUT.c.inputs)
+        found = connection.execute(inputs.where(INPUT.c.workflow_uuid.in_(taken)))
+        fields = {segment: json.loads(text)["args"][0] for segment, text in found}
+        return [Claim(each, owner, fields[each]) for each in wanted if each in taken]
+
+    def _started(self, owner: str) -> dict[str, Any]:
+        now = engine.now(self._client)
+        return {
+            "status": "PENDING",
+            "executor_id": self._worker,
+            "owner_xid": owner,
+            "started_at_epoch_ms": now,
+            "updated_at": now,
+        }
+
+    def _hold(self, connection: sa.Connection, agent: str, rows: Sequence[Row]) -> list[str]:
+        """Hold the sessions of segments; return the segments whose session was free."""
+        first: dict[str, str] = {}
+        for row in rows:
+            first.setdefault(row.queue_partition_key, row.workflow_uuid)
+        if not first:
+            return []
+        # In one order, so that two workers never wait for each other.
+        values = [
+            {"agent": agent, "session": session, "holder": first[session]}
+            for session in sorted(first)
+        ]
+        insert = self._insert(SESSIONS).values(values)
+        # Locks the rows that are there, and changes nothing in them.
+        lock = insert.on_conflict_do_update(
+            index_elements=[SESSIONS.c.agent, SESSIONS.c.session],
+            set_={"agent": insert.excluded.agent},
+        ).returning(SESSIONS.c.session, SESSIONS.c.holder)
+        holders = {row.session: row.holder for row in connection.execute(lock)}
+        others = {session for session, holder in holders.items() if holder != first[session]}
+        if others:
+            # A statement of its own: it sees what the lock waited for.
+            query = sa.select(STATUS.c.workflow_uuid).where(
+                STATUS.c.workflow_uuid.in_({holders[session] for session in others}),
+                STATUS.c.status.in_(_AT_WORK),
+            )
+            at_work = {row[0] for row in connection.execute(query)}
+            free = {session for session in others if holders[session] not in at_work}
+            first = {s: segment for s, segment in first.items() if s in free or s not in others}
+            self._pass_on(connection, agent, {session: first[session] for session in free})
+        return [*first.values()]
+
+    def _pass_on(self, connection: sa.Connection, agent: str, holders: dict[str, str]) -> None:
+        if holders:
+            connection.execute(
+                sa.update(SESSIONS)
+                .where(SESSIONS.c.agent == agent, SESSIONS.c.session.in_(holders))
+                .values(holder=sa.case(holders, value=SESSIONS.c.session))
+            )
+
+
+def give_back(
+    client: DBOSClient, segment: str, *, worker: str, queue: str, died: bool = False
+) -> bool:
+    """Return a segment to its queue if it is still this worker's: its records are refused then.
+
+    `queue` is the queue of a segment without one; `died` counts the death of the worker.
+    """
+    back = (
+        sa.update(STATUS)
+        .where(
+            STATUS.c.workflow_uuid == segment,
+            STATUS.c.executor_id == worker,
+            STATUS.c.status == "PENDING",
+        )
+        .values(
+            status="ENQUEUED",
+            owner_xid=None,
+            started_at_epoch_ms=None,
+            updated_at=engine.now(client),
+            queue_name=sa.func.coalesce(STATUS.c.queue_name, queue),
+            recovery_attempts=sa.func.coalesce(STATUS.c.recovery_attempts, 0) + int(died),
+        )
+    )
+    with engine.sql(client).begin() as connection:
+        if not connection.execute(back).rowcount:
+            return False
+        notify(connection, queue)
+    return True
