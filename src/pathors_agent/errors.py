@@ -1,38 +1,38 @@
-"""Every exception that the library raises to its users, grouped by what can be done about it.
+"""Every public exception of the library, with what to do about it.
 
 ::
 
     AgentError
         ConversationError         fix the call: this message may not come next
         ToolDefinitionError       fix the tool: its name, signature or schema is unusable
-            UnreadableDefinition  fix the definition: it has another form than OpenAI's
-        RunNotFinished            read why: the run is suspended, at a limit, or was refused an answer
+            UnreadableDefinition  fix the definition: it does not have OpenAI's form
+        RunNotFinished            read `status`: suspended, stopped at a limit, or refused
         ToolLoopError             use AsyncAgent: a blocking agent has no event loop
-        StreamInUse               let one task or thread read a stream, and leave it
-        TransportError            retry, or read why not: no complete answer arrived
+        StreamInUse               read a stream in one task or thread only
+        TransportError            retry if `retryable`: no complete answer arrived
             ProviderError         the provider answered with an error
             MalformedResponse     the provider broke the format
             IncompleteResponse    the answer ended before it was finished
-        AuthenticationError       pass a key: there is none, or it is not accepted
+        AuthenticationError       pass a valid API key
         InvalidSetting            fix the setting: an address, key, proxy or timeout
-        InvalidProjectFile        fix the file of projects
+        InvalidProjectFile        fix the projects file
         CannotListen              choose another host or port for the server
-        WrongEventLoop            use it on the event loop on which it was opened
+        WrongEventLoop            use the object on the event loop that opened it
         StoreError                check the database: sessions cannot be read or written
             SessionNotFound
-            SessionConflict       another writer was first
+            SessionConflict       another writer changed the session first
             RunNotFound           no durable run has this id
             RunExists             another durable run has this id
         RunFailed                 resume the durable run: it stopped at an error
-        ToolMissing               give the durable run its tool back
+        ToolMissing               add the tool again, and resume the durable run
         BatchRefused              fix the input of the batch
-    ToolError                     raised inside a tool to tell the model something
+    ToolError                     raise it inside a tool to report an error to the model
     AssertionError
-        CassetteMiss              record the request: the cassette does not have it
-        CassetteRefused           keep the secret out of the recording, which is not stored
-        ReplayDifference          the run did not repeat what its log says
+        CassetteMiss              record the request: the cassette does not contain it
+        CassetteRefused           keep the secret out of the recording
+        ReplayDifference          compare: the run differs from its log
 
-Details are in attributes; the text is one sentence that says what, where and what to do.
+The text says what happened, where, and what to do; attributes hold the details.
 """
 
 import copyreg
@@ -41,11 +41,11 @@ from typing import Any
 
 from pathors_agent.messages import AssistantMessage, Message
 
-# A page of text: enough to recognise a proxy's error page, small enough for a log line.
+# Enough to recognise a proxy's error page, and small enough for a log line.
 QUOTED_BODY_BYTES = 2048
 
 
-# What was said, by the attributes that hold it: a pickled error goes into queues, logs and caches.
+# Attributes with message contents. They are not pickled: pickled errors go to queues, logs and caches.
 _CONTENTS: dict[str, object] = {"messages": (), "partial": None, "body": "", "data": ""}
 
 
@@ -61,7 +61,7 @@ def named_error(error: BaseException) -> str:
 
 
 class AgentError(Exception):
-    """Base of the library's errors; a pickled one leaves behind the messages that it holds."""
+    """Base class of the library's errors. Pickling leaves out the messages that an error holds."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions are rebuilt by calling the class with `args`; ours have keyword-only
@@ -73,10 +73,10 @@ class AgentError(Exception):
 
 
 class ConversationError(AgentError):
-    """This message may not come next, or these messages are no conversation.
+    """This message may not come next, or these messages are not a legal conversation.
 
-    `next_role` and `event` are the row and column of the state table, `open_calls` the ids that
-    still wait for a result, `index` the place of the message in a history that was refused whole.
+    `next_role` and `event` are the row and column of the state table, `open_calls` the ids of the
+    calls without a result, and `index` the position of the message in a refused history.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ConversationError(AgentError):
 
 
 class ToolDefinitionError(AgentError):
-    """A tool cannot be registered; `tool` names it and `path` points into its definition."""
+    """A tool cannot be registered; `tool` is its name, and `path` points into its definition."""
 
     def __init__(self, text: str, *, tool: str, path: str = "") -> None:
         super().__init__(text)
@@ -105,7 +105,7 @@ class ToolDefinitionError(AgentError):
 
 
 class UnreadableDefinition(ToolDefinitionError):
-    """A tool definition does not have OpenAI's form; `place` is where, as `.function.name`."""
+    """A tool definition does not have OpenAI's form; `place` is a path such as `.function.name`."""
 
     def __init__(self, place: str, problem: str) -> None:
         what = f"the definition's {place.lstrip('.')}" if place else "a definition"
@@ -115,9 +115,9 @@ class UnreadableDefinition(ToolDefinitionError):
 
 
 class RunNotFinished(AgentError):
-    """The run has no answer: it is suspended, stopped at a limit, or was refused one.
+    """The run has no answer: it is suspended, stopped at a limit, or was refused.
 
-    `status` says which; `messages` is the whole history, from which a run goes on.
+    `status` is the run's status; `messages` is the whole history, from which a run can continue.
     """
 
     def __init__(self, text: str, *, status: str, messages: tuple[Message, ...]) -> None:
@@ -127,7 +127,7 @@ class RunNotFinished(AgentError):
 
 
 class ToolLoopError(AgentError):
-    """A blocking agent has no event loop for its async tools: none starts, or it was closed.
+    """A blocking agent has no event loop for its async tools: it did not start, or was closed.
 
     The tool call is still open.
     """
@@ -138,12 +138,12 @@ class StreamInUse(AgentError, RuntimeError):
 
 
 class TransportError(AgentError):
-    """No complete answer arrived; the model call is still owed.
+    """No complete answer arrived; the model call is still pending.
 
-    `messages` is the history so far, when the error came out of a run: a new run on it continues
-    where this one stopped. `retryable` is False if the same request would fail again; `timed_out`
-    is True if a timeout was reached. `attempts` is how often the request was sent. `was_idle` is
-    True if a connection that had served another request closed before any byte of the answer.
+    `messages` is the history so far if a run raised the error: a new run on it continues where
+    this one stopped. `retryable` is False if the same request would fail again; `timed_out` is
+    True if a timeout was reached. `attempts` is how often the request was sent. `was_idle` is True
+    if a reused connection was closed before any byte of the answer.
     """
 
     def __init__(self, text: str, *, retryable: bool = True, timed_out: bool = False) -> None:
@@ -159,8 +159,8 @@ class ProviderError(TransportError):
     """The provider answered with an error, by HTTP status or inside a stream.
 
     `status` is the HTTP status (200 for an error inside an answer). `code`, `type`, `param` and
-    `said` (its message) are the provider's own words, `body` the first 2 KB as received,
-    `retry_after` seconds, and `partial` what had arrived of the message.
+    `said` (the message) are the provider's fields, `body` is the first 2 KB of the answer,
+    `retry_after` is in seconds, and `partial` is the part of the message that had arrived.
     """
 
     def __init__(
@@ -189,10 +189,10 @@ class ProviderError(TransportError):
 
 
 class MalformedResponse(TransportError):
-    """The provider broke the format.
+    """The provider's answer has a wrong format.
 
-    `data` is the start of what could not be read, `offset` its first byte in the body, and
-    `partial` what had arrived of the message before.
+    `data` is the start of the unreadable part, `offset` its first byte in the body, and `partial`
+    the part of the message that had arrived before.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class MalformedResponse(TransportError):
 
 
 class IncompleteResponse(TransportError):
-    """The answer ended without a finish_reason or `[DONE]`; `partial` is what had arrived."""
+    """The answer ended without a finish_reason or `[DONE]`; `partial` is the part that arrived."""
 
     def __init__(self, text: str, *, partial: AssistantMessage | None = None) -> None:
         super().__init__(text)
@@ -234,14 +234,14 @@ class RunNotFound(StoreError):
 
 
 class RunExists(StoreError):
-    """Another durable run has this id, or another answer came first."""
+    """Another durable run has this id, or another answer was recorded first."""
 
 
 class RunFailed(AgentError):
     """A durable run stopped at an error; `resume` continues it from the same effect.
 
-    `kind` is the name of the error's class, or `cancelled`; `retryable` is False if the same
-    would fail again, `status` is the HTTP status of a provider's error. `messages` is the history.
+    `kind` is the name of the error's class, or `cancelled`; `retryable` is False if the same effect
+    would fail again; `status` is the HTTP status of a provider's error; `messages` is the history.
     """
 
     def __init__(
@@ -261,27 +261,27 @@ class RunFailed(AgentError):
 
 
 class ToolMissing(AgentError):
-    """A call names a tool that the durable agent no longer has; add the tool and resume the run."""
+    """A call names a tool that the durable agent does not have; add the tool and resume the run."""
 
 
 class BatchRefused(AgentError, ValueError):
-    """A line of a batch's input is no conversation; nothing was started."""
+    """A line of a batch's input is not a conversation; no run was started."""
 
 
 class AuthenticationError(AgentError):
-    """There is no API key, or it is not accepted."""
+    """The API key is missing or not accepted."""
 
 
 class InvalidSetting(AgentError, ValueError):
-    """An address, key, header, proxy, certificate file or timeout that cannot be used."""
+    """An address, key, header, proxy, certificate file or timeout cannot be used."""
 
 
 class InvalidProjectFile(AgentError, ValueError):
-    """A file of projects cannot be used; the text names the file and the field."""
+    """A projects file cannot be used; the text names the file and the field."""
 
 
 class WrongEventLoop(AgentError, RuntimeError):
-    """An object that belongs to one event loop was used on another one."""
+    """An object that belongs to one event loop was used on another event loop."""
 
 
 class CannotListen(AgentError):
@@ -289,10 +289,10 @@ class CannotListen(AgentError):
 
 
 class ToolError(Exception):
-    """Raised inside a tool to tell the model, in its text, what went wrong.
+    """Raised inside a tool to report an error to the model.
 
-    It becomes the call's result and never leaves the run. With `retryable=False` the tool is not
-    run again until the user speaks.
+    Its text becomes the result of the call, and the exception never leaves the run. With
+    `retryable=False` the tool is not run again before the next message of the user.
     """
 
     retryable = True  # also where a subclass does not call `__init__`
@@ -326,7 +326,7 @@ class CassetteMiss(AssertionError):
 
 
 class CassetteRefused(AssertionError):
-    """A recording still holds a secret after it was scrubbed, and is not stored."""
+    """A recording still contains a secret after it was scrubbed, and is not stored."""
 
 
 class ReplayDifference(AssertionError):

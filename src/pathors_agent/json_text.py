@@ -1,18 +1,18 @@
-"""Text that every JSON reader takes: UTF-8, without halves of characters."""
+"""JSON text that every reader accepts: UTF-8, without unpaired surrogates."""
 
 import json
 
 import msgspec
 from pydantic_core import from_json
 
-# Refuses numbers that overflow a double, which JSON's grammar allows and readers do not.
+# Rejects numbers that overflow a double: JSON's grammar allows them, but readers do not.
 _OBJECT = msgspec.json.Decoder(dict[str, object])
-# The bound of pydantic's reader, which reads the arguments of tools; others go deeper.
+# The limit of pydantic, which reads the arguments of tools; other readers allow more.
 _LEVELS = 200
 
 
 def write_json(value: object) -> bytes:
-    """Write a value as JSON; surrogate halves become whole characters."""
+    """Return a value as JSON; surrogates are joined or replaced as in `whole_characters`."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
@@ -22,8 +22,8 @@ def write_json(value: object) -> bytes:
 
 
 def whole_characters(text: str) -> str:
-    """Join surrogate halves that meet; one that stays alone becomes U+FFFD."""
-    if text.isascii():  # known without a look at the text
+    """Join surrogate pairs; an unpaired surrogate becomes U+FFFD."""
+    if text.isascii():  # Python knows this without reading the text
         return text
     try:
         text.encode()
@@ -33,14 +33,14 @@ def whole_characters(text: str) -> str:
 
 
 def is_json_object(text: str) -> bool:
-    """Return True if a text is one JSON object that every JSON reader takes.
+    """Return True if a text is one JSON object that every JSON reader accepts.
 
-    False for NaN and infinite numbers, halves of surrogate pairs, and more than 200 levels.
+    False for NaN and infinite numbers, unpaired surrogates, and more than 200 levels.
     """
     text = whole_characters(text)
     try:
         _OBJECT.decode(text)
-        if text.count("{") + text.count("[") > _LEVELS:  # perhaps nested as deeply
+        if text.count("{") + text.count("[") > _LEVELS:  # may be nested too deeply
             from_json(text.encode())
     except (ValueError, RecursionError):
         return False

@@ -436,7 +436,7 @@ def test_other_error_status_is_a_provider_error(
 
 @pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"oops", b"\xff\xfe"])
 def test_good_status_without_json_is_a_provider_error(ask: Callable[..., Any], body: bytes) -> None:
-    with pytest.raises(ProviderError, match="with a body that is no JSON") as caught:
+    with pytest.raises(ProviderError, match="with a body that is not JSON") as caught:
         ask(body, get_it)
 
     assert caught.value.status == 200

@@ -1,4 +1,4 @@
-"""Read what the session API answers: sessions, pages of them, and what is wrong with an answer."""
+"""Read the answers of the session API: sessions, pages of sessions, and errors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,18 +21,18 @@ ItemT = TypeVar("ItemT")
 
 Object = Mapping[str, JSONValue]
 
-# 200 sessions, the most a search gives, of 300 KB each: months of talk.
+# The largest page of a search: 200 sessions of 300 KB each, months of conversation.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 _OK = 200
 _QUOTED_CHARACTERS = 200
-# As seconds since 1970 it is the year 5138, as milliseconds 1973: services count either.
+# In seconds since 1970 it is the year 5138, in milliseconds 1973; services use both units.
 _LEAST_MILLISECONDS = 100_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSession:
-    """A session that was just made; `project_id` is None where the server does not say."""
+    """A session that was just created; `project_id` is None if the server does not name it."""
 
     id: str
     project_id: str | None = None
@@ -40,10 +40,10 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
-    """A session as the server keeps it.
+    """A stored session.
 
-    `messages` are those that can be read; `data` holds all as it came, other fields too. Times
-    are UTC, None where there is none that can be read.
+    `messages` are the messages that can be read; `data` is the server's whole object, including
+    other fields. Times are UTC, or None if they are missing or unreadable.
     """
 
     id: str
@@ -56,9 +56,9 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionEntry:
-    """One line in the list of a project's sessions; what the server does not say is None.
+    """One entry in the list of a project's sessions; fields that the server omits are None.
 
-    `ended_at` is None while the session goes on.
+    `ended_at` is None while the session is open.
     """
 
     id: str
@@ -70,7 +70,7 @@ class SessionEntry:
 
 @dataclass(frozen=True, slots=True)
 class SessionPage(Generic[ItemT]):
-    """Some sessions of a longer list; `total` is how many there are in all, None if unknown."""
+    """One page of a list of sessions; `total` is the length of the whole list, None if unknown."""
 
     items: tuple[ItemT, ...]
     total: int | None = None
@@ -80,7 +80,7 @@ class SessionPage(Generic[ItemT]):
 
 
 def read_object(body: bytes) -> Object:
-    """Read the JSON object of a good answer; raise the `TransportError` that it is otherwise."""
+    """Return the JSON object of a successful answer. Raises `TransportError` if there is none."""
     if not body.strip():
         raise IncompleteResponse("the provider answered with an empty body")
     if len(body) > MAX_ANSWER_BYTES:
@@ -96,7 +96,7 @@ def read_object(body: bytes) -> Object:
 
 
 def read_new_session(answer: Object) -> NewSession:
-    """Read the answer to the making of a session."""
+    """Read the answer to the creation of a session."""
     project = _first(answer, "pathwayId", "pathway_id", "projectId", "project_id")
     return NewSession(id=_id(answer, ""), project_id=project if isinstance(project, str) else None)
 
@@ -137,8 +137,8 @@ def _page(answer: Object, name: str, read: Callable[[Object, str], ItemT]) -> Se
 
 
 def _session(value: Object, where: str) -> SessionRecord:
-    given = [value[name] for name in ("state", "data") if isinstance(value.get(name), dict)]
-    data = _object(given[0] if given else _first(value, "data", "state"), f"{where}data")
+    objects = [value[name] for name in ("state", "data") if isinstance(value.get(name), dict)]
+    data = _object(objects[0] if objects else _first(value, "data", "state"), f"{where}data")
     messages = _first(data, "messages")
     if not isinstance(messages, list | None):
         raise _malformed(f"{where}data.messages", "a list", messages)
@@ -165,7 +165,7 @@ def _entry(value: Object, where: str) -> SessionEntry:
 
 
 def _message(value: JSONValue) -> Message | None:
-    """Read a message as our server or another one writes it; return None if neither reads it."""
+    """Read a message in our server's form or in OpenAI's; return None if it has neither."""
     if not isinstance(value, dict):
         return None
     try:
@@ -187,23 +187,23 @@ def _count(value: JSONValue) -> int | None:
 
 
 def _time(value: Object, *names: str) -> datetime | None:
-    """Read a time in ISO 8601, or a number of seconds or milliseconds since 1970."""
-    given = _first(value, *names)
+    """Read a time: ISO 8601, or a number of seconds or milliseconds since 1970."""
+    found = _first(value, *names)
     try:
-        if isinstance(given, str):
-            time = datetime.fromisoformat(given.strip())
+        if isinstance(found, str):
+            time = datetime.fromisoformat(found.strip())
             return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
-        if isinstance(given, int | float) and not isinstance(given, bool):
+        if isinstance(found, int | float) and not isinstance(found, bool):
             return datetime.fromtimestamp(
-                given / (1000 if given >= _LEAST_MILLISECONDS else 1), UTC
+                found / (1000 if found >= _LEAST_MILLISECONDS else 1), UTC
             )
-    except (ValueError, OverflowError, OSError):  # no time, or none that a computer can hold
+    except (ValueError, OverflowError, OSError):  # not a time, or outside the range of datetime
         pass
     return None
 
 
 def _first(value: Object, *names: str) -> JSONValue:
-    """Give the first of these fields that is there and not null."""
+    """Return the first of these fields that is present and not null."""
     return next((value[name] for name in names if value.get(name) is not None), None)
 
 
@@ -226,8 +226,8 @@ _KINDS |= {int: "a number", float: "a number"}
 
 
 def _unreadable(body: bytes) -> TransportError:
-    """Tell of a body that is no JSON: a proxy's page is quoted, half a session is not."""
+    """Return the error for a body that is not JSON; only a body like a proxy's page is quoted."""
     if body.lstrip()[:1] not in (b"{", b"["):
-        return decode_error(_OK, body, place=" with a body that is no JSON")
+        return decode_error(_OK, body, place=" with a body that is not JSON")
     start = body[:_QUOTED_CHARACTERS].decode(errors="replace")
-    return MalformedResponse("the provider's answer is no whole JSON text", data=start)
+    return MalformedResponse("the provider's answer is not complete JSON", data=start)

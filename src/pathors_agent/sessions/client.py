@@ -1,7 +1,7 @@
 """Create, read, search, list and end the sessions of a project, over any transport.
 
-One request each, with the errors of completions. All are idempotent, so that transports retry them
-like completions.
+Each operation is one request and raises the same errors as a completion. All are idempotent, so
+that transports retry them.
 """
 
 import time
@@ -41,9 +41,8 @@ ResultT = TypeVar("ResultT")
 
 Variables = Mapping[str, JSONValue]
 
-# What the API gives to who does not say.
+# The API's own defaults.
 SEARCH_LIMIT = 50
-# A screen of them.
 PAGE_SIZE = 20
 
 _GOOD_STATUSES = range(200, 300)
@@ -52,10 +51,10 @@ _PATH = "/sessions"
 
 
 class Sessions:
-    """The sessions of the project that a transport talks to.
+    """The sessions of the project that a transport sends to.
 
-    An answer with an error status raises `ProviderError`; one that is not what it should be,
-    `MalformedResponse`. The transport stays open; close it yourself.
+    An error status raises `ProviderError`, and an answer of the wrong form `MalformedResponse`. The
+    transport stays open; close it yourself.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -64,35 +63,34 @@ class Sessions:
     def create(
         self, session_id: str, *, variables: Variables | None = None, provider: str = ""
     ) -> NewSession:
-        """Make a session, with the variables that its instructions use as `{{name}}`.
+        """Create a session; its instructions refer to the variables as `{{name}}`.
 
-        Once more with the same content changes nothing; with other content it raises
-        `SessionConflict`.
+        Idempotent. Raises `SessionConflict` if the session exists with other content.
         """
         return self._perform(_create(session_id, variables, provider))
 
     def get(self, session_id: str) -> SessionRecord:
-        """Give a session whole; raise `SessionNotFound` where there is none, or it has ended."""
+        """Return a session. Raises `SessionNotFound` if it does not exist or has ended."""
         return self._perform(_get(session_id))
 
     def search(
         self, text: str, *, limit: int = SEARCH_LIMIT, offset: int = 0
     ) -> SessionPage[SessionRecord]:
-        """Find sessions that contain a text, case-sensitive, anywhere; newest update first.
+        """Return the sessions that contain a text, the most recently updated first.
 
-        A server may end a page before `limit`, because of its size: the next page begins at
-        `offset` plus the number of items in this page.
+        The search is case-sensitive and includes all fields. A page that would be too large has
+        fewer than `limit` items: the next page begins at `offset` plus the number of its items.
         """
         return self._perform(_search(text, limit, offset))
 
     def end(self, session_id: str) -> None:
-        """Remove a session's variables and messages for good, if there is one."""
+        """Delete a session's variables and messages permanently. Idempotent."""
         self._perform(_end(session_id))
 
     def list(
         self, *, page: int = 1, page_size: int = PAGE_SIZE, search: str = ""
     ) -> SessionPage[SessionEntry]:
-        """List the sessions, ended ones included; with `search`, those that contain the text."""
+        """Return one page of the sessions, including ended ones; `search` selects those with a text."""
         return self._perform(_list(page, page_size, search))
 
     def _perform(self, operation: "_Operation[ResultT]") -> ResultT:
@@ -144,7 +142,7 @@ class AsyncSessions:
 
 @dataclass(frozen=True, slots=True)
 class _Operation(Generic[ResultT]):
-    """One request, how its answer is read, and what statuses of their own meaning raise."""
+    """A request, the function that reads its answer, and the errors of special statuses."""
 
     request: Request
     read: Callable[[Object], ResultT]
@@ -166,13 +164,13 @@ def _create(session_id: str, variables: Variables | None, provider: str) -> _Ope
         content["variables"] = variables
     if provider:
         content["provider"] = provider
-    refused = SessionConflict(f"the session {session_id!r} is there, with other content")
+    refused = SessionConflict(f"the session {session_id!r} exists with other content")
     return _Operation(_request("POST", _PATH, content), read_new_session, {_CONFLICT: refused})
 
 
 def _get(session_id: str) -> _Operation[SessionRecord]:
     refused = SessionNotFound(f"the provider knows no session {session_id!r}")
-    if not session_id:  # its address would be that of the list
+    if not session_id:  # its address is that of the list
         raise refused
     return _Operation(
         _request("GET", f"{_PATH}/{_segment(session_id)}"), read_session, {_NOT_FOUND: refused}
@@ -203,7 +201,7 @@ def _request(method: str, path: str, content: Mapping[str, object] | None = None
 
 
 def _segment(session_id: str) -> str:
-    """Encode an id as one part of a path; dots alone would be a way up."""
+    """Return an id as one segment of a path; a segment of dots would lead out of it."""
     encoded = quote(session_id, safe="")
     return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
 

@@ -1,4 +1,4 @@
-"""Draw the calls of runs as bars on one page: which ran when, and what they waited for."""
+"""Draw the calls of runs as bars on an HTML page: when each one ran, and its waits."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-# A bar that took no time is still to be seen: so many hundredths of the chart.
+# Hundredths of the chart: the shortest calls stay visible.
 _NARROWEST = 0.4
 _MOST_TICKS = 6
 
@@ -15,10 +15,10 @@ _MOST_TICKS = 6
 class TimedCall(msgspec.Struct, frozen=True, gc=False):
     """One call of a model or tool, with its times in seconds of one clock.
 
-    `kind` is "model" or "tool"; `key` is the effect's (`tool/3/0`). `end` is None while it runs.
-    `outcome` is a tool message's, or "failed". `first` is when the first of an answer came. `waits`
-    are the stretches before it was sent again, or had a place to run; `notes` say what was out of
-    the ordinary.
+    `kind` is "model" or "tool"; `key` is the key of the effect (`tool/3/0`). `end` is None while
+    the call runs. `outcome` is that of the tool message, or "failed". `first` is when the first
+    part of an answer arrived. `waits` are the times between retries, or in the queue before the
+    call; `notes` describe anything unusual.
     """
 
     kind: str
@@ -33,26 +33,26 @@ class TimedCall(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def seconds(self) -> float | None:
-        """How long it took; None while it runs."""
+        """The duration of the call; None while it runs."""
         return None if self.end is None else self.end - self.start
 
 
 class Chart(NamedTuple):
-    """The calls of one run, under a title; `said` is what stands below it."""
+    """The calls of one run; `subtitle` stands below the title."""
 
     title: str
-    said: str
+    subtitle: str
     calls: Sequence[TimedCall]
 
 
 def page(*charts: Chart) -> str:
-    """Write charts, one below another, as one HTML page that needs nothing else and runs nothing."""
+    """Return charts, one below another, as one HTML page without scripts or other files."""
     title = escape(charts[0].title) if charts else "Nothing ran"
     return _PAGE.format(title=title, charts="\n".join(map(_chart, charts)) or "<p>Nothing ran.</p>")
 
 
 def duration(seconds: float) -> str:
-    """Write a length of time as people read it: `0.4 ms`, `120 ms`, `2.51 s`, `3 min 20 s`."""
+    """Return a duration as text: `0.4 ms`, `120 ms`, `2.51 s`, `3 min 20 s`."""
     if 0 < seconds < 0.01:
         return f"{seconds * 1000:.1f} ms"
     if seconds < 1:
@@ -68,7 +68,7 @@ def _tick(seconds: float) -> str:
 
 
 class _Scale:
-    """Where a time stands on a chart, in hundredths of its width."""
+    """The position of times on a chart, in hundredths of its width."""
 
     def __init__(self, calls: Sequence[TimedCall]) -> None:
         self.start = min((start for call in calls for start in _starts(call)), default=0.0)
@@ -90,7 +90,7 @@ class _Scale:
     def ticks(self) -> Iterator[str]:
         for tick in range(math.floor(self._whole / self.step) + 1):
             place = 100 * tick * self.step / self._whole
-            if place < 95:  # there is room for its words
+            if place < 95:  # otherwise the label has no room
                 yield f'<i style="left:{place:.2f}%">{_tick(tick * self.step)}</i>'
 
     def distance(self) -> str:
@@ -109,7 +109,7 @@ def _chart(chart: Chart) -> str:
     scale = _Scale(chart.calls)
     return _CHART.format(
         title=escape(chart.title),
-        said=escape(chart.said),
+        subtitle=escape(chart.subtitle),
         took=duration(scale.end - scale.start),
         distance=scale.distance(),
         ticks="".join(scale.ticks()),
@@ -122,8 +122,8 @@ def _chart(chart: Chart) -> str:
 
 def _row(call: TimedCall, scale: _Scale) -> str:
     waited = sum(end - start for start, end in call.waits)
-    said = [*call.notes, *([f"waited {duration(waited)}"] if waited else [])]
-    notes = "".join(f"<em>{escape(note)}</em>" for note in said)
+    texts = [*call.notes, *([f"waited {duration(waited)}"] if waited else [])]
+    notes = "".join(f"<em>{escape(text)}</em>" for text in texts)
     took = "" if call.seconds is None else duration(call.seconds)
     if call.first is not None:
         took += f"<small>first after {duration(call.first - call.start)}</small>"
@@ -153,7 +153,7 @@ def _bar(kinds: str, style: str) -> str:
 _OUTCOMES = {
     "value": "done",
     "error": "error",
-    "timeout": "out of time",
+    "timeout": "timed out",
     "cancelled": "cancelled",
     "not_run": "not run",
     "unknown": "unknown",
@@ -164,7 +164,7 @@ _OUTCOMES = {
 
 _CHART = """<section>
 <h1>{title}</h1>
-<p>{said}</p>
+<p>{subtitle}</p>
 <table role="table" style="--step:{distance}">
 <caption>Calls in the order in which they began; {took} in all</caption>
 <thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Call</th>\
@@ -240,10 +240,10 @@ em {{ display: inline-block; margin: 0 0 0 .5em }}
 {charts}
 <dl aria-hidden="true">
 <div><dt><b class="model"></b></dt><dd>the model</dd></div>
-<div><dt><b class="model"></b><b class="before"></b></dt><dd>before the first of its answer</dd></div>
+<div><dt><b class="model"></b><b class="before"></b></dt><dd>before its answer began</dd></div>
 <div><dt><b class="tool"></b></dt><dd>a tool</dd></div>
-<div><dt><b class="wait"></b></dt><dd>waiting: to be sent again, or for a place</dd></div>
-<div><dt><b class="failed"></b></dt><dd>failed, or out of time</dd></div>
+<div><dt><b class="wait"></b></dt><dd>waiting: for a retry, or in the queue</dd></div>
+<div><dt><b class="failed"></b></dt><dd>failed, or timed out</dd></div>
 </dl>
 </body></html>
 """

@@ -1,6 +1,6 @@
-"""Show what was said, readably: as HTML for notebooks, and with rich for terminals.
+"""Readable transcripts of messages: as HTML for notebooks, and with rich for terminals.
 
-Only these two show message contents; a plain repr counts them.
+Only these two functions show message contents; a plain repr shows their sizes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from pathors_agent.messages import (
     AssistantMessage,
     Content,
     Message,
+    SystemMessage,
     ToolMessage,
     UserMessage,
     content_text,
@@ -19,29 +20,29 @@ from pathors_agent.messages import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# A file that a tool read is not to fill the page.
+# A file that a tool read must not fill the page.
 MAX_CHARACTERS = 2_000
-# The last of a long history are those that are asked about.
+# The last messages of a long history are the interesting ones.
 MAX_MESSAGES = 100
 
 
-class _Line(NamedTuple):
-    """One row: a role or the like, the text, and a remark beside it."""
+class _Row(NamedTuple):
+    """One row: a label such as the role, the text, and a remark after it."""
 
-    who: str
+    label: str
     text: str
     remark: str = ""
 
 
 def as_html(messages: Sequence[Message], heading: str = "") -> str:
-    """Write messages as HTML, all their text escaped, in the colours of the page around it."""
+    """Return messages as HTML with all text escaped, in the colours of the surrounding page."""
     head = f'<p style="margin:0 0 .5em;opacity:.75">{escape(heading)}</p>' if heading else ""
-    rows = "".join(map(_row, _lines(messages)))
+    rows = "".join(map(_html_row, _rows(messages)))
     return f'<div style="max-width:60em">{head}<table style="{_TABLE}">{rows}</table></div>'
 
 
 def as_rich(messages: Sequence[Message], heading: str = "") -> "Iterator[RenderableType]":
-    """Write messages as what rich renders, all their text taken literally."""
+    """Yield messages as objects that rich renders; their text is taken literally."""
     from rich.table import Table
     from rich.text import Text
 
@@ -50,77 +51,77 @@ def as_rich(messages: Sequence[Message], heading: str = "") -> "Iterator[Rendera
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for line in _lines(messages):
-        who = Text(line.who, style=_STYLES.get(line.who, ""))
-        table.add_row(who, Text.assemble(_visible(line.text), (_beside(line), "dim")))
+    for row in _rows(messages):
+        label = Text(row.label, style=_STYLES.get(row.label, ""))
+        table.add_row(label, Text.assemble(_visible(row.text), (_remark(row), "dim")))
     yield table
 
 
 _STYLES = {"user": "bold", "call": "cyan", "result": "green", "error": "red", "reasoning": "dim"}
 
-# Notebooks style tables in ways of their own, and JupyterLab removes some styles from notebooks that
-# it does not trust: `overflow-wrap`, but not its older name. So the layout depends on no text, and
-# the roles have a width that holds the longest one.
+# Notebooks have styles of their own for tables. JupyterLab removes some styles from notebooks that
+# it does not trust: `overflow-wrap`, but not its older name. So the layout does not depend on the
+# texts, and the column of roles fits the longest one.
 _TABLE = "table-layout:fixed;width:100%;border:0"
 _CELL = "text-align:left;vertical-align:top;padding:.25em 1em .25em 0;border:0;background:none"
 _ROLE = f"{_CELL};opacity:.65;font-weight:500;white-space:nowrap;box-sizing:border-box;width:7em"
 _TEXT = f"{_CELL};white-space:pre-wrap;overflow-wrap:anywhere;word-wrap:break-word"
 _ROW = (
-    f'<tr style="background:none"><th scope="row" style="{_ROLE}">{{who}}</th>'
+    f'<tr style="background:none"><th scope="row" style="{_ROLE}">{{label}}</th>'
     f'<td style="{_TEXT}">{{text}}<small style="opacity:.65">{{remark}}</small></td></tr>'
 )
 
 
-def _row(line: _Line) -> str:
-    return _ROW.format(who=escape(line.who), text=escape(line.text), remark=escape(_beside(line)))
+def _html_row(row: _Row) -> str:
+    return _ROW.format(label=escape(row.label), text=escape(row.text), remark=escape(_remark(row)))
 
 
-def _beside(line: _Line) -> str:
-    return f"  {line.remark}" if line.remark else ""
+def _remark(row: _Row) -> str:
+    return f"  {row.remark}" if row.remark else ""
 
 
 def _visible(text: str) -> str:
-    """Put a sign in the place of each character that would steer a terminal."""
+    """Replace each character that would control a terminal."""
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
 
 
-def _lines(messages: Sequence[Message]) -> Iterator[_Line]:
+def _rows(messages: Sequence[Message]) -> Iterator[_Row]:
     left_out = len(messages) - MAX_MESSAGES
     if left_out > 0:
-        yield _Line("...", f"{left_out} messages before these")
+        yield _Row("...", f"{left_out} messages before these")
     for message in messages[-MAX_MESSAGES:]:
-        yield from _said(message)
+        yield from _message_rows(message)
 
 
-def _said(message: Message) -> Iterator[_Line]:
+def _message_rows(message: Message) -> Iterator[_Row]:
     match message:
         case AssistantMessage():
-            yield from _answered(message)
+            yield from _answer_rows(message)
         case ToolMessage(outcome="value"):
-            yield _line("result", message.content)
+            yield _content_row("result", message.content)
         case ToolMessage():
             outcome = "" if message.outcome == "error" else message.outcome.replace("_", " ")
-            yield _line("error", message.content, outcome)
+            yield _content_row("error", message.content, outcome)
         case UserMessage(feedback=True):
-            yield _line("feedback", message.content)
-        case _:
-            yield _line(message.role, message.content)
+            yield _content_row("feedback", message.content)
+        case SystemMessage() | UserMessage():
+            yield _content_row(message.role, message.content)
 
 
-def _answered(message: AssistantMessage) -> Iterator[_Line]:
+def _answer_rows(message: AssistantMessage) -> Iterator[_Row]:
     if message.reasoning:
-        yield _line("reasoning", message.reasoning)
+        yield _content_row("reasoning", message.reasoning)
     if message.text:
-        yield _line("assistant", message.content)
+        yield _content_row("assistant", message.content)
     if message.refusal:
-        yield _line("refusal", message.refusal)
+        yield _content_row("refusal", message.refusal)
     for call in message.tool_calls:
-        yield _line("call", f"{call.name}({call.arguments})")
+        yield _content_row("call", f"{call.name}({call.arguments})")
 
 
-def _line(who: str, content: Content | None, remark: str = "") -> _Line:
+def _content_row(label: str, content: Content | None, remark: str = "") -> _Row:
     text = content_text(content)
     more = len(text) - MAX_CHARACTERS
     parts = [remark] if remark else []
@@ -129,4 +130,4 @@ def _line(who: str, content: Content | None, remark: str = "") -> _Line:
     if content and not isinstance(content, str):
         parts += [part.type for part in content if part.type != "text"]
     remark = f"({', '.join(parts)})" if parts else ""
-    return _Line(who, text[:MAX_CHARACTERS], remark)
+    return _Row(label, text[:MAX_CHARACTERS], remark)
