@@ -3,7 +3,7 @@
 import pytest
 
 from pathors_agent.schema.bounds import InvalidSchema
-from pathors_agent.schema.patterns import compile_pattern
+from pathors_agent.schema.references import compile_pattern
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,7 @@ from pathors_agent.schema.arguments import (
     with_whole_numbers,
 )
 from pathors_agent.schema.bounds import InvalidSchema
-from pathors_agent.schema.strict import close_schema
-from pathors_agent.schema.strict_arguments import ArgumentsReader, StrictArguments
+from pathors_agent.schema.strict import ArgumentsReader, StrictArguments, close_schema
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.signature import Signature, read_signature, refused
 from pathors_agent.wire.chat_completions import RequestTemplate

@@ -20,8 +20,7 @@ from pathors_agent.schema.arguments import (
     TypedArguments,
 )
 from pathors_agent.schema.compiled import compile_schema
-from pathors_agent.schema.strict import close_schema
-from pathors_agent.schema.strict_arguments import ArgumentsReader, StrictArguments
+from pathors_agent.schema.strict import ArgumentsReader, StrictArguments, close_schema
 from pathors_agent.tools.signature import (
     Signature,
     ToolContext,
