@@ -201,7 +201,7 @@ def test_schema_is_copied_when_it_is_compiled() -> None:
 
 
 def test_endless_reference_is_refused_at_registration() -> None:
-    with pytest.raises(ToolDefinitionError, match="parameters refers to itself without end"):
+    with pytest.raises(ToolDefinitionError, match="parameters refers to itself endlessly"):
         ToolRegistry([Tool(name="loop", parameters={"type": "object", "$ref": "#"})])
 
 

@@ -55,9 +55,9 @@ def test_weight_counts_values_names_and_text() -> None:
         ([float("nan")], "a number that is not finite"),
         ({"a": float("-inf")}, "a number that is not finite"),
         (10 ** (MAX_DIGITS + 10), "a number of more than 2,000 digits"),
-        ({1: 2}, "a name that is no string: int"),
-        ([{1}], "what is not JSON: set"),
-        (b"", "what is not JSON: bytes"),
+        ({1: 2}, "a name that is not a string: int"),
+        ([{1}], "a value that is not JSON: set"),
+        (b"", "a value that is not JSON: bytes"),
     ],
     ids=str.split("deep deeper many NaN infinity digits name set bytes"),
 )

@@ -1,12 +1,12 @@
-"""Make pydantic read exactly what the JSON Schema of a type allows. Pure.
+"""Adapt pydantic's validation to the JSON Schema that it generates for a type. Pure.
 
-pydantic writes the schema of a type by one set of rules and reads its JSON by another, and the two
-differ in places: an enum member inside of `Literal` is shown as its value and read as itself, a
-discriminator with a default is optional in the schema and required by the reader, an `AliasPath` is
-not shown at all. `agreed` rewrites the core schema from which pydantic makes both.
+The two differ in places: the schema shows an enum member inside `Literal` as its value, but the
+validator accepts only the member; a discriminator with a default is optional in the schema and required
+by the validator; the schema omits an `AliasPath`. `agreed` rewrites the core schema from which pydantic
+builds both.
 
-Where an author decides, the author is followed: a model's own config, validators, and the `format`
-of a text, which a JSON Schema only announces.
+Decisions of an author are kept: the config and validators of a model, and the `format` of a string,
+which is only an annotation in JSON Schema.
 """
 
 import re
@@ -27,26 +27,26 @@ from pydantic_core import (
 from pathors_agent.messages import JSONValue
 
 Node = dict[str, Any]
-"""A core schema, or a field of one: `pydantic_core.core_schema` describes them."""
+"""A core schema, or a field of one; see `pydantic_core.core_schema`."""
 
-# Values of a node that hold no schemas.
+# Keys of a node whose values contain no schemas.
 _LEAVES: Final = frozenset(
     {"metadata", "serialization", "default", "default_factory", "expected", "members", "config"}
     | {"cls", "function", "custom_error_context", "validation_alias", "discriminator", "ref"}
 )
-# By a name of the author's choice: a field may be called `default`.
+# Keys whose values map names of the author to schemas: a field may be called `default`.
 _NAMED: Final = frozenset({"fields", "choices"})
 
-# What JSON writes as a number, and what a text may hold that becomes one.
+# The texts of JSON's integers and numbers, and the texts that are read as decimals.
 WHOLE_TEXT: Final = "^-?(0|[1-9][0-9]*)$"
 NUMBER_TEXT: Final = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 DECIMAL_TEXT: Final = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
 def agreed(schema: Any) -> Any:
-    """Return a core schema whose reader takes what its JSON Schema allows, and nothing else.
+    """Return a core schema that accepts exactly the values that its JSON Schema allows.
 
-    Returns the same object where there is nothing to change.
+    Returns the same object if nothing changes.
     """
     rewriting = _Rewriting(schema)
     made = rewriting.node(schema, by_name=False)
@@ -55,7 +55,7 @@ def agreed(schema: Any) -> Any:
 
 
 class _Rewriting:
-    """One walk over a core schema: children first, on copies."""
+    """One traversal of a core schema, depth first, on copies."""
 
     def __init__(self, root: Node) -> None:
         self.has_changed = False
@@ -101,7 +101,7 @@ class _Rewriting:
         return replaced
 
     def _shorten_alias(self, field: Node, *, by_name: bool) -> None:
-        """Leave the one name of a field that its schema shows."""
+        """Remove the aliases of a field that its schema does not show."""
         alias = field["validation_alias"]
         if isinstance(alias, str) and not by_name:
             return
@@ -124,7 +124,7 @@ class _Rewriting:
     # - discriminators
 
     def _name_tags(self, union: Node) -> None:
-        """Name the members of a union by JSON values, as errors show them, and not by an enum."""
+        """Replace enum members as tags of a union by their values, which errors can show."""
         choices = union["choices"]
         if any(isinstance(tag, Enum) for tag in choices):
             union["choices"] = {
@@ -134,7 +134,7 @@ class _Rewriting:
             self.has_changed = True
 
     def require_discriminators(self) -> None:
-        """Make the discriminator of each union required in all members, under the name it shows."""
+        """Require the discriminator of each union in all its members, under its alias."""
         for union in self._unions:
             discriminator = union["discriminator"]
             if callable(discriminator):
@@ -149,8 +149,8 @@ class _Rewriting:
                 self.has_changed = True
 
     def _require(self, names: set[str], node: Any) -> set[str]:
-        """Make fields required in a member of a union, and return the names that they show."""
-        if not isinstance(node, dict):  # a tag that stands for another
+        """Require fields in a member of a union, and return their aliases."""
+        if not isinstance(node, dict):  # a tag that refers to another tag
             return set()
         if node["type"] == "definition-ref":
             return self._require(names, self._definitions[node["schema_ref"]])
@@ -187,14 +187,14 @@ def _make_required(field: Node) -> bool:
 
 
 def _literal(node: Node) -> Node:
-    """Read the values that the schema shows; pydantic takes True for 1."""
+    """Read the values that the schema shows; pydantic accepts True as 1."""
     if all(type(value) in (str, type(None)) for value in node["expected"]):
         return node
     return _plain(node, _Values(_literal_pairs(node), "literal_error"), _shown_as(node))
 
 
 def _enum(node: Node) -> Node:
-    """Read the members' values as JSON: a pair comes as an array, a date as a text."""
+    """Read the values of the members as JSON: a tuple is an array, a date is a string."""
     if issubclass(node["cls"], Flag):
         return _flag(node)
     if all(type(member.value) is str for member in node["members"]):
@@ -217,13 +217,13 @@ def _json(value: object) -> JSONValue:
 
 
 def _generator(node: Node) -> Node:
-    """Read all items before the function runs, and not while it does."""
+    """Read all items before the function runs instead of lazily."""
     made: Node = _list(node)
     return made | {key: node[key] for key in ("ref", "metadata") if key in node}
 
 
 def _set(node: Node) -> Node:
-    """Refuse an item that is there twice; pydantic leaves it out."""
+    """Refuse duplicate items, which pydantic drops."""
     make = frozenset if node["type"] == "frozenset" else set
 
     def unique(items: list[Any]) -> Any:
@@ -232,7 +232,7 @@ def _set(node: Node) -> Node:
         except TypeError:
             raise PydanticKnownError("set_item_not_hashable") from None
         if len(made) < len(items) and len(set(map(_key, items))) < len(items):
-            raise PydanticCustomError("unique_items", "should not hold an item twice")
+            raise PydanticCustomError("unique_items", "should not contain an item twice")
         return made
 
     after: Node = dict(core_schema.no_info_after_validator_function(unique, _list(node)))
@@ -245,7 +245,7 @@ def _list(node: Node) -> Any:
 
 
 def _decimal(node: Node) -> Node:
-    """Read only the texts that the schema shows; Python takes "1_0" and " 1 ", too."""
+    """Read only the strings that the schema allows; Python also accepts "1_0" and " 1 "."""
     validate = _validator(node).validate_json
 
     def read(given: object) -> object:
@@ -267,12 +267,12 @@ _REPLACEMENTS: dict[str, Callable[[Node], Node]] = {
 
 
 def _plain(node: Node, read: Callable[[Any], object], show: Callable[..., Any]) -> Node:
-    """Replace a node by a function."""
+    """Return a node that validates by a function."""
     return _shown(dict(core_schema.no_info_plain_validator_function(read)), node, show)
 
 
 def _shown(made: Node, node: Node, show: Callable[..., Any]) -> Node:
-    """Return a node that takes the place of another, and shows a schema of its own."""
+    """Return a replacement of a node, with the function that generates its JSON Schema."""
     metadata = node.get("metadata") or {}
     functions = [show, *metadata.get("pydantic_js_functions", ())]
     made["metadata"] = {**metadata, "pydantic_js_functions": functions}
@@ -288,7 +288,7 @@ def _shown_as(node: Node) -> Callable[..., Any]:
 
 
 def _text_keys(node: Node) -> Node | None:
-    """Read the keys of an object as the texts that they are in JSON; None for those that are."""
+    """Return a node that reads keys from strings, or None if the keys are strings."""
     match node.get("type"):
         case "int":
             return _number_keys(node, WHOLE_TEXT, int)
@@ -319,7 +319,7 @@ def _number_keys(node: Node, pattern: str, convert: Callable[[str], float]) -> N
 
     def read(given: Any) -> object:
         if not re.search(pattern, given):
-            raise PydanticCustomError("number_key", "should be the text of a number, as a name")
+            raise PydanticCustomError("number_key", "should be a number written as a string")
         return validate(convert(given))
 
     return _plain({}, read, lambda _, __: {"type": "string", "pattern": pattern})
@@ -334,7 +334,7 @@ def _validator(node: Node) -> SchemaValidator:
 
 
 class _Values:
-    """Read one of a few JSON values as the Python value that it stands for."""
+    """A validator that maps a few JSON values to Python values."""
 
     def __init__(
         self,
@@ -362,7 +362,7 @@ def _quoted(shown: JSONValue) -> str:
 
 
 def _key(value: Any) -> object:
-    """Return what is equal for equal JSON values: 1 and 1.0 are, 1 and true are not."""
+    """Return a key that is equal for equal JSON values: for 1 and 1.0, not for 1 and true."""
     match value:
         case bool():
             return bool, value
@@ -378,7 +378,7 @@ def _key(value: Any) -> object:
 
 
 def _flag(node: Node) -> Node:
-    """Read the sums of a flag's members; pydantic shows the members, and reads any number."""
+    """Read the sums of a flag's members; pydantic shows the members and accepts any number."""
     flag = node["cls"]
     made = _plain(node, flag_reader(flag), lambda _, __: flag_schema(flag))
 
@@ -393,7 +393,7 @@ def _flag(node: Node) -> Node:
     return made
 
 
-# A flag of more bits lists its members in the schema, and not their 2,048 sums.
+# With more bits, the schema of a flag lists its members and not their 2,048 sums.
 MAX_FLAG_BITS: Final = 10
 
 
@@ -408,7 +408,7 @@ def flag_schema(flag: type[Flag]) -> dict[str, Any]:
 
 
 def _flag_values(flag: type[Flag]) -> list[int]:
-    """List the numbers that a model may send for a flag: the sums of its single bits."""
+    """Return the numbers that are valid for a flag: the sums of its bits."""
     bits = sorted(_bits(flag).values())
     if len(bits) > MAX_FLAG_BITS:
         return [0, *bits]
@@ -416,7 +416,7 @@ def _flag_values(flag: type[Flag]) -> list[int]:
 
 
 def flag_words(flag: type[Flag]) -> str:
-    """Return which numbers are values of a flag, and what each bit is called."""
+    """Return the valid numbers of a flag in words, with the names of its bits."""
     bits = _bits(flag)
     named = ", ".join(f"{bit} ({name})" for name, bit in bits.items())
     return f"a sum of {named}" if len(bits) <= MAX_FLAG_BITS else f"one of 0, {named}"
@@ -428,7 +428,7 @@ def _bits(flag: type[Flag]) -> dict[str, int]:
 
 
 def flag_reader(flag: type[Flag]) -> Callable[[Any], object]:
-    """Return a function that reads a number as a flag, and raises pydantic's errors."""
+    """Return a function that reads a number as a flag; it raises pydantic's errors."""
     values = frozenset(_flag_values(flag))
 
     def read(given: Any) -> object:

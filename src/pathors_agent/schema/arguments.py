@@ -1,6 +1,6 @@
-"""Read the arguments of a call: one JSON object that fits, or words a model can act on. Pure.
+"""Read the arguments of a call, or describe their problems so that a model can correct them. Pure.
 
-The words quote what the model wrote: they go to nobody but that model.
+The texts quote the arguments: show them only to the model that wrote them.
 """
 
 import re
@@ -18,14 +18,14 @@ from pathors_agent.messages import JSONValue
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-# Enough to mend a call; a longer list is cheaper to rewrite than to read.
+# Enough to correct a call; with more problems it is cheaper to write it again.
 MAX_PROBLEMS = 10
 MAX_TEXT = 2_000
 MAX_LINE = 300
 MAX_QUOTE = 40
 MAX_NAMES = 20
 MAX_ALLOWED = 200
-# Comparing two names takes time by the square of their length; a tool's name has 64 characters.
+# The time to compare two names is quadratic; a tool's name has at most 64 characters.
 MAX_COMPARED = 100
 
 TYPE_WORDS = {
@@ -40,13 +40,13 @@ TYPE_WORDS = {
 
 
 class ArgumentsRefused(Exception):
-    """The arguments do not fit; the text goes on from "The arguments of <tool> "."""
+    """The arguments are invalid; the text continues "The arguments of <tool> "."""
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong: where (a JSON pointer), what should be there, and what is.
+    """One problem: its place (a JSON pointer), the value wanted there, and the value given.
 
-    `example` is the JSON text of a value that would fit.
+    `example` is the JSON text of a valid value.
     """
 
     pointer: str
@@ -56,20 +56,20 @@ class Problem(NamedTuple):
 
 
 class SchemaValidator(Protocol):
-    """What `schema.compile_schema` gives: it finds what is wrong with a value."""
+    """The result of `compile_schema`: a validator of values."""
 
     def problems(self, value: JSONValue) -> list[Problem]:
-        """List what is wrong; nothing when the value fits."""
+        """Return the problems of a value; none if it is valid."""
 
 
 class CheckedArguments:
-    """Read arguments as they are, once a JSON Schema has accepted them."""
+    """Read arguments that a JSON Schema accepts, without conversion."""
 
     def __init__(self, validator: SchemaValidator) -> None:
         self._validator = validator
 
     def read(self, text: str) -> dict[str, Any]:
-        """Give the arguments, or raise `ArgumentsRefused`."""
+        """Return the arguments, or raise `ArgumentsRefused`."""
         arguments = parse_object(text)
         if problems := self._validator.problems(arguments):
             raise ArgumentsRefused(report(problems))
@@ -86,8 +86,8 @@ class TypedArguments:
         self._properties = properties
 
     def read(self, text: str) -> dict[str, Any]:
-        """Give the arguments, converted, or raise `ArgumentsRefused`."""
-        if "NaN" in text or "Infinity" in text:  # read as numbers by pydantic, but not JSON
+        """Return the converted arguments, or raise `ArgumentsRefused`."""
+        if "NaN" in text or "Infinity" in text:  # numbers for pydantic, but not JSON
             parse_object(text)
         try:
             arguments = self._validate(text)
@@ -118,25 +118,25 @@ class TypedArguments:
         return Problem(pointer, _wanted(detail), given(detail["input"]))
 
 
-# What pydantic says of a float where an integer, or one of a few values, is wanted.
+# Errors of pydantic for a float where an integer, or one of a few values, is wanted.
 _WHOLE_WANTED = frozenset(
     {"int_type", "int_from_float", "int_parsing_size", "literal_error", "enum", "union_tag_invalid"}
 )
-# A text in JSON, or a number: only numbers outside of texts are found.
+# Strings are matched as well, so that numbers inside of them are skipped.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
 
 
 class _Written(float):
-    """A float, and the place of its text among all texts like it."""
+    """A float, and its position among all floats of the text."""
 
     place: int
 
 
 def with_whole_numbers(text: str, details: Iterable["ErrorDetails"]) -> str | None:
-    """Rewrite 1.0 and 1e2 as 1 and 100 where an integer is wanted; None where there are none.
+    """Rewrite 1.0 and 1e2 as 1 and 100 where an integer is wanted; return None if there are none.
 
-    JSON Schema counts them as integers, pydantic as floats. Only what was refused is rewritten, so
-    that a float elsewhere stays one; and this costs nothing where nothing is refused.
+    They are integers in JSON Schema, and floats in pydantic. Only refused values are rewritten, so
+    that other floats do not change and valid arguments cost nothing.
     """
     wanted = [detail for detail in details if detail["type"] in _WHOLE_WANTED]
     if not wanted:
@@ -162,7 +162,7 @@ def _at_path(detail: "ErrorDetails", value: Any) -> Any:
 
 
 def _tag(detail: "ErrorDetails") -> str:
-    """Name the property whose value tells the members of a union apart."""
+    """Return the name of the discriminator of a union."""
     named: str = detail["ctx"]["discriminator"]
     return named.partition(" | ")[0].strip("'")
 
@@ -181,7 +181,7 @@ def _rewritten(text: str, whole: set[int]) -> str:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """Parse arguments strictly: one JSON object, or nothing at all for no arguments."""
+    """Parse arguments strictly: one JSON object, or an empty text for no arguments."""
     if not text or text.isspace():
         return {}
     try:
@@ -197,11 +197,11 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def refuse_repeated_names(text: str, names: int) -> None:
-    """Refuse an object that holds a name twice, in a text that is JSON and gave so many names.
+    """Raise `ArgumentsRefused` if an object in a JSON text has a name twice.
 
-    Parsers keep the last of them, other readers of the same text the first. A name is followed
-    by a colon; where only names are, as often as there are names, none is lost. Else the text is
-    read a second time: 1.5 µs for 100 characters.
+    Some parsers keep the first value of a repeated name, some the last. `names` is the number of
+    names after parsing. If the text has as many colons, no name was lost. Otherwise it is parsed a
+    second time: 1.5 µs for 100 characters.
     """
     if text.count(":") == names or (text.count('":') == names and not _has_spaced_colon(text)):
         return
@@ -225,7 +225,7 @@ _decode_unrepeated = JSONDecoder(object_pairs_hook=_unrepeated).decode
 
 
 def _not_json(text: str, reason: str) -> str:
-    """Return why a text is not JSON, from a parser's "<what> at line <n> column <bytes>"."""
+    """Return why a text is not JSON, from the parser's "<reason> at line <n> column <bytes>"."""
     what, _, place = reason.rpartition(" at line ")
     if what.startswith("recursion"):
         return "are nested too deeply; send fewer levels of arrays and objects."
@@ -237,7 +237,7 @@ def _not_json(text: str, reason: str) -> str:
     return f"are not JSON: {what} at character {at}, near `{near}`. Send one JSON object."
 
 
-# pydantic's words name Python's types here; the model knows JSON's.
+# pydantic's texts name Python's types here; the model knows JSON's.
 _WORDS = dict.fromkeys(
     ("model_type", "dataclass_type", "dict_type", "mapping_type", "model_attributes_type"),
     "should be an object",
@@ -250,7 +250,7 @@ def _wanted(detail: "ErrorDetails") -> str:
     if detail["type"] in ("value_error", "assertion_error"):
         return detail["msg"].partition(", ")[2] or f"is refused ({_class_of_cause(detail)})"
     message = detail["msg"].removeprefix("Input ")
-    if detail["type"] not in _KNOWN:  # an author's own words
+    if detail["type"] not in _KNOWN:  # a text of the author of the tool
         return message
     first = message.partition(" ")[0]
     lowered = message if first.isupper() else message[:1].lower() + message[1:]
@@ -263,7 +263,7 @@ def _class_of_cause(detail: "ErrorDetails") -> str:
 
 
 def _path(detail: "ErrorDetails", value: Any) -> list[str | int]:
-    """The keys of an error's place; pydantic mixes in the names of union members."""
+    """Return the path of an error, without the names of union members that pydantic adds."""
     path: list[str | int] = []
     names_absent_key = detail["type"].startswith("missing")
     for position, key in enumerate(detail["loc"], start=1):
@@ -282,12 +282,12 @@ def _holds(value: Any, key: str | int) -> bool:
 
 
 def json_pointer(path: Iterable[str | int]) -> str:
-    """Write a path as a JSON pointer (RFC 6901)."""
+    """Return a path as a JSON pointer (RFC 6901)."""
     return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in path)
 
 
 def missing(schema: Any) -> str:
-    """Say that a value is missing, and which are allowed or of what type."""
+    """Return that a value is missing, with the allowed values or the type."""
     if not isinstance(schema, Mapping):
         return "is missing"
     values = [schema["const"]] if "const" in schema else schema.get("enum")
@@ -299,13 +299,13 @@ def missing(schema: Any) -> str:
 
 
 def allowed(values: Iterable[Any]) -> str:
-    """Say which values are allowed."""
-    shown = map(quote, islice(values, MAX_ALLOWED // 4))  # what stands between two is as long
+    """Return which values are allowed."""
+    shown = map(quote, islice(values, MAX_ALLOWED // 4))  # " or " is four characters long
     return cut("should be " + " or ".join(shown), MAX_ALLOWED)
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """Say that a name is unknown, and which was probably meant or which there are."""
+    """Return that a name is unknown, with the most similar name or all known names."""
     names = list(known)
     if match := closest(name, names):
         return f"is unknown, did you mean {quote(match)}?"
@@ -313,22 +313,22 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:
-    """Find the known name that a wrong name was probably meant to be."""
-    from difflib import get_close_matches  # late: only a refused call needs it
+    """Return the known name that is most similar to a wrong name, or None."""
+    from difflib import get_close_matches  # lazily: only refused calls need it
 
     near = (known for known in names if len(known) <= MAX_COMPARED)
     return next(iter(get_close_matches(name[:MAX_COMPARED], islice(near, MAX_COMPARED), n=1)), None)
 
 
 def listed(names: Iterable[str]) -> str:
-    """List names, cut at twenty."""
+    """Return names as a list, at most twenty."""
     names = list(names)
     more = len(names) - MAX_NAMES
     return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def report(problems: Iterable[Problem], what: str = "its parameters") -> str:
-    """Write problems down, one line for each place."""
+    """Return problems as text, one line per place."""
     places: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         places.setdefault((problem.pointer, problem.given), []).append(problem)
@@ -356,7 +356,7 @@ def _shown(example: str) -> str:
 
 
 def given(value: Any) -> str:
-    """Name a value's JSON type and show how it begins."""
+    """Return the JSON type of a value and its beginning."""
     match value:
         case None:
             return "null"
@@ -373,7 +373,7 @@ def given(value: Any) -> str:
 
 
 def quote(value: Any) -> str:
-    """Show the beginning of a value as JSON, in a time that does not depend on its length."""
+    """Return the beginning of a value as JSON, in a time independent of its length."""
     if isinstance(value, str):
         value = value[: MAX_QUOTE + 1].encode(errors="replace").decode()
     text = ""
@@ -388,5 +388,5 @@ _in_pieces = JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def cut(text: str, length: int) -> str:
-    """Cut a text that is too long, and show that it was."""
+    """Truncate a text that is too long, with an ellipsis."""
     return text if len(text) <= length else text[: length - 1] + "…"

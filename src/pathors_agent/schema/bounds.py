@@ -1,4 +1,4 @@
-"""Copy JSON within bounds, so that every later walk over it comes to an end. Pure."""
+"""Copy JSON values within bounds, so that every later traversal ends. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,18 +9,18 @@ MAX_SCHEMA_VALUES = 10_000
 MAX_SCHEMA_TEXT = 250_000
 # Arguments in those sets have up to 25 values; a table of 1,000 rows and 100 columns fits.
 MAX_ARGUMENT_VALUES = 200_000
-# A level takes up to 12 frames of Python's stack to check, of 1,000 there are.
+# The check of a level takes up to 12 of the 1,000 frames of Python's stack.
 MAX_DEPTH = 50
-# RSA keys of 4,096 bits have 1,234 digits. Writing a number takes time by the square of them.
+# RSA keys of 4,096 bits have 1,234 digits. The time to write a number is quadratic.
 MAX_DIGITS = 2_000
 _MAX_BITS = MAX_DIGITS * 10 // 3
 
-# The shortest string whose length matters: shorter ones are looked at in no time.
+# Shorter strings take no measurable time.
 _LONG = 100
 
 
 class InvalidSchema(ValueError):
-    """This is no JSON Schema that can be checked here; `path` points into it."""
+    """A JSON Schema that cannot be compiled; `path` is the place in it."""
 
     def __init__(self, text: str, *, path: str = "") -> None:
         super().__init__(text)
@@ -28,22 +28,22 @@ class InvalidSchema(ValueError):
 
 
 class OutOfBounds(ValueError):
-    """A value is too big, or no JSON; the text goes on from "This holds "."""
+    """A value is too big, or not JSON; the text continues "This holds "."""
 
 
 class Object(dict[str, Any]):
-    """An object that knows its weight; a schema also knows what its keywords refer to."""
+    """An object with its weight; a schema also has the targets of its references and its patterns."""
 
     weight = 1
     targets: Mapping[str, Any] = {}
     patterns: Mapping[str, Any] = {}
 
     def __repr__(self) -> str:
-        return "{...}"  # errors are written by thousands, and never shown
+        return "{...}"  # jsonschema formats thousands of errors that are never shown
 
 
 class Array(list[Any]):
-    """An array that knows its weight."""
+    """An array with its weight."""
 
     weight = 1
 
@@ -56,7 +56,7 @@ class LongText(str):
 
     @property
     def weight(self) -> int:
-        """One for every hundred characters."""
+        """One per hundred characters."""
         return len(self) // _LONG
 
     def __repr__(self) -> str:
@@ -64,12 +64,12 @@ class LongText(str):
 
 
 def weight(value: Any) -> int:
-    """Say how much there is to read in a copied value."""
+    """Return the cost of reading a copied value."""
     return getattr(value, "weight", 1)
 
 
 def copied_schema(value: Any) -> Any:
-    """Copy a schema, or raise `InvalidSchema`."""
+    """Copy a schema; raise `InvalidSchema` if it exceeds the bounds."""
     try:
         return _Copy(MAX_SCHEMA_VALUES, MAX_SCHEMA_TEXT).of(value, MAX_DEPTH)
     except OutOfBounds as error:
@@ -77,12 +77,12 @@ def copied_schema(value: Any) -> Any:
 
 
 def copied_arguments(value: Any) -> Any:
-    """Copy a value of any length, or raise `OutOfBounds`."""
+    """Copy a value with strings of any length; raise `OutOfBounds`."""
     return _Copy(MAX_ARGUMENT_VALUES, None).of(value, MAX_DEPTH)
 
 
 class _Copy:
-    """One walk over a value; it ends where a bound is passed."""
+    """One traversal of a value, which ends when a bound is exceeded."""
 
     def __init__(self, values: int, text: int | None) -> None:
         self._values, self._text = values, text
@@ -112,7 +112,7 @@ class _Copy:
 
     def _name(self, name: Any) -> str:
         if not isinstance(name, str):
-            raise OutOfBounds(f"a name that is no string: {type(name).__name__}")
+            raise OutOfBounds(f"a name that is not a string: {type(name).__name__}")
         return self._string(name)
 
     def _string(self, value: str) -> str:
@@ -130,7 +130,7 @@ def _scalar(value: Any) -> Any:
             raise OutOfBounds(f"a number of more than {MAX_DIGITS:,} digits")
         return value
     if not isinstance(value, float):
-        raise OutOfBounds(f"what is not JSON: {type(value).__name__}")
+        raise OutOfBounds(f"a value that is not JSON: {type(value).__name__}")
     if value - value != 0:
         raise OutOfBounds("a number that is not finite")
     return value

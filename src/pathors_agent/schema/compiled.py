@@ -1,7 +1,7 @@
 """Compile a JSON Schema (draft 2020-12 or 7) into a validator. Pure: nothing is ever fetched.
 
-A schema is copied within bounds, checked against its draft, and linked: what its references mean
-is found out once, inside of it. Values are then checked in a bounded amount of work.
+A schema is copied within bounds, checked against its draft, and linked: its references are resolved
+once, within the schema. The validator then checks values in a bounded amount of work.
 """
 
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ["InvalidSchema", "compile_schema"]
 
-# A server registers the tools of each request anew; most requests bring the same ones. A unit of
-# weight takes a kilobyte or two, and the largest schema of 885 published tool sets has 200 units.
+# A server registers the tools of each request again, and most requests have the same ones. A unit of
+# weight takes one or two kilobytes; the largest schema of 885 published tool sets has 200 units.
 MAX_KEPT = 128
 MAX_KEPT_WEIGHT = 1_000
 
 
 def compile_schema(schema: Mapping[str, Any]) -> SchemaValidator:
-    """Check a schema and make the validator for it, or raise `InvalidSchema`."""
+    """Check a schema and build its validator, cached; raise `InvalidSchema`."""
     try:
         return _kept(dumps(copied_schema(schema)))
     except _TooBigToKeep as big:
@@ -65,7 +65,7 @@ class _Validator:
         self._validator = make_validator(schema, draft)
 
     def problems(self, value: JSONValue) -> list[Problem]:
-        """List what is wrong, or raise `ArgumentsRefused` where it cannot be found out."""
+        """Return the problems of a value; raise `ArgumentsRefused` if the check exceeds a bound."""
         from pathors_agent.schema.validator import TooMuchWork, first_errors
         from pathors_agent.schema.words import problem
 
@@ -82,7 +82,7 @@ class _Validator:
 
 
 def _check(schema: Any, draft: str, path: Path = ()) -> None:
-    """Refuse what the draft's own schema refuses."""
+    """Raise `InvalidSchema` if the meta-schema of the draft refuses a schema."""
     from pathors_agent.schema.validator import TooMuchWork, first_errors
     from pathors_agent.schema.words import instance, wanted
 
@@ -97,7 +97,7 @@ def _check(schema: Any, draft: str, path: Path = ()) -> None:
 
 @cache
 def _meta_schema(draft: str) -> "Validator":
-    """What checks schemas of a draft."""
+    """Return the validator of the schemas of a draft."""
     from jsonschema import Draft7Validator
 
     from pathors_agent.schema.validator import make_validator
@@ -109,7 +109,7 @@ def _meta_schema(draft: str) -> "Validator":
 
 
 def _merged() -> Any:
-    """Draft 2020-12, from its eight documents: five times faster, with the same meaning."""
+    """Return draft 2020-12 merged from its eight documents: equivalent, and five times faster."""
     from jsonschema import Draft202012Validator
     from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
 

@@ -1,6 +1,6 @@
-"""Find what the references of a schema point to, all of it inside the same schema. Pure.
+"""Resolve the references of a schema within the schema, and compile its patterns. Pure.
 
-Nothing is ever fetched: there is nothing here that could.
+Nothing is ever fetched.
 """
 
 import re
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DRAFT_2020_12 = "https://json-schema.org/draft/2020-12/schema"
 DRAFT_7 = "http://json-schema.org/draft-07/schema"
 
-# Keywords that hold a schema, or a list of them; and those that hold them by name.
+# Keywords whose value is a schema or a list of schemas, and keywords whose value maps names to them.
 _HOLDERS = {
     *("not", "if", "then", "else", "allOf", "anyOf", "oneOf"),
     *("items", "contains", "additionalProperties", "propertyNames"),
@@ -36,21 +36,21 @@ _HOLDERS_OF = {
 }
 _BY_NAME = _NAMED_HOLDERS | {"$defs", "dependentSchemas"}
 
-# Keywords whose schemas look at the same value again: a circle of them never ends.
+# Keywords whose schemas apply to the same value: a cycle of them never ends.
 _SAME_VALUE = {"not", "if", "then", "else", "allOf", "anyOf", "oneOf"} | {
     *("dependentSchemas", "dependencies"),
 }
 _REFERENCES = ("$ref", "$dynamicRef")
 
-# The schema `false`: jsonschema does not say where it was met. Names that are unknown are another
-# matter, about which more can be said.
+# Replaces the schema `false`, whose place jsonschema does not report. Not replaced where it forbids
+# unknown names: a better error is possible there.
 _NOTHING = {"enum": ()}
 _FORBID_OTHERS = ("additionalProperties", "unevaluatedProperties")
 
-# What each search takes beside its pattern; no schema may hold more than 400.
+# The cost of a search in addition to its pattern: at most 400 patterns per schema.
 PATTERN_WEIGHT = 50
 
-# Levels of schemas for one value; each takes up to 4 frames of Python's stack, of 1,000 there are.
+# Levels of schemas for one value; each takes up to 4 of the 1,000 frames of Python's stack.
 MAX_CHAIN = 50
 
 Path = tuple[str, ...]
@@ -76,27 +76,27 @@ def _plain(uri: str) -> str:
 
 
 def resolved(schema: Any) -> Any:
-    """Give what a linked schema refers to in the end, or itself."""
+    """Return the final target of a linked schema's references, or the schema itself."""
     while isinstance(schema, Object) and "$ref" in schema.targets:
         schema = schema.targets["$ref"]
     return schema
 
 
-# - Patterns are searched for in linear time, by the syntax of ECMA-262. The engine is that of pydantic: it
-#   has no look-around and no back-references, and patterns with those are refused.
+# - Patterns have the syntax of ECMA-262 and are searched for in linear time. The engine, pydantic's, has
+#   no look-around and no back-references; patterns with them are refused.
 
 # Compiled, a unit of weight takes up to 4 µs and 2 kB: all patterns of a schema 80 ms and 40 MB.
 MAX_WEIGHT = 20_000
 
-# A repeated group repeats all in it; a repeated character only itself.
+# A repeated group multiplies its whole content, a repeated character only itself.
 _GROUP_REPEATS = re.compile(r"\)\{(?:\d*,)?(\d+)")
 _OTHER_REPEATS = re.compile(r"(?<!\))\{(?:\d*,)?(\d+)")
-# A class like \p{L} is made of hundreds of byte ranges.
+# A class like \p{L} consists of hundreds of byte ranges.
 _UNICODE_CLASS = re.compile(r"\\[pP]")
 _UNICODE_WEIGHT = 60
 
-# ECMA-262 means ASCII where the engine means Unicode. Inside of [...] the engine reads a [ as
-# a set within, and && -- ~~ as operators on sets; ECMA-262 reads characters.
+# Classes are ASCII in ECMA-262 and Unicode in the engine. Inside [...] the engine reads [ as a nested
+# set, and && -- ~~ as set operators; in ECMA-262 they are characters.
 _TOKEN = re.compile(r"\\.|\[\^?|\]|&&|--|~~", re.DOTALL)
 _CLASSES = {
     r"\d": "[0-9]",
@@ -109,21 +109,21 @@ _CLASSES = {
 
 
 class Pattern(NamedTuple):
-    """A pattern that can be searched for; a search costs at most its weight per character."""
+    """A compiled pattern; a search costs at most its weight per character."""
 
     weight: int
     validator: SchemaValidator
 
     def found_in(self, text: str) -> bool:
-        """Say whether the pattern is anywhere in a text."""
+        """Return True if the pattern matches anywhere in a text."""
         return self.validator.isinstance_python(text)
 
 
 def compile_pattern(pattern: str) -> Pattern:
-    """Compile a pattern, or raise `InvalidSchema` where no linear search is possible."""
+    """Compile a pattern; raise `InvalidSchema` if no linear search is possible."""
     weight = _weight(pattern)
     if weight > MAX_WEIGHT:
-        raise InvalidSchema("is a pattern that repeats too much")
+        raise InvalidSchema("is a pattern with too many repetitions")
     own = _translated(pattern)
     schema = core_schema.str_schema(pattern=own, regex_engine="rust-regex")
     try:
@@ -134,7 +134,7 @@ def compile_pattern(pattern: str) -> Pattern:
 
 
 def _weight(pattern: str) -> int:
-    """Estimate how large a pattern becomes when it is compiled."""
+    """Return an estimate of the size of the compiled pattern."""
     atoms = len(pattern) + sum(map(_number, _OTHER_REPEATS.findall(pattern)))
     groups = prod(max(1, _number(count)) for count in _GROUP_REPEATS.findall(pattern))
     return atoms * groups * (_UNICODE_WEIGHT if _UNICODE_CLASS.search(pattern) else 1)
@@ -173,10 +173,10 @@ class _Found(NamedTuple):
 
 
 def link(schema: Any, draft: str, check: Callable[[Any, Path], None]) -> int:
-    """Write into a copied schema what its references and patterns mean, or raise `InvalidSchema`.
+    """Link a copied schema in place: store the targets of its references and its compiled patterns.
 
-    `check` is called for what only a reference says to be a schema. The weight of all patterns is
-    returned.
+    Calls `check` for each target of a reference that is not at the place of a schema. Returns the
+    weight of all patterns. Raises `InvalidSchema`.
     """
     return _Linker(draft, check).link(schema) if isinstance(schema, Object) else 0
 
@@ -195,13 +195,13 @@ class _Linker:
     def link(self, root: Object) -> int:
         self._find(_Found(root, (), self._root_resolver(root)))
         linked = 0
-        while linked < len(self._found):  # a reference may find more
+        while linked < len(self._found):  # a reference may add schemas
             for found in list(self._found.values())[linked:]:
                 self._link_references(found)
                 self._compile_patterns(found)
                 linked += 1
         self._refuse_circles()
-        for found in self._found.values():  # jsonschema would read them again, and differently
+        for found in self._found.values():  # jsonschema would interpret them again
             found.schema.pop("$schema", None)
             found.schema.pop("$id", None)
         return self._pattern_weight
@@ -214,10 +214,10 @@ class _Linker:
             registry: Registry[Any] = Registry().with_resource(resource.id() or "", resource)
             return registry.crawl().resolver_with_root(resource)
         except ValueError as error:
-            raise InvalidSchema(f"is no URI: {error}", path="$id") from None
+            raise InvalidSchema(f"is not a URI: {error}", path="$id") from None
 
     def _find(self, first: _Found) -> None:
-        """Add a schema and all schemas inside it."""
+        """Add a schema and all schemas in it."""
         waiting = [first]
         while waiting:
             found = waiting.pop()
@@ -234,7 +234,9 @@ class _Linker:
 
     def _refuse_other_draft(self, found: _Found) -> None:
         if "$schema" in found.schema and draft_of(found.schema) != self._draft:
-            raise InvalidSchema("differs from that of the whole", path=_at(found.path, "$schema"))
+            raise InvalidSchema(
+                "differs from the $schema of the root", path=_at(found.path, "$schema")
+            )
 
     def _children(self, found: _Found) -> Iterator[_Found]:
         for path, inside in _inside(found.schema, _HOLDERS_OF[self._draft]):
@@ -255,7 +257,9 @@ class _Linker:
     def _target(self, found: _Found, keyword: str) -> Any:
         reference, path = found.schema[keyword], (*found.path, keyword)
         if keyword == "$dynamicRef" and self._is_ambiguous(reference):
-            raise InvalidSchema("may mean several places", path=_at(path))
+            raise InvalidSchema(
+                "is ambiguous: several schemas have this $dynamicAnchor", path=_at(path)
+            )
         found_there = _looked_up(found.resolver, reference, path)
         target = found_there.contents
         if id(target) not in self._found:
@@ -286,7 +290,7 @@ class _Linker:
             raise InvalidSchema(str(error), path=path) from None
         self._pattern_weight += pattern.weight + PATTERN_WEIGHT
         if self._pattern_weight > MAX_WEIGHT:
-            raise InvalidSchema("is one pattern too many", path=path)
+            raise InvalidSchema("exceeds the size of patterns that one schema may have", path=path)
         return pattern
 
     def _refuse_circles(self) -> None:
@@ -298,9 +302,9 @@ class _Linker:
         except CycleError as error:
             circle = [self._found[key] for key in error.args[1] if key in self._found]
             path = min(_at(found.path) for found in circle)
-            raise InvalidSchema("refers to itself without end", path=path) from None
+            raise InvalidSchema("refers to itself endlessly", path=path) from None
         if max(lengths.values()) > MAX_CHAIN:
-            raise InvalidSchema(f"looks at the same value in more than {MAX_CHAIN} levels")
+            raise InvalidSchema(f"applies more than {MAX_CHAIN} levels of schemas to one value")
 
 
 def _replace(schema: Object, path: Path, value: Object) -> None:
@@ -317,14 +321,14 @@ def _looked_up(resolver: "Resolver[Any]", reference: str, path: Path) -> Any:
 
     try:
         return resolver.lookup(reference)
-    # Odd URIs, and pointers into what is no container, are errors of urllib and Python.
+    # Invalid URIs, and pointers into values that are not containers, raise errors of Python.
     except (Unresolvable, ValueError, TypeError, LookupError):
         text = f"points to {quote(reference)}, which is not in this schema"
         raise InvalidSchema(text, path=_at(path)) from None
 
 
 def _inside(schema: Mapping[str, Any], holders: set[str]) -> Iterator[tuple[Path, Any]]:
-    """The schemas directly inside a schema, with their paths."""
+    """Yield the schemas directly inside a schema with their paths."""
     for keyword, value in schema.items():
         if keyword not in holders:
             continue

@@ -1,8 +1,8 @@
-"""Close a schema, for endpoints that enforce it while the model writes. Pure.
+"""Convert a schema to OpenAI's strict form, and read the arguments written in it. Pure.
 
-In the closed form every object names its properties, requires them all and takes no others;
-`strict_arguments` says how one that may be left out is written. The rules are OpenAI's: "Supported
-schemas" in its guide to structured outputs, and what its endpoint is known to refuse beside them.
+In the strict (closed) form every object requires all of its properties and allows no others. An
+optional property allows null instead; `StrictArguments` removes such a null. The rules are OpenAI's:
+"Supported schemas" in its guide to structured outputs, and what its endpoint refuses in addition.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from pathors_agent.schema.bounds import InvalidSchema, copied_schema
 
 Schema = Mapping[str, Any]
 
-# OpenAI's limits of one schema; its 5,000 properties are more than `bounds` lets pass.
+# OpenAI's limits of one schema. Its 5,000 properties are more than `bounds` allows.
 MAX_LEVELS = 10
 MAX_ENUM_VALUES = 1_000
 MAX_NAME_CHARACTERS = 120_000
@@ -26,7 +26,7 @@ MAX_TOLD = 200
 
 ONLY_VALUES = frozenset({"enum", "const"})
 
-# Kept as they are: the endpoint enforces them.
+# Kept unchanged: the endpoint enforces them.
 _ENFORCED = frozenset(
     {"enum", "const", "pattern", "format", "multipleOf", "minItems", "maxItems"}
     | {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
@@ -36,7 +36,7 @@ _FORMATS = frozenset(
 )
 _LOOKAROUNDS = ("(?=", "(?!", "(?<=", "(?<!")
 
-# Not permitted in the closed form, but checked when a call is bound: told in the description.
+# Not allowed in the closed form, but checked when a call is bound; the description mentions them.
 _TOLD = (
     *("default", "examples", "format", "pattern", "minLength", "maxLength", "uniqueItems"),
     *("minProperties", "maxProperties"),
@@ -49,7 +49,7 @@ _REFUSED = frozenset(
     | {"$dynamicRef", "$recursiveRef"}
 )
 
-# Each says alone what a value is.
+# Each defines a value alone, without the others.
 _ALTERNATIVES = ("$ref", "anyOf", "oneOf")
 _SHAPES = frozenset({*_ALTERNATIVES, "type", "properties", "items", "enum", "const"})
 
@@ -66,7 +66,7 @@ _NULL = {"type": "null"}
 
 
 def close_schema(schema: Schema) -> dict[str, Any]:
-    """Give the closed form of a schema, or raise `InvalidSchema` with the path of what has none."""
+    """Return the closed form of a schema; raise `InvalidSchema` with the path of an unsupported part."""
     return _Closing(loads(dumps(copied_schema(schema)))).whole()
 
 
@@ -95,7 +95,7 @@ class _Closing:
                 raise InvalidSchema(f"has no closed form{_STRICT}", path=_at(path, keyword))
         description = _description(schema, told)
         shape = self._shape(schema, path)
-        if description and "$ref" in shape:  # nothing may stand beside it
+        if description and "$ref" in shape:  # a `$ref` allows no siblings
             shape = {"anyOf": [shape]}
         return description | shape
 
@@ -124,7 +124,7 @@ class _Closing:
             raise InvalidSchema(f"should be # or name one of its $defs{_STRICT}", path=path)
         name = reference.rpartition("/")[2]
         if name not in self._definitions:
-            self._definitions[name] = {}  # so that it may refer to itself
+            self._definitions[name] = {}  # a definition may refer to itself
             self._characters += len(name)
             self._definitions[name] = self._closed(definition, reference.removeprefix("#/"))
         return {"$ref": f"#/$defs/{name}"}
@@ -206,7 +206,7 @@ def _is_enforced(keyword: str, value: Any) -> bool:
 
 
 def _description(schema: Schema, notes: tuple[str, ...]) -> dict[str, str]:
-    """Give the description, with what the closed form cannot say."""
+    """Return the description, extended by the keywords that the closed form does not allow."""
     told = [
         f"{key}: {cut(dumps(schema[key], ensure_ascii=False), MAX_TOLD)}"
         for key in _TOLD
@@ -219,7 +219,7 @@ def _description(schema: Schema, notes: tuple[str, ...]) -> dict[str, str]:
 
 
 def _nullable(closed: dict[str, Any]) -> dict[str, Any]:
-    """Let a closed schema take null, too."""
+    """Return a closed schema that allows null as well."""
     kind = closed.get("type")
     if (
         isinstance(kind, str)
@@ -235,7 +235,7 @@ def _nullable(closed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _levels(closed: Schema, definitions: Schema, known: dict[str, int]) -> int:
-    """Count how deep objects are nested; a schema inside of itself counts once."""
+    """Return the nesting depth of objects; recursion counts once."""
     if "$ref" in closed:
         return _levels_of_definition(closed["$ref"], definitions, known)
     inner = [*closed.get("anyOf", ()), *closed.get("properties", {}).values()]
@@ -264,11 +264,9 @@ _JSON_TYPES = {
     type(None): "null",
 }
 
-Schema = Mapping[str, Any]
-
 
 def kinds_of(schema: Schema) -> list[str]:
-    """Name the types of a value, as said or as its values and parts tell."""
+    """Return the types that a schema names, or those of its values and keywords."""
     if "type" in schema:
         kind = schema["type"]
         return [kind] if isinstance(kind, str) else list(kind)
@@ -284,18 +282,18 @@ def _values(branch: Schema) -> list[Any]:
 
 
 class Alternatives:
-    """What the parts of one schema, read from JSON, can be: through references and unions."""
+    """The alternatives of each part of a schema, with references and unions resolved."""
 
     def __init__(self, root: Schema) -> None:
         self._root = root
         self._found: dict[int, list[Schema]] = {}
 
     def of(self, schema: Any) -> list[Schema]:
-        """List what a part can be."""
+        """Return the alternatives of a part."""
         return list(self._branches(schema, set()))
 
     def kept(self, schema: Any) -> list[Schema]:
-        """List what a part can be, and keep the list; the part belongs to the schema."""
+        """Return the alternatives of a part, cached; the part must belong to the schema."""
         if id(schema) not in self._found:
             self._found[id(schema)] = self.of(schema)
         return self._found[id(schema)]
@@ -308,7 +306,7 @@ class Alternatives:
         if reference in seen:
             return
         if reference is not None:
-            seen.add(reference)  # once is enough: its alternatives are listed
+            seen.add(reference)  # its alternatives are listed already
             yield from self._branches(self.definition(reference), seen)
         elif members is None:
             yield schema
@@ -317,7 +315,7 @@ class Alternatives:
                 yield from self._branches(member, seen)
 
     def definition(self, reference: str) -> Any:
-        """Find what a reference means, None where it is not to the root or its definitions."""
+        """Return the target of a reference to the root or its definitions, or None."""
         if reference == "#":
             return self._root
         for place in ("$defs", "definitions"):
@@ -327,9 +325,9 @@ class Alternatives:
         return None
 
     def is_nulled(self, name: str, schema: Schema) -> bool:
-        """Whether a property takes null in the closed form only: it may be left out.
+        """Return True if a property allows null only in the closed form, because it is optional.
 
-        One that has only one value is required instead.
+        An optional property with a single value is required instead.
         """
         if name in schema.get("required", ()):
             return False
@@ -338,9 +336,9 @@ class Alternatives:
         return (only is None or len(only) > 1) and not any(map(_takes_null, self.kept(inner)))
 
     def are_told_apart(self, union: Schema) -> bool:
-        """Whether the names or values of an object tell which one of a union it is.
+        """Return True if the names or values of an object identify its member of a union.
 
-        OpenAI refuses other unions, and in them no null could be read as "left out".
+        OpenAI refuses other unions, and their nulls would be ambiguous.
         """
         groups: dict[frozenset[str], list[Schema]] = {}
         for branch in self.kept(union):
@@ -357,7 +355,7 @@ class Alternatives:
         return False
 
     def object_of(self, value: Schema, schema: Any) -> Schema:
-        """Find which of the objects of a part a value in the closed form is."""
+        """Return the alternative of a part that a value in the closed form belongs to."""
         objects = [branch for branch in self.kept(schema) if "properties" in branch]
         if len(objects) == 1:
             return objects[0]
@@ -370,7 +368,7 @@ class Alternatives:
         return all(texts is None or dumps(value[name]) in texts for name, texts in allowed)
 
     def _closed_values(self, name: str, schema: Schema) -> set[str] | None:
-        """Give the JSON texts of a property's only values, None where it takes any others."""
+        """Return the JSON texts of a property's allowed values, or None if they are not enumerated."""
         if self.is_nulled(name, schema):
             return None
         return self._only_values(schema["properties"][name])
@@ -389,14 +387,14 @@ def _takes_null(branch: Schema) -> bool:
 
 
 class ArgumentsReader(Protocol):
-    """What reads the arguments of a call."""
+    """A reader of the arguments of a call."""
 
     def read(self, text: str) -> dict[str, Any]:
-        """Give the arguments, or raise `ArgumentsRefused`."""
+        """Return the arguments, or raise `ArgumentsRefused`."""
 
 
 class StrictArguments:
-    """Read arguments in which a null can mean "left out"."""
+    """Read arguments in the closed form: a null may stand for an omitted property."""
 
     def __init__(self, reader: ArgumentsReader, schema: Schema) -> None:
         self._reader = reader
@@ -404,14 +402,14 @@ class StrictArguments:
         self._alternatives = Alternatives(self._schema)
 
     def read(self, text: str) -> dict[str, Any]:
-        """Give the arguments, or raise `ArgumentsRefused`."""
+        """Return the arguments, or raise `ArgumentsRefused`."""
         if "null" not in text:
             return self._reader.read(text)
         arguments = self._shortened(parse_object(text), self._schema)
         return self._reader.read(dumps(arguments, ensure_ascii=False))
 
     def _shortened(self, value: Any, schema: Any) -> Any:
-        """Leave out the nulls that only the closed form takes."""
+        """Return the value without the nulls that only the closed form allows."""
         if isinstance(value, dict):
             return self._shortened_object(value, self._alternatives.object_of(value, schema))
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Build a JSON Schema from Python types, and what reads the JSON that it allows. Pure."""
+"""Build a JSON Schema and its reader from Python types. Pure."""
 
 from collections.abc import (
     Callable,
@@ -21,12 +21,12 @@ from pathors_agent.schema.agreement import DECIMAL_TEXT, agreed
 
 _CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-# In this order in a schema.
+# In the order in which a schema has them.
 _KEYWORDS: Final = ("type", "properties", "required", "additionalProperties", "$defs")
 
 
 class TypedObject(NamedTuple):
-    """An object with typed members: the schema that is sent, and what reads its JSON.
+    """An object with typed members: the schema to send, and the reader of its JSON.
 
     `read` raises pydantic's `ValidationError`.
     """
@@ -36,7 +36,7 @@ class TypedObject(NamedTuple):
 
 
 def typed_object(members: dict[str, Any]) -> TypedObject:
-    """Build the schema and the reader of an object, from its members' annotations.
+    """Build the schema and the reader of an object from the annotations of its members.
 
     Raises `NameError` for a name that is not defined, and pydantic's errors, `AttributeError`,
     `TypeError` or `ValueError` for a type that cannot be described.
@@ -44,11 +44,11 @@ def typed_object(members: dict[str, Any]) -> TypedObject:
     # pydantic reads only this TypedDict before Python 3.12; mypy wants its fields written out.
     shape = TypedDict("shape", members)  # type: ignore[misc]
     adapter: TypeAdapter[Any] = TypeAdapter(with_config(_CONFIG)(shape))
-    adapter.rebuild(raise_errors=True)  # without this, unknown names are found when it is used
+    adapter.rebuild(raise_errors=True)  # reports unknown names now instead of at first use
     core = agreed(adapter.core_schema)
     validator = adapter.validator
     if core is not adapter.core_schema:
-        # Without the validators that models keep of themselves: those were not rewritten.
+        # The prebuilt validators of models do not have the rewritten schema.
         validator = SchemaValidator(core, None, _use_prebuilt=False)
     generated = _GenerateSchema().generate(core, mode="validation")
     for definition in generated.get("$defs", {}).values():
@@ -59,7 +59,7 @@ def typed_object(members: dict[str, Any]) -> TypedObject:
 
 
 class _GenerateSchema(GenerateJsonSchema):
-    """Generate schemas without pydantic's titles, and with what its reader minds."""
+    """Generate schemas without titles that match what pydantic's reader accepts."""
 
     ignored_warning_kinds = {  # noqa: RUF012  (the base class declares it so)
         "skipped-choice",
@@ -70,11 +70,11 @@ class _GenerateSchema(GenerateJsonSchema):
         return False
 
     def is_subclass_schema(self, schema: Any) -> dict[str, Any]:
-        """Refuse classes: no JSON value is one."""
+        """Refuse classes, which no JSON value can represent."""
         return self.handle_invalid_for_json_schema(schema, "a class")
 
     def decimal_schema(self, schema: Any) -> dict[str, Any]:
-        """Describe the texts that are decimals."""
+        """Return the schema of decimals, with the pattern of their texts."""
         shown = super().decimal_schema(schema)
         for member in shown.get("anyOf", ()):
             if member["type"] == "string":
@@ -82,13 +82,13 @@ class _GenerateSchema(GenerateJsonSchema):
         return shown
 
     def dataclass_args_schema(self, schema: Any) -> dict[str, Any]:
-        """Leave out the fields that no argument sets."""
+        """Return the schema of a dataclass without fields that are not arguments."""
         shown = schema.copy()
         shown["fields"] = [field for field in schema["fields"] if field.get("init") is not False]
         return super().dataclass_args_schema(shown)
 
     def named_tuple_schema(self, schema: Any) -> dict[str, Any]:
-        """Describe a named tuple as the array or the object that it is read from."""
+        """Return the schema of a named tuple: the array or the object that it is read from."""
         array = super().named_tuple_schema(schema)
         names = [field["name"] for field in schema["fields"]]
         properties = dict(zip(names, array.get("prefixItems", ()), strict=True))
@@ -106,19 +106,19 @@ class _GenerateSchema(GenerateJsonSchema):
         }
 
     def dict_schema(self, schema: Any) -> dict[str, Any]:
-        """Forbid the keys that do not match the pattern of keys."""
+        """Return the schema of a dict, which forbids keys that do not match the key pattern."""
         return _closed(super().dict_schema(schema))
 
     def ordered_dict_schema(self, schema: Any) -> dict[str, Any]:
-        """As `dict_schema`."""
+        """Return the schema; like `dict_schema`."""
         return _closed(super().ordered_dict_schema(schema))
 
     def counter_schema(self, schema: Any) -> dict[str, Any]:
-        """As `dict_schema`."""
+        """Return the schema; like `dict_schema`."""
         return _closed(super().counter_schema(schema))
 
     def frozendict_schema(self, schema: Any) -> dict[str, Any]:
-        """As `dict_schema`."""
+        """Return the schema; like `dict_schema`."""
         return _closed(super().frozendict_schema(schema))
 
 
@@ -128,7 +128,7 @@ def _closed(shown: dict[str, Any]) -> dict[str, Any]:
 
 # - iterables -
 
-# Used on types that are values here; type checkers see only types that are written out.
+# Subscripted with values; type checkers accept only literal types.
 _ANNOTATED: Any = Annotated
 _UNION: Any = Union
 
@@ -137,16 +137,16 @@ _GENERATORS: Final = frozenset({Iterator, Generator})
 
 
 def read_whole(hint: Any) -> Any:
-    """Return an annotation whose iterables and iterators, at any depth, are read as lists.
+    """Return the annotation with iterables and iterators replaced, at any depth.
 
-    An `Iterable` becomes the list itself, which can be read twice. An `Iterator` or a `Generator`
-    becomes a generator of items that were all checked before the function runs.
+    An `Iterable` becomes a list, which can be iterated twice. An `Iterator` or a `Generator` becomes a
+    generator of items that are all validated before the function runs.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _annotated(hint, *arguments)
     if _is_one_of(origin or hint, _LISTS):
-        return list[_item(arguments)]  # type: ignore[misc]  # a type that is a value here
+        return list[_item(arguments)]  # type: ignore[misc]  # subscripted with a value
     if _is_one_of(origin or hint, _GENERATORS):
         return _ANNOTATED[list[_item(arguments)], AfterValidator(_generator)]  # type: ignore[misc]  # as above
     if origin is Literal or not arguments:
@@ -161,7 +161,7 @@ def _annotated(hint: Any, inner: Any, *metadata: Any) -> Any:
     read = read_whole(inner)
     if read is inner:
         return hint
-    if _is_one_of(get_origin(inner) or inner, _GENERATORS):  # lengths are those of the list
+    if _is_one_of(get_origin(inner) or inner, _GENERATORS):  # length limits apply to the list
         items, after = get_args(read)
         return _ANNOTATED[(items, *metadata, after)]
     return _ANNOTATED[(read, *metadata)]
@@ -176,7 +176,7 @@ def _item(arguments: tuple[Any, ...]) -> Any:
 
 
 def _with_arguments(hint: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
-    copy = getattr(hint, "copy_with", None)  # the aliases of `typing` have it
+    copy = getattr(hint, "copy_with", None)  # of the aliases of `typing`
     return origin[arguments] if copy is None else copy(arguments)
 
 

@@ -1,8 +1,7 @@
 """Check values against a linked schema with jsonschema, in a bounded amount of work. Pure.
 
-jsonschema's own keywords stay where they are safe. Replaced are those that fetch, that search
-with backtracking, that compare each with each, or that try the same schemas on the same value
-again and again.
+Safe keywords of jsonschema are used unchanged. Keywords that fetch, search with backtracking, compare
+all pairs, or apply the same schemas to the same value repeatedly are replaced.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,11 +23,11 @@ from pathors_agent.schema.references import DRAFT_7, resolved
 
 # A step takes about a microsecond: 200,000 numbers, or 20,000 small objects, can be checked.
 MAX_STEPS = 1_000_000
-# Five times what is reported: what is wrong in one place is merged before it is counted.
+# Five times the reported number: problems at one place are merged before they are counted.
 MAX_ERRORS = 50
 _STEPS_PER_KEYWORD = 3
 _STEPS_PER_MEMBER = 2
-# What the search for a pattern does in a microsecond, at worst, in characters times weight.
+# Characters times weight of a pattern that a search handles in a microsecond, in the worst case.
 _SEARCHED_PER_STEP = 100
 
 Errors = Iterator[ValidationError]
@@ -36,17 +35,17 @@ Keyword = Callable[[Any, Any, Any, Any], Any]
 
 
 class TooMuchWork(Exception):
-    """The check of a value was given up; the text goes on from "The arguments "."""
+    """The check of a value exceeds a bound; the text continues "The arguments "."""
 
 
 class _Work:
-    """What one check has left to spend, and has found out."""
+    """The remaining budget of one check, and its cached results."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.fits: dict[tuple[int, int], bool] = {}
         self.explained: set[tuple[int, int]] = set()
-        self.asked = 0  # how many questions, of yes or no, are open
+        self.asked = 0  # depth of nested checks that need no error details
 
 
 _WORK: ContextVar[_Work] = ContextVar("_WORK")
@@ -61,7 +60,7 @@ def _spend(steps: int) -> _Work:
 
 
 def make_validator(schema: Any, draft: str) -> Validator:
-    """Make jsonschema's validator for a linked schema; it must be used with `first_errors`."""
+    """Build jsonschema's validator for a linked schema; use it with `first_errors` only."""
     validator: Validator = _class(draft)(schema, registry=Registry())
     return validator
 
@@ -69,11 +68,14 @@ def make_validator(schema: Any, draft: str) -> Validator:
 def first_errors(
     validator: Validator, value: Any, *, count: int = MAX_ERRORS, steps: int = MAX_STEPS
 ) -> list[ValidationError]:
-    """Find what is wrong with a copied value, in unions with each member; or raise `TooMuchWork`."""
+    """Return the first errors of a copied value, in unions those of each member.
+
+    Raises `TooMuchWork`.
+    """
     token = _WORK.set(_Work(steps))
     try:
         return list(islice(_leaves(validator.iter_errors(value)), count))
-    except RecursionError as error:  # deep inside other calls, or long ways to each level
+    except RecursionError as error:  # called at a deep stack, or many frames per level
         raise TooMuchWork("are nested too deeply to check") from error
     finally:
         _WORK.reset(token)
@@ -88,7 +90,7 @@ def _leaves(errors: Iterable[ValidationError]) -> Errors:
 
 
 def _fits(validator: Any, schema: Any, value: Any) -> bool:
-    """Say whether a value fits, and remember it: both live as long as the check."""
+    """Return True if a value is valid; cached by identity, as schema and value outlive the check."""
     work, key = _spend(1), (id(schema), id(value))
     if key not in work.fits:
         work.asked += 1
@@ -123,7 +125,7 @@ def _one_of(validator: Any, members: Any, value: Any, schema: Any) -> Errors:
 
 
 def _explained(validator: Any, members: Any, value: Any) -> Errors:
-    """One error with those of its members, or alone where they were listed before."""
+    """Return one error with those of its members, without them if they were listed before."""
     work, key, context = _spend(1), (id(members), id(value)), list[ValidationError]()
     if not work.asked and key not in work.explained:
         work.explained.add(key)
@@ -134,7 +136,7 @@ def _explained(validator: Any, members: Any, value: Any) -> Errors:
 
 
 def _has_tag(member: Any, value: Any) -> bool:
-    """Say whether a constant in a member of a union says that it is the one meant."""
+    """Return True if a constant identifies a member of a union as the intended one."""
     properties = _object(_object(resolved(member)).get("properties"))
     _spend(1 + len(properties))
     return isinstance(value, dict) and any(
@@ -206,7 +208,7 @@ def _others(validator: Any, member: Any, name: str, item: Any) -> Errors:
         yield from validator.descend(item, member, path=name)
 
 
-# - what was looked at by other keywords -
+# - what other keywords evaluated -
 
 
 def _unevaluated_properties(validator: Any, member: Any, value: Any, schema: Any) -> Errors:
@@ -226,7 +228,7 @@ def _unevaluated_items(validator: Any, member: Any, value: Any, schema: Any) -> 
 def _evaluated(
     validator: Any, value: Any, schema: Any, own: Callable[..., set[Any]], but: str = ""
 ) -> set[Any]:
-    """The names or indexes that a schema, or one that it applies to the same value, looks at."""
+    """Return the names or indexes that a schema evaluates, also by schemas for the same value."""
     _spend(_STEPS_PER_KEYWORD + _STEPS_PER_MEMBER * len(value))
     if not isinstance(schema, dict):
         return set()
@@ -268,7 +270,7 @@ def _evaluated_indexes(validator: Any, value: Any, schema: Any, but: str) -> set
 
 
 def _multiple_of(validator: Any, factor: Any, value: Any, schema: Any) -> Errors:
-    """By the numbers as they are written: 0.3 is a multiple of 0.1."""
+    """Check `multipleOf` by the decimal numbers: 0.3 is a multiple of 0.1."""
     if validator.is_type(value, "number") and Fraction(repr(value)) % Fraction(repr(factor)):
         yield ValidationError("is no multiple")
 
@@ -279,7 +281,7 @@ def _unique_items(validator: Any, unique: Any, value: Any, schema: Any) -> Error
 
 
 def _text(value: Any) -> str:
-    """The same text for the same value, and as a text one that no one can make collide."""
+    """Return a text that is equal for equal values only; its hash cannot be forced to collide."""
     return dumps(_integral(value), sort_keys=True)
 
 
@@ -321,7 +323,7 @@ _COSTS = (
 
 
 def _format(validator: Any, rule: Any, value: Any, schema: Any) -> tuple[()]:
-    """Says what is meant, and is not checked."""
+    """Accept any value: `format` is an annotation."""
     return ()
 
 
@@ -357,7 +359,7 @@ def _counted(name: str, keyword: Keyword) -> Keyword:
 @cache
 def _class(draft: str) -> Any:
     base: Any = Draft7Validator if draft == DRAFT_7 else Draft202012Validator
-    # Draft 2020-12 renamed it; who leaves out `$schema` may still write it.
+    # Renamed in draft 2020-12, but schemas without `$schema` may still have it.
     keywords = {"dependencies": Draft7Validator.VALIDATORS["dependencies"], **base.VALIDATORS}
     counted = {name: _counted(name, _REPLACED.get(name, own)) for name, own in keywords.items()}
     return extend(base, counted)  # type: ignore[no-untyped-call]  # jsonschema has no types

@@ -1,6 +1,6 @@
-"""Say in words a model can act on what a schema refuses. Pure.
+"""Describe the errors of a schema's validation so that a model can correct its call. Pure.
 
-jsonschema's own texts quote whole values and name its keywords; they are not used.
+The texts of jsonschema quote whole values and name keywords; they are not used.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ MAX_EXAMPLE_STEPS = 5_000
 
 
 def problem(error: ValidationError, validator: Validator) -> Problem:
-    """Say what is wrong, and show what would be right."""
+    """Return the problem that an error reports, with an example of a valid value."""
     path = list(error.absolute_path)
     schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
     known = schema.get("properties", {})
@@ -62,7 +62,7 @@ _WORDS = {
 
 
 def wanted(error: ValidationError) -> str:
-    """Say what should be there."""
+    """Return what the schema requires, in words."""
     rule: Any = error.validator_value
     match error.validator:
         case None:
@@ -83,7 +83,7 @@ _HOW_MANY = {"fits none": "one", "fits several": "exactly one"}
 
 
 def _example(schema: Any, validator: Validator, *, strings: bool = False) -> str:
-    """Show the smallest value that fits, where it says more than its type."""
+    """Return a small valid value as JSON text, or "" if the type alone says as much."""
     shown = (dict, list, str) if strings else (dict, list)
     for value in candidates(schema):
         if isinstance(value, shown) and value and _fits(validator.evolve(schema=schema), value):
@@ -103,7 +103,7 @@ def _fits(validator: Validator, value: Any) -> bool:
 
 
 def instance(error: ValidationError) -> Any:
-    """Give the value that was refused."""
+    """Return the refused value."""
     return error.instance
 
 
@@ -113,20 +113,20 @@ def _json(value: Any) -> str:
 
 # - examples
 
-# An example of more values, or of more levels, is longer than what is shown.
+# An example with more values or levels would be too long to show.
 _MAX_VALUES = 40
 _MAX_DEPTH = 6
-# Each of them is checked before one is shown.
+# Each candidate is validated before it is shown.
 _MAX_CANDIDATES = 4
 
 
 def candidates(schema: Any) -> Iterator[Any]:
-    """Give values that may fit a linked schema, the likeliest first."""
+    """Yield values that may be valid for a linked schema, the most likely first."""
     return islice(_Maker().values(schema, _MAX_DEPTH), _MAX_CANDIDATES)
 
 
 class _Maker:
-    """One search for an example; it ends when it has looked at enough schemas."""
+    """One search for an example, bounded by the number of schemas visited."""
 
     def __init__(self) -> None:
         self._left = _MAX_VALUES
