@@ -128,7 +128,10 @@ def test_dynamic_reference_with_two_meanings_is_refused() -> None:
     inner = {"$id": "inner", "$dynamicAnchor": "x"}
     schema = {"$dynamicAnchor": "x", "items": {"$dynamicRef": "#x"}, "$defs": {"a": inner}}
 
-    assert refused(schema) == ("items/$dynamicRef", "is ambiguous: several schemas have this $dynamicAnchor")
+    assert refused(schema) == (
+        "items/$dynamicRef",
+        "is ambiguous: several schemas have this $dynamicAnchor",
+    )
 
 
 @pytest.mark.parametrize(
