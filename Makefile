@@ -37,11 +37,13 @@ coverage: setup ## run all tests and report which branches they took; two to fiv
 	@$(PY) -m coverage combine --quiet
 	@$(PY) -m coverage report
 
-check: setup ## lint, formatting, types, import rules
+check: setup ## lint, formatting, types, import rules, dead code
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest -qq tests/test_imports.py
+	@# ruff finds unused imports, also those in quoted annotations.
+	@! $(PY) -m vulture | grep '^src' | grep -v 'unused import'
 
 format: setup ## bring the code into the one style
 	$(PY) -m ruff check --fix-only .
