@@ -37,7 +37,7 @@ from pathors_agent import (
     ToolRegistry,
     tool,
 )
-from pathors_agent.agents.perform.dispatch import call_tool_async
+from pathors_agent.agents.perform.calls import call_tool_async
 from pathors_agent.errors import WrongEventLoop
 from pathors_agent.mcp import connection as connection_module
 from pathors_agent.mcp.connection import MAX_WAITING_PROGRESS

@@ -9,7 +9,7 @@ from pathors_agent.agents.approvals import Approval, Approvals, Decision
 from pathors_agent.agents.ask import Bindings
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.drivers import drive, drive_async
-from pathors_agent.agents.perform.dispatch import ToolThread
+from pathors_agent.agents.perform.threads import ToolThread
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream, Before, RunStream
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
@@ -76,23 +76,6 @@ class _AgentBase:
         self._answers = answer_type(output, transport.profile.structured, self.tools)
         self._template = self._answers.asked_by(template) if self._answers else template
 
-    def _start(
-        self, given: GivenConversation | None, session_id: str | None, context: object
-    ) -> tuple[Run, Before, Bindings]:
-        """Take up a conversation, or a new one."""
-        conversation = conversation_of(given)
-        if session_id is not None:
-            _refuse_other_session(conversation, session_id)
-        bindings = self._bindings(context, Approvals(conversation, self.tools))
-        run = Run(
-            conversation,
-            limits=self.limits,
-            client_tools=self.tools.client_tools,
-            is_held=bindings.approvals.is_held,
-            answers=self._answers,
-        )
-        return run, Before(conversation), bindings
-
     def approvals(self, conversation: Conversation, *, context: object = None) -> list[Approval]:
         """The calls of a stored conversation that wait for a person's approval.
 
@@ -101,21 +84,44 @@ class _AgentBase:
         tools = chosen(self._choice, context) if self._choice else self.tools
         return Approvals(conversation, tools).open()
 
-    def _bindings(self, context: object, approvals: Approvals) -> Bindings:
-        return Bindings(
-            tools=self.tools,
-            choice=self._choice,
-            approvals=approvals,
-            template=self._template,
-            context=context,
-            known_quirks=self._known_quirks,
-            answers=self._answers,
-            arriving=ArrivingAnswer(self._answers) if self._answers else None,
-            history=self._history,
-            telemetry=RunTelemetry(
-                self.name, model=self._template.model, server=self._server_address
-            ),
-        )
+
+def prepare_run(
+    agent: _AgentBase,
+    given: GivenConversation | None,
+    *,
+    session_id: str | None = None,
+    context: object = None,
+) -> tuple[Run, Before, Bindings]:
+    """Return a run of the agent that goes on with a conversation, or begins a new one.
+
+    Nothing is performed yet, and nothing is appended to the conversation.
+    """
+    conversation = conversation_of(given)
+    if session_id is not None:
+        _refuse_other_session(conversation, session_id)
+    answers = agent._answers
+    bindings = Bindings(
+        tools=agent.tools,
+        choice=agent._choice,
+        approvals=Approvals(conversation, agent.tools),
+        template=agent._template,
+        context=context,
+        known_quirks=agent._known_quirks,
+        answers=answers,
+        arriving=ArrivingAnswer(answers) if answers else None,
+        history=agent._history,
+        telemetry=RunTelemetry(
+            agent.name, model=agent._template.model, server=agent._server_address
+        ),
+    )
+    run = Run(
+        conversation,
+        limits=agent.limits,
+        client_tools=agent.tools.client_tools,
+        is_held=bindings.approvals.is_held,
+        answers=answers,
+    )
+    return run, Before(conversation), bindings
 
 
 class Agent(_AgentBase, Lifetime, Generic[OutputT]):
@@ -214,7 +220,9 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         decisions: Iterable[Decision] = (),
     ) -> RunStream[OutputT]:
         """As `run`, giving deltas and messages as they come: iterate it inside a `with`."""
-        run, before, bindings = self._start(conversation, session_id, context)
+        run, before, bindings = prepare_run(
+            self, conversation, session_id=session_id, context=context
+        )
         if run.conversation.open_calls:
             bindings.choose_tools(run)
         control = RunControl(run)
@@ -298,7 +306,9 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         decisions: Iterable[Decision] = (),
     ) -> AsyncRunStream[OutputT]:
         """As `run`, giving deltas and messages as they come: iterate it inside `async with`."""
-        run, before, bindings = self._start(conversation, session_id, context)
+        run, before, bindings = prepare_run(
+            self, conversation, session_id=session_id, context=context
+        )
         control = RunControl(run)
         items = drive_async(run, self.transport, bindings, control)
         if not self._choice or not run.conversation.open_calls:

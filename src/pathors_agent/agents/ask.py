@@ -1,14 +1,25 @@
-"""One model call: what to send, what an answer's status means, and how the call ended.
-
-Both loops make their calls through it; the reading and waiting is theirs.
-"""
+"""Ask the model: build and send a request, read its answer, and report how the call ended."""
 
 import inspect
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass, field, replace
 from functools import partial
+from time import monotonic
 from typing import Any, Self
 
 from pathors_agent.agents.answers import AnswerType, ArrivingAnswer, name_taken
@@ -35,20 +46,20 @@ from pathors_agent.wire.message_builder import Quirk
 from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
 from pathors_agent.wire.response_stream import ResponseStream
 
-# Anything else is an error to read, redirects included: a key must not follow them.
+# Any other status is an error, redirects included: an API key must not follow a redirect.
 _GOOD_STATUSES = range(200, 300)
 
 
 @dataclass(slots=True, kw_only=True)
 class Bindings:
-    """What a run's effects are performed with.
+    """What the effects of a run are performed with.
 
-    `context` reaches the tools as `ToolContext.context`. `choice`, where there is one, gives the
-    `tools` of each turn. `quirks` gathers what had to be read around in this run's answers, one of
-    each kind; `known_quirks` are the kinds that were logged before. `answers` is the type asked
-    for, `arriving` shows an answer while it comes, `history` chooses what of the history is sent,
-    for the tokens in `spent`. `telemetry` follows the run; `journal` is told of the calls of tools
-    in async code.
+    Tools get `context` as `ToolContext.context`. `choice`, if there is one, returns the `tools` of
+    each turn. `quirks` are the deviations of this run's answers from the wire format, one of each
+    kind; `known_quirks` are the kinds that were logged before. `answers` is the type of the answers,
+    and `arriving` shows an answer while it arrives. `history` selects the messages to send, and used
+    the tokens in `spent`. `telemetry` observes the run; `journal` records its tool calls, in async
+    code only.
     """
 
     tools: ToolRegistry
@@ -61,22 +72,22 @@ class Bindings:
     answers: AnswerType[Any] | None = None
     arriving: ArrivingAnswer | None = None
     history: AsyncHistory | None = None
-    spent: list[Usage] | None = None  # until something is chosen
+    spent: list[Usage] | None = None  # allocated when `history` runs
     telemetry: RunTelemetry = field(default_factory=RunTelemetry)
     journal: Journal | None = None
 
     def choose_tools(self, run: Run) -> None:
-        """Ask for the tools of the turn that comes, where there is a choice."""
+        """Choose the tools of the next turn, if they are chosen for each turn."""
         if self.choice is not None:
             self._take(chosen(self.choice, self.context), run)
 
     async def choose_tools_async(self, run: Run) -> None:
-        """As `choose_tools`."""
+        """Choose the tools of the next turn; the function may be async."""
         if self.choice is not None:
             self._take(await chosen_async(self.choice, self.context), run)
 
     def report_answered(self, effect: CallTool, message: ToolMessage) -> None:
-        """Report a call that got its result without running its tool."""
+        """Report a call whose tool did not run."""
         name = effect.call.name
         is_known = name in self.tools or bool(self.answers and name == self.answers.final_tool)
         self.telemetry.answered(effect.key, effect.call, message, is_known=is_known)
@@ -91,9 +102,11 @@ class Bindings:
 
 
 class ModelCall:
-    """One model call on its way: the request, the answer's stream, and how it ended.
+    """One model call: the request, the answer's stream, and how the call ended.
 
-    A context manager, so that its end is told whatever it is.
+    A context manager, which reports the end of the call to telemetry. `open` the answer, feed its
+    pieces to the `stream` until it has `ended`, close the stream and call `finish`. The drivers do so
+    in their own loops: a generator between them and the stream would slow down each delta.
     """
 
     __slots__ = (
@@ -115,7 +128,7 @@ class ModelCall:
         self._masked: Callable[[str], str] = str
         self._operation: ModelOperation | None = None  # until there is something to send
         self.first: float | None = None
-        """When the first of the answer came, for a driver to say."""
+        """When the first piece of the answer arrived; set by the driver."""
         self.stream = ResponseStream(run.conversation.turns)
         control.reads(self.stream)
         if bindings.arriving:
@@ -130,47 +143,111 @@ class ModelCall:
             self._operation.first = self.first
             self._operation.close(error)
 
-    def request(self, effect: CallModel) -> Request:
-        """The request, in the conversation's session."""
-        choose = self._choice()
+    # - the answer -
+
+    @contextmanager
+    def open(self, effect: CallModel, transport: Transport) -> Iterator[Iterable[bytes]]:
+        """Send the request, and open the pieces of the answer."""
+        try:
+            request = self._request(effect)
+            with self._sending(transport, request) as response:
+                if not self._is_good(response):
+                    raise _refusal(response, _read_error(response.pieces))
+                yield response.pieces
+        except TransportError as error:
+            self._break_off(error)
+        self._control.check()
+
+    @asynccontextmanager
+    async def open_async(
+        self, effect: CallModel, transport: AsyncTransport
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send the request, and open the pieces of the answer."""
+        control = self._control
+        try:
+            with control.interruptible():
+                request = await self._request_async(effect)
+            async with self._sending_async(transport, request) as response:
+                with control.interruptible():
+                    if not self._is_good(response):
+                        raise _refusal(response, await _read_error_async(response.pieces))
+                pieces = control.pieces(aiter(response.pieces))
+                del effect, request, response  # a stream is open for long
+                try:
+                    yield pieces
+                finally:
+                    await close_pieces(pieces)
+        except TransportError as error:
+            self._break_off(error)
+        control.check()
+
+    async def answer_async(self, effect: CallModel, transport: AsyncTransport) -> AssistantMessage:
+        """Send the request, and return the whole answer."""
+        async with self.open_async(effect, transport) as pieces:
+            async for data in pieces:
+                if self.first is None:
+                    self.first = monotonic()
+                self.stream.feed(data)
+                if self.stream.ended:
+                    break
+        self.stream.close()
+        return self.finish()
+
+    def finish(self) -> AssistantMessage:
+        """Return the answer; raise `TransportError` if it is incomplete."""
+        self._control.check()
+        try:
+            message = self.stream.finish()
+        except TransportError as error:
+            raise self._ending(error) from None
+        self._take_up_session(self.stream.builder.session_id)
+        if self._operation is not None:
+            self._operation.message = message
+        if self.stream.quirks:
+            self._notice_quirks()
+        return message
+
+    # - the request -
+
+    def _request(self, effect: CallModel) -> Request:
+        choose = self._history()
         if choose is None:
-            return self._request(effect, effect.messages)
+            return self._build(effect, effect.messages)
         with self._choosing():
             messages = choose(effect.messages)
         if isinstance(messages, Awaitable):
             if inspect.iscoroutine(messages):
-                messages.close()  # or Python warns of it
+                messages.close()  # otherwise Python warns that it was never awaited
             raise TypeError(
-                "history= gave something to await, which only AsyncAgent does: "
+                "history= returned an awaitable, which only AsyncAgent can await: "
                 "pass a function that is not async"
             )
-        return self._request(effect, messages)
+        return self._build(effect, messages)
 
-    async def request_async(self, effect: CallModel) -> Request:
-        """As `request`; `history` may be async."""
-        choose = self._choice()
+    async def _request_async(self, effect: CallModel) -> Request:
+        choose = self._history()
         if choose is None:
-            return self._request(effect, effect.messages)
+            return self._build(effect, effect.messages)
         with self._choosing():
             messages = choose(effect.messages)
             if isinstance(messages, Awaitable):
                 messages = await messages
-        return self._request(effect, messages)
+        return self._build(effect, messages)
 
     @contextmanager
     def _choosing(self) -> Iterator[None]:
-        """Count what it takes to choose to this run, and its spans as this run's."""
+        """Count the tokens that `history=` uses to this run, and put its spans below the run's."""
         bindings = self._bindings
         bindings.spent = spent = bindings.spent or []
         with spending(spent), bindings.telemetry.current():
             yield
 
-    def _choice(self) -> AsyncHistory | None:
-        """What chooses the messages to send; an endpoint that keeps the history has all of it."""
-        sends_all = self._bindings.template.profile.sends == "new_messages"
-        return None if sends_all else self._bindings.history
+    def _history(self) -> AsyncHistory | None:
+        """Return the function that selects messages, or None if the endpoint keeps the history."""
+        keeps_history = self._bindings.template.profile.sends == "new_messages"
+        return None if keeps_history else self._bindings.history
 
-    def _request(self, effect: CallModel, messages: Sequence[Message]) -> Request:
+    def _build(self, effect: CallModel, messages: Sequence[Message]) -> Request:
         if messages is not effect.messages:
             messages = checked(messages)
         template = self._bindings.template
@@ -193,18 +270,6 @@ class ModelCall:
             cancellation=self._control.cancellation,
         )
 
-    def sending(self, transport: Transport, request: Request) -> AbstractContextManager[Response]:
-        """Send the request in the context of the call's span."""
-        open_ = partial(transport.send, request)
-        return open_() if self._operation is None else self._operation.sending(open_)
-
-    def sending_async(
-        self, transport: AsyncTransport, request: Request
-    ) -> AbstractAsyncContextManager[AsyncResponse]:
-        """As `sending`."""
-        open_ = partial(transport.send, request)
-        return open_() if self._operation is None else self._operation.sending_async(open_)
-
     def _refuse_fragment(self, template: RequestTemplate) -> None:
         """Raise if the endpoint would get only the last messages of a history it cannot know."""
         turns = self._conversation.turns
@@ -216,23 +281,21 @@ class ModelCall:
                 retryable=False,
             )
 
-    def _take_up_session(self, session_id: str | None) -> None:
-        """Keep the session that an answer names, if the endpoint keeps the history in it."""
-        keeps_history = self._bindings.template.profile.sends == "new_messages"
-        if keeps_history and session_id and self._conversation.session_id is None:
-            self._conversation.session_id = session_id
+    def _sending(self, transport: Transport, request: Request) -> AbstractContextManager[Response]:
+        """Send the request in the context of the call's span."""
+        send = partial(transport.send, request)
+        return send() if self._operation is None else self._operation.sending(send)
 
-    def check(self, response: Response) -> None:
-        """Raise the error that an error status brings; keep the session of a good answer."""
-        if not self._is_good(response):
-            raise self._refusal(response, _cut(response.pieces))
+    def _sending_async(
+        self, transport: AsyncTransport, request: Request
+    ) -> AbstractAsyncContextManager[AsyncResponse]:
+        send = partial(transport.send, request)
+        return send() if self._operation is None else self._operation.sending_async(send)
 
-    async def check_async(self, response: AsyncResponse) -> None:
-        """As `check`."""
-        if not self._is_good(response):
-            raise self._refusal(response, await _cut_async(response.pieces))
+    # - the response -
 
     def _is_good(self, response: Response | AsyncResponse) -> bool:
+        """Return True for a good status, and keep the session that the response names."""
         self._masked = response.masked
         if self._operation is not None:
             self._operation.status = response.status
@@ -241,37 +304,25 @@ class ModelCall:
         self._take_up_session(response.session_id)
         return True
 
-    def _refusal(self, response: Response | AsyncResponse, body: bytes) -> ProviderError:
-        wait = retry_after(response.headers, now=time.time()) or None
-        return decode_error(response.status, body, retry_after=wait, attempts=response.attempts)
+    def _take_up_session(self, session_id: str | None) -> None:
+        """Keep the session that an answer names, if the endpoint keeps the history in it."""
+        keeps_history = self._bindings.template.profile.sends == "new_messages"
+        if keeps_history and session_id and self._conversation.session_id is None:
+            self._conversation.session_id = session_id
 
-    def break_off(self, error: TransportError) -> None:
+    def _break_off(self, error: TransportError) -> None:
         """Raise what broke the answer off, unless all of it had arrived."""
         self._control.check()
         if self.stream.is_complete:
             return
         if not self.stream.received or isinstance(error, ProviderError):
-            raise self._told(error)
+            raise self._ending(error)
         broken = IncompleteResponse(error_text(error), partial=self.stream.partial)
         broken.timed_out = error.timed_out
-        raise self._told(broken) from error
-
-    def finish(self) -> AssistantMessage:
-        """Give the message, or raise what kept it from being complete."""
-        self._control.check()
-        try:
-            message = self.stream.finish()
-        except TransportError as error:
-            raise self._told(error) from None
-        self._take_up_session(self.stream.builder.session_id)
-        if self._operation is not None:
-            self._operation.message = message
-        if self.stream.quirks:
-            self._notice_quirks()
-        return message
+        raise self._ending(broken) from error
 
     def _notice_quirks(self) -> None:
-        """Keep what had to be read around, and log each kind once for this agent's endpoint."""
+        """Keep the quirks of this answer, and log each kind once for this agent's endpoint."""
         for quirk in self.stream.quirks:
             if all(kept.kind != quirk.kind for kept in self._bindings.quirks):
                 self._bindings.quirks += (quirk,)
@@ -280,8 +331,8 @@ class ModelCall:
                 if self._operation is not None:
                     self._operation.note("provider_quirk", kind=quirk.kind, detail=quirk.detail)
 
-    def _told(self, error: TransportError) -> TransportError | TimeIsUp | RunCancelled:
-        """Give an error the history from which a run goes on."""
+    def _ending(self, error: TransportError) -> TransportError | TimeIsUp | RunCancelled:
+        """Return what ends the run: a cancellation, a timeout, or the error with the history."""
         if self._control.cancellation.is_set:
             return RunCancelled()
         if self._control.is_over():
@@ -291,19 +342,24 @@ class ModelCall:
         return error
 
 
-# Attributes of an error that quote the provider, beside its text.
+def _refusal(response: Response | AsyncResponse, body: bytes) -> ProviderError:
+    wait = retry_after(response.headers, now=time.time()) or None
+    return decode_error(response.status, body, retry_after=wait, attempts=response.attempts)
+
+
+# Attributes of an error that quote the provider, in addition to its text.
 _QUOTES = ("body", "data", "code", "type", "param", "said")
 
 
 def _mask(error: TransportError, masked: Callable[[str], str]) -> None:
-    """Remove keys from what an error quotes of its provider."""
-    error.args = tuple(masked(said) if isinstance(said, str) else said for said in error.args)
+    """Remove API keys from the texts of its provider that an error quotes."""
+    error.args = tuple(masked(part) if isinstance(part, str) else part for part in error.args)
     for name in _QUOTES:
-        if said := getattr(error, name, None):
-            setattr(error, name, masked(said))
+        if quoted := getattr(error, name, None):
+            setattr(error, name, masked(quoted))
 
 
-def _cut(pieces: Iterable[bytes]) -> bytes:
+def _read_error(pieces: Iterable[bytes]) -> bytes:
     body = b""
     for data in pieces:
         body += data
@@ -313,14 +369,14 @@ def _cut(pieces: Iterable[bytes]) -> bytes:
 
 
 async def close_pieces(pieces: AsyncIterable[bytes]) -> None:
-    """Close what gave an answer's pieces: an async generator that is left does not by itself."""
+    """Close an iterator of pieces: an async generator does not close itself at a `break`."""
     close = getattr(pieces, "aclose", None)
     if close is not None:
         await close()
 
 
-async def _cut_async(given: AsyncIterable[bytes]) -> bytes:
-    pieces, body = aiter(given), b""
+async def _read_error_async(response: AsyncIterable[bytes]) -> bytes:
+    pieces, body = aiter(response), b""
     try:
         async for data in pieces:
             body += data

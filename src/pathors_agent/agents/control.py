@@ -16,7 +16,7 @@ import anyio
 
 from pathors_agent.agents.reading import Reading
 from pathors_agent.concurrency.cancellation import Cancellation, RunCancelled
-from pathors_agent.concurrency.event_loops import AsyncioLoop, running_loop
+from pathors_agent.concurrency.event_loops import AsyncioLoop, TrioLoop, running_loop
 from pathors_agent.core.run import Effect, Produced, Run
 from pathors_agent.errors import ConversationError, TransportError
 from pathors_agent.messages import UserMessage
@@ -153,15 +153,12 @@ class RunControl:
 
         On asyncio the reader's task is cancelled, which needs no block.
         """
-        return _NO_SCOPE if isinstance(self.reading.loop, AsyncioLoop) else self._in_scope()
+        return self._in_scope() if isinstance(self.reading.loop, TrioLoop) else _NO_SCOPE
 
     def pieces(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Return the pieces of an answer; a cancellation ends the wait for each, as above."""
-        return (
-            pieces
-            if isinstance(self.reading.loop, AsyncioLoop)
-            else _InterruptiblePieces(pieces, self)
-        )
+        is_on_trio = isinstance(self.reading.loop, TrioLoop)
+        return _InterruptiblePieces(pieces, self) if is_on_trio else pieces
 
     @contextmanager
     def cancels(self, scope: anyio.CancelScope) -> Iterator[None]:

@@ -4,12 +4,12 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 from time import monotonic
 
-from pathors_agent.agents.ask import Bindings, ModelCall, close_pieces
+from pathors_agent.agents.ask import Bindings, ModelCall
 from pathors_agent.agents.control import RunControl, Said
-from pathors_agent.agents.perform.batches import batch_items, call_alone, call_one, side_by_side
-from pathors_agent.agents.perform.dispatch import ToolThread
+from pathors_agent.agents.perform.batches import batch_items, call_alone, side_by_side
+from pathors_agent.agents.perform.calls import perform
+from pathors_agent.agents.perform.threads import ToolThread
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run
-from pathors_agent.errors import TransportError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.deltas import Delta
@@ -33,15 +33,15 @@ def drive(
                     case CallModel():
                         bindings.choose_tools(run)
                         call = ModelCall(run, effect.key, bindings, control)
-                        message = yield from _ask(call, effect, transport, control)
+                        message = yield from _ask(call, effect, transport)
                     case CallTool():
-                        message = yield from call_one(run, effect, bindings, thread, control)
+                        message = yield from perform(run, effect, bindings, thread, control)
                     case GiveFeedback() | Said():
                         message = effect.message
                 yield control.record(message)
 
 
-async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it would cost each delta a layer)
+async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside would slow down each delta)
     run: Run, transport: AsyncTransport, bindings: Bindings, control: RunControl
 ) -> AsyncGenerator[Delta | Message, None]:
     """Perform the run's effects, a batch of tool calls at once; yield deltas and messages.
@@ -58,35 +58,23 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it w
                     with control.interruptible():
                         await bindings.choose_tools_async(run)
                     with ModelCall(run, effect.key, bindings, control) as call:
-                        try:
-                            with control.interruptible():
-                                request = await call.request_async(effect)
-                            async with call.sending_async(transport, request) as response:
-                                with control.interruptible():
-                                    await call.check_async(response)
-                                pieces = control.pieces(aiter(response.pieces))
-                                # A stream is open for long.
-                                del effects, effect, request, response
-                                try:
-                                    async for data in pieces:
-                                        if call.first is None:
-                                            call.first = monotonic()
-                                        for delta in call.stream.feed(data):
-                                            yield delta
-                                        del data
-                                        if call.stream.ended:
-                                            break
-                                finally:
-                                    await close_pieces(pieces)
-                        except TransportError as error:
-                            call.break_off(error)
-                        control.check()
+                        async with call.open_async(effect, transport) as pieces:
+                            del effects, effect  # a stream is open for long
+                            async for data in pieces:
+                                if call.first is None:
+                                    call.first = monotonic()
+                                for delta in call.stream.feed(data):
+                                    yield delta
+                                del data
+                                if call.stream.ended:
+                                    break
                         for delta in call.stream.close():
                             yield delta
                         answer = call.finish()
                     yield control.record(answer)
                 case CallTool():
-                    for batch in side_by_side(effects, bindings.tools):
+                    calls = (effect for effect in effects if isinstance(effect, CallTool))
+                    for batch in side_by_side(calls, bindings.tools):
                         if (result := await call_alone(run, batch, bindings, control)) is not None:
                             yield result
                             continue
@@ -100,20 +88,15 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator within it w
 
 
 def _ask(
-    call: ModelCall, effect: CallModel, transport: Transport, control: RunControl
+    call: ModelCall, effect: CallModel, transport: Transport
 ) -> Generator[Delta, None, AssistantMessage]:
     with call:
-        try:
-            with call.sending(transport, call.request(effect)) as response:
-                call.check(response)
-                for data in response.pieces:
-                    if call.first is None:
-                        call.first = monotonic()
-                    yield from call.stream.feed(data)
-                    if call.stream.ended:
-                        break
-        except TransportError as error:
-            call.break_off(error)
-        control.check()
+        with call.open(effect, transport) as pieces:
+            for data in pieces:
+                if call.first is None:
+                    call.first = monotonic()
+                yield from call.stream.feed(data)
+                if call.stream.ended:
+                    break
         yield from call.stream.close()
         return call.finish()

@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 
-from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.agent import AsyncAgent, prepare_run
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.control import RunControl
@@ -138,7 +138,7 @@ class Runs(Generic[OutputT]):
         segment = await asyncio.to_thread(self.tables.last_segment, self.name, order.session)
         past = await self.histories.read(order.session, segment)
         conversation = past.conversation(order)
-        _, _, bindings = self.agent._start(conversation, None, self.context)
+        _, _, bindings = prepare_run(self.agent, conversation, context=self.context)
         foreign = {each.digest for each in self._foreign(last, conversation.open_calls)}
         decisions = tuple(each for each in order.decisions if each.digest not in foreign)
         open_segment(conversation, bindings, replace(order, decisions=decisions))
@@ -166,7 +166,7 @@ class Runs(Generic[OutputT]):
         order = order_of(segments[0])
         past = await self.histories.read(order.session, begin.get("previous"))
         conversation = past.conversation(order)
-        run, before, bindings = self.agent._start(conversation, None, self.context)
+        run, before, bindings = prepare_run(self.agent, conversation, context=self.context)
         for step in (step for segment in ids for step in steps[segment]):
             for message in new_messages(step):
                 take(message, run)

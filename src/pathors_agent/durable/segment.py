@@ -12,15 +12,14 @@ from typing import Any
 
 from dbos import DBOSClient
 
-from pathors_agent.agents.agent import AsyncAgent
-from pathors_agent.agents.ask import Bindings
+from pathors_agent.agents.agent import AsyncAgent, prepare_run
+from pathors_agent.agents.ask import Bindings, ModelCall
 from pathors_agent.agents.control import RunControl, TimeIsUp
-from pathors_agent.agents.perform.batches import bind, side_by_side, with_notes
-from pathors_agent.agents.perform.dispatch import call_tool_async
-from pathors_agent.agents.perform.doubt import settle
+from pathors_agent.agents.perform.batches import side_by_side
+from pathors_agent.agents.perform.calls import perform_async
+from pathors_agent.agents.perform.journal import settle
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
-from pathors_agent.durable.asking import ask
 from pathors_agent.durable.history import BEGIN, STARTED, Histories, Past, note_answer
 from pathors_agent.durable.journal import Journal, Work
 from pathors_agent.durable.records import Fields, Order, dump, load, write_failure
@@ -137,7 +136,7 @@ class _Segment:
         # Outside of any step: segments that have ended do not change, so nothing is recorded again.
         self._past = await self._place.histories.read(self._order.session, previous)
         conversation = self._past.conversation(self._order)
-        run, _, bindings = self._place.agent._start(conversation, None, self._place.context)
+        run, _, bindings = prepare_run(self._place.agent, conversation, context=self._place.context)
         return run, bindings
 
     def _keep(self, run: Run, *, instead_of: str | None) -> None:
@@ -180,7 +179,8 @@ class _Segment:
         async def asking() -> Fields:
             self._may_repeat = False
             try:
-                message = await ask(run, effect, self._place.agent.transport, bindings, control)
+                with ModelCall(run, effect.key, bindings, control) as call:
+                    message = await call.answer_async(effect, self._place.agent.transport)
             except TimeIsUp:
                 return {"time_is_up": True}
             except Exception as error:  # noqa: BLE001  (recorded, and raised for who asks for the result)
@@ -260,25 +260,14 @@ class _Segment:
         *,
         began_before: bool,
     ) -> Fields:
-        bound = bind(run, effect, bindings)
-        if not isinstance(bound, BoundCall):
-            return {"message": write_message(bound)}
-        facts: Fields = {"by": self._place.worker}
-        if began_before:
-            message = await self._settle(run, effect, bound)
-            if message is not None:
-                bindings.report_answered(effect, message)
-                return {"message": write_message(message), "doubt": message.outcome, **facts}
-            facts["again"] = True
-        operation = bindings.telemetry.begin_tool(effect.key, bound)
-        seconds = run.limits.tool_seconds
+        journal = _CallJournal(self._settle if began_before else None)
         try:
-            message = await call_tool_async(bound, operation, seconds=seconds, left=left)
+            message = await perform_async(run, effect, bindings, left=left, journal=journal)
         except (SystemExit, KeyboardInterrupt) as error:
-            # It was the tool's own: a worker handles signals by itself, and goes on.
+            # The tool raised it itself: a worker handles signals separately, and goes on.
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
             message = ToolMessage(tool_call_id=effect.call.id, content=text, outcome="error")
-        return {"message": write_message(with_notes(message, effect, bindings)), **facts}
+        return {"message": write_message(message), "by": self._place.worker, **journal.facts}
 
     async def _settle(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
         """Decide about a call that an execution before this one had begun."""
@@ -297,6 +286,32 @@ class _Segment:
             )
             await asyncio.to_thread(self._place.tables.add_doubt, doubt)
         return message
+
+
+Settle = Callable[[Run, CallTool, BoundCall], Awaitable[ToolMessage | None]]
+
+
+class _CallJournal:
+    """The journal of one call, whose begin and result are steps of the engine.
+
+    `settle` decides about a call that an earlier execution began; it is None for any other call.
+    `facts` are recorded with the result.
+    """
+
+    def __init__(self, settle: Settle | None) -> None:
+        self._settle = settle
+        self.facts: Fields = {}
+
+    async def begin(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
+        """Return the result of a call that must not run again."""
+        if self._settle is None:
+            return None
+        message = await self._settle(run, effect, bound)
+        self.facts = {"again": True} if message is None else {"doubt": message.outcome}
+        return message
+
+    async def end(self, message: ToolMessage) -> None:
+        """Do nothing: the step records the result."""
 
 
 def _saying(effect: GiveFeedback) -> Work:

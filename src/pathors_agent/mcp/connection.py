@@ -19,8 +19,7 @@ from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 from mcp.types import REQUEST_TIMEOUT, CallToolResult, ToolListChangedNotification
 from mcp.types import Tool as ListedTool
 
-from pathors_agent.agents.perform.dispatch import Unanswered
-from pathors_agent.agents.perform.tasks import LoopTask
+from pathors_agent.agents.perform.tasks import LoopTask, Unanswered
 from pathors_agent.errors import ToolError, WrongEventLoop, named_error
 from pathors_agent.mcp.content import Refused
 from pathors_agent.mcp.servers import NOT_SENT, Server, watched

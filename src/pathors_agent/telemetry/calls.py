@@ -27,7 +27,6 @@ from pathors_agent.telemetry.spans import (
     contents_are_asked_for,
     listening,
 )
-from pathors_agent.tools.registry import BoundCall
 from pathors_agent.views.timeline import TimedCall
 
 if TYPE_CHECKING:
@@ -101,12 +100,19 @@ class Audience:
             raise stop
 
     def begin_tool(
-        self, key: str, bound: BoundCall, *, queued: float | None = None
+        self,
+        key: str,
+        call: ToolCall,
+        *,
+        name: str,
+        description: str | None = None,
+        queued: float | None = None,
     ) -> "ToolOperation":
-        """Begin a tool call; `queued` is when it began to wait for a free place, if it did."""
-        operation = ToolOperation(
-            self, key, call=bound.call, name=bound.tool.name, description=bound.tool.description
-        )
+        """Begin a tool call; `queued` is when it began to wait for a free place, if it did.
+
+        `name` and `description` are those of the tool.
+        """
+        operation = ToolOperation(self, key, call=call, name=name, description=description)
         if self.api is not None:
             operation.start_span()
         if queued is not None:

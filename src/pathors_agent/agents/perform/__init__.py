@@ -1,1 +1,1 @@
-"""Run the calls of an answer: in tasks, threads and processes, approved and in time."""
+"""Perform the tool calls of an answer: in tasks, threads and processes."""

@@ -1,8 +1,8 @@
 """Run one tool call in a process of its own: the child's side.
 
-The parent starts this file as a script, so it imports nothing but the standard library. It reads
-two pickles from its standard input (a `Request`, the arguments) and writes one to its standard
-output: what the function gave, or the words for what it raised.
+The parent starts this file as a script, so it imports only the standard library. It reads two pickles
+from its standard input (a `Request`, the arguments) and writes one to its standard output: the value of
+the function, or the text of its error.
 """
 
 import atexit
@@ -18,14 +18,14 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, BinaryIO, Literal, NoReturn, TypedDict
 
-# Far above what a model reads (20,000 characters), and no burden on the parent.
+# Far above what a model reads (20,000 characters), and small enough for the parent.
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 # The parent cuts them further.
 MAX_ERROR_CHARACTERS = 10_000
 
 
 class Request(TypedDict):
-    """What the child needs to find the function: its module and name, and where modules are."""
+    """How the child finds the function: its module, its name and the import path."""
 
     path: list[str]
     module: str
@@ -34,11 +34,11 @@ class Request(TypedDict):
 
 
 Answer = tuple[Literal["value"], Any] | tuple[Literal["error"], str, bool]
-"""A value; or the words of an error, and whether the tool may be tried again."""
+"""A value, or the text of an error and whether it is retryable."""
 
 
 def main() -> None:
-    """Take a call, run it, answer."""
+    """Read a call, run it and write its answer."""
     requests, answers = _take_pipes()
     try:
         request: Request = pickle.load(requests)  # noqa: S301
@@ -48,7 +48,7 @@ def main() -> None:
         written = _written(_answer(request, arguments))
     except EOFError:  # the parent is gone
         return
-    # What would be done at exit is done before the answer: then the parent ends this process.
+    # Exit handlers run before the answer is written: the parent kills this process afterwards.
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _take_pipes() -> tuple[BinaryIO, int]:
-    """Keep the pipes from the tool: it reads nothing, and what it prints goes to stderr."""
+    """Hide the pipes from the tool: its stdin is empty, and its stdout goes to stderr."""
     requests, answers = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -68,15 +68,15 @@ def _take_pipes() -> tuple[BinaryIO, int]:
     return open(requests, "rb"), answers  # noqa: PTH123
 
 
-# - the end of the parent
+# - the end of the parent -
 
 
 def _end_with_parent(pipe: int) -> None:
-    """Be killed, with the whole process group, when the parent's end of the pipe is closed."""
+    """Kill the whole process group when the parent's end of the pipe is closed."""
     try:
         import fcntl
 
-        # The kernel does it, also while the tool holds the interpreter's lock (Linux).
+        # On Linux the kernel sends the signal, even while the tool holds the interpreter's lock.
         fcntl.fcntl(pipe, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
@@ -98,7 +98,7 @@ def _kill_group() -> NoReturn:
     os._exit(1)
 
 
-# - the call
+# - the call -
 
 
 def _answer(request: Request, arguments: bytes) -> Answer:
@@ -109,12 +109,12 @@ def _answer(request: Request, arguments: bytes) -> Answer:
             return "value", _finished(function(**kwargs))
     except MemoryError as error:
         return _too_much(error, request["memory"])
-    except Exception as error:  # noqa: BLE001  (as in dispatch)
+    except Exception as error:  # noqa: BLE001  (as in `calls`)
         return _raised(error)
 
 
 def _finished(value: Any) -> Any:
-    """Await what a function returned that wraps an async one."""
+    """Return a function's value, awaited if it is an awaitable."""
     if not hasattr(type(value), "__await__"):
         return value
     import asyncio
@@ -127,7 +127,7 @@ def _finished(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _limited_memory(memory: int | None) -> Iterator[None]:
-    """Limit the process's address space; not any more while its answer is written."""
+    """Limit the process's address space inside the block."""
     if memory is None:
         yield
         return
@@ -165,7 +165,7 @@ def _text_of(error: Exception) -> str:
         return f"(its text could not be read: {type(second).__name__})"
 
 
-# - the answer
+# - the answer -
 
 
 class _TooLarge(Exception):
@@ -173,7 +173,7 @@ class _TooLarge(Exception):
 
 
 class _Bounded(io.BytesIO):
-    """Takes so many bytes."""
+    """A buffer of at most `MAX_ANSWER_BYTES`."""
 
     def write(self, data: Any, /) -> int:
         if self.tell() + memoryview(data).nbytes > MAX_ANSWER_BYTES:

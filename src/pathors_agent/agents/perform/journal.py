@@ -1,17 +1,79 @@
-"""What is written down of a run's calls, so that a process that comes after knows of them."""
+"""Keep a journal of a run's calls, and settle the calls in doubt after a crash.
 
-from typing import Protocol
+A call is in doubt if a process began it and died before its result was recorded.
+"""
+
+import enum
+import inspect
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pathors_agent.core.run import CallTool, Run
 from pathors_agent.messages import ToolMessage
 from pathors_agent.tools.registry import BoundCall
+from pathors_agent.tools.results import result_message
+from pathors_agent.tools.signature import ToolContext
 
 
 class Journal(Protocol):
-    """Told of each call before it begins, and of its result before it is recorded."""
+    """Records that calls begin and end, so that another process knows of them after a crash."""
 
     async def begin(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
-        """Write down that a call begins; a message where it is not to run: what became of it."""
+        """Record that a call begins, or return the result of a call that must not run again."""
 
     async def end(self, message: ToolMessage) -> None:
-        """Write down what a call gave."""
+        """Record the result of a call, before the conversation does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """Returned by a `reconcile` function for a call that was carried out, with its result."""
+
+    value: object
+
+
+class _NotHappened(enum.Enum):
+    NOT_HAPPENED = enum.auto()
+
+
+NOT_HAPPENED = _NotHappened.NOT_HAPPENED
+"""Returned by a `reconcile` function for a call that was not carried out: it runs again."""
+
+
+async def settle(
+    run: Run, effect: CallTool, bound: BoundCall, context: object
+) -> ToolMessage | None:
+    """Return the result of a call in doubt, or None if it may run again.
+
+    `context` is the caller's value, which the tool gets as `ToolContext.context`.
+    """
+    if bound.tool.idempotent:
+        return None
+    unknown = unknown_result(bound.call.id, bound.tool.name)
+    if bound.tool.reconcile is None:
+        return unknown
+    session_id, key = run.conversation.session_id, run.call_key(effect)
+    tool_context: ToolContext[Any] = ToolContext(context, session_id, bound.call, key)
+    hidden = bound.tool.context_parameter
+    arguments = {name: value for name, value in bound.kwargs.items() if name != hidden}
+    try:
+        found = bound.tool.reconcile(tool_context, arguments)
+        if inspect.isawaitable(found):
+            found = await found
+        if found is NOT_HAPPENED:
+            return None
+        if isinstance(found, Happened):
+            return result_message(bound, found.value)
+    except Exception:  # noqa: BLE001  (the author's function: its failure leaves the call unknown)
+        return unknown
+    return unknown
+
+
+def unknown_result(call_id: str, tool: str) -> ToolMessage:
+    """Return the result of a call that began and whose end is unknown."""
+    text = (
+        f"Outcome unknown: the program stopped while {tool} ran, and it is not known"
+        " whether it was carried out. It was not run again. Do not repeat it before you have"
+        " found out, or tell the user."
+    )
+    return ToolMessage(tool_call_id=call_id, content=text, outcome="unknown")

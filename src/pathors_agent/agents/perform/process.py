@@ -1,4 +1,4 @@
-"""Run a tool call in a process of its own, which can really be stopped: the parent's side."""
+"""Run a tool call in a process of its own, which can be killed: the parent's side."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from pathors_agent.agents.perform import child
-from pathors_agent.agents.perform.functions import STOP_SECONDS, out_of_time
+from pathors_agent.agents.perform.tasks import STOP_SECONDS, out_of_time
 from pathors_agent.agents.perform.threads import ThreadTask
 from pathors_agent.errors import ToolError
 from pathors_agent.tools.placement import no_python, python_executable
@@ -24,9 +24,9 @@ from pathors_agent.tools.tool import Tool
 class ToolProcess:
     """One call in a process of its own.
 
-    The process is killed with all that it started: when its time is over, when it is stopped, when
-    it has answered, and when this process ends, however it does. A `ToolContext` reaches it when
-    what it holds can be pickled, and its log is silent.
+    The process and its descendants are killed when the call times out, is stopped or has answered,
+    and when this process ends for any reason. A `ToolContext` is sent to it if its values can be
+    pickled; its log drops all events.
     """
 
     def __init__(self, tool: Tool, kwargs: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ class ToolProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, seconds: float | None) -> object:
-        """Run the call to its end, or for so many seconds: give its value or raise its error."""
+        """Run the call for at most `seconds`; return its value or raise its error."""
         timed_out = threading.Event()
 
         def time_out() -> None:
@@ -52,24 +52,24 @@ class ToolProcess:
         return _value(self._tool, answer, status)
 
     def stop(self) -> None:
-        """Kill the process, from any thread; one that is not begun is never begun."""
+        """Kill the process, or prevent its start. May be called from any thread."""
         with self._lock:
             self._stopped = True
             if self._process is not None:
                 _kill(self._process)
 
     def _exchange(self, request: bytes) -> tuple[bytes, int]:
-        """Give what the process answered (nothing, when it could not), and its exit status."""
+        """Return the answer of the process, empty if it gave none, and its exit status."""
         process = self._start()
         if process is None:
             return b"", -signal.SIGTERM
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            with contextlib.suppress(BrokenPipeError):  # it has died; its status says why
+            with contextlib.suppress(BrokenPipeError):  # it has died; its status tells why
                 process.stdin.write(request)
                 process.stdin.flush()
-            # It stays open: its end tells the process that this one is gone.
+            # The pipe stays open: its end tells the process that its parent has died.
             answer = process.stdout.read(child.MAX_ANSWER_BYTES)
         finally:
             status = self._end(process)
@@ -92,7 +92,7 @@ class ToolProcess:
             return self._process
 
     def _end(self, process: subprocess.Popen[bytes]) -> int:
-        with self._lock:  # once it is waited for, its id may be another's
+        with self._lock:  # after `wait`, another process may have its id
             _kill(process)
             status = process.wait()
             self._process = None
@@ -104,7 +104,7 @@ class ToolProcess:
 
 
 async def run_in_process(process: ToolProcess, seconds: float | None) -> object:
-    """Run a call from async code; a cancellation kills its process, and waits for its end."""
+    """Run a call from async code; a cancellation kills its process and waits for its end."""
     task = ThreadTask(partial(process.run, seconds))
     task.start()
     try:
@@ -118,7 +118,7 @@ async def run_in_process(process: ToolProcess, seconds: float | None) -> object:
 
 @contextlib.contextmanager
 def _timer(seconds: float | None, function: Callable[[], None]) -> Iterator[None]:
-    """Call a function from another thread after so many seconds, unless the block ends before."""
+    """Call a function from another thread after `seconds`, unless the block ends before."""
     if seconds is None:
         yield
         return
@@ -136,7 +136,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     if sys.platform == "win32":
         process.kill()
     else:
-        # macOS gives PermissionError for a group that has died and was not waited for.
+        # macOS raises PermissionError for a group that has died and was not waited for.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -165,7 +165,7 @@ def _sent(value: object) -> object:
 
 
 def _value(tool: Tool, written: bytes, status: int) -> object:
-    """Read an answer: give its value, or raise its error."""
+    """Return the value of an answer, or raise its error."""
     if not written:
         raise ToolError(f"Its process {_ending(tool, status)} before it gave a result.")
     try:

@@ -1,32 +1,175 @@
-"""Run async tools in tasks of the event loop; a task that ignores its cancellation is left behind.
+"""Run tools' functions, which may ignore their cancellation, in tasks of the event loop.
 
-On asyncio a tool is cancelled as asyncio cancels any task: it gets one `CancelledError`, and what
-it awaits while it cleans up is not cancelled again before `STOP_SECONDS` have passed. On trio it
-runs in a cancel scope, which cancels each await that is not shielded.
+On asyncio a tool is cancelled as asyncio cancels any task: it gets one `CancelledError`, and what it
+awaits while it cleans up is not cancelled again before `STOP_SECONDS` have passed. On trio it runs in
+a cancel scope, which cancels each await that is not shielded. A call that still runs is abandoned, and
+counts as hung until it returns.
 """
 
 import asyncio
 import math
 import sys
-from collections.abc import Awaitable, Callable
+import threading
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from contextvars import copy_context
+from functools import partial
 from time import monotonic
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import anyio
 
-from pathors_agent.agents.perform.functions import (
-    STOP_SECONDS,
-    STOPS,
-    FunctionCall,
-    left_alone,
-    out_of_time,
-    stopped_within,
-)
 from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.errors import ToolError
+from pathors_agent.messages import Outcome
 
 T = TypeVar("T")
+
+# If four calls of one tool never returned, the fifth probably does not either.
+MAX_HUNG_CALLS = 4
+
+Report = Callable[[object], Awaitable[None]]
+"""An async function that takes what a tool reports before its result."""
+
+# A run that is stopped ends within a second, whatever its tools do.
+STOP_SECONDS = 0.5
+
+_Identity = tuple[int, int]
+
+_HUNG: Counter[_Identity] = Counter()
+_LOCK = threading.Lock()
+
+
+class Unanswered(ToolError):
+    """Raised for a call that began and has no result: it timed out, or its outcome is unknown."""
+
+    def __init__(self, text: str, *, outcome: Literal["timeout", "unknown"]) -> None:
+        super().__init__(text)
+        self.outcome: Outcome = outcome
+
+
+def out_of_time(seconds: float, fate: str) -> Unanswered:
+    """Build the error for a call that timed out; `fate` is what happened to it."""
+    return Unanswered(f"Not finished after {seconds:g} s; {fate}.", outcome="timeout")
+
+
+def left_alone() -> Unanswered:
+    """Build the error for a call that goes on although its run was stopped."""
+    fate = "it goes on by itself, and its result will not be known"
+    return Unanswered(f"The run was stopped while it ran; {fate}.", outcome="unknown")
+
+
+# The exceptions that stop a task or a generator. A tool that raises one by itself (because something
+# that it awaited was cancelled) stops only itself.
+STOPS = (asyncio.CancelledError, GeneratorExit)
+
+
+def stopped_within(error: BaseException) -> ToolError:
+    """Build the error for a call that ended as if it were cancelled, although its run was not."""
+    return ToolError(f"{type(error).__name__}: it was stopped, and not by its run.")
+
+
+def call_function(function: Callable[[], object]) -> object:
+    """Call a sync function; a cancellation inside it does not stop the run."""
+    try:
+        return function()
+    except STOPS as error:
+        raise stopped_within(error) from error
+
+
+class FunctionCall:
+    """One call of a tool's function. It counts as hung from `abandon` until it returns."""
+
+    def __init__(
+        self, function: Callable[..., Any], kwargs: dict[str, Any], report: Report | None = None
+    ) -> None:
+        self._function = function
+        self._run: Callable[[], object] = partial(function, **kwargs)
+        self._report = report
+        self._state: Literal["new", "running", "hung", "ended"] = "new"
+
+    def run(self) -> object:
+        """Run a sync function, unless it was abandoned before it began."""
+        if not self._begin():
+            return None
+        try:
+            return call_function(self._run)
+        finally:
+            self._end()
+
+    def rest(self, value: object) -> "FunctionCall":
+        """Return the call that awaits the value of a sync function."""
+        rest = FunctionCall(self._function, {}, self._report)
+        rest._run = lambda: value
+        return rest
+
+    async def run_async(self) -> object:
+        """Run an async function, unless it was abandoned before it began."""
+        if not self._begin():
+            return None
+        try:
+            value = self._run()
+            if isinstance(value, AsyncGenerator):
+                return await self._last(value)
+            return await value if isinstance(value, Awaitable) else value
+        finally:
+            self._end()
+
+    async def _last(self, values: AsyncGenerator[object, None]) -> object:
+        """Return the last value of a generator, and report the others."""
+        last: object = None
+        is_first = True
+        async with aclosing(values):
+            async for value in values:
+                if self._report is not None and not is_first:
+                    await self._report(last)
+                last, is_first = value, False
+        return last
+
+    def abandon(self) -> None:
+        """Stop waiting for the call; without effect if it has ended."""
+        with _LOCK:
+            if self._state == "running":
+                self._state = "hung"
+                _HUNG[_identity(self._function)] += 1
+            elif self._state == "new":
+                self._state = "ended"
+
+    def _begin(self) -> bool:
+        with _LOCK:
+            if self._state == "new":
+                self._state = "running"
+            return self._state == "running"
+
+    def _end(self) -> None:
+        with _LOCK:
+            if self._state == "hung":
+                identity = _identity(self._function)
+                _HUNG[identity] -= 1
+                if not _HUNG[identity]:
+                    del _HUNG[identity]
+            self._state = "ended"
+
+
+def is_unfinished(value: object) -> bool:
+    """Return True if a sync function returned an awaitable, because it wraps an async one."""
+    return isinstance(value, Awaitable | AsyncGenerator)
+
+
+def hung_calls(function: Callable[..., Any]) -> int:
+    """Return how many abandoned calls of a function still run."""
+    return _HUNG[_identity(function)] if _HUNG else 0
+
+
+def _identity(function: Callable[..., Any]) -> _Identity:
+    # A bound method is a new object at each access, and a function need not be hashable. A counted
+    # call holds its function, so that its ids stay unique.
+    owner = getattr(function, "__self__", None)
+    return id(owner), id(getattr(function, "__func__", function))
+
+
+# - tasks -
 
 # A task that is cancelled for the second time ends at once, or ignores cancellation.
 SECOND_STOP_SECONDS = 0.25
@@ -37,11 +180,11 @@ async def run_in_task(
 ) -> object:
     """Run an async call; cancel it after `seconds`, or when the caller is cancelled.
 
-    `whole` is the time that an error names, if a part of it was over before.
+    `whole` is the timeout that an error names, if a part of it was over before.
 
-    The call has `STOP_SECONDS` to clean up. A value that it returns in that time counts. A call
-    that does not end is left: it goes on as a task of the event loop and counts as hung until it
-    ends. The loop's own end cancels it once more, and waits for it without a limit.
+    The call has `STOP_SECONDS` to clean up, and a value that it returns in that time counts. A call
+    that does not end is abandoned: it goes on as a task of the event loop. The loop cancels it once
+    more when it shuts down, and waits for it without a limit.
     """
     task = LoopTask(call.run_async)
     task.start()
@@ -97,7 +240,7 @@ class Waiting:
                     continue
 
     async def _wait(self, seconds: float | None) -> None:
-        # By asyncio's own means: a cancel scope and an event of anyio's take three times as long.
+        # A cancel scope and an event of anyio take three times as long.
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
 
@@ -127,7 +270,7 @@ class Waiting:
 
 
 class LoopTask(Waiting, Generic[T]):
-    """A task of the event loop: no task group waits for it."""
+    """A task of the event loop that is in no task group."""
 
     def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
         super().__init__()
@@ -139,7 +282,7 @@ class LoopTask(Waiting, Generic[T]):
         self._error: BaseException | None = None
 
     def start(self) -> None:
-        """Begin, with the context variables of the caller."""
+        """Start the task with the caller's context variables."""
         if self._on_trio:
             self._scope = anyio.CancelScope()
             trio = sys.modules["trio"]
@@ -151,14 +294,14 @@ class LoopTask(Waiting, Generic[T]):
 
     @property
     def was_cancelled(self) -> bool:
-        """Whether `stop` was called and the task ended by its cancellation."""
+        """Whether `stop` ended the task."""
         if self._scope is not None:
             return self._scope.cancelled_caught
         return self._is_stopped and isinstance(self._error, asyncio.CancelledError)
 
     @property
     def has_words(self) -> bool:
-        """Whether it ended with something for the model to read."""
+        """Whether it ended with a value or a `ToolError` for the model to read."""
         ended_well = self._error is None and not self.was_cancelled
         return ended_well or isinstance(self._error, ToolError)
 
@@ -170,7 +313,7 @@ class LoopTask(Waiting, Generic[T]):
             self._scope.cancel()
             await self.wait_shielded(seconds)
             return
-        # An event loop that ends has cancelled all its tasks: this one is cleaning up already.
+        # An event loop that shuts down has cancelled its tasks: this one is cleaning up already.
         if not self._task.cancelling():
             self._task.cancel()
         await self.wait_shielded(seconds)
@@ -180,7 +323,7 @@ class LoopTask(Waiting, Generic[T]):
 
     def result(self) -> T:
         """Return its value, or raise its error; for a task that has ended and was not cancelled."""
-        error, self._error = self._error, None  # held no longer: its traceback holds this task
+        error, self._error = self._error, None  # its traceback refers to this task
         if isinstance(error, STOPS) and not self._is_stopped:
             raise stopped_within(error) from error
         if error is not None:
@@ -190,7 +333,7 @@ class LoopTask(Waiting, Generic[T]):
     async def _run(self) -> None:
         try:
             self._value = await self._function()
-        # The waiting task raises it; raised here, KeyboardInterrupt would end the event loop.
+        # `result` raises it; a KeyboardInterrupt raised here would end the event loop.
         except BaseException as error:  # noqa: BLE001
             self._error = error
         self.end()

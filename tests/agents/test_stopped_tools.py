@@ -12,7 +12,7 @@ import pytest
 
 from ctrl_c import CtrlC
 from pathors_agent import Agent, AsyncAgent, Conversation, Limits, ToolMessage, tool
-from pathors_agent.agents.perform.functions import STOP_SECONDS
+from pathors_agent.agents.perform.tasks import STOP_SECONDS
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
 from pathors_agent.tools.tool import Tool
 

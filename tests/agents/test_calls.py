@@ -22,18 +22,17 @@ from pydantic import BaseModel, field_serializer
 
 from ctrl_c import CtrlC
 from pathors_agent.agents.agent import Agent, AsyncAgent
-from pathors_agent.agents.perform.dispatch import (
+from pathors_agent.agents.perform.calls import (
     MAX_ERROR_CHARACTERS,
-    ToolThread,
     call_tool,
     call_tool_async,
 )
-from pathors_agent.agents.perform.functions import (
+from pathors_agent.agents.perform.tasks import (
     MAX_HUNG_CALLS,
     FunctionCall,
     hung_calls,
 )
-from pathors_agent.agents.perform.threads import thread_limit
+from pathors_agent.agents.perform.threads import ToolThread, thread_limit
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
 from pathors_agent.errors import ToolError

@@ -319,7 +319,7 @@ def test_stream_that_is_left_stops_a_tool_that_reports() -> None:
 
 # - programs of their own
 
-PROGRAMS = Path(__file__).parent / "loop_programs.py"
+PROGRAMS = Path(__file__).parents[1] / "loop_programs.py"
 
 
 @pytest.mark.slow
