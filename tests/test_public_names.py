@@ -55,7 +55,7 @@ PUBLIC_NAMES = {
 # An alias has no `__doc__` of its own; a text below its definition documents it.
 ALIASES = {
     "JSONValue": "messages",
-    "NOT_HAPPENED": "agents.perform.journal",
+    "NOT_HAPPENED": "agents.perform.reconcile",
     "PROFILES": "wire.chat_completions",
 }
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathors_agent.agents.agent import Agent, AsyncAgent
     from pathors_agent.agents.approvals import Approval, Decision
-    from pathors_agent.agents.perform.journal import NOT_HAPPENED, Happened
+    from pathors_agent.agents.perform.reconcile import NOT_HAPPENED, Happened
     from pathors_agent.agents.result import RunResult
     from pathors_agent.agents.stream import AsyncRunStream, RunStream
     from pathors_agent.agents.summaries import summarized
@@ -161,7 +161,7 @@ _NAMES_BY_MODULE = {
     "agents.agent": ("Agent", "AsyncAgent"),
     "transports.aiohttp": ("AiohttpTransport",),
     "agents.approvals": ("Approval", "Decision"),
-    "agents.perform.journal": ("NOT_HAPPENED", "Happened"),
+    "agents.perform.reconcile": ("NOT_HAPPENED", "Happened"),
     "wire.chat_completions": ("PROFILES", "EndpointProfile", "ModelOptions"),
     "core.conversation": ("Conversation",),
     "errors": (

@@ -20,19 +20,24 @@ from contextlib import (
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from pathors_agent.agents.answers import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.agents.approvals import Approvals
 from pathors_agent.agents.control import RunControl, TimeIsUp
-from pathors_agent.agents.perform.journal import Journal
 from pathors_agent.concurrency.cancellation import RunCancelled
 from pathors_agent.core.run import CallModel, CallTool, Run
 from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError, error_text
 from pathors_agent.history.trim import AsyncHistory, checked, spending
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
 from pathors_agent.telemetry.runs import ModelOperation, RunTelemetry
-from pathors_agent.tools.registry import AsyncToolChoice, ToolRegistry, chosen, chosen_async
+from pathors_agent.tools.registry import (
+    AsyncToolChoice,
+    BoundCall,
+    ToolRegistry,
+    chosen,
+    chosen_async,
+)
 from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
@@ -48,6 +53,16 @@ from pathors_agent.wire.response_stream import ResponseStream
 
 # Any other status is an error, redirects included: an API key must not follow a redirect.
 _GOOD_STATUSES = range(200, 300)
+
+
+class Journal(Protocol):
+    """Records that calls begin and end, so that another process knows of them after a crash."""
+
+    async def begin(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
+        """Record that a call begins, or return the result of a call that must not run again."""
+
+    async def end(self, message: ToolMessage) -> None:
+        """Record the result of a call, before the conversation does."""
 
 
 @dataclass(slots=True, kw_only=True)

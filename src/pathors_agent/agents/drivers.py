@@ -1,18 +1,27 @@
-"""Perform the effects of a run: a short loop for blocking code, and one for async code."""
+"""Perform the effects of a run: a short loop for blocking code, and one for async code.
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
+Async code runs the calls of an answer side by side, and records their results in call order.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from time import monotonic
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from pathors_agent.agents.ask import Bindings, ModelCall
 from pathors_agent.agents.control import RunControl, Said
-from pathors_agent.agents.perform.batches import batch_items, call_alone, side_by_side
-from pathors_agent.agents.perform.calls import perform
+from pathors_agent.agents.perform.calls import ReportDelta, perform, perform_async, with_reports
 from pathors_agent.agents.perform.threads import ToolThread
+from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
+from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.transports.base import AsyncTransport, Transport
-from pathors_agent.wire.deltas import Delta
+from pathors_agent.wire.deltas import Delta, ToolProgressDelta
 
 
 def drive(
@@ -100,3 +109,157 @@ def _ask(
                     break
         yield from call.stream.close()
         return call.finish()
+
+
+# - batches of calls -
+
+
+def side_by_side(effects: Iterable[CallTool], tools: ToolRegistry) -> Iterator[list[CallTool]]:
+    """Split calls, in order, into batches that may run at once; a sequential tool runs alone."""
+    batch: list[CallTool] = []
+    for effect in effects:
+        name = effect.call.name
+        if name in tools and tools[name].sequential:
+            yield from filter(None, [batch, [effect]])
+            batch = []
+        else:
+            batch.append(effect)
+    yield from filter(None, [batch])
+
+
+async def call_alone(
+    run: Run, batch: Sequence[CallTool], bindings: Bindings, control: RunControl
+) -> ToolMessage | None:
+    """Run a batch that needs no task group, or return None if it needs one: groups are slow.
+
+    A single call of an async tool on asyncio, in a run without a time limit, needs none: it has a
+    task of its own, which is cancelled and awaited where the call is.
+    """
+    [effect, *others] = batch
+    tools, name = bindings.tools, effect.call.name
+    if others or control.left() is not None or in_trio_task():
+        return None
+    if name in tools and (tools[name].reports or not tools[name].is_async):
+        return None
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        return None
+    await checkpoint_if_cancelled()
+    message = await perform_async(run, effect, bindings)
+    control.record(message)
+    # A call that returns a result although it was cancelled has swallowed the cancellation.
+    await checkpoint_if_cancelled()
+    if task.cancelling():
+        raise asyncio.CancelledError
+    return message
+
+
+async def batch_items(
+    run: Run, batch: Sequence[CallTool], bindings: Bindings, control: RunControl
+) -> AsyncGenerator[ToolProgressDelta | ToolMessage, None]:
+    """Run a batch; yield what its tools report while they run, then its results in call order."""
+    if not any(
+        e.call.name in bindings.tools and bindings.tools[e.call.name].reports for e in batch
+    ):
+        for message in await _call_batch(run, batch, bindings, control):
+            yield message
+        return
+
+    async def work(report: ReportDelta) -> list[ToolMessage]:
+        return await _call_batch(run, batch, bindings, control, report)
+
+    async with aclosing(with_reports(work)) as items:
+        async for item in items:
+            if not isinstance(item, list):
+                yield item
+                continue
+            for message in item:
+                yield message
+
+
+async def _call_batch(
+    run: Run,
+    effects: Sequence[CallTool],
+    bindings: Bindings,
+    control: RunControl,
+    report: ReportDelta | None = None,
+) -> list[ToolMessage]:
+    """Run calls side by side and record each result at once; return the results in call order."""
+    results: dict[str, ToolMessage | None] = {}  # None for a call that runs
+    interrupts: list[BaseException] = []
+    places = anyio.Semaphore(run.limits.max_concurrency)
+
+    async def call(effect: CallTool) -> None:
+        queued = None if places.value else monotonic()
+        try:
+            async with places:
+                results[effect.call.id] = None
+                message = await perform_async(run, effect, bindings, report=report, queued=queued)
+                # No checkpoint may come between a result and its record, or the result could be lost.
+                control.record(message)
+                results[effect.call.id] = message
+        except anyio.get_cancelled_exc_class():
+            raise
+        # KeyboardInterrupt and SystemExit are carried out of the group by hand: the group would wrap
+        # them, and raised in a task they stop asyncio's loop.
+        except BaseException as error:  # noqa: BLE001
+            interrupts.append(error)
+            tasks.cancel_scope.cancel()
+
+    # A single call has a group as well: a group waits for a worker thread even if asyncio cancels the
+    # task itself, as `asyncio.timeout` does.
+    with anyio.move_on_after(control.left()) as in_time, control.cancels(in_time):
+        async with _group(interrupts) as tasks:
+            for effect in effects:
+                tasks.start_soon(call, effect)
+    if interrupts:
+        raise interrupts[0]
+    if in_time.cancelled_caught:
+        control.check()
+        return _stopped(control, effects, results)
+    done = [message for e in effects if (message := results.get(e.call.id)) is not None]
+    if len(done) < len(effects):
+        # asyncio's groups drop a cancellation that was meant for another task.
+        raise anyio.get_cancelled_exc_class()
+    # On trio a group whose tasks have all ended does not raise that it was cancelled.
+    await checkpoint_if_cancelled()
+    return done
+
+
+@asynccontextmanager
+async def _group(interrupts: list[BaseException]) -> AsyncIterator[TaskGroup]:
+    """Open a task group that adds interrupts to a list instead of raising them."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+    # On trio Ctrl-C may reach the task that waits here; the group wraps it.
+    except BaseExceptionGroup as group:
+        interrupts += _interrupts(group)
+        if not interrupts:
+            raise
+
+
+def _interrupts(group: BaseExceptionGroup) -> list[BaseException]:
+    """Return the exceptions that are neither failures nor cancellations."""
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            found += _interrupts(error)
+        elif not isinstance(error, (Exception, anyio.get_cancelled_exc_class())):
+            found.append(error)
+    return found
+
+
+def _stopped(
+    control: RunControl, effects: Sequence[CallTool], results: dict[str, ToolMessage | None]
+) -> list[ToolMessage]:
+    """Return the results of a batch whose time is up; calls that have begun must not run again."""
+    messages = []
+    for call_id in (effect.call.id for effect in effects if effect.call.id in results):
+        message = results[call_id]
+        if message is None:
+            text = "Stopped: the time for this run is over; how far it came is not known."
+            message = ToolMessage(tool_call_id=call_id, content=text, outcome="timeout")
+            control.record(message)
+        messages.append(message)
+    return messages

@@ -15,9 +15,8 @@ from types import TracebackType
 from typing import Generic, Self
 
 from pathors_agent.agents.answers import OutputT
-from pathors_agent.agents.ask import Bindings
+from pathors_agent.agents.ask import Bindings, Journal
 from pathors_agent.agents.control import RunControl
-from pathors_agent.agents.perform.journal import Journal
 from pathors_agent.agents.result import RunResult
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run, Status

@@ -15,9 +15,9 @@ from dbos import DBOSClient
 from pathors_agent.agents.agent import AsyncAgent, prepare_run
 from pathors_agent.agents.ask import Bindings, ModelCall
 from pathors_agent.agents.control import RunControl, TimeIsUp
-from pathors_agent.agents.perform.batches import side_by_side
+from pathors_agent.agents.drivers import side_by_side
 from pathors_agent.agents.perform.calls import perform_async
-from pathors_agent.agents.perform.journal import settle
+from pathors_agent.agents.perform.reconcile import settle
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
 from pathors_agent.durable.history import BEGIN, STARTED, Histories, Past, note_answer

@@ -123,10 +123,11 @@ def _count(usage: Mapping[str, JSONValue], paths: Iterable[Path]) -> int | None:
     """Return the first count over zero that stands under one of the names, else zero or None."""
     zero = None
     for path in paths:
-        count = _at(usage, path)
-        if count:
-            return count
-        zero = count if zero is None else zero
+        if path[0] in usage:  # most names are another provider's
+            count = _at(usage, path)
+            if count:
+                return count
+            zero = count if zero is None else zero
     return zero
 
 

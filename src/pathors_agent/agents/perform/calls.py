@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from pathors_agent.agents.ask import Bindings
+from pathors_agent.agents.ask import Bindings, Journal
 from pathors_agent.agents.control import RunControl
-from pathors_agent.agents.perform.journal import Journal
 from pathors_agent.agents.perform.tasks import (
     MAX_HUNG_CALLS,
     FunctionCall,

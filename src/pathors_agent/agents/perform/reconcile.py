@@ -1,4 +1,4 @@
-"""Keep a journal of a run's calls, and settle the calls in doubt after a crash.
+"""Settle the calls in doubt after a crash: run them again, or find out what they did.
 
 A call is in doubt if a process began it and died before its result was recorded.
 """
@@ -6,23 +6,13 @@ A call is in doubt if a process began it and died before its result was recorded
 import enum
 import inspect
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pathors_agent.core.run import CallTool, Run
 from pathors_agent.messages import ToolMessage
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.signature import ToolContext
-
-
-class Journal(Protocol):
-    """Records that calls begin and end, so that another process knows of them after a crash."""
-
-    async def begin(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
-        """Record that a call begins, or return the result of a call that must not run again."""
-
-    async def end(self, message: ToolMessage) -> None:
-        """Record the result of a call, before the conversation does."""
 
 
 @dataclass(frozen=True, slots=True)
