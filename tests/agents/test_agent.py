@@ -368,7 +368,7 @@ def test_prompt_that_is_none_leaves_open_calls_open(way: Way) -> None:
     conversation = Conversation([GO, AssistantMessage(tool_calls=(ToolCall(id="x", name="a"),))])
     before = pickle.dumps(conversation)
 
-    with pytest.raises(ConversationError, match="not what the user says"):
+    with pytest.raises(ConversationError, match="not a user message"):
         way.run(prompt={"role": "system", "content": "Hi."}, conversation=conversation)
 
     assert pickle.dumps(conversation) == before
