@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -11,30 +10,16 @@ from typing import Any, get_args
 import pytest
 from typer.testing import CliRunner, Result
 
-from pathors_agent import AsyncAgent, Tool, tool
+from pathors_agent import AsyncAgent
 from pathors_agent.cli import durable_app
 from pathors_agent.cli.app import app
-from pathors_agent.durable import DurableAgent, RunFailed, run_list
-from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
+from pathors_agent.durable import DurableAgent, run_list
+from pathors_agent.testing import calls, http_error
+from stored_runs import Script, pay, work
 
 Command = Callable[..., Result]
 
 FORGED = "5\u202e\x1b[2Kok\nrun  approved"
-
-
-@tool(approve=True)
-async def pay(to: str) -> str:
-    return f"paid {to}"
-
-
-ASK = Tool(name="ask_user", description="Ask the user.")
-
-
-class Script(AsyncScriptedTransport):
-    """A script that another worker continues."""
-
-    def assert_used_up(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -48,28 +33,6 @@ def command(database: str) -> Command:
         return CliRunner().invoke(app, ["runs", *arguments, "--database", database])
 
     return run
-
-
-def work(
-    database: str, *script: Any, start: tuple[str, ...] = (), name: str = "shop"
-) -> dict[str, str]:
-    """Carry out what is queued, and runs with these ids; return the answers of all runs."""
-
-    async def working() -> dict[str, str]:
-        agent = AsyncAgent(Script(*script), tools=[pay, ASK])
-        durable = DurableAgent(agent, database=database, name=name, queue="main")
-        answers = {}
-        async with durable, durable.working(poll=0.05):
-            for each in start:
-                await durable.start("go", id=each)
-                with suppress(RunFailed):
-                    await (await durable.get(each)).result()
-            for run in await durable.list():
-                with suppress(RunFailed):
-                    answers[run.id] = (await (await durable.get(run.id)).result()).answer or ""
-        return answers
-
-    return asyncio.run(working())
 
 
 def rows(shown: Result) -> Any:

@@ -523,3 +523,26 @@ def list_doubts(*, database: Database = None, as_json: AsJSON = False) -> None:
         from pathors_agent.cli import runs as commands
 
         asyncio.run(commands.list_doubts(database, as_json=as_json))
+
+
+@runs.command("serve", epilog=EXIT_STATUS)
+def serve_runs(
+    *,
+    host: Annotated[
+        str, typer.Option(metavar="HOST", help="The address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="0 picks a free one.")
+    ] = 8001,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Show a page that lists runs and opens one, with an API, and metrics at /metrics.
+
+    Requests need the key in PATHORS_RUNS_KEY. Without that variable only this machine can use the
+    page, and another address than a loopback address is refused.
+    """
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        raise typer.Exit(commands.serve(database, host=host, port=port, as_json=as_json))

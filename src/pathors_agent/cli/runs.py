@@ -1,5 +1,6 @@
 """Look into durable runs and act on them, straight on their database."""
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +9,15 @@ from typing import Any
 import anyio
 
 from pathors_agent.cli.durable import database_url
-from pathors_agent.cli.output import write_json, write_line, write_note, write_rest, write_table
+from pathors_agent.cli.output import (
+    fail,
+    log_to_stderr,
+    write_json,
+    write_line,
+    write_note,
+    write_rest,
+    write_table,
+)
 from pathors_agent.durable import DoubtfulCall, DurableAgent, RunExists, RunStatus, RunSummary
 from pathors_agent.durable.operator import (
     Operator,
@@ -23,6 +32,8 @@ from pathors_agent.server.journal import calls_in_doubt
 
 Act = Callable[[DurableAgent[Any], str], Awaitable[object]]
 """Changes a run of an agent by its id."""
+
+_KEY_VARIABLE = "PATHORS_RUNS_KEY"
 
 _TITLES = ("run", "agent", "session", "queue", "status", "segments", "started", "worker", "version")
 
@@ -184,3 +195,26 @@ async def list_doubts(database: str | None, *, as_json: bool) -> None:
     write_table(
         ("agent", "run", "effect", "tool", "call", "key"), rows, empty="No calls are in doubt."
     )
+
+
+def serve(database: str | None, *, host: str, port: int, as_json: bool) -> int:
+    """Serve the page of runs until a signal; return the exit status."""
+    from pathors_agent.server.keys import MAX_KEY
+    from pathors_agent.server.runs_app import MIN_KEY_CHARACTERS, create_runs_app, is_loopback
+    from pathors_agent.server.serving import serve as serve_app
+
+    key = os.environ.get(_KEY_VARIABLE, "").strip() or None
+    if key is None and not is_loopback(host):
+        fail(f"--host {host} needs a key in {_KEY_VARIABLE}: others could read all runs", 2)
+    if key is not None and not (key.isascii() and MIN_KEY_CHARACTERS <= len(key) <= MAX_KEY):
+        fail(f"{_KEY_VARIABLE} must have {MIN_KEY_CHARACTERS} to {MAX_KEY} ASCII characters", 2)
+    log_to_stderr(everything=False, as_json=False)
+
+    def tell(address: str) -> None:
+        if as_json:
+            write_json({"url": address})
+        else:
+            write_line(f"Listening on {address}")
+
+    app = create_runs_app(database_url(database), key=key)
+    return serve_app(lambda: app, host=host, port=port, on_ready=tell)

@@ -11,6 +11,7 @@ from pathors_agent.durable.agent import DurableAgent
 from pathors_agent.durable.history import Histories, new_messages
 from pathors_agent.durable.retention import Retention
 from pathors_agent.durable.run_list import (
+    Figures,
     RunFilter,
     RunList,
     RunPage,
@@ -90,6 +91,17 @@ class Operator:
         tables = self._durable.runs.tables
         doubts = await asyncio.to_thread(tables.doubts)
         return doubts, await asyncio.to_thread(tables.turn_notes)
+
+    async def waiting_run(self, run_id: str, agent: str | None) -> RunSummary:
+        """Return a suspended run; raise `RunExists` if it waits for nothing."""
+        run = await self.find(run_id, agent=agent)
+        if run.status != "suspended":
+            raise RunExists(f"run {run_id!r} is {run.status}, not suspended")
+        return run
+
+    async def figures(self) -> Figures:
+        """Count runs, their takeovers and their calls in doubt."""
+        return await asyncio.to_thread(RunList(self._durable.runs.client).figures)
 
     def agent_of(self, run: RunSummary) -> DurableAgent[Any]:
         """Return the agent of a run as far as its runs can be changed without its code."""
@@ -175,10 +187,15 @@ def waiting_as_json(waiting: WaitingCall) -> dict[str, object]:
     }
 
 
+def summary_as_json(run: RunSummary) -> dict[str, object]:
+    """Return a run for JSON, with times as datetimes."""
+    return asdict(run)
+
+
 def opened_as_json(opened: OpenedRun) -> dict[str, object]:
     """Return a run with its contents for JSON, with times as datetimes."""
     return {
-        **asdict(opened.run),
+        **summary_as_json(opened.run),
         "failure": opened.failure,
         "waiting": [waiting_as_json(each) for each in opened.waiting],
         "messages": [write_message(message) for message in opened.messages],

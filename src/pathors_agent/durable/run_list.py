@@ -1,6 +1,6 @@
 """Lists and counts of runs, filtered by the database: one row per run, that of its last segment."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args, overload
@@ -17,6 +17,7 @@ from pathors_agent.durable.records import (
     segment_id,
     segment_number,
 )
+from pathors_agent.durable.tables import DOUBTS
 
 RunStatus = Literal[
     "queued",
@@ -109,6 +110,22 @@ class RunFilter:
                 raise ValueError(f"{name} must have a time zone, as datetime.now(UTC) has")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Counts over all runs, for monitoring; each key holds the values of its labels."""
+
+    runs: Mapping[tuple[str, ...], float]
+    """By agent, queue and status."""
+    depth: Mapping[tuple[str, ...], float]
+    """Queued runs, by queue."""
+    oldest: Mapping[tuple[str, ...], float]
+    """Seconds since the oldest queued run was stored, by queue."""
+    takeovers: Mapping[tuple[str, ...], float]
+    """Deaths of workers that carried out the stored runs, by agent."""
+    doubts: Mapping[tuple[str, ...], float]
+    """Calls in doubt, by agent."""
+
+
 class RunList:
     """Queries over the runs of a database; each blocks, and belongs in a thread."""
 
@@ -141,6 +158,38 @@ class RunList:
         query = self._summaries().where(is_its, *self._conditions(RunFilter()))
         with self._engine.begin() as connection:
             return [*map(_summary, connection.execute(query).all())]
+
+    def figures(self) -> Figures:
+        """Count all runs."""
+        is_ours = STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
+        rows = self._summaries().where(*self._conditions(RunFilter())).subquery().c
+        group = (rows.name, rows.queue_name, rows.run_status)
+        runs = sa.select(*group, sa.func.count(), sa.func.min(rows.created_at)).group_by(*group)
+        deaths = sa.func.sum(sa.func.coalesce(STATUS.c.recovery_attempts, 0))
+        takeovers = sa.select(STATUS.c.name, deaths).where(is_ours).group_by(STATUS.c.name)
+        doubts = sa.select(DOUBTS.c.agent, sa.func.count()).group_by(DOUBTS.c.agent)
+        with self._engine.begin() as connection:
+            counted = connection.execute(runs).all()
+            died = connection.execute(takeovers).all()
+            doubtful = connection.execute(doubts).all()
+        moment = datetime.now(UTC).timestamp()
+        depth: dict[tuple[str, ...], float] = {}
+        oldest: dict[tuple[str, ...], float] = {}
+        for _, queue, status, count, created_at in counted:
+            if status == "queued":
+                depth[(queue,)] = depth.get((queue,), 0) + count
+                age = max(0.0, moment - created_at / 1000)
+                oldest[(queue,)] = max(oldest.get((queue,), 0.0), age)
+        return Figures(
+            runs={
+                (name.removeprefix(WORKFLOW_PREFIX), queue or "", status): count
+                for name, queue, status, count, _ in counted
+            },
+            depth=depth,
+            oldest=oldest,
+            takeovers={(name.removeprefix(WORKFLOW_PREFIX),): int(count) for name, count in died},
+            doubts={(agent,): count for agent, count in doubtful},
+        )
 
     def _summaries(self) -> sa.Select[Any]:
         status = run_status(STATUS, OUTPUT, is_sqlite=self._is_sqlite).label("run_status")

@@ -24,7 +24,7 @@ _KEY_BYTES = 32
 _KEY_CHARACTERS = 43
 _SHOWN = 4
 # No key has more; a longer text is not worth a look at the store.
-_MAX_KEY = 200
+MAX_KEY = 200
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 # Enough to see which keys are in use; writing at each request would cost more than the request.
 NOTE_USED_SECONDS = 60.0
@@ -157,7 +157,7 @@ class Authenticator:
         raise unavailable("Requests cannot be authenticated now")
 
     async def _key_of(self, request: Request, project: str) -> StoredKey:
-        text = _bearer(request)
+        text = bearer(request)
         digest = digest_of(text)
         key = await self._found(digest) if text else None
         # Compared once more here: what a database finds may depend on how it compares texts.
@@ -209,8 +209,9 @@ def _is_async(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
-def _bearer(request: Request) -> str:
+def bearer(request: Request) -> str:
+    """Return the bearer token of a request, or "" if it has none that can be a key."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     text = text.strip()
-    fits = scheme.lower() == "bearer" and len(text) <= _MAX_KEY and text.isascii()
+    fits = scheme.lower() == "bearer" and len(text) <= MAX_KEY and text.isascii()
     return text if fits else ""

@@ -1,7 +1,7 @@
-"""The chat page: static files from this package, under headers that let nothing else in."""
+"""The pages: static files from this package, under headers that let nothing else in."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from pathlib import PurePath
 
@@ -43,9 +43,10 @@ _HEADERS = {
 }
 
 
-def add_page(app: FastAPI) -> None:
-    """Show the chat page at the app's root, and its files beside it."""
-    for file in (files("pathors_agent.server") / "static").iterdir():
+def add_page(app: FastAPI, folder: str = "static", *, shared: Sequence[str] = ()) -> None:
+    """Show a folder's page at the app's root, and its files and `shared` files beside it."""
+    package = files("pathors_agent.server")
+    for file in (*(package / folder).iterdir(), *(package / "static" / name for name in shared)):
         path = "/" if file.name == "index.html" else f"/static/{file.name}"
         endpoint = _giving(file.read_bytes(), _TYPES[PurePath(file.name).suffix])
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
