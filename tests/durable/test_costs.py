@@ -156,7 +156,7 @@ async def test_idempotent_call_has_one_record(database: str) -> None:
 
 
 def test_kept_histories_are_bounded_by_their_messages() -> None:
-    histories = Histories(None, "agent")  # type: ignore[arg-type]  # nothing is read
+    histories = Histories(None)  # type: ignore[arg-type]  # nothing is read
     said = [UserMessage(content="x")] * (MAX_KEPT_MESSAGES // 2)
     half = Past(history=Conversation(said))
 

@@ -3,8 +3,9 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import blake2b
 from secrets import token_hex
@@ -52,6 +53,10 @@ from pathors_agent.durable.worker import (
 from pathors_agent.errors import InvalidSetting, RunExists
 from pathors_agent.history.loading import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
+from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
+
+# Ten years.
+MAX_DELAY_SECONDS = 10 * 365 * 86_400.0
 
 # Runs mostly wait for the model: what one process has open connections for.
 LOCAL_CONCURRENCY = 100
@@ -92,6 +97,7 @@ class DurableAgent(Generic[OutputT]):
         self.version = version or tools_version(agent)
         self.queue = queue or f"{name}-local"
         self._is_local = queue is None
+        self._is_client = False
         self._database = database
         self._context = context
         self._heartbeat = heartbeat
@@ -100,6 +106,20 @@ class DurableAgent(Generic[OutputT]):
         self._workers: list[Worker] = []
         self._opened = AsyncExitStack()
         self._open_runs: Runs[OutputT] | None = None
+
+    @classmethod
+    def client(cls, name: str, *, database: str) -> "DurableAgent[Any]":
+        """Return an agent for programs that know its name only: not its tools, model or queue.
+
+        It starts runs, reads them, decides about calls and answers client tools; workers of the
+        agent, wherever they are, carry the runs out. A worker of the agent must have started once
+        with this database. Answers of an output type arrive as text.
+        """
+        client: DurableAgent[Any] = DurableAgent(
+            no_tools(), database=database, name=name, queue="-", version="-"
+        )
+        client._is_client = True
+        return client
 
     async def __aenter__(self) -> Self:
         client = await asyncio.to_thread(engine.connect, self._database)
@@ -112,12 +132,13 @@ class DurableAgent(Generic[OutputT]):
                 client=client,
                 bell=Bell(engine.sql(client).url),
                 tables=tables,
-                histories=Histories(tables, self.name),
+                histories=Histories(tables),
                 name=self.name,
                 queue=self.queue,
                 is_local=self._is_local,
                 version=self.version,
                 context=self._context,
+                is_client=self._is_client,
             )
             if self._is_local:
                 local = self.working(concurrency=LOCAL_CONCURRENCY, poll=LOCAL_POLL_SECONDS)
@@ -154,13 +175,20 @@ class DurableAgent(Generic[OutputT]):
         session_id: str | None = None,
         id: str | None = None,  # noqa: A002  (the plain word)
         priority: int | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+        context: JSONValue = None,
     ) -> "RunHandle[OutputT]":
-        """Start a run, and give a handle to it as soon as it is stored.
+        """Start a run, and return a handle to it as soon as it is stored.
 
         With the `id` of a run that exists, its prompt must be the same, and it is the same run.
         The runs of one session come one after another; without a `session_id` a run has a session
         of its own, named as the run. In a queue, `priority=1` goes first and runs without a
         priority go last; among equals the oldest goes first.
+
+        A run starts after `delay` seconds, or at the time `at`, which needs a time zone. `context`
+        is a JSON value that reaches the run's tools as `ToolContext.context`, instead of the
+        agent's own context.
         """
         run = token_hex(16) if id is None else id
         if SEPARATOR in run or not run.strip():
@@ -174,9 +202,22 @@ class DurableAgent(Generic[OutputT]):
             keys=owned(self.name, session_id or run),
             endpoint_session=session_id,
             messages=(user_message(prompt),),
+            context=_json(context),
         )
-        await self.runs.start(order, priority=priority)
+        runs = await self._registered() if self._is_client else self.runs
+        await runs.start(order, priority=priority, delay=_delay(delay, at))
         return RunHandle(self, run)
+
+    async def _registered(self) -> Runs[OutputT]:
+        """Return the runs with the queue and the version of the agent's worker that started last."""
+        found = await asyncio.to_thread(self.runs.tables.registered, self.name)
+        if found is None:
+            raise InvalidSetting(
+                f"no worker of an agent {self.name!r} has ever started with this database: check"
+                " the name, or start a worker of it first"
+            )
+        queue, version = found
+        return replace(self.runs, queue=queue, version=version)
 
     async def send(
         self,
@@ -184,12 +225,13 @@ class DurableAgent(Generic[OutputT]):
         message: Prompt,
         *,
         id: str | None = None,  # noqa: A002
+        context: JSONValue = None,
     ) -> "RunHandle[OutputT]":
         """Start the next run of a session."""
-        return await self.start(message, session_id=session_id, id=id)
+        return await self.start(message, session_id=session_id, id=id, context=context)
 
     async def get(self, run_id: str) -> "RunHandle[OutputT]":
-        """Give a handle to a run; `RunNotFound` where there is none."""
+        """Return a handle to a run; raise `RunNotFound` if there is no such run."""
         await self.runs.segments(run_id)
         return RunHandle(self, run_id)
 
@@ -220,14 +262,15 @@ class DurableAgent(Generic[OutputT]):
         return await self.runs.page(wanted, limit=limit, offset=offset)
 
     async def cancel(self, run_id: str) -> None:
-        """End a run for good; its open calls are answered as cancelled."""
+        """End a run for good, and answer its open calls as cancelled."""
         segments = await self.runs.segments(run_id)
         status = status_of(segments[-1])
         if status in AT_WORK:
             await self.runs.client.cancel_workflow_async(segments[-1].workflow_id)
         elif status != "suspended":
             return
-        await self.runs.enqueue(len(segments) + 1, next_order(segments, closes=True))
+        runs = self.runs.of(segments[-1])
+        await runs.enqueue(len(segments) + 1, next_order(segments, closes=True))
 
     async def delete(self, run_id: str) -> None:
         """Delete a run that has ended, with its contents, if its session has no other runs.
@@ -248,7 +291,7 @@ class DurableAgent(Generic[OutputT]):
         return await asyncio.to_thread(retention.delete, session_id)
 
     async def resume(self, run_id: str) -> "RunHandle[OutputT]":
-        """Go on with a run that failed: what it owed, it still owes."""
+        """Continue a run that failed, with the calls that were pending."""
         segments = await self.runs.segments(run_id)
         status = status_of(segments[-1])
         if status not in RESUMABLE:
@@ -272,7 +315,7 @@ class DurableAgent(Generic[OutputT]):
         *,
         arguments: Mapping[str, JSONValue] | None = None,
     ) -> "RunHandle[OutputT]":
-        """Let a call run, named by its `Approval` or that one's digest.
+        """Approve a call, named by its `Approval` or by the digest of the approval.
 
         A second answer, or one to a call that has changed, is a `ConversationError`.
         """
@@ -282,7 +325,7 @@ class DurableAgent(Generic[OutputT]):
     async def deny(
         self, run_id: str, approval: Approval | str, *, reason: str = ""
     ) -> "RunHandle[OutputT]":
-        """Answer a call with a no, and the reason, for the model."""
+        """Deny a call; the model reads the reason."""
         return await self._decide(run_id, Decision(_digest(approval), False, reason))  # noqa: FBT003
 
     async def _decide(self, run_id: str, decision: Decision) -> "RunHandle[OutputT]":
@@ -290,7 +333,7 @@ class DurableAgent(Generic[OutputT]):
         return RunHandle(self, run_id)
 
     async def answer(self, run_id: str, results: Mapping[str, JSONValue]) -> "RunHandle[OutputT]":
-        """Give the results of client tools, by the ids of their calls."""
+        """Record the results of client tools, by the ids of their calls."""
         messages = [
             ToolMessage(
                 tool_call_id=call_id,
@@ -340,8 +383,14 @@ class DurableAgent(Generic[OutputT]):
         stop_seconds: int = STOP_SECONDS,
     ) -> AsyncIterator[None]:
         """As `work`, for the time of an `async with` block."""
+        if self._is_client:
+            raise InvalidSetting(
+                f"a client of the agent {self.name!r} knows no tools and carries out no runs"
+            )
         bounds = Bounds(total=total, rate=rate)
         runs = self.runs
+        register = partial(runs.tables.register_agent, queue=self.queue, version=self.version)
+        await asyncio.to_thread(register, self.name)
         client = await asyncio.to_thread(engine.connect_worker, self._database)
         place = Place(
             agent=self.agent,
@@ -399,7 +448,7 @@ class DurableAgent(Generic[OutputT]):
 
 
 class RunHandle(Generic[OutputT]):
-    """A run, seen from any process: what it said so far, and its result."""
+    """A run, seen from any process: its messages so far, and its result."""
 
     def __init__(self, durable: DurableAgent[OutputT], run_id: str) -> None:
         self._durable = durable
@@ -409,13 +458,14 @@ class RunHandle(Generic[OutputT]):
         return f"<RunHandle {self.id!r}>"
 
     async def status(self) -> RunStatus:
-        """Where the run stands."""
+        """Return the status of the run."""
         return status_of((await self._durable.runs.segments(self.id))[-1])
 
     async def result(self) -> RunResult[OutputT]:
-        """Wait until the run rests, and give its result; `RunFailed` where an error stopped it.
+        """Wait until the run ends or waits for somebody; return its result.
 
-        A run that waits for approvals or a client's results rests: its status is SUSPENDED.
+        The status of a run that waits for approvals or a client's results is SUSPENDED. Raises
+        `RunFailed` if an error stopped the run.
         """
         runs = self._durable.runs
         return await runs.result(await runs.settled(self.id))
@@ -449,6 +499,44 @@ def tools_version(agent: AsyncAgent[Any]) -> str:
     definitions = sorted(json.dumps(each, sort_keys=True) for each in agent.tools.definitions())
     text = json.dumps([FORMAT, definitions])
     return f"tools-{blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+class _NoModel(AsyncTransport):
+    """The transport of a program that carries out no runs."""
+
+    def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
+        raise NotImplementedError
+
+
+def no_tools() -> AsyncAgent[Any]:
+    """Return an agent for a program that knows neither the model nor the tools of its runs."""
+    return AsyncAgent(_NoModel())
+
+
+def _json(context: JSONValue) -> JSONValue:
+    """Return a context as the database will return it; raise if it is no JSON."""
+    try:
+        text = json.dumps(context, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidSetting(f"the context of a durable run must be JSON: {error}") from None
+    value: JSONValue = json.loads(text)
+    return value
+
+
+def _delay(delay: float | None, at: datetime | None) -> float | None:
+    """Return how many seconds a run waits before it starts, or None."""
+    if at is None:
+        if delay is not None and not 0 <= delay <= MAX_DELAY_SECONDS:
+            raise InvalidSetting(f"delay must be 0 to {MAX_DELAY_SECONDS:g} seconds, not {delay!r}")
+        return delay
+    if delay is not None:
+        raise InvalidSetting("a run starts after delay= seconds or at= a time: pass one of the two")
+    if at.tzinfo is None:
+        raise InvalidSetting("at needs a time zone, as datetime.now(UTC) has one")
+    seconds = (at - datetime.now(UTC)).total_seconds()
+    if seconds > MAX_DELAY_SECONDS:
+        raise InvalidSetting(f"at must be within ten years, not {at.isoformat()}")
+    return max(seconds, 0.0)
 
 
 def _digest(approval: Approval | str) -> str:

@@ -77,6 +77,7 @@ class Claims:
         claims: list[Claim] = []
         after: tuple[Any, ...] | None = None
         with self._engine.begin() as connection:
+            self._end_delays(connection)
             bounds = self._bounds(connection)
             while wanted := room - len(claims):
                 rows = self._candidates(connection, wanted, after)
@@ -87,6 +88,17 @@ class Claims:
                     break
                 after = tuple(rows[-1])[2:]  # these were taken, or wait for their sessions
         return claims
+
+    def _end_delays(self, connection: sa.Connection) -> None:
+        """Put the segments whose delay is over into the queue."""
+        due = (
+            STATUS.c.status == "DELAYED",
+            STATUS.c.delay_until_epoch_ms <= engine.now(self._client),
+            STATUS.c.queue_name == self._source.queue,
+        )
+        # A read first: an idle worker writes nothing.
+        if connection.execute(sa.select(STATUS.c.workflow_uuid).where(*due).limit(1)).first():
+            connection.execute(sa.update(STATUS).where(*due).values(status="ENQUEUED"))
 
     def start(self, segment: str, fields: Fields) -> Claim:
         """Store a segment that this worker carries out at once, beside the queue's order."""

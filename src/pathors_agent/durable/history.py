@@ -48,29 +48,28 @@ class Past:
 
 
 class Histories:
-    """The histories of an agent's sessions.
+    """The histories of sessions.
 
     Each is read in one statement, however many runs it has. A worker keeps those that it wrote
     last in memory: what a segment that has ended recorded never changes.
     """
 
-    def __init__(self, tables: Tables, agent: str) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._agent = agent
         self._kept: dict[str, Past] = {}  # by the last segment, the least recently used first
         self._messages = 0
 
-    async def read(self, session: str, through: str | None) -> Past:
-        """Return what a session's segments recorded up to and including `through`."""
+    async def read(self, agent: str, session: str, through: str | None) -> Past:
+        """Return what the segments of an agent's session recorded up to and including `through`."""
         if through is None:
             return Past()
         if (kept := self._take_out(through)) is not None:
             self.keep(through, kept)
             return kept.copy()
-        return await asyncio.to_thread(self._read, session, through)
+        return await asyncio.to_thread(self._read, agent, session, through)
 
-    def _read(self, session: str, through: str) -> Past:
-        return past_of(self._tables.history(self._agent, session, through=through))
+    def _read(self, agent: str, session: str, through: str) -> Past:
+        return past_of(self._tables.history(agent, session, through=through))
 
     def keep(self, through: str, past: Past, *, instead_of: str | None = None) -> None:
         """Keep a history in memory; `instead_of` names the segment whose history it continues."""

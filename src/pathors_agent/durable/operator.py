@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from pathors_agent.agents.agent import AsyncAgent
-from pathors_agent.durable.agent import DurableAgent
-from pathors_agent.durable.history import Histories, new_messages
+from pathors_agent.durable.agent import DurableAgent, no_tools
+from pathors_agent.durable.history import new_messages
 from pathors_agent.durable.retention import Retention
 from pathors_agent.durable.run_list import (
     Figures,
@@ -22,7 +21,6 @@ from pathors_agent.durable.timeline import Timeline, as_json, read_timeline
 from pathors_agent.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message, ToolCall
 from pathors_agent.stores.base import TurnNote
-from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
 from pathors_agent.wire.messages import write_message
 
 # Runs are read from the database in pages of this size while many of them are changed.
@@ -114,7 +112,6 @@ class Operator:
         )
         agent._open_runs = replace(
             self._durable.runs,
-            histories=Histories(self._durable.runs.tables, run.agent),
             name=run.agent,
             queue=run.queue,
             version=agent.version,
@@ -203,16 +200,8 @@ def opened_as_json(opened: OpenedRun) -> dict[str, object]:
     }
 
 
-class _NoModel(AsyncTransport):
-    """The transport of a program that carries out no runs."""
-
-    def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
-        raise NotImplementedError
-
-
 @asynccontextmanager
 async def operating(database: str) -> AsyncIterator[Operator]:
     """Open a database to operate its runs; no run is carried out here."""
-    no_tools: AsyncAgent[Any] = AsyncAgent(_NoModel())
-    async with DurableAgent(no_tools, database=database, queue="-") as durable:
+    async with DurableAgent(no_tools(), database=database, queue="-") as durable:
         yield Operator(durable, database)

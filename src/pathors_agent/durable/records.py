@@ -43,6 +43,8 @@ class Order:
     messages: tuple[Message, ...] = field(default=(), repr=False)
     decisions: tuple[Decision, ...] = ()
     trace: Mapping[str, str] = field(default_factory=dict)
+    context: JSONValue = field(default=None, repr=False)
+    """Reaches the tools as `ToolContext.context`; None for the agent's own context."""
     closes: bool = False
     """Only answer the open calls as cancelled."""
 
@@ -56,6 +58,7 @@ class Order:
             "messages": dump(self.messages),
             "decisions": [asdict(decision) for decision in self.decisions],
             "trace": dict(self.trace),
+            "context": self.context,
             "closes": self.closes,
         }
 
@@ -71,6 +74,7 @@ class Order:
             messages=load(fields["messages"]),
             decisions=tuple(Decision(**decision) for decision in fields["decisions"]),
             trace=fields["trace"],
+            context=fields.get("context"),
             closes=fields["closes"],
         )
 

@@ -14,6 +14,7 @@ from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream
+from pathors_agent.core.run import Status
 from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell, ended_topic
 from pathors_agent.durable.claims import NO_PRIORITY, store
@@ -61,8 +62,12 @@ class Runs(Generic[OutputT]):
     """The process that opened the agent also carries out its runs, with this agent's tools."""
     version: str
     context: object
+    is_client: bool = False
+    """The agent's tools are unknown here: workers have registered its queue and version."""
 
-    async def enqueue(self, number: int, order: Order, *, priority: int | None = None) -> None:
+    async def enqueue(
+        self, number: int, order: Order, *, priority: int | None = None, delay: float | None = None
+    ) -> None:
         """Store a segment for a worker; raise `IDInUse` if it is already stored."""
         options: EnqueueOptions = {
             "workflow_name": workflow_name(self.name),
@@ -74,21 +79,26 @@ class Runs(Generic[OutputT]):
         }
         check_count("priority", priority)
         options["priority"] = NO_PRIORITY if priority is None else priority
+        if delay is not None:
+            options["delay_seconds"] = delay
         order = replace(order, trace=current_headers())
         await asyncio.to_thread(store, self.client, options, order.dump())
         self.bell.ring(self.queue)
 
-    async def start(self, order: Order, *, priority: int | None = None) -> bool:
-        """Store a run's first segment, unless it is there; tell whether it is new."""
+    async def start(
+        self, order: Order, *, priority: int | None = None, delay: float | None = None
+    ) -> bool:
+        """Store a run's first segment; return False if the run exists already."""
         try:
-            await self.enqueue(1, order, priority=priority)
+            await self.enqueue(1, order, priority=priority, delay=delay)
             return True
         except engine.IDInUse:
             [row, *_] = await self.segments(order.run)
             held = order_of(row)
-            if (held.session, held.messages) != (order.session, order.messages):
+            asked = (order.session, order.messages, order.context)
+            if (held.session, held.messages, held.context) != asked:
                 raise RunExists(
-                    f"there is a run {order.run!r} with another prompt or session"
+                    f"there is a run {order.run!r} with another prompt, session or context"
                 ) from None
             return False
 
@@ -100,6 +110,22 @@ class Runs(Generic[OutputT]):
         ids = [segment_id(self.name, run, number) for number in range(1, count + 1)]
         found = await self.client.list_workflows_async(workflow_ids=ids)
         return sorted(found, key=lambda row: segment_number(row.workflow_id))
+
+    def of(self, row: WorkflowStatus) -> "Runs[OutputT]":
+        """Return the runs for the continuation of a run that another program may carry out.
+
+        A client keeps a run in its queue, for the version of the code that it was stored with.
+        """
+        if not self.is_client:
+            return self
+        return replace(
+            self,
+            queue=row.queue_name or self.queue,
+            version=row.app_version or self.version,
+        )
+
+    def _context(self, order: Order) -> object:
+        return self.context if order.context is None else order.context
 
     async def settled(self, run: str) -> Sequence[WorkflowStatus]:
         """Wait until a run is neither queued nor running; return its segments."""
@@ -129,16 +155,16 @@ class Runs(Generic[OutputT]):
             order = next_order(segments, messages=messages, decisions=decisions)
             await self._rehearse(order, segments[-1])
             try:
-                return await self.enqueue(len(segments) + 1, order)
+                return await self.of(segments[-1]).enqueue(len(segments) + 1, order)
             except engine.IDInUse:
                 continue
 
     async def _rehearse(self, order: Order, last: WorkflowStatus) -> None:
         """Raise the error that this order would get with the present history."""
         segment = await asyncio.to_thread(self.tables.last_segment, self.name, order.session)
-        past = await self.histories.read(order.session, segment)
+        past = await self.histories.read(self.name, order.session, segment)
         conversation = past.conversation(order)
-        _, _, bindings = prepare_run(self.agent, conversation, context=self.context)
+        _, _, bindings = prepare_run(self.agent, conversation, context=self._context(order))
         foreign = {each.digest for each in self._foreign(last, conversation.open_calls)}
         decisions = tuple(each for each in order.decisions if each.digest not in foreign)
         open_segment(conversation, bindings, replace(order, decisions=decisions))
@@ -147,6 +173,8 @@ class Runs(Generic[OutputT]):
         """Return the calls of a run that wait for approval, also those of tools that are not here."""
         segments = await self.settled(run)
         result = await self.result(segments)
+        if self.is_client:  # the result has them already
+            return result.approvals
         return [*result.approvals, *self._foreign(segments[-1], result.open_calls)]
 
     def _foreign(self, last: WorkflowStatus, open_calls: Iterable[ToolCall]) -> Iterator[Approval]:
@@ -164,16 +192,25 @@ class Runs(Generic[OutputT]):
         steps = await asyncio.to_thread(self.tables.recorded, ids)
         begin = begin_of(steps[ids[0]]) or {}
         order = order_of(segments[0])
-        past = await self.histories.read(order.session, begin.get("previous"))
+        past = await self.histories.read(self.name, order.session, begin.get("previous"))
         conversation = past.conversation(order)
-        run, before, bindings = prepare_run(self.agent, conversation, context=self.context)
+        run, before, bindings = prepare_run(self.agent, conversation, context=self._context(order))
         for step in (step for segment in ids for step in steps[segment]):
             for message in new_messages(step):
                 take(message, run)
         output: Fields = segments[-1].output or {}
         run.out_of_time = output.get("limit") == "seconds"
         _raise_failure(segments[-1], conversation.messages)
-        return AsyncRunStream[OutputT](run, before, bindings, RunControl(run), _nothing()).result
+        stream = AsyncRunStream[OutputT](run, before, bindings, RunControl(run), _nothing())
+        return self._as_recorded(stream.result, segments[-1]) if self.is_client else stream.result
+
+    def _as_recorded(self, result: RunResult[OutputT], last: WorkflowStatus) -> RunResult[OutputT]:
+        """Return a result with the status that the worker recorded: it knows the tools."""
+        status = status_of(last)
+        if status not in {*Status}:
+            return result
+        approvals = tuple(self._foreign(last, result.open_calls))
+        return replace(result, status=Status(status), approvals=approvals)
 
     async def steps(self, segment: str) -> Sequence[Mapping[str, Any]]:
         """Return the steps that a segment has recorded so far, with their times."""
@@ -195,6 +232,7 @@ def next_order(
         session=last.session,
         keys=last.keys,
         endpoint_session=last.endpoint_session,
+        context=last.context,
         messages=tuple(messages),
         decisions=tuple(decisions),
         closes=closes,

@@ -134,10 +134,15 @@ class _Segment:
 
     async def _open(self, previous: str | None) -> tuple[Run, Bindings]:
         # Outside of any step: segments that have ended do not change, so nothing is recorded again.
-        self._past = await self._place.histories.read(self._order.session, previous)
-        conversation = self._past.conversation(self._order)
-        run, _, bindings = prepare_run(self._place.agent, conversation, context=self._place.context)
+        order = self._order
+        self._past = await self._place.histories.read(self._place.name, order.session, previous)
+        conversation = self._past.conversation(order)
+        run, _, bindings = prepare_run(self._place.agent, conversation, context=self._context)
         return run, bindings
+
+    @property
+    def _context(self) -> object:
+        return self._place.context if self._order.context is None else self._order.context
 
     def _keep(self, run: Run, *, instead_of: str | None) -> None:
         """Keep the history in memory for the next run of the session."""
@@ -272,7 +277,7 @@ class _Segment:
     async def _settle(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
         """Decide about a call that an execution before this one had begun."""
         await self._journal.check_owner()
-        message = await settle(run, effect, bound, self._place.context)
+        message = await settle(run, effect, bound, self._context)
         doubtful = message is not None and message.outcome == "unknown"
         emit("call_in_doubt", run=self._order.run, key=effect.key, known=not doubtful)
         if doubtful:

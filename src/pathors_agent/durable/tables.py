@@ -66,6 +66,15 @@ _WORKERS = sa.Table(
     sa.Column("beats", sa.BigInteger, nullable=False),
 )
 
+# Where programs that know only an agent's name store its runs: what its last worker registered.
+_AGENTS = sa.Table(
+    "pathors_durable_agents",
+    _META,
+    sa.Column("agent", sa.Text, primary_key=True),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+)
+
 DOUBTS = sa.Table(
     "pathors_durable_doubts",
     _META,
@@ -239,6 +248,22 @@ class Tables:
         query = sa.select(sa.func.count()).select_from(numbers.union_all(more))
         with self._engine.begin() as connection:
             return connection.execute(query).scalar_one()
+
+    def register_agent(self, agent: str, *, queue: str, version: str) -> None:
+        """Store the queue and the version of the worker of an agent that started last."""
+        values = {"agent": agent, "queue": queue, "version": version}
+        insert = self._insert(_AGENTS).values(**values)
+        with self._engine.begin() as connection:
+            connection.execute(
+                insert.on_conflict_do_update(index_elements=[_AGENTS.c.agent], set_=values)
+            )
+
+    def registered(self, agent: str) -> tuple[str, str] | None:
+        """Return the queue and the version that an agent's last worker registered, or None."""
+        query = sa.select(_AGENTS.c.queue, _AGENTS.c.version).where(_AGENTS.c.agent == agent)
+        with self._engine.begin() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else (row.queue, row.version)
 
     def agents_of(self, run: str) -> list[str]:
         """Return the names of the agents that have a run with this id."""
