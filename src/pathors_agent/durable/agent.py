@@ -20,7 +20,7 @@ from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell
 from pathors_agent.durable.claims import Source
 from pathors_agent.durable.history import Histories, new_messages
-from pathors_agent.durable.records import SEPARATOR, Order, owned
+from pathors_agent.durable.records import SEPARATOR, Order, owned, workflow_name
 from pathors_agent.durable.retention import Retention, expire_for_ever, read_age
 from pathors_agent.durable.run_list import (
     AT_WORK,
@@ -36,8 +36,8 @@ from pathors_agent.durable.runs import (
     next_order,
     order_of,
     status_of,
-    workflow_name,
 )
+from pathors_agent.durable.schedules import Schedule, Scheduler, Schedules
 from pathors_agent.durable.segment import Place, run_segment
 from pathors_agent.durable.tables import FORMAT, Bounds, DoubtfulCall, Rate, Tables, check_count
 from pathors_agent.durable.worker import (
@@ -352,6 +352,47 @@ class DurableAgent(Generic[OutputT]):
         """Remove a call from `in_doubt` after a person has checked it."""
         return await asyncio.to_thread(self.runs.tables.forget_doubt, call)
 
+    # - schedules -
+
+    async def schedule(
+        self,
+        name: str,
+        cron: str,
+        prompt: Prompt,
+        *,
+        timezone: str = "UTC",
+        session_id: str | None = None,
+        context: JSONValue = None,
+    ) -> None:
+        """Start a run at each time of a cron expression, as long as workers of the agent run.
+
+        Replaces a schedule of this name. The workers start one run for each time; if a time passes
+        while no worker runs, the next worker starts one run, for the latest time that was missed.
+        `session_id` makes the runs turns of one session.
+        """
+        schedule = Schedule(
+            name=name,
+            cron=cron,
+            prompt=user_message(prompt),
+            timezone=timezone,
+            session_id=session_id,
+            context=_json(context),
+            since=datetime.now(UTC),
+        )
+        await asyncio.to_thread(self._schedules.put, schedule)
+
+    async def schedules(self) -> Sequence[Schedule]:
+        """Return the schedules of the agent, sorted by name."""
+        return await asyncio.to_thread(self._schedules.all)
+
+    async def unschedule(self, name: str) -> bool:
+        """Delete a schedule; return False if there is none. Runs that it started go on."""
+        return await asyncio.to_thread(self._schedules.delete, name)
+
+    @property
+    def _schedules(self) -> Schedules:
+        return Schedules(self.runs.client, self.name)
+
     # - work -
 
     async def work(
@@ -417,7 +458,7 @@ class DurableAgent(Generic[OutputT]):
         )
         self._workers.append(worker)
         try:
-            async with self.agent, self._expiring():
+            async with self.agent, self._housekeeping():
                 try:
                     await worker.start(concurrency=concurrency, poll=poll, bounds=bounds)
                     yield
@@ -433,18 +474,18 @@ class DurableAgent(Generic[OutputT]):
         await asyncio.to_thread(self.runs.tables.set_bounds, self.queue, bounds)
 
     @asynccontextmanager
-    async def _expiring(self) -> AsyncIterator[None]:
-        """Delete sessions older than `retention` inside the block."""
-        if self._retention is None:
-            yield
-            return
-        expiring = expire_for_ever(self.runs.client, self.name, self._retention)
-        task = asyncio.create_task(expiring)
+    async def _housekeeping(self) -> AsyncIterator[None]:
+        """Start scheduled runs, and delete sessions older than `retention`, inside the block."""
+        tasks = [asyncio.create_task(Scheduler(self.runs).watch())]
+        if self._retention is not None:
+            expiring = expire_for_ever(self.runs.client, self.name, self._retention)
+            tasks.append(asyncio.create_task(expiring))
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
 class RunHandle(Generic[OutputT]):

@@ -71,6 +71,7 @@ PRIVATE_NAMES = (
     "_schemas.system_database:SystemSchema.workflow_status.c.workflow_uuid",
     "_sys_db:SystemDatabase._now_ms_sql",
     "_sys_db:SystemDatabase.record_operation_result",
+    "_sys_db:SystemDatabase.update_last_fired_at",
     "_sys_db:SystemDatabase.update_workflow_outcome",
 )
 """All names of DBOS that are used here and not documented: modules of `dbos`, and attributes."""
@@ -242,6 +243,11 @@ def sql(client: DBOSClient) -> sa.Engine:
 def now(client: DBOSClient) -> Any:
     """Return the database's clock as SQL, in milliseconds since 1970."""
     return client._sys_db._now_ms_sql()
+
+
+def note_fired(client: DBOSClient, schedule: str, time: str) -> None:
+    """Store the time for which a schedule started a run last. Blocks."""
+    client._sys_db.update_last_fired_at(schedule, time)
 
 
 def record(client: DBOSClient, step: Any, *, ended: int, owner: str) -> None:

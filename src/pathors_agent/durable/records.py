@@ -84,6 +84,11 @@ def owned(agent: str, name: str) -> str:
     return f"{quote(agent, safe='')}/{name}"
 
 
+def workflow_name(agent: str) -> str:
+    """Return the name under which the engine stores an agent's runs."""
+    return f"{WORKFLOW_PREFIX}{agent}"
+
+
 def segment_id(agent: str, run: str, number: int) -> str:
     """Return the id of a segment of a run: the id of its workflow in the engine."""
     first = owned(agent, run)

@@ -20,12 +20,12 @@ from pathors_agent.durable.bell import Bell, ended_topic
 from pathors_agent.durable.claims import NO_PRIORITY, store
 from pathors_agent.durable.history import Histories, begin_of, new_messages, take
 from pathors_agent.durable.records import (
-    WORKFLOW_PREFIX,
     Fields,
     Order,
     read_failure,
     segment_id,
     segment_number,
+    workflow_name,
 )
 from pathors_agent.durable.run_list import (
     AT_WORK,
@@ -237,11 +237,6 @@ def next_order(
         decisions=tuple(decisions),
         closes=closes,
     )
-
-
-def workflow_name(agent: str) -> str:
-    """Return the name under which the engine stores an agent's runs."""
-    return f"{WORKFLOW_PREFIX}{agent}"
 
 
 def order_of(row: WorkflowStatus) -> Order:

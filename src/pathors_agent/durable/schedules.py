@@ -1,0 +1,181 @@
+"""Start runs by cron schedules, which the engine stores and the workers of an agent watch."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from croniter import croniter
+from dbos import DBOSClient
+
+from pathors_agent.durable import engine
+from pathors_agent.durable.records import SEPARATOR, Order, dump, load, owned, workflow_name
+from pathors_agent.durable.runs import Runs
+from pathors_agent.errors import InvalidSetting, RunExists, StoreError
+from pathors_agent.messages import JSONValue, UserMessage
+from pathors_agent.telemetry.events import emit
+
+# A worker reads the schedules this often: a new one is known by then.
+LOOK_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """A cron schedule that starts runs of an agent.
+
+    `cron` has five fields, or six with seconds at the beginning, and is read in `timezone`. Each
+    run is named `NAME/TIME`. With a `session_id` the runs continue one session.
+    """
+
+    name: str
+    cron: str
+    prompt: UserMessage = field(repr=False)
+    timezone: str = "UTC"
+    session_id: str | None = None
+    context: JSONValue = field(default=None, repr=False)
+    started_at: datetime | None = None
+    """The time of the run that was started last."""
+    since: datetime
+    """The schedule starts no run for a time before this."""
+
+    def due(self, now: datetime) -> datetime | None:
+        """Return the latest time of the schedule for which a run must be started, or None."""
+        # A microsecond later: a time that is exactly now counts.
+        moment = now.astimezone(ZoneInfo(self.timezone)) + timedelta(microseconds=1)
+        times = croniter(self.cron, moment, second_at_beginning=True)
+        latest: datetime = times.get_prev(datetime)
+        return latest if latest > max(self.since, self.started_at or self.since) else None
+
+    def next(self, now: datetime) -> datetime:
+        """Return the first time of the schedule after `now`."""
+        times = croniter(
+            self.cron, now.astimezone(ZoneInfo(self.timezone)), second_at_beginning=True
+        )
+        following: datetime = times.get_next(datetime)
+        return following
+
+
+class Schedules:
+    """The stored schedules of an agent. Every method blocks."""
+
+    def __init__(self, client: DBOSClient, agent: str) -> None:
+        self._client = client
+        self._agent = agent
+
+    def put(self, schedule: Schedule) -> None:
+        """Create or replace a schedule; an unchanged one keeps its times."""
+        if not schedule.name or SEPARATOR in schedule.name:
+            raise InvalidSetting(
+                f"the name of a schedule must not be empty or contain {SEPARATOR!r},"
+                f" and is {schedule.name!r}"
+            )
+        if not croniter.is_valid(schedule.cron, second_at_beginning=True):
+            raise InvalidSetting(f"{schedule.cron!r} is no cron expression of five or six fields")
+        try:
+            ZoneInfo(schedule.timezone)
+        except (ValueError, OSError, LookupError):
+            raise InvalidSetting(f"there is no time zone {schedule.timezone!r}") from None
+        since = schedule.since
+        for held in self.all():
+            same = (held.cron, held.timezone) == (schedule.cron, schedule.timezone)
+            if held.name == schedule.name and same:
+                since = held.since
+        self._client.apply_schedules(
+            [
+                {
+                    "schedule_name": owned(self._agent, schedule.name),
+                    "workflow_name": workflow_name(self._agent),
+                    "schedule": schedule.cron,
+                    "cron_timezone": schedule.timezone,
+                    "context": {
+                        "prompt": dump([schedule.prompt]),
+                        "session_id": schedule.session_id,
+                        "context": schedule.context,
+                        "since": since.isoformat(),
+                    },
+                }
+            ]
+        )
+
+    def all(self) -> Sequence[Schedule]:
+        """Return the schedules, sorted by name."""
+        rows = self._client.list_schedules(workflow_name=workflow_name(self._agent))
+        return sorted(map(self._read, rows), key=lambda schedule: schedule.name)
+
+    def delete(self, name: str) -> bool:
+        """Delete a schedule; return False if there is none. Runs that it started go on."""
+        if all(schedule.name != name for schedule in self.all()):
+            return False
+        self._client.delete_schedule(owned(self._agent, name))
+        return True
+
+    def note_started(self, schedule: Schedule, when: datetime) -> None:
+        """Store the time of the run that was started last."""
+        engine.note_fired(self._client, owned(self._agent, schedule.name), when.isoformat())
+
+    def _read(self, row: Any) -> Schedule:
+        stored = row["context"]
+        [prompt] = load(stored["prompt"])
+        assert isinstance(prompt, UserMessage)  # `put` stored it
+        fired = row["last_fired_at"]
+        return Schedule(
+            name=row["schedule_name"].removeprefix(owned(self._agent, "")),
+            cron=row["schedule"],
+            prompt=prompt,
+            timezone=row["cron_timezone"] or "UTC",
+            session_id=stored["session_id"],
+            context=stored["context"],
+            started_at=None if fired is None else datetime.fromisoformat(fired),
+            since=datetime.fromisoformat(stored["since"]),
+        )
+
+
+class Scheduler:
+    """Starts the runs that are due. Every worker of an agent has one: a run's id is its time."""
+
+    def __init__(self, runs: Runs[Any]) -> None:
+        self._runs = runs
+        self._schedules = Schedules(runs.client, runs.name)
+
+    async def watch(self) -> None:
+        """Start runs until cancelled."""
+        while True:
+            pause = LOOK_SECONDS
+            try:
+                pause = await self.look(datetime.now(UTC))
+            except (sa.exc.SQLAlchemyError, StoreError) as error:
+                emit("schedules_failed", agent=self._runs.name, error=type(error).__name__)
+            await asyncio.sleep(pause)
+
+    async def look(self, now: datetime) -> float:
+        """Start the runs that are due at `now`; return the seconds until the next look.
+
+        A schedule whose time passed while no worker ran starts one run, for the latest time.
+        """
+        pause = LOOK_SECONDS
+        for schedule in await asyncio.to_thread(self._schedules.all):
+            if (when := schedule.due(now)) is not None:
+                await self._start(schedule, when)
+                await asyncio.to_thread(self._schedules.note_started, schedule, when)
+            pause = min(pause, (schedule.next(now) - now).total_seconds())
+        return max(pause, 0.0)
+
+    async def _start(self, schedule: Schedule, when: datetime) -> None:
+        run = f"{schedule.name}/{when.isoformat()}"
+        order = Order(
+            run=run,
+            session=schedule.session_id or run,
+            keys=owned(self._runs.name, schedule.session_id or run),
+            endpoint_session=schedule.session_id,
+            messages=(schedule.prompt,),
+            context=schedule.context,
+        )
+        try:
+            is_new = await self._runs.start(order)
+        except RunExists:  # the schedule was changed, and another worker started the run before
+            return
+        if is_new:
+            emit("schedule_started", agent=self._runs.name, schedule=schedule.name, run=run)

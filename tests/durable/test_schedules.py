@@ -1,0 +1,166 @@
+"""Schedules start one run for each of their times, whatever workers there are."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pathors_agent import AsyncAgent, ToolContext, UserMessage, tool
+from pathors_agent.durable import DurableAgent, Schedule
+from pathors_agent.durable.schedules import LOOK_SECONDS, Scheduler
+from pathors_agent.errors import InvalidSetting
+from pathors_agent.testing import AsyncScriptedTransport, calls
+
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'runs.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+class Script(AsyncScriptedTransport):
+    """A script that need not be used up."""
+
+    def assert_used_up(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def opened(
+    database: str, *script: Any, queue: str | None = "q", **options: Any
+) -> AsyncIterator[DurableAgent[Any]]:
+    agent: AsyncAgent[Any] = AsyncAgent(Script(*script), **options)
+    async with DurableAgent(agent, database=database, queue=queue) as durable:
+        yield durable
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+NOON = at("2030-06-01T12:00:00+00:00")
+DAILY = Schedule(name="report", cron="0 9 * * *", prompt=UserMessage(content="go"), since=NOON)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "now", "due"),
+    [
+        (DAILY, "2030-06-02T08:59:59.999+00:00", None),
+        (DAILY, "2030-06-02T09:00:00+00:00", "2030-06-02T09:00:00+00:00"),
+        (DAILY, "2030-06-05T08:00:00+00:00", "2030-06-04T09:00:00+00:00"),
+        (replace(DAILY, started_at=at("2030-06-04T09:00+00:00")), "2030-06-05T08:00+00:00", None),
+        # A schedule that was changed starts nothing for the past.
+        (replace(DAILY, started_at=at("2030-05-01T09:00+00:00")), "2030-06-01T13:00+00:00", None),
+        (
+            replace(DAILY, timezone="Europe/Berlin"),
+            "2030-06-02T07:30:00+00:00",
+            "2030-06-02T09:00:00+02:00",
+        ),
+        (
+            replace(DAILY, cron="*/20 * * * * *"),
+            "2030-06-01T12:00:21+00:00",
+            "2030-06-01T12:00:20+00:00",
+        ),
+    ],
+    ids=["before", "exactly", "missed", "started", "changed", "timezone", "seconds"],
+)
+def test_latest_time_after_the_last_run_is_due(
+    schedule: Schedule, now: str, due: str | None
+) -> None:
+    assert schedule.due(at(now)) == (None if due is None else at(due))
+
+
+async def test_each_time_starts_one_run_whoever_looks(database: str) -> None:
+    async with opened(database) as one, opened(database) as other:
+        await one.schedule("report", "0 9 * * *", "Write it.", session_id="s")
+        stored = (await one.schedules())[0].since
+        first = stored.replace(year=stored.year + 1, hour=9, minute=0, second=0, microsecond=0)
+        schedulers = [Scheduler(one.runs), Scheduler(other.runs)]
+
+        for now in (first, first.replace(minute=1), first.replace(day=first.day % 28 + 1)):
+            await asyncio.gather(*(scheduler.look(now) for scheduler in schedulers))
+        runs = await one.list()
+
+    assert len(runs) == len({run.id for run in runs}) == (2 if first.day < 28 else 1)
+    assert f"report/{first.isoformat()}" in {run.id for run in runs}
+    assert {run.session_id for run in runs} == {"s"}
+
+
+async def test_look_says_how_long_it_is_until_the_next_time(database: str) -> None:
+    async with opened(database) as durable:
+        assert await Scheduler(durable.runs).look(NOON) == LOOK_SECONDS
+        await durable.schedule("often", "*/5 * * * * *", "go")
+
+        assert await Scheduler(durable.runs).look(at("2020-01-01T00:00:03+00:00")) == 2.0
+
+
+async def test_worker_carries_out_a_scheduled_run_with_its_context(database: str) -> None:
+    seen: list[object] = []
+    ran = asyncio.Event()
+
+    @tool
+    async def look(context: ToolContext) -> str:
+        seen.append(context.context)
+        ran.set()
+        return "seen"
+
+    script = [calls(("look", {})), "done"]
+    async with opened(database, *script, queue=None, tools=[look]) as durable:
+        await durable.schedule("each-second", "* * * * * *", "go", context={"user": "ada"})
+        async with asyncio.timeout(60):
+            await ran.wait()
+        await durable.unschedule("each-second")
+
+    assert seen[0] == {"user": "ada"}
+
+
+async def test_schedules_are_replaced_listed_and_deleted_by_name(database: str) -> None:
+    async with opened(database) as durable:
+        await durable.schedule("b", "0 9 * * *", "old")
+        [before] = await durable.schedules()
+        await durable.schedule("b", "0 9 * * *", "new", context=[1])
+        await durable.schedule("a", "0 0 1 * *", "go", timezone="Asia/Tokyo")
+        a, b = await durable.schedules()
+
+        assert (a.name, a.timezone, b.prompt.text, b.context) == ("a", "Asia/Tokyo", "new", [1])
+        assert b.since == before.since
+        async with DurableAgent(durable.agent, database=database, name="x", queue="q") as other:
+            assert await other.schedules() == []
+            assert not await other.unschedule("a")
+        assert await durable.unschedule("a")
+        assert not await durable.unschedule("a")
+        assert [each.name for each in await durable.schedules()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": ""},
+        {"name": "a#b"},
+        {"cron": "every day"},
+        {"cron": "61 * * * *"},
+        {"timezone": "Mars/Base"},
+        {"context": {1, 2}},
+    ],
+    ids=str,
+)
+async def test_schedule_that_cannot_be_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    arguments = {"name": "a", "cron": "0 9 * * *", "prompt": "go", **wrong}
+    async with opened(f"sqlite:///{tmp_path / 'runs.db'}") as durable:
+        with pytest.raises(InvalidSetting):
+            await durable.schedule(**arguments)
+        assert await durable.schedules() == []
