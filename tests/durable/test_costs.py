@@ -64,8 +64,11 @@ def statements(*engines: sa.Engine) -> Iterator[Counter[str]]:
 
 
 @asynccontextmanager
-async def opened(database: str, *script: Any, **options: Any) -> AsyncIterator[DurableAgent[Any]]:
-    async with DurableAgent(AsyncAgent(Script(*script), **options), database=database) as durable:
+async def opened(
+    database: str, *script: Any, queue: str | None = None, **options: Any
+) -> AsyncIterator[DurableAgent[Any]]:
+    agent: AsyncAgent[Any] = AsyncAgent(Script(*script), **options)
+    async with DurableAgent(agent, database=database, queue=queue) as durable:
         yield durable
 
 
@@ -160,11 +163,28 @@ def test_kept_histories_are_bounded_by_their_messages() -> None:
     said = [UserMessage(content="x")] * (MAX_KEPT_MESSAGES // 2)
     half = Past(history=Conversation(said))
 
-    for segment in "abc":
+    a, b, c, d, e = ((segment, "token") for segment in "abcde")
+    for segment in (a, b, c):
         histories.keep(segment, half)
 
-    assert list(histories._kept) == ["b", "c"]
-    histories.keep("d", half, instead_of="c")
-    assert list(histories._kept) == ["b", "d"]
-    histories.keep("e", Past(history=Conversation(said * 3)))
+    assert list(histories._kept) == [b, c]
+    histories.keep(d, half, instead_of=c)
+    assert list(histories._kept) == [b, d]
+    histories.keep(e, Past(history=Conversation(said * 3)))
     assert list(histories._kept) == []
+
+
+async def test_memory_of_a_deleted_session_is_never_read_again(database: str) -> None:
+    """Two workers, one of which still remembers a run whose id was used again."""
+    async with opened(database, "old", "answer", queue="q") as one:
+        async with one.working(poll=0.05):
+            await (await one.send("s", "secret", id="1")).result()
+        await one.delete_session("s")
+        async with opened(database, "new", queue="q") as other, other.working(poll=0.05):
+            await (await other.send("s", "hello", id="1")).result()
+        async with one.working(poll=0.05):
+            await (await one.send("s", "again", id="2")).result()
+        model = one.agent.transport
+        assert isinstance(model, Script)
+
+    assert [m["content"] for m in model.requests[-1]["messages"]] == ["hello", "new", "again"]

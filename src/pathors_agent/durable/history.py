@@ -56,23 +56,35 @@ class Histories:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._kept: dict[str, Past] = {}  # by the last segment, the least recently used first
+        # By the last segment and its token, the least recently used first.
+        self._kept: dict[tuple[str, str], Past] = {}
         self._messages = 0
 
-    async def read(self, agent: str, session: str, through: str | None) -> Past:
-        """Return what the segments of an agent's session recorded up to and including `through`."""
+    async def read(
+        self, agent: str, session: str, through: str | None, *, token: str | None = None
+    ) -> Past:
+        """Return what the segments of an agent's session recorded up to and including `through`.
+
+        Without the segment's `token` it is read from the database.
+        """
         if through is None:
             return Past()
-        if (kept := self._take_out(through)) is not None:
-            self.keep(through, kept)
+        if token is not None and (kept := self._take_out((through, token))) is not None:
+            self.keep((through, token), kept)
             return kept.copy()
         return await asyncio.to_thread(self._read, agent, session, through)
 
     def _read(self, agent: str, session: str, through: str) -> Past:
         return past_of(self._tables.history(agent, session, through=through))
 
-    def keep(self, through: str, past: Past, *, instead_of: str | None = None) -> None:
-        """Keep a history in memory; `instead_of` names the segment whose history it continues."""
+    def keep(
+        self,
+        through: tuple[str, str],
+        past: Past,
+        *,
+        instead_of: tuple[str, str] | None = None,
+    ) -> None:
+        """Keep a history under its last segment and token, instead of the one that it continues."""
         if instead_of is not None:
             self._take_out(instead_of)
         self._kept[through] = past
@@ -80,7 +92,7 @@ class Histories:
         while self._messages > MAX_KEPT_MESSAGES:
             self._take_out(next(iter(self._kept)))
 
-    def _take_out(self, through: str) -> Past | None:
+    def _take_out(self, through: tuple[str, str]) -> Past | None:
         past = self._kept.pop(through, None)
         self._messages -= len(past.history) if past else 0
         return past

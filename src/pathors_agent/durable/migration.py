@@ -36,7 +36,8 @@ def migrate(connection: sa.Connection) -> None:
     connection.execute(
         sa.text(
             "CREATE TABLE pathors_durable_segments (agent TEXT NOT NULL, session TEXT NOT NULL,"
-            " segment TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (agent, session, segment))"
+            " segment TEXT NOT NULL, number INTEGER NOT NULL, token TEXT NOT NULL,"
+            " PRIMARY KEY (agent, session, segment))"
         )
     )
     connection.execute(
@@ -102,7 +103,13 @@ def _sessions(connection: sa.Connection, agents: dict[str, str]) -> tuple[list[R
         for (agent, session), chain in chains.items()
     ]
     segments: list[Row] = [
-        {"agent": agent, "session": session, "number": number, "segment": segment}
+        {
+            "agent": agent,
+            "session": session,
+            "number": number,
+            "segment": segment,
+            "token": "",
+        }
         for (agent, session), chain in chains.items()
         for number, segment in enumerate(reversed(chain), start=1)
     ]

@@ -161,8 +161,9 @@ class Runs(Generic[OutputT]):
 
     async def _rehearse(self, order: Order, last: WorkflowStatus) -> None:
         """Raise the error that this order would get with the present history."""
-        segment = await asyncio.to_thread(self.tables.last_segment, self.name, order.session)
-        past = await self.histories.read(self.name, order.session, segment)
+        found = await asyncio.to_thread(self.tables.last_segment, self.name, order.session)
+        segment, token = found or (None, None)
+        past = await self.histories.read(self.name, order.session, segment, token=token)
         conversation = past.conversation(order)
         _, _, bindings = prepare_run(self.agent, conversation, context=self._context(order))
         foreign = {each.digest for each in self._foreign(last, conversation.open_calls)}

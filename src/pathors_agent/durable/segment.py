@@ -74,6 +74,7 @@ class _Segment:
         self._attempt = token_hex(8)
         self._past = Past()
         self._opened: tuple[Run, Bindings] | None = None
+        self._last: tuple[str, str] | None = None
         # Until this execution asks the model, an execution before it may have begun its calls.
         self._may_repeat = False
 
@@ -87,6 +88,7 @@ class _Segment:
             self._order.session,
             after=begin["previous"],
             to=self._id,
+            token=begin.get("attempt", ""),
         )
         run, bindings = self._opened or await self._replay(begin)
         self._may_repeat = begin.get("attempt") != self._attempt
@@ -98,7 +100,7 @@ class _Segment:
         )
         if not self._order.closes:
             await self._drive(run, bindings)
-        self._keep(run, instead_of=begin["previous"])
+        self._keep(run, token=begin.get("attempt", ""))
         if self._order.closes:
             return {"status": "cancelled"}
         output: Fields = {"status": str(run.status), "limit": run.limit}
@@ -110,10 +112,12 @@ class _Segment:
 
     async def _begin(self) -> Fields:
         """Read the session's history, and add the messages and decisions of the order."""
-        previous = await asyncio.to_thread(
+        last = await asyncio.to_thread(
             self._place.tables.last_segment, self._place.name, self._order.session
         )
-        run, bindings = await self._open(previous)
+        self._last = last
+        previous, token = last or (None, None)
+        run, bindings = await self._open(previous, token=token)
         before = len(run.conversation)
         try:
             added = open_segment(run.conversation, bindings, self._order)
@@ -132,10 +136,14 @@ class _Segment:
         bindings.approvals.decide(d for d in self._order.decisions if d.approved)
         return run, bindings
 
-    async def _open(self, previous: str | None) -> tuple[Run, Bindings]:
+    async def _open(
+        self, previous: str | None, *, token: str | None = None
+    ) -> tuple[Run, Bindings]:
         # Outside of any step: segments that have ended do not change, so nothing is recorded again.
         order = self._order
-        self._past = await self._place.histories.read(self._place.name, order.session, previous)
+        self._past = await self._place.histories.read(
+            self._place.name, order.session, previous, token=token
+        )
         conversation = self._past.conversation(order)
         run, _, bindings = prepare_run(self._place.agent, conversation, context=self._context)
         return run, bindings
@@ -144,11 +152,11 @@ class _Segment:
     def _context(self) -> object:
         return self._place.context if self._order.context is None else self._order.context
 
-    def _keep(self, run: Run, *, instead_of: str | None) -> None:
+    def _keep(self, run: Run, *, token: str) -> None:
         """Keep the history in memory for the next run of the session."""
         past = self._past
         past.history, past.endpoint_session = run.conversation, run.conversation.session_id
-        self._place.histories.keep(self._id, past, instead_of=instead_of)
+        self._place.histories.keep((self._id, token), past, instead_of=self._last)
 
     # - the loop -
 

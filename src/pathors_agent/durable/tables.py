@@ -44,6 +44,8 @@ SEGMENTS = sa.Table(
     sa.Column("session", sa.Text, primary_key=True),
     sa.Column("segment", sa.Text, primary_key=True),
     sa.Column("number", sa.Integer, nullable=False),
+    # Differs from that of a deleted run with the same id, which a worker may still have in memory.
+    sa.Column("token", sa.Text, nullable=False),
     sa.Index("pathors_durable_segments_by_session", "agent", "session", "number", unique=True),
 )
 
@@ -185,13 +187,23 @@ class Tables:
 
     # - sessions -
 
-    def last_segment(self, agent: str, session: str) -> str | None:
-        """Return the segment that wrote to a session last."""
-        where = (SESSIONS.c.agent == agent, SESSIONS.c.session == session)
+    def last_segment(self, agent: str, session: str) -> tuple[str, str] | None:
+        """Return the segment that wrote to a session last and its token, or None."""
+        is_last = sa.and_(
+            SEGMENTS.c.agent == SESSIONS.c.agent,
+            SEGMENTS.c.session == SESSIONS.c.session,
+            SEGMENTS.c.segment == SESSIONS.c.last_segment,
+        )
+        query = (
+            sa.select(SEGMENTS.c.segment, SEGMENTS.c.token)
+            .join(SESSIONS, is_last)
+            .where(SESSIONS.c.agent == agent, SESSIONS.c.session == session)
+        )
         with self._engine.begin() as connection:
-            return connection.execute(sa.select(SESSIONS.c.last_segment).where(*where)).scalar()
+            row = connection.execute(query).first()
+        return None if row is None else (row.segment, row.token)
 
-    def advance(self, agent: str, session: str, *, after: str | None, to: str) -> None:
+    def advance(self, agent: str, session: str, *, after: str | None, to: str, token: str) -> None:
         """Make a segment the last of its session, unless another segment came in between."""
         values = {"agent": agent, "session": session, "last_segment": to}
         insert = self._insert(SESSIONS).values(**values)
@@ -203,10 +215,10 @@ class Tables:
         mine = (SEGMENTS.c.agent == agent, SEGMENTS.c.session == session)
         last = sa.select(sa.func.coalesce(sa.func.max(SEGMENTS.c.number), 0)).where(*mine)
         number = last.scalar_subquery() + 1
-        segment = {"agent": agent, "session": session, "segment": to, "number": number}
+        segment = {"agent": agent, "session": session, "segment": to, "token": token}
         with self._engine.begin() as connection:
             if connection.execute(advance).first() is not None:
-                connection.execute(sa.insert(SEGMENTS).values(**segment))
+                connection.execute(sa.insert(SEGMENTS).values(**segment, number=number))
 
     def history(self, agent: str, session: str, *, through: str) -> list[Step]:
         """Return what a session's segments recorded up to and including `through`, in order."""
