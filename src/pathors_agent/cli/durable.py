@@ -76,8 +76,11 @@ def load_agent(app: str) -> AsyncAgent[Any]:
     return made
 
 
-async def work(made: Made, *, concurrency: int, total: int | None, rate: int | None) -> None:
+async def work(
+    made: Made, *, concurrency: int, total: int | None, rate: int | None, has_notes: bool
+) -> None:
     """Carry out runs until a signal; a second one ends the process at once."""
+    note = write_note if has_notes else lambda _text: None
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     is_told = False
@@ -95,9 +98,9 @@ async def work(made: Made, *, concurrency: int, total: int | None, rate: int | N
         signal.signal(each, stop)
     async with made.durable() as durable:
         async with durable.working(concurrency=concurrency, total=total, rate=_per_minute(rate)):
-            write_note(f"takes runs from the queue {made.queue}, for code {durable.version}")
+            note(f"takes runs from the queue {made.queue}, for code {durable.version}")
             await ended.wait()
-            write_note("stops; what runs may end")
+            note("stops; what runs may end")
 
 
 async def batch(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pathors_agent.cli.output import EXIT_STATUS, reporting
+from pathors_agent.cli.output import EXIT_STATUS, log_to_stderr, reporting
 
 if TYPE_CHECKING:
     from pathors_agent.cli.runs import Act
@@ -151,11 +151,18 @@ def worker(
             help="Delete sessions whose runs all ended longer ago, as 30d; else keep them.",
         ),
     ] = None,
+    log: Annotated[
+        bool,
+        typer.Option("--log", help="Write every event to standard error, not only problems."),
+    ] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Write the lines on standard error as JSON.")
+    ] = False,
 ) -> None:
     """Carry out durable runs of a queue, until SIGTERM or Ctrl-C.
 
-    What runs then may end within 20 seconds; the rest is left to other workers, and goes on where
-    it was.
+    Running runs then have 20 seconds to end; other workers continue the rest. Problems are written
+    to standard error, without contents; --log writes every event.
     """
     with reporting():
         from pathors_agent.cli import durable as commands
@@ -168,7 +175,11 @@ def worker(
             version=app_version,
             retention=retention,
         )
-        asyncio.run(commands.work(made, concurrency=concurrency, total=total, rate=rate))
+        log_to_stderr(everything=log, as_json=log_json)
+        working = commands.work(
+            made, concurrency=concurrency, total=total, rate=rate, has_notes=not log_json
+        )
+        asyncio.run(working)
 
 
 def batch(

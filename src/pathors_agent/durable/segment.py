@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
+from time import monotonic
 from typing import Any
 
 from dbos import DBOSClient
@@ -22,11 +23,11 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
 from pathors_agent.durable.history import BEGIN, STARTED, Histories, Past, note_answer
 from pathors_agent.durable.journal import Journal, Work
-from pathors_agent.durable.records import Fields, Order, dump, load, write_failure
+from pathors_agent.durable.records import Fields, Order, dump, load, segment_number, write_failure
 from pathors_agent.durable.tables import DoubtfulCall, Tables
 from pathors_agent.errors import ConversationError, ToolMissing
 from pathors_agent.messages import ToolMessage
-from pathors_agent.telemetry.events import emit
+from pathors_agent.telemetry.events import emit, warn
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.wire.messages import read_message, write_message
 
@@ -56,12 +57,21 @@ class Place:
 
 
 async def run_segment(place: Place, journal: Journal, fields: Fields) -> Fields:
-    """Carry a segment out, or go on with it; give how it ended."""
+    """Carry a segment out, or continue it; return how it ended."""
     order = Order.load(fields)
+    named = {"run": order.run, "agent": place.name, "worker": place.worker}
+    emit("run_taken", segment=segment_number(journal.segment), **named)
+    began = monotonic()
     try:
-        return await _Segment(place, journal, order).run()
+        output = await _Segment(place, journal, order).run()
     except _Stopped as stop:
-        return stop.output
+        output = stop.output
+    seconds = round(monotonic() - began, 3)
+    if output["status"] == "failed":
+        warn("run_failed", kind=output["failure"]["kind"], seconds=seconds, **named)
+    else:
+        emit(f"run_{output['status']}", seconds=seconds, **named)
+    return output
 
 
 class _Segment:
@@ -287,7 +297,9 @@ class _Segment:
         await self._journal.check_owner()
         message = await settle(run, effect, bound, self._context)
         doubtful = message is not None and message.outcome == "unknown"
-        emit("call_in_doubt", run=self._order.run, key=effect.key, known=not doubtful)
+        log = warn if doubtful else emit
+        named = {"run": self._order.run, "agent": self._place.name, "worker": self._place.worker}
+        log("call_in_doubt", key=effect.key, known=not doubtful, **named)
         if doubtful:
             doubt = DoubtfulCall(
                 agent=self._place.name,

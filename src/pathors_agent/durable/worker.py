@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from pathors_agent.durable.journal import Journal
 from pathors_agent.durable.records import WORKFLOW_PREFIX, Fields, run_of
 from pathors_agent.durable.tables import Bounds, Tables, check_count, check_seconds
 from pathors_agent.errors import StoreError
-from pathors_agent.telemetry.events import emit
+from pathors_agent.telemetry.events import emit, warn
 
 # A worker is dead when others looked this often and saw no heartbeat: after 18 seconds at most.
 # Sooner, and a machine that swaps would be taken for dead.
@@ -100,7 +101,10 @@ class Worker:
         self._claims = Claims(client, source, name)
         self._bell = Bell(engine.sql(client).url)
         self._carried = Carried()
-        self._watch = Watch(client, tables, name, self._queue, self._carried, heartbeat, attempts)
+        self._database = DatabaseLog(name)
+        self._watch = Watch(
+            client, tables, name, self._queue, self._carried, heartbeat, attempts, self._database
+        )
         self._opened = ExitStack()
         self._polling: asyncio.Task[None] | None = None
 
@@ -158,7 +162,7 @@ class Worker:
                     take = partial(self._claims.take, room)
                     claims = await asyncio.to_thread(self._carried.add, take)
             except (sa.exc.SQLAlchemyError, StoreError) as error:
-                emit("poll_failed", worker=self.name, error=type(error).__name__)
+                self._database.failed(error)
             for claim in claims:
                 self._carried.begin(claim, self._carry_out(claim), wake)
             pause = poll if claims else min(pause * 2, max(poll, IDLE_POLL_SECONDS))
@@ -172,10 +176,10 @@ class Worker:
         try:
             await self._record(journal, claim.fields)
         except engine.LostOwnership:
-            emit("run_lost", run=run, worker=self.name)
+            warn("run_lost", run=run, worker=self.name)
         except (sa.exc.SQLAlchemyError, StoreError) as error:
             # It is still this worker's, and goes back to its queue at the next look.
-            emit("run_left", run=run, worker=self.name, error=type(error).__name__)
+            warn("run_left", run=run, worker=self.name, error=type(error).__name__)
         finally:
             self._carried.remove(claim.segment)
             self._bell.ring(ended_topic(claim.segment))
@@ -190,6 +194,34 @@ class Worker:
             await journal.finish(error=error)
         else:
             await journal.finish(output=output)
+
+
+class DatabaseLog:
+    """Logs that the database is away, and that it is back, once each; usable from any thread.
+
+    It is back when a heartbeat is written: a full disk still answers reads.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._lock = threading.Lock()
+        self._away_since: float | None = None
+
+    def failed(self, error: Exception) -> None:
+        """Note that a statement failed."""
+        with self._lock:
+            is_new = self._away_since is None
+            self._away_since = self._away_since or time.monotonic()
+        if is_new:
+            warn("database_away", worker=self._worker, error=type(error).__name__)
+
+    def answered(self) -> None:
+        """Note that a heartbeat was written."""
+        with self._lock:
+            since, self._away_since = self._away_since, None
+        if since is not None:
+            seconds = round(time.monotonic() - since, 3)
+            warn("database_back", worker=self._worker, seconds=seconds)
 
 
 class Carried:
@@ -279,7 +311,9 @@ class Watch:
         carried: Carried,
         heartbeat: Heartbeat,
         attempts: int,
+        database: "DatabaseLog",
     ) -> None:
+        self._database = database
         self._heartbeat = heartbeat
         self._attempts = attempts
         self._client = client
@@ -314,7 +348,9 @@ class Watch:
             try:
                 self.look()
             except Exception as error:  # noqa: BLE001  (the database may be away for a while)
-                emit("watch_failed", worker=self._worker, error=type(error).__name__)
+                self._database.failed(error)
+            else:
+                self._database.answered()
 
     def look(self) -> None:
         """Beat once, take over from dead workers, and check this worker's own segments."""
@@ -364,9 +400,9 @@ class Watch:
                 output = {"status": "failed", "failure": _died(died)}
                 segment, owner = row.workflow_uuid, row.owner_xid
                 if engine.finish(self._client, segment, output=output, owner=owner):
-                    emit("run_abandoned", run=run, worker=worker, attempts=died)
+                    warn("run_abandoned", run=run, worker=worker, attempts=died)
             elif self._give_back(row, worker, died=True):
-                emit("run_taken_over", run=run, worker=worker)
+                warn("run_taken_over", run=run, worker=worker)
         self._tables.forget_worker(worker)
 
     def _give_back(self, row: Row, worker: str, *, died: bool = False) -> bool:
