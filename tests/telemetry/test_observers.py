@@ -23,9 +23,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from pathors_agent import Agent, AsyncAgent, Conversation, Limits, tool
 from pathors_agent.messages import Message, ToolMessage
-from pathors_agent.telemetry import guard
-from pathors_agent.telemetry.events import bound_logger, emit
-from pathors_agent.telemetry.guard import observe
+from pathors_agent.telemetry import events
+from pathors_agent.telemetry.events import bound_logger, emit, observe
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     ScriptedTransport,
@@ -433,7 +432,7 @@ def fail_quietly() -> None:
 def test_failure_is_reported_once_by_its_kind_and_never_by_its_text(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(guard, "_REPORTED", set())
+    monkeypatch.setattr(events, "_REPORTED", set())
 
     for _ in range(3):
         assert observe("the log", fail_quietly) is None

@@ -342,7 +342,7 @@ def _open(
     message = None if prompt is None else user_message(prompt)
     control.take_conversation()
     try:
-        bindings.telemetry.denied(bindings.approvals.decide(decisions))
+        bindings.telemetry.add_denied(bindings.approvals.decide(decisions))
         if message is not None and not bindings.approvals.has_approved:
             run.hand_out_client_calls()
             conversation.close_open_calls(_WENT_ON)

@@ -105,7 +105,7 @@ class Bindings:
         """Report a call whose tool did not run."""
         name = effect.call.name
         is_known = name in self.tools or bool(self.answers and name == self.answers.final_tool)
-        self.telemetry.answered(effect.key, effect.call, message, is_known=is_known)
+        self.telemetry.report_answered(effect.key, effect.call, message, is_known=is_known)
 
     def _take(self, tools: ToolRegistry, run: Run) -> None:
         if tools is not self.tools:
@@ -254,7 +254,7 @@ class ModelCall:
         """Count the tokens that `history=` uses to this run, and put its spans below the run's."""
         bindings = self._bindings
         bindings.spent = spent = bindings.spent or []
-        with spending(spent), bindings.telemetry.current():
+        with spending(spent), bindings.telemetry.attached():
             yield
 
     def _history(self) -> AsyncHistory | None:

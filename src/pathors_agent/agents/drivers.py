@@ -32,7 +32,7 @@ def drive(
     Async tools run on `thread`.
     """
     run.notes_begun_calls = True
-    with bindings.telemetry.of(run), control:
+    with bindings.telemetry.follow(run), control:
         control.finish_left()
         while effects := control.effects():
             for effect in effects:
@@ -58,7 +58,7 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
     Nothing is yielded inside a task group or cancel scope.
     """
     run.notes_begun_calls = True
-    with bindings.telemetry.of(run), control:
+    with bindings.telemetry.follow(run), control:
         control.reading.begin_on_loop()
         await control.finish_left_async()
         while effects := control.effects():

@@ -17,7 +17,7 @@ from pathors_agent.durable.run_list import AT_WORK
 from pathors_agent.durable.runs import status_of
 from pathors_agent.errors import BatchRefused, RunFailed, RunNotFinished
 from pathors_agent.messages import JSONValue, Message, UserMessage
-from pathors_agent.telemetry.guard import observe
+from pathors_agent.telemetry.events import observe
 from pathors_agent.wire.messages import read_client_messages
 
 Progress = Callable[[int, int], None]

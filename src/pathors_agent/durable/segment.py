@@ -103,7 +103,7 @@ class _Segment:
         run, bindings = self._opened or await self._replay(begin)
         self._may_repeat = begin.get("attempt") != self._attempt
         bindings.telemetry.started_by = self._order.trace
-        bindings.telemetry.denied(
+        bindings.telemetry.add_denied(
             message
             for message in load(begin["added"])
             if isinstance(message, ToolMessage) and message.outcome == "not_run"
@@ -171,7 +171,7 @@ class _Segment:
     # - the loop -
 
     async def _drive(self, run: Run, bindings: Bindings) -> None:
-        with bindings.telemetry.of(run), RunControl(run) as control:
+        with bindings.telemetry.follow(run), RunControl(run) as control:
             if run.conversation.open_calls:
                 await bindings.choose_tools_async(run)
             while effects := run.effects():

@@ -16,7 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from pathors_agent.agents.result import RunResult
 from pathors_agent.server.project import Project
-from pathors_agent.telemetry.calls import UNKNOWN_TOOL
+from pathors_agent.telemetry.facts import UNKNOWN_TOOL
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
 

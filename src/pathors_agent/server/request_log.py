@@ -8,8 +8,7 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pathors_agent.telemetry.events import LOG, shared_fields, write
-from pathors_agent.telemetry.guard import observe
+from pathors_agent.telemetry.events import LOG, observe, shared_fields, write
 
 # UUIDs, trace ids, base64 and what proxies make; nothing that a log or a page could misread.
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")

@@ -1,1 +1,1 @@
-"""What is told of runs: events, spans and metrics, from one list of facts."""
+"""Observers of runs: events, spans, metrics and times, from one dict of facts."""

@@ -1,32 +1,39 @@
-"""Log what the library does, as structlog events: names, ids, counts, seconds; never contents.
+"""Log what the library does as structlog events: names, ids, counts and seconds, never contents.
 
-If the program has configured structlog, events go there. Otherwise they go to the standard logger
-`pathors_agent`, which is silent until a handler and a level are set.
+Events go to structlog if the program has configured it. Otherwise they go to the standard logger
+`pathors_agent`, which is silent until the program sets a handler and a level.
+
+Log sinks, structlog processors, span processors, exporters, metrics and callbacks are code of other
+projects: disks fill up, pipes close, collectors are unreachable. Every call of such code goes
+through `observe`, which drops its exceptions, so that an observer cannot end a run or lose a
+result.
 """
 
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
-from pathors_agent.telemetry.guard import observe, observe_async
 from pathors_agent.tools.signature import ToolLog
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 LOG = "the log"
-"""The log's name in the guard's reports."""
+"""The name of the log in reports of failed observers."""
 
 _LOGGER = logging.getLogger("pathors_agent")
 _LOGGER.addHandler(logging.NullHandler())
 
-# Fields of every event of one request; a dict, so that fields that are known later reach all tasks.
+# Fields of every event of one request. All tasks share the dict, so that later fields reach them.
 _SHARED: ContextVar[dict[str, object] | None] = ContextVar("pathors_agent_events", default=None)
 
 # Methods of structlog's loggers that return another logger.
@@ -50,7 +57,7 @@ def library_version() -> str:
 
 
 def _configured_structlog() -> "ModuleType | None":
-    """Return structlog if the program configured it; its import takes longer than ours."""
+    """Return structlog if the program configured it. It is not imported otherwise."""
     if "structlog" not in sys.modules:
         return None
     import structlog
@@ -58,13 +65,77 @@ def _configured_structlog() -> "ModuleType | None":
     return structlog if structlog.is_configured() else None
 
 
-def is_heard() -> bool:
-    """Return True if events go anywhere; facts are not gathered otherwise."""
+def is_enabled() -> bool:
+    """Return True if events are logged; otherwise no facts need to be gathered."""
     return _configured_structlog() is not None or _LOGGER.isEnabledFor(logging.INFO)
 
 
+# - the guard -
+
+_REPORTED: set[tuple[str, str]] = set()
+
+
+def observe(observer: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Call an observer; return None if it raises.
+
+    Only exceptions that stop the program or its thread, such as Ctrl-C, are raised. `observer` is
+    the kind of observer, for the report of a failure.
+    """
+    try:
+        return function(*args, **kwargs)
+    except BaseException as error:
+        if _is_stop(error):
+            raise
+        with suppress(Exception):
+            _report(observer, error)
+        return None
+
+
+async def observe_async(
+    observer: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+) -> T | None:
+    """Await an observer, as `observe`; cancellation is raised."""
+    try:
+        return await function(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001  (observers are code of other projects)
+        with suppress(Exception):
+            _report(observer, error)
+        return None
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Return True if an exception is a request to stop that the observer did not raise itself."""
+    if isinstance(error, Exception):
+        return False
+    # gevent kills greenlets by an exception, and uses one for timeouts.
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, KeyboardInterrupt | SystemExit) or package in ("greenlet", "gevent")
+
+
+def _report(observer: str, error: BaseException) -> None:
+    """Write one line to stderr for each kind of failure, as `logging` does for its handlers.
+
+    The error's text is left out, because it may quote contents.
+    """
+    kind = observer, type(error).__qualname__
+    if kind in _REPORTED or not logging.raiseExceptions or sys.stderr is None:
+        return
+    _REPORTED.add(kind)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" in {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+    sys.stderr.write(
+        f"pathors_agent: {observer} failed with {kind[1]}{where}; its record is lost, and runs "
+        "continue. Further failures of this kind are not reported.\n"
+    )
+
+
+# - events -
+
+
 def emit(event: str, **fields: object) -> None:
-    """Log one event at level INFO; what the log raises is dropped."""
+    """Log one event at level INFO; exceptions of the log are dropped."""
     observe(LOG, write, event, fields)
 
 
@@ -77,7 +148,7 @@ def warn(event: str, **fields: object) -> None:
 def shared_fields(**fields: object) -> Iterator[dict[str, object]]:
     """Add fields to every event inside the block and in the tasks that it starts.
 
-    The dict may get more fields, with `share` too.
+    More fields may be added to the yielded dict, or with `share`.
     """
     token = _SHARED.set(fields)
     try:
@@ -98,7 +169,7 @@ def write(
     level: int = logging.INFO,
     to: logging.Logger = _LOGGER,
 ) -> None:
-    """Log one event; raises what the log raises."""
+    """Log one event. Exceptions of the log are raised."""
     structlog = _configured_structlog()
     if structlog is None and not to.isEnabledFor(level):
         return
@@ -112,7 +183,7 @@ def write(
 
 
 def bound_logger(**fields: object) -> ToolLog:
-    """Return a logger that adds these fields to each event and cannot raise."""
+    """Return a logger that adds these fields to each event and never raises."""
     import structlog
 
     fields = {**(_SHARED.get() or {}), **fields}
@@ -124,10 +195,10 @@ def bound_logger(**fields: object) -> ToolLog:
 
 
 def _configured_logger(structlog: "ModuleType", name: str = _LOGGER.name) -> Any:
-    """Return the configured logger, with methods that log before they return.
+    """Return the configured logger, with blocking methods.
 
-    The methods of a wrapper class like `AsyncBoundLogger` are coroutines, and blocking code cannot
-    await them; the same processors and logger are then wrapped in a class without coroutines.
+    The methods of a wrapper class like `AsyncBoundLogger` are coroutines, which blocking code cannot
+    await; the same processors and logger are then wrapped in a class without coroutines.
     """
     wrapper = structlog.get_config()["wrapper_class"]
     if not inspect.iscoroutinefunction(getattr(wrapper, "info", None)):
@@ -137,7 +208,7 @@ def _configured_logger(structlog: "ModuleType", name: str = _LOGGER.name) -> Any
 
 
 class _GuardedLog:
-    """A structlog logger each of whose calls goes through the guard."""
+    """A structlog logger whose methods never raise."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
@@ -157,7 +228,7 @@ class _GuardedLog:
 def _as_record(
     logger: logging.Logger, method: str, event: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Write an event as `emit` does, for a standard logger."""
+    """Render an event as `emit` does, for a standard logger."""
     import structlog
 
     if not logger.isEnabledFor(_LEVELS[method]):

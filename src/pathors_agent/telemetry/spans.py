@@ -1,8 +1,8 @@
 """Spans and metrics by OpenTelemetry's conventions for generative AI, if a program has set it up.
 
-Nothing is imported unless the program has loaded the API and given it a provider. A span is the
-current one only while a tool runs, and while a request is sent: a run's generators yield, and the
-code that reads them must not find itself inside.
+Nothing is imported unless the program has loaded the API and set a provider. A span is the current
+one only while a tool runs, and while a request is sent: a run's generators yield to the caller's
+code, which must not run inside the span.
 """
 
 import os
@@ -12,8 +12,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pathors_agent.telemetry.events import library_version
-from pathors_agent.telemetry.guard import observe
+from pathors_agent.telemetry.events import library_version, observe
+from pathors_agent.telemetry.facts import Facts
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -26,28 +26,25 @@ T = TypeVar("T")
 
 NOTHING: AbstractContextManager[object] = nullcontext()
 
-Facts = dict[str, Any]
-"""What is told of a call, by the names of OpenTelemetry's conventions."""
-
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-"""The environment variable that asks for contents; other libraries' instrumentation reads it, too."""
+"""The environment variable that enables contents, also in the instrumentation of other libraries."""
 
-_ASKS = frozenset({"true", "span_only", "span_and_event"})
+_CAPTURES = frozenset({"true", "span_only", "span_and_event"})
 
-# What does nothing: providers of the API itself, until a program sets others.
+# The providers of the API itself do nothing; programs replace them.
 _IDLE = ("opentelemetry.trace", "opentelemetry.metrics")
-# Metrics without traces come from here; to ask the API for them costs a run 1 % more.
+# The package of metrics without traces. Asking the API for them costs a run 1 % more.
 _METERS = "opentelemetry.sdk.metrics"
 
 SPANS = "a span"
 METRICS = "a metric"
-"""The names of these observers in the guard's reports."""
+"""The names of these observers in reports of failures."""
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.41.0"
 """The conventions' version: the last release with names for generative AI.
 
-Their new home, open-telemetry/semantic-conventions-genai, has not released a version yet. Two
-metrics are taken from there: the durations of tool calls and of agents.
+Their new repository, open-telemetry/semantic-conventions-genai, has no release yet. It is the source
+of two metrics: the durations of tool calls and of agents.
 """
 
 _MODELS = ("gen_ai.provider.name", "gen_ai.request.model", "gen_ai.response.model")
@@ -57,22 +54,22 @@ _BY_MODEL = ("gen_ai.operation.name", *_MODELS, *_SERVER)
 _FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
 _TOKENS = "gen_ai.client.token.usage"
 
-Counted = tuple[str, float, Facts]
-"""A metric, a value of it, and the value's attributes."""
+Measurement = tuple[str, float, Facts]
+"""The name of a metric, a value, and the attributes of the value."""
 
 
 class Kind(NamedTuple):
-    """A kind of operation: its name, where it runs, and what its duration is counted as."""
+    """A kind of operation: its name, whether it is remote, and the metric of its duration."""
 
     operation: str
     is_remote: bool
     duration: str
-    counted_by: tuple[str, ...]
+    attributes: tuple[str, ...]
 
-    def counts(self, facts: Facts, seconds: float) -> Iterator[Counted]:
-        """Yield what an operation with these facts adds to the metrics."""
+    def measurements(self, facts: Facts, seconds: float) -> Iterator[Measurement]:
+        """Yield the measurements of an operation with these facts."""
         facts = {"gen_ai.operation.name": self.operation, **facts}
-        yield self.duration, seconds, _chosen(facts, self.counted_by)
+        yield self.duration, seconds, _chosen(facts, self.attributes)
         if self.operation != "chat":
             return
         if (first := facts.get("gen_ai.response.time_to_first_chunk")) is not None:
@@ -86,22 +83,22 @@ CHAT = Kind(
     operation="chat",
     is_remote=True,
     duration="gen_ai.client.operation.duration",
-    counted_by=(*_BY_MODEL, "error.type"),
+    attributes=(*_BY_MODEL, "error.type"),
 )
 TOOL = Kind(
     operation="execute_tool",
     is_remote=False,
     duration="gen_ai.execute_tool.duration",
-    counted_by=("gen_ai.tool.name", "gen_ai.tool.type", "gen_ai.agent.name", "error.type"),
+    attributes=("gen_ai.tool.name", "gen_ai.tool.type", "gen_ai.agent.name", "error.type"),
 )
 AGENT = Kind(
     operation="invoke_agent",
     is_remote=False,
     duration="gen_ai.invoke_agent.duration",
-    counted_by=("gen_ai.agent.name", "gen_ai.request.model", "error.type"),
+    attributes=("gen_ai.agent.name", "gen_ai.request.model", "error.type"),
 )
 
-# The boundaries that the conventions ask for: seconds of calls and of runs, and tokens.
+# The boundaries in the conventions: seconds of calls and of runs, and tokens.
 _CALL_SECONDS = [0.01 * 2**n for n in range(14)]
 _RUN_SECONDS = [0.1 * 2**n for n in range(13)]
 _METRICS = {
@@ -114,9 +111,9 @@ _METRICS = {
 
 
 class OpenTelemetry:
-    """The API with the providers that the program has set: begins spans, and counts.
+    """The API with the providers of the program: begins spans, and records metrics.
 
-    Its methods raise what processors, samplers, exporters and propagators raise.
+    Exceptions of processors, samplers, exporters and propagators are raised.
     """
 
     def __init__(self, tracers: "TracerProvider", meters: "MeterProvider") -> None:
@@ -142,9 +139,9 @@ class OpenTelemetry:
         facts: Facts,
         links: Mapping[str, str],
     ) -> "Span":
-        """Begin a span; its parent is the current span if none is given.
+        """Begin a span; without `parent` its parent is the current span.
 
-        `links` are the headers of a trace that it is linked to.
+        `links` are the headers of a trace to which the span is linked.
         """
         kinds = self._trace.SpanKind
         return self._tracer.start_span(
@@ -166,28 +163,28 @@ class OpenTelemetry:
         """Mark a span as failed."""
         span.set_status(self._trace.StatusCode.ERROR)
 
-    def count(
+    def record(
         self, metric: str, value: float, attributes: Facts, context: "Context | None"
     ) -> None:
-        """Add a value to a metric."""
+        """Record a value of a metric."""
         self._metrics[metric].record(value, attributes, context=context)
 
-    def within(self, span: "Span") -> "Context":
-        """Give the context in which a span is the current one."""
+    def context(self, span: "Span") -> "Context":
+        """Return the context in which a span is the current one."""
         return self._trace.set_span_in_context(span)
 
     def current(self, span: "Span") -> AbstractContextManager[object]:
-        """Make a span the current one for a `with` block in which nothing is yielded."""
+        """Return a context manager inside which a span is the current one; it must not yield."""
         return self._trace.use_span(span, record_exception=False, set_status_on_exception=False)
 
     def headers(self, span: "Span | None" = None) -> dict[str, str]:
-        """Return the headers that carry the trace on, from this span or from the current one."""
+        """Return the headers that continue the trace from this span, or from the current one."""
         headers: dict[str, str] = {}
-        self._propagate.inject(headers, context=self.within(span) if span else None)
+        self._propagate.inject(headers, context=self.context(span) if span else None)
         return {name: value for name, value in headers.items() if _is_sendable(value)}
 
     def ids(self, span: "Span") -> Facts:
-        """Give a span's ids, as logs have them."""
+        """Return the ids of a span in the form of log fields."""
         context = span.get_span_context()
         if not context.is_valid:
             return {}
@@ -198,13 +195,13 @@ class OpenTelemetry:
         }
 
 
-def listening() -> OpenTelemetry | None:
-    """Return the API if the program has set a provider; otherwise None, for the price of a look-up."""
+def active_api() -> OpenTelemetry | None:
+    """Return the API if the program has set a provider, otherwise None."""
     if "opentelemetry" not in sys.modules:
         return None
     try:
         trace, metrics = _api()
-    except ImportError:  # another part of the namespace
+    except ImportError:  # another package of the namespace
         return None
     tracers = trace.get_tracer_provider()
     if _is_idle(tracers) and (_METERS not in sys.modules or _is_idle(metrics.get_meter_provider())):
@@ -212,25 +209,25 @@ def listening() -> OpenTelemetry | None:
     return _with_providers(tracers, metrics.get_meter_provider())
 
 
-def contents_are_asked_for() -> bool:
-    """Return True if spans may hold what was said."""
-    return os.environ.get(CAPTURE, "").strip().lower() in _ASKS
+def captures_contents() -> bool:
+    """Return True if spans may contain message contents."""
+    return os.environ.get(CAPTURE, "").strip().lower() in _CAPTURES
 
 
 def current_headers() -> dict[str, str]:
-    """Return the headers that carry the current trace on; none if nothing is traced."""
-    api = observe(SPANS, listening)
+    """Return the headers that continue the current trace; none without a trace."""
+    api = observe(SPANS, active_api)
     return (api and observe(SPANS, api.headers)) or {}
 
 
 def continued(headers: Mapping[str, str]) -> AbstractContextManager[object]:
-    """Continue the trace that a request belongs to, unless an instrumentation does already."""
+    """Continue the trace of a request, unless an instrumentation does so already."""
     context = observe(SPANS, _extracted, headers)
-    return NOTHING if context is None else Attached(context)
+    return NOTHING if context is None else AttachedContext(context)
 
 
 def _extracted(headers: Mapping[str, str]) -> "Context | None":
-    if listening() is None or "traceparent" not in headers:
+    if active_api() is None or "traceparent" not in headers:
         return None
     from opentelemetry import propagate, trace
 
@@ -239,8 +236,8 @@ def _extracted(headers: Mapping[str, str]) -> "Context | None":
     return propagate.extract(headers)
 
 
-class Attached:
-    """Make a context the current one for a `with` block in which nothing is yielded."""
+class AttachedContext:
+    """Makes a context the current one for a `with` block, which must not yield."""
 
     __slots__ = ("_context", "_token")
 
@@ -260,8 +257,8 @@ class Attached:
             observe(SPANS, detach, self._token)
 
 
-class Within(AbstractContextManager[T]):
-    """A context manager that is entered and left in a context, and used outside of it."""
+class InContext(AbstractContextManager[T]):
+    """A context manager that is opened and closed inside a context, and used outside of it."""
 
     def __init__(self, context: "Context", open_: Callable[[], AbstractContextManager[T]]) -> None:
         self._context = context
@@ -269,18 +266,18 @@ class Within(AbstractContextManager[T]):
         self._opened: AbstractContextManager[T] | None = None
 
     def __enter__(self) -> T:
-        with Attached(self._context):
+        with AttachedContext(self._context):
             self._opened = self._open()
             return self._opened.__enter__()
 
     def __exit__(self, *error: Any) -> bool | None:
         assert self._opened is not None  # it was entered
-        with Attached(self._context):
+        with AttachedContext(self._context):
             return self._opened.__exit__(*error)
 
 
-class AsyncWithin(AbstractAsyncContextManager[T]):
-    """`Within` for async context managers."""
+class AsyncInContext(AbstractAsyncContextManager[T]):
+    """`InContext` for async context managers."""
 
     def __init__(
         self, context: "Context", open_: Callable[[], AbstractAsyncContextManager[T]]
@@ -290,13 +287,13 @@ class AsyncWithin(AbstractAsyncContextManager[T]):
         self._opened: AbstractAsyncContextManager[T] | None = None
 
     async def __aenter__(self) -> T:
-        with Attached(self._context):
+        with AttachedContext(self._context):
             self._opened = self._open()
             return await self._opened.__aenter__()
 
     async def __aexit__(self, *error: Any) -> bool | None:
         assert self._opened is not None  # it was entered
-        with Attached(self._context):
+        with AttachedContext(self._context):
             return await self._opened.__aexit__(*error)
 
 
@@ -307,7 +304,7 @@ def _api() -> tuple[Any, Any]:
     return trace, metrics
 
 
-# The providers of a program, and of a test beside it.
+# Two entries: the providers of a program, and those of a test.
 @lru_cache(maxsize=2)
 def _with_providers(tracers: "TracerProvider", meters: "MeterProvider") -> OpenTelemetry:
     return OpenTelemetry(tracers, meters)

@@ -32,8 +32,9 @@ from pathors_agent.concurrency.cancellation import Cancellation, RunCancelled
 from pathors_agent.core.run import CallTool, Run
 from pathors_agent.errors import ToolError, ToolLoopError
 from pathors_agent.messages import Content, ContentPart, ToolMessage
-from pathors_agent.telemetry.calls import Audience, ToolOperation, call_facts
 from pathors_agent.telemetry.events import bound_logger
+from pathors_agent.telemetry.facts import call_facts
+from pathors_agent.telemetry.runs import RunTelemetry, ToolOperation
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.result_values import kind_name
 from pathors_agent.tools.results import result_message
@@ -196,11 +197,11 @@ async def with_reports(
 
 
 def begin_tool(
-    audience: Audience, key: str, bound: BoundCall, *, queued: float | None = None
+    telemetry: RunTelemetry, key: str, bound: BoundCall, *, queued: float | None = None
 ) -> ToolOperation:
     """Begin to observe a bound call."""
     tool = bound.tool
-    return audience.begin_tool(
+    return telemetry.begin_tool(
         key, bound.call, name=tool.name, description=tool.description, queued=queued
     )
 
@@ -227,7 +228,7 @@ def call_tool(
     stop it. `begin` is called right before the tool begins. `cancellation` stops the tool as its
     timeout would; then `RunCancelled` is raised.
     """
-    with operation or begin_tool(Audience(), "", bound) as observed:
+    with operation or begin_tool(RunTelemetry(), "", bound) as observed:
         observed.message = _refusal(bound)
         if observed.message is not None:
             return observed.message
@@ -265,7 +266,7 @@ async def call_tool_async(
     happened. A tool that goes on is abandoned, with the outcome "unknown". `begin` is called right
     before the tool begins.
     """
-    with operation or begin_tool(Audience(), "", bound) as observed:
+    with operation or begin_tool(RunTelemetry(), "", bound) as observed:
         observed.message = _refusal(bound)
         if observed.message is not None:
             return observed.message
@@ -415,7 +416,7 @@ def _retry_settings(
     policy = bound.tool.retries
     assert policy is not None
     stop: Any = stop_after_attempt(policy.attempts)
-    if left is None and (deadline := operation.audience.deadline) is not None:
+    if left is None and (deadline := operation.telemetry.deadline) is not None:
         left = deadline - time.monotonic()
 
     def is_retried(error: BaseException) -> bool:
