@@ -16,7 +16,7 @@ from pathors_agent.wire.provider_errors import decode_error
 from pathors_agent.wire.response_stream import ResponseStream
 from pathors_agent.wire.sse import SSEParser
 
-# What nobody asked for: a hundred times the longest answer that a probe allows.
+# The bound of an answer: a hundred times the longest one that a probe asks for.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
 # The least that can be sent; what an endpoint takes is added to it, probe by probe.
@@ -49,12 +49,12 @@ class Answer:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the status says no."""
+        """Whether the status is an error."""
         return self.status not in _GOOD_STATUSES
 
     @property
     def is_stream(self) -> bool:
-        """Whether it says that it is a stream of events."""
+        """Whether its content type is a stream of events."""
         return "text/event-stream" in self.headers.get("content-type", "")
 
     @cached_property
@@ -128,7 +128,7 @@ class Asking:
         return self._kept[key]
 
     def adopt(self, **changes: Any) -> None:
-        """Take what was found to work into the profile."""
+        """Update the profile with a setting that works."""
         self.profile = replace(self.profile, **changes)
 
     def ask(
@@ -185,7 +185,7 @@ class Asking:
         options: ModelOptions | None = None,
         **profile: Any,
     ) -> RequestTemplate:
-        """Give what requests are made of."""
+        """Return the template of the requests."""
         return RequestTemplate(
             model=self.model,
             tools=tools,
@@ -229,7 +229,7 @@ class Seen(NamedTuple):
 
 
 def holds(detail: str = "") -> Seen:
-    """Say that the endpoint keeps the rule."""
+    """Return the finding that the endpoint keeps the rule."""
     return Seen(Verdict.HOLDS, detail)
 
 

@@ -335,7 +335,7 @@ def _image_result(asking: Asking) -> Seen:
 
 
 def _takes(messages: Sequence[Message], **added: Any) -> Callable[[Asking], Seen]:
-    """Make a probe of a history that is sent in a richer form than the least."""
+    """Return a probe that sends a history in a richer form than the minimal one."""
     without = _settings_of(*added)
 
     def look(asking: Asking) -> Seen:

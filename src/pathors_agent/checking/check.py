@@ -1,4 +1,4 @@
-"""Ask an endpoint everything, in an order in which each refusal has one cause."""
+"""Run all probes of an endpoint, in an order in which each failure has one cause."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,6 +54,6 @@ def check_endpoint(
 
 
 def _make_contact(asking: Asking) -> None:
-    """Raise what the endpoint says, where it answers in no form."""
+    """Raise the endpoint's error if it answers neither streamed nor whole."""
     if hello(asking, streams=False).problem:
         _ = hello(asking, streams=True).message

@@ -1,4 +1,4 @@
-"""The commands and their options; what they do is loaded when they run."""
+"""The commands and their options; their code is imported when they run."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ from pathors_agent.cli.output import EXIT_STATUS, listen_to_ctrl_c, reporting
 if TYPE_CHECKING:
     from pathors_agent.stores.base import Store
 
-_HERE = "Works straight on the database, and so needs no key and no running server."
+_HERE = "Works directly on the database, without a key or a running server."
 
 # No table of locals in a traceback: they may be keys. Plain help: it is quick.
 _SETTINGS = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
@@ -25,8 +25,12 @@ app = typer.Typer(
     epilog=EXIT_STATUS,
     **_SETTINGS,  # type: ignore[arg-type]  # one dict, two apps
 )
-keys = typer.Typer(help=f"Make, list and revoke API keys. {_HERE}", epilog=EXIT_STATUS, **_SETTINGS)  # type: ignore[arg-type]
-sessions = typer.Typer(help=f"Look into sessions. {_HERE}", epilog=EXIT_STATUS, **_SETTINGS)  # type: ignore[arg-type]
+keys = typer.Typer(
+    help=f"Create, list and revoke API keys. {_HERE}", epilog=EXIT_STATUS, **_SETTINGS
+)  # type: ignore[arg-type]
+sessions = typer.Typer(
+    help=f"List, show, search and end sessions. {_HERE}", epilog=EXIT_STATUS, **_SETTINGS
+)  # type: ignore[arg-type]
 app.add_typer(keys, name="keys")
 app.add_typer(sessions, name="sessions")
 durable_app.register(app)
@@ -36,7 +40,7 @@ Database = Annotated[
     typer.Option(
         envvar="PATHORS_DATABASE",
         metavar="URL",
-        help="sqlite:///FILE or postgresql://USER@HOST/NAME; else a file in the user's data folder"
+        help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: a file in the user's data folder"
         " (PATHORS_DATA_DIR).",
     ),
 ]
@@ -44,12 +48,14 @@ ProjectName = Annotated[str, typer.Option(metavar="NAME", help="The project's na
 AnyProject = Annotated[
     str | None, typer.Option(metavar="NAME", help="Only the keys of this project.")
 ]
-AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value on a line.")]
-Limit = Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many at most.")]
-Offset = Annotated[int, typer.Option(min=0, metavar="N", help="How many to pass over.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value per line.")]
+Limit = Annotated[
+    int, typer.Option(min=1, max=1000, metavar="N", help="The maximum number of rows.")
+]
+Offset = Annotated[int, typer.Option(min=0, metavar="N", help="The number of rows to skip.")]
 Timeline = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Draw what was called, and when, into an HTML file."),
+    typer.Option(metavar="FILE", help="Write a timeline of all calls to an HTML file."),
 ]
 AccessLog = Literal["text", "json"]
 SessionId = Annotated[str, typer.Argument(metavar="SESSION")]
@@ -69,7 +75,7 @@ def options(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Take what stands before a command."""
+    """Handle the options before a command."""
 
 
 @app.command(epilog=EXIT_STATUS)
@@ -77,42 +83,48 @@ def serve(
     *,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Projects, in TOML. Without one: the project `demo`."),
+        typer.Option(metavar="FILE", help="A TOML file of projects. Default: the project `demo`."),
     ] = None,
     database: Database = None,
     host: Annotated[
         str, typer.Option(metavar="HOST", help="The address to listen on.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="PORT", help="0 picks a free one.")
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="The port to listen on; 0 picks a free one."
+        ),
     ] = 8000,
     workers: Annotated[
-        int, typer.Option(min=1, max=256, metavar="N", help="How many processes.")
+        int, typer.Option(min=1, max=256, metavar="N", help="The number of processes.")
     ] = 1,
-    ui: Annotated[bool, typer.Option("--ui", help="Show a chat page at /.")] = False,
+    ui: Annotated[bool, typer.Option("--ui", help="Serve a chat page at /.")] = False,
     durable: Annotated[
-        bool, typer.Option("--durable", help="Let turns outlive this process: others end them.")
+        bool,
+        typer.Option(
+            "--durable", help="Run turns durably: another process finishes them after a crash."
+        ),
     ] = False,
     log: Annotated[
-        bool, typer.Option("--log", help="Write what happens to standard error, without contents.")
+        bool, typer.Option("--log", help="Log events to standard error, without message contents.")
     ] = False,
     access_log: Annotated[
         AccessLog | None,
         typer.Option(
             "--access-log",
             metavar="text|json",
-            help="Write a line for each request to standard error; json: every line there is JSON.",
+            help="Log one line per request to standard error. With json, every log line is JSON.",
         ),
     ] = None,
     metrics: Annotated[
-        bool, typer.Option("--metrics", help="Answer at /metrics, without a key, for Prometheus.")
+        bool, typer.Option("--metrics", help="Serve Prometheus metrics at /metrics, without a key.")
     ] = False,
     as_json: AsJSON = False,
 ) -> None:
     """Serve projects over HTTP.
 
-    Without --config: the project `demo` with three tools and answers by rules, and a key for it
-    that is shown once. SIGTERM or Ctrl-C lets running turns end; a second one ends at once.
+    Without --config, serve the project `demo`: three tools, answers by rules, and a new key that is
+    printed once. SIGTERM or Ctrl-C waits for running turns; a second one stops at once.
     """
     with reporting():
         from pathors_agent.cli.output import database_url
@@ -139,24 +151,28 @@ def chat(
         str | None,
         typer.Option(
             metavar="URL",
-            help="The address before /chat/completions, of a project or of any OpenAI-compatible"
-            " endpoint. Else PATHORS_BASE_URL, or PATHORS_PROJECT_ID of the hosted service, or the"
-            " demo on this machine.",
+            help="The base URL of an OpenAI-compatible endpoint, without /chat/completions. Default:"
+            " PATHORS_BASE_URL, or the hosted project PATHORS_PROJECT_ID, or the demo on this machine.",
         ),
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="The API key. Else PATHORS_API_KEY, which nobody sees."),
+        typer.Option(
+            metavar="KEY",
+            help="The API key. Default: PATHORS_API_KEY, which other users of the machine cannot see.",
+        ),
     ] = None,
-    session: Annotated[str | None, typer.Option(metavar="ID", help="A session to take up.")] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="ID", help="Continue this session.")
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for.")] = None,
     timeline: Timeline = None,
     as_json: AsJSON = False,
 ) -> None:
     """Talk to an agent, line by line.
 
-    Answers stream; what the server's own tools do is shown. Ctrl-C stops an answer, /quit or
-    Ctrl-D ends. Lines may come from a file, too; then the first error ends it.
+    Answers stream, and calls of the server's tools are shown. Ctrl-C stops an answer; /quit or Ctrl-D
+    exits. Lines may also come from a file or pipe, where the first error exits.
     """
     with reporting():
         from pathors_agent.cli.chat import chat as run
@@ -166,32 +182,35 @@ def chat(
 
 
 @app.command(
-    epilog="Exit status: 0 agents have what they need there, 1 the endpoint could not be asked, "
-    "2 wrong usage, 3 something is missing, 4 something was not seen, 5 agents have what they need "
-    "with the profile that is shown, 130 interrupted."
+    epilog="Exit status: 0 agents work, 1 the endpoint cannot be reached, 2 wrong usage, 3 a required "
+    "feature is missing, 4 a required feature was not observed, 5 agents work with the profile shown, "
+    "130 interrupted."
 )
 def check(
     url: Annotated[
-        str, typer.Argument(metavar="URL", help="The address before /chat/completions.")
+        str, typer.Argument(metavar="URL", help="The base URL, without /chat/completions.")
     ],
     *,
     key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="The API key. Else PATHORS_API_KEY, which nobody sees."),
+        typer.Option(
+            metavar="KEY",
+            help="The API key. Default: PATHORS_API_KEY, which other users of the machine cannot see.",
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for.")] = None,
     tokens: Annotated[
-        int, typer.Option(min=16, metavar="N", help="The most tokens of an answer.")
+        int, typer.Option(min=16, metavar="N", help="The maximum number of tokens per answer.")
     ] = 256,
     seconds: Annotated[
-        float, typer.Option(min=1, metavar="S", help="The longest that an answer may take.")
+        float, typer.Option(min=1, metavar="S", help="The timeout of one answer.")
     ] = 60,
     as_json: AsJSON = False,
 ) -> None:
-    """Test what holds at an OpenAI-compatible endpoint, and say which EndpointProfile to use.
+    """Test what an OpenAI-compatible endpoint supports, and print the EndpointProfile to use.
 
-    Some forty short requests, one after another. What a model is too weak for is "not seen".
-    Sessions that the endpoint began are ended.
+    Sends about forty short requests in sequence. A feature that the model is too weak to show is reported
+    as "not seen". Deletes the sessions that the requests created.
     """
     listen_to_ctrl_c()
     with reporting():
@@ -206,7 +225,12 @@ def demo(
     *,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("-p", "--prompt", metavar="TEXT", help="What to say; repeat it to go on."),
+        typer.Option(
+            "-p",
+            "--prompt",
+            metavar="TEXT",
+            help="A prompt; repeat the option for a longer conversation.",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The model to ask the endpoint for.")
@@ -216,9 +240,9 @@ def demo(
 ) -> None:
     """Show a conversation with three tools: calculate, convert and local_time.
 
-    A server is started for it on this machine, where the answers come from rules, not from a
-    language model. With PATHORS_BASE_URL, or PATHORS_API_KEY and PATHORS_PROJECT_ID, in the
-    environment that endpoint answers, and the tools run here. NO_COLOR turns colours off.
+    Starts a server on this machine that answers by rules, without a language model. If the environment
+    has PATHORS_BASE_URL, or PATHORS_API_KEY and PATHORS_PROJECT_ID, that endpoint answers instead, and the
+    tools run here. NO_COLOR turns colours off.
     """
     listen_to_ctrl_c()
     with reporting():
@@ -238,7 +262,7 @@ def create_key(
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Make a key. It is written to standard output, once; the database keeps only its digest."""
+    """Create a key and print it once; the database keeps only its digest."""
     with reporting():
         from pathors_agent.cli import keys as commands
 
@@ -249,7 +273,7 @@ def create_key(
 def list_keys(
     *, project: AnyProject = None, database: Database = None, as_json: AsJSON = False
 ) -> None:
-    """List keys, revoked ones too."""
+    """List keys, including revoked ones."""
     with reporting():
         from pathors_agent.cli import keys as commands
 
@@ -263,7 +287,7 @@ def revoke_key(
     project: AnyProject = None,
     database: Database = None,
 ) -> None:
-    """Revoke a key for good. Running servers refuse it from then on."""
+    """Revoke a key permanently. Running servers refuse it within a second."""
     with reporting():
         from pathors_agent.cli import keys as commands
 
@@ -282,7 +306,7 @@ def list_sessions(
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """List sessions, newest first, ended ones too."""
+    """List sessions, newest first, including ended ones."""
     with reporting():
         from pathors_agent.cli import sessions as commands
 
@@ -300,7 +324,7 @@ def show_session(
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Show what was said in a session."""
+    """Show the messages of a session."""
     with reporting():
         from pathors_agent.cli import sessions as commands
 
@@ -309,7 +333,9 @@ def show_session(
 
 @sessions.command("search", epilog=EXIT_STATUS)
 def search_sessions(
-    text: Annotated[str, typer.Argument(help="As it stands in the JSON; case counts.")],
+    text: Annotated[
+        str, typer.Argument(help="The text as it appears in the JSON; case-sensitive.")
+    ],
     *,
     project: ProjectName = "demo",
     limit: Limit = 50,
@@ -317,7 +343,7 @@ def search_sessions(
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Find sessions by a text in their messages and variables, newest update first."""
+    """Find sessions whose messages or variables contain a text, last updated first."""
     with reporting():
         from pathors_agent.cli import sessions as commands
 
@@ -337,7 +363,7 @@ def end_session(
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """End a session: its variables and messages are gone for good."""
+    """End a session, and delete its variables and messages permanently."""
     with reporting():
         from pathors_agent.cli import sessions as commands
 

@@ -71,7 +71,7 @@ def chat(
 
 
 def _default_url() -> str | None:
-    """Give the server on this machine, unless the environment names an endpoint."""
+    """Return PATHORS_BASE_URL, None if only a project is named, or else the local server."""
     named = os.environ.get("PATHORS_BASE_URL") or os.environ.get("PATHORS_PROJECT_ID")
     return os.environ.get("PATHORS_BASE_URL") if named else LOCAL_URL
 
@@ -131,13 +131,13 @@ def _as_json(talk: Talk, result: RunResult[str]) -> dict[str, object]:
 
 
 def _read() -> Iterator[str]:
-    """Give the lines of a file or pipe."""
+    """Yield the lines of a file or pipe."""
     for line in sys.stdin:
         yield line.rstrip("\n")
 
 
 def _typed(screen: Screen) -> Iterator[str]:
-    """Give the lines that a person types, with what was typed before at the arrow keys."""
+    """Yield the lines that a person types; the arrow keys recall earlier ones."""
     with suppress(ImportError):  # Windows has none
         import readline  # noqa: F401  (input() uses it from then on)
     prompt = "\n" + _unmeasured(screen.label("you"))

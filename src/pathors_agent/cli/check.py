@@ -72,7 +72,7 @@ def _remark(finding: Finding) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
-    """Show a bar where somebody watches."""
+    """Show a progress bar on a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

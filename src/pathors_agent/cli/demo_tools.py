@@ -116,7 +116,7 @@ def utc_now() -> datetime:
 
 
 def demo_tools(*, now: Clock = utc_now) -> list[Callable[..., str]]:
-    """Give the three tools; `now` is the clock of `local_time`."""
+    """Return the three tools; `now` is the clock of `local_time`."""
 
     @tool
     def local_time(city: str) -> str:
@@ -237,7 +237,7 @@ def _factor(unit: str, to: str) -> Decimal:
 
 
 def _found(city: str) -> tuple[str, ZoneInfo]:
-    """Give a city's name as the table has it, and its time zone."""
+    """Return a city's name as in the table, and its time zone."""
     plain = _plain(city)
     if plain not in _CITIES:
         known = ", ".join(sorted(_CITIES)).title()

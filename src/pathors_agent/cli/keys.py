@@ -1,4 +1,4 @@
-"""API keys, straight on the database: make, list, revoke."""
+"""The commands `keys create`, `keys list` and `keys revoke`, directly on the database."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -11,7 +11,7 @@ _TITLES = ("id", "project", "name", "key", "created", "last used", "revoked")
 
 
 async def create(store: Store, project: str, name: str, *, as_json: bool) -> None:
-    """Make a key, and show it: nobody can ever do so again."""
+    """Create a key and print it: it cannot be shown again."""
     text, key = make_key(project, name=name)
     await store.add_key(key)
     if as_json:
@@ -22,7 +22,7 @@ async def create(store: Store, project: str, name: str, *, as_json: bool) -> Non
 
 
 async def show_all(store: Store, project: str | None, *, as_json: bool) -> None:
-    """List keys by what people can know them by."""
+    """List keys with their names, last characters and times."""
     keys = await store.keys(project)
     if as_json:
         write_json([_shown(key) for key in keys])
@@ -35,7 +35,7 @@ async def show_all(store: Store, project: str | None, *, as_json: bool) -> None:
 
 
 async def revoke(store: Store, project: str | None, id_or_name: str) -> None:
-    """Revoke a key for good; servers refuse it from the next request on."""
+    """Revoke a key permanently; servers refuse it within a second."""
     key = _found(await store.keys(project), id_or_name)
     await store.revoke_key(key.project, key.id)
     write_note(f"{key.id} of the project {key.project} is revoked.")

@@ -130,7 +130,7 @@ def wants_colour() -> bool:
 
 
 def tolerate_narrow_terminals() -> None:
-    """Let characters that a terminal does not know be shown as others."""
+    """Replace characters that the terminal cannot encode."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
@@ -245,7 +245,7 @@ def reporting() -> Iterator[None]:
 
 
 def _what_to_install(error: ImportError) -> str | None:
-    """Say what is missing; None where it is no part of an extra."""
+    """Return how to install a missing module, or None if no extra brings it."""
     if "pip install" in str(error):
         return str(error)
     extra = _EXTRAS.get((error.name or "").partition(".")[0])
@@ -253,13 +253,13 @@ def _what_to_install(error: ImportError) -> str | None:
 
 
 def fail(text: str, status: int = FAILED) -> NoReturn:
-    """Say what went wrong, and end."""
+    """Write an error and exit."""
     write_note(f"error: {' '.join(text.split())}")
     raise typer.Exit(status)
 
 
 def listen_to_ctrl_c() -> None:
-    """Let Ctrl-C interrupt, also where whoever started this program ignores it."""
+    """Let Ctrl-C interrupt this program even if its parent process ignores SIGINT."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -268,7 +268,7 @@ _FILE = "sessions.db"
 
 
 def data_folder() -> Path:
-    """Give the folder for this user's data, made when it is absent, for nobody else to read.
+    """Return the folder for this user's data; create it readable by the user only.
 
     PATHORS_DATA_DIR names it; else it lies where the system keeps such folders.
     """
@@ -279,7 +279,7 @@ def data_folder() -> Path:
 
 
 def database_url(given: str | None) -> str:
-    """Give the database that was asked for, or that of the data folder."""
+    """Return the requested database, or the one in the data folder."""
     if given:
         return given
     from sqlalchemy import URL

@@ -1,4 +1,4 @@
-"""Serve projects: what is served, where it is kept, and what a person is told of it."""
+"""The command `serve`: build the app from projects and settings, and run it."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ Try:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """What is served; each worker makes its app from it."""
+    """The options of `serve`; each worker builds its app from them."""
 
     database: str
     config: Path | None = None
@@ -48,7 +48,7 @@ class Served:
 
 
 def serve(served: Served, *, host: str, port: int, workers: int, as_json: bool) -> int:
-    """Serve until a signal; give the exit status."""
+    """Serve until a signal; return the exit status."""
     app = make_app(served)  # also where workers make their own: what is wrong is said once
     projects = app.state.runtime.projects
     new_keys = asyncio.run(_prepare(served, projects))
@@ -60,7 +60,7 @@ def serve(served: Served, *, host: str, port: int, workers: int, as_json: bool) 
 
 
 def make_app(served: Served) -> FastAPI:
-    """Make the app, in whichever process it is to run."""
+    """Build the app in the process that runs it."""
     log_to_stderr(everything=served.log, as_json=served.access_log == "json")
     runs = served.database if served.durable else None
     store = SQLStore(served.database)
@@ -83,9 +83,9 @@ def _settings(served: Served) -> ServerSettings:
 
 
 async def _prepare(served: Served, projects: Iterable[str]) -> dict[str, str]:
-    """Make the tables, and the demo's first key; give the new key by its project.
+    """Create the tables and the demo's first key; return new keys by project.
 
-    Whoever has projects of their own says when keys are made: logs may keep what is shown here.
+    Projects of your own get no key here: the output may end in a log.
     """
     new_keys: dict[str, str] = {}
     async with SQLStore(served.database) as store:
@@ -103,7 +103,7 @@ def _tell(
     as_json: bool,  # noqa: FBT001  (by partial)
     address: str,
 ) -> None:
-    """Tell where requests are answered, and show a new key, once."""
+    """Print the address, and each new key once."""
     bases = {project: f"{address}/v1/projects/{project}" for project in projects}
     if as_json:
         write_json({"url": address, "base_urls": bases, "keys": new_keys})

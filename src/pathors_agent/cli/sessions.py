@@ -1,4 +1,4 @@
-"""Sessions, straight on the database: list, show, search, end."""
+"""The commands `sessions list`, `show`, `search` and `end`, directly on the database."""
 
 import json
 import sys

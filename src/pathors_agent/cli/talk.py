@@ -51,7 +51,7 @@ class ToolActivity(Transport):
             yield replace(response, pieces=self._watched(response.pieces))
 
     def _watched(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Give whole events one by one: what came before one is shown when it is told."""
+        """Yield whole events one by one, so that earlier text is shown before each."""
         rest = b""
         for piece in pieces:
             if _EVENT_END not in rest[-1:] + piece:
@@ -121,7 +121,7 @@ class ServerCalls:
         self._begun: dict[str, tuple[str, float]] = {}
 
     def take(self, activity: Mapping[str, Any]) -> None:
-        """Take what a server says: a call was begun, or gave its result."""
+        """Record an activity of the server: a call that began, or its result."""
         match activity:
             case {"call": {"id": str() as id, "function": {"name": str() as name}}}:
                 self._begun[id] = name, monotonic()
@@ -246,7 +246,7 @@ class Talk:
     _server_calls: ServerCalls = field(default_factory=ServerCalls)
 
     def say(self, prompt: str) -> RunResult[str]:
-        """Say something, and show the answer as it comes."""
+        """Send a prompt, and show the answer as it arrives."""
         self.activities.clear()
         self.times = []
         before = self.conversation

@@ -31,10 +31,10 @@ class Draws(Protocol):
         """Choose a number in this range, its ends among them."""
 
     def several(self, make: Callable[["Draws"], T], least: int, most: int) -> list[T]:
-        """Make so many things."""
+        """Draw a number of items."""
 
     def matching(self, pattern: str) -> str:
-        """Make a text in which the pattern is found, or raise `CannotDraw`."""
+        """Draw a text that matches the pattern, or raise `CannotDraw`."""
 
 
 class SeededDraws:
@@ -52,7 +52,7 @@ class SeededDraws:
         return least + int(self._random.random() * (most - least + 1))
 
     def several(self, make: Callable[[Draws], T], least: int, most: int) -> list[T]:
-        """Make so many things, fewer more often than many."""
+        """Draw a number of items; short lists are more likely."""
         count = min(self.integer(least, most), self.integer(least, most))
         return [make(self) for _ in range(count)]
 
@@ -65,15 +65,15 @@ class FirstDraws:
     """The simplest choice every time."""
 
     def choice(self, options: Sequence[T]) -> T:
-        """Take the first."""
+        """Return the first option."""
         return options[0]
 
     def integer(self, least: int, most: int) -> int:
-        """Take the number that is nearest to 0."""
+        """Return the number nearest to 0."""
         return min(max(0, least), most)
 
     def several(self, make: Callable[[Draws], T], least: int, most: int) -> list[T]:
-        """Make as few as may be."""
+        """Draw as few items as allowed."""
         return [make(self) for _ in range(least)]
 
     def matching(self, pattern: str) -> str:
@@ -108,7 +108,7 @@ _ANYTHING: tuple[JSONValue, ...] = (None, True, 0, "a", [], {})
 
 
 def schema_value(schema: Any, draws: Draws, *, root: Any = None, depth: int = MAX_DEPTH) -> Any:
-    """Make a value that probably fits; raise `CannotDraw` where none can be made."""
+    """Draw a value that probably fits the schema, or raise `CannotDraw`."""
     maker = _Maker(schema if root is None else root, draws)
     return maker.value(schema, depth)
 
@@ -300,7 +300,7 @@ Arguments = dict[str, Any]
 
 
 def fitting_arguments(tool: Tool, draws: Draws) -> Arguments:
-    """Make arguments that the tool takes, or raise `CannotDraw`."""
+    """Draw arguments that the tool accepts, or raise `CannotDraw`."""
     refusal = ""
     for _ in range(ATTEMPTS):
         made: Arguments = schema_value(tool.sent_parameters, draws)
@@ -314,7 +314,7 @@ def fitting_arguments(tool: Tool, draws: Draws) -> Arguments:
 
 
 def probable_arguments(parameters: Any, draws: Draws) -> Arguments:
-    """Make arguments that probably fit a schema; none where that cannot be done."""
+    """Draw arguments that probably fit a schema; return {} if none can be drawn."""
     try:
         made = schema_value(parameters, draws)
     except CannotDraw:
@@ -323,13 +323,13 @@ def probable_arguments(parameters: Any, draws: Draws) -> Arguments:
 
 
 def mistaken_arguments(parameters: Any, draws: Draws) -> Mapping[str, JSONValue] | str:
-    """Make arguments as models get them wrong: no JSON, no object, or with wrong values."""
+    """Draw broken arguments as models send them: invalid JSON, not an object, or wrong values."""
     made = probable_arguments(parameters, draws)
     return draws.choice(_MISTAKES)(made, draws)
 
 
 def cut_arguments(parameters: Any, draws: Draws) -> str:
-    """Make arguments that end before their end."""
+    """Draw truncated arguments."""
     text = json.dumps(probable_arguments(parameters, draws), ensure_ascii=False)
     return text[: draws.integer(0, len(text) - 1)]
 

@@ -61,7 +61,7 @@ class _Recorder(Generic[TransportT]):
         return self.tape.profile
 
     def asked(self, request: Request) -> AskedRequest:
-        """Give a request as it is compared."""
+        """Return a request in the form in which it is compared."""
         try:
             body = json.loads(request.body) if request.body else None
         except ValueError:
@@ -101,14 +101,14 @@ class _Recorder(Generic[TransportT]):
             self.tape.end(exchange)
 
     def found(self, request: Request) -> Exchange:
-        """Give the recording of a request; raise the failure that it had in the place of an answer."""
+        """Return the recording of a request; raise its recorded failure if it has no answer."""
         exchange = self.tape.find(self.asked(request))
         if exchange.status is None and exchange.failure is not None:
             raise exchange.failure.error()
         return exchange
 
     def pieces(self, exchange: Exchange) -> Iterator[bytes]:
-        """Give a body as it came."""
+        """Return a recorded body, byte for byte."""
         yield from exchange.pieces
         if exchange.failure is not None:
             raise exchange.failure.error()

@@ -56,13 +56,13 @@ class HostileScript:
     def transport(
         self, *, cut: int | None = None, profile: EndpointProfile = DEFAULT_PROFILE
     ) -> ScriptedTransport:
-        """Make a transport that plays it, for blocking code."""
+        """Return a transport that plays the script, for blocking code."""
         return ScriptedTransport(*self.entries, then=THEN, cut=cut, profile=profile)
 
     def async_transport(
         self, *, cut: int | None = None, profile: EndpointProfile = DEFAULT_PROFILE
     ) -> AsyncScriptedTransport:
-        """Make a transport that plays it, for asyncio and trio."""
+        """Return a transport that plays the script, for asyncio and trio."""
         return AsyncScriptedTransport(*self.entries, then=THEN, cut=cut, profile=profile)
 
     def __repr__(self) -> str:
@@ -180,14 +180,14 @@ def checked_faults(faults: Collection[str] | None) -> frozenset[str]:
 def hostile_turn(
     tools: tuple[OfferedTool, ...], draws: Draws, faults: Collection[str] = ALL_FAULTS
 ) -> Entry:
-    """Make one answer: a good one, or one with faults."""
+    """Return one answer, with or without faults."""
     kind = draws.choice([*_GOOD, *sorted(faults)])
     match kind:
         case "text":
             return draws.choice(TEXTS)
         case "refusal":
             refusal = draws.choice(_REFUSALS)
-            # A new one each time: who raises an exception writes into it.
+            # A new one each time: raising an exception changes its traceback.
             return TransportError(refusal) if isinstance(refusal, str) else refusal
         case "no_format":
             return draws.choice(_NO_FORMATS)

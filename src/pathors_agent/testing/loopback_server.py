@@ -52,13 +52,13 @@ class Incoming(BaseHTTPRequestHandler):
         self.server.owner.count(self.connection, is_open=False)
 
     def do_POST(self) -> None:
-        """Note the request and act."""
+        """Record the request and answer as the rule under test demands."""
         self.server.owner.note(self)
         self.close_connection = True
         self.server.owner.conduct(self, self.server.owner)
 
     def do_GET(self) -> None:
-        """Note a request of a wrong method, so that the check can name it."""
+        """Record a request with a wrong method, so that the check can name it."""
         self.do_POST()
 
     def do_PUT(self) -> None:
@@ -143,17 +143,17 @@ class LoopbackServer:
         self.requests.append(Received(incoming.command, headers, _read_body(incoming, headers)))
 
     def count(self, connection: socket.socket, *, is_open: bool) -> None:
-        """Note that a connection was opened, or closed by its client."""
+        """Record that a connection was opened, or closed by its client."""
         with self._changed:
             (self._connections.add if is_open else self._connections.discard)(connection)
             self._changed.notify_all()
 
     def note_read(self, size: int) -> None:
-        """Note how many bytes of the answer the client has given out."""
+        """Record how many bytes of the answer the client has passed on."""
         self._note("_read", self._read + size)
 
     def finish(self) -> None:
-        """Note that the server has nothing more to do for the request."""
+        """Record that the server has finished the request."""
         self._note("_is_finished", True)  # noqa: FBT003  (the value of the attribute)
 
     def wait_for_read(self, size: int) -> None:

@@ -122,7 +122,7 @@ class _Replay:
             self._expected[len(history)] = probe.sent[0].body
 
     def goes_on(self) -> bool:
-        """Say the next of what the log says and no agent does; whether there is more to run."""
+        """Replay the log's next prompt; return False if nothing is left to run."""
         before = len(self.conversation)
         self._take_results()
         self._check_messages(len(self.conversation))
@@ -131,14 +131,14 @@ class _Replay:
         return before < len(self.conversation)
 
     def _take_results(self) -> None:
-        """Take the results of calls that no agent ran from the log."""
+        """Record the results of calls that the caller ran, from the log."""
         logged = {m.tool_call_id: m for m in self._log if isinstance(m, ToolMessage)}
         for call in self.conversation.open_calls:
             if call.id in logged:
                 self.conversation.append(logged[call.id])
 
     def _next_is_said(self) -> bool:
-        """Whether the log goes on with what a user or the system says, or with a greeting."""
+        """Return True if the log continues with a user or system message, or with a greeting."""
         place = len(self.conversation)
         if place >= len(self._log) or self.conversation.next_role is Role.TOOL:
             return False
@@ -170,7 +170,7 @@ class _Replay:
         )
 
     def finish(self) -> list[bytes]:
-        """Give the requests, once the messages are found to be those of the log."""
+        """Return the requests; raise `ReplayDifference` if the messages differ from the log."""
         self._check_messages(len(self._log))
         return self._requests
 

@@ -53,7 +53,7 @@ class Reply:
         return replace(self, stop=Stop(after=events, unit="events", kind="failed", said=message))
 
     def events(self, asked: "Asked") -> list[bytes]:
-        """Give the whole body, one event per item."""
+        """Return the whole body, one event per item."""
         raise NotImplementedError
 
     def content_type(self, asked: "Asked") -> str:
@@ -98,7 +98,7 @@ class Answer(Reply):
     chunk_size: int
 
     def events(self, asked: Asked) -> list[bytes]:
-        """Give the completion's events, or its one plain body."""
+        """Return the completion's events, or its single plain body."""
         message = self._message(asked)
         if not asked.stream:
             return [plain_body(message)]
@@ -156,7 +156,7 @@ class Raw(Reply):
     body: bytes
 
     def events(self, asked: Asked) -> list[bytes]:
-        """Give the body, cut after each blank line."""
+        """Return the body, split after each blank line."""
         *whole, rest = self.body.split(b"\n\n")
         return [event + b"\n\n" for event in whole] + ([rest] if rest else [])
 

@@ -40,10 +40,10 @@ class Player:
 
     @abstractmethod
     def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
-        """Give the answer to request `number`, counted from 1."""
+        """Return the answer to request `number`, counted from 1."""
 
     def _take(self, request: Request) -> tuple[Reply, Asked]:
-        """Note the request and take its entry; raise the entry when it is an exception."""
+        """Record the request and return its entry; raise the entry if it is an exception."""
         body = json.loads(request.body)
         self.sent.append(request)
         self.requests.append(body)
@@ -91,7 +91,7 @@ class _Script(Player):
         self._then = then
 
     def assert_used_up(self) -> None:
-        """Raise AssertionError when the script holds answers that nobody asked for."""
+        """Raise AssertionError if answers of the script are left over."""
         left = len(self._entries) - len(self.requests)
         if left > 0:
             raise AssertionError(

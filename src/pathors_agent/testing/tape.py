@@ -24,7 +24,7 @@ ABSENT = _Absent()
 
 
 def differences(before: Any, now: Any, path: str = "") -> Iterator[Difference]:
-    """Give each place where two values differ, in the order in which they are written."""
+    """Yield each path at which two values differ, in the order of the first value."""
     match before, now:
         case dict(), dict():
             for name in [*before, *(name for name in now if name not in before)]:
@@ -90,7 +90,7 @@ class Failure:
     timed_out: bool = False
 
     def error(self) -> TransportError:
-        """Make the error anew."""
+        """Return the recorded error as an exception."""
         return TransportError(self.text, retryable=self.retryable, timed_out=self.timed_out)
 
 
@@ -106,7 +106,7 @@ class Exchange:
     complete: bool = False
     failure: Failure | None = None
     done: bool = False
-    """Whether all was recorded that there will be."""
+    """Whether the recording is complete."""
     masked: Callable[[str], str] = field(default=str, repr=False, compare=False)
     """Removes the keys of the transport that was recorded from a text."""
 
@@ -135,7 +135,7 @@ class Tape:
     # - replaying -
 
     def find(self, request: AskedRequest) -> Exchange:
-        """Give the next recording of a request, or raise `CassetteMiss`."""
+        """Return the next recording of a request, or raise `CassetteMiss`."""
         key = request.key
         with self._lock:
             same = [i for i, each in enumerate(self._exchanges) if each.request.key == key]
@@ -181,14 +181,14 @@ class Tape:
     # - recording -
 
     def begin(self, request: AskedRequest) -> Exchange:
-        """Make room for a recording: they are stored in the order in which they began."""
+        """Reserve a place for a recording: recordings are stored in the order in which their requests began."""
         exchange = Exchange(request=request)
         with self._lock:
             self._exchanges.append(exchange)
         return exchange
 
     def drop(self, exchange: Exchange) -> None:
-        """Take back the room of a recording that is not to be stored."""
+        """Release the place of a recording that is not stored."""
         with self._lock:
             self._exchanges = [each for each in self._exchanges if each is not exchange]
 

@@ -102,14 +102,14 @@ def _require_description(tool: Tool) -> None:
 
 
 def _is_described(rule: Any) -> bool:
-    """Whether a parameter says what it is: in words, or by the few values it may have."""
+    """Return True if a parameter has a description or an enum."""
     return not isinstance(rule, Mapping) or any(
         name in rule for name in ("description", "title", "enum", "const", "$ref")
     )
 
 
 def _examples(tool: Tool, count: int, seed: int, given: Sequence[Arguments]) -> Iterator[Arguments]:
-    """Give arguments that fit: the caller's, then the simplest, then others."""
+    """Yield valid arguments: the caller's, then the simplest, then others."""
     yield from given
     seen: set[str] = set()
     sources: list[Draws] = [FirstDraws(), *[SeededDraws(seed)] * (count - 1)]
@@ -175,7 +175,7 @@ def _run(bound: BoundCall, seconds: float, raised: list[Exception]) -> ToolMessa
 def _watched(
     function: Callable[..., Any], tool: Tool, raised: list[Exception]
 ) -> Callable[..., Any]:
-    """Give the same function, that notes what it raises."""
+    """Return the function, wrapped to record what it raises."""
 
     @wraps(function)
     def run(**arguments: Any) -> Any:
