@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,21 +17,20 @@ if TYPE_CHECKING:
 
 _HERE = "Works directly on the database, without a key or a running server."
 
-# No table of locals in a traceback: they may be keys. Plain help: it is quick.
-_SETTINGS = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
-
-app = typer.Typer(
+# No table of locals in a traceback: they may be keys. Plain help: it is fast.
+_new_app = partial(
+    typer.Typer,
+    epilog=EXIT_STATUS,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app = _new_app(
     name="pathors-agent",
     help="Serve agents as an OpenAI-compatible API with sessions, and talk to them.",
-    epilog=EXIT_STATUS,
-    **_SETTINGS,  # type: ignore[arg-type]  # one dict, two apps
 )
-keys = typer.Typer(
-    help=f"Create, list and revoke API keys. {_HERE}", epilog=EXIT_STATUS, **_SETTINGS
-)  # type: ignore[arg-type]
-sessions = typer.Typer(
-    help=f"List, show, search and end sessions. {_HERE}", epilog=EXIT_STATUS, **_SETTINGS
-)  # type: ignore[arg-type]
+keys = _new_app(help=f"Create, list and revoke API keys. {_HERE}")
+sessions = _new_app(help=f"List, show, search and end sessions. {_HERE}")
 app.add_typer(keys, name="keys")
 app.add_typer(sessions, name="sessions")
 durable_app.register(app)
