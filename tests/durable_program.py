@@ -20,7 +20,7 @@ from pathors_agent.testing import calls
 from pathors_agent.testing.script import Asked, Entry
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport
 from pathors_agent.transports.base import AsyncResponse, Request
-from pathors_agent.wire.chat_completions import DEFAULT_PROFILE
+from pathors_agent.wire.profiles import DEFAULT_PROFILE
 
 Pass = Callable[[str], None]
 

@@ -15,7 +15,8 @@ from pathors_agent.testing.history_rules import check_request
 from pathors_agent.testing.scripted_transport import Player
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.endpoint import Endpoint
-from pathors_agent.wire.chat_completions import EndpointProfile, RequestTemplate
+from pathors_agent.wire.chat_completions import RequestTemplate
+from pathors_agent.wire.profiles import EndpointProfile
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 FILE = Path(os.environ.get("CONFORMANCE_DATA", SHARED)) / "openai_contract" / "chat.schema.json"

@@ -25,17 +25,9 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
-from pathors_agent.wire.chat_completions import (
-    DEFAULT_PROFILE,
-    PROFILES,
-    EndpointProfile,
-    ModelOptions,
-    RequestTemplate,
-    encode_message,
-)
-from pathors_agent.wire.chat_completions import (
-    PROFILES as NAMED_PROFILES,
-)
+from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate, encode_message
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, PROFILES, EndpointProfile
+from pathors_agent.wire.profiles import PROFILES as NAMED_PROFILES
 from properties import strategies
 
 IMAGE = ContentPart.model_validate(

@@ -19,8 +19,9 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
-from pathors_agent.wire.chat_completions import EndpointProfile, encode_message
+from pathors_agent.wire.chat_completions import encode_message
 from pathors_agent.wire.messages import dump_message
+from pathors_agent.wire.profiles import EndpointProfile
 from properties import strategies
 
 CANARY = "hunter2-canary"

@@ -24,12 +24,8 @@ from pathors_agent.messages import (
 from pathors_agent.testing import ScriptedTransport, calls, check_history
 from pathors_agent.testing.history_rules import check_request
 from pathors_agent.tools.tool import tool
-from pathors_agent.wire.chat_completions import (
-    PROFILES,
-    EndpointProfile,
-    ModelOptions,
-    RequestTemplate,
-)
+from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
+from pathors_agent.wire.profiles import PROFILES, EndpointProfile
 from properties import strategies
 from request_contract import problems_of, taken_problems
 

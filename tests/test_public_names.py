@@ -56,7 +56,7 @@ PUBLIC_NAMES = {
 ALIASES = {
     "JSONValue": "messages",
     "NOT_HAPPENED": "agents.perform.reconcile",
-    "PROFILES": "wire.chat_completions",
+    "PROFILES": "wire.profiles",
 }
 
 # Those whose `__all__` is for users, each name of which has its docstring in the reference.

@@ -33,7 +33,7 @@ from pathors_agent.testing import (
     http_error,
 )
 from pathors_agent.tools.tool import tool
-from pathors_agent.wire.chat_completions import EndpointProfile
+from pathors_agent.wire.profiles import EndpointProfile
 from ways import WAYS, Way
 
 

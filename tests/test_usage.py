@@ -13,7 +13,7 @@ from pathors_agent.core.limits import Limits
 from pathors_agent.messages import AssistantMessage, Usage
 from pathors_agent.testing import ScriptedTransport, answer, raw
 from pathors_agent.tools.tool import tool
-from pathors_agent.wire.chat_completions import EndpointProfile
+from pathors_agent.wire.profiles import EndpointProfile
 from pathors_agent.wire.response_stream import ResponseStream
 from pathors_agent.wire.usage import merged_usage, read_usage
 

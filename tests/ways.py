@@ -15,8 +15,8 @@ from pathors_agent.history.loading import Prompt
 from pathors_agent.messages import Message
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport
 from pathors_agent.transports.base import Request
-from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.wire.deltas import Delta
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 
 WAYS = ("blocking", "asyncio", "trio")
 

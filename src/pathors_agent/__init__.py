@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from pathors_agent.transports.fallback import AsyncFallbackTransport, FallbackTransport
     from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
     from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
-    from pathors_agent.wire.chat_completions import PROFILES, EndpointProfile, ModelOptions
+    from pathors_agent.wire.chat_completions import ModelOptions
     from pathors_agent.wire.deltas import (
         ReasoningDelta,
         TextDelta,
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         ToolProgressDelta,
     )
     from pathors_agent.wire.message_builder import Quirk
+    from pathors_agent.wire.profiles import PROFILES, EndpointProfile
 
 __version__ = "0.1.0"
 
@@ -162,7 +163,8 @@ _NAMES_BY_MODULE = {
     "transports.aiohttp": ("AiohttpTransport",),
     "agents.approvals": ("Approval", "Decision"),
     "agents.perform.reconcile": ("NOT_HAPPENED", "Happened"),
-    "wire.chat_completions": ("PROFILES", "EndpointProfile", "ModelOptions"),
+    "wire.chat_completions": ("ModelOptions",),
+    "wire.profiles": ("PROFILES", "EndpointProfile"),
     "core.conversation": ("Conversation",),
     "errors": (
         "AgentError",

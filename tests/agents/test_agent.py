@@ -41,7 +41,8 @@ from pathors_agent.testing import (
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.tools.tool import Tool, tool
-from pathors_agent.wire.chat_completions import EndpointProfile, ModelOptions
+from pathors_agent.wire.chat_completions import ModelOptions
+from pathors_agent.wire.profiles import EndpointProfile
 from ways import WAYS, Way
 
 GO = UserMessage(content="Go.")

@@ -39,8 +39,9 @@ from pathors_agent.testing import (
 )
 from pathors_agent.testing.script import Answer
 from pathors_agent.tools.tool import Tool, tool
-from pathors_agent.wire.chat_completions import PROFILES, EndpointProfile, ModelOptions
+from pathors_agent.wire.chat_completions import ModelOptions
 from pathors_agent.wire.message_builder import MessageBuilder
+from pathors_agent.wire.profiles import PROFILES, EndpointProfile
 from ways import WAYS, Way
 
 Mode = Literal["response_format", "tool", "prompt"]

@@ -16,7 +16,7 @@ from pathors_agent.offline import AsyncOfflineTransport, OfflineTransport
 from pathors_agent.server import Project
 from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.transports.http import HTTPTransport
-from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 from servers import FakeLLMServer, LLMockServer
 
 HOLDS, NO, NOT_SEEN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.NOT_SEEN

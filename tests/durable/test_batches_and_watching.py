@@ -25,7 +25,7 @@ from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
 from pathors_agent.testing.script import Entry
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport
 from pathors_agent.views.timeline import TimedCall
-from pathors_agent.wire.chat_completions import DEFAULT_PROFILE
+from pathors_agent.wire.profiles import DEFAULT_PROFILE
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 

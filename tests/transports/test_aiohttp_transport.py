@@ -19,7 +19,7 @@ from pathors_agent.transports.aiohttp_client import AiohttpAnswer
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.exchange import Timeouts
 from pathors_agent.transports.http import HTTPTransport
-from pathors_agent.wire.chat_completions import EndpointProfile
+from pathors_agent.wire.profiles import EndpointProfile
 from servers import (
     STALL,
     Drip,

@@ -18,7 +18,7 @@ from pathors_agent.transports.exchange import Timeouts
 from pathors_agent.transports.fallback import AsyncFallbackTransport, FallbackTransport
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
-from pathors_agent.wire.chat_completions import EndpointProfile
+from pathors_agent.wire.profiles import EndpointProfile
 from servers import CLOSE, RESET, STALL, ScriptedServer, Step, answer, chunk, head
 
 REQUEST = Request(body=b'{"n": 1}', session_id="session-1")

@@ -24,7 +24,7 @@ from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.base import AsyncTransport, Request
 from pathors_agent.transports.endpoint import keeps_history
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
-from pathors_agent.wire.chat_completions import EndpointProfile
+from pathors_agent.wire.profiles import EndpointProfile
 from servers import (
     CLOSE,
     RESET,

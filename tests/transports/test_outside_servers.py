@@ -16,8 +16,9 @@ from pathors_agent.messages import Message, ToolMessage, UserMessage
 from pathors_agent.tools.tool import tool
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
-from pathors_agent.wire.chat_completions import EndpointProfile, ModelOptions
+from pathors_agent.wire.chat_completions import ModelOptions
 from pathors_agent.wire.deltas import Delta, TextDelta
+from pathors_agent.wire.profiles import EndpointProfile
 from servers import FakeLLMServer, LLMockServer
 from ways import WAYS
 

@@ -14,7 +14,7 @@ from pathors_agent.testing import ScriptedTransport
 from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport, retry_after
-from pathors_agent.wire.chat_completions import EndpointProfile
+from pathors_agent.wire.profiles import EndpointProfile
 from servers import CLOSE, RESET, STALL, LLMockServer, ScriptedServer, Step, answer, chunk, head
 
 REQUEST = Request(body=b"{}", session_id="session-1")

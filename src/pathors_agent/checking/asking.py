@@ -11,7 +11,8 @@ from pathors_agent.errors import TransportError, error_text
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import AssistantMessage, JSONValue, Message
 from pathors_agent.transports.base import Request, Transport
-from pathors_agent.wire.chat_completions import EndpointProfile, ModelOptions, RequestTemplate
+from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
+from pathors_agent.wire.profiles import EndpointProfile
 from pathors_agent.wire.provider_errors import decode_error
 from pathors_agent.wire.response_stream import ResponseStream
 from pathors_agent.wire.sse import SSEParser

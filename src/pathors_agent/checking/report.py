@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from pathors_agent.messages import JSONValue
-from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 
 ANY_PROFILE = "any profile"
 """The `profile` of a finding that this library makes up for whatever the settings are."""

@@ -16,8 +16,7 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.offline.planning import OfferedTool, Plan, PlannedCall, Planner, readable
-from pathors_agent.wire.contents import RESULT_ORIGIN
-from pathors_agent.wire.messages import read_client_messages
+from pathors_agent.wire.messages import RESULT_ORIGIN, read_client_messages
 
 MODEL = "offline-rules"
 _I_AM = "I am a stand-in that works by rules, no language model"

@@ -22,7 +22,8 @@ from pathors_agent.server.project import Project
 from pathors_agent.tools.registry import Tools
 from pathors_agent.tools.tool import Tool
 from pathors_agent.transports.base import AsyncTransport
-from pathors_agent.wire.chat_completions import PROFILES, ModelOptions
+from pathors_agent.wire.chat_completions import ModelOptions
+from pathors_agent.wire.profiles import PROFILES
 
 # What a table of a project may hold, beside the tables `options` and `limits`.
 _TEXTS = (

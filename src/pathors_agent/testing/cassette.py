@@ -28,7 +28,7 @@ from pathors_agent.transports.base import (
     Response,
     Transport,
 )
-from pathors_agent.wire.chat_completions import EndpointProfile
+from pathors_agent.wire.profiles import EndpointProfile
 
 TransportT = TypeVar("TransportT", Transport, AsyncTransport)
 

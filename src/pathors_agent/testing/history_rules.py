@@ -11,7 +11,8 @@ from pathors_agent.history.loading import dump_messages, load_stored
 from pathors_agent.json_text import is_json_object
 from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolCall, ToolMessage
 from pathors_agent.testing.usage import messages_of
-from pathors_agent.wire.chat_completions import PROFILES, EndpointProfile, RequestTemplate
+from pathors_agent.wire.chat_completions import RequestTemplate
+from pathors_agent.wire.profiles import PROFILES, EndpointProfile
 
 # OpenAI's rule for names of functions.
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")

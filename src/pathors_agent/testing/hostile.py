@@ -34,7 +34,7 @@ from pathors_agent.testing.scripted_transport import (
     PlayerTransport,
     ScriptedTransport,
 )
-from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 
 THEN = "Enough."
 """What a hostile model says when its script is at its end."""

@@ -22,9 +22,9 @@ from pathors_agent.testing.script import Entry, raw
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport, Player, PlayerTransport
 from pathors_agent.testing.tape import differences
 from pathors_agent.transports.base import AsyncTransport, Transport
-from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.wire.completion_bytes import plain_body
 from pathors_agent.wire.messages import dump_message
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 
 Log = str | bytes | RunResult[Any] | Conversation | Iterable[Message]
 """A run's messages, or the text that `dump_messages` made of them."""

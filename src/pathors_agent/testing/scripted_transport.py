@@ -18,8 +18,8 @@ from pathors_agent.transports.base import (
     Response,
     Transport,
 )
-from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.wire.completion_bytes import error_body
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.wire.sse import encode_event
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pathors_agent.errors import CassetteMiss, Difference, TransportError
 from pathors_agent.messages import JSONValue
-from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 
 SHOWN_CHARACTERS = 100
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from pathors_agent.concurrency.cancellation import Cancellation
 from pathors_agent.errors import TransportError
-from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.wire.provider_errors import is_retryable
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathors_agent.telemetry.events import ServerAddress, library_version
 from pathors_agent.transports.base import COMPLETIONS_PATH, AsyncResponse, PushBack, Request
 from pathors_agent.transports.connections import Route, route_to
 from pathors_agent.transports.exchange import Exchange, Secrets, Timeouts
-from pathors_agent.wire.chat_completions import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 
 if TYPE_CHECKING:
     import httpx2  # for its URL: one reading of addresses, whatever client calls them

@@ -25,7 +25,7 @@ from pathors_agent.transports.base import (
     open_answer_async,
 )
 from pathors_agent.transports.retry import TransportT
-from pathors_agent.wire.chat_completions import EndpointProfile
+from pathors_agent.wire.profiles import EndpointProfile
 
 
 class _Fallback(Generic[TransportT]):

@@ -19,7 +19,7 @@ from pathors_agent.transports.base import (
 from pathors_agent.transports.endpoint import Endpoint
 from pathors_agent.transports.exchange import DEFAULT_TIMEOUTS, Timeouts
 from pathors_agent.transports.retry import RETRIES, RetriedAnswer, RetryPolicy
-from pathors_agent.wire.chat_completions import EndpointProfile
+from pathors_agent.wire.profiles import EndpointProfile
 
 if TYPE_CHECKING:
     import httpx2  # noqa: F401  (in the classes' type arguments)

@@ -1,16 +1,30 @@
-"""Messages as the objects that OpenAI's API has for them: as clients send them, as stores keep them.
+"""Convert messages to and from the message objects of OpenAI's API.
 
-A stored message is such an object with the fields beside it that the API has no place for; what a
-client sends is read without those, so that nobody can claim what only this library says.
+Three forms: the stored form is the API's object with additional fields of this library; clients send the
+API's fields only, and others are ignored; an endpoint receives the object as its profile requires.
 """
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from pydantic import TypeAdapter, ValidationError
 
 from pathors_agent.errors import ConversationError
-from pathors_agent.messages import AssistantMessage, ContentPart, JSONValue, Message, ToolCall
+from pathors_agent.json_text import is_json_object
+from pathors_agent.messages import (
+    AssistantMessage,
+    Content,
+    ContentPart,
+    JSONValue,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile, ResultMedia
 
 
 @cache
@@ -28,7 +42,7 @@ FIELDS_BY_ROLE = {
 }
 _CALL_FIELDS = {"id", "type", "function"}
 
-# What OpenAI calls a system message for its newer models.
+# OpenAI's role of system messages for its newer models.
 SAME_ROLE = {"developer": "system"}
 
 
@@ -38,7 +52,7 @@ def dump_message(message: Message) -> dict[str, JSONValue]:
 
 
 def write_message(message: Message) -> dict[str, JSONValue]:
-    """Give a message as its JSON object, complete: `read_message` gives an equal one."""
+    """Return the stored form of a message; `read_message` returns an equal message."""
     fields = dump_message(message)
     wire: dict[str, JSONValue] = {"role": message.role, "content": None, **fields}
     if isinstance(message, AssistantMessage) and message.tool_calls:
@@ -47,13 +61,13 @@ def write_message(message: Message) -> dict[str, JSONValue]:
 
 
 def write_call(call: ToolCall) -> dict[str, JSONValue]:
-    """Give a call as its JSON object."""
+    """Return the JSON object of a call."""
     function: dict[str, JSONValue] = {"name": call.name, "arguments": call.arguments}
     return {**call.extra, "id": call.id, "type": "function", "function": function}
 
 
 def read_message(value: Mapping[str, JSONValue]) -> Message:
-    """Read what `write_message` wrote; `ConversationError` for anything else."""
+    """Read the output of `write_message`; raise `ConversationError` for any other value."""
     try:
         return message_adapter().validate_python(_own_fields(value))
     except ValidationError as error:
@@ -61,10 +75,10 @@ def read_message(value: Mapping[str, JSONValue]) -> Message:
 
 
 def read_client_messages(values: Iterable[JSONValue]) -> tuple[list[Message], list[str]]:
-    """Read the messages of a request; give them, and what is wrong with the others.
+    """Read the messages of a request; return the valid ones, and the problems of the others.
 
-    Each problem is `messages[2].tool_call_id: ...`. Fields that the API does not know are left
-    out, and so are those that say what only this library can know.
+    A problem is a path and a text: `messages[2].tool_call_id: ...`. Fields that are not part of the
+    API are ignored, including those of this library.
     """
     messages: list[Message] = []
     problems: list[str] = []
@@ -84,7 +98,7 @@ def _client_fields(value: Mapping[str, JSONValue]) -> dict[str, object]:
     role = value.get("role")
     role = SAME_ROLE.get(role, role) if isinstance(role, str) else role
     known = FIELDS_BY_ROLE.get(role, _CLIENT_FIELDS) if isinstance(role, str) else _CLIENT_FIELDS
-    # Clients write null for what they leave out.
+    # Clients write null for omitted fields.
     given = {k: v for k, v in value.items() if k in known and v is not None}
     if role != "assistant":
         given.setdefault("content", "")
@@ -105,7 +119,7 @@ def _own_fields(value: Mapping[str, JSONValue]) -> dict[str, object]:
 
 
 def _own_part(part: JSONValue, known: dict[str, ContentPart]) -> object:
-    """Return a plain text part as a value, the same one for each equal text.
+    """Return plain text parts as values, one object for equal texts.
 
     A few megabytes hold hundreds of thousands of parts. As many objects would stop the whole
     process for half a second whenever Python collects garbage.
@@ -128,9 +142,9 @@ def _own_call(call: JSONValue) -> JSONValue:
 
 
 def _problems(error: ValidationError, where: str) -> list[str]:
-    """Say where in the message and what, in the API's words."""
+    """Return the paths and texts of the problems, in terms of the API."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    # Of the kinds that a content may be, the one that the path goes deepest into was meant.
+    # Content is a union: the member with the deepest problem is the intended one.
     deepest = max(len(problem["loc"]) for problem in found)
     lines = {}
     for problem in found:
@@ -143,7 +157,7 @@ def _problems(error: ValidationError, where: str) -> list[str]:
     return [f"{path}: {said}" for path, said in lines.items()]
 
 
-# Of a place that is a content itself: role, field, and pydantic's name for the kind.
+# The length of the path of a content itself: role, field, and pydantic's name of the union member.
 _WHOLE_CONTENT = 3
 _ROLE = (".role", "must be one of system, developer, user, assistant, tool")
 _WORDS = {
@@ -159,8 +173,172 @@ _WORDS = {
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
-    """Write a place as `.tool_calls[0].function.name`; the first part is the role."""
+    """Return a path such as `.tool_calls[0].function.name`; the first item of `loc` is the role."""
     names = [name for name in loc[1:] if "tuple[" not in str(name) and name != "str"]
     path = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names)
     in_call = len(names) > 2 and names[0] == "tool_calls" and names[2] in ("name", "arguments")
     return path.replace("].", "].function.", 1) if in_call else path
+
+
+# - as an endpoint of a profile reads them
+
+# OpenAI's rule for function names; some servers answer 400 to a history that breaks it.
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+_NAME_LENGTH = 64
+# OpenAI's rule for the names of users and system messages.
+_NOT_IN_SPEAKERS = re.compile(r"[\s<|\\/>]+")
+_NINE = re.compile(r"[A-Za-z0-9]{9}")
+
+
+def wire_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -> dict[str, object]:
+    """Return the JSON object of a message for an endpoint of this profile."""
+    match message:
+        case SystemMessage():
+            content = text_content(message.content)
+            return {"role": profile.system_role, **_name(message), "content": content}
+        case ToolMessage():
+            call_id = sent_call_id(message.tool_call_id, profile)
+            content = result_content(message.content, profile.result_media)
+            return {"role": "tool", "tool_call_id": call_id, "content": content}
+        case AssistantMessage():
+            return _wire_assistant(message, profile)
+        case UserMessage():
+            return {"role": "user", **_name(message), "content": any_content(message.content)}
+
+
+def _name(message: SystemMessage | UserMessage) -> dict[str, object]:
+    name = _NOT_IN_SPEAKERS.sub("_", message.name or "")[:_NAME_LENGTH]
+    return {"name": name} if name else {}
+
+
+def _wire_assistant(message: AssistantMessage, profile: EndpointProfile) -> dict[str, object]:
+    wire: dict[str, object] = {"role": "assistant"}
+    if message.content is not None:
+        wire["content"] = text_content(message.content)
+    elif not message.tool_calls:
+        # An empty answer, or a refusal: a message without calls needs a text as content.
+        wire["content"] = message.refusal or ""
+    elif profile.null_content:
+        wire["content"] = None
+    if message.tool_calls:
+        wire["tool_calls"] = [_wire_call(call, profile) for call in message.tool_calls]
+        if profile.reasoning_field and message.reasoning:
+            wire[profile.reasoning_field] = message.reasoning
+    for name in profile.echoed_fields:
+        if name in message.extra:
+            wire[name] = message.extra[name]
+    return wire
+
+
+def _wire_call(call: ToolCall, profile: EndpointProfile) -> dict[str, object]:
+    extra = call.extra if profile.echoes_call_fields else {}
+    function = {
+        "name": _NOT_IN_NAMES.sub("_", call.name)[:_NAME_LENGTH] or "unnamed",
+        # vLLM, SGLang and llama.cpp refuse a conversation if the arguments of one call are not a JSON
+        # object. The result of the call describes the problem to the model.
+        "arguments": call.arguments if is_json_object(call.arguments) else "{}",
+    }
+    return {**extra, "id": sent_call_id(call.id, profile), "type": "function", "function": function}
+
+
+def sent_call_id(call_id: str, profile: EndpointProfile) -> str:
+    """Return a call id that the endpoint accepts, the same for each occurrence."""
+    if profile.call_ids == "any" or _NINE.fullmatch(call_id):
+        return call_id
+    return hashlib.blake2b(call_id.encode(), digest_size=5).hexdigest()[:9]
+
+
+# - contents
+#
+# OpenAI accepts images, audio and files in user messages only, and only of some types. It refuses a
+# request with any other, and then each later request of the conversation.
+
+RESULT_ORIGIN = "From the result of tool call "
+"""The text before the parts of each result if a user message has several; the call id follows."""
+
+_IN_USER_MESSAGE = "in the next user message"
+_NOT_SENT = "not sent"
+
+# Names for the model of the part types that only user messages can have.
+_PART_WORDS = {"image_url": "image", "input_audio": "audio", "file": "file"}
+_IMAGE_STARTS = tuple(f"data:image/{name};" for name in ("png", "jpeg", "jpg", "gif", "webp"))
+_AUDIO_FORMATS = ("wav", "mp3")
+
+
+def any_content(content: Content) -> JSONValue:
+    """Return a content with all of its parts."""
+    # Endpoints refuse an empty list.
+    return content if isinstance(content, str) else write_parts(content) or ""
+
+
+def text_content(content: Content) -> JSONValue:
+    """Return the content of a system or assistant message; notes replace images, audio and files."""
+    if isinstance(content, str) or not any(part.type in _PART_WORDS for part in content):
+        return any_content(content)
+    return _lines(content)
+
+
+def result_content(content: Content, media: ResultMedia) -> JSONValue:
+    """Return the content of a tool message; notes replace parts that are sent elsewhere or omitted.
+
+    With "left_out", it is always a string: some endpoints refuse lists of parts there.
+    """
+    if isinstance(content, str) or media == "tool_message":
+        return any_content(content)
+    if media == "user_message" and not _others(content):
+        return any_content(content)
+    return _lines(content, carried_parts(content, media))
+
+
+def carried_parts(content: Content, media: ResultMedia) -> list[ContentPart]:
+    """Return the parts of a tool's result that a user message carries."""
+    if isinstance(content, str) or media != "user_message":
+        return []
+    return [part for part in _others(content) if _is_accepted(part)]
+
+
+def write_parts(parts: Sequence[ContentPart]) -> list[JSONValue]:
+    """Return parts in the stored form, so that a loaded message is sent as the same bytes."""
+    return [_write_part(part) for part in parts]
+
+
+def _write_part(part: ContentPart) -> JSONValue:
+    if part.type == "text" and not part.model_extra:  # four times as fast, for most parts
+        return {"type": "text", "text": part.text}
+    dumped: dict[str, JSONValue] = part.model_dump(mode="json", exclude_defaults=True)
+    return dumped
+
+
+def _others(parts: Sequence[ContentPart]) -> list[ContentPart]:
+    return [part for part in parts if part.type != "text"]
+
+
+def _lines(parts: Sequence[ContentPart], carried: Sequence[ContentPart] = ()) -> str:
+    """Return text parts as lines, and other parts as notes such as "[image: not sent]"."""
+    lines = []
+    for part in parts:
+        where = _IN_USER_MESSAGE if part in carried else _NOT_SENT
+        note = f"[{_PART_WORDS.get(part.type, part.type)}: {where}]"
+        lines.append(part.text or "" if part.type == "text" else note)
+    return "\n".join(lines)
+
+
+def _is_accepted(part: ContentPart) -> bool:
+    """Return False for parts that OpenAI refuses; unknown types may suit other endpoints."""
+    value = (part.model_extra or {}).get(part.type)
+    match part.type:
+        case "image_url":
+            return _is_image(value)
+        case "input_audio":
+            return isinstance(value, dict) and value.get("format") in _AUDIO_FORMATS
+        case "file":
+            return isinstance(value, dict)
+        case _:
+            return True
+
+
+def _is_image(value: JSONValue) -> bool:
+    url = value.get("url") if isinstance(value, dict) else None
+    if not isinstance(url, str):
+        return False
+    return not url.startswith("data:") or url.startswith(_IMAGE_STARTS)

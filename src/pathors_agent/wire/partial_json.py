@@ -1,7 +1,6 @@
-"""The value so far of a JSON text that is still arriving, in time linear in its length.
+"""Parse a JSON text while it arrives, in time linear in its length.
 
-For display only: nothing here decides what a tool is given. Final arguments come from one strict
-parse of the whole text.
+For display only: the arguments of a tool come from one strict parse of the whole text.
 """
 
 import re
@@ -10,7 +9,7 @@ from typing import Any
 
 from pathors_agent.messages import JSONValue
 
-# Deeper than any arguments seen; Python's own parser stops near 1,000.
+# Deeper than any known arguments; Python's own parser stops near 1,000.
 MAX_DEPTH = 200
 
 _SPACE = " \t\n\r"
@@ -20,7 +19,7 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _HEX = re.compile(r"[0-9a-fA-F]{4}")
 _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _UNICODE_ESCAPE_LENGTH = 6  # \uXXXX
-# By their first letters. Unlike a number, a word says itself when it ends.
+# By first letter. A number only ends at the next token; `true`, `false` and `null` end by themselves.
 _WORDS: dict[str, tuple[str, JSONValue]] = {
     "t": ("true", True),
     "f": ("false", False),
@@ -32,11 +31,11 @@ _State = Callable[["PartialJSON", str, int], int]
 
 
 class PartialJSON:
-    """A push parser: feed the text in pieces, read `value` in between.
+    """A push parser: feed the text in pieces, and read `value` in between.
 
-    Strings that have not ended are given as far as they go; numbers and words that have not ended
-    are left out, as are members without a value. After text that is no JSON, `value` stays as it
-    was before it. `value` is the growing value itself, not a copy.
+    `value` contains unfinished strings as far as they go, and omits unfinished numbers and literals,
+    and members without a value. It does not change after invalid text. It is the growing value
+    itself, not a copy.
     """
 
     __slots__ = (
@@ -55,24 +54,26 @@ class PartialJSON:
     )
 
     def __init__(self) -> None:
-        self._root: list[JSONValue] = []  # holds the value, once it has begun
-        # The innermost open container, and the place in it that the text has come to: a dict and
-        # a key, or a list and `_LAST`. `_after` is the state that follows a value there.
+        self._root: list[JSONValue] = []  # contains the value once it has begun
+        # The innermost open container, and the current place in it: a dict and a key, or a list and
+        # `_LAST`. `_after` is the state after a value there.
         self._top: Any = self._root
         self._key: Any = _LAST
         self._after: _State = PartialJSON._after_end
-        self._stack: list[tuple[Any, Any, _State]] = []  # the same three of those around it
-        # `_in_string` or `_in_key`: where the end of an escape sequence leads back to.
+        self._stack: list[
+            tuple[Any, Any, _State]
+        ] = []  # the same three values of the outer containers
+        # `_in_string` or `_in_key`: the state after an escape sequence.
         self._string: _State = PartialJSON._in_string
-        self._escape = ""  # an escape sequence that has not ended
+        self._escape = ""  # an unfinished escape sequence
         self._high = ""  # the first half of a surrogate pair
-        self._pieces: list[str] = []  # of a key or number that has not ended
-        self._word: JSONValue = None  # what the word that has not ended means
-        self._word_rest = ""  # its letters that have not come
+        self._pieces: list[str] = []  # of an unfinished key or number
+        self._word: JSONValue = None  # the value of the unfinished literal
+        self._word_rest = ""  # its remaining letters
         self._state: _State = PartialJSON._before_value
 
     def feed(self, text: str) -> None:
-        """Take the next piece of the text."""
+        """Parse the next piece of the text."""
         at = 0
         end = len(text)
         while at < end:
@@ -80,18 +81,18 @@ class PartialJSON:
 
     @property
     def value(self) -> JSONValue:
-        """The value so far; None while there is none."""
+        """The value so far; None until it begins."""
         return self._root[0] if self._root else None
 
     @property
     def is_whole_object(self) -> bool:
-        """Whether the text so far is one JSON object, with nothing but space around it."""
+        """Whether the text so far is one JSON object, perhaps with space around it."""
         return self._state is PartialJSON._after_end and isinstance(self.value, dict)
 
-    # Each state takes the text and a place in it, and gives the place it has read to. States are
-    # plain functions: bound methods would make a cycle, and keep the value until a collection.
-    # Places are looked at one by one: for the one or two characters between values that is half
-    # the cost of a regular expression.
+    # A state is a function of the text and a position that returns the next position. States are plain
+    # functions: bound methods would form a cycle, which keeps the value until a garbage collection.
+    # Characters are read one by one: for the one or two characters between values, that takes half
+    # the time of a regular expression.
 
     def _before_value(self, text: str, at: int) -> int:
         match text[at]:
@@ -172,8 +173,8 @@ class PartialJSON:
         special = _NOT_PLAIN.search(text, at)
         stop = special.start() if special else len(text)
         if stop > at:
-            # Taking the string out of its place leaves one reference to it, and CPython then
-            # extends it where it lies: a long string costs its length, not the square of it.
+            # Without the reference in the container there is only one, so that CPython extends the
+            # string in place: the time for a long string is linear, not quadratic.
             top, key = self._top, self._key
             string = top[key]
             top[key] = None
@@ -200,7 +201,7 @@ class PartialJSON:
         return self._at_special(text, stop)
 
     def _at_special(self, text: str, at: int) -> int:
-        """Take a backslash; a raw control character is no JSON."""
+        """Read a backslash; a raw control character is invalid JSON."""
         if text[at] == "\\":
             self._escape = "\\"
             self._state = PartialJSON._in_escape
@@ -238,7 +239,7 @@ class PartialJSON:
             self._grow("\ufffd" if "\udc00" <= unit <= "\udfff" else unit)
 
     def _after_high(self, text: str, at: int) -> int:
-        """Take what follows the first half of a surrogate pair: the second, or the half is lost."""
+        """Read the second half of a surrogate pair, or replace the first half."""
         if text[at] == "\\":
             return self._at_special(text, at)
         self._grow("")
@@ -246,7 +247,7 @@ class PartialJSON:
         return at
 
     def _grow(self, piece: str) -> None:
-        """Extend the string or key by what an escape sequence meant."""
+        """Append the characters of an escape sequence to the string or key."""
         if self._high:
             self._high = ""
             piece = "\ufffd" + piece
@@ -258,7 +259,7 @@ class PartialJSON:
         string += piece
         self._top[self._key] = string
 
-    # - Words and numbers
+    # - Literals and numbers
 
     def _in_word(self, text: str, at: int) -> int:
         rest = self._word_rest
@@ -308,7 +309,7 @@ class PartialJSON:
         return at + 1
 
     def _put(self, value: JSONValue) -> None:
-        """Add a value where the text has come to."""
+        """Add a value at the current place."""
         if self._key is _LAST:
             self._top.append(value)
         else:
@@ -316,7 +317,7 @@ class PartialJSON:
 
 
 def _read_number(text: str) -> JSONValue:
-    """Give a number's value; raise ValueError for anything else."""
+    """Return the value of a number; raise `ValueError` for other texts."""
     number = _NUMBER.fullmatch(text)
     if number is None:
         raise ValueError("not JSON")

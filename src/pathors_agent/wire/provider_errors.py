@@ -1,4 +1,4 @@
-"""Read a provider's error, whatever its shape: JSON of five kinds, HTML, text, or nothing."""
+"""Read the error of a provider in any form: JSON of five kinds, HTML, text, or an empty body."""
 
 import json
 from collections.abc import Mapping
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathors_agent.errors import QUOTED_BODY_BYTES, ProviderError
 from pathors_agent.messages import JSONValue
 
-# Far more than any provider's error; what is beyond is not read.
+# Far more than any provider's error; the rest is not read.
 MAX_ERROR_BODY_BYTES = 64 * 1024
 
-# Timeout, conflict, rate limit: RFC 9110 and what providers document; all of 5xx is retried too.
+# Timeout, conflict, rate limit, by RFC 9110 and the providers' documentation; 5xx as well.
 _RETRYABLE_STATUSES = frozenset({408, 409, 429})
 _SERVER_ERRORS = range(500, 600)
 
-# Gateways wrap the error of a gateway before them; nobody has been seen to do it four times.
+# Gateways wrap the errors of other gateways; the deepest known nesting is three.
 _WRAPPINGS = 8
 
-# A paragraph: what is longer is a page, and is kept in `body`.
+# One paragraph; the attribute `body` has the rest.
 _SAID_CHARACTERS = 500
 
 _OK = 200
@@ -42,7 +42,7 @@ def decode_error(
     place: str = "",
     attempts: int = 1,
 ) -> ProviderError:
-    """Return the error of an answer with an error status, or of a body that is no answer."""
+    """Return the error of an answer with an error status, or of a body that is not an answer."""
     quoted = body[:QUOTED_BODY_BYTES].decode(errors="replace")
     value = _loads(body)
     words, code, kind = _words(value)
@@ -64,10 +64,10 @@ def decode_error(
 
 
 def find_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> ProviderError | None:
-    """Give the error inside an answer that came with status 200, or None.
+    """Return the error inside an answer with status 200, or None.
 
-    `is_answer`: it holds choices too, so that only an explicit `error` or a finish_reason of
-    "error" makes it one.
+    If `is_answer`, the object has choices as well: then only an explicit `error` or the finish_reason
+    "error" is an error.
     """
     if not _holds_error(answer, is_answer=is_answer):
         return None
@@ -97,7 +97,7 @@ def _holds_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> bool:
 
 
 def _words(value: JSONValue, depth: int = 0) -> tuple[str, str | None, str | None]:
-    """Find message, code and type in an error of any shape; "" where there is no message."""
+    """Return message, code and type of an error in any form; the message may be ""."""
     if isinstance(value, list) and value and depth < _WRAPPINGS:
         return _words(value[0], depth + 1)
     if isinstance(value, str):
@@ -123,7 +123,7 @@ def _message(value: Mapping[str, JSONValue]) -> str:
 
 
 def _detail(item: JSONValue) -> str:
-    """One entry of a validation error as FastAPI writes it: where, and what."""
+    """Return one entry of FastAPI's validation errors as a path and a text."""
     if not isinstance(item, dict):
         return str(item) if isinstance(item, str) else ""
     place = item.get("loc")
@@ -140,7 +140,7 @@ def _code(value: Mapping[str, JSONValue]) -> str | None:
 
 
 def _param(value: JSONValue) -> str | None:
-    """Return the name of the field that an error is about; gateways wrap errors in others."""
+    """Return the field that an error refers to; gateways wrap errors in others."""
     found = None
     for _ in range(_WRAPPINGS):
         value = value[0] if isinstance(value, list) and value else value

@@ -1,4 +1,4 @@
-"""Server-sent events by the HTML standard, and nothing else: bytes to events, data to bytes.
+"""Parse and write server-sent events by the HTML standard.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 """
@@ -11,19 +11,19 @@ from pathors_agent.errors import MalformedResponse
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# Eight MiB: ten times the longest line in the recorded streams; a longer one is no stream.
+# Eight MiB: ten times the longest line in the recorded streams.
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 
 # A thousand years in milliseconds; int() refuses texts of over 4,300 digits with an error.
 MAX_RETRY_DIGITS = 14
 
-# As an int: to look for bytes in bytes takes four times as long.
+# As an int: a search for bytes takes four times as long.
 _CR = 0x0D
 _LINE_ENDS = b"\r\n"
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """One dispatched event; `id` is the last event id the stream gave, "" when it gave none."""
+    """One dispatched event; `id` is the last event id of the stream so far, or ""."""
 
     event: str
     data: str
@@ -31,16 +31,16 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class LineEnds:
-    """Turn CR LF and CR into LF over pieces cut anywhere, also between CR and LF."""
+    """Convert CR LF and CR to LF in pieces that may be cut anywhere, also between CR and LF."""
 
     __slots__ = ("pending",)
 
     def __init__(self) -> None:
         self.pending = False
-        """Whether the next LF belongs to a CR already seen."""
+        """Whether the next LF belongs to a CR that was already read."""
 
     def normalise(self, data: bytes) -> bytes:
-        """Give `data` with LF as its only line end."""
+        """Return `data` with LF as its only line end."""
         if self.pending and data:
             self.pending = False
             if data.startswith(b"\n"):
@@ -48,7 +48,7 @@ class LineEnds:
         if _CR not in data:
             return data
         self.pending = data[-1] == _CR
-        # Half the time of replacing pairs. Lines of bytes end at LF, CR and CR LF alone.
+        # Half the time of `replace`. Lines of bytes end only at LF, CR and CR LF.
         lines = data.splitlines()
         if data[-1] in _LINE_ENDS:
             lines.append(b"")
@@ -56,31 +56,30 @@ class LineEnds:
 
 
 class SSEParser:
-    """An event-stream parser: push bytes in, take events out; time is linear in the bytes.
+    """A push parser of event streams, in time linear in the bytes.
 
-    `feed` takes pieces cut anywhere. An event that the end of the stream cuts off is not
-    dispatched, as the standard says; `pending` gives it to a caller who knows better.
-    A line, or the `data` lines of one event, of more than `max_event_bytes` as received are a
-    `MalformedResponse`, however the bytes are cut.
+    `feed` accepts pieces that may be cut anywhere. An event that the end of the stream cuts off is not
+    dispatched, as the standard specifies; `pending` returns it. Raises `MalformedResponse` if a line,
+    or the `data` lines of one event, are longer than `max_event_bytes` as received.
     """
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.retry: int | None = None
-        """The reconnection time the server asked for, in milliseconds."""
+        """The reconnection time that the server requested, in milliseconds."""
         self.offset = 0
-        """How many bytes were fed."""
+        """The number of bytes fed."""
         self._max_event_bytes = max_event_bytes
         self._line_ends = LineEnds()
-        self._start: bytes | None = b""  # None once a byte order mark can no longer come
-        # A line that has not ended. No list of pieces: joining one takes 80 bytes for each.
+        self._start: bytes | None = b""  # None after the place of a byte order mark
+        # An unfinished line. A list of pieces would cost 80 bytes for each.
         self._line = bytearray()
         self._data: list[str] = []
-        self._data_size = 0  # of the `data` lines as received
+        self._data_size = 0  # of the `data` lines, as received
         self._event = ""
         self._id = ""
 
     def feed(self, data: bytes) -> list[Event]:
-        """Take the next bytes of the stream; give the events they complete."""
+        """Parse the next bytes of the stream; return the events that they complete."""
         self.offset += len(data)
         if self._start is not None:
             data = self._without_byte_order_mark(data)
@@ -95,7 +94,7 @@ class SSEParser:
         return events
 
     def pending(self) -> Event | None:
-        """The event in progress, as if the stream had ended it properly; None without data."""
+        """Return the unfinished event as if a blank line followed; None without data."""
         events: list[Event] = []
         rest, self._start = self._start or b"", None
         self._take(rest, events)
@@ -149,14 +148,14 @@ class SSEParser:
 def encode_event(data: str | bytes, *, event: str | None = None) -> bytes:
     """Write one event; line ends in `data` become several `data` lines."""
     if event is not None and ("\n" in event or "\r" in event):
-        raise ValueError("an event's name is one line; this one holds a line end")
+        raise ValueError("the name of an event must not contain a line end")
     text = data.encode() if isinstance(data, str) else data
     head = b"" if event is None else b"event: " + event.encode() + b"\n"
     return head + b"".join(b"data: " + line + b"\n" for line in _lines(text)) + b"\n"
 
 
 def encode_comment(text: str) -> bytes:
-    """Write a comment, which readers skip: it keeps an idle connection alive."""
+    """Write a comment, which parsers ignore; it keeps an idle connection alive."""
     return b"".join(b": " + line + b"\n" for line in _lines(text.encode())) + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""Read token counts, whatever names a provider has for them, and merge those of several chunks."""
+"""Read token counts under the names of several providers, and merge those of several chunks."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -23,7 +23,7 @@ _COMPLETION: tuple[Path, ...] = (
     ("completionTokens",),
     ("eval_count",),
 )
-# Gemini counts its reasoning beside its answer.
+# Gemini counts the reasoning separately from the answer.
 _CANDIDATES: tuple[Path, ...] = (("candidatesTokenCount",), ("candidates_token_count",))
 _THOUGHTS: tuple[Path, ...] = (("thoughtsTokenCount",), ("thoughts_token_count",))
 _TOTAL: tuple[Path, ...] = (
@@ -50,7 +50,7 @@ _REASONING: tuple[Path, ...] = (
     ("reasoning_tokens",),
     *_THOUGHTS,
 )
-# Anthropic and Bedrock count cached tokens beside the others, not among them.
+# Anthropic and Bedrock count cached tokens separately from the other input tokens.
 _BESIDE_INPUT: tuple[tuple[Path, ...], ...] = (
     (("cache_read_input_tokens",), ("cacheReadInputTokens",)),
     (("cache_creation_input_tokens",), ("cacheWriteInputTokens",)),
@@ -120,7 +120,7 @@ def _completion(usage: Mapping[str, JSONValue]) -> int | None:
 
 
 def _count(usage: Mapping[str, JSONValue], paths: Iterable[Path]) -> int | None:
-    """Return the first count over zero that stands under one of the names, else zero or None."""
+    """Return the first positive count under one of the names, else zero or None."""
     zero = None
     for path in paths:
         if path[0] in usage:  # most names are another provider's
@@ -134,7 +134,7 @@ def _count(usage: Mapping[str, JSONValue], paths: Iterable[Path]) -> int | None:
 def _at(usage: Mapping[str, JSONValue], path: Path) -> int | None:
     value: object = usage
     for name in path:
-        # Decoded JSON; to ask for the abstract class takes ten times as long.
+        # Decoded JSON; a check for the abstract class takes ten times as long.
         value = value.get(name) if isinstance(value, dict) else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
