@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,12 @@ async def say(durable: DurableAgent[Any], session: str, run: str) -> None:
     await (await durable.start(SECRET, session_id=session, id=run)).result()
 
 
+def transport_of(durable: DurableAgent[Any]) -> AsyncScriptedTransport:
+    transport = durable.agent.transport
+    assert isinstance(transport, AsyncScriptedTransport)
+    return transport
+
+
 def tables(durable: DurableAgent[Any]) -> dict[str, list[Any]]:
     """Read everything that is stored."""
     database = engine.sql(durable.runs.client)
@@ -83,7 +89,7 @@ def make_older(durable: DurableAgent[Any], session: str, days: int) -> None:
 
 
 async def test_deleted_session_leaves_no_trace_of_its_contents(database: str) -> None:
-    async with opened(database, *["said 4711"] * 3) as durable:
+    async with opened(database, *["said 4711"] * 4) as durable:
         await say(durable, "gone", "one")
         await say(durable, "gone", "two")
         await say(durable, "kept", "three")
@@ -105,6 +111,9 @@ async def test_deleted_session_leaves_no_trace_of_its_contents(database: str) ->
             "pathors_durable_segments": 1,
             "pathors_durable_doubts": 0,
         }
+        await say(durable, "gone", "one")
+        assert len(transport_of(durable).requests[-1]["messages"]) == 1  # a new history
+        await durable.delete("one")
         await durable.delete("three")
         assert "4711" not in json.dumps(tables(durable), default=str)
         assert not any(tables(durable).values())
@@ -177,6 +186,39 @@ async def test_worker_deletes_what_is_too_old_in_small_pieces(database: str) -> 
         await say(durable, "run-1", "new")
 
         assert [run.id for run in await durable.list()] == ["new"]
+
+
+async def test_runs_beside_deletions_read_a_whole_history_or_begin_a_new_one(database: str) -> None:
+    turns = [(f"session-{n % 2}", f"prompt {n}") for n in range(24)]
+    async with opened(database, *["fine"] * len(turns)) as durable:
+        retention = Retention(durable.runs.client, "agent")
+        deleted = 0
+
+        async def delete_for_ever() -> None:
+            nonlocal deleted
+            while True:
+                later = datetime.now(UTC) + timedelta(hours=1)
+                deleted += await asyncio.to_thread(retention.expire, later)
+
+        deleting = asyncio.create_task(delete_for_ever())
+        handles = [await durable.start(text, session_id=session) for session, text in turns]
+        for handle in handles:
+            with suppress(RunNotFound):  # deleted since it ended
+                await handle.result()
+        while (await durable.list(limit=1)).total:  # noqa: ASYNC110  (the database tells nothing)
+            await asyncio.sleep(0.05)
+        deleting.cancel()
+        await asyncio.wait([deleting])
+
+    assert deleted > 0
+    requests = transport_of(durable).requests
+    assert len(requests) == len(turns)
+    prompts = {session: [text for each, text in turns if each == session] for session, _ in turns}
+    for request in requests:
+        said = [message["content"] for message in request["messages"][::2]]
+        own = next(texts for texts in prompts.values() if said[-1] in texts)
+        place = own.index(said[-1])
+        assert said == own[place + 1 - len(said) : place + 1]
 
 
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), timedelta(), "30d", True])

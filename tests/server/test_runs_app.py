@@ -1,6 +1,7 @@
 """The API of `runs serve`: who may use it, what it lists, and what it changes."""
 
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -178,11 +179,18 @@ def test_metrics_count_queues_statuses_and_doubts(database: str) -> None:
         digest = client.get("/api/run?id=b").json()["waiting"][0]["digest"]
         arguments = ["runs", "approve", "b", digest, "--database", database]
         assert runner.invoke(command_line, arguments).exit_code == 0
+        with sqlite3.connect(database.removeprefix("sqlite:///")) as connection:
+            connection.execute("UPDATE workflow_status SET recovery_attempts = 2")
+            doubt = "INSERT INTO pathors_durable_doubts VALUES ('shop', 'a', 'tool/0/0', 'pay', 'c', 'k')"
+            connection.execute(doubt)
+        connection.close()
         lines = client.get("/metrics").text.splitlines()
 
     assert 'pathors_runs{agent="shop",queue="main",status="finished"} 1.0' in lines
     assert 'pathors_runs{agent="shop",queue="main",status="queued"} 1.0' in lines
     assert 'pathors_queue_depth{queue="main"} 1.0' in lines
+    assert 'pathors_run_takeovers{agent="shop"} 6.0' in lines  # two runs, and the approval
+    assert 'pathors_calls_in_doubt{agent="shop"} 1.0' in lines
     [oldest] = [line for line in lines if line.startswith("pathors_queue_oldest_seconds{")]
     assert 0 <= float(oldest.split()[1]) < PATIENCE_SECONDS
 
