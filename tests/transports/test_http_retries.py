@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from pathors_agent.agents.agent import Agent, AsyncAgent
-from pathors_agent.concurrency.cancellation import Cancellation
+from pathors_agent.concurrency.event_loops import Cancellation
 from pathors_agent.core.limits import Limits
 from pathors_agent.errors import (
     InvalidSetting,

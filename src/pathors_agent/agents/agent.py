@@ -11,7 +11,7 @@ from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.drivers import drive, drive_async
 from pathors_agent.agents.perform.threads import ToolThread
 from pathors_agent.agents.result import RunResult
-from pathors_agent.agents.stream import AsyncRunStream, Before, RunStream
+from pathors_agent.agents.stream import AsyncRunStream, Baseline, RunStream
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
@@ -91,7 +91,7 @@ def prepare_run(
     *,
     session_id: str | None = None,
     context: object = None,
-) -> tuple[Run, Before, Bindings]:
+) -> tuple[Run, Baseline, Bindings]:
     """Return a run of the agent that goes on with a conversation, or begins a new one.
 
     Nothing is performed yet, and nothing is appended to the conversation.
@@ -121,7 +121,7 @@ def prepare_run(
         is_held=bindings.approvals.is_held,
         answers=answers,
     )
-    return run, Before(conversation), bindings
+    return run, Baseline(conversation), bindings
 
 
 class Agent(_AgentBase, Lifetime, Generic[OutputT]):
@@ -220,7 +220,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         decisions: Iterable[Decision] = (),
     ) -> RunStream[OutputT]:
         """As `run`, giving deltas and messages as they come: iterate it inside a `with`."""
-        run, before, bindings = prepare_run(
+        run, baseline, bindings = prepare_run(
             self, conversation, session_id=session_id, context=context
         )
         if run.conversation.open_calls:
@@ -228,7 +228,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         control = RunControl(run)
         _open(bindings, run, control, prompt, session_id, decisions)
         items = drive(run, self.transport, bindings, control, self._thread)
-        return RunStream(run, before, bindings, control, items)
+        return RunStream(run, baseline, bindings, control, items)
 
 
 class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
@@ -306,20 +306,20 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         decisions: Iterable[Decision] = (),
     ) -> AsyncRunStream[OutputT]:
         """As `run`, giving deltas and messages as they come: iterate it inside `async with`."""
-        run, before, bindings = prepare_run(
+        run, baseline, bindings = prepare_run(
             self, conversation, session_id=session_id, context=context
         )
         control = RunControl(run)
         items = drive_async(run, self.transport, bindings, control)
         if not self._choice or not run.conversation.open_calls:
             _open(bindings, run, control, prompt, session_id, decisions)
-            return AsyncRunStream(run, before, bindings, control, items)
+            return AsyncRunStream(run, baseline, bindings, control, items)
 
         async def open_with_its_tools() -> None:
             await bindings.choose_tools_async(run)
             _open(bindings, run, control, prompt, session_id, decisions)
 
-        return AsyncRunStream(run, before, bindings, control, items, open_with_its_tools)
+        return AsyncRunStream(run, baseline, bindings, control, items, open_with_its_tools)
 
 
 # What the model reads of a call that was open when the user spoke again.
@@ -346,7 +346,7 @@ def _open(
         if message is not None and not bindings.approvals.has_approved:
             run.hand_out_client_calls()
             conversation.close_open_calls(_WENT_ON)
-        conversation.place_said()
+        conversation.append_queued()
         if message is not None:
             conversation.append(message)
     finally:

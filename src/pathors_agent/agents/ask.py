@@ -25,7 +25,7 @@ from typing import Any, Protocol, Self
 from pathors_agent.agents.answers import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.agents.approvals import Approvals
 from pathors_agent.agents.control import RunControl, TimeIsUp
-from pathors_agent.concurrency.cancellation import RunCancelled
+from pathors_agent.concurrency.event_loops import RunCancelled
 from pathors_agent.core.run import CallModel, CallTool, Run
 from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError, error_text
 from pathors_agent.history.trim import AsyncHistory, checked, spending

@@ -1,48 +1,62 @@
 """Control a run from inside and outside: its time, its conversation, its cancellation, new messages.
 
-A run has its conversation to itself while something reads its stream. Another run may go on with the
-conversation once nothing will read that stream any more, however it was left.
+A run holds its conversation while something reads its stream. Once nothing will read the stream any
+more, for whatever reason, another run may take the conversation over.
 """
 
 import asyncio
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from types import AsyncGeneratorType, FrameType, GeneratorType
 from typing import Any, Self
 
 import anyio
 
-from pathors_agent.agents.reading import Reading
-from pathors_agent.concurrency.cancellation import Cancellation, RunCancelled
-from pathors_agent.concurrency.event_loops import AsyncioLoop, TrioLoop, running_loop
+from pathors_agent.concurrency.event_loops import (
+    AsyncioLoop,
+    Cancellation,
+    EventLoop,
+    RunCancelled,
+    TrioLoop,
+    running_loop,
+)
 from pathors_agent.core.run import Effect, Produced, Run
 from pathors_agent.errors import ConversationError, TransportError
 from pathors_agent.messages import UserMessage
 from pathors_agent.wire.response_stream import ResponseStream
 
-# A stream that another task or thread reads is waited for this long when it is left.
+# How long leaving a stream waits for another task or thread that reads it.
 LEAVE_SECONDS = 1.0
+
+# Limits of cleaning up a stream whose event loop is closed.
+UNWIND_SECONDS = 1.0
+_MOST_AWAITS = 16
+
+_Items = Generator[Any, None, None] | AsyncGenerator[Any, None]
 
 
 class TimeIsUp(Exception):
-    """Raised in a driver when `limits.seconds` are over; `RunControl` ends the run there."""
+    """Raised in a driver when `limits.seconds` are over, for `RunControl`."""
 
     timed_out = True
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """An effect: a message that was added while the run goes stands in the history next."""
+class AddMessage:
+    """An effect: append a message that was added during the run."""
 
     message: UserMessage = field(repr=False)
 
 
 class RunControl:
-    """Control one run; a context manager around its driver's loop.
+    """Control one run. A context manager around its driver's loop.
 
-    A driver clears `cancels_task` while it runs tools in cancel scopes of their own.
+    A driver clears `cancels_task` while its tools run in cancel scopes of their own.
     """
 
     __slots__ = (
@@ -55,7 +69,7 @@ class RunControl:
         "_stream",
         "cancellation",
         "cancels_task",
-        "reading",
+        "reader",
     )
 
     def __init__(self, run: Run) -> None:
@@ -63,7 +77,7 @@ class RunControl:
         self._end: float | None = None
         self.cancellation = Cancellation()
         self.cancels_task = True
-        self.reading = Reading()
+        self.reader = StreamReader()
         self._stream: ResponseStream | None = None
         self._left: RunControl | None = None
         self._is_open = True
@@ -71,7 +85,7 @@ class RunControl:
         self._on_end: Callable[[], None] | None = None
 
     def __del__(self) -> None:
-        # Its event loop was closed while it went on, and its stream was dropped.
+        # The event loop was closed during the run, and the stream was dropped.
         if self._is_open:
             self.cancellation.set()
 
@@ -89,9 +103,9 @@ class RunControl:
         is_cancelled = self._takes_back_cancellation(error) or kind is RunCancelled
         self._is_open = False
         self._stream = None
-        self.reading.end()
+        self.reader.end()
         if self._run.conversation.holder is self:
-            self._place_said(error)
+            self._append_queued(error)
             self.release_conversation()
         if self._on_end is not None:
             self._on_end()
@@ -101,21 +115,23 @@ class RunControl:
             self._run.out_of_time = True
         return is_cancelled or kind is TimeIsUp
 
-    def effects(self) -> Sequence[Effect | Said]:
-        """Return the pending effects, an added message first; raise if the run is cancelled."""
+    def effects(self) -> Sequence[Effect | AddMessage]:
+        """Return the pending effects, a queued message first; raise if the run is cancelled."""
         self.check()
         conversation = self._run.conversation
-        if (message := conversation.take_said()) is not None:
-            return [Said(message)]
+        if (message := conversation.next_queued()) is not None:
+            return [AddMessage(message)]
         if effects := self._run.effects():
             return effects
         self._is_open = False
-        message = conversation.take_said()  # it came before `say` saw that the run has ended
+        message = (
+            conversation.next_queued()
+        )  # queued before `add_message` saw that the run has ended
         self._is_open = message is not None
-        return [] if message is None else [Said(message)]
+        return [] if message is None else [AddMessage(message)]
 
     def record(self, message: Produced) -> Produced:
-        """Record what an effect produced, unless another run has taken the conversation over."""
+        """Record what an effect produced; raise if another run has taken the conversation over."""
         if self._run.conversation.holder is not self:
             raise RunCancelled
         return self._run.record(message)
@@ -126,9 +142,9 @@ class RunControl:
             raise RunCancelled
 
     def left(self) -> float | None:
-        """Return how many seconds are left, None for no limit.
+        """Return the remaining seconds, or None without a limit.
 
-        Raises `TimeIsUp` if none is left, and `RunCancelled` if the run was cancelled.
+        Raises `TimeIsUp` if no time is left, and `RunCancelled` if the run was cancelled.
         """
         self.check()
         if self._end is None:
@@ -143,27 +159,27 @@ class RunControl:
         return self._end is not None and time.monotonic() >= self._end
 
     def reads(self, stream: ResponseStream | None) -> None:
-        """Note the answer that is on its way: a cancellation ends it."""
+        """Set the answer that is read now: a cancellation ends it."""
         self._stream = stream
         if stream is not None and self.cancellation.is_set:
             stream.ended = True
 
     def interruptible(self) -> AbstractContextManager[object]:
-        """Let a cancellation end what a `with` block awaits; nothing may be yielded in it.
+        """Let a cancellation interrupt what a `with` block awaits; nothing may be yielded in it.
 
-        On asyncio the reader's task is cancelled, which needs no block.
+        Needed on trio only: on asyncio the reader's task is cancelled.
         """
-        return self._in_scope() if isinstance(self.reading.loop, TrioLoop) else _NO_SCOPE
+        return self._in_scope() if isinstance(self.reader.loop, TrioLoop) else _NO_SCOPE
 
     def pieces(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Return the pieces of an answer; a cancellation ends the wait for each, as above."""
-        is_on_trio = isinstance(self.reading.loop, TrioLoop)
+        """Return the pieces of an answer; a cancellation interrupts the wait for each."""
+        is_on_trio = isinstance(self.reader.loop, TrioLoop)
         return _InterruptiblePieces(pieces, self) if is_on_trio else pieces
 
     @contextmanager
     def cancels(self, scope: anyio.CancelScope) -> Iterator[None]:
-        """Cancel a scope of the run's event loop with the run, during a `with` block."""
-        loop = self.reading.loop
+        """Cancel a scope together with the run, during a `with` block."""
+        loop = self.reader.loop
 
         def cancel() -> None:
             if loop is not None:
@@ -186,31 +202,31 @@ class RunControl:
         self.cancellation.set()
         if (stream := self._stream) is not None:
             stream.ended = True
-        if self.reading.loop is not None:
-            self.reading.loop.call_soon(self._interrupt)
+        if self.reader.loop is not None:
+            self.reader.loop.call_soon(self._interrupt)
 
-    def say(self, message: UserMessage) -> None:
-        """Add a message; raise `ConversationError` if the run has ended."""
+    def add_message(self, message: UserMessage) -> None:
+        """Queue a message; raise `ConversationError` if the run has ended."""
         conversation = self._run.conversation
-        conversation.say_later(message)
-        if (self._is_open and not self.cancellation.is_set) or not conversation.unsay(message):
+        conversation.queue_message(message)
+        if (self._is_open and not self.cancellation.is_set) or not conversation.unqueue(message):
             return
         raise ConversationError(
             "the run has ended: pass the message to another run of its conversation"
         )
 
     def _interrupt(self) -> None:
-        """Cancel the task that waits in the stream, on asyncio's event loop."""
-        if not self.cancels_task or self._cancelled_task is not None or not self.reading.is_running:
+        """Cancel the task that waits for the stream. Called on the event loop."""
+        if not self.cancels_task or self._cancelled_task is not None or not self.reader.is_running:
             return
-        if isinstance(self.reading.loop, AsyncioLoop) and (
-            task := self.reading.loop.task_in(self.reading.items)
+        if isinstance(self.reader.loop, AsyncioLoop) and (
+            task := self.reader.loop.task_in(self.reader.items)
         ):
             self._cancelled_task = task
             task.cancel()
 
     def _takes_back_cancellation(self, error: BaseException | None) -> bool:
-        """Return True if the task's cancellation was this run's alone; it is not the task's then."""
+        """Undo the cancellation of the task; return True if this run was its only cause."""
         task, self._cancelled_task = self._cancelled_task, None
         if task is None:
             return False
@@ -219,7 +235,7 @@ class RunControl:
     # - the conversation -
 
     def take_conversation(self) -> None:
-        """Take the right to grow the conversation; raise `ConversationError` if a run has it."""
+        """Hold the conversation; raise `ConversationError` if a running run holds it."""
         conversation = self._run.conversation
         with _HOLDING:
             holder = conversation.holder
@@ -236,37 +252,37 @@ class RunControl:
 
     @property
     def is_left(self) -> bool:
-        """Whether nothing will read the run's stream any more, or let it go on."""
-        is_stopped = self.cancellation.is_set and not self.reading.is_running
-        return self.reading.is_left or (self.reading.has_begun and is_stopped)
+        """Whether the run was abandoned: nothing will read its stream any more."""
+        is_stopped = self.cancellation.is_set and not self.reader.is_running
+        return self.reader.is_left or (self.reader.has_begun and is_stopped)
 
     def release_conversation(self) -> None:
-        """Release the right to run."""
+        """Let other runs hold the conversation."""
         self._run.conversation.holder = None
 
-    def _place_said(self, error: BaseException | None) -> None:
-        """Let messages that were added stand in the history at the run's end, if they can."""
+    def _append_queued(self, error: BaseException | None) -> None:
+        """Append the queued messages at the end of the run, unless calls are open."""
         conversation = self._run.conversation
-        if conversation.place_said() and isinstance(error, TransportError):
+        if conversation.append_queued() and isinstance(error, TransportError):
             error.messages = conversation.messages
 
     def finish_left(self) -> None:
-        """Close the stream whose conversation was taken over, as far as blocking code can."""
+        """Close the stream of the run that held the conversation before."""
         left, self._left = self._left, None
         if left is not None:
-            left.reading.close()
+            left.reader.close()
 
     async def finish_left_async(self) -> None:
-        """As `finish_left`; wait for the stream's end if it is on this event loop."""
+        """Close that stream, and wait for its end if it is on this event loop."""
         left, self._left = self._left, None
         if left is not None:
-            await left.reading.close_async()
+            await left.reader.close_async()
 
     def wait_until_ended(self) -> None:
         """Wait until the run has ended in its thread, for at most `LEAVE_SECONDS`."""
         ended = threading.Event()
         self._on_end = ended.set
-        if self.reading.is_running:
+        if self.reader.is_running:
             ended.wait(LEAVE_SECONDS)
 
     async def wait_until_ended_async(self) -> None:
@@ -274,13 +290,13 @@ class RunControl:
         ended, loop = anyio.Event(), running_loop()
         assert loop is not None  # a coroutine runs
         self._on_end = lambda: loop.call_soon(ended.set)
-        if self.reading.is_running:
+        if self.reader.is_running:
             with anyio.move_on_after(LEAVE_SECONDS, shield=True):
                 await ended.wait()
 
 
 class _InterruptiblePieces:
-    """The pieces of an answer on trio, where a cancellation needs a scope around each wait."""
+    """The pieces of an answer on trio, where each wait needs a cancel scope."""
 
     __slots__ = ("_control", "_pieces", "aclose")
 
@@ -299,5 +315,171 @@ class _InterruptiblePieces:
 
 _NO_SCOPE = nullcontext()
 
-# Two runs never take one conversation. Reentrant: the collector may end a run at any place.
+# Guards `Conversation.holder`. Reentrant: garbage collection may end a run at any point.
 _HOLDING = threading.RLock()
+
+
+# - the reader of a stream -
+
+
+class StreamReader:
+    """The task or thread that reads one stream, to find out if the stream was abandoned.
+
+    It refers weakly to the stream and its items: a stream that was dropped is abandoned.
+    """
+
+    __slots__ = ("_block", "_is_in_with", "_items", "_owner", "_reader", "loop")
+
+    def __init__(self) -> None:
+        self.loop: EventLoop | None = None
+        """The event loop of an async stream, once it is read."""
+        self._items: weakref.ref[_Items] | None = None
+        self._owner: weakref.ref[object] | None = None
+        self._reader: object = None  # the task or thread that began to read last
+        self._block: int | None = None  # the id of the frame in which it reads
+        self._is_in_with = False
+
+    def follow(self, items: _Items, stream: object) -> None:
+        """Set the driver's generator, and the stream that iterates it."""
+        self._items, self._owner = weakref.ref(items), weakref.ref(stream)
+
+    def begin_on_loop(self) -> None:
+        """Set the event loop that reads the stream."""
+        self.loop = running_loop()
+
+    def enter_block(self, frame: FrameType) -> None:
+        """Set the frame whose `with` block contains the reading."""
+        self._is_in_with = True
+        self._begin(frame)
+
+    def enter_loop(self, frame: FrameType) -> None:
+        """Set the frame that iterates the stream."""
+        if not self._is_in_with:
+            self._begin(frame)
+
+    def _begin(self, frame: FrameType) -> None:
+        loop = running_loop() if isinstance(self.items, AsyncGenerator) else None
+        self._reader = threading.current_thread() if loop is None else loop.current_task()
+        self._block = id(frame)
+
+    def end(self) -> None:
+        """Release the reader."""
+        self._reader = None
+
+    @property
+    def items(self) -> _Items | None:
+        """The driver's generator, or None if it was garbage collected."""
+        return self._items() if self._items is not None else None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run has a stream."""
+        return self._items is not None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the driver runs, or something waits for its next item."""
+        match self.items:
+            case AsyncGeneratorType() as items:
+                return bool(items.ag_running)
+            case GeneratorType() as items:
+                return bool(items.gi_running)
+            case _:
+                return False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the stream was abandoned: nothing will read it any more."""
+        if not self.has_begun:
+            return False
+        if self.items is None or (self.loop is not None and self.loop.is_closed):
+            return True
+        return not self.is_running and self._reader_has_left()
+
+    def _reader_has_left(self) -> bool:
+        """Return True if the code that began to read has ended.
+
+        Without a `with` block a loop reads the stream, and refers to its iterator. Code that begins
+        the next run in the same task or thread has left that loop.
+        """
+        if not self._is_in_with and not self._is_iterated():
+            return True
+        loop, reader = self.loop, self._reader
+        if loop is None:
+            is_here = reader is threading.current_thread()
+            frames = list(sys._current_frames().values())
+        elif loop.has_ended(reader):
+            return True
+        elif loop != running_loop() or reader is not loop.current_task():
+            return False
+        else:
+            is_here, frames = True, [sys._getframe()]
+        if is_here and not self._is_in_with:
+            return True
+        return not any(_is_on_stack(self._block, frame) for frame in frames)
+
+    def _is_iterated(self) -> bool:
+        """Return True if something other than the stream refers to its iterator."""
+        if self._items is None or self._owner is None:
+            return False
+        return _holders(self._items) > (self._owner() is not None)
+
+    def close(self) -> None:
+        """Close the stream from blocking code."""
+        match self.items:
+            case Generator() as items:
+                with suppress(Exception):  # the failure of an abandoned run
+                    items.close()
+            case AsyncGenerator() as items:
+                self._close_elsewhere(items)
+            case None:
+                pass
+
+    async def close_async(self) -> None:
+        """Close the stream, and wait for its end if it is on this event loop."""
+        items = self.items
+        if not isinstance(items, AsyncGenerator) or self.loop != running_loop():
+            self.close()
+            return
+        with suppress(Exception):  # as in `close`; or it is being closed already
+            await items.aclose()
+
+    def _close_elsewhere(self, items: AsyncGenerator[Any, None]) -> None:
+        if self.loop is not None and not self.loop.is_closed:
+            self.loop.spawn(items.aclose)
+            return
+        # In a thread without an event loop, cleaning up fails instead of waiting for the closed loop.
+        thread = threading.Thread(target=_unwind, args=(items,), name="unwind", daemon=True)
+        thread.start()
+        thread.join(UNWIND_SECONDS)
+
+
+class _Probe:
+    """An object with one reference."""
+
+
+def _holders(reference: weakref.ref[Any]) -> int:
+    """Return how many references an object has, without those of the interpreter itself."""
+    probe = _Probe()
+    return 1 + _counted(reference) - _counted(weakref.ref(probe))
+
+
+def _counted(reference: weakref.ref[Any]) -> int:
+    return sys.getrefcount(reference())
+
+
+def _is_on_stack(block: int | None, frame: FrameType | None) -> bool:
+    while frame is not None:
+        if id(frame) == block:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _unwind(items: AsyncGenerator[Any, None]) -> None:
+    """Run the `finally` blocks of an async generator whose event loop is closed."""
+    closing: Any = items.aclose()
+    with suppress(BaseException):
+        closing.send(None)
+        for _ in range(_MOST_AWAITS):
+            closing.throw(RuntimeError("the event loop is closed"))

@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from pathors_agent.agents.ask import Bindings, ModelCall
-from pathors_agent.agents.control import RunControl, Said
+from pathors_agent.agents.control import AddMessage, RunControl
 from pathors_agent.agents.perform.calls import ReportDelta, perform, perform_async, with_reports
 from pathors_agent.agents.perform.threads import ToolThread
 from pathors_agent.concurrency.event_loops import in_trio_task
@@ -45,7 +45,7 @@ def drive(
                         message = yield from _ask(call, effect, transport)
                     case CallTool():
                         message = yield from perform(run, effect, bindings, thread, control)
-                    case GiveFeedback() | Said():
+                    case GiveFeedback() | AddMessage():
                         message = effect.message
                 yield control.record(message)
 
@@ -59,7 +59,7 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
     """
     run.notes_begun_calls = True
     with bindings.telemetry.follow(run), control:
-        control.reading.begin_on_loop()
+        control.reader.begin_on_loop()
         await control.finish_left_async()
         while effects := control.effects():
             match effects[0]:
@@ -92,7 +92,7 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
                             async for item in items:
                                 yield item
                         control.cancels_task = True
-                case GiveFeedback() | Said() as effect:
+                case GiveFeedback() | AddMessage() as effect:
                     yield control.record(effect.message)
 
 

@@ -26,7 +26,7 @@ from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.wire.deltas import Delta
 
 
-class Before:
+class Baseline:
     """What a conversation held before a run: results of an open batch may come in between."""
 
     __slots__ = ("_batch_end", "_results", "_start")
@@ -48,11 +48,13 @@ class Before:
 
 
 class _StreamBase(Generic[OutputT]):
-    __slots__ = ("__weakref__", "_before", "_bindings", "_control", "_run")
+    __slots__ = ("__weakref__", "_baseline", "_bindings", "_control", "_run")
 
-    def __init__(self, run: Run, before: Before, bindings: Bindings, control: RunControl) -> None:
+    def __init__(
+        self, run: Run, baseline: Baseline, bindings: Bindings, control: RunControl
+    ) -> None:
         self._run = run
-        self._before = before
+        self._baseline = baseline
         self._bindings = bindings
         self._control = control
 
@@ -70,7 +72,7 @@ class _StreamBase(Generic[OutputT]):
         It stands in the history after the tool calls that run, before the next model call; a run
         that is about to end goes on with it. Raises `ConversationError` if the run has ended.
         """
-        self._control.say(user_message(prompt))
+        self._control.add_message(user_message(prompt))
 
     @property
     def conversation(self) -> Conversation:
@@ -93,7 +95,7 @@ class _StreamBase(Generic[OutputT]):
         status, open_calls = self._run.status, conversation.open_calls
         return RunResult(
             conversation=conversation,
-            messages=self._before.added(conversation.messages),
+            messages=self._baseline.added(conversation.messages),
             status=status,
             cancelled=self._run.cancelled and status is Status.RUNNING,
             limit=self._run.limit if status is Status.LIMIT_REACHED else None,
@@ -122,17 +124,17 @@ class RunStream(_StreamBase[OutputT]):
     def __init__(
         self,
         run: Run,
-        before: Before,
+        baseline: Baseline,
         bindings: Bindings,
         control: RunControl,
         items: Generator[Delta | Message, None, None],
     ) -> None:
-        super().__init__(run, before, bindings, control)
+        super().__init__(run, baseline, bindings, control)
         self._items = items
-        control.reading.follow(items, self)
+        control.reader.follow(items, self)
 
     def __enter__(self) -> Self:
-        self._control.reading.enter_block(sys._getframe(1))
+        self._control.reader.enter_block(sys._getframe(1))
         return self
 
     def __exit__(
@@ -144,7 +146,7 @@ class RunStream(_StreamBase[OutputT]):
         try:
             self._items.close()
         except ValueError:
-            if not self._control.reading.is_running:
+            if not self._control.reader.is_running:
                 raise
             self.cancel()
             self._control.wait_until_ended()
@@ -152,9 +154,9 @@ class RunStream(_StreamBase[OutputT]):
                 raise _left_to_a_reader("thread") from None
 
     def __iter__(self) -> Iterator[Delta | Message]:
-        if self._control.reading.is_running:
+        if self._control.reader.is_running:
             raise _read_twice("thread")
-        self._control.reading.enter_loop(sys._getframe(1))
+        self._control.reader.enter_loop(sys._getframe(1))
         return self._items
 
 
@@ -166,15 +168,15 @@ class AsyncRunStream(_StreamBase[OutputT]):
     def __init__(
         self,
         run: Run,
-        before: Before,
+        baseline: Baseline,
         bindings: Bindings,
         control: RunControl,
         items: AsyncGenerator[Delta | Message, None],
         opening: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(run, before, bindings, control)
+        super().__init__(run, baseline, bindings, control)
         self._items = items
-        control.reading.follow(items, self)
+        control.reader.follow(items, self)
         self._opening = opening
 
     def keep_journal(self, journal: Journal) -> None:
@@ -182,7 +184,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
         self._bindings.journal = journal
 
     async def __aenter__(self) -> Self:
-        self._control.reading.enter_block(sys._getframe(1))
+        self._control.reader.enter_block(sys._getframe(1))
         if self._opening is not None:
             await self._opening()
         return self
@@ -193,7 +195,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._control.reading.is_running:
+        if not self._control.reader.is_running:
             await self._items.aclose()
             return
         self.cancel()
@@ -202,9 +204,9 @@ class AsyncRunStream(_StreamBase[OutputT]):
             raise _left_to_a_reader("task")
 
     def __aiter__(self) -> AsyncIterator[Delta | Message]:
-        if self._control.reading.is_running:
+        if self._control.reader.is_running:
             raise _read_twice("task")
-        self._control.reading.enter_loop(sys._getframe(1))
+        self._control.reader.enter_loop(sys._getframe(1))
         # The driver itself: another layer would cost each item a coroutine.
         return self._items
 

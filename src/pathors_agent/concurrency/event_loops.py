@@ -1,36 +1,38 @@
-"""Reach the event loop of a run, asyncio's or trio's, from any thread."""
+"""Reach the event loop of a run, asyncio's or trio's, and cancel the run, from any thread."""
 
 import asyncio
 import gc
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Protocol
 
 
 class EventLoop(Protocol):
-    """An event loop; two are equal if they are the same event loop."""
+    """An event loop. Two are equal if they refer to the same loop."""
 
     @property
     def is_closed(self) -> bool:
-        """Whether it will run nothing any more."""
+        """Whether the loop has ended."""
 
     def call_soon(self, function: Callable[[], object]) -> None:
-        """Call a function on the event loop, from any thread; without effect after its end."""
+        """Call a function on the loop, from any thread; without effect on a closed loop."""
 
     def spawn(self, function: Callable[[], Awaitable[object]]) -> None:
-        """Run an async function in a task that nothing waits for, from any thread."""
+        """Run an async function in a background task, from any thread."""
 
     def current_task(self) -> object:
-        """Return the task that runs now; only on the event loop itself."""
+        """Return the running task. Must be called on the loop."""
 
     def has_ended(self, task: object) -> bool:
         """Return True if a task that `current_task` returned has ended."""
 
 
 def running_loop() -> EventLoop | None:
-    """Return the event loop that runs this code, or None."""
+    """Return the event loop that runs the caller, or None."""
     if in_trio_task():
         return TrioLoop()
     try:
@@ -40,8 +42,8 @@ def running_loop() -> EventLoop | None:
 
 
 def in_trio_task() -> bool:
-    """Return True if trio runs this code, and not asyncio."""
-    # A program that runs on trio has imported it; asyncio may have trio as its guest.
+    """Return True if trio runs the caller, and not asyncio."""
+    # A program that runs on trio has imported it. trio may also run as a guest of asyncio.
     trio: Any = sys.modules.get("trio")
     return trio is not None and trio.lowlevel.in_trio_task()
 
@@ -57,7 +59,7 @@ class AsyncioLoop:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AsyncioLoop) and other._loop is self._loop
 
-    __hash__ = None  # type: ignore[assignment]  # it is compared, and is no key
+    __hash__ = None  # type: ignore[assignment]  # compared, never a key
 
     @property
     def is_closed(self) -> bool:
@@ -66,7 +68,7 @@ class AsyncioLoop:
 
     def call_soon(self, function: Callable[[], object]) -> None:
         """As `EventLoop.call_soon`."""
-        with suppress(RuntimeError):  # it was closed
+        with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(function)
 
     def spawn(self, function: Callable[[], Awaitable[object]]) -> None:
@@ -90,7 +92,7 @@ class AsyncioLoop:
     def task_in(self, items: object) -> asyncio.Task[Any] | None:
         """Return the task that awaits the next item of an async generator, or None.
 
-        It is looked for when it is needed: noting it would cost each item more than its reading.
+        Tasks are searched on demand: recording the task at each item would cost more than the item.
         """
         tasks = asyncio.all_tasks(self._loop)
         return next((task for task in tasks if _awaits(task.get_coro(), items)), None)
@@ -113,7 +115,7 @@ class TrioLoop:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TrioLoop) and other._token is self._token
 
-    __hash__ = None  # type: ignore[assignment]  # it is compared, and is no key
+    __hash__ = None  # type: ignore[assignment]  # compared, never a key
 
     @property
     def is_closed(self) -> bool:
@@ -148,25 +150,25 @@ class TrioLoop:
         return coroutine is not None and getattr(coroutine, "cr_frame", True) is None
 
 
-# What may wait for something else, by the attribute that holds it.
+# The attributes that hold what a coroutine or a generator awaits.
 _WAITING = ("cr_await", "ag_await", "gi_yieldfrom")
 _WAITS = (CoroutineType, AsyncGeneratorType, GeneratorType)
-# Deeper than any recursion of Python's.
+# Deeper than Python's limit of recursion.
 _MOST_AWAITS = 10_000
 
 
 def _awaits(waiting: object, items: object) -> bool:
-    """Return True if a coroutine waits for the next item of an async generator, however deep."""
+    """Return True if a coroutine awaits the next item of an async generator, at any depth."""
     for _ in range(_MOST_AWAITS):
         if waiting is items:
             return True
-        if waiting is None or type(waiting).__name__ == "async_generator_athrow":  # it is closed
+        if waiting is None or type(waiting).__name__ == "async_generator_athrow":  # being closed
             return False
         for name in _WAITING:
             if hasattr(waiting, name):
                 waiting = getattr(waiting, name)
                 break
-        else:  # an object of C, such as `__anext__` of an async generator returns
+        else:  # an object implemented in C, such as the awaitable of `__anext__`
             inner = (other for other in gc.get_referents(waiting) if isinstance(other, _WAITS))
             waiting = next(inner, None)
     return False
@@ -178,3 +180,69 @@ def _do_nothing() -> None:
 
 # The event loop holds its tasks weakly.
 _TASKS: set[asyncio.Task[None]] = set()
+
+
+# - cancellation -
+
+
+class RunCancelled(BaseException):
+    """Raised where a cancelled run waits, for its driver."""
+
+
+class Cancellation:
+    """Whether a run is cancelled, and callbacks for its cancellation. Thread-safe."""
+
+    __slots__ = ("_callbacks", "is_set")
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._callbacks: list[Callable[[], None]] | None = None  # allocated by `add`
+
+    def set(self) -> None:
+        """Cancel the run, and call the callbacks. Idempotent."""
+        self.is_set = True
+        for callback in tuple(self._callbacks or ()):
+            callback()
+
+    def add(self, callback: Callable[[], None]) -> None:
+        """Call a function when the run is cancelled, at once if it is cancelled already.
+
+        The function may be called several times and from any thread, and must not raise.
+        """
+        self._callbacks = self._callbacks or []
+        self._callbacks.append(callback)
+        if self.is_set:
+            callback()
+
+    def remove(self, callback: Callable[[], None]) -> None:
+        """Remove a callback."""
+        if self._callbacks is not None:
+            self._callbacks.remove(callback)
+
+    @contextmanager
+    def calls(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Add a callback during a `with` block."""
+        try:
+            self.add(callback)
+            yield
+        finally:
+            self.remove(callback)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep; raise `RunCancelled` as soon as the run is cancelled."""
+        woken = threading.Event()
+        with self.calls(woken.set):
+            woken.wait(seconds)
+        if self.is_set:
+            raise RunCancelled
+
+    async def sleep_async(self, seconds: float) -> None:
+        """Sleep, as `sleep` does."""
+        import anyio
+
+        woken, loop = anyio.Event(), running_loop()
+        assert loop is not None  # a coroutine runs
+        with self.calls(partial(loop.call_soon, woken.set)), anyio.move_on_after(seconds):
+            await woken.wait()
+        if self.is_set:
+            raise RunCancelled

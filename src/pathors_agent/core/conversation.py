@@ -142,7 +142,7 @@ class Conversation:
         "_call_ids",
         "_messages",
         "_next_role",
-        "_said",
+        "_queued",
         "_turns",
         "_turns_at_user",
         "holder",
@@ -164,7 +164,7 @@ class Conversation:
         self._batch: _Batch | None = None
         self._turns = self._turns_at_user = 0
         self._call_ids: set[str] | None = None  # an empty set would be the largest thing here
-        self._said: list[UserMessage] | None = None  # until there is one
+        self._queued: list[UserMessage] | None = None  # until there is one
         self.holder: object | None = None
         """The run that goes on with this conversation; only it may append."""
         for index, message in enumerate(messages):
@@ -207,7 +207,7 @@ class Conversation:
             twin._batch = replace(batch, results=dict(batch.results), states=dict(batch.states))
         twin._turns, twin._turns_at_user = self._turns, self._turns_at_user
         twin._call_ids = set(self._call_ids) if self._call_ids else None
-        twin._said = list(self._said) if self._said else None
+        twin._queued = list(self._queued) if self._queued else None
         return twin
 
     @property
@@ -293,31 +293,31 @@ class Conversation:
             outcome, text = _CLOSED[self.call_state(call)]
             content = text.format(reason=reason)
             self.append(ToolMessage(tool_call_id=call.id, content=content, outcome=outcome))
-        self.place_said()
+        self.append_queued()
 
-    def say_later(self, message: UserMessage) -> None:
+    def queue_message(self, message: UserMessage) -> None:
         """Keep a message that stands in the history as soon as a run can place it."""
-        self._said = self._said or []
-        self._said.append(message)
+        self._queued = self._queued or []
+        self._queued.append(message)
 
-    def take_said(self) -> UserMessage | None:
-        """Return the first message that `say_later` kept, or None while calls are open."""
-        if self._said and self._next_role is not Role.TOOL:
-            return self._said.pop(0)
+    def next_queued(self) -> UserMessage | None:
+        """Return the first message that `queue_message` kept, or None while calls are open."""
+        if self._queued and self._next_role is not Role.TOOL:
+            return self._queued.pop(0)
         return None
 
-    def place_said(self) -> bool:
-        """Append what `say_later` kept, unless calls are open; return True if there was something."""
+    def append_queued(self) -> bool:
+        """Append what `queue_message` kept, unless calls are open; return True if there was something."""
         is_grown = False
-        while (message := self.take_said()) is not None:
+        while (message := self.next_queued()) is not None:
             self.append(message)
             is_grown = True
         return is_grown
 
-    def unsay(self, message: UserMessage) -> bool:
-        """Take back what `say_later` kept; return False if it stands in the history already."""
+    def unqueue(self, message: UserMessage) -> bool:
+        """Take back what `queue_message` kept; return False if it stands in the history already."""
         try:
-            (self._said or []).remove(message)
+            (self._queued or []).remove(message)
         except ValueError:
             return False
         return True

@@ -195,14 +195,14 @@ class Runs(Generic[OutputT]):
         order = order_of(segments[0])
         past = await self.histories.read(self.name, order.session, begin.get("previous"))
         conversation = past.conversation(order)
-        run, before, bindings = prepare_run(self.agent, conversation, context=self._context(order))
+        run, baseline, bindings = prepare_run(self.agent, conversation, context=self._context(order))
         for step in (step for segment in ids for step in steps[segment]):
             for message in new_messages(step):
                 take(message, run)
         output: Fields = segments[-1].output or {}
         run.out_of_time = output.get("limit") == "seconds"
         _raise_failure(segments[-1], conversation.messages)
-        stream = AsyncRunStream[OutputT](run, before, bindings, RunControl(run), _nothing())
+        stream = AsyncRunStream[OutputT](run, baseline, bindings, RunControl(run), _nothing())
         return self._as_recorded(stream.result, segments[-1]) if self.is_client else stream.result
 
     def _as_recorded(self, result: RunResult[OutputT], last: WorkflowStatus) -> RunResult[OutputT]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from pathors_agent.concurrency.cancellation import Cancellation
+from pathors_agent.concurrency.event_loops import Cancellation
 from pathors_agent.errors import TransportError
 from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 from pathors_agent.wire.provider_errors import is_retryable

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from time import monotonic
 from typing import Any, Literal
 
-from pathors_agent.concurrency.cancellation import Cancellation
+from pathors_agent.concurrency.event_loops import Cancellation
 from pathors_agent.errors import InvalidSetting, TransportError
 from pathors_agent.transports.connections import trust_hint
 

@@ -18,7 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from pathors_agent.concurrency.cancellation import Cancellation
+from pathors_agent.concurrency.event_loops import Cancellation
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.errors import InvalidSetting, ProviderError, TransportError
 from pathors_agent.telemetry.events import emit

@@ -28,7 +28,7 @@ from pathors_agent.agents.perform.threads import (
     run_in_thread_async,
     thread_limit,
 )
-from pathors_agent.concurrency.cancellation import Cancellation, RunCancelled
+from pathors_agent.concurrency.event_loops import Cancellation, RunCancelled
 from pathors_agent.core.run import CallTool, Run
 from pathors_agent.errors import ToolError, ToolLoopError
 from pathors_agent.messages import Content, ContentPart, ToolMessage

@@ -30,8 +30,12 @@ from pathors_agent.agents.perform.tasks import (
     left_alone,
     out_of_time,
 )
-from pathors_agent.concurrency.cancellation import Cancellation, RunCancelled
-from pathors_agent.concurrency.event_loops import EventLoop, running_loop
+from pathors_agent.concurrency.event_loops import (
+    Cancellation,
+    EventLoop,
+    RunCancelled,
+    running_loop,
+)
 from pathors_agent.errors import ToolLoopError
 
 T = TypeVar("T")
