@@ -1,4 +1,4 @@
-"""Agents: a transport, tools and limits, and the two ways to run them, whole or streamed."""
+"""Agents: a transport with tools and limits, for blocking and for async code."""
 
 from collections.abc import Iterable
 from secrets import token_hex
@@ -33,7 +33,7 @@ from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 
 
 class AgentSettings(TypedDict, total=False):
-    """What is said in the same way of both agents."""
+    """The settings that both agents share."""
 
     name: str | None
     model: str | None
@@ -43,7 +43,7 @@ class AgentSettings(TypedDict, total=False):
 
 
 class _AgentBase:
-    """What both agents are made of."""
+    """The parts that both agents share."""
 
     def __init__(
         self,
@@ -77,9 +77,9 @@ class _AgentBase:
         self._template = self._answers.asked_by(template) if self._answers else template
 
     def approvals(self, conversation: Conversation, *, context: object = None) -> list[Approval]:
-        """The calls of a stored conversation that wait for a person's approval.
+        """Return the calls of a stored conversation that wait for a person's approval.
 
-        Where `tools` is a function, it is asked with the context.
+        If `tools` is a function, it is called with the context.
         """
         tools = chosen(self._choice, context) if self._choice else self.tools
         return Approvals(conversation, tools).open()
@@ -127,20 +127,22 @@ def prepare_run(
 class Agent(_AgentBase, Lifetime, Generic[OutputT]):
     """A model with tools, for blocking code.
 
-    `instructions` go before the history of every request and are no part of it. Tools run one
-    after another; async ones on one event loop in a thread, so that an agent works in a notebook
-    too. The event loop runs as long as the agent is used, so that a client or pool that async
-    tools share works in the next run. `AsyncAgent` runs the calls of one answer side by side. A
-    `with` block around its use opens and closes the transport, tools that have a connection
-    (`MCPTools`), and the event loop; without one the event loop ends with the agent or the process.
+    Tools run one after another. Async tools run on one event loop in a thread, so that an agent
+    works in a notebook as well. The event loop runs until the agent is closed or collected, so that
+    a client or pool that async tools share works in the next run. `AsyncAgent` runs the calls of one
+    answer side by side.
 
-    - `output`: the type of the answers (a pydantic model, dataclass, TypedDict, union, ...); what
-      does not fit goes back to the model. Without one they are text.
-    - `history`: a function from messages to messages that chooses what of the history is sent,
-      where the endpoint does not keep the history itself; see `last_turns`, `token_budget`.
-    - `name`: what traces, metrics and logs call the agent.
-    - `model`: the name of the model, for endpoints that have several.
-    - `limits`: where a run stops by itself; `options`: how the model is to answer.
+    Used as a context manager, the agent opens and closes its transport, the tools that have a
+    connection (`MCPTools`) and its event loop.
+
+    - `output`: the type of the answers (a pydantic model, dataclass, TypedDict, union, ...). An
+      answer that does not fit goes back to the model. Without a type, answers are text.
+    - `instructions`: sent before the history of every request, but not part of the history.
+    - `history`: a function that selects the messages to send, unless the endpoint keeps the
+      history itself; see `last_turns` and `token_budget`.
+    - `name`: the agent's name in traces, metrics and logs.
+    - `model`: the name of the model, for endpoints that serve several.
+    - `limits`: when a run stops by itself; `options`: parameters of the requests.
     """
 
     @overload
@@ -191,13 +193,13 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         context: object = None,
         decisions: Iterable[Decision] = (),
     ) -> RunResult[OutputT]:
-        """Run until there is an answer, a limit, or a call that only the caller can run.
+        """Run until the model answers, a limit is reached, or only the caller can run a call.
 
-        Without a prompt, go on with what the conversation owes. A `Conversation` grows as the run
-        goes; a list of messages, or of OpenAI's dicts, begins a new one, which the result has.
-        `session_id` names the endpoint's session; `context` reaches the tools; `decisions` answer
-        the `approvals` that an earlier run waits for. Raises `TransportError` when no answer could
-        be had, with the history so far in its `messages`.
+        Without a prompt, the pending effects of the conversation are performed. A `Conversation`
+        grows during the run; a list of messages, or of OpenAI's dicts, begins a new one, which the
+        result holds. `session_id` names the endpoint's session. Tools get `context`. `decisions`
+        answer the `approvals` of an earlier run. Raises `TransportError` if a model call fails, with
+        the history so far in its `messages`.
         """
         with self.stream(
             prompt,
@@ -219,7 +221,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         context: object = None,
         decisions: Iterable[Decision] = (),
     ) -> RunStream[OutputT]:
-        """As `run`, giving deltas and messages as they come: iterate it inside a `with`."""
+        """Run, and stream deltas and messages: iterate the result inside a `with` block."""
         run, baseline, bindings = prepare_run(
             self, conversation, session_id=session_id, context=context
         )
@@ -234,9 +236,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
 class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
     """A model with tools, for asyncio and trio.
 
-    The tool calls of one answer run side by side; sync tools in worker threads. `instructions` go
-    before the history of every request and are no part of it. `output` and `history` are as in
-    `Agent`; the function may be async.
+    The tool calls of one answer run side by side, sync tools in worker threads. The arguments are
+    those of `Agent`; `history` and the function that chooses the tools may be async.
     """
 
     @overload
@@ -284,7 +285,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         context: object = None,
         decisions: Iterable[Decision] = (),
     ) -> RunResult[OutputT]:
-        """As `Agent.run`."""
+        """Run as `Agent.run` does."""
         async with self.stream(
             prompt,
             conversation=conversation,
@@ -305,7 +306,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         context: object = None,
         decisions: Iterable[Decision] = (),
     ) -> AsyncRunStream[OutputT]:
-        """As `run`, giving deltas and messages as they come: iterate it inside `async with`."""
+        """Run, and stream deltas and messages: iterate the result inside `async with`."""
         run, baseline, bindings = prepare_run(
             self, conversation, session_id=session_id, context=context
         )
@@ -322,7 +323,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         return AsyncRunStream(run, baseline, bindings, control, items, open_with_its_tools)
 
 
-# What the model reads of a call that was open when the user spoke again.
+# The reason that the model reads of a call that was open when the user spoke again.
 _WENT_ON = "the user went on"
 
 
@@ -334,9 +335,9 @@ def _open(
     session_id: str | None,
     decisions: Iterable[Decision],
 ) -> None:
-    """Take what was decided, and what the user says, into the history.
+    """Append the decisions and the prompt to the history.
 
-    A prompt closes the calls that are open, unless one of them was approved with it.
+    A prompt closes the open calls, unless one of them was approved with it.
     """
     conversation = run.conversation
     message = None if prompt is None else user_message(prompt)
@@ -352,7 +353,7 @@ def _open(
     finally:
         control.release_conversation()
     conversation.session_id = conversation.session_id or session_id
-    # Before anything is asked for: who stores the history as it grows can store it, too.
+    # Set before the first effect, so that code that stores the growing history can store it as well.
     conversation.id = conversation.id or session_id or token_hex(16)
 
 
@@ -378,12 +379,12 @@ def _wrong_transport(transport: object, wanted: str, other: str) -> str:
 
 
 def _transport_of(text: str, kind: str) -> str:
-    """Return how to write the transport that a URL or a model's name stands for."""
+    """Return how to write the transport for a URL or a model's name."""
     if "://" in text:
         url = "base_url" if "@" in text else repr(text.partition("?")[0])  # a password stays out
         return f"{kind}({url})"
     return f"{kind}(base_url, api_key=...) and model={text.rpartition(':')[2]!r}"
 
 
-# The methods that make a transport, of a script of a hostile model.
+# The methods of `HostileModel` that return a transport.
 _MAKERS = {"Transport": "transport", "AsyncTransport": "async_transport"}

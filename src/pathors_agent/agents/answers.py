@@ -1,7 +1,7 @@
-"""Ask for answers of a Python type, tell those that fit from others, and read them. Pure.
+"""Request answers of a Python type, check them, and read them. Pure.
 
-There are three ways, chosen by what an endpoint can do: the request's `response_format`, a final
-tool whose call is the answer, and plain words. The type is read as a tool's parameters are.
+There are three ways, chosen by the abilities of the endpoint: the request's `response_format`, a final
+tool whose call is the answer, and a prompt. The type is read as the parameters of tools are.
 """
 
 from collections.abc import Sequence
@@ -50,15 +50,15 @@ FINAL_TOOL = "final_answer"
 
 ACCEPTED = "Accepted."
 
-# No language's name is longer; a fence's first line ends before.
+# The first line of a Markdown fence is shorter: no name of a language is as long.
 _LONGEST_FENCE = 40
 _FENCE = "```"
 
 
 class AnswerType(Generic[OutputT]):
-    """Answers of one type, asked for in one way.
+    """Answers of one type, requested in one way.
 
-    A type whose JSON is no object is sent inside of one, as its only member `value`.
+    A type whose JSON is no object is wrapped in an object with the single member `value`.
     """
 
     def __init__(self, output: object, way: Literal["response_format", "tool", "prompt"]) -> None:
@@ -73,13 +73,13 @@ class AnswerType(Generic[OutputT]):
 
     @property
     def final_tool(self) -> str | None:
-        """The name of the tool whose call is the answer, where there is one."""
+        """The name of the tool whose call is the answer, or None."""
         return FINAL_TOOL if self.way == "tool" else None
 
-    # - Asking
+    # - requests -
 
     def asked_by(self, template: RequestTemplate) -> RequestTemplate:
-        """Give the request that asks for such answers."""
+        """Return the template of requests for such answers."""
         match self.way:
             case "tool":
                 return replace(template, final_tool=self._definition())
@@ -107,10 +107,10 @@ class AnswerType(Generic[OutputT]):
         }
         return {"type": "json_schema", "json_schema": schema}
 
-    # - Telling those that fit
+    # - checks -
 
     def answer(self, messages: Sequence[Message]) -> str | None:
-        """Give the JSON text of the answer that a history ends with, None where it has none."""
+        """Return the JSON text of the answer that a history ends with, or None."""
         if self.way == "tool":
             call = accepted_call(messages)
             return None if call is None else call.arguments
@@ -131,9 +131,9 @@ class AnswerType(Generic[OutputT]):
         return None if text is None else UserMessage(content=text, feedback=True)
 
     def ended_by(self, messages: Sequence[Message]) -> EndedBy | None:
-        """Return what ended the answer that a history ends with before it fitted, or None.
+        """Return what ended the last answer early, if it does not fit, or None.
 
-        To ask again would not help: the model refuses, or it would be cut off once more.
+        Asking again would not help: the model would refuse, or be cut off, once more.
         """
         answer = _last_answer(messages)
         if answer is None or answer.ended_by is None or self.answer(messages) is not None:
@@ -144,7 +144,7 @@ class AnswerType(Generic[OutputT]):
         return answer.ended_by if cut or not answer.tool_calls else None
 
     def take(self, call: ToolCall) -> ToolMessage:
-        """Give the result of a call of the final tool: accepted, or what is wrong."""
+        """Return the result of a call of the final tool: accepted, or what is wrong."""
         try:
             self._reader.read(call.arguments)
         except ArgumentsRefused as refusal:
@@ -152,7 +152,7 @@ class AnswerType(Generic[OutputT]):
             return ToolMessage(tool_call_id=call.id, content=text, outcome="error")
         return ToolMessage(tool_call_id=call.id, content=ACCEPTED, ends_tool=True)
 
-    # - Reading
+    # - values -
 
     def read(self, text: str) -> OutputT:
         """Read the JSON text of an answer, or raise `ArgumentsRefused`."""
@@ -163,7 +163,7 @@ class AnswerType(Generic[OutputT]):
         return value
 
     def unwrapped(self, value: JSONValue) -> JSONValue:
-        """Give the value so far without what it is wrapped in."""
+        """Return the value so far, out of the object that wraps it."""
         if self._is_wrapped:
             return value.get("value") if isinstance(value, dict) else None
         return value
@@ -185,7 +185,7 @@ _ASKING = "Answer with one JSON object, and nothing else, that fits this JSON Sc
 def answer_type(
     output: object, way: Literal["response_format", "tool", "prompt"], tools: ToolRegistry
 ) -> AnswerType[Any] | None:
-    """Make the type of the answers; None for text."""
+    """Return the type of the answers, or None for text."""
     if output is None or output is str:
         return None
     if way == "tool" and FINAL_TOOL in tools:
@@ -194,7 +194,7 @@ def answer_type(
 
 
 def name_taken() -> ToolDefinitionError:
-    """Make the error for a tool that is named like the final one."""
+    """Build the error for a tool with the name of the final tool."""
     return refused(FINAL_TOOL, "name", "is the name of the tool that gives the answer")
 
 
@@ -206,7 +206,7 @@ class ArrivingAnswer:
         self.watch(MessageBuilder())
 
     def watch(self, builder: MessageBuilder) -> None:
-        """Look at another message from now on."""
+        """Read another message from now on."""
         self._builder = builder
         self._parser = PartialJSON()
         self._parts_read = 0
@@ -214,7 +214,7 @@ class ArrivingAnswer:
 
     @property
     def value(self) -> JSONValue:
-        """The value so far, None while there is none; in time linear in what is new."""
+        """The value so far, or None. Takes time linear in what is new."""
         if self._answers.way == "tool":
             calls = (call for call in self._builder.calls if call.name == FINAL_TOOL)
             return self._answers.unwrapped(next((call.partial for call in calls), None))
@@ -225,7 +225,7 @@ class ArrivingAnswer:
         return self._answers.unwrapped(self._parser.value)
 
     def _without_fence(self, part: str) -> str:
-        """Leave out the first line of a text that begins with a fence."""
+        """Return the text without the first line of a fence."""
         if self._head is None:
             return part
         self._head = head = (self._head + part).lstrip()
@@ -238,7 +238,7 @@ class ArrivingAnswer:
 
 
 def accepted_call(messages: Sequence[Message]) -> ToolCall | None:
-    """Find the call of the final tool that was accepted in the batch that a history ends with."""
+    """Return the accepted call of the final tool in the last batch of a history, or None."""
     accepted: set[str] = set()
     for message in reversed(messages):
         match message:
@@ -261,7 +261,7 @@ def _last_said(messages: Sequence[Message]) -> Message | None:
 
 
 def _last_answer(messages: Sequence[Message]) -> AssistantMessage | None:
-    """Return the answer that a history ends with, before the results of its calls."""
+    """Return the last answer, unless a user spoke after it."""
     for message in reversed(messages):
         match message:
             case AssistantMessage():
@@ -274,7 +274,7 @@ def _last_answer(messages: Sequence[Message]) -> AssistantMessage | None:
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any] | None:
-    """Give the form of a schema that endpoints can enforce, None where it has none."""
+    """Return the form of a schema that endpoints can enforce, or None if it has none."""
     try:
         return close_schema(schema)
     except InvalidSchema:
@@ -293,7 +293,7 @@ def _signature(output: object) -> Signature:
 
 
 def _unwrapped(whole: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Give the schema that is sent, and whether the value is wrapped in it."""
+    """Return the schema to send, and whether it wraps the value."""
     inner = whole["properties"]["value"]
     definitions = dict(whole.get("$defs", {}))
     reference = inner.get("$ref", "")
@@ -314,7 +314,7 @@ class _Reader(TypedArguments):
         self._is_wrapped = is_wrapped
 
     def read(self, text: str) -> dict[str, Any]:
-        """Give the value, or raise `ArgumentsRefused`."""
+        """Return the value, or raise `ArgumentsRefused`."""
         text = text if text.strip() else "{}"
         given = parse_object(text)
         try:
@@ -329,12 +329,12 @@ class _Reader(TypedArguments):
             raise ArgumentsRefused(f"could not be checked ({type(error).__name__}).") from None
 
     def _as_sent(self, detail: "ErrorDetails") -> "ErrorDetails":
-        """Give an error its place in what the model wrote."""
+        """Return an error with its place in the model's text."""
         return detail if self._is_wrapped else {**detail, "loc": detail["loc"][1:]}
 
 
 def _unfenced(text: str) -> str:
-    """Take an answer out of the one fence that it may stand in."""
+    """Return an answer without the Markdown fence around it, if there is one."""
     stripped = text.strip()
     line, _, rest = stripped.partition("\n")
     is_fenced = line in (_FENCE, _FENCE + "json") and rest.endswith(_FENCE)

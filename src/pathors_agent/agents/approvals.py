@@ -1,8 +1,8 @@
-"""Calls that wait for a person's yes: what is to be approved, and what was decided.
+"""Calls that wait for a person's approval, and the decisions about them.
 
-Nothing is stored: an approval is made from the open call and its tool each time it is asked for,
-and bound to both by a digest, so that a decision can come from another process, another day, and
-never approves anything else than what the person saw.
+Nothing is stored. An approval is derived from the open call and its tool, and bound to both by a
+digest. So a decision can come from another process on another day, and can only approve the call that
+the person saw.
 """
 
 import json
@@ -24,9 +24,9 @@ _NONE: Mapping[str, str | None] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a person decided about one open call; made by an `Approval`, or from stored fields.
+    """A person's decision about one open call, built by an `Approval` or from stored fields.
 
-    `arguments` are the JSON text to run the call with instead of the model's.
+    `arguments` is the JSON text that replaces the model's arguments.
     """
 
     digest: str
@@ -37,30 +37,26 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """An open call that waits for a person's yes.
+    """An open call that waits for a person's approval.
 
-    `digest` binds a decision to this call, its arguments and its tool as they are now.
+    `digest` binds a decision to this call, its arguments and its tool.
     """
 
     call: ToolCall
     digest: str
 
     def approve(self, arguments: Mapping[str, JSONValue] | None = None) -> Decision:
-        """Let the call run; with `arguments`, with those instead of the model's."""
+        """Return the decision that lets the call run, with the model's or other `arguments`."""
         text = None if arguments is None else json.dumps(dict(arguments), ensure_ascii=False)
         return Decision(self.digest, approved=True, arguments=text)
 
     def deny(self, reason: str = "") -> Decision:
-        """Answer the call with a no, and the reason, for the model."""
+        """Return the decision that the call does not run; the model reads the reason."""
         return Decision(self.digest, approved=False, reason=reason)
 
 
 class Approvals:
-    """Which calls of a conversation wait for approval, given what was decided.
-
-    Decisions are taken whole: one that fits no waiting call (it was answered already, or the call
-    or its tool is another now) raises `ConversationError`, and nothing has happened.
-    """
+    """The calls of a conversation that wait for approval, and the decisions so far."""
 
     __slots__ = ("_approved", "_conversation", "tools")
 
@@ -70,12 +66,16 @@ class Approvals:
         self._approved = _NONE  # call id -> arguments to run it with
 
     def open(self) -> list[Approval]:
-        """The calls that wait, in call order."""
+        """Return the calls that wait, in call order."""
         waiting = filter(self.is_held, self._conversation.open_calls)
         return [Approval(call, digest(call, self.tools[call.name])) for call in waiting]
 
     def decide(self, decisions: Iterable[Decision]) -> list[ToolMessage]:
-        """Take decisions: let approved calls run, and answer denied ones; return those answers."""
+        """Let approved calls run, and answer denied ones; return those answers.
+
+        Raises `ConversationError`, and changes nothing, if a decision fits no waiting call: the call
+        was answered already, or the call or its tool has changed.
+        """
         waiting = {approval.digest: approval.call for approval in self.open()}
         decided: list[tuple[ToolCall, Decision]] = []
         for decision in decisions:
@@ -96,7 +96,7 @@ class Approvals:
 
     @property
     def has_approved(self) -> bool:
-        """Whether a call was approved, and is to run."""
+        """Whether a call was approved."""
         return bool(self._approved)
 
     def is_held(self, call: ToolCall) -> bool:
@@ -126,13 +126,13 @@ class Approvals:
         return call if arguments is None else call.model_copy(update={"arguments": arguments})
 
     def note(self, call: ToolCall) -> str | None:
-        """What the model is to be told of a call that ran otherwise than it asked."""
+        """Return the note for the model if a person changed the call's arguments."""
         arguments = self._approved.get(call.id)
         return None if arguments is None else f"(A person changed the arguments to {arguments}.)"
 
 
 def digest(call: ToolCall, tool: Tool) -> str:
-    """Bind a decision to a call and the tool that would run it."""
+    """Return the digest that binds a decision to a call and its tool."""
     seen = [call.id, tool.name, tool.parameters, canonical_arguments(call.arguments)]
     text = json.dumps(seen, sort_keys=True, default=str)
     return blake2b(text.encode(errors="replace"), digest_size=_DIGEST_BYTES).hexdigest()

@@ -1,4 +1,4 @@
-"""What a run gave: its answer, its messages, where it stood and what it used."""
+"""The result of a run: its answer, its messages, its status and its usage."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from pathors_agent.wire.message_builder import Quirk
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# A sentence or two: models say in their first words why they refuse.
+# A sentence or two: models explain a refusal in their first words.
 MAX_REFUSAL_CHARACTERS = 500
 
 _NOTHING_USED = Usage(
@@ -30,12 +30,12 @@ _NOTHING_USED = Usage(
 
 @dataclass(frozen=True)
 class RunResult(Generic[OutputT]):
-    """Where a run stood when it ended, and all that it said.
+    """The state of a run when it ended, and its messages.
 
-    `messages` are those that this run added, the prompt first; `conversation` is the history that
-    it grew, from which another run goes on. `open_calls` wait for the caller's results, and
-    `approvals` are those of them that wait for a person's yes instead. `quirks` are what had to be
-    read around in the provider's answers, each kind once.
+    `messages` are those that this run added, the prompt first. `conversation` is the whole history,
+    from which another run goes on. `open_calls` wait for the caller's results; those of them that
+    wait for a person's approval are in `approvals`. `quirks` are the deviations of the provider's
+    answers from the wire format, each kind once.
     """
 
     conversation: Conversation
@@ -44,20 +44,20 @@ class RunResult(Generic[OutputT]):
     limit: str | None = None
     """The name of the limit that stopped the run."""
     ended_by: EndedBy | None = None
-    """What ended the last answer before it was whole: its length, a content filter or a refusal."""
+    """What ended the last answer early: its length, a content filter or a refusal."""
     open_calls: tuple[ToolCall, ...] = ()
     approvals: tuple[Approval, ...] = ()
     quirks: tuple[Quirk, ...] = ()
     cancelled: bool = False
     """Whether `cancel` of its stream ended the run."""
     answer: str | None = field(default=None, repr=False)
-    """The text of the answer, as the model wrote it."""
+    """The text of the answer, as written by the model."""
     answers: AnswerType[OutputT] | None = field(default=None, repr=False)
-    """The type of the answer, where it is more than text."""
+    """The type of the answer, or None for text."""
     spent: tuple[Usage, ...] = field(default=(), repr=False)
-    """The tokens of summaries that were written for its requests."""
+    """The tokens of summaries that its requests needed."""
     times: tuple[TimedCall, ...] = field(default=(), repr=False, compare=False)
-    """When each call of a model or tool began and ended, in the order of their ends."""
+    """When each model call and tool call began and ended, in the order of their ends."""
 
     @cached_property
     def output(self) -> OutputT:
@@ -79,7 +79,7 @@ class RunResult(Generic[OutputT]):
     def usage(self) -> Usage:
         """The tokens of this run, summed; a count that one answer left out is unknown (None).
 
-        Those of the summaries that it needed are among them.
+        The tokens of summaries that it needed are included.
         """
         used = (message.usage or Usage() for message in self._answers())
         return reduce(add, (*used, *self.spent), _NOTHING_USED)
@@ -91,11 +91,11 @@ class RunResult(Generic[OutputT]):
 
     @property
     def session_id(self) -> str | None:
-        """The session that the endpoint keeps this conversation under."""
+        """The id of the endpoint's session, if it keeps this conversation."""
         return self.conversation.session_id
 
     def timeline(self) -> str:
-        """Draw the run's calls as bars on one HTML page, for a browser."""
+        """Return an HTML page that shows the run's calls as bars."""
         return page(Chart("Run", self._said(), self.times))
 
     def _repr_html_(self) -> str:
@@ -131,7 +131,7 @@ class RunResult(Generic[OutputT]):
             case Status.RUNNING:
                 return "it was left before its end; run the conversation again to go on"
             case Status.FINISHED:
-                return "there was nothing to run; give a prompt"
+                return "there was nothing to run; pass a prompt"
 
     def _why_cut_off(self) -> str:
         answer = next(reversed(self._answers()), None) or AssistantMessage()

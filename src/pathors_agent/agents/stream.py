@@ -1,4 +1,4 @@
-"""A run as it goes: deltas and messages for its reader, and its result at the end."""
+"""Streams of runs: deltas and messages for the reader, and the result at the end."""
 
 import sys
 from collections.abc import (
@@ -27,7 +27,10 @@ from pathors_agent.wire.deltas import Delta
 
 
 class Baseline:
-    """What a conversation held before a run: results of an open batch may come in between."""
+    """The state of a conversation before a run, to tell which messages the run added.
+
+    Results of an open batch may come between results that were there before.
+    """
 
     __slots__ = ("_batch_end", "_results", "_start")
 
@@ -39,7 +42,7 @@ class Baseline:
         self._batch_end = self._start + len(conversation.calls)
 
     def added(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """Give those of the messages that came later."""
+        """Return the messages that the run added."""
         batch = messages[self._start : self._batch_end]
         return (*(m for m in batch if not self._held(m)), *messages[self._batch_end :])
 
@@ -61,36 +64,36 @@ class _StreamBase(Generic[OutputT]):
     def cancel(self) -> None:
         """Cancel the run, from any thread or task. Returns at once. Idempotent.
 
-        The model call or the tools that run end as if the reader were cancelled, and the reader's
-        loop ends. The conversation keeps what was recorded: a later run goes on from there.
+        The running model call or tools end as if the reader were cancelled, and the reader's loop
+        ends. The conversation keeps the recorded messages: a later run goes on from there.
         """
         self._control.cancel()
 
     def say(self, prompt: Prompt) -> None:
-        """Add a message of the user while the run goes, from any thread or task.
+        """Add a user message during the run, from any thread or task.
 
-        It stands in the history after the tool calls that run, before the next model call; a run
-        that is about to end goes on with it. Raises `ConversationError` if the run has ended.
+        It is appended after the running tool calls and before the next model call; a run that is
+        about to end goes on with it. Raises `ConversationError` if the run has ended.
         """
         self._control.add_message(user_message(prompt))
 
     @property
     def conversation(self) -> Conversation:
-        """The history, growing as the run goes."""
+        """The history, which grows during the run."""
         return self._run.conversation
 
     @property
     def partial(self) -> JSONValue:
-        """The answer so far as a value, for display only; None while there is none.
+        """The answer so far as a value, for display only, or None.
 
-        Only agents with an `output` type have one. It is parsed when asked, in linear time; the
-        containers go on growing: copy what you keep.
+        Only agents with an `output` type have it. It is parsed on access, in linear time. Its
+        containers keep growing: copy what you keep.
         """
         return self._bindings.arriving.value if self._bindings.arriving else None
 
     @property
     def result(self) -> RunResult[OutputT]:
-        """Where the run stands now; after the last item, its result."""
+        """The state of the run now; after the last item, its result."""
         conversation = self._run.conversation
         status, open_calls = self._run.status, conversation.open_calls
         return RunResult(
@@ -111,12 +114,12 @@ class _StreamBase(Generic[OutputT]):
 
 
 class RunStream(_StreamBase[OutputT]):
-    """A run as it goes: a context manager, and an iterable of deltas and messages.
+    """The stream of a run: a context manager, and an iterable of deltas and messages.
 
-    Leaving the `with` block early ends the model call; the history keeps what was recorded, and
-    running the conversation again goes on from there. One thread reads the stream; `cancel` and
-    `say` may be called from any other. Leaving the block while another thread reads cancels the
-    run and raises `StreamInUse`.
+    Leaving the `with` block early ends the model call. The history keeps the recorded messages, and
+    another run of the conversation goes on from there. One thread reads the stream; `cancel` and
+    `say` may be called from any thread. Leaving the block while another thread reads cancels the run
+    and raises `StreamInUse`.
     """
 
     __slots__ = ("_items",)
@@ -161,7 +164,7 @@ class RunStream(_StreamBase[OutputT]):
 
 
 class AsyncRunStream(_StreamBase[OutputT]):
-    """`RunStream` for asyncio and trio, read by one task: an async context manager and iterable."""
+    """The stream of an async run, read by one task: an async context manager and iterable."""
 
     __slots__ = ("_items", "_opening")
 
@@ -180,7 +183,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
         self._opening = opening
 
     def keep_journal(self, journal: Journal) -> None:
-        """Tell a journal of the calls from now on, and ask it first which were begun before."""
+        """Record tool calls in a journal from now on, which may hold results of an earlier process."""
         self._bindings.journal = journal
 
     async def __aenter__(self) -> Self:
@@ -207,7 +210,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
         if self._control.reader.is_running:
             raise _read_twice("task")
         self._control.reader.enter_loop(sys._getframe(1))
-        # The driver itself: another layer would cost each item a coroutine.
+        # The driver itself: a wrapper would cost a coroutine for each item.
         return self._items
 
 

@@ -1,4 +1,4 @@
-"""Send a summary, which a model writes, in the place of the turns that no longer fit."""
+"""Send a summary, written by a model, instead of the turns that no longer fit."""
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,13 +20,19 @@ from pathors_agent.history.trim import (
     spend,
 )
 from pathors_agent.json_text import write_json
-from pathors_agent.messages import AssistantMessage, Message, SystemMessage, ToolMessage
+from pathors_agent.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    UserMessage,
+)
 from pathors_agent.schema.arguments import cut
 from pathors_agent.wire.messages import dump_message
 
-# As many conversations at once keep their summaries in this process; one has about 2 KB.
+# Summaries kept in this process, about 2 KB each.
 MAX_KEPT = 1_000
-# About 500 tokens: longer messages are files and pages, whose beginnings say what they are.
+# About 500 tokens: longer messages are files and pages, whose beginnings are enough.
 MAX_MESSAGE_CHARACTERS = 2_000
 
 ASKING = """\
@@ -45,12 +51,12 @@ def summarized(
 def summarized(
     agent: Agent | AsyncAgent, *, tokens: int, count: Counter | None = None
 ) -> Callable[[Sequence[Message]], Sequence[Message] | Awaitable[Sequence[Message]]]:
-    """Send a summary in the place of the first turns, once the history is over `tokens`.
+    """Send a summary instead of the first turns, once the history is over `tokens`.
 
-    `agent`, which needs no tools, writes it; `AsyncAgent` takes one that an `AsyncAgent` writes.
-    The last turns that fit in half of `tokens` stay as they are, the current one always, so that
-    many requests pass before the next summary. Each is kept in memory, for the same history; its
-    tokens are counted in the `usage` of the run that needed it.
+    `agent` writes the summary and needs no tools; for an `AsyncAgent` it may be an `AsyncAgent`. The
+    current turn and the last turns that fit in half of `tokens` are sent unchanged, so that many
+    requests pass before the next summary. Summaries are cached in memory by the history that they
+    replace; their tokens count to the `usage` of the run that needed them.
     """
     summaries = _Summaries(tokens, count)
 
@@ -71,14 +77,14 @@ def summarized(
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What a model is to summarise: everything before a place, known by its digest."""
+    """A prompt that requests a summary of a prefix of a history, and the digest of the prefix."""
 
     digest: bytes
     prompt: str
 
 
 class _Summaries:
-    """The summaries of beginnings of histories, by what those hold."""
+    """The cached summaries, by the digest of the prefix that they replace."""
 
     def __init__(self, tokens: int, count: Counter | None) -> None:
         check_positive("tokens", tokens)
@@ -89,7 +95,7 @@ class _Summaries:
         self._lock = Lock()  # agents may run in several threads
 
     def question(self, messages: Sequence[Message]) -> _Question | None:
-        """Say what is to be summarised before these messages are sent, or None."""
+        """Return the summary to request before these messages are sent, or None."""
         if self._fits(self.sent(messages)):
             return None
         place = first_fitting(messages, self._tokens // 2, self._count)
@@ -100,7 +106,7 @@ class _Summaries:
         return _Question(digest, _prompt(summary, messages[known:place]))
 
     def keep(self, question: _Question, answer: RunResult) -> None:
-        """Keep a summary, and forget the oldest of too many."""
+        """Cache a summary, and evict the oldest one if there are too many."""
         spend(answer.usage)
         summary = SystemMessage(content=f"{HEADING}\n{answer.output}")
         with self._lock:
@@ -109,7 +115,7 @@ class _Summaries:
                 del self._kept[next(iter(self._kept))]
 
     def sent(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Give the messages with what is known put in the place of their beginning."""
+        """Return the messages to send, with the longest cached summary instead of its prefix."""
         if self._fits(messages):
             return messages
         place, summary = self._known(messages)
@@ -119,7 +125,7 @@ class _Summaries:
         return first_fitting(messages, self._tokens, self._count) == 0
 
     def _known(self, messages: Sequence[Message]) -> tuple[int, SystemMessage | None]:
-        """Find the longest beginning whose summary is known, and where it ends."""
+        """Return the longest prefix with a cached summary: its length and its summary."""
         known: tuple[int, SystemMessage | None] = (0, None)
         for place, digest in self._beginnings(messages, len(messages)):
             if summary := self._kept.get(digest):
@@ -127,7 +133,7 @@ class _Summaries:
         return known
 
     def _beginnings(self, messages: Sequence[Message], end: int) -> list[tuple[int, bytes]]:
-        """Give the places where turns begin, up to one, and digests of what is before them."""
+        """Return where turns begin, up to `end`, and the digest of the messages before each."""
         whole = hashlib.blake2b(digest_size=16)
         places = []
         before = 0
@@ -150,7 +156,7 @@ def _prompt(summary: SystemMessage | None, messages: Sequence[Message]) -> str:
 
 
 def _lines(message: Message) -> list[str]:
-    """Write a message down as it is read aloud; system messages are sent as they are."""
+    """Return a message as lines of a transcript; system messages are sent separately."""
     text = cut(message.text, MAX_MESSAGE_CHARACTERS)
     match message:
         case SystemMessage():
@@ -162,5 +168,5 @@ def _lines(message: Message) -> list[str]:
             names = (call.name for call in message.tool_calls)
             asked = [f"assistant calls {n}: {a}" for n, a in zip(names, calls, strict=True)]
             return ([f"assistant: {text}"] if text else []) + asked
-        case _:
+        case UserMessage():
             return [f"user: {text}"]

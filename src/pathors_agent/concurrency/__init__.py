@@ -1,1 +1,1 @@
-"""Event loops, cancellation and lifetimes, the same on asyncio, on trio and in threads."""
+"""Event loops, cancellation and lifetimes on asyncio, on trio and in threads."""

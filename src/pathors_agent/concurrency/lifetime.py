@@ -1,4 +1,4 @@
-"""Open what an agent was given with the agent, close it with the agent, and end the process."""
+"""Open and close the resources of an agent, and bound the end of a process."""
 
 import _thread
 import os
@@ -16,7 +16,7 @@ from typing import Self
 
 
 class Lifetime:
-    """A `with` block around the use of what was given, as far as that is a context manager."""
+    """A `with` block that opens and closes those of `_given` that are context managers."""
 
     _given: tuple[object, ...]
 
@@ -38,7 +38,7 @@ class Lifetime:
 
 
 class AsyncLifetime:
-    """As `Lifetime`, with `async with`."""
+    """A `Lifetime` for `async with`."""
 
     _given: tuple[object, ...]
 
@@ -59,7 +59,7 @@ class AsyncLifetime:
         await self._exits.__aexit__(kind, error, traceback)
 
 
-# Stores, transports and connections close within milliseconds, or do not answer.
+# Stores, transports and connections close within milliseconds, or hang.
 CLOSE_SECONDS = 3.0
 
 _DID_NOT_END = b"error: the process was ended, because a tool still ran in it\n"
@@ -68,8 +68,8 @@ _DID_NOT_END = b"error: the process was ended, because a tool still ran in it\n"
 def end_process_within(seconds: float) -> Callable[[], None]:
     """End this process with status 1 after `seconds`, unless the returned function is called.
 
-    For programs that stop: neither a thread nor an event loop that a tool blocks can be stopped,
-    and Python waits for some threads before it exits. A signal handler may call it.
+    For programs that shut down: neither a thread nor an event loop that a tool blocks can be
+    stopped, and Python waits for some threads before it exits. May be called in a signal handler.
     """
     has_ended = threading.Event()
 

@@ -1,7 +1,7 @@
 """Decide which message may come next. Pure: no I/O, no clock.
 
-The table is the documentation: a missing cell is a `ConversationError`. There is one way in,
-`Conversation.append`; everything else reads.
+The table is the documentation: a missing cell is a `ConversationError`. `Conversation.append` is the
+only way to add a message.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Role(StrEnum):
-    """Who must speak next."""
+    """The role of the next message."""
 
     USER = "user"
     ASSISTANT = "assistant"
@@ -35,7 +35,7 @@ class Role(StrEnum):
 
 
 class Event(StrEnum):
-    """What a message is to the state machine."""
+    """The kind of a message, as the state machine sees it."""
 
     SYSTEM = "system"
     USER = "user"
@@ -70,8 +70,8 @@ class CallState(StrEnum):
 
     - NOT_BEGUN: a run recorded the call and did not begin it.
     - BEGUN: a run began it, and stopped before its result.
-    - HANDED_OUT: a client tool's call; only the caller can run it.
-    - UNKNOWN: no run watched it: the history was loaded, or appended by hand.
+    - HANDED_OUT: a call of a client tool, which only the caller can run.
+    - UNKNOWN: no run observed it: the history was loaded, or appended by hand.
     """
 
     NOT_BEGUN = "not_begun"
@@ -80,7 +80,7 @@ class CallState(StrEnum):
     UNKNOWN = "unknown"
 
 
-# What the model reads of a call that is closed without a result, and its outcome.
+# The outcome of a call that is closed without a result, and the text that the model reads.
 _CLOSED: dict[CallState, tuple[Outcome, str]] = {
     CallState.NOT_BEGUN: ("not_run", "Not run: {reason}."),
     CallState.BEGUN: (
@@ -95,26 +95,26 @@ _CLOSED: dict[CallState, tuple[Outcome, str]] = {
     ),
 }
 
-# Enough ids to act on; a flood of ten thousand must not become a ten-megabyte sentence.
+# Enough ids to act on; an error about ten thousand calls must stay short.
 LISTED_IDS = 10
 
-# The longest ids that providers make have 64 characters.
+# The longest ids of providers have 64 characters.
 _QUOTE = Repr()
 _QUOTE.maxstring = 70
 
 
 @dataclass(slots=True)
 class _Batch:
-    """The tool calls of one answer while some wait for a result."""
+    """The tool calls of one answer, while some of them have no result."""
 
     calls: tuple[ToolCall, ...]
-    places: dict[str, int]  # call id -> place in call order
-    results: dict[int, ToolMessage] = field(default_factory=dict)  # by place
-    states: dict[str, CallState] = field(default_factory=dict)  # by call id, as far as known
+    places: dict[str, int]  # call id -> index in call order
+    results: dict[int, ToolMessage] = field(default_factory=dict)  # by index
+    states: dict[str, CallState] = field(default_factory=dict)  # by call id, if known
 
     @property
     def waits_for_one(self) -> bool:
-        """Whether all results but one are there."""
+        """Whether a single result is missing."""
         return len(self.places) - len(self.results) == 1
 
     def open_calls(self) -> tuple[ToolCall, ...]:
@@ -127,13 +127,13 @@ class _Batch:
 class Conversation:
     """A message history that is legal after every append.
 
-    `Conversation(messages)` takes a stored history whole or raises `ConversationError` with the
-    index of the first message that does not fit. Results of one batch of tool calls are kept in
-    call order, whatever order they arrive in.
+    `Conversation(messages)` raises `ConversationError` with the index of the first message that does
+    not fit. The results of one batch of tool calls are kept in call order, in whatever order they
+    arrive.
 
-    `session_id` names the stored session; None while there is none. `id` names the conversation
-    in the idempotency keys of its tool calls: the session id, or else an id that the agent makes
-    up; pass a stored one to keep the keys equal over a restart.
+    `session_id` is the id of the stored session, or None. `id` names the conversation in the
+    idempotency keys of its tool calls. It is the session id, or else a random id that the agent sets;
+    pass a stored one to keep the keys equal over a restart.
     """
 
     __slots__ = (
@@ -163,10 +163,10 @@ class Conversation:
         self._next_role = Role.USER
         self._batch: _Batch | None = None
         self._turns = self._turns_at_user = 0
-        self._call_ids: set[str] | None = None  # an empty set would be the largest thing here
-        self._queued: list[UserMessage] | None = None  # until there is one
+        self._call_ids: set[str] | None = None  # an empty set would be the largest value here
+        self._queued: list[UserMessage] | None = None  # allocated by `queue_message`
         self.holder: object | None = None
-        """The run that goes on with this conversation; only it may append."""
+        """The run that holds this conversation; only it may append."""
         for index, message in enumerate(messages):
             try:
                 self.append(message)
@@ -218,22 +218,22 @@ class Conversation:
         return (*self._messages, *self._batch.results_in_call_order())
 
     def settled(self, start: int = 0) -> list[Message]:
-        """Copy the history from a place on; results of an open batch may yet change theirs."""
+        """Copy the history from an index on, without the results of an open batch."""
         return self._messages[start:]
 
     @property
     def next_role(self) -> Role:
-        """Who must speak next."""
+        """The role of the next message."""
         return self._next_role
 
     @property
     def turns(self) -> int:
-        """How many assistant messages the history holds."""
+        """The number of assistant messages in the history."""
         return self._turns
 
     @property
     def turns_since_user(self) -> int:
-        """How many assistant messages came since a user last spoke."""
+        """The number of assistant messages since a user last spoke."""
         return self._turns - self._turns_at_user
 
     @property
@@ -243,16 +243,16 @@ class Conversation:
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
-        """Every tool call of the batch that is open; empty when none is."""
+        """All tool calls of the open batch, if there is one."""
         return self._batch.calls if self._batch else ()
 
     @property
     def open_calls(self) -> tuple[ToolCall, ...]:
-        """The tool calls that still wait for a result, in call order."""
+        """The tool calls without a result, in call order."""
         return self._batch.open_calls() if self._batch else ()
 
     def append(self, message: Message) -> None:
-        """Add a message, or raise `ConversationError` and stay as it was."""
+        """Add a message, or raise `ConversationError` and change nothing."""
         event = self._event(message)
         next_role = TRANSITIONS[self._next_role].get(event)
         if next_role is None:
@@ -277,16 +277,16 @@ class Conversation:
         return states.get(call.id, CallState.UNKNOWN)
 
     def note_call_state(self, call: ToolCall, state: CallState) -> None:
-        """Keep what is known of an open call, for as long as it is open; never stored."""
+        """Set what is known of an open call. The state is never stored."""
         if self._batch is not None:
             self._batch.states[call.id] = state
 
     def close_open_calls(self, reason: str) -> None:
-        """Answer every open call, so that the user can speak again; results on record are kept.
+        """Answer every open call, so that the user can speak again; recorded results are kept.
 
-        The model reads the `reason`, and what is known of the call (see `CallState`): that it was
-        not run (outcome "not_run"), was interrupted ("cancelled"), was not answered by the caller
-        ("cancelled"), or may have been carried out ("unknown").
+        The model reads the `reason` and what is known of the call (see `CallState`): it was not run
+        (outcome "not_run"), was interrupted or not answered by the caller ("cancelled"), or may have
+        been carried out ("unknown").
         """
         reason = reason.strip().rstrip(".") or "it was closed"
         for call in self.open_calls:
@@ -296,26 +296,26 @@ class Conversation:
         self.append_queued()
 
     def queue_message(self, message: UserMessage) -> None:
-        """Keep a message that stands in the history as soon as a run can place it."""
+        """Queue a message, which a run appends as soon as no calls are open."""
         self._queued = self._queued or []
         self._queued.append(message)
 
     def next_queued(self) -> UserMessage | None:
-        """Return the first message that `queue_message` kept, or None while calls are open."""
+        """Remove and return the first queued message, or return None while calls are open."""
         if self._queued and self._next_role is not Role.TOOL:
             return self._queued.pop(0)
         return None
 
     def append_queued(self) -> bool:
-        """Append what `queue_message` kept, unless calls are open; return True if there was something."""
-        is_grown = False
+        """Append the queued messages, unless calls are open; return True if any was appended."""
+        has_grown = False
         while (message := self.next_queued()) is not None:
             self.append(message)
-            is_grown = True
-        return is_grown
+            has_grown = True
+        return has_grown
 
     def unqueue(self, message: UserMessage) -> bool:
-        """Take back what `queue_message` kept; return False if it stands in the history already."""
+        """Remove a message from the queue; return False if it is in the history already."""
         try:
             (self._queued or []).remove(message)
         except ValueError:
@@ -325,8 +325,8 @@ class Conversation:
     def trimmed(self, *, turns: int) -> "Conversation":
         """Copy the system messages and the last `turns` whole turns into a new conversation.
 
-        A turn here runs from a user's message to the next one that follows an answer, so that no
-        call loses its result and no answer its question. The copy has no session id.
+        A turn goes from a user's message to the next one that follows an answer, so that no call is
+        separated from its result and no answer from its question. The copy has no session id.
         """
         if turns < 1:
             raise ValueError(f"turns must be at least 1, not {turns}")
@@ -350,7 +350,7 @@ class Conversation:
 
     def _check_names_open_call(self, message: ToolMessage) -> None:
         if self._batch is None:
-            return  # the table refuses it, with its own words
+            return  # the table refuses it
         place = self._batch.places.get(message.tool_call_id)
         if place is None:
             problem = "names no call of the last assistant message"
@@ -371,14 +371,14 @@ class Conversation:
             self._call_ids.update(places)
 
     def _take_result(self, message: ToolMessage) -> None:
-        assert self._batch  # or the table had refused it
+        assert self._batch  # otherwise the table has refused it
         self._batch.results[self._batch.places[message.tool_call_id]] = message
         if len(self._batch.results) == len(self._batch.places):
             self._messages.extend(self._batch.results_in_call_order())
             self._batch = None
 
     def _places(self, message: AssistantMessage) -> dict[str, int]:
-        """Map the call ids of a message to their places; refuse an id that occurs twice."""
+        """Return the index of each call id of a message; raise if an id occurs twice."""
         places: dict[str, int] = {}
         for place, call in enumerate(message.tool_calls):
             if places.setdefault(call.id, place) != place:
@@ -412,9 +412,9 @@ class Conversation:
 
 
 def turn_starts(messages: Sequence[Message]) -> list[int]:
-    """Give the places where a user spoke first of all, or after an answer.
+    """Return the indices at which turns start: the first user message, and those after an answer.
 
-    Feedback of the library is part of the turn it came in.
+    Feedback of the library belongs to the turn that it answers.
     """
     starts: list[int] = []
     is_over = True
@@ -427,7 +427,7 @@ def turn_starts(messages: Sequence[Message]) -> list[int]:
             case AssistantMessage():
                 is_over = not message.tool_calls
             case ToolMessage():
-                # The result of a tool that gives the answer: it ends its tool, and is no error.
+                # The accepted call of a final tool ends its tool, and is no error.
                 is_over = is_over or (message.ends_tool and not message.is_error)
             case SystemMessage():  # may come anywhere
                 pass

@@ -1,7 +1,7 @@
-"""Where a run stops by itself, and which calls may not run: read from the history alone.
+"""Limits of a run: when it stops by itself, and which calls may not run.
 
-Only the messages since the user last spoke count, so that a run taken up again in another process
-stops at the same place.
+They are derived from the messages since the user last spoke, so that a run stops at the same place if
+another process goes on with it.
 """
 
 import json
@@ -11,41 +11,48 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 
-from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
+from pathors_agent.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
 
 # A question that needs more model calls than this is a loop in almost every agent.
 DEFAULT_TURNS = 25
-# Twice the same may be a retry, three times is a habit; at six nobody is learning anything.
+# Two equal calls may be a retry, three are a pattern, and six are a loop.
 DEFAULT_REPEATS_WARNED = 3
 DEFAULT_REPEATS = 6
 
-# More at once than this only wait for each other in most back ends.
+# Most back ends handle no more calls at once.
 DEFAULT_CONCURRENCY = 32
 
-# Whoever has read twice what is wrong with an answer seldom mends it the third time.
+# Models rarely fix an answer on the third retry.
 DEFAULT_OUTPUT_RETRIES = 2
 
-# Proxies and people give up sooner; a tool that needs longer says so with its own `timeout`.
+# Proxies and people give up sooner. A tool that needs longer sets its own `timeout`.
 DEFAULT_TOOL_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Where a run stops by itself; each counts since the user last spoke, and None sets no limit.
+    """Limits of a run. Each counts since the user last spoke; None means no limit.
 
     - `turns`: model calls.
-    - `tool_calls`: tool calls; those of a batch that do not fit are answered "not run".
-    - `total_tokens`: tokens as the provider counts them, checked before each model call. An
-      answer without a total counts those of its prompt and completion that are known.
-    - `seconds`: time of one run; a tool call gets what is left of it, but for sync tools without
-      a `timeout` of a blocking `Agent`.
-    - `tool_seconds`: time of one tool call, where the tool has no `timeout` of its own. A sync
-      tool of a blocking `Agent` is not stopped by it, only by its own.
-    - `repeats`: calls of one tool with the same arguments, this one not run any more; from
-      `repeats_warned` on, their results tell the model that it repeats itself.
+    - `tool_calls`: tool calls; the calls of a batch beyond the limit are answered "not run".
+    - `total_tokens`: tokens as counted by the provider, checked before each model call. An answer
+      without a total counts the known tokens of its prompt and completion.
+    - `seconds`: duration of one run. A tool call may take the time that is left, except for sync
+      tools without a `timeout` of a blocking `Agent`.
+    - `tool_seconds`: duration of one tool call, if the tool has no `timeout`. It does not stop a
+      sync tool of a blocking `Agent`; only the tool's own `timeout` does.
+    - `repeats`: calls of one tool with the same arguments; the call that reaches the limit is not
+      run. From `repeats_warned` on, the results tell the model that it repeats itself.
     - `max_concurrency`: tool calls of one answer that run at the same time (`AsyncAgent`).
-    - `output_retries`: times that the model is asked again for an answer of the type asked for.
-    - `last_word`: at a limit, ask the model once more, without tools, for what it has.
+    - `output_retries`: retries for an answer of the requested type.
+    - `last_word`: at a limit, ask the model once more, without tools, for an answer.
     """
 
     turns: int = DEFAULT_TURNS
@@ -72,7 +79,7 @@ class Limits:
 class Verdict:
     """Whether a call may run.
 
-    One with a `refusal` may not: those words are its result. A `warning` is added to its result.
+    A call with a `refusal` does not run: the text is its result. A `warning` is added to its result.
     """
 
     refusal: str | None = None
@@ -86,11 +93,11 @@ _NO_NAMES: frozenset[str] = frozenset()
 
 
 class Tally:
-    """What the limits count in a history since the user last spoke: read once, as it grows.
+    """The counters of the limits since the user last spoke; each message is read once.
 
-    `place` is how much of the history was read. `limit_before` is the limit that was reached before
-    the last answer was given, or None; `verdicts` has, by id, those of that answer's calls that may
-    not run or are warned of.
+    `place` is the number of messages that were read. `limit_before` is the limit that was reached
+    before the last answer, or None. `verdicts` holds, by call id, the verdicts of that answer's calls
+    that are refused or warned about.
     """
 
     __slots__ = (
@@ -119,43 +126,44 @@ class Tally:
     def _start(self) -> None:
         self._turns = self._calls = self._tokens = self._most = 0
         self.failed_answers = 0
-        """Answers that did not fit and were sent back."""
+        """The number of answers that did not fit and were sent back."""
         self.limit_before: str | None = None
-        # Every open stream has one of these: what most never need is not made yet.
+        # Every open stream has a tally: what few streams need is allocated lazily.
         self.verdicts: Mapping[str, Verdict] = _NO_VERDICTS
         self._ended: frozenset[str] = _NO_NAMES
         self._names: dict[str, str] | None = None  # of the last answer's calls, by id
-        # Writing out arguments anew is the cost here; it waits for calls enough to repeat.
+        # Canonical arguments are expensive: they wait until there are enough calls to repeat.
         self._uncounted: list[ToolCall] | None = None
         self._counts: Counter[tuple[str, str]] | None = None
 
-    def read(self, news: Sequence[Message]) -> None:
-        """Go on with what came since.
+    def read(self, messages: Sequence[Message]) -> None:
+        """Count the messages that were added to the history.
 
-        Results of a batch of calls are read when all are there: until then their places change.
+        The results of a batch of calls are read once all of them are recorded.
         """
-        self.place += len(news)
-        spoken = _last_spoken(news)
+        self.place += len(messages)
+        spoken = _last_spoken(messages)
         if spoken is not None:
             self._start()
-            news = news[spoken + 1 :]
-        for message in news:
-            self._take(message)
+            messages = messages[spoken + 1 :]
+        for message in messages:
+            self._count_message(message)
 
-    def _take(self, message: Message) -> None:
+    def _count_message(self, message: Message) -> None:
         match message:
             case AssistantMessage():
-                self._take_answer(message)
-            case ToolMessage() if message.ends_tool and self._names:
-                self._ended |= {self._names[message.tool_call_id]}
+                self._count_answer(message)
+            case ToolMessage():
+                if message.ends_tool and self._names:
+                    self._ended |= {self._names[message.tool_call_id]}
             case UserMessage():  # feedback
                 self.failed_answers += 1
-            case _:
+            case SystemMessage():  # no limit counts it
                 pass
 
     @property
     def limit(self) -> str | None:
-        """The limit that keeps the model from being asked, or None."""
+        """The limit that is reached, so that the model may not be called, or None."""
         limits = self._limits
         if self._turns >= limits.turns:
             return "turns"
@@ -169,10 +177,10 @@ class Tally:
             return "output_retries"
         return None
 
-    def _take_answer(self, answer: AssistantMessage) -> None:
+    def _count_answer(self, answer: AssistantMessage) -> None:
         self.limit_before = self.limit
         self._prepare_counts(len(answer.tool_calls))
-        # An answer that the model did not end itself: its last call may lack its end.
+        # The last call of an answer that was cut off may be incomplete.
         reason = answer.finish_reason if answer.ended_by else None
         verdicts = {call.id: self._verdict(call, reason) for call in answer.tool_calls}
         self.verdicts = {i: verdict for i, verdict in verdicts.items() if verdict is not MAY_RUN}
@@ -190,9 +198,9 @@ class Tally:
             self._uncounted = None
 
     def _verdict(self, call: ToolCall, reason: str | None) -> Verdict:
-        """Count a call, and say whether it may run.
+        """Count a call, and decide whether it may run.
 
-        The final tool may always: it gives the answer that the limits want.
+        A call of the final tool always may: it is the answer.
         """
         if call.name == self._final_tool:
             cut_off = _cut_off(call, reason)
@@ -235,7 +243,7 @@ class Tally:
 
 
 def _last_spoken(messages: Sequence[Message]) -> int | None:
-    """Find the place of the last message that a user spoke."""
+    """Return the index of the last message of a user, or None."""
     for place in range(len(messages) - 1, -1, -1):
         message = messages[place]
         if isinstance(message, UserMessage) and not message.feedback:
@@ -244,7 +252,10 @@ def _last_spoken(messages: Sequence[Message]) -> int | None:
 
 
 def canonical_arguments(arguments: str) -> str:
-    """Write arguments so that equal values give equal text; text that is no JSON stays."""
+    """Return arguments in a form in which equal values have equal texts.
+
+    Text that is no JSON is returned unchanged.
+    """
     try:
         return json.dumps(json.loads(arguments or "{}"), sort_keys=True, separators=(",", ":"))
     except (ValueError, RecursionError):
@@ -252,7 +263,7 @@ def canonical_arguments(arguments: str) -> str:
 
 
 def _tokens(answer: AssistantMessage) -> int:
-    """Return the tokens of an answer; without a total, those of its parts that are known."""
+    """Return the total of an answer's tokens, or the sum of the parts that are known."""
     usage = answer.usage
     if usage is None:
         return 0
@@ -273,7 +284,7 @@ def _cut_off(call: ToolCall, reason: str | None) -> str | None:
 
 
 def is_object(arguments: str) -> bool:
-    """Return True if arguments are the whole JSON text of an object."""
+    """Return True if arguments are the complete JSON text of an object."""
     try:
         return isinstance(json.loads(arguments), dict)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Say which calls a conversation owes, and never make one. Pure: no I/O, no clock.
+"""Decide which calls of a conversation are pending, and never make one. Pure: no I/O, no clock.
 
-A run is derived from the history; what it keeps is what it has counted there so far. Any stored
-history can be taken up again, by any driver.
+A run is derived from the history; it only caches what it has counted there. Any driver can go on with
+any stored history.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -28,13 +28,17 @@ from pathors_agent.messages import (
 )
 
 Produced = AssistantMessage | ToolMessage | UserMessage
-"""What effects produce."""
+"""A message that an effect produces."""
 
 
 class Status(StrEnum):
-    """Where a run stands.
+    """The status of a run.
 
-    NO_ANSWER: the answer was to be of a type, and the model refused, or the provider cut it off.
+    - RUNNING: effects are pending.
+    - SUSPENDED: only calls of client tools, or calls that wait for approval, are open.
+    - LIMIT_REACHED: a limit stopped the run.
+    - NO_ANSWER: an answer of a type was requested, and the model refused, or the answer was cut off.
+    - FINISHED: the model has answered.
     """
 
     RUNNING = "running"
@@ -46,9 +50,9 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CallModel:
-    """The model is to be asked; `key` is the same on every replay of this history.
+    """Call the model. `key` is equal on every replay of this history.
 
-    On its `last_word` it is asked without tools, because a limit is reached.
+    For the `last_word` the model is called without tools, because a limit is reached.
     """
 
     key: str
@@ -58,9 +62,9 @@ class CallModel:
 
 @dataclass(frozen=True, slots=True)
 class CallTool:
-    """A tool is to be run; `key` is the same on every replay of this history.
+    """Run a tool. `key` is equal on every replay of this history.
 
-    What the limits say of it is its `verdict`: a call that is refused is not run.
+    `verdict` is the decision of the limits: a refused call does not run.
     """
 
     key: str
@@ -70,7 +74,7 @@ class CallTool:
 
 @dataclass(frozen=True, slots=True)
 class GiveFeedback:
-    """The model is to be told, in the user's place, what is wrong with its answer."""
+    """Tell the model, in a user message, what is wrong with its answer."""
 
     key: str
     message: UserMessage = field(repr=False)
@@ -80,7 +84,7 @@ Effect = CallModel | CallTool | GiveFeedback
 
 
 class AnswerCheck(Protocol):
-    """Decide which answers fit, when a run asks for answers of one type."""
+    """Decides which answers fit, if a run requests answers of one type."""
 
     @property
     def final_tool(self) -> str | None:
@@ -97,11 +101,11 @@ class AnswerCheck(Protocol):
 
 
 class Run:
-    """One pass of the loop over a conversation: what is owed, and where it stands.
+    """One pass of the loop over a conversation: its pending effects and its status.
 
-    `client_tools` are the names of tools that only the caller can run, and `is_held` says whether
-    a call waits for somebody's approval: such calls stay open, and a run with nothing else to do
-    is SUSPENDED. `answers` says which answers fit, when they are to be of a type.
+    `client_tools` are the names of tools that only the caller can run. `is_held` returns True for a
+    call that waits for approval. Both kinds of calls stay open, and a run with no other effects is
+    SUSPENDED. `answers` decides which answers fit, if answers of a type are requested.
     """
 
     __slots__ = (
@@ -132,7 +136,7 @@ class Run:
         self.out_of_time = False
         """Set by the driver when `limits.seconds` are over."""
         self.cancelled = False
-        """Set by the driver when the run is cancelled; what it left is still owed."""
+        """Set by the driver when the run is cancelled; its effects are still pending."""
         self.notes_begun_calls = False
         """Set by a driver that calls `begin` before it begins a tool call."""
         self._is_held = is_held
@@ -141,7 +145,7 @@ class Run:
         self._tally = Tally(self.limits, self._final_tool)
 
     def effects(self) -> list[CallModel] | list[CallTool] | list[GiveFeedback]:
-        """The calls owed now, independent of each other; empty when there is nothing to do."""
+        """Return the pending effects, which are independent of each other."""
         match self.conversation.next_role:
             case Role.USER:
                 return self._feedback()
@@ -151,11 +155,11 @@ class Run:
                 return [] if self._is_answered() or self._is_cut_off() else self._model_call()
 
     def call_key(self, effect: CallTool) -> str:
-        """Name a call for whoever must not do it twice: the same on every replay."""
+        """Return the idempotency key of a call, which is equal on every replay."""
         return f"{self.conversation.id}/{effect.key}"
 
     def keyed_calls(self) -> Iterator[tuple[str, ToolCall]]:
-        """Yield the calls of the last answer with the keys of their effects, done or not."""
+        """Yield all calls of the last answer with the keys of their effects."""
         messages = reversed(self.conversation.messages)
         answer = next((m for m in messages if isinstance(m, AssistantMessage)), None)
         for place, call in enumerate(answer.tool_calls if answer else ()):
@@ -165,10 +169,10 @@ class Run:
         return f"tool/{self.conversation.turns - 1}/{place}"
 
     def record(self, message: Produced) -> Produced:
-        """Append the message that an effect produced; the only way to move on.
+        """Append the message that an effect produced, and return it as it was appended.
 
-        A call whose id was used before gets another: endpoints refuse a history with two of one.
-        Return the message as it was appended.
+        A call whose id was used before gets another id: endpoints refuse a history with two equal
+        ids.
         """
         if isinstance(message, AssistantMessage):
             message = self._with_unused_ids(message)
@@ -180,11 +184,11 @@ class Run:
         return message
 
     def begin(self, effect: CallTool) -> None:
-        """Note that a call begins: closed without a result, it is told as interrupted."""
+        """Mark a call as begun: if it is closed without a result, it was interrupted."""
         self.conversation.note_call_state(effect.call, CallState.BEGUN)
 
     def hand_out_client_calls(self) -> None:
-        """Note that the open calls of client tools are the caller's to run."""
+        """Mark the open calls of client tools as handed out to the caller."""
         for call in self.conversation.open_calls:
             if call.name in self.client_tools:
                 self.conversation.note_call_state(call, CallState.HANDED_OUT)
@@ -199,13 +203,13 @@ class Run:
             if call.id in used:
                 call_id = unused_call_id(self.conversation.turns, position, taken)
                 taken.add(call_id)
-                call = call.model_copy(update={"id": call_id})  # noqa: PLW2901  (or as it was)
+                call = call.model_copy(update={"id": call_id})  # noqa: PLW2901  (or unchanged)
             calls.append(call)
         return message.model_copy(update={"tool_calls": tuple(calls)})
 
     @property
     def status(self) -> Status:
-        """Where the run stands, derived from the history."""
+        """The status of the run, derived from the history."""
         if self.effects():
             return Status.RUNNING
         match self.conversation.next_role:
@@ -221,7 +225,7 @@ class Run:
 
     @property
     def ended_by(self) -> EndedBy | None:
-        """What ended the answer that the history ends with before it was whole, or None."""
+        """What ended the last answer early, or None."""
         messages = self.conversation.messages
         if self._answers is not None:
             return self._answers.ended_by(messages)
@@ -241,7 +245,7 @@ class Run:
 
     @property
     def answer(self) -> str | None:
-        """The text of the answer, where the history ends with one that fits."""
+        """The text of the answer, if the history ends with one that fits, or None."""
         messages = self.conversation.messages
         if self._answers is not None:
             return self._answers.answer(messages)
@@ -256,11 +260,11 @@ class Run:
         return self._answers.answer(self.conversation.messages) is not None
 
     def _is_cut_off(self) -> bool:
-        """Return True if an answer of a type was asked for, and asking again would not help."""
+        """Return True if an answer of a type was requested, and asking again would not help."""
         return self._answers is not None and self.ended_by is not None
 
     def _fault(self) -> UserMessage | None:
-        """What is wrong with the answer that the history ends with, to be told to the model."""
+        """Return the feedback about the last answer, if it does not fit, or None."""
         if self._answers is None:
             return None
         return self._answers.feedback(self.conversation.messages)
@@ -285,11 +289,11 @@ class Run:
         limit = self._limit()
         if limit and (not self.limits.last_word or self._last_word_is_over(limit)):
             return []
-        key = intern(f"model/{self.conversation.turns}")  # one for all runs that stand there
+        key = intern(f"model/{self.conversation.turns}")  # shared by all runs
         return [CallModel(key, self.conversation.messages, last_word=limit is not None)]
 
     def _last_word_is_over(self, limit: str) -> bool:
-        if limit in ("seconds", "output_retries"):  # no word can be waited for, or would help
+        if limit in ("seconds", "output_retries"):  # there is no time, or it would not help
             return True
         return self._counted().limit_before is not None
 
@@ -302,10 +306,10 @@ class Run:
         return [
             CallTool(self._tool_key(places[call.id]), call, verdict)
             for call, verdict in judged
-            if verdict.refusal or not self._is_somebody_elses(call)
+            if verdict.refusal or not self._must_wait(call)
         ]
 
-    def _is_somebody_elses(self, call: ToolCall) -> bool:
+    def _must_wait(self, call: ToolCall) -> bool:
         if call.name in self.client_tools:
             return True
         return self._is_held is not None and self._is_held(call)
