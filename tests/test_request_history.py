@@ -282,7 +282,7 @@ def test_async_function_is_refused_by_blocking_code() -> None:
 
     agent = Agent(ScriptedTransport(), history=history)  # type: ignore[arg-type]
 
-    with pytest.raises(TypeError, match="something to await, which only AsyncAgent"):
+    with pytest.raises(TypeError, match="an awaitable, which only AsyncAgent"):
         agent.run("Hello.")
 
 

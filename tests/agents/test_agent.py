@@ -336,7 +336,7 @@ def test_no_prompt_and_nothing_owed_asks_nobody(way: Way) -> None:
     assert result.status is empty.status is Status.FINISHED
     assert result.messages == empty.messages == ()
     assert way.requests == []
-    with pytest.raises(RunNotFinished, match="give a prompt"):
+    with pytest.raises(RunNotFinished, match="pass a prompt"):
         assert empty.output
     assert empty.usage == Usage(
         prompt_tokens=0, completion_tokens=0, total_tokens=0, cached_tokens=0, reasoning_tokens=0

@@ -142,7 +142,7 @@ class RunResult(Generic[OutputT]):
                 return f"the model refused{': ' + said if said else f' ({reason})'}"
             case "content_filter":
                 return f"a content filter of the provider ended the answer ({reason})"
-            case _:
+            case "length" | None:
                 return (
                     f"the answer reached its length limit ({reason}); raise "
                     "ModelOptions.max_tokens, or ask for less, and run again with a prompt"
