@@ -1,7 +1,8 @@
 """Agents: a transport with tools and limits, for blocking and for async code."""
 
+import os
 from collections.abc import Iterable
-from secrets import token_hex
+from random import Random
 from typing import Any, Generic, TypedDict, Unpack, overload
 
 from pathors_agent.agents.answers import ArrivingAnswer, OutputT, answer_type
@@ -323,6 +324,11 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         return AsyncRunStream(run, baseline, bindings, control, items, open_with_its_tools)
 
 
+# Ids must be unique, not secret: asking the operating system for each would take ten times as long.
+_IDS = Random()  # noqa: S311
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_IDS.seed)
+
 # The reason that the model reads of a call that was open when the user spoke again.
 _WENT_ON = "the user went on"
 
@@ -354,7 +360,7 @@ def _open(
         control.release_conversation()
     conversation.session_id = conversation.session_id or session_id
     # Set before the first effect, so that code that stores the growing history can store it as well.
-    conversation.id = conversation.id or session_id or token_hex(16)
+    conversation.id = conversation.id or session_id or f"{_IDS.getrandbits(128):032x}"
 
 
 def _refuse_other_session(conversation: Conversation, session_id: str) -> None:

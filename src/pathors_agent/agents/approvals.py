@@ -76,6 +76,9 @@ class Approvals:
         Raises `ConversationError`, and changes nothing, if a decision fits no waiting call: the call
         was answered already, or the call or its tool has changed.
         """
+        decisions = list(decisions)
+        if not decisions:
+            return []
         waiting = {approval.digest: approval.call for approval in self.open()}
         decided: list[tuple[ToolCall, Decision]] = []
         for decision in decisions:

@@ -6,7 +6,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Collection,
     Generator,
     Iterator,
     Sequence,
@@ -35,11 +34,12 @@ class Baseline:
     __slots__ = ("_batch_end", "_results", "_start")
 
     def __init__(self, conversation: Conversation) -> None:
-        still_open = {call.id for call in conversation.open_calls}
-        results = {call.id for call in conversation.calls} - still_open
-        self._results: Collection[str] = results or ()  # an empty set takes 216 bytes
+        calls = conversation.calls
+        still_open = {call.id for call in conversation.open_calls} if calls else ()
+        # A tuple: an empty set takes 216 bytes.
+        self._results = tuple(call.id for call in calls if call.id not in still_open)
         self._start = len(conversation) - len(self._results)
-        self._batch_end = self._start + len(conversation.calls)
+        self._batch_end = self._start + len(calls)
 
     def added(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Return the messages that the run added."""
