@@ -312,7 +312,7 @@ def test_conversation_of_a_result_goes_on_in_another_agent(way: Way) -> None:
     assert len(way.requests[0]["messages"]) == 5
 
 
-def test_no_prompt_goes_on_with_what_is_owed(way: Way) -> None:
+def test_run_without_a_prompt_performs_pending_effects(way: Way) -> None:
     opened = AssistantMessage(
         tool_calls=tuple(
             ToolCall(id=i, name="add", arguments=f'{{"a": 1, "b": {b}}}')
@@ -327,7 +327,7 @@ def test_no_prompt_goes_on_with_what_is_owed(way: Way) -> None:
     assert said(result.messages) == ["2", "4", "Done."]
 
 
-def test_no_prompt_and_nothing_owed_asks_nobody(way: Way) -> None:
+def test_run_without_a_prompt_and_pending_effects_calls_no_model(way: Way) -> None:
     conversation = Conversation([GO, AssistantMessage(content="Done.")])
 
     result = way.run(conversation=conversation)

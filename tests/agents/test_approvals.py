@@ -185,7 +185,7 @@ def test_calls_that_fit_wait_while_the_others_of_their_answer_are_answered(way: 
     assert RAN == []
 
 
-def test_call_that_was_cut_off_waits_for_nobody(way: Way) -> None:
+def test_call_that_was_cut_off_does_not_wait_for_approval(way: Way) -> None:
     script = answer(calls=[("pay", '{"to": "Ann", "am')], finish_reason="length")
 
     result = way.run(script, "Sorry.", prompt="Pay.", tools=[pay])

@@ -773,13 +773,13 @@ def test_interrupt_passes_and_what_the_tool_gave_is_kept(backend: str) -> None:
     assert conversation.open_calls == ()
 
 
-def test_interrupt_of_the_one_who_waits_for_a_tool_is_not_swallowed() -> None:
+def test_interrupt_of_a_thread_that_waits_for_a_tool_is_not_swallowed() -> None:
     with pytest.raises(KeyboardInterrupt):
         anyio.run(call_tool_async, bound(interrupt_and_give, timeout=LONG), backend="trio")
 
 
 @pytest.mark.parametrize("kind", ["block", "wait"])
-def test_interrupted_blocking_code_owes_the_call_and_leaves_a_deaf_tool(
+def test_interrupted_blocking_code_leaves_the_call_pending_and_abandons_a_deaf_tool(
     deaf: Deaf, kind: str
 ) -> None:
     conversation = Conversation()
@@ -915,7 +915,7 @@ def test_log_of_a_tool_goes_to_the_standard_logger_otherwise(
     assert told[0]["msg"] % told[0]["args"] == said
 
 
-def test_log_of_a_tool_is_silent_while_nobody_listens(
+def test_log_of_a_tool_is_silent_without_a_listener(
     dispatch: Dispatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dispatch(tell)

@@ -307,7 +307,7 @@ def test_failing_tool_is_a_message_and_its_siblings_are_kept(way: Way) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("is_async", [False, True])
-def test_interrupted_batch_keeps_what_was_done_and_owes_the_rest(
+def test_interrupted_batch_keeps_its_results_and_leaves_the_rest_pending(
     way: Way, error: type[BaseException], is_async: bool
 ) -> None:
     first_is_done = threading.Event()
@@ -475,7 +475,7 @@ def cancel_when(request: pytest.FixtureRequest, anyio_backend: str) -> CancelWhe
     [((), True), ((None,), False), ((HELLO, None), False), ((HELLO[:30], None), False)],
     ids=["before the response", "before the first byte", "between deltas", "inside an event"],
 )
-async def test_cancelled_model_call_is_still_owed(
+async def test_cancelled_model_call_is_still_pending(
     cancel_when: CancelWhen, pieces: tuple[bytes | None, ...], before_response: bool
 ) -> None:
     transport = PausedTransport(*pieces, paused_before_response=before_response)
@@ -493,7 +493,7 @@ async def test_cancelled_model_call_is_still_owed(
 
 
 @pytest.mark.anyio
-async def test_one_of_three_cancelled_tools_is_still_owed(cancel_when: CancelWhen) -> None:
+async def test_one_of_three_cancelled_tools_is_still_pending(cancel_when: CancelWhen) -> None:
     waits = anyio.Event()
     returned: list[str] = []
 
@@ -658,7 +658,7 @@ async def test_async_stream_left_by_a_break_leaves_the_transport() -> None:
     assert conversation.messages == (GO,)
 
 
-def test_exception_of_the_one_who_reads_leaves_the_transport() -> None:
+def test_exception_of_the_reader_closes_the_transport() -> None:
     transport = WatchedTransport(HELLO, FINISHED, DONE)
 
     def read() -> None:

@@ -245,7 +245,7 @@ def test_text_is_the_type_of_answers_without_one(way: Way) -> None:
 
 
 def test_type_that_no_schema_describes_is_refused() -> None:
-    with pytest.raises(TypeError, match="output is no type that a model can be asked for"):
+    with pytest.raises(TypeError, match="output is not a type that a model can answer with"):
         Agent(ScriptedTransport(), output=Agent)
 
 
@@ -709,7 +709,7 @@ def shape(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
     return [(message.role, message.text) for message in messages]
 
 
-def test_feedback_is_owed_until_it_is_recorded() -> None:
+def test_feedback_is_pending_until_it_is_recorded() -> None:
     conversation = Conversation([UserMessage(content="?"), AssistantMessage(content="Sunny.")])
     run = Run(conversation, answers=AnswerType(Weather, "tool"))
 

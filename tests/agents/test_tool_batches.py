@@ -126,7 +126,7 @@ async def test_reports_are_no_history() -> None:
     assert [m.role for m in result.messages] == ["user", "assistant", "tool", "assistant"]
 
 
-async def test_leaving_the_stream_ends_the_tool_and_owes_its_call() -> None:
+async def test_leaving_the_stream_ends_the_tool_and_leaves_its_call_pending() -> None:
     conversation = Conversation()
     async with agent(calls(("count_for_ever", {}))).stream(
         "Go.", conversation=conversation

@@ -332,7 +332,7 @@ def test_what_a_process_leaves_behind_is_killed_with_its_answer(dispatch: Dispat
     "function",
     [process_tools.hang, process_tools.ignore_sigterm, process_tools.hang_without_the_lock],
 )
-async def test_cancellation_kills_the_process_at_once_and_the_call_is_owed(
+async def test_cancellation_kills_the_process_at_once_and_the_call_is_pending(
     pipe: Path, function: Function
 ) -> None:
     conversation = Conversation()

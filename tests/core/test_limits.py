@@ -227,7 +227,7 @@ def test_calls_of_the_last_word_are_refused_and_the_run_stops() -> None:
     assert run.effects() == []
 
 
-def test_feedback_is_no_user_who_spoke() -> None:
+def test_feedback_does_not_start_a_turn() -> None:
     feedback = UserMessage(content="That does not fit.", feedback=True)
     history: list[Message] = [*answered(asks("a look 1")), AssistantMessage(content="x"), feedback]
 
@@ -237,7 +237,7 @@ def test_feedback_is_no_user_who_spoke() -> None:
 # - seconds -
 
 
-def test_run_that_is_out_of_time_owes_nothing_now() -> None:
+def test_run_that_is_out_of_time_has_no_pending_effects() -> None:
     run = Run(Conversation([USER, asks("a look 1")]))
 
     run.out_of_time = True

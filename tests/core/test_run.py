@@ -115,7 +115,7 @@ OWED: dict[str, tuple[list[Message], int, list[str], Status]] = {
 
 
 @pytest.mark.parametrize(("history", "turns", "effects", "status"), OWED.values(), ids=OWED)
-def test_what_is_owed_is_as_documented(
+def test_pending_effects_are_as_documented(
     history: list[Message], turns: int, effects: list[str], status: Status
 ) -> None:
     run = Run(Conversation(history), limits=Limits(turns=turns), client_tools={"ask"})
@@ -175,7 +175,7 @@ def test_record_gives_the_message_back() -> None:
     assert run.conversation.messages == (USER, ANSWER)
 
 
-def test_failed_effect_is_still_owed_under_the_same_key() -> None:
+def test_failed_effect_is_still_pending_under_the_same_key() -> None:
     run = Run(Conversation([USER, calling("a", "b")]))
     assert owed(run) == ["tool/0/0 a", "tool/0/1 b"]
 
@@ -318,7 +318,7 @@ def test_results_in_any_order_end_the_same() -> None:
 
 
 @given(st.data())
-def test_run_that_dies_anywhere_owes_the_same_keys_again(data: st.DataObject) -> None:
+def test_run_that_dies_anywhere_has_the_same_pending_keys_again(data: st.DataObject) -> None:
     """Crash after any record, tools finishing in any order; reload; go on."""
     run = Run(Conversation([SYSTEM, USER]), limits=NO_REPEATS)
     performed: list[str] = []

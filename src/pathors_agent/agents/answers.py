@@ -289,7 +289,9 @@ def _signature(output: object) -> Signature:
         return read_signature(answer, tool=FINAL_TOOL, descriptions={})
     except ToolDefinitionError as error:
         reason = str(error).partition("value ")[2]
-        raise TypeError(f"output is no type that a model can be asked for: it {reason}") from error
+        raise TypeError(
+            f"output is not a type that a model can answer with: it {reason}"
+        ) from error
 
 
 def _unwrapped(whole: dict[str, Any]) -> tuple[dict[str, Any], bool]:

@@ -123,7 +123,7 @@ class RunResult(Generic[OutputT]):
             case Status.NO_ANSWER:
                 return self._why_cut_off()
             case Status.LIMIT_REACHED if self.limit == "output_retries":
-                return "no answer was of the type asked for, within limits.output_retries"
+                return "no answer was of the requested type within limits.output_retries"
             case Status.LIMIT_REACHED:
                 return f"it stopped at limits.{self.limit}; raise it and run again"
             case Status.RUNNING if self.cancelled:

@@ -36,9 +36,9 @@ MAX_KEPT = 1_000
 MAX_MESSAGE_CHARACTERS = 2_000
 
 ASKING = """\
-Summarise the conversation below for whoever goes on with it: what is wanted, what was found out,
-decided and done, with its names, numbers and identifiers, and what is still open. Write the
-summary and nothing else."""
+Summarise the conversation below so that another assistant can continue it: the goal, what was found
+out, decided and done, with names, numbers and identifiers, and what is still open. Write the summary
+and nothing else."""
 HEADING = "Summary of the conversation so far:"
 
 

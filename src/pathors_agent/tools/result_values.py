@@ -148,7 +148,7 @@ def _enum(value: Enum, walk: JSONWalk, depth: int) -> Any:
 # - values of numpy, pandas and their like -
 #
 # They are read by their methods, and nothing of these packages is imported. The methods are looked up
-# in the class, because a mock has every attribute that it is asked for.
+# in the class, because a mock has every attribute.
 
 # What pandas and numpy write for a missing date.
 NOT_A_TIME: Final = "NaT"
