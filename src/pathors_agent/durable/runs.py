@@ -195,7 +195,9 @@ class Runs(Generic[OutputT]):
         order = order_of(segments[0])
         past = await self.histories.read(self.name, order.session, begin.get("previous"))
         conversation = past.conversation(order)
-        run, baseline, bindings = prepare_run(self.agent, conversation, context=self._context(order))
+        run, baseline, bindings = prepare_run(
+            self.agent, conversation, context=self._context(order)
+        )
         for step in (step for segment in ids for step in steps[segment]):
             for message in new_messages(step):
                 take(message, run)
