@@ -21,6 +21,7 @@ SECTIONS = (
     "round_trip",
     "loopback",
     "server",
+    "server_turns",
     "durable",
     "imports",
     "installs",

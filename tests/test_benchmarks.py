@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parent.parent
 # But for litellm's: it runs in an environment of its own, which `make bench` makes.
 SECTIONS = [
     *("stream_path", "partial_arguments", "outgoing", "growth"),
-    *("round_trip", "loopback", "server", "durable", "imports", "installs"),
+    *("round_trip", "loopback", "server", "server_turns", "durable", "imports", "installs"),
 ]
 
 

@@ -150,7 +150,7 @@ async def forget_time(store: SQLStore) -> None:
 
     def pass_time(connection: Connection) -> None:
         for table in ("pathors_leases", "pathors_requests"):
-            connection.driver.execute(f"UPDATE {table} SET until = 0")
+            connection.execute(f"UPDATE {table} SET until = 0")
 
     await store._database.write("pass the time", pass_time)
 

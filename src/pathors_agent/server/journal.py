@@ -78,11 +78,9 @@ class TurnJournal:
     # The notes of calls side by side are written in the order in which they were made.
     _lock: anyio.Lock = field(default_factory=anyio.Lock)
 
-    async def open(self) -> None:
-        """Read the session's notes; raise a 409 `Problem` if this turn's are of another state."""
-        notes = await self._bounded(
-            await self.store.turn_notes(self.lease.project, self.lease.session_id)
-        )
+    async def open(self, notes: Sequence[TurnNote]) -> None:
+        """Read the session's notes. Raise a 409 `Problem` if this turn's are of another state."""
+        notes = await self._bounded(notes)
         self._unheard = {note.turn: note.text for note in notes if note.turn.startswith(_UNHEARD)}
         told = [note for note in notes if note.turn not in self._unheard]
         turns = await parsed(sum(len(note.text) for note in told), lambda: _by_turn(told))
@@ -95,7 +93,7 @@ class TurnJournal:
             elif since == self.since:
                 (self.later if self._has_state else self.earlier).extend(interrupted(noted))
 
-    async def _bounded(self, notes: list[TurnNote]) -> list[TurnNote]:
+    async def _bounded(self, notes: Sequence[TurnNote]) -> list[TurnNote]:
         """Forget the notes of the oldest turns if those of other turns are over `MAX_NOTES_BYTES`."""
         sizes: dict[str, int] = {}
         for note in notes:

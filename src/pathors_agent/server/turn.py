@@ -33,7 +33,7 @@ from pathors_agent.server.problems import DO_NOT_RETRY, Problem
 from pathors_agent.server.project import Project, TurnContext
 from pathors_agent.server.repeats import CLEAN_UP_SECONDS, KeptEvents, StreamName, held
 from pathors_agent.server.settings import ServerSettings
-from pathors_agent.stores.base import Lease, RequestId, Session, Store
+from pathors_agent.stores.base import Lease, OpenedSession, RequestId, Session, Store, TurnNote
 from pathors_agent.telemetry.events import emit
 from pathors_agent.telemetry.spans import continued
 from pathors_agent.wire.chat_completions import RequestTemplate
@@ -112,6 +112,7 @@ class Turn:
     request_id: RequestId | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     head: Head = field(init=False)
+    opened: OpenedSession | None = field(default=None, repr=False)
     lease: Lease | None = None
     holds_request: bool = False
     is_running: bool = False
@@ -284,7 +285,10 @@ class Turn:
             since=_state(seen),
             context=context,
         )
-        await journal.open()
+        notes: Sequence[TurnNote] = self.opened.notes if self.opened else ()
+        if self.is_durable:  # its beginning was noted since
+            notes = await self.shared.store.turn_notes(lease.project, lease.session_id)
+        await journal.open(notes)
         return journal
 
     async def _unheard_answer(self, journal: TurnJournal, seen: Session) -> Answer | None:
@@ -408,7 +412,8 @@ class Turn:
     @asynccontextmanager
     async def _lease(self) -> AsyncGenerator[Lease]:
         """Hold the session against other processes."""
-        self.lease = lease = await self._taken_lease()
+        self.opened = await self._opened_session()
+        self.lease = lease = self.opened.lease
         try:
             with self.shared.metrics.lease():
                 yield lease
@@ -418,28 +423,25 @@ class Turn:
                 with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
                     await self.shared.store.drop_lease(lease)
 
-    async def _taken_lease(self) -> Lease:
+    async def _opened_session(self) -> OpenedSession:
         holder, pause = secrets.token_hex(8), _FIRST_LOOK_SECONDS
         while True:
-            lease = await self.shared.store.take_lease(
+            opened = await self.shared.store.open_session(
                 self.caller.space,
                 self.session_id,
                 holder=holder,
                 seconds=self.shared.settings.lease_seconds,
             )
-            if lease is not None:
-                return lease
+            if opened is not None:
+                return opened
             await anyio.sleep(pause)
             pause = min(pause * 2, _LAST_LOOK_SECONDS)
 
     # - what it says -
 
     async def _stored(self) -> Session | None:
-        if self.request.session_id is None and not self.is_named:
-            return None  # its id was made up a moment ago
-        try:
-            session = await self.shared.store.session(self.caller.space, self.session_id)
-        except SessionNotFound:
+        session = self.opened.session if self.opened else None
+        if session is None:
             return None
         if session.size > self.shared.settings.max_session_bytes:
             raise _too_large(self.shared.settings)

@@ -7,12 +7,16 @@ here.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from types import TracebackType
 from typing import Generic, Literal, Self, TypeVar
 
+import anyio
+
+from pathors_agent.errors import SessionNotFound
 from pathors_agent.messages import Message
 from pathors_agent.stores.texts import (
     Variables,
@@ -152,6 +156,18 @@ class TurnNote:
     text: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedSession:
+    """A session as it was when its lease was acquired; None if it does not exist.
+
+    `notes` are those of its turns that were not saved.
+    """
+
+    lease: Lease
+    session: Session | None
+    notes: tuple[TurnNote, ...] = field(default=(), repr=False)
+
+
 class Store(ABC):
     """Keeps keys, sessions and answers. An async context manager: open while it is used.
 
@@ -262,6 +278,28 @@ class Store(ABC):
         A lease that was not kept up for its `seconds` is over, whatever became of its holder.
         """
 
+    async def open_session(
+        self, project: str, session_id: str, *, holder: str, seconds: float
+    ) -> OpenedSession | None:
+        """Acquire the lease of a session and read the session and the notes of its turns.
+
+        Return None while another holder has the lease. This takes three calls of other methods;
+        a store that can do it in one transaction overrides it.
+        """
+        lease = await self.take_lease(project, session_id, holder=holder, seconds=seconds)
+        if lease is None:
+            return None
+        session: Session | None = None
+        try:
+            with suppress(SessionNotFound):
+                session = await self.session(project, session_id)
+            notes = await self.turn_notes(project, session_id)
+        except BaseException:
+            with anyio.move_on_after(_DROP_SECONDS, shield=True):
+                await self.drop_lease(lease)
+            raise
+        return OpenedSession(lease=lease, session=session, notes=tuple(notes))
+
     @abstractmethod
     async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
         """Hold a lease for so many more seconds from now; False when it is another's by now."""
@@ -337,6 +375,9 @@ class Store(ABC):
     async def forget_request(self, request: RequestId) -> None:
         """Forget a request that came to no answer; a finished one stays."""
 
+
+# Dropping a lease is worth this long, also for a caller that was cancelled.
+_DROP_SECONDS = 5.0
 
 # What clients that repeat a request rely on; as long as Stripe keeps them.
 ANSWER_HOURS = 24

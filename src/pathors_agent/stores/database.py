@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -84,36 +84,51 @@ def _unusable() -> StoreError:
 # - connections -
 
 
-class Texts(dict[Statement, tuple[str, dict[str, Any]]]):
-    """The SQL text of each statement and the values of its constants, compiled on first use."""
+class Texts(dict[Statement, tuple[str, list[str], dict[str, Any]]]):
+    """The SQL text of each statement, the names of its values in order, and its constants.
+
+    A statement is compiled when it is used first.
+    """
 
     def __init__(self, dialect: Dialect) -> None:
         super().__init__()
         self.dialect = dialect
 
-    def __missing__(self, statement: Statement) -> tuple[str, dict[str, Any]]:
+    def __missing__(self, statement: Statement) -> tuple[str, list[str], dict[str, Any]]:
         compiled = statement.compile(dialect=self.dialect)
         constants = {name: value for name, value in compiled.params.items() if value is not None}
-        self[statement] = found = str(compiled), constants
+        self[statement] = found = str(compiled), compiled.positiontup or [], constants
         return found
 
 
-class Connection:
+class Connection(ABC):
     """A connection of one thread. It runs statements; the thread begins and ends transactions.
 
     Statements are built once, as constants of a module: their SQL text is kept for good. Values go
     to their `bindparam`s by name.
     """
 
-    def __init__(self, driver: Any, texts: Texts) -> None:
-        self.driver = driver
-        self._texts = texts
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
 
+    @abstractmethod
     def rows(self, statement: Statement, **values: object) -> list[Any]:
         """Run a statement and return its rows as tuples."""
-        text, constants = self._texts[statement]
-        rows: list[Any] = self.driver.execute(text, {**constants, **values}).fetchall()
-        return rows
+
+    @abstractmethod
+    def change(self, statement: Statement, **values: object) -> int:
+        """Run a statement that returns no rows, and return how many rows it changed."""
+
+    @abstractmethod
+    def execute(self, text: str) -> None:
+        """Run SQL without values and results."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection, which may be broken already."""
+
+    def interrupt(self) -> None:  # noqa: B027  (PostgreSQL limits statements itself)
+        """Make the statement fail that runs now in another thread."""
 
     def row(self, statement: Statement, **values: object) -> Any:
         """Run a statement and return its first row, or None."""
@@ -124,26 +139,6 @@ class Connection:
         """Run a statement and return the first column of its first row, or None."""
         rows = self.rows(statement, **values)
         return rows[0][0] if rows else None
-
-    def change(self, statement: Statement, **values: object) -> int:
-        """Run a statement that returns no rows, and return how many rows it changed."""
-        text, constants = self._texts[statement]
-        count: int = self.driver.execute(text, {**constants, **values}).rowcount
-        return count
-
-    def change_each(self, statement: Statement, values: Sequence[Mapping[str, object]]) -> None:
-        """Run a statement that returns no rows for each of some values."""
-        if len(values) == 1:
-            self.change(statement, **values[0])
-        elif values:
-            text, constants = self._texts[statement]
-            each = [{**constants, **one} for one in values] if constants else values
-            self.driver.cursor().executemany(text, each)
-
-    @property
-    def dialect(self) -> Dialect:
-        """The SQL dialect of the database."""
-        return self._texts.dialect
 
 
 # - jobs -
@@ -165,7 +160,7 @@ class Job(Generic[ResultT]):
         self.obstacle: BaseException = TooBusy()
         self.put, self.begun = time.monotonic(), math.inf
         self.timer: asyncio.TimerHandle
-        self.driver: Any = None  # of the connection that runs it now
+        self.connection: Connection | None = None  # while it runs
         self._lock = threading.Lock()
 
     def claim(self) -> bool:
@@ -183,20 +178,20 @@ class Job(Generic[ResultT]):
     def run(self, connection: Connection) -> None:
         """Run the transaction's function, and keep its result or its error."""
         self.result = self.error = None
-        self.begun, self.driver = time.monotonic(), connection.driver
+        self.begun, self.connection = time.monotonic(), connection
         try:
             self.result = self.work(connection)
         except BaseException as error:  # noqa: BLE001  (raised again where it is waited for)
             self.error = error
         finally:
             with self._lock:
-                self.driver = None
+                self.connection = None
 
     def interrupt(self) -> None:
-        """End the statement that runs now; of SQLite only."""
+        """Make the statement fail that runs now, if the database does not limit it itself."""
         with self._lock:
-            if self.driver is not None:
-                self.driver.interrupt()
+            if self.connection is not None:
+                self.connection.interrupt()
 
     def end(self) -> None:
         """Wake the caller; called on the caller's event loop."""
@@ -220,17 +215,22 @@ def deliver(jobs: Sequence[Job[Any]]) -> None:
             loop.call_soon_threadsafe(_end, ended)
 
 
-Serve = Callable[[Job[Any], Connection | None], Connection | None]
+ConnectionT = TypeVar("ConnectionT", bound=Connection)
 
 
-class Threads:
+class Threads(Generic[ConnectionT]):
     """Up to `most` threads that take jobs from one queue, each with a connection of its own.
 
     `serve` runs a job and returns the connection for the next one, or None to open another. It
     gets None at first.
     """
 
-    def __init__(self, name: str, most: int, serve: Serve) -> None:
+    def __init__(
+        self,
+        name: str,
+        most: int,
+        serve: Callable[[Job[Any], ConnectionT | None], ConnectionT | None],
+    ) -> None:
         self._name, self._most, self._serve = name, most, serve
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -270,12 +270,12 @@ class Threads:
         self._idle = 0
 
     def _main(self) -> None:
-        connection: Connection | None = None
+        connection: ConnectionT | None = None
         while (job := self._next()) is not None:
             connection = self._serve(job, connection)
             del job  # its caller's values are not kept while the thread waits
         if connection is not None:
-            close_driver(connection.driver)
+            connection.close()
 
     def _next(self) -> Job[Any] | None:
         with self._lock:
@@ -283,12 +283,6 @@ class Threads:
                 return self._jobs.get_nowait()
             self._idle += 1
         return self._jobs.get()
-
-
-def close_driver(driver: Any) -> None:
-    """Close a driver's connection, which may be broken already."""
-    with suppress(Exception):
-        driver.close()
 
 
 # - databases -
@@ -385,15 +379,12 @@ class Database(ABC):
         """End a job that has waited or run for too long."""
         now = time.monotonic()
         if now >= job.begun + STATEMENT_SECONDS:
-            self._interrupt(job)
+            job.interrupt()
         elif now >= job.put + self._timeout and job.withdraw():
             job.error = job.obstacle
             job.end()
             return
         self._watch(job)
-
-    def _interrupt(self, job: Job[Any]) -> None:  # noqa: B027  (PostgreSQL does it itself)
-        """Interrupt the statement of a job that runs for too long."""
 
     def _told(self, job: Job[Any]) -> BaseException:
         error = job.error
@@ -430,8 +421,9 @@ class Database(ABC):
     def _migrate(self, connection: Connection) -> None:
         """Create the tables or upgrade them."""
         if not self._is_up_to_date(connection):  # otherwise another process was first
-            for statement in tables.upgrade(connection.dialect, self._version(connection)):
-                connection.driver.execute(statement)
+            found = self._version(connection)
+            for statement in tables.upgrade(connection.texts.dialect, found):
+                connection.execute(statement)
 
 
 async def _end_of(job: Job[Any]) -> None:

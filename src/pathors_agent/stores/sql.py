@@ -14,6 +14,7 @@ from pathors_agent.stores import sql_sessions, sql_turns
 from pathors_agent.stores.base import (
     MAX_SEARCH_BYTES,
     Lease,
+    OpenedSession,
     Page,
     RequestId,
     RequestRecord,
@@ -24,7 +25,6 @@ from pathors_agent.stores.base import (
     TurnNote,
 )
 from pathors_agent.stores.database import Connection, Database, read_url
-from pathors_agent.stores.postgresql import PostgreSQL
 from pathors_agent.stores.sqlite import SQLite
 from pathors_agent.stores.tables import (
     clock,
@@ -211,6 +211,15 @@ class SQLStore(Store):
             lambda c: sql_turns.take_lease(c, project, session_id, holder, seconds),
         )
 
+    async def open_session(
+        self, project: str, session_id: str, *, holder: str, seconds: float
+    ) -> OpenedSession | None:
+        """Acquire the lease of a session and read the session, in one transaction."""
+        return await self._database.write(
+            "open a session",
+            lambda c: sql_turns.open_session(c, project, session_id, holder, seconds),
+        )
+
     async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
         """Renew a lease. Return False if another holder has taken it over."""
         return await self._database.write(
@@ -356,4 +365,6 @@ def _database(text: str, timeout: float) -> Database:
     url = read_url(text)
     if url.get_backend_name() == "sqlite":
         return SQLite(url, timeout)
+    from pathors_agent.stores.postgresql import PostgreSQL  # needs the extra `postgres`
+
     return PostgreSQL(url, timeout)

@@ -37,6 +37,7 @@ from pathors_agent.stores.tables import (
     read_time,
     requests,
     sessions,
+    statement_time,
 )
 from pathors_agent.stores.texts import joined_text, json_text, same_values, searchable
 
@@ -151,8 +152,6 @@ def _joined_messages(separator: str) -> ScalarSelect[str]:
 
 # - one session -
 
-_CLOCK = select(clock())
-
 _INSERT = (
     insert(sessions)
     .values(
@@ -162,11 +161,11 @@ _INSERT = (
         provider=bindparam("provider"),
         variables=bindparam("variables"),
         revision=bindparam("revision"),
-        created_at=bindparam("time"),
-        updated_at=bindparam("time"),
+        created_at=statement_time(),
+        updated_at=statement_time(),
     )
     .on_conflict_do_nothing()
-    .returning(sessions.c.number)
+    .returning(sessions.c.number, sessions.c.created_at)
 )
 
 _EMPTY = select(
@@ -218,9 +217,8 @@ def insert_session(
 
     The rows of its messages are the caller's to insert.
     """
-    time = connection.value(_CLOCK)
     incarnation = uuid4().hex
-    number = connection.value(
+    row = connection.row(
         _INSERT,
         project=project,
         session_id=session_id,
@@ -228,10 +226,10 @@ def insert_session(
         provider=json_text(provider),
         variables=variables,
         revision=len(texts),
-        time=time,
     )
-    if number is None:
+    if row is None:
         return None
+    number, time = row
     return number, Session(
         project=project,
         id=session_id,

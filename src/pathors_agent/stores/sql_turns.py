@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import BigInteger, and_, bindparam, case, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Insert, and_, bindparam, case, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from pathors_agent.errors import SessionConflict
@@ -12,6 +14,7 @@ from pathors_agent.stores import sql_sessions
 from pathors_agent.stores.base import (
     ANSWER_HOURS,
     Lease,
+    OpenedSession,
     RequestId,
     RequestRecord,
     Session,
@@ -92,6 +95,18 @@ def take_lease(
     return Lease(project=project, session_id=session_id, holder=holder, fence=fence)
 
 
+def open_session(
+    connection: Connection, project: str, session_id: str, holder: str, seconds: float
+) -> OpenedSession | None:
+    """Acquire the lease of a session and read the session. Return None while it is held."""
+    lease = take_lease(connection, project, session_id, holder, seconds)
+    if lease is None:
+        return None
+    session = sql_sessions.read(connection, project, session_id)
+    notes = read_notes(connection, project, session_id)
+    return OpenedSession(lease=lease, session=session, notes=tuple(notes))
+
+
 def keep_lease(connection: Connection, lease: Lease, seconds: float) -> bool:
     """Renew a lease. Return False if another holder has taken it over."""
     return connection.change(_KEEP_LEASE, **_named(lease), span=span(seconds)) > 0
@@ -134,11 +149,23 @@ _GROW = (
 _CUT = messages.delete().where(
     messages.c.session == bindparam("number"), messages.c.revision > bindparam("kept")
 )
-_APPEND = (
-    messages.insert()
-    .values(session=bindparam("number"), revision=bindparam("place"), text=bindparam("text"))
-    .inline()
-)
+
+# Messages inserted by one statement.
+_APPENDED_AT_ONCE = 50
+
+
+@cache
+def _append(count: int) -> Insert:
+    """Return the statement that inserts a number of messages."""
+    rows: list[dict[str, ColumnElement[Any]]] = [
+        {
+            "session": bindparam("number"),
+            "revision": bindparam("kept") + index + 1,
+            "text": bindparam(f"text_{index}"),
+        }
+        for index in range(count)
+    ]
+    return messages.insert().values(rows).inline()
 
 
 def save(
@@ -167,10 +194,10 @@ def save(
     number, saved = grown
     if keep is not None:
         connection.change(_CUT, number=number, kept=kept)
-    places = enumerate(texts, start=kept + 1)
-    connection.change_each(
-        _APPEND, [{"number": number, "place": place, "text": text} for place, text in places]
-    )
+    for start in range(0, len(texts), _APPENDED_AT_ONCE):
+        part = texts[start : start + _APPENDED_AT_ONCE]
+        named = {f"text_{index}": text for index, text in enumerate(part)}
+        connection.change(_append(len(part)), number=number, kept=kept + start, **named)
     if request is not None:
         _finish(connection, request, answer or "", number)
     if turn is not None:

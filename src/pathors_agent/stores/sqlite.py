@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL
+from sqlalchemy import URL, Select, column, select, table
 from sqlalchemy.dialects import sqlite
 
 from pathors_agent.errors import StoreError
@@ -22,9 +22,9 @@ from pathors_agent.stores.database import (
     Connection,
     Database,
     Job,
+    Statement,
     Texts,
     Threads,
-    close_driver,
     deliver,
 )
 from pathors_agent.stores.errors import is_interrupted, is_locked
@@ -36,12 +36,53 @@ _LONGEST_PAUSE_SECONDS = 0.02
 # Writers that share a commit: enough for one fsync to serve many, and short for the first.
 GROUP_SIZE = 100
 
-_SQLITE_SETTINGS = (
+_SETTINGS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     # Deleted content is overwritten with zeros.
     "PRAGMA secure_delete = ON",
+)
+
+
+class SQLiteConnection(Connection):
+    """A connection to a file; `in_transaction` tells whether SQLite has one open."""
+
+    def __init__(self, driver: sqlite3.Connection, texts: Texts) -> None:
+        super().__init__(texts)
+        self._driver = driver
+
+    def rows(self, statement: Statement, **values: object) -> list[Any]:
+        """Run a statement and return its rows as tuples."""
+        text, _, constants = self.texts[statement]
+        return self._driver.execute(text, {**constants, **values}).fetchall()
+
+    def change(self, statement: Statement, **values: object) -> int:
+        """Run a statement that returns no rows, and return how many rows it changed."""
+        text, _, constants = self.texts[statement]
+        return self._driver.execute(text, {**constants, **values}).rowcount
+
+    def execute(self, text: str) -> None:
+        """Run SQL without values and results."""
+        self._driver.execute(text).fetchall()
+
+    def close(self) -> None:
+        """Close the connection, which may be broken already."""
+        with suppress(sqlite3.Error):
+            self._driver.close()
+
+    def interrupt(self) -> None:
+        """Make the statement fail that runs now in another thread."""
+        self._driver.interrupt()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open: an error may have rolled it back."""
+        return self._driver.in_transaction
+
+
+_TABLE_NAMES: Select[Any] = (
+    select(column("name")).select_from(table("sqlite_master")).where(column("type") == "table")
 )
 
 
@@ -73,12 +114,8 @@ class SQLite(Database):
         self._readers.stop()
         self._writer.stop()
 
-    def _interrupt(self, job: Job[Any]) -> None:
-        job.interrupt()
-
     def _version(self, connection: Connection) -> int:
-        found = connection.driver.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        names = {name for (name,) in found.fetchall()}
+        names = {name for (name,) in connection.rows(_TABLE_NAMES)}
         if tables.schema.name in names:
             return int(connection.value(tables.VERSION_OF_TABLES) or 0)
         if names:
@@ -87,17 +124,18 @@ class SQLite(Database):
 
     # - connections -
 
-    def _connect(self, *, timeout: float) -> sqlite3.Connection:
-        driver: sqlite3.Connection = sqlite3.connect(
+    def _connect(self, *, timeout: float) -> SQLiteConnection:
+        driver = sqlite3.connect(
             self._path, **{**self._options, "timeout": timeout, "isolation_level": None}
         )
+        connection = SQLiteConnection(driver, self._texts)
         try:
-            for statement in _SQLITE_SETTINGS:
-                driver.execute(statement).fetchall()
+            for statement in _SETTINGS:
+                connection.execute(statement)
         except BaseException:
-            driver.close()
+            connection.close()
             raise
-        return driver
+        return connection
 
     def _prepare(self) -> None:
         path = Path(self._url.database or "")
@@ -136,13 +174,13 @@ class SQLite(Database):
 
     # - transactions -
 
-    def _read(self, job: Job[Any], connection: Connection | None) -> Connection | None:
+    def _read(self, job: Job[Any], connection: SQLiteConnection | None) -> SQLiteConnection | None:
         if not job.claim():
             return connection
         try:
             if connection is None:
-                connection = Connection(self._connect(timeout=self._timeout), self._texts)
-            connection.driver.execute("BEGIN")
+                connection = self._connect(timeout=self._timeout)
+            connection.execute("BEGIN")
             job.run(connection)
         except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
             job.error = error
@@ -150,14 +188,14 @@ class SQLite(Database):
         deliver([job])
         return connection
 
-    def _write(self, job: Job[Any], connection: Connection | None) -> Connection | None:
+    def _write(self, job: Job[Any], connection: SQLiteConnection | None) -> SQLiteConnection | None:
         """Run a job, and the transactions that wait already together with it."""
         jobs, others = [job], list[Job[Any]]()
         try:
             if job.kind == "probe":
                 self._probe(job)
             elif connection is None:
-                connection = Connection(self._connect(timeout=0), self._texts)
+                connection = self._connect(timeout=0)
             if job.kind == "write" and connection is not None:
                 self._begin(connection, jobs, others)
                 self._run_together(connection, jobs)
@@ -172,7 +210,9 @@ class SQLite(Database):
             connection = self._write(other, connection)
         return connection
 
-    def _begin(self, connection: Connection, jobs: list[Job[Any]], others: list[Job[Any]]) -> None:
+    def _begin(
+        self, connection: SQLiteConnection, jobs: list[Job[Any]], others: list[Job[Any]]
+    ) -> None:
         """Lock the file for writing, as long as a job waits for it.
 
         Jobs that come meanwhile are added: transactions to `jobs`, and the rest to `others`.
@@ -182,7 +222,7 @@ class SQLite(Database):
             for job in self._writer.take_waiting(GROUP_SIZE - len(jobs)):
                 (jobs if job.kind == "write" else others).append(job)
             try:
-                connection.driver.execute("BEGIN IMMEDIATE")
+                connection.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.Error as error:
                 if not is_locked(error):
@@ -193,48 +233,46 @@ class SQLite(Database):
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             jobs[:] = [job for job in jobs if not job.is_withdrawn]
 
-    def _run_together(self, connection: Connection, jobs: Sequence[Job[Any]]) -> None:
+    def _run_together(self, connection: SQLiteConnection, jobs: Sequence[Job[Any]]) -> None:
         """Run jobs in the transaction that has begun, each in a savepoint, and commit them.
 
         If the whole transaction fails, each job runs again in a transaction of its own.
         """
         claimed = [job for job in jobs if job.claim()]
-        driver = connection.driver
         if len(claimed) < 2:
             for job in claimed:
                 self._run_alone(connection, job)
             return
         try:
             for job in claimed:
-                driver.execute("SAVEPOINT job")
+                connection.execute("SAVEPOINT job")
                 job.run(connection)
                 if job.error is not None:
-                    driver.execute("ROLLBACK TO job")
-                driver.execute("RELEASE job")
-            driver.execute("COMMIT")
+                    connection.execute("ROLLBACK TO job")
+                connection.execute("RELEASE job")
+            connection.execute("COMMIT")
         except sqlite3.Error:  # it was rolled back: the disk is full, for example
-            if driver.in_transaction:
-                driver.execute("ROLLBACK")
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             # The connection waits for no lock otherwise.
-            driver.execute(f"PRAGMA busy_timeout = {round(self._timeout * 1000)}")
+            connection.execute(f"PRAGMA busy_timeout = {round(self._timeout * 1000)}")
             for job in claimed:
                 if job.error is None or not is_interrupted(job.error):
                     self._run_alone(connection, job)
-            driver.execute("PRAGMA busy_timeout = 0")
+            connection.execute("PRAGMA busy_timeout = 0")
 
-    def _run_alone(self, connection: Connection, job: Job[Any]) -> None:
+    def _run_alone(self, connection: SQLiteConnection, job: Job[Any]) -> None:
         """Run a job in a transaction that has begun, or in a new one."""
-        driver = connection.driver
         try:
-            if not driver.in_transaction:
-                driver.execute("BEGIN IMMEDIATE")
+            if not connection.in_transaction:
+                connection.execute("BEGIN IMMEDIATE")
             job.run(connection)
             if job.error is None:
-                driver.execute("COMMIT")
+                connection.execute("COMMIT")
         except sqlite3.Error as error:
             job.error = error
-        if driver.in_transaction:
-            driver.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
     def _probe(self, job: Job[Any]) -> None:
         """Run a job on a new connection, unless it was withdrawn, and roll it back.
@@ -246,28 +284,28 @@ class SQLite(Database):
         if not job.claim():
             return
         self._check_file()
-        driver = self._connect(timeout=self._timeout)
+        connection = self._connect(timeout=self._timeout)
         try:
             for statement in ("PRAGMA cache_size = 1", "PRAGMA cache_spill = 1", "BEGIN IMMEDIATE"):
-                driver.execute(statement)
-            job.run(Connection(driver, self._texts))
+                connection.execute(statement)
+            job.run(connection)
         finally:
-            driver.close()
+            connection.close()
 
 
 def _clear_log(connection: Connection) -> None:
     # It does not wait for readers: no other writer could work meanwhile.
-    connection.driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _rolled_back(connection: Connection | None) -> Connection | None:
+def _rolled_back(connection: SQLiteConnection | None) -> SQLiteConnection | None:
     """Return a connection without a transaction, or None if it cannot be used any more."""
     if connection is None:
         return None
     try:
-        if connection.driver.in_transaction:
-            connection.driver.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
     except sqlite3.Error:
-        close_driver(connection.driver)
+        connection.close()
         return None
     return connection

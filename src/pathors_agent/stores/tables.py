@@ -202,6 +202,26 @@ def _clock_of_sqlite(element: clock, compiler: SQLCompiler, **_: object) -> str:
     return "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
 
 
+class statement_time(FunctionElement[int]):  # noqa: N801  (reads as a function of SQL)
+    """The time when the statement began, the same wherever it stands in the statement."""
+
+    name = "statement_time"
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(statement_time, "postgresql")
+def _statement_time_of_postgresql(
+    element: statement_time, compiler: SQLCompiler, **_: object
+) -> str:
+    return "CAST(extract(epoch FROM statement_timestamp()) * 1000 AS BIGINT)"
+
+
+@compiles(statement_time, "sqlite")
+def _statement_time_of_sqlite(element: statement_time, compiler: SQLCompiler, **_: object) -> str:
+    return compiler.process(clock())  # 'now' is the same in all of a statement
+
+
 # A clock that is set by the network may jump back this far while a lease is held.
 _CLOCK_SLACK = 60_000
 
