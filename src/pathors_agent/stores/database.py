@@ -205,24 +205,14 @@ def _end(jobs: Iterable[Job[Any]]) -> None:
         job.end()
 
 
-def deliver(jobs: Sequence[Job[Any]]) -> None:
-    """Wake the callers of jobs from another thread."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = {}
-    for job in jobs:
-        by_loop.setdefault(job.loop, []).append(job)
-    for loop, ended in by_loop.items():
-        with suppress(RuntimeError):  # the loop was closed, and its callers are gone
-            loop.call_soon_threadsafe(_end, ended)
-
-
 ConnectionT = TypeVar("ConnectionT", bound=Connection)
 
 
 class Threads(Generic[ConnectionT]):
     """Up to `most` threads that take jobs from one queue, each with a connection of its own.
 
-    `serve` runs a job and returns the connection for the next one, or None to open another. It
-    gets None at first.
+    `serve` runs a job, calls `deliver`, and returns the connection for the next job, or None to
+    open another. It gets None at first.
     """
 
     def __init__(
@@ -234,19 +224,29 @@ class Threads(Generic[ConnectionT]):
         self._name, self._most, self._serve = name, most, serve
         self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._open_jobs = 0
         self._lock = threading.Lock()
 
     def put(self, job: Job[Any]) -> None:
         """Let the next free thread run a job; start another thread if none is free."""
         with self._lock:
-            self._jobs.put(job)
-            if self._idle:
-                self._idle -= 1
-            elif len(self._threads) < self._most:
+            self._open_jobs += 1
+            if self._open_jobs > len(self._threads) and len(self._threads) < self._most:
                 thread = threading.Thread(target=self._main, name=self._name, daemon=True)
                 self._threads.append(thread)
                 thread.start()
+        self._jobs.put(job)
+
+    def deliver(self, jobs: Sequence[Job[Any]]) -> None:
+        """Wake the callers of jobs; called by the threads' own function, once for each job."""
+        with self._lock:
+            self._open_jobs -= len(jobs)
+        by_loop: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = {}
+        for job in jobs:
+            by_loop.setdefault(job.loop, []).append(job)
+        for loop, ended in by_loop.items():
+            with suppress(RuntimeError):  # the loop was closed, and its callers are gone
+                loop.call_soon_threadsafe(_end, ended)
 
     def take_waiting(self, most: int) -> list[Job[Any]]:
         """Return the jobs that wait now, up to a number; called by the threads' own function."""
@@ -267,22 +267,14 @@ class Threads(Generic[ConnectionT]):
         for thread in self._threads:
             thread.join()
         self._threads.clear()
-        self._idle = 0
 
     def _main(self) -> None:
         connection: ConnectionT | None = None
-        while (job := self._next()) is not None:
+        while (job := self._jobs.get()) is not None:
             connection = self._serve(job, connection)
             del job  # its caller's values are not kept while the thread waits
         if connection is not None:
             connection.close()
-
-    def _next(self) -> Job[Any] | None:
-        with self._lock:
-            with suppress(Empty):
-                return self._jobs.get_nowait()
-            self._idle += 1
-        return self._jobs.get()
 
 
 # - databases -

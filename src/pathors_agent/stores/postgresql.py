@@ -19,7 +19,6 @@ from pathors_agent.stores.database import (
     Statement,
     Texts,
     Threads,
-    deliver,
 )
 from pathors_agent.stores.errors import CutOff
 
@@ -167,16 +166,15 @@ class PostgreSQL(Database):
         self, job: Job[Any], connection: PostgreSQLConnection | None
     ) -> PostgreSQLConnection | None:
         """Run a job in a transaction. Return None if the connection broke."""
-        if not job.claim():
-            return connection
         try:
-            connection = self._begun(connection, job.kind)
-            job.run(connection)
-            is_kept = job.error is None and job.kind != "probe"
-            connection.execute("COMMIT" if is_kept else "ROLLBACK")
+            if job.claim():
+                connection = self._begun(connection, job.kind)
+                job.run(connection)
+                is_kept = job.error is None and job.kind != "probe"
+                connection.execute("COMMIT" if is_kept else "ROLLBACK")
         except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
             job.error = job.error or error
-        deliver([job])
+        self._threads.deliver([job])
         if connection is not None and connection.is_broken:
             connection.close()
             return None

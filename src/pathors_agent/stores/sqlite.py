@@ -25,7 +25,6 @@ from pathors_agent.stores.database import (
     Statement,
     Texts,
     Threads,
-    deliver,
 )
 from pathors_agent.stores.errors import is_interrupted, is_locked
 
@@ -175,17 +174,16 @@ class SQLite(Database):
     # - transactions -
 
     def _read(self, job: Job[Any], connection: SQLiteConnection | None) -> SQLiteConnection | None:
-        if not job.claim():
-            return connection
         try:
             if connection is None:
                 connection = self._connect(timeout=self._timeout)
-            connection.execute("BEGIN")
-            job.run(connection)
+            if job.claim():
+                connection.execute("BEGIN")
+                job.run(connection)
         except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
             job.error = error
         connection = _rolled_back(connection)
-        deliver([job])
+        self._readers.deliver([job])
         return connection
 
     def _write(self, job: Job[Any], connection: SQLiteConnection | None) -> SQLiteConnection | None:
@@ -205,7 +203,7 @@ class SQLite(Database):
             for each in jobs:
                 each.error = each.error or error
         connection = _rolled_back(connection)
-        deliver([each for each in jobs if each.claim()])
+        self._writer.deliver(jobs)
         for other in others:
             connection = self._write(other, connection)
         return connection
@@ -218,7 +216,7 @@ class SQLite(Database):
         Jobs that come meanwhile are added: transactions to `jobs`, and the rest to `others`.
         """
         pause = _FIRST_PAUSE_SECONDS
-        while jobs:
+        while not all(job.is_withdrawn for job in jobs):
             for job in self._writer.take_waiting(GROUP_SIZE - len(jobs)):
                 (jobs if job.kind == "write" else others).append(job)
             try:
@@ -231,7 +229,6 @@ class SQLite(Database):
                     job.obstacle = error
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-            jobs[:] = [job for job in jobs if not job.is_withdrawn]
 
     def _run_together(self, connection: SQLiteConnection, jobs: Sequence[Job[Any]]) -> None:
         """Run jobs in the transaction that has begun, each in a savepoint, and commit them.
