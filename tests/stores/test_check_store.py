@@ -14,6 +14,7 @@ from pathors_agent.messages import Message
 from pathors_agent.stores import (
     Lease,
     MemoryStore,
+    OpenedSession,
     Page,
     RequestId,
     RequestRecord,
@@ -225,6 +226,18 @@ class GivesLeasesAgainToTheirHolder(MemoryStore):
         return await super().take_lease(project, session_id, holder=holder, seconds=seconds)
 
 
+class OpensWithoutNotes(MemoryStore):
+    async def open_session(self, *names: str, **more: Any) -> OpenedSession | None:
+        opened = await super().open_session(*names, **more)
+        return opened and replace(opened, notes=())
+
+
+class OpensAnOlderSession(MemoryStore):
+    async def open_session(self, *names: str, **more: Any) -> OpenedSession | None:
+        opened = await super().open_session(*names, **more)
+        return opened and replace(opened, session=None)
+
+
 class LooksBeforeItTakes(MemoryStore):
     async def take_lease(
         self, project: str, session_id: str, *, holder: str, seconds: float
@@ -288,6 +301,8 @@ class CannotBeWritten(MemoryStore):
         (TakesOtherVariables, "a session of this id and other variables must raise"),
         (SearchesWithoutCase, "case must count"),
         (SearchesMessageByMessage, "a text that spans two messages must be found"),
+        (OpensWithoutNotes, "an opened session must come with the notes of its turns"),
+        (OpensAnOlderSession, "an opened session must be returned whole"),
         (FillsPagesWithoutBound, "a page must hold as many sessions as have room"),
         (CountsThePage, "total must be exact"),
         (ForgetsEndedSessions, "the newest session must be listed first, ended ones, too"),

@@ -62,6 +62,26 @@ async def _leases_are_of_one(trial: Trial) -> None:
     await replace(trial, project=f"{trial.project}-other").lease()
 
 
+async def _sessions_are_opened(trial: Trial) -> None:
+    """An opened session must come with its lease and its notes."""
+    store = trial.store
+    new = await store.open_session(trial.project, trial.id, holder="writer", seconds=LONG)
+    require("a new session must be opened as None", holds=new is not None and new.session is None)
+    assert new is not None
+    held = await store.open_session(trial.project, trial.id, holder="writer", seconds=LONG)
+    require("a session must not be opened while its lease is held", holds=held is None)
+    await store.note_turn(new.lease, "turn", ["note"])
+    saved = await store.save_turn(new.lease, HELLO, seen=None)
+    await store.drop_lease(new.lease)
+    opened = await store.open_session(trial.project, trial.id, holder="other", seconds=LONG)
+    assert opened is not None
+    require("an opened session must be returned whole", holds=opened.session == saved)
+    told = [(note.turn, note.text) for note in opened.notes] == [("turn", "note")]
+    require("an opened session must come with the notes of its turns", holds=told)
+    kept = await store.keep_lease(opened.lease, seconds=LONG)
+    require("an opened session's lease must be held", holds=kept)
+
+
 async def _leases_are_raced_for(trial: Trial) -> None:
     """A lease must be given to one of many who ask at once."""
 
@@ -176,4 +196,5 @@ LEASE_RULES: tuple[Rule, ...] = (
     _leases_are_dropped,
     _leases_end,
     _leases_are_kept,
+    _sessions_are_opened,
 )
