@@ -47,6 +47,7 @@ from pathors_agent.transports.base import (
 )
 from pathors_agent.transports.retry import retry_after
 from pathors_agent.wire.chat_completions import RequestTemplate
+from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.message_builder import Quirk
 from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
 from pathors_agent.wire.response_stream import ResponseStream
@@ -196,16 +197,26 @@ class ModelCall:
             self._break_off(error)
         control.check()
 
-    async def answer_async(self, effect: CallModel, transport: AsyncTransport) -> AssistantMessage:
-        """Send the request, and return the whole answer."""
+    async def answer_async(
+        self,
+        effect: CallModel,
+        transport: AsyncTransport,
+        *,
+        report: Callable[[Iterable[Delta]], None] | None = None,
+    ) -> AssistantMessage:
+        """Send the request, and return the whole answer; `report` gets its deltas as they come."""
         async with self.open_async(effect, transport) as pieces:
             async for data in pieces:
                 if self.first is None:
                     self.first = monotonic()
-                self.stream.feed(data)
+                deltas = self.stream.feed(data)
+                if report is not None:
+                    report(deltas)
                 if self.stream.ended:
                     break
-        self.stream.close()
+        deltas = self.stream.close()
+        if report is not None:
+            report(deltas)
         return self.finish()
 
     def finish(self) -> AssistantMessage:

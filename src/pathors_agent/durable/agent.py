@@ -19,7 +19,7 @@ from pathors_agent.agents.result import RunResult
 from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell
 from pathors_agent.durable.claims import Source
-from pathors_agent.durable.history import Histories, new_messages
+from pathors_agent.durable.history import Histories
 from pathors_agent.durable.records import SEPARATOR, Order, owned, workflow_name
 from pathors_agent.durable.retention import Retention, expire_for_ever, read_age
 from pathors_agent.durable.run_list import (
@@ -30,8 +30,6 @@ from pathors_agent.durable.run_list import (
     RunStatus,
 )
 from pathors_agent.durable.runs import (
-    LONGEST_LOOK_SECONDS,
-    LOOK_SECONDS,
     Runs,
     next_order,
     order_of,
@@ -39,6 +37,7 @@ from pathors_agent.durable.runs import (
 )
 from pathors_agent.durable.schedules import Schedule, Scheduler, Schedules
 from pathors_agent.durable.segment import Place, run_segment
+from pathors_agent.durable.stream import RunEvent, follow
 from pathors_agent.durable.tables import FORMAT, Bounds, DoubtfulCall, Rate, Tables, check_count
 from pathors_agent.durable.worker import (
     ATTEMPTS,
@@ -54,6 +53,7 @@ from pathors_agent.errors import InvalidSetting, RunExists
 from pathors_agent.history.loading import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
+from pathors_agent.wire.deltas import Delta
 
 # Ten years.
 MAX_DELAY_SECONDS = 10 * 365 * 86_400.0
@@ -73,7 +73,8 @@ class DurableAgent(Generic[OutputT]):
     the default is made of the tools' names and schemas. `heartbeat` defines when a worker is dead.
     A run that was at work when its process died `attempts` times fails, and only `resume`
     continues it. Workers delete sessions whose runs all ended longer ago than `retention` (a
-    timedelta, or seconds), unless one of the runs is suspended.
+    timedelta, or seconds), unless one of the runs is suspended. With `deltas`, they store the
+    deltas of model calls and tools for `RunHandle.stream`: up to four small writes a second each.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class DurableAgent(Generic[OutputT]):
         heartbeat: Heartbeat = HEARTBEAT,
         retention: timedelta | float | None = None,
         attempts: int = ATTEMPTS,
+        deltas: bool = False,
     ) -> None:
         if not name.strip():
             raise InvalidSetting("the name of a durable agent must not be empty")
@@ -98,6 +100,7 @@ class DurableAgent(Generic[OutputT]):
         self.queue = queue or f"{name}-local"
         self._is_local = queue is None
         self._is_client = False
+        self._stores_deltas = deltas
         self._database = database
         self._context = context
         self._heartbeat = heartbeat
@@ -441,6 +444,7 @@ class DurableAgent(Generic[OutputT]):
             name=self.name,
             worker=worker_name(),
             context=self._context,
+            stores_deltas=self._stores_deltas,
         )
         worker = Worker(
             partial(run_segment, place),
@@ -512,23 +516,22 @@ class RunHandle(Generic[OutputT]):
         return await runs.result(await runs.settled(self.id))
 
     async def events(self) -> AsyncIterator[Message]:
-        """Give the messages of the run as they are recorded, from the first one, until it rests."""
-        runs, number, seen, pause = self._durable.runs, 1, 0, LOOK_SECONDS
-        while True:
-            segments = await runs.segments(self.id)
-            steps = await runs.steps(segments[number - 1].workflow_id)
-            said = [message for step in steps for message in new_messages(step)]
-            for message in said[seen:]:
-                pause = LOOK_SECONDS
-                yield message
-            seen = len(said)
-            if status_of(segments[number - 1]) in AT_WORK:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_LOOK_SECONDS)
-            elif number == len(segments):
-                return
-            else:
-                number, seen = number + 1, 0
+        """Yield the messages of the run, from the first one, until it ends or waits for somebody.
+
+        The results of parallel tool calls come in the order of the calls.
+        """
+        async for event in self.stream():
+            if not isinstance(event.item, Delta):
+                yield event.item
+
+    def stream(self, *, after: str = "") -> AsyncIterator[RunEvent]:
+        """Yield the messages of the run, and the deltas of what is under way, from any process.
+
+        Deltas are stored by agents with `deltas=True`; several may arrive as one. The stream ends
+        when the run ends or waits for somebody. `after` is the `position` of an event: the stream
+        continues behind it, without the deltas of what was recorded meanwhile.
+        """
+        return follow(self._durable.runs, self.id, after)
 
     async def cancel(self) -> None:
         """End the run for good."""

@@ -12,7 +12,7 @@ from pathors_agent.durable import engine
 from pathors_agent.durable.engine import INPUT, OUTPUT, STATUS, STEPS
 from pathors_agent.durable.records import WORKFLOW_PREFIX, run_of
 from pathors_agent.durable.run_list import is_last, milliseconds, run_status
-from pathors_agent.durable.tables import DOUBTS, SEGMENTS, SESSIONS
+from pathors_agent.durable.tables import DELTAS, DOUBTS, SEGMENTS, SESSIONS
 from pathors_agent.errors import InvalidSetting, RunExists
 from pathors_agent.telemetry.events import emit, warn
 
@@ -139,6 +139,7 @@ class Retention:
             segments = [row.workflow_uuid for row in rows[start : start + _BLOCK]]
             for table in (INPUT, OUTPUT, STEPS, STATUS):
                 connection.execute(sa.delete(table).where(table.c.workflow_uuid.in_(segments)))
+            connection.execute(sa.delete(DELTAS).where(DELTAS.c.segment.in_(segments)))
         for table in (SEGMENTS, SESSIONS):
             where = (table.c.agent == self._agent, table.c.session == session)
             connection.execute(sa.delete(table).where(*where))

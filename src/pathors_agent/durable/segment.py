@@ -5,7 +5,8 @@ messages go through `Run.record` in the same way as new ones.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from secrets import token_hex
 from time import monotonic
@@ -21,6 +22,7 @@ from pathors_agent.agents.perform.calls import perform_async
 from pathors_agent.agents.perform.reconcile import settle
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
+from pathors_agent.durable.deltas import Add, DeltaWriter
 from pathors_agent.durable.history import BEGIN, STARTED, Histories, Past, note_answer
 from pathors_agent.durable.journal import Journal, Work
 from pathors_agent.durable.records import Fields, Order, dump, load, segment_number, write_failure
@@ -29,6 +31,7 @@ from pathors_agent.errors import ConversationError, ToolMissing
 from pathors_agent.messages import ToolMessage
 from pathors_agent.telemetry.events import emit, warn
 from pathors_agent.tools.registry import BoundCall
+from pathors_agent.wire.deltas import ToolProgressDelta
 from pathors_agent.wire.messages import read_message, write_message
 
 CLOSED = "Cancelled: the run was ended; if this call had begun, it may have been carried out."
@@ -54,6 +57,7 @@ class Place:
     """The agent's name."""
     worker: str
     context: object = None
+    stores_deltas: bool = False
 
 
 async def run_segment(place: Place, journal: Journal, fields: Fields) -> Fields:
@@ -84,11 +88,16 @@ class _Segment:
         self._attempt = token_hex(8)
         self._past = Past()
         self._opened: tuple[Run, Bindings] | None = None
+        self._deltas: DeltaWriter | None = None
+        if place.stores_deltas:
+            self._deltas = DeltaWriter(place.tables, self._id, self._attempt)
         self._last: tuple[str, str] | None = None
         # Until this execution asks the model, an execution before it may have begun its calls.
         self._may_repeat = False
 
     async def run(self) -> Fields:
+        if self._deltas is not None:
+            await self._deltas.open()
         begin = await self._journal.step(BEGIN, self._begin)
         if "refused" in begin:
             raise _Stopped({"status": "failed", "failure": begin["refused"]})
@@ -184,7 +193,7 @@ class _Segment:
                         self._refuse_missing(calls, bindings)
                         await self._call(run, calls, bindings, control)
                     case GiveFeedback() as effect:
-                        self._record(run, await self._journal.step(effect.key, _saying(effect)))
+                        await self._step(run, effect.key, _saying(effect))
 
     def _record(self, run: Run, output: Fields) -> None:
         if "time_is_up" in output:
@@ -202,8 +211,10 @@ class _Segment:
         async def asking() -> Fields:
             self._may_repeat = False
             try:
+                transport = self._place.agent.transport
                 with ModelCall(run, effect.key, bindings, control) as call:
-                    message = await call.answer_async(effect, self._place.agent.transport)
+                    async with self._writing(effect.key) as add:
+                        message = await call.answer_async(effect, transport, report=add)
             except TimeIsUp:
                 return {"time_is_up": True}
             except Exception as error:  # noqa: BLE001  (recorded, and raised for who asks for the result)
@@ -217,7 +228,22 @@ class _Segment:
                 "by": self._place.worker,
             }
 
-        self._record(run, await self._journal.step(effect.key, asking))
+        await self._step(run, effect.key, asking)
+
+    async def _step(self, run: Run, key: str, work: Work, *, number: int | None = None) -> None:
+        """Perform an effect as a step, and record its message."""
+        output = await self._journal.step(key, work, number=number)
+        if self._deltas is not None:
+            await self._deltas.done(key)
+        self._record(run, output)
+
+    @asynccontextmanager
+    async def _writing(self, key: str) -> AsyncIterator[Add | None]:
+        if self._deltas is None:
+            yield None
+            return
+        async with self._deltas.writing(key) as add:
+            yield add
 
     def _refuse_missing(self, calls: Sequence[CallTool], bindings: Bindings) -> None:
         """Stop before a batch whose tools were there when the model called them, and are not."""
@@ -265,7 +291,7 @@ class _Segment:
                         run, effect, bindings, left, began_before=began_before
                     )
 
-                self._record(run, await self._journal.step(effect.key, calling, number=ended))
+                await self._step(run, effect.key, calling, number=ended)
                 self._past.begun.discard(effect.key)
 
         for batch in side_by_side(effects, bindings.tools):
@@ -285,7 +311,11 @@ class _Segment:
     ) -> Fields:
         journal = _CallJournal(self._settle if began_before else None)
         try:
-            message = await perform_async(run, effect, bindings, left=left, journal=journal)
+            async with self._writing(effect.key) as add:
+                report = None if add is None else _reporter(add)
+                message = await perform_async(
+                    run, effect, bindings, report=report, left=left, journal=journal
+                )
         except (SystemExit, KeyboardInterrupt) as error:
             # The tool raised it itself: a worker handles signals separately, and goes on.
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -337,6 +367,13 @@ class _CallJournal:
 
     async def end(self, message: ToolMessage) -> None:
         """Do nothing: the step records the result."""
+
+
+def _reporter(add: Add) -> Callable[[ToolProgressDelta], Awaitable[None]]:
+    async def report(delta: ToolProgressDelta) -> None:
+        add([delta])
+
+    return report
 
 
 def _saying(effect: GiveFeedback) -> Work:

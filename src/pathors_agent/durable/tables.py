@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -68,6 +68,17 @@ _WORKERS = sa.Table(
     sa.Column("beats", sa.BigInteger, nullable=False),
 )
 
+# What model calls and tools of running segments say before their message is recorded.
+DELTAS = sa.Table(
+    "pathors_durable_deltas",
+    _META,
+    sa.Column("segment", sa.Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("effect", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
 # Where programs that know only an agent's name store its runs: what its last worker registered.
 _AGENTS = sa.Table(
     "pathors_durable_agents",
@@ -123,6 +134,24 @@ def check_seconds(name: str, value: float) -> None:
     """Raise `InvalidSetting` unless a setting is a positive and finite number of seconds."""
     if type(value) not in (int, float) or not 0 < value < math.inf:
         raise InvalidSetting(f"{name} must be a positive number of seconds, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDeltas:
+    """Deltas of an effect as JSON, and the execution that they belong to."""
+
+    number: int
+    effect: str
+    attempt: str
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStep:
+    """A recorded step with its number."""
+
+    number: int
+    step: Step = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +277,41 @@ class Tables:
             for row in connection.execute(query):
                 found[row.workflow_uuid].append(_step(row.function_name, row.output))
         return found
+
+    def news(
+        self, segment: str, *, step: int, deltas: int
+    ) -> tuple[list[StoredDeltas], list[StoredStep]]:
+        """Return a segment's deltas after a number, and its steps from a number on.
+
+        The deltas are read first: those of a step that was recorded in between are known by it.
+        """
+        said = (
+            sa.select(*(DELTAS.c[name] for name in ("number", "effect", "attempt", "text")))
+            .where(DELTAS.c.segment == segment, DELTAS.c.number > deltas)
+            .order_by(DELTAS.c.number)
+        )
+        query = (
+            sa.select(STEPS.c.function_id, STEPS.c.function_name, STEPS.c.output)
+            .where(STEPS.c.workflow_uuid == segment, STEPS.c.function_id >= step)
+            .order_by(STEPS.c.function_id)
+        )
+        with self._engine.begin() as connection:
+            new = [StoredDeltas(**row._mapping) for row in connection.execute(said)]
+            rows = connection.execute(query).all()
+        return new, [StoredStep(row[0], _step(row[1], row[2])) for row in rows]
+
+    def add_deltas(self, segment: str, deltas: StoredDeltas) -> None:
+        """Store deltas of a segment."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.insert(DELTAS).values(segment=segment, **asdict(deltas)))
+
+    def delete_deltas(self, segment: str, *, effect: str | None = None) -> None:
+        """Delete the deltas of a segment, or of one of its effects."""
+        where = [DELTAS.c.segment == segment]
+        if effect is not None:
+            where.append(DELTAS.c.effect == effect)
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(DELTAS).where(*where))
 
     def count_segments(self, agent: str, run: str) -> int:
         """Return how many segments a run has, 0 if there is no such run."""

@@ -1,0 +1,104 @@
+"""Follow a durable run from another process: its messages, and the deltas of what is under way."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pathors_agent.durable.deltas import DeltaReader
+from pathors_agent.durable.history import new_messages
+from pathors_agent.durable.run_list import AT_WORK
+from pathors_agent.durable.runs import LONGEST_LOOK_SECONDS, LOOK_SECONDS, Runs, status_of
+from pathors_agent.durable.tables import StoredDeltas, StoredStep
+from pathors_agent.errors import InvalidSetting
+from pathors_agent.messages import Message
+from pathors_agent.wire.deltas import Delta
+
+_POSITION = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?:\+(\d{1,15}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """A delta or a message of a run that is followed.
+
+    `position` continues the stream after this event. `again` is True for the first delta of an
+    answer or a tool call that begins again after a crash: forget the deltas before it.
+    """
+
+    position: str
+    item: Delta | Message = field(repr=False)
+    again: bool = False
+
+
+@dataclass(slots=True)
+class _Place:
+    """How far a reader has come: a segment, its step, messages of the step, and deltas."""
+
+    segment: int = 1
+    step: int = 0
+    messages: int = 0
+    deltas: int = 0
+
+    @classmethod
+    def read(cls, position: str) -> "_Place":
+        found = _POSITION.fullmatch(position)
+        if position and found is None:
+            raise InvalidSetting(f"{position!r} is no position of a run's stream")
+        return cls(*(int(part or 0) for part in found.groups())) if found else cls()
+
+    def __str__(self) -> str:
+        text = f"{self.segment}.{self.step}.{self.messages}"
+        return f"{text}+{self.deltas}" if self.deltas else text
+
+
+async def follow(runs: Runs[Any], run: str, after: str) -> AsyncIterator[RunEvent]:
+    """Yield the events of a run after a position, until it ends or waits for somebody."""
+    place, deltas, pause = _Place.read(after), DeltaReader(), LOOK_SECONDS
+    while True:
+        segments = await runs.segments(run)
+        if place.segment > len(segments):
+            raise InvalidSetting(f"run {run!r} has no position {after!r}")
+        row = segments[place.segment - 1]
+        has_ended = status_of(row) not in AT_WORK
+        news = await asyncio.to_thread(
+            runs.tables.news, row.workflow_id, step=place.step, deltas=place.deltas
+        )
+        has_news = False
+        for event in _events(place, deltas, *news, has_ended=has_ended):
+            has_news = True
+            yield event
+        if has_ended and place.segment == len(segments):
+            return
+        if has_ended:
+            place, deltas = _Place(segment=place.segment + 1), DeltaReader()
+            continue
+        pause = LOOK_SECONDS if has_news else min(pause * 2, LONGEST_LOOK_SECONDS)
+        await asyncio.sleep(pause)
+
+
+def _events(
+    place: _Place,
+    reader: DeltaReader,
+    stored: Sequence[StoredDeltas],
+    steps: Sequence[StoredStep],
+    *,
+    has_ended: bool,
+) -> Iterable[RunEvent]:
+    for step in steps:
+        # The steps of parallel calls are recorded in any order, and told in the order of the calls.
+        if not has_ended and place.step and step.number > place.step + 1:
+            break
+        if step.number > place.step:
+            place.step, place.messages = step.number, 0
+        for message in new_messages(step.step)[place.messages :]:
+            place.messages += 1
+            yield RunEvent(str(place), message)
+    recorded = {step.step["function_name"] for step in steps}
+    for deltas in stored:
+        place.deltas = deltas.number
+        if deltas.effect not in recorded and not has_ended:
+            found, again = reader.read(deltas)
+            for delta in found:
+                yield RunEvent(str(place), delta, again)
+                again = False
