@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -191,6 +192,29 @@ def test_texts_of_models_forge_no_lines(command: Command, database: str) -> None
         assert not any(line.startswith("run  approved") for line in shown.stdout.splitlines())
 
 
+def test_checked_call_is_no_longer_in_doubt(command: Command, database: str) -> None:
+    work(database, "fine", start=("run",))
+    with sqlite3.connect(database.removeprefix("sqlite:///")) as connection:
+        insert = "INSERT INTO pathors_durable_doubts VALUES (?, 'run', 'tool/0/0', 'pay', 'c', 'k')"
+        connection.executemany(insert, [("shop",), ("bank",)])
+    connection.close()
+    assert [each["agent"] for each in rows(command("doubts", "--json"))] == ["bank", "shop"]
+
+    unclear = command("forget", "run", "tool/0/0")
+    assert (unclear.exit_code, unclear.stderr) == (
+        2,
+        "error: the agents bank, shop each have such a call: name one with --agent\n",
+    )
+    assert command("forget", "run", "tool/0/0", "--agent", "bank").exit_code == 0
+
+    assert [each["agent"] for each in rows(command("doubts", "--json"))] == ["shop"]
+    missing = command("forget", "run", "tool/9/9")
+    assert (missing.exit_code, missing.stderr) == (
+        1,
+        "error: no call 'tool/9/9' of a run 'run' is in doubt; see `runs doubts`\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -216,6 +240,20 @@ def test_wrong_values_are_refused_where_they_are_given(
 
     assert shown.exit_code == 2
     assert said in " ".join(shown.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("list", "show", "waiting", "approve", "deny", "answer"),
+        *("cancel", "resume", "delete", "doubts", "forget", "serve"),
+    ],
+)
+def test_help_names_the_exit_statuses(name: str) -> None:
+    shown = CliRunner().invoke(app, ["runs", name, "--help"])
+
+    assert shown.exit_code == 0
+    assert shown.stdout.endswith("Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n")
 
 
 @pytest.mark.parametrize("name", ["STATUSES", "CANCELLABLE", "RESUMABLE", "ENDED"])

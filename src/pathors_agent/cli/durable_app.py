@@ -36,7 +36,7 @@ ENDED: tuple[Status, ...] = ("finished", "limit_reached", "no_answer", "failed",
 _SETTINGS = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 
 runs = typer.Typer(
-    help="Look into durable runs, straight on their database.",
+    help="List durable runs, and act on them, straight in their database.",
     epilog=EXIT_STATUS,
     **_SETTINGS,  # type: ignore[arg-type]  # as in app.py
 )
@@ -75,7 +75,8 @@ Database = Annotated[
 App = Annotated[
     str,
     typer.Option(
-        metavar="MODULE:OBJECT", help="The AsyncAgent, or a function without arguments making one."
+        metavar="MODULE:OBJECT",
+        help="The AsyncAgent, or a function without arguments that makes it.",
     ),
 ]
 Name = Annotated[str, typer.Option(metavar="NAME", help="The agent's name in the database.")]
@@ -159,7 +160,7 @@ def worker(
         bool, typer.Option("--log-json", help="Write the lines on standard error as JSON.")
     ] = False,
 ) -> None:
-    """Carry out durable runs of a queue, until SIGTERM or Ctrl-C.
+    """Carry out the durable runs of a queue until SIGTERM or Ctrl-C.
 
     Running runs then have 20 seconds to end; other workers continue the rest. Problems are written
     to standard error, without contents; --log writes every event.
@@ -185,26 +186,29 @@ def worker(
 def batch(
     source: Annotated[Path, typer.Argument(metavar="INPUT", exists=True, dir_okay=False)],
     *,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Where the results go.")],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The file for the results.")],
     app: App,
     name: Name = "agent",
     batch_name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Lines done under it are not run again; else INPUT's."),
+        typer.Option(
+            metavar="NAME",
+            help="Lines that ended under this name are not run again; INPUT's name unless given.",
+        ),
     ] = None,
     database: Database = None,
     queue: Annotated[str, typer.Option(metavar="NAME", help="The queue to use.")] = "batch",
     concurrency: Concurrency = 10,
     rate: Rate = None,
     work: Annotated[
-        bool, typer.Option(help="Carry runs out here too, not only by other workers.")
+        bool, typer.Option(help="Carry out runs here too, not only in other workers.")
     ] = True,
 ) -> None:
     """Run each line of a file as a conversation.
 
-    A line is like {"id": "a", "prompt": "..."}, or has `messages` as the API has them. Run again,
-    it goes on where it stopped, and tries again what failed. Errors are kept beside the results;
-    the exit status is 1 where there are some.
+    A line is like {"id": "a", "prompt": "..."}, or has `messages` like a request of the API. Started
+    again, a batch continues where it stopped and retries the lines that failed. Errors are written
+    beside the results; the exit status is 1 if there are any.
     """
     with reporting():
         from pathors_agent.cli import durable as commands
@@ -443,7 +447,10 @@ def list_waiting(
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """List the calls that wait for an approval or an answer, of the named runs or of all."""
+    """List the calls that wait for an approval or an answer.
+
+    Of the named runs, or of all suspended runs that match the options.
+    """
     with reporting():
         from pathors_agent.cli import runs as commands
 
@@ -536,6 +543,23 @@ def list_doubts(*, database: Database = None, as_json: AsJSON = False) -> None:
         asyncio.run(commands.list_doubts(database, as_json=as_json))
 
 
+@runs.command("forget", epilog=EXIT_STATUS)
+def forget_doubt(
+    run: RunId,
+    effect: Annotated[
+        str, typer.Argument(metavar="EFFECT", help="What `runs doubts` shows, as tool/0/0.")
+    ],
+    *,
+    agent: AgentName = None,
+    database: Database = None,
+) -> None:
+    """Remove a call from `runs doubts`, after you have checked it."""
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        asyncio.run(commands.forget_doubt(database, run, effect, agent=agent))
+
+
 @runs.command("serve", epilog=EXIT_STATUS)
 def serve_runs(
     *,
@@ -548,10 +572,10 @@ def serve_runs(
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Show a page that lists runs and opens one, with an API, and metrics at /metrics.
+    """Serve a page that lists runs and opens one.
 
-    Requests need the key in PATHORS_RUNS_KEY. Without that variable only this machine can use the
-    page, and another address than a loopback address is refused.
+    It has an API under /api and metrics for Prometheus at /metrics. Requests need the key in PATHORS_RUNS_KEY. Without that variable only this machine can use
+    the page, and HOST must be a loopback address.
     """
     with reporting():
         from pathors_agent.cli import runs as commands

@@ -197,6 +197,26 @@ async def list_doubts(database: str | None, *, as_json: bool) -> None:
     )
 
 
+async def forget_doubt(
+    database: str | None, run_id: str, effect: str, *, agent: str | None
+) -> None:
+    """Remove a call in doubt; its run may have been deleted."""
+    async with operating(database_url(database)) as operator:
+        doubts, _ = await operator.doubts()
+        found = [
+            doubt
+            for doubt in doubts
+            if (doubt.run_id, doubt.effect) == (run_id, effect) and agent in (None, doubt.agent)
+        ]
+        if not found:
+            fail(f"no call {effect!r} of a run {run_id!r} is in doubt; see `runs doubts`")
+        if len(found) > 1:
+            names = ", ".join(doubt.agent for doubt in found)
+            fail(f"the agents {names} each have such a call: name one with --agent", 2)
+        await operator.forget_doubt(found[0])
+    write_note(f"{effect} of {run_id} is no longer listed.")
+
+
 def serve(database: str | None, *, host: str, port: int, as_json: bool) -> int:
     """Serve the page of runs until a signal; return the exit status."""
     from pathors_agent.server.keys import MAX_KEY

@@ -90,6 +90,10 @@ class Operator:
         doubts = await asyncio.to_thread(tables.doubts)
         return doubts, await asyncio.to_thread(tables.turn_notes)
 
+    async def forget_doubt(self, call: DoubtfulCall) -> bool:
+        """Remove a call in doubt after a person has checked it."""
+        return await asyncio.to_thread(self._durable.runs.tables.forget_doubt, call)
+
     async def waiting_run(self, run_id: str, agent: str | None) -> RunSummary:
         """Return a suspended run; raise `RunExists` if it waits for nothing."""
         run = await self.find(run_id, agent=agent)
