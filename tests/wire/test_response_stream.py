@@ -29,7 +29,7 @@ from pathors_agent.wire.deltas import (
 from pathors_agent.wire.message_builder import MAX_CALLS, MAX_CHOICES
 from pathors_agent.wire.response_stream import ResponseStream
 
-QUIRKS = Path(__file__).parent / "conformance" / "quirks"
+QUIRKS = Path(__file__).parent.parent / "conformance" / "quirks"
 
 CANARY = "hunter2-canary"
 DONE = b"data: [DONE]\n\n"
