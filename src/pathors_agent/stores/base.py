@@ -384,6 +384,6 @@ ANSWER_HOURS = 24
 
 
 def now() -> datetime:
-    """The time, as stores keep it: UTC, with milliseconds."""
+    """Return the present time as stores keep it: UTC, with milliseconds."""
     time = datetime.now(UTC)
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
