@@ -1,7 +1,13 @@
 """The API of `runs serve`: who may use it, what it lists, and what it changes."""
 
+import json
+import os
+import re
+import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -195,6 +201,23 @@ def test_metrics_count_queues_statuses_and_doubts(database: str) -> None:
     assert 0 <= float(oldest.split()[1]) < PATIENCE_SECONDS
 
 
+def test_database_that_fails_is_said_and_its_contents_are_not(database: str) -> None:
+    with serving(database) as client:
+        with sqlite3.connect(database.removeprefix("sqlite:///")) as connection:
+            connection.execute("ALTER TABLE workflow_output RENAME TO moved")
+        connection.close()
+        for path in ("/api/runs", "/api/run?id=run&agent=shop", "/metrics"):
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert answer.json()["error"]["message"] == (
+                "The durable runs cannot be read or changed now"
+            )
+    shown = CliRunner().invoke(command_line, ["runs", "list", "--database", database])
+
+    assert shown.exit_code == 1
+    assert re.fullmatch("error: Could not read or change the durable runs in .*\n", shown.stderr)
+
+
 def test_figures_are_written_for_prometheus() -> None:
     figures = Figures(
         runs={("shop", "main", "failed"): 2},
@@ -233,3 +256,25 @@ def test_unprotected_page_is_refused_at_the_start(
 
     assert shown.exit_code == 2
     assert said in shown.stderr
+
+
+@pytest.mark.slow
+def test_program_serves_the_page_until_it_is_told_to_stop(database: str) -> None:
+    line = [sys.executable, "-m", "pathors_agent", "runs", "serve", "--port", "0", "--json"]
+    env = {**os.environ, "PATHORS_RUNS_KEY": KEY, "PATHORS_DATABASE": database}
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        url = json.loads(program.stdout.readline())["url"]
+        with httpx2.Client(base_url=url, timeout=PATIENCE_SECONDS, trust_env=False) as client:
+            page = client.get("/")
+            runs = client.get("/api/runs", headers={"Authorization": f"Bearer {KEY}"})
+        program.send_signal(signal.SIGTERM)
+        said = program.stderr.read()
+
+    assert page.text.startswith("<!doctype html>")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert runs.json() == {"data": [], "total": 0}
+    assert (program.returncode, said) == (0, "")

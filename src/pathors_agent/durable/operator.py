@@ -6,6 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import sqlalchemy as sa
+
+from pathors_agent.durable import engine
 from pathors_agent.durable.agent import DurableAgent, no_tools
 from pathors_agent.durable.history import new_messages
 from pathors_agent.durable.retention import Retention
@@ -21,6 +24,8 @@ from pathors_agent.durable.timeline import Timeline, as_json, read_timeline
 from pathors_agent.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message, ToolCall
 from pathors_agent.stores.base import TurnNote
+from pathors_agent.stores.database import shown
+from pathors_agent.stores.errors import store_error
 from pathors_agent.wire.messages import write_message
 
 # Runs are read from the database in pages of this size while many of them are changed.
@@ -206,6 +211,13 @@ def opened_as_json(opened: OpenedRun) -> dict[str, object]:
 
 @asynccontextmanager
 async def operating(database: str) -> AsyncIterator[Operator]:
-    """Open a database to operate its runs; no run is carried out here."""
+    """Open a database to operate its runs; no run is carried out here.
+
+    Raises `StoreError` for errors of the database inside the block, too.
+    """
     async with DurableAgent(no_tools(), database=database, queue="-") as durable:
-        yield Operator(durable, database)
+        try:
+            yield Operator(durable, database)
+        except sa.exc.SQLAlchemyError as error:
+            place = shown(engine.sync_url(database))
+            raise store_error(error, "read or change the durable runs", place) from None

@@ -13,6 +13,7 @@ import anyio
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,12 +27,16 @@ from pathors_agent.server.body import read_object
 from pathors_agent.server.keys import bearer, digest_of
 from pathors_agent.server.metrics import CONTENT_TYPE
 from pathors_agent.server.page import add_page
-from pathors_agent.server.problems import Problem, bad_request, of_store, unauthorized
+from pathors_agent.server.problems import Problem, bad_request, unauthorized, unavailable
 from pathors_agent.server.sessions import iso
 from pathors_agent.server.settings import ServerSettings
 
 MIN_KEY_CHARACTERS = 16
 MAX_PAGE = 200
+# The engine waits for a database that is away; the clients of this app are told so.
+ANSWER_SECONDS = 30.0
+
+_AWAY = "The durable runs cannot be read or changed now"
 
 _Fields = Mapping[str, JSONValue]
 
@@ -125,7 +130,9 @@ def _protected(endpoint: _Endpoint, key: str | None) -> _Endpoint:
                 raise Problem(HTTPStatus.FORBIDDEN, "Without a key, use an address of this machine")
         elif not hmac.compare_digest(digest_of(bearer(request)), digest):
             raise unauthorized()
-        return await endpoint(request)
+        with anyio.move_on_after(ANSWER_SECONDS):
+            return await endpoint(request)
+        raise unavailable(_AWAY)
 
     return protected
 
@@ -354,8 +361,8 @@ def _as(status: HTTPStatus) -> Callable[[Request, Any], Awaitable[Response]]:
     return told
 
 
-async def _tell_of_store(request: Request, error: Any) -> Response:
-    return await _tell(request, of_store(error))
+async def _tell_of_database(request: Request, error: Any) -> Response:
+    return await _tell(request, unavailable(_AWAY))
 
 
 async def _tell_of_http(request: Request, error: Any) -> Response:
@@ -369,6 +376,7 @@ _ANSWERS: dict[Any, Any] = {
     RunExists: _as(HTTPStatus.CONFLICT),
     RunFailed: _as(HTTPStatus.CONFLICT),
     ConversationError: _as(HTTPStatus.CONFLICT),
-    StoreError: _tell_of_store,
+    StoreError: _tell_of_database,
+    SQLAlchemyError: _tell_of_database,
     HTTPException: _tell_of_http,
 }
