@@ -203,23 +203,23 @@ def nested(levels: int) -> dict[str, Any]:
     return schema
 
 
-OPEN = "leaves the object open, for strict=True"
-NO_FORM = "has no closed form, for strict=True"
-NO_TYPE = "should say its type, for strict=True"
-SAME = "holds two objects with the same names and no const apart, for strict=True"
-UNNAMED = "should name its properties, for strict=True"
-REFERENCE = "should be # or name one of its $defs, for strict=True"
+OPEN = "must be false with strict=True"
+NO_FORM = "is not supported with strict=True"
+NO_TYPE = "must have a type with strict=True"
+SAME = "has two objects with the same properties and no const to distinguish them with strict=True"
+UNNAMED = "must have properties with strict=True"
+REFERENCE = "must be # or refer to one of the $defs with strict=True"
 
 REFUSED = [
     ({"type": "object", "additionalProperties": True}, "/additionalProperties", OPEN),
     ({"type": "object", "additionalProperties": STRING}, "/additionalProperties", OPEN),
     (an_object() | {"additionalProperties": {}}, "/additionalProperties", OPEN),
     ({"type": "object"}, "", UNNAMED),
-    (an_object("b", a=STRING), "/required", "names what is no property, for strict=True"),
+    (an_object("b", a=STRING), "/required", "names an unknown property with strict=True"),
     ({}, "", NO_TYPE),
     ({"description": "Anything."}, "", NO_TYPE),
-    (True, "", "should say what it takes, for strict=True"),
-    ({"type": "array"}, "/items", "should say what it takes, for strict=True"),
+    (True, "", "must define a value with strict=True"),
+    ({"type": "array"}, "/items", "must define a value with strict=True"),
     ({"type": "array", "items": {}}, "/items", NO_TYPE),
     ({"type": "array", "prefixItems": [STRING], "items": False}, "/prefixItems", NO_FORM),
     ({"type": "array", "items": STRING, "contains": {"const": "a"}}, "/contains", NO_FORM),
@@ -231,16 +231,16 @@ REFUSED = [
     ({"allOf": [STRING]}, "/allOf", NO_FORM),
     (STRING | {"not": {"const": "a"}}, "/not", NO_FORM),
     (STRING | {"if": {}, "then": {}}, "/if", NO_FORM),
-    ({"oneOf": [STRING, INTEGER]}, "/oneOf", "should be anyOf, for strict=True"),
+    ({"oneOf": [STRING, INTEGER]}, "/oneOf", "must be anyOf with strict=True"),
     (
         an_object() | {"anyOf": [STRING]},
         "/type",
-        "beside anyOf has no closed form, for strict=True",
+        "is not supported beside anyOf with strict=True",
     ),
     (
         {"$ref": "#/$defs/City", "enum": ["a"]},
         "/enum",
-        "beside $ref has no closed form, for strict=True",
+        "is not supported beside $ref with strict=True",
     ),
     ({"anyOf": [STRING, {}]}, "/anyOf/1", NO_TYPE),
     ({"anyOf": [an_object("x", x=STRING), an_object("x", x=INTEGER)]}, "/anyOf", SAME),
@@ -249,7 +249,7 @@ REFUSED = [
     (
         {"enum": [f"{number:064}" for number in range(251)]},
         "/enum",
-        "holds more than 15,000 characters, for strict=True",
+        "has more than 15,000 characters with strict=True",
     ),
 ]
 
@@ -273,23 +273,23 @@ def test_what_has_no_closed_form_is_refused_by_its_path(schema: Any, path: str, 
         (
             {"type": "object", "anyOf": [an_object()]},
             "parameters/type",
-            "beside anyOf has no closed form, for strict=True",
+            "is not supported beside anyOf with strict=True",
         ),
         (
             an_object(a={"$ref": "#/$defs/Bag"}) | {"$defs": {"Bag": {"type": "object"}}},
             "parameters/$defs/Bag",
             UNNAMED,
         ),
-        (nested(11), "parameters", "nests objects in more than 10 levels, for strict=True"),
+        (nested(11), "parameters", "nests objects in more than 10 levels with strict=True"),
         (
             an_object(a={"enum": list(range(1_001))}),
             "parameters",
-            "holds more than 1,000 values of enums, for strict=True",
+            "has more than 1,000 values of enums with strict=True",
         ),
         (
             an_object(**{f"{number:0600}": STRING for number in range(201)}),
             "parameters",
-            "holds more than 120,000 characters of names and values, for strict=True",
+            "has more than 120,000 characters of names and values with strict=True",
         ),
     ],
 )

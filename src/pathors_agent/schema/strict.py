@@ -22,7 +22,7 @@ MAX_NAME_CHARACTERS = 120_000
 MANY_ENUM_VALUES = 250
 MAX_MANY_ENUM_CHARACTERS = 15_000
 
-MAX_TOLD = 200
+MAX_DESCRIBED = 200
 
 ONLY_VALUES = frozenset({"enum", "const"})
 
@@ -37,7 +37,7 @@ _FORMATS = frozenset(
 _LOOKAROUNDS = ("(?=", "(?!", "(?<=", "(?<!")
 
 # Not allowed in the closed form, but checked when a call is bound; the description mentions them.
-_TOLD = (
+_DESCRIBED = (
     *("default", "examples", "format", "pattern", "minLength", "maxLength", "uniqueItems"),
     *("minProperties", "maxProperties"),
 )
@@ -71,7 +71,7 @@ def close_schema(schema: Schema) -> dict[str, Any]:
 
 
 class _Closing:
-    """One walk over a schema and the definitions that it uses."""
+    """One traversal of a schema and the definitions that it uses."""
 
     def __init__(self, root: Schema) -> None:
         self._root = root
@@ -87,13 +87,13 @@ class _Closing:
             raise InvalidSchema(f"nests objects in more than {MAX_LEVELS} levels{_STRICT}")
         return closed | definitions
 
-    def _closed(self, schema: Any, path: str, *told: str) -> dict[str, Any]:
+    def _closed(self, schema: Any, path: str, *notes: str) -> dict[str, Any]:
         if not isinstance(schema, Mapping):
-            raise InvalidSchema(f"should say what it takes{_STRICT}", path=path)
+            raise InvalidSchema(f"must define a value{_STRICT}", path=path)
         for keyword in schema:
             if keyword in _REFUSED:
-                raise InvalidSchema(f"has no closed form{_STRICT}", path=_at(path, keyword))
-        description = _description(schema, told)
+                raise InvalidSchema(f"is not supported{_STRICT}", path=_at(path, keyword))
+        description = _description(schema, notes)
         shape = self._shape(schema, path)
         if description and "$ref" in shape:  # a `$ref` allows no siblings
             shape = {"anyOf": [shape]}
@@ -109,9 +109,9 @@ class _Closing:
         if keyword == "$ref":
             return self._reference(schema["$ref"], _at(path, "$ref"))
         if keyword == "oneOf" and "discriminator" not in schema:
-            raise InvalidSchema(f"should be anyOf{_STRICT}", path=_at(path, "oneOf"))
-        if not self._alternatives.are_told_apart(schema):
-            problem = f"holds two objects with the same names and no const apart{_STRICT}"
+            raise InvalidSchema(f"must be anyOf{_STRICT}", path=_at(path, "oneOf"))
+        if not self._alternatives.are_distinguishable(schema):
+            problem = f"has two objects with the same properties and no const to distinguish them{_STRICT}"
             raise InvalidSchema(problem, path=_at(path, keyword))
         members = enumerate(schema[keyword])
         return {"anyOf": [self._closed(m, _at(path, keyword, str(i))) for i, m in members]}
@@ -121,7 +121,7 @@ class _Closing:
             return {"$ref": "#"}
         definition = self._alternatives.definition(reference)
         if not self._alternatives.of({"$ref": reference}):
-            raise InvalidSchema(f"should be # or name one of its $defs{_STRICT}", path=path)
+            raise InvalidSchema(f"must be # or refer to one of the $defs{_STRICT}", path=path)
         name = reference.rpartition("/")[2]
         if name not in self._definitions:
             self._definitions[name] = {}  # a definition may refer to itself
@@ -132,7 +132,7 @@ class _Closing:
     def _typed(self, schema: Schema, path: str) -> dict[str, Any]:
         kinds = kinds_of(schema)
         if not kinds:
-            raise InvalidSchema(f"should say its type{_STRICT}", path=path)
+            raise InvalidSchema(f"must have a type{_STRICT}", path=path)
         closed: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
         self._count_values(schema, path)
         closed |= {key: schema[key] for key in schema if _is_enforced(key, schema[key])}
@@ -145,12 +145,12 @@ class _Closing:
     def _object(self, schema: Schema, path: str) -> dict[str, Any]:
         if schema.get("additionalProperties", False) is not False:
             where = _at(path, "additionalProperties")
-            raise InvalidSchema(f"leaves the object open{_STRICT}", path=where)
+            raise InvalidSchema(f"must be false{_STRICT}", path=where)
         if "properties" not in schema:
-            raise InvalidSchema(f"should name its properties{_STRICT}", path=path)
+            raise InvalidSchema(f"must have properties{_STRICT}", path=path)
         if set(schema.get("required", ())) - schema["properties"].keys():
             where = _at(path, "required")
-            raise InvalidSchema(f"names what is no property{_STRICT}", path=where)
+            raise InvalidSchema(f"names an unknown property{_STRICT}", path=where)
         properties = {name: self._property(name, schema, path) for name in schema["properties"]}
         return {
             "properties": properties,
@@ -169,7 +169,7 @@ class _Closing:
         values = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
         characters = sum(len(value) for value in values if isinstance(value, str))
         if len(values) > MANY_ENUM_VALUES and characters > MAX_MANY_ENUM_CHARACTERS:
-            problem = f"holds more than {MAX_MANY_ENUM_CHARACTERS:,} characters"
+            problem = f"has more than {MAX_MANY_ENUM_CHARACTERS:,} characters"
             raise InvalidSchema(problem + _STRICT, path=_at(path, "enum"))
         self._enum_values += len(values)
         self._characters += characters
@@ -180,10 +180,10 @@ class _Closing:
             (self._characters, MAX_NAME_CHARACTERS, "characters of names and values"),
         ):
             if count > limit:
-                raise InvalidSchema(f"holds more than {limit:,} {what}{_STRICT}")
+                raise InvalidSchema(f"has more than {limit:,} {what}{_STRICT}")
 
 
-_STRICT = ", for strict=True"
+_STRICT = " with strict=True"
 
 
 def _at(path: str, *names: str) -> str:
@@ -193,7 +193,7 @@ def _at(path: str, *names: str) -> str:
 def _check_alone(schema: Schema, keyword: str, path: str) -> None:
     for other in schema:
         if other in _SHAPES and other != keyword:
-            problem = f"beside {keyword} has no closed form{_STRICT}"
+            problem = f"is not supported beside {keyword}{_STRICT}"
             raise InvalidSchema(problem, path=_at(path, other))
 
 
@@ -207,12 +207,12 @@ def _is_enforced(keyword: str, value: Any) -> bool:
 
 def _description(schema: Schema, notes: tuple[str, ...]) -> dict[str, str]:
     """Return the description, extended by the keywords that the closed form does not allow."""
-    told = [
-        f"{key}: {cut(dumps(schema[key], ensure_ascii=False), MAX_TOLD)}"
-        for key in _TOLD
+    described = [
+        f"{key}: {cut(dumps(schema[key], ensure_ascii=False), MAX_DESCRIBED)}"
+        for key in _DESCRIBED
         if schema.get(key) is not None and not _is_enforced(key, schema[key])
     ]
-    words = "; ".join([*told, *notes])
+    words = "; ".join([*described, *notes])
     parts = [schema.get("description", ""), f"({words})" if words else ""]
     text = " ".join(filter(None, parts))
     return {"description": text} if text else {}
@@ -335,7 +335,7 @@ class Alternatives:
         only = self._only_values(inner)
         return (only is None or len(only) > 1) and not any(map(_takes_null, self.kept(inner)))
 
-    def are_told_apart(self, union: Schema) -> bool:
+    def are_distinguishable(self, union: Schema) -> bool:
         """Return True if the names or values of an object identify its member of a union.
 
         OpenAI refuses other unions, and their nulls would be ambiguous.

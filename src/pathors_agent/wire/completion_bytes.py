@@ -1,6 +1,6 @@
 """Write an assistant message as the bytes of a chat completion, streamed or plain.
 
-Every field that OpenAI sends is there, and the same message always gives the same bytes.
+The output has every field that OpenAI sends, and is the same for equal messages.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,15 +17,15 @@ DONE = encode_event("[DONE]")
 
 Object = Mapping[str, object]
 Split = Callable[[str], Iterable[str]]
-"""Cuts a text into the pieces that are sent as one delta each."""
+"""Splits a text into pieces, each of which becomes a delta."""
 
 
 def stream_events(
     message: AssistantMessage, *, split: Split, include_usage: bool = False
 ) -> list[bytes]:
-    """Write the message as server-sent events, the closing `[DONE]` included.
+    """Return the message as server-sent events, including the closing `[DONE]`.
 
-    With `include_usage` each chunk has the field `usage`, and one more chunk holds the counts.
+    With `include_usage` each chunk has the field `usage`, and an additional chunk has the counts.
     """
     shared = _shared_fields(message, "chat.completion.chunk")
     if include_usage:
@@ -38,7 +38,7 @@ def stream_events(
 
 
 def plain_body(message: AssistantMessage) -> bytes:
-    """Write the message as one JSON completion."""
+    """Return the message as one JSON completion."""
     answer: dict[str, object] = {
         "role": "assistant",
         "content": message.text if message.content is not None else None,
@@ -68,7 +68,7 @@ def error_body(
     param: str | None = None,
     details: Iterable[str] = (),
 ) -> bytes:
-    """Write an error the way the API does."""
+    """Return an error in the form of the API."""
     return msgspec.json.encode(
         {
             "error": {
@@ -83,7 +83,7 @@ def error_body(
 
 
 def usage_fields(usage: Usage | None) -> dict[str, JSONValue]:
-    """Return OpenAI's usage object: -1 for an unknown count, the details only where they are known."""
+    """Return OpenAI's usage object; unknown counts are -1, unknown details are omitted."""
     usage = usage or Usage()
     counts = {
         "prompt_tokens": usage.prompt_tokens,

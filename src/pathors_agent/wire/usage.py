@@ -71,7 +71,7 @@ def usages_of(chunk: Mapping[str, JSONValue]) -> Iterator[Mapping[str, JSONValue
 
 
 def read_usage(usage: Mapping[str, JSONValue]) -> Usage:
-    """Read a usage object; a count that is missing, null, negative or no number is unknown.
+    """Read a usage object; a count that is missing, null, negative or not a number is unknown.
 
     A total that is missing or zero is the sum of the other two.
     """
@@ -85,18 +85,18 @@ def read_usage(usage: Mapping[str, JSONValue]) -> Usage:
     )
 
 
-def merged_usage(told: Usage | None, usage: Usage) -> Usage:
-    """Merge a later usage of the same answer: its counts replace earlier ones unless they are zero.
+def merged_usage(earlier: Usage | None, usage: Usage) -> Usage:
+    """Return an earlier usage updated by a later one, whose counts replace it unless they are zero.
 
     Counts are never added up: servers that send a usage with each chunk count from the start.
     """
-    if told is None:
+    if earlier is None:
         return usage
     merged = {
-        name: getattr(usage, name) or _either(getattr(told, name), getattr(usage, name))
+        name: getattr(usage, name) or _either(getattr(earlier, name), getattr(usage, name))
         for name in Usage.model_fields
     }
-    was_sum = told.total_tokens in (None, _sum(told.prompt_tokens, told.completion_tokens))
+    was_sum = earlier.total_tokens in (None, _sum(earlier.prompt_tokens, earlier.completion_tokens))
     if was_sum and not usage.total_tokens:
         total = _sum(merged["prompt_tokens"], merged["completion_tokens"])
         merged["total_tokens"] = _either(total, merged["total_tokens"])
