@@ -1,4 +1,4 @@
-"""Where a server keeps sessions, keys and answers."""
+"""Stores for the sessions, keys and answers of a server."""
 
 from typing import TYPE_CHECKING
 

@@ -1,8 +1,7 @@
-"""What keeps sessions, keys and answers: the interface of a store, and the values it holds.
+"""The interface of a store, and the values it returns.
 
-A store is asked by any number of tasks, processes and machines at once. Subclass `Store` and write
-its methods; `pathors_agent.testing.check_store` tests a subclass against every rule that stands
-here.
+To write a store of your own, subclass `Store`, and run `pathors_agent.testing.check_store` against
+it: it tests every rule in these docstrings.
 """
 
 from abc import ABC, abstractmethod
@@ -28,15 +27,15 @@ from pathors_agent.stores.texts import (
 
 ItemT = TypeVar("ItemT")
 
-# A page of this size is read, sent and parsed in moments; the largest request has as many bytes.
+# Read, sent and parsed in moments. The largest request has the same size.
 MAX_SEARCH_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredKey:
-    """A project's API key as it is stored: its digest, and enough of it for people to know it by.
+    """A project's API key as it is stored: its digest, and the parts that people recognise it by.
 
-    `digest` is the SHA-256 of the key in hexadecimal digits; the key itself is nowhere.
+    `digest` is the SHA-256 of the key in hexadecimal digits. The key itself is not stored.
     """
 
     id: str
@@ -54,12 +53,13 @@ class StoredKey:
 class Session:
     """A stored conversation.
 
-    The variables and messages are the JSON texts that the store keeps. `variables` and `messages`
-    parse them when they are read first, which takes time and memory in proportion to their size.
+    It holds the JSON texts that the store keeps. `variables` and `messages` parse them on first
+    use, in time and memory proportional to their size.
 
-    `message_texts` are in the order they were stored; `revision` is their number, and what the next
-    writer must have seen. `incarnation` tells apart two sessions that had one id after another; a
-    session that is rewound gets another, because its revision grows through old numbers again.
+    `message_texts` are in the order they were stored. `revision` is their number; a writer passes
+    the session it has seen, and the store compares the revisions. `incarnation` distinguishes
+    sessions that had the same id one after the other. A session that is rewound gets a new one,
+    because its revision passes through old numbers again.
     """
 
     project: str
@@ -84,17 +84,17 @@ class Session:
 
     @cached_property
     def size(self) -> int:
-        """The bytes of the session's data as JSON in UTF-8."""
+        """The size of the session's data as JSON in UTF-8, in bytes."""
         return joined_size(self.variables_text, self.message_texts)
 
     def data_pieces(self) -> Iterator[str]:
-        """Yield the text of the session's data in pieces: no copy of the whole is made."""
+        """Yield the JSON text of the session's data in pieces, without a copy of the whole."""
         return data_pieces(self.variables_text, self.message_texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSummary:
-    """A line in the list of a project's sessions, ended ones included."""
+    """An entry in the list of a project's sessions. Ended sessions have `ended_at`."""
 
     id: str
     provider: str
@@ -105,7 +105,7 @@ class SessionSummary:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[ItemT]):
-    """Some items of a longer list, and how many there are in all."""
+    """A page of a list, and the number of items in the whole list."""
 
     items: tuple[ItemT, ...]
     total: int
@@ -113,9 +113,10 @@ class Page(Generic[ItemT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right to write one session for a while.
+    """The exclusive right to write a session for a limited time.
 
-    `fence` grows with each lease of a session, so that the store can refuse who held an older one.
+    `fence` is a fencing token: each lease of a session has a larger one than the lease before, and
+    the store rejects writes with an older one.
     """
 
     project: str
@@ -126,7 +127,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestId:
-    """A request as its client names it: the Idempotency-Key, in one project, of one API key."""
+    """The name of a request: its Idempotency-Key, which is unique per project and API key."""
 
     project: str
     api_key: str
@@ -135,10 +136,10 @@ class RequestId:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """What is known of a named request.
+    """The state of a named request.
 
-    `begun`: it is the caller's now; `running`: somebody else answers it; `finished`: `answer` is
-    what was answered. `body_digest` is that of the request which was first.
+    `begun`: the caller must answer it. `running`: another caller answers it. `finished`: `answer`
+    is its answer. `body_digest` is the digest of the first request with this name.
     """
 
     state: Literal["begun", "running", "finished"]
@@ -148,7 +149,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnNote:
-    """A note of a turn that was not saved."""
+    """A note about a turn that has not been saved."""
 
     project: str
     session_id: str
@@ -158,9 +159,9 @@ class TurnNote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedSession:
-    """A session as it was when its lease was acquired; None if it does not exist.
+    """A session and its lease, as they were when the lease was acquired.
 
-    `notes` are those of its turns that were not saved.
+    `session` is None if it does not exist. `notes` belong to its turns that were not saved.
     """
 
     lease: Lease
@@ -169,10 +170,11 @@ class OpenedSession:
 
 
 class Store(ABC):
-    """Keeps keys, sessions and answers. An async context manager: open while it is used.
+    """Persist API keys, sessions and idempotent answers.
 
-    Every method raises `StoreError` where the database cannot be reached, is full or damaged.
-    Times are UTC, with milliseconds.
+    An async context manager. Methods may be called concurrently from any number of tasks, processes
+    and machines. Each method raises `StoreError` if the database is unreachable, full or damaged.
+    Times are UTC with millisecond precision.
     """
 
     async def __aenter__(self) -> Self:
@@ -197,19 +199,19 @@ class Store(ABC):
 
     @abstractmethod
     async def add_key(self, key: StoredKey) -> None:
-        """Store a new key; `StoreError` when the store has its id or digest already."""
+        """Store a new key. Raise `StoreError` if its id or digest already exists."""
 
     @abstractmethod
     async def find_key(self, digest: str) -> StoredKey | None:
-        """Give the key of this digest, a revoked one too."""
+        """Return the key with this SHA-256 digest, including revoked keys, or None."""
 
     @abstractmethod
     async def keys(self, project: str | None = None) -> list[StoredKey]:
-        """Give the keys of a project, or of all; oldest first, revoked ones included."""
+        """Return the keys of a project, or of all projects, oldest first, including revoked keys."""
 
     @abstractmethod
     async def revoke_key(self, project: str, key_id: str) -> bool:
-        """Revoke a key for good; tell whether it is one of this project. Twice is as once."""
+        """Revoke a key permanently. Return False if the project has no such key. Idempotent."""
 
     @abstractmethod
     async def note_key_used(self, key_id: str) -> None:
@@ -221,15 +223,18 @@ class Store(ABC):
     async def create_session(
         self, project: str, session_id: str, *, variables: Variables, provider: str = ""
     ) -> Session:
-        """Make an empty session.
+        """Create an empty session.
 
-        One of the same variables and provider that nobody wrote to is given as it is; any other
-        of this id raises `SessionConflict`.
+        Idempotent: an existing session with the same variables and provider, and without messages,
+        is returned unchanged. Raise `SessionConflict` if the id is taken by any other session.
         """
 
     @abstractmethod
     async def session(self, project: str, session_id: str) -> Session:
-        """Give a session whole; `SessionNotFound` when there is none or it has ended."""
+        """Return a session with its messages.
+
+        Raise `SessionNotFound` if it does not exist or has ended.
+        """
 
     @abstractmethod
     async def search_sessions(
@@ -243,28 +248,28 @@ class Store(ABC):
     ) -> Page[Session]:
         """Return the sessions whose `data_text` contains the text, newest update first.
 
-        Case counts, and no character has a meaning of its own. Ended sessions are not found.
+        The search is case-sensitive and has no wildcards. Ended sessions are not found.
 
-        A page ends at `limit` sessions, or before the session whose data would take the page over
-        `max_bytes`. The first session is always in the page, however large it is.
+        A page holds up to `limit` sessions whose data is at most `max_bytes` in total. It always
+        holds the first session, even if that is larger.
         """
 
     @abstractmethod
     async def list_sessions(
         self, project: str, *, limit: int, offset: int, text: str = ""
     ) -> Page[SessionSummary]:
-        """List sessions, newest first, ended ones included.
+        """List sessions, newest first, including ended sessions.
 
-        With a text, those whose id or `data_text` contains it.
+        With `text`, list the sessions whose id or `data_text` contains it.
         """
 
     @abstractmethod
     async def end_session(self, project: str, session_id: str) -> bool:
-        """Delete a session's variables and messages for good. Return False if there was none.
+        """Delete a session's variables and messages permanently. Return False if there was none.
 
-        Also deletes the notes of its turns, the answers of requests that were stored with its
-        turns, and its lease: a turn that runs now, which may be the session's first, cannot be
-        saved any more and gets `SessionConflict`.
+        Also delete the notes of its turns, the answers that were stored with its turns, and its
+        lease: saving a turn that is running now raises `SessionConflict`, even if it is the first
+        turn of the session.
         """
 
     # - turns -
@@ -273,9 +278,10 @@ class Store(ABC):
     async def take_lease(
         self, project: str, session_id: str, *, holder: str, seconds: float
     ) -> Lease | None:
-        """Take the right to write a session, which need not exist; None while it is held.
+        """Acquire the lease of a session, or return None while another holder has it.
 
-        A lease that was not kept up for its `seconds` is over, whatever became of its holder.
+        The session need not exist. A lease that is not renewed with `keep_lease` expires after
+        `seconds`.
         """
 
     async def open_session(
@@ -302,11 +308,11 @@ class Store(ABC):
 
     @abstractmethod
     async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
-        """Hold a lease for so many more seconds from now; False when it is another's by now."""
+        """Renew a lease for `seconds` from now. Return False if another holder has taken it over."""
 
     @abstractmethod
     async def drop_lease(self, lease: Lease) -> None:
-        """Give a lease back; one that is another's by now stays that other's."""
+        """Release a lease. No effect if another holder has taken it over."""
 
     @abstractmethod
     async def save_turn(
@@ -321,25 +327,25 @@ class Store(ABC):
         drop: bool = False,
         turn: str | None = None,
     ) -> Session:
-        """Add a turn's messages to the session, all or none, and finish its request with them.
+        """Append the messages of a turn in one transaction, and return the updated session.
 
-        With `keep`, the session is rewound: its messages after the first `keep` are removed for
-        good in the same transaction, and its `incarnation` is another one then.
+        `seen` is the session as the caller read it, or None to create it. Raise `SessionConflict`,
+        and write nothing, if the lease has expired, the session has changed since it was read, or
+        the request is no longer running. In the same transaction:
 
-        With `drop`, the lease is given back with them, for less than `drop_lease` costs. The notes
-        of `turn` go.
-
-        `seen` is the session as the writer read it, None when there was none: it is made then.
-        `SessionConflict` when the lease is another's, the session is not as it was seen, or the
-        request is not running any more.
+        - `keep` rewinds the session: the messages after the first `keep` are deleted permanently,
+          and the session gets a new `incarnation`.
+        - `answer` is stored as the answer of `request`.
+        - `drop` releases the lease.
+        - The notes of `turn` are deleted.
         """
 
     @abstractmethod
     async def note_turn(self, lease: Lease, turn: str, notes: Sequence[str]) -> None:
-        """Keep notes of a turn that is under way, behind those that are there.
+        """Append notes about a running turn. Raise `SessionConflict` if the lease has expired.
 
-        They are for whoever takes the turn up where its process died, and are gone after
-        `ANSWER_HOURS`. `SessionConflict` when the lease is another's.
+        Another process reads them to take over the turn after a crash. They are deleted after
+        `ANSWER_HOURS`.
         """
 
     @abstractmethod
@@ -361,29 +367,29 @@ class Store(ABC):
     async def begin_request(
         self, request: RequestId, body_digest: str, *, seconds: float
     ) -> RequestRecord:
-        """Begin a named request, or tell what became of it.
+        """Begin a named request, or return its state if it has begun before.
 
-        It is `running` until `seconds` are over without `keep_request`, then anybody's again;
-        `finished` for `ANSWER_HOURS`.
+        A request that is not renewed with `keep_request` expires after `seconds`, and may begin
+        again. An answer is kept for `ANSWER_HOURS`.
         """
 
     @abstractmethod
     async def keep_request(self, request: RequestId, *, seconds: float) -> None:
-        """Go on answering a request for so many more seconds from now."""
+        """Renew a running request for `seconds` from now."""
 
     @abstractmethod
     async def forget_request(self, request: RequestId) -> None:
-        """Forget a request that came to no answer; a finished one stays."""
+        """Delete a request without an answer. A finished request stays."""
 
 
 # Dropping a lease is worth this long, also for a caller that was cancelled.
 _DROP_SECONDS = 5.0
 
-# What clients that repeat a request rely on; as long as Stripe keeps them.
+# How long an answer is kept for repeats of its request: the same time as at Stripe.
 ANSWER_HOURS = 24
 
 
 def now() -> datetime:
-    """Return the present time as stores keep it: UTC, with milliseconds."""
+    """Return the current time as stores keep it: UTC with millisecond precision."""
     time = datetime.now(UTC)
     return time.replace(microsecond=time.microsecond // 1000 * 1000)

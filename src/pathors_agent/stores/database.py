@@ -104,7 +104,7 @@ class Texts(dict[Statement, tuple[str, list[str], dict[str, Any]]]):
 class Connection(ABC):
     """A connection of one thread. It runs statements; the thread begins and ends transactions.
 
-    Statements are built once, as constants of a module: their SQL text is kept for good. Values go
+    Statements are built once, as constants of a module: their SQL text is compiled once. Values go
     to their `bindparam`s by name.
     """
 
@@ -128,7 +128,7 @@ class Connection(ABC):
         """Close the connection, which may be broken already."""
 
     def interrupt(self) -> None:  # noqa: B027  (PostgreSQL limits statements itself)
-        """Make the statement fail that runs now in another thread."""
+        """Interrupt the statement that another thread runs now."""
 
     def row(self, statement: Statement, **values: object) -> Any:
         """Run a statement and return its first row, or None."""
@@ -188,7 +188,7 @@ class Job(Generic[ResultT]):
                 self.connection = None
 
     def interrupt(self) -> None:
-        """Make the statement fail that runs now, if the database does not limit it itself."""
+        """Interrupt the statement that runs now, unless the database limits it itself."""
         with self._lock:
             if self.connection is not None:
                 self.connection.interrupt()

@@ -1,4 +1,4 @@
-"""Keep sessions, keys and answers in this process: for tests, and where nothing must last."""
+"""A store in the memory of this process: for tests, and for data that may be lost."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,13 +34,13 @@ from pathors_agent.stores.texts import (
     searchable,
 )
 
-# More than the one that is begun meanwhile, so that the store does not grow for ever.
+# Old entries deleted for each new one: more than one, so that the store shrinks again.
 _FORGOTTEN_AT_ONCE = 10
 
 
 @dataclass(slots=True)
 class _Session:
-    """One session: its messages as stored, or what is left of it after its end."""
+    """One session with its stored texts. An ended session has none."""
 
     project: str
     id: str
@@ -83,7 +83,7 @@ class _Session:
 
 @dataclass(slots=True)
 class _Held:
-    """A lease, and the moment it is over. This process's clock cannot go back."""
+    """A lease and the monotonic time when it expires."""
 
     lease: Lease
     until: float
@@ -91,7 +91,7 @@ class _Held:
 
 @dataclass(slots=True)
 class _Request:
-    """A named request, the moment it is over, and the session that its answer tells of."""
+    """A named request, the monotonic time when it expires, and the session of its answer."""
 
     body_digest: str
     until: float
@@ -105,27 +105,27 @@ class _Request:
             answer=self.answer,
         )
 
-    def tells_of(self, session: _Session) -> bool:
+    def is_about(self, session: _Session) -> bool:
         return self.session == session.number
 
     def is_over(self) -> bool:
         return self.until <= monotonic()
 
     def can_be_forgotten(self) -> bool:
-        # What runs may still be saved after its seconds.
+        # A running request may still be saved after its seconds.
         return self.until + (ANSWER_HOURS * 3600 if self.answer is None else 0) <= monotonic()
 
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """A note of a turn, and the moment it is over."""
+    """A note of a turn, and the monotonic time when it expires."""
 
     note: TurnNote
     until: float = field(default_factory=lambda: monotonic() + ANSWER_HOURS * 3600)
 
 
 class MemoryStore(Store):
-    """A store for one process, whose content ends with it."""
+    """A store in memory. Its content is lost when the process ends."""
 
     def __init__(self) -> None:
         self._keys: dict[str, StoredKey] = {}
@@ -137,7 +137,7 @@ class MemoryStore(Store):
         self._notes: dict[tuple[str, str], list[_Note]] = {}
 
     async def check(self) -> None:
-        """Give: memory can always be written."""
+        """Return: memory can always be written."""
 
     # - keys -
 
@@ -148,16 +148,16 @@ class MemoryStore(Store):
         self._keys[key.id] = key
 
     async def find_key(self, digest: str) -> StoredKey | None:
-        """Give the key of this digest, a revoked one too."""
+        """Return the key with this SHA-256 digest, including revoked keys, or None."""
         return next((key for key in self._keys.values() if key.digest == digest), None)
 
     async def keys(self, project: str | None = None) -> list[StoredKey]:
-        """Give the keys of a project, or of all; oldest first, revoked ones included."""
+        """Return the keys of a project, or of all projects, oldest first, including revoked keys."""
         found = (key for key in self._keys.values() if project in (None, key.project))
         return sorted(found, key=lambda key: key.created_at)
 
     async def revoke_key(self, project: str, key_id: str) -> bool:
-        """Revoke a key for good; tell whether it is one of this project. Twice is as once."""
+        """Revoke a key permanently. Return False if the project has no such key. Idempotent."""
         key = self._keys.get(key_id)
         if key is None or key.project != project:
             return False
@@ -174,7 +174,7 @@ class MemoryStore(Store):
     async def create_session(
         self, project: str, session_id: str, *, variables: Variables, provider: str = ""
     ) -> Session:
-        """Make an empty session, or give the same one that is there and still empty."""
+        """Create an empty session, or return the same one if it exists and is still empty."""
         live = self._live.get((project, session_id))
         if live is None:
             return self._begin(project, session_id, json_text(variables), provider).value()
@@ -191,7 +191,7 @@ class MemoryStore(Store):
         return begun
 
     async def session(self, project: str, session_id: str) -> Session:
-        """Give a session whole; `SessionNotFound` when there is none or it has ended."""
+        """Return a session with its messages. Raise `SessionNotFound` if there is none."""
         live = self._live.get((project, session_id))
         if live is None:
             raise SessionNotFound(f"There is no session {session_id}.")
@@ -222,7 +222,7 @@ class MemoryStore(Store):
     async def list_sessions(
         self, project: str, *, limit: int, offset: int, text: str = ""
     ) -> Page[SessionSummary]:
-        """List sessions, newest first, ended ones included."""
+        """List sessions, newest first, including ended sessions."""
         of_project = [each for each in reversed(self._sessions) if each.project == project]
         live = [each for each in of_project if each.ended_at is None]
         containing = {each.number for each in await _containing(text, live)}
@@ -237,7 +237,7 @@ class MemoryStore(Store):
         return Page(tuple(each.summary() for each in page), total=len(found))
 
     async def end_session(self, project: str, session_id: str) -> bool:
-        """Delete a session's variables and messages for good. Return False if there was none."""
+        """Delete a session's content permanently. Return False if there was none."""
         live = self._live.pop((project, session_id), None)
         self._leases.pop((project, session_id), None)
         self._forget_notes(project, session_id)
@@ -245,7 +245,7 @@ class MemoryStore(Store):
             return False
         live.ended_at = now()
         live.variables, live.messages = "{}", []
-        self._forget(each for each, known in self._requests.items() if known.tells_of(live))
+        self._forget(each for each, known in self._requests.items() if known.is_about(live))
         return True
 
     # - turns -
@@ -253,7 +253,7 @@ class MemoryStore(Store):
     async def take_lease(
         self, project: str, session_id: str, *, holder: str, seconds: float
     ) -> Lease | None:
-        """Take the right to write a session; None while it is held."""
+        """Acquire the lease of a session. Return None while another holder has it."""
         held = self._leases.get((project, session_id))
         if held is not None and held.until > monotonic():
             return None
@@ -267,13 +267,13 @@ class MemoryStore(Store):
         return held if held is not None and held.lease == lease else None
 
     async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
-        """Hold a lease for so many more seconds from now; False when it is another's by now."""
+        """Renew a lease. Return False if another holder has taken it over."""
         if held := self._held(lease):
             held.until = monotonic() + seconds
         return held is not None
 
     async def drop_lease(self, lease: Lease) -> None:
-        """Give a lease back; one that is another's by now stays that other's."""
+        """Release a lease. No effect if another holder has taken it over."""
         if self._held(lease):
             del self._leases[lease.project, lease.session_id]
 
@@ -289,7 +289,7 @@ class MemoryStore(Store):
         drop: bool = False,
         turn: str | None = None,
     ) -> Session:
-        """Add a turn's messages to the session, all or none, and finish its request with them."""
+        """Append the messages of a turn in one transaction, and return the updated session."""
         texts = await message_texts(messages)
         live = self._as_seen(lease, seen)
         running = self._running(request)
@@ -311,7 +311,7 @@ class MemoryStore(Store):
         return live.value()
 
     async def note_turn(self, lease: Lease, turn: str, notes: Sequence[str]) -> None:
-        """Keep notes of a turn that is under way, behind those that are there."""
+        """Append notes about a running turn. Raise `SessionConflict` if the lease has expired."""
         if self._held(lease) is None:
             raise _changed(lease)
         self._forget_old_notes()
@@ -346,7 +346,7 @@ class MemoryStore(Store):
             self._notes[project, session_id] = left
 
     def _as_seen(self, lease: Lease, seen: Session | None) -> _Session | None:
-        """Give the session that the writer saw, None for a new one; refuse all others."""
+        """Return the session that the writer has seen, or None if it is new."""
         live = self._live.get((lease.project, lease.session_id))
         found = None if live is None else (live.incarnation, len(live.messages))
         wanted = None if seen is None else (seen.incarnation, seen.revision)
@@ -367,7 +367,7 @@ class MemoryStore(Store):
     async def begin_request(
         self, request: RequestId, body_digest: str, *, seconds: float
     ) -> RequestRecord:
-        """Begin a named request, or tell what became of it."""
+        """Begin a named request, or return its state if it has begun before."""
         self._forget_old_answers()
         known = self._requests.get(request)
         if known is not None and not known.is_over():
@@ -384,13 +384,13 @@ class MemoryStore(Store):
             del self._requests[request]
 
     async def keep_request(self, request: RequestId, *, seconds: float) -> None:
-        """Go on answering a request for so many more seconds from now."""
+        """Renew a running request for `seconds` from now."""
         known = self._requests.get(request)
         if known is not None and known.answer is None:
             known.until = monotonic() + seconds
 
     async def forget_request(self, request: RequestId) -> None:
-        """Forget a request that came to no answer; a finished one stays."""
+        """Delete a request without an answer. A finished request stays."""
         known = self._requests.get(request)
         if known is not None and known.answer is None:
             del self._requests[request]

@@ -71,7 +71,7 @@ class SQLiteConnection(Connection):
             self._driver.close()
 
     def interrupt(self) -> None:
-        """Make the statement fail that runs now in another thread."""
+        """Interrupt the statement that another thread runs now."""
         self._driver.interrupt()
 
     @property

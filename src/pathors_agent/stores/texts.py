@@ -1,4 +1,4 @@
-"""The JSON texts that stores keep: a message, a session's variables, and all of it as one text."""
+"""The JSON texts in stores: of a message, of a session's variables, and of all its data."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ Variables = Mapping[str, JSONValue]
 
 ResultT = TypeVar("ResultT")
 
-# Texts up to this size are written and read within a millisecond; other requests wait no longer.
+# Texts up to this size are written and read within a millisecond, which other requests can wait.
 SMALL_TEXT = 64 * 1024
 
 # Each part of a message and each call takes as much time as so many characters of text.
@@ -23,12 +23,12 @@ _PART_WEIGHT = 500
 
 
 def data_text(variables: Variables, messages: Iterable[Message]) -> str:
-    """Write a session's data as the API gives it; this is the text that is searched."""
+    """Return a session's data as JSON, as the API returns it and as searches see it."""
     return joined_text(json_text(variables), [message_text(each) for each in messages])
 
 
 def joined_text(variables: str, messages: Sequence[str]) -> str:
-    """Join the JSON texts of variables and messages to the text of a session's data."""
+    """Return the JSON text of a session's data, joined from those of its parts."""
     return "".join(data_pieces(variables, messages))
 
 
@@ -56,22 +56,22 @@ def utf8_size(text: str) -> int:
 
 
 def json_text(value: JSONValue | Variables) -> str:
-    """Write a value as a stored JSON text."""
+    """Return a value as JSON text."""
     return write_json(value).decode()
 
 
 def message_text(message: Message) -> str:
-    """Write a message as a stored JSON text."""
+    """Return a message as JSON text."""
     return json_text(write_message(message))
 
 
 async def message_texts(messages: Sequence[Message]) -> list[str]:
-    """Write messages as stored JSON texts; many of them off the event loop."""
+    """Return messages as JSON texts. Large ones are written in a thread."""
     return await off_loop(sum(map(_weight, messages)), lambda: list(map(message_text, messages)))
 
 
 def _weight(message: Message) -> int:
-    """Return about the size of a message's text: it is not written to know it."""
+    """Return an estimate of the size of a message's text."""
     calls = message.tool_calls if isinstance(message, AssistantMessage) else ()
     content = message.content or ""
     of_content = len(content) if isinstance(content, str) else len(content) * _PART_WEIGHT
@@ -79,7 +79,7 @@ def _weight(message: Message) -> int:
 
 
 async def off_loop(size: int, work: Callable[[], ResultT]) -> ResultT:
-    """Do work that takes time in proportion to a size: in a thread, unless it is small."""
+    """Run work that takes time proportional to a size: in a thread, unless it is small."""
     if size <= SMALL_TEXT:
         return work()
     return await anyio.to_thread.run_sync(work)
@@ -126,7 +126,7 @@ def _in_order(text: str) -> str:
 
 
 def searchable(text: str) -> str | None:
-    """Give a text as it stands in stored ones; None where none can hold it.
+    """Return a searched text as stored texts contain it, or None if none can contain it.
 
     JSON escapes U+0000 (and PostgreSQL takes it in no text); halves of characters are replaced
     when a text is stored.
