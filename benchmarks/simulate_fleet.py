@@ -32,7 +32,7 @@ class Figures:
 
 
 # Of two cores that ran the database and what asked it.
-FIGURES = Figures(writes_a_second=1_600, reads_a_second=16_800, idle_transactions_a_second=20)
+FIGURES = Figures(writes_a_second=2_500, reads_a_second=13_700, idle_transactions_a_second=6.4)
 NAMES = {
     "writes a second, PostgreSQL": "writes_a_second",
     "reads a second, PostgreSQL": "reads_a_second",
@@ -75,12 +75,14 @@ class Fleet:
         return self.conversations_a_day * self.runs_a_conversation * self.peak / 86_400
 
 
-# Between two looks into the queue, when the figures were taken.
+# The pause between two looks into the queue when the figures were taken: workers that find nothing
+# look less and less often.
 MEASURED_POLL = 0.5
 
-# Transactions of a run, as the engine makes them: what comes before its first call and after its last,
-BEFORE, AFTER = 5, 2
-# and for each call: a model's answer; that a tool's call begins, and what it gave.
+# Transactions of a run before its first call: it is stored and claimed, its journal and its session
+# are read, its begin is recorded, the session advances. After its last call: its end, and its result.
+BEFORE, AFTER = 6, 2
+# For each call: a model's answer; the begin of a tool's call (none if it is idempotent), its result.
 MODEL, TOOL = 1, 2
 
 
