@@ -19,8 +19,8 @@ from jsonschema import Draft202012Validator
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from pathors_agent.server import Project, ServerSettings, create_app, make_key
-from pathors_agent.server.connections import MAX_HEAD_BYTES, limited_protocol
-from pathors_agent.server.keys import Authenticate
+from pathors_agent.server.http.keys import Authenticate
+from pathors_agent.server.running.connections import MAX_HEAD_BYTES, limited_protocol
 from pathors_agent.stores import MemoryStore, Store
 
 # Long enough for a busy machine; only a failing test ever waits for it.

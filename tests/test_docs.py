@@ -24,7 +24,7 @@ import typer
 
 from pathors_agent.cli.app import app
 from pathors_agent.server import load_projects
-from pathors_agent.server.settings_file import load_settings
+from pathors_agent.server.config import load_settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

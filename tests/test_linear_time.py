@@ -27,11 +27,11 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.schema.compiled import compile_schema
-from pathors_agent.server.body import parse_object
-from pathors_agent.server.completion_request import read_request
-from pathors_agent.server.join import join
-from pathors_agent.server.problems import Problem
+from pathors_agent.server.http.body import parse_object
+from pathors_agent.server.http.completion import read_request
+from pathors_agent.server.http.problems import Problem
 from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.turns.join import join
 from pathors_agent.testing import ScriptedTransport, calls
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.results import result_message

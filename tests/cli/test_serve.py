@@ -282,7 +282,7 @@ def is_alive(process: int) -> bool:
 
 def patched_serve(database: str, patch: str) -> subprocess.Popen[str]:
     code = (
-        "import pathors_agent.server.connections as connections\n"
+        "import pathors_agent.server.running.connections as connections\n"
         f"{patch}\n"
         "from pathors_agent.cli import main\n"
         f"main(['serve', '--json', '--port', '0', '--database', {database!r}])"
@@ -347,8 +347,8 @@ def test_host_that_is_none_is_one_line_on_stderr(database: str) -> None:
     ("text", "problem"),
     [
         ("[projects.x]\n", "projects.x needs either base_url or transport"),
-        ("[projects.x\n", "is no TOML"),
-        ("[server]\ngrace = 1\n", "server.grace is no setting; there are access_log"),
+        ("[projects.x\n", "is not TOML"),
+        ("[server]\ngrace = 1\n", "server.grace is not a setting; the settings are access_log"),
         ("[server]\ngrace_seconds = '1'\n", "server.grace_seconds is of the wrong type"),
         ("[server]\ngrace_seconds = 0\n", "ServerSettings.grace_seconds must be over 0"),
     ],

@@ -196,7 +196,7 @@ def test_client_that_leaves_while_it_waits_is_out_of_the_queue(waits_for: str, t
 def turns_of(server: Live) -> int:
     """How many turns run or wait, as the server counts them; asked after it answered another."""
     assert server.client.get(f"{server.url}/healthz").status_code == 200
-    gates = server.app.state.runtime.shared.admission._gates
+    gates = server.app.state.runtime.services.admission._gates
     return max((gate.requests for gate in gates.values()), default=0)
 
 

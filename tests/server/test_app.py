@@ -19,7 +19,7 @@ from live_server import live, on_loop
 from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project, ServerSettings, create_app, make_key
-from pathors_agent.server.keys import KNOWN_SECONDS
+from pathors_agent.server.http.keys import KNOWN_SECONDS
 from pathors_agent.stores import Lease, MemoryStore, RequestId, Session, Store, StoredKey
 from pathors_agent.testing import AsyncScriptedTransport, answer
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request

@@ -13,7 +13,8 @@ from starlette.requests import Request
 
 from live_server import Live, live
 from pathors_agent import tool
-from pathors_agent.server import Principal, Project, ServerSettings, TurnContext, create_app, keys
+from pathors_agent.server import Principal, Project, ServerSettings, TurnContext, create_app
+from pathors_agent.server.http import keys
 from pathors_agent.stores import MemoryStore, SQLStore, Store
 from pathors_agent.testing import AsyncScriptedTransport, calls
 from pathors_agent.tools.signature import ToolContext
@@ -251,3 +252,25 @@ def test_object_with_an_async_call_authenticates() -> None:
 
     with live(project(), authenticate=Login()) as server:
         assert httpx2.get(f"{server.base}/sessions").status_code == 200
+
+
+def test_session_of_a_user_that_another_process_took_is_not_told_as_ended() -> None:
+    store = MemoryStore()
+
+    @tool
+    async def lose_lease() -> str:
+        """Let another process take the session over."""
+        (place,) = store._leases
+        del store._leases[place]
+        await store.take_lease(*place, holder="other", seconds=60)
+        return "lost"
+
+    served = project("Hello.", calls(("lose_lease", {})), tools=[lose_lease])
+    with (
+        live(served, store=store, authenticate=by_header) as server,
+        as_user(server, "ann") as ann,
+    ):
+        assert say(ann, "Hi", "s1").status_code == 200
+        error = say(ann, "Go on", "s1").json()["error"]
+
+    assert (error["type"], error["code"]) == ("conflict_error", None)

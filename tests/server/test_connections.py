@@ -14,8 +14,9 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from live_server import PATIENCE_SECONDS, Live, live
-from pathors_agent.server import Project, connections
-from pathors_agent.server.connections import MAX_HEAD_BYTES
+from pathors_agent.server import Project
+from pathors_agent.server.running import connections
+from pathors_agent.server.running.connections import MAX_HEAD_BYTES
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
 
 # uvicorn takes httptools where it is installed.

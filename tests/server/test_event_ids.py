@@ -17,9 +17,16 @@ from hypothesis import strategies as st
 from live_server import PATIENCE_SECONDS, Live, events, external, live
 from pathors_agent import AsyncResponse, AsyncTransport, Request, tool
 from pathors_agent.server import Project, ServerSettings
-from pathors_agent.server.answer import Answer, Chunks, Head, Position
-from pathors_agent.server.problems import Problem
-from pathors_agent.server.repeats import MAX_KEPT_BYTES, KeptEvents, StreamName
+from pathors_agent.server.http.problems import Problem
+from pathors_agent.server.turns.answer import (
+    MAX_KEPT_BYTES,
+    Answer,
+    Chunks,
+    Head,
+    KeptEvents,
+    Position,
+    StreamName,
+)
 from pathors_agent.stores import MemoryStore, SQLStore, Store
 from pathors_agent.stores.base import RequestId
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
@@ -131,7 +138,7 @@ def test_stored_answer_has_the_events_about_tools_up_to_a_bound(
     with live(Project(id="demo", transport=model, tools=[report])) as server:
         whole = streamed(server, **KEY).text
         repeat = streamed(server, **KEY).text
-        monkeypatch.setattr("pathors_agent.server.writers.MAX_KEPT_BYTES", 0)
+        monkeypatch.setattr("pathors_agent.server.turns.writers.MAX_KEPT_BYTES", 0)
         streamed(server, "Again", **{"Idempotency-Key": "k2"})
         bounded = merged(parts(streamed(server, "Again", **{"Idempotency-Key": "k2"}).text))
 
@@ -362,7 +369,7 @@ def test_failure_of_a_turn_reaches_the_client_that_follows_it(
 
         assert '"error"' in failure
         assert event_id(failure) == event_id(one)  # an error adds nothing to the answer
-        assert not server.app.state.runtime.shared.running_streams
+        assert not server.app.state.runtime.services.running_streams
 
 
 def test_repeat_waits_for_a_turn_that_ends_with_its_client() -> None:

@@ -16,8 +16,8 @@ from pathors_agent import (
     UserMessage,
 )
 from pathors_agent.messages import ContentPart, Message
-from pathors_agent.server.join import Joined, join
-from pathors_agent.server.problems import Problem
+from pathors_agent.server.http.problems import Problem
+from pathors_agent.server.turns.join import Joined, join
 
 OWN = ["add"]
 

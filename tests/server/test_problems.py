@@ -8,7 +8,7 @@ import pytest
 from live_server import live
 from pathors_agent.errors import ProviderError
 from pathors_agent.server import Project
-from pathors_agent.server.problems import of_model
+from pathors_agent.server.http.problems import of_model
 from pathors_agent.testing import AsyncScriptedTransport
 from pathors_agent.wire.provider_errors import decode_error, find_error
 

@@ -78,7 +78,7 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     ("text", "problem"),
     [
         ("", "has no table [projects.NAME]"),
-        ("x = ", "is no TOML"),
+        ("x = ", "is not TOML"),
         ("projects = 3", "has no table [projects.NAME]"),
         ("[projects]\nshop = 3", "projects.shop must be a table"),
         ("[projects.shop]", "projects.shop needs either base_url or transport"),
@@ -86,7 +86,7 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("[projects.shop]\nbase_url = 3", "projects.shop.base_url must be a text"),
         (
             '[projects.shop]\nbase_ulr = "x"',
-            "projects.shop.base_ulr is no setting; there are base_url",
+            "projects.shop.base_ulr is not a setting; the settings are base_url",
         ),
         (
             '[projects.shop]\ntransport = "shop_tools"',
@@ -103,11 +103,11 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         (
             '[projects.shop]\ntransport = "shop_tools:model"\nprofile = "openai"',
-            "projects.shop.profile goes with base_url, not with transport",
+            "projects.shop.profile belongs to base_url, not to transport",
         ),
         (
             '[project.shop]\ntransport = "shop_tools:model"',
-            "project is unknown; there are ['projects', 'server']",
+            "project is unknown; known are ['projects', 'server']",
         ),
         (
             '[projects.shop]\ntransport = "shop_tools:no"',
@@ -136,7 +136,7 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         (
             '[projects.shop]\nbase_url = "http://127.0.0.1/v1"\napi_key_env = "NO_SUCH_KEY"',
-            "projects.shop.api_key_env names NO_SUCH_KEY, which the environment lacks",
+            "projects.shop.api_key_env names NO_SUCH_KEY, which is not set in the environment",
         ),
         (
             '[projects.shop]\nbase_url = "http://127.0.0.1/v1"\nprofile = "x"',

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from live_server import live
 from pathors_agent import Usage
 from pathors_agent.server import Project, ServerSettings
-from pathors_agent.server.admission import Rates
+from pathors_agent.server.turns.admission import Rates
 from pathors_agent.testing import AsyncScriptedTransport, answer
 
 

@@ -16,7 +16,8 @@ import pytest
 from live_server import PATIENCE_SECONDS, Live, external, live, on_loop, result
 from pathors_agent import AsyncResponse, AsyncTransport, Request, ToolContext, tool
 from pathors_agent.cli.runs import list_doubts
-from pathors_agent.server import Project, journal
+from pathors_agent.server import Project
+from pathors_agent.server.turns import journal
 from pathors_agent.stores import MemoryStore, SQLStore, Store
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
 

@@ -17,7 +17,7 @@ from live_server import live
 from pathors_agent import tool
 from pathors_agent.errors import StoreError
 from pathors_agent.server import Project, ServerSettings
-from pathors_agent.server.failures import without_contents
+from pathors_agent.server.http.problems import without_contents
 from pathors_agent.stores import MemoryStore, Session, SQLStore
 from pathors_agent.testing import AsyncScriptedTransport, calls, raw
 from pathors_agent.tools.signature import ToolContext

@@ -18,7 +18,7 @@ from live_server import PATIENCE_SECONDS, Live, live, on_loop
 from pathors_agent import AsyncResponse, AsyncTransport, Request, Tool
 from pathors_agent.messages import AssistantMessage, ContentPart, Message, UserMessage
 from pathors_agent.server import Project, ServerSettings
-from pathors_agent.server.sessions import BATCH_CHARACTERS, batches
+from pathors_agent.server.endpoints import BATCH_CHARACTERS, batches
 from pathors_agent.stores import MAX_SEARCH_BYTES, MemoryStore, base, texts
 from pathors_agent.testing import AsyncScriptedTransport, calls
 from pathors_agent.wire import chat_completions
@@ -106,7 +106,7 @@ def test_query_parses_nothing_before_the_last_answer(monkeypatch: pytest.MonkeyP
         return parsed[-1]
 
     monkeypatch.setattr(base, "read_message_text", noted)
-    monkeypatch.setattr("pathors_agent.server.open_calls.read_message_text", noted)
+    monkeypatch.setattr("pathors_agent.server.endpoints.read_message_text", noted)
     with live(project()) as server:
         keep(server, "s1", said(0.1), AssistantMessage(content="ok"))
 
@@ -138,7 +138,7 @@ def test_large_history_is_parsed_written_and_searched_off_the_event_loop(
         keep(server, "s1", UserMessage(content=parts), AssistantMessage(content="xyz"))
         watch(base, "read_message_text")
         watch(chat_completions, "wire_message")
-        watch(__import__("pathors_agent.server.turn", fromlist=["join"]), "join")
+        watch(__import__("pathors_agent.server.turns.run", fromlist=["join"]), "join")
         watch(__import__("pathors_agent.stores.memory", fromlist=["x"]), "joined_text")
         server.complete("go on", session="s1")
         assert search(server, search_string="xyz")["pagination"]["total"] == 1

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from pathors_agent.cli.output import fail, write_json, write_line, write_note, write_table
-from pathors_agent.server.keys import make_key
+from pathors_agent.server.http.keys import make_key
 from pathors_agent.stores.base import Store, StoredKey
 
 _TITLES = ("id", "project", "name", "key", "created", "last used", "revoked")

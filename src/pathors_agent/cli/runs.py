@@ -28,7 +28,7 @@ from pathors_agent.durable.operator import (
 from pathors_agent.durable.run_list import RunFilter
 from pathors_agent.durable.timeline import as_html, as_text
 from pathors_agent.errors import AgentError, error_text
-from pathors_agent.server.journal import calls_in_doubt
+from pathors_agent.server.turns.journal import calls_in_doubt
 
 Act = Callable[[DurableAgent[Any], str], Awaitable[object]]
 """Changes a run of an agent by its id."""
@@ -219,9 +219,9 @@ async def forget_doubt(
 
 def serve(database: str | None, *, host: str, port: int, as_json: bool) -> int:
     """Serve the page of runs until a signal; return the exit status."""
-    from pathors_agent.server.keys import MAX_KEY
+    from pathors_agent.server.http.keys import MAX_KEY
+    from pathors_agent.server.running.serving import serve as serve_app
     from pathors_agent.server.runs_app import MIN_KEY_CHARACTERS, create_runs_app, is_loopback
-    from pathors_agent.server.serving import serve as serve_app
 
     key = os.environ.get(_KEY_VARIABLE, "").strip() or None
     if key is None and not is_loopback(host):

@@ -14,8 +14,8 @@ from pathors_agent.cli.output import log_to_stderr, write_json, write_line, writ
 from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project, ServerSettings, create_app, load_projects, make_key
-from pathors_agent.server.serving import serve as serve_app
-from pathors_agent.server.settings_file import load_settings
+from pathors_agent.server.config import load_settings
+from pathors_agent.server.running.serving import serve as serve_app
 from pathors_agent.stores import SQLStore
 from pathors_agent.stores.database import read_url, shown
 

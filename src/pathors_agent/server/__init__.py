@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathors_agent.server.app import create_app
-    from pathors_agent.server.keys import Principal, make_key
-    from pathors_agent.server.project import Project, TurnContext
-    from pathors_agent.server.project_files import load_projects
+    from pathors_agent.server.config import load_projects
+    from pathors_agent.server.http.keys import Principal, make_key
     from pathors_agent.server.settings import ServerSettings
+    from pathors_agent.server.turns.project import Project, TurnContext
 
 __all__ = [
     "Principal",
@@ -21,13 +21,13 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Principal": "keys",
-    "Project": "project",
+    "Principal": "http.keys",
+    "Project": "turns.project",
     "ServerSettings": "settings",
-    "TurnContext": "project",
+    "TurnContext": "turns.project",
     "create_app": "app",
-    "load_projects": "project_files",
-    "make_key": "keys",
+    "load_projects": "config",
+    "make_key": "http.keys",
 }
 
 

@@ -1,4 +1,4 @@
-"""The ASGI app: addresses, and what every answer goes through."""
+"""The ASGI app: its addresses, its middleware and its error answers."""
 
 import re
 from collections.abc import AsyncGenerator, Iterable
@@ -11,11 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pathors_agent.errors import StoreError
-from pathors_agent.server.completions import Completions
-from pathors_agent.server.document import (
+from pathors_agent.server.endpoints import Completions, ModelEndpoints, SessionEndpoints
+from pathors_agent.server.http.document import (
     COMPLETION,
     CREATE,
     END,
@@ -28,17 +27,22 @@ from pathors_agent.server.document import (
     SEARCH,
     describe,
 )
-from pathors_agent.server.failures import log_bug
-from pathors_agent.server.forms import Farewell, Slashes, TwoLengths
-from pathors_agent.server.keys import Authenticate
-from pathors_agent.server.metrics import CONTENT_TYPE
-from pathors_agent.server.models import ModelEndpoints
-from pathors_agent.server.problems import Problem, of_store, unavailable
-from pathors_agent.server.project import Project
-from pathors_agent.server.request_log import RequestLog
-from pathors_agent.server.runtime import Runtime
-from pathors_agent.server.sessions import SessionEndpoints, answered
+from pathors_agent.server.http.edge import (
+    AmbiguousLengths,
+    Deprecations,
+    RequestLog,
+    TidyPaths,
+    UnexpectedErrors,
+    json_response,
+    problem_response,
+)
+from pathors_agent.server.http.keys import Authenticate
+from pathors_agent.server.http.page import add_page
+from pathors_agent.server.http.problems import Problem, of_store, unavailable
+from pathors_agent.server.running.runtime import Runtime
 from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.turns.metrics import CONTENT_TYPE
+from pathors_agent.server.turns.project import Project
 from pathors_agent.stores.base import Store
 from pathors_agent.telemetry.events import library_version
 
@@ -61,14 +65,14 @@ def create_app(
     runs: str | None = None,
     authenticate: Authenticate | None = None,
 ) -> FastAPI:
-    """Make the app that serves these projects; run it with any ASGI server, or mount it in another.
+    """Build the app that serves these projects. Run it with any ASGI server, or mount it in another.
 
-    With `ui`, the address `/` shows a chat page. `runs` is the URL of a database where turns are
-    kept while they run, so that they outlive this process (needs the extra `durable`).
-    `authenticate` is an async function that lets in users beside the keys of the store: it gets the
-    request, without its body, and returns a `Principal`, or None. A request with neither a
-    principal nor a key is a 401; raise `HTTPException` to refuse it in another way.
-    `app.state.runtime.drain()` makes it refuse new turns, for a stop in good order.
+    With `ui`, the address `/` shows a chat page. `runs` is the URL of a database that keeps turns
+    while they run, so that they outlive this process (needs the extra `durable`). `authenticate` is
+    an async function that lets users in without a key of the store: it gets the request, without
+    its body, and returns a `Principal`, or None. A request with neither a principal nor a key gets
+    status 401; raise `HTTPException` to refuse it in another way. `app.state.runtime.drain()`
+    refuses new turns, for a graceful shutdown.
     """
     runtime = Runtime(projects, store, settings or ServerSettings(), runs, authenticate)
     app = FastAPI(
@@ -83,16 +87,14 @@ def create_app(
     app.state.runtime = runtime
     _add_addresses(app, runtime)
     if ui:
-        from pathors_agent.server.page import add_page
-
         add_page(app)
     describe(app)
     for error, answer in _ANSWERS.items():
         app.add_exception_handler(error, answer)
-    app.add_middleware(Bugs)
+    app.add_middleware(UnexpectedErrors)
     app.add_middleware(Deprecations)
-    app.add_middleware(Slashes)
-    app.add_middleware(TwoLengths)
+    app.add_middleware(TidyPaths)
+    app.add_middleware(AmbiguousLengths)
     if runtime.settings.cors_origins:
         app.add_middleware(CORSMiddleware, **_cors(runtime.settings))
     # The outermost one: every answer has a request id.
@@ -158,16 +160,16 @@ def _take_whole_path(route: BaseRoute) -> None:
 
 def _add_health(app: FastAPI, runtime: Runtime) -> None:
     async def healthz() -> Response:
-        """Tell that the process lives."""
-        return answered({"status": "ok"})
+        """Return 200 while the process runs."""
+        return json_response({"status": "ok"})
 
     async def readyz() -> Response:
-        """Tell whether requests can be answered now."""
+        """Return 200 if a turn could be stored now, else 503."""
         if runtime.is_draining:
             raise unavailable("The server is stopping")
         await runtime.start()
         await runtime.check()
-        return answered({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def metrics() -> Response:
         """Return what was counted, for Prometheus."""
@@ -184,26 +186,25 @@ def _add_health(app: FastAPI, runtime: Runtime) -> None:
 # - what goes wrong -
 
 
-async def _tell(request: Request, error: Any) -> Response:
-    kind = Farewell if error.headers.get("Connection") == "close" else Response
-    return kind(error.body, error.status, headers=error.headers, media_type="application/json")
+async def _answer_problem(request: Request, error: Any) -> Response:
+    return problem_response(error)
 
 
-async def _tell_of_store(request: Request, error: Any) -> Response:
+async def _answer_store_error(request: Request, error: Any) -> Response:
     request.app.state.runtime.note_store_error(error)
-    return await _tell(request, of_store(error))
+    return problem_response(of_store(error))
 
 
-async def _tell_of_http(request: Request, error: Any) -> Response:
+async def _answer_http_error(request: Request, error: Any) -> Response:
     status = HTTPStatus(error.status_code)
     headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(sorted(_methods(request)))
-    return await _tell(request, Problem(status, _WORDS.get(status, status.phrase), headers=headers))
+    return problem_response(Problem(status, _WORDS.get(status, status.phrase), headers=headers))
 
 
 def _methods(request: Request) -> set[str]:
-    """All methods of the address; what a router says is those of its first route."""
+    """Return all methods of the address; a router names those of its first route only."""
     routes = (route for route in request.app.routes if isinstance(route, Route))
     matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     return {method for route in matching for method in route.methods or ()}
@@ -214,9 +215,9 @@ _WORDS = {
     HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method",
 }
 _ANSWERS: dict[Any, Any] = {
-    Problem: _tell,
-    StoreError: _tell_of_store,
-    HTTPException: _tell_of_http,
+    Problem: _answer_problem,
+    StoreError: _answer_store_error,
+    HTTPException: _answer_http_error,
 }
 
 
@@ -230,61 +231,3 @@ def _cors(settings: ServerSettings) -> dict[str, Any]:
         # Without cookies, "*" stands for every header of an answer.
         "expose_headers": ["*"],
     }
-
-
-class Bugs:
-    """ASGI middleware: tells of an exception that nobody foresaw, and lets it go no further.
-
-    An ASGI server that hears of it would log its text.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        begun = False
-
-        async def noted(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noted)
-        except Exception as error:  # noqa: BLE001  (any bug)
-            log_bug("request_failed", error)
-            if begun:
-                raise _CutOff from None
-            answer = await _tell(Request(scope), Problem(500, "Internal server error"))
-            await answer(scope, receive, send)
-
-
-class _CutOff(Exception):
-    """Ends a connection in the middle of an answer."""
-
-
-class Deprecations:
-    """ASGI middleware: marks the answers of older addresses."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"deprecation", b"true")]
-            await send(message)
-
-        is_old = scope["type"] == "http" and _is_old(scope)
-        await self._app(scope, receive, marked if is_old else send)
-
-
-def _is_old(scope: Scope) -> bool:
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return path.startswith(("/project/", "/api/project/"))

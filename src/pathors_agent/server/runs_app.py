@@ -22,14 +22,14 @@ from pathors_agent.durable.operator import Operator, opened_as_json, operating, 
 from pathors_agent.durable.run_list import STATUSES, Figures, RunFilter, RunStatus
 from pathors_agent.errors import ConversationError, RunExists, RunFailed, RunNotFound, StoreError
 from pathors_agent.messages import JSONValue
-from pathors_agent.server.app import Bugs
-from pathors_agent.server.body import read_object
-from pathors_agent.server.keys import bearer, digest_of
-from pathors_agent.server.metrics import CONTENT_TYPE
-from pathors_agent.server.page import add_page
-from pathors_agent.server.problems import Problem, bad_request, unauthorized, unavailable
-from pathors_agent.server.sessions import iso
+from pathors_agent.server.endpoints import iso
+from pathors_agent.server.http.body import read_object
+from pathors_agent.server.http.edge import UnexpectedErrors
+from pathors_agent.server.http.keys import bearer, digest_of
+from pathors_agent.server.http.page import add_page
+from pathors_agent.server.http.problems import Problem, bad_request, unauthorized, unavailable
 from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.turns.metrics import CONTENT_TYPE
 
 MIN_KEY_CHARACTERS = 16
 MAX_PAGE = 200
@@ -74,7 +74,7 @@ def create_runs_app(database: str, *, key: str | None = None) -> FastAPI:
     add_page(app, "runs_static", shared=_SHARED)
     for error, answer in _ANSWERS.items():
         app.add_exception_handler(error, answer)
-    app.add_middleware(Bugs)
+    app.add_middleware(UnexpectedErrors)
     return app
 
 

@@ -1,14 +1,14 @@
-"""What a server allows, and how long it waits: every limit, with its default's reason."""
+"""Settings of a server: every limit and timeout, with the reason for its default."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-
-from pathors_agent.server.origins import check_origins
 
 # Long conversations with a few images fit; OpenAI's own limit for a request is 32 MB.
 MAX_BODY_BYTES = 8 * 1024 * 1024
 # About eight million tokens: more than any model reads, and a history of four largest requests.
 MAX_SESSION_BYTES = 32 * 1024 * 1024
-# A phone on a bad line sends 8 MiB in less; who is slower holds up a connection for nothing.
+# A phone on a bad line sends 8 MiB in less; a slower client occupies a connection for nothing.
 BODY_SECONDS = 60.0
 # OpenAI allows a schema 10 levels; a body adds 5 around it.
 MAX_JSON_DEPTH = 64
@@ -19,18 +19,18 @@ MAX_TOOLS = 128
 # More turns at once than this only wait for each other in one process.
 TURNS_PER_PROJECT = 256
 TURNS_PER_KEY = 64
-# A burst is taken in; whoever comes to a longer queue is better off to hear so at once.
+# A burst waits; a client beyond a longer queue is better refused at once.
 QUEUE_LENGTH = 64
 QUEUE_SECONDS = 5.0
 # From the contract: a second request waits for the first one's turn.
 SESSION_WAIT_SECONDS = 30.0
 # Above the default limits of a turn's tools (300 s) and model calls, below what proxies allow.
 TURN_SECONDS = 600.0
-# What a dead process can hold a session for; kept up three times in that time.
+# How long the session of a dead process stays locked; a lease is renewed three times in this time.
 LEASE_SECONDS = 10.0
 # Proxies close streams that are silent for 30 to 60 seconds.
 PING_SECONDS = 15.0
-# A reader that takes no 64 KiB in this time is gone, or wants to be a burden.
+# A client that reads no 64 KiB in this time is gone or hostile.
 WRITE_SECONDS = 60.0
 # Kubernetes gives a process 30 seconds between SIGTERM and SIGKILL.
 GRACE_SECONDS = 20.0
@@ -49,7 +49,7 @@ _NO_AMOUNTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """What a server allows, and how long it waits; sizes in bytes, times in seconds.
+    """Limits and timeouts of a server; sizes in bytes, times in seconds.
 
     - `max_body_bytes`, `body_seconds`: of a request's body; 413 and 408 beyond.
     - `max_session_bytes`: of a session's variables and messages, as JSON, that a turn begins with;
@@ -106,3 +106,50 @@ class ServerSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"ServerSettings.{name} must be over 0")
+
+
+# - check the origins of web pages that may call the api -
+
+
+# What a browser sends as Origin: a scheme, a host and a port that is not the scheme's own.
+# Extensions and desktop shells have schemes of their own, as chrome-extension://abc.
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
+    r"(?P<host>[^\s/?#@:\[\]\\*%]+|\[[0-9a-f:.]+\])"
+    r"(?::(?P<port>[1-9]\d{0,4}))?",
+    re.ASCII,
+)
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_MAX_PORT = 65_535
+# The origins without a host: pages from files, in sandboxes, and of some desktop shells.
+_WITHOUT_HOST = ("null", "file://")
+
+
+def check_origins(origins: Iterable[str]) -> None:
+    """Raise `ValueError` for an origin that no browser ever sends."""
+    if isinstance(origins, str):
+        raise ValueError(f"cors_origins must be a list of origins, as [{origins!r}]")
+    for origin in origins:
+        if problem := _problem(origin):
+            raise ValueError(f"cors_origins: {origin!r} never matches: {problem}")
+
+
+def _problem(origin: str) -> str | None:
+    if origin == "*" or origin in _WITHOUT_HOST:
+        return None
+    if "*" in origin:
+        return "wildcards are not supported; name each origin, or allow all with '*'"
+    if not origin.isascii():
+        return "browsers send international hosts in ASCII, as xn--..."
+    if "://" not in origin:
+        return f"the scheme is missing, as in 'https://{origin}'"
+    if origin.endswith("/"):
+        return f"an origin has no slash at its end; write {origin.rstrip('/')!r}"
+    if origin != origin.lower():
+        return f"browsers send origins in lower case; write {origin.lower()!r}"
+    found = _ORIGIN.fullmatch(origin)
+    if found is None or int(found["port"] or 0) > _MAX_PORT:
+        return "an origin is a scheme, a host and perhaps a port, as 'https://example.com:8443'"
+    if found["port"] and _DEFAULT_PORTS.get(found["scheme"]) == found["port"]:
+        return f"browsers leave out the port {found['port']} of {found['scheme']}"
+    return None

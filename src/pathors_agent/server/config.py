@@ -1,0 +1,248 @@
+"""Read projects from a TOML file."""
+
+import importlib
+import os
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pathors_agent.core.limits import Limits
+from pathors_agent.errors import (
+    AgentError,
+    InvalidProjectFile,
+    ToolDefinitionError,
+    error_text,
+    named_error,
+)
+from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.turns.project import Project
+from pathors_agent.tools.registry import Tools
+from pathors_agent.tools.tool import Tool
+from pathors_agent.transports.base import AsyncTransport
+from pathors_agent.wire.chat_completions import ModelOptions
+from pathors_agent.wire.profiles import PROFILES
+
+# The texts of a project's table. It may also have the tables `options` and `limits`.
+_TEXTS = (
+    "base_url",
+    "api_key_env",
+    "profile",
+    "transport",
+    "model",
+    "instructions",
+    "instructions_file",
+    "tools",
+    "on_disconnect",
+    "reasoning",
+)
+_TABLES = {"options": ModelOptions, "limits": Limits}
+# The table `server` is read by `load_settings`.
+_TOP = {"projects", "server"}
+# Settings of a model at `base_url`; no other model has them.
+_OF_ADDRESSES = ("api_key_env", "profile")
+
+
+def load_projects(path: str | Path) -> list[Project]:
+    """Read the projects of a file.
+
+    Each is a table `[projects.NAME]`: its model is at `base_url` (with the key in the environment
+    variable that `api_key_env` names), or behind the Python object that `transport` names; `tools` names an object, too: a tool, a list of them or a registry, as
+    "module:name". `instructions` may stand in a file of their own (`instructions_file`). Modules
+    are looked for beside the file first. Raises `InvalidProjectFile`.
+    """
+    path = Path(path)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidProjectFile(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidProjectFile(f"{path}: is not TOML: {error}") from None
+    if unknown := sorted(document.keys() - _TOP):
+        raise InvalidProjectFile(f"{path}: {unknown[0]} is unknown; known are {sorted(_TOP)}")
+    tables = document.get("projects")
+    if not isinstance(tables, dict) or not tables:
+        raise InvalidProjectFile(f"{path}: has no table [projects.NAME]")
+    return [_Table(path, name, table).project() for name, table in tables.items()]
+
+
+class _Table:
+    """Reads the table of one project."""
+
+    def __init__(self, path: Path, name: str, table: object) -> None:
+        self._path = path
+        self._where = f"{path}: projects.{name}"
+        self._name = name
+        if not isinstance(table, dict):
+            raise self._wrong("", "must be a table")
+        self._table: Mapping[str, Any] = table
+        for key, value in table.items():
+            if key not in (*_TEXTS, *_TABLES):
+                allowed = ", ".join((*_TEXTS, *_TABLES))
+                raise self._wrong(key, f"is not a setting; the settings are {allowed}")
+            if key in _TEXTS and not isinstance(value, str):
+                raise self._wrong(key, "must be a text")
+
+    def project(self) -> Project:
+        """Build the project."""
+        settings: dict[str, Any] = {
+            "transport": self._transport(),
+            "instructions": self._instructions(),
+            "model": self._table.get("model"),
+            "tools": self._tools() if "tools" in self._table else (),
+            "on_disconnect": self._table.get("on_disconnect", "cancel"),
+            "reasoning": self._table.get("reasoning", "asked"),
+        }
+        for key in _TABLES.keys() & self._table.keys():
+            settings[key] = self._values(key)
+        try:
+            return Project(id=self._name, **settings)
+        except (ValueError, ToolDefinitionError) as error:
+            raise self._wrong("", str(error)) from None
+
+    def _transport(self) -> AsyncTransport:
+        given = [key for key in ("base_url", "transport") if key in self._table]
+        if len(given) != 1:
+            raise self._wrong("", "needs either base_url or transport")
+        for key in _OF_ADDRESSES:
+            if key in self._table and given != ["base_url"]:
+                raise self._wrong(key, f"belongs to base_url, not to {given[0]}")
+        if given == ["transport"]:
+            made = self._named("transport")
+            with self._errors_of_authors("transport", "cannot be made"):
+                made = made() if callable(made) else made
+            if not isinstance(made, AsyncTransport):
+                raise self._wrong(
+                    "transport", "must name an AsyncTransport, or a function that returns one"
+                )
+            return made
+        return self._http_transport()
+
+    def _http_transport(self) -> AsyncTransport:
+        from pathors_agent.transports.aiohttp import AiohttpTransport
+
+        profile = self._table.get("profile", "default")
+        if profile not in PROFILES:
+            raise self._wrong("profile", f"must be one of {', '.join(PROFILES)}")
+        variable = self._table.get("api_key_env")
+        if variable is not None and not os.environ.get(variable):
+            raise self._wrong(
+                "api_key_env", f"names {variable}, which is not set in the environment"
+            )
+        try:
+            return AiohttpTransport(
+                self._table["base_url"],
+                api_key=os.environ[variable] if variable else "",
+                profile=PROFILES[profile],
+            )
+        except AgentError as error:
+            raise self._wrong("base_url", str(error)) from None
+
+    def _tools(self) -> Tools:
+        found = self._named("tools")
+        is_one = isinstance(found, Tool) or hasattr(found, "__tool__")
+        if not (is_one or isinstance(found, Iterable)):
+            raise self._wrong("tools", "must name a tool, a list of tools or a ToolRegistry")
+        return [found] if is_one else found
+
+    def _instructions(self) -> str | None:
+        file = self._table.get("instructions_file")
+        if file is None:
+            return self._table.get("instructions")
+        if "instructions" in self._table:
+            raise self._wrong(
+                "instructions_file", "cannot be used with instructions; set one of them"
+            )
+        try:
+            return self._beside(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise self._wrong("instructions_file", f"{file} cannot be read") from None
+
+    def _values(self, key: str) -> object:
+        """Build the options or limits from the table under this name."""
+        kind, table = _TABLES[key], self._table[key]
+        known = {field.name for field in fields(kind)}
+        if not isinstance(table, dict):
+            raise self._wrong(key, "must be a table")
+        if unknown := sorted(table.keys() - known):
+            raise self._wrong(f"{key}.{unknown[0]}", f"is unknown; known are {sorted(known)}")
+        defaults = {"last_word": True} if kind is Limits else {}
+        try:
+            return kind(**{**defaults, **table})
+        except (ValueError, TypeError) as error:
+            raise self._wrong(key, str(error)) from None
+
+    def _named(self, key: str) -> Any:
+        """Import the object that "module:name" names."""
+        module, colon, name = self._table[key].partition(":")
+        if not (colon and module and name):
+            raise self._wrong(key, 'must be "module:name"')
+        folder = str(self._path.resolve().parent)
+        sys.path.insert(0, folder)
+        try:
+            with self._errors_of_authors(key, "cannot be imported"):
+                found: Any = importlib.import_module(module)
+                for part in name.split("."):
+                    found = getattr(found, part)
+        finally:
+            sys.path.remove(folder)
+        return found
+
+    @contextmanager
+    def _errors_of_authors(self, key: str, problem: str) -> Iterator[None]:
+        """Raise `InvalidProjectFile` for whatever the code that the file names raises, with its cause."""
+        try:
+            yield
+        except (ImportError, AttributeError) as error:  # their texts say what they are
+            raise self._wrong(key, f"{problem}: {error_text(error)}") from error
+        except Exception as error:
+            raise self._wrong(key, f"{problem}: {named_error(error)}") from error
+
+    def _beside(self, file: str) -> Path:
+        return self._path.resolve().parent / file
+
+    def _wrong(self, key: str, problem: str) -> InvalidProjectFile:
+        place = f"{self._where}.{key}" if key else self._where
+        return InvalidProjectFile(f"{place} {problem}")
+
+
+# - settings of the server -
+
+
+_NAMES = {field.name for field in fields(ServerSettings)}
+
+
+def load_settings(path: str | Path) -> ServerSettings:
+    """Read the table `[server]` of a file: the fields of `ServerSettings`, all optional."""
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("server", {})
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raise InvalidProjectFile(f"{path}: cannot be read as TOML") from None
+    if not isinstance(table, dict):
+        raise InvalidProjectFile(f"{path}: server must be a table")
+    for name, value in table.items():
+        if name not in _NAMES:
+            known = ", ".join(sorted(_NAMES))
+            raise InvalidProjectFile(
+                f"{path}: server.{name} is not a setting; the settings are {known}"
+            )
+        if not _fits(name, value):
+            raise InvalidProjectFile(f"{path}: server.{name} is of the wrong type")
+    origins = {"cors_origins": tuple(table["cors_origins"])} if "cors_origins" in table else {}
+    try:
+        return ServerSettings(**{**table, **origins})
+    except ValueError as error:
+        raise InvalidProjectFile(f"{path}: {error}") from None
+
+
+def _fits(name: str, value: object) -> bool:
+    if name == "cors_origins":
+        return isinstance(value, list) and all(isinstance(origin, str) for origin in value)
+    if name in ("access_log", "cors_private_network", "event_ids", "metrics"):
+        return isinstance(value, bool)
+    kinds = (int, float) if name.endswith("seconds") else (int,)
+    return isinstance(value, kinds) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""Requests and answers as bytes: bodies, keys, problems, the OpenAPI document."""

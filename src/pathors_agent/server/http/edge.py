@@ -1,0 +1,254 @@
+"""The edge of the app: ASGI middleware, and responses for requests of a bad form."""
+
+import logging
+import re
+import secrets
+from time import perf_counter
+from urllib.parse import quote, unquote
+
+import anyio
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pathors_agent.json_text import write_json
+from pathors_agent.server.http.problems import Problem, log_bug
+from pathors_agent.telemetry.events import LOG, observe, shared_fields, write
+
+# How long the rest of a refused body is read, so that its sender reads the answer: in all, and for
+# each piece.
+LINGER_SECONDS = 30.0
+LINGER_PIECE_SECONDS = 2.0
+
+
+class LastResponse(Response):
+    """The last answer on a connection whose request was not read to its end.
+
+    Closing a connection with unread data resets it, and a client that sends its whole body before
+    it reads would lose the answer. So the rest of the body is read and dropped first.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer, then read what is left of the request."""
+
+        async def sent(message: Message) -> None:
+            is_last = message["type"] == "http.response.body"
+            await send({**message, "more_body": True} if is_last else message)
+
+        await super().__call__(scope, receive, sent)
+        if not _waits_for_continue(scope):
+            with anyio.move_on_after(LINGER_SECONDS):
+                await _drop_body(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def problem_response(problem: Problem) -> Response:
+    """Return the response that tells a client of a problem."""
+    kind = LastResponse if problem.headers.get("Connection") == "close" else Response
+    return kind(
+        problem.body, problem.status, headers=problem.headers, media_type="application/json"
+    )
+
+
+def _waits_for_continue(scope: Scope) -> bool:
+    """Return whether the client sends no body before the server asks for it."""
+    headers = dict(scope["headers"])
+    return headers.get(b"expect", b"").lower() == b"100-continue" and b"content-length" in headers
+
+
+async def _drop_body(receive: Receive) -> None:
+    while True:
+        with anyio.move_on_after(LINGER_PIECE_SECONDS) as waiting:
+            message = await receive()
+        if waiting.cancelled_caught or not message.get("more_body", False):
+            return
+
+
+class TidyPaths:
+    """ASGI middleware: reads doubled slashes of a path as one, and leaves out one at its end.
+
+    Clients join a base URL and a path by hand. A slash inside of an id is percent-encoded, and
+    stays as it is.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            if "//" in path or path.endswith("/"):
+                scope = {**scope, "path": _tidy_path(scope)}
+        await self._app(scope, receive, send)
+
+
+def _tidy_path(scope: Scope) -> str:
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    raw = (scope.get("raw_path") or b"").decode("ascii", "replace")
+    if unquote(raw) != path:  # a server that sends no raw path, or that of an outer app
+        raw = path
+    if not raw.startswith(root):
+        root = ""
+    rest = "/".join(part for part in raw[len(root) :].split("/") if part)
+    return f"{root}/{unquote(rest) if raw is not path else rest}"
+
+
+class AmbiguousLengths:
+    """ASGI middleware: closes the connection of a request that states its length in two ways.
+
+    A proxy before this server may read another length than this server does, and take the rest of
+    the body for another request. RFC 9112 (6.1) demands to close.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+        async def last(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, last if _has_two_lengths(scope) else send)
+
+
+def _has_two_lengths(scope: Scope) -> bool:
+    if scope["type"] != "http":
+        return False
+    names = {name for name, _ in scope["headers"]}
+    return b"content-length" in names and b"transfer-encoding" in names
+
+
+# - assign each request an id, return it in the answer, and log the request when its answer ends -
+
+
+# UUIDs, trace ids, base64 and what proxies make; nothing that a log or a page could misread.
+_WELL_FORMED = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
+_HEADER = b"x-request-id"
+
+# The client went away before the answer began; the number that nginx made common.
+CLIENT_LEFT = 499
+
+# Longer paths are attacks or mistakes.
+_PATH_CHARACTERS = 500
+
+_ACCESS = logging.getLogger("pathors_agent.access")
+
+
+class RequestLog:
+    """ASGI middleware: every answer has an `X-Request-ID`, and every event of the log its id.
+
+    With `writes_lines`, each request is an event `request` of the logger `pathors_agent.access`.
+    Queries of addresses are left out: they hold what people search for.
+    """
+
+    def __init__(self, app: ASGIApp, *, writes_lines: bool) -> None:
+        self._app = app
+        self._writes_lines = writes_lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        header = (_HEADER, request_id.encode())
+        begun, status, size = perf_counter(), CLIENT_LEFT, 0
+
+        async def noted(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+                message["headers"] = [*message.get("headers", ()), header]
+            else:
+                size += len(message.get("body", b""))
+            await send(message)
+
+        with shared_fields(request_id=request_id):
+            try:
+                await self._app(scope, receive, noted)
+            finally:
+                if self._writes_lines:
+                    seconds = round(perf_counter() - begun, 6)
+                    fields = {"method": scope["method"], "path": _path(scope), "status": status}
+                    fields |= {"bytes": size, "seconds": seconds}
+                    observe(LOG, write, "request", fields, to=_ACCESS)
+
+
+def _request_id(scope: Scope) -> str:
+    """Return the client's own id if it is well formed, else a new one."""
+    given = [value for name, value in scope["headers"] if name == _HEADER]
+    if len(given) == 1 and _WELL_FORMED.fullmatch(given[0]):
+        return str(given[0], "ascii")
+    return f"req_{secrets.token_hex(12)}"
+
+
+def _path(scope: Scope) -> str:
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    return raw.partition(b"?")[0].decode("ascii", "backslashreplace")[:_PATH_CHARACTERS]
+
+
+class UnexpectedErrors:
+    """ASGI middleware: logs an unexpected exception, answers with status 500, and stops it.
+
+    An ASGI server would log its text, which may hold what users write.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception as error:  # noqa: BLE001  (any bug)
+            log_bug("request_failed", error)
+            if begun:
+                raise _CutOff from None
+            answer = problem_response(Problem(500, "Internal server error"))
+            await answer(scope, receive, send)
+
+
+class _CutOff(Exception):
+    """Ends the connection in the middle of an answer."""
+
+
+class Deprecations:
+    """ASGI middleware: adds `Deprecation` to the answers of older addresses."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"deprecation", b"true")]
+            await send(message)
+
+        is_old = scope["type"] == "http" and _is_old(scope)
+        await self._app(scope, receive, marked if is_old else send)
+
+
+def _is_old(scope: Scope) -> bool:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.startswith(("/project/", "/api/project/"))
+
+
+def json_response(value: object) -> Response:
+    """Return a response with a JSON body."""
+    return Response(write_json(value), media_type="application/json")

@@ -1,0 +1,1 @@
+"""Run the app: what is open, connections, processes."""

@@ -1,0 +1,205 @@
+"""The open parts of a running server: its projects, its store, and the tasks of its turns."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import TaskGroup
+from starlette.requests import Request
+
+from pathors_agent.errors import SessionConflict, StoreError
+from pathors_agent.server.http.keys import Authenticate, Authenticator, Caller
+from pathors_agent.server.http.problems import log_store_error, unauthorized, unavailable
+from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.turns.admission import Admission, SessionQueue
+from pathors_agent.server.turns.metrics import Metrics
+from pathors_agent.server.turns.project import Project
+from pathors_agent.server.turns.turn import Services
+from pathors_agent.stores.base import Store
+from pathors_agent.telemetry.events import share, shared_fields
+
+if TYPE_CHECKING:
+    from pathors_agent.server.turns.durable import DurableTurns
+
+
+class Runtime:
+    """The open parts of a server.
+
+    Store, transports and tools live in a task of their own. It starts with the app, or with the
+    first request: an app that is mounted in another gets no lifespan events.
+    """
+
+    def __init__(
+        self,
+        projects: Iterable[Project],
+        store: Store,
+        settings: ServerSettings,
+        runs: str | None = None,
+        authenticate: Authenticate | None = None,
+    ) -> None:
+        self.projects = _by_id(projects)
+        self.store = store
+        self.metrics = Metrics()
+        self.settings = settings
+        self.durable: DurableTurns | None = None
+        self._runs = runs
+        self._drained_at: float | None = None
+        self._turns: TaskGroup
+        self._turns_left = 0
+        self._turn_ended = anyio.Event()
+        self._authenticator = Authenticator(store, authenticate)
+        self._services = self._made_services()
+        self._host: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._stop = asyncio.Event()
+
+    @property
+    def services(self) -> Services:
+        """What all turns use."""
+        return self._services
+
+    async def start(self) -> None:
+        """Open everything once. Raise the error that kept it from opening."""
+        if self._host is None or self._host.done():
+            # These belong to an event loop, and the one before may have been another.
+            self._stop, self._services = asyncio.Event(), self._made_services()
+            self._ready = asyncio.get_running_loop().create_future()
+            with shared_fields():  # what runs there belongs to no request
+                self._host = asyncio.create_task(self._be_open(self._ready))
+        assert self._ready is not None  # set with the task
+        await asyncio.shield(self._ready)
+
+    async def stop(self) -> None:
+        """Wait for running turns, then close everything. `start` opens it again."""
+        self.drain()
+        self._stop.set()
+        if self._host is not None:
+            await self._host
+        self._drained_at = None
+
+    def _made_services(self) -> Services:
+        return Services(
+            store=self.store,
+            settings=self.settings,
+            admission=Admission(self.settings, self.metrics),
+            metrics=self.metrics,
+            sessions=SessionQueue(),
+        )
+
+    async def check(self) -> None:
+        """Raise `StoreError` unless a turn could be stored now, in every database that it needs."""
+        await self.store.check()
+        if self.durable is not None:
+            await self.durable.check()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether no new turns are taken."""
+        return self._drained_at is not None
+
+    @property
+    def grace_left(self) -> float:
+        """The seconds for which running turns may go on."""
+        spent = 0.0 if self._drained_at is None else time.monotonic() - self._drained_at
+        return max(0.0, self.settings.grace_seconds - spent)
+
+    @property
+    def has_turns_left(self) -> bool:
+        """Whether turns run whose clients disconnected."""
+        return self._turns_left > 0
+
+    def drain(self) -> None:
+        """Refuse new turns. The grace time of running turns begins now."""
+        if self._drained_at is None:
+            self._drained_at = time.monotonic()
+
+    def end_turns(self) -> None:
+        """End every running turn with an error, and leave its session unchanged."""
+        self._services.ending.set()
+
+    def start_soon(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a turn in the background of its request."""
+        self._turns.start_soon(self._counted, function, *args)
+
+    async def _counted(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        self._turns_left += 1
+        try:
+            await function(*args)
+        finally:
+            self._turns_left -= 1
+            self._turn_ended.set()
+
+    def note_store_error(self, error: StoreError) -> None:
+        """Log and count a failure of the store outside of turns."""
+        if not isinstance(error, SessionConflict):
+            log_store_error(error)
+            self.metrics.store_error()
+
+    async def authenticated(self, request: Request, project_id: str) -> Caller:
+        """Return the caller of a request. Raise the same `Problem` for every key that is not valid."""
+        try:
+            await self.start()
+            caller = await self._authenticator.caller_of(request, project_id)
+        except StoreError as error:
+            self.note_store_error(error)
+            raise unavailable("Keys cannot be read now") from None
+        if project_id not in self.projects:
+            raise unauthorized()
+        share(project=project_id)
+        return caller
+
+    async def _be_open(self, ready: "asyncio.Future[None]") -> None:
+        try:
+            async with AsyncExitStack() as opened:
+                for part in self._parts():
+                    await opened.enter_async_context(part)
+                self.durable = await self._opened_turns(opened)
+                async with anyio.create_task_group() as self._turns:
+                    ready.set_result(None)
+                    await self._stop.wait()
+                    await self._end_turns()
+        except BaseException as error:
+            if not ready.done():
+                ready.set_exception(error)
+                with suppress(Exception):
+                    ready.exception()  # marks it as retrieved: perhaps nothing waits
+                if isinstance(error, Exception):
+                    return
+            raise
+
+    async def _opened_turns(self, opened: AsyncExitStack) -> "DurableTurns | None":
+        """Open the durable engine if turns outlive their process."""
+        if self._runs is None:
+            return None
+        from pathors_agent.server.turns.durable import DurableTurns  # needs the extra `durable`
+
+        durable = DurableTurns(self._runs, self.projects, self._services)
+        return await opened.enter_async_context(durable)
+
+    async def _end_turns(self) -> None:
+        """Wait for turns whose clients disconnected, within the grace time."""
+        with anyio.move_on_after(self.grace_left):
+            while self._turns_left:
+                self._turn_ended = anyio.Event()
+                await self._turn_ended.wait()
+        self._turns.cancel_scope.cancel()
+
+    def _parts(self) -> Iterable[AbstractAsyncContextManager[object]]:
+        yield self.store
+        given: list[object] = []
+        for project in self.projects.values():
+            given += [project.transport, project.tools]
+        for part in {id(part): part for part in given}.values():
+            if isinstance(part, AbstractAsyncContextManager):
+                yield part
+
+
+def _by_id(projects: Iterable[Project]) -> dict[str, Project]:
+    named: dict[str, Project] = {}
+    for project in projects:
+        if named.setdefault(project.id, project) is not project:
+            raise ValueError(f"two projects have the id {project.id!r}")
+    return named

@@ -1,0 +1,160 @@
+"""Limit the turns that run at once, and how much each key uses per minute."""
+
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+import anyio
+
+from pathors_agent.agents.result import RunResult
+from pathors_agent.history.trim import estimate_tokens
+from pathors_agent.server.http.problems import busy, rate_exceeded
+from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.turns.metrics import Metrics
+
+_MINUTE = 60.0
+_ROUNDING_SECONDS = 1e-6
+# Above this number, keys with their whole rate left are forgotten.
+MAX_RATED_KEYS = 1_000
+
+
+class Admission:
+    """Counts the turns that run, by project and by key."""
+
+    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._gates: dict[Hashable, _Gate] = {}
+        self._requests = Rates(settings.requests_per_minute)
+        self._tokens = Rates(settings.tokens_per_minute)
+
+    def check_rates(self, key: str) -> None:
+        """Take a completion from its key's rate. A refusal, `Problem` 429, costs nothing."""
+        for rates, of_what in ((self._tokens, "tokens"), (self._requests, "requests")):
+            if seconds := rates.wait(key):
+                raise rate_exceeded(f"The key has used its {of_what} per minute", seconds)
+        self._requests.take(key, 1)
+
+    @contextmanager
+    def reading(self, project: str, key: str) -> Generator[None]:
+        """Count a request while its body arrives. Raise `Problem` 429 if the queue is full."""
+        with ExitStack() as counted:
+            for name, size in self._wanted(project, key):
+                counted.enter_context(self._counted(name, size))
+            yield
+
+    def charge(self, key: str, result: RunResult[Any]) -> None:
+        """Take the tokens of a turn from its key's rate, even if the turn failed."""
+        if self._tokens.per_minute is None or not result.messages:
+            return
+        used = result.usage.total_tokens
+        if used is None:  # the provider reported no usage
+            used = sum(estimate_tokens(message) for message in result.conversation.messages)
+        self._tokens.take(key, used)
+
+    @asynccontextmanager
+    async def turn(self, project: str, key: str) -> AsyncGenerator[None]:
+        """Hold a place while a turn runs. Raise `Problem` 429 if none becomes free in time."""
+        async with AsyncExitStack() as places:
+            try:
+                with anyio.fail_after(self._settings.queue_seconds), self._metrics.waiting(project):
+                    for name, size in self._wanted(project, key):
+                        await places.enter_async_context(self._place(name, size))
+            except TimeoutError:
+                raise self._full() from None
+            with self._metrics.running(project):
+                yield
+
+    def _wanted(self, project: str, key: str) -> list[tuple[Hashable, int]]:
+        settings = self._settings
+        return [
+            (("key", key), settings.turns_per_key),
+            (("project", project), settings.turns_per_project),
+        ]
+
+    @asynccontextmanager
+    async def _place(self, name: Hashable, size: int) -> AsyncGenerator[None]:
+        with self._counted(name, size) as gate:
+            async with gate.running:
+                yield
+
+    @contextmanager
+    def _counted(self, name: Hashable, size: int) -> "Generator[_Gate]":
+        gate = self._gates.setdefault(name, _Gate(size))
+        if gate.requests >= size + self._settings.queue_length:
+            raise self._full()
+        gate.requests += 1
+        try:
+            yield gate
+        finally:
+            gate.requests -= 1
+            if not gate.requests:
+                del self._gates[name]
+
+    def _full(self) -> Exception:
+        return busy("Too many requests at once; try again", self._settings.queue_seconds)
+
+
+class Rates:
+    """Limits the use of each key per minute; used amounts come back evenly over a minute.
+
+    A request is refused until the key has something left. Its cost may be known only later, and may
+    exceed what is left: then the key waits longer.
+    """
+
+    def __init__(self, per_minute: int | None, now: Callable[[], float] = time.monotonic) -> None:
+        self.per_minute = per_minute
+        self._now = now
+        self._full_at: dict[str, float] = {}
+
+    def wait(self, key: str) -> float:
+        """Return the seconds until the key has something left; 0 if it has now."""
+        if self.per_minute is None:
+            return 0.0
+        # It is full at some time; a minute before that it was empty.
+        one = _MINUTE / self.per_minute
+        ahead = self._full_at.get(key, 0.0) - self._now()
+        seconds = ahead + min(one, _MINUTE) - _MINUTE
+        return seconds if seconds > _ROUNDING_SECONDS else 0.0
+
+    def take(self, key: str, amount: int) -> None:
+        """Take from what the key has left."""
+        if self.per_minute is None:
+            return
+        now = self._now()
+        if len(self._full_at) >= MAX_RATED_KEYS:
+            self._full_at = {k: at for k, at in self._full_at.items() if at > now}
+        begin = max(now, self._full_at.get(key, now))
+        self._full_at[key] = begin + amount * _MINUTE / self.per_minute
+
+
+class _Gate:
+    """The requests of a key or a project: those whose turns run, those that wait or still come."""
+
+    def __init__(self, size: int) -> None:
+        self.requests = 0
+        self.running = anyio.Semaphore(size)
+
+
+class SessionQueue:
+    """Lets the turns of one session in one after another, in order, within this process.
+
+    The store's lease keeps other processes out. Waiting here costs the store nothing.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[tuple[str, str], anyio.Lock] = {}
+
+    @asynccontextmanager
+    async def place(self, project: str, session_id: str) -> AsyncGenerator[None]:
+        """Wait for the turns that came before, and hold the session."""
+        name = (project, session_id)
+        lock = self._locks.setdefault(name, anyio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            waiting = lock.statistics()
+            if not waiting.locked and not waiting.tasks_waiting:
+                self._locks.pop(name, None)

@@ -1,0 +1,312 @@
+"""An answer to a client, and its bytes: one JSON completion, or the chunks of a stream."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from itertools import islice
+from json.encoder import encode_basestring_ascii
+from typing import Any
+
+import anyio
+import msgspec
+
+from pathors_agent.json_text import whole_characters
+from pathors_agent.server.http.problems import unavailable
+from pathors_agent.stores.base import RequestId
+from pathors_agent.wire.completion_bytes import DONE
+from pathors_agent.wire.sse import encode_comment
+
+# The reasons that the API knows; providers have other words for a plain end.
+_FINISH_REASONS = ("stop", "length", "content_filter")
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that every chunk of an answer repeats; `created` is in Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+    session_id: str
+
+
+class Activity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An event about a tool, after so many characters of the answer's text and reasoning."""
+
+    value: dict[str, Any]
+    text: int = 0
+    reasoning: int = 0
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer, as it is stored for repeats of its request.
+
+    `activities` are the events about tools of a streamed answer, if the client asked for them.
+    `rewound` is how many stored messages its turn replaced.
+    """
+
+    head: Head
+    text: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    calls: list[dict[str, Any]] = []  # as `write_call` gives them
+    function_call: dict[str, Any] | None = None
+    finish_reason: str = "stop"
+    usage: dict[str, Any] = {}
+    activities: list[Activity] = []
+    rewound: int = 0
+
+    def __repr__(self) -> str:
+        return f"Answer({self.head!r}, {self.finish_reason!r})"
+
+    def dumped(self) -> str:
+        """Return the answer as stored JSON."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def loaded(cls, text: str) -> "Answer":
+        """Read an answer that `dumped` wrote."""
+        return msgspec.json.decode(text, type=cls)
+
+    def body(self) -> bytes:
+        """Return the answer as one JSON completion."""
+        message: dict[str, object] = {
+            "role": "assistant",
+            "content": self.text,
+            "refusal": self.refusal,
+        }
+        if self.reasoning is not None:
+            message["reasoning_content"] = self.reasoning
+        if self.calls:
+            message["tool_calls"] = self.calls
+        if self.function_call is not None:
+            message["function_call"] = self.function_call
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": self.finish_reason,
+        }
+        return msgspec.json.encode(
+            {
+                "id": self.head.id,
+                "object": "chat.completion",
+                "created": self.head.created,
+                "model": self.head.model,
+                "choices": [choice],
+                "usage": self.usage,
+                "session_id": self.head.session_id,
+            }
+        )
+
+
+def finish_reason(said: str | None) -> str:
+    """Return the API's word for a provider's reason."""
+    return next((reason for reason in _FINISH_REASONS if reason == said), "stop")
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How much of a streamed answer was sent: the id of its last event.
+
+    It counts the characters of the text and of the reasoning, the events about tools, and the
+    events after the text. All of them are found again in the stored answer.
+    """
+
+    completion: str
+    text: int = 0
+    reasoning: int = 0
+    activity: int = 0
+    end: int = 0
+
+    @classmethod
+    def read(cls, event_id: str | None) -> "Position | None":
+        """Return the position that an event's id names; None for an id of another form."""
+        match = _EVENT_ID.fullmatch(event_id or "")
+        return match and cls(match[1], *map(int, match.groups()[1:]))
+
+
+_EVENT_ID = re.compile(r"([\w-]{1,100}):(\d{1,12}):(\d{1,12}):(\d{1,12}):(\d{1,12})", re.ASCII)
+
+
+class Chunks:
+    """Writes the events of one streamed answer: each an id and a line of data, in ASCII.
+
+    The text around a delta is the same in each chunk, and written once. With `after`, the events
+    begin after that position.
+    """
+
+    def __init__(self, head: Head, *, include_usage: bool, after: Position | None = None) -> None:
+        fields = {
+            "id": _quoted(head.id),
+            "object": '"chat.completion.chunk"',
+            "created": str(head.created),
+            "model": _quoted(head.model),
+            "session_id": _quoted(head.session_id),
+        }
+        self._shared = "data: {" + ",".join(f'"{name}":{text}' for name, text in fields.items())
+        self._usage = ',"usage":null' if include_usage else ""
+        self._before = self._shared + ',"choices":[{"index":0,"delta":'
+        self._after = f',"logprobs":null,"finish_reason":null}}]{self._usage}}}\n\n'
+        self._before_text = self._before + '{"content":'
+        self._after_text = "}" + self._after
+        self._include_usage = include_usage
+        at = after or Position(head.id)
+        self._id = f"id: {head.id}:"
+        self.text_sent, self.reasoning_sent = at.text, at.reasoning
+        self.activities_sent, self._end_sent = at.activity, at.end
+        self._number()
+
+    def opening(self) -> bytes:
+        """Return the first event, which holds the role."""
+        return self._event(self._chunk('{"role":"assistant","content":"","refusal":null}'))
+
+    def text(self, text: str) -> bytes:
+        """Return an event with a piece of the answer's text."""
+        self.text_sent += len(text)
+        return (
+            f"{self._id}{self.text_sent}{self._counts}"
+            f"{self._before_text}{_quoted(text)}{self._after_text}"
+        ).encode()
+
+    def reasoning(self, text: str) -> bytes:
+        """Return an event with a piece of the model's reasoning."""
+        self.reasoning_sent += len(text)
+        self._number()
+        return self._event(self._chunk(f'{{"reasoning_content":{_quoted(text)}}}'))
+
+    def activity(self, value: object) -> bytes:
+        """Return an event about a tool of the project, beside an empty delta."""
+        self.activities_sent += 1
+        self._number()
+        after = self._after.replace("}\n\n", f',"tool_activity":{_json(value)}}}\n\n')
+        return self._event(f"{self._before}{{}}{after}")
+
+    def end(self, answer: Answer) -> Iterator[bytes]:
+        """Yield the events after the text: refusal, calls, reason, counts, `[DONE]`."""
+        for data in islice(self._ending(answer), self._end_sent, None):
+            self._end_sent += 1
+            self._number()
+            yield self._event(data)
+
+    def error(self, body: bytes, *, after: str | None = None) -> bytes:
+        """Return an error as the last event; no `[DONE]` follows it.
+
+        It has the id of the event before it, or the id `after`: it adds nothing to the answer.
+        """
+        data = f"data: {_json(msgspec.json.decode(body))}\n\n"
+        return self._event(data) if after is None else f"id: {after}\n{data}".encode()
+
+    def _ending(self, answer: Answer) -> Iterator[str]:
+        if answer.refusal is not None:
+            yield self._chunk(_json({"refusal": answer.refusal}))
+        for index, call in enumerate(answer.calls):
+            yield self._chunk(_json({"tool_calls": [{"index": index, **call}]}))
+        if answer.function_call is not None:
+            yield self._chunk(_json({"function_call": answer.function_call}))
+        reason = f',"logprobs":null,"finish_reason":{_quoted(answer.finish_reason)}}}]'
+        yield f"{self._before}{{}}{reason}{self._usage}}}\n\n"
+        if self._include_usage:
+            yield f'{self._shared},"choices":[],"usage":{_json(answer.usage)}}}\n\n'
+        yield DONE.decode()
+
+    def _chunk(self, delta: str) -> str:
+        return f"{self._before}{delta}{self._after}"
+
+    def _event(self, data: str) -> bytes:
+        return f"{self._id}{self.text_sent}{self._counts}{data}".encode()
+
+    def _number(self) -> None:
+        """Write the counts that follow that of the text in an id: they change less often."""
+        self._counts = f":{self.reasoning_sent}:{self.activities_sent}:{self._end_sent}\n"
+
+
+def _json(value: object) -> str:
+    return ascii_json(msgspec.json.encode(value))
+
+
+def ascii_json(data: bytes) -> str:
+    """Write JSON bytes in ASCII: proxies and clients that guess an encoding guess right."""
+    if data.isascii():
+        return data.decode()
+    return "".join(c if c.isascii() else _quoted(c)[1:-1] for c in data.decode())
+
+
+def _quoted(text: str) -> str:
+    return encode_basestring_ascii(whole_characters(text))
+
+
+# The key in the state of a request's scope that an answer of server-sent events sets.
+SENDS_EVENTS = "pathors_agent.sends_events"
+
+
+PING = encode_comment("ping")
+
+
+# - clients that come back -
+
+# A client that comes back to a longer stream waits until its answer is stored.
+MAX_KEPT_BYTES = 8 * 2**20
+
+StreamName = tuple[RequestId, str]
+"""A request, and the digest of its body."""
+
+
+class KeptEvents:
+    """The events of a running stream, for clients that come back to it.
+
+    It is in `running`, under its name, until it is closed.
+    """
+
+    def __init__(
+        self, running: "dict[StreamName, KeptEvents]", name: StreamName, *, rewound: int
+    ) -> None:
+        running[name] = self
+        self._running = running
+        self._name = name
+        self.rewound = rewound
+        self._events: list[bytes] = []
+        self._size = 0
+        self._is_closed = self._is_whole = self._has_readers = False
+        self._change = anyio.Event()
+
+    def add(self, event: bytes, *, is_last: bool = False) -> None:
+        """Keep an event, and send it to the clients that follow."""
+        if self._is_closed:
+            return
+        self._events.append(event)
+        self._size += len(event)
+        self._is_whole = is_last
+        if is_last or self._size > MAX_KEPT_BYTES:
+            self.close()
+        elif self._has_readers:
+            self._wake()
+
+    def close(self) -> None:
+        """Keep nothing more; a repeat finds the stored answer."""
+        self._is_closed = True
+        if self._running.get(self._name) is self:
+            del self._running[self._name]
+        self._wake()
+
+    async def after(self, event_id: str) -> AsyncIterator[bytes]:
+        """Yield the events after the one with this id as they come; all of them if there is none."""
+        index = self._index_after(event_id)
+        while True:
+            while index < len(self._events):
+                yield self._events[index]
+                index += 1
+            if self._is_closed:
+                break
+            self._has_readers = True
+            await self._change.wait()
+        if not self._is_whole:
+            raise unavailable("The stream ended before its answer; repeat it with Last-Event-ID")
+
+    def _index_after(self, event_id: str) -> int:
+        start = f"id: {event_id}\n".encode()
+        count = len(self._events)
+        found = (i for i in range(count, 0, -1) if self._events[i - 1].startswith(start))
+        return next(found, 0)
+
+    def _wake(self) -> None:
+        self._has_readers = False
+        self._change.set()
+        self._change = anyio.Event()

@@ -1,0 +1,458 @@
+"""Find the messages of a request that are new to its session, and add them. Pure.
+
+A client may send the new turn alone, the whole history, or any end of it. What it knows of a session
+is what it was given: one answer for each request, with the texts of all model calls joined and with
+the calls of its own tools. Calls of the project's tools and their results are never compared, nor
+are the results that the server wrote for a client's calls.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from http import HTTPStatus
+from itertools import islice
+from typing import Any
+
+from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.approvals import Approval, Decision
+from pathors_agent.core.conversation import CallState, Conversation, Role
+from pathors_agent.errors import ConversationError
+from pathors_agent.json_text import is_json_object
+from pathors_agent.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from pathors_agent.server.http.completion import FUNCTION_CALL
+from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem, bad_request
+from pathors_agent.server.turns.project import TurnContext
+from pathors_agent.tools.registry import ToolRegistry
+
+# Between the texts of two model calls that a client reads as one answer.
+BETWEEN_TEXTS = "\n\n"
+
+# The match is among the last few messages that equal the last stored one. To compare what precedes
+# each of thousands would take seconds.
+_MOST_ENDS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """How a request continues its session.
+
+    `base` is the history that the request continues: its own leading system messages, or else the
+    stored ones, and the first `keep` stored messages without theirs. `new` are the request's
+    messages from the place `start` on.
+    """
+
+    base: tuple[Message, ...]
+    keep: int
+    start: int
+    new: Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A message as it is compared; `place` is its index among the messages it is taken from."""
+
+    place: int
+    role: str
+    text: str
+    calls: frozenset[str] = frozenset()
+    answers: str = ""
+
+    def matches(self, other: "_Entry") -> bool:
+        return (self.role, self.text, self.calls, self.answers) == (
+            other.role,
+            other.text,
+            other.calls,
+            other.answers,
+        )
+
+
+def join(stored: Sequence[Message], given: Sequence[Message], own_tools: Iterable[str]) -> Joined:
+    """Return how a request continues a session; raise a 409 `Problem` if it does not."""
+    lead, system = _leading_system(stored), _leading_system(given)
+    calls = _Calls(stored, frozenset(own_tools))
+    known, told = calls.stored_entries(), calls.given_entries(given, system)
+    keep = len(stored)
+    if not known:
+        start = system if lead else 0
+    elif (matched := _tail(known, told)) is not None:
+        start = _next_place(told, matched, len(given))
+    elif not _has_answer(told):
+        start = system
+    else:
+        known_count, told_count = _rewound(known, told)
+        keep = _next_place(known, known_count, len(stored))
+        start = _next_place(told, told_count, len(given))
+    applied = given[:system] if system and start else stored[:lead]
+    return Joined((*applied, *stored[lead:keep]), keep, start, given[start:])
+
+
+def _leading_system(messages: Sequence[Message]) -> int:
+    """Return the number of system messages before any other."""
+    others = (i for i, m in enumerate(messages) if not isinstance(m, SystemMessage))
+    return next(others, len(messages))
+
+
+def _next_place(entries: Sequence[_Entry], count: int, end: int) -> int:
+    """Return the place of the entry after the first `count`, or the end of the messages."""
+    return entries[count].place if count < len(entries) else end
+
+
+# - what is compared -
+
+
+class _Calls:
+    """The tool calls of a session: which of them its client knows."""
+
+    def __init__(self, stored: Sequence[Message], own_tools: Set[str]) -> None:
+        self._stored = stored
+        self._own_tools = own_tools
+        self._hidden: set[tuple[int, str]] = set()
+        calls: dict[str, tuple[int, ToolCall]] = {}
+        for place, message in enumerate(stored):
+            if isinstance(message, AssistantMessage):
+                calls.update({call.id: (place, call) for call in message.tool_calls})
+            elif isinstance(message, ToolMessage) and message.tool_call_id in calls:
+                asked_at, call = calls[message.tool_call_id]
+                # A client's own result is a value: any other was written by the server.
+                if call.name in own_tools or message.outcome != "value":
+                    self._hidden.add((asked_at, call.id))
+        every = {
+            (place, call.id)
+            for place, message in enumerate(stored)
+            if isinstance(message, AssistantMessage)
+            for call in message.tool_calls
+        }
+        self._hidden_ids = {call_id for _, call_id in self._hidden}
+        self._shown_ids = {call_id for _, call_id in every - self._hidden}
+
+    def stored_entries(self) -> list[_Entry]:
+        """Return what the client knows of the stored messages."""
+        hidden: dict[str, bool] = {}
+        entries: list[_Entry] = []
+        for place, message in enumerate(self._stored):
+            if isinstance(message, AssistantMessage):
+                hidden = {c.id: (place, c.id) in self._hidden for c in message.tool_calls}
+            entries += _entry(place, message, hidden)
+        return entries[_leading_system(self._stored) :]
+
+    def given_entries(self, given: Sequence[Message], start: int) -> list[_Entry]:
+        """Return what is compared of a request's messages from a place on."""
+        hidden: Mapping[str, bool] = {i: i not in self._shown_ids for i in self._hidden_ids}
+        entries: list[_Entry] = []
+        for place, message in enumerate(given[start:], start=start):
+            if isinstance(message, AssistantMessage):
+                hidden = {call.id: self._is_hidden(call) for call in message.tool_calls}
+            entries += _entry(place, message, hidden)
+        return entries
+
+    def _is_hidden(self, call: ToolCall) -> bool:
+        is_ambiguous = call.id in self._shown_ids
+        return call.id in self._hidden_ids and (not is_ambiguous or call.name in self._own_tools)
+
+
+def _entry(place: int, message: Message, hidden: Mapping[str, bool]) -> list[_Entry]:
+    """Return a message as it is compared; an empty list if it is not."""
+    match message:
+        case AssistantMessage():
+            calls = frozenset(c.id for c in message.tool_calls if not hidden.get(c.id))
+            # Clients show answers and store what they show: white space inside may differ.
+            text = " ".join((message.text or message.refusal or "").split())
+            return [_Entry(place, "assistant", text, calls)] if text or calls else []
+        case ToolMessage():
+            if hidden.get(message.tool_call_id):
+                return []
+            return [_Entry(place, "tool", message.text.strip(), answers=message.tool_call_id)]
+        case _:
+            return [_Entry(place, message.role, message.text.strip())]
+
+
+def _consumed(entry: _Entry, known: Sequence[_Entry], at: int, step: int) -> int:
+    """Return how many stored entries a request's entry matches, from a place in a direction.
+
+    An answer matches several stored ones if their texts joined and their calls are the same.
+    """
+    if entry.role != "assistant":
+        return int(entry.matches(known[at]))
+    texts: list[str] = []
+    calls: set[str] = set()
+    length, count = -1, 0
+    while 0 <= at < len(known) and known[at].role == "assistant":
+        count += 1
+        if known[at].text:
+            texts.append(known[at].text)
+            length += len(known[at].text) + 1
+        calls |= known[at].calls
+        if length > len(entry.text) or not calls <= entry.calls:
+            return 0
+        if max(length, 0) == len(entry.text) and calls == entry.calls:
+            return count if " ".join(texts[::step]) == entry.text else 0
+        at += step
+    return 0
+
+
+# - the rules -
+
+
+def _has_answer(entries: Iterable[_Entry]) -> bool:
+    return any(entry.role == "assistant" for entry in entries)
+
+
+def _tail(known: Sequence[_Entry], told: Sequence[_Entry]) -> int | None:
+    """Return how many of a request's entries the session holds if they end as the session does."""
+    if known[-1].role == "user" and not _has_answer(told):
+        return None  # the last answer was empty: the same question again is a new one
+    last = len(known) - 1
+    ends = (end for end in range(len(told), 0, -1) if _consumed(told[end - 1], known, last, -1))
+    return next((end for end in islice(ends, _MOST_ENDS) if _ends_alike(known, told, end)), None)
+
+
+def _ends_alike(known: Sequence[_Entry], told: Sequence[_Entry], end: int) -> bool:
+    """Return True if the session ends as the request's entries before `end` do.
+
+    They are compared back to the beginning of either, or at least to the session's previous answer:
+    what the client holds from before it may be a summary.
+    """
+    at = len(known) - 1
+    has_answer = known[-1].role != "user"
+    for index in range(end - 1, -1, -1):
+        count = _consumed(told[index], known, at, -1)
+        if not count:
+            return False
+        at -= count
+        if at < 0 or (has_answer and known[at].role == "assistant"):
+            return True
+    return True
+
+
+def _rewound(known: Sequence[_Entry], told: Sequence[_Entry]) -> tuple[int, int]:
+    """Return how many entries of session and request begin alike, up to an answered question."""
+    best: tuple[int, int] | None = None
+    at, index = 0, 0
+    open_calls: set[str] = set()
+    while index < len(told) and at < len(known):
+        count = _consumed(told[index], known, at, 1)
+        if not count:
+            break
+        open_calls |= told[index].calls
+        open_calls.discard(told[index].answers)
+        at, index = at + count, index + 1
+        if not open_calls and told[index - 1].role in ("assistant", "tool"):
+            best = at, index
+    if best is None:
+        raise _mismatch(told[min(index, len(told) - 1)])
+    return best
+
+
+def _mismatch(entry: _Entry) -> Problem:
+    return Problem(
+        HTTPStatus.CONFLICT,
+        "The messages are not a history of this session; send the new messages alone, or use"
+        " another session",
+        code="history_mismatch",
+        param="messages",
+        details=[f"messages[{entry.place}]: is no message of the session at this point"],
+        headers=DO_NOT_RETRY,
+    )
+
+
+# - adding the new messages -
+
+
+# What the model reads of a call that its client left open, behind "Not answered: ".
+_WENT_ON = "the user went on"
+
+
+def add_new_messages(
+    joined: Joined,
+    interrupted: Sequence[Message],
+    conversation: Conversation,
+    agent: AsyncAgent[str],
+    context: TurnContext,
+    own_tools: ToolRegistry,
+) -> list[Decision]:
+    """Add a request's new messages; return what they decide about calls that wait for approval.
+
+    The calls of an `interrupted` turn come first, as soon as no call is open. A message of the user
+    closes the calls that are still open, unless a person decided about them.
+    """
+    own_names = [tool.name for tool in own_tools]
+    pending = list(interrupted)
+    answered = {result.tool_call_id for result in _leading_results(pending)}
+    _add_interrupted(conversation, pending)
+    own_calls = {call.id for call in conversation.open_calls if call.name in own_names}
+    waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
+    decisions: dict[str, Decision] = {}
+    for index, message in enumerate(joined.new, start=joined.start):
+        if isinstance(message, ToolMessage) and message.tool_call_id in waiting:
+            approval = waiting[message.tool_call_id]
+            decision = _decision(message.text, approval, f"messages[{index}]")
+            if decisions.setdefault(approval.call.id, decision) is not decision:
+                raise _decided_twice(approval, index)
+            continue
+        if isinstance(message, ToolMessage) and message.tool_call_id in answered:
+            continue  # a decision that the interrupted turn carried out
+        if isinstance(message, UserMessage) and not decisions:
+            _close_open_calls(conversation, own_names)
+        _add_interrupted(conversation, pending)
+        try:
+            conversation.append(message)
+        except ConversationError as error:
+            raise _illegal(error, index) from None
+    _refuse_open_calls(conversation, own_calls - (waiting.keys() - decisions))
+    _add_interrupted(conversation, pending)
+    if conversation.next_role is Role.USER and not decisions:
+        raise bad_request(
+            "There is nothing to answer",
+            "messages: must end with a message of the user, or a tool's result, that is new",
+            param="messages",
+        )
+    return list(decisions.values())
+
+
+def _add_interrupted(conversation: Conversation, pending: list[Message]) -> None:
+    """Add the messages of an interrupted turn as far as no other calls are open."""
+    while pending:
+        message, open_ids = pending[0], {call.id for call in conversation.open_calls}
+        if isinstance(message, ToolMessage):
+            if message.tool_call_id in open_ids:  # or a rewind removed its call
+                conversation.append(message)
+        elif open_ids:
+            return
+        else:
+            conversation.append(message)
+        del pending[0]
+
+
+def _close_open_calls(conversation: Conversation, own_names: Sequence[str]) -> None:
+    """Answer the calls that the user ignored."""
+    for call in conversation.open_calls:
+        is_own = call.name in own_names  # it waits for a person's yes, and was never begun
+        state = CallState.NOT_BEGUN if is_own else CallState.HANDED_OUT
+        conversation.note_call_state(call, state)
+    conversation.close_open_calls(_WENT_ON)
+
+
+def _refuse_open_calls(conversation: Conversation, runnable: Set[str]) -> None:
+    """Refuse a request that leaves calls open other than `runnable` ones.
+
+    A call of the project's tools is runnable if the model made it in a turn of the session. A
+    client cannot make one by writing it into the history that it sends.
+    """
+    still_open = [call.id for call in conversation.open_calls if call.id not in runnable]
+    if still_open:
+        raise bad_request(
+            "Some tool calls have no result",
+            f"messages: no tool message for {', '.join(still_open)}",
+            param="messages",
+        )
+
+
+def _leading_results(messages: Sequence[Message]) -> Iterator[ToolMessage]:
+    """Yield the results of calls that were open before an interrupted turn."""
+    for message in messages:
+        if not isinstance(message, ToolMessage):
+            return
+        yield message
+
+
+def _illegal(error: ConversationError, index: int) -> Problem:
+    field_name = ".tool_call_id" if error.event == "tool_result" else ""
+    return bad_request(
+        "The messages do not fit the session", f"messages[{index}]{field_name}: {error}"
+    )
+
+
+def _decided_twice(approval: Approval, index: int) -> Problem:
+    return bad_request(
+        "The messages do not fit the session",
+        f"messages[{index}].tool_call_id: {approval.call.id} was decided about before",
+    )
+
+
+def _decision(text: str, approval: Approval, place: str) -> Decision:
+    """Read a person's decision about a call that waits for it."""
+    try:
+        said: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict) or not isinstance(said.get("approved"), bool):
+        raise bad_request(
+            "The call waits for a person's approval",
+            f'{place}.content: must be {{"approved": true or false, "digest": "..."}} as JSON text',
+        )
+    if said.get("digest") != approval.digest:
+        raise bad_request(
+            "The approval is for another call",
+            f"{place}.content: digest must be {approval.digest}, that of the call as it is now",
+        )
+    if not said["approved"]:
+        return approval.deny(str(said.get("reason") or ""))
+    arguments = said.get("arguments")
+    return approval.approve(arguments if isinstance(arguments, dict) else None)
+
+
+# - calls of clients that send `functions` -
+
+
+def with_stored_ids(given: Sequence[Message], stored: Sequence[Message]) -> Sequence[Message]:
+    """Return a request's messages with the ids that the session has for their calls.
+
+    From the last message back, each call gets the id of the latest stored call of the same function
+    with the same arguments; a result without its call that of the function's open call.
+    """
+    if not any(call_id.startswith(FUNCTION_CALL) for m in given for call_id in _call_ids(m)):
+        return given
+    ids = _known_ids(given, stored)
+    return [_renamed(message, ids) for message in given]
+
+
+def _call_ids(message: Message) -> list[str]:
+    match message:
+        case AssistantMessage():
+            return [call.id for call in message.tool_calls]
+        case ToolMessage():
+            return [message.tool_call_id]
+        case _:
+            return []
+
+
+def _known_ids(given: Sequence[Message], stored: Sequence[Message]) -> dict[str, str]:
+    """Return the stored ids by those that were made here."""
+    calls = [c for m in stored if isinstance(m, AssistantMessage) for c in m.tool_calls]
+    settled = {m.tool_call_id for m in stored if isinstance(m, ToolMessage)}
+    ids = {FUNCTION_CALL + call.name: call.id for call in calls if call.id not in settled}
+    for message in reversed(given):
+        for call in message.tool_calls if isinstance(message, AssistantMessage) else ():
+            while call.id.startswith(FUNCTION_CALL) and calls:
+                candidate = calls.pop()
+                if _called(candidate) == _called(call):
+                    ids[call.id] = candidate.id
+                    break
+    return ids
+
+
+def _called(call: ToolCall) -> tuple[str, object]:
+    is_object = is_json_object(call.arguments)
+    return call.name, json.loads(call.arguments) if is_object else call.arguments
+
+
+def _renamed(message: Message, ids: Mapping[str, str]) -> Message:
+    match message:
+        case AssistantMessage() if message.tool_calls:
+            calls = tuple(
+                call.model_copy(update={"id": ids.get(call.id, call.id)})
+                for call in message.tool_calls
+            )
+            return message.model_copy(update={"tool_calls": calls})
+        case ToolMessage():
+            call_id = ids.get(message.tool_call_id, message.tool_call_id)
+            return message.model_copy(update={"tool_call_id": call_id})
+        case _:
+            return message

@@ -1,0 +1,135 @@
+"""A project: the agent that is served under one address."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.core.limits import Limits
+from pathors_agent.history.trim import AsyncHistory
+from pathors_agent.json_text import write_json
+from pathors_agent.messages import JSONValue
+from pathors_agent.server.http.completion import CompletionRequest
+from pathors_agent.server.http.problems import bad_request
+from pathors_agent.tools.registry import ToolRegistry, Tools, registry_of
+from pathors_agent.transports.base import AsyncTransport
+from pathors_agent.wire.chat_completions import ModelOptions
+
+# Projects are named in addresses and in the database.
+_ID = re.compile(r"[A-Za-z0-9._~-]{1,100}")
+_VARIABLE = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
+
+# The name that clients are told if neither they nor the project name a model.
+DEFAULT_MODEL = "pathway-default"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnContext:
+    """The context of a project's tools, as `ToolContext.context`.
+
+    `principal` is the id of the user that the app authenticated itself; None for a key.
+    """
+
+    project: str
+    session_id: str
+    variables: Mapping[str, JSONValue] = field(repr=False)
+    principal: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """An agent under a name: a transport to its model, instructions, and tools that run here.
+
+    - `instructions`: may hold `{{name}}` for each of a session's variables. Values are inserted as
+      plain text, and an unknown name stays as it is.
+    - `model`: the model to ask for; without one the client's choice is passed on.
+    - `tools`: run on the server; clients bring others with a request and run those themselves.
+    - `limits`: of one turn. At a limit the model is asked for a last answer without tools.
+    - `history`: chooses what of a long session is sent, see `last_turns`.
+    - `reasoning`: whether clients get the model's reasoning, as `reasoning_content`: if they have
+      `asked` for it, `always`, or `never`.
+    - `on_disconnect`: what happens to the turn of a client that disconnects: `cancel` leaves the
+      session unchanged, `finish` runs the turn to its end and stores it.
+    """
+
+    id: str
+    transport: AsyncTransport = field(repr=False)
+    instructions: str | None = field(default=None, repr=False)
+    model: str | None = None
+    tools: Tools = ()
+    options: ModelOptions = field(default_factory=ModelOptions)
+    limits: Limits = field(default_factory=lambda: Limits(last_word=True))
+    history: AsyncHistory | None = None
+    reasoning: Literal["asked", "always", "never"] = "asked"
+    on_disconnect: Literal["cancel", "finish"] = "cancel"
+
+    def __post_init__(self) -> None:
+        if not _ID.fullmatch(self.id) or not self.id.strip("."):
+            raise ValueError(
+                f"the project id {self.id!r} must be 1 to 100 of the characters A-Z a-z 0-9 . _ ~ -"
+            )
+        _ = self.own_tools  # raises now if something is not a tool
+        if self.on_disconnect not in ("cancel", "finish"):
+            raise ValueError('on_disconnect must be "cancel" or "finish"')
+        if self.reasoning not in ("asked", "always", "never"):
+            raise ValueError('reasoning must be "asked", "always" or "never"')
+
+    @cached_property
+    def own_tools(self) -> ToolRegistry:
+        """The tools that run here."""
+        return registry_of(self.tools)
+
+    def agent(
+        self, request: CompletionRequest, variables: Mapping[str, JSONValue]
+    ) -> AsyncAgent[str]:
+        """Return the agent that answers one request."""
+        for tool in request.external_tools:
+            if tool.name in self.own_tools:
+                raise bad_request(
+                    "A tool of the request has the name of one of the project's own",
+                    f"tools: {tool.name} is a tool of the project; give yours another name",
+                )
+        return AsyncAgent(
+            self.transport,
+            name=self.id,
+            model=self._model(request),
+            instructions=self._instructions(variables),
+            tools=self.own_tools + request.external_tools,
+            options=request.model_options(self.options),
+            limits=self.limits,
+            history=self.history,
+        )
+
+    def shown_model(self, request: CompletionRequest) -> str:
+        """Return the model's name for the client."""
+        return self._model(request) or DEFAULT_MODEL
+
+    def shows_reasoning(self, request: CompletionRequest) -> bool:
+        """Return whether the answer to a request holds the model's reasoning."""
+        is_asked = self.reasoning == "asked" and request.asks_for_reasoning
+        return is_asked or self.reasoning == "always"
+
+    def _model(self, request: CompletionRequest) -> str | None:
+        """Return the model to ask for; the listed name of a project without one chooses none."""
+        asked = None if request.model == DEFAULT_MODEL else request.model
+        return self.model or asked
+
+    def _instructions(self, variables: Mapping[str, JSONValue]) -> str | None:
+        if self.instructions is None:
+            return None
+        return _VARIABLE.sub(lambda found: _inserted(found, variables), self.instructions)
+
+    def with_limits(self, **limits: Any) -> "Project":
+        """Return the same project with other limits."""
+        return replace(self, limits=replace(self.limits, **limits))
+
+
+def _inserted(found: "re.Match[str]", variables: Mapping[str, JSONValue]) -> str:
+    """Return a variable's text; a value that is not a text is written as JSON."""
+    name = found[1]
+    if name not in variables:
+        return found[0]
+    value = variables[name]
+    return value if isinstance(value, str) else write_json(value).decode()

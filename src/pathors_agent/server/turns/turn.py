@@ -1,0 +1,321 @@
+"""A turn: one request to a session, what it needs of its server, and what it holds while it runs."""
+
+import hashlib
+import json
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
+
+import anyio
+
+from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
+from pathors_agent.server.http.completion import CompletionRequest
+from pathors_agent.server.http.keys import Caller
+from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem, log_failed_turn
+from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.turns.admission import Admission, SessionQueue
+from pathors_agent.server.turns.answer import Answer, Head, KeptEvents, StreamName
+from pathors_agent.server.turns.metrics import Metrics
+from pathors_agent.server.turns.project import Project
+from pathors_agent.stores.base import Lease, OpenedSession, RequestId, RequestRecord, Session, Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What all turns of a server use. `ending` is set when they have to end."""
+
+    store: Store
+    settings: ServerSettings
+    admission: Admission
+    metrics: Metrics
+    sessions: SessionQueue
+    ending: anyio.Event = field(default_factory=anyio.Event)
+    running_streams: dict[StreamName, KeptEvents] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The session that a durable turn began with, for another server that takes the turn up.
+
+    `created_at` is None if the turn is the session's first. A note under the name `turn` is stored
+    then, which is deleted when the session is ended.
+    """
+
+    turn: str
+    created_at: str | None = None
+
+    @classmethod
+    def of(cls, turn: str, seen: Session | None) -> Self:
+        """Return the beginning of a turn with the session as it was read."""
+        return cls(turn, seen.created_at.isoformat() if seen else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One request to a session.
+
+    - `caller`, `headers`, `body`, `session_header`: the request as it came.
+    - `body_digest`: tells apart requests with one Idempotency-Key.
+    - `request_id`: the request's name in the store; None for a request without a name.
+    - `lifetime`: whether the turn ends with its client, with its server, or with neither.
+    - `began`: how the turn began on a server that died with it; None for a turn that begins here.
+    """
+
+    services: Services
+    project: Project
+    request: CompletionRequest
+    session_id: str
+    caller: Caller
+    head: Head
+    body: bytes = field(repr=False)
+    body_digest: str
+    session_header: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    request_id: RequestId | None = None
+    lifetime: Literal["client", "server", "durable"] = "client"
+    began: Beginning | None = None
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether the turn began on a server that died with it."""
+        return self.began is not None
+
+    @property
+    def outlives_client(self) -> bool:
+        """Whether the turn goes on when its client disconnects."""
+        return self.lifetime != "client"
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the client sent an Idempotency-Key."""
+        return self.request_id is not None and " " not in self.request_id.name
+
+    @property
+    def last_event_id(self) -> str:
+        """The id of the last event that the client of a named request has; empty if it has none."""
+        return self.headers.get("last-event-id", "") if self.is_named else ""
+
+    @property
+    def stream_name(self) -> StreamName | None:
+        """The name under which a client comes back to the turn's stream."""
+        return None if self.request_id is None else (self.request_id, self.body_digest)
+
+    def made_durable(self) -> "Turn":
+        """Return the turn with a lifetime of its own.
+
+        The request gets a name if it has none, so that another server finds out whether it was
+        answered. Clients cannot choose a name with a space.
+        """
+        name = RequestId(
+            project=self.caller.space, api_key=self.caller.id, name=f"turn {self.head.id}"
+        )
+        return replace(self, lifetime="durable", request_id=self.request_id or name)
+
+    def identity(self, seen: Session | None) -> str:
+        """Return the turn's name in the idempotency keys of its tools.
+
+        A repeat of the request has the same name.
+        """
+        if self.request_id is not None and self.is_named:
+            return hashed(self.caller.space, self.caller.id, self.request_id.name, self.body_digest)
+        return hashed(self.caller.space, self.session_id, state_of(seen), self.body_digest)
+
+    @property
+    def request_digest(self) -> str:
+        """What a repeat of a request without a name has in common with it."""
+        return hashed(self.caller.id, self.body_digest)
+
+    def log_failure(self, error: BaseException, status: int) -> None:
+        """Log why the turn failed; `status` is what the client gets."""
+        if isinstance(error, StoreError) and not isinstance(error, SessionConflict):
+            self.services.metrics.store_error()
+        messages = [*self.request.messages, *getattr(error, "messages", ())]
+        log_failed_turn(
+            error,
+            project=self.project.id,
+            session=self.session_id,
+            status=status,
+            contents=[self.project.instructions or "", *(message.text for message in messages)],
+        )
+
+
+def new_head(project: Project, request: CompletionRequest, session_id: str) -> Head:
+    """Return the head of an answer that begins now."""
+    return Head(
+        id=f"chatcmpl-{secrets.token_hex(12)}",
+        created=int(time.time()),
+        model=project.shown_model(request),
+        session_id=session_id,
+    )
+
+
+def state_of(seen: Session | None) -> str:
+    """Name the state of a session; empty for one without messages."""
+    return f"{seen.incarnation}/{seen.revision}" if seen and seen.revision else ""
+
+
+def hashed(*parts: str) -> str:
+    """Return a short digest of texts."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+# How long to wait before asking again for a lease that another process holds: at first, at most.
+_FIRST_PAUSE_SECONDS = 0.02
+_LAST_PAUSE_SECONDS = 0.25
+# How often to ask whether a request that another process answers is answered.
+_POLL_SECONDS = 0.25
+# A lease is renewed this many times in its life, so that one late renewal loses nothing.
+RENEWALS_PER_LEASE = 3
+# To give back what a turn holds may take this long, also if the turn was cancelled.
+CLEAN_UP_SECONDS = 5.0
+_KEY = "Idempotency-Key"
+
+
+class HeldSession:
+    """A turn's right to write its session and to answer its request. `renew` keeps both.
+
+    `lease` is None until the session is held, and again once the turn is saved.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._store = turn.services.store
+        self._seconds = turn.services.settings.lease_seconds
+        self._holds_request = self._is_lost = False
+        self.lease: Lease | None = None
+
+    # - the request -
+
+    @asynccontextmanager
+    async def request(self) -> AsyncGenerator[Answer | None]:
+        """Hold the request while it is answered; yield its answer if it was answered before."""
+        request = self._turn.request_id
+        if request is None:
+            yield None
+            return
+        record = await self._begun(request)
+        if record.answer is not None:
+            yield Answer.loaded(record.answer)
+            return
+        self._holds_request = True
+        try:
+            yield None
+        except BaseException as error:
+            if self._is_lost or isinstance(error, SessionConflict):
+                raise  # another process may answer it by now; if not, its lease expires
+            with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+                await self._store.forget_request(request)
+            raise
+
+    async def _begun(self, request: RequestId) -> RequestRecord:
+        turn = self._turn
+        wait = turn.services.settings.session_wait_seconds
+        until = math.inf if turn.is_taken_over else time.monotonic() + wait
+        while True:
+            record = await self._store.begin_request(
+                request, turn.body_digest, seconds=self._seconds
+            )
+            if record.body_digest != turn.body_digest:
+                raise Problem(422, f"The {_KEY} was used with another body", param=_KEY)
+            if record.state != "running":
+                return record
+            if time.monotonic() >= until:
+                raise Problem(
+                    409,
+                    f"The request with this {_KEY} is being answered; try again",
+                    param=_KEY,
+                    headers={"Retry-After": "1"},
+                )
+            await anyio.sleep(_POLL_SECONDS)
+
+    # - the session -
+
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[OpenedSession]:
+        """Hold the session against other turns. Raise a 409 `Problem` if it stays busy."""
+        turn = self._turn
+        async with AsyncExitStack() as stack:
+            try:
+                wait = turn.services.settings.session_wait_seconds
+                with anyio.fail_after(None if turn.is_taken_over else wait):
+                    place = turn.services.sessions.place(turn.caller.space, turn.session_id)
+                    await stack.enter_async_context(place)
+                    opened = await stack.enter_async_context(self._opened())
+            except TimeoutError:
+                raise Problem(
+                    409,
+                    "Another request of this session is still running; try again",
+                    code="session_busy",
+                    headers={"Retry-After": "1"},
+                ) from None
+            yield opened
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncGenerator[OpenedSession]:
+        """Hold the session against other processes."""
+        opened = await self._opened_in_turn()
+        self.lease = lease = opened.lease
+        try:
+            with self._turn.services.metrics.lease():
+                yield opened
+        finally:
+            if self.lease is not None:  # the turn was not saved, which drops the lease
+                self.lease = None
+                with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+                    await self._store.drop_lease(lease)
+
+    async def _opened_in_turn(self) -> OpenedSession:
+        """Open the session as soon as no other process holds it."""
+        holder, pause = secrets.token_hex(8), _FIRST_PAUSE_SECONDS
+        turn = self._turn
+        while True:
+            opened = await self._store.open_session(
+                turn.caller.space, turn.session_id, holder=holder, seconds=self._seconds
+            )
+            if opened is not None:
+                return opened
+            await anyio.sleep(pause)
+            pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+
+    # - both -
+
+    async def renew(self) -> None:
+        """Renew the lease of the session and of the request.
+
+        Raises `SessionConflict` if another process has taken the session over, or the `Problem`
+        that says that the session was ended.
+        """
+        request, lease = self._turn.request_id, self.lease
+        if request is not None and self._holds_request:
+            await self._store.keep_request(request, seconds=self._seconds)
+        if lease is None or await self._store.keep_lease(lease, seconds=self._seconds):
+            return
+        if self.lease is not lease:  # the turn was saved meanwhile
+            return
+        self._is_lost = True
+        conflict = SessionConflict("the session was taken over by another process")
+        raise await self.cause_of(conflict, lease)
+
+    async def cause_of(self, error: SessionConflict, lease: Lease) -> SessionConflict | Problem:
+        """Return why a turn cannot be saved: `Problem` if its session was ended."""
+        if await self._store.keep_lease(lease, seconds=self._seconds):
+            return error
+        try:
+            await self._store.session(self._turn.caller.space, self._turn.session_id)
+        except SessionNotFound:
+            return session_ended()
+        return error
+
+
+def session_ended() -> Problem:
+    """Return the answer to a turn whose session was ended meanwhile."""
+    return Problem(
+        409,
+        "The session was ended while this request ran; nothing of it was stored",
+        code="session_ended",
+        headers=DO_NOT_RETRY,  # OpenAI's clients would begin the session anew
+    )

@@ -1,0 +1,346 @@
+"""Write a turn's answer to its client: one JSON completion, or server-sent events."""
+
+import asyncio
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import anyio
+from starlette.types import Message as ASGIMessage
+from starlette.types import Send
+
+from pathors_agent.messages import AssistantMessage, Message, ToolMessage
+from pathors_agent.server.http.problems import Problem
+from pathors_agent.server.turns.answer import (
+    MAX_KEPT_BYTES,
+    PING,
+    Activity,
+    Answer,
+    Chunks,
+    KeptEvents,
+    Position,
+)
+from pathors_agent.server.turns.join import BETWEEN_TEXTS
+from pathors_agent.server.turns.turn import Turn
+from pathors_agent.wire.completion_bytes import DONE
+from pathors_agent.wire.deltas import Delta, ReasoningDelta, TextDelta, ToolProgressDelta
+from pathors_agent.wire.messages import write_call
+
+_STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-transform",
+    "x-accel-buffering": "no",  # nginx, and proxies that took its word over
+}
+_JSON = {"content-type": "application/json"}
+
+
+class ClientSender:
+    """Sends bytes to a client in order, one write at a time, until the client disconnects.
+
+    If its turn outlives the client (`outlived`), a write that is stuck does not block the turn.
+    """
+
+    def __init__(self, send: Send, write_seconds: float, *, outlived: bool) -> None:
+        self._send = send
+        self._write_seconds = write_seconds
+        self._lock = asyncio.Lock()
+        self._write = anyio.CancelScope()
+        self.now = asyncio.get_running_loop().time  # anyio's takes ten times as long
+        self.outlived = outlived
+        self.is_cut = False
+        self.is_open = False
+        self.last_sent = self.now()
+        self.write_end = float("inf")
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a write waits for the client."""
+        return self.write_end != float("inf")
+
+    def cut(self) -> None:
+        """Stop sending: the client disconnected, or does not read."""
+        self.is_cut = True
+        self.write_end = float("inf")
+        self._write.cancel()
+
+    async def start(self, status: int, headers: dict[str, str]) -> None:
+        """Send the status and the headers."""
+        self.is_open = True
+        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+        await self._put({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def write(self, data: bytes, *, more: bool = True) -> None:
+        """Send a piece of the body."""
+        await self._put({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _put(self, message: dict[str, Any]) -> None:
+        async with self._lock:
+            if self.is_cut:
+                return
+            self.last_sent = self.now()
+            self.write_end = self.last_sent + self._write_seconds
+            try:
+                with self._interruptible():
+                    await self._send(message)
+            except OSError:  # the connection broke while this was on its way
+                self.is_cut = True
+            self.write_end = float("inf")
+
+    def _interruptible(self) -> AbstractContextManager[object]:
+        # A scope costs more than the rest; a turn that ends with its client needs none.
+        if not self.outlived:
+            return nullcontext()
+        self._write = anyio.CancelScope()
+        return self._write
+
+
+class WholeWriter:
+    """Answers with one JSON completion."""
+
+    def __init__(self, turn: Turn, sender: ClientSender, headers: dict[str, str]) -> None:
+        self._sender = sender
+        self._headers = headers
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the client has disconnected, or does not read."""
+        return self._sender.is_cut
+
+    def begin(self, rewound: int) -> None:
+        """Do nothing: the answer says what it replaces."""
+
+    @property
+    def activities(self) -> list[Activity]:
+        """Return nothing: only streams show what tools do."""
+        return []
+
+    async def item(self, item: Delta | Message) -> None:
+        """Send nothing before the end."""
+
+    async def ping(self) -> None:
+        """Send nothing: the status is not known yet."""
+
+    def close(self) -> None:
+        """Do nothing: no client can follow this answer."""
+
+    async def end(self, answer: Answer) -> None:
+        """Send the answer."""
+        headers = {**self._headers, **_rewound(answer.rewound)}
+        await _send_whole(self._sender, 200, headers, answer.body(), answer.head.session_id)
+
+    async def fail(self, problem: Problem) -> None:
+        """Send the problem."""
+        await _send_whole(
+            self._sender, problem.status, {**self._headers, **problem.headers}, problem.body
+        )
+
+
+async def _send_whole(
+    sender: ClientSender,
+    status: int,
+    headers: dict[str, str],
+    body: bytes,
+    session_id: str | None = None,
+) -> None:
+    session = {} if session_id is None else {"x-session-id": session_id}
+    length = {"content-length": str(len(body))}
+    await sender.start(status, {**headers, **session, **_JSON, **length})
+    await sender.write(body, more=False)
+
+
+class StreamWriter:
+    """Answers with server-sent events, the first as soon as the model says anything.
+
+    The events of a turn that outlives its client are `kept` while it runs, if its request has a
+    name, so that a client that comes back can follow them.
+    """
+
+    def __init__(self, turn: Turn, sender: ClientSender, headers: dict[str, str]) -> None:
+        self._turn = turn
+        self._sender = sender
+        self._headers = headers
+        self._is_asked = False  # the model is asked: the answer's status is known
+        self._rewound = 0
+        self._chunks = Chunks(turn.head, include_usage=turn.request.shows_usage)
+        self.activities: list[Activity] = []
+        self._activity_bytes = 0
+        self._kept: KeptEvents | None = None
+        self._followed_to: str | None = None  # the last event sent of another's stream
+        self._sent_kind = ""  # the kind of what was sent: nothing, the opening, or text
+        self._pending_break = False
+        self._shows_reasoning = turn.project.shows_reasoning(turn.request)
+        self._shows_ids = turn.services.settings.event_ids
+        self._has_reasoned = False
+        self._reasoning_break = ""
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the client has disconnected, or does not read."""
+        return self._sender.is_cut
+
+    def begin(self, rewound: int) -> None:
+        """Note that the model is about to be asked, and how many stored messages are replaced."""
+        self._is_asked, self._rewound = True, rewound
+
+    async def item(self, item: Delta | Message) -> None:
+        """Send a piece of text at once, and events about the project's tools if the client asked."""
+        if not self._sent_kind:
+            self._keep_events()
+            await self._open()
+        if isinstance(item, TextDelta):
+            if self._pending_break:
+                self._pending_break = False
+                await self._send(self._chunks.text(BETWEEN_TEXTS))
+            await self._send(self._chunks.text(item.text))
+            self._sent_kind = "text"
+            return
+        if isinstance(item, ReasoningDelta) and self._shows_reasoning:
+            await self._reason(item.text)
+            return
+        if isinstance(item, AssistantMessage):
+            self._reasoning_break = BETWEEN_TEXTS if self._has_reasoned else ""
+            self._pending_break = self._sent_kind == "text"
+        if self._turn.request.shows_tool_activity:
+            for value in _activity(item):
+                await self._show_activity(value)
+
+    async def _show_activity(self, value: dict[str, Any]) -> None:
+        """Send an event about a tool, and keep it for repeats of the request."""
+        event = self._chunks.activity(value)
+        self._activity_bytes += len(event)
+        if self._turn.is_named and self._activity_bytes <= MAX_KEPT_BYTES:
+            place = self._chunks.text_sent, self._chunks.reasoning_sent
+            self.activities.append(Activity(value, *place))
+        await self._send(event)
+
+    async def _reason(self, text: str) -> None:
+        """Send a piece of reasoning; that of the next model call begins after an empty line."""
+        await self._send(self._chunks.reasoning(self._reasoning_break + text))
+        self._has_reasoned, self._reasoning_break = True, ""
+
+    async def ping(self) -> None:
+        """Send a comment, if the model was asked."""
+        if self._is_asked:
+            await self._start()
+            await self._sender.write(PING)
+
+    async def end(self, answer: Answer) -> None:
+        """Send the rest of the answer: of a stored one, what follows the client's last event."""
+        if not self._sent_kind:
+            await self._open_stored(answer)
+        for activity in answer.activities[self._chunks.activities_sent :]:
+            await self._catch_up(answer, activity.text, activity.reasoning)
+            await self._send(self._chunks.activity(activity.value))
+        await self._catch_up(answer, None, None)
+        for event in self._chunks.end(answer):
+            await self._send(event, is_last=event.endswith(DONE))
+        await self._sender.write(b"", more=False)
+
+    async def _catch_up(
+        self, answer: Answer, text_to: int | None, reasoning_to: int | None
+    ) -> None:
+        """Send what was not sent yet of an answer's reasoning and text, up to these places."""
+        reasoning = (answer.reasoning or "")[self._chunks.reasoning_sent : reasoning_to]
+        if reasoning and not self._has_reasoned:
+            await self._send(self._chunks.reasoning(reasoning))
+        text = (answer.text or "")[self._chunks.text_sent : text_to]
+        if text and self._sent_kind != "text":
+            await self._send(self._chunks.text(text))
+
+    async def fail(self, problem: Problem) -> None:
+        """Send the problem, as a status if none was sent yet, else as the last event."""
+        if not self._sender.is_open:
+            headers = {**self._headers, **problem.headers}
+            await _send_whole(self._sender, problem.status, headers, problem.body)
+            return
+        event = self._chunks.error(problem.body, after=self._followed_to)
+        if self._kept is not None:
+            self._kept.add(event, is_last=True)
+        await self._write(event, more=False)
+
+    async def follow(self, kept: KeptEvents) -> None:
+        """Send the events of a running turn, after the last one that the client has."""
+        turn = self._turn
+        self.begin(kept.rewound)
+        if Position.read(turn.last_event_id):
+            self._followed_to = turn.last_event_id
+        await self._start()
+        async for event in kept.after(turn.last_event_id):
+            await self._write(event)
+            self._followed_to = event[len(b"id: ") : event.index(b"\n")].decode()
+        await self._sender.write(b"", more=False)
+
+    def close(self) -> None:
+        """Stop keeping events: the whole answer is stored, or the turn failed."""
+        if self._kept is not None:
+            self._kept.close()
+
+    def _keep_events(self) -> None:
+        turn = self._turn
+        if turn.outlives_client and turn.is_named and turn.stream_name is not None:
+            running = turn.services.running_streams
+            self._kept = KeptEvents(running, turn.stream_name, rewound=self._rewound)
+
+    async def _open_stored(self, answer: Answer) -> None:
+        """Begin an answer of which nothing was sent: it is stored, or has no text."""
+        turn = self._turn
+        after = Position.read(turn.last_event_id)
+        if after is not None and after.completion != answer.head.id:
+            after = None
+        include_usage = turn.request.shows_usage
+        self._chunks = Chunks(answer.head, include_usage=include_usage, after=after)
+        self._headers["x-session-id"] = answer.head.session_id
+        self._rewound = answer.rewound
+        if after is None:
+            await self._open()
+        else:
+            await self._start()
+
+    async def _open(self) -> None:
+        await self._start()
+        await self._send(self._chunks.opening())
+        self._sent_kind = "opening"
+
+    async def _start(self) -> None:
+        if not self._sender.is_open:
+            rewound = _rewound(self._rewound)
+            await self._sender.start(200, {**self._headers, **rewound, **_STREAM_HEADERS})
+
+    async def _send(self, event: bytes, *, is_last: bool = False) -> None:
+        if self._kept is not None:
+            self._kept.add(event, is_last=is_last)
+        await self._write(event)
+
+    async def _write(self, event: bytes, *, more: bool = True) -> None:
+        """Send an event, without the line of its id if the server is set so."""
+        await self._sender.write(event if self._shows_ids else event.partition(b"\n")[2], more=more)
+
+
+def unread_writer(turn: Turn) -> WholeWriter | StreamWriter:
+    """Return the writer of a turn whose client is gone; others may come back and follow it."""
+    sender = ClientSender(_drop, math.inf, outlived=True)
+    sender.cut()
+    return (StreamWriter if turn.request.stream else WholeWriter)(turn, sender, {})
+
+
+async def _drop(message: ASGIMessage) -> None:
+    """Send nothing."""
+
+
+def _rewound(count: int) -> dict[str, str]:
+    return {"x-session-rewound": str(count)} if count else {}
+
+
+def _activity(item: Delta | Message) -> list[dict[str, Any]]:
+    """Return the events about tools for clients that asked for them."""
+    match item:
+        case AssistantMessage():
+            return [{"call": write_call(call)} for call in item.tool_calls]
+        case ToolMessage():
+            said = {"tool_call_id": item.tool_call_id, "outcome": item.outcome}
+            return [{"result": {**said, "content": item.text}}]
+        case ToolProgressDelta():
+            said = {"tool_call_id": item.call.id, "value": str(item.value)}
+            return [{"progress": said}]
+        case _:
+            return []
