@@ -239,9 +239,9 @@ class Claims:
 
 
 def give_back(
-    client: DBOSClient, segment: str, *, worker: str, queue: str, died: bool = False
+    client: DBOSClient, segment: str, *, owner: str, queue: str, died: bool = False
 ) -> bool:
-    """Return a segment to its queue if it is still this worker's: its records are refused then.
+    """Return a segment to its queue if it is still this owner's: its records are refused then.
 
     `queue` is the queue of a segment without one; `died` counts the death of the worker.
     """
@@ -249,7 +249,7 @@ def give_back(
         sa.update(STATUS)
         .where(
             STATUS.c.workflow_uuid == segment,
-            STATUS.c.executor_id == worker,
+            STATUS.c.owner_xid == owner,
             STATUS.c.status == "PENDING",
         )
         .values(

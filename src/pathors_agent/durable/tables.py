@@ -126,7 +126,7 @@ class Bounds:
 
 def check_count(name: str, value: int | None) -> None:
     """Raise `InvalidSetting` unless a setting is a whole number from 1, or None."""
-    if value is not None and (isinstance(value, bool) or value not in range(1, 2**31)):
+    if value is not None and (type(value) is not int or not 1 <= value < 2**31):
         raise InvalidSetting(f"{name} must be a whole number from 1 to {2**31 - 1}, not {value!r}")
 
 

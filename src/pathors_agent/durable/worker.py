@@ -41,6 +41,10 @@ STOP_SECONDS = 20
 # What was cancelled cleans up within this time.
 CANCEL_SECONDS = 10.0
 
+# A worker that stops tries this often to give back its runs.
+_STOP_TRIES = 3
+_STOP_PAUSE = 0.2
+
 # A run that was at work when its process died this often is given up.
 ATTEMPTS = 3
 
@@ -337,10 +341,20 @@ class Watch:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
+        for _ in range(_STOP_TRIES):
+            try:
+                self._leave()
+                return
+            except sa.exc.SQLAlchemyError as error:
+                # What is not given back is taken over, once the others miss the heartbeats.
+                emit("give_back_failed", worker=self._worker, error=type(error).__name__)
+            time.sleep(_STOP_PAUSE)
+
+    def _leave(self) -> None:
         with self._carried.lock:
             pending = self._pending(self._worker)
         for row in pending:
-            self._give_back(row, self._worker)
+            self._give_back(row)
         self._tables.forget_worker(self._worker)
 
     def _loop(self) -> None:
@@ -369,7 +383,7 @@ class Watch:
             pending = {row.workflow_uuid: row for row in self._pending(self._worker)}
         for segment, row in pending.items():
             # One that has ended meanwhile is not given back: it is no longer pending.
-            if segment not in self._carried and self._give_back(row, self._worker):
+            if segment not in self._carried and self._give_back(row):
                 emit("run_given_back", run=run_of(segment), worker=self._worker)
         for segment in carried - pending.keys():
             self._carried.lose(segment)
@@ -401,14 +415,14 @@ class Watch:
                 segment, owner = row.workflow_uuid, row.owner_xid
                 if engine.finish(self._client, segment, output=output, owner=owner):
                     warn("run_abandoned", run=run, worker=worker, attempts=died)
-            elif self._give_back(row, worker, died=True):
+            elif self._give_back(row, died=True):
                 warn("run_taken_over", run=run, worker=worker)
         self._tables.forget_worker(worker)
 
-    def _give_back(self, row: Row, worker: str, *, died: bool = False) -> bool:
+    def _give_back(self, row: Row, *, died: bool = False) -> bool:
+        segment, owner = row.workflow_uuid, row.owner_xid
         queue = row.queue_name or self._queue
-        segment = row.workflow_uuid
-        return give_back(self._client, segment, worker=worker, queue=queue, died=died)
+        return give_back(self._client, segment, owner=owner, queue=queue, died=died)
 
 
 def _died(times: int) -> Fields:
