@@ -73,7 +73,11 @@ async def story(database: str, given: Faults) -> tuple[list[int], list[str], lis
         made.append(number)
         return "written"
 
-    script = [calls(("write", {"number": 1}), ("write", {"number": 2})), "done", "and again"]
+    script: list[Any] = [
+        calls(("write", {"number": 1}), ("write", {"number": 2})),
+        "done",
+        "and again",
+    ]
     agent: AsyncAgent[Any] = AsyncAgent(AsyncScriptedTransport(*script), tools=[write])
     with faults(given):
         async with DurableAgent(agent, database=database, heartbeat=BEAT) as durable:

@@ -121,15 +121,21 @@ def fill(durable: DurableAgent[Any], count: int) -> None:
     """Copy the one queued run, with a session of its own for each copy."""
     client = durable.runs.client
     columns = [c.name for c in engine.STATUS.c if c.name not in ("workflow_uuid", "created_at")]
+    first = sa.select(engine.STATUS).where(engine.STATUS.c.workflow_uuid == "agent/run")
     with engine.sql(client).begin() as connection:
-        row = connection.execute(sa.select(engine.STATUS)).one()._mapping
-        text = connection.execute(sa.select(engine.INPUT.c.inputs)).scalar_one()
-        names = [f"agent/copy-{number}" for number in range(count)]
+        row = connection.execute(first).one()._mapping
+        text = connection.execute(sa.select(engine.INPUT.c.inputs).limit(1)).scalar_one()
+        names = [f"agent/copy-{number}-of-{count}" for number in range(count)]
         connection.execute(
             sa.insert(engine.STATUS),
             [
                 {name: row[name] for name in columns}
-                | {"workflow_uuid": name, "created_at": row["created_at"] + 1}
+                | {
+                    "status": "ENQUEUED",
+                    "owner_xid": None,
+                    "workflow_uuid": name,
+                    "created_at": row["created_at"] + 1,
+                }
                 | {"queue_partition_key": name}
                 for name in names
             ],
@@ -143,7 +149,7 @@ def fill(durable: DurableAgent[Any], count: int) -> None:
 @pytest.mark.slow
 async def test_poll_of_a_long_queue_costs_what_one_of_a_short_queue_costs(database: str) -> None:
     async with opened(database) as durable:
-        await durable.start("go")
+        await durable.start("go", id="run")
         costs = []
         for more in (10, 9_990):
             await asyncio.to_thread(fill, durable, more)

@@ -153,11 +153,25 @@ class Runs(Generic[OutputT]):
         while True:
             segments = await self.settled(run)
             order = next_order(segments, messages=messages, decisions=decisions)
+            if status_of(segments[-1]) == "failed":
+                order = await self._with_untaken(order, segments[-1])
             await self._rehearse(order, segments[-1])
             try:
                 return await self.of(segments[-1]).enqueue(len(segments) + 1, order)
             except engine.IDInUse:
                 continue
+
+    async def _with_untaken(self, order: Order, last: WorkflowStatus) -> Order:
+        """Add what the last segment was to take into the history, if it failed before it began."""
+        steps = await asyncio.to_thread(self.tables.recorded, [last.workflow_id])
+        if begin_of(steps[last.workflow_id]) is not None:
+            return order
+        untaken = order_of(last)
+        return replace(
+            order,
+            messages=(*untaken.messages, *order.messages),
+            decisions=(*untaken.decisions, *order.decisions),
+        )
 
     async def _rehearse(self, order: Order, last: WorkflowStatus) -> None:
         """Raise the error that this order would get with the present history."""
@@ -191,7 +205,8 @@ class Runs(Generic[OutputT]):
         """Return the result of a run; raise `RunFailed` if an error stopped it."""
         ids = [row.workflow_id for row in segments]
         steps = await asyncio.to_thread(self.tables.recorded, ids)
-        begin = begin_of(steps[ids[0]]) or {}
+        # A segment that failed before it began took nothing.
+        begin = next(filter(None, (begin_of(steps[segment]) for segment in ids)), {})
         order = order_of(segments[0])
         past = await self.histories.read(self.name, order.session, begin.get("previous"))
         conversation = past.conversation(order)

@@ -302,8 +302,9 @@ class Carried:
 class Watch:
     """Shows that a worker lives, and gives forgotten runs back to their queues.
 
-    Those are the runs of dead workers, and the worker's own that it does not carry out. No clocks are compared: a worker that was looked at often enough without a new heartbeat is
-    dead. A worker that was only slow finds that its records are refused.
+    Those are the runs of dead workers, and the worker's own that it does not carry out. No clocks
+    are compared: a worker that was looked at often enough without a new heartbeat is dead. A worker
+    that was only slow finds that its records are refused.
     """
 
     def __init__(
