@@ -1,13 +1,15 @@
-"""Write an assistant message as the bytes of a chat completion, streamed or plain.
+"""Write completions, streamed or plain.
 
 The output has every field that OpenAI sends, and is the same for equal messages.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from pathors_agent.json_text import write_json
 from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage
+from pathors_agent.wire.messages import write_call
 from pathors_agent.wire.sse import encode_event
 
 # A fixed time (2024-01-01, 00:00 UTC), so that an answer has the same bytes on every run.
@@ -20,6 +22,66 @@ Split = Callable[[str], Iterable[str]]
 """Splits a text into pieces, each of which becomes a delta."""
 
 
+class ChunkTemplate:
+    """The chunks of one answer as JSON text; the text around a delta is written once.
+
+    `fields` are those that each chunk repeats, and `write` encodes a value. With `include_usage` each
+    chunk has the field `usage`, which is null except in the chunk that `usage` returns.
+    """
+
+    __slots__ = ("_shared", "_usage", "_write", "after", "before")
+
+    def __init__(
+        self, fields: Object, *, include_usage: bool, write: Callable[[object], str]
+    ) -> None:
+        self._write = write
+        self._shared = write(fields)[:-1]
+        self._usage = ',"usage":null' if include_usage else ""
+        self.before = self._shared + ',"choices":[{"index":0,"delta":'
+        """The text before a delta."""
+        self.after = f',"logprobs":null,"finish_reason":null}}]{self._usage}}}'
+        """The text after a delta."""
+
+    def delta(self, delta: Object) -> str:
+        """Return the chunk of a delta."""
+        return f"{self.before}{self._write(delta)}{self.after}"
+
+    def end(self, finish_reason: str | None) -> str:
+        """Return the chunk with the finish reason."""
+        reason = f',"logprobs":null,"finish_reason":{self._write(finish_reason)}}}]'
+        return f"{self.before}{{}}{reason}{self._usage}}}"
+
+    def usage(self, usage: Object) -> str:
+        """Return the chunk with the token counts."""
+        return f'{self._shared},"choices":[],"usage":{self._write(usage)}}}'
+
+
+def completion(
+    fields: Object, message: Object, *, finish_reason: str | None, usage: Object
+) -> bytes:
+    """Return one JSON completion with a message as its only choice."""
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+    return write_json({**fields, "choices": [choice], "usage": usage})
+
+
+def answer_object(
+    text: str | None,
+    *,
+    refusal: str | None,
+    reasoning: str | None,
+    calls: Sequence[Object] = (),
+    function_call: Object | None = None,
+) -> Object:
+    """Return an assistant message as the object of a completion."""
+    optional = {
+        "reasoning_content": reasoning,
+        "tool_calls": calls or None,
+        "function_call": function_call,
+    }
+    present = {name: value for name, value in optional.items() if value is not None}
+    return {"role": "assistant", "content": text, "refusal": refusal, **present}
+
+
 def stream_events(
     message: AssistantMessage, *, split: Split, include_usage: bool = False
 ) -> list[bytes]:
@@ -27,36 +89,28 @@ def stream_events(
 
     With `include_usage` each chunk has the field `usage`, and an additional chunk has the counts.
     """
-    shared = _shared_fields(message, "chat.completion.chunk")
+    fields = _fields(message, "chat.completion.chunk")
+    chunks = ChunkTemplate(fields, include_usage=include_usage, write=_text)
+    texts = [chunks.delta(delta) for delta in _deltas(message, split)]
+    texts.append(chunks.end(message.finish_reason))
     if include_usage:
-        shared["usage"] = None
-    chunks = [_chunk(shared, delta) for delta in _deltas(message, split)]
-    chunks.append(_chunk(shared, {}, message.finish_reason))
-    if include_usage:
-        chunks.append({**shared, "choices": [], "usage": usage_fields(message.usage)})
-    return [*(encode_event(msgspec.json.encode(chunk)) for chunk in chunks), DONE]
+        texts.append(chunks.usage(usage_fields(message.usage)))
+    return [*map(encode_event, texts), DONE]
 
 
 def plain_body(message: AssistantMessage) -> bytes:
     """Return the message as one JSON completion."""
-    answer: dict[str, object] = {
-        "role": "assistant",
-        "content": message.text if message.content is not None else None,
-        "refusal": message.refusal,
-    }
-    if message.reasoning is not None:
-        answer["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        answer["tool_calls"] = [_call_fields(call) for call in message.tool_calls]
-    choice = {
-        "index": 0,
-        "message": answer,
-        "logprobs": None,
-        "finish_reason": message.finish_reason,
-    }
-    completion = _shared_fields(message, "chat.completion")
-    return msgspec.json.encode(
-        {**completion, "choices": [choice], "usage": usage_fields(message.usage)}
+    answer = answer_object(
+        message.text if message.content is not None else None,
+        refusal=message.refusal,
+        reasoning=message.reasoning,
+        calls=[write_call(call) for call in message.tool_calls],
+    )
+    return completion(
+        _fields(message, "chat.completion"),
+        answer,
+        finish_reason=message.finish_reason,
+        usage=usage_fields(message.usage),
     )
 
 
@@ -98,7 +152,7 @@ def usage_fields(usage: Usage | None) -> dict[str, JSONValue]:
     return fields
 
 
-def _shared_fields(message: AssistantMessage, kind: str) -> dict[str, object]:
+def _fields(message: AssistantMessage, kind: str) -> dict[str, object]:
     return {
         "id": message.id or "chatcmpl-1",
         "object": kind,
@@ -108,14 +162,8 @@ def _shared_fields(message: AssistantMessage, kind: str) -> dict[str, object]:
     }
 
 
-def _chunk(shared: Object, delta: Object, finish_reason: str | None = None) -> Object:
-    choice = {
-        "index": 0,
-        "delta": delta,
-        "logprobs": None,
-        "finish_reason": finish_reason,
-    }
-    return {**shared, "choices": [choice]}
+def _text(value: object) -> str:
+    return write_json(value).decode()
 
 
 def _deltas(message: AssistantMessage, split: Split) -> Iterator[Object]:
@@ -130,12 +178,7 @@ def _deltas(message: AssistantMessage, split: Split) -> Iterator[Object]:
 
 
 def _call_pieces(index: int, call: ToolCall, split: Split) -> Iterator[Object]:
-    opening = _call_fields(call.model_copy(update={"arguments": ""}))
+    opening = write_call(call.model_copy(update={"arguments": ""}))
     yield {"index": index, **opening}
     for piece in split(call.arguments):
         yield {"index": index, "function": {"arguments": piece}}
-
-
-def _call_fields(call: ToolCall) -> Object:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function, **call.extra}
