@@ -9,10 +9,10 @@ from typing import Any
 import anyio
 import msgspec
 
-from pathors_agent.json_text import whole_characters
+from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.server.http.problems import unavailable
 from pathors_agent.stores.base import RequestId
-from pathors_agent.wire.completion_bytes import DONE
+from pathors_agent.wire.completion_bytes import DONE, ChunkTemplate, answer_object, completion
 from pathors_agent.wire.sse import encode_comment
 
 # The reasons that the API knows; providers have other words for a plain end.
@@ -26,6 +26,16 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     session_id: str
+
+    def fields(self, kind: str) -> dict[str, object]:
+        """Return the fields of a completion or a chunk of it; `kind` is the field `object`."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "session_id": self.session_id,
+        }
 
 
 class Activity(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,33 +78,18 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     def body(self) -> bytes:
         """Return the answer as one JSON completion."""
-        message: dict[str, object] = {
-            "role": "assistant",
-            "content": self.text,
-            "refusal": self.refusal,
-        }
-        if self.reasoning is not None:
-            message["reasoning_content"] = self.reasoning
-        if self.calls:
-            message["tool_calls"] = self.calls
-        if self.function_call is not None:
-            message["function_call"] = self.function_call
-        choice = {
-            "index": 0,
-            "message": message,
-            "logprobs": None,
-            "finish_reason": self.finish_reason,
-        }
-        return msgspec.json.encode(
-            {
-                "id": self.head.id,
-                "object": "chat.completion",
-                "created": self.head.created,
-                "model": self.head.model,
-                "choices": [choice],
-                "usage": self.usage,
-                "session_id": self.head.session_id,
-            }
+        message = answer_object(
+            self.text,
+            refusal=self.refusal,
+            reasoning=self.reasoning,
+            calls=self.calls,
+            function_call=self.function_call,
+        )
+        return completion(
+            self.head.fields("chat.completion"),
+            message,
+            finish_reason=self.finish_reason,
+            usage=self.usage,
         )
 
 
@@ -134,19 +129,10 @@ class Chunks:
     """
 
     def __init__(self, head: Head, *, include_usage: bool, after: Position | None = None) -> None:
-        fields = {
-            "id": _quoted(head.id),
-            "object": '"chat.completion.chunk"',
-            "created": str(head.created),
-            "model": _quoted(head.model),
-            "session_id": _quoted(head.session_id),
-        }
-        self._shared = "data: {" + ",".join(f'"{name}":{text}' for name, text in fields.items())
-        self._usage = ',"usage":null' if include_usage else ""
-        self._before = self._shared + ',"choices":[{"index":0,"delta":'
-        self._after = f',"logprobs":null,"finish_reason":null}}]{self._usage}}}\n\n'
-        self._before_text = self._before + '{"content":'
-        self._after_text = "}" + self._after
+        fields = head.fields("chat.completion.chunk")
+        self._chunks = chunks = ChunkTemplate(fields, include_usage=include_usage, write=_json)
+        self._before_text = f'data: {chunks.before}{{"content":'
+        self._after_text = f"}}{chunks.after}\n\n"
         self._include_usage = include_usage
         at = after or Position(head.id)
         self._id = f"id: {head.id}:"
@@ -156,7 +142,7 @@ class Chunks:
 
     def opening(self) -> bytes:
         """Return the first event, which holds the role."""
-        return self._event(self._chunk('{"role":"assistant","content":"","refusal":null}'))
+        return self._event(self._delta({"role": "assistant", "content": "", "refusal": None}))
 
     def text(self, text: str) -> bytes:
         """Return an event with a piece of the answer's text."""
@@ -170,14 +156,14 @@ class Chunks:
         """Return an event with a piece of the model's reasoning."""
         self.reasoning_sent += len(text)
         self._number()
-        return self._event(self._chunk(f'{{"reasoning_content":{_quoted(text)}}}'))
+        return self._event(self._delta({"reasoning_content": text}))
 
     def activity(self, value: object) -> bytes:
         """Return an event about a tool of the project, beside an empty delta."""
         self.activities_sent += 1
         self._number()
-        after = self._after.replace("}\n\n", f',"tool_activity":{_json(value)}}}\n\n')
-        return self._event(f"{self._before}{{}}{after}")
+        chunk = f'{self._chunks.delta({})[:-1]},"tool_activity":{_json(value)}}}'
+        return self._event(_line(chunk))
 
     def end(self, answer: Answer) -> Iterator[bytes]:
         """Yield the events after the text: refusal, calls, reason, counts, `[DONE]`."""
@@ -191,24 +177,23 @@ class Chunks:
 
         It has the id of the event before it, or the id `after`: it adds nothing to the answer.
         """
-        data = f"data: {_json(msgspec.json.decode(body))}\n\n"
+        data = _line(_json(msgspec.json.decode(body)))
         return self._event(data) if after is None else f"id: {after}\n{data}".encode()
 
     def _ending(self, answer: Answer) -> Iterator[str]:
         if answer.refusal is not None:
-            yield self._chunk(_json({"refusal": answer.refusal}))
+            yield self._delta({"refusal": answer.refusal})
         for index, call in enumerate(answer.calls):
-            yield self._chunk(_json({"tool_calls": [{"index": index, **call}]}))
+            yield self._delta({"tool_calls": [{"index": index, **call}]})
         if answer.function_call is not None:
-            yield self._chunk(_json({"function_call": answer.function_call}))
-        reason = f',"logprobs":null,"finish_reason":{_quoted(answer.finish_reason)}}}]'
-        yield f"{self._before}{{}}{reason}{self._usage}}}\n\n"
+            yield self._delta({"function_call": answer.function_call})
+        yield _line(self._chunks.end(answer.finish_reason))
         if self._include_usage:
-            yield f'{self._shared},"choices":[],"usage":{_json(answer.usage)}}}\n\n'
+            yield _line(self._chunks.usage(answer.usage))
         yield DONE.decode()
 
-    def _chunk(self, delta: str) -> str:
-        return f"{self._before}{delta}{self._after}"
+    def _delta(self, delta: dict[str, object]) -> str:
+        return _line(self._chunks.delta(delta))
 
     def _event(self, data: str) -> bytes:
         return f"{self._id}{self.text_sent}{self._counts}{data}".encode()
@@ -218,8 +203,12 @@ class Chunks:
         self._counts = f":{self.reasoning_sent}:{self.activities_sent}:{self._end_sent}\n"
 
 
+def _line(data: str) -> str:
+    return f"data: {data}\n\n"
+
+
 def _json(value: object) -> str:
-    return ascii_json(msgspec.json.encode(value))
+    return ascii_json(write_json(value))
 
 
 def ascii_json(data: bytes) -> str:
