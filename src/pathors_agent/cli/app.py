@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pathors_agent import __version__
-from pathors_agent.cli import durable_app
+from pathors_agent.cli import durable_app, runs_app
 from pathors_agent.cli.output import EXIT_STATUS, listen_to_ctrl_c, reporting
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ sessions = _new_app(help=f"List, show, search and end sessions. {_HERE}")
 app.add_typer(keys, name="keys")
 app.add_typer(sessions, name="sessions")
 durable_app.register(app)
+app.add_typer(runs_app.runs, name="runs")
 
 Database = Annotated[
     str | None,

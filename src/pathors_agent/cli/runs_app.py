@@ -1,0 +1,442 @@
+"""The commands for stored durable runs and their options; what they do is loaded when they run."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pathors_agent.cli.durable_app import AGE, SETTINGS, AsJSON, Database, age
+from pathors_agent.cli.output import EXIT_STATUS, reporting
+
+if TYPE_CHECKING:
+    from pathors_agent.cli.runs import Act
+    from pathors_agent.durable.run_list import RunFilter
+    from pathors_agent.messages import JSONValue
+
+# As in `durable.run_list`, whose import would slow `--help` down.
+Status = Literal[
+    "queued",
+    "running",
+    "suspended",
+    "finished",
+    "limit_reached",
+    "no_answer",
+    "failed",
+    "cancelled",
+]
+
+CANCELLABLE: tuple[Status, ...] = ("queued", "running", "suspended")
+RESUMABLE: tuple[Status, ...] = ("failed", "limit_reached")
+ENDED: tuple[Status, ...] = ("finished", "limit_reached", "no_answer", "failed", "cancelled")
+
+runs = typer.Typer(
+    help="List durable runs, and act on them, straight in their database.",
+    epilog=EXIT_STATUS,
+    **SETTINGS,  # type: ignore[arg-type]  # as in app.py
+)
+
+_TIME = "an age such as 30m, 12h or 7d, or a time such as 2026-11-28T10:00 (local without a zone)"
+
+
+def moment(text: str) -> datetime:
+    """Read a time: an age before now, or a date with or without a time of day."""
+    try:
+        if AGE.fullmatch(text):
+            return datetime.now(UTC) - age(text)
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is not a time: write {_TIME}") from None
+
+
+OnlyStatus = Annotated[Status | None, typer.Option(help="Only runs with this status.")]
+OnlyAgent = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Only runs of the agent with this name.")
+]
+OnlySession = Annotated[
+    str | None, typer.Option(metavar="ID", help="Only runs of the session with this id.")
+]
+OnlyQueue = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Only runs of the queue with this name.")
+]
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=moment,
+        metavar="TIME",
+        help=f"Only runs started or last continued since then: {_TIME}.",
+    ),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=moment, metavar="TIME", help="Only runs started or last continued before then."
+    ),
+]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+RunIds = Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Ids of runs.")]
+AgentName = Annotated[
+    str | None,
+    typer.Option("--agent", metavar="NAME", help="The run's agent, if several have this run id."),
+]
+Call = Annotated[
+    str, typer.Argument(metavar="CALL", help="What `runs waiting` shows for the call.")
+]
+
+
+def _filter(
+    statuses: Sequence[Status] = (),
+    agent: str | None = None,
+    session: str | None = None,
+    queue: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> "RunFilter":
+    from pathors_agent.durable.run_list import RunFilter
+
+    return RunFilter(
+        agent=agent,
+        statuses=statuses,
+        session_id=session,
+        queue=queue,
+        since=since,
+        until=until,
+    )
+
+
+def _check_choice(ids: list[str] | None, *conditions: object) -> None:
+    """Refuse a change of all runs, and one of named runs that has conditions too."""
+    has_condition = any(condition is not None for condition in conditions)
+    if bool(ids) == has_condition:
+        raise typer.BadParameter(
+            "name runs, or choose them by an option such as --status; not both", param_hint="RUN"
+        )
+
+
+def _among(allowed: Sequence[Status], status: Status | None) -> Sequence[Status]:
+    """Return the statuses that a change of many runs may meet; refuse another `--status`."""
+    if status is not None and status not in allowed:
+        raise typer.BadParameter(
+            f"must be {' or '.join(allowed)} here, not {status}", param_hint="--status"
+        )
+    return allowed if status is None else (status,)
+
+
+def _json_object(text: str) -> dict[str, "JSONValue"]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise typer.BadParameter("must be a JSON object", param_hint="--arguments")
+    return value
+
+
+def _change(
+    act: "Act",
+    done: str,
+    allowed: Sequence[Status],
+    database: str | None,
+    ids: list[str] | None,
+    wanted: "RunFilter",
+    *,
+    as_json: bool,
+) -> None:
+    """Change the named runs, or all that match, and end with the exit status."""
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        chosen = commands.Chosen(ids or (), wanted)
+        failed = asyncio.run(
+            commands.change(database, chosen, act, allowed, done=done, as_json=as_json)
+        )
+        raise typer.Exit(1 if failed else 0)
+
+
+@runs.command("list", epilog=EXIT_STATUS)
+def list_runs(
+    *,
+    status: OnlyStatus = None,
+    agent: OnlyAgent = None,
+    session: OnlySession = None,
+    queue: OnlyQueue = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, metavar="N", help="How many at most.")
+    ] = 50,
+    offset: Annotated[int, typer.Option(min=0, metavar="N", help="How many to skip.")] = 0,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """List runs, the last started or continued first."""
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        wanted = _filter((status,) if status else (), agent, session, queue, since, until)
+        asyncio.run(
+            commands.list_runs(database, wanted, limit=limit, offset=offset, as_json=as_json)
+        )
+
+
+@runs.command("show", epilog=EXIT_STATUS)
+def show_run(
+    run: RunId,
+    *,
+    agent: AgentName = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one page that shows it as bars.")
+    ] = None,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Show the calls of a run, with their times and outcomes.
+
+    With --json: its messages and the calls that it waits for, too.
+    """
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        asyncio.run(commands.show(database, run, agent, html=html, json=as_json))
+
+
+@runs.command("cancel", epilog=EXIT_STATUS)
+def cancel_runs(
+    ids: RunIds = None,
+    *,
+    status: OnlyStatus = None,
+    agent: OnlyAgent = None,
+    session: OnlySession = None,
+    queue: OnlyQueue = None,
+    since: Since = None,
+    until: Until = None,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """End queued, running and suspended runs for good.
+
+    The named runs, or all that match the options.
+    """
+    _check_choice(ids, status, None if ids else agent, session, queue, since, until)
+    wanted = _filter(_among(CANCELLABLE, status), agent, session, queue, since, until)
+    _change(
+        lambda durable, run_id: durable.cancel(run_id),
+        "is cancelled",
+        CANCELLABLE,
+        database,
+        ids,
+        wanted,
+        as_json=as_json,
+    )
+
+
+@runs.command("resume", epilog=EXIT_STATUS)
+def resume_runs(
+    ids: RunIds = None,
+    *,
+    status: OnlyStatus = None,
+    agent: OnlyAgent = None,
+    session: OnlySession = None,
+    queue: OnlyQueue = None,
+    since: Since = None,
+    until: Until = None,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Continue runs that failed or reached a limit, where they stopped.
+
+    The named runs, or all that match the options; without --status, those that failed.
+    """
+    _check_choice(ids, status, None if ids else agent, session, queue, since, until)
+    statuses = _among(RESUMABLE, status or "failed")
+    wanted = _filter(statuses, agent, session, queue, since, until)
+    _change(
+        lambda durable, run_id: durable.resume(run_id),
+        "waits for a worker",
+        RESUMABLE,
+        database,
+        ids,
+        wanted,
+        as_json=as_json,
+    )
+
+
+@runs.command("delete", epilog=EXIT_STATUS)
+def delete_runs(
+    ids: RunIds = None,
+    *,
+    status: OnlyStatus = None,
+    agent: OnlyAgent = None,
+    session: OnlySession = None,
+    queue: OnlyQueue = None,
+    since: Since = None,
+    until: Until = None,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Delete runs that have ended, with their contents.
+
+    The named runs, or all that match the options. A run is only deleted together with all other
+    runs of its session, which read its messages. --session deletes a whole session; suspended runs
+    need it, or --status suspended.
+    """
+    _check_choice(ids, status, None if ids else agent, session, queue, since, until)
+    statuses = _among((*ENDED, "suspended"), status)
+    if status is None:
+        statuses = () if session else ENDED
+    wanted = _filter(statuses, agent, session, queue, since, until)
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        chosen = commands.Chosen(ids or (), wanted)
+        failed = asyncio.run(commands.delete(database, chosen, as_json=as_json))
+        raise typer.Exit(1 if failed else 0)
+
+
+@runs.command("waiting", epilog=EXIT_STATUS)
+def list_waiting(
+    ids: RunIds = None,
+    *,
+    agent: OnlyAgent = None,
+    session: OnlySession = None,
+    queue: OnlyQueue = None,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """List the calls that wait for an approval or an answer.
+
+    Of the named runs, or of all suspended runs that match the options.
+    """
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        wanted = _filter(("suspended",), agent, session, queue)
+        chosen = commands.Chosen(ids or (), wanted)
+        asyncio.run(commands.list_waiting(database, chosen, as_json=as_json))
+
+
+@runs.command("approve", epilog=EXIT_STATUS)
+def approve_call(
+    run: RunId,
+    call: Call,
+    *,
+    arguments: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Run the call with these arguments instead of the model's.",
+        ),
+    ] = None,
+    agent: AgentName = None,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Approve a call: it runs, and the run continues."""
+    changed = None if arguments is None else _json_object(arguments)
+    _change(
+        lambda durable, run_id: durable.approve(run_id, call, arguments=changed),
+        "continues",
+        ("suspended",),
+        database,
+        [run],
+        _filter(agent=agent),
+        as_json=as_json,
+    )
+
+
+@runs.command("deny", epilog=EXIT_STATUS)
+def deny_call(
+    run: RunId,
+    call: Call,
+    *,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="The reason, for the model.")] = "",
+    agent: AgentName = None,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Deny a call: the model is told so, and the run continues."""
+    _change(
+        lambda durable, run_id: durable.deny(run_id, call, reason=reason),
+        "continues",
+        ("suspended",),
+        database,
+        [run],
+        _filter(agent=agent),
+        as_json=as_json,
+    )
+
+
+@runs.command("answer", epilog=EXIT_STATUS)
+def answer_call(
+    run: RunId,
+    call: Annotated[
+        str, typer.Argument(metavar="CALL", help="The call's id, from `runs waiting`.")
+    ],
+    result: Annotated[str, typer.Argument(metavar="RESULT", help="The result, for the model.")],
+    *,
+    agent: AgentName = None,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Answer a call of a client's tool; the run continues."""
+    _change(
+        lambda durable, run_id: durable.answer(run_id, {call: result}),
+        "continues",
+        ("suspended",),
+        database,
+        [run],
+        _filter(agent=agent),
+        as_json=as_json,
+    )
+
+
+@runs.command("doubts", epilog=EXIT_STATUS)
+def list_doubts(*, database: Database = None, as_json: AsJSON = False) -> None:
+    """List calls that began and have no known result."""
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        asyncio.run(commands.list_doubts(database, as_json=as_json))
+
+
+@runs.command("forget", epilog=EXIT_STATUS)
+def forget_doubt(
+    run: RunId,
+    effect: Annotated[
+        str, typer.Argument(metavar="EFFECT", help="What `runs doubts` shows, as tool/0/0.")
+    ],
+    *,
+    agent: AgentName = None,
+    database: Database = None,
+) -> None:
+    """Remove a call from `runs doubts`, after you have checked it."""
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        asyncio.run(commands.forget_doubt(database, run, effect, agent=agent))
+
+
+@runs.command("serve", epilog=EXIT_STATUS)
+def serve_runs(
+    *,
+    host: Annotated[
+        str, typer.Option(metavar="HOST", help="The address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="0 picks a free one.")
+    ] = 8001,
+    database: Database = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Serve a page that lists runs and opens one.
+
+    It has an API under /api and metrics for Prometheus at /metrics. Requests need the key in PATHORS_RUNS_KEY. Without that variable only this machine can use
+    the page, and HOST must be a loopback address.
+    """
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        raise typer.Exit(commands.serve(database, host=host, port=port, as_json=as_json))
