@@ -7,7 +7,7 @@ it: it tests every rule in these docstrings.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from types import TracebackType
@@ -71,6 +71,7 @@ class Session:
     revision: int = 0
     created_at: datetime
     updated_at: datetime
+    _parsed: tuple[Message, ...] = field(default=(), repr=False, compare=False)
 
     @cached_property
     def variables(self) -> Variables:
@@ -80,7 +81,31 @@ class Session:
     @cached_property
     def messages(self) -> tuple[Message, ...]:
         """The messages, parsed. Raise `StoreError` if a stored text is damaged."""
-        return tuple(read_message_text(text) for text in self.message_texts)
+        rest = self.message_texts[len(self._parsed) :]
+        return (*self._parsed, *map(read_message_text, rest))
+
+    def grown(
+        self,
+        texts: Sequence[str],
+        *,
+        kept: int | None = None,
+        incarnation: str | None = None,
+        updated_at: datetime,
+    ) -> "Session":
+        """Return the session with more messages after the first `kept`, or after all of them.
+
+        Messages that have been parsed are not parsed again.
+        """
+        kept = self.revision if kept is None else kept
+        parsed: tuple[Message, ...] = self.__dict__.get("messages", self._parsed)
+        return replace(
+            self,
+            message_texts=(*self.message_texts[:kept], *texts),
+            revision=kept + len(texts),
+            incarnation=incarnation or self.incarnation,
+            updated_at=updated_at,
+            _parsed=parsed[:kept],
+        )
 
     @cached_property
     def size(self) -> int:

@@ -2,6 +2,8 @@
 
 import json
 import secrets
+import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -45,6 +47,14 @@ _PROBE_LEASE_SECONDS = 10.0
 # No project has this name.
 _PROBE_PROJECT = ""
 
+# Sessions from this length on are kept in memory between turns. Shorter ones are read in moments.
+RECENT_MESSAGES = 50
+# How many bytes they may take, and how long one is kept after its last turn.
+RECENT_WEIGHT = 32 * 1024 * 1024
+RECENT_SECONDS = 600.0
+# A parsed message takes this much more memory than its text.
+_MESSAGE_WEIGHT = 2_000
+
 _KEY_COLUMNS = [column for column in keys.c if column is not keys.c.number]
 _KEYS = select(*_KEY_COLUMNS).order_by(keys.c.created_at, keys.c.number)
 _KEYS_OF_PROJECT = _KEYS.where(keys.c.project == bindparam("project"))
@@ -71,6 +81,7 @@ class SQLStore(Store):
     def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
         self._url, self._timeout = url, timeout
         self._database = _database(url, timeout)
+        self._recent = _RecentSessions()
 
     def __repr__(self) -> str:
         return f"SQLStore({self._database.shown!r})"
@@ -196,6 +207,7 @@ class SQLStore(Store):
         ended = await self._database.write(
             "end a session", lambda c: sql_sessions.end(c, project, session_id)
         )
+        self._recent.forget(project, session_id)
         if ended:
             await self._database.forget_deleted()
         return ended
@@ -215,10 +227,14 @@ class SQLStore(Store):
         self, project: str, session_id: str, *, holder: str, seconds: float
     ) -> OpenedSession | None:
         """Acquire the lease of a session and read the session, in one transaction."""
-        return await self._database.write(
+        known = self._recent.get(project, session_id)
+        opened = await self._database.write(
             "open a session",
-            lambda c: sql_turns.open_session(c, project, session_id, holder, seconds),
+            lambda c: sql_turns.open_session(c, project, session_id, holder, seconds, known),
         )
+        if opened is not None and opened.session is not None:
+            self._recent.keep(opened.session)
+        return opened
 
     async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
         """Renew a lease. Return False if another holder has taken it over."""
@@ -260,6 +276,7 @@ class SQLStore(Store):
                 turn=turn,
             ),
         )
+        self._recent.keep(saved)
         if keep is not None:
             await self._database.forget_deleted()
         return saved
@@ -306,6 +323,48 @@ class SQLStore(Store):
         await self._database.write(
             "forget a request", lambda c: sql_turns.forget_request(c, request)
         )
+
+
+class _RecentSessions:
+    """The sessions that this process read or stored last, parsed if they were read.
+
+    The next turn reads only what other processes added. What another process rewinds or ends gets
+    another incarnation, so an entry is never wrong, only useless.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: OrderedDict[tuple[str, str], tuple[float, Session]] = OrderedDict()
+        self._weight = 0
+
+    def get(self, project: str, session_id: str) -> Session | None:
+        """Return a session as it was last."""
+        _, session = self._sessions.get((project, session_id), (0.0, None))
+        return session
+
+    def keep(self, session: Session) -> None:
+        """Keep a session for the next turn, and forget the oldest ones beyond the limits."""
+        self.forget(session.project, session.id)
+        if session.revision < RECENT_MESSAGES or _weight(session) > RECENT_WEIGHT:
+            return
+        self._sessions[session.project, session.id] = time.monotonic(), session
+        self._weight += _weight(session)
+        while self._sessions:
+            moment, oldest = next(iter(self._sessions.values()))
+            is_old = moment + RECENT_SECONDS < time.monotonic()
+            if not is_old and self._weight <= RECENT_WEIGHT:
+                break
+            self.forget(oldest.project, oldest.id)
+
+    def forget(self, project: str, session_id: str) -> None:
+        """Forget a session."""
+        _, session = self._sessions.pop((project, session_id), (0.0, None))
+        if session is not None:
+            self._weight -= _weight(session)
+
+
+def _weight(session: Session) -> int:
+    """Return the approximate bytes of memory of a parsed session."""
+    return session.size + session.revision * _MESSAGE_WEIGHT
 
 
 def _key_row(key: StoredKey) -> dict[str, object]:

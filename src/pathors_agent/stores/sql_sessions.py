@@ -137,11 +137,11 @@ def _numbers_by_sqlite(element: json_numbers, compiler: SQLCompiler, **kw: Any) 
     return f"(SELECT value FROM json_each({array}))"  # noqa: S608  (a parameter)
 
 
-def _joined_messages(separator: str) -> ScalarSelect[str]:
+def _joined_messages(separator: str, *conditions: ColumnElement[bool]) -> ScalarSelect[str]:
     """Return the expression for the texts of a session's messages, or NULL if it has none."""
     ordered = (
         select(messages.c.text, messages.c.revision)
-        .where(messages.c.session == sessions.c.number)
+        .where(messages.c.session == sessions.c.number, *conditions)
         .correlate(sessions)
         .order_by(messages.c.revision)
         .subquery()
@@ -256,12 +256,52 @@ _WHOLE = select(
     sessions.c.updated_at,
 )
 _ONE = _WHOLE.where(*_THIS)
+_KNOWN = case(
+    (
+        sessions.c.incarnation == bindparam("known_incarnation"),
+        bindparam("known_revision", type_=BigInteger),
+    ),
+    else_=0,
+)
+_REST = select(
+    sessions.c.incarnation,
+    sessions.c.revision,
+    sessions.c.updated_at,
+    _joined_messages("\n", messages.c.revision > _KNOWN),
+).where(*_THIS)
 
 
-def read(connection: Connection, project: str, session_id: str) -> Session | None:
-    """Return a session with its messages, or None if there is none."""
-    row = connection.row(_ONE, project=project, session_id=session_id)
+def read(
+    connection: Connection, project: str, session_id: str, known: Session | None = None
+) -> Session | None:
+    """Return a session with its messages, or None if there is none.
+
+    Messages that an earlier read of the session returned, `known`, are not read again.
+    """
+    this = {"project": project, "session_id": session_id}
+    if known is not None:
+        row = connection.row(
+            _REST, **this, known_incarnation=known.incarnation, known_revision=known.revision
+        )
+        if row is None:
+            return None
+        incarnation, revision, updated_at, joined = row
+        if incarnation == known.incarnation:
+            return known.grown(
+                _split(joined, revision - known.revision), updated_at=read_time(updated_at)
+            )
+    row = connection.row(_ONE, **this)
     return None if row is None else _session(row)
+
+
+def _split(joined: str | None, count: int) -> tuple[str, ...]:
+    """Return the texts of messages. Raise `StoreError` if they are not as many as they should be."""
+    texts = () if joined is None else tuple(joined.split("\n"))
+    if len(texts) != count:
+        raise StoreError(
+            "A stored session cannot be read: the database is damaged; restore it from a backup."
+        )
+    return texts
 
 
 def whole(connection: Connection, project: str, session_id: str) -> Session:
@@ -274,11 +314,7 @@ def whole(connection: Connection, project: str, session_id: str) -> Session:
 
 def _session(row: Sequence[Any]) -> Session:
     project, session_id, incarnation, variables, provider, joined, revision, *times = row
-    texts = () if joined is None else tuple(joined.split("\n"))
-    if len(texts) != revision:
-        raise StoreError(
-            "A stored session cannot be read: the database is damaged; restore it from a backup."
-        )
+    texts = _split(joined, revision)
     created_at, updated_at = map(read_time, times)
     return Session(
         project=project,

@@ -1,7 +1,6 @@
 """Transactions of turns: leases, saved turns, notes of running turns, and named requests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 from uuid import uuid4
@@ -96,13 +95,21 @@ def take_lease(
 
 
 def open_session(
-    connection: Connection, project: str, session_id: str, holder: str, seconds: float
+    connection: Connection,
+    project: str,
+    session_id: str,
+    holder: str,
+    seconds: float,
+    known: Session | None,
 ) -> OpenedSession | None:
-    """Acquire the lease of a session and read the session. Return None while it is held."""
+    """Acquire the lease of a session and read the session. Return None while it is held.
+
+    Messages that an earlier read of the session returned, `known`, are not read again.
+    """
     lease = take_lease(connection, project, session_id, holder, seconds)
     if lease is None:
         return None
-    session = sql_sessions.read(connection, project, session_id)
+    session = sql_sessions.read(connection, project, session_id, known)
     notes = read_notes(connection, project, session_id)
     return OpenedSession(lease=lease, session=session, notes=tuple(notes))
 
@@ -229,13 +236,8 @@ def _grow(
     if row is None:
         return None
     number, updated_at = row
-    return number, replace(
-        seen,
-        incarnation=incarnation,
-        message_texts=(*seen.message_texts[:kept], *texts),
-        revision=revision,
-        updated_at=read_time(updated_at),
-    )
+    time = read_time(updated_at)
+    return number, seen.grown(texts, kept=kept, incarnation=incarnation, updated_at=time)
 
 
 def _conflict(lease: Lease) -> SessionConflict:

@@ -76,9 +76,12 @@ class _Entry:
 def join(stored: Sequence[Message], given: Sequence[Message], own_tools: Iterable[str]) -> Joined:
     """Return how a request continues a session; raise a 409 `Problem` if it does not."""
     lead, system = _leading_system(stored), _leading_system(given)
+    keep = len(stored)
+    if _follows_an_answer(stored, given):
+        applied = given[:system] or stored[:lead]
+        return Joined((*applied, *stored[lead:]), keep, system, given[system:])
     calls = _Calls(stored, frozenset(own_tools))
     known, told = calls.stored_entries(), calls.given_entries(given, system)
-    keep = len(stored)
     if not known:
         start = system if lead else 0
     elif (matched := _tail(known, told)) is not None:
@@ -91,6 +94,17 @@ def join(stored: Sequence[Message], given: Sequence[Message], own_tools: Iterabl
         start = _next_place(told, told_count, len(given))
     applied = given[:system] if system and start else stored[:lead]
     return Joined((*applied, *stored[lead:keep]), keep, start, given[start:])
+
+
+def _follows_an_answer(stored: Sequence[Message], given: Sequence[Message]) -> bool:
+    """Return True if the session ends with a text and the request repeats no answer.
+
+    The request's messages are all new then, whatever the rest of the session is: only an answer
+    could match its end. Comparing thousands of messages would take most of a turn's time.
+    """
+    last = stored[-1] if stored else None
+    has_text = isinstance(last, AssistantMessage) and bool((last.text or "").strip())
+    return has_text and not any(isinstance(message, AssistantMessage) for message in given)
 
 
 def _leading_system(messages: Sequence[Message]) -> int:

@@ -177,9 +177,10 @@ class TurnRun:
                 async for item in stream:
                     await self._writer.item(item)
             finally:
-                services.admission.charge(turn.caller.id, stream.result)
-                services.metrics.run(project, stream.result)
-        answer = self._answer(stream.result, rewound)
+                result = stream.result
+                services.admission.charge(turn.caller.id, result)
+                services.metrics.run(project, result)
+        answer = self._answer(result, rewound)
         await self._save(opened.lease, seen, _added(joined.base, conversation.messages), answer)
         return answer
 
