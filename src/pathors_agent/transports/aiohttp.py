@@ -5,7 +5,7 @@ aiohttp is imported when a transport is constructed.
 
 from typing import TYPE_CHECKING
 
-from pathors_agent.transports.http import AsyncEndpointTransport
+from pathors_agent.transports.http import AsyncClients, AsyncEndpointTransport
 
 if TYPE_CHECKING:
     import aiohttp  # noqa: F401  (in the class's type argument)
@@ -18,19 +18,18 @@ class AiohttpTransport(AsyncEndpointTransport["aiohttp.ClientSession"]):
     transport, or use it in an `async with` statement.
     """
 
-    def _connect(self) -> None:
-        _require_aiohttp()
+    def _connect(self) -> AsyncClients:
         from pathors_agent.transports.aiohttp_client import AiohttpClients
 
-        self._clients = AiohttpClients(self._given, self._endpoint)
+        return AiohttpClients(self._given, self._endpoint)
 
-
-def _require_aiohttp() -> None:
-    try:
-        import aiohttp  # noqa: F401  (checks that it is installed)
-    except ModuleNotFoundError as error:
-        if error.name != "aiohttp":
-            raise
-        raise ModuleNotFoundError(
-            "AiohttpTransport needs aiohttp: pip install 'pathors-agent[aiohttp]'", name="aiohttp"
-        ) from None
+    def _require_packages(self) -> None:
+        try:
+            import aiohttp  # noqa: F401  (checks that it is installed)
+        except ModuleNotFoundError as error:
+            if error.name != "aiohttp":
+                raise
+            raise ModuleNotFoundError(
+                "AiohttpTransport needs aiohttp: pip install 'pathors-agent[aiohttp]'",
+                name="aiohttp",
+            ) from None

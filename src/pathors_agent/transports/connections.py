@@ -5,9 +5,7 @@ the variable that is wrong. A connection belongs to the event loop that opened i
 calls `asyncio.run` several times has a new loop each time, and needs a new client.
 """
 
-import asyncio
 import os
-import ssl
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.errors import InvalidSetting, TransportError
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 ClientT = TypeVar("ClientT")
@@ -41,7 +41,7 @@ class Route:
     """
 
     proxy: "httpx2.URL | None" = None
-    tls: ssl.SSLContext | None = None
+    tls: "ssl.SSLContext | None" = None
 
     @property
     def proxy_shown(self) -> str:
@@ -49,6 +49,16 @@ class Route:
         if self.proxy is None:
             return ""
         return str(self.proxy.copy_with(username=None, password=None)).rstrip("/")
+
+
+def environment_is_plain(scheme: str) -> bool:
+    """Return True if the environment sets neither a proxy nor, for https, certificates."""
+    if sys.platform in ("darwin", "win32"):  # the system's settings may name a proxy
+        return False
+    names = (name.lower() for name, value in os.environ.items() if value)
+    if any(name.endswith("_proxy") for name in names):
+        return False
+    return scheme == "http" or _trust_variable() is None
 
 
 def route_to(url: "httpx2.URL") -> Route:
@@ -105,7 +115,7 @@ def _parsed_proxy(address: str, variable: str) -> "httpx2.URL":
     return url
 
 
-def _tls_context() -> ssl.SSLContext:
+def _tls_context() -> "ssl.SSLContext":
     import httpx2
 
     try:
@@ -177,6 +187,8 @@ class LoopClients(Generic[ClientT]):
         return client
 
     def _drop_closed_loops(self) -> None:
+        import asyncio
+
         for loop in list(self._clients):
             if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed():
                 self._forget(loop)
@@ -233,6 +245,8 @@ def _running_loop() -> object:
     if in_trio_task():
         trio: Any = sys.modules["trio"]
         return trio.lowlevel.current_trio_token()
+    import asyncio
+
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
 from pathors_agent.telemetry.events import ServerAddress, library_version
 from pathors_agent.transports.base import COMPLETIONS_PATH, AsyncResponse, PushBack, Request
-from pathors_agent.transports.connections import Route, route_to
+from pathors_agent.transports.connections import Route, environment_is_plain, route_to
 from pathors_agent.transports.exchange import Exchange, Secrets, Timeouts
 from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 
@@ -28,6 +28,14 @@ _DEFAULT_BASE = "https://api.pathors.com/v1/projects/{project_id}"
 _PORTS = {"http": 80, "https": 443}
 # A project's address: /projects/{id}, or /project/{id} in older ones.
 _PROJECT = re.compile(r"/projects?/[^/]")
+# An address that httpx2.URL returns unchanged: lower case, without escapes, dot segments, user
+# names and queries.
+_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_IP = r"127\.0\.0\.1"
+_USUAL = re.compile(
+    rf"(?P<origin>(?P<scheme>https?)://(?P<host>{_IP}|(?:{_LABEL}\.)*[a-z](?:[a-z0-9-]*[a-z0-9])?)"
+    r"(?::(?P<port>[1-9][0-9]{0,4}))?)(?P<path>(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?)"
+)
 # RFC 9110, 5.1 and 5.5, without the bytes above ASCII.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # RFC 3986, 3.3 and 3.4; a segment of dots would lead out of the base.
@@ -51,22 +59,38 @@ class Endpoint:
         is_own_client: bool,
     ) -> None:
         address = base_url or os.environ.get("PATHORS_BASE_URL")
-        base = _parsed(address or _hosted_base(project_id))
+        self._base = address or _hosted_base(project_id)
+        self._is_own_client = is_own_client
+        usual = _usual_parts(self._base) if is_own_client else None
+        base = None if usual else _parsed(self._base)
         headers = _checked_headers(headers)
-        own = _merged(_authorization(api_key, base, headers, needed=not address), headers)
-        self.url = _completions_url(base)
-        self.route = route_to(self.url) if is_own_client else Route()
-        # User name, password and query may be secret.
-        self.shown = str(self.url.copy_with(query=None))
-        self.server = ServerAddress(self.url.host, self.url.port or _PORTS.get(self.url.scheme))
-        self._host = str(self.url.copy_with(raw_path=b"")).rstrip("/")
-        self._proxy = self.route.proxy_shown
+        self._own = _merged(_authorization(api_key, base, headers, needed=not address), headers)
         self._timeouts = timeouts
         self._session_header = _checked_name(session_header)
-        self.headers = _merged(_own_headers(), own)
-        self._keeps_history = keeps_history(str(base))
-        self._secrets = _secrets(base, own, self.route)
+        self.headers = _merged(_own_headers(), self._own)
+        self._keeps_history = keeps_history(str(base or self._base))
+        self.is_resolved = False
+        if usual:
+            self.shown, self.server = usual
+        else:
+            self.resolve(base)
+            # User name, password and query may be secret.
+            self.shown = str(self.url.copy_with(query=None))
+            self.server = ServerAddress(self.url.host, self.url.port or _PORTS[self.url.scheme])
+
+    def resolve(self, base: "httpx2.URL | None" = None) -> None:
+        """Parse the address, and read the route to it from the environment. Imports httpx2.
+
+        Nothing is sent before. For usual addresses this waits for the first request.
+        """
+        base = base or _parsed(self._base)
+        self.url = _completions_url(base)
+        self.route = route_to(self.url) if self._is_own_client else Route()
+        self._host = str(self.url.copy_with(raw_path=b"")).rstrip("/")
+        self._proxy = self.route.proxy_shown
+        self._secrets = _secrets(base, self._own, self.route)
         self._masked = self._secrets.masked_words  # bound once, not for each answer
+        self.is_resolved = True
 
     def profile(
         self, profile: EndpointProfile | None, sends: Literal["history", "new_messages"] | None
@@ -207,6 +231,24 @@ def _hosted_base(project_id: str | None) -> str:
     return _DEFAULT_BASE.format(project_id=quote(project, safe=""))
 
 
+def _usual_parts(base: str) -> tuple[str, ServerAddress] | None:
+    """Return the address of completions and the server of a usual base URL, otherwise None.
+
+    A usual base URL is one that httpx2 accepts and does not change, and that is reached by a plain
+    connection. It need not be parsed before the first request.
+    """
+    if not (match := _USUAL.fullmatch(base)):
+        return None
+    scheme, host, port = match["scheme"], match["host"], int(match["port"] or 0)
+    if "xn--" in host or not _can_be_host(host.encode()) or port > _LAST_PORT:
+        return None
+    if port == _PORTS[scheme] or not environment_is_plain(scheme):
+        return None
+    path = match["path"].rstrip("/").removesuffix(COMPLETIONS_PATH).rstrip("/")
+    server = ServerAddress(host, port or _PORTS[scheme])
+    return f"{match['origin']}{path}{COMPLETIONS_PATH}", server
+
+
 def _parsed(base: str) -> "httpx2.URL":
     import httpx2
 
@@ -242,9 +284,9 @@ def _completions_url(base: "httpx2.URL") -> "httpx2.URL":
 
 
 def _authorization(
-    api_key: str | None, url: "httpx2.URL", headers: Mapping[str, str], *, needed: bool
+    api_key: str | None, url: "httpx2.URL | None", headers: Mapping[str, str], *, needed: bool
 ) -> dict[str, str]:
-    if url.userinfo:
+    if url is not None and url.userinfo:
         return _basic_authorization(api_key, url, headers)
     key = os.environ.get("PATHORS_API_KEY", "") if api_key is None else api_key
     if key:

@@ -1,11 +1,13 @@
 """Send requests to an endpoint over HTTP, with httpx2.
 
-httpx2 is imported when a transport is constructed.
+httpx2 is imported by the first request, or when a transport is constructed with an unusual
+address, with a client, or where the environment sets proxies or certificates.
 """
 
 from abc import abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, Self, TypeVar
 
 from pathors_agent.telemetry.events import ServerAddress
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["AsyncHTTPTransport", "HTTPTransport", "Timeouts"]
 
 ClientT_co = TypeVar("ClientT_co", covariant=True)
+SenderT = TypeVar("SenderT")
 
 
-class EndpointTransport(Generic[ClientT_co]):
+class EndpointTransport(Generic[ClientT_co, SenderT]):
     """The settings of a transport that sends to an OpenAI-compatible endpoint."""
 
     def __init__(
@@ -61,17 +64,34 @@ class EndpointTransport(Generic[ClientT_co]):
         self._policy = RetryPolicy(retries, adds_key=self._endpoint.stores_turns(self.profile))
         self.server_address: ServerAddress | None = self._endpoint.server
         self._given = client
-        self._connect()
+        self._connected: SenderT | None = None
+        self._connecting = Lock()
+        self._require_packages()
+        if self._endpoint.is_resolved:
+            self._connected = self._connect()
+
+    def _require_packages(self) -> None:
+        """Raise `ModuleNotFoundError` if an extra is not installed."""
+
+    @property
+    def _sender(self) -> SenderT:
+        """What sends requests; created by the first request at the latest."""
+        if self._connected is None:
+            with self._connecting:
+                if self._connected is None:
+                    self._endpoint.resolve()
+                    self._connected = self._connect()
+        return self._connected
 
     @abstractmethod
-    def _connect(self) -> None:
+    def _connect(self) -> SenderT:
         """Import the HTTP client, and create one unless the caller passed one."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._endpoint.shown!r})"
 
 
-class HTTPTransport(EndpointTransport["httpx2.Client"], Transport):
+class HTTPTransport(EndpointTransport["httpx2.Client", "HTTPXClient"], Transport):
     """A transport that sends to an OpenAI-compatible endpoint, for blocking code.
 
     `base_url` (or PATHORS_BASE_URL) is the address before "/chat/completions"; without it,
@@ -80,27 +100,25 @@ class HTTPTransport(EndpointTransport["httpx2.Client"], Transport):
     and stays open; otherwise close the transport, or use it in a `with` statement.
     """
 
-    _client: "HTTPXClient"
-
-    def _connect(self) -> None:
+    def _connect(self) -> "HTTPXClient":
         from pathors_agent.transports.httpx_client import HTTPXClient
 
-        self._client = HTTPXClient(self._given, self._endpoint)
+        return HTTPXClient(self._given, self._endpoint)
 
     @contextmanager
     def send(self, request: Request) -> Generator[Response]:
         """Send the request, and retry it if necessary; the `with` block closes the answer."""
         if not self._policy.retries:
-            with self._client.send(request) as response:
+            with self._sender.send(request) as response:
                 yield response
             return
-        opened = self._policy.open(self._client.send, request)
+        opened = self._policy.open(self._sender.send, request)
         with opened.stack:
             yield opened.response
 
     def close(self) -> None:
         """Close the connections, unless they belong to a client that was passed in."""
-        self._client.close()
+        self._sender.close()
 
     def __enter__(self) -> Self:
         return self
@@ -119,20 +137,18 @@ class AsyncClients(Protocol):
         """Close the running loop's client, unless it belongs to the caller."""
 
 
-class AsyncEndpointTransport(EndpointTransport[ClientT_co], AsyncTransport):
+class AsyncEndpointTransport(EndpointTransport[ClientT_co, AsyncClients], AsyncTransport):
     """An `EndpointTransport` for async code."""
-
-    _clients: AsyncClients
 
     def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
         """As `HTTPTransport.send`."""
         if self._policy.retries:
-            return RetriedAnswer(self._policy, self._clients.send, request)
-        return self._clients.send(request)
+            return RetriedAnswer(self._policy, self._sender.send, request)
+        return self._sender.send(request)
 
     async def aclose(self) -> None:
         """Close the running loop's connections, unless they belong to a client passed in."""
-        await self._clients.aclose()
+        await self._sender.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,7 +160,7 @@ class AsyncEndpointTransport(EndpointTransport[ClientT_co], AsyncTransport):
 class AsyncHTTPTransport(AsyncEndpointTransport["httpx2.AsyncClient"]):
     """`HTTPTransport` for asyncio and trio; closed by `aclose` or `async with`."""
 
-    def _connect(self) -> None:
+    def _connect(self) -> AsyncClients:
         from pathors_agent.transports.httpx_client import AsyncHTTPXClients
 
-        self._clients = AsyncHTTPXClients(self._given, self._endpoint)
+        return AsyncHTTPXClients(self._given, self._endpoint)
