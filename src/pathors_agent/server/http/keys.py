@@ -105,7 +105,7 @@ def make_key(project: str, *, name: str = "") -> tuple[str, StoredKey]:
 
 
 def digest_of(text: str) -> str:
-    """The SHA-256 of a key; without a salt, for keys are random and must be found by it."""
+    """Return the SHA-256 of a key. It has no salt: keys are random, and are found by it."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
