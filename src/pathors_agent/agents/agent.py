@@ -97,7 +97,7 @@ def prepare_run(
 
     Nothing is performed yet, and nothing is appended to the conversation.
     """
-    conversation = conversation_of(given)
+    conversation = Conversation() if given is None else conversation_of(given)
     if session_id is not None:
         _refuse_other_session(conversation, session_id)
     answers = agent._answers

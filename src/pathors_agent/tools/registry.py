@@ -33,10 +33,6 @@ class _Entry(NamedTuple):
     context_parameter: str | None
 
 
-def _tool(given: GivenTool) -> Tool:
-    return read_definition(given) if isinstance(given, Mapping) else as_tool(given)
-
-
 def _checked(tool: Tool) -> _Entry:
     check_name(tool.name)
     parameters: object = tool.parameters
@@ -116,7 +112,10 @@ class ToolRegistry:
 
     def __init__(self, tools: Iterable[GivenTool] = ()) -> None:
         self._entries: dict[str, _Entry] = {}
-        self._add(_checked(_tool(given)) for given in tools)
+        self._add(
+            _checked(read_definition(given) if isinstance(given, Mapping) else as_tool(given))
+            for given in tools
+        )
 
     def _add(self, entries: Iterable[_Entry]) -> "ToolRegistry":
         for entry in entries:
@@ -189,7 +188,8 @@ class ToolRegistry:
         except ArgumentsRefused as refusal:
             return _failed(call, f"The arguments of {tool.name} {refusal}")
         except Exception as error:  # noqa: BLE001  (validators of the tool's author may raise anything)
-            return _failed(call, _unchecked(tool.name, error))
+            kind = type(error).__name__
+            return _failed(call, f"The arguments of {tool.name} could not be checked ({kind}).")
         if context_parameter is not None:
             kwargs[context_parameter] = ToolContext(context, session_id, call, key)
         return BoundCall(call, tool, kwargs)
@@ -205,10 +205,6 @@ class ToolRegistry:
 
 def _failed(call: ToolCall, text: str) -> ToolMessage:
     return ToolMessage(tool_call_id=call.id, content=cut(text, MAX_TEXT), outcome="error")
-
-
-def _unchecked(tool: str, error: Exception) -> str:
-    return f"The arguments of {tool} could not be checked ({type(error).__name__})."
 
 
 # - definitions of OpenAI's requests -

@@ -120,7 +120,7 @@ def _parts_content(tool: Tool, value: object, cap: "_Cap") -> tuple[ContentPart,
         raise Unsendable(f"more than {MAX_PARTS} content parts", "It should return fewer.")
     media = JSONWalk(MAX_MEDIA_CHARACTERS)
     parts = [part for item in items for part in _parts(tool, item, cap, media)]
-    return (*parts, *_noted(cap))
+    return (*parts, ContentPart(type="text", text=cap.note)) if cap.note else tuple(parts)
 
 
 def _parts(tool: Tool, item: object, cap: "_Cap", media: JSONWalk) -> Iterator[ContentPart]:
@@ -147,11 +147,6 @@ def _media_part(part: ContentPart, media: JSONWalk) -> ContentPart:
     kind = cut(whole_characters(part.type), 40)
     note = f"[left out: {kind}, too large; a result holds {MAX_MEDIA_CHARACTERS:,} characters]"
     return ContentPart(type="text", text=note)
-
-
-def _noted(cap: "_Cap") -> Iterator[ContentPart]:
-    if cap.note:
-        yield ContentPart(type="text", text=cap.note)
 
 
 # - the cap -

@@ -236,7 +236,10 @@ def call_tool(
             cancellation = cancellation or Cancellation()
             begin()
             run = partial(_run, bound, thread, seconds, cancellation=cancellation)
-            value = _retried(observed, bound, left, run, cancellation)
+            if bound.tool.retries is None:
+                value = run(left)
+            else:
+                value = _retried(observed, bound, left, run, cancellation)
             observed.message = result_message(bound, value)
         except ToolLoopError:
             raise
@@ -380,8 +383,6 @@ def _retried(
     run: Callable[[float | None], object],
     cancellation: Cancellation,
 ) -> object:
-    if bound.tool.retries is None:
-        return run(left)
     from tenacity import Retrying  # here: few tools need it
 
     remaining = partial(_remaining, left, time.monotonic())
