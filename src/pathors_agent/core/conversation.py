@@ -217,9 +217,13 @@ class Conversation:
             return tuple(self._messages)
         return (*self._messages, *self._batch.results_in_call_order())
 
-    def settled(self, start: int = 0) -> list[Message]:
-        """Copy the history from an index on, without the results of an open batch."""
-        return self._messages[start:]
+    @property
+    def settled(self) -> Sequence[Message]:
+        """The history without the results of an open batch. It grows with the conversation.
+
+        Unlike `messages` it is no copy, whose making takes time by the length of the history.
+        """
+        return self._messages
 
     @property
     def next_role(self) -> Role:

@@ -136,18 +136,20 @@ class Tally:
         self._uncounted: list[ToolCall] | None = None
         self._counts: Counter[tuple[str, str]] | None = None
 
-    def read(self, messages: Sequence[Message]) -> None:
-        """Count the messages that were added to the history.
+    def read(self, history: Sequence[Message]) -> None:
+        """Count the messages that were added to the history since the last call.
 
-        The results of a batch of calls are read once all of them are recorded.
+        The history has no results of an open batch: their order may still change.
         """
-        self.place += len(messages)
-        spoken = _last_spoken(messages)
-        if spoken is not None:
-            self._start()
-            messages = messages[spoken + 1 :]
-        for message in messages:
-            self._count_message(message)
+        start, self.place = self.place, len(history)
+        for place in range(self.place - 1, start - 1, -1):
+            message = history[place]
+            if isinstance(message, UserMessage) and not message.feedback:
+                self._start()
+                start = place + 1
+                break
+        for place in range(start, self.place):
+            self._count_message(history[place])
 
     def _count_message(self, message: Message) -> None:
         match message:
@@ -240,15 +242,6 @@ class Tally:
         if limits.repeats is not None and repetitions >= limits.repeats:
             return _not_run(f"this is call {repetitions} of {call.name} with the same arguments")
         return None
-
-
-def _last_spoken(messages: Sequence[Message]) -> int | None:
-    """Return the index of the last message of a user, or None."""
-    for place in range(len(messages) - 1, -1, -1):
-        message = messages[place]
-        if isinstance(message, UserMessage) and not message.feedback:
-            return place
-    return None
 
 
 def canonical_arguments(arguments: str) -> str:

@@ -226,13 +226,10 @@ class Run:
     @property
     def ended_by(self) -> EndedBy | None:
         """What ended the last answer early, or None."""
-        messages = self.conversation.messages
         if self._answers is not None:
-            return self._answers.ended_by(messages)
-        last = messages[-1] if messages else None
-        if not isinstance(last, AssistantMessage) or last.tool_calls:
-            return None
-        return last.ended_by
+            return self._answers.ended_by(self.conversation.messages)
+        answer = self._last_answer()
+        return None if answer is None else answer.ended_by
 
     @property
     def limit(self) -> str | None:
@@ -246,13 +243,16 @@ class Run:
     @property
     def answer(self) -> str | None:
         """The text of the answer, if the history ends with one that fits, or None."""
-        messages = self.conversation.messages
         if self._answers is not None:
-            return self._answers.answer(messages)
-        last = messages[-1] if messages else None
-        if not isinstance(last, AssistantMessage) or last.tool_calls:
-            return None
-        return last.text
+            return self._answers.answer(self.conversation.messages)
+        answer = self._last_answer()
+        return None if answer is None else answer.text
+
+    def _last_answer(self) -> AssistantMessage | None:
+        """Return the answer that the history ends with, unless it calls tools."""
+        history = self.conversation.settled
+        last = history[-1] if history else None
+        return last if isinstance(last, AssistantMessage) and not last.tool_calls else None
 
     def _is_answered(self) -> bool:
         if self._answers is None or self._final_tool is None:
@@ -279,7 +279,7 @@ class Run:
 
     def _counted(self) -> Tally:
         tally = self._tally
-        tally.read(self.conversation.settled(tally.place))
+        tally.read(self.conversation.settled)
         return tally
 
     def _limit(self) -> str | None:
