@@ -192,6 +192,16 @@ def test_texts_of_models_forge_no_lines(command: Command, database: str) -> None
         assert not any(line.startswith("run  approved") for line in shown.stdout.splitlines())
 
 
+def test_bounds_of_a_queue_are_replaced(command: Command, database: str) -> None:
+    both = command("limit", "main", "--total", "3", "--rate", "60")
+    none = command("limit", "main")
+
+    said = "The queue main allows 3 runs at once, 60 starts in a minute.\n"
+    assert (both.exit_code, both.stderr) == (0, said)
+    assert (none.exit_code, none.stderr) == (0, "The queue main has no bounds.\n")
+    assert command("limit", "main", "--total", "0").exit_code == 2
+
+
 def test_checked_call_is_no_longer_in_doubt(command: Command, database: str) -> None:
     work(database, "fine", start=("run",))
     with sqlite3.connect(database.removeprefix("sqlite:///")) as connection:
@@ -246,7 +256,7 @@ def test_wrong_values_are_refused_where_they_are_given(
     "name",
     [
         *("list", "show", "waiting", "approve", "deny", "answer"),
-        *("cancel", "resume", "delete", "doubts", "forget", "serve"),
+        *("cancel", "resume", "delete", "doubts", "forget", "limit", "serve"),
     ],
 )
 def test_help_names_the_exit_statuses(name: str) -> None:

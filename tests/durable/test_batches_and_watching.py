@@ -1,5 +1,6 @@
 """Batches from files, and what can be seen of runs: on the command line, and as a page."""
 
+import asyncio
 import json
 import os
 import re
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from pathors_agent import AsyncAgent, tool
+from pathors_agent.cli.app import app
 from pathors_agent.durable import (
     BatchRefused,
     DurableAgent,
@@ -197,5 +200,61 @@ def test_worker_takes_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
         assert worker.stderr.readline().startswith("takes runs from the queue q")
         worker.send_signal(signal.SIGTERM)
 
-        assert worker.stderr.read() == "stops; what runs may end\n"
+        assert worker.stderr.read() == "stops; runs have time to end\n"
     assert worker.returncode == 0
+
+
+def test_worker_carries_out_runs_of_several_agents_and_queues(tmp_path: Path) -> None:
+    (tmp_path / "my_agent.py").write_text(AGENT)
+    database = f"sqlite:///{tmp_path / 'runs.db'}"
+    line = [sys.executable, "-m", "pathors_agent", "worker", "--database", database]
+    for name in ("shop", "bank"):
+        line += ["--app", "my_agent:agent", "--name", name]
+    with subprocess.Popen(
+        [*line, "--queue", "day", "--queue", "night"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stderr is not None
+        began = {worker.stderr.readline().rpartition(" ")[0] for _ in range(4)}
+        said = asyncio.run(carried_out(database))
+        worker.send_signal(signal.SIGTERM)
+        worker.stderr.read()
+
+    assert began == {
+        f"takes runs from the queue {queue}, for {name}"
+        for queue in ("day", "night")
+        for name in ("shop", "bank")
+    }
+    assert set(said) == {("shop", "day"), ("shop", "night"), ("bank", "day"), ("bank", "night")}
+    assert all("2 + 2" in text for text in said.values())
+    assert worker.returncode == 0
+
+
+async def carried_out(database: str) -> dict[tuple[str, str], str]:
+    """Store a run for each agent in each queue; return the answers."""
+    said = {}
+    for name in ("shop", "bank"):
+        for queue in ("day", "night"):
+            agent: AsyncAgent[str] = AsyncAgent(AsyncScriptedTransport())
+            durable = DurableAgent(agent, database=database, name=name, queue=queue)
+            async with durable:
+                handle = await durable.start("What is 2 + 2?", id=queue)
+                said[name, queue] = (await handle.result()).output
+    return said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--app a:b --app c:d", "give each --app its own --name: 2 and 0 were given"),
+        ("--app a:b --name x --name y", "give each --app its own --name: 1 and 2 were given"),
+        ("--app a:b --name x --app c:d --name x", "--name x: two agents of one worker"),
+    ],
+)
+def test_agents_without_names_of_their_own_are_refused(arguments: str, said: str) -> None:
+    shown = CliRunner().invoke(app, ["worker", "--queue", "q", *arguments.split()])
+
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith(f"error: {said}")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pathors_agent.agents.agent import AsyncAgent
-from pathors_agent.cli.output import INTERRUPTED, data_folder, fail, write_note
+from pathors_agent.cli.output import INTERRUPTED, WRONG_USAGE, data_folder, fail, write_note
 from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.durable import (
     DurableAgent,
@@ -32,7 +33,7 @@ _SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A durable agent, as the options describe it."""
+    """A durable agent as the options describe it."""
 
     app: str
     name: str
@@ -42,7 +43,7 @@ class Made:
     retention: timedelta | None = None
 
     def durable(self) -> DurableAgent[Any]:
-        """Make it."""
+        """Return the durable agent."""
         return DurableAgent(
             load_agent(self.app),
             database=database_url(self.database),
@@ -53,8 +54,22 @@ class Made:
         )
 
 
+def agents_of(apps: Sequence[str], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each agent's name with the app that makes it."""
+    if not names and len(apps) == 1:
+        names = ("agent",)
+    if len(names) != len(apps):
+        fail(
+            f"give each --app its own --name: {len(apps)} and {len(names)} were given", WRONG_USAGE
+        )
+    for name in names:
+        if names.count(name) > 1:
+            fail(f"--name {name}: two agents of one worker must have different names", WRONG_USAGE)
+    return list(zip(names, apps, strict=True))
+
+
 def database_url(given: str | None) -> str:
-    """Give the database that was asked for, or that of the data folder."""
+    """Return the given database, or the one of the data folder."""
     return given or f"sqlite:///{(data_folder() / 'runs.db').resolve()}"
 
 
@@ -72,12 +87,12 @@ def load_agent(app: str) -> AsyncAgent[Any]:
         fail(f"--app {app}: the module has no {name!r}", 2)
     made = found if isinstance(found, AsyncAgent) else found()
     if not isinstance(made, AsyncAgent):
-        fail(f"--app {app}: is no AsyncAgent, and makes none", 2)
+        fail(f"--app {app}: is not an AsyncAgent, and does not return one", 2)
     return made
 
 
 async def work(
-    made: Made, *, concurrency: int, total: int | None, rate: int | None, has_notes: bool
+    made: Sequence[Made], *, concurrency: int, total: int | None, rate: int | None, has_notes: bool
 ) -> None:
     """Carry out runs until a signal; a second one ends the process at once."""
     note = write_note if has_notes else lambda _text: None
@@ -96,11 +111,23 @@ async def work(
     # Not the event loop's own handlers: a tool may block it.
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, stop)
-    async with made.durable() as durable:
-        async with durable.working(concurrency=concurrency, total=total, rate=_per_minute(rate)):
-            note(f"takes runs from the queue {made.queue}, for code {durable.version}")
+
+    async def carry_out(each: Made, durable: DurableAgent[Any]) -> None:
+        working = durable.working(concurrency=concurrency, total=total, rate=per_minute(rate))
+        async with working:
+            note(f"takes runs from the queue {each.queue}, for {each.name} {durable.version}")
             await ended.wait()
-            note("stops; what runs may end")
+
+    async with AsyncExitStack() as stack:
+        opened = [(each, await stack.enter_async_context(each.durable())) for each in made]
+        tasks = [asyncio.create_task(carry_out(*each)) for each in opened]
+        stopping = asyncio.create_task(ended.wait())
+        await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+        ended.set()  # also if one of them failed
+        note("stops; runs have time to end")
+        await asyncio.wait([*tasks, stopping])
+        for task in tasks:
+            task.result()
 
 
 async def batch(
@@ -113,14 +140,14 @@ async def batch(
     rate: int | None,
     works: bool,
 ) -> int:
-    """Run a file's lines; give how many failed."""
+    """Run the lines of a file; return how many failed."""
     text = await anyio.Path(source).read_text(encoding="utf-8")
     lines = read_batch(text.splitlines())
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]} failed"))
     async with AsyncExitStack() as stack:
         durable = await stack.enter_async_context(made.durable())
         if works:
-            working = durable.working(concurrency=concurrency, rate=_per_minute(rate))
+            working = durable.working(concurrency=concurrency, rate=per_minute(rate))
             await stack.enter_async_context(working)
         bar = stack.enter_context(
             Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
@@ -136,5 +163,6 @@ async def batch(
     return sum("error" in result for result in results)
 
 
-def _per_minute(rate: int | None) -> tuple[int, float] | None:
+def per_minute(rate: int | None) -> tuple[int, float] | None:
+    """Return a rate of runs in a minute as `DurableAgent` takes it."""
     return None if rate is None else (rate, _SECONDS)

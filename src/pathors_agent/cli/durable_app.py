@@ -40,8 +40,9 @@ App = Annotated[
     ),
 ]
 Name = Annotated[str, typer.Option(metavar="NAME", help="The agent's name in the database.")]
-Queue = Annotated[str, typer.Option(metavar="NAME", help="The queue to take runs from.")]
-Concurrency = Annotated[int, typer.Option(min=1, metavar="N", help="How many runs at once.")]
+Concurrency = Annotated[
+    int, typer.Option(min=1, metavar="N", help="How many runs at once, in this process.")
+]
 Rate = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="How many runs may start in a minute.")
 ]
@@ -56,9 +57,26 @@ def register(app: typer.Typer) -> None:
 
 def worker(
     *,
-    app: App,
-    queue: Queue,
-    name: Name = "agent",
+    app: Annotated[
+        list[str],
+        typer.Option(
+            metavar="MODULE:OBJECT",
+            help="The AsyncAgent, or a function without arguments that makes it. Can be repeated,"
+            " with a --name for each.",
+        ),
+    ],
+    queue: Annotated[
+        list[str],
+        typer.Option(metavar="NAME", help="The queue to take runs from. Can be repeated."),
+    ],
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="The agent's name in the database: agent unless given. Repeat it in the order of"
+            " --app.",
+        ),
+    ] = None,
     database: Database = None,
     concurrency: Concurrency = 10,
     total: Annotated[
@@ -86,22 +104,27 @@ def worker(
         bool, typer.Option("--log-json", help="Write the lines on standard error as JSON.")
     ] = False,
 ) -> None:
-    """Carry out the durable runs of a queue until SIGTERM or Ctrl-C.
+    """Carry out the durable runs of agents and queues until SIGTERM or Ctrl-C.
 
+    Every agent takes runs from every queue, and --concurrency is for each agent and queue.
     Running runs then have 20 seconds to end; other workers continue the rest. Problems are written
     to standard error, without contents; --log writes every event.
     """
     with reporting():
         from pathors_agent.cli import durable as commands
 
-        made = commands.Made(
-            app,
-            name=name,
-            database=database,
-            queue=queue,
-            version=app_version,
-            retention=retention,
-        )
+        made = [
+            commands.Made(
+                module,
+                name=agent,
+                database=database,
+                queue=each,
+                version=app_version,
+                retention=retention,
+            )
+            for agent, module in commands.agents_of(app, name or ())
+            for each in dict.fromkeys(queue)
+        ]
         log_to_stderr(everything=log, as_json=log_json)
         working = commands.work(
             made, concurrency=concurrency, total=total, rate=rate, has_notes=not log_json

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from pathors_agent.cli.durable import database_url
+from pathors_agent.cli.durable import database_url, per_minute
 from pathors_agent.cli.output import (
     fail,
     log_to_stderr,
@@ -195,6 +195,18 @@ async def list_doubts(database: str | None, *, as_json: bool) -> None:
     write_table(
         ("agent", "run", "effect", "tool", "call", "key"), rows, empty="No calls are in doubt."
     )
+
+
+async def limit_queue(
+    database: str | None, queue: str, *, total: int | None, rate: int | None
+) -> None:
+    """Replace the bounds of a queue."""
+    async with operating(database_url(database)) as operator:
+        await operator.limit_queue(queue, total=total, rate=per_minute(rate))
+    bounds = [f"{total} runs at once"] if total is not None else []
+    bounds += [f"{rate} starts in a minute"] if rate is not None else []
+    allowed = f"allows {', '.join(bounds)}" if bounds else "has no bounds"
+    write_note(f"The queue {queue} {allowed}.")
 
 
 async def forget_doubt(

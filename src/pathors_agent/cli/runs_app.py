@@ -393,6 +393,30 @@ def answer_call(
     )
 
 
+@runs.command("limit", epilog=EXIT_STATUS)
+def limit_queue(
+    queue: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue's name.")],
+    *,
+    total: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many runs at once, on all workers."),
+    ] = None,
+    rate: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many runs may start in a minute."),
+    ] = None,
+    database: Database = None,
+) -> None:
+    """Replace the bounds of a queue; an option that is left out removes its bound.
+
+    Running workers follow at once.
+    """
+    with reporting():
+        from pathors_agent.cli import runs as commands
+
+        asyncio.run(commands.limit_queue(database, queue, total=total, rate=rate))
+
+
 @runs.command("doubts", epilog=EXIT_STATUS)
 def list_doubts(*, database: Database = None, as_json: AsJSON = False) -> None:
     """List calls that began and have no known result."""

@@ -19,7 +19,7 @@ from pathors_agent.durable.run_list import (
     RunPage,
     RunSummary,
 )
-from pathors_agent.durable.tables import DoubtfulCall
+from pathors_agent.durable.tables import Bounds, DoubtfulCall, Rate
 from pathors_agent.durable.timeline import Timeline, as_json, read_timeline
 from pathors_agent.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message, ToolCall
@@ -98,6 +98,11 @@ class Operator:
     async def forget_doubt(self, call: DoubtfulCall) -> bool:
         """Remove a call in doubt after a person has checked it."""
         return await asyncio.to_thread(self._durable.runs.tables.forget_doubt, call)
+
+    async def limit_queue(self, queue: str, *, total: int | None, rate: Rate | None) -> None:
+        """Replace the bounds of a queue."""
+        bounds = Bounds(total=total, rate=rate)
+        await asyncio.to_thread(self._durable.runs.tables.set_bounds, queue, bounds)
 
     async def waiting_run(self, run_id: str, agent: str | None) -> RunSummary:
         """Return a suspended run; raise `RunExists` if it waits for nothing."""
