@@ -1,4 +1,4 @@
-"""What a run owes follows from the history alone, and is the same on every replay."""
+"""The pending effects of a run follow from the history alone, and are the same on every replay."""
 
 from collections.abc import Iterator, Mapping
 from itertools import permutations
