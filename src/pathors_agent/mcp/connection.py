@@ -4,8 +4,8 @@ The connection lives in a task of its own, so that any task may open it, call to
 """
 
 import math
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -19,6 +19,7 @@ from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 from mcp.types import REQUEST_TIMEOUT, CallToolResult, ToolListChangedNotification
 from mcp.types import Tool as ListedTool
 
+from pathors_agent.agents.perform.calls import with_reports
 from pathors_agent.agents.perform.tasks import LoopTask, Unanswered
 from pathors_agent.errors import ToolError, WrongEventLoop, named_error
 from pathors_agent.mcp.content import Refused
@@ -158,27 +159,20 @@ class Connection:
         The call is repeated if the server cannot have received it.
         """
         self._refuse_other_loop()
-        send, receive = anyio.create_memory_object_stream[Progress](MAX_WAITING_PROGRESS)
 
-        async def report(progress: float, total: float | None, message: str | None) -> None:
-            given = {"progress": progress, "total": total, "message": message}
-            with suppress(anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                send.send_nowait(Progress({k: v for k, v in given.items() if v is not None}))
+        async def call(report: Callable[[Progress], Awaitable[None]]) -> CallToolResult:
+            async def on_progress(
+                progress: float, total: float | None, message: str | None
+            ) -> None:
+                fields = {"progress": progress, "total": total, "message": message}
+                await report(Progress({k: v for k, v in fields.items() if v is not None}))
 
-        async def perform() -> CallToolResult:
-            with send:
-                return await self._call(name, arguments, report)
+            return await self._call(name, arguments, on_progress)
 
-        # In a task of its own, because an async generator must not yield inside a task group.
-        task = LoopTask(perform)
-        task.start()
-        try:
-            with receive:
-                async for progress in receive:
-                    yield progress
-        finally:
-            await task.stop(math.inf)
-        yield task.result()
+        items = with_reports(call, waiting=MAX_WAITING_PROGRESS, drops=True)
+        async with aclosing(items):
+            async for item in items:
+                yield item
 
     async def _call(
         self, name: str, arguments: dict[str, Any], report: "_OnProgress"

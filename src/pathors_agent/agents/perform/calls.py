@@ -51,6 +51,7 @@ MAX_ERROR_CHARACTERS = 2_000
 MAX_WAITING_REPORTS = 16
 
 T = TypeVar("T")
+ReportT = TypeVar("ReportT")
 
 ReportDelta = Callable[[ToolProgressDelta], Awaitable[None]]
 
@@ -165,18 +166,27 @@ def _with_notes(message: ToolMessage, effect: CallTool, bindings: Bindings) -> T
 
 
 async def with_reports(
-    work: Callable[[ReportDelta], Awaitable[T]],
-) -> AsyncGenerator[ToolProgressDelta | T, None]:
+    work: Callable[[Callable[[ReportT], Awaitable[None]]], Awaitable[T]],
+    *,
+    waiting: int = MAX_WAITING_REPORTS,
+    drops: bool = False,
+) -> AsyncGenerator[ReportT | T, None]:
     """Do work that reports; yield the reports as they come, and its value last.
 
     The work is done in a task of its own, because nothing may be yielded inside a task group.
-    Closing the generator early cancels the task, and waits for its end.
+    Closing the generator early cancels the task, and waits for its end. When more than `waiting`
+    reports wait for their reader, the work waits, too; with `drops` new reports are dropped.
     """
-    send, receive = anyio.create_memory_object_stream[ToolProgressDelta](MAX_WAITING_REPORTS)
+    send, receive = anyio.create_memory_object_stream[ReportT](waiting)
 
-    async def report(delta: ToolProgressDelta) -> None:
-        with suppress(anyio.BrokenResourceError):  # the reader has left
-            await send.send(delta)
+    async def report(item: ReportT) -> None:
+        # The reader has left, or the work has ended.
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            if not drops:
+                await send.send(item)
+                return
+            with suppress(anyio.WouldBlock):
+                send.send_nowait(item)
 
     async def working() -> T:
         with send:
@@ -186,8 +196,8 @@ async def with_reports(
     task.start()
     try:
         with receive:
-            async for delta in receive:
-                yield delta
+            async for item in receive:
+                yield item
     finally:
         await task.stop(inf)
     yield task.result()
