@@ -1,7 +1,7 @@
-"""The least that reading a stream can cost in Python: split, decode what is needed, append.
+"""The least that reading a stream can cost in Python.
 
-It believes everything that it is sent: it knows no errors, no odd line ends, no limits, and gives
-nothing out before the end.
+`read` splits, decodes the needed fields and appends; `decode` only splits and decodes. Both trust their
+input: they handle no errors, no other line ends and no limits, and return nothing before the end.
 """
 
 from collections.abc import Sequence
@@ -57,3 +57,15 @@ def read(reads: Sequence[bytes], *, event_end: bytes = b"\n\n") -> Answer:
                             call[1].append(piece.function.arguments)
     found = tuple((name, "".join(parts)) for name, parts in calls.values())
     return Answer("".join(text), found)
+
+
+def decode(reads: Sequence[bytes], answer: Answer) -> Answer:
+    """Split and decode only; return `answer`, which is not read from the stream."""
+    decode = msgspec.json.Decoder(Chunk).decode
+    rest = b""
+    for data in reads:
+        *events, rest = (rest + data).split(b"\n\n")
+        for event in events:
+            if event.startswith(b"data: {"):
+                decode(event[6:])
+    return answer

@@ -15,6 +15,7 @@ from benchmarks.rounds import Contender, Timings, measure
 NAME = "stream_path"
 
 FLOOR = "floor (msgspec)"
+DECODE = "floor that only splits and decodes"
 READER = "pathors_agent reader"
 PUBLIC = ours.PublicAPI.name
 CREATE = "openai create"
@@ -64,7 +65,7 @@ def bodies(settings: Settings) -> dict[str, bytes]:
     }
 
 
-# - T1, T2, T3
+# - T1, T1b, T2, T3
 
 GOALS = {
     ("text", "1 event"): ("T1", 1.35),
@@ -80,6 +81,7 @@ GOALS = {
     ("text", "1 KB"): ("-", None),
     ("text", "64 KB"): ("-", None),
 }
+DECODE_GOAL = 1.35
 
 
 def _reader_beside_floor(settings: Settings, streams: dict[str, bytes]) -> Measured:
@@ -91,9 +93,14 @@ def _reader_beside_floor(settings: Settings, streams: dict[str, bytes]) -> Measu
             FLOOR: partial(floor.read, case.reads, event_end=event_end),
             READER: partial(ours.read, case.reads),
         }
+        if target == "T1":
+            contenders[DECODE] = partial(floor.decode, case.reads, answer_in(case.body))
         timings = _measure(case, contenders, rounds=settings.rounds_of_fast)
         what = f"reader / floor: {case.name}"
         measured.rows.append(Row(target, what, timings.ratio(READER, FLOOR), goal))
+        if DECODE in timings:
+            what = f"reader / {DECODE}: {case.name}"
+            measured.rows.append(Row("T1b", what, timings.ratio(READER, DECODE), DECODE_GOAL))
     return measured
 
 
