@@ -1,1 +1,1 @@
-"""The wire format, both ways: bytes to messages, messages to bytes. Pure."""
+"""The wire format in both directions: events, chunks, answers and requests. Pure."""
