@@ -81,17 +81,17 @@ def join(stored: Sequence[Message], given: Sequence[Message], own_tools: Iterabl
         applied = given[:system] or stored[:lead]
         return Joined((*applied, *stored[lead:]), keep, system, given[system:])
     calls = _Calls(stored, frozenset(own_tools))
-    known, told = calls.stored_entries(), calls.given_entries(given, system)
+    known, sent = calls.stored_entries(), calls.given_entries(given, system)
     if not known:
         start = system if lead else 0
-    elif (matched := _tail(known, told)) is not None:
-        start = _next_place(told, matched, len(given))
-    elif not _has_answer(told):
+    elif (matched := _tail(known, sent)) is not None:
+        start = _next_place(sent, matched, len(given))
+    elif not _has_answer(sent):
         start = system
     else:
-        known_count, told_count = _rewound(known, told)
-        keep = _next_place(known, known_count, len(stored))
-        start = _next_place(told, told_count, len(given))
+        stored_count, sent_count = _rewound(known, sent)
+        keep = _next_place(known, stored_count, len(stored))
+        start = _next_place(sent, sent_count, len(given))
     applied = given[:system] if system and start else stored[:lead]
     return Joined((*applied, *stored[lead:keep]), keep, start, given[start:])
 
@@ -218,16 +218,16 @@ def _has_answer(entries: Iterable[_Entry]) -> bool:
     return any(entry.role == "assistant" for entry in entries)
 
 
-def _tail(known: Sequence[_Entry], told: Sequence[_Entry]) -> int | None:
+def _tail(known: Sequence[_Entry], sent: Sequence[_Entry]) -> int | None:
     """Return how many of a request's entries the session holds if they end as the session does."""
-    if known[-1].role == "user" and not _has_answer(told):
+    if known[-1].role == "user" and not _has_answer(sent):
         return None  # the last answer was empty: the same question again is a new one
     last = len(known) - 1
-    ends = (end for end in range(len(told), 0, -1) if _consumed(told[end - 1], known, last, -1))
-    return next((end for end in islice(ends, _MOST_ENDS) if _ends_alike(known, told, end)), None)
+    ends = (end for end in range(len(sent), 0, -1) if _consumed(sent[end - 1], known, last, -1))
+    return next((end for end in islice(ends, _MOST_ENDS) if _ends_alike(known, sent, end)), None)
 
 
-def _ends_alike(known: Sequence[_Entry], told: Sequence[_Entry], end: int) -> bool:
+def _ends_alike(known: Sequence[_Entry], sent: Sequence[_Entry], end: int) -> bool:
     """Return True if the session ends as the request's entries before `end` do.
 
     They are compared back to the beginning of either, or at least to the session's previous answer:
@@ -236,7 +236,7 @@ def _ends_alike(known: Sequence[_Entry], told: Sequence[_Entry], end: int) -> bo
     at = len(known) - 1
     has_answer = known[-1].role != "user"
     for index in range(end - 1, -1, -1):
-        count = _consumed(told[index], known, at, -1)
+        count = _consumed(sent[index], known, at, -1)
         if not count:
             return False
         at -= count
@@ -245,22 +245,22 @@ def _ends_alike(known: Sequence[_Entry], told: Sequence[_Entry], end: int) -> bo
     return True
 
 
-def _rewound(known: Sequence[_Entry], told: Sequence[_Entry]) -> tuple[int, int]:
+def _rewound(known: Sequence[_Entry], sent: Sequence[_Entry]) -> tuple[int, int]:
     """Return how many entries of session and request begin alike, up to an answered question."""
     best: tuple[int, int] | None = None
     at, index = 0, 0
     open_calls: set[str] = set()
-    while index < len(told) and at < len(known):
-        count = _consumed(told[index], known, at, 1)
+    while index < len(sent) and at < len(known):
+        count = _consumed(sent[index], known, at, 1)
         if not count:
             break
-        open_calls |= told[index].calls
-        open_calls.discard(told[index].answers)
+        open_calls |= sent[index].calls
+        open_calls.discard(sent[index].answers)
         at, index = at + count, index + 1
-        if not open_calls and told[index - 1].role in ("assistant", "tool"):
+        if not open_calls and sent[index - 1].role in ("assistant", "tool"):
             best = at, index
     if best is None:
-        raise _mismatch(told[min(index, len(told) - 1)])
+        raise _mismatch(sent[min(index, len(sent) - 1)])
     return best
 
 

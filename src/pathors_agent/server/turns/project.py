@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.core.limits import Limits
@@ -120,10 +120,6 @@ class Project:
         if self.instructions is None:
             return None
         return _VARIABLE.sub(lambda found: _inserted(found, variables), self.instructions)
-
-    def with_limits(self, **limits: Any) -> "Project":
-        """Return the same project with other limits."""
-        return replace(self, limits=replace(self.limits, **limits))
 
 
 def _inserted(found: "re.Match[str]", variables: Mapping[str, JSONValue]) -> str:
