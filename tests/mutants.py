@@ -244,7 +244,7 @@ MUTANTS = [
         "a durable run runs again what a crash cut off",
         "promise 3",
         at="settle",
-        old="    if bound.tool.reconcile is None:\n        return _unknown(bound)\n",
+        old="    if bound.tool.reconcile is None:\n        return unknown\n",
         new="    if bound.tool.reconcile is None:\n        return None\n",
         tests=("test_run_killed_anywhere_ends_as_the_run_that_never_was[sqlite]",),
     ),
@@ -342,9 +342,9 @@ MUTANTS = [
     Mutant(
         "a turn is stored without its last message",
         "promise 9",
-        at="Turn._run_alone",
-        old="added = [m for m in conversation.messages if id(m) not in before]",
-        new="added = [m for m in conversation.messages if id(m) not in before][:-1]",
+        at="_added",
+        old="if id(message) not in known]",
+        new="if id(message) not in known][:-1]",
         tests=("test_session_is_continued_by_header",),
     ),
     Mutant(
@@ -377,8 +377,8 @@ MUTANTS = [
     Mutant(
         "another body under the same key gets the old answer",
         "promise 12, idempotency",
-        at="_begun",
-        old="if record.body_digest != body_digest:",
+        at="HeldSession._begun",
+        old="if record.body_digest != turn.body_digest:",
         new="if not record.body_digest:",
         tests=("test_other_body_with_the_same_key_is_refused",),
     ),
