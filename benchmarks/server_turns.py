@@ -34,7 +34,7 @@ NEEDED = ("fastapi", "sqlalchemy", "psycopg")
 PATH = "/v1/projects/bench/chat/completions"
 QUESTION, ANSWER = "What is the weather in Paris?", "It is sunny, and 20 degrees."
 
-TURNS = 100
+TURNS = 50
 LONG, SHORT = 5_000, 10
 # So that nothing but the turns takes time.
 MANY = 1_000_000

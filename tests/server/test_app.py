@@ -20,7 +20,15 @@ from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project, ServerSettings, create_app, make_key
 from pathors_agent.server.http.keys import KNOWN_SECONDS
-from pathors_agent.stores import Lease, MemoryStore, RequestId, Session, Store, StoredKey
+from pathors_agent.stores import (
+    Lease,
+    MemoryStore,
+    OpenedSession,
+    RequestId,
+    Session,
+    Store,
+    StoredKey,
+)
 from pathors_agent.testing import AsyncScriptedTransport, answer
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
 
@@ -321,7 +329,46 @@ def test_turn_whose_session_is_taken_over_ends_though_its_model_is_silent() -> N
     settings = ServerSettings(lease_seconds=0.3)
     waiting = Project(id="demo", transport=NeverAnswers())
     with live(waiting, settings=settings, store=KeepsNoLease()) as server:
-        assert server.complete("Hi").status_code == 409
+        assert server.complete("Hi", session="s1").status_code == 409
+
+
+class Transactions(MemoryStore):
+    """A store that records the transactions of turns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    async def open_session(self, *names: str, **more: Any) -> OpenedSession | None:
+        self.names.append("open")
+        return await super().open_session(*names, **more)
+
+    async def save_turn(self, *values: Any, **more: Any) -> Session:
+        self.names.append("save")
+        return await super().save_turn(*values, **more)
+
+    async def drop_lease(self, lease: Lease) -> None:
+        self.names.append("drop")
+        await super().drop_lease(lease)
+
+
+@pytest.mark.parametrize(
+    ("asked", "transactions"),
+    [
+        ({}, ["save"]),
+        ({"stream": True}, ["open", "save"]),
+        ({"session": "s1"}, ["open", "save"]),
+        ({"headers": {"Idempotency-Key": "k"}}, ["open", "save"]),
+    ],
+)
+def test_turn_takes_a_lease_only_if_another_request_can_know_its_session(
+    asked: dict[str, Any], transactions: list[str]
+) -> None:
+    store = Transactions()
+    with live(project("one"), store=store) as server:
+        assert server.complete("Hi", **asked).status_code == 200
+
+    assert [name for name in store.names if name != "drop"] == transactions
 
 
 def test_request_whose_session_was_taken_over_is_left_to_who_answers_it() -> None:

@@ -141,13 +141,19 @@ class Lease:
     """The exclusive right to write a session for a limited time.
 
     `fence` is a fencing token: each lease of a session has a larger one than the lease before, and
-    the store rejects writes with an older one.
+    the store rejects writes with an older one. It is 0 for a session whose id only the caller
+    knows: `save_turn` creates the session with it if the id has neither a session nor a lease.
     """
 
     project: str
     session_id: str
     holder: str
     fence: int
+
+    @classmethod
+    def of_secret_id(cls, project: str, session_id: str) -> Self:
+        """Return a lease for a session whose id was made up just now; the store has none for it."""
+        return cls(project=project, session_id=session_id, holder="", fence=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

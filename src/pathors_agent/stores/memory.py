@@ -350,7 +350,11 @@ class MemoryStore(Store):
         live = self._live.get((lease.project, lease.session_id))
         found = None if live is None else (live.incarnation, len(live.messages))
         wanted = None if seen is None else (seen.incarnation, seen.revision)
-        if self._held(lease) is None or found != wanted:
+        if lease.fence == 0:  # the session's id is new
+            is_held = live is None and (lease.project, lease.session_id) not in self._leases
+        else:
+            is_held = self._held(lease) is not None
+        if not is_held or found != wanted:
             raise _changed(lease)
         return live
 

@@ -72,6 +72,7 @@ _TAKE_LEASE = (
 _DELETE_EXPIRED_LEASE = leases.delete().where(*_OF_SESSION, is_over(leases))
 _KEEP_LEASE = leases.update().where(_THIS_LEASE).values(until=_UNTIL, span=_SPAN)
 _DROP_LEASE = leases.delete().where(_THIS_LEASE)
+_ANY_LEASE = select(leases.c.fence).where(*_OF_SESSION)
 # In a transaction that writes, the lease is locked or deleted: no other process can take it over
 # until the transaction has ended.
 _LOCK_LEASE = select(leases.c.fence).where(_THIS_LEASE).with_for_update()
@@ -190,6 +191,8 @@ def save(
     """Add the messages of a turn. Raise `SessionConflict` if the session is not as it was seen."""
     if not _is_held(connection, lease, drop=drop):
         raise _conflict(lease)
+    if lease.fence == 0:
+        seen = None
     kept = 0 if seen is None else seen.revision if keep is None else keep
     grown = (
         sql_sessions.insert_session(connection, lease.project, lease.session_id, texts=texts)
@@ -213,6 +216,9 @@ def save(
 
 
 def _is_held(connection: Connection, lease: Lease, *, drop: bool) -> bool:
+    if lease.fence == 0:  # the session's id is new
+        of_session = {"project": lease.project, "session_id": lease.session_id}
+        return connection.value(_ANY_LEASE, **of_session) is None
     if drop:
         return drop_lease(connection, lease)
     return connection.value(_LOCK_LEASE, **_named(lease)) is not None

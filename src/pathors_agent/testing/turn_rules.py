@@ -295,6 +295,22 @@ async def _store_checks_itself(trial: Trial) -> None:
     await trial.store.check()
 
 
+async def _new_ids_need_no_lease(trial: Trial) -> None:
+    """A session with a new id must be created without a lease in the store."""
+    store, lease = trial.store, Lease.of_secret_id(trial.project, trial.id)
+    saved = await store.save_turn(lease, HELLO, seen=None, drop=True)
+    same = await trial.seen() == saved and saved.messages == HELLO
+    require("a session with a new id must be created without a lease in the store", holds=same)
+    for seen in (None, saved):
+        again = store.save_turn(lease, HELLO, seen=seen, drop=True)
+        conflict = "a session that exists must not be written without a lease"
+        await require_error(conflict, SessionConflict, again)
+    held = Lease.of_secret_id(trial.project, f"{trial.id}-held")
+    await trial.lease(held.session_id)
+    conflict = "a session that another holder has leased must not be created without a lease"
+    await require_error(conflict, SessionConflict, store.save_turn(held, HELLO, seen=None))
+
+
 TURN_RULES: tuple[Rule, ...] = (
     _turns_are_saved,
     _stale_turns_are_refused,
@@ -312,4 +328,5 @@ TURN_RULES: tuple[Rule, ...] = (
     _stale_notes_are_refused,
     _first_turns_of_ended_sessions_are_refused,
     _store_checks_itself,
+    _new_ids_need_no_lease,
 )

@@ -255,7 +255,7 @@ class TurnRun:
                 await journal.keep_undelivered(turn.request_digest, text, grown)
         has_notes = journal is not None or turn.lifetime == "durable"
         # From here on the transaction decides whether the lease is valid, and drops it.
-        self.held.lease = None
+        held, self.held.lease = self.held.lease, None
         try:
             await self._store.save_turn(
                 lease,
@@ -268,7 +268,7 @@ class TurnRun:
                 turn=turn.identity(seen) if has_notes else None,
             )
         except BaseException:
-            self.held.lease = lease
+            self.held.lease = held
             raise
         emit(
             "turn_served",

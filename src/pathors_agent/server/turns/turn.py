@@ -90,6 +90,15 @@ class Turn:
         return self.lifetime != "client"
 
     @property
+    def has_secret_id(self) -> bool:
+        """Whether only this server knows the session's id until the turn is stored.
+
+        The turn needs no lease then. A stream tells the id at its start, and tools may tell it.
+        """
+        is_new = self.request.session_id is None and self.request_id is None
+        return is_new and not self.request.stream and not self.project.own_tools
+
+    @property
     def is_named(self) -> bool:
         """Whether the client sent an Idempotency-Key."""
         return self.request_id is not None and " " not in self.request_id.name
@@ -238,6 +247,10 @@ class HeldSession:
     async def session(self) -> AsyncGenerator[OpenedSession]:
         """Hold the session against other turns. Raise a 409 `Problem` if it stays busy."""
         turn = self._turn
+        if turn.has_secret_id:
+            lease = Lease.of_secret_id(turn.caller.space, turn.session_id)
+            yield OpenedSession(lease=lease, session=None)
+            return
         async with AsyncExitStack() as stack:
             try:
                 wait = turn.services.settings.session_wait_seconds
