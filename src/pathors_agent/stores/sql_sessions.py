@@ -8,9 +8,7 @@ from uuid import uuid4
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Integer,
     ScalarSelect,
-    String,
     Text,
     bindparam,
     case,
@@ -21,23 +19,24 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.stores.base import Page, Session, SessionSummary
 from pathors_agent.stores.database import Connection
 from pathors_agent.stores.tables import (
     clock,
+    joined,
+    json_numbers,
     leases,
     messages,
     notes,
+    position,
     read_optional_time,
     read_time,
     requests,
     sessions,
     statement_time,
+    text_bytes,
 )
 from pathors_agent.stores.texts import joined_text, json_text, same_values, searchable
 
@@ -56,87 +55,6 @@ _THIS = (
 )
 
 
-# - functions of SQL -
-
-
-class joined_in_order(FunctionElement[str]):  # noqa: N801  (reads as a function of SQL)
-    """Texts in the order of a number, joined by a separator."""
-
-    name = "joined_in_order"
-    type = String()
-    inherit_cache = True
-
-
-@compiles(joined_in_order, "postgresql")
-def _joined_by_postgresql(element: joined_in_order, compiler: SQLCompiler, **kw: Any) -> str:
-    joined, separator, order = (compiler.process(part, **kw) for part in element.clauses)
-    return f"string_agg({joined}, {separator} ORDER BY {order})"
-
-
-@compiles(joined_in_order, "sqlite")
-def _joined_by_sqlite(element: joined_in_order, compiler: SQLCompiler, **kw: Any) -> str:
-    # In the order of the subquery: ORDER BY in an aggregate came with SQLite 3.44.
-    joined, separator, _ = (compiler.process(part, **kw) for part in element.clauses)
-    return f"group_concat({joined}, {separator})"
-
-
-class position(FunctionElement[int]):  # noqa: N801  (reads as a function of SQL)
-    """The position of the second text in the first in characters; 0 if it is not in it."""
-
-    name = "position"
-    type = Integer()
-    inherit_cache = True
-
-
-@compiles(position, "postgresql")
-def _position_by_postgresql(element: position, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"strpos({compiler.process(element.clauses, **kw)})"
-
-
-@compiles(position, "sqlite")
-def _position_by_sqlite(element: position, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"instr({compiler.process(element.clauses, **kw)})"
-
-
-class text_bytes(FunctionElement[int]):  # noqa: N801  (reads as a function of SQL)
-    """The bytes of a text in UTF-8."""
-
-    name = "text_bytes"
-    type = BigInteger()
-    inherit_cache = True
-
-
-@compiles(text_bytes, "postgresql")
-def _bytes_by_postgresql(element: text_bytes, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"octet_length({compiler.process(element.clauses, **kw)})"
-
-
-@compiles(text_bytes, "sqlite")
-def _bytes_by_sqlite(element: text_bytes, compiler: SQLCompiler, **kw: Any) -> str:
-    # octet_length came with SQLite 3.43.
-    return f"length(CAST({compiler.process(element.clauses, **kw)} AS BLOB))"
-
-
-class json_numbers(FunctionElement[int]):  # noqa: N801  (reads as a function of SQL)
-    """The numbers of a JSON array, as the subquery of an IN."""
-
-    name = "json_numbers"
-    type = BigInteger()
-    inherit_cache = True
-
-
-@compiles(json_numbers, "postgresql")
-def _numbers_by_postgresql(element: json_numbers, compiler: SQLCompiler, **kw: Any) -> str:
-    array = compiler.process(element.clauses, **kw)
-    return f"(SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST({array} AS JSON)))"  # noqa: S608  (a parameter)
-
-
-@compiles(json_numbers, "sqlite")
-def _numbers_by_sqlite(element: json_numbers, compiler: SQLCompiler, **kw: Any) -> str:
-    array = compiler.process(element.clauses, **kw)
-    return f"(SELECT value FROM json_each({array}))"  # noqa: S608  (a parameter)
-
-
 def _joined_messages(separator: str, *conditions: ColumnElement[bool]) -> ScalarSelect[str]:
     """Return the expression for the texts of a session's messages, or NULL if it has none."""
     ordered = (
@@ -146,8 +64,8 @@ def _joined_messages(separator: str, *conditions: ColumnElement[bool]) -> Scalar
         .order_by(messages.c.revision)
         .subquery()
     )
-    joined = joined_in_order(ordered.c.text, literal_column(f"'{separator}'"), ordered.c.revision)
-    return select(joined).scalar_subquery()
+    separated = joined(ordered.c.text, literal_column(f"'{separator}'"), ordered.c.revision)
+    return select(separated).scalar_subquery()
 
 
 # - one session -
@@ -285,18 +203,18 @@ def read(
         )
         if row is None:
             return None
-        incarnation, revision, updated_at, joined = row
+        incarnation, revision, updated_at, rest = row
         if incarnation == known.incarnation:
             return known.grown(
-                _split(joined, revision - known.revision), updated_at=read_time(updated_at)
+                _split(rest, revision - known.revision), updated_at=read_time(updated_at)
             )
     row = connection.row(_ONE, **this)
     return None if row is None else _session(row)
 
 
-def _split(joined: str | None, count: int) -> tuple[str, ...]:
+def _split(lines: str | None, count: int) -> tuple[str, ...]:
     """Return the texts of messages. Raise `StoreError` if they are not as many as they should be."""
-    texts = () if joined is None else tuple(joined.split("\n"))
+    texts = () if lines is None else tuple(lines.split("\n"))
     if len(texts) != count:
         raise StoreError(
             "A stored session cannot be read: the database is damaged; restore it from a backup."
@@ -313,8 +231,8 @@ def whole(connection: Connection, project: str, session_id: str) -> Session:
 
 
 def _session(row: Sequence[Any]) -> Session:
-    project, session_id, incarnation, variables, provider, joined, revision, *times = row
-    texts = _split(joined, revision)
+    project, session_id, incarnation, variables, provider, lines, revision, *times = row
+    texts = _split(lines, revision)
     created_at, updated_at = map(read_time, times)
     return Session(
         project=project,

@@ -6,6 +6,7 @@ Times are milliseconds since 1970 in UTC. JSON texts are written by `texts.json_
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -29,6 +30,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
 _TABLES = MetaData()
 
@@ -179,48 +181,81 @@ def _literally(statement: UpdateBase, dialect: Dialect) -> str:
     return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
+# - functions of SQL that the databases spell differently -
+
+# In SQLite and in PostgreSQL; {0} is the first argument.
+_SPELLINGS = {
+    # SQLite counts milliseconds, but before 3.42 it returns them as Julian days only. In
+    # PostgreSQL, now() would be the start of the transaction.
+    "clock": (
+        "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
+        "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
+    ),
+    "statement_time": (
+        "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
+        "CAST(extract(epoch FROM statement_timestamp()) * 1000 AS BIGINT)",
+    ),
+    # In SQLite, in the order of the subquery: ORDER BY in an aggregate came with 3.44.
+    "joined": ("group_concat({0}, {1})", "string_agg({0}, {1} ORDER BY {2})"),
+    "position": ("instr({0}, {1})", "strpos({0}, {1})"),
+    # octet_length came with SQLite 3.43.
+    "text_bytes": ("length(CAST({0} AS BLOB))", "octet_length({0})"),
+    "json_numbers": (
+        "(SELECT value FROM json_each({0}))",
+        "(SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST({0} AS JSON)))",
+    ),
+}
+
+
+class _Function(FunctionElement[Any]):
+    inherit_cache = False  # a statement of a store is compiled once
+
+    def __init__(self, name: str, kind: TypeEngine[Any], *arguments: ColumnElement[Any]) -> None:
+        super().__init__(*arguments)
+        self.type = kind
+        self.spellings = _SPELLINGS[name]
+
+
+@compiles(_Function)
+def _spelled(element: _Function, compiler: SQLCompiler, **kw: Any) -> str:
+    sqlite, postgresql = element.spellings
+    spelling = sqlite if compiler.dialect.name == "sqlite" else postgresql
+    return spelling.format(*(compiler.process(argument, **kw) for argument in element.clauses))
+
+
+def clock() -> ColumnElement[int]:
+    """Return the current time of the database's machine."""
+    return _Function("clock", BigInteger())
+
+
+def statement_time() -> ColumnElement[int]:
+    """Return the time when the statement began, which is the same in the whole statement."""
+    return _Function("statement_time", BigInteger())
+
+
+def joined(
+    texts: ColumnElement[str], separator: ColumnElement[str], order: ColumnElement[int]
+) -> ColumnElement[str]:
+    """Return the texts of a group of rows in an order, joined by a separator."""
+    return _Function("joined", Text(), texts, separator, order)
+
+
+def position(text: ColumnElement[str], searched: ColumnElement[str]) -> ColumnElement[int]:
+    """Return the position of the second text in the first in characters; 0 if it is not in it."""
+    return _Function("position", BigInteger(), text, searched)
+
+
+def text_bytes(text: ColumnElement[str]) -> ColumnElement[int]:
+    """Return the bytes of a text in UTF-8."""
+    return _Function("text_bytes", BigInteger(), text)
+
+
+def json_numbers(array: ColumnElement[str]) -> ColumnElement[int]:
+    """Return the numbers of a JSON array, as the subquery of an IN."""
+    return _Function("json_numbers", BigInteger(), array)
+
+
 # - times -
-
-
-class clock(FunctionElement[int]):  # noqa: N801  (reads as a function of SQL)
-    """The current time of the database's machine."""
-
-    name = "clock"
-    type = BigInteger()
-    inherit_cache = True
-
-
-@compiles(clock, "postgresql")
-def _clock_of_postgresql(element: clock, compiler: SQLCompiler, **_: object) -> str:
-    # now() would be the start of the transaction.
-    return "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
-
-
-@compiles(clock, "sqlite")
-def _clock_of_sqlite(element: clock, compiler: SQLCompiler, **_: object) -> str:
-    # SQLite counts milliseconds, but before 3.42 it returns them as Julian days only.
-    return "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
-
-
-class statement_time(FunctionElement[int]):  # noqa: N801  (reads as a function of SQL)
-    """The time when the statement began, the same wherever it stands in the statement."""
-
-    name = "statement_time"
-    type = BigInteger()
-    inherit_cache = True
-
-
-@compiles(statement_time, "postgresql")
-def _statement_time_of_postgresql(
-    element: statement_time, compiler: SQLCompiler, **_: object
-) -> str:
-    return "CAST(extract(epoch FROM statement_timestamp()) * 1000 AS BIGINT)"
-
-
-@compiles(statement_time, "sqlite")
-def _statement_time_of_sqlite(element: statement_time, compiler: SQLCompiler, **_: object) -> str:
-    return compiler.process(clock())  # 'now' is the same in all of a statement
-
 
 # A clock that is set by the network may jump back this far while a lease is held.
 _CLOCK_SLACK = 60_000
