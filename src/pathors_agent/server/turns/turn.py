@@ -249,7 +249,8 @@ class HeldSession:
         turn = self._turn
         if turn.has_secret_id:
             lease = Lease.of_secret_id(turn.caller.space, turn.session_id)
-            yield OpenedSession(lease=lease, session=None)
+            with turn.services.metrics.lease():
+                yield OpenedSession(lease=lease, session=None)
             return
         async with AsyncExitStack() as stack:
             try:
