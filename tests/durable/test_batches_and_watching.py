@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from pathors_agent import AsyncAgent, tool
 from pathors_agent.cli.app import app
+from pathors_agent.cli.durable import placed
 from pathors_agent.durable import (
     BatchRefused,
     DurableAgent,
@@ -151,7 +152,10 @@ AGENT = """
 from pathors_agent import AsyncAgent
 from pathors_agent.offline import AsyncOfflineTransport
 agent = AsyncAgent(AsyncOfflineTransport())
+shop, bank = AsyncAgent(AsyncOfflineTransport()), AsyncAgent(AsyncOfflineTransport())
 """
+
+AGENTS = [("shop", "day"), ("bank", "night")]
 
 
 @pytest.fixture
@@ -208,26 +212,22 @@ def test_worker_carries_out_runs_of_several_agents_and_queues(tmp_path: Path) ->
     (tmp_path / "my_agent.py").write_text(AGENT)
     database = f"sqlite:///{tmp_path / 'runs.db'}"
     line = [sys.executable, "-m", "pathors_agent", "worker", "--database", database]
-    for name in ("shop", "bank"):
-        line += ["--app", "my_agent:agent", "--name", name]
+    for name, queue in AGENTS:
+        line += ["--app", f"my_agent:{name}", "--queue", queue]
     with subprocess.Popen(
-        [*line, "--queue", "day", "--queue", "night"],
+        line,
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
     ) as worker:
         assert worker.stderr is not None
-        began = {worker.stderr.readline().rpartition(" ")[0] for _ in range(4)}
+        began = {worker.stderr.readline().rpartition(" ")[0] for _ in AGENTS}
         said = asyncio.run(carried_out(database))
         worker.send_signal(signal.SIGTERM)
         worker.stderr.read()
 
-    assert began == {
-        f"takes runs from the queue {queue}, for {name}"
-        for queue in ("day", "night")
-        for name in ("shop", "bank")
-    }
-    assert set(said) == {("shop", "day"), ("shop", "night"), ("bank", "day"), ("bank", "night")}
+    assert began == {f"takes runs from the queue {queue}, for {name}" for name, queue in AGENTS}
+    assert set(said) == set(AGENTS)
     assert all("2 + 2" in text for text in said.values())
     assert worker.returncode == 0
 
@@ -235,26 +235,32 @@ def test_worker_carries_out_runs_of_several_agents_and_queues(tmp_path: Path) ->
 async def carried_out(database: str) -> dict[tuple[str, str], str]:
     """Store a run for each agent in each queue; return the answers."""
     said = {}
-    for name in ("shop", "bank"):
-        for queue in ("day", "night"):
-            agent: AsyncAgent[str] = AsyncAgent(AsyncScriptedTransport())
-            durable = DurableAgent(agent, database=database, name=name, queue=queue)
-            async with durable:
-                handle = await durable.start("What is 2 + 2?", id=queue)
-                said[name, queue] = (await handle.result()).output
+    for name, queue in AGENTS:
+        agent: AsyncAgent[str] = AsyncAgent(AsyncScriptedTransport())
+        async with DurableAgent(agent, database=database, name=name, queue=queue) as durable:
+            handle = await durable.start("What is 2 + 2?", id="run")
+            said[name, queue] = (await handle.result()).output
     return said
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--app a:b --app c:d", "give each --app its own --name: 2 and 0 were given"),
-        ("--app a:b --name x --name y", "give each --app its own --name: 1 and 2 were given"),
-        ("--app a:b --name x --app c:d --name x", "--name x: two agents of one worker"),
+        ("--app a:b --app c:d --name x", "--name: 1 names for 2 apps"),
+        ("--app a:b --app c:b", "--name: two apps have the same name"),
+        ("--app a:b --app c:d --app e:f --queue r", "--queue: 2 queues for 3 apps"),
+        ("--app a:b --queue q", "--queue: the same queue twice"),
     ],
 )
-def test_agents_without_names_of_their_own_are_refused(arguments: str, said: str) -> None:
+def test_apps_without_a_name_or_a_queue_are_refused(arguments: str, said: str) -> None:
     shown = CliRunner().invoke(app, ["worker", "--queue", "q", *arguments.split()])
 
     assert shown.exit_code == 2
     assert shown.stderr.startswith(f"error: {said}")
+
+
+def test_apps_have_names_and_queues_of_their_own() -> None:
+    assert placed(["m:a"], [], ["q"]) == [("m:a", "agent", "q")]
+    assert placed(["m:a"], ["x"], ["q", "r"]) == [("m:a", "x", "q"), ("m:a", "x", "r")]
+    assert placed(["m:a", "n:b"], [], ["q"]) == [("m:a", "a", "q"), ("n:b", "b", "q")]
+    assert placed(["m:a", "n:b"], ["x", "y"], ["q", "r"]) == [("m:a", "x", "q"), ("n:b", "y", "r")]

@@ -26,7 +26,7 @@ from pathors_agent.durable import (
     run_batch,
     write_batch,
 )
-from pathors_agent.durable.worker import STOP_SECONDS
+from pathors_agent.durable.worker import ATTEMPTS, STOP_SECONDS
 
 _SECONDS = 60
 
@@ -41,6 +41,7 @@ class Made:
     queue: str
     version: str | None
     retention: timedelta | None = None
+    attempts: int = ATTEMPTS
 
     def durable(self) -> DurableAgent[Any]:
         """Return the durable agent."""
@@ -51,21 +52,36 @@ class Made:
             queue=self.queue,
             version=self.version,
             retention=self.retention,
+            attempts=self.attempts,
         )
 
 
-def agents_of(apps: Sequence[str], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return each agent's name with the app that makes it."""
-    if not names and len(apps) == 1:
-        names = ("agent",)
+def placed(
+    apps: Sequence[str], names: Sequence[str], queues: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """Return each app with its agent's name and a queue; one app may have several queues.
+
+    Without names, one app's agent is `agent`, and those of several apps are named as their objects.
+    """
+    if not names:
+        names = ["agent"] if len(apps) == 1 else [app.rpartition(":")[2] for app in apps]
     if len(names) != len(apps):
+        fail(f"--name: {len(names)} names for {len(apps)} apps; pass one for each", WRONG_USAGE)
+    if len({*names}) != len(names):
+        fail("--name: two apps have the same name; pass a --name for each --app", WRONG_USAGE)
+    if len({*queues}) != len(queues) and len(apps) == 1:
+        fail("--queue: the same queue twice", WRONG_USAGE)
+    agents = list(zip(apps, names, strict=True))
+    if len(agents) == 1:
+        agents *= len(queues)
+    if len(queues) == 1:
+        queues = [*queues] * len(agents)
+    if len(queues) != len(agents):
         fail(
-            f"give each --app its own --name: {len(apps)} and {len(names)} were given", WRONG_USAGE
+            f"--queue: {len(queues)} queues for {len(apps)} apps; pass one, or one for each",
+            WRONG_USAGE,
         )
-    for name in names:
-        if names.count(name) > 1:
-            fail(f"--name {name}: two agents of one worker must have different names", WRONG_USAGE)
-    return list(zip(names, apps, strict=True))
+    return [(*agent, queue) for agent, queue in zip(agents, queues, strict=True)]
 
 
 def database_url(given: str | None) -> str:

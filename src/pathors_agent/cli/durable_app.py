@@ -61,20 +61,21 @@ def worker(
         list[str],
         typer.Option(
             metavar="MODULE:OBJECT",
-            help="The AsyncAgent, or a function without arguments that makes it. Can be repeated,"
-            " with a --name for each.",
+            help="The AsyncAgent, or a function without arguments that makes it. Can be repeated.",
         ),
     ],
     queue: Annotated[
         list[str],
-        typer.Option(metavar="NAME", help="The queue to take runs from. Can be repeated."),
+        typer.Option(
+            metavar="NAME", help="The queue to take runs from: one, or one for each --app."
+        ),
     ],
     name: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="The agent's name in the database: agent unless given. Repeat it in the order of"
-            " --app.",
+            help="The agent's name in the database, one for each --app. Else agent, and for several"
+            " apps the names of their objects.",
         ),
     ] = None,
     database: Database = None,
@@ -88,6 +89,12 @@ def worker(
         str | None,
         typer.Option(metavar="TEXT", help="The code's version; else made of the tools."),
     ] = None,
+    attempts: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="A run fails if its process died this often meanwhile."
+        ),
+    ] = 3,
     retention: Annotated[
         timedelta | None,
         typer.Option(
@@ -106,7 +113,7 @@ def worker(
 ) -> None:
     """Carry out the durable runs of agents and queues until SIGTERM or Ctrl-C.
 
-    Every agent takes runs from every queue, and --concurrency is for each agent and queue.
+    One --app may have several queues. --concurrency is for each agent and queue.
     Running runs then have 20 seconds to end; other workers continue the rest. Problems are written
     to standard error, without contents; --log writes every event.
     """
@@ -118,12 +125,12 @@ def worker(
                 module,
                 name=agent,
                 database=database,
-                queue=each,
+                queue=own,
                 version=app_version,
                 retention=retention,
+                attempts=attempts,
             )
-            for agent, module in commands.agents_of(app, name or ())
-            for each in dict.fromkeys(queue)
+            for module, agent, own in commands.placed(app, name or (), queue)
         ]
         log_to_stderr(everything=log, as_json=log_json)
         working = commands.work(
