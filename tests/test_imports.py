@@ -32,7 +32,7 @@ LAYERS = [
 PURE_LAYERS = 6
 
 MOST_PACKAGES_IN_A_CHAIN = 12
-MOST_MODULES_IN_A_CHAIN = 30
+MOST_MODULES_IN_A_CHAIN = 25
 
 NOT_IN_CORE = {
     *("anyio", "asyncio", "threading", "trio", "structlog", "logging", "tenacity"),

@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from pathors_agent.schema.arguments import ArgumentsRefused, Problem, parse_object, quote, report
+from pathors_agent.schema.arguments import ArgumentsRefused, Problem, parse_object, report
+from pathors_agent.schema.bounds import quote
 from pathors_agent.tools.tool import Tool
 
 

@@ -28,12 +28,11 @@ from pathors_agent.schema.arguments import (
     MAX_TEXT,
     ArgumentsRefused,
     TypedArguments,
-    cut,
     parse_object,
     report,
     with_whole_numbers,
 )
-from pathors_agent.schema.bounds import InvalidSchema
+from pathors_agent.schema.bounds import InvalidSchema, cut
 from pathors_agent.schema.strict import ArgumentsReader, StrictArguments, close_schema
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.signature import Signature, read_signature, refused

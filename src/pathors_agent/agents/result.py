@@ -12,7 +12,7 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import RunNotFinished
 from pathors_agent.messages import AssistantMessage, EndedBy, Message, ToolCall, Usage
-from pathors_agent.schema.arguments import cut
+from pathors_agent.schema.bounds import cut
 from pathors_agent.views.timeline import Chart, TimedCall, page
 from pathors_agent.views.transcript import as_html, as_rich
 from pathors_agent.wire.message_builder import Quirk

@@ -27,7 +27,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.schema.arguments import cut
+from pathors_agent.schema.bounds import cut
 from pathors_agent.wire.messages import dump_message
 
 # Summaries kept in this process, about 2 KB each.

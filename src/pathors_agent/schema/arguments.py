@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from itertools import count, islice
-from json import JSONDecoder, JSONEncoder
+from json import JSONDecoder
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, get_args
 
 from pydantic import ValidationError
 from pydantic_core import core_schema, from_json
 
 from pathors_agent.messages import JSONValue
+from pathors_agent.schema.bounds import MAX_QUOTE, cut, quote
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 MAX_PROBLEMS = 10
 MAX_TEXT = 2_000
 MAX_LINE = 300
-MAX_QUOTE = 40
 MAX_NAMES = 20
 MAX_ALLOWED = 200
 # The time to compare two names is quadratic; a tool's name has at most 64 characters.
@@ -370,23 +370,3 @@ def given(value: Any) -> str:
             return f"the array {quote(value)}"
         case _:
             return f"the object {quote(value)}"
-
-
-def quote(value: Any) -> str:
-    """Return the beginning of a value as JSON, in a time independent of its length."""
-    if isinstance(value, str):
-        value = value[: MAX_QUOTE + 1].encode(errors="replace").decode()
-    text = ""
-    for piece in _in_pieces(value):
-        text += piece
-        if len(text) > MAX_QUOTE:
-            break
-    return cut(text, MAX_QUOTE)
-
-
-_in_pieces = JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).iterencode
-
-
-def cut(text: str, length: int) -> str:
-    """Truncate a text that is too long, with an ellipsis."""
-    return text if len(text) <= length else text[: length - 1] + "…"

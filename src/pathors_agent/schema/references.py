@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-from pathors_agent.schema.arguments import quote
-from pathors_agent.schema.bounds import InvalidSchema, Object
+from pathors_agent.schema.bounds import InvalidSchema, Object, quote
 
 if TYPE_CHECKING:
     from referencing._core import Resolver

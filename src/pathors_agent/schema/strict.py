@@ -10,8 +10,8 @@ from itertools import combinations
 from json import dumps, loads
 from typing import Any, Protocol
 
-from pathors_agent.schema.arguments import cut, parse_object
-from pathors_agent.schema.bounds import InvalidSchema, copied_schema
+from pathors_agent.schema.arguments import parse_object
+from pathors_agent.schema.bounds import InvalidSchema, copied_schema, cut
 
 Schema = Mapping[str, Any]
 

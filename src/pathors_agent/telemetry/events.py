@@ -17,9 +17,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
-
-from pathors_agent.tools.signature import ToolLog
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -182,7 +180,7 @@ def write(
         to.log(level, "%s %s", event, text, extra={"event": event, "fields": fields})
 
 
-def bound_logger(**fields: object) -> ToolLog:
+def bound_logger(**fields: object) -> "GuardedLog":
     """Return a logger that adds these fields to each event and never raises."""
     import structlog
 
@@ -191,7 +189,7 @@ def bound_logger(**fields: object) -> ToolLog:
     if structlog.is_configured():
         logger = observe(LOG, _configured_logger(structlog).bind, **fields)
     logger = logger or structlog.wrap_logger(_LOGGER, processors=[_as_record]).bind(**fields)
-    return cast(ToolLog, _GuardedLog(logger))
+    return GuardedLog(logger)
 
 
 def _configured_logger(structlog: "ModuleType", name: str = _LOGGER.name) -> Any:
@@ -207,7 +205,7 @@ def _configured_logger(structlog: "ModuleType", name: str = _LOGGER.name) -> Any
     return structlog.wrap_logger(None, wrapper_class=blocking, logger_factory_args=(name,))
 
 
-class _GuardedLog:
+class GuardedLog:
     """A structlog logger whose methods never raise."""
 
     def __init__(self, logger: Any) -> None:
@@ -221,8 +219,8 @@ class _GuardedLog:
             return partial(observe_async, LOG, method)
         return partial(observe, LOG, method) if callable(method) else method
 
-    def _rebound(self, method: Callable[..., Any], *args: Any, **fields: Any) -> "_GuardedLog":
-        return _GuardedLog(observe(LOG, method, *args, **fields) or self._logger)
+    def _rebound(self, method: Callable[..., Any], *args: Any, **fields: Any) -> "GuardedLog":
+        return GuardedLog(observe(LOG, method, *args, **fields) or self._logger)
 
 
 def _as_record(

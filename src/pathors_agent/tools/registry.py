@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from pathors_agent.errors import UnreadableDefinition
 from pathors_agent.messages import ToolCall, ToolMessage
-from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, closest, cut, listed, quote
+from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, closest, listed
+from pathors_agent.schema.bounds import cut, quote
 from pathors_agent.schema.compiled import InvalidSchema
 from pathors_agent.tools.placement import check_placement
 from pathors_agent.tools.signature import ToolContext, refused

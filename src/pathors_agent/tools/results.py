@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import Content, ContentPart, JSONValue, ToolMessage
-from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, cut
+from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused
+from pathors_agent.schema.bounds import cut
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.result_values import JSONWalk, Unsendable, kind_name, text_of
 from pathors_agent.tools.tool import Tool

@@ -33,7 +33,7 @@ from typing_extensions import TypeVar
 
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ToolCall
-from pathors_agent.schema.arguments import cut
+from pathors_agent.schema.bounds import cut
 from pathors_agent.schema.types import TypedObject, read_whole, typed_object
 
 MAX_REASON = 200

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 
@@ -38,7 +38,7 @@ from pathors_agent.telemetry.runs import RunTelemetry, ToolOperation
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.result_values import kind_name
 from pathors_agent.tools.results import result_message
-from pathors_agent.tools.signature import ToolContext
+from pathors_agent.tools.signature import ToolContext, ToolLog
 from pathors_agent.wire.deltas import ToolProgressDelta
 
 if TYPE_CHECKING:
@@ -379,7 +379,7 @@ def _arguments(bound: BoundCall, seconds: float | None) -> dict[str, Any]:
     context = bound.kwargs[name]
     assert isinstance(context, ToolContext)  # set by `ToolRegistry.bind`
     deadline = None if seconds is None else time.monotonic() + seconds
-    log = bound_logger(**call_facts(bound.tool.name, bound.call))
+    log = cast(ToolLog, bound_logger(**call_facts(bound.tool.name, bound.call)))
     return {**bound.kwargs, name: replace(context, deadline=deadline, log=log)}
 
 
