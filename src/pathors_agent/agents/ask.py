@@ -14,7 +14,6 @@ from collections.abc import (
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
-    asynccontextmanager,
     contextmanager,
 )
 from dataclasses import dataclass, field, replace
@@ -120,9 +119,10 @@ class Bindings:
 class ModelCall:
     """One model call: the request, the answer's stream, and how the call ended.
 
-    A context manager, which reports the end of the call to telemetry. `open` the answer, feed its
-    pieces to the `stream` until it has `ended`, close the stream and call `finish`. The drivers do so
-    in their own loops: a generator between them and the stream would slow down each delta.
+    A context manager, which reports the end of the call to telemetry. Open the answer, feed its pieces
+    to the `stream` until it has `ended`, close the stream and call `finish`. The drivers do so in their
+    own loops: a generator between them and the stream would slow down each delta, and take memory as
+    long as the stream is open.
     """
 
     __slots__ = (
@@ -171,31 +171,8 @@ class ModelCall:
                     raise _refusal(response, _read_error(response.pieces))
                 yield response.pieces
         except TransportError as error:
-            self._break_off(error)
+            self.break_off(error)
         self._control.check()
-
-    @asynccontextmanager
-    async def open_async(
-        self, effect: CallModel, transport: AsyncTransport
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Send the request, and open the pieces of the answer."""
-        control = self._control
-        try:
-            with control.interruptible():
-                request = await self._request_async(effect)
-            async with self._sending_async(transport, request) as response:
-                with control.interruptible():
-                    if not self._is_good(response):
-                        raise _refusal(response, await _read_error_async(response.pieces))
-                pieces = control.pieces(aiter(response.pieces))
-                del effect, request, response  # a stream is open for long
-                try:
-                    yield pieces
-                finally:
-                    await close_pieces(pieces)
-        except TransportError as error:
-            self._break_off(error)
-        control.check()
 
     async def answer_async(
         self,
@@ -205,19 +182,40 @@ class ModelCall:
         report: Callable[[Iterable[Delta]], None] | None = None,
     ) -> AssistantMessage:
         """Send the request, and return the whole answer; `report` gets its deltas as they come."""
-        async with self.open_async(effect, transport) as pieces:
-            async for data in pieces:
-                if self.first is None:
-                    self.first = monotonic()
-                deltas = self.stream.feed(data)
-                if report is not None:
-                    report(deltas)
-                if self.stream.ended:
-                    break
-        deltas = self.stream.close()
-        if report is not None:
-            report(deltas)
+        try:
+            async with await self.send_async(effect, transport) as response:
+                pieces = await self.pieces_async(response)
+                try:
+                    async for data in pieces:
+                        if self.first is None:
+                            self.first = monotonic()
+                        deltas = self.stream.feed(data)
+                        if report is not None:
+                            report(deltas)
+                        if self.stream.ended:
+                            break
+                finally:
+                    await close_pieces(pieces)
+        except TransportError as error:
+            self.break_off(error)
+        self.stream.close()
         return self.finish()
+
+    async def send_async(
+        self, effect: CallModel, transport: AsyncTransport
+    ) -> AbstractAsyncContextManager[AsyncResponse]:
+        """Build the request, and return the context manager that sends it."""
+        with self._control.interruptible():
+            request = await self._request_async(effect)
+        send = partial(transport.send, request)
+        return send() if self._operation is None else self._operation.sending_async(send)
+
+    async def pieces_async(self, response: AsyncResponse) -> AsyncIterator[bytes]:
+        """Return the pieces of a good response; raise the error of any other."""
+        with self._control.interruptible():
+            if not self._is_good(response):
+                raise _refusal(response, await _read_error_async(response.pieces))
+        return self._control.pieces(aiter(response.pieces))
 
     def finish(self) -> AssistantMessage:
         """Return the answer; raise `TransportError` if it is incomplete."""
@@ -312,12 +310,6 @@ class ModelCall:
         send = partial(transport.send, request)
         return send() if self._operation is None else self._operation.sending(send)
 
-    def _sending_async(
-        self, transport: AsyncTransport, request: Request
-    ) -> AbstractAsyncContextManager[AsyncResponse]:
-        send = partial(transport.send, request)
-        return send() if self._operation is None else self._operation.sending_async(send)
-
     # - the response -
 
     def _is_good(self, response: Response | AsyncResponse) -> bool:
@@ -336,7 +328,7 @@ class ModelCall:
         if keeps_history and session_id and self._conversation.session_id is None:
             self._conversation.session_id = session_id
 
-    def _break_off(self, error: TransportError) -> None:
+    def break_off(self, error: TransportError) -> None:
         """Raise what broke the answer off, unless all of it had arrived."""
         self._control.check()
         if self.stream.is_complete:

@@ -12,12 +12,13 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from pathors_agent.agents.ask import Bindings, ModelCall
+from pathors_agent.agents.ask import Bindings, ModelCall, close_pieces
 from pathors_agent.agents.control import AddMessage, RunControl
 from pathors_agent.agents.perform.calls import ReportDelta, perform, perform_async, with_reports
 from pathors_agent.agents.perform.threads import ToolThread
 from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run
+from pathors_agent.errors import TransportError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.transports.base import AsyncTransport, Transport
@@ -67,16 +68,25 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
                     with control.interruptible():
                         await bindings.choose_tools_async(run)
                     with ModelCall(run, effect.key, bindings, control) as call:
-                        async with call.open_async(effect, transport) as pieces:
-                            del effects, effect  # a stream is open for long
-                            async for data in pieces:
-                                if call.first is None:
-                                    call.first = monotonic()
-                                for delta in call.stream.feed(data):
-                                    yield delta
-                                del data
-                                if call.stream.ended:
-                                    break
+                        try:
+                            async with await call.send_async(effect, transport) as response:
+                                pieces = await call.pieces_async(response)
+                                # A stream is open for long.
+                                del effects, effect, response
+                                try:
+                                    async for data in pieces:
+                                        if call.first is None:
+                                            call.first = monotonic()
+                                        for delta in call.stream.feed(data):
+                                            yield delta
+                                        del data
+                                        if call.stream.ended:
+                                            break
+                                finally:
+                                    await close_pieces(pieces)
+                        except TransportError as error:
+                            call.break_off(error)
+                        control.check()
                         for delta in call.stream.close():
                             yield delta
                         answer = call.finish()
