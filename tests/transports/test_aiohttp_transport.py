@@ -43,13 +43,6 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PATHORS_API_KEY", "PATHORS_BASE_URL", "http_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 async def read_all(transport: AiohttpTransport, request: Request = REQUEST) -> bytes:
     async with transport.send(request) as response:
         return b"".join([piece async for piece in response.pieces])

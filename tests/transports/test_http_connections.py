@@ -1,0 +1,300 @@
+"""HTTP transports against real sockets: TLS, closing, secrets, and servers made by others."""
+
+import ssl
+from collections.abc import Iterable
+from pathlib import Path
+
+import anyio
+import httpx2
+import pytest
+import trustme
+
+from pathors_agent.errors import TransportError
+from pathors_agent.transports.base import Request
+from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
+from servers import (
+    CLOSE,
+    RESET,
+    STALL,
+    FakeLLMServer,
+    LLMockServer,
+    Step,
+    answer,
+    chunk,
+)
+from transports.fetching import (
+    CANARY,
+    CHUNKED,
+    REQUEST,
+    AsyncMaker,
+    Fetch,
+    StartServer,
+    on_each_loop,
+    read_all,
+    read_all_async,
+    told,
+)
+
+# - TLS -
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a certificate for 127.0.0.1, its key, and the authority that signed it, in one file."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    file = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    issued.private_key_and_cert_chain_pem.write_to_path(file)
+    authority.cert_pem.write_to_path(file, append=True)
+    return file
+
+
+@pytest.fixture
+def tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def test_certificate_of_unknown_issuer_is_final(
+    scripted_server: StartServer, tls: ssl.SSLContext, fetch: Fetch
+) -> None:
+    server = scripted_server([answer()], tls=tls)
+
+    with pytest.raises(TransportError, match=r"(?i)certificate") as caught:
+        fetch(server.url)
+
+    assert not caught.value.retryable
+    assert server.requests == []
+
+
+def test_server_that_does_not_answer_in_tls_is_left_at_the_limit(
+    scripted_server: StartServer, fetch: Fetch
+) -> None:
+    server = scripted_server()
+
+    with pytest.raises(TransportError, match=r"No connection to https://.*connect=0\.2"):
+        fetch(server.url.replace("http:", "https:"), timeouts=Timeouts(connect=0.2))
+
+
+def test_limits_hold_over_tls(
+    scripted_server: StartServer, tls: ssl.SSLContext, certificate: Path
+) -> None:
+    server = scripted_server([CHUNKED, chunk(b"a"), STALL], tls=tls)
+    trusting = ssl.create_default_context(cafile=certificate)
+
+    with httpx2.Client(verify=trusting) as client:
+        transport = HTTPTransport(
+            server.url, client=client, timeouts=Timeouts(first_byte=30, between_bytes=0.2)
+        )
+        with pytest.raises(TransportError, match="between_bytes"):
+            read_all(transport)
+
+
+@pytest.mark.anyio
+async def test_limits_hold_over_tls_async(
+    scripted_server: StartServer, tls: ssl.SSLContext, certificate: Path
+) -> None:
+    server = scripted_server([CHUNKED, chunk(b"a"), STALL], tls=tls)
+    trusting = ssl.create_default_context(cafile=certificate)
+
+    async with httpx2.AsyncClient(verify=trusting) as client:
+        transport = AsyncHTTPTransport(
+            server.url, client=client, timeouts=Timeouts(first_byte=30, between_bytes=0.2)
+        )
+        with pytest.raises(TransportError, match="between_bytes"):
+            await read_all_async(transport)
+
+
+# - closing -
+
+
+def test_leaving_early_closes_the_connection(scripted_server: StartServer) -> None:
+    server = scripted_server([CHUNKED, chunk(b"a"), STALL], [answer(b"next")])
+
+    with HTTPTransport(server.url, retries=0) as transport:
+        with transport.send(REQUEST) as response:
+            for _ in response.pieces:
+                break
+        server.wait_until_clients_left()
+        assert read_all(transport) == b"next"
+
+
+def test_leaving_unread_closes_the_connection(scripted_server: StartServer) -> None:
+    server = scripted_server([CHUNKED, STALL])
+
+    with HTTPTransport(server.url, retries=0) as transport:
+        with transport.send(REQUEST):
+            pass
+        server.wait_until_clients_left()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("read", [0, 1])
+@on_each_loop
+async def test_leaving_early_closes_the_connection_async(
+    scripted_server: StartServer, make: AsyncMaker, read: int
+) -> None:
+    server = scripted_server([CHUNKED, chunk(b"a"), STALL])
+
+    async with make(server.url, retries=0) as transport:
+        async with transport.send(REQUEST) as response:
+            if read:
+                async for _ in response.pieces:
+                    break
+        await anyio.to_thread.run_sync(server.wait_until_clients_left)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("script", [[STALL], [CHUNKED, STALL], [CHUNKED, chunk(b"a"), STALL]])
+@on_each_loop
+async def test_cancelling_closes_the_connection(
+    scripted_server: StartServer, make: AsyncMaker, script: Iterable[Step]
+) -> None:
+    server = scripted_server(script)
+
+    async with make(server.url, retries=0) as transport:
+        with anyio.move_on_after(0.2) as scope:
+            await read_all_async(transport)
+        await anyio.to_thread.run_sync(server.wait_until_clients_left)
+
+    assert scope.cancelled_caught
+
+
+def test_own_client_is_closed(scripted_server: StartServer) -> None:
+    server = scripted_server([answer()])
+
+    with HTTPTransport(server.url, retries=0) as transport:
+        read_all(transport)
+
+    server.wait_until_clients_left()
+    with pytest.raises(TransportError, match="closed"):
+        read_all(transport)
+
+
+def test_client_of_the_caller_stays_open(scripted_server: StartServer) -> None:
+    server = scripted_server([answer()])
+
+    with httpx2.Client() as client:
+        with HTTPTransport(server.url, retries=0, client=client) as transport:
+            read_all(transport)
+        assert not client.is_closed
+
+
+def test_what_the_caller_changes_on_a_client_goes_with_the_next_request(
+    scripted_server: StartServer,
+) -> None:
+    server = scripted_server([answer()], [answer()], [answer()])
+
+    with httpx2.Client(headers={"X-Version": "1"}, cookies={"seat": "12"}) as client:
+        transport = HTTPTransport(server.url, retries=0, client=client)
+        read_all(transport)
+        client.headers["X-Version"] = "2"
+        client.params = httpx2.QueryParams({"tier": "flex"})
+        client.cookies.set("seat", "34")
+        read_all(transport)
+        client.cookies.clear()
+        read_all(transport)
+
+    first, second, third = server.requests
+    assert [r.headers["x-version"] for r in server.requests] == ["1", "2", "2"]
+    assert first.line.split()[1] == "/v1/chat/completions"
+    assert second.line.split()[1] == "/v1/chat/completions?tier=flex"
+    assert [r.headers.get("cookie") for r in (first, second, third)] == ["seat=12", "seat=34", None]
+
+
+@pytest.mark.anyio
+async def test_client_of_the_caller_stays_open_async(scripted_server: StartServer) -> None:
+    server = scripted_server([answer()])
+
+    async with httpx2.AsyncClient() as client:
+        async with (
+            AsyncHTTPTransport(server.url, retries=0, client=client) as transport,
+            transport.send(REQUEST),
+        ):
+            pass
+        assert not client.is_closed
+
+
+# - secrets -
+
+
+# As above: of the generator that httpx2 leaves when a decoder fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "script",
+    [
+        [RESET],
+        [STALL],
+        [CHUNKED, chunk(b"a"), CLOSE],
+        [f"{CANARY} says the server\r\n\r\n".encode(), CLOSE],
+        [b"SSH-2.0-OpenSSH\r\n\r\n", CLOSE],
+        [CHUNKED, f"Bearer {CANARY}\r\n".encode(), CLOSE],
+        [answer(b"", "301 Moved", Location=f"http://127.0.0.1:1/{CANARY}")],
+        [answer(b"no gzip", Content_Encoding="gzip")],
+    ],
+)
+def test_key_is_in_no_error_and_no_log(
+    scripted_server: StartServer,
+    fetch: Fetch,
+    script: Iterable[Step],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = scripted_server(script)
+    caplog.set_level("DEBUG")
+
+    with pytest.raises(TransportError) as caught:
+        fetch(server.url, api_key=CANARY, timeouts=Timeouts(first_byte=0.2))
+
+    assert CANARY not in told(caught.value)
+    logged = [record for record in caplog.records if record.name.startswith("pathors_agent")]
+    assert CANARY not in str(logged)
+
+
+def test_secret_header_is_in_no_error(scripted_server: StartServer, fetch: Fetch) -> None:
+    server = scripted_server([f"{CANARY}\r\n\r\n".encode(), CLOSE])
+
+    with pytest.raises(TransportError) as caught:
+        fetch(server.url, headers={"api-key": CANARY})
+
+    assert CANARY not in told(caught.value)
+    assert "***" in str(caught.value)
+
+
+# - model servers made by others -
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_llmock_answers(llmock_server: LLMockServer, fetch: Fetch, stream: bool) -> None:
+    answered = fetch(llmock_server.url, completion(stream=stream), api_key="sk_x")
+
+    assert answered.status == 200
+    assert answered.body.endswith(b"data: [DONE]\n\n") is stream
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_fakellm_answers_by_rule(fakellm_server: FakeLLMServer, fetch: Fetch, stream: bool) -> None:
+    fakellm_server.rules(
+        {"name": "r", "when": {"header.x-test": "yes"}, "respond": {"content": "pong"}}
+    )
+
+    answered = fetch(fakellm_server.url, completion(stream=stream), headers={"X-Test": "yes"})
+
+    assert answered.status == 200
+    assert b"pong" in answered.body
+
+
+def test_llmock_breaking_off_is_a_transport_error(
+    llmock_server: LLMockServer, fetch: Fetch
+) -> None:
+    llmock_server.scenario({"type": "stream_fault", "kind": "disconnect", "after_chunks": 2})
+
+    with pytest.raises(TransportError, match=r"after [1-9]\d* bytes"):
+        fetch(llmock_server.url, completion(stream=True))
+
+    assert b"data: " in b"".join(fetch.pieces)
+
+
+def completion(*, stream: bool) -> Request:
+    said = '"model": "gpt-4o", "messages": [{"role": "user", "content": "Tell me about tea."}]'
+    return Request(body=f'{{{said}, "stream": {str(stream).lower()}}}'.encode())

@@ -1,0 +1,457 @@
+"""HTTP transports against real sockets: what is sent, and the settings."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import pathors_agent
+from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
+from pathors_agent.transports.base import Request
+from pathors_agent.transports.endpoint import keeps_history
+from pathors_agent.transports.http import HTTPTransport, Timeouts
+from pathors_agent.wire.profiles import EndpointProfile
+from servers import (
+    STALL,
+    answer,
+)
+from transports.fetching import CANARY, Fetch, StartServer, of_each_kind, read_all, told
+
+# - what is sent -
+
+
+def test_request_is_posted_with_these_headers(scripted_server: StartServer, fetch: Fetch) -> None:
+    server = scripted_server([answer(b"hi")])
+
+    fetch(server.url, api_key="sk_1")
+
+    (received,) = server.requests
+    assert received.line == "POST /v1/chat/completions HTTP/1.1"
+    assert received.body == b'{"messages": []}'
+    # HTTP/1.1 keeps connections alive unasked.
+    assert received.headers.get("connection", "keep-alive") == "keep-alive"
+    assert {**received.headers, "connection": "keep-alive"} == {
+        "host": f"127.0.0.1:{server.port}",
+        "accept": "text/event-stream, application/json",
+        "accept-encoding": "gzip, deflate",
+        "authorization": "Bearer sk_1",
+        "connection": "keep-alive",
+        "content-length": "16",
+        "content-type": "application/json",
+        "user-agent": f"pathors-agent/{pathors_agent.__version__}",
+    }
+
+
+def test_without_key_no_authorization_is_sent(scripted_server: StartServer, fetch: Fetch) -> None:
+    server = scripted_server([answer()])
+
+    fetch(server.url)
+
+    assert "authorization" not in server.requests[0].headers
+
+
+def test_user_name_in_address_is_sent_as_basic_authentication(
+    scripted_server: StartServer, fetch: Fetch
+) -> None:
+    server = scripted_server([answer()])
+
+    fetch(server.url.replace("http://", "http://me:p%40ss@"))
+
+    # base64 of "me:p@ss"
+    assert server.requests[0].headers["authorization"] == "Basic bWU6cEBzcw=="
+    assert server.requests[0].headers["host"] == f"127.0.0.1:{server.port}"
+
+
+def test_headers_of_request_win_over_those_of_transport_and_ours(
+    scripted_server: StartServer, fetch: Fetch
+) -> None:
+    server = scripted_server([answer()])
+    request = Request(body=b"{}", headers={"X-B": "request's", "user-agent": "mine"})
+
+    fetch(server.url, request, headers={"x-a": "transport's", "x-b": "transport's"})
+
+    headers = server.requests[0].headers
+    assert (headers["x-a"], headers["x-b"]) == ("transport's", "request's")
+    assert headers["user-agent"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "target"),
+    [
+        ("", "/v1/chat/completions"),
+        ("/", "/v1/chat/completions"),
+        ("/?api-version=2024&x=a%20b", "/v1/chat/completions?api-version=2024&x=a%20b"),
+        ("?api-version=2024#top", "/v1/chat/completions?api-version=2024"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/chat/completions//", "/v1/chat/completions"),
+        ("//chat/completions", "/v1/chat/completions"),
+        ("/chat/completions?api-version=2024#top", "/v1/chat/completions?api-version=2024"),
+        ("/chat/completions/?a=/chat/completions", "/v1/chat/completions?a=/chat/completions"),
+        ("/chat/completions/more", "/v1/chat/completions/more/chat/completions"),
+        ("/mychat/completions", "/v1/mychat/completions/chat/completions"),
+    ],
+)
+def test_path_is_added_to_base_and_query_is_kept(
+    scripted_server: StartServer, fetch: Fetch, suffix: str, target: str
+) -> None:
+    server = scripted_server([answer()])
+
+    fetch(server.url + suffix)
+
+    assert server.requests[0].line == f"POST {target} HTTP/1.1"
+
+
+@pytest.mark.parametrize("suffix", ["", "/chat/completions", "/chat/completions/"])
+def test_other_operation_goes_to_its_own_path(
+    scripted_server: StartServer, fetch: Fetch, suffix: str
+) -> None:
+    server = scripted_server([answer(b"hi")])
+    request = Request(method="DELETE", path="/sessions/a%2Fb?x=%26&y=1", body=b'{"a": 1}')
+
+    fetch(server.url + suffix, request)
+
+    (received,) = server.requests
+    assert received.line == "DELETE /v1/sessions/a%2Fb?x=%26&y=1 HTTP/1.1"
+    assert received.headers["content-type"] == "application/json"
+    assert received.body == b'{"a": 1}'
+
+
+def test_query_of_path_follows_that_of_base(scripted_server: StartServer, fetch: Fetch) -> None:
+    server = scripted_server([answer()])
+
+    fetch(f"{server.url}/?version=1", Request(method="GET", path="/sessions?page=2", body=b""))
+
+    assert server.requests[0].line == "GET /v1/sessions?version=1&page=2 HTTP/1.1"
+
+
+def test_empty_body_is_not_sent(scripted_server: StartServer, fetch: Fetch) -> None:
+    server = scripted_server([answer(b"hi")])
+
+    answered = fetch(server.url, Request(method="GET", path="/sessions", body=b""), api_key="sk_1")
+
+    headers = server.requests[0].headers
+    assert answered.body == b"hi"
+    assert not {"content-length", "content-type", "transfer-encoding"} & headers.keys()
+    assert headers["authorization"] == "Bearer sk_1"
+
+
+def test_answer_to_a_request_without_body_may_not_be_late(
+    scripted_server: StartServer, fetch: Fetch
+) -> None:
+    server = scripted_server([STALL])
+
+    with pytest.raises(TransportError, match=r"first_byte=0\.2"):
+        fetch(
+            server.url,
+            Request(method="GET", path="/sessions", body=b""),
+            timeouts=Timeouts(first_byte=0.2),
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "sessions"),
+        ("POST", ""),
+        ("POST", "/a b"),
+        ("POST", "/ü"),
+        ("POST", "/a\r\nX-Evil: 1"),
+        ("POST", "/a#b"),
+        ("POST", "/a%2"),
+        ("GET", "/sessions/.."),
+        ("GET", "/./sessions"),
+        ("GET /", "/sessions"),
+        ("", "/sessions"),
+    ],
+)
+def test_method_or_path_that_cannot_be_sent_is_refused_unsent(
+    scripted_server: StartServer, fetch: Fetch, method: str, path: str
+) -> None:
+    server = scripted_server()
+
+    with pytest.raises(TransportError, match="method or path cannot be sent") as caught:
+        fetch(server.url, Request(method=method, path=path, body=b""))
+
+    assert not caught.value.retryable
+    assert server.connections == 0
+
+
+def test_session_goes_and_comes_in_header(scripted_server: StartServer, fetch: Fetch) -> None:
+    server = scripted_server([answer(X_Session_Id="session-2")])
+
+    answered = fetch(server.url, Request(body=b"{}", session_id="session-1"))
+
+    assert server.requests[0].headers["x-session-id"] == "session-1"
+    assert answered.session_id == "session-2"
+
+
+def test_session_header_can_have_another_name(scripted_server: StartServer, fetch: Fetch) -> None:
+    server = scripted_server([answer(My_Session="2")])
+
+    answered = fetch(server.url, Request(body=b"{}", session_id="1"), session_header="My-Session")
+
+    assert server.requests[0].headers["my-session"] == "1"
+    assert answered.session_id == "2"
+
+
+def test_without_session_no_session_header_is_sent(
+    scripted_server: StartServer, fetch: Fetch
+) -> None:
+    server = scripted_server([answer()])
+
+    answered = fetch(server.url)
+
+    assert "x-session-id" not in server.requests[0].headers
+    assert answered.session_id is None
+
+
+@pytest.mark.parametrize("session_id", ["", " a", "a\r\nX-Evil: 1", "a\x00", "sitzung-ü"])
+def test_session_id_that_no_header_can_hold_is_refused_unsent(
+    scripted_server: StartServer, fetch: Fetch, session_id: str
+) -> None:
+    server = scripted_server()
+
+    with pytest.raises(TransportError, match="session id") as caught:
+        fetch(server.url, Request(body=b"{}", session_id=session_id))
+
+    assert not caught.value.retryable
+    assert server.connections == 0
+
+
+def test_header_of_request_that_cannot_be_sent_is_refused_unseen(
+    scripted_server: StartServer, fetch: Fetch
+) -> None:
+    server = scripted_server()
+
+    with pytest.raises(TransportError, match="X-Token") as caught:
+        fetch(server.url, Request(body=b"{}", headers={"X-Token": f"{CANARY}\n"}))
+
+    assert CANARY not in told(caught.value)
+    assert server.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "keeps"),
+    [
+        ("https://api.pathors.com/v1/projects/p", True),
+        ("http://localhost:8000/v1/projects/p", True),
+        ("http://localhost:8000/v1/projects/p/", True),
+        ("http://localhost:8000/v1/projects/a%20b?x=1", True),
+        ("http://localhost:8000/project/p/integration/api", True),
+        ("http://localhost:8000/api/project/p/integration/api", True),
+        ("http://localhost:8000/behind/a/proxy/v1/projects/p", True),
+        ("http://localhost/v1/projects/p/chat/completions", True),
+        ("http://localhost:11434/v1", False),
+        ("http://localhost:8000/v1/projects", False),
+        ("http://localhost:8000/v1/projects/", False),
+        ("http://localhost:8000/v1/my-projects/p", False),
+        ("http://localhost:8000/v1/projects-of/p", False),
+        ("http://projects/v1", False),
+        ("http://localhost/v1?next=/projects/p", False),
+    ],
+)
+@of_each_kind
+def test_address_decides_who_keeps_the_history(make: Any, address: str, keeps: bool) -> None:
+    by_address = "new_messages" if keeps else "history"
+
+    assert keeps_history(address) is keeps
+    assert make(address, api_key="").profile.sends == by_address
+    assert make(address, api_key="k", sends="history").profile.sends == "history"
+    assert make(address, api_key="k", sends="new_messages").profile.sends == "new_messages"
+
+
+@of_each_kind
+def test_hosted_service_keeps_the_history(make: Any) -> None:
+    assert make(api_key="k", project_id="p").profile.sends == "new_messages"
+
+
+@of_each_kind
+def test_profile_can_say_that_another_endpoint_keeps_the_history(make: Any) -> None:
+    profile = EndpointProfile(sends="new_messages", system_role="developer")
+
+    assert make("http://127.0.0.1:1/v1", profile=profile).profile == profile
+
+
+def test_cookies_are_not_kept_between_requests(scripted_server: StartServer) -> None:
+    server = scripted_server([answer(Set_Cookie="session=1; Path=/")], [answer()])
+
+    with HTTPTransport(server.url, retries=0) as transport:
+        read_all(transport)
+        read_all(transport)
+
+    assert "cookie" not in server.requests[1].headers
+
+
+# - settings -
+
+
+def test_environment_gives_address_and_key(
+    scripted_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = scripted_server([answer()])
+    monkeypatch.setenv("PATHORS_BASE_URL", server.url)
+    monkeypatch.setenv("PATHORS_API_KEY", "sk_from_environment")
+
+    with HTTPTransport(retries=0) as transport:
+        read_all(transport)
+
+    assert server.requests[0].headers["authorization"] == "Bearer sk_from_environment"
+
+
+def test_arguments_win_over_environment(
+    scripted_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = scripted_server([answer()])
+    monkeypatch.setenv("PATHORS_BASE_URL", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("PATHORS_API_KEY", "sk_from_environment")
+
+    with HTTPTransport(server.url, retries=0, api_key="sk_argument") as transport:
+        read_all(transport)
+
+    assert server.requests[0].headers["authorization"] == "Bearer sk_argument"
+
+
+def test_empty_key_keeps_that_of_the_environment_at_home(
+    scripted_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = scripted_server([answer()])
+    monkeypatch.setenv("PATHORS_API_KEY", "sk_from_environment")
+
+    with HTTPTransport(server.url, retries=0, api_key="") as transport:
+        read_all(transport)
+
+    assert "authorization" not in server.requests[0].headers
+
+
+def test_project_makes_the_hosted_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATHORS_PROJECT_ID", "from-environment")
+
+    with (
+        HTTPTransport(api_key="k") as one,
+        HTTPTransport(api_key="k", project_id="a b/ü?#%") as other,
+    ):
+        assert repr(one) == (
+            "HTTPTransport('https://api.pathors.com/v1/projects/from-environment/chat/completions')"
+        )
+        assert repr(other) == (
+            "HTTPTransport("
+            "'https://api.pathors.com/v1/projects/a%20b%2F%C3%BC%3F%23%25/chat/completions')"
+        )
+
+
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_environment_gives_a_proxy(
+    scripted_server: StartServer, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    proxy = scripted_server([answer(b"hi")])
+    monkeypatch.setenv("http_proxy", f"{scheme}127.0.0.1:{proxy.port}")
+
+    assert fetch("http://elsewhere.invalid/v1").body == b"hi"
+
+    assert proxy.requests[0].line == "POST http://elsewhere.invalid/v1/chat/completions HTTP/1.1"
+
+
+def test_environment_names_hosts_without_a_proxy(
+    scripted_server: StartServer, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, server = scripted_server([answer(b"proxy")]), scripted_server([answer(b"server")])
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+
+    assert fetch(server.url).body == b"server"
+
+
+@of_each_kind
+def test_missing_project_is_told(make: Callable[..., object]) -> None:
+    with pytest.raises(AuthenticationError, match="project_id= or set PATHORS_PROJECT_ID"):
+        make(api_key="k")
+
+
+@of_each_kind
+def test_missing_key_is_told(make: Callable[..., object]) -> None:
+    with pytest.raises(AuthenticationError, match="api_key= or set PATHORS_API_KEY"):
+        make(project_id="p")
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "localhost:11434/v1",
+        "ftp://host/v1",
+        "http://",
+        "/v1",
+        "http://host:port/v1",
+        "http://host\n/v1",
+        "http://[::1/v1",
+    ],
+)
+@of_each_kind
+def test_address_that_is_none_is_refused_unseen(make: Callable[..., object], base_url: str) -> None:
+    with pytest.raises(InvalidSetting, match="base_url") as caught:
+        make(base_url)
+
+    assert base_url not in str(caught.value)
+
+
+@pytest.mark.parametrize("project_id", [".", ".."])
+@of_each_kind
+def test_project_that_would_change_the_path_is_refused(
+    make: Callable[..., object], project_id: str
+) -> None:
+    with pytest.raises(InvalidSetting, match="project_id"):
+        make(api_key="k", project_id=project_id)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\nX-Evil: 1", " ", "ü", "\x7f"])
+@of_each_kind
+def test_key_that_no_header_can_hold_is_refused_unseen(
+    make: Callable[..., object], ending: str
+) -> None:
+    with pytest.raises(InvalidSetting, match="API key") as caught:
+        make("http://127.0.0.1:1", api_key=CANARY + ending)
+
+    assert CANARY not in told(caught.value)
+
+
+@of_each_kind
+def test_header_name_that_is_none_is_refused(make: Callable[..., object]) -> None:
+    with pytest.raises(InvalidSetting, match="name"):
+        make("http://127.0.0.1:1", headers={"X Y": "1"})
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_limit_of_time_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(InvalidSetting, match=r"Timeouts\.first_byte"):
+        Timeouts(first_byte=seconds)
+
+
+def test_refused_setting_is_a_value_error_too() -> None:
+    with pytest.raises(ValueError):
+        Timeouts(whole=0)
+
+
+def test_profile_is_the_given_one_with_what_is_sent() -> None:
+    profile = EndpointProfile(system_role="developer")
+
+    with (
+        HTTPTransport("http://127.0.0.1:1") as plain,
+        HTTPTransport("http://127.0.0.1:1", sends="new_messages") as sessions,
+        HTTPTransport("http://127.0.0.1:1", profile=profile, sends="new_messages") as both,
+    ):
+        assert plain.profile == EndpointProfile()
+        assert sessions.profile == EndpointProfile(sends="new_messages")
+        assert both.profile == EndpointProfile(system_role="developer", sends="new_messages")
+
+
+def test_repr_hides_user_name_and_query() -> None:
+    with HTTPTransport(f"http://me:{CANARY}@127.0.0.1:1/v1?key={CANARY}") as transport:
+        assert repr(transport) == "HTTPTransport('http://127.0.0.1:1/v1/chat/completions')"
+
+
+@pytest.mark.slow
+def test_importing_the_module_does_not_import_httpx2() -> None:
+    code = "import sys, pathors_agent.transports.http; sys.exit('httpx2' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
