@@ -1,1 +1,1 @@
-"""JSON Schemas and the arguments that should fit them: safe, bounded, errors in words. Pure."""
+"""Compile JSON Schemas within bounds, and validate the arguments that they describe. Pure."""
