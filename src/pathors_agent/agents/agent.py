@@ -13,6 +13,7 @@ from pathors_agent.agents.drivers import drive, drive_async
 from pathors_agent.agents.perform.threads import ToolThread
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream, Baseline, RunStream
+from pathors_agent.agents.sub_agent import SubAgent
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
@@ -29,6 +30,7 @@ from pathors_agent.tools.registry import (
     refuse_async,
     registry_of,
 )
+from pathors_agent.tools.tool import Tool
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 
@@ -276,6 +278,18 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
             raise TypeError(_wrong_transport(transport, "AsyncTransport", "Agent"))
         super().__init__(transport, output=output, tools=tools, history=history, **settings)
         self.transport = transport
+
+    def as_tool(self, name: str, description: str, *, timeout: float | None = None) -> Tool:
+        """Return a tool that runs this agent, for `tools=` of another agent of either kind.
+
+        The model passes a `prompt`; the agent's answer is the result. Each call is a run of its
+        own: its deltas and messages are progress of the tool, its tokens count to the outer run,
+        whose context reaches its tools, and cancelling the outer run cancels it. A run that waits
+        for an approval or a client's result is an error to the outer model, except in a durable
+        run, which waits.
+        """
+        function = SubAgent(self)
+        return Tool.from_function(function, name=name, description=description, timeout=timeout)
 
     async def run(
         self,

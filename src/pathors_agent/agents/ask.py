@@ -101,6 +101,13 @@ class Bindings:
         if self.choice is not None:
             self._take(await chosen_async(self.choice, self.context), run)
 
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count tokens that are used inside the block, beside the run's own answers, to the run."""
+        self.spent = spent = self.spent or []
+        with spending(spent):
+            yield
+
     def report_answered(self, effect: CallTool, message: ToolMessage) -> None:
         """Report a call whose tool did not run."""
         name = effect.call.name
@@ -261,9 +268,7 @@ class ModelCall:
     @contextmanager
     def _choosing(self) -> Iterator[None]:
         """Count the tokens that `history=` uses to this run, and put its spans below the run's."""
-        bindings = self._bindings
-        bindings.spent = spent = bindings.spent or []
-        with spending(spent), bindings.telemetry.attached():
+        with self._bindings.counting(), self._bindings.telemetry.attached():
             yield
 
     def _history(self) -> AsyncHistory | None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -77,7 +77,8 @@ def perform(
 
     async def work(report: ReportDelta) -> ToolMessage:
         reported = _reporter(effect, report)
-        return await call_tool_async(bound, operation, **limits, report=reported, begin=begin)
+        with bindings.counting():  # the tool may run an agent
+            return await call_tool_async(bound, operation, **limits, report=reported, begin=begin)
 
     for item in thread.items(with_reports(work), cancellation):
         if isinstance(item, ToolMessage):
@@ -108,14 +109,16 @@ async def perform_async(
     if journal and (known := await journal.begin(run, effect, bound)):
         bindings.report_answered(effect, known)
         return known
-    result = await call_tool_async(
-        bound,
-        begin_tool(bindings.telemetry, effect.key, bound, queued=queued),
-        seconds=run.limits.tool_seconds,
-        left=left,
-        report=None if report is None else _reporter(effect, report),
-        begin=partial(run.begin, effect),
-    )
+    # A tool that runs an agent reports the agent's deltas.
+    with bindings.counting() if bound.tool.reports else nullcontext():
+        result = await call_tool_async(
+            bound,
+            begin_tool(bindings.telemetry, effect.key, bound, queued=queued),
+            seconds=run.limits.tool_seconds,
+            left=left,
+            report=None if report is None else _reporter(effect, report),
+            begin=partial(run.begin, effect),
+        )
     message = _with_notes(result, effect, bindings)
     if journal:
         await journal.end(message)

@@ -320,7 +320,8 @@ class _LoopThread:
         tasks: list[asyncio.Task[None]] = []
 
         def begin() -> None:
-            tasks.append(self._loop.create_task(_carry(outcome, function, *arguments)))
+            tasks.append(task := self._loop.create_task(_carry(outcome, function, *arguments)))
+            task.add_done_callback(partial(_end, outcome))
 
         def cancel() -> None:
             for task in tasks:
@@ -427,6 +428,13 @@ async def _carry(
         error = raised
     with suppress(InvalidStateError):  # nothing waits for it any more
         outcome.set_result((value, error))
+
+
+def _end(outcome: _Outcome, task: asyncio.Task[None]) -> None:
+    """Wake the waiting thread of a task that was cancelled before it began."""
+    if task.cancelled():
+        with suppress(InvalidStateError):
+            outcome.set_result((None, asyncio.CancelledError()))
 
 
 def _closed() -> ToolLoopError:
