@@ -218,7 +218,7 @@ class SessionEndpoints:
         return AdmittedResponse(self._runtime, caller, search)
 
     async def end(self, request: Request, project_id: str) -> Response:
-        """End a session: delete its variables and messages for good."""
+        """End a session: delete its variables and messages permanently."""
         caller, body = await self._read(request, project_id, EndBody)
         session_id = body.session_id
         share(session=session_id)

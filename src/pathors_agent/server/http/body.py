@@ -32,7 +32,7 @@ async def read_object(request: Request, settings: ServerSettings) -> dict[str, J
 
 
 async def parsed(size: int, parse: Callable[[], ResultT]) -> ResultT:
-    """Parse a body or a history of so many bytes.
+    """Parse a body or a history of `size` bytes.
 
     Parse a large one in a thread, one at a time, so that other requests are answered: a few
     megabytes can take seconds, and a hundred times their size in memory.

@@ -1,1 +1,1 @@
-"""Run the app: what is open, connections, processes."""
+"""Run the app: its open parts, its connections, its processes."""

@@ -251,7 +251,7 @@ class Supervisor:
                 self._wait(wakeup)
         return self._status
 
-    # - what happens -
+    # - events -
 
     def _wait(self, wakeup: socket.socket) -> None:
         """Wait for the next event of a worker or a signal, and handle it."""
@@ -304,7 +304,7 @@ class Supervisor:
     def _pause(self) -> float | None:
         return max(0.0, self._restarts[0] - time.monotonic()) if self._restarts else None
 
-    # - what is done -
+    # - actions -
 
     def _start(self) -> None:
         ready, told = _SPAWN.Pipe(duplex=False)

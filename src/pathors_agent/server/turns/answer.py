@@ -39,7 +39,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Activity(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An event about a tool, after so many characters of the answer's text and reasoning."""
+    """An event about a tool. `text` and `reasoning` count the characters that precede it."""
 
     value: dict[str, Any]
     text: int = 0

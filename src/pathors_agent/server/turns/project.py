@@ -21,7 +21,7 @@ from pathors_agent.wire.chat_completions import ModelOptions
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 _VARIABLE = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
 
-# The name that clients are told if neither they nor the project name a model.
+# The name of the model in answers if neither the client nor the project names one.
 DEFAULT_MODEL = "pathway-default"
 
 
