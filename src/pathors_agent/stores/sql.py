@@ -364,7 +364,7 @@ class _RecentSessions:
 
 def _weight(session: Session) -> int:
     """Return the approximate bytes of memory of a parsed session."""
-    return session.size + session.revision * _MESSAGE_WEIGHT
+    return sum(map(len, session.message_texts)) + session.revision * _MESSAGE_WEIGHT
 
 
 def _key_row(key: StoredKey) -> dict[str, object]:

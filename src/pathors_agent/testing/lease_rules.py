@@ -44,7 +44,7 @@ async def at_once(work: Callable[[int], Awaitable[object]]) -> list[object]:
 async def until(sentence: str, what: Callable[[], Awaitable[object]]) -> None:
     """Wait until something is given; raise the sentence when it takes too long."""
     with anyio.move_on_after(PATIENCE):
-        while not await what():  # noqa: ASYNC110  (a clock tells nobody)
+        while not await what():  # noqa: ASYNC110  (a clock sends no event)
             await anyio.sleep(SHORT / 5)
         return
     raise AssertionError(sentence)
@@ -83,7 +83,7 @@ async def _sessions_are_opened(trial: Trial) -> None:
 
 
 async def _leases_are_raced_for(trial: Trial) -> None:
-    """A lease must be given to one of many who ask at once."""
+    """A lease must be granted to one of many concurrent callers."""
 
     async def take(number: int) -> Lease | None:
         return await trial.store.take_lease(
@@ -91,11 +91,11 @@ async def _leases_are_raced_for(trial: Trial) -> None:
         )
 
     given = [lease for lease in await at_once(take) if lease is not None]
-    require("of many who ask at once, one must get the lease", holds=len(given) == 1)
+    require("of many concurrent callers, one must get the lease", holds=len(given) == 1)
 
 
 async def _ended_leases_are_raced_for(trial: Trial) -> None:
-    """A lease that is over must be given to one of many who ask at once."""
+    """An expired lease must be granted to one of many concurrent callers."""
     await trial.lease(seconds=SHORT)
     await let_pass(trial, "a lease must be over after its seconds")
 
@@ -103,7 +103,7 @@ async def _ended_leases_are_raced_for(trial: Trial) -> None:
         return await trial.store.take_lease(trial.project, trial.id, holder="writer", seconds=LONG)
 
     given = [lease for lease in await at_once(take) if lease is not None]
-    require("of many who ask for a lease that is over, one must get it", holds=len(given) == 1)
+    require("of many concurrent callers, one must get an expired lease", holds=len(given) == 1)
 
 
 async def let_pass(trial: Trial, sentence: str) -> None:
@@ -132,7 +132,7 @@ async def _leases_are_held_on(trial: Trial) -> None:
     await _require_held(trial, "after it is kept")
     await store.drop_lease(replace(lease, fence=lease.fence - 1))
     await store.drop_lease(replace(lease, holder="other"))
-    await _require_held(trial, "after somebody else dropped theirs")
+    await _require_held(trial, "after another holder dropped its lease")
     await store.save_turn(lease, MORE, seen=first)
     await _require_held(trial, "after its next turn is saved")
 
@@ -144,7 +144,7 @@ async def _require_held(trial: Trial, when: str) -> None:
 
 
 async def _leases_are_dropped(trial: Trial) -> None:
-    """A lease that is given back must be anybody's."""
+    """A released lease must be free again."""
     first = await trial.lease()
     await trial.store.drop_lease(first)
     second = await trial.lease()
@@ -166,7 +166,7 @@ async def _leases_end(trial: Trial) -> None:
     await until("a lease must be over after its seconds", take)
     kept = await trial.store.keep_lease(first, seconds=LONG)
     require("a lease that is another's must not be kept", holds=not kept)
-    conflict = "who lost the lease must get SessionConflict"
+    conflict = "a holder that lost the lease must get SessionConflict"
     late = trial.store.save_turn(first, HELLO, seen=None)
     await require_error(conflict, SessionConflict, late)
     require("what is refused must not be stored", holds=await trial.seen() is None)

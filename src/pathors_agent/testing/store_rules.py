@@ -38,22 +38,22 @@ def _name(kind: str) -> Callable[[], str]:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A store, and names in it that nobody else uses."""
+    """A store, with names in it that no other trial uses."""
 
     store: Store
     project: str = field(default_factory=_name("project"))
     id: str = field(default_factory=_name("session"))
 
     async def create(self, id: str | None = None, **variables: JSONValue) -> Session:  # noqa: A002
-        """Make a session."""
+        """Create a session."""
         return await self.store.create_session(self.project, id or self.id, variables=variables)
 
     async def lease(self, id: str | None = None, *, seconds: float = LONG) -> Lease:  # noqa: A002
-        """Take a lease that nobody holds."""
+        """Acquire a free lease."""
         lease = await self.store.take_lease(
             self.project, id or self.id, holder="writer", seconds=seconds
         )
-        require("a lease that nobody holds must be given", holds=lease is not None)
+        require("a free lease must be granted", holds=lease is not None)
         assert lease is not None
         return lease
 
@@ -114,7 +114,7 @@ async def require_error(sentence: str, kind: type[Exception], work: Awaitable[ob
 async def next_millisecond() -> None:
     """Wait until the time that stores keep is another."""
     time = now()
-    while now() <= time:  # noqa: ASYNC110  (a clock tells nobody)
+    while now() <= time:  # noqa: ASYNC110  (a clock sends no event)
         await anyio.sleep(0.002)
 
 
@@ -157,7 +157,7 @@ async def _keys_are_listed(trial: Trial) -> None:
 
 
 async def _keys_are_revoked(trial: Trial) -> None:
-    """A key must be revoked for good."""
+    """A key must be revoked permanently."""
     key = _key(trial)
     await trial.store.add_key(key)
     elsewhere = await trial.store.revoke_key(f"{trial.project}-other", key.id)
@@ -188,7 +188,7 @@ async def _key_use_is_noted(trial: Trial) -> None:
 
 
 def is_recent(time: datetime | None) -> bool:
-    """Tell whether a time is about now, in UTC, with whole milliseconds."""
+    """Return True if a time is about now, in UTC, with whole milliseconds."""
     if time is None or time.utcoffset() != timedelta(0) or time.microsecond % 1000:
         return False
     # The store's machine may have a clock of its own.
@@ -226,7 +226,7 @@ async def _same_session_is_given(trial: Trial) -> None:
     conflict = "a session of this id and another provider must raise SessionConflict"
     await require_error(conflict, SessionConflict, other_provider)
     await trial.say(UserMessage(content="Hi"))
-    conflict = "making a session again that somebody wrote to must raise SessionConflict"
+    conflict = "creating a session that has messages again must raise SessionConflict"
     await require_error(conflict, SessionConflict, trial.create(a=1, b=2))
 
 
@@ -280,7 +280,7 @@ async def _everything_is_kept(trial: Trial) -> None:
 
 
 async def _ended_sessions_are_gone(trial: Trial) -> None:
-    """A session that ended must be gone for good."""
+    """An ended session must be deleted permanently."""
     made = await trial.create(color="red")
     await trial.say(UserMessage(content="hello"))
     ended = await trial.store.end_session(trial.project, trial.id)

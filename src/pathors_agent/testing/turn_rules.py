@@ -1,4 +1,4 @@
-"""The rules for who may write to a store: turns, and requests with a name."""
+"""The rules of turns and of named requests."""
 
 from dataclasses import replace
 
@@ -151,7 +151,9 @@ async def _requests_are_of_one(trial: Trial) -> None:
     begun = (first.state, first.body_digest, first.answer) == ("begun", "first", None)
     require("a new request must be the caller's", holds=begun)
     second = await trial.store.begin_request(request, "second", seconds=LONG)
-    require("a request that somebody answers must be running", holds=second.state == "running")
+    require(
+        "a request that another caller answers must be running", holds=second.state == "running"
+    )
     require("a request must tell the digest of the first body", holds=second.body_digest == "first")
     for other in (
         replace(request, project=f"{trial.project}-other"),
@@ -164,7 +166,7 @@ async def _requests_are_of_one(trial: Trial) -> None:
 
 
 async def _requests_are_raced_for(trial: Trial) -> None:
-    """A request must be given to one of many who ask at once."""
+    """A request must be granted to one of many concurrent callers."""
 
     async def begin(number: int) -> str:
         record = await trial.store.begin_request(trial.request(), f"{number}", seconds=LONG)
@@ -172,7 +174,7 @@ async def _requests_are_raced_for(trial: Trial) -> None:
 
     states = sorted(str(state) for state in await at_once(begin))
     one = states == ["begun", *["running"] * (MANY - 1)]
-    require("of many who begin a request at once, one must get it", holds=one)
+    require("of many callers that begin a request, one must get it", holds=one)
 
 
 async def _requests_are_finished(trial: Trial) -> None:
@@ -220,7 +222,7 @@ async def _answers_outlive_their_requests(trial: Trial) -> None:
 
 
 async def _requests_are_forgotten(trial: Trial) -> None:
-    """A request that came to no answer must be anybody's again."""
+    """A request that was forgotten must be free again."""
     request = trial.request()
     await trial.store.begin_request(request, "first", seconds=LONG)
     await trial.store.forget_request(request)
@@ -230,7 +232,7 @@ async def _requests_are_forgotten(trial: Trial) -> None:
 
 
 async def _requests_end(trial: Trial) -> None:
-    """A request that nobody answers must be anybody's after its seconds."""
+    """A request that no caller answers must be free after its seconds."""
     kept, clock = trial.request("kept"), trial.request("clock")
     await trial.store.begin_request(kept, "first", seconds=SHORT)
     await trial.store.begin_request(clock, "first", seconds=SHORT)
@@ -240,7 +242,7 @@ async def _requests_end(trial: Trial) -> None:
         record = await trial.store.begin_request(clock, "second", seconds=LONG)
         return (record.state, record.body_digest) == ("begun", "second")
 
-    await until("a request must be anybody's after its seconds", clock_is_over)
+    await until("a request must be free after its seconds", clock_is_over)
     record = await trial.store.begin_request(kept, "second", seconds=LONG)
     require("a request that is kept must not end", holds=record.state == "running")
 
@@ -284,10 +286,14 @@ async def _stale_notes_are_refused(trial: Trial) -> None:
     lease = await trial.lease()
     await trial.store.drop_lease(lease)
     refused = trial.store.note_turn(lease, "turn", ["late"])
-    await require_error("who lost the lease must get SessionConflict", SessionConflict, refused)
+    await require_error(
+        "a holder that lost the lease must get SessionConflict", SessionConflict, refused
+    )
     require("what is refused must not be stored", holds=await _notes(trial) == [])
     refused = trial.store.forget_notes(lease, "turn")
-    await require_error("who lost the lease must forget no notes", SessionConflict, refused)
+    await require_error(
+        "a holder that lost the lease must forget no notes", SessionConflict, refused
+    )
 
 
 async def _store_checks_itself(trial: Trial) -> None:
