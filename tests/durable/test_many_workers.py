@@ -1,4 +1,4 @@
-"""Three workers on one PostgreSQL: one is killed for good, one is stopped for long and let go.
+"""Three workers on one PostgreSQL: one is killed, one is stopped for long, the database restarts.
 
 `PATHORS_FLEET_RUNS=200` makes as many runs, instead of fifteen, and stops the slow one for a minute
 at least.
@@ -19,6 +19,7 @@ from durable_program import lines, make_agent
 from pathors_agent import ToolMessage
 from pathors_agent.core.run import Status
 from pathors_agent.durable import DurableAgent
+from postgres import Restartable, find_programs, restartable_server
 
 RUNS = int(os.environ.get("PATHORS_FLEET_RUNS", "15"))
 STOPPED_SECONDS = 60 if RUNS >= 200 else 0
@@ -56,21 +57,34 @@ def workers(database: str, folder: Path, count: int) -> "Iterator[list[subproces
             worker.communicate()
 
 
-async def test_dead_and_slow_workers_lose_nothing_and_repeat_nothing(
-    postgres_url: str, tmp_path: Path
+@pytest.fixture
+def database() -> Iterator[Restartable]:
+    """Start a server whose commits survive its end."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed")
+    with restartable_server(programs, {}) as running:
+        yield running
+
+
+async def test_dead_and_slow_workers_and_a_restart_lose_nothing_and_repeat_nothing(
+    database: Restartable, tmp_path: Path
 ) -> None:
+    postgres_url = database.server.url()
     client = DurableAgent(
         make_agent(tmp_path, lambda _: None), database=postgres_url, queue="queue"
     )
     async with client as durable:
         with workers(postgres_url, tmp_path, 3) as (dead, slow, well):
             handles = [await durable.start("go", id=f"run-{number}") for number in range(RUNS)]
-            while len(lines(tmp_path / "lines")) < RUNS // 2:  # noqa: ASYNC110  (other processes write)
-                await asyncio.sleep(0.01)
+            await written_by_workers(tmp_path, RUNS // 2)
             dead.send_signal(signal.SIGKILL)
             slow.send_signal(signal.SIGSTOP)
             stopped = asyncio.create_task(asyncio.sleep(STOPPED_SECONDS))
-            results = {handle.id: await handle.result() for handle in handles}
+            waiting = asyncio.gather(*(handle.result() for handle in handles))
+            await written_by_workers(tmp_path, RUNS)
+            await asyncio.to_thread(restart, database)
+            results = dict(zip([handle.id for handle in handles], await waiting, strict=True))
             ended = lines(tmp_path / "lines")
 
             await stopped
@@ -78,19 +92,13 @@ async def test_dead_and_slow_workers_lose_nothing_and_repeat_nothing(
             slow.send_signal(signal.SIGCONT)
             more = [await durable.start("go", id=f"late-{number}") for number in range(4)]
             results |= {handle.id: await handle.result() for handle in more}
-            for worker in (slow, well):
-                worker.send_signal(signal.SIGTERM)
-                assert worker.wait(30) == 0
+            assert [end(worker) for worker in (slow, well)] == [0, 0]
 
         doubts = {call.key for call in await durable.in_doubt()}
         again = {handle.id: await handle.result() for handle in [*handles, *more]}
         hands = [await hands_of(durable, handle.id) for handle in handles]
 
-    written = lines(tmp_path / "lines")
-    expected = {f"agent/{run}/{write}" for run in results for write in WRITES}
-    assert len(written) == len(set(written))
-    assert {line for line in expected if line.split()[0] not in doubts} <= set(written) <= expected
-    assert set(ended) <= set(written)
+    check_lines(lines(tmp_path / "lines"), ended, [*results], doubts)
 
     assert {result.status for result in results.values()} == {Status.FINISHED}
     assert {run: result.messages for run, result in again.items()} == {
@@ -102,6 +110,30 @@ async def test_dead_and_slow_workers_lose_nothing_and_repeat_nothing(
     assert set(lines(tmp_path / "ledger")) == {
         f"agent/{run}/{charge}" for run in results for charge in ("tool/1/0 1", "tool/1/1 2")
     }
+
+
+def restart(database: Restartable) -> None:
+    database.stop()
+    database.start()
+
+
+def end(worker: "subprocess.Popen[str]") -> int:
+    worker.send_signal(signal.SIGTERM)
+    return worker.wait(30)
+
+
+def check_lines(written: list[str], ended: list[str], runs: list[str], doubts: set[str]) -> None:
+    """Check that each line was written once, unless its call is in doubt."""
+    expected = {f"agent/{run}/{write}" for run in runs for write in WRITES}
+    assert len(written) == len(set(written))
+    assert {line for line in expected if line.split()[0] not in doubts} <= set(written) <= expected
+    assert set(ended) <= set(written)
+
+
+async def written_by_workers(folder: Path, count: int) -> None:
+    """Wait until the tools wrote this many lines."""
+    while len(lines(folder / "lines")) < count:  # noqa: ASYNC110  (other processes write)
+        await asyncio.sleep(0.01)
 
 
 async def hands_of(durable: DurableAgent[str], run: str) -> set[str]:

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, Generic
 
+import sqlalchemy as sa
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 
 from pathors_agent.agents.agent import AsyncAgent, prepare_run
@@ -44,6 +46,8 @@ from pathors_agent.telemetry.spans import current_headers
 # A handle looks for news after this pause, and then less and less often.
 LOOK_SECONDS = 0.05
 LONGEST_LOOK_SECONDS = 1.0
+# A caller that waits for a run endures a database that is away for this long.
+AWAY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +133,19 @@ class Runs(Generic[OutputT]):
 
     async def settled(self, run: str) -> Sequence[WorkflowStatus]:
         """Wait until a run is neither queued nor running; return its segments."""
-        pause = LOOK_SECONDS
+        pause, answered = LOOK_SECONDS, monotonic()
         with self.bell.listen(ended_topic(segment_id(self.name, run, 1))) as ended:
             while True:
                 ended.clear()
-                segments = await self.segments(run)
-                if status_of(segments[-1]) not in AT_WORK:
-                    return segments
+                try:
+                    segments = await self.segments(run)
+                    answered = monotonic()
+                    if status_of(segments[-1]) not in AT_WORK:
+                        return segments
+                except sa.exc.OperationalError:
+                    # Workers go on when the database is back, and so does this.
+                    if monotonic() - answered > AWAY_SECONDS:
+                        raise
                 with suppress(TimeoutError):  # another process may carry the run out
                     async with asyncio.timeout(pause):
                         await ended.wait()
