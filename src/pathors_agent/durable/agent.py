@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,6 +16,8 @@ from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.result import RunResult
+from pathors_agent.agents.sub_agent import SubAgent, answer_of
+from pathors_agent.core.run import Status
 from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell
 from pathors_agent.durable.claims import Source
@@ -29,12 +31,7 @@ from pathors_agent.durable.run_list import (
     RunPage,
     RunStatus,
 )
-from pathors_agent.durable.runs import (
-    Runs,
-    next_order,
-    order_of,
-    status_of,
-)
+from pathors_agent.durable.runs import LOOK_SECONDS, Runs, next_order, order_of, status_of
 from pathors_agent.durable.schedules import Schedule, Scheduler, Schedules
 from pathors_agent.durable.segment import Place, run_segment
 from pathors_agent.durable.stream import RunEvent, follow
@@ -49,7 +46,7 @@ from pathors_agent.durable.worker import (
     Worker,
     worker_name,
 )
-from pathors_agent.errors import InvalidSetting, RunExists
+from pathors_agent.errors import InvalidSetting, RunExists, RunNotFound
 from pathors_agent.history.loading import Prompt, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
@@ -57,6 +54,9 @@ from pathors_agent.wire.deltas import Delta
 
 # Ten years.
 MAX_DELAY_SECONDS = 10 * 365 * 86_400.0
+
+# How often a run looks whether its sub-agent still waits for a person.
+CHILD_LOOK_SECONDS = 5.0
 
 # Runs mostly wait for the model: what one process has open connections for.
 LOCAL_CONCURRENCY = 100
@@ -435,6 +435,42 @@ class DurableAgent(Generic[OutputT]):
         runs = self.runs
         register = partial(runs.tables.register_agent, queue=self.queue, version=self.version)
         await asyncio.to_thread(register, self.name)
+        async with AsyncExitStack() as opened:
+            children = {
+                tool.name: await opened.enter_async_context(self._child(tool.name, tool.function))
+                for tool in self.agent.tools
+                if isinstance(tool.function, SubAgent)
+            }
+            async with self._working(children, concurrency, poll, bounds, stop_seconds):
+                yield
+
+    @asynccontextmanager
+    async def _child(self, tool: str, function: SubAgent) -> AsyncIterator["_Child"]:
+        """Carry out the runs of an agent that is a tool; they belong to an agent of their own."""
+        assert isinstance(function.agent, AsyncAgent)  # `as_tool` made it
+        child: DurableAgent[Any] = DurableAgent(
+            function.agent,
+            database=self._database,
+            name=f"{self.name}.{tool}",
+            queue=f"{self.queue}.{tool}",
+            context=self._context,
+            heartbeat=self._heartbeat,
+            attempts=self._attempts,
+            deltas=self._stores_deltas,
+        )
+        async with child, child.working(concurrency=LOCAL_CONCURRENCY, poll=LOCAL_POLL_SECONDS):
+            yield _Child(child)
+
+    @asynccontextmanager
+    async def _working(
+        self,
+        children: Mapping[str, "_Child"],
+        concurrency: int,
+        poll: float,
+        bounds: Bounds,
+        stop_seconds: int,
+    ) -> AsyncIterator[None]:
+        runs = self.runs
         client = await asyncio.to_thread(engine.connect_worker, self._database)
         place = Place(
             agent=self.agent,
@@ -445,6 +481,7 @@ class DurableAgent(Generic[OutputT]):
             worker=worker_name(),
             context=self._context,
             stores_deltas=self._stores_deltas,
+            children=children,
         )
         worker = Worker(
             partial(run_segment, place),
@@ -490,6 +527,27 @@ class DurableAgent(Generic[OutputT]):
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+
+class _Child:
+    """Runs of an agent that is a tool of another one."""
+
+    def __init__(self, durable: DurableAgent[Any]) -> None:
+        self._durable = durable
+
+    async def ask(self, run: str, prompt: str, context: JSONValue) -> object:
+        """Start the run unless it exists, wait until it ends, and return its answer."""
+        handle = await self._durable.start(prompt, id=run, context=context)
+        pause = LOOK_SECONDS
+        while (result := await handle.result()).status is Status.SUSPENDED:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, CHILD_LOOK_SECONDS)
+        return answer_of(result)
+
+    async def cancel(self, run: str) -> None:
+        """End the run for good; no effect if there is none."""
+        with suppress(RunNotFound):
+            await self._durable.cancel(run)
 
 
 class RunHandle(Generic[OutputT]):

@@ -5,12 +5,12 @@ messages go through `Run.record` in the same way as new ones.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from secrets import token_hex
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from dbos import DBOSClient
 
@@ -25,12 +25,21 @@ from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Statu
 from pathors_agent.durable.deltas import Add, DeltaWriter
 from pathors_agent.durable.history import BEGIN, STARTED, Histories, Past, note_answer
 from pathors_agent.durable.journal import Journal, Work
-from pathors_agent.durable.records import Fields, Order, dump, load, segment_number, write_failure
+from pathors_agent.durable.records import (
+    SEPARATOR,
+    Fields,
+    Order,
+    dump,
+    load,
+    segment_number,
+    write_failure,
+)
 from pathors_agent.durable.tables import DoubtfulCall, Tables
-from pathors_agent.errors import ConversationError, ToolMissing
-from pathors_agent.messages import ToolMessage
+from pathors_agent.errors import ConversationError, RunFailed, ToolError, ToolMissing
+from pathors_agent.messages import JSONValue, Outcome, ToolMessage
 from pathors_agent.telemetry.events import emit, warn
 from pathors_agent.tools.registry import BoundCall
+from pathors_agent.tools.results import result_message
 from pathors_agent.wire.deltas import ToolProgressDelta
 from pathors_agent.wire.messages import read_message, write_message
 
@@ -43,6 +52,16 @@ class _Stopped(Exception):
     def __init__(self, output: Fields) -> None:
         super().__init__()
         self.output = output
+
+
+class Child(Protocol):
+    """An agent that is a tool: each call is a durable run of its own, named by the call's key."""
+
+    async def ask(self, run: str, prompt: str, context: JSONValue) -> object:
+        """Start the run unless it exists, wait until it ends, and return its answer."""
+
+    async def cancel(self, run: str) -> None:
+        """End the run for good; no effect if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +77,8 @@ class Place:
     worker: str
     context: object = None
     stores_deltas: bool = False
+    children: Mapping[str, Child] = field(default_factory=dict)
+    """By the names of their tools."""
 
 
 async def run_segment(place: Place, journal: Journal, fields: Fields) -> Fields:
@@ -117,7 +138,9 @@ class _Segment:
             for message in load(begin["added"])
             if isinstance(message, ToolMessage) and message.outcome == "not_run"
         )
-        if not self._order.closes:
+        if self._order.closes:
+            await self._cancel_children(run)
+        else:
             await self._drive(run, bindings)
         self._keep(run, token=begin.get("attempt", ""))
         if self._order.closes:
@@ -309,6 +332,11 @@ class _Segment:
         *,
         began_before: bool,
     ) -> Fields:
+        child = self._place.children.get(effect.call.name)
+        if child is not None and effect.verdict.refusal is None:
+            message = await self._ask_child(run, effect, bindings, child, left)
+            bindings.report_answered(effect, message)
+            return {"message": write_message(message), "by": self._place.worker}
         journal = _CallJournal(self._settle if began_before else None)
         try:
             async with self._writing(effect.key) as add:
@@ -321,6 +349,39 @@ class _Segment:
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
             message = ToolMessage(tool_call_id=effect.call.id, content=text, outcome="error")
         return {"message": write_message(message), "by": self._place.worker, **journal.facts}
+
+    async def _ask_child(
+        self, run: Run, effect: CallTool, bindings: Bindings, child: Child, left: float | None
+    ) -> ToolMessage:
+        """Run an agent that is a tool; an execution after this one waits for the same run."""
+        key = run.call_key(effect)
+        bound = bindings.tools.bind(
+            bindings.approvals.as_approved(effect.call),
+            self._context,
+            session_id=run.conversation.session_id,
+            key=key,
+        )
+        if isinstance(bound, ToolMessage):
+            return bound
+        outcome: Outcome = "error"
+        try:
+            async with asyncio.timeout(left):
+                answer = await child.ask(
+                    _child_run(key), bound.kwargs["prompt"], self._order.context
+                )
+            return result_message(bound, answer)
+        except TimeoutError:
+            await child.cancel(_child_run(key))
+            text, outcome = "The time of the run is over; the agent was stopped.", "timeout"
+        except (ToolError, RunFailed) as error:
+            text = str(error)
+        return ToolMessage(tool_call_id=effect.call.id, content=text, outcome=outcome)
+
+    async def _cancel_children(self, run: Run) -> None:
+        """Cancel the runs of agents that the last answer called."""
+        for key, call in run.keyed_calls():
+            if (child := self._place.children.get(call.name)) is not None:
+                await child.cancel(_child_run(f"{run.conversation.id}/{key}"))
 
     async def _settle(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
         """Decide about a call that an execution before this one had begun."""
@@ -374,6 +435,11 @@ def _reporter(add: Add) -> Callable[[ToolProgressDelta], Awaitable[None]]:
         add([delta])
 
     return report
+
+
+def _child_run(key: str) -> str:
+    """Return the id of the run that a call of a sub-agent starts."""
+    return key.replace(SEPARATOR, "-")
 
 
 def _saying(effect: GiveFeedback) -> Work:

@@ -1,0 +1,104 @@
+"""An agent as a tool of a durable agent is a durable run of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pathors_agent import AsyncAgent, ToolContext, ToolMessage, tool
+from pathors_agent.durable import DurableAgent, RunFailed
+from pathors_agent.testing import AsyncScriptedTransport, calls
+
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+
+ASK = calls(("writer", {"prompt": "pay for it"}))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'runs.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+class Script(AsyncScriptedTransport):
+    """A script that need not be used up."""
+
+    def assert_used_up(self) -> None:
+        pass
+
+
+class Story:
+    """An outer agent with an inner one that pays with a person's approval."""
+
+    def __init__(self) -> None:
+        self.paid: list[object] = []
+        self.inner = Script(calls(("pay", {})), "paid for")
+        self.outer = Script(ASK, "done")
+
+        @tool(approve=True)
+        async def pay(context: ToolContext) -> str:
+            self.paid.append(context.context)
+            return "paid"
+
+        self._pay = pay
+
+    @asynccontextmanager
+    async def working(self, database: str) -> AsyncIterator[DurableAgent[Any]]:
+        writer = AsyncAgent(self.inner, tools=[self._pay])
+        agent = AsyncAgent(self.outer, tools=[writer.as_tool("writer", "Writes.")])
+        async with DurableAgent(agent, database=database, queue="q") as durable:
+            async with durable.working(poll=0.05, stop_seconds=0):
+                yield durable
+
+
+async def suspended_child(client: DurableAgent[Any]) -> str:
+    """Wait for the run of the inner agent, and return its id."""
+    while not (runs := await client.list(status="suspended")):  # noqa: ASYNC110  (no event rings)
+        await asyncio.sleep(0.05)
+    return runs[0].id
+
+
+async def test_run_waits_for_the_approval_of_its_sub_agent_over_a_restart(database: str) -> None:
+    story = Story()
+    children: DurableAgent[Any]
+    async with DurableAgent.client("agent.writer", database=database) as children:
+        async with story.working(database) as durable:
+            handle = await durable.start("go", id="run", context={"user": "ada"})
+            child = await suspended_child(children)
+            assert await handle.status() == "running"
+        async with story.working(database) as durable:
+            [approval] = await children.approvals(child)
+            await children.approve(child, approval)
+            result = await (await durable.get("run")).result()
+
+        assert [run.id for run in await children.list()] == [child]
+    assert (result.output, story.paid) == ("done", [{"user": "ada"}])
+    assert [m.text for m in result.messages if isinstance(m, ToolMessage)] == ["paid for"]
+    assert len(story.inner.requests) == 2
+
+
+async def test_cancelling_the_run_cancels_its_sub_agent(database: str) -> None:
+    story = Story()
+    children: DurableAgent[Any]
+    async with (
+        story.working(database) as durable,
+        DurableAgent.client("agent.writer", database=database) as children,
+    ):
+        handle = await durable.start("go", id="run")
+        child = await suspended_child(children)
+        await durable.cancel("run")
+        for waiting in (handle, await children.get(child)):
+            with pytest.raises(RunFailed, match="cancelled"):
+                await waiting.result()
+
+    assert story.paid == []
