@@ -297,5 +297,6 @@ def _raise_failure(row: WorkflowStatus, messages: tuple[Message, ...]) -> None:
 
 
 async def _nothing() -> AsyncGenerator[Any, None]:
-    return
-    yield
+    none: tuple[Any, ...] = ()
+    for item in none:
+        yield item
