@@ -86,15 +86,6 @@ _INSERT = (
     .returning(sessions.c.number, sessions.c.created_at)
 )
 
-_EMPTY = select(
-    sessions.c.incarnation,
-    sessions.c.provider,
-    sessions.c.variables,
-    sessions.c.revision,
-    sessions.c.created_at,
-    sessions.c.updated_at,
-).where(*_THIS)
-
 
 def create(
     connection: Connection, project: str, session_id: str, variables: str, provider: str
@@ -104,22 +95,13 @@ def create(
         created = insert_session(connection, project, session_id, variables, provider)
         if created is not None:
             return created[1]
-        row = connection.row(_EMPTY, project=project, session_id=session_id)
-        if row is None:
+        found = read(connection, project, session_id)
+        if found is None:
             continue
-        incarnation, found_provider, found_variables, revision, created_at, updated_at = row
-        is_same = found_provider == json_text(provider) and same_values(found_variables, variables)
-        if revision or not is_same:
+        is_same = json_text(found.provider) == json_text(provider)
+        if found.revision or not is_same or not same_values(found.variables_text, variables):
             raise SessionConflict(f"The session {session_id} exists with other content.")
-        return Session(
-            project=project,
-            id=session_id,
-            incarnation=incarnation,
-            variables_text=found_variables,
-            provider=provider,
-            created_at=read_time(created_at),
-            updated_at=read_time(updated_at),
-        )
+        return found
     raise SessionConflict(f"Other writers create and end the session {session_id}.")
 
 
