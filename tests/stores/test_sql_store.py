@@ -202,6 +202,15 @@ async def test_newer_tables_are_refused(url: str) -> None:
     assert "install the newer pathors-agent" in said
 
 
+async def test_tables_from_before_the_first_release_are_refused(url: str) -> None:
+    async with SQLStore(url):
+        pass
+    execute(url, "UPDATE pathors_schema SET version = 1")
+
+    assert "older than the first release" in await error_of(SQLStore(url))
+    assert value(url, VERSION) == 1
+
+
 STEP = "ALTER TABLE pathors_keys ADD COLUMN colour TEXT"
 
 

@@ -32,6 +32,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
+from pathors_agent.errors import StoreError
+
 _TABLES = MetaData()
 
 
@@ -172,6 +174,8 @@ def upgrade(dialect: Dialect, found: int) -> Iterator[str]:
                 yield str(CreateIndex(index).compile(dialect=dialect))
         yield _literally(schema.insert().values(version=version()), dialect)
         return
+    if found < _FIRST_VERSION:
+        raise StoreError("The tables are older than the first release: use another database.")
     for step in UPGRADES[found - _FIRST_VERSION :]:
         yield from step
     yield _literally(schema.update().values(version=version()), dialect)
