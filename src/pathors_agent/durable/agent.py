@@ -157,7 +157,7 @@ class DurableAgent(Generic[OutputT]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for worker in self._workers:
+        for worker in [*self._workers]:
             await worker.stop()
         self._open_runs = None
         await self._opened.aclose()
