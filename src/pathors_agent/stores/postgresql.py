@@ -86,9 +86,9 @@ class PostgreSQLConnection(Connection):
         self._driver.close()
 
     @property
-    def is_broken(self) -> bool:
-        """Whether the connection cannot be used any more."""
-        return self._libpq.status != pq.ConnStatus.OK
+    def is_idle(self) -> bool:
+        """Whether the connection works and has no transaction."""
+        return self._libpq.transaction_status == pq.TransactionStatus.IDLE
 
     def _run(self, statement: Statement, values: dict[str, Any]) -> "pq.abc.PGresult":
         text, names, constants = self.texts[statement]
@@ -104,7 +104,8 @@ class PostgreSQLConnection(Connection):
         if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
             return result
         code = result.error_field(pq.DiagnosticField.SQLSTATE)
-        raise CutOff if self.is_broken else Refused(code.decode() if code else None)
+        is_broken = self._libpq.status != pq.ConnStatus.OK
+        raise CutOff if is_broken else Refused(code.decode() if code else None)
 
 
 _HAS_TABLES = (
@@ -165,7 +166,7 @@ class PostgreSQL(Database):
     def _transact(
         self, job: Job[Any], connection: PostgreSQLConnection | None
     ) -> PostgreSQLConnection | None:
-        """Run a job in a transaction. Return None if the connection broke."""
+        """Run a job in a transaction. Return None if the connection cannot be used any more."""
         try:
             if job.claim():
                 connection = self._begun(connection, job.kind)
@@ -175,7 +176,7 @@ class PostgreSQL(Database):
         except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
             job.error = job.error or error
         self._threads.deliver([job])
-        if connection is not None and connection.is_broken:
+        if connection is not None and not connection.is_idle:
             connection.close()
             return None
         return connection
@@ -199,5 +200,9 @@ class PostgreSQL(Database):
             except CutOff:
                 connection.close()
         connection = self._connect()
-        connection.execute(begin)
+        try:
+            connection.execute(begin)
+        except BaseException:
+            connection.close()
+            raise
         return connection
