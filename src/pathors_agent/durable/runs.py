@@ -43,6 +43,9 @@ from pathors_agent.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message, ToolCall
 from pathors_agent.telemetry.spans import current_headers
 
+# A run that came to rest with one of these has recorded steps.
+_WITH_STEPS = frozenset({"finished", "suspended", "limit_reached", "no_answer"})
+
 # A handle looks for news after this pause, and then less and less often.
 LOOK_SECONDS = 0.05
 LONGEST_LOOK_SECONDS = 1.0
@@ -109,10 +112,10 @@ class Runs(Generic[OutputT]):
     async def segments(self, run: str) -> Sequence[WorkflowStatus]:
         """Return the segments of a run, in order; raise `RunNotFound` if there is no such run."""
         count = await asyncio.to_thread(self.tables.count_segments, self.name, run)
-        if not count:
-            raise RunNotFound(f"there is no run {run!r}")
         ids = [segment_id(self.name, run, number) for number in range(1, count + 1)]
-        found = await self.client.list_workflows_async(workflow_ids=ids)
+        found = await self.client.list_workflows_async(workflow_ids=ids) if ids else []
+        if not found:  # also if it was deleted between the two reads
+            raise RunNotFound(f"there is no run {run!r}")
         return sorted(found, key=lambda row: segment_number(row.workflow_id))
 
     def of(self, row: WorkflowStatus) -> "Runs[OutputT]":
@@ -218,6 +221,8 @@ class Runs(Generic[OutputT]):
         # A segment that failed before it began took nothing.
         begin = next(filter(None, (begin_of(steps[segment]) for segment in ids)), {})
         order = order_of(segments[0])
+        if not begin and status_of(segments[-1]) in _WITH_STEPS:
+            raise RunNotFound(f"run {order.run!r} was deleted")
         past = await self.histories.read(self.name, order.session, begin.get("previous"))
         conversation = past.conversation(order)
         run, baseline, bindings = prepare_run(
