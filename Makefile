@@ -12,7 +12,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count() or 
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all coverage check format bench dist docs matrix lowest mutants soak audit model clean setup setup-demo
+.PHONY: help demo serve test test-all coverage check format bench dist docs matrix lowest mutants soak audit clean setup setup-demo
 
 help: ## say what there is to run
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16

@@ -524,7 +524,7 @@ class KeepsFinishedRequestsAnew(MemoryStore):
         (LooksBeforeItTakesWhatIsOver, "of many concurrent callers, one must get an expired lease"),
         (ForgetsAnswersWithTheirRequests, "an answer must be kept longer than the seconds of its"),
         (KeepsFinishedRequestsAnew, "a finished request must not be kept shorter"),
-        (JoinsNames, "A project and an id must be two names"),
+        (JoinsNames, "a project and an id are separate names"),
     ],
 )
 async def test_store_that_gives_out_twice_or_forgets_is_found_out(

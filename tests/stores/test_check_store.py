@@ -325,7 +325,7 @@ class CannotBeWritten(MemoryStore):
         (ForgetsAnswers, "a finished request must not be forgotten"),
         (KeepsAnswersOfEndedSessions, "the answers that tell of a session must end with it"),
         (TellsLocalTimes, "last_used_at must be the time of the last use"),
-        (CannotBeWritten, "A store that works must say so; StoreError was raised instead"),
+        (CannotBeWritten, "a working store reports that it works: StoreError was raised instead"),
     ],
 )
 async def test_broken_store_is_named(broken: Callable[[], MemoryStore], sentence: str) -> None:

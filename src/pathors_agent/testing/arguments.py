@@ -241,7 +241,7 @@ class _Maker:
 
 
 def _bounds(schema: Mapping[str, Any], step: int) -> tuple[int, int]:
-    """The least and most whole number; `step` is what an exclusive bound takes away."""
+    """Return the smallest and the largest whole number that the bounds allow."""
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     least = schema.get("minimum", None if above is None else above + (step or 1))
     most = schema.get("maximum", None if below is None else below - (step or 1))

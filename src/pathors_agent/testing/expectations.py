@@ -126,7 +126,7 @@ class Expectation:
         self._seen = -1  # the place among the calls of the one that was spoken of last
 
     def called(self, name: str, /, **arguments: object) -> Self:
-        """The tool was called, with these arguments among others, anywhere in the run.
+        """Expect a call of the tool with at least these arguments, anywhere in the run.
 
         With any object that is equal to what is right, such as `pytest.approx` makes.
         """
@@ -137,27 +137,27 @@ class Expectation:
         return self._called(name, arguments, self._seen + 1, " after that")
 
     def not_called(self, name: str, /) -> Self:
-        """The tool was not called at all."""
+        """Expect no call of the tool."""
         return self.called_times(name, 0)
 
     def called_times(self, name: str, times: int, /) -> Self:
-        """The tool was called so many times."""
+        """Expect this number of calls of the tool."""
         made = sum(each.call.name == name for each in self._made)
         return self._hold(made == times, f"expected {_times(times)} of {name}, not {made}")
 
     def with_result(self, content: object) -> Self:
-        """The call that was spoken of gave this: its text, or a value that is written as JSON."""
+        """Expect this result of the last named call: its text, or a value written as JSON."""
         return self._result_of("value", content)
 
     def with_error(self, containing: str = "") -> Self:
-        """The call that was spoken of gave no value, and the model was told so in these words."""
+        """Expect the last named call to fail with an error that contains these words."""
         call, message = self._spoken_of()
         holds = message is not None and message.is_error and containing in message.text
         words = f" that tells {containing!r}" if containing else ""
         return self._hold(holds, f"expected {call_text(call)} to give an error{words}")
 
     def answered(self, value: object = _NOT_GIVEN, *, containing: str = "", like: str = "") -> Self:
-        """The run ended with an answer: this text or value, one with these words, or this pattern."""
+        """Expect the run to end with an answer: this text or value, these words in it, or this pattern."""
         answer = self._answer()
         if value is not _NOT_GIVEN:
             return self._hold(answer == value, f"expected the answer {value!r}, not {answer!r}")
@@ -177,15 +177,15 @@ class Expectation:
         return self.answered(value, containing=containing, like=like)
 
     def finished(self) -> Self:
-        """The run came to its end."""
+        """Expect the run to have finished."""
         return self._ended(Status.FINISHED, "")
 
     def stopped_at(self, limit: str) -> Self:
-        """The run stopped at this limit."""
+        """Expect the run to have stopped at this limit."""
         return self._ended(Status.LIMIT_REACHED, limit)
 
     def suspended_on(self, *names: str) -> Self:
-        """The run waits for calls of these tools: their results, or a person's yes."""
+        """Expect the run to wait for results or approvals of calls of these tools."""
         open_calls = Conversation(self._messages).open_calls if not self._result else ()
         waiting = sorted(c.name for c in (self._result.open_calls if self._result else open_calls))
         said = f"expected the run to wait for {_listed(names)}, not for {_listed(waiting)}"

@@ -51,7 +51,7 @@ async def until(sentence: str, what: Callable[[], Awaitable[object]]) -> None:
 
 
 async def _leases_are_of_one(trial: Trial) -> None:
-    """A lease must be held by one at a time."""
+    """Check that one holder at a time has a lease."""
     lease = await trial.lease()
     named = (lease.project, lease.session_id, lease.holder) == (trial.project, trial.id, "writer")
     require("a lease must tell its session and holder", holds=named)
@@ -63,7 +63,7 @@ async def _leases_are_of_one(trial: Trial) -> None:
 
 
 async def _sessions_are_opened(trial: Trial) -> None:
-    """An opened session must come with its lease and its notes."""
+    """Check that an opened session comes with its lease and its notes."""
     store = trial.store
     new = await store.open_session(trial.project, trial.id, holder="writer", seconds=LONG)
     require("a new session must be opened as None", holds=new is not None and new.session is None)
@@ -83,7 +83,7 @@ async def _sessions_are_opened(trial: Trial) -> None:
 
 
 async def _leases_are_raced_for(trial: Trial) -> None:
-    """A lease must be granted to one of many concurrent callers."""
+    """Check that one of many concurrent callers gets a lease."""
 
     async def take(number: int) -> Lease | None:
         return await trial.store.take_lease(
@@ -95,7 +95,7 @@ async def _leases_are_raced_for(trial: Trial) -> None:
 
 
 async def _ended_leases_are_raced_for(trial: Trial) -> None:
-    """An expired lease must be granted to one of many concurrent callers."""
+    """Check that one of many concurrent callers gets an expired lease."""
     await trial.lease(seconds=SHORT)
     await let_pass(trial, "a lease must be over after its seconds")
 
@@ -117,7 +117,7 @@ async def let_pass(trial: Trial, sentence: str) -> None:
 
 
 async def _leases_are_held_on(trial: Trial) -> None:
-    """A lease must be held until it is dropped or over, whatever is done with it."""
+    """Check that a lease is held until it is dropped or expires."""
     store, lease = trial.store, await trial.lease()
     first = await store.save_turn(lease, HELLO, seen=None)
     await _require_held(trial, "after its turn is saved")
@@ -144,7 +144,7 @@ async def _require_held(trial: Trial, when: str) -> None:
 
 
 async def _leases_are_dropped(trial: Trial) -> None:
-    """A released lease must be free again."""
+    """Check that a dropped lease can be taken again."""
     first = await trial.lease()
     await trial.store.drop_lease(first)
     second = await trial.lease()
@@ -157,7 +157,7 @@ async def _leases_are_dropped(trial: Trial) -> None:
 
 
 async def _leases_end(trial: Trial) -> None:
-    """A lease must be over after its seconds."""
+    """Check that a lease expires after its seconds."""
     first = await trial.lease(seconds=SHORT)
 
     async def take() -> Lease | None:
@@ -173,7 +173,7 @@ async def _leases_end(trial: Trial) -> None:
 
 
 async def _leases_are_kept(trial: Trial) -> None:
-    """A lease that is kept must be held on."""
+    """Check that a renewed lease does not expire."""
     kept = await trial.lease("kept", seconds=SHORT)
     # Ends no sooner than the other would have.
     await trial.lease("clock", seconds=SHORT)

@@ -110,7 +110,7 @@ class _Replay:
         Conversation(self._log)  # legal, or this raises
 
     def histories(self) -> Iterator[Conversation]:
-        """The parts of the log after which the model was asked."""
+        """Return the prefixes of the log after which the model was called."""
         for place, message in enumerate(self._log if not self._kept else ()):
             history = Conversation(self._log[:place], session_id=self.conversation.session_id)
             if isinstance(message, AssistantMessage) and history.next_role is Role.ASSISTANT:
@@ -189,7 +189,7 @@ class _Replay:
 
 
 def _compared(message: Message) -> dict[str, JSONValue]:
-    """What of a message must be the same; an answer comes from the log itself."""
+    """Return the fields of a message that must be equal; answers come from the log itself."""
     if isinstance(message, AssistantMessage):
         return {"role": message.role, "tool_calls": [call.name for call in message.tool_calls]}
     if isinstance(message, UserMessage | ToolMessage):
@@ -198,7 +198,7 @@ def _compared(message: Message) -> dict[str, JSONValue]:
 
 
 def _of_bytes(before: bytes, now: bytes) -> Difference:
-    """The first difference of bodies that are equal as JSON: other order, other numbers."""
+    """Return the first difference of bodies that are equal as JSON, such as another order of keys."""
     pairs = zip(before, now, strict=False)
     at = next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(before), len(now)))
     near = slice(max(0, at - 20), at + 20)

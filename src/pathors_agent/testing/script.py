@@ -61,7 +61,7 @@ class Reply:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        """The code that makes it."""
+        """Return the code that makes it."""
         stop = self.stop
         if stop is None:
             return self._made_by()
@@ -173,7 +173,7 @@ class Raw(Reply):
         return f"raw({self.body!r}{status}{headers})"
 
     def _error_code(self) -> str:
-        """The call of `http_error` that makes it, or nothing."""
+        """Return the call of `http_error` that makes it, or an empty text."""
         try:
             error = json.loads(self.body)["error"]
             given = {name: error[name] for name in ("type", "code")}

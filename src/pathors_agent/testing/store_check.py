@@ -39,5 +39,5 @@ async def _check(made: Store, rule: Rule) -> None:
     except AssertionError:
         raise
     except Exception as error:
-        sentence = (rule.__doc__ or "").rstrip(".")
-        raise AssertionError(f"{sentence}; {type(error).__name__} was raised instead") from error
+        claim = (rule.__doc__ or "").rstrip(".").removeprefix("Check that ")
+        raise AssertionError(f"{claim}: {type(error).__name__} was raised instead") from error

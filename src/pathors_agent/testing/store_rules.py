@@ -134,7 +134,7 @@ def _key(trial: Trial, number: int = 1) -> StoredKey:
 
 
 async def _keys_are_found(trial: Trial) -> None:
-    """A key must be found by its digest, as it was added."""
+    """Check that a key is found by its digest, unchanged."""
     key = _key(trial)
     await trial.store.add_key(key)
     same = await trial.store.find_key(key.digest) == key
@@ -144,7 +144,7 @@ async def _keys_are_found(trial: Trial) -> None:
 
 
 async def _keys_are_listed(trial: Trial) -> None:
-    """The keys of a project must be listed."""
+    """Check that the keys of a project are listed."""
     second, first = _key(trial, 2), _key(trial, 1)
     other = _key(Trial(trial.store), 3)
     for key in (second, first, other):
@@ -157,7 +157,7 @@ async def _keys_are_listed(trial: Trial) -> None:
 
 
 async def _keys_are_revoked(trial: Trial) -> None:
-    """A key must be revoked permanently."""
+    """Check that a revoked key stays revoked."""
     key = _key(trial)
     await trial.store.add_key(key)
     elsewhere = await trial.store.revoke_key(f"{trial.project}-other", key.id)
@@ -178,7 +178,7 @@ async def _keys_are_revoked(trial: Trial) -> None:
 
 
 async def _key_use_is_noted(trial: Trial) -> None:
-    """The last use of a key must be noted."""
+    """Check that the last use of a key is recorded."""
     key = _key(trial)
     await trial.store.add_key(key)
     await trial.store.note_key_used(key.id)
@@ -199,7 +199,7 @@ def is_recent(time: datetime | None) -> bool:
 
 
 async def _sessions_are_made(trial: Trial) -> None:
-    """A session must be made empty, and given back."""
+    """Check that a created session is empty and is returned."""
     made = await trial.store.create_session(
         trial.project, trial.id, variables={"name": "Ann"}, provider="web"
     )
@@ -214,7 +214,7 @@ async def _sessions_are_made(trial: Trial) -> None:
 
 
 async def _same_session_is_given(trial: Trial) -> None:
-    """A session that is made twice must be given, unless it differs."""
+    """Check that creating a session twice is idempotent, and refused if it differs."""
     made = await trial.create(a=1, b=2)
     again = await trial.create(b=2, a=1)
     require("an empty session that is made again must be given as it is", holds=again == made)
@@ -231,7 +231,7 @@ async def _same_session_is_given(trial: Trial) -> None:
 
 
 async def _sessions_are_apart(trial: Trial) -> None:
-    """A session must be found under its own id and project only."""
+    """Check that a session is found under its own id and project only."""
     await trial.create()
     missing = "a session that is not there must raise SessionNotFound"
     await require_error(missing, SessionNotFound, trial.store.session(trial.project, "unknown"))
@@ -280,7 +280,7 @@ async def _everything_is_kept(trial: Trial) -> None:
 
 
 async def _ended_sessions_are_gone(trial: Trial) -> None:
-    """An ended session must be deleted permanently."""
+    """Check that an ended session is deleted permanently."""
     made = await trial.create(color="red")
     await trial.say(UserMessage(content="hello"))
     ended = await trial.store.end_session(trial.project, trial.id)
@@ -300,7 +300,7 @@ async def _ended_sessions_are_gone(trial: Trial) -> None:
 
 
 async def _search_is_over_the_text(trial: Trial) -> None:
-    """The search must be over the whole text of the data."""
+    """Check that the search covers the whole text of the data."""
     await trial.create(pet="Cat%")
     await trial.say(UserMessage(content="grüße"), AssistantMessage(content="a_b"))
     await trial.create("another", pet="dog")
@@ -331,7 +331,7 @@ async def _require_found(trial: Trial, *texts: str) -> None:
 
 
 async def _search_is_in_pages(trial: Trial) -> None:
-    """What is found must come in pages, newest update first."""
+    """Check that results come in pages, last updated first."""
     for id in ("a", "b", "c"):  # noqa: A001
         await trial.create(id, found="yes")
         await next_millisecond()
@@ -349,7 +349,7 @@ async def _search_is_in_pages(trial: Trial) -> None:
 
 
 async def _search_is_bounded_in_bytes(trial: Trial) -> None:
-    """A page of a search must end at `max_bytes`, and hold one session at least."""
+    """Check that a page of a search ends at `max_bytes`, and holds at least one session."""
     for id, text in (("last", "é"), ("large", "é" * 500), ("b", "é"), ("a", "é")):  # noqa: A001
         await trial.create(id, text="x")
         await trial.say(UserMessage(content=text), AssistantMessage(content="x"), id=id)

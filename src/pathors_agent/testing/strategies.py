@@ -94,7 +94,7 @@ def _script(entries: Iterable[Any]) -> HostileScript:
 
 
 def _drawn(make: Callable[[Draws], T]) -> st.SearchStrategy[T]:
-    """A strategy of what is made from choices, which shrink to the first options."""
+    """Return a strategy of values drawn from choices, which shrink to the first options."""
 
     @st.composite
     def made(draw: st.DrawFn) -> T:

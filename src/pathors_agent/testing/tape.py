@@ -254,7 +254,7 @@ def _written_failure(failure: Failure | None) -> JSONValue:
 
 
 def _written_piece(piece: bytes) -> JSONValue:
-    """A piece as text; one that ends inside of a character is no text."""
+    """Return a piece as text, or as base64 if it ends inside a character."""
     try:
         return piece.decode()
     except UnicodeDecodeError:

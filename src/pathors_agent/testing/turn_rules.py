@@ -21,7 +21,7 @@ from pathors_agent.testing.store_rules import (
 
 
 async def _turns_are_saved(trial: Trial) -> None:
-    """A turn must be added to the session."""
+    """Check that a turn is appended to the session."""
     lease = await trial.lease()
     first = await trial.store.save_turn(lease, HELLO, seen=None)
     made = (first.id, first.messages, first.revision) == (trial.id, HELLO, 2)
@@ -39,7 +39,7 @@ async def _turns_are_saved(trial: Trial) -> None:
 
 
 async def _sessions_are_rewound(trial: Trial) -> None:
-    """A turn with `keep` must replace the messages behind the first ones."""
+    """Check that a turn with `keep` replaces the messages after the kept ones."""
     lease = await trial.lease()
     first = await trial.store.save_turn(lease, HELLO, seen=None)
     seen = await trial.store.save_turn(lease, MORE, seen=first)
@@ -64,7 +64,7 @@ async def _sessions_are_rewound(trial: Trial) -> None:
 
 
 async def _leases_end_with_turns(trial: Trial) -> None:
-    """A turn saved with `drop` must give its lease back, and a refused one must keep it."""
+    """Check that a turn saved with `drop` releases its lease, and that a refused one keeps it."""
     lease = await trial.lease()
     refused = trial.store.save_turn(lease, HELLO, seen=await trial.create("other"), drop=True)
     conflict = "a turn on another session than the one that was seen must raise SessionConflict"
@@ -90,7 +90,7 @@ async def _stale_turns_are_refused(trial: Trial) -> None:
 
 
 async def _ended_sessions_take_no_turn(trial: Trial) -> None:
-    """A turn on a session that ended meanwhile must be refused."""
+    """Check that a turn on a session that ended meanwhile is refused."""
     seen = await trial.create()
     await trial.store.end_session(trial.project, trial.id)
     lease = await trial.lease()
@@ -100,7 +100,7 @@ async def _ended_sessions_take_no_turn(trial: Trial) -> None:
 
 
 async def _first_turns_of_ended_sessions_are_refused(trial: Trial) -> None:
-    """A session's first turn must be refused if the session was ended while it ran."""
+    """Check that a session's first turn is refused if the session was ended while it ran."""
     lease = await trial.lease()
     ended = await trial.store.end_session(trial.project, trial.id)
     require("ending a session that is not stored must give False", holds=not ended)
@@ -145,7 +145,7 @@ async def _turns_are_raced_for(trial: Trial) -> None:
 
 
 async def _requests_are_of_one(trial: Trial) -> None:
-    """A named request must be answered by one at a time."""
+    """Check that one caller at a time answers a named request."""
     request = trial.request()
     first = await trial.store.begin_request(request, "first", seconds=LONG)
     begun = (first.state, first.body_digest, first.answer) == ("begun", "first", None)
@@ -166,7 +166,7 @@ async def _requests_are_of_one(trial: Trial) -> None:
 
 
 async def _requests_are_raced_for(trial: Trial) -> None:
-    """A request must be granted to one of many concurrent callers."""
+    """Check that one of many concurrent callers gets a request."""
 
     async def begin(number: int) -> str:
         record = await trial.store.begin_request(trial.request(), f"{number}", seconds=LONG)
@@ -178,7 +178,7 @@ async def _requests_are_raced_for(trial: Trial) -> None:
 
 
 async def _requests_are_finished(trial: Trial) -> None:
-    """A saved turn must finish its request."""
+    """Check that a saved turn finishes its request."""
     request = trial.request()
     await trial.store.begin_request(request, "first", seconds=LONG)
     lease = await trial.lease()
@@ -210,7 +210,7 @@ async def _require_finished(trial: Trial, request: RequestId, sentence: str) -> 
 
 
 async def _answers_outlive_their_requests(trial: Trial) -> None:
-    """An answer must be kept longer than the seconds of its request."""
+    """Check that an answer is kept longer than the seconds of its request."""
     request = trial.request()
     await trial.store.begin_request(request, "first", seconds=SHORT)
     lease = await trial.lease()
@@ -222,7 +222,7 @@ async def _answers_outlive_their_requests(trial: Trial) -> None:
 
 
 async def _requests_are_forgotten(trial: Trial) -> None:
-    """A request that was forgotten must be free again."""
+    """Check that a forgotten request can begin again."""
     request = trial.request()
     await trial.store.begin_request(request, "first", seconds=LONG)
     await trial.store.forget_request(request)
@@ -232,7 +232,7 @@ async def _requests_are_forgotten(trial: Trial) -> None:
 
 
 async def _requests_end(trial: Trial) -> None:
-    """A request that no caller answers must be free after its seconds."""
+    """Check that a request that no caller answers can begin again after its seconds."""
     kept, clock = trial.request("kept"), trial.request("clock")
     await trial.store.begin_request(kept, "first", seconds=SHORT)
     await trial.store.begin_request(clock, "first", seconds=SHORT)
@@ -248,7 +248,7 @@ async def _requests_end(trial: Trial) -> None:
 
 
 async def _turns_are_noted(trial: Trial) -> None:
-    """Notes of a turn must be kept in order until it is saved."""
+    """Check that notes of a turn are kept in order until it is saved."""
     store, lease = trial.store, await trial.lease()
     for notes in (["one"], ["two", '{"three": "\\u0000 é"}']):
         await store.note_turn(lease, "turn", notes)
@@ -297,12 +297,12 @@ async def _stale_notes_are_refused(trial: Trial) -> None:
 
 
 async def _store_checks_itself(trial: Trial) -> None:
-    """A store that works must say so."""
+    """Check that a working store reports that it works."""
     await trial.store.check()
 
 
 async def _new_ids_need_no_lease(trial: Trial) -> None:
-    """A session with a new id must be created without a lease in the store."""
+    """Check that a session with a new id is created without a lease."""
     store, lease = trial.store, Lease.of_secret_id(trial.project, trial.id)
     saved = await store.save_turn(lease, HELLO, seen=None, drop=True)
     same = await trial.seen() == saved and saved.messages == HELLO

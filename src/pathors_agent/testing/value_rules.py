@@ -73,7 +73,7 @@ async def _projects_are_kept(trial: Trial) -> None:
 
 
 async def _names_are_not_joined(trial: Trial) -> None:
-    """A project and an id must be two names."""
+    """Check that a project and an id are separate names."""
     for separator in SEPARATORS:
         outer = replace(trial, project=f"{trial.project}{separator}a")
         await trial.create(f"a{separator}b", place="id")
@@ -97,7 +97,7 @@ async def _lease_names_are_kept(trial: Trial) -> None:
 
 
 async def _request_names_are_kept(trial: Trial) -> None:
-    """Requests must be told apart by their exact names."""
+    """Check that requests are distinguished by their exact names."""
     for name in NAMES:
         for request in (
             RequestId(project=trial.project, api_key="key", name=name),
@@ -112,7 +112,7 @@ async def _request_names_are_kept(trial: Trial) -> None:
 
 
 async def _turn_names_are_kept(trial: Trial) -> None:
-    """Notes must be kept under the exact name of their turn."""
+    """Check that notes are kept under the exact name of their turn."""
     lease = await trial.lease()
     for name in NAMES:
         await trial.store.note_turn(lease, name, [name])
@@ -210,7 +210,7 @@ async def _every_message_is_kept(trial: Trial) -> None:
 
 
 async def _given_values_are_copied(trial: Trial) -> None:
-    """A value that its caller changes later must be stored as it was."""
+    """Check that a value is stored as it was when its caller passed it."""
     variables: dict[str, JSONValue] = {"list": [1], "map": {"a": [1]}}
     await trial.store.create_session(trial.project, trial.id, variables=variables)
     _change(variables)
@@ -233,7 +233,7 @@ async def _given_values_are_copied(trial: Trial) -> None:
 
 
 async def _returned_values_are_copies(trial: Trial) -> None:
-    """A value that its reader changes must stay as it is in the store."""
+    """Check that a reader's changes do not reach the store."""
     made = await trial.create(list=[1], map={"a": [1]})
     _change(made.variables)
     lease = await trial.lease()
