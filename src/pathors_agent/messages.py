@@ -286,7 +286,7 @@ def content_text(content: Content | None) -> str:
 
 
 def unused_call_id(turn: int, position: int, taken: Container[str]) -> str:
-    """Make an id for the call at `position` of assistant message `turn`: equal on every replay.
+    """Return an id for the call at `position` of assistant message `turn`: equal on every replay.
 
     Mistral takes exactly nine letters and digits; no server is known to refuse them.
     """

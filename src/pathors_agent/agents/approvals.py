@@ -71,7 +71,7 @@ class Approvals:
         return [Approval(call, digest(call, self.tools[call.name])) for call in waiting]
 
     def decide(self, decisions: Iterable[Decision]) -> list[ToolMessage]:
-        """Let approved calls run, and answer denied ones; return those answers.
+        """Release approved calls, and answer denied ones; return those answers.
 
         Raises `ConversationError`, and changes nothing, if a decision fits no waiting call: the call
         was answered already, or the call or its tool has changed.

@@ -257,7 +257,7 @@ class RunControl:
         return self.reader.is_left or (self.reader.has_begun and is_stopped)
 
     def release_conversation(self) -> None:
-        """Let other runs hold the conversation."""
+        """Release the conversation for other runs."""
         self._run.conversation.holder = None
 
     def _append_queued(self, error: BaseException | None) -> None:

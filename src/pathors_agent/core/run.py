@@ -74,7 +74,7 @@ class CallTool:
 
 @dataclass(frozen=True, slots=True)
 class GiveFeedback:
-    """Tell the model, in a user message, what is wrong with its answer."""
+    """Send the model a user message about the fault in its answer."""
 
     key: str
     message: UserMessage = field(repr=False)

@@ -302,7 +302,7 @@ class DurableAgent(Generic[OutputT]):
         await self.runs.go_on(run_id)
         return RunHandle(self, run_id)
 
-    # - what waits for somebody -
+    # - suspended runs -
 
     async def approvals(self, run_id: str) -> Sequence[Approval]:
         """Return the calls of a run that wait for approval.
@@ -565,7 +565,7 @@ class RunHandle(Generic[OutputT]):
         return status_of((await self._durable.runs.segments(self.id))[-1])
 
     async def result(self) -> RunResult[OutputT]:
-        """Wait until the run ends or waits for somebody; return its result.
+        """Wait until the run ends or is suspended; return its result.
 
         The status of a run that waits for approvals or a client's results is SUSPENDED. Raises
         `RunFailed` if an error stopped the run.
@@ -574,7 +574,7 @@ class RunHandle(Generic[OutputT]):
         return await runs.result(await runs.settled(self.id))
 
     async def events(self) -> AsyncIterator[Message]:
-        """Yield the messages of the run, from the first one, until it ends or waits for somebody.
+        """Yield the messages of the run, from the first one, until it ends or is suspended.
 
         The results of parallel tool calls come in the order of the calls.
         """
@@ -586,7 +586,7 @@ class RunHandle(Generic[OutputT]):
         """Yield the messages of the run, and the deltas of what is under way, from any process.
 
         Deltas are stored by agents with `deltas=True`; several may arrive as one. The stream ends
-        when the run ends or waits for somebody. `after` is the `position` of an event: the stream
+        when the run ends or is suspended. `after` is the `position` of an event: the stream
         continues behind it, without the deltas of what was recorded meanwhile.
         """
         return follow(self._durable.runs, self.id, after)

@@ -1,7 +1,7 @@
 """Wake workers and waiting callers when there is work or a result, in place of frequent polls.
 
 Inside a process a bell rings at once. Between processes PostgreSQL's NOTIFY carries it. A bell may
-stay silent (SQLite, a pooler without LISTEN, a lost connection): whoever waits also polls, slowly.
+stay silent (SQLite, a pooler without LISTEN, a lost connection): waiting code also polls, slowly.
 """
 
 import asyncio

@@ -133,7 +133,7 @@ def _take(step: Step, past: Past, run: Run) -> None:
 
 
 def note_answer(past: Past, output: Mapping[str, Any]) -> None:
-    """Note what a model call recorded beside its answer."""
+    """Apply what a model call recorded beside its answer."""
     past.known |= set(output["known"])
     past.idempotent = frozenset(output.get("idempotent", ()))
     past.endpoint_session = output.get("endpoint_session") or past.endpoint_session

@@ -258,7 +258,7 @@ def next_order(
     decisions: Sequence[Decision] = (),
     closes: bool = False,
 ) -> Order:
-    """Make the order for a run's next segment."""
+    """Return the order for a run's next segment."""
     last = order_of(segments[-1])
     return Order(
         run=last.run,

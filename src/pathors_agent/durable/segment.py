@@ -450,7 +450,7 @@ def _saying(effect: GiveFeedback) -> Work:
 
 
 def open_segment(conversation: Conversation, bindings: Bindings, order: Order) -> list[Fields]:
-    """Take an order into the history; give the messages that it added."""
+    """Apply an order to the history; return the messages that it added."""
     calls = {call.id for call in conversation.open_calls}
     before = len(conversation)
     bindings.approvals.decide(order.decisions)

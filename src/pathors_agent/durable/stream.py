@@ -53,7 +53,7 @@ class _Place:
 
 
 async def follow(runs: Runs[Any], run: str, after: str) -> AsyncIterator[RunEvent]:
-    """Yield the events of a run after a position, until it ends or waits for somebody."""
+    """Yield the events of a run after a position, until it ends or waits for a person."""
     place, deltas, pause = _Place.read(after), DeltaReader(), LOOK_SECONDS
     while True:
         segments = await runs.segments(run)

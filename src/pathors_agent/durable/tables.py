@@ -233,7 +233,7 @@ class Tables:
         return None if row is None else (row.segment, row.token)
 
     def advance(self, agent: str, session: str, *, after: str | None, to: str, token: str) -> None:
-        """Make a segment the last of its session, unless another segment came in between."""
+        """Append a segment to its session, unless another segment came in between."""
         values = {"agent": agent, "session": session, "last_segment": to}
         insert = self._insert(SESSIONS).values(**values)
         advance = insert.on_conflict_do_update(

@@ -37,7 +37,7 @@ async def read_timeline(runs: Runs[Any], run: str) -> Timeline:
         places = {
             step["function_name"].removesuffix(STARTED): place for place, step in enumerate(steps)
         }
-        # Read in the order in which things ended: so it shows who did them after whom.
+        # In the order in which steps ended, which shows the workers one after another.
         read = _Reader(row, workers).calls(sorted(steps, key=_end))
         calls += sorted(read, key=lambda call: places[call.key])
     return Timeline(

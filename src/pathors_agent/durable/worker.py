@@ -115,7 +115,7 @@ class Worker:
     async def start(
         self, *, concurrency: int, poll: float = POLL_SECONDS, bounds: Bounds | None = None
     ) -> None:
-        """Take segments from the queue from now on, at most `concurrency` at once."""
+        """Start to take segments from the queue, at most `concurrency` at once."""
         check_count("concurrency", concurrency)
         check_seconds("poll", poll)
         if bounds is not None:
@@ -127,7 +127,7 @@ class Worker:
         emit("worker_started", worker=self.name, queue=self._queue)
 
     async def stop(self, *, seconds: float = STOP_SECONDS) -> None:
-        """Take no more segments, let those that run end within `seconds`, give the rest back."""
+        """Stop taking segments, wait `seconds` for running ones, and return the rest to the queue."""
         if self._polling is None:
             return
         polling, self._polling = self._polling, None
@@ -212,7 +212,7 @@ class DatabaseLog:
         self._away_since: float | None = None
 
     def failed(self, error: Exception) -> None:
-        """Note that a statement failed."""
+        """Record that a statement failed."""
         with self._lock:
             is_new = self._away_since is None
             self._away_since = self._away_since or time.monotonic()
@@ -220,7 +220,7 @@ class DatabaseLog:
             warn("database_away", worker=self._worker, error=type(error).__name__)
 
     def answered(self) -> None:
-        """Note that a heartbeat was written."""
+        """Record that a heartbeat was written."""
         with self._lock:
             since, self._away_since = self._away_since, None
         if since is not None:
@@ -378,7 +378,7 @@ class Watch:
         self.check_own()
 
     def check_own(self) -> None:
-        """Give back segments that nothing carries out; stop those that others own now."""
+        """Return segments that nothing carries out to the queue; stop those that others own now."""
         with self._carried.lock:
             carried = self._carried.segments()
             pending = {row.workflow_uuid: row for row in self._pending(self._worker)}
@@ -407,7 +407,7 @@ class Watch:
             return connection.execute(query).all()
 
     def _take_over(self, worker: str) -> None:
-        """Give the segments of a dead worker back to their queues, and forget the worker."""
+        """Return the segments of a dead worker to their queues, and delete the worker."""
         for row in self._pending(worker):
             died = (row.recovery_attempts or 0) + 1
             run = run_of(row.workflow_uuid)

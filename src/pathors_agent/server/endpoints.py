@@ -277,7 +277,7 @@ class AdmittedResponse(Response):
         self._work = work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Make the answer and send it."""
+        """Build the answer and send it."""
         async with self._runtime.services.admission.turn(self._caller.project, self._caller.id):
             pieces = await self._work()
             size = sum(map(utf8_size, pieces))

@@ -47,7 +47,7 @@ _SHARED = ("elements.js", "json_text.js", "icon.svg", "page.css")
 
 
 def create_runs_app(database: str, *, key: str | None = None) -> FastAPI:
-    """Make the app for the durable runs in a database.
+    """Build the app for the durable runs in a database.
 
     Each request needs `key` as its bearer token. Without a key, only requests to an address of
     this machine are answered: bind the server to a loopback address.

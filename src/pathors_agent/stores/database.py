@@ -228,7 +228,7 @@ class Threads(Generic[ConnectionT]):
         self._lock = threading.Lock()
 
     def put(self, job: Job[Any]) -> None:
-        """Let the next free thread run a job; start another thread if none is free."""
+        """Queue a job for the next free thread; start another thread if none is free."""
         with self._lock:
             self._open_jobs += 1
             if self._open_jobs > len(self._threads) and len(self._threads) < self._most:
@@ -394,7 +394,7 @@ class Database(ABC):
 
     @abstractmethod
     def _put(self, job: Job[Any]) -> None:
-        """Let a thread run a job."""
+        """Queue a job for a thread."""
 
     @abstractmethod
     def _version(self, connection: Connection) -> int:

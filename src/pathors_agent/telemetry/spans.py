@@ -237,7 +237,7 @@ def _extracted(headers: Mapping[str, str]) -> "Context | None":
 
 
 class AttachedContext:
-    """Makes a context the current one for a `with` block, which must not yield."""
+    """Activate a context for a `with` block, which must not yield."""
 
     __slots__ = ("_context", "_token")
 

@@ -218,7 +218,7 @@ class Waiting:
         self._on_trio = in_trio_task()
 
     def end(self) -> None:
-        """Note the end, on the event loop's own thread."""
+        """Record the end, on the event loop's own thread."""
         self.has_ended = True
         if self._wake is not None:
             self._wake()

@@ -368,7 +368,7 @@ class _LoopThread:
                 self.stop()
 
     def stop(self) -> None:
-        """Let it cancel its tasks and end, without waiting. May be called at any moment."""
+        """Cancel its tasks and end it, without waiting. May be called at any moment."""
         if self._pid == os.getpid() and not self._has_ended:
             self._call_soon(self._stop.set)
 
@@ -399,7 +399,7 @@ _RUNNING: set[_LoopThread] = set()
 
 @atexit.register
 def _close_all() -> None:
-    """Let the tools of agents that are not closed clean up before the process exits."""
+    """Stop the tools of agents that are not closed, so that they clean up before the process exits."""
     until = monotonic() + CLOSE_SECONDS
     running = tuple(_RUNNING)
     for loop in running:

@@ -30,7 +30,7 @@ class Admission:
         self._tokens = Rates(settings.tokens_per_minute)
 
     def check_rates(self, key: str) -> None:
-        """Take a completion from its key's rate. A refusal, `Problem` 429, costs nothing."""
+        """Charge a completion to its key's rate. A refused one (`Problem` 429) is not charged."""
         for rates, of_what in ((self._tokens, "tokens"), (self._requests, "requests")):
             if seconds := rates.wait(key):
                 raise rate_exceeded(f"The key has used its {of_what} per minute", seconds)
@@ -45,7 +45,7 @@ class Admission:
             yield
 
     def charge(self, key: str, result: RunResult[Any]) -> None:
-        """Take the tokens of a turn from its key's rate, even if the turn failed."""
+        """Charge the tokens of a turn to its key's rate, even if the turn failed."""
         if self._tokens.per_minute is None or not result.messages:
             return
         used = result.usage.total_tokens
@@ -119,7 +119,7 @@ class Rates:
         return seconds if seconds > _ROUNDING_SECONDS else 0.0
 
     def take(self, key: str, amount: int) -> None:
-        """Take from what the key has left."""
+        """Charge an amount to the key's rate."""
         if self.per_minute is None:
             return
         now = self._now()

@@ -129,7 +129,7 @@ class TurnJournal:
         return conversation.messages[before:]
 
     async def begin(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
-        """Note that a call begins, or return its result if it began before."""
+        """Record that a call begins, or return its result if it began before."""
         known = None
         if effect.call.id in self._begun and run.conversation.turns == self._begun_in:
             known = await self._settle(run, effect, bound)
@@ -147,7 +147,7 @@ class TurnJournal:
         return known
 
     async def end(self, message: ToolMessage) -> None:
-        """Note the result of a call."""
+        """Record the result of a call."""
         with anyio.move_on_after(_NOTE_SECONDS, shield=True):
             async with self._lock:
                 room = MAX_RESULT_CHARACTERS if self._size < MAX_NOTES_BYTES else 0

@@ -118,7 +118,7 @@ class Metrics:
 
 @contextmanager
 def shared_by_workers() -> Iterator[None]:
-    """Let the processes that start inside the block count together."""
+    """Share the counters of the processes that start inside the block."""
     if _FOLDER in os.environ:  # the program around it sees to this
         yield
         return

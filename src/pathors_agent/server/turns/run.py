@@ -47,7 +47,7 @@ class Writer(Protocol):
         """The events about tools to store with the answer."""
 
     def begin(self, rewound: int) -> None:
-        """Note that the model is about to be asked, and how many stored messages are replaced."""
+        """Record that the model is about to be called, and how many stored messages are replaced."""
 
     async def item(self, item: Delta | Message) -> None:
         """Send a delta or a message as it comes."""

@@ -179,7 +179,7 @@ class StreamWriter:
         return self._sender.is_cut
 
     def begin(self, rewound: int) -> None:
-        """Note that the model is about to be asked, and how many stored messages are replaced."""
+        """Record that the model is about to be called, and how many stored messages are replaced."""
         self._is_asked, self._rewound = True, rewound
 
     async def item(self, item: Delta | Message) -> None:
