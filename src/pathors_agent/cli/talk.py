@@ -27,7 +27,13 @@ from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.transports.http import HTTPTransport
 from pathors_agent.views.timeline import Chart, TimedCall, page
 from pathors_agent.wire.chat_completions import ModelOptions
-from pathors_agent.wire.deltas import Delta, TextDelta
+from pathors_agent.wire.deltas import (
+    Delta,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolProgressDelta,
+)
 
 _FIELD = "tool_activity"
 # In JSON these bytes are a field's name: inside a text the quotes have backslashes.
@@ -152,7 +158,9 @@ class Scene:
                 self._show_calls(item.tool_calls)
             case ToolMessage():
                 self._show_result(item.tool_call_id, item.text, is_error=item.is_error)
-            case _:
+            case ReasoningDelta() | ToolCallDelta() | ToolProgressDelta():
+                pass
+            case UserMessage() | SystemMessage():
                 pass
 
     def show_activity(self, activity: Mapping[str, Any]) -> None:

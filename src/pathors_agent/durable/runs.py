@@ -297,7 +297,7 @@ def _raise_failure(row: WorkflowStatus, messages: tuple[Message, ...]) -> None:
             kind = row.status if row.error is None else type(row.error).__name__
             text = f"the run stopped in the engine: {row.error or row.status}"
             raise RunFailed(text, kind=kind, messages=messages)
-        case _:
+        case "queued" | "running" | "suspended" | "limit_reached" | "no_answer" | "finished":
             pass
 
 

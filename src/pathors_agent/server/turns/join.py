@@ -183,7 +183,7 @@ def _entry(place: int, message: Message, hidden: Mapping[str, bool]) -> list[_En
             if hidden.get(message.tool_call_id):
                 return []
             return [_Entry(place, "tool", message.text.strip(), answers=message.tool_call_id)]
-        case _:
+        case UserMessage() | SystemMessage():
             return [_Entry(place, message.role, message.text.strip())]
 
 
@@ -433,7 +433,7 @@ def _call_ids(message: Message) -> list[str]:
             return [call.id for call in message.tool_calls]
         case ToolMessage():
             return [message.tool_call_id]
-        case _:
+        case UserMessage() | SystemMessage():
             return []
 
 
@@ -468,5 +468,5 @@ def _renamed(message: Message, ids: Mapping[str, str]) -> Message:
         case ToolMessage():
             call_id = ids.get(message.tool_call_id, message.tool_call_id)
             return message.model_copy(update={"tool_call_id": call_id})
-        case _:
+        case AssistantMessage() | UserMessage() | SystemMessage():
             return message

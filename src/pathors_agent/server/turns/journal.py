@@ -15,7 +15,13 @@ from pathors_agent.agents.perform.reconcile import settle, unknown_result
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import CallTool, Run
 from pathors_agent.errors import ConversationError, StoreError
-from pathors_agent.messages import AssistantMessage, Message, ToolMessage
+from pathors_agent.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    UserMessage,
+)
 from pathors_agent.server.http.body import parsed
 from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem
 from pathors_agent.stores.base import Lease, Store, TurnNote
@@ -122,7 +128,7 @@ class TurnJournal:
                 case AssistantMessage():
                     self._begun.clear()
                     _append(conversation, noted)
-                case _:
+                case ToolMessage() | UserMessage() | SystemMessage():
                     _append(conversation, noted)
         self._begun_in = conversation.turns
         self._noted = {id(message) for message in conversation.messages}
@@ -209,7 +215,7 @@ def interrupted(noted: Iterable[_Noted]) -> list[Message]:
             case AssistantMessage() | None:
                 messages += _with_results(answer, done, begun)
                 answer, done, begun = each, {}, {}
-            case _:
+            case UserMessage() | SystemMessage():
                 pass
     return messages
 
@@ -238,7 +244,7 @@ def calls_in_doubt(notes: Iterable[TurnNote]) -> list[tuple[TurnNote, BegunCall]
                 open_calls[*turn, call.id] = note, call
             case ToolMessage() as message if message.outcome != "unknown":
                 open_calls.pop((*turn, message.tool_call_id), None)
-            case _:
+            case ToolMessage() | AssistantMessage() | UserMessage() | SystemMessage() | None:
                 pass
     return list(open_calls.values())
 

@@ -318,7 +318,7 @@ def _reason(result: RunResult[Any]) -> str:
             return "tool_calls"
         case Status.LIMIT_REACHED:
             return "length"
-        case _:
+        case Status.RUNNING | Status.NO_ANSWER | Status.FINISHED:
             return finish_reason(result.ended_by or result.finish_reason)
 
 

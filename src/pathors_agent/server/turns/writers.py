@@ -9,7 +9,13 @@ import anyio
 from starlette.types import Message as ASGIMessage
 from starlette.types import Send
 
-from pathors_agent.messages import AssistantMessage, Message, ToolMessage
+from pathors_agent.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    UserMessage,
+)
 from pathors_agent.server.http.problems import Problem
 from pathors_agent.server.turns.answer import (
     MAX_KEPT_BYTES,
@@ -23,7 +29,13 @@ from pathors_agent.server.turns.answer import (
 from pathors_agent.server.turns.join import BETWEEN_TEXTS
 from pathors_agent.server.turns.turn import Turn
 from pathors_agent.wire.completion_bytes import DONE
-from pathors_agent.wire.deltas import Delta, ReasoningDelta, TextDelta, ToolProgressDelta
+from pathors_agent.wire.deltas import (
+    Delta,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolProgressDelta,
+)
 from pathors_agent.wire.messages import write_call
 
 _STREAM_HEADERS = {
@@ -342,5 +354,5 @@ def _activity(item: Delta | Message) -> list[dict[str, Any]]:
         case ToolProgressDelta():
             said = {"tool_call_id": item.call.id, "value": str(item.value)}
             return [{"progress": said}]
-        case _:
+        case TextDelta() | ReasoningDelta() | ToolCallDelta() | UserMessage() | SystemMessage():
             return []
