@@ -10,7 +10,7 @@ import pytest
 import pathors_agent
 from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
 from pathors_agent.transports.base import Request
-from pathors_agent.transports.endpoint import keeps_history
+from pathors_agent.transports.endpoint import Endpoint, keeps_history
 from pathors_agent.transports.http import HTTPTransport, Timeouts
 from pathors_agent.wire.profiles import EndpointProfile
 from servers import (
@@ -311,6 +311,32 @@ def test_arguments_win_over_environment(
         read_all(transport)
 
     assert server.requests[0].headers["authorization"] == "Bearer sk_argument"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "is_sent"),
+    [
+        ("https://api.pathors.com/v1/projects/shop", True),
+        ("https://llm.example/v1", True),
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("https://api.openai.com/v1", False),
+        ("https://llm.example.evil.test/v1", False),
+        ("https://llm.example%40evil.test/v1", False),
+        ("https://localhost.evil.test/v1", False),
+        ("https://127.0.0.1.evil.test/v1", False),
+    ],
+)
+def test_key_of_the_environment_is_for_its_own_hosts_only(
+    base_url: str, is_sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATHORS_BASE_URL", "https://llm.example/v1/other")
+    monkeypatch.setenv("PATHORS_API_KEY", "sk_from_environment")
+
+    endpoint = Endpoint(base_url, None, None, Timeouts(), {}, "X-Session-ID", is_own_client=True)
+
+    assert ("Authorization" in endpoint.headers) is is_sent
 
 
 def test_empty_key_keeps_that_of_the_environment_at_home(

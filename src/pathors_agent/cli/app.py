@@ -160,7 +160,7 @@ def chat(
         str | None,
         typer.Option(
             metavar="KEY",
-            help="The API key. Default: PATHORS_API_KEY, which other users of the machine cannot see.",
+            help="The API key, which other users of the machine can see. Default: PATHORS_API_KEY, if PATHORS_BASE_URL has the same host, and for this machine.",
         ),
     ] = None,
     session: Annotated[
@@ -196,7 +196,7 @@ def check(
         str | None,
         typer.Option(
             metavar="KEY",
-            help="The API key. Default: PATHORS_API_KEY, which other users of the machine cannot see.",
+            help="The API key, which other users of the machine can see. Default: PATHORS_API_KEY, if PATHORS_BASE_URL has the same host, and for this machine.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for.")] = None,

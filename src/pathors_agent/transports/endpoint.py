@@ -25,6 +25,7 @@ SHORTEST_SECRET = 8
 
 _HOST_BYTES, _LABEL_BYTES, _LAST_PORT = 254, 63, 65535
 _DEFAULT_BASE = "https://api.pathors.com/v1/projects/{project_id}"
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 _PORTS = {"http": 80, "https": 443}
 # A project's address: /projects/{id}, or /project/{id} in older ones.
 _PROJECT = re.compile(r"/projects?/[^/]")
@@ -64,7 +65,13 @@ class Endpoint:
         usual = _usual_parts(self._base) if is_own_client else None
         base = None if usual else _parsed(self._base)
         headers = _checked_headers(headers)
-        self._own = _merged(_authorization(api_key, base, headers, needed=not address), headers)
+        if base is not None and base.userinfo:
+            authorization = _basic_authorization(api_key, base, headers)
+        else:
+            host = usual[1].address if usual else base.host if base else ""
+            key = _environment_key(host if base_url else None) if api_key is None else api_key
+            authorization = _bearer_authorization(key, needed=not address)
+        self._own = _merged(authorization, headers)
         self._timeouts = timeouts
         self._session_header = _checked_name(session_header)
         self.headers = _merged(_own_headers(), self._own)
@@ -283,14 +290,21 @@ def _completions_url(base: "httpx2.URL") -> "httpx2.URL":
     return base.copy_with(raw_path=raw_path, username=None, password=None, fragment=None)
 
 
-def _authorization(
-    api_key: str | None, url: "httpx2.URL | None", headers: Mapping[str, str], *, needed: bool
-) -> dict[str, str]:
-    if url is not None and url.userinfo:
-        return _basic_authorization(api_key, url, headers)
-    key = os.environ.get("PATHORS_API_KEY", "") if api_key is None else api_key
-    if key:
-        return {"Authorization": f"Bearer {_checked_value('The API key', key)}"}
+def _environment_key(host: str | None) -> str:
+    """Return PATHORS_API_KEY if it is meant for a host that the caller named, or for no named host.
+
+    It is meant for the hosted service, the host of PATHORS_BASE_URL and this machine. A program that
+    names another provider does not send it the key.
+    """
+    key = os.environ.get("PATHORS_API_KEY", "")
+    addresses = (_DEFAULT_BASE, os.environ.get("PATHORS_BASE_URL", ""))
+    meant = {urlsplit(address).hostname for address in addresses}
+    return key if host is None or host in _THIS_MACHINE or host in meant else ""
+
+
+def _bearer_authorization(api_key: str, *, needed: bool) -> dict[str, str]:
+    if api_key:
+        return {"Authorization": f"Bearer {_checked_value('The API key', api_key)}"}
     if needed:
         raise AuthenticationError("No API key: pass api_key= or set PATHORS_API_KEY.")
     return {}

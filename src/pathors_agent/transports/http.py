@@ -96,7 +96,8 @@ class HTTPTransport(EndpointTransport["httpx2.Client", "HTTPXClient"], Transport
 
     `base_url` (or PATHORS_BASE_URL) is the address before "/chat/completions"; without it,
     requests go to the project `project_id` (or PATHORS_PROJECT_ID) of the hosted service.
-    `api_key` (or PATHORS_API_KEY) is the bearer token; "" sends none. A `client` is used as it is
+    `api_key` is the bearer token; "" sends none. Without it, PATHORS_API_KEY is sent to the hosted
+    service, the host of PATHORS_BASE_URL and this machine, and to no other host. A `client` is used as it is
     and stays open; otherwise close the transport, or use it in a `with` statement.
     """
 
