@@ -1,4 +1,4 @@
-"""The commands that carry out durable runs, and their options; what they do is loaded when they run."""
+"""The commands `worker` and `batch` and their options; their code is imported when they run."""
 
 import asyncio
 import re
@@ -28,7 +28,7 @@ Database = Annotated[
     typer.Option(
         envvar="PATHORS_DATABASE",
         metavar="URL",
-        help="sqlite:///FILE or postgresql://USER@HOST/NAME; else runs.db in the user's data"
+        help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: runs.db in the user's data"
         " folder (PATHORS_DATA_DIR).",
     ),
 ]
@@ -36,17 +36,19 @@ App = Annotated[
     str,
     typer.Option(
         metavar="MODULE:OBJECT",
-        help="The AsyncAgent, or a function without arguments that makes it.",
+        help="An AsyncAgent, or a function without arguments that returns one.",
     ),
 ]
 Name = Annotated[str, typer.Option(metavar="NAME", help="The agent's name in the database.")]
 Concurrency = Annotated[
-    int, typer.Option(min=1, metavar="N", help="How many runs at once, in this process.")
+    int,
+    typer.Option(min=1, metavar="N", help="The maximum number of concurrent runs in this process."),
 ]
 Rate = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="How many runs may start in a minute.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="The maximum number of runs that start per minute."),
 ]
-AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value on a line.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value per line.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +63,7 @@ def worker(
         list[str],
         typer.Option(
             metavar="MODULE:OBJECT",
-            help="The AsyncAgent, or a function without arguments that makes it. Can be repeated.",
+            help="An AsyncAgent, or a function without arguments that returns one. Can be repeated.",
         ),
     ],
     queue: Annotated[
@@ -74,48 +76,50 @@ def worker(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="The agent's name in the database, one for each --app. Else agent, and for several"
-            " apps the names of their objects.",
+            help="The agent's name in the database, one for each --app. Default: agent, or with"
+            " several apps the names of their objects.",
         ),
     ] = None,
     database: Database = None,
     concurrency: Concurrency = 10,
     total: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="How many of the queue at once, on all workers."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="The maximum number of concurrent runs of the queue, over all workers.",
+        ),
     ] = None,
     rate: Rate = None,
     app_version: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="The code's version; else made of the tools."),
+        typer.Option(
+            metavar="TEXT", help="The version of the code. Default: derived from the tools."
+        ),
     ] = None,
     attempts: Annotated[
         int,
-        typer.Option(
-            min=1, metavar="N", help="A run fails if its process died this often meanwhile."
-        ),
+        typer.Option(min=1, metavar="N", help="Fail a run after its process died this many times."),
     ] = 3,
     retention: Annotated[
         timedelta | None,
         typer.Option(
             parser=age,
             metavar="AGE",
-            help="Delete sessions whose runs all ended longer ago, as 30d; else keep them.",
+            help="Delete sessions whose last run ended longer ago, such as 30d. Default: keep them.",
         ),
     ] = None,
     log: Annotated[
         bool,
         typer.Option("--log", help="Write every event to standard error, not only problems."),
     ] = False,
-    log_json: Annotated[
-        bool, typer.Option("--log-json", help="Write the lines on standard error as JSON.")
-    ] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write log lines as JSON.")] = False,
 ) -> None:
     """Carry out the durable runs of agents and queues until SIGTERM or Ctrl-C.
 
-    One --app may have several queues. --concurrency is for each agent and queue.
-    Running runs then have 20 seconds to end; other workers continue the rest. Problems are written
-    to standard error, without contents; --log writes every event.
+    A single --app may have several queues. --concurrency applies to each agent and queue. A stopping
+    worker waits 20 seconds for running runs; other workers continue the rest. Problems are logged to
+    standard error, without contents; --log logs every event.
     """
     with reporting():
         from pathors_agent.cli import durable as commands
@@ -149,16 +153,14 @@ def batch(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Lines that ended under this name are not run again; INPUT's name unless given.",
+            help="The name of the batch; lines that ended under it are not run again. Default: INPUT's name.",
         ),
     ] = None,
     database: Database = None,
     queue: Annotated[str, typer.Option(metavar="NAME", help="The queue to use.")] = "batch",
     concurrency: Concurrency = 10,
     rate: Rate = None,
-    work: Annotated[
-        bool, typer.Option(help="Carry out runs here too, not only in other workers.")
-    ] = True,
+    work: Annotated[bool, typer.Option(help="Carry out runs in this process, too.")] = True,
 ) -> None:
     """Run each line of a file as a conversation.
 

@@ -34,7 +34,7 @@ RESUMABLE: tuple[Status, ...] = ("failed", "limit_reached")
 ENDED: tuple[Status, ...] = ("finished", "limit_reached", "no_answer", "failed", "cancelled")
 
 runs = typer.Typer(
-    help="List durable runs, and act on them, straight in their database.",
+    help="List durable runs and act on them, directly in their database.",
     epilog=EXIT_STATUS,
     **SETTINGS,  # type: ignore[arg-type]  # as in app.py
 )
@@ -82,9 +82,7 @@ AgentName = Annotated[
     str | None,
     typer.Option("--agent", metavar="NAME", help="The run's agent, if several have this run id."),
 ]
-Call = Annotated[
-    str, typer.Argument(metavar="CALL", help="What `runs waiting` shows for the call.")
-]
+Call = Annotated[str, typer.Argument(metavar="CALL", help="The call, as shown by `runs waiting`.")]
 
 
 def _filter(
@@ -166,9 +164,11 @@ def list_runs(
     since: Since = None,
     until: Until = None,
     limit: Annotated[
-        int, typer.Option(min=1, max=10_000, metavar="N", help="How many at most.")
+        int, typer.Option(min=1, max=10_000, metavar="N", help="The maximum number of rows.")
     ] = 50,
-    offset: Annotated[int, typer.Option(min=0, metavar="N", help="How many to skip.")] = 0,
+    offset: Annotated[
+        int, typer.Option(min=0, metavar="N", help="The number of rows to skip.")
+    ] = 0,
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -188,7 +188,7 @@ def show_run(
     *,
     agent: AgentName = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write one page that shows it as bars.")
+        Path | None, typer.Option(metavar="FILE", help="Write the timeline to an HTML file.")
     ] = None,
     database: Database = None,
     as_json: AsJSON = False,
@@ -216,7 +216,7 @@ def cancel_runs(
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """End queued, running and suspended runs for good.
+    """Cancel queued, running and suspended runs permanently.
 
     The named runs, or all that match the options.
     """
@@ -399,11 +399,13 @@ def limit_queue(
     *,
     total: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="How many runs at once, on all workers."),
+        typer.Option(
+            min=1, metavar="N", help="The maximum number of concurrent runs, over all workers."
+        ),
     ] = None,
     rate: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="How many runs may start in a minute."),
+        typer.Option(min=1, metavar="N", help="The maximum number of runs that start per minute."),
     ] = None,
     database: Database = None,
 ) -> None:
@@ -430,7 +432,10 @@ def list_doubts(*, database: Database = None, as_json: AsJSON = False) -> None:
 def forget_doubt(
     run: RunId,
     effect: Annotated[
-        str, typer.Argument(metavar="EFFECT", help="What `runs doubts` shows, as tool/0/0.")
+        str,
+        typer.Argument(
+            metavar="EFFECT", help="The effect, as shown by `runs doubts`, such as tool/0/0."
+        ),
     ],
     *,
     agent: AgentName = None,
@@ -450,7 +455,10 @@ def serve_runs(
         str, typer.Option(metavar="HOST", help="The address to listen on.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="PORT", help="0 picks a free one.")
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="The port to listen on; 0 picks a free one."
+        ),
     ] = 8001,
     database: Database = None,
     as_json: AsJSON = False,
