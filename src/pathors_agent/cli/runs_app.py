@@ -357,7 +357,7 @@ def deny_call(
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Deny a call: the model is told so, and the run continues."""
+    """Deny a call: the model reads the reason, and the run continues."""
     _change(
         lambda durable, run_id: durable.deny(run_id, call, reason=reason),
         "continues",
