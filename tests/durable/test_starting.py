@@ -106,7 +106,10 @@ async def test_delayed_run_can_be_cancelled(opened: Open) -> None:
         {"context": {"key": object()}},
         {"context": math.nan},
     ],
-    ids=str,
+    ids=[
+        *("negative", "nan", "infinite", "without a zone", "too far", "delay and time"),
+        *("context with an object", "context with nan"),
+    ],
 )
 async def test_impossible_start_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     database = f"sqlite:///{tmp_path / 'runs.db'}"

@@ -234,13 +234,16 @@ async def test_runs_of_a_session_come_one_by_one_over_all_queues(database: str) 
 
 
 async def test_total_is_of_the_queue_and_stays(database: str) -> None:
-    at_once, most = 0, 0
+    at_once, most, two = 0, 0, asyncio.Event()
 
     @tool
     async def work() -> str:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
+        if at_once == 2:
+            two.set()
+        await two.wait()  # two runs go at once, then all others may try to join them
         await asyncio.sleep(0.05)
         at_once -= 1
         return "ok"
