@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pathors_agent.errors import TransportError
@@ -89,7 +89,12 @@ def read(body: list[dict[str, Any]]) -> tuple[AssistantMessage | None, list[str]
     return message, said, [quirk.kind for quirk in stream.quirks], failure
 
 
+EMPTY_PIECE = {"index": 0, "function": {}}
+EMPTY_PIECES = {"choices": [{"delta": {"tool_calls": [EMPTY_PIECE, EMPTY_PIECE]}}]}
+
+
 @given(st.lists(chunks | spoiled(), max_size=4))
+@example([EMPTY_PIECES])
 def test_chunks_are_read_alike_by_both_readers(body: list[dict[str, Any]]) -> None:
     # A usual chunk has one choice. The second one here has no content.
     tolerated = [

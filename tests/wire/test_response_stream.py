@@ -290,6 +290,21 @@ def test_second_choice_is_kept_apart_and_gives_no_deltas(cut: Cut) -> None:
 
 
 @CUTS
+@pytest.mark.parametrize("odd", [b"", b": a comment \xcd\n\n", b"retry: 5\n\n", b"x: y\nz: 1\n\n"])
+@pytest.mark.parametrize("place", [1, 2, 6])
+def test_events_with_ids_are_read_alike_in_each_cut(cut: Cut, odd: bytes, place: int) -> None:
+    chunks = [{"id": "answer", "choices": [{"index": 0, "delta": {"content": "a"}}]}] * 8
+    events = [b"id: %d\n" % n + event(each) for n, each in enumerate(chunks)]
+    events[place] = b"id: 9\n" + event({**chunks[0], "model": "late"})
+    body = b"".join(events) + odd + DONE
+
+    message = message_of(body, cut)
+
+    # A usual chunk after the first three is not searched for names.
+    assert (message.text, message.model) == ("a" * 8, "late" if place < 3 else None)
+
+
+@CUTS
 def test_what_follows_the_end_is_dropped(cut: Cut) -> None:
     body = HEAD + text("Hello") + end() + text(" world") + event({"error": {"message": "late"}})
 

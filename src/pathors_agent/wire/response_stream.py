@@ -281,6 +281,8 @@ class ResponseStream:
                 self._fail_bound(_EVENT_TOO_LONG.format(self._max_event))
             elif event[:7] == _DATA_OBJECT and b"\n" not in event:
                 self._read_texts((event[6:],), deltas)
+            elif event[:4] == b"id: " and (texts := _data_after_ids([*event.split(b"\n"), b""])):
+                self._read_texts(texts, deltas)
             elif not event.startswith(b":") or b"\n" in event:
                 self._parse(event + b"\n\n", deltas)
 
@@ -346,13 +348,15 @@ class ResponseStream:
                 self._read_piece(piece, deltas)
                 if self.ended:
                     return
-            elif arguments := function.arguments:
-                call.parts.append(arguments)
-                deltas.append(ToolCallDelta(arguments, call))
+            else:
+                if arguments := function.arguments:
+                    call.parts.append(arguments)
+                deltas.append(ToolCallDelta(arguments or "", call))
 
     def _may_name_the_message(self) -> bool:
         """Return True if the next event may have the id and the model of the message."""
-        return self._builder.id is None and self._events_read < _HEAD_EVENTS
+        is_named = self._builder.id is not None and self._builder.model is not None
+        return not is_named and self._events_read < _HEAD_EVENTS
 
     def _read_piece(self, piece: CallPiece, deltas: list[Delta]) -> None:
         try:
