@@ -95,5 +95,9 @@ def watch(page: "Page", origin: str, expected_errors: int) -> Callable[[], None]
 
 
 def is_error(said: "ConsoleMessage") -> bool:
-    """Tell whether a page's line is an error; not that of a page whose server was stopped first."""
-    return said.type == "error" and "ERR_CONNECTION_REFUSED" not in said.text
+    """Return True if a page's line is an error of the page.
+
+    A connection may break between two requests, or because the server of the page was stopped.
+    """
+    broken = ("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_SOCKET_NOT_CONNECTED")
+    return said.type == "error" and not any(name in said.text for name in broken)

@@ -139,7 +139,7 @@ def served(
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         log_level="warning",
         ws="none",
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=round(PATIENCE_SECONDS / 2),
     )
     server = StoppableServer(config)
     started = threading.Event()
@@ -150,6 +150,12 @@ def served(
         await app.state.runtime.start()
         started.set()
         await task
+        # A browser may have connected while the server stopped.
+        for _ in range(10):
+            for connection in list(server.server_state.connections):
+                assert connection.transport is not None
+                connection.transport.abort()
+            await asyncio.sleep(0)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()

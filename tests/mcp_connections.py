@@ -1,6 +1,7 @@
 """Connections to MCP servers, for tests."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -71,6 +72,15 @@ async def call(tools: ToolRegistry, name: str, **arguments: object) -> ToolMessa
     bound = tools.bind(ToolCall(id="call_1", name=name, arguments=json.dumps(arguments)))
     assert isinstance(bound, BoundCall), bound.content
     return await call_tool_async(bound)
+
+
+def is_alive(process: int) -> bool:
+    """Return True if there is a process with this id."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 async def wait_for(condition: Callable[[], object]) -> None:
