@@ -396,7 +396,7 @@ def test_stopped_answer_to_an_approval_asks_again_and_repeats_no_begun_call(
 def test_lost_answer_is_sent_again_and_doubles_nothing(new_tab: NewTab) -> None:
     model = AsyncScriptedTransport(calls(("add", {"a": 1, "b": 2})), "It is 3.")
     with live(Project(id="demo", transport=model, tools=[add]), ui=True) as server:
-        chat = opened(new_tab, server, expected_errors=1)
+        chat = opened(new_tab, server)
 
         def lose(route: "Route") -> None:
             route.fetch()
