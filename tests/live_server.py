@@ -122,10 +122,26 @@ def live(
 class StoppableServer(uvicorn.Server):
     """A uvicorn server that stops when it is told to; uvicorn itself looks ten times a second."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stopping = asyncio.Event()
+
     async def main_loop(self) -> None:
         await self.on_tick(0)  # sets the Date header
-        self.stopping = asyncio.Event()
         await self.stopping.wait()
+        await self._end_listening()
+
+    async def _end_listening(self) -> None:
+        """Take no more connections, and let those taken last be known before the rest is closed.
+
+        A browser connects at any time. asyncio leaves a connection open that it accepted in the
+        same turn of its loop as the listener was closed.
+        """
+        for server in self.servers:
+            for listener in server.sockets:
+                asyncio.get_running_loop().remove_reader(listener.fileno())
+        for _ in range(3):  # the accepting task, the new connection, its waiter
+            await asyncio.sleep(0)
 
 
 @contextmanager
@@ -150,12 +166,6 @@ def served(
         await app.state.runtime.start()
         started.set()
         await task
-        # A browser may have connected while the server stopped.
-        for _ in range(10):
-            for connection in list(server.server_state.connections):
-                assert connection.transport is not None
-                connection.transport.abort()
-            await asyncio.sleep(0)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
