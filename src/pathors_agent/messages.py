@@ -10,6 +10,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from pathors_agent.media import MediaSource, audio_data, file_fields, image_url
+
 JSONValue = JsonValue
 """What a JSON text can hold, as Python values."""
 
@@ -62,10 +64,10 @@ class _Counted:
 
 
 class ContentPart(Value):
-    """One part of a content list: text, or an image, audio clip or file kept as it was given.
+    """One part of a content list: text, an image, an audio clip or a file.
 
-    `type` is OpenAI's part type ("text", "image_url", "input_audio", "file"); fields of other
-    types than "text" are kept unread.
+    `type` is OpenAI's part type ("text", "image_url", "input_audio", "file"). Fields of parts other
+    than text are stored unread. `image`, `audio` and `file` build such parts.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -80,6 +82,49 @@ class ContentPart(Value):
         if self.type == "text" and self.text is None:
             raise ValueError("a part of type 'text' needs its field 'text'")
         return self
+
+    @classmethod
+    def image(
+        cls,
+        source: MediaSource,
+        *,
+        media_type: str | None = None,
+        detail: Literal["auto", "low", "high"] | None = None,
+    ) -> Self:
+        """Return an image: the bytes of a PNG, JPEG, GIF or WebP, a path, or a URL.
+
+        The bytes decide which type it is. Another type needs `media_type`, and an endpoint that
+        accepts it. The endpoint fetches an `https:` URL. Raises ValueError for data that is no such
+        image, or has more than `MAX_PART_BYTES`.
+        """
+        sized = {} if detail is None else {"detail": detail}
+        return cls._of("image_url", {"url": image_url(source, media_type), **sized})
+
+    @classmethod
+    def audio(cls, source: MediaSource, *, media_type: str | None = None) -> Self:
+        """Return an audio clip: the bytes of a WAV or MP3 file, a path, or a `data:` URL.
+
+        Another type needs `media_type`, and an endpoint that accepts it. Raises ValueError as
+        `image` does, and for other URLs, which endpoints do not fetch.
+        """
+        data, kind = audio_data(source, media_type)
+        return cls._of("input_audio", {"data": data, "format": kind})
+
+    @classmethod
+    def file(
+        cls, source: MediaSource, *, filename: str | None = None, media_type: str | None = None
+    ) -> Self:
+        """Return a file: its bytes, its path, a `data:` URL, or the id of an uploaded file.
+
+        The type is read from the bytes, or from the suffix of `filename`, which is the name that
+        the model reads. Most endpoints accept PDF only. Raises ValueError if the type is unknown,
+        and as `audio` does.
+        """
+        return cls._of("file", {**file_fields(source, filename, media_type)})
+
+    @classmethod
+    def _of(cls, kind: str, value: JSONValue) -> Self:
+        return cls.model_validate({"type": kind, kind: value})
 
     def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
         yield from super().__repr_args__()

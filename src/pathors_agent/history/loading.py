@@ -26,8 +26,13 @@ _SHOWN = 10
 
 HistoryFormat = Literal["openai", "langchain", "pydantic-ai"]
 
-Prompt = str | Sequence[ContentPart | Mapping[str, object]] | UserMessage | Mapping[str, object]
-"""A user's input: text, content parts or a whole message, the latter two also as OpenAI's dicts."""
+Prompt = (
+    str | Sequence[str | ContentPart | Mapping[str, object]] | UserMessage | Mapping[str, object]
+)
+"""A user's input: text, a list of texts and content parts, or a whole message.
+
+Parts and messages may be OpenAI's dicts.
+"""
 
 GivenConversation = Conversation | Iterable[Message | Mapping[str, object]]
 """A conversation, or the messages of a new one, also as OpenAI's dicts."""
@@ -54,6 +59,8 @@ def user_message(prompt: Prompt) -> UserMessage:
 
 
 def _part(index: int, part: object) -> ContentPart:
+    if isinstance(part, str):
+        return ContentPart(type="text", text=part)
     if isinstance(part, Mapping) and "role" in part:
         raise ConversationError("prompt= is a list of messages; pass it as conversation=")
     try:

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pathors_agent.errors import ToolError
 from pathors_agent.json_text import write_json
+from pathors_agent.media import audio_format
 from pathors_agent.messages import ContentPart, JSONValue
 
 # - repairs -
@@ -145,9 +146,6 @@ def _list(value: Any) -> list[Any]:
 
 
 # - results -
-
-# OpenAI's names for its audio formats; other formats are named by their MIME type.
-_AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/mp3": "mp3", "audio/x-wav": "wav"}
 
 # A shorter line may be equal by chance, such as the name of a file in a list of files.
 _LINES_CHARACTERS = 20
@@ -296,7 +294,7 @@ def _image(block: "ImageContent") -> ContentPart:
 
 
 def _audio(block: "AudioContent") -> ContentPart:
-    kind = _AUDIO_FORMATS.get(block.mime_type, block.mime_type.rpartition("/")[2])
+    kind = audio_format(block.mime_type)
     return _media("input_audio", {"data": block.data, "format": kind})
 
 

@@ -6,7 +6,7 @@ and removes, so that each worker answers for all.
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -15,7 +15,6 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from pathors_agent.agents.result import RunResult
-from pathors_agent.server.turns.project import Project
 from pathors_agent.telemetry.facts import UNKNOWN_TOOL
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
@@ -76,20 +75,23 @@ class Metrics:
         self._turns.labels(project, status).inc()
         self._seconds.labels(project).observe(seconds)
 
-    def run(self, project: Project, result: RunResult[Any]) -> None:
-        """Count the tokens and tool calls of a run, also of one that failed."""
+    def run(self, project: str, result: RunResult[Any], *, tools: Container[str]) -> None:
+        """Count the tokens and tool calls of a run, also of one that failed.
+
+        Calls of other tools than the project's own count under one name.
+        """
         usage = result.usage
         for kind, count in (
             ("prompt", usage.prompt_tokens),
             ("completion", usage.completion_tokens),
         ):
             if count:
-                self._tokens.labels(project.id, kind).inc(count)
+                self._tokens.labels(project, kind).inc(count)
         for call in result.times:
             if call.kind == "tool":
                 # Other names are what a model made up: there is no end of them.
-                name = call.name if call.name in project.own_tools else UNKNOWN_TOOL
-                self._tools.labels(project.id, name, call.outcome).inc()
+                name = call.name if call.name in tools else UNKNOWN_TOOL
+                self._tools.labels(project, name, call.outcome).inc()
 
     def store_error(self) -> None:
         """Count a failure of the store."""

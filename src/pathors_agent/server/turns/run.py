@@ -179,7 +179,7 @@ class TurnRun:
             finally:
                 result = stream.result
                 services.admission.charge(turn.caller.id, result)
-                services.metrics.run(project, result)
+                services.metrics.run(project.id, result, tools=project.own_tools)
         answer = self._answer(result, rewound)
         await self._save(opened.lease, seen, _added(joined.base, conversation.messages), answer)
         return answer
