@@ -536,7 +536,7 @@ def test_many_problems_are_counted() -> None:
 
 def test_unknown_format_is_refused() -> None:
     with pytest.raises(ValueError, match="the formats are openai, langchain, pydantic-ai"):
-        load_messages([], format="letters")  # type: ignore[arg-type]
+        load_messages([], format="letters")  # type: ignore[call-overload]
 
 
 def test_stored_history_is_a_text() -> None:

@@ -30,10 +30,11 @@ def ask(transport: Transport, history: list[UserParam], definition: ToolParam) -
     agent.run(history[0])
     agent.run([{"type": "text", "text": "Hi."}, ContentPart(type="text", text="Ho.")])
     assert_type(load_messages("[]", format="langchain"), list[Message])
+    assert_type(load_messages("[]", repair=True), tuple[list[Message], list[str]])
 
 
 def refuse(transport: Transport) -> None:
     Agent(transport).run(5)  # type: ignore[arg-type]
     Agent(transport).run(conversation=Conversation)  # type: ignore[arg-type]
     Agent(transport, tools=["add"])  # type: ignore[list-item]
-    load_messages([], format="letters")  # type: ignore[arg-type]
+    load_messages([], format="letters")  # type: ignore[call-overload]

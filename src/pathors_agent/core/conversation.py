@@ -95,6 +95,8 @@ _CLOSED: dict[CallState, tuple[Outcome, str]] = {
     ),
 }
 
+REPAIR_HINT = "; load_messages(..., repair=True) mends a history and reports each change"
+
 # Enough ids to act on; an error about ten thousand calls must stay short.
 LISTED_IDS = 10
 
@@ -128,8 +130,8 @@ class Conversation:
     """A message history that is legal after every append.
 
     `Conversation(messages)` raises `ConversationError` with the index of the first message that does
-    not fit. The results of one batch of tool calls are kept in call order, in whatever order they
-    arrive.
+    not fit; `load_messages(..., repair=True)` mends such a history. The results of one batch of
+    tool calls are kept in call order, in whatever order they arrive.
 
     `session_id` is the id of the stored session, or None. `id` names the conversation in the
     idempotency keys of its tool calls. It is the session id, or else a random id that the agent sets;
@@ -172,7 +174,7 @@ class Conversation:
                 self.append(message)
             except ConversationError as error:
                 error.index = index
-                error.args = (f"messages[{index}]: {error}",)
+                error.args = (f"messages[{index}]: {error}{REPAIR_HINT}",)
                 raise
 
     def __repr__(self) -> str:

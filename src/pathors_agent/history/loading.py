@@ -7,15 +7,18 @@ differ from their defaults. Loading what was dumped returns equal messages.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from reprlib import repr as short_repr
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from pydantic import ValidationError
 
-from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.conversation import REPAIR_HINT, Conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import ContentPart, JSONValue, Message, UserMessage
 from pathors_agent.wire.messages import dump_message, message_adapter
+
+if TYPE_CHECKING:
+    from pathors_agent.history.reading import HistoryReader
 
 VERSION = 1
 
@@ -85,12 +88,32 @@ def conversation_of(given: GivenConversation | None) -> Conversation:
 # - loading
 
 
+@overload
+def load_messages(
+    source: str | bytes | Mapping[str, Any] | Iterable[Any],
+    *,
+    format: HistoryFormat | None = None,
+    left_out: list[str] | None = None,
+    repair: Literal[False] = False,
+) -> list[Message]: ...
+
+
+@overload
+def load_messages(
+    source: str | bytes | Mapping[str, Any] | Iterable[Any],
+    *,
+    format: HistoryFormat | None = None,
+    repair: Literal[True],
+) -> tuple[list[Message], list[str]]: ...
+
+
 def load_messages(
     source: str | bytes | Mapping[str, Any] | Iterable[Any],
     *,
     format: HistoryFormat | None = None,  # noqa: A002  (the plain word)
     left_out: list[str] | None = None,
-) -> list[Message]:
+    repair: bool = False,
+) -> list[Message] | tuple[list[Message], list[str]]:
     """Load the output of `dump_messages`, or with a `format` the history of another library.
 
     The history of another library is a list of its messages, or its own dump of them, as values or
@@ -100,20 +123,28 @@ def load_messages(
     Raises `ConversationError` with the path of each unsupported part. Pass a list as `left_out` to
     skip unsupported parts and collect their paths. Whether the messages form a legal history is
     checked by `Conversation`, not here.
+
+    With `repair=True` the messages always form a legal history, and come with a report: a text for
+    each change and each skipped part, beginning with its path, such as "messages[2]: ...". The report
+    of a legal history is empty.
     """
+    if repair and left_out is not None:
+        raise TypeError("with repair=True the report names the skipped parts; remove left_out=")
     if format is None:
         if not isinstance(source, str | bytes):
             raise TypeError("a stored history is a text; for a list of messages, pass format=")
-        return load_stored(source)
-    messages, problems = _read(_values(source), format)
+        return _repaired_stored(source) if repair else load_stored(source)
+    reader = _read(_values(source), format)
+    if repair:
+        return _repaired(zip(reader.indices, reader.messages, strict=True), reader.problems)
     if left_out is not None:
-        left_out += problems
-    elif problems:
-        raise ConversationError(_report(problems, format))
-    return messages
+        left_out += reader.problems
+    elif reader.problems:
+        raise ConversationError(_report(reader.problems, format))
+    return reader.messages
 
 
-def _read(values: list[Any], name: HistoryFormat) -> tuple[list[Message], list[str]]:
+def _read(values: list[Any], name: HistoryFormat) -> "HistoryReader":
     # Imported lazily: most programs load no history of another library.
     match name:
         case "openai":
@@ -125,8 +156,7 @@ def _read(values: list[Any], name: HistoryFormat) -> tuple[list[Message], list[s
         case _:
             known = ", ".join(get_args(HistoryFormat))
             raise ValueError(f"format={name!r} is not known; the formats are {known}")
-    reader = read(values)
-    return reader.messages, reader.problems
+    return read(values)
 
 
 def _values(source: object) -> list[Any]:
@@ -147,7 +177,7 @@ def _report(problems: list[str], name: HistoryFormat) -> str:
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return (
         f"cannot load parts of this {name} history: {shown}{more} "
-        "(pass left_out=[] to skip them and collect their paths)"
+        "(pass left_out=[] to skip them and collect their paths, or repair=True to mend the history)"
     )
 
 
@@ -166,6 +196,15 @@ def load_stored(text: str | bytes) -> list[Message]:
     Raises `ConversationError` for any other text, with the index of the first invalid message.
     """
     try:
+        return [load_message(value, index=i) for i, value in enumerate(_stored_values(text))]
+    except ConversationError as error:
+        if error.index is not None:
+            error.args = (f"{error}{REPAIR_HINT}",)
+        raise
+
+
+def _stored_values(text: str | bytes) -> list[JSONValue]:
+    try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConversationError(f"a stored history must be JSON: {error}") from None
@@ -177,7 +216,46 @@ def load_stored(text: str | bytes) -> list[Message]:
             f"a stored history of version {short_repr(version)} cannot be read; "
             f"this library reads version {VERSION}"
         )
-    return [load_message(value, index=i) for i, value in enumerate(document["messages"])]
+    values: list[JSONValue] = document["messages"]
+    return values
+
+
+def _repaired_stored(text: str | bytes) -> tuple[list[Message], list[str]]:
+    loaded: list[tuple[int, Message]] = []
+    problems: list[str] = []
+    for index, value in enumerate(_stored_values(text)):
+        try:
+            fields = _with_text_arguments(value, f"messages[{index}]", problems)
+            loaded.append((index, load_message(fields, index=index)))
+        except ConversationError as error:
+            problems.append(f"{error}; left out")
+    return _repaired(loaded, problems)
+
+
+def _with_text_arguments(value: JSONValue, path: str, changes: list[str]) -> JSONValue:
+    """Return a stored message with JSON text in place of arguments that are other values."""
+    calls = value.get("tool_calls") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(calls, list):
+        return value
+    texts: list[JSONValue] = []
+    for place, call in enumerate(calls):
+        if isinstance(call, dict) and not isinstance(call.get("arguments", ""), str):
+            changes.append(f"{path}.tool_calls[{place}].arguments: are no text; now JSON text")
+            texts.append({**call, "arguments": write_json(call["arguments"]).decode()})
+        else:
+            texts.append(call)
+    return {**value, "tool_calls": texts}
+
+
+def _repaired(
+    placed: Iterable[tuple[int, Message]], problems: list[str]
+) -> tuple[list[Message], list[str]]:
+    from pathors_agent.history.repair import HistoryRepair  # lazily, as the readers
+
+    repair = HistoryRepair()
+    for index, message in placed:
+        repair.add(index, message)
+    return repair.messages(), [*problems, *repair.report]
 
 
 def load_message(value: JSONValue, *, index: int = 0) -> Message:

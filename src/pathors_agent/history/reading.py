@@ -31,6 +31,8 @@ class HistoryReader:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self.indices: list[int] = []
+        """The index in the source of each message that was read."""
         self.problems: list[str] = []
         self.path = ""
 
@@ -44,6 +46,7 @@ class HistoryReader:
                     yield fields
                 else:
                     self.note(f"a {type(value).__name__} is not a message")
+                self.indices += [index] * (len(self.messages) - len(self.indices))
 
     @contextmanager
     def at(self, path: str) -> Iterator[None]:

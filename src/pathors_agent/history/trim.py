@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-from pathors_agent.core.conversation import Conversation, Role, turn_starts
+from pathors_agent.core.conversation import REPAIR_HINT, Conversation, Role, turn_starts
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import AssistantMessage, Content, Message, SystemMessage, Usage
 
@@ -139,7 +139,8 @@ def checked(messages: Sequence[Message]) -> Sequence[Message]:
     try:
         next_role = Conversation(messages).next_role
     except ConversationError as error:
-        error.args = (f"the messages that history= returned are not a legal history: {error}",)
+        said = str(error).removesuffix(REPAIR_HINT)
+        error.args = (f"the messages that history= returned are not a legal history: {said}",)
         raise
     if next_role is not Role.ASSISTANT:
         end = f"end at messages[{len(messages) - 1}]" if messages else "are none"
