@@ -33,7 +33,7 @@ LAYERS = [
 PURE_LAYERS = 7
 
 MOST_PACKAGES_IN_A_CHAIN = 12
-MOST_MODULES_IN_A_CHAIN = 25
+MOST_MODULES_IN_A_CHAIN = 20
 
 NOT_IN_CORE = {
     *("anyio", "asyncio", "threading", "trio", "structlog", "logging", "tenacity"),

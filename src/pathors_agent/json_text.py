@@ -1,6 +1,7 @@
 """JSON text that every reader accepts: UTF-8, without unpaired surrogates."""
 
 import json
+from datetime import datetime
 
 import msgspec
 from pydantic_core import from_json
@@ -19,6 +20,13 @@ def write_json(value: object) -> bytes:
         return whole_characters(
             json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         ).encode()
+
+
+def iso(time: datetime | None) -> str | None:
+    """Return a time as the API writes it: UTC, milliseconds, Z."""
+    if time is None:
+        return None
+    return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def whole_characters(text: str) -> str:

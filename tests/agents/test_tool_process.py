@@ -30,7 +30,7 @@ from pathors_agent.core.limits import Limits
 from pathors_agent.errors import ToolDefinitionError, ToolError
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing import AsyncScriptedTransport, calls
-from pathors_agent.tools.placement import python_executable
+from pathors_agent.tools.interpreter import python_executable
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.tool import Tool
 from ways import WAYS

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import AsyncGeneratorType, FrameType, GeneratorType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import anyio
 
@@ -28,7 +28,6 @@ from pathors_agent.concurrency.event_loops import (
 from pathors_agent.core.run import Effect, Produced, Run
 from pathors_agent.errors import ConversationError, TransportError
 from pathors_agent.messages import UserMessage
-from pathors_agent.wire.response_stream import ResponseStream
 
 # How long leaving a stream waits for another task or thread that reads it.
 LEAVE_SECONDS = 1.0
@@ -51,6 +50,13 @@ class AddMessage:
     """An effect: append a message that was added during the run."""
 
     message: UserMessage = field(repr=False)
+
+
+class ArrivingStream(Protocol):
+    """The stream of an answer that is read now."""
+
+    ended: bool
+    """Set it to end the stream; nothing more is read."""
 
 
 class RunControl:
@@ -78,7 +84,7 @@ class RunControl:
         self.cancellation = Cancellation()
         self.cancels_task = True
         self.reader = StreamReader()
-        self._stream: ResponseStream | None = None
+        self._stream: ArrivingStream | None = None
         self._left: RunControl | None = None
         self._is_open = True
         self._cancelled_task: asyncio.Task[Any] | None = None
@@ -158,7 +164,7 @@ class RunControl:
         """Return True if the time is up."""
         return self._end is not None and time.monotonic() >= self._end
 
-    def reads(self, stream: ResponseStream | None) -> None:
+    def reads(self, stream: ArrivingStream | None) -> None:
         """Set the answer that is read now: a cancellation ends it."""
         self._stream = stream
         if stream is not None and self.cancellation.is_set:

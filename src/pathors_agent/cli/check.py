@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pathors_agent.checking import Finding, Report, Verdict, check_endpoint
+from pathors_agent.checking.check import check_endpoint
+from pathors_agent.checking.report import Finding, Report, Verdict
 from pathors_agent.cli.output import write_json, write_line, write_table, write_text
 from pathors_agent.transports.exchange import Timeouts
 from pathors_agent.transports.http import HTTPTransport

@@ -18,14 +18,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pathors_agent.agents.agent import AsyncAgent
-from pathors_agent.cli.output import INTERRUPTED, WRONG_USAGE, data_folder, fail, write_note
-from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
-from pathors_agent.durable import (
-    DurableAgent,
-    read_batch,
-    run_batch,
-    write_batch,
+from pathors_agent.cli.output import (
+    INTERRUPTED,
+    RUNS_FILE,
+    WRONG_USAGE,
+    database_url,
+    fail,
+    write_note,
 )
+from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
+from pathors_agent.durable.agent import DurableAgent
+from pathors_agent.durable.batch import read_batch, run_batch, write_batch
 from pathors_agent.durable.worker import ATTEMPTS, STOP_SECONDS
 
 _SECONDS = 60
@@ -47,7 +50,7 @@ class Made:
         """Return the durable agent."""
         return DurableAgent(
             load_agent(self.app),
-            database=database_url(self.database),
+            database=database_url(self.database, file=RUNS_FILE),
             name=self.name,
             queue=self.queue,
             version=self.version,
@@ -82,11 +85,6 @@ def placed(
             WRONG_USAGE,
         )
     return [(*agent, queue) for agent, queue in zip(agents, queues, strict=True)]
-
-
-def database_url(given: str | None) -> str:
-    """Return the given database, or the one of the data folder."""
-    return given or f"sqlite:///{(data_folder() / 'runs.db').resolve()}"
 
 
 def load_agent(app: str) -> AsyncAgent[Any]:

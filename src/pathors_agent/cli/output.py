@@ -180,13 +180,6 @@ def write_rest(shown: int, total: int, offset: int) -> None:
         write_note(f"{end} of {total}; continue with --offset {end}")
 
 
-def iso(time: datetime | None) -> str | None:
-    """Write a time as the API does: UTC, milliseconds, Z."""
-    if time is None:
-        return None
-    return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-
-
 def _cell(value: object) -> str:
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -194,6 +187,8 @@ def _cell(value: object) -> str:
 
 
 def _as_json(value: object) -> object:
+    from pathors_agent.json_text import iso  # late: `--help` needs no JSON
+
     return iso(value) if isinstance(value, datetime) else str(value)
 
 
@@ -264,7 +259,8 @@ def listen_to_ctrl_c() -> None:
 
 
 _NAME = "pathors-agent"
-_FILE = "sessions.db"
+_SERVER_FILE = "sessions.db"
+RUNS_FILE = "runs.db"
 
 
 def data_folder() -> Path:
@@ -278,13 +274,13 @@ def data_folder() -> Path:
     return folder
 
 
-def database_url(given: str | None) -> str:
-    """Return the requested database, or the one in the data folder."""
+def database_url(given: str | None, *, file: str = _SERVER_FILE) -> str:
+    """Return the requested database, or a file in the data folder."""
     if given:
         return given
     from sqlalchemy import URL
 
-    path = (data_folder() / _FILE).resolve()
+    path = (data_folder() / file).resolve()
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 

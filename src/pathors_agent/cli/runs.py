@@ -8,8 +8,10 @@ from typing import Any
 
 import anyio
 
-from pathors_agent.cli.durable import database_url, per_minute
+from pathors_agent.cli.durable import per_minute
 from pathors_agent.cli.output import (
+    RUNS_FILE,
+    database_url,
     fail,
     log_to_stderr,
     write_json,
@@ -18,16 +20,17 @@ from pathors_agent.cli.output import (
     write_rest,
     write_table,
 )
-from pathors_agent.durable import DoubtfulCall, DurableAgent, RunExists, RunStatus, RunSummary
+from pathors_agent.durable.agent import DurableAgent
 from pathors_agent.durable.operator import (
     Operator,
     opened_as_json,
     operating,
     waiting_as_json,
 )
-from pathors_agent.durable.run_list import RunFilter
+from pathors_agent.durable.run_list import RunFilter, RunStatus, RunSummary
+from pathors_agent.durable.tables import DoubtfulCall
 from pathors_agent.durable.timeline import as_html, as_text
-from pathors_agent.errors import AgentError, error_text
+from pathors_agent.errors import AgentError, RunExists, error_text
 from pathors_agent.server.turns.journal import calls_in_doubt
 
 Act = Callable[[DurableAgent[Any], str], Awaitable[object]]
@@ -56,7 +59,7 @@ async def list_runs(
     database: str | None, wanted: RunFilter, *, limit: int, offset: int, as_json: bool
 ) -> None:
     """List runs, the last started or continued first."""
-    async with operating(database_url(database)) as operator:
+    async with operating(database_url(database, file=RUNS_FILE)) as operator:
         page = await operator.page(wanted, limit=limit, offset=offset)
     if as_json:
         write_json({"data": [asdict(run) for run in page], "total": page.total})
@@ -83,7 +86,7 @@ async def show(
     database: str | None, run_id: str, agent: str | None, *, html: Path | None, json: bool
 ) -> None:
     """Show a run's calls, and why it failed."""
-    async with operating(database_url(database)) as operator:
+    async with operating(database_url(database, file=RUNS_FILE)) as operator:
         opened = await operator.open(await operator.find(run_id, agent=agent))
     if html is not None:
         await anyio.Path(html).write_text(as_html(opened.timeline), encoding="utf-8")
@@ -108,7 +111,7 @@ async def change(
 ) -> int:
     """Change each chosen run; return how many could not be changed."""
     changes = _Changes(done, as_json=as_json)
-    async with operating(database_url(database)) as operator:
+    async with operating(database_url(database, file=RUNS_FILE)) as operator:
         for run in await chosen.runs(operator):
             problem = ""
             try:
@@ -124,7 +127,7 @@ async def change(
 async def delete(database: str | None, chosen: Chosen, *, as_json: bool) -> int:
     """Delete the chosen runs; return how many could not be deleted."""
     changes = _Changes("is deleted", as_json=as_json)
-    async with operating(database_url(database)) as operator:
+    async with operating(database_url(database, file=RUNS_FILE)) as operator:
         async for run, problem in operator.delete(await chosen.runs(operator)):
             changes.add(run, problem)
     return changes.end()
@@ -156,7 +159,7 @@ class _Changes:
 
 async def list_waiting(database: str | None, chosen: Chosen, *, as_json: bool) -> None:
     """List the calls that suspended runs wait for."""
-    async with operating(database_url(database)) as operator:
+    async with operating(database_url(database, file=RUNS_FILE)) as operator:
         found = [
             call for run in await chosen.runs(operator) for call in await operator.waiting(run)
         ]
@@ -173,7 +176,7 @@ async def list_waiting(database: str | None, chosen: Chosen, *, as_json: bool) -
 
 async def list_doubts(database: str | None, *, as_json: bool) -> None:
     """List calls in doubt, of runs and of served turns."""
-    async with operating(database_url(database)) as operator:
+    async with operating(database_url(database, file=RUNS_FILE)) as operator:
         doubts, notes = await operator.doubts()
     for note, call in calls_in_doubt(notes):
         session = f"{note.project}/{note.session_id}"
@@ -201,7 +204,7 @@ async def limit_queue(
     database: str | None, queue: str, *, total: int | None, rate: int | None
 ) -> None:
     """Replace the bounds of a queue."""
-    async with operating(database_url(database)) as operator:
+    async with operating(database_url(database, file=RUNS_FILE)) as operator:
         await operator.limit_queue(queue, total=total, rate=per_minute(rate))
     bounds = [f"{total} runs at once"] if total is not None else []
     bounds += [f"{rate} starts in a minute"] if rate is not None else []
@@ -213,7 +216,7 @@ async def forget_doubt(
     database: str | None, run_id: str, effect: str, *, agent: str | None
 ) -> None:
     """Remove a call in doubt; its run may have been deleted."""
-    async with operating(database_url(database)) as operator:
+    async with operating(database_url(database, file=RUNS_FILE)) as operator:
         doubts, _ = await operator.doubts()
         found = [
             doubt
@@ -248,5 +251,5 @@ def serve(database: str | None, *, host: str, port: int, as_json: bool) -> int:
         else:
             write_line(f"Listening on {address}")
 
-    app = create_runs_app(database_url(database), key=key)
+    app = create_runs_app(database_url(database, file=RUNS_FILE), key=key)
     return serve_app(lambda: app, host=host, port=port, on_ready=tell)

@@ -6,7 +6,6 @@ import sys
 from pathors_agent.cli.output import (
     Screen,
     fail,
-    iso,
     wants_colour,
     write_json,
     write_line,
@@ -16,6 +15,7 @@ from pathors_agent.cli.output import (
 )
 from pathors_agent.cli.talk import Scene
 from pathors_agent.errors import SessionNotFound
+from pathors_agent.json_text import iso
 from pathors_agent.stores.base import Session, SessionSummary, Store
 
 

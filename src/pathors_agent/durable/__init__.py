@@ -1,10 +1,10 @@
 """Durable runs: a crash loses nothing and repeats nothing, on one machine or on many."""
 
-from pathors_agent.durable.agent import DurableAgent, RunHandle
+from pathors_agent.durable.agent import DurableAgent
 from pathors_agent.durable.batch import BatchLine, read_batch, run_batch, write_batch
+from pathors_agent.durable.handle import RunEvent, RunHandle
 from pathors_agent.durable.run_list import RunPage, RunStatus, RunSummary
 from pathors_agent.durable.schedules import Schedule
-from pathors_agent.durable.stream import RunEvent
 from pathors_agent.durable.tables import DoubtfulCall
 from pathors_agent.durable.worker import Heartbeat
 from pathors_agent.errors import BatchRefused, RunExists, RunFailed, RunNotFound

@@ -1,4 +1,4 @@
-"""DurableAgent: runs that outlive their process, and handles to them from any process."""
+"""DurableAgent: runs that outlive their process."""
 
 import asyncio
 import json
@@ -15,26 +15,24 @@ from typing import Any, Generic, Self
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Approval, Decision
-from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.sub_agent import SubAgent, answer_of
 from pathors_agent.core.run import Status
 from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell
 from pathors_agent.durable.claims import Source
+from pathors_agent.durable.handle import RunHandle
 from pathors_agent.durable.history import Histories
 from pathors_agent.durable.records import SEPARATOR, Order, owned, workflow_name
 from pathors_agent.durable.retention import Retention, expire_for_ever, read_age
 from pathors_agent.durable.run_list import (
-    AT_WORK,
     RESUMABLE,
     RunFilter,
     RunPage,
     RunStatus,
 )
-from pathors_agent.durable.runs import LOOK_SECONDS, Runs, next_order, order_of, status_of
+from pathors_agent.durable.runs import LOOK_SECONDS, Runs, order_of, start_delay, status_of
 from pathors_agent.durable.schedules import Schedule, Scheduler, Schedules
 from pathors_agent.durable.segment import Place, run_segment
-from pathors_agent.durable.stream import RunEvent, follow
 from pathors_agent.durable.tables import FORMAT, Bounds, DoubtfulCall, Rate, Tables, check_count
 from pathors_agent.durable.worker import (
     ATTEMPTS,
@@ -48,12 +46,8 @@ from pathors_agent.durable.worker import (
 )
 from pathors_agent.errors import InvalidSetting, RunExists, RunNotFound
 from pathors_agent.history.loading import Prompt, user_message
-from pathors_agent.messages import JSONValue, Message, ToolMessage
+from pathors_agent.messages import JSONValue, ToolMessage
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
-from pathors_agent.wire.deltas import Delta
-
-# Ten years.
-MAX_DELAY_SECONDS = 10 * 365 * 86_400.0
 
 # How often a run looks whether its sub-agent still waits for a person.
 CHILD_LOOK_SECONDS = 5.0
@@ -181,7 +175,7 @@ class DurableAgent(Generic[OutputT]):
         delay: float | None = None,
         at: datetime | None = None,
         context: JSONValue = None,
-    ) -> "RunHandle[OutputT]":
+    ) -> RunHandle[OutputT]:
         """Start a run, and return a handle to it as soon as it is stored.
 
         With the `id` of a run that exists, its prompt must be the same, and it is the same run.
@@ -208,7 +202,7 @@ class DurableAgent(Generic[OutputT]):
             context=_json(context),
         )
         runs = await self._registered() if self._is_client else self.runs
-        await runs.start(order, priority=priority, delay=_delay(delay, at))
+        await runs.start(order, priority=priority, delay=start_delay(delay, at))
         return RunHandle(self, run)
 
     async def _registered(self) -> Runs[OutputT]:
@@ -229,11 +223,11 @@ class DurableAgent(Generic[OutputT]):
         *,
         id: str | None = None,  # noqa: A002
         context: JSONValue = None,
-    ) -> "RunHandle[OutputT]":
+    ) -> RunHandle[OutputT]:
         """Start the next run of a session."""
         return await self.start(message, session_id=session_id, id=id, context=context)
 
-    async def get(self, run_id: str) -> "RunHandle[OutputT]":
+    async def get(self, run_id: str) -> RunHandle[OutputT]:
         """Return a handle to a run; raise `RunNotFound` if there is no such run."""
         await self.runs.segments(run_id)
         return RunHandle(self, run_id)
@@ -266,14 +260,7 @@ class DurableAgent(Generic[OutputT]):
 
     async def cancel(self, run_id: str) -> None:
         """End a run for good, and answer its open calls as cancelled."""
-        segments = await self.runs.segments(run_id)
-        status = status_of(segments[-1])
-        if status in AT_WORK:
-            await self.runs.client.cancel_workflow_async(segments[-1].workflow_id)
-        elif status != "suspended":
-            return
-        runs = self.runs.of(segments[-1])
-        await runs.enqueue(len(segments) + 1, next_order(segments, closes=True))
+        await self.runs.cancel(run_id)
 
     async def delete(self, run_id: str) -> None:
         """Delete a run that has ended, with its contents, if its session has no other runs.
@@ -293,7 +280,7 @@ class DurableAgent(Generic[OutputT]):
         retention = Retention(self.runs.client, self.name)
         return await asyncio.to_thread(retention.delete, session_id)
 
-    async def resume(self, run_id: str) -> "RunHandle[OutputT]":
+    async def resume(self, run_id: str) -> RunHandle[OutputT]:
         """Continue a run that failed, with the calls that were pending."""
         segments = await self.runs.segments(run_id)
         status = status_of(segments[-1])
@@ -317,7 +304,7 @@ class DurableAgent(Generic[OutputT]):
         approval: Approval | str,
         *,
         arguments: Mapping[str, JSONValue] | None = None,
-    ) -> "RunHandle[OutputT]":
+    ) -> RunHandle[OutputT]:
         """Approve a call, named by its `Approval` or by the digest of the approval.
 
         A second answer, or one to a call that has changed, is a `ConversationError`.
@@ -327,15 +314,15 @@ class DurableAgent(Generic[OutputT]):
 
     async def deny(
         self, run_id: str, approval: Approval | str, *, reason: str = ""
-    ) -> "RunHandle[OutputT]":
+    ) -> RunHandle[OutputT]:
         """Deny a call; the model reads the reason."""
         return await self._decide(run_id, Decision(_digest(approval), False, reason))  # noqa: FBT003
 
-    async def _decide(self, run_id: str, decision: Decision) -> "RunHandle[OutputT]":
+    async def _decide(self, run_id: str, decision: Decision) -> RunHandle[OutputT]:
         await self.runs.go_on(run_id, decisions=[decision])
         return RunHandle(self, run_id)
 
-    async def answer(self, run_id: str, results: Mapping[str, JSONValue]) -> "RunHandle[OutputT]":
+    async def answer(self, run_id: str, results: Mapping[str, JSONValue]) -> RunHandle[OutputT]:
         """Record the results of client tools, by the ids of their calls."""
         messages = [
             ToolMessage(
@@ -550,52 +537,6 @@ class _Child:
             await self._durable.cancel(run)
 
 
-class RunHandle(Generic[OutputT]):
-    """A run, seen from any process: its messages so far, and its result."""
-
-    def __init__(self, durable: DurableAgent[OutputT], run_id: str) -> None:
-        self._durable = durable
-        self.id = run_id
-
-    def __repr__(self) -> str:
-        return f"<RunHandle {self.id!r}>"
-
-    async def status(self) -> RunStatus:
-        """Return the status of the run."""
-        return status_of((await self._durable.runs.segments(self.id))[-1])
-
-    async def result(self) -> RunResult[OutputT]:
-        """Wait until the run ends or is suspended; return its result.
-
-        The status of a run that waits for approvals or a client's results is SUSPENDED. Raises
-        `RunFailed` if an error stopped the run.
-        """
-        runs = self._durable.runs
-        return await runs.result(await runs.settled(self.id))
-
-    async def events(self) -> AsyncIterator[Message]:
-        """Yield the messages of the run, from the first one, until it ends or is suspended.
-
-        The results of parallel tool calls come in the order of the calls.
-        """
-        async for event in self.stream():
-            if not isinstance(event.item, Delta):
-                yield event.item
-
-    def stream(self, *, after: str = "") -> AsyncIterator[RunEvent]:
-        """Yield the messages of the run, and the deltas of what is under way, from any process.
-
-        Deltas are stored by agents with `deltas=True`; several may arrive as one. The stream ends
-        when the run ends or is suspended. `after` is the `position` of an event: the stream
-        continues behind it, without the deltas of what was recorded meanwhile.
-        """
-        return follow(self._durable.runs, self.id, after)
-
-    async def cancel(self) -> None:
-        """End the run for good."""
-        await self._durable.cancel(self.id)
-
-
 def tools_version(agent: AsyncAgent[Any]) -> str:
     """Name the version of an agent's code: equal as long as its tools and their schemas are."""
     definitions = sorted(json.dumps(each, sort_keys=True) for each in agent.tools.definitions())
@@ -623,22 +564,6 @@ def _json(context: JSONValue) -> JSONValue:
         raise InvalidSetting(f"the context of a durable run must be JSON: {error}") from None
     value: JSONValue = json.loads(text)
     return value
-
-
-def _delay(delay: float | None, at: datetime | None) -> float | None:
-    """Return how many seconds a run waits before it starts, or None."""
-    if at is None:
-        if delay is not None and not 0 <= delay <= MAX_DELAY_SECONDS:
-            raise InvalidSetting(f"delay must be 0 to {MAX_DELAY_SECONDS:g} seconds, not {delay!r}")
-        return delay
-    if delay is not None:
-        raise InvalidSetting("a run starts after delay= seconds or at= a time: pass one of the two")
-    if at.tzinfo is None:
-        raise InvalidSetting("at needs a time zone, as datetime.now(UTC) has one")
-    seconds = (at - datetime.now(UTC)).total_seconds()
-    if seconds > MAX_DELAY_SECONDS:
-        raise InvalidSetting(f"at must be within ten years, not {at.isoformat()}")
-    return max(seconds, 0.0)
 
 
 def _digest(approval: Approval | str) -> str:

@@ -4,6 +4,7 @@ Workflows are carried out by our own workers, so a program may use DBOS itself i
 and the same database.
 """
 
+import json
 import logging
 import os
 import sqlite3
@@ -16,13 +17,19 @@ from secrets import token_hex
 from typing import Any
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient
+from dbos import DBOS, DBOSClient, Serializer
 
-from pathors_agent.durable.records import JSONSerializer
-from pathors_agent.errors import StoreError
+from pathors_agent.errors import (
+    ProviderError,
+    RunFailed,
+    StoreError,
+    TransportError,
+    error_text,
+)
+from pathors_agent.messages import Message
+from pathors_agent.stores.base import PROBE_CHARACTERS
 from pathors_agent.stores.database import read_url, shown
 from pathors_agent.stores.errors import as_store_errors
-from pathors_agent.stores.sql import PROBE_CHARACTERS
 
 # The owner of our workflows, where other programs keep theirs in the same database.
 APPLICATION = "pathors-agent"
@@ -267,3 +274,46 @@ def finish(
         error=None if error is None else write(error),
         owner_xid=owner,
     )
+
+
+# - values in the engine's tables -
+
+
+def write_failure(error: Exception) -> dict[str, Any]:
+    """Write what stopped a run."""
+    retryable = error.retryable if isinstance(error, TransportError) else False
+    status = error.status if isinstance(error, ProviderError) else None
+    kind = type(error).__name__
+    return {"kind": kind, "text": error_text(error), "retryable": retryable, "status": status}
+
+
+def read_failure(fields: dict[str, Any], messages: tuple[Message, ...] = ()) -> RunFailed:
+    """Read what `write_failure` wrote."""
+    return RunFailed(
+        f"the run stopped: {fields['kind']}: {fields['text']}",
+        kind=fields["kind"],
+        retryable=fields["retryable"],
+        status=fields["status"],
+        messages=messages,
+    )
+
+
+class JSONSerializer(Serializer):
+    """Keep everything as plain JSON: nothing that is read from the database is ever executed."""
+
+    def serialize(self, data: Any) -> str:
+        """Write a value."""
+        if isinstance(data, Exception):
+            data = {"exception": write_failure(data)}
+        return json.dumps(data, separators=(",", ":"))
+
+    def deserialize(cls, serialized_data: str) -> Any:  # noqa: N805  (so named in the base class)
+        """Read a value."""
+        value = json.loads(serialized_data)
+        if isinstance(value, dict) and value.keys() == {"exception"}:
+            return read_failure(value["exception"])
+        return value
+
+    def name(self) -> str:
+        """Name the format in the database."""
+        return "pathors_json"

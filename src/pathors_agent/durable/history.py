@@ -6,15 +6,18 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pathors_agent.agents.ask import Bindings
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run
-from pathors_agent.durable.records import Order, Step, load
+from pathors_agent.durable.records import Fields, Order, Step, dump, load
 from pathors_agent.durable.tables import Tables
-from pathors_agent.messages import AssistantMessage, Message
+from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.wire.messages import read_message
 
 BEGIN = "begin"
 STARTED = "/started"
+
+CLOSED = "Cancelled: the run was ended; if this call had begun, it may have been carried out."
 
 # The histories that a process keeps in memory have at most this many messages together.
 MAX_KEPT_MESSAGES = 20_000
@@ -147,3 +150,27 @@ def new_messages(step: Step) -> tuple[Message, ...]:
     if step["function_name"] == BEGIN:
         return load(output["added"])
     return (read_message(output["message"]),) if "message" in output else ()
+
+
+def apply_order(conversation: Conversation, bindings: Bindings, order: Order) -> list[Fields]:
+    """Apply an order to the history; return the messages that it added."""
+    calls = {call.id for call in conversation.open_calls}
+    before = len(conversation)
+    bindings.approvals.decide(order.decisions)
+    denied = [m for m in conversation.messages if _answers(m, calls)]
+    for message in order.messages:
+        conversation.append(message)
+    if order.closes:
+        closed = [
+            ToolMessage(tool_call_id=call.id, content=CLOSED, outcome="cancelled")
+            for call in conversation.open_calls
+        ]
+        for result in closed:
+            conversation.append(result)
+        return dump([*denied, *order.messages, *closed])
+    assert len(conversation) == before + len(denied) + len(order.messages)
+    return dump([*denied, *order.messages])
+
+
+def _answers(message: object, calls: set[str]) -> bool:
+    return isinstance(message, ToolMessage) and message.tool_call_id in calls

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from dbos import DBOSClient
 
 from pathors_agent.durable import engine
-from pathors_agent.durable.records import Fields, JSONSerializer, run_of
+from pathors_agent.durable.engine import JSONSerializer
+from pathors_agent.durable.records import Fields, run_of
 from pathors_agent.telemetry.events import emit
 
 # A record is tried again for so long while the database refuses it (a full disk, a restart): what

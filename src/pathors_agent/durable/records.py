@@ -3,16 +3,12 @@
 A segment is one workflow of the engine: from a prompt, a decision or an answer to the next rest.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from dbos import Serializer
-
 from pathors_agent.agents.approvals import Decision
-from pathors_agent.errors import ProviderError, RunFailed, TransportError, error_text
 from pathors_agent.messages import JSONValue, Message
 from pathors_agent.wire.messages import read_message, write_message
 
@@ -113,43 +109,3 @@ def dump(messages: Iterable[Message]) -> list[dict[str, JSONValue]]:
 def load(messages: Iterable[Mapping[str, JSONValue]]) -> tuple[Message, ...]:
     """Read what `dump` wrote."""
     return tuple(map(read_message, messages))
-
-
-def write_failure(error: Exception) -> Fields:
-    """Write what stopped a run."""
-    retryable = error.retryable if isinstance(error, TransportError) else False
-    status = error.status if isinstance(error, ProviderError) else None
-    kind = type(error).__name__
-    return {"kind": kind, "text": error_text(error), "retryable": retryable, "status": status}
-
-
-def read_failure(fields: Fields, messages: tuple[Message, ...] = ()) -> RunFailed:
-    """Read what `write_failure` wrote."""
-    return RunFailed(
-        f"the run stopped: {fields['kind']}: {fields['text']}",
-        kind=fields["kind"],
-        retryable=fields["retryable"],
-        status=fields["status"],
-        messages=messages,
-    )
-
-
-class JSONSerializer(Serializer):
-    """Keep everything as plain JSON: nothing that is read from the database is ever executed."""
-
-    def serialize(self, data: Any) -> str:
-        """Write a value."""
-        if isinstance(data, Exception):
-            data = {"exception": write_failure(data)}
-        return json.dumps(data, separators=(",", ":"))
-
-    def deserialize(cls, serialized_data: str) -> Any:  # noqa: N805  (so named in the base class)
-        """Read a value."""
-        value = json.loads(serialized_data)
-        if isinstance(value, dict) and value.keys() == {"exception"}:
-            return read_failure(value["exception"])
-        return value
-
-    def name(self) -> str:
-        """Name the format in the database."""
-        return "pathors_json"

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Generic
 
@@ -20,11 +21,11 @@ from pathors_agent.core.run import Status
 from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell, ended_topic
 from pathors_agent.durable.claims import NO_PRIORITY, store
-from pathors_agent.durable.history import Histories, begin_of, new_messages, take
+from pathors_agent.durable.engine import read_failure
+from pathors_agent.durable.history import Histories, apply_order, begin_of, new_messages, take
 from pathors_agent.durable.records import (
     Fields,
     Order,
-    read_failure,
     segment_id,
     segment_number,
     workflow_name,
@@ -37,14 +38,16 @@ from pathors_agent.durable.run_list import (
     RunPage,
     RunStatus,
 )
-from pathors_agent.durable.segment import open_segment
 from pathors_agent.durable.tables import Tables, check_count
-from pathors_agent.errors import RunExists, RunFailed, RunNotFound
+from pathors_agent.errors import InvalidSetting, RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message, ToolCall
 from pathors_agent.telemetry.spans import current_headers
 
 # A run that came to rest with one of these has recorded steps.
 _WITH_STEPS = frozenset({"finished", "suspended", "limit_reached", "no_answer"})
+
+# Ten years.
+MAX_DELAY_SECONDS = 10 * 365 * 86_400.0
 
 # A handle looks for news after this pause, and then less and less often.
 LOOK_SECONDS = 0.05
@@ -195,7 +198,7 @@ class Runs(Generic[OutputT]):
         _, _, bindings = prepare_run(self.agent, conversation, context=self._context(order))
         foreign = {each.digest for each in self._foreign(last, conversation.open_calls)}
         decisions = tuple(each for each in order.decisions if each.digest not in foreign)
-        open_segment(conversation, bindings, replace(order, decisions=decisions))
+        apply_order(conversation, bindings, replace(order, decisions=decisions))
 
     async def approvals(self, run: str) -> Sequence[Approval]:
         """Return the calls of a run that wait for approval, also those of tools that are not here."""
@@ -213,6 +216,17 @@ class Runs(Generic[OutputT]):
         for call in open_calls:
             if call.id in recorded and call.name not in self.agent.tools:
                 yield Approval(call, recorded[call.id])
+
+    async def cancel(self, run: str) -> None:
+        """End a run for good, and answer its open calls as cancelled."""
+        segments = await self.segments(run)
+        status = status_of(segments[-1])
+        if status in AT_WORK:
+            await self.client.cancel_workflow_async(segments[-1].workflow_id)
+        elif status != "suspended":
+            return
+        runs = self.of(segments[-1])
+        await runs.enqueue(len(segments) + 1, next_order(segments, closes=True))
 
     async def result(self, segments: Sequence[WorkflowStatus]) -> RunResult[OutputT]:
         """Return the result of a run; raise `RunFailed` if an error stopped it."""
@@ -305,3 +319,19 @@ async def _nothing() -> AsyncGenerator[Any, None]:
     none: tuple[Any, ...] = ()
     for item in none:
         yield item
+
+
+def start_delay(delay: float | None, at: datetime | None) -> float | None:
+    """Return how many seconds a run waits before it starts, or None."""
+    if at is None:
+        if delay is not None and not 0 <= delay <= MAX_DELAY_SECONDS:
+            raise InvalidSetting(f"delay must be 0 to {MAX_DELAY_SECONDS:g} seconds, not {delay!r}")
+        return delay
+    if delay is not None:
+        raise InvalidSetting("a run starts after delay= seconds or at= a time: pass one of the two")
+    if at.tzinfo is None:
+        raise InvalidSetting("at needs a time zone, as datetime.now(UTC) has one")
+    seconds = (at - datetime.now(UTC)).total_seconds()
+    if seconds > MAX_DELAY_SECONDS:
+        raise InvalidSetting(f"at must be within ten years, not {at.isoformat()}")
+    return max(seconds, 0.0)

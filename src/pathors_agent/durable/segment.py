@@ -20,19 +20,17 @@ from pathors_agent.agents.control import RunControl, TimeIsUp
 from pathors_agent.agents.drivers import side_by_side
 from pathors_agent.agents.perform.calls import perform_async
 from pathors_agent.agents.perform.reconcile import settle
-from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
 from pathors_agent.durable.deltas import Add, DeltaWriter
-from pathors_agent.durable.history import BEGIN, STARTED, Histories, Past, note_answer
+from pathors_agent.durable.engine import write_failure
+from pathors_agent.durable.history import BEGIN, STARTED, Histories, Past, apply_order, note_answer
 from pathors_agent.durable.journal import Journal, Work
 from pathors_agent.durable.records import (
     SEPARATOR,
     Fields,
     Order,
-    dump,
     load,
     segment_number,
-    write_failure,
 )
 from pathors_agent.durable.tables import DoubtfulCall, Tables
 from pathors_agent.errors import ConversationError, RunFailed, ToolError, ToolMissing
@@ -42,8 +40,6 @@ from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.results import result_message
 from pathors_agent.wire.deltas import ToolProgressDelta
 from pathors_agent.wire.messages import read_message, write_message
-
-CLOSED = "Cancelled: the run was ended; if this call had begun, it may have been carried out."
 
 
 class _Stopped(Exception):
@@ -162,7 +158,7 @@ class _Segment:
         run, bindings = await self._open(previous, token=token)
         before = len(run.conversation)
         try:
-            added = open_segment(run.conversation, bindings, self._order)
+            added = apply_order(run.conversation, bindings, self._order)
         except ConversationError as error:
             return {"previous": previous, "added": [], "refused": write_failure(error)}
         assert len(run.conversation) == before + len(added)
@@ -447,30 +443,6 @@ def _saying(effect: GiveFeedback) -> Work:
         return {"message": write_message(effect.message)}
 
     return saying
-
-
-def open_segment(conversation: Conversation, bindings: Bindings, order: Order) -> list[Fields]:
-    """Apply an order to the history; return the messages that it added."""
-    calls = {call.id for call in conversation.open_calls}
-    before = len(conversation)
-    bindings.approvals.decide(order.decisions)
-    denied = [m for m in conversation.messages if _answers(m, calls)]
-    for message in order.messages:
-        conversation.append(message)
-    if order.closes:
-        closed = [
-            ToolMessage(tool_call_id=call.id, content=CLOSED, outcome="cancelled")
-            for call in conversation.open_calls
-        ]
-        for result in closed:
-            conversation.append(result)
-        return dump([*denied, *order.messages, *closed])
-    assert len(conversation) == before + len(denied) + len(order.messages)
-    return dump([*denied, *order.messages])
-
-
-def _answers(message: object, calls: set[str]) -> bool:
-    return isinstance(message, ToolMessage) and message.tool_call_id in calls
 
 
 async def all_of(work: Iterable[Awaitable[None]]) -> None:

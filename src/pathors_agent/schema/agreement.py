@@ -24,8 +24,6 @@ from pydantic_core import (
     to_jsonable_python,
 )
 
-from pathors_agent.messages import JSONValue
-
 Node = dict[str, Any]
 """A core schema, or a field of one; see `pydantic_core.core_schema`."""
 
@@ -203,16 +201,16 @@ def _enum(node: Node) -> Node:
     return _plain(node, values, _shown_as(node))
 
 
-def _literal_pairs(node: Node) -> list[tuple[JSONValue, object]]:
+def _literal_pairs(node: Node) -> list[tuple[object, object]]:
     return [(_json(v.value if isinstance(v, Enum) else v), v) for v in node["expected"]]
 
 
-def _enum_pairs(node: Node) -> list[tuple[JSONValue, object]]:
+def _enum_pairs(node: Node) -> list[tuple[object, object]]:
     return [(_json(member.value), member) for member in node["members"]]
 
 
-def _json(value: object) -> JSONValue:
-    shown: JSONValue = to_jsonable_python(value)
+def _json(value: object) -> object:
+    shown: object = to_jsonable_python(value)
     return shown
 
 
@@ -304,8 +302,8 @@ def _text_keys(node: Node) -> Node | None:
             return None
 
 
-def _value_keys(pairs: list[tuple[JSONValue, object]]) -> Node | None:
-    texts: list[tuple[JSONValue, object]] = [
+def _value_keys(pairs: list[tuple[object, object]]) -> Node | None:
+    texts: list[tuple[object, object]] = [
         (shown if isinstance(shown, str) else dumps(shown), value) for shown, value in pairs
     ]
     if all(type(value) is str for _, value in pairs):
@@ -338,7 +336,7 @@ class _Values:
 
     def __init__(
         self,
-        pairs: list[tuple[JSONValue, object]],
+        pairs: list[tuple[object, object]],
         error: Any,
         missing: Callable[[Any], object] | None = None,
     ) -> None:
@@ -357,7 +355,7 @@ class _Values:
         return found
 
 
-def _quoted(shown: JSONValue) -> str:
+def _quoted(shown: object) -> str:
     return repr(shown) if isinstance(shown, str) else dumps(shown, ensure_ascii=False)
 
 

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from json import JSONEncoder
 from typing import Any
 
+DRAFT_2020_12 = "https://json-schema.org/draft/2020-12/schema"
+DRAFT_7 = "http://json-schema.org/draft-07/schema"
+
 # The largest schema of 885 published tool sets has 103 values, 8 levels and 4,300 characters.
 # OpenAI allows a schema 5,000 properties, 10 levels and 120,000 characters of names.
 MAX_SCHEMA_VALUES = 10_000
@@ -44,6 +47,13 @@ class Object(dict[str, Any]):
 
     def __repr__(self) -> str:
         return "{...}"  # jsonschema formats thousands of errors that are never shown
+
+
+def resolved(schema: Any) -> Any:
+    """Return the final target of a linked schema's references, or the schema itself."""
+    while isinstance(schema, Object) and "$ref" in schema.targets:
+        schema = schema.targets["$ref"]
+    return schema
 
 
 class Array(list[Any]):

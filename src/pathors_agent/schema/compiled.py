@@ -23,14 +23,16 @@ from pathors_agent.schema.arguments import (
     unknown,
 )
 from pathors_agent.schema.bounds import (
+    DRAFT_2020_12,
     InvalidSchema,
     OutOfBounds,
     copied_arguments,
     copied_schema,
     cut,
+    resolved,
     weight,
 )
-from pathors_agent.schema.references import DRAFT_2020_12, Path, draft_of, link, resolved
+from pathors_agent.schema.references import Path, draft_of, link
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError

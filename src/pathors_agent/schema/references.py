@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-from pathors_agent.schema.bounds import InvalidSchema, Object, quote
+from pathors_agent.schema.bounds import DRAFT_7, DRAFT_2020_12, InvalidSchema, Object, quote
 
 if TYPE_CHECKING:
     from referencing._core import Resolver
-
-DRAFT_2020_12 = "https://json-schema.org/draft/2020-12/schema"
-DRAFT_7 = "http://json-schema.org/draft-07/schema"
 
 # Keywords whose value is a schema or a list of schemas, and keywords whose value maps names to them.
 _HOLDERS = {
@@ -72,13 +69,6 @@ def draft_of(schema: Any) -> str:
 
 def _plain(uri: str) -> str:
     return uri.removesuffix("#").removeprefix("https:").removeprefix("http:")
-
-
-def resolved(schema: Any) -> Any:
-    """Return the final target of a linked schema's references, or the schema itself."""
-    while isinstance(schema, Object) and "$ref" in schema.targets:
-        schema = schema.targets["$ref"]
-    return schema
 
 
 # - Patterns have the syntax of ECMA-262 and are searched for in linear time. The engine, pydantic's, has

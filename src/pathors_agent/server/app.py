@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -39,7 +40,7 @@ from pathors_agent.server.http.edge import (
 from pathors_agent.server.http.keys import Authenticate
 from pathors_agent.server.http.page import add_page
 from pathors_agent.server.http.problems import Problem, of_store, unavailable
-from pathors_agent.server.running.runtime import Runtime
+from pathors_agent.server.running.runtime import OpenDurable, Runtime
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turns.metrics import CONTENT_TYPE
 from pathors_agent.server.turns.project import Project
@@ -74,7 +75,8 @@ def create_app(
     status 401; raise `HTTPException` to refuse it in another way. `app.state.runtime.drain()`
     refuses new turns, for a graceful shutdown.
     """
-    runtime = Runtime(projects, store, settings or ServerSettings(), runs, authenticate)
+    open_durable = None if runs is None else _durable_turns(runs)
+    runtime = Runtime(projects, store, settings or ServerSettings(), open_durable, authenticate)
     app = FastAPI(
         title="pathors_agent",
         version=library_version(),
@@ -100,6 +102,12 @@ def create_app(
     # The outermost one: every answer has a request id.
     app.add_middleware(RequestLog, writes_lines=runtime.settings.access_log)
     return app
+
+
+def _durable_turns(database: str) -> OpenDurable:
+    from pathors_agent.server.turns.durable import DurableTurns  # needs the extra `durable`
+
+    return partial(DurableTurns, database)
 
 
 def _lifespan(runtime: Runtime) -> Any:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from http import HTTPStatus
 
 import anyio
@@ -18,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from pathors_agent.agents.approvals import Approvals
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import SessionConflict, SessionNotFound
-from pathors_agent.json_text import write_json
+from pathors_agent.json_text import iso, write_json
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.server.http.bodies import (
     DEFAULT_LIMIT,
@@ -307,13 +306,6 @@ def batches(pieces: Pieces) -> Iterator[bytes]:
                 waiting, size = [], 0
     if waiting:
         yield "".join(waiting).encode()
-
-
-def iso(time: datetime | None) -> str | None:
-    """Write a time as the API does: UTC, milliseconds, Z."""
-    if time is None:
-        return None
-    return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def _session_pieces(session: Session, *names: str) -> list[str]:

@@ -21,8 +21,8 @@ from starlette.responses import Response
 from pathors_agent.durable.operator import Operator, opened_as_json, operating, summary_as_json
 from pathors_agent.durable.run_list import STATUSES, Figures, RunFilter, RunStatus
 from pathors_agent.errors import ConversationError, RunExists, RunFailed, RunNotFound, StoreError
+from pathors_agent.json_text import iso
 from pathors_agent.messages import JSONValue
-from pathors_agent.server.endpoints import iso
 from pathors_agent.server.http.body import read_object
 from pathors_agent.server.http.edge import UnexpectedErrors
 from pathors_agent.server.http.keys import bearer, digest_of

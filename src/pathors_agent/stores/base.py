@@ -418,6 +418,8 @@ _DROP_SECONDS = 5.0
 
 # How long an answer is kept for repeats of its request: the same time as at Stripe.
 ANSWER_HOURS = 24
+# The message that checks whether a turn could be stored: as long as a long turn.
+PROBE_CHARACTERS = 64 * 1024
 
 
 def now() -> datetime:

@@ -15,6 +15,7 @@ from pathors_agent.messages import Message, UserMessage
 from pathors_agent.stores import sql_sessions, sql_turns
 from pathors_agent.stores.base import (
     MAX_SEARCH_BYTES,
+    PROBE_CHARACTERS,
     Lease,
     OpenedSession,
     Page,
@@ -41,8 +42,6 @@ from pathors_agent.stores.texts import Variables, json_text, message_text, messa
 # Far longer than a turn needs from a database that works.
 TIMEOUT_SECONDS = 10.0
 
-# The message of a check, as long as a long turn: with less room on the disk, turns would fail.
-PROBE_CHARACTERS = 64 * 1024
 _PROBE_LEASE_SECONDS = 10.0
 # No project has this name.
 _PROBE_PROJECT = ""

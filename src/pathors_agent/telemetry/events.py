@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+Facts = dict[str, Any]
+"""The fields of an event, which are also the attributes of a span."""
+
 LOG = "the log"
 """The name of the log in reports of failed observers."""
 

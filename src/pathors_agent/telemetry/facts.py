@@ -6,7 +6,6 @@ only spans contain them, and only if the program asks for contents.
 
 import json
 from collections.abc import Iterable
-from typing import Any
 
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.json_text import write_json
@@ -21,10 +20,8 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
-from pathors_agent.telemetry.events import ServerAddress
+from pathors_agent.telemetry.events import Facts, ServerAddress
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
-
-Facts = dict[str, Any]
 
 # The conventions' names of providers, by address. All others are "openai": the name identifies the
 # API, and `server.address` the endpoint.

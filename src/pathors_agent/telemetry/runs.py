@@ -16,13 +16,12 @@ import msgspec
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage
-from pathors_agent.telemetry.events import LOG, ServerAddress, is_enabled, observe, write
+from pathors_agent.telemetry.events import LOG, Facts, ServerAddress, is_enabled, observe, write
 from pathors_agent.telemetry.facts import (
     COMMON,
     DEFAULT_PROVIDER,
     UNKNOWN_TOOL,
     USAGE,
-    Facts,
     answer_facts,
     call_facts,
     conversation_id,

@@ -12,8 +12,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pathors_agent.telemetry.events import library_version, observe
-from pathors_agent.telemetry.facts import Facts
+from pathors_agent.telemetry.events import Facts, library_version, observe
 
 if TYPE_CHECKING:
     from contextvars import Token

@@ -5,6 +5,7 @@ is one model call and the tool calls of its answer: both use the same registry.
 """
 
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, closest, listed
 from pathors_agent.schema.bounds import cut, quote
 from pathors_agent.schema.compiled import InvalidSchema
-from pathors_agent.tools.placement import check_placement
+from pathors_agent.tools.interpreter import no_python, python_executable
 from pathors_agent.tools.signature import ToolContext, refused
 from pathors_agent.tools.tool import Tool, as_tool, check_name
 
@@ -41,17 +42,41 @@ def _checked(tool: Tool) -> _Entry:
         raise refused(tool.name, "parameters/type", 'should be "object"')
     if tool.is_method and not hasattr(tool.function, "__self__"):
         raise refused(tool.name, "", "is a method; register it from an instance, as `thing.method`")
-    check_placement(
-        tool.name,
-        function=tool.function,
-        run_in=tool.run_in,
-        timeout=tool.timeout,
-        memory=tool.memory,
-    )
+    _check_process(tool)
     _check_results(tool)
     with _schema_errors(tool, "parameters"):
         _ = tool.arguments, tool.sent_parameters
         return _Entry(tool, tool.arguments.read, tool.context_parameter)
+
+
+def _check_process(tool: Tool) -> None:
+    """Raise unless the tool can run where its definition says."""
+    run_in: str = tool.run_in
+    if tool.timeout is not None and not tool.timeout > 0:
+        raise refused(tool.name, "timeout", "should be over 0, or None")
+    if run_in not in ("thread", "process"):
+        raise refused(tool.name, "run_in", 'should be "thread" or "process"')
+    if tool.memory is not None and run_in != "process":
+        raise refused(tool.name, "memory", 'needs run_in="process"')
+    if tool.memory is not None and not tool.memory > 0:
+        raise refused(tool.name, "memory", "should be over 0, or None")
+    if run_in == "process" and (problem := _process_problem(tool.function)):
+        raise refused(tool.name, "run_in", problem)
+
+
+def _process_problem(function: Callable[..., Any] | None) -> str | None:
+    """Return why a function cannot run in a process, which imports it by module and name."""
+    if function is None:
+        return "has no function to run in a process"
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return "should be a thread: a process cannot run an async function"
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module == "__main__":
+        # The process would have to run the whole script, and with it the agent, once more.
+        return "needs a function of a module that can be imported, not of the script that runs"
+    if not module or not name or getattr(sys.modules.get(module), name, None) is not function:
+        return "needs a function at the top level of its module, under its own name"
+    return no_python() if python_executable() is None else None
 
 
 def _check_results(tool: Tool) -> None:

@@ -16,7 +16,7 @@ from pathors_agent.agents.perform import child
 from pathors_agent.agents.perform.tasks import STOP_SECONDS, out_of_time
 from pathors_agent.agents.perform.threads import ThreadTask
 from pathors_agent.errors import ToolError
-from pathors_agent.tools.placement import no_python, python_executable
+from pathors_agent.tools.interpreter import no_python, python_executable
 from pathors_agent.tools.signature import NO_LOG, ToolContext
 from pathors_agent.tools.tool import Tool
 

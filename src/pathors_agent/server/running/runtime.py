@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup
@@ -17,12 +16,13 @@ from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turns.admission import Admission, SessionQueue
 from pathors_agent.server.turns.metrics import Metrics
 from pathors_agent.server.turns.project import Project
+from pathors_agent.server.turns.run import DurableRunner
 from pathors_agent.server.turns.turn import Services
 from pathors_agent.stores.base import Store
 from pathors_agent.telemetry.events import share, shared_fields
 
-if TYPE_CHECKING:
-    from pathors_agent.server.turns.durable import DurableTurns
+OpenDurable = Callable[[Mapping[str, Project], Services], DurableRunner]
+"""Builds the runner of durable turns for the projects and services of a server."""
 
 
 class Runtime:
@@ -37,15 +37,15 @@ class Runtime:
         projects: Iterable[Project],
         store: Store,
         settings: ServerSettings,
-        runs: str | None = None,
+        open_durable: OpenDurable | None = None,
         authenticate: Authenticate | None = None,
     ) -> None:
         self.projects = _by_id(projects)
         self.store = store
         self.metrics = Metrics()
         self.settings = settings
-        self.durable: DurableTurns | None = None
-        self._runs = runs
+        self.durable: DurableRunner | None = None
+        self._open_durable = open_durable
         self._drained_at: float | None = None
         self._turns: TaskGroup
         self._turns_left = 0
@@ -156,7 +156,9 @@ class Runtime:
             async with AsyncExitStack() as opened:
                 for part in self._parts():
                     await opened.enter_async_context(part)
-                self.durable = await self._opened_turns(opened)
+                if self._open_durable is not None:
+                    durable = self._open_durable(self.projects, self._services)
+                    self.durable = await opened.enter_async_context(durable)
                 async with anyio.create_task_group() as self._turns:
                     ready.set_result(None)
                     await self._stop.wait()
@@ -169,15 +171,6 @@ class Runtime:
                 if isinstance(error, Exception):
                     return
             raise
-
-    async def _opened_turns(self, opened: AsyncExitStack) -> "DurableTurns | None":
-        """Open the durable engine if turns outlive their process."""
-        if self._runs is None:
-            return None
-        from pathors_agent.server.turns.durable import DurableTurns  # needs the extra `durable`
-
-        durable = DurableTurns(self._runs, self.projects, self._services)
-        return await opened.enter_async_context(durable)
 
     async def _end_turns(self) -> None:
         """Wait for turns whose clients disconnected, within the grace time."""

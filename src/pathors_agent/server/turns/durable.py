@@ -17,8 +17,9 @@ from dbos import DBOSClient
 
 from pathors_agent.durable import engine
 from pathors_agent.durable.claims import Source
+from pathors_agent.durable.engine import write_failure
 from pathors_agent.durable.journal import Journal
-from pathors_agent.durable.records import Fields, write_failure
+from pathors_agent.durable.records import Fields
 from pathors_agent.durable.tables import Tables
 from pathors_agent.durable.worker import HEARTBEAT, Heartbeat, Worker, worker_name
 from pathors_agent.errors import AgentError, StoreError

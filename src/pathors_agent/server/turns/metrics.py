@@ -76,10 +76,7 @@ class Metrics:
         self._seconds.labels(project).observe(seconds)
 
     def run(self, project: str, result: RunResult[Any], *, tools: Container[str]) -> None:
-        """Count the tokens and tool calls of a run, also of one that failed.
-
-        Calls of other tools than the project's own count under one name.
-        """
+        """Count the tokens and the calls of the project's `tools`, also of a run that failed."""
         usage = result.usage
         for kind, count in (
             ("prompt", usage.prompt_tokens),

@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import anyio
 
@@ -334,3 +335,23 @@ def _function_call(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 def _too_long() -> Problem:
     return Problem(504, "The turn took longer than its limit", code="turn_timeout")
+
+
+class DurableRunner(Protocol):
+    """Runs turns so that they outlive their process. An async context manager."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> bool | None: ...
+
+    async def check(self) -> None:
+        """Raise `StoreError` unless a turn could be stored now."""
+
+    async def run(self, run: TurnRun) -> None:
+        """Run a turn; raise the errors of `TurnRun.run`."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Protocol
 
 import anyio
 from starlette.responses import Response
@@ -18,7 +17,7 @@ from pathors_agent.server.http.problems import (
 )
 from pathors_agent.server.turns.answer import SENDS_EVENTS, KeptEvents
 from pathors_agent.server.turns.metrics import CANCELLED
-from pathors_agent.server.turns.run import TurnRun
+from pathors_agent.server.turns.run import DurableRunner, TurnRun
 from pathors_agent.server.turns.turn import RENEWALS_PER_LEASE, Turn
 from pathors_agent.server.turns.writers import ClientSender, StreamWriter, WholeWriter
 
@@ -29,13 +28,6 @@ StartSoon = Callable[..., None]
 _LAST_WORD_SECONDS = 2.0
 
 
-class Carrier(Protocol):
-    """Runs turns in a way of its own."""
-
-    async def run(self, run: TurnRun) -> None:
-        """Run a turn; raise what `TurnRun.run` raises."""
-
-
 class TurnResponse(Response):
     """An ASGI response that runs a turn while it answers.
 
@@ -43,7 +35,9 @@ class TurnResponse(Response):
     says.
     """
 
-    def __init__(self, turn: Turn, start_soon: StartSoon, durable: Carrier | None = None) -> None:
+    def __init__(
+        self, turn: Turn, start_soon: StartSoon, durable: DurableRunner | None = None
+    ) -> None:
         super().__init__()
         if durable is not None:
             turn = turn.made_durable()

@@ -1,14 +1,16 @@
-"""Follow a durable run from another process: its messages, and the deltas of what is under way."""
+"""Handles to durable runs from any process: their status, results, messages and deltas."""
 
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol
 
+from pathors_agent.agents.answers import OutputT
+from pathors_agent.agents.result import RunResult
 from pathors_agent.durable.deltas import DeltaReader
 from pathors_agent.durable.history import new_messages
-from pathors_agent.durable.run_list import AT_WORK
+from pathors_agent.durable.run_list import AT_WORK, RunStatus
 from pathors_agent.durable.runs import LONGEST_LOOK_SECONDS, LOOK_SECONDS, Runs, status_of
 from pathors_agent.durable.tables import StoredDeltas, StoredStep
 from pathors_agent.errors import InvalidSetting
@@ -32,7 +34,7 @@ class RunEvent:
 
 
 @dataclass(slots=True)
-class _Place:
+class _Position:
     """How far a reader has come: a segment, its step, messages of the step, and deltas."""
 
     segment: int = 1
@@ -41,7 +43,7 @@ class _Place:
     deltas: int = 0
 
     @classmethod
-    def read(cls, position: str) -> "_Place":
+    def read(cls, position: str) -> "_Position":
         found = _POSITION.fullmatch(position)
         if position and found is None:
             raise InvalidSetting(f"{position!r} is no position of a run's stream")
@@ -52,9 +54,63 @@ class _Place:
         return f"{text}+{self.deltas}" if self.deltas else text
 
 
+class OpenAgent(Protocol[OutputT]):
+    """A durable agent, as its handles need it."""
+
+    @property
+    def runs(self) -> Runs[OutputT]:
+        """The runs in the database; raise `RuntimeError` unless the agent is open."""
+
+
+class RunHandle(Generic[OutputT]):
+    """A run, seen from any process: its messages so far, and its result."""
+
+    def __init__(self, agent: OpenAgent[OutputT], run_id: str) -> None:
+        self._agent = agent
+        self.id = run_id
+
+    def __repr__(self) -> str:
+        return f"<RunHandle {self.id!r}>"
+
+    async def status(self) -> RunStatus:
+        """Return the status of the run."""
+        return status_of((await self._agent.runs.segments(self.id))[-1])
+
+    async def result(self) -> RunResult[OutputT]:
+        """Wait until the run ends or is suspended; return its result.
+
+        The status of a run that waits for approvals or a client's results is SUSPENDED. Raises
+        `RunFailed` if an error stopped the run.
+        """
+        runs = self._agent.runs
+        return await runs.result(await runs.settled(self.id))
+
+    async def events(self) -> AsyncIterator[Message]:
+        """Yield the messages of the run, from the first one, until it ends or is suspended.
+
+        The results of parallel tool calls come in the order of the calls.
+        """
+        async for event in self.stream():
+            if not isinstance(event.item, Delta):
+                yield event.item
+
+    def stream(self, *, after: str = "") -> AsyncIterator[RunEvent]:
+        """Yield the messages of the run, and the deltas of what is under way, from any process.
+
+        Deltas are stored by agents with `deltas=True`; several may arrive as one. The stream ends
+        when the run ends or is suspended. `after` is the `position` of an event: the stream
+        continues behind it, without the deltas of what was recorded meanwhile.
+        """
+        return follow(self._agent.runs, self.id, after)
+
+    async def cancel(self) -> None:
+        """End the run for good."""
+        await self._agent.runs.cancel(self.id)
+
+
 async def follow(runs: Runs[Any], run: str, after: str) -> AsyncIterator[RunEvent]:
     """Yield the events of a run after a position, until it ends or waits for a person."""
-    place, deltas, pause = _Place.read(after), DeltaReader(), LOOK_SECONDS
+    place, deltas, pause = _Position.read(after), DeltaReader(), LOOK_SECONDS
     while True:
         segments = await runs.segments(run)
         if place.segment > len(segments):
@@ -71,14 +127,14 @@ async def follow(runs: Runs[Any], run: str, after: str) -> AsyncIterator[RunEven
         if has_ended and place.segment == len(segments):
             return
         if has_ended:
-            place, deltas = _Place(segment=place.segment + 1), DeltaReader()
+            place, deltas = _Position(segment=place.segment + 1), DeltaReader()
             continue
         pause = LOOK_SECONDS if has_news else min(pause * 2, LONGEST_LOOK_SECONDS)
         await asyncio.sleep(pause)
 
 
 def _events(
-    place: _Place,
+    place: _Position,
     reader: DeltaReader,
     stored: Sequence[StoredDeltas],
     steps: Sequence[StoredStep],
@@ -86,7 +142,7 @@ def _events(
     has_ended: bool,
 ) -> Iterable[RunEvent]:
     for step in steps:
-        # The steps of parallel calls are recorded in any order, and told in the order of the calls.
+        # The steps of parallel calls are recorded in any order, and yielded in the order of the calls.
         if not has_ended and place.step and step.number > place.step + 1:
             break
         if step.number > place.step:
