@@ -68,7 +68,7 @@ class Terminal:
             # also where the tests run in the background and were told to ignore it.
             "import fcntl, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "from pathors_agent.cli import main\n"
+            "from pathors_agent.__main__ import main\n"
             "main(['chat', *sys.argv[1:]])"
         )
         self._ours, theirs = pty.openpty()

@@ -284,7 +284,7 @@ def patched_serve(database: str, patch: str) -> subprocess.Popen[str]:
     code = (
         "import pathors_agent.server.running.connections as connections\n"
         f"{patch}\n"
-        "from pathors_agent.cli import main\n"
+        "from pathors_agent.__main__ import main\n"
         f"main(['serve', '--json', '--port', '0', '--database', {database!r}])"
     )
     return subprocess.Popen(

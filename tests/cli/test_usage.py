@@ -56,7 +56,7 @@ def test_version_is_that_of_the_package() -> None:
 def test_script_of_the_package_is_the_same_program() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
-    assert project["scripts"] == {"pathors-agent": "pathors_agent.cli:main"}
+    assert project["scripts"] == {"pathors-agent": "pathors_agent.__main__:main"}
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -75,7 +75,7 @@ def test_help_and_version_load_nothing_heavy(option: str) -> None:
 
     shown = python(
         "import sys\n"
-        "from pathors_agent.cli import main\n"
+        "from pathors_agent.__main__ import main\n"
         f"try: main([{option!r}])\n"
         f"finally: print(sorted({heavy!r} & set(sys.modules)))"
     )
@@ -90,7 +90,7 @@ def test_missing_extra_is_one_sentence(name: str) -> None:
         "import os, sys, tempfile\n"
         "os.chdir(tempfile.mkdtemp())\n"
         f"sys.modules[{name!r}] = sys.modules['rich.table'] = None\n"
-        "from pathors_agent.cli import main\n"
+        "from pathors_agent.__main__ import main\n"
         f"sys.exit(main({command!r}))"
     )
 
@@ -106,7 +106,7 @@ def test_missing_part_of_the_server_is_one_sentence(module: str, extra: str) -> 
     shown = python(
         "import sys\n"
         f"sys.modules[{module!r}] = None\n"
-        "from pathors_agent.cli import main\n"
+        "from pathors_agent.__main__ import main\n"
         "sys.exit(main(['serve', '--database', 'sqlite:////nowhere/x.db']))"
     )
 
