@@ -38,8 +38,8 @@ from pathors_agent.server.http.edge import (
     problem_response,
 )
 from pathors_agent.server.http.keys import Authenticate
-from pathors_agent.server.http.page import add_page
 from pathors_agent.server.http.problems import Problem, of_store, unavailable
+from pathors_agent.server.page import add_chat_page
 from pathors_agent.server.running.runtime import OpenDurable, Runtime
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turns.metrics import CONTENT_TYPE
@@ -89,7 +89,7 @@ def create_app(
     app.state.runtime = runtime
     _add_addresses(app, runtime)
     if ui:
-        add_page(app)
+        add_chat_page(app, runtime)
     describe(app)
     for error, answer in _ANSWERS.items():
         app.add_exception_handler(error, answer)

@@ -137,11 +137,19 @@ class Authenticator:
         """Return the caller of a request to this project; the same `Problem` for every other."""
         principal = await self._principal_of(request)
         if principal is None:
-            key = await self._key_of(request, project)
+            key = await self._key_of(request)
+            if not hmac.compare_digest(key.project.encode(), project.encode()):
+                raise unauthorized()
+            await self._note_used(key)
             return Caller(project=project, id=key.id, space=project)
         if principal.project != project:
             raise unauthorized()
         return _of_principal(principal)
+
+    async def project_of(self, request: Request) -> str:
+        """Return the project that a request's key or principal may use."""
+        principal = await self._principal_of(request)
+        return (await self._key_of(request) if principal is None else principal).project
 
     async def _principal_of(self, request: Request) -> Principal | None:
         if self._authenticate is None:
@@ -156,18 +164,15 @@ class Authenticator:
             return principal
         raise unavailable("Requests cannot be authenticated now")
 
-    async def _key_of(self, request: Request, project: str) -> StoredKey:
+    async def _key_of(self, request: Request) -> StoredKey:
         text = bearer(request)
         digest = digest_of(text)
         key = await self._found(digest) if text else None
         # Compared again: what a database finds depends on how it compares texts.
         if key is None or not hmac.compare_digest(key.digest, digest):
             raise unauthorized()
-        if key.revoked_at is not None or not hmac.compare_digest(
-            key.project.encode(), project.encode()
-        ):
+        if key.revoked_at is not None:
             raise unauthorized()
-        await self._note_used(key)
         return key
 
     async def _found(self, digest: str) -> StoredKey | None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from typing import TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -23,6 +24,8 @@ from pathors_agent.telemetry.events import share, shared_fields
 
 OpenDurable = Callable[[Mapping[str, Project], Services], DurableRunner]
 """Builds the runner of durable turns for the projects and services of a server."""
+
+AskedT = TypeVar("AskedT")
 
 
 class Runtime:
@@ -140,16 +143,26 @@ class Runtime:
 
     async def authenticated(self, request: Request, project_id: str) -> Caller:
         """Return the caller of a request. Raise the same `Problem` for every key that is not valid."""
-        try:
-            await self.start()
-            caller = await self._authenticator.caller_of(request, project_id)
-        except StoreError as error:
-            self.note_store_error(error)
-            raise unavailable("Keys cannot be read now") from None
+        caller = await self._with_keys(lambda: self._authenticator.caller_of(request, project_id))
         if project_id not in self.projects:
             raise unauthorized()
         share(project=project_id)
         return caller
+
+    async def project_of(self, request: Request) -> str:
+        """Return the project that a request may use. Raise the same `Problem` as `authenticated`."""
+        project = await self._with_keys(lambda: self._authenticator.project_of(request))
+        if project not in self.projects:
+            raise unauthorized()
+        return project
+
+    async def _with_keys(self, ask: Callable[[], Awaitable[AskedT]]) -> AskedT:
+        try:
+            await self.start()
+            return await ask()
+        except StoreError as error:
+            self.note_store_error(error)
+            raise unavailable("Keys cannot be read now") from None
 
     async def _be_open(self, ready: "asyncio.Future[None]") -> None:
         try:

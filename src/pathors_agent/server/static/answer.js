@@ -1,6 +1,7 @@
 // One answer: texts and tool calls, in the order in which they come.
 
 import { element, say } from "./elements.js";
+import { GrowingText } from "./markdown.js";
 import { ToolCard } from "./tool_card.js";
 
 const ENDINGS = {
@@ -12,7 +13,8 @@ export class Answer {
   #view;
   #live; // not from an earlier session
   #body = element("div", { class: "body" });
-  #text = null; // the text node that grows
+  #texts = [];
+  #text = null; // the one of them that grows
   #cards = [];
   #waiting = new Map(); // the open calls that a person answers, by id
   #usage = null;
@@ -39,17 +41,22 @@ export class Answer {
     if (activity.progress) this.#card(activity.progress)?.progress(activity.progress.value);
   }
 
-  text(text, { apart = false } = {}) {
-    if (apart) this.#text = null;
-    // An answer's texts are two lines apart; here each is a paragraph.
+  /** Show a piece of text, behind the piece before it. */
+  text(text) {
+    // An answer's texts are two lines apart; here each is a block.
     const piece = this.#text ? text : text.trimStart();
     if (!piece) return;
-    if (this.#text) {
-      this.#text.appendData(piece);
-      return;
+    if (!this.#text) {
+      this.#text = new GrowingText(this.#view.markdown);
+      this.#texts.push(this.#text);
+      this.#body.append(this.#text.node);
     }
-    this.#text = document.createTextNode(piece);
-    this.#body.append(element("p", { class: "text", dir: "auto" }, this.#text));
+    this.#text.append(piece);
+  }
+
+  endText() {
+    this.#text?.end();
+    this.#text = null;
   }
 
   call(call) {
@@ -57,7 +64,7 @@ export class Answer {
     this.#view.cards.set(call.id, card);
     this.#cards.push(card);
     this.#body.append(card.node);
-    this.#text = null;
+    this.endText();
     if (this.#live) say(`Calls the tool ${card.name}`);
     return card;
   }
@@ -65,6 +72,7 @@ export class Answer {
   /** End the answer; give the cards of the calls that wait for a person. */
   finish() {
     this.item.classList.remove("arriving");
+    this.endText();
     const waiting = [...this.#waiting.values()].map((call) => {
       // The server may tell of a call for the first time here: when it repeats an answer.
       const card = this.#cards.find((each) => each.id === call.id) ?? this.call(call);
@@ -73,13 +81,13 @@ export class Answer {
     this.#note(ENDINGS[this.#reason]);
     const tokens = this.#usage?.total_tokens ?? -1;
     if (tokens > 0) this.#note(`${tokens.toLocaleString("en")} tokens`);
-    const texts = [...this.#body.querySelectorAll(".text")].map((part) => part.textContent);
-    if (texts.length) say(`Assistant: ${texts.join("\n")}`);
+    if (this.#texts.length) say(`Assistant: ${this.#texts.map(({ source }) => source).join("\n")}`);
     return waiting;
   }
 
   breakOff(note) {
     this.item.classList.remove("arriving");
+    this.endText();
     this.#cards.forEach((card) => card.breakOff());
     if (note) this.#note(note);
     else if (!this.#body.hasChildNodes()) this.item.remove();
@@ -88,7 +96,7 @@ export class Answer {
   #result(result) {
     const card = this.#card(result);
     if (card) say(`${card.name}: ${card.settle(result)}`);
-    this.#text = null;
+    this.endText();
   }
 
   #card({ tool_call_id: id }) {

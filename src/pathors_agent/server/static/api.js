@@ -38,6 +38,25 @@ export class Api {
     return this.#json("DELETE", "sessions", JSON.stringify({ session_id: id }));
   }
 
+  /**
+   * Ask for the HTML of texts: an `article` for each. The browser parses it into a document of its
+   * own, where nothing runs or loads.
+   */
+  articles(texts) {
+    return new Promise((done) => {
+      const asked = new XMLHttpRequest();
+      asked.open("POST", new URL(`page/${encodeURIComponent(this.project)}/markdown`, ROOT));
+      asked.responseType = "document";
+      asked.setRequestHeader("Authorization", `Bearer ${this.key}`);
+      asked.setRequestHeader("Content-Type", "application/json");
+      asked.onloadend = () => {
+        const articles = asked.status === 200 ? asked.responseXML?.querySelectorAll("body > article") : null;
+        done({ isOff: asked.status === 204, articles: articles ?? [] });
+      };
+      asked.send(JSON.stringify({ texts }));
+    });
+  }
+
   /** Make a request for an answer. Sent again as it is, it is answered once all the same. */
   request(messages, { session, tools }) {
     const fields = {

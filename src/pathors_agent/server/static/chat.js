@@ -10,8 +10,8 @@ const TITLES = 100;
 
 /** Tells by events: `change` of what can be done, `turn` when one ended, `refused` for the key. */
 export class Chat extends EventTarget {
-  api = null;
   session = null;
+  #api = null;
   #view = new Conversation();
   #composer;
   #running = null; // the AbortController of the answer that is arriving
@@ -24,6 +24,14 @@ export class Chat extends EventTarget {
   constructor(composer) {
     super();
     this.#composer = composer;
+  }
+
+  get api() {
+    return this.#api;
+  }
+
+  set api(api) {
+    this.#api = this.#view.markdown.api = api;
   }
 
   get isRunning() {

@@ -2,6 +2,7 @@
 
 import { Answer } from "./answer.js";
 import { button, byId, element } from "./elements.js";
+import { Markdown } from "./markdown.js";
 
 // As close to the end as this, the page goes along with what is added.
 const END_PIXELS = 60;
@@ -13,6 +14,7 @@ export class Conversation {
   #follows = true;
   #top = 0;
   cards = new Map();
+  markdown = new Markdown();
 
   constructor() {
     this.#scroller.addEventListener("scroll", () => this.#look());
@@ -65,7 +67,8 @@ export class Conversation {
     for (const message of messages) {
       if (message.role === "assistant") {
         answer ??= this.answer({ live: false });
-        answer.text(textOf(message.content) || message.refusal || "", { apart: true });
+        answer.text(textOf(message.content) || message.refusal || "");
+        answer.endText();
         for (const call of message.tool_calls ?? []) answer.call(call);
       } else if (message.role === "tool") {
         this.cards.get(message.tool_call_id)?.settle({ ...message, content: textOf(message.content) });

@@ -18,6 +18,41 @@ export function button(text, onclick, kind = "") {
   return element("button", { type: "button", class: kind, onclick }, text);
 }
 
+// As long as "Copied" stands on the button.
+const COPIED_MS = 2_000;
+
+/** Make a button that copies what `text` returns; it says once that it did. */
+export function copyButton(label, text) {
+  const made = button(label, async () => {
+    const isCopied = await copy(text());
+    made.textContent = isCopied ? "Copied" : "Not copied";
+    say(made.textContent);
+    setTimeout(() => (made.textContent = label), COPIED_MS);
+  }, "quiet act");
+  return made;
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return copySelected(text); // the clipboard is there under https only
+  }
+}
+
+function copySelected(text) {
+  const focused = document.activeElement;
+  const box = element("textarea", { class: "unseen", "aria-hidden": "true", tabindex: "-1" });
+  box.value = text;
+  document.body.append(box);
+  box.select();
+  const isCopied = document.execCommand("copy");
+  box.remove();
+  focused?.focus();
+  return isCopied;
+}
+
 let fields = 0;
 
 /** Make a field with its label. */

@@ -1,0 +1,211 @@
+"""The chat page when an answer is stopped, fails, or the key is not valid."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from browser import NewTab
+from chat_page import Chat, HoldingTransport, add, bring_tools, opened, project
+from live_server import live, on_loop
+from pathors_agent import tool
+from pathors_agent.server import Project, ServerSettings, make_key
+from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_stopped_answer_leaves_the_session_as_it_was(new_tab: NewTab) -> None:
+    model = HoldingTransport(answer("Once upon a time", chunk_size=4), "The end.")
+    with live(Project(id="demo", transport=model), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        chat.say("Tell me a story")
+        chat.answers.get_by_text("Once").wait_for()
+        chat.page.keyboard.press("Escape")
+        chat.page.get_by_text("Stopped. This is not part of the session.").wait_for()
+        text_in_box = chat.box.input_value()
+        chat.box.press("Enter")
+        chat.sees("The end.")
+        chat.waits_until_answered()
+
+        assert text_in_box == "Tell me a story"
+        assert model.cancelled
+        assert chat.texts() == ["Tell me a story", "The end."]
+        stored = server.stored(chat.session_id())
+        assert [m["content"] for m in stored] == ["Tell me a story", "The end."]
+
+
+def test_stopped_answer_to_an_approval_asks_again_and_repeats_no_begun_call(
+    new_tab: NewTab,
+) -> None:
+    started: list[int] = []
+
+    @tool(approve=True)
+    async def ship() -> AsyncIterator[str]:
+        """Ship it."""
+        started.append(1)
+        yield "loading"
+        yield "leaving"
+        await anyio.sleep_forever()
+
+    with live(project(calls(("ship", {})), "All shipped.", tools=[ship]), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        chat.say("Ship it")
+        chat.button("Approve").click()
+        chat.card("ship").get_by_text("loading").wait_for()
+        chat.button("Stop the answer").click()
+        chat.button("Approve").wait_for()
+        parts = chat.card("ship").locator(".part").count()
+        chat.button("Approve").click()
+        chat.sees("All shipped.")
+
+        assert parts == 1  # the arguments
+        assert started == [1]  # the model reads that the outcome of the begun call is unknown
+
+
+def test_lost_answer_is_sent_again_and_doubles_nothing(new_tab: NewTab) -> None:
+    model = AsyncScriptedTransport(calls(("add", {"a": 1, "b": 2})), "It is 3.")
+    with live(Project(id="demo", transport=model, tools=[add]), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        def lose(route: "Route") -> None:
+            route.fetch()
+            route.abort("connectionreset")
+
+        chat.page.route("**/chat/completions", lose, times=1)
+        chat.say("What is 1 + 2?")
+        chat.alert.get_by_text("The connection to the server was lost").wait_for()
+        chat.button("Send again").click()
+        chat.card("add").get_by_text("done").wait_for()
+
+        assert len(model.requests) == 2
+        assert len(server.stored(chat.session_id())) == 4
+        assert chat.texts() == ["What is 1 + 2?", "It is 3."]
+        assert chat.card("add").locator("pre").all_text_contents() == ['{"a": 1, "b": 2}', "3"]
+
+
+def test_session_in_use_is_told_and_the_message_sent_again(new_tab: NewTab) -> None:
+    held = HoldingTransport(answer("Once upon a time", chunk_size=4), "Hello.")
+    settings = ServerSettings(session_wait_seconds=0.05)
+    with live(Project(id="demo", transport=held), settings=settings, ui=True) as server:
+        server.client.post("/sessions", json={"session_id": "busy"})
+        chat = opened(new_tab, server, expected_errors=1)
+        chat.page.get_by_role("button", name="busy").click()
+        chat.page.locator("#session-name", has_text="busy").wait_for()
+        body = {"messages": [{"role": "user", "content": "Tell"}], "stream": True}
+        other = server.client.stream(
+            "POST", "/chat/completions", json=body, headers={"X-Session-ID": "busy"}
+        )
+        with other as answered:
+            pieces = answered.iter_raw()
+            next(pieces)
+            chat.say("Hi")
+            chat.alert.get_by_text("Another request of this session is still running").wait_for()
+        while not held.cancelled:
+            pass
+        chat.button("Send again").click()
+        chat.sees("Hello.")
+
+
+def test_model_that_breaks_off_is_told_in_words(new_tab: NewTab) -> None:
+    script = [answer("Half of it is here", chunk_size=4).broken_after(events=3), "All of it."]
+    with live(project(*script), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        chat.say("Hi")
+        chat.alert.get_by_text("The model gave no whole answer").wait_for()
+        chat.button("Take back").click()
+        assert chat.box.input_value() == "Hi"
+        chat.box.press("Enter")
+        chat.sees("All of it.")
+
+        assert chat.texts() == ["Hi", "All of it."]
+
+
+def test_busy_model_says_how_long_to_wait(new_tab: NewTab) -> None:
+    script = [http_error(429, "slow down", retry_after=7), "Now."]
+    with live(project(*script), ui=True) as server:
+        chat = opened(new_tab, server, expected_errors=1)
+
+        chat.say("Hi")
+        chat.alert.get_by_text("The server asks to wait 7 s.").wait_for()
+        chat.button("Send again").click()
+        chat.sees("Now.")
+
+
+def test_bad_tools_are_told_with_their_details(new_tab: NewTab) -> None:
+    with live(project(), ui=True) as server:
+        chat = opened(new_tab, server, expected_errors=1)
+        bring_tools(chat, [{"type": "function", "function": {"name": "a b"}}])
+
+        chat.say("Hi")
+        chat.alert.get_by_role("listitem").get_by_text("tools[0].function.name").wait_for()
+
+        assert chat.box.input_value() == "Hi"
+
+
+def test_wrong_key_is_asked_for_again(new_tab: NewTab) -> None:
+    with live(project(), ui=True) as server:
+        page = new_tab(server.url, expected_errors=1)
+        page.goto(f"{server.url}/")
+        chat = Chat(page, server).sign_in("sk_wrong")
+
+        page.get_by_text("This project does not know this key.").wait_for()
+        chat.sign_in()
+        chat.box.wait_for()
+
+        assert "sk_" not in page.url
+
+
+def test_revoked_key_is_asked_for_and_the_text_kept(new_tab: NewTab) -> None:
+    with live(project("Hello."), ui=True) as server:
+        chat = opened(new_tab, server, expected_errors=1)
+        old = on_loop(server.app, server.store.keys("demo"))[0]
+        on_loop(server.app, server.store.revoke_key("demo", old.id))
+        key, stored = make_key("demo")
+        on_loop(server.app, server.store.add_key(stored))
+        while server.client.get("/sessions").status_code != 401:
+            pass  # a key may be remembered for a second
+
+        chat.say("Hi")
+        chat.page.get_by_text("The key is not taken any longer").wait_for()
+        chat.sign_in(key)
+        chat.box.press("Enter")
+        chat.sees("Hello.")
+
+
+def test_reload_keeps_key_session_and_draft(new_tab: NewTab) -> None:
+    with live(project("Hello.", "Again."), ui=True) as server:
+        chat = opened(new_tab, server)
+        chat.say("Hi")
+        chat.sees("Hello.")
+        chat.waits_until_answered()
+        session = chat.session_id()
+
+        chat.box.fill("Half a though")
+        chat.page.reload()
+        chat.sees("Hello.")
+
+        assert chat.session_id() == session
+        assert chat.box.input_value() == "Half a though"
+        chat.say("Go on")
+        chat.sees("Again.")
+        chat.waits_until_answered()
+        assert len(server.stored(session)) == 4
+
+
+def test_other_tab_knows_no_key(new_tab: NewTab) -> None:
+    with live(project(), ui=True) as server:
+        chat = opened(new_tab, server)
+        other = chat.page.context.new_page()
+        other.goto(f"{server.url}/")
+
+        other.get_by_label("Key", exact=True).wait_for()
+        assert other.get_by_label("Key", exact=True).input_value() == ""
