@@ -139,6 +139,42 @@ def test_import_alone_loads_nothing_heavy() -> None:
     assert printed == "[]\n"
 
 
+# What the first run or request needs, by the beginnings of modules' names.
+NEEDED_TO_RUN = (
+    *("anyio", "asyncio", "concurrent", "ssl", "subprocess", "trio"),
+    *("httpx2", "jsonschema", "opentelemetry", "structlog", "tenacity"),
+    *("pathors_agent.agents.ask", "pathors_agent.agents.control", "pathors_agent.agents.drivers"),
+    *("pathors_agent.agents.perform", "pathors_agent.agents.stream", "pathors_agent.agents.result"),
+    *("pathors_agent.telemetry.runs", "pathors_agent.telemetry.spans", "pathors_agent.views"),
+    *("pathors_agent.wire.response_stream", "pathors_agent.wire.sse"),
+)
+
+AN_AGENT = """
+import sys
+before = set(sys.modules)
+from pathors_agent import Agent, AsyncAgent, AsyncHTTPTransport, HTTPTransport, tool
+
+@tool
+def add(a: int, b: int) -> int:
+    "Add two numbers."
+    return a + b
+
+Agent(HTTPTransport("http://127.0.0.1:9/v1", api_key="none"), tools=[add])
+AsyncAgent(AsyncHTTPTransport("http://127.0.0.1:9/v1", api_key="none"), tools=[add])
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+@pytest.mark.process
+def test_agent_with_a_transport_and_a_tool_loads_nothing_that_only_runs_need() -> None:
+    imported = subprocess.run(
+        [sys.executable, "-c", AN_AGENT], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    assert "pathors_agent.tools.tool" in imported
+    assert [name for name in imported if name.startswith(NEEDED_TO_RUN)] == []
+
+
 def test_unknown_name_is_an_attribute_error_that_helps() -> None:
     with pytest.raises(AttributeError, match=r"no public name 'Agnet'; dir\(pathors_agent\) lists"):
         _ = pathors_agent.Agnet  # type: ignore[attr-defined]

@@ -1,26 +1,24 @@
-"""Agents: a transport with tools and limits, for blocking and for async code."""
+"""Agents: a transport with tools and limits, for blocking and for async code.
+
+The modules that perform runs are imported by the first run: they and asyncio would take a third of
+the time in which a program imports this module and constructs an agent.
+"""
 
 import os
 from collections.abc import Iterable
 from random import Random
-from typing import Any, Generic, TypedDict, Unpack, overload
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, Unpack, overload
 
 from pathors_agent.agents.answers import ArrivingAnswer, OutputT, answer_type
 from pathors_agent.agents.approvals import Approval, Approvals, Decision
-from pathors_agent.agents.ask import Bindings
-from pathors_agent.agents.control import RunControl
-from pathors_agent.agents.drivers import drive, drive_async
-from pathors_agent.agents.perform.threads import ToolThread
-from pathors_agent.agents.result import RunResult
-from pathors_agent.agents.stream import AsyncRunStream, Baseline, RunStream
-from pathors_agent.agents.sub_agent import SubAgent
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Run
 from pathors_agent.history.loading import GivenConversation, Prompt, conversation_of, user_message
 from pathors_agent.history.trim import AsyncHistory, History
-from pathors_agent.telemetry.runs import RunTelemetry
 from pathors_agent.tools.registry import (
     AsyncToolChoice,
     ToolChoice,
@@ -33,6 +31,13 @@ from pathors_agent.tools.registry import (
 from pathors_agent.tools.tool import Tool
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
+
+if TYPE_CHECKING:
+    from pathors_agent.agents.ask import Bindings
+    from pathors_agent.agents.control import RunControl
+    from pathors_agent.agents.perform.threads import ToolThread
+    from pathors_agent.agents.result import RunResult
+    from pathors_agent.agents.stream import AsyncRunStream, Baseline, RunStream
 
 
 class AgentSettings(TypedDict, total=False):
@@ -94,11 +99,15 @@ def prepare_run(
     *,
     session_id: str | None = None,
     context: object = None,
-) -> tuple[Run, Baseline, Bindings]:
+) -> "tuple[Run, Baseline, Bindings]":
     """Return a run of the agent that goes on with a conversation, or begins a new one.
 
     Nothing is performed yet, and nothing is appended to the conversation.
     """
+    from pathors_agent.agents.ask import Bindings
+    from pathors_agent.agents.stream import Baseline
+    from pathors_agent.telemetry.runs import RunTelemetry
+
     conversation = Conversation() if given is None else conversation_of(given)
     if session_id is not None:
         _refuse_other_session(conversation, session_id)
@@ -184,8 +193,20 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         refuse_async(tools)
         super().__init__(transport, output=output, tools=tools, history=history, **settings)
         self.transport = transport
-        self._thread = ToolThread()
-        self._given = (*self._given, self._thread)
+        self._thread: ToolThread | None = None  # started by the first run
+        self._starting = Lock()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._thread is not None:
+                self._thread.close()  # its tools may use the connections that are closed next
+        finally:
+            super().__exit__(kind, error, traceback)
 
     def run(
         self,
@@ -195,7 +216,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
-    ) -> RunResult[OutputT]:
+    ) -> "RunResult[OutputT]":
         """Run until the model answers, a limit is reached, or only the caller can run a call.
 
         Without a prompt, the pending effects of the conversation are performed. A `Conversation`
@@ -223,8 +244,12 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
-    ) -> RunStream[OutputT]:
+    ) -> "RunStream[OutputT]":
         """Run, and stream deltas and messages: iterate the result inside a `with` block."""
+        from pathors_agent.agents.control import RunControl
+        from pathors_agent.agents.drivers import drive
+        from pathors_agent.agents.stream import RunStream
+
         run, baseline, bindings = prepare_run(
             self, conversation, session_id=session_id, context=context
         )
@@ -232,8 +257,17 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
             bindings.choose_tools(run)
         control = RunControl(run)
         _open(bindings, run, control, prompt, session_id, decisions)
-        items = drive(run, self.transport, bindings, control, self._thread)
+        items = drive(run, self.transport, bindings, control, self._tool_thread())
         return RunStream(run, baseline, bindings, control, items)
+
+    def _tool_thread(self) -> "ToolThread":
+        """Return the event loop of async tools, which all runs share."""
+        from pathors_agent.agents.perform.threads import ToolThread
+
+        with self._starting:
+            if self._thread is None:
+                self._thread = ToolThread()
+            return self._thread
 
 
 class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
@@ -288,6 +322,8 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         for an approval or a client's result is an error to the outer model, except in a durable
         run, which waits.
         """
+        from pathors_agent.agents.sub_agent import SubAgent
+
         function = SubAgent(self)
         return Tool.from_function(function, name=name, description=description, timeout=timeout)
 
@@ -299,7 +335,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
-    ) -> RunResult[OutputT]:
+    ) -> "RunResult[OutputT]":
         """Run as `Agent.run` does."""
         async with self.stream(
             prompt,
@@ -320,8 +356,12 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
-    ) -> AsyncRunStream[OutputT]:
+    ) -> "AsyncRunStream[OutputT]":
         """Run, and stream deltas and messages: iterate the result inside `async with`."""
+        from pathors_agent.agents.control import RunControl
+        from pathors_agent.agents.drivers import drive_async
+        from pathors_agent.agents.stream import AsyncRunStream
+
         run, baseline, bindings = prepare_run(
             self, conversation, session_id=session_id, context=context
         )
@@ -348,9 +388,9 @@ _WENT_ON = "the user went on"
 
 
 def _open(
-    bindings: Bindings,
+    bindings: "Bindings",
     run: Run,
-    control: RunControl,
+    control: "RunControl",
     prompt: Prompt | None,
     session_id: str | None,
     decisions: Iterable[Decision],

@@ -1,6 +1,9 @@
-"""Reach the event loop of a run, asyncio's or trio's, and cancel the run, from any thread."""
+"""Reach the event loop of a run, asyncio's or trio's, and cancel the run, from any thread.
 
-import asyncio
+Every transport imports this module, but asyncio only matters once something runs: its functions
+import it, because it takes longer to import than most of this library.
+"""
+
 import gc
 import sys
 import threading
@@ -8,7 +11,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class EventLoop(Protocol):
@@ -35,6 +41,8 @@ def running_loop() -> EventLoop | None:
     """Return the event loop that runs the caller, or None."""
     if in_trio_task():
         return TrioLoop()
+    import asyncio
+
     try:
         return AsyncioLoop(asyncio.get_running_loop())
     except RuntimeError:
@@ -53,7 +61,7 @@ class AsyncioLoop:
 
     __slots__ = ("_loop",)
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
         self._loop = loop
 
     def __eq__(self, other: object) -> bool:
@@ -87,18 +95,24 @@ class AsyncioLoop:
 
     def current_task(self) -> object:
         """As `EventLoop.current_task`."""
+        import asyncio
+
         return asyncio.current_task()
 
-    def task_in(self, items: object) -> asyncio.Task[Any] | None:
+    def task_in(self, items: object) -> "asyncio.Task[Any] | None":
         """Return the task that awaits the next item of an async generator, or None.
 
         Tasks are searched on demand: recording the task at each item would cost more than the item.
         """
+        import asyncio
+
         tasks = asyncio.all_tasks(self._loop)
         return next((task for task in tasks if _awaits(task.get_coro(), items)), None)
 
     def has_ended(self, task: object) -> bool:
         """As `EventLoop.has_ended`."""
+        import asyncio
+
         return isinstance(task, asyncio.Task) and task.done()
 
 
@@ -179,7 +193,7 @@ def _do_nothing() -> None:
 
 
 # The event loop holds its tasks weakly.
-_TASKS: set[asyncio.Task[None]] = set()
+_TASKS: "set[asyncio.Task[None]]" = set()
 
 
 # - cancellation -
