@@ -214,7 +214,7 @@ def _encode_all(messages: Sequence[Message], profile: EndpointProfile) -> list[b
     if (
         profile.answers_results
         or any(encoded.carried for encoded in tail)
-        or _carried(_results_before(messages, start), profile)
+        or (start and _carried(_results_before(messages, start), profile))
     ):
         _insert_between(messages, start, parts, profile)
         added = _between(messages, len(messages), profile)
@@ -297,7 +297,7 @@ def _origin(call_id: str, profile: EndpointProfile) -> bytes:
 
 
 def _carried_parts(message: Message, profile: EndpointProfile) -> bytes:
-    if not isinstance(message, ToolMessage):
+    if not isinstance(message, ToolMessage) or isinstance(message.content, str):
         return b""
     return write_json(write_parts(carried_parts(message.content, profile.result_media)))[1:-1]
 

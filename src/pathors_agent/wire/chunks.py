@@ -1,7 +1,7 @@
 """Read a decoded chunk or completion into a message, whatever its shape.
 
-Two readers: `decode_chunk` accepts only the usual shape of chunks, fast. `read_chunk` tolerates any
-shape; a whole completion is a chunk whose delta is the message.
+Two readers: `decode_chunk` and `decode_completion` accept only the usual shapes, fast. `read_chunk`
+tolerates any shape; a whole completion is a chunk whose delta is the message.
 """
 
 import json
@@ -13,7 +13,7 @@ import msgspec
 
 from pathors_agent.errors import ProviderError
 from pathors_agent.json_text import write_json
-from pathors_agent.messages import JSONValue
+from pathors_agent.messages import JSONValue, Usage
 from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.message_builder import MessageBuilder
 from pathors_agent.wire.provider_errors import find_error
@@ -82,6 +82,123 @@ decode_chunk = msgspec.json.Decoder(Chunk).decode
 
 # What `decode_chunk` raises for other shapes; UnicodeDecodeError is not a `DecodeError`.
 UNUSUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+# - The usual completion, with the same rules.
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class PromptDetails(msgspec.Struct, gc=False):
+    """`usage.prompt_tokens_details`."""
+
+    cached_tokens: _Count | None = None
+
+
+class CompletionDetails(msgspec.Struct, gc=False):
+    """`usage.completion_tokens_details`."""
+
+    reasoning_tokens: _Count | None = None
+
+
+class Counts(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """`usage`."""
+
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    total_tokens: _Count
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+
+
+class WholeFunction(msgspec.Struct, gc=False):
+    """`message.tool_calls[].function`."""
+
+    name: str
+    arguments: str
+
+
+class WholeCall(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """`message.tool_calls[]`."""
+
+    id: str
+    function: WholeFunction
+    type: str | None = None
+    index: int | None = None
+
+
+class WholeMessage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """`choices[].message`."""
+
+    role: str
+    content: str | None = None
+    tool_calls: list[WholeCall] | None = None
+    refusal: None = None
+    annotations: Annotated[list[None], msgspec.Meta(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+
+
+class WholeChoice(msgspec.Struct, gc=False):
+    """`choices[]`."""
+
+    message: WholeMessage
+    index: Literal[0] = 0
+    finish_reason: str | None = None
+    logprobs: None = None
+    error: None = None
+    usage: None = None
+    usageMetadata: None = None  # noqa: N815
+    usage_metadata: None = None
+
+
+class Completion(msgspec.Struct, gc=False):
+    """One `chat.completion`."""
+
+    choices: tuple[WholeChoice]
+    id: str | None = None
+    model: str | None = None
+    session_id: str | None = None
+    usage: Counts | None = None
+    error: None = None
+    tool_calls: None = None
+    x_groq: None = None
+    usageMetadata: None = None  # noqa: N815
+    usage_metadata: None = None
+
+
+decode_completion = msgspec.json.Decoder(Completion).decode
+
+
+def read_completion(body: bytes, builder: MessageBuilder, deltas: list[Delta]) -> bool:
+    """Read a completion of the usual shape; return False for a body of any other shape."""
+    try:
+        completion = decode_completion(body)
+    except UNUSUAL:
+        return False
+    [choice] = completion.choices
+    if choice.finish_reason == "error":
+        return False
+    builder.id = completion.id or None
+    builder.model = intern(completion.model) if completion.model else None
+    builder.session_id = completion.session_id or None
+    builder.finish_reason = choice.finish_reason
+    if (counts := completion.usage) is not None:
+        cached, reasoning = counts.prompt_tokens_details, counts.completion_tokens_details
+        builder.usage = Usage(
+            prompt_tokens=counts.prompt_tokens,
+            completion_tokens=counts.completion_tokens,
+            total_tokens=counts.total_tokens or counts.prompt_tokens + counts.completion_tokens,
+            cached_tokens=cached and cached.cached_tokens,
+            reasoning_tokens=reasoning and reasoning.reasoning_tokens,
+        )
+    message = choice.message
+    if message.content:
+        builder.add_text(message.content, deltas)
+    for place, call in enumerate(message.tool_calls or ()):
+        name, arguments = call.function.name, call.function.arguments
+        builder.add_piece(deltas, index=place, id=call.id, name=name, arguments=arguments)
+    return True
 
 
 Builders = Callable[[int], MessageBuilder]

@@ -207,8 +207,9 @@ def wire_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -
 
 
 def _name(message: SystemMessage | UserMessage) -> dict[str, object]:
-    name = _NOT_IN_SPEAKERS.sub("_", message.name or "")[:_NAME_LENGTH]
-    return {"name": name} if name else {}
+    if not message.name:
+        return {}
+    return {"name": _NOT_IN_SPEAKERS.sub("_", message.name)[:_NAME_LENGTH]}
 
 
 def _wire_assistant(message: AssistantMessage, profile: EndpointProfile) -> dict[str, object]:

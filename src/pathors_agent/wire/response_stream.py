@@ -21,6 +21,7 @@ from pathors_agent.wire.chunks import (
     holds_message,
     loads,
     read_chunk,
+    read_completion,
 )
 from pathors_agent.wire.deltas import BoundPassed, Delta, TextDelta, ToolCallDelta
 from pathors_agent.wire.message_builder import MAX_CHOICES, PART_BYTES, MessageBuilder, Quirk
@@ -420,6 +421,13 @@ class ResponseStream:
     def _read_whole_body(self, deltas: list[Delta]) -> None:
         """Read a body that is one JSON text: a completion, or an error."""
         body = bytes(self._tail or b"")
+        try:
+            if read_completion(body, self._builder, deltas):
+                self._done = True
+                return
+        except BoundPassed as bound:
+            self._fail_bound(str(bound))
+            return
         try:
             value = loads(body.decode(errors="replace"))
         except ValueError:
