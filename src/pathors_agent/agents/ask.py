@@ -234,8 +234,8 @@ class ModelCall:
         self._take_up_session(self.stream.builder.session_id)
         if self._operation is not None:
             self._operation.message = message
-        if self.stream.quirks:
-            self._notice_quirks()
+        if quirks := self.stream.quirks:
+            self._notice_quirks(quirks)
         return message
 
     # - the request -
@@ -344,9 +344,9 @@ class ModelCall:
         broken.timed_out = error.timed_out
         raise self._ending(broken) from error
 
-    def _notice_quirks(self) -> None:
+    def _notice_quirks(self, quirks: Sequence[Quirk]) -> None:
         """Keep the quirks of this answer, and log each kind once for this agent's endpoint."""
-        for quirk in self.stream.quirks:
+        for quirk in quirks:
             if all(kept.kind != quirk.kind for kept in self._bindings.quirks):
                 self._bindings.quirks += (quirk,)
             if quirk.kind not in self._bindings.known_quirks:

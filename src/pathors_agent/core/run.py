@@ -174,10 +174,10 @@ class Run:
         A call whose id was used before gets another id: endpoints refuse a history with two equal
         ids.
         """
-        if isinstance(message, AssistantMessage):
+        if isinstance(message, AssistantMessage) and message.tool_calls:
             message = self._with_unused_ids(message)
         self.conversation.append(message)
-        if self.notes_begun_calls and isinstance(message, AssistantMessage):
+        if self.notes_begun_calls and isinstance(message, AssistantMessage) and message.tool_calls:
             for call in message.tool_calls:
                 self.conversation.note_call_state(call, CallState.NOT_BEGUN)
             self.hand_out_client_calls()
@@ -189,7 +189,7 @@ class Run:
 
     def hand_out_client_calls(self) -> None:
         """Mark the open calls of client tools as handed out to the caller."""
-        for call in self.conversation.open_calls:
+        for call in self.conversation.open_calls if self.client_tools else ():
             if call.name in self.client_tools:
                 self.conversation.note_call_state(call, CallState.HANDED_OUT)
 

@@ -252,10 +252,10 @@ class MessageBuilder:
     def message(self) -> AssistantMessage:
         """Return the message so far."""
         return AssistantMessage(
-            content=whole_characters("".join(self.text)) or None,
-            tool_calls=self._tool_calls(),
-            reasoning=whole_characters("".join(self.reasoning or ())) or None,
-            refusal=whole_characters("".join(self.refusal or ())) or None,
+            content=_joined(self.text),
+            tool_calls=self._tool_calls() if self.calls else (),
+            reasoning=_joined(self.reasoning),
+            refusal=_joined(self.refusal),
             finish_reason=self.finish_reason and whole_characters(self.finish_reason),
             usage=self.usage,
             model=self.model and whole_characters(self.model),
@@ -283,6 +283,11 @@ class MessageBuilder:
                 )
             )
         return tuple(calls)
+
+
+def _joined(pieces: list[str] | None) -> str | None:
+    """Return a text of pieces, or None if it is empty."""
+    return whole_characters("".join(pieces)) or None if pieces else None
 
 
 def _begins_call(call: CallBuilder, id: str, name: str, arguments: str) -> bool:  # noqa: A002

@@ -292,6 +292,13 @@ class LoopTask(Waiting, Generic[T]):
         _TASKS.add(self._task)
         self._task.add_done_callback(self._done)
 
+    async def wait(self, seconds: float | None) -> bool:
+        """As `Waiting.wait`."""
+        if not self._on_trio:
+            # Many tools end as soon as they get the event loop: they need neither future nor timer.
+            await asyncio.sleep(0)
+        return await super().wait(seconds)
+
     @property
     def was_cancelled(self) -> bool:
         """Whether `stop` ended the task."""
