@@ -179,7 +179,12 @@ def test_completions_are_read_alike_by_both_readers(completion: dict[str, Any]) 
 
 def test_completion_of_openai_has_the_usual_shape() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
-    message = {"role": "assistant", "content": None, "refusal": None, "annotations": []}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "annotations": [],
+    }
     details = {"cached_tokens": 1, "audio_tokens": 0}
     completion = {
         "id": "chatcmpl-1",

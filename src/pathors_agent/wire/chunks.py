@@ -189,8 +189,8 @@ def read_completion(body: bytes, builder: MessageBuilder, deltas: list[Delta]) -
             prompt_tokens=counts.prompt_tokens,
             completion_tokens=counts.completion_tokens,
             total_tokens=counts.total_tokens or counts.prompt_tokens + counts.completion_tokens,
-            cached_tokens=cached and cached.cached_tokens,
-            reasoning_tokens=reasoning and reasoning.reasoning_tokens,
+            cached_tokens=cached.cached_tokens if cached else None,
+            reasoning_tokens=reasoning.reasoning_tokens if reasoning else None,
         )
     message = choice.message
     if message.content:
