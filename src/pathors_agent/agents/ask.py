@@ -101,6 +101,13 @@ class Bindings:
         if self.choice is not None:
             self._take(await chosen_async(self.choice, self.context), run)
 
+    def offer_tools(self, messages: Sequence[Message]) -> RequestTemplate:
+        """Return the template with the tools that the model sees after these messages."""
+        offered = self.tools.offered(messages)
+        if offered != self.template.tools:
+            self.template = replace(self.template, tools=offered)
+        return self.template
+
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Count tokens that are used inside the block, beside the run's own answers, to the run."""
@@ -279,7 +286,7 @@ class ModelCall:
     def _build(self, effect: CallModel, messages: Sequence[Message]) -> Request:
         if messages is not effect.messages:
             messages = checked(messages)
-        template = self._bindings.template
+        template = self._bindings.offer_tools(effect.messages)
         self._refuse_fragment(template)
         if effect.last_word:
             template = template.without_calls

@@ -6,7 +6,7 @@ is one model call and the tool calls of its answer: both use the same registry.
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from pathors_agent.errors import UnreadableDefinition
-from pathors_agent.messages import ToolCall, ToolMessage
+from pathors_agent.messages import Message, ToolCall, ToolMessage
 from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, closest, listed
 from pathors_agent.schema.bounds import cut, quote
 from pathors_agent.schema.compiled import InvalidSchema
 from pathors_agent.tools.interpreter import no_python, python_executable
+from pathors_agent.tools.search import SEARCH_TOOL, ToolSearch, found_tools
 from pathors_agent.tools.signature import ToolContext, refused
 from pathors_agent.tools.tool import Tool, as_tool, check_name
 
@@ -33,6 +34,8 @@ class _Entry(NamedTuple):
     tool: Tool
     read: Callable[[str], dict[str, Any]]
     context_parameter: str | None
+    deferred: bool = False
+    """Whether the model sees the tool only after it has searched for it."""
 
 
 def _checked(tool: Tool) -> _Entry:
@@ -102,6 +105,17 @@ def _prefixed(entry: _Entry, prefix: str) -> _Entry:
     return entry._replace(tool=replace(entry.tool, name=name))
 
 
+def _search(tools: list[Tool]) -> Tool:
+    """Return the tool that searches these tools."""
+    return Tool.from_function(
+        ToolSearch(tools),
+        name=SEARCH_TOOL,
+        description=f"Search {len(tools)} more tools, which are not listed here. A tool that is "
+        "found can be called from the next answer on.",
+        idempotent=True,
+    )
+
+
 def _origin(tool: Tool) -> str:
     """Return where a tool is defined, to distinguish two with one name."""
     made = tool.function or tool
@@ -138,6 +152,7 @@ class ToolRegistry:
 
     def __init__(self, tools: Iterable[GivenTool] = ()) -> None:
         self._entries: dict[str, _Entry] = {}
+        self._deferred: dict[str, None] = {}
         self._add(
             _checked(read_definition(given) if isinstance(given, Mapping) else as_tool(given))
             for given in tools
@@ -150,21 +165,42 @@ class ToolRegistry:
                 both = f"{_origin(self[name])} and {_origin(entry.tool)}"
                 raise refused(name, "name", f"is taken: {both} have it; prefix one")
             self._entries[name] = entry
+            if entry.deferred:
+                self._deferred[name] = None
+        if self._deferred:
+            if SEARCH_TOOL in self._entries:
+                problem = f"is taken by the search for tools: rename {_origin(self[SEARCH_TOOL])}"
+                raise refused(SEARCH_TOOL, "name", problem)
+            self._entries[SEARCH_TOOL] = _checked(_search([self[name] for name in self._deferred]))
         return self
+
+    def searchable(self) -> "ToolRegistry":
+        """Return the same tools, which the model finds by a search tool instead of seeing them all.
+
+        A request contains the search tool, and the tools that the history has found or called. Add
+        tools that the model always sees: `ToolRegistry([pay]) + many.searchable()`.
+        """
+        return ToolRegistry()._add(entry._replace(deferred=True) for entry in self._given())
+
+    def _given(self) -> Iterator[_Entry]:
+        """Yield the entries except the search tool, which belongs to this registry alone."""
+        for name, entry in self._entries.items():
+            if not self._deferred or name != SEARCH_TOOL:
+                yield entry
 
     def prefixed(self, prefix: str) -> "ToolRegistry":
         """Return the same tools, with a prefix before each name."""
-        return ToolRegistry()._add(_prefixed(entry, prefix) for entry in self._entries.values())
+        return ToolRegistry()._add(_prefixed(entry, prefix) for entry in self._given())
 
     def filtered(self, wanted: Callable[[Tool], bool]) -> "ToolRegistry":
         """Return the tools for which `wanted` returns True."""
-        return ToolRegistry()._add(e for e in self._entries.values() if wanted(e.tool))
+        return ToolRegistry()._add(e for e in self._given() if wanted(e.tool))
 
     def __add__(self, other: "ToolRegistry") -> "ToolRegistry":
         """Return the tools of both registries; raise if they share a name."""
         if not isinstance(other, ToolRegistry):
             return NotImplemented
-        return ToolRegistry()._add([*self._entries.values(), *other._entries.values()])
+        return ToolRegistry()._add([*self._given(), *other._given()])
 
     @cached_property
     def client_tools(self) -> frozenset[str]:
@@ -194,6 +230,18 @@ class ToolRegistry:
         """Return the tools' definitions, as in OpenAI's requests."""
         return list(self._definitions)
 
+    def offered(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Return the definitions for the next request: all, or those that a history has found.
+
+        Found tools come last, in the order of the history, so that the tools before them stay equal
+        from one request to the next.
+        """
+        if not self._deferred:
+            return self._definitions
+        found = found_tools(messages, self._deferred)
+        seen = [name for name, entry in self._entries.items() if not entry.deferred]
+        return [self[name].definition for name in [*seen, *found]]
+
     def bind(
         self,
         call: ToolCall,
@@ -206,7 +254,7 @@ class ToolRegistry:
         entry = self._entries.get(call.name)
         if entry is None:
             return _failed(call, self._unknown(call.name))
-        tool, read, context_parameter = entry
+        tool, read, context_parameter, _ = entry
         if tool.function is None:
             return _failed(call, f"{tool.name} can only be run by the caller.")
         try:
