@@ -73,6 +73,8 @@ class Settings:
     """Of bouts that take milliseconds: more rounds cost nothing there."""
     rounds_of_slow: int = 4
     """Of bouts that take seconds: they hardly differ, and a run of all has ten minutes."""
+    rounds_of_held: int = 3
+    """Of processes that hold streams open."""
     chunks: int = 2_000
 
     @classmethod

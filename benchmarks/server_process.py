@@ -21,10 +21,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Mount, Route
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from pathors_agent import AsyncHTTPTransport
 from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project, ServerSettings, create_app, make_key
+from pathors_agent.server.running.connections import limited_protocol
 from pathors_agent.stores import MemoryStore, Store
 from pathors_agent.transports.aiohttp import AiohttpTransport
 
@@ -107,7 +109,7 @@ async def main(kind: str, base_url: str, database: str) -> None:
         app, key = relays[kind](base_url), ""
     else:
         app, key = await agent(kind, base_url, database)
-    config = uvicorn.Config(app, port=0, log_level="warning", ws="none", backlog=4096)
+    config = _config(app, http=limited_protocol() if key else AutoHTTPProtocol)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  (uvicorn says it in no other way)
@@ -117,5 +119,12 @@ async def main(kind: str, base_url: str, database: str) -> None:
     await task
 
 
+def _config(app: Any, http: Any = AutoHTTPProtocol) -> uvicorn.Config:
+    return uvicorn.Config(
+        app, http=http, port=0, log_level="warning", access_log=False, ws="none", backlog=4096
+    )
+
+
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:4]))
+    with asyncio.Runner(loop_factory=_config(None).get_loop_factory()) as runner:
+        runner.run(main(*sys.argv[1:4]))

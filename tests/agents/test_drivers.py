@@ -432,6 +432,20 @@ HELLO = b'data: {"id": "1", "choices": [{"index": 0, "delta": {"content": "Hello
 FINISHED = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 
+
+@pytest.mark.anyio
+async def test_batches_are_the_deltas_of_each_read() -> None:
+    reads = [HELLO, HELLO * 3, b": a comment\n\n", HELLO[:20], HELLO[20:] + HELLO, FINISHED + DONE]
+    agent = AsyncAgent(PausedTransport(*reads))
+
+    async with agent.stream("Go.") as stream:
+        batches = [batch async for batch in stream.batches()]
+
+    hello = TextDelta("Hello")
+    assert batches == [[hello], [hello] * 3, [hello] * 2, stream.conversation.messages[-1]]
+    assert stream.result.output == "Hello" * 6
+
+
 Running = Callable[[], Coroutine[Any, Any, object]]
 CancelWhen = Callable[[Running, anyio.Event], Awaitable[None]]
 

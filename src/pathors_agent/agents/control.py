@@ -76,6 +76,7 @@ class RunControl:
         "cancellation",
         "cancels_task",
         "reader",
+        "yields_lists",
     )
 
     def __init__(self, run: Run) -> None:
@@ -83,6 +84,8 @@ class RunControl:
         self._end: float | None = None
         self.cancellation = Cancellation()
         self.cancels_task = True
+        self.yields_lists = False
+        """Whether the reader takes the deltas of one read as a list."""
         self.reader = StreamReader()
         self._stream: ArrivingStream | None = None
         self._left: RunControl | None = None

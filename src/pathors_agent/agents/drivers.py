@@ -53,10 +53,11 @@ def drive(
 
 async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside would slow down each delta)
     run: Run, transport: AsyncTransport, bindings: Bindings, control: RunControl
-) -> AsyncGenerator[Delta | Message, None]:
+) -> AsyncGenerator[Delta | Message | list[Delta], None]:
     """Perform the run's effects, a batch of tool calls at once; yield deltas and messages.
 
-    Nothing is yielded inside a task group or cancel scope.
+    With `control.yields_lists` the deltas of one read of an answer are yielded as a list. Nothing is
+    yielded inside a task group or cancel scope.
     """
     run.notes_begun_calls = True
     with bindings.telemetry.follow(run), control:
@@ -77,9 +78,13 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
                                     async for data in pieces:
                                         if call.first is None:
                                             call.first = monotonic()
-                                        for delta in call.stream.feed(data):
-                                            yield delta
-                                        del data
+                                        deltas = call.stream.feed(data)
+                                        if not control.yields_lists:
+                                            for delta in deltas:
+                                                yield delta
+                                        elif deltas:
+                                            yield deltas
+                                        del data, deltas
                                         if call.stream.ended:
                                             break
                                 finally:

@@ -10,8 +10,8 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from types import TracebackType
-from typing import Generic, Self
+from types import FrameType, TracebackType
+from typing import Generic, Self, cast
 
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.ask import Bindings, Journal
@@ -174,7 +174,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
         baseline: Baseline,
         bindings: Bindings,
         control: RunControl,
-        items: AsyncGenerator[Delta | Message, None],
+        items: AsyncGenerator[Delta | Message | list[Delta], None],
         opening: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(run, baseline, bindings, control)
@@ -207,11 +207,23 @@ class AsyncRunStream(_StreamBase[OutputT]):
             raise _left_to_a_reader("task")
 
     def __aiter__(self) -> AsyncIterator[Delta | Message]:
+        self._begin(sys._getframe(1), yields_lists=False)
+        # The driver itself: a wrapper would cost a coroutine for each item.
+        return cast("AsyncIterator[Delta | Message]", self._items)
+
+    def batches(self) -> AsyncIterator[Delta | Message | list[Delta]]:
+        """Iterate the stream; deltas that arrive together, in one read, are one list.
+
+        For code that sends on what it reads: a list can go out in one write.
+        """
+        self._begin(sys._getframe(1), yields_lists=True)
+        return self._items
+
+    def _begin(self, frame: FrameType, *, yields_lists: bool) -> None:
         if self._control.reader.is_running:
             raise _read_twice("task")
-        self._control.reader.enter_loop(sys._getframe(1))
-        # The driver itself: a wrapper would cost a coroutine for each item.
-        return self._items
+        self._control.reader.enter_loop(frame)
+        self._control.yields_lists = yields_lists
 
 
 def _left_to_a_reader(kind: str) -> StreamInUse:

@@ -146,11 +146,9 @@ class Chunks:
 
     def text(self, text: str) -> bytes:
         """Return an event with a piece of the answer's text."""
-        self.text_sent += len(text)
-        return (
-            f"{self._id}{self.text_sent}{self._counts}"
-            f"{self._before_text}{_quoted(text)}{self._after_text}"
-        ).encode()
+        self.text_sent = sent = self.text_sent + len(text)
+        quoted = encode_basestring_ascii(text if text.isascii() else whole_characters(text))
+        return f"{self._id}{sent}{self._until_text}{quoted}{self._after_text}".encode()
 
     def reasoning(self, text: str) -> bytes:
         """Return an event with a piece of the model's reasoning."""
@@ -201,6 +199,7 @@ class Chunks:
     def _number(self) -> None:
         """Write the counts that follow that of the text in an id: they change less often."""
         self._counts = f":{self.reasoning_sent}:{self.activities_sent}:{self._end_sent}\n"
+        self._until_text = self._counts + self._before_text
 
 
 def _line(data: str) -> str:

@@ -1,6 +1,6 @@
 """Run a turn: join its request to the session, run the agent, store what was said, all or nothing."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from types import TracebackType
@@ -50,8 +50,8 @@ class Writer(Protocol):
     def begin(self, rewound: int) -> None:
         """Record that the model is about to be called, and how many stored messages are replaced."""
 
-    async def item(self, item: Delta | Message) -> None:
-        """Send a delta or a message as it comes."""
+    async def items(self, items: Iterable[Delta | Message]) -> None:
+        """Send deltas and messages that came together."""
 
     async def end(self, answer: Answer) -> None:
         """Send the rest of the answer: the turn is stored."""
@@ -175,8 +175,8 @@ class TurnRun:
             if journal is not None:
                 await self._take_up(journal, stream)
             try:
-                async for item in stream:
-                    await self._writer.item(item)
+                async for items in stream.batches():
+                    await self._writer.items(items if isinstance(items, list) else (items,))
             finally:
                 result = stream.result
                 services.admission.charge(turn.caller.id, result)
@@ -233,13 +233,16 @@ class TurnRun:
 
     async def _take_up(self, journal: TurnJournal, stream: AsyncRunStream[str]) -> None:
         """Send what the turn said and did before it was interrupted, and journal the rest."""
+        items: list[Delta | Message] = []
         for message in journal.take_up(stream.conversation):
             if isinstance(message, AssistantMessage):
                 if message.reasoning:
-                    await self._writer.item(ReasoningDelta(message.reasoning))
+                    items.append(ReasoningDelta(message.reasoning))
                 if message.text:
-                    await self._writer.item(TextDelta(message.text))
-            await self._writer.item(message)
+                    items.append(TextDelta(message.text))
+            items.append(message)
+        if items:
+            await self._writer.items(items)
         stream.keep_journal(journal)
 
     # - what the turn leaves -

@@ -59,16 +59,16 @@ class TurnResponse(Response):
             writer = StreamWriter(turn, sender, headers)
         else:
             writer = WholeWriter(turn, sender, headers)
-        serving = _Serving(turn, writer, sender, self._work(kept))
         async with anyio.create_task_group() as here:
+            leave = here.cancel_scope.cancel
+            serving = _Serving(turn, writer, sender, self._work(kept), leave)
+            # Not in this task, where each read would resume the coroutines of all layers of the app.
             if outlived:
                 self._start_soon(serving.serve)
-                here.start_soon(_listen, receive, sender, serving.is_served.set)
-                await serving.is_served.wait()
             else:
-                here.start_soon(_listen, receive, sender, here.cancel_scope.cancel)
-                await serving.serve()
-            here.cancel_scope.cancel()
+                here.start_soon(serving.serve)
+            await _listen(receive, sender)
+            leave()
 
     def _kept_events(self) -> KeptEvents | None:
         """Return the events of the running turn that the client comes back to."""
@@ -93,12 +93,11 @@ class TurnResponse(Response):
         return work
 
 
-async def _listen(receive: Receive, sender: ClientSender, leave: Callable[[], object]) -> None:
-    """Wait until the client disconnects."""
+async def _listen(receive: Receive, sender: ClientSender) -> None:
+    """Wait until the client disconnects, and send it nothing more."""
     while (await receive())["type"] != "http.disconnect":
         pass
     sender.cut()
-    leave()
 
 
 class _Serving:
@@ -110,13 +109,14 @@ class _Serving:
         writer: StreamWriter | WholeWriter,
         sender: ClientSender,
         work: Callable[[TurnRun, StreamWriter | WholeWriter], Awaitable[None]],
+        leave: Callable[[], None],
     ) -> None:
         self._turn = turn
         self._writer = writer
         self._sender = sender
         self._work = work
         self._run = TurnRun(turn, writer)
-        self.is_served = anyio.Event()
+        self._leave = leave  # ends the request
 
     async def serve(self) -> None:
         """Run the turn under watch."""
@@ -147,7 +147,7 @@ class _Serving:
                     await self._writer.fail(problem)
             self._writer.close()
             turn.services.metrics.turn(turn.project.id, status, sender.now() - begun)
-            self.is_served.set()
+            self._leave()
 
     def _problem(self, error: BaseException) -> Problem:
         """Return what the client reads about a failed turn, and log its cause."""
@@ -191,7 +191,7 @@ class _Serving:
         self._sender.cut()
         if not self._sender.outlived:
             raise Problem(408, "The client does not read")
-        self.is_served.set()
+        self._leave()
 
 
 _KNOWN_ERRORS = (Problem, TransportError, StoreError)

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -28,7 +28,6 @@ from pathors_agent.server.turns.answer import (
 )
 from pathors_agent.server.turns.join import BETWEEN_TEXTS
 from pathors_agent.server.turns.turn import Turn
-from pathors_agent.wire.completion_bytes import DONE
 from pathors_agent.wire.deltas import (
     Delta,
     ReasoningDelta,
@@ -44,6 +43,7 @@ _STREAM_HEADERS = {
     "x-accel-buffering": "no",  # nginx, and proxies that took its word over
 }
 _JSON = {"content-type": "application/json"}
+_NEVER = math.inf
 
 
 class ClientSender:
@@ -55,25 +55,22 @@ class ClientSender:
     def __init__(self, send: Send, write_seconds: float, *, outlived: bool) -> None:
         self._send = send
         self._write_seconds = write_seconds
-        self._lock = asyncio.Lock()
-        self._write = anyio.CancelScope()
+        self._written: asyncio.Event | None = None  # for a write that waits for another one
+        self._write: anyio.CancelScope | None = None
         self.now = asyncio.get_running_loop().time  # anyio's takes ten times as long
         self.outlived = outlived
+        self.is_writing = False
         self.is_cut = False
         self.is_open = False
         self.last_sent = self.now()
-        self.write_end = float("inf")
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether a write waits for the client."""
-        return self.write_end != float("inf")
+        self.write_end = _NEVER
 
     def cut(self) -> None:
         """Stop sending: the client disconnected, or does not read."""
         self.is_cut = True
-        self.write_end = float("inf")
-        self._write.cancel()
+        self.write_end = _NEVER
+        if self._write is not None:
+            self._write.cancel()
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
         """Send the status and the headers."""
@@ -86,24 +83,29 @@ class ClientSender:
         await self._put({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _put(self, message: dict[str, Any]) -> None:
-        async with self._lock:
-            if self.is_cut:
-                return
-            self.last_sent = self.now()
-            self.write_end = self.last_sent + self._write_seconds
-            try:
-                with self._interruptible():
+        # A lock, and a scope in turns that end with their client, would cost more than the rest.
+        while self.is_writing:
+            self._written = self._written or asyncio.Event()
+            await self._written.wait()
+        if self.is_cut:
+            return
+        self.is_writing = True
+        self.last_sent = now = self.now()
+        self.write_end = now + self._write_seconds
+        try:
+            if self.outlived:
+                with anyio.CancelScope() as self._write:
                     await self._send(message)
-            except OSError:  # the connection broke while this was on its way
-                self.is_cut = True
-            self.write_end = float("inf")
-
-    def _interruptible(self) -> AbstractContextManager[object]:
-        # A scope costs more than the rest; a turn that ends with its client needs none.
-        if not self.outlived:
-            return nullcontext()
-        self._write = anyio.CancelScope()
-        return self._write
+            else:
+                await self._send(message)
+        except OSError:  # the connection broke while this was on its way
+            self.is_cut = True
+        finally:
+            self.is_writing = False
+            self.write_end = _NEVER
+            if self._written is not None:
+                self._written.set()
+                self._written = None
 
 
 class WholeWriter:
@@ -126,7 +128,7 @@ class WholeWriter:
         """Return nothing: only streams show what tools do."""
         return []
 
-    async def item(self, item: Delta | Message) -> None:
+    async def items(self, items: Iterable[Delta | Message]) -> None:
         """Send nothing before the end."""
 
     async def ping(self) -> None:
@@ -194,41 +196,46 @@ class StreamWriter:
         """Record that the model is about to be called, and how many stored messages are replaced."""
         self._is_asked, self._rewound = True, rewound
 
-    async def item(self, item: Delta | Message) -> None:
-        """Send a piece of text at once, and events about the project's tools if the client asked."""
+    async def items(self, items: Iterable[Delta | Message]) -> None:
+        """Send text, and events about the project's tools if the client asked, in one write."""
+        events: list[bytes] = []
         if not self._sent_kind:
             self._keep_events()
-            await self._open()
-        if isinstance(item, TextDelta):
-            if self._pending_break:
-                self._pending_break = False
-                await self._send(self._chunks.text(BETWEEN_TEXTS))
-            await self._send(self._chunks.text(item.text))
-            self._sent_kind = "text"
-            return
+            await self._start()
+            events.append(self._opening())
+        for item in items:
+            if isinstance(item, TextDelta):
+                if self._pending_break:
+                    self._pending_break = False
+                    events.append(self._chunks.text(BETWEEN_TEXTS))
+                events.append(self._chunks.text(item.text))
+                self._sent_kind = "text"
+            else:
+                events += self._events(item)
+        if events:
+            await self._send(*events)
+
+    def _events(self, item: Delta | Message) -> Iterator[bytes]:
+        """Yield the events of anything but text."""
         if isinstance(item, ReasoningDelta) and self._shows_reasoning:
-            await self._reason(item.text)
+            # The reasoning of each model call but the first begins after an empty line.
+            yield self._chunks.reasoning(self._reasoning_break + item.text)
+            self._has_reasoned, self._reasoning_break = True, ""
             return
         if isinstance(item, AssistantMessage):
             self._reasoning_break = BETWEEN_TEXTS if self._has_reasoned else ""
             self._pending_break = self._sent_kind == "text"
         if self._turn.request.shows_tool_activity:
-            for value in _activity(item):
-                await self._show_activity(value)
+            yield from map(self._shown_activity, _activity(item))
 
-    async def _show_activity(self, value: dict[str, Any]) -> None:
-        """Send an event about a tool, and keep it for repeats of the request."""
+    def _shown_activity(self, value: dict[str, Any]) -> bytes:
+        """Return an event about a tool, and keep it for repeats of the request."""
         event = self._chunks.activity(value)
         self._activity_bytes += len(event)
         if self._turn.is_named and self._activity_bytes <= MAX_KEPT_BYTES:
             place = self._chunks.text_sent, self._chunks.reasoning_sent
             self.activities.append(Activity(value, *place))
-        await self._send(event)
-
-    async def _reason(self, text: str) -> None:
-        """Send a piece of reasoning; that of the next model call begins after an empty line."""
-        await self._send(self._chunks.reasoning(self._reasoning_break + text))
-        self._has_reasoned, self._reasoning_break = True, ""
+        return event
 
     async def ping(self) -> None:
         """Send a comment, if the model was asked."""
@@ -238,26 +245,26 @@ class StreamWriter:
 
     async def end(self, answer: Answer) -> None:
         """Send the rest of the answer: of a stored one, what follows the client's last event."""
+        events: list[bytes] = []
         if not self._sent_kind:
-            await self._open_stored(answer)
+            events += await self._open_stored(answer)
         for activity in answer.activities[self._chunks.activities_sent :]:
-            await self._catch_up(answer, activity.text, activity.reasoning)
-            await self._send(self._chunks.activity(activity.value))
-        await self._catch_up(answer, None, None)
-        for event in self._chunks.end(answer):
-            await self._send(event, is_last=event.endswith(DONE))
-        await self._sender.write(b"", more=False)
+            events += self._missing(answer, activity.text, activity.reasoning)
+            events.append(self._chunks.activity(activity.value))
+        events += self._missing(answer, None, None)
+        events += self._chunks.end(answer)
+        await self._send(*events, more=False)
 
-    async def _catch_up(
+    def _missing(
         self, answer: Answer, text_to: int | None, reasoning_to: int | None
-    ) -> None:
-        """Send what was not sent yet of an answer's reasoning and text, up to these places."""
+    ) -> Iterator[bytes]:
+        """Yield what was not sent yet of an answer's reasoning and text, up to these places."""
         reasoning = (answer.reasoning or "")[self._chunks.reasoning_sent : reasoning_to]
         if reasoning and not self._has_reasoned:
-            await self._send(self._chunks.reasoning(reasoning))
+            yield self._chunks.reasoning(reasoning)
         text = (answer.text or "")[self._chunks.text_sent : text_to]
         if text and self._sent_kind != "text":
-            await self._send(self._chunks.text(text))
+            yield self._chunks.text(text)
 
     async def fail(self, problem: Problem) -> None:
         """Send the problem, as a status if none was sent yet, else as the last event."""
@@ -265,10 +272,7 @@ class StreamWriter:
             headers = {**self._headers, **problem.headers}
             await _send_whole(self._sender, problem.status, headers, problem.body)
             return
-        event = self._chunks.error(problem.body, after=self._followed_to)
-        if self._kept is not None:
-            self._kept.add(event, is_last=True)
-        await self._write(event, more=False)
+        await self._send(self._chunks.error(problem.body, after=self._followed_to), more=False)
 
     async def follow(self, kept: KeptEvents) -> None:
         """Send the events of a running turn, after the last one that the client has."""
@@ -278,7 +282,7 @@ class StreamWriter:
             self._followed_to = turn.last_event_id
         await self._start()
         async for event in kept.after(turn.last_event_id):
-            await self._write(event)
+            await self._write([event])
             self._followed_to = event[len(b"id: ") : event.index(b"\n")].decode()
         await self._sender.write(b"", more=False)
 
@@ -293,7 +297,7 @@ class StreamWriter:
             running = turn.services.running_streams
             self._kept = KeptEvents(running, turn.stream_name, rewound=self._rewound)
 
-    async def _open_stored(self, answer: Answer) -> None:
+    async def _open_stored(self, answer: Answer) -> list[bytes]:
         """Begin an answer of which nothing was sent: it is stored, or has no text."""
         turn = self._turn
         after = Position.read(turn.last_event_id)
@@ -303,29 +307,31 @@ class StreamWriter:
         self._chunks = Chunks(answer.head, include_usage=include_usage, after=after)
         self._headers["x-session-id"] = answer.head.session_id
         self._rewound = answer.rewound
-        if after is None:
-            await self._open()
-        else:
-            await self._start()
-
-    async def _open(self) -> None:
         await self._start()
-        await self._send(self._chunks.opening())
+        return [self._opening()] if after is None else []
+
+    def _opening(self) -> bytes:
         self._sent_kind = "opening"
+        return self._chunks.opening()
 
     async def _start(self) -> None:
         if not self._sender.is_open:
             rewound = _rewound(self._rewound)
             await self._sender.start(200, {**self._headers, **rewound, **_STREAM_HEADERS})
 
-    async def _send(self, event: bytes, *, is_last: bool = False) -> None:
+    async def _send(self, *events: bytes, more: bool = True) -> None:
+        """Send events, and keep them for the clients that follow."""
         if self._kept is not None:
-            self._kept.add(event, is_last=is_last)
-        await self._write(event)
+            for number, event in enumerate(events, 1):
+                self._kept.add(event, is_last=not more and number == len(events))
+        await self._write(events, more=more)
 
-    async def _write(self, event: bytes, *, more: bool = True) -> None:
-        """Send an event, without the line of its id if the server is set so."""
-        await self._sender.write(event if self._shows_ids else event.partition(b"\n")[2], more=more)
+    async def _write(self, events: Sequence[bytes], *, more: bool = True) -> None:
+        """Send events at once, without the lines of their ids if the server is set so."""
+        if not self._shows_ids:
+            events = [event.partition(b"\n")[2] for event in events]
+        data = events[0] if len(events) == 1 else b"".join(events)
+        await self._sender.write(data, more=more)
 
 
 def unread_writer(turn: Turn) -> WholeWriter | StreamWriter:
