@@ -298,6 +298,7 @@ class ToolMessage(MessageBase):
 
     `outcome` says how the call ended, for programs; it is not sent to the model, who reads
     `content`. `ends_tool`: the tool is not to be run again while this question is answered.
+    `invalid`: the call named no tool, or its arguments did not fit; limits count such calls.
     """
 
     role: Literal["tool"] = "tool"
@@ -305,6 +306,7 @@ class ToolMessage(MessageBase):
     content: Content
     outcome: Outcome = "value"
     ends_tool: bool = False
+    invalid: bool = False
 
     @property
     def is_error(self) -> bool:

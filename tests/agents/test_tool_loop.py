@@ -16,6 +16,7 @@ from pathors_agent import (
     Agent,
     AsyncAgent,
     Conversation,
+    Limits,
     ToolLoopError,
     ToolMessage,
     ToolProgressDelta,
@@ -354,3 +355,21 @@ def run_program(name: str) -> "subprocess.CompletedProcess[str]":
         timeout=PATIENCE_SECONDS,
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("count", '{"up_to": "many"}'), ("count", "{oops"), ("cuont", "{}")]
+)
+def test_endless_invalid_calls_of_a_tool_are_refused(name: str, arguments: str) -> None:
+    @tool
+    def count(up_to: int) -> int:
+        """Count."""
+        return up_to
+
+    model = ScriptedTransport(*[calls((name, arguments))] * 4, "I cannot count.")
+
+    result = Agent(model, tools=[count], limits=Limits(call_retries=2)).run("Count.")
+
+    outcomes = [m.outcome for m in result.messages if isinstance(m, ToolMessage)]
+    assert outcomes == ["error", "error", "error", "not_run"]
+    assert result.output == "I cannot count."

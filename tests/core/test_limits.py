@@ -10,6 +10,7 @@ from pathors_agent.core.run import CallModel, CallTool, Run, Status
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
+    Outcome,
     ToolCall,
     ToolMessage,
     Usage,
@@ -261,3 +262,58 @@ def test_run_that_is_out_of_time_has_no_pending_effects() -> None:
 def test_limit_that_is_none_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"Limits\.{name} must be over 0"):
         Limits(**{name: value})  # type: ignore[arg-type]  # one name of several types
+
+
+# - invalid calls -
+
+
+def invalid(call_id: str) -> ToolMessage:
+    return ToolMessage(tool_call_id=call_id, content="no", outcome="error", invalid=True)
+
+
+def failed_calls(*names: str) -> list[Message]:
+    """Return a history with one invalid call of each name, one after another."""
+    history: list[Message] = [USER]
+    for number, name in enumerate(names):
+        history += [asks(f"i{number} {name} {number}"), invalid(f"i{number}")]
+    return history
+
+
+def test_tool_is_refused_after_its_retries_until_the_user_speaks() -> None:
+    limits = Limits(call_retries=2)
+
+    assert refused([*failed_calls("look", "look"), asks("c look 9")], limits) == []
+    three = failed_calls("look", "look", "see", "look")
+    assert refused([*three, asks("c look 9", "d see 9")], limits) == ["c"]
+    assert refused([*three, USER, asks("c look 9")], limits) == []
+    assert refused([*three, asks("c look 9")], Limits(call_retries=None)) == []
+
+
+def test_no_retry_is_a_limit_as_well() -> None:
+    assert refused([*failed_calls("look"), asks("c look 9")], Limits(call_retries=0)) == ["c"]
+    with pytest.raises(ValueError, match=r"Limits\.call_retries must be 0 or more, not -1"):
+        Limits(call_retries=-1)
+
+
+def test_calls_of_one_answer_count_once() -> None:
+    history: list[Message] = [USER, asks("a look 1", "b look 2"), invalid("a"), invalid("b")]
+
+    assert refused([*history, asks("c look 3")], Limits(call_retries=1)) == []
+
+
+@pytest.mark.parametrize("outcome", ["value", "error", "timeout"])
+def test_valid_call_starts_the_count_again(outcome: Outcome) -> None:
+    limits = Limits(call_retries=1)
+    result = ToolMessage(tool_call_id="v", content="", outcome=outcome)
+    history = [*failed_calls("look", "look"), asks("v look 9")]
+    assert refused(history, limits) == ["v"]
+
+    valid = [*failed_calls("look"), asks("v look 9"), result, asks("w look 8"), invalid("w")]
+    assert refused([*valid, asks("c look 7")], limits) == []
+
+
+def test_refused_call_does_not_start_the_count_again() -> None:
+    refusal = ToolMessage(tool_call_id="r", content="", outcome="not_run")
+    history = [*failed_calls("look", "look"), asks("r look 9"), refusal]
+
+    assert refused([*history, asks("c look 8")], Limits(call_retries=1)) == ["c"]

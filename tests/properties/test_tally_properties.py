@@ -26,6 +26,7 @@ LIMITS = st.builds(
     total_tokens=st.none() | st.integers(1, 60),
     repeats=st.none() | st.integers(1, 4),
     repeats_warned=st.none() | st.integers(1, 3),
+    call_retries=st.none() | st.integers(0, 2),
     output_retries=st.integers(0, 2),
     last_word=st.booleans(),
 )
@@ -58,6 +59,7 @@ def draw_result(data: st.DataObject, call: ToolCall) -> ToolMessage:
         content="ok",
         outcome=data.draw(st.sampled_from(["value", "error"])),
         ends_tool=data.draw(st.sampled_from([False, False, True])),
+        invalid=data.draw(st.booleans()),
     )
 
 

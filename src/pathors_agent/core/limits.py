@@ -29,6 +29,9 @@ DEFAULT_REPEATS = 6
 # Most back ends handle no more calls at once.
 DEFAULT_CONCURRENCY = 32
 
+# The text of the error repeats what the tool expects: a model that does not see it by then will not.
+DEFAULT_CALL_RETRIES = 4
+
 # Models rarely fix an answer on the third retry.
 DEFAULT_OUTPUT_RETRIES = 2
 
@@ -50,6 +53,8 @@ class Limits:
       sync tool of a blocking `Agent`; only the tool's own `timeout` does.
     - `repeats`: calls of one tool with the same arguments; the call that reaches the limit is not
       run. From `repeats_warned` on, the results tell the model that it repeats itself.
+    - `call_retries`: retries of one tool after an answer that called it with invalid arguments. Then
+      its calls are not run. A valid call starts the count again.
     - `max_concurrency`: tool calls of one answer that run at the same time (`AsyncAgent`).
     - `output_retries`: retries for an answer of the requested type.
     - `last_word`: at a limit, ask the model once more, without tools, for an answer.
@@ -62,16 +67,18 @@ class Limits:
     tool_seconds: float | None = DEFAULT_TOOL_SECONDS
     repeats: int | None = DEFAULT_REPEATS
     repeats_warned: int | None = DEFAULT_REPEATS_WARNED
+    call_retries: int | None = DEFAULT_CALL_RETRIES
     max_concurrency: int = DEFAULT_CONCURRENCY
     output_retries: int = DEFAULT_OUTPUT_RETRIES
     last_word: bool = False
 
     def __post_init__(self) -> None:
-        if self.output_retries < 0:
-            raise ValueError(f"Limits.output_retries must be 0 or more, not {self.output_retries}")
-        for name in {field.name for field in fields(self)} - {"output_retries", "last_word"}:
+        for name in (field.name for field in fields(self) if field.name != "last_word"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if name in ("call_retries", "output_retries"):
+                if value is not None and not value >= 0:
+                    raise ValueError(f"Limits.{name} must be 0 or more, not {value}")
+            elif value is not None and not value > 0:
                 raise ValueError(f"Limits.{name} must be over 0, not {value}")
 
 
@@ -105,6 +112,7 @@ class Tally:
         "_counts",
         "_ended",
         "_final_tool",
+        "_invalid",
         "_limits",
         "_most",
         "_names",
@@ -132,6 +140,8 @@ class Tally:
         self.verdicts: Mapping[str, Verdict] = _NO_VERDICTS
         self._ended: frozenset[str] = _NO_NAMES
         self._names: dict[str, str] | None = None  # of the last answer's calls, by id
+        # The answers in a row with an invalid call of a tool, and the turn of the last, by name.
+        self._invalid: dict[str, tuple[int, int]] | None = None
         # Canonical arguments are expensive: they wait until there are enough calls to repeat.
         self._uncounted: list[ToolCall] | None = None
         self._counts: Counter[tuple[str, str]] | None = None
@@ -156,8 +166,8 @@ class Tally:
             case AssistantMessage():
                 self._count_answer(message)
             case ToolMessage():
-                if message.ends_tool and self._names:
-                    self._ended |= {self._names[message.tool_call_id]}
+                if self._names:
+                    self._count_result(self._names[message.tool_call_id], message)
             case UserMessage():  # feedback
                 self.failed_answers += 1
             case SystemMessage():  # no limit counts it
@@ -190,6 +200,17 @@ class Tally:
         self._turns += 1
         self._tokens += _tokens(answer)
         self.failed_answers += any(call.name == self._final_tool for call in answer.tool_calls)
+
+    def _count_result(self, name: str, result: ToolMessage) -> None:
+        if result.ends_tool:
+            self._ended |= {name}
+        if result.invalid:
+            self._invalid = self._invalid or {}
+            times, turn = self._invalid.get(name, (0, 0))
+            if turn != self._turns:  # the model reads the results of one answer together
+                self._invalid[name] = (times + 1, self._turns)
+        elif self._invalid and result.outcome != "not_run":
+            self._invalid.pop(name, None)
 
     def _prepare_counts(self, more: int) -> None:
         limits = self._limits
@@ -237,11 +258,17 @@ class Tally:
             return cut_off
         if call.name in self._ended:
             return f"Not run: {call.name} has failed for good; do without it."
+        invalid = self._invalid_answers(call.name)
+        if limits.call_retries is not None and invalid > limits.call_retries:
+            return _not_run(f"{invalid} answers in a row called {call.name} with invalid arguments")
         if limits.tool_calls is not None and self._calls > limits.tool_calls:
             return _not_run(f"{limits.tool_calls} tool calls were the limit")
         if limits.repeats is not None and repetitions >= limits.repeats:
             return _not_run(f"this is call {repetitions} of {call.name} with the same arguments")
         return None
+
+    def _invalid_answers(self, name: str) -> int:
+        return self._invalid[name][0] if self._invalid and name in self._invalid else 0
 
 
 def canonical_arguments(arguments: str) -> str:

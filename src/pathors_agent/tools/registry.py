@@ -278,7 +278,9 @@ class ToolRegistry:
 
 
 def _failed(call: ToolCall, text: str) -> ToolMessage:
-    return ToolMessage(tool_call_id=call.id, content=cut(text, MAX_TEXT), outcome="error")
+    return ToolMessage(
+        tool_call_id=call.id, content=cut(text, MAX_TEXT), outcome="error", invalid=True
+    )
 
 
 # - definitions of OpenAI's requests -
