@@ -43,8 +43,16 @@ PUBLIC_NAMES = {
     *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile", "PROFILES", "Quirk"),
     *("Retry", "RetryingTransport", "AsyncRetryingTransport", "FallbackTransport"),
     *("AsyncFallbackTransport", "AiohttpTransport"),
-    # sessions that the endpoint keeps
-    *("Sessions", "AsyncSessions", "NewSession", "SessionRecord", "SessionEntry", "SessionPage"),
+    # sessions that the program keeps, and those that the endpoint keeps
+    *("SessionStore", "SQLSessions"),
+    *(
+        "EndpointSessions",
+        "AsyncEndpointSessions",
+        "NewSession",
+        "SessionRecord",
+        "SessionEntry",
+        "SessionPage",
+    ),
     # what goes wrong
     *("AgentError", "ConversationError", "ToolDefinitionError", "RunNotFinished", "StreamInUse"),
     *("TransportError", "ProviderError", "MalformedResponse", "IncompleteResponse"),
@@ -73,6 +81,7 @@ HEAVY = [
     "tenacity",
     "anyio",
     "asyncio",
+    "sqlalchemy",
 ]
 
 

@@ -49,7 +49,9 @@ if TYPE_CHECKING:
         SessionPage,
         SessionRecord,
     )
-    from pathors_agent.sessions.client import AsyncSessions, Sessions
+    from pathors_agent.sessions.client import AsyncEndpointSessions, EndpointSessions
+    from pathors_agent.stores.session_store import SessionStore
+    from pathors_agent.stores.sql_session_store import SQLSessions
     from pathors_agent.tools.registry import ToolRegistry
     from pathors_agent.tools.signature import ToolContext
     from pathors_agent.tools.tool import Retry, Tool, tool
@@ -85,12 +87,12 @@ __all__ = [
     "Approval",
     "AssistantMessage",
     "AsyncAgent",
+    "AsyncEndpointSessions",
     "AsyncFallbackTransport",
     "AsyncHTTPTransport",
     "AsyncResponse",
     "AsyncRetryingTransport",
     "AsyncRunStream",
-    "AsyncSessions",
     "AsyncTransport",
     "AuthenticationError",
     "CallModel",
@@ -100,6 +102,7 @@ __all__ = [
     "ConversationError",
     "Decision",
     "EndpointProfile",
+    "EndpointSessions",
     "FallbackTransport",
     "GiveFeedback",
     "HTTPTransport",
@@ -122,12 +125,13 @@ __all__ = [
     "RunNotFinished",
     "RunResult",
     "RunStream",
+    "SQLSessions",
     "SessionConflict",
     "SessionEntry",
     "SessionNotFound",
     "SessionPage",
     "SessionRecord",
-    "Sessions",
+    "SessionStore",
     "Status",
     "StoreError",
     "StreamInUse",
@@ -206,7 +210,9 @@ _NAMES_BY_MODULE = {
     "agents.result": ("RunResult",),
     "agents.stream": ("AsyncRunStream", "RunStream"),
     "sessions.answers": ("NewSession", "SessionEntry", "SessionPage", "SessionRecord"),
-    "sessions.client": ("AsyncSessions", "Sessions"),
+    "sessions.client": ("AsyncEndpointSessions", "EndpointSessions"),
+    "stores.sql_session_store": ("SQLSessions",),
+    "stores.session_store": ("SessionStore",),
     "agents.summaries": ("summarized",),
     "tools.registry": ("ToolRegistry",),
     "tools.signature": ("ToolContext",),

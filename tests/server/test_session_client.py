@@ -10,15 +10,15 @@ from live_server import Live, live
 from pathors_agent import (
     Agent,
     AssistantMessage,
+    AsyncEndpointSessions,
     AsyncHTTPTransport,
-    AsyncSessions,
     Conversation,
+    EndpointSessions,
     HTTPTransport,
     ProviderError,
     RetryingTransport,
     SessionConflict,
     SessionNotFound,
-    Sessions,
     last_turns,
     tool,
 )
@@ -44,7 +44,7 @@ def server() -> Iterator[Live]:
 
 def test_sessions_are_made_read_found_listed_and_ended(server: Live) -> None:
     with HTTPTransport(server.base, api_key=server.key) as transport:
-        sessions = Sessions(RetryingTransport(transport))
+        sessions = EndpointSessions(RetryingTransport(transport))
         sessions.create("a/b", variables={"name": "Bø"}, provider="web")
         agent = Agent(transport)
         first = agent.run("1+2?", session_id="s1")
@@ -83,7 +83,7 @@ def test_broken_arguments_are_kept_in_the_session_and_mended_for_the_model() -> 
             first = agent.run("1+2?", session_id="s1")
             agent.run("Thanks", conversation=first.conversation, session_id="s1")
 
-            kept = Sessions(transport).get("s1").messages
+            kept = EndpointSessions(transport).get("s1").messages
 
     assert [message.role for message in kept] == [
         *("user", "assistant", "tool", "assistant"),
@@ -109,7 +109,7 @@ def test_broken_arguments_of_a_call_of_the_client_come_as_the_model_wrote_them()
             first = agent.run("Weather?", session_id="s1")
             agent.run("Thanks", conversation=first.conversation, session_id="s1")
 
-            kept = Sessions(transport).get("s1").messages
+            kept = EndpointSessions(transport).get("s1").messages
 
     assert arguments(first.messages[1]) == ["Oslo"]
     assert [message.role for message in kept] == [
@@ -126,9 +126,9 @@ def test_session_is_taken_up_by_an_agent_that_sends_only_what_is_new(server: Liv
         first = agent.run("1+2?")
         agent.run("Thanks", conversation=first.conversation)
 
-        (entry,) = Sessions(transport).list().items
+        (entry,) = EndpointSessions(transport).list().items
         assert entry.id == first.session_id
-        kept = Sessions(transport).get(entry.id)
+        kept = EndpointSessions(transport).get(entry.id)
         assert [message.text for message in kept.messages if message.role == "user"] == [
             "1+2?",
             "Thanks",
@@ -156,7 +156,7 @@ def test_trimming_client_doubles_nothing(
 def test_wrong_key_is_an_error(server: Live) -> None:
     with HTTPTransport(server.base, api_key="sk_wrong") as transport:
         with pytest.raises(ProviderError) as caught:
-            Sessions(transport).list()
+            EndpointSessions(transport).list()
         assert caught.value.status == 401
         assert "Invalid authentication" in str(caught.value)
 
@@ -165,7 +165,7 @@ def test_wrong_key_is_an_error(server: Live) -> None:
 def test_async_half_does_the_same(server: Live, backend: str) -> None:
     async def main() -> None:
         async with AsyncHTTPTransport(server.base, api_key=server.key) as transport:
-            sessions = AsyncSessions(transport)
+            sessions = AsyncEndpointSessions(transport)
             await sessions.create("s1", variables={"n": 1})
             assert (await sessions.get("s1")).variables == {"n": 1}
             assert (await sessions.search('"n":1')).total == 1

@@ -28,7 +28,7 @@ from pathors_agent.sessions.answers import (
     read_object,
     read_session,
 )
-from pathors_agent.sessions.client import AsyncSessions, Sessions
+from pathors_agent.sessions.client import AsyncEndpointSessions, EndpointSessions
 from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.base import AsyncTransport
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
@@ -53,14 +53,14 @@ class Client:
             return anyio.run(self._ask_async, url, ask, retrying, backend=backend)
         with HTTPTransport(url, api_key="sk_1", retries=0) as transport:
             again = RetryingTransport(transport, sleep=lambda seconds: None)
-            return ask(Sessions(again if retrying else transport))
+            return ask(EndpointSessions(again if retrying else transport))
 
     async def _ask_async(self, url: str, ask: Ask, retrying: bool) -> Any:
         make = AiohttpTransport if self.way == "aiohttp" else AsyncHTTPTransport
         async with make(url, api_key="sk_1", retries=0) as transport:
             again = AsyncRetryingTransport(transport, sleep=no_sleep)
             chosen: AsyncTransport = again if retrying else transport
-            return await ask(AsyncSessions(chosen))
+            return await ask(AsyncEndpointSessions(chosen))
 
 
 async def no_sleep(seconds: float) -> None:

@@ -18,7 +18,7 @@ from pathors_agent.errors import (
     TransportError,
 )
 from pathors_agent.messages import Message
-from pathors_agent.sessions.client import Sessions
+from pathors_agent.sessions.client import EndpointSessions
 from pathors_agent.transports import retry
 from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.base import Request
@@ -324,7 +324,7 @@ def test_conflict_of_another_operation_is_not_sent_again(scripted_server: StartS
     server = scripted_server([answer(b"{}", "409 Conflict")], OK)
 
     with HTTPTransport(server.url) as transport, pytest.raises(SessionConflict):
-        Sessions(transport).create("s")
+        EndpointSessions(transport).create("s")
 
     assert len(server.requests) == 1
 

@@ -21,7 +21,7 @@ from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Status
 from pathors_agent.errors import AgentError
 from pathors_agent.messages import ToolMessage
-from pathors_agent.sessions.client import Sessions
+from pathors_agent.sessions.client import EndpointSessions
 from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.wire.chat_completions import ModelOptions
 
@@ -83,14 +83,14 @@ def _session(asking: Asking) -> Seen:
     if answer.session_id != session_id:
         return fails("the session's header does not come back: it keeps no sessions")
     with suppress(AgentError, ValueError):
-        if len(Sessions(asking.transport).get(session_id).messages) == _TURN:
+        if len(EndpointSessions(asking.transport).get(session_id).messages) == _TURN:
             return holds('it keeps the messages; sends="new_messages" works, too')
     return holds("whether it keeps the messages cannot be seen")
 
 
 def end_sessions(asking: Asking) -> None:
     """Leave nothing behind at an endpoint that keeps sessions."""
-    sessions = Sessions(asking.transport)
+    sessions = EndpointSessions(asking.transport)
     for session_id in asking.sessions:
         with suppress(AgentError):
             sessions.end(session_id)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pathors_agent.core.conversation import REPAIR_HINT, Conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.json_text import write_json
-from pathors_agent.messages import ContentPart, JSONValue, Message, UserMessage
+from pathors_agent.messages import ContentPart, JSONValue, Message, ToolMessage, UserMessage
 from pathors_agent.wire.messages import dump_message, message_adapter
 
 if TYPE_CHECKING:
@@ -83,6 +83,18 @@ def conversation_of(given: GivenConversation | None) -> Conversation:
             "messages, such as the result of load_messages()"
         )
     return Conversation(load_messages(given, format="openai") if given else ())
+
+
+def added_messages(base: Sequence[Message], messages: Sequence[Message]) -> list[Message]:
+    """Return the messages that a conversation got since it began with the messages of `base`.
+
+    The results of an open batch are kept in call order: new ones may stand before the end of `base`.
+    """
+    start = len(base)
+    while start and isinstance(base[start - 1], ToolMessage):
+        start -= 1
+    known = {id(message) for message in base[start:]}
+    return [message for message in messages[start:] if id(message) not in known]
 
 
 # - loading

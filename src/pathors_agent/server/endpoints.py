@@ -29,7 +29,6 @@ from pathors_agent.server.http.bodies import (
     CreateBody,
     EndBody,
     SearchBody,
-    session_id_problem,
 )
 from pathors_agent.server.http.body import parse_object, parsed, read_body, read_object
 from pathors_agent.server.http.completion import CompletionRequest, check_header, read_request
@@ -40,7 +39,13 @@ from pathors_agent.server.running.runtime import Runtime
 from pathors_agent.server.turns.project import DEFAULT_MODEL
 from pathors_agent.server.turns.sending import TurnResponse
 from pathors_agent.server.turns.turn import Turn, new_head
-from pathors_agent.stores.base import MAX_SEARCH_BYTES, RequestId, Session, SessionSummary
+from pathors_agent.stores.base import (
+    MAX_SEARCH_BYTES,
+    RequestId,
+    Session,
+    SessionSummary,
+    session_id_problem,
+)
 from pathors_agent.stores.texts import json_text, read_message_text, utf8_size
 from pathors_agent.telemetry.events import share
 from pathors_agent.tools.registry import ToolRegistry

@@ -1,1 +1,1 @@
-"""The client of the session API."""
+"""The client of endpoints that keep sessions: the session API."""

@@ -50,7 +50,7 @@ _NO_CONTENT, _NOT_FOUND, _CONFLICT = 204, 404, 409
 _PATH = "/sessions"
 
 
-class Sessions:
+class EndpointSessions:
     """The sessions of the project that a transport sends to.
 
     An error status raises `ProviderError`, and an answer of the wrong form `MalformedResponse`. The
@@ -99,8 +99,8 @@ class Sessions:
         return operation.result(response, body)
 
 
-class AsyncSessions:
-    """`Sessions` for asyncio and trio."""
+class AsyncEndpointSessions:
+    """`EndpointSessions` for asyncio and trio."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
@@ -108,27 +108,27 @@ class AsyncSessions:
     async def create(
         self, session_id: str, *, variables: Variables | None = None, provider: str = ""
     ) -> NewSession:
-        """As `Sessions.create`."""
+        """As `EndpointSessions.create`."""
         return await self._perform(_create(session_id, variables, provider))
 
     async def get(self, session_id: str) -> SessionRecord:
-        """As `Sessions.get`."""
+        """As `EndpointSessions.get`."""
         return await self._perform(_get(session_id))
 
     async def search(
         self, text: str, *, limit: int = SEARCH_LIMIT, offset: int = 0
     ) -> SessionPage[SessionRecord]:
-        """As `Sessions.search`."""
+        """As `EndpointSessions.search`."""
         return await self._perform(_search(text, limit, offset))
 
     async def end(self, session_id: str) -> None:
-        """As `Sessions.end`."""
+        """As `EndpointSessions.end`."""
         await self._perform(_end(session_id))
 
     async def list(
         self, *, page: int = 1, page_size: int = PAGE_SIZE, search: str = ""
     ) -> SessionPage[SessionEntry]:
-        """As `Sessions.list`."""
+        """As `EndpointSessions.list`."""
         return await self._perform(_list(page, page_size, search))
 
     async def _perform(self, operation: "_Operation[ResultT]") -> ResultT:

@@ -30,6 +30,8 @@ ItemT = TypeVar("ItemT")
 # Read, sent and parsed in moments. The largest request has the same size.
 MAX_SEARCH_BYTES = 8 * 1024 * 1024
 
+MAX_SESSION_ID = 255
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredKey:
@@ -426,3 +428,22 @@ def now() -> datetime:
     """Return the current time as stores keep it: UTC with millisecond precision."""
     time = datetime.now(UTC)
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+def id_problem(text: str) -> str | None:
+    """Return what is wrong with a text that cannot be an id, or None."""
+    is_visible = text.isascii() and text.isprintable() and " " not in text
+    if 0 < len(text) <= MAX_SESSION_ID and is_visible:
+        return None
+    return f"must be 1 to {MAX_SESSION_ID} visible ASCII characters without spaces"
+
+
+def session_id_problem(text: str) -> str | None:
+    """Return what is wrong with a text that cannot be a session's id, or None.
+
+    URL libraries remove the path segments `.` and `..`, even percent-encoded ones, so that a
+    session with one of these ids could not be queried.
+    """
+    if text in (".", ".."):
+        return f"must not be {text!r}, which URLs cannot hold"
+    return id_problem(text)

@@ -79,7 +79,7 @@ class SQLStore(Store):
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
         self._url, self._timeout = url, timeout
-        self._database = _database(url, timeout)
+        self._database = database_of(url, timeout)
         self._recent = _RecentSessions()
 
     def __repr__(self) -> str:
@@ -113,7 +113,7 @@ class SQLStore(Store):
         if self._database.is_open:
             yield self._database
             return
-        database = _database(self._url, self._timeout)
+        database = database_of(self._url, self._timeout)
         await database.open()
         try:
             yield database
@@ -419,7 +419,8 @@ def _try_turn(connection: Connection) -> None:
     sql_sessions.whole(connection, _PROBE_PROJECT, name)
 
 
-def _database(text: str, timeout: float) -> Database:
+def database_of(text: str, timeout: float) -> Database:
+    """Return the database with a URL, not open. Raise `StoreError` if no store can open it."""
     url = read_url(text)
     if url.get_backend_name() == "sqlite":
         return SQLite(url, timeout)

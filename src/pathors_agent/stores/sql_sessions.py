@@ -310,6 +310,7 @@ class _List:
 
 _NUMBER = (sessions.c.number,)
 _ALL_LIVE = _List(_NUMBER, [_LIVE], sessions.c.updated_at)
+_LIVE_IDS = _List((sessions.c.id,), [_LIVE], sessions.c.updated_at)
 _FOUND = _List(_NUMBER, [_LIVE, _DATA_CONTAINS], sessions.c.updated_at)
 _ALL = _List(_SUMMARY, [], sessions.c.created_at)
 _LISTED = _List(
@@ -353,6 +354,12 @@ def search(
         if len(fitting) < len(numbers):
             break
     return Page(tuple(page), total=total)
+
+
+def live_ids(connection: Connection, project: str, limit: int, offset: int) -> list[str]:
+    """Return the ids of the sessions that have not ended, newest update first."""
+    rows, _ = _LIVE_IDS.read(connection, limit, offset, project=project)
+    return [session_id for session_id, _ in rows]
 
 
 def _fitting(

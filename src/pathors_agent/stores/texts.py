@@ -85,7 +85,7 @@ async def off_loop(size: int, work: Callable[[], ResultT]) -> ResultT:
     return await anyio.to_thread.run_sync(work)
 
 
-def read_message_text(text: str) -> Message:
+def read_message_text(text: str | bytes) -> Message:
     """Read what `message_text` wrote. Raise `StoreError` if the text is damaged."""
     try:
         return read_message(json.loads(text))

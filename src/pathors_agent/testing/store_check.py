@@ -1,8 +1,13 @@
 """Test a store of your own, rule by rule."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import anyio
 
 from pathors_agent.stores.base import Store
+from pathors_agent.stores.session_store import SessionStore
+from pathors_agent.testing import session_rules
 from pathors_agent.testing.lease_rules import LEASE_RULES
 from pathors_agent.testing.store_rules import SESSION_RULES, Rule, Trial
 from pathors_agent.testing.turn_rules import TURN_RULES
@@ -10,15 +15,16 @@ from pathors_agent.testing.usage import check_made, maker_of
 from pathors_agent.testing.value_rules import VALUE_RULES
 
 
-async def check_store(make: Callable[[], Store]) -> None:
+async def check_store(make: Callable[[], Store | SessionStore]) -> None:
     """Check a store; raise AssertionError naming the first broken rule.
 
     The rules: keys, sessions, turns, requests and notes are kept as the methods of `Store` say; names
     and texts come back exactly; values are copied when they come in and go out; a lease is never held
-    by two; an answer outlives its request.
+    by two; an answer outlives its request. A `SessionStore` is checked by the rules of its four
+    methods, in a worker thread.
 
     `make` returns a store, which is opened for one rule and closed again. Other programs may use
-    the same database: every rule has projects of its own.
+    the same database: every rule has projects and sessions of its own.
     """
     maker = maker_of(
         make,
@@ -26,6 +32,10 @@ async def check_store(make: Callable[[], Store]) -> None:
         wanted="a store",
         example="check_store(MyStore) or check_store(lambda: MyStore(...))",
     )
+    if isinstance(maker(), SessionStore):
+        for session_rule in session_rules.RULES:
+            await anyio.to_thread.run_sync(_check_blocking, maker(), session_rule)
+        return
     for rule in (*SESSION_RULES, *LEASE_RULES, *TURN_RULES, *VALUE_RULES):
         made: Store = maker()
         check_made(made, Store, function="check_store")
@@ -41,3 +51,8 @@ async def _check(made: Store, rule: Rule) -> None:
     except Exception as error:
         claim = (rule.__doc__ or "").rstrip(".").removeprefix("Check that ")
         raise AssertionError(f"{claim}: {type(error).__name__} was raised instead") from error
+
+
+def _check_blocking(made: SessionStore, rule: session_rules.SessionRule) -> None:
+    with made if isinstance(made, AbstractContextManager) else nullcontext():
+        rule(session_rules.SessionTrial(made))

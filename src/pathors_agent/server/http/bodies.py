@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pathors_agent.server.http.problems import bad_request
+from pathors_agent.stores.base import MAX_SESSION_ID, session_id_problem
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
@@ -29,7 +30,6 @@ MAX_PAGE = MAX_OFFSET // MAX_LIMIT
 MAX_PROVIDER = 255
 # To look for a text takes time by its length, too, and databases do it without a pause.
 MAX_SEARCHED = 1_000
-MAX_SESSION_ID = 255
 
 # Visible ASCII characters, without the space.
 VISIBLE = "^[!-~]+$"
@@ -136,25 +136,6 @@ def in_words(text: str, kind: type = object) -> WrapValidator:
 def whole(value: object) -> object:
     """Return 50 for 50.0, as JSON Schema reads it; some languages write all numbers so."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def id_problem(text: str) -> str | None:
-    """Return what is wrong with a text that cannot be an id, or None."""
-    is_visible = text.isascii() and text.isprintable() and " " not in text
-    if 0 < len(text) <= MAX_SESSION_ID and is_visible:
-        return None
-    return f"must be 1 to {MAX_SESSION_ID} visible ASCII characters without spaces"
-
-
-def session_id_problem(text: str) -> str | None:
-    """Return what is wrong with a text that cannot be a session's id, or None.
-
-    URL libraries remove the path segments `.` and `..`, even percent-encoded ones, so that a
-    session with one of these ids could not be queried.
-    """
-    if text in (".", ".."):
-        return f"must not be {text!r}, which URLs cannot hold"
-    return id_problem(text)
 
 
 def _checked_session_id(text: str) -> str:

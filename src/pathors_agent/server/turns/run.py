@@ -13,7 +13,8 @@ from pathors_agent.agents.stream import AsyncRunStream
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import SessionConflict
-from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolMessage
+from pathors_agent.history.loading import added_messages
+from pathors_agent.messages import AssistantMessage, JSONValue, Message
 from pathors_agent.server.http.body import SMALL_BODY_BYTES, parsed
 from pathors_agent.server.http.problems import Problem
 from pathors_agent.server.turns.answer import Activity, Answer, finish_reason
@@ -182,7 +183,8 @@ class TurnRun:
                 services.admission.charge(turn.caller.id, result)
                 services.metrics.run(project.id, result, tools=project.own_tools)
         answer = self._answer(result, rewound)
-        await self._save(opened.lease, seen, _added(joined.base, conversation.messages), answer)
+        added = added_messages(joined.base, conversation.messages)
+        await self._save(opened.lease, seen, added, answer)
         return answer
 
     def _joined(self, seen: Session | None, *, is_large: bool) -> tuple[Joined, Conversation]:
@@ -305,15 +307,6 @@ class TurnRun:
             activities=self._writer.activities,
             rewound=rewound,
         )
-
-
-def _added(base: Sequence[Message], messages: Sequence[Message]) -> list[Message]:
-    """Return the messages that are not in the base; results may be sorted in before its end."""
-    start = len(base)
-    while start and isinstance(base[start - 1], ToolMessage):
-        start -= 1
-    known = {id(message) for message in base[start:]}
-    return [message for message in messages[start:] if id(message) not in known]
 
 
 def _reason(result: RunResult[Any]) -> str:
