@@ -79,7 +79,7 @@ def test_answer_and_tools_are_shown_as_they_come(new_tab: NewTab) -> None:
         assert chat.card("add").locator("pre").all_text_contents() == ['{"a": 1, "b": 2}', "3"]
         assert chat.card("add").locator(".state").inner_text() == "done"
         order = chat.answers.locator(".body > *").evaluate_all("all => all.map(e => e.className)")
-        assert order == ["text", "tool", "text"]
+        assert order == ["text", "tool", "text", "actions"]
 
 
 def test_tool_that_runs_shows_its_arguments_before_its_result(new_tab: NewTab) -> None:

@@ -1,6 +1,6 @@
-// One answer: texts and tool calls, in the order in which they come.
+// One answer: reasoning, texts and tool calls in the order in which they come, and what can be done.
 
-import { element, say } from "./elements.js";
+import { button, copyButton, element, say } from "./elements.js";
 import { GrowingText } from "./markdown.js";
 import { ToolCard } from "./tool_card.js";
 
@@ -15,9 +15,10 @@ export class Answer {
   #body = element("div", { class: "body" });
   #texts = [];
   #text = null; // the one of them that grows
+  #thoughts = null; // the text node of the reasoning that grows
   #cards = [];
   #waiting = new Map(); // the open calls that a person answers, by id
-  #usage = null;
+  #tokens = null;
   #reason = null;
   sessionId = null;
 
@@ -31,9 +32,10 @@ export class Answer {
   /** Show what a chunk brings. */
   take({ choices = [], tool_activity: activity = {}, usage, session_id: sessionId }) {
     this.sessionId = sessionId ?? this.sessionId;
-    this.#usage = usage ?? this.#usage;
+    if (usage) this.count(usage);
     const { delta = {}, finish_reason: reason } = choices[0] ?? {};
     this.#reason = reason ?? this.#reason;
+    this.reason(delta.reasoning_content ?? "");
     this.text(delta.content || delta.refusal || "");
     for (const call of delta.tool_calls ?? []) this.#waiting.set(call.id, call);
     if (activity.call) this.call(activity.call);
@@ -47,6 +49,7 @@ export class Answer {
     const piece = this.#text ? text : text.trimStart();
     if (!piece) return;
     if (!this.#text) {
+      this.#thoughts = null;
       this.#text = new GrowingText(this.#view.markdown);
       this.#texts.push(this.#text);
       this.#body.append(this.#text.node);
@@ -54,23 +57,41 @@ export class Answer {
     this.#text.append(piece);
   }
 
+  /** Show a piece of the model's reasoning, folded away. */
+  reason(text) {
+    const piece = this.#thoughts ? text : text.trimStart();
+    if (!piece) return;
+    if (!this.#thoughts) {
+      this.endText();
+      this.#thoughts = document.createTextNode("");
+      const box = element("p", { class: "thoughts", dir: "auto" }, this.#thoughts);
+      this.#body.append(element("details", { class: "reasoning" }, element("summary", {}, "Reasoning"), box));
+    }
+    this.#thoughts.appendData(piece);
+  }
+
   endText() {
     this.#text?.end();
-    this.#text = null;
+    this.#text = this.#thoughts = null;
   }
 
   call(call) {
     const card = new ToolCard(call, { open: this.#live });
     this.#view.cards.set(call.id, card);
     this.#cards.push(card);
-    this.#body.append(card.node);
     this.endText();
+    this.#body.append(card.node);
     if (this.#live) say(`Calls the tool ${card.name}`);
     return card;
   }
 
-  /** End the answer; give the cards of the calls that wait for a person. */
-  finish() {
+  /** Add the tokens of a request or of a stored message. */
+  count({ total_tokens: tokens }) {
+    if (tokens > 0) this.#tokens = (this.#tokens ?? 0) + tokens;
+  }
+
+  /** End the answer, which took so many seconds; give the cards of the calls that wait for a person. */
+  finish(seconds) {
     this.item.classList.remove("arriving");
     this.endText();
     const waiting = [...this.#waiting.values()].map((call) => {
@@ -79,10 +100,27 @@ export class Answer {
       return { card, approval: call.approval };
     });
     this.#note(ENDINGS[this.#reason]);
-    const tokens = this.#usage?.total_tokens ?? -1;
-    if (tokens > 0) this.#note(`${tokens.toLocaleString("en")} tokens`);
-    if (this.#texts.length) say(`Assistant: ${this.#texts.map(({ source }) => source).join("\n")}`);
+    this.addActions(seconds);
+    if (this.#texts.length) say(`Assistant: ${this.#source("\n")}`);
     return waiting;
+  }
+
+  /** Add what can be done with a whole answer, and what it took. */
+  addActions(seconds = null) {
+    const amounts = [
+      this.#tokens && `${this.#tokens.toLocaleString("en")} tokens`,
+      seconds === null ? null : `${seconds.toFixed(1)} s`,
+    ];
+    const spent = amounts.filter(Boolean).join(" · ");
+    this.#body.append(
+      element(
+        "div",
+        { class: "actions" },
+        this.#texts.length ? copyButton("Copy", () => this.#source("\n\n"), "Copy the answer") : null,
+        button("Regenerate", () => this.#view.regenerate(), "quiet act regenerate"),
+        spent ? element("span", { class: "spent muted small" }, spent) : null,
+      ),
+    );
   }
 
   breakOff(note) {
@@ -91,6 +129,10 @@ export class Answer {
     this.#cards.forEach((card) => card.breakOff());
     if (note) this.#note(note);
     else if (!this.#body.hasChildNodes()) this.item.remove();
+  }
+
+  #source(between) {
+    return this.#texts.map(({ source }) => source.trim()).join(between);
   }
 
   #result(result) {

@@ -34,6 +34,13 @@ export class Api {
     return this.#json("GET", `sessions/${encodeURIComponent(id)}`);
   }
 
+  /** Make an empty session with variables; its id is returned. */
+  async create(variables) {
+    const id = `session-${randomName()}`;
+    await this.#json("POST", "sessions", JSON.stringify({ session_id: id, variables }));
+    return id;
+  }
+
   end(id) {
     return this.#json("DELETE", "sessions", JSON.stringify({ session_id: id }));
   }
@@ -62,16 +69,21 @@ export class Api {
     const fields = {
       messages,
       stream: true,
-      stream_options: { include_usage: true, include_tool_activity: true },
+      stream_options: { include_usage: true, include_reasoning: true, include_tool_activity: true },
     };
     if (tools.length) fields.tools = tools;
     return { body: JSON.stringify(fields), session, name: `page-${randomName()}` };
   }
 
-  /** Give the chunks of an answer as they come; `ApiError` unless all of them came. */
-  async *answer({ body, session, name }, signal) {
+  /**
+   * Give the chunks of an answer as they come; `ApiError` unless all of them came. The request's
+   * `rewound` becomes how many stored messages the turn replaces.
+   */
+  async *answer(request, signal) {
+    const { body, session, name } = request;
     const headers = { "Idempotency-Key": name, ...(session && { "X-Session-ID": session }) };
     const response = await this.#fetch("POST", "chat/completions", { body, headers, signal });
+    request.rewound = Number(response.headers.get("X-Session-Rewound"));
     try {
       for await (const data of eventData(response.body)) {
         if (data === "[DONE]") return;

@@ -1,7 +1,7 @@
 // The session that is open: send, stop, send again, answer calls, take up another one.
 
 import { ApiError } from "./api.js";
-import { Conversation, errorNotice } from "./conversation.js";
+import { Conversation, errorNotice, textOf } from "./conversation.js";
 import { say } from "./elements.js";
 import { keep, kept } from "./kept.js";
 
@@ -12,11 +12,15 @@ const TITLES = 100;
 export class Chat extends EventTarget {
   session = null;
   #api = null;
-  #view = new Conversation();
+  #view = new Conversation({
+    edit: (item, text) => this.#rewind(item, text),
+    regenerate: () => this.#rewind(this.#view.lastUser),
+  });
   #composer;
   #running = null; // the AbortController of the answer that is arriving
   #open = []; // the cards that wait for a person
   #failed = []; // what is shown of a turn that failed and may be sent again
+  #cut = []; // what a turn that is not stored yet replaces
   #title = "";
   #wanted = null; // the session that was asked for last
 
@@ -54,6 +58,64 @@ export class Chat extends EventTarget {
     });
   }
 
+  /**
+   * Ask again from a message of the user on, or from another `text` in its place. The server replaces
+   * what follows an answer; before the first answer there is none, so that a session begins anew.
+   */
+  async #rewind(item, text = null) {
+    if (this.isRunning || item === null) return;
+    this.#clear();
+    const session = this.session;
+    const place = this.#view.placeOf(item);
+    try {
+      const { data } = await this.api.session(session);
+      if (this.session !== session || this.isRunning) return;
+      const at = data.messages.findIndex(isUsersAt(place));
+      if (at < 0) {
+        this.#showStored(); // another tab went on with the session
+        return;
+      }
+      const before = data.messages.slice(0, at).map(known).filter(Boolean);
+      const isRewind = before.some(({ role }) => role === "assistant");
+      const message = { role: "user", content: edited(data.messages[at].content, text) };
+      const kept = isRewind ? session : await this.#emptyCopy(data);
+      this.#replace(item, isRewind ? [...before, message] : [message], kept, text);
+    } catch (error) {
+      this.tell(error);
+    }
+  }
+
+  /** Return the id of a new session with the variables of this one, or null where there are none. */
+  #emptyCopy({ variables }) {
+    return Object.keys(variables).length ? this.api.create(variables) : null;
+  }
+
+  #replace(item, messages, session, text) {
+    const [old, { content }] = [this.session, messages.at(-1)];
+    this.#cut = this.#view.from(item);
+    this.#cut.forEach((each) => (each.hidden = true));
+    this.#open = [];
+    if (session !== old) this.#title = textOf(content);
+    const shown = this.#view.user(content);
+    this.#view.follow();
+    this.#composer.focus();
+    const request = this.#request(messages, session);
+    this.#run({
+      request,
+      items: [shown],
+      undo: () => text === null || this.#composer.give(text),
+      after: () => {
+        if (session !== old) this.#endQuietly(old);
+        else if (!request.rewound) this.#showStored(); // the server read it as a new turn
+      },
+    });
+  }
+
+  /** End the session that another one replaces; where that fails, it stays in the list. */
+  #endQuietly(session) {
+    this.api.end(session).catch(() => {}).finally(() => this.dispatchEvent(new Event("turn")));
+  }
+
   stop() {
     this.#running?.abort();
   }
@@ -83,18 +145,19 @@ export class Chat extends EventTarget {
     this.#failed.push(notice);
   }
 
-  #request(messages) {
-    return this.api.request(messages, { session: this.session, tools: kept("tools", []) });
+  #request(messages, session = this.session) {
+    return this.api.request(messages, { session, tools: kept("tools", []) });
   }
 
   /**
-   * Run a turn: its `request`, the `items` that show it, `undo` for one that came to nothing, and
-   * what is `done` once it is stored.
+   * Run a turn: its `request`, the `items` that show it, `undo` for one that came to nothing, what is
+   * `done` once it is stored, and what comes `after` that.
    */
   async #run(turn) {
     const running = new AbortController();
     this.#become(this.session, running);
     const answer = this.#view.answer();
+    const start = performance.now();
     let problem = null;
     try {
       for await (const chunk of this.api.answer(turn.request, running.signal)) answer.take(chunk);
@@ -105,14 +168,18 @@ export class Chat extends EventTarget {
       if (this.#running === running) this.#become(this.session);
       else problem = "left";
     }
-    if (problem === null) this.#finish(turn, answer);
+    if (problem === null) this.#finish(turn, answer, (performance.now() - start) / 1000);
     else if (problem !== "left") this.#breakOff(turn, answer, running.signal.aborted ? null : problem);
   }
 
-  #finish(turn, answer) {
+  #finish(turn, answer, seconds) {
+    this.#cut.forEach((item) => item.remove());
+    this.#cut = [];
+    turn.items.forEach((item) => this.#view.allowEdit(item));
     turn.done?.();
     this.#become(answer.sessionId);
-    this.#ask(answer.finish());
+    this.#ask(answer.finish(seconds));
+    turn.after?.();
     this.dispatchEvent(new Event("turn"));
     // An answer that was there already comes without the tool calls behind it.
     if (turn.isRepeated) this.#showStored();
@@ -150,6 +217,7 @@ export class Chat extends EventTarget {
   }
 
   #undo(turn) {
+    this.#uncut();
     this.#failed.forEach((item) => item.classList.add("dropped"));
     turn.undo();
   }
@@ -183,16 +251,23 @@ export class Chat extends EventTarget {
     });
   }
 
-  /** Remove what is no part of the session. */
+  /** Remove what is no part of the session, and show what is. */
   #clear() {
     this.#failed.forEach((item) => item.remove());
     this.#failed = [];
+    this.#uncut();
+  }
+
+  #uncut() {
+    this.#cut.forEach((item) => (item.hidden = false));
+    this.#cut = [];
   }
 
   #leave() {
     this.stop();
     this.#running = null;
     this.#failed = [];
+    this.#cut = [];
     this.#open = [];
   }
 
@@ -215,4 +290,31 @@ export class Chat extends EventTarget {
   #changed() {
     this.dispatchEvent(new Event("change"));
   }
+}
+
+// - a session's messages, sent again -
+
+/** Return a test for the message at a place among the user's own. */
+function isUsersAt(place) {
+  let passed = 0;
+  return ({ role, feedback }) => role === "user" && !feedback && passed++ === place;
+}
+
+/** Return what the server compares of a stored message, or null if that is nothing. */
+function known({ role, content, refusal, tool_calls: calls, tool_call_id: answers }) {
+  const text = textIn(content) || refusal || "";
+  if (role === "assistant") return text || calls ? { role, content: text || null, ...(calls && { tool_calls: calls }) } : null;
+  return answers ? { role, content: text, tool_call_id: answers } : { role, content: text };
+}
+
+function textIn(content) {
+  if (!Array.isArray(content)) return content ?? "";
+  return content.map(({ type, text }) => (type === "text" ? text : "")).join("");
+}
+
+/** Return a content with another text; images and files stay. */
+function edited(content, text) {
+  if (text === null) return content;
+  if (!Array.isArray(content)) return text;
+  return [...content.filter(({ type }) => type !== "text"), { type: "text", text }];
 }

@@ -1,7 +1,7 @@
 // What is said, on the page: messages, answers that are still arriving, and notices.
 
 import { Answer } from "./answer.js";
-import { button, byId, element } from "./elements.js";
+import { button, byId, element, labelled } from "./elements.js";
 import { Markdown } from "./markdown.js";
 
 // As close to the end as this, the page goes along with what is added.
@@ -15,8 +15,13 @@ export class Conversation {
   #top = 0;
   cards = new Map();
   markdown = new Markdown();
+  #edit;
+  regenerate;
 
-  constructor() {
+  /** `edit(item, text)` is called for a message of the user that is to be another one. */
+  constructor({ edit, regenerate }) {
+    this.#edit = edit;
+    this.regenerate = regenerate;
     this.#scroller.addEventListener("scroll", () => this.#look());
     this.#latest.addEventListener("click", () => this.follow());
     new ResizeObserver(() => this.#follows && this.#toEnd()).observe(this.#list);
@@ -36,8 +41,65 @@ export class Conversation {
     this.#look();
   }
 
-  user(text) {
-    return this.add("user", "You", element("p", { class: "text", dir: "auto" }, text));
+  user(content) {
+    return this.add("user", "You", element("p", { class: "text", dir: "auto" }, textOf(content)));
+  }
+
+  /** Let a person edit a message that is stored. */
+  allowEdit(item) {
+    const edit = button("Edit", () => this.#showEditor(item), "quiet act");
+    item.append(element("div", { class: "actions" }, edit));
+  }
+
+  #showEditor(item) {
+    const box = element("textarea", { rows: 3 });
+    box.value = item.querySelector(".text").textContent;
+    const close = () => {
+      form.remove();
+      item.classList.remove("edited");
+    };
+    const cancel = button("Cancel", () => {
+      close();
+      item.querySelector(".actions button").focus();
+    });
+    const send = button("Send again", () => {
+      if (!box.value.trim()) return;
+      close();
+      this.#edit(item, box.value);
+    }, "primary");
+    const buttons = element("div", { class: "buttons" }, cancel, send);
+    const form = element("div", { class: "editor", role: "group", "aria-label": "Edit your message" });
+    form.append(labelled("Your message; what follows it is replaced", box), buttons);
+    form.addEventListener("keydown", (event) => {
+      if (event.isComposing) return;
+      if (event.key === "Escape") cancel.click();
+      else if (event.key === "Enter" && event.target === box && !event.shiftKey) send.click();
+      else return;
+      event.preventDefault();
+      event.stopPropagation();
+    });
+    item.append(form);
+    item.classList.add("edited");
+    box.focus();
+  }
+
+  /** Return the place of a message among the user's. */
+  placeOf(item) {
+    return this.#users().indexOf(item);
+  }
+
+  get lastUser() {
+    return this.#users().at(-1) ?? null;
+  }
+
+  /** Return an item and all that follows it. */
+  from(item) {
+    const items = [...this.#list.children];
+    return items.slice(items.indexOf(item));
+  }
+
+  #users() {
+    return [...this.#list.querySelectorAll("li.user")];
   }
 
   answer({ live = true } = {}) {
@@ -65,22 +127,35 @@ export class Conversation {
     this.clear();
     let answer = null;
     for (const message of messages) {
+      // What the library wrote in the user's place is no message of theirs.
+      if (message.feedback) continue;
       if (message.role === "assistant") {
         answer ??= this.answer({ live: false });
-        answer.text(textOf(message.content) || message.refusal || "");
-        answer.endText();
-        for (const call of message.tool_calls ?? []) answer.call(call);
+        this.#showAnswer(answer, message);
       } else if (message.role === "tool") {
         this.cards.get(message.tool_call_id)?.settle({ ...message, content: textOf(message.content) });
       } else {
+        answer?.addActions();
         answer = null;
-        const text = textOf(message.content);
-        if (message.role === "user") this.user(text);
-        else this.add("system", "Instructions", element("p", { class: "text", dir: "auto" }, text));
+        this.#showOther(message);
       }
     }
+    answer?.addActions();
     this.follow();
     return [...this.cards.values()].filter((card) => !card.isSettled);
+  }
+
+  #showAnswer(answer, message) {
+    answer.reason(message.reasoning ?? "");
+    answer.text(textOf(message.content) || message.refusal || "");
+    answer.endText();
+    for (const call of message.tool_calls ?? []) answer.call(call);
+    answer.count(message.usage ?? {});
+  }
+
+  #showOther({ role, content }) {
+    if (role === "user") this.allowEdit(this.user(content));
+    else this.add("system", "Instructions", element("p", { class: "text", dir: "auto" }, textOf(content)));
   }
 
   #welcome() {
@@ -101,7 +176,7 @@ export class Conversation {
   }
 }
 
-function textOf(content) {
+export function textOf(content) {
   if (!Array.isArray(content)) return content ?? "";
   return content.map((part) => part.text ?? `[${part.type}]`).join("\n");
 }

@@ -21,14 +21,15 @@ export function button(text, onclick, kind = "") {
 // As long as "Copied" stands on the button.
 const COPIED_MS = 2_000;
 
-/** Make a button that copies what `text` returns; it says once that it did. */
-export function copyButton(label, text) {
+/** Make a button that copies what `text` returns, and says that it did; `name` is for screen readers. */
+export function copyButton(label, text, name = label) {
   const made = button(label, async () => {
     const isCopied = await copy(text());
     made.textContent = isCopied ? "Copied" : "Not copied";
     say(made.textContent);
     setTimeout(() => (made.textContent = label), COPIED_MS);
   }, "quiet act");
+  if (name !== label) made.setAttribute("title", name);
   return made;
 }
 

@@ -97,6 +97,7 @@ chat.addEventListener("turn", () => {
   sessions.refresh();
 });
 chat.addEventListener("change", () => {
+  byId("chat").classList.toggle("running", chat.isRunning);
   byId("send").hidden = chat.isRunning;
   byId("stop").hidden = !chat.isRunning;
   byId("send").disabled = chat.openCalls > 0;
