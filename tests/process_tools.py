@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -178,3 +178,8 @@ def wait_inside(number: int) -> Any:
         return number
 
     return wait()
+
+
+def count_in_steps(up_to: int) -> Iterator[int]:
+    """Count in steps."""
+    yield from range(up_to)

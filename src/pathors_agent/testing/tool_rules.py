@@ -5,6 +5,7 @@ from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
+    Generator,
     Iterable,
     Iterator,
     Mapping,
@@ -194,8 +195,13 @@ def _watched(
             async for value in function(**arguments):
                 yield value
 
+    @wraps(function)
+    def run_steps(**arguments: Any) -> Generator[Any, None, Any]:
+        with _noting(raised):
+            return (yield from function(**arguments))
+
     if tool.reports:
-        return run_reporting
+        return run_reporting if tool.is_async else run_steps
     return run_async if tool.is_async else run
 
 

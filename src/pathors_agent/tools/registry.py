@@ -73,6 +73,8 @@ def _process_problem(function: Callable[..., Any] | None) -> str | None:
         return "has no function to run in a process"
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         return "should be a thread: a process cannot run an async function"
+    if inspect.isgeneratorfunction(function):
+        return "should be a thread: a process cannot report progress; return the last value only"
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     if module == "__main__":
         # The process would have to run the whole script, and with it the agent, once more.

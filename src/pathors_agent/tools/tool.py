@@ -102,7 +102,8 @@ class Tool:
     """A function that a model may call: a name, a description and the JSON Schema of its parameters.
 
     `function` (sync or async) gets the arguments as keywords; without one the tool is a client
-    tool. A definition is checked when it is registered.
+    tool. A generator reports progress: its last value, or what a sync one returns, is the result. A
+    definition is checked when it is registered.
 
     - `timeout`: seconds that one call may take; None means `Limits.tool_seconds`. An async function
       is cancelled. A thread cannot be stopped: it is abandoned, and while four abandoned calls of
@@ -191,12 +192,14 @@ class Tool:
         awaited.
         """
         known = any(map(inspect.iscoroutinefunction, self._functions))
-        return self.reports or known or any(map(_returns_awaitable, self._functions))
+        yields = any(map(inspect.isasyncgenfunction, self._functions))
+        return yields or known or any(map(_returns_awaitable, self._functions))
 
     @cached_property
     def reports(self) -> bool:
-        """Whether the function is an async generator: its last value is its result."""
-        return any(map(inspect.isasyncgenfunction, self._functions))
+        """Whether the function is a generator, sync or async: its last value is its result."""
+        known = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        return any(is_known(function) for is_known in known for function in self._functions)
 
     @property
     def _functions(self) -> tuple[object, object]:

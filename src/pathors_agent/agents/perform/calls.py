@@ -26,6 +26,7 @@ from pathors_agent.agents.perform.threads import (
     ToolThread,
     run_in_thread,
     run_in_thread_async,
+    teller,
     thread_limit,
 )
 from pathors_agent.concurrency.event_loops import Cancellation, RunCancelled
@@ -275,7 +276,7 @@ async def call_tool_async(
 ) -> ToolMessage:
     """Run a bound call on the event loop; a sync tool runs in a worker thread.
 
-    An async generator's values go to `report`, except the last, which is the result. `seconds` is
+    A generator's values go to `report`, except the last, which is the result. `seconds` is
     the timeout of a tool without one of its own, and `left` how many seconds the call may take at
     most. A cancellation cancels an async tool and kills a process; a thread cannot be stopped. A
     value that a tool returns soon after a cancellation counts, so that the history records what
@@ -356,6 +357,7 @@ async def _run_async(
             process = ToolProcess(bound.tool, _arguments(bound, seconds))
             return await run_in_process(process, seconds)
         call = _call(bound, seconds, report)
+        call.tell = None if report is None else teller(report)
         value = await run_in_thread_async(call, seconds)
     if is_unfinished(value):
         return await run_in_task(call.rest(value), _remaining(seconds, begun), whole=seconds)

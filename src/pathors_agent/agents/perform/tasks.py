@@ -11,8 +11,8 @@ import math
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import aclosing, closing
 from contextvars import copy_context
 from functools import partial
 from time import monotonic
@@ -60,6 +60,12 @@ def left_alone() -> Unanswered:
     return Unanswered(f"The run was stopped while it ran; {fate}.", outcome="unknown")
 
 
+def stopped_at_report() -> Unanswered:
+    """Build the error for a sync generator that was closed because its run was stopped."""
+    fate = "it was stopped at a report, and how far it came is not known"
+    return Unanswered(f"The run was stopped while it ran; {fate}.", outcome="unknown")
+
+
 # The exceptions that stop a task or a generator. A tool that raises one by itself (because something
 # that it awaited was cancelled) stops only itself.
 STOPS = (asyncio.CancelledError, GeneratorExit)
@@ -79,7 +85,11 @@ def call_function(function: Callable[[], object]) -> object:
 
 
 class FunctionCall:
-    """One call of a tool's function. It counts as hung from `abandon` until it returns."""
+    """One call of a tool's function. It counts as hung from `abandon` until it returns.
+
+    A generator's values go to the report, except the last, which is the result: to `report` on the
+    event loop, and to `tell` in a thread.
+    """
 
     def __init__(
         self, function: Callable[..., Any], kwargs: dict[str, Any], report: Report | None = None
@@ -87,6 +97,8 @@ class FunctionCall:
         self._function = function
         self._run: Callable[[], object] = partial(function, **kwargs)
         self._report = report
+        self.tell: Callable[[object], None] | None = None
+        self._is_stopped = False
         self._state: Literal["new", "running", "hung", "ended"] = "new"
 
     def run(self) -> object:
@@ -94,9 +106,29 @@ class FunctionCall:
         if not self._begin():
             return None
         try:
-            return call_function(self._run)
+            value = call_function(self._run)
+            if isinstance(value, Generator):
+                return call_function(partial(self._result_of, value))
+            return value
         finally:
             self._end()
+
+    def _result_of(self, values: Generator[object, None, object]) -> object:
+        """Return the last value of a generator, and report the others."""
+        last: object = None
+        is_first = True
+        with closing(_with_returned(values)) as items:
+            for value in items:
+                if self.tell is not None and not is_first:
+                    self.tell(last)
+                if self._is_stopped:
+                    raise stopped_at_report()
+                last, is_first = value, False
+        return last
+
+    def stop(self) -> None:
+        """Close a sync generator when it yields its next value; other calls go on."""
+        self._is_stopped = True
 
     def rest(self, value: object) -> "FunctionCall":
         """Return the call that awaits the value of a sync function."""
@@ -129,6 +161,7 @@ class FunctionCall:
 
     def abandon(self) -> None:
         """Stop waiting for the call; without effect if it has ended."""
+        self.stop()
         with _LOCK:
             if self._state == "running":
                 self._state = "hung"
@@ -150,6 +183,13 @@ class FunctionCall:
                 if not _HUNG[identity]:
                     del _HUNG[identity]
             self._state = "ended"
+
+
+def _with_returned(values: Generator[object, None, object]) -> Generator[object, None, None]:
+    """Yield the values of a generator, and last what it returns."""
+    returned = yield from values
+    if returned is not None:
+        yield returned
 
 
 def is_unfinished(value: object) -> bool:

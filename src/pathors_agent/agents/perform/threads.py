@@ -26,6 +26,7 @@ from pathors_agent.agents.perform.tasks import (
     SECOND_STOP_SECONDS,
     STOP_SECONDS,
     FunctionCall,
+    Report,
     Waiting,
     left_alone,
     out_of_time,
@@ -47,6 +48,9 @@ MAX_TOOL_THREADS = 40
 # An idle thread waits this long for the next call, as those of anyio and trio do.
 IDLE_SECONDS = 10.0
 
+# How often a thread that waits for an event loop checks whether the loop has ended.
+LOOP_CHECK_SECONDS = 1.0
+
 _FATE = "it goes on by itself, and its result will not be known"
 
 
@@ -63,6 +67,7 @@ def run_in_thread(call: FunctionCall, seconds: float, cancellation: Cancellation
         with cancellation.calls(woken.set):
             woken.wait(seconds)
         if cancellation.is_set:
+            call.stop()
             wait([outcome], STOP_SECONDS)
     finally:
         call.abandon()
@@ -81,6 +86,7 @@ async def run_in_thread_async(call: FunctionCall, seconds: float | None) -> obje
     try:
         await task.wait(seconds)
     except anyio.get_cancelled_exc_class():
+        call.stop()
         await task.wait_shielded(STOP_SECONDS)
         if not task.has_ended:
             raise left_alone() from None
@@ -90,6 +96,27 @@ async def run_in_thread_async(call: FunctionCall, seconds: float | None) -> obje
         assert seconds is not None  # without a timeout, only a cancellation ends the wait
         raise out_of_time(seconds, _FATE)
     return task.result()
+
+
+def teller(report: Report) -> Callable[[object], None]:
+    """Return a function that reports from a thread, and waits until the report is taken."""
+    loop = running_loop()
+    assert loop is not None  # a coroutine runs
+
+    def tell(value: object) -> None:
+        taken = threading.Event()
+
+        async def give() -> None:
+            try:
+                await report(value)
+            finally:
+                taken.set()
+
+        loop.spawn(give)
+        while not taken.wait(LOOP_CHECK_SECONDS) and not loop.is_closed:
+            pass
+
+    return tell
 
 
 class ThreadTask(Waiting, Generic[T]):
