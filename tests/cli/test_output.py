@@ -17,7 +17,7 @@ from pathors_agent.cli.output import (
     write_note,
     write_table,
 )
-from pathors_agent.cli.talk import Scene, described
+from pathors_agent.cli.terminal import RunDisplay, described
 from pathors_agent.messages import AssistantMessage, ToolCall, ToolMessage, UserMessage
 
 LABELS = ("you     ", "model   ", "call    ", "result  ", "error   ", "system  ", "note    ")
@@ -142,12 +142,12 @@ def test_call_that_waits_for_approval_is_one_line(name: str, arguments: str) -> 
 @given(texts)
 def test_scenes_label_what_comes_from_outside(text: str) -> None:
     call = ToolCall(id="1", name="pay", arguments=text)
-    shows: list[tuple[str, Callable[[Scene], None]]] = [
-        ("you", lambda scene: scene.show_message(UserMessage(content=text))),
-        ("call", lambda scene: scene.show(AssistantMessage(tool_calls=(call,)))),
-        ("result", lambda scene: scene.show(ToolMessage(tool_call_id="1", content=text))),
-        ("note", lambda scene: scene.show_activity({"progress": {"value": text}})),
+    shows: list[tuple[str, Callable[[RunDisplay], None]]] = [
+        ("you", lambda display: display.show_message(UserMessage(content=text))),
+        ("call", lambda display: display.show(AssistantMessage(tool_calls=(call,)))),
+        ("result", lambda display: display.show(ToolMessage(tool_call_id="1", content=text))),
+        ("note", lambda display: display.show_activity({"progress": {"value": text}})),
     ]
     for label, show in shows:
-        shown = shown_by(lambda screen, show=show: show(Scene(screen)))  # type: ignore[misc]
+        shown = shown_by(lambda screen, show=show: show(RunDisplay(screen)))  # type: ignore[misc]
         check_one_label(shown, f"{label:8}")

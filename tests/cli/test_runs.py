@@ -143,7 +143,7 @@ def test_run_id_of_several_agents_needs_the_agents_name(command: Command, databa
 
 
 def test_runs_are_deleted_by_session_with_their_contents(command: Command, database: str) -> None:
-    async def talk() -> None:
+    async def terminal() -> None:
         agent = AsyncAgent(
             Script("one", "two", "three", calls(("pay", {"to": "Ana"}))), tools=[pay]
         )
@@ -151,7 +151,7 @@ def test_runs_are_deleted_by_session_with_their_contents(command: Command, datab
             for run, session in (("a", "long"), ("b", "long"), ("c", "short"), ("d", "waits")):
                 await (await durable.start("go", id=run, session_id=session)).result()
 
-    asyncio.run(talk())
+    asyncio.run(terminal())
     refused = command("delete", "a")
     assert refused.exit_code == 1
     assert refused.stderr.startswith("error: a: the session 'long' has other runs (1), and later")

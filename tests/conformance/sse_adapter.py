@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
-from pathors_agent.wire.sse import Event, SSEParser
+from pathors_agent.wire.sse import ServerSentEvent, SSEParser
 
 
-def events(pieces: Iterable[bytes]) -> Iterator[Event]:
+def events(pieces: Iterable[bytes]) -> Iterator[ServerSentEvent]:
     parser = SSEParser()
     for piece in pieces:
         yield from parser.feed(piece)

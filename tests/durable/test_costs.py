@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pathors_agent import AsyncAgent, Conversation, tool
 from pathors_agent.durable import DurableAgent
 from pathors_agent.durable.engine import sql
-from pathors_agent.durable.history import MAX_KEPT_MESSAGES, Histories, Past
+from pathors_agent.durable.history import MAX_KEPT_MESSAGES, Histories, RecordedSession
 from pathors_agent.durable.records import segment_id
 from pathors_agent.durable.timeline import read_timeline
 from pathors_agent.messages import UserMessage
@@ -161,7 +161,7 @@ async def test_idempotent_call_has_one_record(database: str) -> None:
 def test_kept_histories_are_bounded_by_their_messages() -> None:
     histories = Histories(None)  # type: ignore[arg-type]  # nothing is read
     said = [UserMessage(content="x")] * (MAX_KEPT_MESSAGES // 2)
-    half = Past(history=Conversation(said))
+    half = RecordedSession(history=Conversation(said))
 
     a, b, c, d, e = ((segment, "token") for segment in "abcde")
     for segment in (a, b, c):
@@ -170,7 +170,7 @@ def test_kept_histories_are_bounded_by_their_messages() -> None:
     assert list(histories._kept) == [b, c]
     histories.keep(d, half, instead_of=c)
     assert list(histories._kept) == [b, d]
-    histories.keep(e, Past(history=Conversation(said * 3)))
+    histories.keep(e, RecordedSession(history=Conversation(said * 3)))
     assert list(histories._kept) == []
 
 

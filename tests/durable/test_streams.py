@@ -18,7 +18,7 @@ from pathors_agent import AsyncAgent, AsyncResponse, AsyncTransport, Request, Te
 from pathors_agent.durable import DurableAgent, RunEvent, RunNotFound
 from pathors_agent.durable.deltas import DeltaReader, _merge, _write
 from pathors_agent.durable.engine import sql
-from pathors_agent.durable.handle import _events, _Position
+from pathors_agent.durable.handle import _events, _RunPosition
 from pathors_agent.durable.tables import DELTAS, StoredDeltas, StoredStep
 from pathors_agent.errors import InvalidSetting
 from pathors_agent.messages import AssistantMessage, UserMessage
@@ -179,7 +179,7 @@ def texts(events: list[RunEvent]) -> list[str]:
 
 
 def test_result_that_is_recorded_early_waits_for_the_call_before_it() -> None:
-    place, reader = _Position(step=3), DeltaReader()
+    place, reader = _RunPosition(step=3), DeltaReader()
     third, fourth, fifth = (recorded(n, f"tool/0/{n}", str(n)) for n in (4, 5, 6))
 
     assert texts([*_events(place, reader, [], [fifth], has_ended=False)]) == []
@@ -188,7 +188,7 @@ def test_result_that_is_recorded_early_waits_for_the_call_before_it() -> None:
         *("5", "6")
     ]
     # The run ended, and the call before it was never recorded.
-    place = _Position(step=3)
+    place = _RunPosition(step=3)
     assert texts([*_events(place, reader, [], [fifth], has_ended=True)]) == ["6"]
 
 
@@ -198,7 +198,7 @@ def stored(number: int, text: str, *, attempt: str = "a") -> StoredDeltas:
 
 
 def test_deltas_of_a_recorded_message_are_left_out() -> None:
-    place = _Position(step=1)
+    place = _RunPosition(step=1)
     events = [
         *_events(
             place, DeltaReader(), [stored(7, "He")], [recorded(2, "model/0", "Hi")], has_ended=False
@@ -210,7 +210,7 @@ def test_deltas_of_a_recorded_message_are_left_out() -> None:
 
 def test_answer_that_begins_again_after_a_crash_says_so() -> None:
     given_deltas = [stored(1, "one"), stored(2, "two", attempt="b"), stored(3, "3", attempt="b")]
-    events = [*_events(_Position(step=1), DeltaReader(), given_deltas, [], has_ended=False)]
+    events = [*_events(_RunPosition(step=1), DeltaReader(), given_deltas, [], has_ended=False)]
 
     assert [(texts([event]), event.again) for event in events] == [
         (["one"], False),

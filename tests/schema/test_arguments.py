@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from pathors_agent.schema.arguments import ArgumentsRefused, Problem, parse_object, report
+from pathors_agent.schema.arguments import ArgumentProblem, ArgumentsRefused, parse_object, report
 from pathors_agent.schema.bounds import quote
 from pathors_agent.tools.tool import Tool
 
@@ -125,11 +125,11 @@ def test_number_that_is_too_large_is_refused() -> None:
 
 def test_same_place_is_one_line_with_one_example() -> None:
     problems = [
-        Problem("/a", "is missing, should be an object", example='{"x": 1}'),
-        Problem("/a", "is missing, should be an array", example="[1]"),
-        Problem("/b", "should be an integer", "null"),
-        Problem("/b", "should be a string", "null"),
-        Problem("/b", "should be an integer", "null"),
+        ArgumentProblem("/a", "is missing, should be an object", example='{"x": 1}'),
+        ArgumentProblem("/a", "is missing, should be an array", example="[1]"),
+        ArgumentProblem("/b", "should be an integer", "null"),
+        ArgumentProblem("/b", "should be a string", "null"),
+        ArgumentProblem("/b", "should be an integer", "null"),
     ]
 
     assert report(problems) == (

@@ -11,7 +11,7 @@ import pytest
 
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ToolCall, ToolMessage
-from pathors_agent.schema.arguments import ArgumentsRefused, Problem, report
+from pathors_agent.schema.arguments import ArgumentProblem, ArgumentsRefused, report
 from pathors_agent.schema.compiled import InvalidSchema, compile_schema
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.tool import Tool
@@ -37,7 +37,7 @@ WEATHER = {
 }
 
 
-def problems(**changes: Any) -> list[Problem]:
+def problems(**changes: Any) -> list[ArgumentProblem]:
     return compile_schema(WEATHER).problems({"city": "Bonn"} | changes)
 
 
@@ -50,41 +50,41 @@ def test_value_that_fits_has_no_problems() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"city": 5}, Problem("/city", "should be a string", "the number 5")),
+        ({"city": 5}, ArgumentProblem("/city", "should be a string", "the number 5")),
         (
             {"city": "B"},
-            Problem("/city", "should have at least 2 characters", 'the string "B"'),
+            ArgumentProblem("/city", "should have at least 2 characters", 'the string "B"'),
         ),
-        ({"days": "x"}, Problem("/days", "should be an integer or null", 'the string "x"')),
-        ({"days": 0}, Problem("/days", "should be at least 1", "the number 0")),
-        ({"days": 8}, Problem("/days", "should be at most 7", "the number 8")),
-        ({"unit": "k"}, Problem("/unit", 'should be "c" or "f"', 'the string "k"')),
-        ({"place": {}}, Problem("/place/lat", "is missing, should be a number")),
-        ({"tags": [1]}, Problem("/tags/0", "should be a string", "the number 1")),
+        ({"days": "x"}, ArgumentProblem("/days", "should be an integer or null", 'the string "x"')),
+        ({"days": 0}, ArgumentProblem("/days", "should be at least 1", "the number 0")),
+        ({"days": 8}, ArgumentProblem("/days", "should be at most 7", "the number 8")),
+        ({"unit": "k"}, ArgumentProblem("/unit", 'should be "c" or "f"', 'the string "k"')),
+        ({"place": {}}, ArgumentProblem("/place/lat", "is missing, should be a number")),
+        ({"tags": [1]}, ArgumentProblem("/tags/0", "should be a string", "the number 1")),
         (
             {"tags": ["a", "b", "c"]},
-            Problem("/tags", "should have at most 2 items", 'the array ["a","b","c"]'),
+            ArgumentProblem("/tags", "should have at most 2 items", 'the array ["a","b","c"]'),
         ),
         (
             {"tags": ["a", "a"]},
-            Problem("/tags", "does not satisfy uniqueItems: true", 'the array ["a","a"]'),
+            ArgumentProblem("/tags", "does not satisfy uniqueItems: true", 'the array ["a","a"]'),
         ),
         (
             {"code": "A1"},
-            Problem("/code", 'should match the pattern "^[a-z]+$"', 'the string "A1"'),
+            ArgumentProblem("/code", 'should match the pattern "^[a-z]+$"', 'the string "A1"'),
         ),
-        ({"mode": "later"}, Problem("/mode", 'should be "now"', 'the string "later"')),
-        ({"dayz": 1}, Problem("/dayz", 'is unknown, did you mean "days"?')),
+        ({"mode": "later"}, ArgumentProblem("/mode", 'should be "now"', 'the string "later"')),
+        ({"dayz": 1}, ArgumentProblem("/dayz", 'is unknown, did you mean "days"?')),
     ],
 )
-def test_wrong_value_has_a_problem(changes: dict[str, Any], problem: Problem) -> None:
+def test_wrong_value_has_a_problem(changes: dict[str, Any], problem: ArgumentProblem) -> None:
     assert problems(**changes) == [problem]
 
 
 def test_every_member_of_a_union_says_what_it_wants() -> None:
     assert problems(when="soon") == [
-        Problem("/when", "should be an integer", 'the string "soon"'),
-        Problem("/when", "should be an array", 'the string "soon"'),
+        ArgumentProblem("/when", "should be an integer", 'the string "soon"'),
+        ArgumentProblem("/when", "should be an array", 'the string "soon"'),
     ]
 
 

@@ -20,12 +20,12 @@ from pathors_agent.server import Project, ServerSettings
 from pathors_agent.server.http.problems import Problem
 from pathors_agent.server.turns.answer import (
     MAX_KEPT_BYTES,
-    Answer,
     Chunks,
     Head,
     KeptEvents,
     Position,
     StreamName,
+    TurnAnswer,
 )
 from pathors_agent.stores import MemoryStore, SQLStore, Store
 from pathors_agent.stores.base import RequestId
@@ -171,7 +171,7 @@ OBJECTS = st.fixed_dictionaries(
     {"id": st.text(), "function": st.dictionaries(st.text(), st.text())}
 )
 ANSWERS = st.builds(
-    Answer,
+    TurnAnswer,
     head=st.just(HEAD),
     refusal=st.none() | st.text(),
     calls=st.lists(OBJECTS, max_size=3),
@@ -182,7 +182,7 @@ ANSWERS = st.builds(
 
 @given(ANSWERS, TEXTS, TEXTS, st.booleans(), st.integers(0))
 def test_position_and_stored_answer_give_the_rest_of_a_stream(
-    stored: Answer, texts: list[str], reasonings: list[str], include_usage: bool, cut: int
+    stored: TurnAnswer, texts: list[str], reasonings: list[str], include_usage: bool, cut: int
 ) -> None:
     text, reasoning = "".join(texts), "".join(reasonings)
     stored = msgspec.structs.replace(stored, text=text, reasoning=reasoning)

@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 
 from counting import check_linear
 from pathors_agent.errors import MalformedResponse
-from pathors_agent.wire.sse import Event, LineEnds, SSEParser, encode_comment, encode_event
+from pathors_agent.wire.sse import (
+    LineEnds,
+    ServerSentEvent,
+    SSEParser,
+    encode_comment,
+    encode_event,
+)
 
 
-def parsed(pieces: Iterable[bytes], parser: SSEParser | None = None) -> list[Event]:
+def parsed(pieces: Iterable[bytes], parser: SSEParser | None = None) -> list[ServerSentEvent]:
     parser = parser or SSEParser()
     return [event for piece in pieces for event in parser.feed(piece)]
 
@@ -24,11 +30,11 @@ def one_by_one(body: bytes) -> list[bytes]:
     return [body[i : i + 1] for i in range(len(body))]
 
 
-def message(data: str, id: str = "") -> Event:  # noqa: A002  (the field's name)
-    return Event("message", data, id)
+def message(data: str, id: str = "") -> ServerSentEvent:  # noqa: A002  (the field's name)
+    return ServerSentEvent("message", data, id)
 
 
-CASES: dict[str, tuple[bytes, list[Event]]] = {
+CASES: dict[str, tuple[bytes, list[ServerSentEvent]]] = {
     "nothing": (b"", []),
     "one event": (b"data: hi\n\n", [message("hi")]),
     "no space": (b"data:hi\n\n", [message("hi")]),
@@ -48,12 +54,12 @@ CASES: dict[str, tuple[bytes, list[Event]]] = {
     ),
     "comments": (b": ping\n:\n\n:data: no\ndata: yes\n:\n\n", [message("yes")]),
     "many blank lines": (b"\n\n\ndata: a\n\n\n\n", [message("a")]),
-    "event name": (b"event: delta\ndata: x\n\n", [Event("delta", "x")]),
-    "the last event name counts": (b"event: a\nevent: b\ndata: x\n\n", [Event("b", "x")]),
+    "event name": (b"event: delta\ndata: x\n\n", [ServerSentEvent("delta", "x")]),
+    "the last event name counts": (b"event: a\nevent: b\ndata: x\n\n", [ServerSentEvent("b", "x")]),
     "empty event name": (b"event:\ndata: x\n\n", [message("x")]),
     "event name holds for one event": (
         b"event: a\ndata: x\n\ndata: y\n\n",
-        [Event("a", "x"), message("y")],
+        [ServerSentEvent("a", "x"), message("y")],
     ),
     "event name without data is forgotten": (b"event: a\n\ndata: y\n\n", [message("y")]),
     "id": (b"id: 7\ndata: x\n\n", [message("x", id="7")]),
@@ -78,7 +84,7 @@ CASES: dict[str, tuple[bytes, list[Event]]] = {
 
 @pytest.mark.parametrize(("body", "events"), CASES.values(), ids=CASES)
 def test_body_is_read_as_these_events_whole_and_byte_by_byte(
-    body: bytes, events: list[Event]
+    body: bytes, events: list[ServerSentEvent]
 ) -> None:
     assert parsed([body]) == events
     assert parsed(one_by_one(body)) == events
@@ -127,7 +133,7 @@ def test_retry_is_digits_only(body: bytes, retry: int | None) -> None:
         (b"data: x", message("x")),
         (b"data: x\r", message("x")),
         (b"data: x\ndata: y", message("x\ny")),
-        (b"event: a\nid: 1\ndata: x", Event("a", "x", "1")),
+        (b"event: a\nid: 1\ndata: x", ServerSentEvent("a", "x", "1")),
         (b"event: a\n", None),
         (b"event: a", None),
         (b": comment", None),
@@ -138,7 +144,9 @@ def test_retry_is_digits_only(body: bytes, retry: int | None) -> None:
         (b"data: x\n\ndata: y", message("y")),
     ],
 )
-def test_pending_is_the_event_that_the_end_cut_off(body: bytes, pending: Event | None) -> None:
+def test_pending_is_the_event_that_the_end_cut_off(
+    body: bytes, pending: ServerSentEvent | None
+) -> None:
     for pieces in ([body], one_by_one(body)):
         parser = SSEParser()
         parsed(pieces, parser)
@@ -147,7 +155,7 @@ def test_pending_is_the_event_that_the_end_cut_off(body: bytes, pending: Event |
         assert parser.pending() is None
 
 
-def by_the_letter(body: bytes) -> list[Event]:
+def by_the_letter(body: bytes) -> list[ServerSentEvent]:
     """Read a whole body the way the standard is worded; slow, the oracle."""
     text = body.decode(errors="replace").removeprefix("\ufeff")
     lines = re.split("\r\n|\n|\r", text)[:-1]
@@ -157,7 +165,7 @@ def by_the_letter(body: bytes) -> list[Event]:
         value = value.removeprefix(" ")
         if not line:
             if data:
-                events.append(Event(kind or "message", data.removesuffix("\n"), last_id))
+                events.append(ServerSentEvent(kind or "message", data.removesuffix("\n"), last_id))
             data = kind = ""
         elif colon and not field:
             continue
@@ -258,7 +266,7 @@ def test_what_is_written_is_read_back(data: str, name: str | None) -> None:
     written = encode_event(data, event=name)
 
     kept = re.sub("\r\n|\r", "\n", data)
-    assert parsed(one_by_one(written)) == [Event(name or "message", kept)]
+    assert parsed(one_by_one(written)) == [ServerSentEvent(name or "message", kept)]
     assert encode_event(data.encode(), event=name) == written
 
 

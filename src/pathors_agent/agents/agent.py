@@ -33,7 +33,7 @@ from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 
 if TYPE_CHECKING:
-    from pathors_agent.agents.ask import Bindings
+    from pathors_agent.agents.ask import RunSetup
     from pathors_agent.agents.control import RunControl
     from pathors_agent.agents.perform.threads import ToolThread
     from pathors_agent.agents.result import RunResult
@@ -99,12 +99,12 @@ def prepare_run(
     *,
     session_id: str | None = None,
     context: object = None,
-) -> "tuple[Run, Baseline, Bindings]":
+) -> "tuple[Run, Baseline, RunSetup]":
     """Return a run of the agent that goes on with a conversation, or begins a new one.
 
     Nothing is performed yet, and nothing is appended to the conversation.
     """
-    from pathors_agent.agents.ask import Bindings
+    from pathors_agent.agents.ask import RunSetup
     from pathors_agent.agents.stream import Baseline
     from pathors_agent.telemetry.runs import RunTelemetry
 
@@ -112,7 +112,7 @@ def prepare_run(
     if session_id is not None:
         _refuse_other_session(conversation, session_id)
     answers = agent._answers
-    bindings = Bindings(
+    bindings = RunSetup(
         tools=agent.tools,
         choice=agent._choice,
         approvals=Approvals(conversation, agent.tools),
@@ -388,7 +388,7 @@ _WENT_ON = "the user went on"
 
 
 def _open(
-    bindings: "Bindings",
+    bindings: "RunSetup",
     run: Run,
     control: "RunControl",
     prompt: Prompt | None,

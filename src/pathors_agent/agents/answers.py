@@ -64,7 +64,7 @@ class AnswerType(Generic[OutputT]):
         signature = _signature(output)
         self.way = way
         self.schema, self._is_wrapped = _unwrapped(signature.schema)
-        reader = _Reader(signature, self.schema, is_wrapped=self._is_wrapped)
+        reader = _AnswerReader(signature, self.schema, is_wrapped=self._is_wrapped)
         self._closed = _closed(self.schema) if way == "response_format" else None
         self._reader: ArgumentsReader = (
             reader if self._closed is None else StrictArguments(reader, self.schema)
@@ -307,7 +307,7 @@ def _unwrapped(whole: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     return schema | ({"$defs": definitions} if definitions else {}), False
 
 
-class _Reader(TypedArguments):
+class _AnswerReader(TypedArguments):
     """Read the JSON text of an answer into `{"value": ...}`."""
 
     def __init__(self, signature: Signature, schema: dict[str, Any], *, is_wrapped: bool) -> None:

@@ -66,7 +66,7 @@ class Journal(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class Bindings:
+class RunSetup:
     """What the effects of a run are performed with.
 
     Tools get `context` as `ToolContext.context`. `choice`, if there is one, returns the `tools` of
@@ -150,7 +150,7 @@ class ModelCall:
         "stream",
     )
 
-    def __init__(self, run: Run, key: str, bindings: Bindings, control: RunControl) -> None:
+    def __init__(self, run: Run, key: str, bindings: RunSetup, control: RunControl) -> None:
         self._bindings = bindings
         self._control = control
         self._conversation = run.conversation

@@ -463,13 +463,13 @@ class StreamReader:
         thread.join(UNWIND_SECONDS)
 
 
-class _Probe:
+class _CountedObject:
     """An object with one reference."""
 
 
 def _holders(reference: weakref.ref[Any]) -> int:
     """Return how many references an object has, without those of the interpreter itself."""
-    probe = _Probe()
+    probe = _CountedObject()
     return 1 + _counted(reference) - _counted(weakref.ref(probe))
 
 

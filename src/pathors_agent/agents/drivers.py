@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from pathors_agent.agents.ask import Bindings, ModelCall, close_pieces
+from pathors_agent.agents.ask import ModelCall, RunSetup, close_pieces
 from pathors_agent.agents.control import AddMessage, RunControl
 from pathors_agent.agents.perform.calls import ReportDelta, perform, perform_async, with_reports
 from pathors_agent.agents.perform.threads import ToolThread
@@ -26,7 +26,7 @@ from pathors_agent.wire.deltas import Delta, ToolProgressDelta
 
 
 def drive(
-    run: Run, transport: Transport, bindings: Bindings, control: RunControl, thread: ToolThread
+    run: Run, transport: Transport, bindings: RunSetup, control: RunControl, thread: ToolThread
 ) -> Generator[Delta | Message, None, None]:
     """Perform the run's effects one after another; yield deltas and messages.
 
@@ -52,7 +52,7 @@ def drive(
 
 
 async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside would slow down each delta)
-    run: Run, transport: AsyncTransport, bindings: Bindings, control: RunControl
+    run: Run, transport: AsyncTransport, bindings: RunSetup, control: RunControl
 ) -> AsyncGenerator[Delta | Message | list[Delta], None]:
     """Perform the run's effects, a batch of tool calls at once; yield deltas and messages.
 
@@ -143,7 +143,7 @@ def side_by_side(effects: Iterable[CallTool], tools: ToolRegistry) -> Iterator[l
 
 
 async def call_alone(
-    run: Run, batch: Sequence[CallTool], bindings: Bindings, control: RunControl
+    run: Run, batch: Sequence[CallTool], bindings: RunSetup, control: RunControl
 ) -> ToolMessage | None:
     """Run a batch that needs no task group, or return None if it needs one: groups are slow.
 
@@ -170,7 +170,7 @@ async def call_alone(
 
 
 async def batch_items(
-    run: Run, batch: Sequence[CallTool], bindings: Bindings, control: RunControl
+    run: Run, batch: Sequence[CallTool], bindings: RunSetup, control: RunControl
 ) -> AsyncGenerator[ToolProgressDelta | ToolMessage, None]:
     """Run a batch; yield what its tools report while they run, then its results in call order."""
     if not any(
@@ -195,7 +195,7 @@ async def batch_items(
 async def _call_batch(
     run: Run,
     effects: Sequence[CallTool],
-    bindings: Bindings,
+    bindings: RunSetup,
     control: RunControl,
     report: ReportDelta | None = None,
 ) -> list[ToolMessage]:

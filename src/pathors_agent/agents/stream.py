@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import Generic, Self, cast
 
 from pathors_agent.agents.answers import OutputT
-from pathors_agent.agents.ask import Bindings, Journal
+from pathors_agent.agents.ask import Journal, RunSetup
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.result import RunResult
 from pathors_agent.core.conversation import Conversation
@@ -54,7 +54,7 @@ class _StreamBase(Generic[OutputT]):
     __slots__ = ("__weakref__", "_baseline", "_bindings", "_control", "_run")
 
     def __init__(
-        self, run: Run, baseline: Baseline, bindings: Bindings, control: RunControl
+        self, run: Run, baseline: Baseline, bindings: RunSetup, control: RunControl
     ) -> None:
         self._run = run
         self._baseline = baseline
@@ -128,7 +128,7 @@ class RunStream(_StreamBase[OutputT]):
         self,
         run: Run,
         baseline: Baseline,
-        bindings: Bindings,
+        bindings: RunSetup,
         control: RunControl,
         items: Generator[Delta | Message, None, None],
     ) -> None:
@@ -172,7 +172,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
         self,
         run: Run,
         baseline: Baseline,
-        bindings: Bindings,
+        bindings: RunSetup,
         control: RunControl,
         items: AsyncGenerator[Delta | Message | list[Delta], None],
         opening: Callable[[], Awaitable[None]] | None = None,

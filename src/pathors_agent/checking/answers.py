@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from pathors_agent.checking.asking import (
-    Answer,
-    Asking,
+from pathors_agent.checking.probe import (
+    EndpointAnswer,
+    Observation,
     Probe,
-    Seen,
+    ProbeClient,
     fails,
     holds,
     not_needed,
@@ -27,12 +27,12 @@ _FEW_TOKENS = 8
 _MANY_WORDS = 3 * _FEW_TOKENS
 
 
-def hello(asking: Asking, *, streams: bool) -> Answer:
+def hello(asking: ProbeClient, *, streams: bool) -> EndpointAnswer:
     """Ask for a greeting, once in each form."""
     return asking.once(("hello", streams), lambda: asking.ask(HELLO, streams=streams))
 
 
-def _streamed(asking: Asking) -> Seen:
+def _streamed(asking: ProbeClient) -> Observation:
     answer = hello(asking, streams=True)
     problem = _problem(answer)
     if not problem and not answer.is_stream:
@@ -44,7 +44,7 @@ def _streamed(asking: Asking) -> Seen:
     return holds(f"{len(answer.chunks)} chunks")
 
 
-def _plain(asking: Asking) -> Seen:
+def _plain(asking: ProbeClient) -> Observation:
     answer = hello(asking, streams=False)
     problem = _problem(answer)
     if not problem and answer.is_stream:
@@ -54,7 +54,7 @@ def _plain(asking: Asking) -> Seen:
     return holds()
 
 
-def _problem(answer: Answer) -> str:
+def _problem(answer: EndpointAnswer) -> str:
     """Return what is wrong with a greeting; empty if nothing is."""
     if answer.problem:
         return answer.problem
@@ -65,7 +65,7 @@ def _problem(answer: Answer) -> str:
     return "" if message.text.strip() or is_cut else "the answer has no text"
 
 
-def _done(asking: Asking) -> Seen:
+def _done(asking: ProbeClient) -> Observation:
     if not asking.profile.streams:
         return not_seen("it does not stream")
     if hello(asking, streams=True).events[-1:] == ["[DONE]"]:
@@ -73,7 +73,7 @@ def _done(asking: Asking) -> Seen:
     return fails("the stream ended without it")
 
 
-def _finish_reason(asking: Asking) -> Seen:
+def _finish_reason(asking: ProbeClient) -> Observation:
     answers = [hello(asking, streams=streams) for streams in (True, False)]
     reasons = {answer.message.finish_reason for answer in answers if not answer.problem}
     if reasons == {"length"}:
@@ -87,7 +87,7 @@ def _listed(reasons: set[str | None]) -> str:
     return ", ".join(sorted(f"{reason!r}" if reason else "no reason" for reason in reasons))
 
 
-def _length_limit(asking: Asking) -> Seen:
+def _length_limit(asking: ProbeClient) -> Observation:
     answer = _counted(asking, "max_tokens")
     if not answer.problem:
         asking.can_limit = True
@@ -100,12 +100,12 @@ def _length_limit(asking: Asking) -> Seen:
     return fails(answer.problem, profile="max_tokens_field='max_completion_tokens'")
 
 
-def _counted(asking: Asking, name: str) -> Answer:
+def _counted(asking: ProbeClient, name: str) -> EndpointAnswer:
     options = ModelOptions(max_tokens=_FEW_TOKENS)
     return asking.ask(_COUNT, options=options, max_tokens_field=name)
 
 
-def _was_cut(answer: Answer) -> Seen:
+def _was_cut(answer: EndpointAnswer) -> Observation:
     message = answer.message
     if message.finish_reason == "length":
         return holds()
@@ -114,14 +114,14 @@ def _was_cut(answer: Answer) -> Seen:
     return not_seen("the model's answer was too short to be cut")
 
 
-def _usage(asking: Asking) -> Seen:
+def _usage(asking: ProbeClient) -> Observation:
     answer = hello(asking, streams=False)
     if answer.problem:
         return not_needed("there is no whole answer")
     return _counts(answer)._replace(optional=asking.profile.streams)
 
 
-def _usage_in_stream(asking: Asking) -> Seen:
+def _usage_in_stream(asking: ProbeClient) -> Observation:
     if not asking.profile.streams:
         return not_needed("it does not stream")
     answer = asking.ask(HELLO, include_usage=True)
@@ -134,7 +134,7 @@ def _usage_in_stream(asking: Asking) -> Seen:
     return seen if seen.verdict is Verdict.HOLDS else _counted_whole(asking, seen)
 
 
-def _counted_whole(asking: Asking, seen: Seen) -> Seen:
+def _counted_whole(asking: ProbeClient, seen: Observation) -> Observation:
     """Return what makes up for a stream without counts: whole answers, if those have them."""
     whole = hello(asking, streams=False)
     if whole.problem or _counts(whole).verdict is not Verdict.HOLDS:
@@ -143,7 +143,7 @@ def _counted_whole(asking: Asking, seen: Seen) -> Seen:
     return seen._replace(profile=", ".join(filter(None, [seen.profile, "streams=False"])))
 
 
-def _counts(answer: Answer) -> Seen:
+def _counts(answer: EndpointAnswer) -> Observation:
     usage = answer.message.usage
     if usage is None or not usage.prompt_tokens or not usage.completion_tokens:
         return fails("no counts came")
@@ -155,7 +155,7 @@ def _counts(answer: Answer) -> Seen:
     return holds(counts)
 
 
-def _system_message(asking: Asking) -> Seen:
+def _system_message(asking: ProbeClient) -> Observation:
     system = SystemMessage(content="You are brief.")
     answer = asking.ask(system, HELLO)
     if not answer.problem:
@@ -166,13 +166,13 @@ def _system_message(asking: Asking) -> Seen:
     return fails(answer.problem, profile="system_role='developer'")
 
 
-def _later_system_message(asking: Asking) -> Seen:
+def _later_system_message(asking: ProbeClient) -> Observation:
     system = SystemMessage(content="You are brief.")
     answer = asking.ask(HELLO, _HELLO_SAID, system, _AGAIN)
     return fails(answer.problem) if answer.problem else holds()
 
 
-def _two_user_messages(asking: Asking) -> Seen:
+def _two_user_messages(asking: ProbeClient) -> Observation:
     """Ask with two user messages in a row, at the start of a history and later."""
     messages: list[Message] = [HELLO, _AGAIN, _HELLO_SAID, HELLO, _AGAIN]
     answer = asking.ask(*messages)
@@ -184,7 +184,7 @@ def _two_user_messages(asking: Asking) -> Seen:
     return fails(answer.problem, profile="answers_results=True")
 
 
-def _answer_of_a_type(asking: Asking) -> Seen:
+def _answer_of_a_type(asking: ProbeClient) -> Observation:
     schema: JSONValue = {
         "type": "object",
         "properties": {"city": {"type": "string"}},

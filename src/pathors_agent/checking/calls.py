@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any
 
 from pathors_agent.checking.answers import HELLO
-from pathors_agent.checking.asking import (
-    Answer,
-    Asking,
+from pathors_agent.checking.probe import (
+    EndpointAnswer,
+    Observation,
     Probe,
-    Seen,
+    ProbeClient,
     fails,
     holds,
     not_needed,
@@ -59,11 +59,11 @@ _NINE = ("a1B2c3D4e", "f5G6h7J8k")
 # - what a model calls -
 
 
-def _calling(asking: Asking, asked: UserMessage, *, streams: bool) -> Answer:
+def _calling(asking: ProbeClient, asked: UserMessage, *, streams: bool) -> EndpointAnswer:
     """Ask for a call; if the model makes none, force one."""
     given = partial(asking.ask, asked, tools=_DEFINITIONS, streams=streams)
 
-    def ask() -> Answer:
+    def ask() -> EndpointAnswer:
         answer = given()
         if answer.problem or answer.message.tool_calls:
             return answer
@@ -76,8 +76,8 @@ def _calling(asking: Asking, asked: UserMessage, *, streams: bool) -> Answer:
     return answer
 
 
-def _call(*, streams: bool) -> Callable[[Asking], Seen]:
-    def look(asking: Asking) -> Seen:
+def _call(*, streams: bool) -> Callable[[ProbeClient], Observation]:
+    def look(asking: ProbeClient) -> Observation:
         if streams and not asking.profile.streams:
             return not_needed("it does not stream")
         answer = _calling(asking, WEATHER, streams=streams)
@@ -88,7 +88,9 @@ def _call(*, streams: bool) -> Callable[[Asking], Seen]:
     return look
 
 
-def _broken_stream(asking: Asking, asked: UserMessage, answer: Answer) -> Seen | None:
+def _broken_stream(
+    asking: ProbeClient, asked: UserMessage, answer: EndpointAnswer
+) -> Observation | None:
     """Return what a stream breaks, if a whole answer to the same question has sound calls."""
     if _is_sound(answer) or not _is_sound(_calling(asking, asked, streams=False)):
         return None
@@ -102,7 +104,7 @@ def _broken_stream(asking: Asking, asked: UserMessage, answer: Answer) -> Seen |
     return fails(f"{said}; a whole answer has sound ones", profile="streams=False")
 
 
-def _is_sound(answer: Answer) -> bool:
+def _is_sound(answer: EndpointAnswer) -> bool:
     """Return True if there are calls, each with a known name and a JSON object as arguments."""
     if answer.problem or not answer.message.tool_calls:
         return False
@@ -112,14 +114,16 @@ def _is_sound(answer: Answer) -> bool:
     )
 
 
-def _asked_for(asking: Asking, asked: UserMessage) -> tuple[Answer, Seen | None]:
+def _asked_for(
+    asking: ProbeClient, asked: UserMessage
+) -> tuple[EndpointAnswer, Observation | None]:
     """Ask for calls in the form of the profile; return the answer and what is wrong with it."""
     answer = _calling(asking, asked, streams=asking.profile.streams)
     broken = _broken_stream(asking, asked, answer) if asking.profile.streams else None
     return answer, broken or _problem(answer)
 
 
-def _problem(answer: Answer) -> Seen | None:
+def _problem(answer: EndpointAnswer) -> Observation | None:
     if answer.problem:
         return fails(answer.problem)
     if answer.message.tool_calls:
@@ -128,7 +132,7 @@ def _problem(answer: Answer) -> Seen | None:
     return not_seen(f"the model called no tool{'; its text names one' if is_named else ''}")
 
 
-def _weather_problem(calls: Sequence[ToolCall]) -> Seen | None:
+def _weather_problem(calls: Sequence[ToolCall]) -> Observation | None:
     """Return what the model did wrong with its calls; the endpoint is not to blame for it."""
     for call in calls:
         bound = TOOLS.bind(call)
@@ -139,7 +143,7 @@ def _weather_problem(calls: Sequence[ToolCall]) -> Seen | None:
     return None
 
 
-def _finish_reason(asking: Asking) -> Seen:
+def _finish_reason(asking: ProbeClient) -> Observation:
     answer, seen = _asked_for(asking, WEATHER)
     if seen:
         return seen
@@ -147,7 +151,7 @@ def _finish_reason(asking: Asking) -> Seen:
     return holds() if reason == "tool_calls" else fails(f"finish_reason was {reason!r}")
 
 
-def _several(asking: Asking) -> Seen:
+def _several(asking: ProbeClient) -> Observation:
     answer, seen = _asked_for(asking, _BOTH)
     seen = seen or _weather_problem(answer.message.tool_calls)
     if seen:
@@ -158,7 +162,7 @@ def _several(asking: Asking) -> Seen:
     return _lost_calls(asking) or not_seen("the model made one call")
 
 
-def _lost_calls(asking: Asking) -> Seen | None:
+def _lost_calls(asking: ProbeClient) -> Observation | None:
     """Return what a stream loses: it has one call again and again, a whole answer has several."""
     whole = _calling(asking, _BOTH, streams=False)
     if not asking.profile.streams or not _is_sound(whole) or len(whole.message.tool_calls) == 1:
@@ -171,7 +175,7 @@ def _lost_calls(asking: Asking) -> Seen | None:
     return fails(f"a stream has one call, a whole answer {count}", profile="streams=False")
 
 
-def _own_index(asking: Asking) -> Seen:
+def _own_index(asking: ProbeClient) -> Observation:
     """Look whether each call of a stream has an index; the reader tells them apart without it."""
     if not asking.profile.streams:
         return not_needed("it does not stream")
@@ -187,7 +191,7 @@ def _own_index(asking: Asking) -> Seen:
     return holds()
 
 
-def _empty_arguments(asking: Asking) -> Seen:
+def _empty_arguments(asking: ProbeClient) -> Observation:
     answer, seen = _asked_for(asking, _WHEN)
     if seen:
         return seen
@@ -199,7 +203,7 @@ def _empty_arguments(asking: Asking) -> Seen:
     return holds("come as {}" if call.arguments.strip() else "come as an empty text; read as {}")
 
 
-def _forced(asking: Asking) -> Seen:
+def _forced(asking: ProbeClient) -> Observation:
     remedy = "requires_calls=False"
     options = ModelOptions(tool_choice="required")
     answer = asking.ask(HELLO, tools=_DEFINITIONS, options=options)
@@ -261,7 +265,7 @@ _ADDITIONS: tuple[dict[str, Any], ...] = (
 )
 
 
-def _results(asking: Asking) -> Seen:
+def _results(asking: ProbeClient) -> Observation:
     answer = asking.ask(*_ONE, tools=_DEFINITIONS)
     if not answer.problem:
         return holds()
@@ -272,12 +276,12 @@ def _results(asking: Asking) -> Seen:
     return fails(answer.problem)
 
 
-def _several_results(asking: Asking) -> Seen:
+def _several_results(asking: ProbeClient) -> Observation:
     answer = asking.ask(*_TWO, tools=_DEFINITIONS)
     return fails(answer.problem) if answer.problem else holds()
 
 
-def _broken_arguments(asking: Asking) -> Seen:
+def _broken_arguments(asking: ProbeClient) -> Observation:
     """Ask with a record of broken arguments as this library sends it, and then as it stands."""
     answer = asking.ask(*_BROKEN, tools=_DEFINITIONS)
     if answer.problem:
@@ -294,7 +298,7 @@ def _broken_arguments(asking: Asking) -> Seen:
     return holds()
 
 
-def _user_after_result(asking: Asking) -> Seen:
+def _user_after_result(asking: ProbeClient) -> Observation:
     answer = asking.ask(*_ONE, HELLO, tools=_DEFINITIONS)
     if not answer.problem:
         return holds()
@@ -304,7 +308,7 @@ def _user_after_result(asking: Asking) -> Seen:
     return fails(answer.problem, profile="answers_results=True")
 
 
-def _parts_of_results(asking: Asking) -> Seen:
+def _parts_of_results(asking: ProbeClient) -> Observation:
     """Ask with a result of two texts, sent as a list of parts."""
     answer = asking.ask(*_PARTS, tools=_DEFINITIONS, result_media="tool_message")
     if not answer.problem:
@@ -315,7 +319,7 @@ def _parts_of_results(asking: Asking) -> Seen:
     return fails(answer.problem, profile=_settings_of("result_media"))
 
 
-def _image_result(asking: Asking) -> Seen:
+def _image_result(asking: ProbeClient) -> Observation:
     """Ask with an image in either place; more models read it in a user message."""
     if asking.profile.result_media == _LEAST["result_media"]:
         return fails("tool messages take no lists of parts", profile=_settings_of("result_media"))
@@ -334,11 +338,11 @@ def _image_result(asking: Asking) -> Seen:
     return fails(f"refused in a {where}: {problem}", profile=f"result_media={media!r}")
 
 
-def _takes(messages: Sequence[Message], **added: Any) -> Callable[[Asking], Seen]:
+def _takes(messages: Sequence[Message], **added: Any) -> Callable[[ProbeClient], Observation]:
     """Return a probe that sends a history in a richer form than the minimal one."""
     without = _settings_of(*added)
 
-    def look(asking: Asking) -> Seen:
+    def look(asking: ProbeClient) -> Observation:
         answer = asking.ask(*messages, tools=_DEFINITIONS, **added)
         if answer.problem:
             return fails(answer.problem, profile=without)

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from pathors_agent.checking import answers, calls, manners
+from pathors_agent.checking import answers, behaviour, calls
 from pathors_agent.checking.answers import hello
-from pathors_agent.checking.asking import Asking
+from pathors_agent.checking.probe import ProbeClient
 from pathors_agent.checking.report import Report
 from pathors_agent.transports.base import Transport
 
@@ -18,9 +18,9 @@ PROBES = (
     *answers.PROBES,
     *calls.PROBES,
     answers.TYPED,
-    *manners.PROBES,
+    *behaviour.PROBES,
     answers.COUNTED,
-    *manners.LAST,
+    *behaviour.LAST,
 )
 
 
@@ -39,7 +39,7 @@ def check_endpoint(
     probe with its name, how many are done, and of how many. Sessions that the endpoint began are
     ended. Raises `TransportError` where no question is answered at all.
     """
-    asking = Asking(transport, model, tokens, seconds)
+    asking = ProbeClient(transport, model, tokens, seconds)
     _make_contact(asking)
     findings = []
     try:
@@ -49,11 +49,11 @@ def check_endpoint(
             findings.append(probe.run(asking))
     finally:
         with suppress(Exception):  # the report is worth more
-            manners.end_sessions(asking)
+            behaviour.end_sessions(asking)
     return Report(findings=tuple(findings), profile=asking.profile)
 
 
-def _make_contact(asking: Asking) -> None:
+def _make_contact(asking: ProbeClient) -> None:
     """Raise the endpoint's error if it answers neither streamed nor whole."""
     if hello(asking, streams=False).problem:
         _ = hello(asking, streams=True).message

@@ -129,10 +129,10 @@ def serve(
     """
     with reporting():
         from pathors_agent.cli.output import database_url
-        from pathors_agent.cli.serve import Served
+        from pathors_agent.cli.serve import ServeOptions
         from pathors_agent.cli.serve import serve as run
 
-        served = Served(
+        served = ServeOptions(
             database=database_url(database),
             config=config,
             ui=ui,

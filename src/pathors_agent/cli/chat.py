@@ -19,7 +19,7 @@ from pathors_agent.cli.output import (
     write_json,
     write_note,
 )
-from pathors_agent.cli.talk import Talk, TimelineFile, described, talking
+from pathors_agent.cli.terminal import TerminalChat, TimelineFile, described, talking
 from pathors_agent.errors import AgentError, error_text
 from pathors_agent.messages import ToolCall
 
@@ -29,7 +29,7 @@ LOCAL_URL = "http://127.0.0.1:8000/v1/projects/demo"
 _HELP = "/quit or Ctrl-D ends, /session names the session, Ctrl-C stops an answer."
 
 
-class _Nowhere:
+class _NoScreen:
     """Where the conversation goes that is told as JSON."""
 
     def write(self, text: str, /) -> None:
@@ -51,7 +51,7 @@ def chat(
     """Answer line after line of standard input; give the exit status."""
     listen_to_ctrl_c()
     tolerate_narrow_terminals()
-    screen = Screen(_Nowhere()) if as_json else Screen(sys.stdout, colour=wants_colour())
+    screen = Screen(_NoScreen()) if as_json else Screen(sys.stdout, colour=wants_colour())
     is_person = sys.stdin.isatty() and not as_json
     lines = _typed(screen) if is_person else _read()
     with (
@@ -63,11 +63,11 @@ def chat(
             model=model,
             session=session,
             decide=_asked if is_person else lambda call: False,
-        ) as talk,
+        ) as terminal,
     ):
         if is_person:
             screen.note(_HELP)
-        return _converse(talk, lines, charts, is_person=is_person, as_json=as_json)
+        return _converse(terminal, lines, charts, is_person=is_person, as_json=as_json)
 
 
 def _default_url() -> str | None:
@@ -77,7 +77,12 @@ def _default_url() -> str | None:
 
 
 def _converse(
-    talk: Talk, lines: Iterator[str], charts: TimelineFile, *, is_person: bool, as_json: bool
+    terminal: TerminalChat,
+    lines: Iterator[str],
+    charts: TimelineFile,
+    *,
+    is_person: bool,
+    as_json: bool,
 ) -> int:
     for line in lines:
         match line.strip():
@@ -86,43 +91,43 @@ def _converse(
             case "/quit":
                 break
             case "/session":
-                session = talk.conversation.session_id or "(none yet)"
-                talk.screen.note(one_line(f"session {session}"))
+                session = terminal.conversation.session_id or "(none yet)"
+                terminal.screen.note(one_line(f"session {session}"))
                 continue
             case "/help":
-                talk.screen.note(_HELP)
+                terminal.screen.note(_HELP)
                 continue
             case _:
                 pass
-        status = _answer(talk, line, as_json=as_json)
-        charts.add(line, talk.times)
+        status = _answer(terminal, line, as_json=as_json)
+        charts.add(line, terminal.times)
         if status and not is_person:
             return status
     return 0
 
 
-def _answer(talk: Talk, line: str, *, as_json: bool) -> int:
+def _answer(terminal: TerminalChat, line: str, *, as_json: bool) -> int:
     try:
-        result = talk.say(line)
+        result = terminal.say(line)
     except KeyboardInterrupt:
-        talk.screen.note("(stopped)")
+        terminal.screen.note("(stopped)")
         return INTERRUPTED
     except AgentError as error:
         write_note(f"error: {' '.join(error_text(error).split())}")
         return FAILED
     if as_json:
-        write_json(_as_json(talk, result))
+        write_json(_as_json(terminal, result))
     elif result.finish_reason not in ("stop", None):
-        talk.screen.note(one_line(f"(ended: {result.finish_reason})"))
+        terminal.screen.note(one_line(f"(ended: {result.finish_reason})"))
     return 0
 
 
-def _as_json(talk: Talk, result: RunResult[str]) -> dict[str, object]:
+def _as_json(terminal: TerminalChat, result: RunResult[str]) -> dict[str, object]:
     return {
         "session_id": result.session_id,
         "output": result.answer,
         "finish_reason": result.finish_reason,
-        "tool_activity": talk.activities,
+        "tool_activity": terminal.activities,
         "usage": result.usage.model_dump(),
     }
 

@@ -17,7 +17,7 @@ from typing import Any
 from pathors_agent.agents.agent import Agent
 from pathors_agent.cli.demo_tools import INSTRUCTIONS, demo_tools
 from pathors_agent.cli.output import Screen, tolerate_narrow_terminals, wants_colour
-from pathors_agent.cli.talk import Scene, Talk, TimelineFile, talking
+from pathors_agent.cli.terminal import RunDisplay, TerminalChat, TimelineFile, talking
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import AgentError
 from pathors_agent.transports.http import HTTPTransport
@@ -59,21 +59,21 @@ def _ask_server(
     screen: Screen, prompts: Sequence[str], model: str | None, charts: TimelineFile
 ) -> None:
     screen.note("The answers come from rules, not from a language model; the tools are real.")
-    with _server() as (url, key), talking(url, screen, key=key, model=model) as talk:
+    with _server() as (url, key), talking(url, screen, key=key, model=model) as terminal:
         screen.note(f"A server answers over HTTP, and runs the tools: {url}")
         for prompt in prompts:
             screen.blank()
             screen.line("you", prompt)
             try:
-                _ = talk.say(prompt).output  # raises when the run stopped without an answer
+                _ = terminal.say(prompt).output  # raises when the run stopped without an answer
             finally:
-                charts.add(prompt, talk.times)
-        _tell_session(screen, talk)
+                charts.add(prompt, terminal.times)
+        _tell_session(screen, terminal)
 
 
-def _tell_session(screen: Screen, talk: Talk) -> None:
+def _tell_session(screen: Screen, terminal: TerminalChat) -> None:
     screen.blank()
-    screen.note(f"The server kept all of it as {talk.conversation.session_id}.")
+    screen.note(f"The server kept all of it as {terminal.conversation.session_id}.")
 
 
 def _ask_endpoint(
@@ -86,12 +86,12 @@ def _ask_endpoint(
         for prompt in prompts:
             screen.blank()
             screen.line("you", prompt)
-            scene = Scene(screen)
+            display = RunDisplay(screen)
             stream = agent.stream(prompt, conversation=conversation)
             try:
                 with stream:
                     for item in stream:
-                        scene.show(item)
+                        display.show(item)
             finally:
                 charts.add(prompt, stream.result.times)
             _ = stream.result.output

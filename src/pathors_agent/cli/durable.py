@@ -35,7 +35,7 @@ _SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class AgentOptions:
     """A durable agent as the options describe it."""
 
     app: str
@@ -106,7 +106,12 @@ def load_agent(app: str) -> AsyncAgent[Any]:
 
 
 async def work(
-    made: Sequence[Made], *, concurrency: int, total: int | None, rate: int | None, has_notes: bool
+    made: Sequence[AgentOptions],
+    *,
+    concurrency: int,
+    total: int | None,
+    rate: int | None,
+    has_notes: bool,
 ) -> None:
     """Carry out runs until a signal; a second one ends the process at once."""
     note = write_note if has_notes else lambda _text: None
@@ -126,7 +131,7 @@ async def work(
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, stop)
 
-    async def carry_out(each: Made, durable: DurableAgent[Any]) -> None:
+    async def carry_out(each: AgentOptions, durable: DurableAgent[Any]) -> None:
         working = durable.working(concurrency=concurrency, total=total, rate=per_minute(rate))
         async with working:
             note(f"takes runs from the queue {each.queue}, for {each.name} {durable.version}")
@@ -145,7 +150,7 @@ async def work(
 
 
 async def batch(
-    made: Made,
+    made: AgentOptions,
     source: Path,
     output: Path,
     *,

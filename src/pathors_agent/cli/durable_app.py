@@ -125,7 +125,7 @@ def worker(
         from pathors_agent.cli import durable as commands
 
         made = [
-            commands.Made(
+            commands.AgentOptions(
                 module,
                 name=agent,
                 database=database,
@@ -171,7 +171,7 @@ def batch(
     with reporting():
         from pathors_agent.cli import durable as commands
 
-        made = commands.Made(app, name=name, database=database, queue=queue, version=None)
+        made = commands.AgentOptions(app, name=name, database=database, queue=queue, version=None)
         failed = asyncio.run(
             commands.batch(
                 made,

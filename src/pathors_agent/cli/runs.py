@@ -42,7 +42,7 @@ _TITLES = ("run", "agent", "session", "queue", "status", "segments", "started", 
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenRuns:
     """Runs named by their ids, or all runs that match a filter."""
 
     ids: Sequence[str]
@@ -102,7 +102,7 @@ async def show(
 
 async def change(
     database: str | None,
-    chosen: Chosen,
+    chosen: ChosenRuns,
     act: Act,
     allowed: Sequence[RunStatus],
     *,
@@ -124,7 +124,7 @@ async def change(
     return changes.end()
 
 
-async def delete(database: str | None, chosen: Chosen, *, as_json: bool) -> int:
+async def delete(database: str | None, chosen: ChosenRuns, *, as_json: bool) -> int:
     """Delete the chosen runs; return how many could not be deleted."""
     changes = _Changes("is deleted", as_json=as_json)
     async with operating(database_url(database, file=RUNS_FILE)) as operator:
@@ -157,7 +157,7 @@ class _Changes:
         return self._failed
 
 
-async def list_waiting(database: str | None, chosen: Chosen, *, as_json: bool) -> None:
+async def list_waiting(database: str | None, chosen: ChosenRuns, *, as_json: bool) -> None:
     """List the calls that suspended runs wait for."""
     async with operating(database_url(database, file=RUNS_FILE)) as operator:
         found = [

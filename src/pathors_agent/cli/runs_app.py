@@ -147,7 +147,7 @@ def _change(
     with reporting():
         from pathors_agent.cli import runs as commands
 
-        chosen = commands.Chosen(ids or (), wanted)
+        chosen = commands.ChosenRuns(ids or (), wanted)
         failed = asyncio.run(
             commands.change(database, chosen, act, allowed, done=done, as_json=as_json)
         )
@@ -291,7 +291,7 @@ def delete_runs(
     with reporting():
         from pathors_agent.cli import runs as commands
 
-        chosen = commands.Chosen(ids or (), wanted)
+        chosen = commands.ChosenRuns(ids or (), wanted)
         failed = asyncio.run(commands.delete(database, chosen, as_json=as_json))
         raise typer.Exit(1 if failed else 0)
 
@@ -314,7 +314,7 @@ def list_waiting(
         from pathors_agent.cli import runs as commands
 
         wanted = _filter(("suspended",), agent, session, queue)
-        chosen = commands.Chosen(ids or (), wanted)
+        chosen = commands.ChosenRuns(ids or (), wanted)
         asyncio.run(commands.list_waiting(database, chosen, as_json=as_json))
 
 

@@ -33,7 +33,7 @@ Try:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class ServeOptions:
     """The options of `serve`; each worker builds its app from them."""
 
     database: str
@@ -50,7 +50,7 @@ class Served:
         return self.config is None
 
 
-def serve(served: Served, *, host: str, port: int, workers: int, as_json: bool) -> int:
+def serve(served: ServeOptions, *, host: str, port: int, workers: int, as_json: bool) -> int:
     """Serve until a signal; return the exit status."""
     app = make_app(served)  # also where workers make their own: what is wrong is said once
     projects = app.state.runtime.projects
@@ -62,7 +62,7 @@ def serve(served: Served, *, host: str, port: int, workers: int, as_json: bool) 
     return status
 
 
-def make_app(served: Served) -> FastAPI:
+def make_app(served: ServeOptions) -> FastAPI:
     """Build the app in the process that runs it."""
     log_to_stderr(everything=served.log, as_json=served.access_log == "json")
     runs = served.database if served.durable else None
@@ -70,13 +70,13 @@ def make_app(served: Served) -> FastAPI:
     return create_app(_projects(served), store, _settings(served), ui=served.ui, runs=runs)
 
 
-def _projects(served: Served) -> list[Project]:
+def _projects(served: ServeOptions) -> list[Project]:
     if served.config is not None:
         return load_projects(served.config)
     return [demo_project()]
 
 
-def _settings(served: Served) -> ServerSettings:
+def _settings(served: ServeOptions) -> ServerSettings:
     settings = ServerSettings() if served.config is None else load_settings(served.config)
     return replace(
         settings,
@@ -85,7 +85,7 @@ def _settings(served: Served) -> ServerSettings:
     )
 
 
-async def _prepare(served: Served, projects: Iterable[str]) -> dict[str, str]:
+async def _prepare(served: ServeOptions, projects: Iterable[str]) -> dict[str, str]:
     """Create the tables and the demo's first key; return new keys by project.
 
     Projects of your own get no key here: the output may end in a log.
@@ -100,7 +100,7 @@ async def _prepare(served: Served, projects: Iterable[str]) -> dict[str, str]:
 
 
 def _tell(
-    served: Served,
+    served: ServeOptions,
     projects: list[str],
     new_keys: Mapping[str, str],
     as_json: bool,  # noqa: FBT001  (by partial)

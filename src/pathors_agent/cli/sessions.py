@@ -13,7 +13,7 @@ from pathors_agent.cli.output import (
     write_rest,
     write_table,
 )
-from pathors_agent.cli.talk import Scene
+from pathors_agent.cli.terminal import RunDisplay
 from pathors_agent.errors import SessionNotFound
 from pathors_agent.json_text import iso
 from pathors_agent.stores.base import Session, SessionSummary, Store
@@ -44,9 +44,9 @@ async def show(store: Store, project: str, session_id: str, *, as_json: bool) ->
     if session.variables:
         write_line(f"variables {json.dumps(dict(session.variables), ensure_ascii=False)}")
     screen = Screen(sys.stdout, colour=wants_colour())
-    scene = Scene(screen, is_timed=False)
+    display = RunDisplay(screen, is_timed=False)
     for message in session.messages:
-        scene.show_message(message)
+        display.show_message(message)
 
 
 async def search(

@@ -83,7 +83,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CallVerdict:
     """Whether a call may run.
 
     A call with a `refusal` does not run: the text is its result. A `warning` is added to its result.
@@ -93,9 +93,9 @@ class Verdict:
     warning: str | None = None
 
 
-MAY_RUN = Verdict()
+MAY_RUN = CallVerdict()
 
-_NO_VERDICTS: Mapping[str, Verdict] = MappingProxyType({})
+_NO_VERDICTS: Mapping[str, CallVerdict] = MappingProxyType({})
 _NO_NAMES: frozenset[str] = frozenset()
 
 
@@ -137,7 +137,7 @@ class Tally:
         """The number of answers that did not fit and were sent back."""
         self.limit_before: str | None = None
         # Every open stream has a tally: what few streams need is allocated lazily.
-        self.verdicts: Mapping[str, Verdict] = _NO_VERDICTS
+        self.verdicts: Mapping[str, CallVerdict] = _NO_VERDICTS
         self._ended: frozenset[str] = _NO_NAMES
         self._names: dict[str, str] | None = None  # of the last answer's calls, by id
         # The answers in a row with an invalid call of a tool, and the turn of the last, by name.
@@ -220,19 +220,19 @@ class Tally:
             self._most = max(self._counts.values(), default=0)
             self._uncounted = None
 
-    def _verdict(self, call: ToolCall, reason: str | None) -> Verdict:
+    def _verdict(self, call: ToolCall, reason: str | None) -> CallVerdict:
         """Count a call, and decide whether it may run.
 
         A call of the final tool always may: it is the answer.
         """
         if call.name == self._final_tool:
             cut_off = _cut_off(call, reason)
-            return Verdict(cut_off) if cut_off else MAY_RUN
+            return CallVerdict(cut_off) if cut_off else MAY_RUN
         self._calls += 1
         repetitions = self._count(call)
         refusal = self._refusal(call, reason, repetitions)
         warning = self._warning(call, repetitions)
-        return Verdict(refusal, warning) if refusal or warning else MAY_RUN
+        return CallVerdict(refusal, warning) if refusal or warning else MAY_RUN
 
     def _count(self, call: ToolCall) -> int:
         if self._counts is None:

@@ -13,9 +13,9 @@ from typing import Protocol
 from pathors_agent.core.conversation import CallState, Conversation, Role
 from pathors_agent.core.limits import (
     MAY_RUN,
+    CallVerdict,
     Limits,
     Tally,
-    Verdict,
 )
 from pathors_agent.messages import (
     AssistantMessage,
@@ -69,7 +69,7 @@ class CallTool:
 
     key: str
     call: ToolCall
-    verdict: Verdict = MAY_RUN
+    verdict: CallVerdict = MAY_RUN
 
 
 @dataclass(frozen=True, slots=True)

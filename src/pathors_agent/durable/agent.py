@@ -22,7 +22,7 @@ from pathors_agent.durable.bell import Bell
 from pathors_agent.durable.claims import Source
 from pathors_agent.durable.handle import RunHandle
 from pathors_agent.durable.history import Histories
-from pathors_agent.durable.records import SEPARATOR, Order, owned, workflow_name
+from pathors_agent.durable.records import SEPARATOR, SegmentInput, owned, workflow_name
 from pathors_agent.durable.retention import Retention, expire_for_ever, read_age
 from pathors_agent.durable.run_list import (
     RESUMABLE,
@@ -30,9 +30,9 @@ from pathors_agent.durable.run_list import (
     RunPage,
     RunStatus,
 )
-from pathors_agent.durable.runs import LOOK_SECONDS, Runs, order_of, start_delay, status_of
+from pathors_agent.durable.runs import LOOK_SECONDS, Runs, input_of, start_delay, status_of
 from pathors_agent.durable.schedules import Schedule, Scheduler, Schedules
-from pathors_agent.durable.segment import Place, run_segment
+from pathors_agent.durable.segment import SegmentSetup, run_segment
 from pathors_agent.durable.tables import FORMAT, Bounds, DoubtfulCall, Rate, Tables, check_count
 from pathors_agent.durable.worker import (
     ATTEMPTS,
@@ -193,7 +193,7 @@ class DurableAgent(Generic[OutputT]):
                 f"a run's id must not be empty or contain {SEPARATOR!r}, and is {run!r}"
             )
         check_count("priority", priority)
-        order = Order(
+        segment_input = SegmentInput(
             run=run,
             session=session_id or run,
             keys=owned(self.name, session_id or run),
@@ -202,7 +202,7 @@ class DurableAgent(Generic[OutputT]):
             context=_json(context),
         )
         runs = await self._registered() if self._is_client else self.runs
-        await runs.start(order, priority=priority, delay=start_delay(delay, at))
+        await runs.start(segment_input, priority=priority, delay=start_delay(delay, at))
         return RunHandle(self, run)
 
     async def _registered(self) -> Runs[OutputT]:
@@ -269,7 +269,7 @@ class DurableAgent(Generic[OutputT]):
         """
         [first, *_] = await self.runs.segments(run_id)
         retention = Retention(self.runs.client, self.name)
-        await asyncio.to_thread(retention.delete, order_of(first).session, runs=[run_id])
+        await asyncio.to_thread(retention.delete, input_of(first).session, runs=[run_id])
 
     async def delete_session(self, session_id: str) -> int:
         """Delete a session with all its runs and their contents; return the number of runs.
@@ -432,7 +432,7 @@ class DurableAgent(Generic[OutputT]):
                 yield
 
     @asynccontextmanager
-    async def _child(self, tool: str, function: SubAgent) -> AsyncIterator["_Child"]:
+    async def _child(self, tool: str, function: SubAgent) -> AsyncIterator["_DurableChild"]:
         """Carry out the runs of an agent that is a tool; they belong to an agent of their own."""
         assert isinstance(function.agent, AsyncAgent)  # `as_tool` made it
         child: DurableAgent[Any] = DurableAgent(
@@ -446,12 +446,12 @@ class DurableAgent(Generic[OutputT]):
             deltas=self._stores_deltas,
         )
         async with child, child.working(concurrency=LOCAL_CONCURRENCY, poll=LOCAL_POLL_SECONDS):
-            yield _Child(child)
+            yield _DurableChild(child)
 
     @asynccontextmanager
     async def _working(
         self,
-        children: Mapping[str, "_Child"],
+        children: Mapping[str, "_DurableChild"],
         concurrency: int,
         poll: float,
         bounds: Bounds,
@@ -459,7 +459,7 @@ class DurableAgent(Generic[OutputT]):
     ) -> AsyncIterator[None]:
         runs = self.runs
         client = await asyncio.to_thread(engine.connect_worker, self._database)
-        place = Place(
+        setup = SegmentSetup(
             agent=self.agent,
             client=client,
             tables=Tables(engine.sql(client)),
@@ -471,10 +471,10 @@ class DurableAgent(Generic[OutputT]):
             children=children,
         )
         worker = Worker(
-            partial(run_segment, place),
-            client=place.client,
-            tables=place.tables,
-            name=place.worker,
+            partial(run_segment, setup),
+            client=setup.client,
+            tables=setup.tables,
+            name=setup.worker,
             source=Source(
                 queue=self.queue,
                 workflow=workflow_name(self.name),
@@ -516,7 +516,7 @@ class DurableAgent(Generic[OutputT]):
             await asyncio.wait(tasks)
 
 
-class _Child:
+class _DurableChild:
     """Runs of an agent that is a tool of another one."""
 
     def __init__(self, durable: DurableAgent[Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from pathors_agent.durable.agent import DurableAgent
-from pathors_agent.durable.records import SEPARATOR, Order, dump, owned, run_of, segment_id
+from pathors_agent.durable.records import SEPARATOR, SegmentInput, dump, owned, run_of, segment_id
 from pathors_agent.durable.run_list import AT_WORK
 from pathors_agent.durable.runs import status_of
 from pathors_agent.errors import BatchRefused, RunFailed, RunNotFinished
@@ -127,13 +127,15 @@ async def _start(durable: DurableAgent[Any], line: BatchLine, name: str) -> str:
     text = json.dumps([line.id, dump(line.messages)])
     digest = blake2b(text.encode(), digest_size=4).hexdigest()
     run = f"{name}/{line.id}/{digest}".replace(SEPARATOR, "-")
-    order = Order(run=run, session=run, keys=owned(durable.name, run), messages=line.messages)
-    if await durable.runs.start(order):
-        return segment_id(durable.name, order.run, 1)
-    segments = await durable.runs.segments(order.run)
+    segment_input = SegmentInput(
+        run=run, session=run, keys=owned(durable.name, run), messages=line.messages
+    )
+    if await durable.runs.start(segment_input):
+        return segment_id(durable.name, segment_input.run, 1)
+    segments = await durable.runs.segments(segment_input.run)
     if status_of(segments[-1]) == "failed":
-        await durable.resume(order.run)
-        return segment_id(durable.name, order.run, len(segments) + 1)
+        await durable.resume(segment_input.run)
+        return segment_id(durable.name, segment_input.run, len(segments) + 1)
     return segments[-1].workflow_id
 
 

@@ -34,7 +34,7 @@ class RunEvent:
 
 
 @dataclass(slots=True)
-class _Position:
+class _RunPosition:
     """How far a reader has come: a segment, its step, messages of the step, and deltas."""
 
     segment: int = 1
@@ -43,7 +43,7 @@ class _Position:
     deltas: int = 0
 
     @classmethod
-    def read(cls, position: str) -> "_Position":
+    def read(cls, position: str) -> "_RunPosition":
         found = _POSITION.fullmatch(position)
         if position and found is None:
             raise InvalidSetting(f"{position!r} is no position of a run's stream")
@@ -110,7 +110,7 @@ class RunHandle(Generic[OutputT]):
 
 async def follow(runs: Runs[Any], run: str, after: str) -> AsyncIterator[RunEvent]:
     """Yield the events of a run after a position, until it ends or waits for a person."""
-    place, deltas, pause = _Position.read(after), DeltaReader(), LOOK_SECONDS
+    place, deltas, pause = _RunPosition.read(after), DeltaReader(), LOOK_SECONDS
     while True:
         segments = await runs.segments(run)
         if place.segment > len(segments):
@@ -127,14 +127,14 @@ async def follow(runs: Runs[Any], run: str, after: str) -> AsyncIterator[RunEven
         if has_ended and place.segment == len(segments):
             return
         if has_ended:
-            place, deltas = _Position(segment=place.segment + 1), DeltaReader()
+            place, deltas = _RunPosition(segment=place.segment + 1), DeltaReader()
             continue
         pause = LOOK_SECONDS if has_news else min(pause * 2, LONGEST_LOOK_SECONDS)
         await asyncio.sleep(pause)
 
 
 def _events(
-    place: _Position,
+    place: _RunPosition,
     reader: DeltaReader,
     stored: Sequence[StoredDeltas],
     steps: Sequence[StoredStep],

@@ -6,10 +6,10 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pathors_agent.agents.ask import Bindings
+from pathors_agent.agents.ask import RunSetup
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run
-from pathors_agent.durable.records import Fields, Order, Step, dump, load
+from pathors_agent.durable.records import Fields, SegmentInput, Step, dump, load
 from pathors_agent.durable.tables import Tables
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.wire.messages import read_message
@@ -24,7 +24,7 @@ MAX_KEPT_MESSAGES = 20_000
 
 
 @dataclass(slots=True)
-class Past:
+class RecordedSession:
     """What a session's segments recorded.
 
     `begun` are the keys of calls that began and have no result; `known` are the names of tools
@@ -38,14 +38,14 @@ class Past:
     idempotent: frozenset[str] = frozenset()
     endpoint_session: str | None = None
 
-    def conversation(self, order: Order) -> Conversation:
+    def conversation(self, segment_input: SegmentInput) -> Conversation:
         """Return the history as a conversation whose id is the prefix of its tool calls' keys."""
         conversation = copy(self.history)
-        conversation.session_id = self.endpoint_session or order.endpoint_session
-        conversation.id = order.keys
+        conversation.session_id = self.endpoint_session or segment_input.endpoint_session
+        conversation.id = segment_input.keys
         return conversation
 
-    def copy(self) -> "Past":
+    def copy(self) -> "RecordedSession":
         """Return a copy that a segment may change; the history itself is never changed."""
         return replace(self, begun=set(self.begun), known=set(self.known))
 
@@ -60,54 +60,54 @@ class Histories:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         # By the last segment and its token, the least recently used first.
-        self._kept: dict[tuple[str, str], Past] = {}
+        self._kept: dict[tuple[str, str], RecordedSession] = {}
         self._messages = 0
 
     async def read(
         self, agent: str, session: str, through: str | None, *, token: str | None = None
-    ) -> Past:
+    ) -> RecordedSession:
         """Return what the segments of an agent's session recorded up to and including `through`.
 
         Without the segment's `token` it is read from the database.
         """
         if through is None:
-            return Past()
+            return RecordedSession()
         if token is not None and (kept := self._take_out((through, token))) is not None:
             self.keep((through, token), kept)
             return kept.copy()
         return await asyncio.to_thread(self._read, agent, session, through)
 
-    def _read(self, agent: str, session: str, through: str) -> Past:
+    def _read(self, agent: str, session: str, through: str) -> RecordedSession:
         return past_of(self._tables.history(agent, session, through=through))
 
     def keep(
         self,
         through: tuple[str, str],
-        past: Past,
+        recorded: RecordedSession,
         *,
         instead_of: tuple[str, str] | None = None,
     ) -> None:
         """Keep a history under its last segment and token, instead of the one that it continues."""
         if instead_of is not None:
             self._take_out(instead_of)
-        self._kept[through] = past
-        self._messages += len(past.history)
+        self._kept[through] = recorded
+        self._messages += len(recorded.history)
         while self._messages > MAX_KEPT_MESSAGES:
             self._take_out(next(iter(self._kept)))
 
-    def _take_out(self, through: tuple[str, str]) -> Past | None:
-        past = self._kept.pop(through, None)
-        self._messages -= len(past.history) if past else 0
-        return past
+    def _take_out(self, through: tuple[str, str]) -> RecordedSession | None:
+        recorded = self._kept.pop(through, None)
+        self._messages -= len(recorded.history) if recorded else 0
+        return recorded
 
 
-def past_of(steps: Iterable[Step]) -> Past:
+def past_of(steps: Iterable[Step]) -> RecordedSession:
     """Build a history from recorded steps."""
-    past = Past()
-    run = Run(past.history)
+    recorded = RecordedSession()
+    run = Run(recorded.history)
     for step in steps:
-        _take(step, past, run)
-    return past
+        _take(step, recorded, run)
+    return recorded
 
 
 def begin_of(steps: Iterable[Step]) -> Mapping[str, Any] | None:
@@ -123,23 +123,23 @@ def take(message: Message, run: Run) -> None:
         run.conversation.append(message)
 
 
-def _take(step: Step, past: Past, run: Run) -> None:
+def _take(step: Step, recorded: RecordedSession, run: Run) -> None:
     for message in new_messages(step):
         take(message, run)
     name, output = step["function_name"], step["output"] or {}
     if name.endswith(STARTED):
-        past.begun.add(name.removesuffix(STARTED))
+        recorded.begun.add(name.removesuffix(STARTED))
     elif "message" in output:
-        past.begun.discard(name)
+        recorded.begun.discard(name)
     if isinstance(output, dict) and "known" in output:
-        note_answer(past, output)
+        note_answer(recorded, output)
 
 
-def note_answer(past: Past, output: Mapping[str, Any]) -> None:
+def note_answer(recorded: RecordedSession, output: Mapping[str, Any]) -> None:
     """Apply what a model call recorded beside its answer."""
-    past.known |= set(output["known"])
-    past.idempotent = frozenset(output.get("idempotent", ()))
-    past.endpoint_session = output.get("endpoint_session") or past.endpoint_session
+    recorded.known |= set(output["known"])
+    recorded.idempotent = frozenset(output.get("idempotent", ()))
+    recorded.endpoint_session = output.get("endpoint_session") or recorded.endpoint_session
 
 
 def new_messages(step: Step) -> tuple[Message, ...]:
@@ -152,24 +152,26 @@ def new_messages(step: Step) -> tuple[Message, ...]:
     return (read_message(output["message"]),) if "message" in output else ()
 
 
-def apply_order(conversation: Conversation, bindings: Bindings, order: Order) -> list[Fields]:
-    """Apply an order to the history; return the messages that it added."""
+def apply_input(
+    conversation: Conversation, bindings: RunSetup, segment_input: SegmentInput
+) -> list[Fields]:
+    """Apply the input of a segment to the history; return the messages that it added."""
     calls = {call.id for call in conversation.open_calls}
     before = len(conversation)
-    bindings.approvals.decide(order.decisions)
+    bindings.approvals.decide(segment_input.decisions)
     denied = [m for m in conversation.messages if _answers(m, calls)]
-    for message in order.messages:
+    for message in segment_input.messages:
         conversation.append(message)
-    if order.closes:
+    if segment_input.closes:
         closed = [
             ToolMessage(tool_call_id=call.id, content=CLOSED, outcome="cancelled")
             for call in conversation.open_calls
         ]
         for result in closed:
             conversation.append(result)
-        return dump([*denied, *order.messages, *closed])
-    assert len(conversation) == before + len(denied) + len(order.messages)
-    return dump([*denied, *order.messages])
+        return dump([*denied, *segment_input.messages, *closed])
+    assert len(conversation) == before + len(denied) + len(segment_input.messages)
+    return dump([*denied, *segment_input.messages])
 
 
 def _answers(message: object, calls: set[str]) -> bool:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 Work = Callable[[], Awaitable[Fields]]
 
 
-class Journal:
+class StepJournal:
     """The recorded steps of a segment, written by the execution that owns it."""
 
     def __init__(self, client: DBOSClient, segment: str, owner: str) -> None:

@@ -25,7 +25,7 @@ Step = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class SegmentInput:
     """What a segment must do: continue a session's history after these additions.
 
     `keys` is the prefix of the keys of the run's tool calls. `endpoint_session` is the session id
@@ -45,7 +45,7 @@ class Order:
     """Only answer the open calls as cancelled."""
 
     def dump(self) -> Fields:
-        """Return the order as JSON."""
+        """Return the input as JSON."""
         return {
             "run": self.run,
             "session": self.session,
@@ -59,7 +59,7 @@ class Order:
         }
 
     @classmethod
-    def load(cls, fields: Mapping[str, Any]) -> "Order":
+    def load(cls, fields: Mapping[str, Any]) -> "SegmentInput":
         """Read what `dump` wrote."""
         return cls(
             run=fields["run"],

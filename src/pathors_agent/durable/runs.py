@@ -22,10 +22,10 @@ from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell, ended_topic
 from pathors_agent.durable.claims import NO_PRIORITY, store
 from pathors_agent.durable.engine import read_failure
-from pathors_agent.durable.history import Histories, apply_order, begin_of, new_messages, take
+from pathors_agent.durable.history import Histories, apply_input, begin_of, new_messages, take
 from pathors_agent.durable.records import (
     Fields,
-    Order,
+    SegmentInput,
     segment_id,
     segment_number,
     workflow_name,
@@ -76,14 +76,19 @@ class Runs(Generic[OutputT]):
     """The agent's tools are unknown here: workers have registered its queue and version."""
 
     async def enqueue(
-        self, number: int, order: Order, *, priority: int | None = None, delay: float | None = None
+        self,
+        number: int,
+        segment_input: SegmentInput,
+        *,
+        priority: int | None = None,
+        delay: float | None = None,
     ) -> None:
         """Store a segment for a worker; raise `IDInUse` if it is already stored."""
         options: EnqueueOptions = {
             "workflow_name": workflow_name(self.name),
             "queue_name": self.queue,
-            "queue_partition_key": order.session,
-            "workflow_id": segment_id(self.name, order.run, number),
+            "queue_partition_key": segment_input.session,
+            "workflow_id": segment_id(self.name, segment_input.run, number),
             "workflow_id_reuse_policy": "reject",
             "app_version": self.version,
         }
@@ -91,24 +96,28 @@ class Runs(Generic[OutputT]):
         options["priority"] = NO_PRIORITY if priority is None else priority
         if delay is not None:
             options["delay_seconds"] = delay
-        order = replace(order, trace=current_headers())
-        await asyncio.to_thread(store, self.client, options, order.dump())
+        segment_input = replace(segment_input, trace=current_headers())
+        await asyncio.to_thread(store, self.client, options, segment_input.dump())
         self.bell.ring(self.queue)
 
     async def start(
-        self, order: Order, *, priority: int | None = None, delay: float | None = None
+        self,
+        segment_input: SegmentInput,
+        *,
+        priority: int | None = None,
+        delay: float | None = None,
     ) -> bool:
         """Store a run's first segment; return False if the run exists already."""
         try:
-            await self.enqueue(1, order, priority=priority, delay=delay)
+            await self.enqueue(1, segment_input, priority=priority, delay=delay)
             return True
         except engine.IDInUse:
-            [row, *_] = await self.segments(order.run)
-            held = order_of(row)
-            asked = (order.session, order.messages, order.context)
+            [row, *_] = await self.segments(segment_input.run)
+            held = input_of(row)
+            asked = (segment_input.session, segment_input.messages, segment_input.context)
             if (held.session, held.messages, held.context) != asked:
                 raise RunExists(
-                    f"there is a run {order.run!r} with another prompt, session or context"
+                    f"there is a run {segment_input.run!r} with another prompt, session or context"
                 ) from None
             return False
 
@@ -134,8 +143,8 @@ class Runs(Generic[OutputT]):
             version=row.app_version or self.version,
         )
 
-    def _context(self, order: Order) -> object:
-        return self.context if order.context is None else order.context
+    def _context(self, segment_input: SegmentInput) -> object:
+        return self.context if segment_input.context is None else segment_input.context
 
     async def settled(self, run: str) -> Sequence[WorkflowStatus]:
         """Wait until a run is neither queued nor running; return its segments."""
@@ -168,37 +177,39 @@ class Runs(Generic[OutputT]):
         """Start a run's next segment; the id is a primary key, so the first of two callers wins."""
         while True:
             segments = await self.settled(run)
-            order = next_order(segments, messages=messages, decisions=decisions)
+            segment_input = next_input(segments, messages=messages, decisions=decisions)
             if status_of(segments[-1]) == "failed":
-                order = await self._with_untaken(order, segments[-1])
-            await self._rehearse(order, segments[-1])
+                segment_input = await self._with_untaken(segment_input, segments[-1])
+            await self._rehearse(segment_input, segments[-1])
             try:
-                return await self.of(segments[-1]).enqueue(len(segments) + 1, order)
+                return await self.of(segments[-1]).enqueue(len(segments) + 1, segment_input)
             except engine.IDInUse:
                 continue
 
-    async def _with_untaken(self, order: Order, last: WorkflowStatus) -> Order:
+    async def _with_untaken(
+        self, segment_input: SegmentInput, last: WorkflowStatus
+    ) -> SegmentInput:
         """Add what the last segment was to take into the history, if it failed before it began."""
         steps = await asyncio.to_thread(self.tables.recorded, [last.workflow_id])
         if begin_of(steps[last.workflow_id]) is not None:
-            return order
-        untaken = order_of(last)
+            return segment_input
+        untaken = input_of(last)
         return replace(
-            order,
-            messages=(*untaken.messages, *order.messages),
-            decisions=(*untaken.decisions, *order.decisions),
+            segment_input,
+            messages=(*untaken.messages, *segment_input.messages),
+            decisions=(*untaken.decisions, *segment_input.decisions),
         )
 
-    async def _rehearse(self, order: Order, last: WorkflowStatus) -> None:
-        """Raise the error that this order would get with the present history."""
-        found = await asyncio.to_thread(self.tables.last_segment, self.name, order.session)
+    async def _rehearse(self, segment_input: SegmentInput, last: WorkflowStatus) -> None:
+        """Raise the error that this input would get with the present history."""
+        found = await asyncio.to_thread(self.tables.last_segment, self.name, segment_input.session)
         segment, token = found or (None, None)
-        past = await self.histories.read(self.name, order.session, segment, token=token)
-        conversation = past.conversation(order)
-        _, _, bindings = prepare_run(self.agent, conversation, context=self._context(order))
+        recorded = await self.histories.read(self.name, segment_input.session, segment, token=token)
+        conversation = recorded.conversation(segment_input)
+        _, _, bindings = prepare_run(self.agent, conversation, context=self._context(segment_input))
         foreign = {each.digest for each in self._foreign(last, conversation.open_calls)}
-        decisions = tuple(each for each in order.decisions if each.digest not in foreign)
-        apply_order(conversation, bindings, replace(order, decisions=decisions))
+        decisions = tuple(each for each in segment_input.decisions if each.digest not in foreign)
+        apply_input(conversation, bindings, replace(segment_input, decisions=decisions))
 
     async def approvals(self, run: str) -> Sequence[Approval]:
         """Return the calls of a run that wait for approval, also those of tools that are not here."""
@@ -226,7 +237,7 @@ class Runs(Generic[OutputT]):
         elif status != "suspended":
             return
         runs = self.of(segments[-1])
-        await runs.enqueue(len(segments) + 1, next_order(segments, closes=True))
+        await runs.enqueue(len(segments) + 1, next_input(segments, closes=True))
 
     async def result(self, segments: Sequence[WorkflowStatus]) -> RunResult[OutputT]:
         """Return the result of a run; raise `RunFailed` if an error stopped it."""
@@ -234,13 +245,15 @@ class Runs(Generic[OutputT]):
         steps = await asyncio.to_thread(self.tables.recorded, ids)
         # A segment that failed before it began took nothing.
         begin = next(filter(None, (begin_of(steps[segment]) for segment in ids)), {})
-        order = order_of(segments[0])
+        segment_input = input_of(segments[0])
         if not begin and status_of(segments[-1]) in _WITH_STEPS:
-            raise RunNotFound(f"run {order.run!r} was deleted")
-        past = await self.histories.read(self.name, order.session, begin.get("previous"))
-        conversation = past.conversation(order)
+            raise RunNotFound(f"run {segment_input.run!r} was deleted")
+        recorded = await self.histories.read(
+            self.name, segment_input.session, begin.get("previous")
+        )
+        conversation = recorded.conversation(segment_input)
         run, baseline, bindings = prepare_run(
-            self.agent, conversation, context=self._context(order)
+            self.agent, conversation, context=self._context(segment_input)
         )
         for step in (step for segment in ids for step in steps[segment]):
             for message in new_messages(step):
@@ -265,16 +278,16 @@ class Runs(Generic[OutputT]):
         return found
 
 
-def next_order(
+def next_input(
     segments: Sequence[WorkflowStatus],
     *,
     messages: Sequence[Message] = (),
     decisions: Sequence[Decision] = (),
     closes: bool = False,
-) -> Order:
-    """Return the order for a run's next segment."""
-    last = order_of(segments[-1])
-    return Order(
+) -> SegmentInput:
+    """Return the input of a run's next segment."""
+    last = input_of(segments[-1])
+    return SegmentInput(
         run=last.run,
         session=last.session,
         keys=last.keys,
@@ -286,10 +299,10 @@ def next_order(
     )
 
 
-def order_of(row: WorkflowStatus) -> Order:
+def input_of(row: WorkflowStatus) -> SegmentInput:
     """Read what a segment was to do."""
     assert row.input is not None
-    return Order.load(row.input["args"][0])
+    return SegmentInput.load(row.input["args"][0])
 
 
 def status_of(row: WorkflowStatus) -> RunStatus:

@@ -12,7 +12,7 @@ from croniter import croniter
 from dbos import DBOSClient
 
 from pathors_agent.durable import engine
-from pathors_agent.durable.records import SEPARATOR, Order, dump, load, owned, workflow_name
+from pathors_agent.durable.records import SEPARATOR, SegmentInput, dump, load, owned, workflow_name
 from pathors_agent.durable.runs import Runs
 from pathors_agent.errors import InvalidSetting, RunExists, StoreError
 from pathors_agent.messages import JSONValue, UserMessage
@@ -165,7 +165,7 @@ class Scheduler:
 
     async def _start(self, schedule: Schedule, when: datetime) -> None:
         run = f"{schedule.name}/{when.isoformat()}"
-        order = Order(
+        segment_input = SegmentInput(
             run=run,
             session=schedule.session_id or run,
             keys=owned(self._runs.name, schedule.session_id or run),
@@ -174,7 +174,7 @@ class Scheduler:
             context=schedule.context,
         )
         try:
-            is_new = await self._runs.start(order)
+            is_new = await self._runs.start(segment_input)
         except RunExists:  # the schedule was changed, and another worker started the run before
             return
         if is_new:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from dbos import DBOSClient
 
 from pathors_agent.agents.agent import AsyncAgent, prepare_run
-from pathors_agent.agents.ask import Bindings, ModelCall
+from pathors_agent.agents.ask import ModelCall, RunSetup
 from pathors_agent.agents.control import RunControl, TimeIsUp
 from pathors_agent.agents.drivers import side_by_side
 from pathors_agent.agents.perform.calls import perform_async
@@ -23,12 +23,19 @@ from pathors_agent.agents.perform.reconcile import settle
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
 from pathors_agent.durable.deltas import Add, DeltaWriter
 from pathors_agent.durable.engine import write_failure
-from pathors_agent.durable.history import BEGIN, STARTED, Histories, Past, apply_order, note_answer
-from pathors_agent.durable.journal import Journal, Work
+from pathors_agent.durable.history import (
+    BEGIN,
+    STARTED,
+    Histories,
+    RecordedSession,
+    apply_input,
+    note_answer,
+)
+from pathors_agent.durable.journal import StepJournal, Work
 from pathors_agent.durable.records import (
     SEPARATOR,
     Fields,
-    Order,
+    SegmentInput,
     load,
     segment_number,
 )
@@ -61,7 +68,7 @@ class Child(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class SegmentSetup:
     """What segments run with in this process."""
 
     agent: AsyncAgent[Any]
@@ -77,14 +84,14 @@ class Place:
     """By the names of their tools."""
 
 
-async def run_segment(place: Place, journal: Journal, fields: Fields) -> Fields:
+async def run_segment(setup: SegmentSetup, journal: StepJournal, fields: Fields) -> Fields:
     """Carry a segment out, or continue it; return how it ended."""
-    order = Order.load(fields)
-    named = {"run": order.run, "agent": place.name, "worker": place.worker}
+    segment_input = SegmentInput.load(fields)
+    named = {"run": segment_input.run, "agent": setup.name, "worker": setup.worker}
     emit("run_taken", segment=segment_number(journal.segment), **named)
     began = monotonic()
     try:
-        output = await _Segment(place, journal, order).run()
+        output = await _Segment(setup, journal, segment_input).run()
     except _Stopped as stop:
         output = stop.output
     seconds = round(monotonic() - began, 3)
@@ -96,18 +103,20 @@ async def run_segment(place: Place, journal: Journal, fields: Fields) -> Fields:
 
 
 class _Segment:
-    def __init__(self, place: Place, journal: Journal, order: Order) -> None:
-        self._place = place
+    def __init__(
+        self, setup: SegmentSetup, journal: StepJournal, segment_input: SegmentInput
+    ) -> None:
+        self._setup = setup
         self._journal = journal
         self._id = journal.segment
-        self._order = order
+        self._input = segment_input
         # This execution; another one, after a crash, has another.
         self._attempt = token_hex(8)
-        self._past = Past()
-        self._opened: tuple[Run, Bindings] | None = None
+        self._recorded = RecordedSession()
+        self._opened: tuple[Run, RunSetup] | None = None
         self._deltas: DeltaWriter | None = None
-        if place.stores_deltas:
-            self._deltas = DeltaWriter(place.tables, self._id, self._attempt)
+        if setup.stores_deltas:
+            self._deltas = DeltaWriter(setup.tables, self._id, self._attempt)
         self._last: tuple[str, str] | None = None
         # Until this execution asks the model, an execution before it may have begun its calls.
         self._may_repeat = False
@@ -119,27 +128,27 @@ class _Segment:
         if "refused" in begin:
             raise _Stopped({"status": "failed", "failure": begin["refused"]})
         await asyncio.to_thread(
-            self._place.tables.advance,
-            self._place.name,
-            self._order.session,
+            self._setup.tables.advance,
+            self._setup.name,
+            self._input.session,
             after=begin["previous"],
             to=self._id,
             token=begin.get("attempt", ""),
         )
         run, bindings = self._opened or await self._replay(begin)
         self._may_repeat = begin.get("attempt") != self._attempt
-        bindings.telemetry.started_by = self._order.trace
+        bindings.telemetry.started_by = self._input.trace
         bindings.telemetry.add_denied(
             message
             for message in load(begin["added"])
             if isinstance(message, ToolMessage) and message.outcome == "not_run"
         )
-        if self._order.closes:
+        if self._input.closes:
             await self._cancel_children(run)
         else:
             await self._drive(run, bindings)
         self._keep(run, token=begin.get("attempt", ""))
-        if self._order.closes:
+        if self._input.closes:
             return {"status": "cancelled"}
         output: Fields = {"status": str(run.status), "limit": run.limit}
         if run.status is Status.SUSPENDED:
@@ -151,54 +160,54 @@ class _Segment:
     async def _begin(self) -> Fields:
         """Read the session's history, and add the messages and decisions of the order."""
         last = await asyncio.to_thread(
-            self._place.tables.last_segment, self._place.name, self._order.session
+            self._setup.tables.last_segment, self._setup.name, self._input.session
         )
         self._last = last
         previous, token = last or (None, None)
         run, bindings = await self._open(previous, token=token)
         before = len(run.conversation)
         try:
-            added = apply_order(run.conversation, bindings, self._order)
+            added = apply_input(run.conversation, bindings, self._input)
         except ConversationError as error:
             return {"previous": previous, "added": [], "refused": write_failure(error)}
         assert len(run.conversation) == before + len(added)
         self._opened = run, bindings
-        by = {"by": self._place.worker, "attempt": self._attempt}
+        by = {"by": self._setup.worker, "attempt": self._attempt}
         return {"previous": previous, "added": added, **by}
 
-    async def _replay(self, begin: Fields) -> tuple[Run, Bindings]:
+    async def _replay(self, begin: Fields) -> tuple[Run, RunSetup]:
         """Open the segment as the execution before this one did."""
         run, bindings = await self._open(begin["previous"])
         for message in load(begin["added"]):
             run.conversation.append(message)
-        bindings.approvals.decide(d for d in self._order.decisions if d.approved)
+        bindings.approvals.decide(d for d in self._input.decisions if d.approved)
         return run, bindings
 
     async def _open(
         self, previous: str | None, *, token: str | None = None
-    ) -> tuple[Run, Bindings]:
+    ) -> tuple[Run, RunSetup]:
         # Outside of any step: segments that have ended do not change, so nothing is recorded again.
-        order = self._order
-        self._past = await self._place.histories.read(
-            self._place.name, order.session, previous, token=token
+        segment_input = self._input
+        self._recorded = await self._setup.histories.read(
+            self._setup.name, segment_input.session, previous, token=token
         )
-        conversation = self._past.conversation(order)
-        run, _, bindings = prepare_run(self._place.agent, conversation, context=self._context)
+        conversation = self._recorded.conversation(segment_input)
+        run, _, bindings = prepare_run(self._setup.agent, conversation, context=self._context)
         return run, bindings
 
     @property
     def _context(self) -> object:
-        return self._place.context if self._order.context is None else self._order.context
+        return self._setup.context if self._input.context is None else self._input.context
 
     def _keep(self, run: Run, *, token: str) -> None:
         """Keep the history in memory for the next run of the session."""
-        past = self._past
-        past.history, past.endpoint_session = run.conversation, run.conversation.session_id
-        self._place.histories.keep((self._id, token), past, instead_of=self._last)
+        recorded = self._recorded
+        recorded.history, recorded.endpoint_session = run.conversation, run.conversation.session_id
+        self._setup.histories.keep((self._id, token), recorded, instead_of=self._last)
 
     # - the loop -
 
-    async def _drive(self, run: Run, bindings: Bindings) -> None:
+    async def _drive(self, run: Run, bindings: RunSetup) -> None:
         with bindings.telemetry.follow(run), RunControl(run) as control:
             if run.conversation.open_calls:
                 await bindings.choose_tools_async(run)
@@ -220,17 +229,19 @@ class _Segment:
         if "failure" in output:
             raise _Stopped({"status": "failed", "failure": output["failure"]})
         if "known" in output:
-            note_answer(self._past, output)
-            run.conversation.session_id = self._past.endpoint_session or run.conversation.session_id
+            note_answer(self._recorded, output)
+            run.conversation.session_id = (
+                self._recorded.endpoint_session or run.conversation.session_id
+            )
         run.record(read_message(output["message"]))  # type: ignore[arg-type]  # what effects produce
 
     async def _ask_model(
-        self, run: Run, effect: CallModel, bindings: Bindings, control: RunControl
+        self, run: Run, effect: CallModel, bindings: RunSetup, control: RunControl
     ) -> None:
         async def asking() -> Fields:
             self._may_repeat = False
             try:
-                transport = self._place.agent.transport
+                transport = self._setup.agent.transport
                 with ModelCall(run, effect.key, bindings, control) as call:
                     async with self._writing(effect.key) as add:
                         message = await call.answer_async(effect, transport, report=add)
@@ -244,7 +255,7 @@ class _Segment:
                 "known": known,
                 "idempotent": [name for name in known if bindings.tools[name].idempotent],
                 "endpoint_session": run.conversation.session_id,
-                "by": self._place.worker,
+                "by": self._setup.worker,
             }
 
         await self._step(run, effect.key, asking)
@@ -264,10 +275,10 @@ class _Segment:
         async with self._deltas.writing(key) as add:
             yield add
 
-    def _refuse_missing(self, calls: Sequence[CallTool], bindings: Bindings) -> None:
+    def _refuse_missing(self, calls: Sequence[CallTool], bindings: RunSetup) -> None:
         """Stop before a batch whose tools were there when the model called them, and are not."""
         for name in (effect.call.name for effect in calls):
-            if name in self._past.known and name not in bindings.tools:
+            if name in self._recorded.known and name not in bindings.tools:
                 missing = ToolMissing(
                     f"the tool {name!r} was called, and the agent has it no more: give it back,"
                     " and resume the run"
@@ -277,14 +288,14 @@ class _Segment:
     # - tools -
 
     async def _call(
-        self, run: Run, effects: Sequence[CallTool], bindings: Bindings, control: RunControl
+        self, run: Run, effects: Sequence[CallTool], bindings: RunSetup, control: RunControl
     ) -> None:
         """Run the calls of one answer side by side: one step records a call's begin, one its result.
 
         A tool that was idempotent when the model called it needs no record of the begin: the call
         may run again in any case. The steps are numbered in call order.
         """
-        may_run_again = self._past.idempotent
+        may_run_again = self._recorded.idempotent
         numbers = {
             effect.key: (
                 None if effect.call.name in may_run_again else self._journal.reserve(),
@@ -303,7 +314,7 @@ class _Segment:
                     name = effect.key + STARTED
                     note = await self._journal.step(name, self._note_start, number=started)
                     began_before = note["attempt"] != self._attempt
-                began_before = began_before or effect.key in self._past.begun
+                began_before = began_before or effect.key in self._recorded.begun
 
                 async def calling() -> Fields:
                     return await self._call_one(
@@ -311,28 +322,28 @@ class _Segment:
                     )
 
                 await self._step(run, effect.key, calling, number=ended)
-                self._past.begun.discard(effect.key)
+                self._recorded.begun.discard(effect.key)
 
         for batch in side_by_side(effects, bindings.tools):
             await all_of(call(effect) for effect in batch)
 
     async def _note_start(self) -> Fields:
-        return {"attempt": self._attempt, "by": self._place.worker}
+        return {"attempt": self._attempt, "by": self._setup.worker}
 
     async def _call_one(
         self,
         run: Run,
         effect: CallTool,
-        bindings: Bindings,
+        bindings: RunSetup,
         left: float | None,
         *,
         began_before: bool,
     ) -> Fields:
-        child = self._place.children.get(effect.call.name)
+        child = self._setup.children.get(effect.call.name)
         if child is not None and effect.verdict.refusal is None:
             message = await self._ask_child(run, effect, bindings, child, left)
             bindings.report_answered(effect, message)
-            return {"message": write_message(message), "by": self._place.worker}
+            return {"message": write_message(message), "by": self._setup.worker}
         journal = _CallJournal(self._settle if began_before else None)
         try:
             async with self._writing(effect.key) as add:
@@ -344,10 +355,10 @@ class _Segment:
             # The tool raised it itself: a worker handles signals separately, and goes on.
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
             message = ToolMessage(tool_call_id=effect.call.id, content=text, outcome="error")
-        return {"message": write_message(message), "by": self._place.worker, **journal.facts}
+        return {"message": write_message(message), "by": self._setup.worker, **journal.facts}
 
     async def _ask_child(
-        self, run: Run, effect: CallTool, bindings: Bindings, child: Child, left: float | None
+        self, run: Run, effect: CallTool, bindings: RunSetup, child: Child, left: float | None
     ) -> ToolMessage:
         """Run an agent that is a tool; an execution after this one waits for the same run."""
         key = run.call_key(effect)
@@ -363,7 +374,7 @@ class _Segment:
         try:
             async with asyncio.timeout(left):
                 answer = await child.ask(
-                    _child_run(key), bound.kwargs["prompt"], self._order.context
+                    _child_run(key), bound.kwargs["prompt"], self._input.context
                 )
             return result_message(bound, answer)
         except TimeoutError:
@@ -376,7 +387,7 @@ class _Segment:
     async def _cancel_children(self, run: Run) -> None:
         """Cancel the runs of agents that the last answer called."""
         for key, call in run.keyed_calls():
-            if (child := self._place.children.get(call.name)) is not None:
+            if (child := self._setup.children.get(call.name)) is not None:
                 await child.cancel(_child_run(f"{run.conversation.id}/{key}"))
 
     async def _settle(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
@@ -385,18 +396,18 @@ class _Segment:
         message = await settle(run, effect, bound, self._context)
         doubtful = message is not None and message.outcome == "unknown"
         log = warn if doubtful else emit
-        named = {"run": self._order.run, "agent": self._place.name, "worker": self._place.worker}
+        named = {"run": self._input.run, "agent": self._setup.name, "worker": self._setup.worker}
         log("call_in_doubt", key=effect.key, known=not doubtful, **named)
         if doubtful:
             doubt = DoubtfulCall(
-                agent=self._place.name,
-                run_id=self._order.run,
+                agent=self._setup.name,
+                run_id=self._input.run,
                 effect=effect.key,
                 tool=bound.tool.name,
                 call_id=effect.call.id,
                 key=run.call_key(effect),
             )
-            await asyncio.to_thread(self._place.tables.add_doubt, doubt)
+            await asyncio.to_thread(self._setup.tables.add_doubt, doubt)
         return message
 
 

@@ -38,7 +38,7 @@ async def read_timeline(runs: Runs[Any], run: str) -> Timeline:
             step["function_name"].removesuffix(STARTED): place for place, step in enumerate(steps)
         }
         # In the order in which steps ended, which shows the workers one after another.
-        read = _Reader(row, workers).calls(sorted(steps, key=_end))
+        read = _TimelineReader(row, workers).calls(sorted(steps, key=_end))
         calls += sorted(read, key=lambda call: places[call.key])
     return Timeline(
         run=run,
@@ -52,7 +52,7 @@ def _end(step: Step) -> int:
     return int(step["completed_at_epoch_ms"])
 
 
-class _Reader:
+class _TimelineReader:
     def __init__(self, row: WorkflowStatus, workers: set[str]) -> None:
         self._workers = workers
         self._is_open = status_of(row) in AT_WORK

@@ -20,7 +20,7 @@ from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell, ended_topic
 from pathors_agent.durable.claims import Claim, Claims, Row, Source, give_back
 from pathors_agent.durable.engine import STATUS
-from pathors_agent.durable.journal import Journal
+from pathors_agent.durable.journal import StepJournal
 from pathors_agent.durable.records import WORKFLOW_PREFIX, Fields, run_of
 from pathors_agent.durable.tables import Bounds, Tables, check_count, check_seconds
 from pathors_agent.errors import StoreError
@@ -48,7 +48,7 @@ _STOP_PAUSE = 0.2
 # A run that was at work when its process died this often is given up.
 ATTEMPTS = 3
 
-RunSegment = Callable[[Journal, Fields], Awaitable[Fields]]
+RunSegment = Callable[[StepJournal, Fields], Awaitable[Fields]]
 """Carries out a segment with the fields it was stored with; returns how it ended."""
 
 
@@ -104,9 +104,9 @@ class Worker:
         self._tables = tables
         self._claims = Claims(client, source, name)
         self._bell = Bell(engine.sql(client).url)
-        self._carried = Carried()
+        self._carried = CarriedSegments()
         self._database = DatabaseLog(name)
-        self._watch = Watch(
+        self._watch = WorkerMonitor(
             client, tables, name, self._queue, self._carried, heartbeat, attempts, self._database
         )
         self._opened = ExitStack()
@@ -188,7 +188,7 @@ class Worker:
             self._carried.remove(claim.segment)
             self._bell.ring(ended_topic(claim.segment))
 
-    async def _record(self, journal: Journal, fields: Fields) -> None:
+    async def _record(self, journal: StepJournal, fields: Fields) -> None:
         try:
             await journal.open()
             output = await self._run_segment(journal, fields)
@@ -228,14 +228,14 @@ class DatabaseLog:
             warn("database_back", worker=self._worker, seconds=seconds)
 
 
-class Carried:
+class CarriedSegments:
     """The segments that a worker carries out, known to its event loop and to its watch."""
 
     def __init__(self) -> None:
         # Held while segments are claimed, so that a claimed segment never looks forgotten.
         self.lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
-        self._journals: dict[str, Journal | None] = {}
+        self._journals: dict[str, StepJournal | None] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._is_closed = False
 
@@ -265,9 +265,9 @@ class Carried:
         self._tasks[claim.segment] = task = asyncio.create_task(work)
         task.add_done_callback(lambda _: wake.set())
 
-    def journal(self, claim: Claim, client: DBOSClient) -> Journal:
+    def journal(self, claim: Claim, client: DBOSClient) -> StepJournal:
         """Return the journal of a segment that begins."""
-        journal = Journal(client, claim.segment, claim.owner)
+        journal = StepJournal(client, claim.segment, claim.owner)
         self._journals[claim.segment] = journal
         if self._is_closed:
             journal.close()
@@ -299,7 +299,7 @@ class Carried:
             task.cancel()
 
 
-class Watch:
+class WorkerMonitor:
     """Shows that a worker lives, and gives forgotten runs back to their queues.
 
     Those are the runs of dead workers, and the worker's own that it does not carry out. No clocks
@@ -313,7 +313,7 @@ class Watch:
         tables: Tables,
         worker: str,
         queue: str,
-        carried: Carried,
+        carried: CarriedSegments,
         heartbeat: Heartbeat,
         attempts: int,
         database: "DatabaseLog",

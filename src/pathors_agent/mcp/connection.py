@@ -22,7 +22,7 @@ from mcp.types import Tool as ListedTool
 from pathors_agent.agents.perform.calls import with_reports
 from pathors_agent.agents.perform.tasks import LoopTask, Unanswered
 from pathors_agent.errors import ToolError, WrongEventLoop, named_error
-from pathors_agent.mcp.content import Refused
+from pathors_agent.mcp.content import RefusedTool
 from pathors_agent.mcp.servers import NOT_SENT, Server, watched
 from pathors_agent.telemetry.events import emit, warn
 
@@ -50,7 +50,7 @@ class Progress(dict[str, Any]):
 
 
 @dataclass(slots=True, eq=False)
-class _Session:
+class _MCPSession:
     """An open connection, the tools that it listed last, and the event of its end."""
 
     client: Client
@@ -82,7 +82,7 @@ class _NotSent(Exception):
     """The server cannot have received the call."""
 
 
-class Connection:
+class MCPConnection:
     """The connection to one server; an async context manager.
 
     Any task of the event loop may close it, not only the task that opened it.
@@ -91,9 +91,9 @@ class Connection:
     def __init__(self, server: Server, call_seconds: float) -> None:
         self._server = server
         self._call_seconds = call_seconds
-        self._session: _Session | None = None
+        self._session: _MCPSession | None = None
         self._host: LoopTask[None] | None = None
-        self._refused: set[Refused] = set()
+        self._refused: set[RefusedTool] = set()
 
     async def __aenter__(self) -> Self:
         self._refused.clear()
@@ -200,7 +200,7 @@ class Connection:
             await session.list_tools()
         return result
 
-    def _call_error(self, error: MCPError, session: _Session) -> Exception:
+    def _call_error(self, error: MCPError, session: _MCPSession) -> Exception:
         """Return the exception for a failed call; mark the session as lost if the connection broke."""
         if error.code == NOT_SENT:
             session.lost.set()
@@ -218,17 +218,17 @@ class Connection:
             return Unanswered(text, outcome="timeout")
         return ToolError(error.message)
 
-    async def _connected(self) -> _Session:
+    async def _connected(self) -> _MCPSession:
         async with self._lock:
             if self._session is None or self._session.lost.is_set():
                 self._session = await self._connect()
             return self._session
 
-    async def _connect(self) -> _Session:
+    async def _connect(self) -> _MCPSession:
         where = f"no MCP server answers at {self._server.shown}"
         try:
             with anyio.fail_after(CONNECT_SECONDS):
-                session: _Session = await self._tasks.start(self._hold)
+                session: _MCPSession = await self._tasks.start(self._hold)
         except TimeoutError:
             raise ConnectionError(f"{where} within {CONNECT_SECONDS:g} s") from None
         except Exception as error:
@@ -236,10 +236,10 @@ class Connection:
         emit("mcp_connected", server=self._server.shown, tools=len(session.tools))
         return session
 
-    async def _hold(self, *, task_status: TaskStatus[_Session]) -> None:
+    async def _hold(self, *, task_status: TaskStatus[_MCPSession]) -> None:
         """Connect, and keep the connection open until it is lost."""
         lost = anyio.Event()
-        session: _Session | None = None
+        session: _MCPSession | None = None
         begun = False
 
         async def handle(message: object) -> None:
@@ -249,7 +249,7 @@ class Connection:
         streams = watched(self._server.streams(), lost, self.refuse)
         try:
             async with Client(streams, cache=None, message_handler=handle) as client:
-                session = _Session(client, lost, is_stale=True)
+                session = _MCPSession(client, lost, is_stale=True)
                 asked = anyio.Event()
                 self._tasks.start_soon(_listen, client, asked)
                 with anyio.move_on_after(LIST_SECONDS):
@@ -266,7 +266,7 @@ class Connection:
             lost.set()
         emit("mcp_connection_lost", server=self._server.shown)
 
-    def refuse(self, refused: Refused) -> None:
+    def refuse(self, refused: RefusedTool) -> None:
         """Log a warning for a tool that is left out, once: lists may arrive many times."""
         if refused not in self._refused:
             self._refused.add(refused)

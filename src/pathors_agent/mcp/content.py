@@ -35,23 +35,23 @@ _LISTING = ("resultType", "ttlMs", "cacheScope")
 _SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
-class Refused(NamedTuple):
+class RefusedTool(NamedTuple):
     """A definition that is left out: the name of the tool, and the path of the unusable part."""
 
     tool: str
     path: str
 
 
-def repaired_tools(result: dict[str, Any]) -> tuple[dict[str, Any], list[Refused]]:
+def repaired_tools(result: dict[str, Any]) -> tuple[dict[str, Any], list[RefusedTool]]:
     """Return a `tools/list` result with the usable definitions only, and those left out.
 
     Only the fields that are used are kept, so that a bad icon or `outputSchema` does no harm.
     """
     tools: list[dict[str, Any]] = []
-    refused: list[Refused] = []
+    refused: list[RefusedTool] = []
     for number, given in enumerate(_list(result.get("tools"))):
         if path := _unusable(given):
-            refused.append(Refused(_shown_name(given, number), path))
+            refused.append(RefusedTool(_shown_name(given, number), path))
         else:
             tools.append(_definition(given))
     repaired = {name: result[name] for name in _LISTING if name in result}

@@ -18,7 +18,7 @@ from mcp.types import (
     JSONRPCResponse,
 )
 
-from pathors_agent.mcp.content import Refused, repaired_call, repaired_tools
+from pathors_agent.mcp.content import RefusedTool, repaired_call, repaired_tools
 
 TCP_CONNECT_SECONDS = 10.0
 
@@ -123,7 +123,7 @@ def _error_response(request: httpx2.Request, code: int, text: str) -> httpx2.Res
 
 _CANCELLED = "notifications/cancelled"
 
-OnRefused = Callable[[Refused], None]
+OnRefused = Callable[[RefusedTool], None]
 
 
 def watched(streams: Streams, lost: anyio.Event, on_refused: OnRefused) -> Transport:
@@ -138,7 +138,10 @@ async def _transport(
 ) -> AsyncIterator[tuple[Any, Any]]:
     async with streams as (incoming, outgoing):
         methods: dict[str, str] = {}
-        yield _Incoming(incoming, lost, methods, on_refused), _Outgoing(outgoing, methods)
+        yield (
+            _IncomingStream(incoming, lost, methods, on_refused),
+            _OutgoingStream(outgoing, methods),
+        )
 
 
 class _Wrapped:
@@ -158,7 +161,7 @@ class _Wrapped:
         return await self._stream.__aexit__(*exception)
 
 
-class _Outgoing(_Wrapped):
+class _OutgoingStream(_Wrapped):
     """A stream that remembers the method of each open request, because results do not name it."""
 
     def __init__(self, stream: Any, methods: dict[str, str]) -> None:
@@ -174,7 +177,7 @@ class _Outgoing(_Wrapped):
         await self._stream.send(item)
 
 
-class _Incoming(_Wrapped):
+class _IncomingStream(_Wrapped):
     """A stream that repairs results, and sets `lost` when it ends."""
 
     def __init__(

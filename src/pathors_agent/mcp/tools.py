@@ -50,11 +50,11 @@ class MCPTools:
     """
 
     def __init__(self, server: "Server", *, prefix: str, timeout: float) -> None:
-        from pathors_agent.mcp.connection import Connection
+        from pathors_agent.mcp.connection import MCPConnection
 
         if not _PREFIX.fullmatch(prefix):
             raise ValueError("prefix should be at most 32 of the characters a-z A-Z 0-9 _ -")
-        self._connection = Connection(server, timeout)
+        self._connection = MCPConnection(server, timeout)
         self._prefix = prefix
         self._timeout = timeout
         self._registry: ToolRegistry | None = None
@@ -164,9 +164,9 @@ class MCPTools:
         try:
             ToolRegistry([tool])
         except ToolDefinitionError as error:
-            from pathors_agent.mcp.content import Refused
+            from pathors_agent.mcp.content import RefusedTool
 
-            self._connection.refuse(Refused(listed_name, error.path))
+            self._connection.refuse(RefusedTool(listed_name, error.path))
             return False
         return True
 

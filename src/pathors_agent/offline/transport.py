@@ -22,7 +22,7 @@ _WORD = re.compile(r"\s*\S+|\s+$")
 
 
 @dataclass(frozen=True, slots=True)
-class _Reply:
+class _OfflineReply:
     status: int
     content_type: str
     pieces: list[bytes]
@@ -32,17 +32,17 @@ class _Reply:
         return {"content-type": self.content_type}
 
 
-def _reply(body: bytes) -> _Reply:
+def _reply(body: bytes) -> _OfflineReply:
     """Answer a request body, each event a piece."""
     try:
         request = read_request(body)
     except InvalidRequest as error:
-        return _Reply(400, "application/json", [_refusal(error)])
+        return _OfflineReply(400, "application/json", [_refusal(error)])
     message = respond(request)
     if not request.stream:
-        return _Reply(200, "application/json", [plain_body(message)])
+        return _OfflineReply(200, "application/json", [plain_body(message)])
     events = stream_events(message, split=_WORD.findall, include_usage=request.include_usage)
-    return _Reply(200, "text/event-stream; charset=utf-8", events)
+    return _OfflineReply(200, "text/event-stream; charset=utf-8", events)
 
 
 def _refusal(error: InvalidRequest) -> bytes:

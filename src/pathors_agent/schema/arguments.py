@@ -43,7 +43,7 @@ class ArgumentsRefused(Exception):
     """The arguments are invalid; the text continues "The arguments of <tool> "."""
 
 
-class Problem(NamedTuple):
+class ArgumentProblem(NamedTuple):
     """One problem: its place (a JSON pointer), the value wanted there, and the value given.
 
     `example` is the JSON text of a valid value.
@@ -58,7 +58,7 @@ class Problem(NamedTuple):
 class SchemaValidator(Protocol):
     """The result of `compile_schema`: a validator of values."""
 
-    def problems(self, value: JSONValue) -> list[Problem]:
+    def problems(self, value: JSONValue) -> list[ArgumentProblem]:
         """Return the problems of a value; none if it is valid."""
 
 
@@ -105,17 +105,17 @@ class TypedArguments:
             return self.read(whole)
         raise ArgumentsRefused(report(self._problem(detail, arguments) for detail in details))
 
-    def _problem(self, detail: "ErrorDetails", arguments: JSONValue) -> Problem:
+    def _problem(self, detail: "ErrorDetails", arguments: JSONValue) -> ArgumentProblem:
         path = _path(detail, arguments)
         pointer, name = json_pointer(path), str(path[-1]) if path else ""
         known = self._properties if len(path) == 1 else {}
         if detail["type"].startswith("missing"):
-            return Problem(pointer, missing(known.get(name, {})))
+            return ArgumentProblem(pointer, missing(known.get(name, {})))
         if detail["type"] == "union_tag_not_found":
-            return Problem(json_pointer([*path, _tag(detail)]), "is missing")
+            return ArgumentProblem(json_pointer([*path, _tag(detail)]), "is missing")
         if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            return Problem(pointer, unknown(name, known))
-        return Problem(pointer, _wanted(detail), given(detail["input"]))
+            return ArgumentProblem(pointer, unknown(name, known))
+        return ArgumentProblem(pointer, _wanted(detail), given(detail["input"]))
 
 
 # Errors of pydantic for a float where an integer, or one of a few values, is wanted.
@@ -126,7 +126,7 @@ _WHOLE_WANTED = frozenset(
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
 
 
-class _Written(float):
+class _WrittenFloat(float):
     """A float, and its position among all floats of the text."""
 
     place: int
@@ -143,14 +143,14 @@ def with_whole_numbers(text: str, details: Iterable["ErrorDetails"]) -> str | No
         return None
     places = count()
 
-    def written(number: str) -> _Written:
-        made = _Written(number)
+    def written(number: str) -> _WrittenFloat:
+        made = _WrittenFloat(number)
         made.place = next(places)
         return made
 
     value = JSONDecoder(parse_float=written).decode(text)
     found = [_at_path(detail, value) for detail in wanted]
-    whole = {one.place for one in found if isinstance(one, _Written) and one.is_integer()}
+    whole = {one.place for one in found if isinstance(one, _WrittenFloat) and one.is_integer()}
     return _rewritten(text, whole) if whole else None
 
 
@@ -327,9 +327,9 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def report(problems: Iterable[Problem], what: str = "its parameters") -> str:
+def report(problems: Iterable[ArgumentProblem], what: str = "its parameters") -> str:
     """Return problems as text, one line per place."""
-    places: dict[tuple[str, str], list[Problem]] = {}
+    places: dict[tuple[str, str], list[ArgumentProblem]] = {}
     for problem in problems:
         places.setdefault((problem.pointer, problem.given), []).append(problem)
     lines = [_line(*same) for same in places.values()]
@@ -338,7 +338,7 @@ def report(problems: Iterable[Problem], what: str = "its parameters") -> str:
     return f"do not fit {what}:\n" + "\n".join(lines)
 
 
-def _line(problem: Problem, *same_place: Problem) -> str:
+def _line(problem: ArgumentProblem, *same_place: ArgumentProblem) -> str:
     others = (other.wanted.removeprefix("is missing, ") for other in same_place)
     wanted = dict.fromkeys(
         [problem.wanted, *(other.removeprefix("should be ") for other in others)]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pathors_agent.messages import JSONValue
 from pathors_agent.schema.arguments import (
     TYPE_WORDS,
+    ArgumentProblem,
     ArgumentsRefused,
-    Problem,
     SchemaValidator,
     allowed,
     given,
@@ -83,7 +83,7 @@ class _Validator:
         self.weight = weight(schema) + patterns
         self._validator = make_validator(schema, draft)
 
-    def problems(self, value: JSONValue) -> list[Problem]:
+    def problems(self, value: JSONValue) -> list[ArgumentProblem]:
         """Return the problems of a value; raise `ArgumentsRefused` if the check exceeds a bound."""
         from pathors_agent.schema.validator import TooMuchWork, first_errors
 
@@ -148,7 +148,7 @@ def _merged() -> Any:
 # are not used.
 
 
-def _problem(error: "ValidationError", validator: "Validator") -> Problem:
+def _problem(error: "ValidationError", validator: "Validator") -> ArgumentProblem:
     """Return the problem that an error reports, with an example of a valid value."""
     path = list(error.absolute_path)
     schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
@@ -156,12 +156,16 @@ def _problem(error: "ValidationError", validator: "Validator") -> Problem:
     match error.validator:
         case "required":
             rule = resolved(known.get(path[-1]))
-            return Problem(json_pointer(path), missing(rule), example=_example(rule, validator))
+            return ArgumentProblem(
+                json_pointer(path), missing(rule), example=_example(rule, validator)
+            )
         case "additionalProperties" | "unevaluatedProperties":
-            return Problem(json_pointer(path), unknown(str(path[-1]), known))
+            return ArgumentProblem(json_pointer(path), unknown(str(path[-1]), known))
         case keyword:
             example = _example(schema, validator, strings=keyword == "pattern")
-            return Problem(json_pointer(path), _wanted(error), given(error.instance), example)
+            return ArgumentProblem(
+                json_pointer(path), _wanted(error), given(error.instance), example
+            )
 
 
 _WORDS = {
@@ -237,10 +241,10 @@ _MAX_CANDIDATES = 4
 
 def _candidates(schema: Any) -> Iterator[Any]:
     """Yield values that may be valid for a linked schema, the most likely first."""
-    return islice(_Maker().values(schema, _MAX_DEPTH), _MAX_CANDIDATES)
+    return islice(_ExampleMaker().values(schema, _MAX_DEPTH), _MAX_CANDIDATES)
 
 
-class _Maker:
+class _ExampleMaker:
     """One search for an example, bounded by the number of schemas visited."""
 
     def __init__(self) -> None:

@@ -155,7 +155,7 @@ def _translated(pattern: str) -> str:
 # - linking
 
 
-class _Found(NamedTuple):
+class _LocatedSchema(NamedTuple):
     schema: Object
     path: Path
     resolver: "Resolver[Any]"
@@ -176,13 +176,13 @@ class _Linker:
 
         self._draft, self._check = draft, check
         self._specification = DRAFT7 if draft == DRAFT_7 else DRAFT202012
-        self._found: dict[int, _Found] = {}
+        self._found: dict[int, _LocatedSchema] = {}
         self._dynamic_anchors: Counter[str] = Counter()
         self._same_value: dict[int, list[int]] = {}
         self._pattern_weight = 0
 
     def link(self, root: Object) -> int:
-        self._find(_Found(root, (), self._root_resolver(root)))
+        self._find(_LocatedSchema(root, (), self._root_resolver(root)))
         linked = 0
         while linked < len(self._found):  # a reference may add schemas
             for found in list(self._found.values())[linked:]:
@@ -205,7 +205,7 @@ class _Linker:
         except ValueError as error:
             raise InvalidSchema(f"is not a URI: {error}", path="$id") from None
 
-    def _find(self, first: _Found) -> None:
+    def _find(self, first: _LocatedSchema) -> None:
         """Add a schema and all schemas in it."""
         waiting = [first]
         while waiting:
@@ -221,13 +221,13 @@ class _Linker:
             ]
             waiting.extend(reversed(children))
 
-    def _refuse_other_draft(self, found: _Found) -> None:
+    def _refuse_other_draft(self, found: _LocatedSchema) -> None:
         if "$schema" in found.schema and draft_of(found.schema) != self._draft:
             raise InvalidSchema(
                 "differs from the $schema of the root", path=_at(found.path, "$schema")
             )
 
-    def _children(self, found: _Found) -> Iterator[_Found]:
+    def _children(self, found: _LocatedSchema) -> Iterator[_LocatedSchema]:
         for path, inside in _inside(found.schema, _HOLDERS_OF[self._draft]):
             child = inside
             if inside is False and path[0] not in _FORBID_OTHERS:
@@ -236,14 +236,14 @@ class _Linker:
             if isinstance(child, Object):
                 resource = self._specification.create_resource(child)
                 resolver = found.resolver.in_subresource(resource)
-                yield _Found(child, (*found.path, *path), resolver)
+                yield _LocatedSchema(child, (*found.path, *path), resolver)
 
-    def _link_references(self, found: _Found) -> None:
+    def _link_references(self, found: _LocatedSchema) -> None:
         names = [name for name in _REFERENCES if name in found.schema]
         found.schema.targets = {name: self._target(found, name) for name in names}
         self._same_value[id(found.schema)] += map(id, found.schema.targets.values())
 
-    def _target(self, found: _Found, keyword: str) -> Any:
+    def _target(self, found: _LocatedSchema, keyword: str) -> Any:
         reference, path = found.schema[keyword], (*found.path, keyword)
         if keyword == "$dynamicRef" and self._is_ambiguous(reference):
             raise InvalidSchema(
@@ -254,13 +254,13 @@ class _Linker:
         if id(target) not in self._found:
             self._check(target, path)
             if isinstance(target, Object):
-                self._find(_Found(target, path, found_there.resolver))
+                self._find(_LocatedSchema(target, path, found_there.resolver))
         return target
 
     def _is_ambiguous(self, reference: str) -> bool:
         return self._dynamic_anchors[reference.rpartition("#")[2]] > 1
 
-    def _compile_patterns(self, found: _Found) -> None:
+    def _compile_patterns(self, found: _LocatedSchema) -> None:
         places: dict[Path, str] = {}
         if isinstance(pattern := found.schema.get("pattern"), str):
             places["pattern",] = pattern

@@ -52,7 +52,7 @@ def create_runs_app(database: str, *, key: str | None = None) -> FastAPI:
     Each request needs `key` as its bearer token. Without a key, only requests to an address of
     this machine are answered: bind the server to a loopback address.
     """
-    runtime = _Runtime(database)
+    runtime = _RunsRuntime(database)
     app = FastAPI(
         title="pathors_agent runs",
         lifespan=runtime.lifespan,
@@ -78,7 +78,7 @@ def create_runs_app(database: str, *, key: str | None = None) -> FastAPI:
     return app
 
 
-class _Runtime:
+class _RunsRuntime:
     """The open database, as the server's process expects it: there are no turns to wait for."""
 
     grace_left = 0.0
@@ -153,7 +153,7 @@ def _host_name(host: str) -> str:
 
 
 class _Endpoints:
-    def __init__(self, runtime: _Runtime) -> None:
+    def __init__(self, runtime: _RunsRuntime) -> None:
         self._runtime = runtime
 
     async def list(self, request: Request) -> Response:

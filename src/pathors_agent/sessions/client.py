@@ -93,7 +93,7 @@ class EndpointSessions:
         """Return one page of the sessions, including ended ones; `search` selects those with a text."""
         return self._perform(_list(page, page_size, search))
 
-    def _perform(self, operation: "_Operation[ResultT]") -> ResultT:
+    def _perform(self, operation: "_SessionOperation[ResultT]") -> ResultT:
         with self._transport.send(operation.request) as response:
             body = _body(response)
         return operation.result(response, body)
@@ -131,7 +131,7 @@ class AsyncEndpointSessions:
         """As `EndpointSessions.list`."""
         return await self._perform(_list(page, page_size, search))
 
-    async def _perform(self, operation: "_Operation[ResultT]") -> ResultT:
+    async def _perform(self, operation: "_SessionOperation[ResultT]") -> ResultT:
         async with self._transport.send(operation.request) as response:
             body = await _body_async(response)
         return operation.result(response, body)
@@ -141,7 +141,7 @@ class AsyncEndpointSessions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Operation(Generic[ResultT]):
+class _SessionOperation(Generic[ResultT]):
     """A request, the function that reads its answer, and the errors of special statuses."""
 
     request: Request
@@ -158,39 +158,43 @@ class _Operation(Generic[ResultT]):
         raise error
 
 
-def _create(session_id: str, variables: Variables | None, provider: str) -> _Operation[NewSession]:
+def _create(
+    session_id: str, variables: Variables | None, provider: str
+) -> _SessionOperation[NewSession]:
     content: dict[str, object] = {"session_id": session_id}
     if variables is not None:
         content["variables"] = variables
     if provider:
         content["provider"] = provider
     refused = SessionConflict(f"the session {session_id!r} exists with other content")
-    return _Operation(_request("POST", _PATH, content), read_new_session, {_CONFLICT: refused})
+    return _SessionOperation(
+        _request("POST", _PATH, content), read_new_session, {_CONFLICT: refused}
+    )
 
 
-def _get(session_id: str) -> _Operation[SessionRecord]:
+def _get(session_id: str) -> _SessionOperation[SessionRecord]:
     refused = SessionNotFound(f"the provider knows no session {session_id!r}")
     if not session_id:  # its address is that of the list
         raise refused
-    return _Operation(
+    return _SessionOperation(
         _request("GET", f"{_PATH}/{_segment(session_id)}"), read_session, {_NOT_FOUND: refused}
     )
 
 
-def _search(text: str, limit: int, offset: int) -> _Operation[SessionPage[SessionRecord]]:
+def _search(text: str, limit: int, offset: int) -> _SessionOperation[SessionPage[SessionRecord]]:
     content = {"search_string": text, "limit": limit, "offset": offset}
-    return _Operation(_request("POST", f"{_PATH}/search", content), read_found)
+    return _SessionOperation(_request("POST", f"{_PATH}/search", content), read_found)
 
 
-def _end(session_id: str) -> _Operation[None]:
-    return _Operation(_request("DELETE", _PATH, {"session_id": session_id}), read_end)
+def _end(session_id: str) -> _SessionOperation[None]:
+    return _SessionOperation(_request("DELETE", _PATH, {"session_id": session_id}), read_end)
 
 
-def _list(page: int, page_size: int, search: str) -> _Operation[SessionPage[SessionEntry]]:
+def _list(page: int, page_size: int, search: str) -> _SessionOperation[SessionPage[SessionEntry]]:
     query: dict[str, object] = {"page": page, "pageSize": page_size}
     if search:
         query["search"] = search
-    return _Operation(
+    return _SessionOperation(
         _request("GET", f"{_PATH}?{urlencode(query, quote_via=quote, safe='')}"), read_listed
     )
 

@@ -84,7 +84,7 @@ def _unusable() -> StoreError:
 # - connections -
 
 
-class Texts(dict[Statement, tuple[str, list[str], dict[str, Any]]]):
+class StatementTexts(dict[Statement, tuple[str, list[str], dict[str, Any]]]):
     """The SQL text of each statement, the names of its values in order, and its constants.
 
     A statement is compiled when it is used first.
@@ -108,7 +108,7 @@ class Connection(ABC):
     to their `bindparam`s by name.
     """
 
-    def __init__(self, texts: Texts) -> None:
+    def __init__(self, texts: StatementTexts) -> None:
         self.texts = texts
 
     @abstractmethod
@@ -287,7 +287,7 @@ class Database(ABC):
         self.shown = shown(url)
         self._url, self._timeout = url, timeout
         self._is_open = False
-        self._texts: Texts
+        self._texts: StatementTexts
 
     @property
     def is_open(self) -> bool:

@@ -39,7 +39,7 @@ _FORGOTTEN_AT_ONCE = 10
 
 
 @dataclass(slots=True)
-class _Session:
+class _StoredSession:
     """One session with its stored texts. An ended session has none."""
 
     project: str
@@ -82,7 +82,7 @@ class _Session:
 
 
 @dataclass(slots=True)
-class _Held:
+class _HeldLease:
     """A lease and the monotonic time when it expires."""
 
     lease: Lease
@@ -90,7 +90,7 @@ class _Held:
 
 
 @dataclass(slots=True)
-class _Request:
+class _NamedRequest:
     """A named request, the monotonic time when it expires, and the session of its answer."""
 
     body_digest: str
@@ -105,7 +105,7 @@ class _Request:
             answer=self.answer,
         )
 
-    def is_about(self, session: _Session) -> bool:
+    def is_about(self, session: _StoredSession) -> bool:
         return self.session == session.number
 
     def is_over(self) -> bool:
@@ -129,11 +129,11 @@ class MemoryStore(Store):
 
     def __init__(self) -> None:
         self._keys: dict[str, StoredKey] = {}
-        self._sessions: list[_Session] = []
-        self._live: dict[tuple[str, str], _Session] = {}
-        self._leases: dict[tuple[str, str], _Held] = {}
+        self._sessions: list[_StoredSession] = []
+        self._live: dict[tuple[str, str], _StoredSession] = {}
+        self._leases: dict[tuple[str, str], _HeldLease] = {}
         self._fence = 0
-        self._requests: dict[RequestId, _Request] = {}
+        self._requests: dict[RequestId, _NamedRequest] = {}
         self._notes: dict[tuple[str, str], list[_Note]] = {}
 
     async def check(self) -> None:
@@ -183,9 +183,13 @@ class MemoryStore(Store):
             raise SessionConflict(f"The session {session_id} exists with other content.")
         return live.value()
 
-    def _begin(self, project: str, session_id: str, variables: str, provider: str) -> _Session:
+    def _begin(
+        self, project: str, session_id: str, variables: str, provider: str
+    ) -> _StoredSession:
         time = now()
-        begun = _Session(project, session_id, len(self._sessions), variables, provider, time, time)
+        begun = _StoredSession(
+            project, session_id, len(self._sessions), variables, provider, time, time
+        )
         self._sessions.append(begun)
         self._live[project, session_id] = begun
         return begun
@@ -259,10 +263,10 @@ class MemoryStore(Store):
             return None
         self._fence += 1
         lease = Lease(project=project, session_id=session_id, holder=holder, fence=self._fence)
-        self._leases[project, session_id] = _Held(lease, monotonic() + seconds)
+        self._leases[project, session_id] = _HeldLease(lease, monotonic() + seconds)
         return lease
 
-    def _held(self, lease: Lease) -> _Held | None:
+    def _held(self, lease: Lease) -> _HeldLease | None:
         held = self._leases.get((lease.project, lease.session_id))
         return held if held is not None and held.lease == lease else None
 
@@ -345,7 +349,7 @@ class MemoryStore(Store):
         if left := [each for each in notes if turn not in (None, each.note.turn)]:
             self._notes[project, session_id] = left
 
-    def _as_seen(self, lease: Lease, seen: Session | None) -> _Session | None:
+    def _as_seen(self, lease: Lease, seen: Session | None) -> _StoredSession | None:
         """Return the session that the writer has seen, or None if it is new."""
         live = self._live.get((lease.project, lease.session_id))
         found = None if live is None else (live.incarnation, len(live.messages))
@@ -358,7 +362,7 @@ class MemoryStore(Store):
             raise _changed(lease)
         return live
 
-    def _running(self, request: RequestId | None) -> _Request | None:
+    def _running(self, request: RequestId | None) -> _NamedRequest | None:
         if request is None:
             return None
         known = self._requests.get(request)
@@ -376,7 +380,7 @@ class MemoryStore(Store):
         known = self._requests.get(request)
         if known is not None and not known.is_over():
             return known.record()
-        self._requests[request] = _Request(body_digest, monotonic() + seconds)
+        self._requests[request] = _NamedRequest(body_digest, monotonic() + seconds)
         return RequestRecord(state="begun", body_digest=body_digest)
 
     def _forget_old_answers(self) -> None:
@@ -400,7 +404,7 @@ class MemoryStore(Store):
             del self._requests[request]
 
 
-async def _containing(text: str, live: Sequence[_Session]) -> list[_Session]:
+async def _containing(text: str, live: Sequence[_StoredSession]) -> list[_StoredSession]:
     """Return the sessions whose data contains a text; looks through it off the event loop."""
     wanted = searchable(text)
     if wanted is None:

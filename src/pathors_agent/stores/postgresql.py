@@ -17,7 +17,7 @@ from pathors_agent.stores.database import (
     Database,
     Job,
     Statement,
-    Texts,
+    StatementTexts,
     Threads,
 )
 from pathors_agent.stores.errors import CutOff
@@ -44,7 +44,7 @@ _MIGRATION_LOCK = 7284164
 _READERS = dict.fromkeys((20, 21, 23, 1700), int)
 
 
-class Refused(Exception):
+class StatementRefused(Exception):
     """PostgreSQL refused a statement; the error has no text, which could quote what is stored."""
 
     def __init__(self, sqlstate: str | None) -> None:
@@ -55,7 +55,7 @@ class Refused(Exception):
 class PostgreSQLConnection(Connection):
     """A connection to a server."""
 
-    def __init__(self, driver: "psycopg.Connection[Any]", texts: Texts) -> None:
+    def __init__(self, driver: "psycopg.Connection[Any]", texts: StatementTexts) -> None:
         super().__init__(texts)
         self._driver = driver
         self._libpq = driver.pgconn
@@ -97,7 +97,7 @@ class PostgreSQLConnection(Connection):
             None if (value := values[name]) is None else str(value).encode() for name in names
         ]
         if any(b"\0" in parameter for parameter in parameters if parameter):
-            raise Refused("22021")  # libpq would cut the text there
+            raise StatementRefused("22021")  # libpq would cut the text there
         return self._checked(self._libpq.exec_params(text.encode(), parameters))
 
     def _checked(self, result: "pq.abc.PGresult") -> "pq.abc.PGresult":
@@ -105,7 +105,7 @@ class PostgreSQLConnection(Connection):
             return result
         code = result.error_field(pq.DiagnosticField.SQLSTATE)
         is_broken = self._libpq.status != pq.ConnStatus.OK
-        raise CutOff if is_broken else Refused(code.decode() if code else None)
+        raise CutOff if is_broken else StatementRefused(code.decode() if code else None)
 
 
 _HAS_TABLES = (
@@ -122,7 +122,7 @@ class PostgreSQL(Database):
     def __init__(self, url: URL, timeout: float) -> None:
         super().__init__(url, timeout)
         dialect = create_engine(url, paramstyle="numeric_dollar").dialect
-        self._texts = Texts(dialect)
+        self._texts = StatementTexts(dialect)
         seconds = math.ceil(timeout)
         self._options: dict[str, Any] = {
             "application_name": "pathors-agent",

@@ -280,7 +280,7 @@ _SUMMARY = (
 )
 
 
-class _List:
+class _ListStatements:
     """The statements of a list: a page of rows, each with the total at its end; the total alone."""
 
     def __init__(
@@ -309,11 +309,11 @@ class _List:
 
 
 _NUMBER = (sessions.c.number,)
-_ALL_LIVE = _List(_NUMBER, [_LIVE], sessions.c.updated_at)
-_LIVE_IDS = _List((sessions.c.id,), [_LIVE], sessions.c.updated_at)
-_FOUND = _List(_NUMBER, [_LIVE, _DATA_CONTAINS], sessions.c.updated_at)
-_ALL = _List(_SUMMARY, [], sessions.c.created_at)
-_LISTED = _List(
+_ALL_LIVE = _ListStatements(_NUMBER, [_LIVE], sessions.c.updated_at)
+_LIVE_IDS = _ListStatements((sessions.c.id,), [_LIVE], sessions.c.updated_at)
+_FOUND = _ListStatements(_NUMBER, [_LIVE, _DATA_CONTAINS], sessions.c.updated_at)
+_ALL = _ListStatements(_SUMMARY, [], sessions.c.created_at)
+_LISTED = _ListStatements(
     _SUMMARY,
     [or_(position(sessions.c.id, _TEXT) > 0, _LIVE & _DATA_CONTAINS)],
     sessions.c.created_at,

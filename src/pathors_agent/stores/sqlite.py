@@ -23,7 +23,7 @@ from pathors_agent.stores.database import (
     Database,
     Job,
     Statement,
-    Texts,
+    StatementTexts,
     Threads,
 )
 from pathors_agent.stores.errors import is_interrupted, is_locked
@@ -47,7 +47,7 @@ _SETTINGS = (
 class SQLiteConnection(Connection):
     """A connection to a file; `in_transaction` tells whether SQLite has one open."""
 
-    def __init__(self, driver: sqlite3.Connection, texts: Texts) -> None:
+    def __init__(self, driver: sqlite3.Connection, texts: StatementTexts) -> None:
         super().__init__(texts)
         self._driver = driver
 
@@ -91,7 +91,7 @@ class SQLite(Database):
     def __init__(self, url: URL, timeout: float) -> None:
         super().__init__(url, timeout)
         dialect = sqlite.dialect(paramstyle="named")
-        self._texts = Texts(dialect)
+        self._texts = StatementTexts(dialect)
         (self._path,), self._options = dialect.create_connect_args(url)
         # The file when it was opened.
         self._file: tuple[Path, os.stat_result] | None = None

@@ -109,11 +109,11 @@ _ANYTHING: tuple[JSONValue, ...] = (None, True, 0, "a", [], {})
 
 def schema_value(schema: Any, draws: Draws, *, root: Any = None, depth: int = MAX_DEPTH) -> Any:
     """Draw a value that probably fits the schema, or raise `CannotDraw`."""
-    maker = _Maker(schema if root is None else root, draws)
+    maker = _ArgumentsMaker(schema if root is None else root, draws)
     return maker.value(schema, depth)
 
 
-class _Maker:
+class _ArgumentsMaker:
     """One value in the making: the whole schema, for its references, and the choices."""
 
     def __init__(self, root: Any, draws: Draws) -> None:

@@ -20,7 +20,7 @@ from pathors_agent.agents.ask import close_pieces
 from pathors_agent.errors import CassetteMiss, CassetteRefused, TransportError
 from pathors_agent.testing.scrubbing import Scrub
 from pathors_agent.testing.spread_text import spread_texts
-from pathors_agent.testing.tape import AskedRequest, Exchange, Failure, Tape
+from pathors_agent.testing.tape import AskedRequest, Failure, RecordedExchange, Tape
 from pathors_agent.transports.base import (
     AsyncResponse,
     AsyncTransport,
@@ -72,21 +72,21 @@ class _Recorder(Generic[TransportT]):
             body=self._scrub.request_body(body),
         )
 
-    def note(self, exchange: Exchange, response: Response | AsyncResponse) -> None:
+    def note(self, exchange: RecordedExchange, response: Response | AsyncResponse) -> None:
         exchange.status = response.status
         exchange.headers = self._scrub.kept_headers(response.headers)
         exchange.masked = response.masked
         session_id = response.session_id
         exchange.session_id = None if session_id is None else self._scrub.text(session_id)
 
-    def note_failure(self, exchange: Exchange, error: TransportError) -> None:
+    def note_failure(self, exchange: RecordedExchange, error: TransportError) -> None:
         exchange.failure = Failure(
             text=self._scrub.text(str(error)),
             retryable=error.retryable,
             timed_out=error.timed_out,
         )
 
-    def end(self, exchange: Exchange) -> None:
+    def end(self, exchange: RecordedExchange) -> None:
         """Store an exchange, unless a secret is left in it: raise `CassetteRefused` then."""
         exchange.pieces = self._scrub.pieces(exchange.pieces)
         for place, texts in _texts_of(exchange).items():
@@ -100,14 +100,14 @@ class _Recorder(Generic[TransportT]):
         if exchange.status is not None or exchange.failure is not None:
             self.tape.end(exchange)
 
-    def found(self, request: Request) -> Exchange:
+    def found(self, request: Request) -> RecordedExchange:
         """Return the recording of a request; raise its recorded failure if it has no answer."""
         exchange = self.tape.find(self.asked(request))
         if exchange.status is None and exchange.failure is not None:
             raise exchange.failure.error()
         return exchange
 
-    def pieces(self, exchange: Exchange) -> Iterator[bytes]:
+    def pieces(self, exchange: RecordedExchange) -> Iterator[bytes]:
         """Return a recorded body, byte for byte."""
         yield from exchange.pieces
         if exchange.failure is not None:
@@ -118,13 +118,13 @@ class _Recorder(Generic[TransportT]):
             )
 
 
-def _own_key(exchange: Exchange, texts: Iterable[bytes]) -> str | None:
+def _own_key(exchange: RecordedExchange, texts: Iterable[bytes]) -> str | None:
     """Return what to call a key of the recorded transport, if one of the texts holds it."""
     plain = (text.decode(errors="replace") for text in texts)
     return next(("a key of the transport" for text in plain if exchange.masked(text) != text), None)
 
 
-def _texts_of(exchange: Exchange) -> dict[str, list[bytes]]:
+def _texts_of(exchange: RecordedExchange) -> dict[str, list[bytes]]:
     """Return every text that an exchange would store, as it is written and as it is read."""
     request = exchange.request
     asked = json.dumps(request.body, ensure_ascii=False).encode(errors="surrogatepass")
@@ -168,7 +168,7 @@ def _wrong_transport(given: object, kind: type[object]) -> str:
     )
 
 
-def _head(exchange: Exchange) -> dict[str, Any]:
+def _head(exchange: RecordedExchange) -> dict[str, Any]:
     return {
         "status": exchange.status,
         "headers": exchange.headers,
@@ -226,7 +226,7 @@ class Cassette(Transport):
         finally:
             recorder.end(exchange)
 
-    def _noted(self, exchange: Exchange, response: Response) -> Iterator[bytes]:
+    def _noted(self, exchange: RecordedExchange, response: Response) -> Iterator[bytes]:
         try:
             for piece in response.pieces:
                 exchange.pieces.append(piece)
@@ -293,7 +293,7 @@ class AsyncCassette(AsyncTransport):
             recorder.end(exchange)
 
     async def _noted(
-        self, exchange: Exchange, response: AsyncResponse
+        self, exchange: RecordedExchange, response: AsyncResponse
     ) -> AsyncGenerator[bytes, None]:
         pieces = aiter(response.pieces)
         try:

@@ -95,7 +95,7 @@ Run = RunResult[Any] | Conversation | Iterable[Message]
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class _MadeCall:
     """A call that was made: the place of its answer, and its own within it."""
 
     place: int
@@ -251,9 +251,9 @@ class Expectation:
         raise AssertionError(f"{sentence}\nThe run:\n{shown}{status}{limit}")
 
 
-def _calls(messages: Sequence[Message]) -> list[_Made]:
+def _calls(messages: Sequence[Message]) -> list[_MadeCall]:
     return [
-        _Made(place, call)
+        _MadeCall(place, call)
         for place, message in enumerate(messages)
         if isinstance(message, AssistantMessage)
         for call in message.tool_calls

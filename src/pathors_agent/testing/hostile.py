@@ -144,18 +144,18 @@ _NO_FORMATS = (
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedTool:
+class ToolOffer:
     """A tool as a request offers it to the model."""
 
     name: str
     parameters: Any
 
 
-def offered_tools(definitions: Iterable[Any]) -> tuple[OfferedTool, ...]:
+def offered_tools(definitions: Iterable[Any]) -> tuple[ToolOffer, ...]:
     """Read the tools of a request; what is none is left out."""
     functions = [item.get("function") for item in definitions if isinstance(item, Mapping)]
     return tuple(
-        OfferedTool(function["name"], function.get("parameters"))
+        ToolOffer(function["name"], function.get("parameters"))
         for function in functions
         if isinstance(function, Mapping) and isinstance(function.get("name"), str)
     )
@@ -178,7 +178,7 @@ def checked_faults(faults: Collection[str] | None) -> frozenset[str]:
 
 
 def hostile_turn(
-    tools: tuple[OfferedTool, ...], draws: Draws, faults: Collection[str] = ALL_FAULTS
+    tools: tuple[ToolOffer, ...], draws: Draws, faults: Collection[str] = ALL_FAULTS
 ) -> Entry:
     """Return one answer, with or without faults."""
     kind = draws.choice([*_GOOD, *sorted(faults)])
@@ -192,13 +192,13 @@ def hostile_turn(
         case "no_format":
             return draws.choice(_NO_FORMATS)
         case _:
-            return _Turn(tools, draws, kind).entry()
+            return _HostileTurn(tools, draws, kind).entry()
 
 
-class _Turn:
+class _HostileTurn:
     """One answer in the making, with one fault or none: several come of several answers."""
 
-    def __init__(self, tools: tuple[OfferedTool, ...], draws: Draws, kind: str) -> None:
+    def __init__(self, tools: tuple[ToolOffer, ...], draws: Draws, kind: str) -> None:
         self._tools = tools
         self._draws = draws
         self._kind = kind
@@ -234,7 +234,7 @@ class _Turn:
         tool = draws.choice(self._tools)
         return tool.name, self._arguments(tool)
 
-    def _arguments(self, tool: OfferedTool) -> Mapping[str, JSONValue] | str:
+    def _arguments(self, tool: ToolOffer) -> Mapping[str, JSONValue] | str:
         if self._kind == "mistaken_arguments":
             return mistaken_arguments(tool.parameters, self._draws)
         return probable_arguments(tool.parameters, self._draws)

@@ -34,11 +34,11 @@ class Received(NamedTuple):
     body: bytes
 
 
-class Incoming(BaseHTTPRequestHandler):
+class IncomingRequest(BaseHTTPRequestHandler):
     """One request that came in, and the way to answer it piece by piece."""
 
     protocol_version = "HTTP/1.1"
-    server: "_HTTPServer"
+    server: "_ThreadingServer"
 
     def setup(self) -> None:
         """Count the connection."""
@@ -99,11 +99,11 @@ class Incoming(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-Conduct = Callable[[Incoming, "LoopbackServer"], None]
+Conduct = Callable[[IncomingRequest, "LoopbackServer"], None]
 """How the server answers."""
 
 
-class _HTTPServer(ThreadingHTTPServer):
+class _ThreadingServer(ThreadingHTTPServer):
     owner: "LoopbackServer"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -122,7 +122,7 @@ class LoopbackServer:
         self._is_finished = False
         self._connections: set[socket.socket] = set()
         self._changed = Condition()
-        self._http = _HTTPServer(("127.0.0.1", 0), Incoming)
+        self._http = _ThreadingServer(("127.0.0.1", 0), IncomingRequest)
         self._http.owner = self
         # A short poll: closing the server waits for one.
         self._thread = Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
@@ -137,7 +137,7 @@ class LoopbackServer:
         """The first request, or an empty one if there was none."""
         return self.requests[0] if self.requests else Received("", {}, b"")
 
-    def note(self, incoming: Incoming) -> None:
+    def note(self, incoming: IncomingRequest) -> None:
         """Keep what came in."""
         headers = {name.lower(): value for name, value in incoming.headers.items()}
         self.requests.append(Received(incoming.command, headers, _read_body(incoming, headers)))
@@ -209,7 +209,7 @@ def answer_at_once(
 ) -> Conduct:
     """Send the whole answer; with `stays_open`, leave it to the client to close the connection."""
 
-    def conduct(incoming: Incoming, server: LoopbackServer) -> None:
+    def conduct(incoming: IncomingRequest, server: LoopbackServer) -> None:
         session = server.requests[-1].headers.get("x-session-id", "made-by-the-server")
         incoming.start(status, {**headers, **({"X-Session-ID": session} if echo_session else {})})
         for data in (*pieces, b""):
@@ -222,14 +222,14 @@ def answer_at_once(
 def answer_with_length(status: int, headers: Mapping[str, str]) -> Conduct:
     """Send the whole answer, with its length in its head."""
 
-    def conduct(incoming: Incoming, server: LoopbackServer) -> None:
+    def conduct(incoming: IncomingRequest, server: LoopbackServer) -> None:
         incoming.send_head(status, {**headers, "Content-Length": str(len(BODY))})
         incoming.send(BODY)
 
     return conduct
 
 
-def refuse_first(incoming: Incoming, server: LoopbackServer) -> None:
+def refuse_first(incoming: IncomingRequest, server: LoopbackServer) -> None:
     """Refuse the first request as busy, and answer those after it."""
     is_first = len(server.requests) == 1
     answer_at_once(503 if is_first else 200, {**ANSWER_HEADERS, "Retry-After": "0"})(
@@ -237,7 +237,7 @@ def refuse_first(incoming: Incoming, server: LoopbackServer) -> None:
     )
 
 
-def answer_step_by_step(incoming: Incoming, server: LoopbackServer) -> None:
+def answer_step_by_step(incoming: IncomingRequest, server: LoopbackServer) -> None:
     """Send each event once the client has given out the one before it."""
     incoming.start(200, ANSWER_HEADERS)
     size = 0
@@ -248,7 +248,7 @@ def answer_step_by_step(incoming: Incoming, server: LoopbackServer) -> None:
     incoming.send_chunk(b"")
 
 
-def answer_and_wait_for_close(incoming: Incoming, server: LoopbackServer) -> None:
+def answer_and_wait_for_close(incoming: IncomingRequest, server: LoopbackServer) -> None:
     """Send the first event, and wait for the client to close the connection."""
     incoming.start(200, ANSWER_HEADERS)
     incoming.send_chunk(EVENTS[0])
@@ -257,25 +257,25 @@ def answer_and_wait_for_close(incoming: Incoming, server: LoopbackServer) -> Non
     server.finish()
 
 
-def break_between_chunks(incoming: Incoming, server: LoopbackServer) -> None:
+def break_between_chunks(incoming: IncomingRequest, server: LoopbackServer) -> None:
     """Send the first event and close the connection before the body's end."""
     incoming.start(200, ANSWER_HEADERS)
     incoming.send_chunk(EVENTS[0])
 
 
-def break_inside_chunk(incoming: Incoming, server: LoopbackServer) -> None:
+def break_inside_chunk(incoming: IncomingRequest, server: LoopbackServer) -> None:
     """Send an event and the first half of another, and close the connection."""
     break_between_chunks(incoming, server)
     incoming.send(b"%x\r\n%s" % (len(EVENTS[2]), EVENTS[2][:5]))
 
 
-def break_short_of_length(incoming: Incoming, server: LoopbackServer) -> None:
+def break_short_of_length(incoming: IncomingRequest, server: LoopbackServer) -> None:
     """Send a part of what the head's Content-Length promises, and close the connection."""
     incoming.send_head(200, {**ANSWER_HEADERS, "Content-Length": str(len(BODY))})
     incoming.send(EVENTS[0])
 
 
-def break_at_once(incoming: Incoming, server: LoopbackServer) -> None:
+def break_at_once(incoming: IncomingRequest, server: LoopbackServer) -> None:
     """Close the connection without an answer."""
 
 
@@ -287,7 +287,7 @@ def refused_port() -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
 
 
-def _read_body(incoming: Incoming, headers: Mapping[str, str]) -> bytes:
+def _read_body(incoming: IncomingRequest, headers: Mapping[str, str]) -> bytes:
     if headers.get("transfer-encoding", "").lower() != "chunked":
         return incoming.rfile.read(int(headers.get("content-length", 0)))
     parts = []

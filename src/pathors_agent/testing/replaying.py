@@ -58,7 +58,7 @@ def replay(
     """
     replaying = _Replay(log, requests, profile)
     for history in replaying.histories():
-        probe = _Probe(profile)
+        probe = _ReplayProbe(profile)
         with suppress(_LogEnds):
             make(probe).run(conversation=history, context=context)
         replaying.expect(history, probe)
@@ -237,7 +237,7 @@ class _Answering(Player):
         return self._replaying.answer(self.sent[-1].body)
 
 
-class _Probe(_Probing, PlayerTransport):
+class _ReplayProbe(_Probing, PlayerTransport):
     pass
 
 

@@ -66,24 +66,24 @@ _SHAPES = {
 _BASIC = re.compile(rb"(?i)basic(?: |%20|\+)+(?P<secret>(?:[A-Za-z0-9+/_-]|%2[BbFf]|\\+/){6,}=*)")
 
 
-class Found(NamedTuple):
+class FoundSecret(NamedTuple):
     """A secret that was found: where, and what it is called in an error."""
 
     span: Span
     name: str
 
 
-def found_secrets(data: bytes, secrets: Iterable[str] = ()) -> Iterator[Found]:
+def found_secrets(data: bytes, secrets: Iterable[str] = ()) -> Iterator[FoundSecret]:
     """Find every secret: the given texts in any form, and what has the shape of a key."""
     for number, secret in enumerate(secrets):
         for match in pattern_of(secret).finditer(data):
-            yield Found(match.span(), f"secrets[{number}]")
+            yield FoundSecret(match.span(), f"secrets[{number}]")
     for name, pattern in _SHAPES.items():
         for match in pattern.finditer(data):
-            yield Found(match.span("secret"), name)
+            yield FoundSecret(match.span("secret"), name)
     for match in _BASIC.finditer(data):
         if _is_basic(match["secret"]):
-            yield Found(match.span("secret"), "the credentials of basic authentication")
+            yield FoundSecret(match.span("secret"), "the credentials of basic authentication")
 
 
 def masked(data: bytes, secrets: Iterable[str] = ()) -> bytes:

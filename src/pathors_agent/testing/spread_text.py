@@ -15,7 +15,7 @@ _PREFIX = b"data:"
 
 
 @dataclass(slots=True)
-class _Event:
+class _EventLine:
     """A line: where it stands in the body, and its JSON."""
 
     start: int
@@ -25,10 +25,10 @@ class _Event:
 
 
 @dataclass(slots=True)
-class _Text:
+class _SpreadText:
     """The strings of one path: where each is kept, and its bytes."""
 
-    places: list[tuple[_Event, Any, Any]] = field(default_factory=list)
+    places: list[tuple[_EventLine, Any, Any]] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
 
 
@@ -55,9 +55,9 @@ def masked_spread_texts(
     return list(_cut(pieces, body, changed))
 
 
-def _read(body: bytes) -> tuple[list[_Event], list[_Text]]:
+def _read(body: bytes) -> tuple[list[_EventLine], list[_SpreadText]]:
     events, start = [], 0
-    texts: dict[Path, _Text] = {}
+    texts: dict[Path, _SpreadText] = {}
     for line in body.splitlines(keepends=True):
         begin = start + (len(_PREFIX) if line.startswith(_PREFIX) else 0)
         end = start + len(line.rstrip(b"\r\n"))
@@ -67,20 +67,20 @@ def _read(body: bytes) -> tuple[list[_Event], list[_Text]]:
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict | list):
-            event = _Event(begin, end, value)
+            event = _EventLine(begin, end, value)
             events.append(event)
             _gather(event, value, (), texts)
     return events, list(texts.values())
 
 
-def _gather(event: _Event, value: Any, path: Path, texts: dict[Path, _Text]) -> None:
+def _gather(event: _EventLine, value: Any, path: Path, texts: dict[Path, _SpreadText]) -> None:
     """Add the strings in a value to the texts of their paths."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
         # A delta says by `index` to which item of a list it belongs.
         step = item["index"] if isinstance(value, list) and _has_index(item) else key
         if isinstance(item, str):
-            text = texts.setdefault((*path, step), _Text())
+            text = texts.setdefault((*path, step), _SpreadText())
             text.places.append((event, value, key))
             text.pieces.append(item.encode(errors="surrogatepass"))
         elif isinstance(item, dict | list):
@@ -91,7 +91,7 @@ def _has_index(item: Any) -> bool:
     return isinstance(item, dict) and isinstance(item.get("index"), int)
 
 
-def _mask(text: _Text, mask: Callable[[bytes], bytes]) -> None:
+def _mask(text: _SpreadText, mask: Callable[[bytes], bytes]) -> None:
     whole = b"".join(text.pieces)
     masked = mask(whole)
     if masked == whole:
@@ -105,7 +105,7 @@ def _mask(text: _Text, mask: Callable[[bytes], bytes]) -> None:
             event.is_changed = True
 
 
-def _cut(pieces: Sequence[bytes], body: bytes, changed: Sequence[_Event]) -> Iterator[bytes]:
+def _cut(pieces: Sequence[bytes], body: bytes, changed: Sequence[_EventLine]) -> Iterator[bytes]:
     """Write the changed events into the body, and cut it into the pieces again."""
     position = 0
     for piece in pieces:

@@ -95,7 +95,7 @@ class Failure:
 
 
 @dataclass(slots=True, kw_only=True)
-class Exchange:
+class RecordedExchange:
     """One request and its answer, as far as it was read. `complete`: nothing followed."""
 
     request: AskedRequest
@@ -123,7 +123,7 @@ class Tape:
         self.records = not self.path.exists() if record is None else record
         self.profile = DEFAULT_PROFILE
         self._lock = Lock()
-        self._exchanges: list[Exchange] = []
+        self._exchanges: list[RecordedExchange] = []
         self._played: set[int] = set()
         if not self.records and self.path.exists():
             self._read()
@@ -134,7 +134,7 @@ class Tape:
 
     # - replaying -
 
-    def find(self, request: AskedRequest) -> Exchange:
+    def find(self, request: AskedRequest) -> RecordedExchange:
         """Return the next recording of a request, or raise `CassetteMiss`."""
         key = request.key
         with self._lock:
@@ -180,19 +180,19 @@ class Tape:
 
     # - recording -
 
-    def begin(self, request: AskedRequest) -> Exchange:
+    def begin(self, request: AskedRequest) -> RecordedExchange:
         """Reserve a place for a recording: recordings are stored in the order in which their requests began."""
-        exchange = Exchange(request=request)
+        exchange = RecordedExchange(request=request)
         with self._lock:
             self._exchanges.append(exchange)
         return exchange
 
-    def drop(self, exchange: Exchange) -> None:
+    def drop(self, exchange: RecordedExchange) -> None:
         """Release the place of a recording that is not stored."""
         with self._lock:
             self._exchanges = [each for each in self._exchanges if each is not exchange]
 
-    def end(self, exchange: Exchange) -> None:
+    def end(self, exchange: RecordedExchange) -> None:
         """Store a recording, and with it the file."""
         exchange.done = True
         with self._lock:
@@ -234,7 +234,7 @@ def _as_profile(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _written(exchange: Exchange) -> dict[str, Any]:
+def _written(exchange: RecordedExchange) -> dict[str, Any]:
     request = asdict(exchange.request)
     if exchange.status is None:
         return {"request": request, "failure": _written_failure(exchange.failure)}
@@ -261,12 +261,12 @@ def _written_piece(piece: bytes) -> JSONValue:
         return {"base64": base64.b64encode(piece).decode()}
 
 
-def _exchange(value: dict[str, Any]) -> Exchange:
+def _exchange(value: dict[str, Any]) -> RecordedExchange:
     request = AskedRequest(**value["request"])
     if "response" not in value:
-        return Exchange(request=request, failure=Failure(**value["failure"]))
+        return RecordedExchange(request=request, failure=Failure(**value["failure"]))
     response = value["response"]
-    return Exchange(
+    return RecordedExchange(
         request=request,
         status=response["status"],
         headers=response["headers"],

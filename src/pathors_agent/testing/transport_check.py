@@ -48,7 +48,7 @@ MOST_KEPT = 2
 _OK = 200
 
 
-class Mine(Exception):
+class OwnError(Exception):
     """Raised inside the block of a transport that is checked."""
 
 
@@ -249,7 +249,7 @@ def _own_error_leaves_the_block(outcome: Outcome, server: LoopbackServer) -> Non
     _require(
         "an exception raised inside the `with` block must leave it unchanged",
         outcome,
-        holds=isinstance(outcome.error, Mine),
+        holds=isinstance(outcome.error, OwnError),
     )
     _require_released(outcome)
 
@@ -424,7 +424,7 @@ def _send(transport: Transport, rule: Rule, server: LoopbackServer) -> Outcome:
         with transport.send(rule.request) as response:
             outcome.note(response)
             if rule.reads == "fails":
-                raise Mine
+                raise OwnError
             for piece in response.pieces if rule.reads != "none" else ():
                 outcome.keep(piece, server)
                 if rule.reads == "first":
@@ -459,7 +459,7 @@ async def _send_async(transport: AsyncTransport, rule: Rule, server: LoopbackSer
         async with transport.send(rule.request) as response:
             outcome.note(response)
             if rule.reads == "fails":
-                raise Mine
+                raise OwnError
             if rule.reads == "none":
                 return outcome
             await _read_async(response, rule, server, outcome)

@@ -60,22 +60,22 @@ def _content(tool: Tool, value: object) -> Content:
     return cap.ended(cap.taken(_written(tool, value)))
 
 
-class _Written(NamedTuple):
+class _ResultText(NamedTuple):
     """A value as text; with `more`, only its beginning."""
 
     text: str
     more: bool = False
 
 
-def _written(tool: Tool, value: object) -> _Written:
+def _written(tool: Tool, value: object) -> _ResultText:
     if isinstance(value, str) and not isinstance(value, Enum):
         text = text_of(value)
         _check_returns(tool, text)
-        return _Written(text)
+        return _ResultText(text)
     walk = JSONWalk(tool.max_result_characters * WRITTEN_CAPS)
     converted = walk.value(value)
     _check_returns(tool, converted, whole=not walk.full)
-    return _Written(_text_of(converted), more=walk.full)
+    return _ResultText(_text_of(converted), more=walk.full)
 
 
 def _text_of(converted: JSONValue) -> str:
@@ -128,12 +128,12 @@ def _parts(tool: Tool, item: object, cap: "_Cap", media: JSONWalk) -> Iterator[C
     if not isinstance(item, ContentPart):
         yield from _text_part(ContentPart(type="text", text=""), cap, _written(tool, item))
     elif item.text is not None:
-        yield from _text_part(item, cap, _Written(item.text))
+        yield from _text_part(item, cap, _ResultText(item.text))
     else:
         yield _media_part(item, media)
 
 
-def _text_part(part: ContentPart, cap: "_Cap", written: _Written) -> Iterator[ContentPart]:
+def _text_part(part: ContentPart, cap: "_Cap", written: _ResultText) -> Iterator[ContentPart]:
     shown = cap.taken(written)
     if shown or not written.text:
         yield part.model_copy(update={"text": shown})
@@ -161,7 +161,7 @@ class _Cap:
         self._shown = self._total = 0
         self._more = False
 
-    def taken(self, written: _Written) -> str:
+    def taken(self, written: _ResultText) -> str:
         """Return as much of a text as there is room for, in whole characters."""
         text = written.text
         if len(text) <= 2 * self._left:

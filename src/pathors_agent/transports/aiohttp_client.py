@@ -54,15 +54,17 @@ class AiohttpClients:
         # aiohttp keeps a request's headers while its answer is open; copies share the strings.
         self.headers = CIMultiDict((istr(n), value) for n, value in endpoint.headers.items())
         self._proxy = _checked_proxy(endpoint.route)
-        self._clients: LoopClients[_LoopClient] = LoopClients(
-            self._make, _close, given=None if given is None else _LoopClient(given, _Watchdog())
+        self._clients: LoopClients[_AiohttpLoopClient] = LoopClients(
+            self._make,
+            _close,
+            given=None if given is None else _AiohttpLoopClient(given, _Watchdog()),
         )
 
     def send(self, request: Request) -> "AiohttpAnswer":
         """Send a request once."""
         return AiohttpAnswer(request, self)
 
-    async def running(self) -> "_LoopClient":
+    async def running(self) -> "_AiohttpLoopClient":
         """Return the running loop's client. Raises `TransportError` if it cannot have one."""
         if in_trio_task():
             raise TransportError(
@@ -84,7 +86,7 @@ class AiohttpClients:
         is_usual = address is self.endpoint.url
         return self._url if is_usual else yarl.URL(str(address), encoded=True)
 
-    def _make(self) -> "_LoopClient":
+    def _make(self) -> "_AiohttpLoopClient":
         session = aiohttp.ClientSession(
             # Answers are long: with a limit the next run would wait for the stream of another one.
             connector=_Connector(
@@ -96,21 +98,21 @@ class AiohttpClients:
             max_line_size=LONGEST_HEADER_BYTES,
             max_field_size=LONGEST_HEADER_BYTES,
         )
-        return _LoopClient(session, _Watchdog())
+        return _AiohttpLoopClient(session, _Watchdog())
 
     async def aclose(self) -> None:
         """Close the running loop's client, unless it belongs to the caller."""
         await self._clients.aclose()
 
 
-class _LoopClient(NamedTuple):
+class _AiohttpLoopClient(NamedTuple):
     """The client of one event loop, and the watchdog of its answers."""
 
     session: aiohttp.ClientSession
     watchdog: "_Watchdog"
 
 
-async def _close(client: _LoopClient) -> None:
+async def _close(client: _AiohttpLoopClient) -> None:
     await client.session.close()
 
 

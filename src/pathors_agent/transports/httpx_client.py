@@ -117,14 +117,14 @@ class AsyncHTTPXClients:
     def __init__(self, given: httpx2.AsyncClient | None, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         settings = _own_client_settings(endpoint.route) if given is None else {}
-        self.loops: LoopClients[_LoopClient] = LoopClients(
+        self.loops: LoopClients[_HTTPXLoopClient] = LoopClients(
             lambda: self._loop_client(httpx2.AsyncClient(**settings)),
             lambda loop_client: loop_client.client.aclose(),
             given=None if given is None else self._loop_client(given),
         )
 
-    def _loop_client(self, client: httpx2.AsyncClient) -> "_LoopClient":
-        return _LoopClient(client, _RequestFactory(client, self.endpoint, _on_trace_async))
+    def _loop_client(self, client: httpx2.AsyncClient) -> "_HTTPXLoopClient":
+        return _HTTPXLoopClient(client, _RequestFactory(client, self.endpoint, _on_trace_async))
 
     def send(self, request: Request) -> "_AsyncHTTPXAnswer":
         """Send a request once."""
@@ -135,7 +135,7 @@ class AsyncHTTPXClients:
         await self.loops.aclose()
 
 
-class _LoopClient(NamedTuple):
+class _HTTPXLoopClient(NamedTuple):
     """The client of one event loop, and the factory of its requests."""
 
     client: httpx2.AsyncClient
@@ -168,7 +168,7 @@ class _AsyncHTTPXAnswer(AsyncAnswer):
             raise
         return AsyncResponse(**head, pieces=self)
 
-    async def _post(self, loop_client: _LoopClient, request: Request) -> httpx2.Response:
+    async def _post(self, loop_client: _HTTPXLoopClient, request: Request) -> httpx2.Response:
         exchange = self._exchange
         posted = loop_client.requests.build(request, exchange)
         try:

@@ -22,7 +22,7 @@ _CR = 0x0D
 _LINE_ENDS = b"\r\n"
 
 
-class Event(msgspec.Struct, frozen=True, gc=False):
+class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
     """One dispatched event; `id` is the last event id of the stream so far, or ""."""
 
     event: str
@@ -78,14 +78,14 @@ class SSEParser:
         self._event = ""
         self._id = ""
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes) -> list[ServerSentEvent]:
         """Parse the next bytes of the stream; return the events that they complete."""
         self.offset += len(data)
         if self._start is not None:
             data = self._without_byte_order_mark(data)
         data = self._line_ends.normalise(data)
         *complete, rest = data.split(b"\n")
-        events: list[Event] = []
+        events: list[ServerSentEvent] = []
         for line in complete:
             self._take(line, events)
         if rest:
@@ -93,9 +93,9 @@ class SSEParser:
             self._check_size(len(self._line))
         return events
 
-    def pending(self) -> Event | None:
+    def pending(self) -> ServerSentEvent | None:
         """Return the unfinished event as if a blank line followed; None without data."""
-        events: list[Event] = []
+        events: list[ServerSentEvent] = []
         rest, self._start = self._start or b"", None
         self._take(rest, events)
         self._dispatch(events)
@@ -109,7 +109,7 @@ class SSEParser:
         self._start = None
         return start.removeprefix(BYTE_ORDER_MARK)
 
-    def _take(self, line: bytes, events: list[Event]) -> None:
+    def _take(self, line: bytes, events: list[ServerSentEvent]) -> None:
         if self._line:
             self._line += line
             line = bytes(self._line)
@@ -131,9 +131,11 @@ class SSEParser:
             case "retry" if value.isascii() and value.isdigit():
                 self.retry = int(value[:MAX_RETRY_DIGITS])
 
-    def _dispatch(self, events: list[Event]) -> None:
+    def _dispatch(self, events: list[ServerSentEvent]) -> None:
         if self._data:
-            events.append(Event(self._event or "message", "\n".join(self._data), self._id))
+            events.append(
+                ServerSentEvent(self._event or "message", "\n".join(self._data), self._id)
+            )
         self._data, self._event, self._data_size = [], "", 0
 
     def _check_size(self, line_size: int) -> None:

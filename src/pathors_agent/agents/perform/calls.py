@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 
-from pathors_agent.agents.ask import Bindings, Journal
+from pathors_agent.agents.ask import Journal, RunSetup
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.perform.tasks import (
     MAX_HUNG_CALLS,
@@ -61,7 +61,7 @@ ReportDelta = Callable[[ToolProgressDelta], Awaitable[None]]
 
 
 def perform(
-    run: Run, effect: CallTool, bindings: Bindings, thread: ToolThread, control: RunControl
+    run: Run, effect: CallTool, bindings: RunSetup, thread: ToolThread, control: RunControl
 ) -> Generator[ToolProgressDelta, None, ToolMessage]:
     """Perform a call from blocking code; yield what its tool reports, and return its result."""
     bound = _bind(run, effect, bindings)
@@ -91,7 +91,7 @@ def perform(
 async def perform_async(
     run: Run,
     effect: CallTool,
-    bindings: Bindings,
+    bindings: RunSetup,
     *,
     report: ReportDelta | None = None,
     queued: float | None = None,
@@ -126,7 +126,7 @@ async def perform_async(
     return message
 
 
-def _bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMessage:
+def _bind(run: Run, effect: CallTool, bindings: RunSetup) -> BoundCall | ToolMessage:
     """Bind a call of a run, or return the result of a call that must not run."""
     bindings.telemetry.raise_stop()  # before the call is reported as begun
     bound = _bound(run, effect, bindings)
@@ -135,7 +135,7 @@ def _bind(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMes
     return bound
 
 
-def _bound(run: Run, effect: CallTool, bindings: Bindings) -> BoundCall | ToolMessage:
+def _bound(run: Run, effect: CallTool, bindings: RunSetup) -> BoundCall | ToolMessage:
     if refusal := effect.verdict.refusal:
         return ToolMessage(tool_call_id=effect.call.id, content=refusal, outcome="not_run")
     answers = bindings.answers
@@ -156,7 +156,7 @@ def _reporter(effect: CallTool, report: ReportDelta) -> Report:
     return reported
 
 
-def _with_notes(message: ToolMessage, effect: CallTool, bindings: Bindings) -> ToolMessage:
+def _with_notes(message: ToolMessage, effect: CallTool, bindings: RunSetup) -> ToolMessage:
     """Add what the model must know of how the call ran: a warning, or changed arguments."""
     warning, note = effect.verdict.warning, bindings.approvals.note(effect.call)
     if warning is None and note is None:

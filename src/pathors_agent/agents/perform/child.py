@@ -1,7 +1,7 @@
 """Run one tool call in a process of its own: the child's side.
 
 The parent starts this file as a script, so it imports only the standard library. It reads two pickles
-from its standard input (a `Request`, the arguments) and writes one to its standard output: the value of
+from its standard input (a `ProcessRequest`, the arguments) and writes one to its standard output: the value of
 the function, or the text of its error.
 """
 
@@ -24,7 +24,7 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_ERROR_CHARACTERS = 10_000
 
 
-class Request(TypedDict):
+class ProcessRequest(TypedDict):
     """How the child finds the function: its module, its name and the import path."""
 
     path: list[str]
@@ -33,7 +33,7 @@ class Request(TypedDict):
     memory: int | None
 
 
-Answer = tuple[Literal["value"], Any] | tuple[Literal["error"], str, bool]
+ProcessAnswer = tuple[Literal["value"], Any] | tuple[Literal["error"], str, bool]
 """A value, or the text of an error and whether it is retryable."""
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     """Read a call, run it and write its answer."""
     requests, answers = _take_pipes()
     try:
-        request: Request = pickle.load(requests)  # noqa: S301
+        request: ProcessRequest = pickle.load(requests)  # noqa: S301
         sys.path[:] = request["path"]
         arguments = requests.read(int.from_bytes(requests.read(8), "big"))
         _end_with_parent(requests.fileno())
@@ -101,7 +101,7 @@ def _kill_group() -> NoReturn:
 # - the call -
 
 
-def _answer(request: Request, arguments: bytes) -> Answer:
+def _answer(request: ProcessRequest, arguments: bytes) -> ProcessAnswer:
     try:
         function = getattr(import_module(request["module"]), request["name"])
         kwargs = pickle.loads(arguments)  # noqa: S301
@@ -142,13 +142,13 @@ def _limited_memory(memory: int | None) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def _too_much(error: MemoryError, memory: int | None) -> Answer:
+def _too_much(error: MemoryError, memory: int | None) -> ProcessAnswer:
     if memory is None:
         return _raised(error)
     return "error", f"MemoryError: it may take {memory:,} bytes of memory, and wanted more.", True
 
 
-def _raised(error: Exception) -> Answer:
+def _raised(error: Exception) -> ProcessAnswer:
     kind = type(error).__name__
     said = _text_of(error)
     module = sys.modules.get("pathors_agent.errors")
@@ -181,7 +181,7 @@ class _Bounded(io.BytesIO):
         return super().write(data)
 
 
-def _written(answer: Answer) -> bytes:
+def _written(answer: ProcessAnswer) -> bytes:
     file = _Bounded()
     try:
         pickle.dump(answer, file)

@@ -144,7 +144,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _request(tool: Tool, kwargs: dict[str, Any]) -> bytes:
     function = tool.function
     assert function is not None
-    head: child.Request = {
+    head: child.ProcessRequest = {
         "path": sys.path,
         "module": function.__module__,
         "name": function.__qualname__,
@@ -169,7 +169,7 @@ def _value(tool: Tool, written: bytes, status: int) -> object:
     if not written:
         raise ToolError(f"Its process {_ending(tool, status)} before it gave a result.")
     try:
-        answer: child.Answer = pickle.loads(written)  # noqa: S301  (from our own child)
+        answer: child.ProcessAnswer = pickle.loads(written)  # noqa: S301  (from our own child)
     except Exception as error:
         raise ToolError(
             f"It ran, but its result cannot be read from its process ({type(error).__name__})."

@@ -201,7 +201,7 @@ class AnswerMessage(BaseModel):
     function_call: CalledFunction | None = None
 
 
-class Choice(BaseModel):
+class CompletionChoice(BaseModel):
     """The one choice of a completion."""
 
     index: Literal[0]
@@ -239,7 +239,7 @@ class CompletionAnswer(BaseModel):
     object: Literal["chat.completion"]
     created: int
     model: str
-    choices: list[Choice]
+    choices: list[CompletionChoice]
     usage: Counts
     session_id: str
 

@@ -217,12 +217,12 @@ class UnexpectedErrors:
         except Exception as error:  # noqa: BLE001  (any bug)
             log_bug("request_failed", error)
             if begun:
-                raise _CutOff from None
+                raise _BodyCutOff from None
             answer = problem_response(Problem(500, "Internal server error"))
             await answer(scope, receive, send)
 
 
-class _CutOff(Exception):
+class _BodyCutOff(Exception):
     """Ends the connection in the middle of an answer."""
 
 

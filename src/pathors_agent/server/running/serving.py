@@ -66,7 +66,7 @@ def serve_here(
         timeout_graceful_shutdown=_CONNECTION_SECONDS,
         backlog=_BACKLOG,
     )
-    server = _Server(config, app.state.runtime, on_ready, stop_signals)
+    server = _UvicornServer(config, app.state.runtime, on_ready, stop_signals)
     try:
         server.run(sockets=[listener])
     finally:
@@ -74,7 +74,7 @@ def serve_here(
     return 0
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """Waits for running turns before it stops, and answers requests meanwhile."""
 
     def __init__(
@@ -216,7 +216,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(slots=True)
-class _Worker:
+class _WorkerProcess:
     process: SpawnProcess
     ready: Connection
     is_ready: bool = False
@@ -236,7 +236,7 @@ class Supervisor:
         self._listener = listener
         self._size = size
         self._on_ready = on_ready
-        self._workers: list[_Worker] = []
+        self._workers: list[_WorkerProcess] = []
         self._restarts: list[float] = []
         self._has_served = False
         self._is_stopping = False
@@ -268,7 +268,7 @@ class Supervisor:
                 self._stop()
         self._restart()
 
-    def _note_ready(self, worker: _Worker) -> None:
+    def _note_ready(self, worker: _WorkerProcess) -> None:
         try:
             worker.is_ready = bool(worker.ready.recv())
         except (EOFError, OSError):  # it is dying; its sentinel follows
@@ -277,7 +277,7 @@ class Supervisor:
             self._has_served = True
             self._on_ready()
 
-    def _reap(self, worker: _Worker) -> None:
+    def _reap(self, worker: _WorkerProcess) -> None:
         worker.process.join()
         code, pid = worker.process.exitcode, worker.process.pid
         forget_worker(pid)
@@ -314,7 +314,7 @@ class Supervisor:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             process.start()
-            self._workers.append(_Worker(process, ready))
+            self._workers.append(_WorkerProcess(process, ready))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         told.close()

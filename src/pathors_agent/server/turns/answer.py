@@ -46,7 +46,7 @@ class Activity(msgspec.Struct, frozen=True, omit_defaults=True):
     reasoning: int = 0
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class TurnAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer, as it is stored for repeats of its request.
 
     `activities` are the events about tools of a streamed answer, if the client asked for them.
@@ -72,7 +72,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self).decode()
 
     @classmethod
-    def loaded(cls, text: str) -> "Answer":
+    def loaded(cls, text: str) -> "TurnAnswer":
         """Read an answer that `dumped` wrote."""
         return msgspec.json.decode(text, type=cls)
 
@@ -163,7 +163,7 @@ class Chunks:
         chunk = f'{self._chunks.delta({})[:-1]},"tool_activity":{_json(value)}}}'
         return self._event(_line(chunk))
 
-    def end(self, answer: Answer) -> Iterator[bytes]:
+    def end(self, answer: TurnAnswer) -> Iterator[bytes]:
         """Yield the events after the text: refusal, calls, reason, counts, `[DONE]`."""
         for data in islice(self._ending(answer), self._end_sent, None):
             self._end_sent += 1
@@ -178,7 +178,7 @@ class Chunks:
         data = _line(_json(msgspec.json.decode(body)))
         return self._event(data) if after is None else f"id: {after}\n{data}".encode()
 
-    def _ending(self, answer: Answer) -> Iterator[str]:
+    def _ending(self, answer: TurnAnswer) -> Iterator[str]:
         if answer.refusal is not None:
             yield self._delta({"refusal": answer.refusal})
         for index, call in enumerate(answer.calls):

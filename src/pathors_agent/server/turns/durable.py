@@ -18,7 +18,7 @@ from dbos import DBOSClient
 from pathors_agent.durable import engine
 from pathors_agent.durable.claims import Source
 from pathors_agent.durable.engine import write_failure
-from pathors_agent.durable.journal import Journal
+from pathors_agent.durable.journal import StepJournal
 from pathors_agent.durable.records import Fields
 from pathors_agent.durable.tables import Tables
 from pathors_agent.durable.worker import HEARTBEAT, Heartbeat, Worker, worker_name
@@ -28,7 +28,7 @@ from pathors_agent.server.http.completion import read_request
 from pathors_agent.server.http.keys import Caller
 from pathors_agent.server.http.problems import Problem, log_failed_turn
 from pathors_agent.server.settings import ServerSettings
-from pathors_agent.server.turns.answer import Answer
+from pathors_agent.server.turns.answer import TurnAnswer
 from pathors_agent.server.turns.project import Project
 from pathors_agent.server.turns.run import Perform, TurnRun
 from pathors_agent.server.turns.turn import (
@@ -72,7 +72,7 @@ class DurableTurns:
         self._heartbeat = heartbeat
         self._opened = AsyncExitStack()
         self._here: dict[str, Perform] = {}
-        self._outcomes: dict[str, Answer | BaseException] = {}
+        self._outcomes: dict[str, TurnAnswer | BaseException] = {}
         self._services = services
         self._one_check = anyio.CapacityLimiter(1)
         self._worker: Worker | None = None
@@ -125,7 +125,7 @@ class DurableTurns:
         """Run a turn, as a workflow from the time when it holds its session."""
         await run.run(self._carry)
 
-    async def _carry(self, turn: Turn, beginning: Beginning, perform: Perform) -> Answer:
+    async def _carry(self, turn: Turn, beginning: Beginning, perform: Perform) -> TurnAnswer:
         assert self._worker is not None
         name = f"turn-{turn.head.id}"
         self._here[name] = perform
@@ -139,7 +139,7 @@ class DurableTurns:
             raise outcome
         return outcome
 
-    async def _carry_out(self, journal: Journal, fields: Fields) -> Fields:
+    async def _carry_out(self, journal: StepJournal, fields: Fields) -> Fields:
         name = journal.segment
         perform = self._here.pop(name, None)
         try:

@@ -55,7 +55,7 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _ComparedMessage:
     """A message as it is compared; `place` is its index among the messages it is taken from."""
 
     place: int
@@ -64,7 +64,7 @@ class _Entry:
     calls: frozenset[str] = frozenset()
     answers: str = ""
 
-    def matches(self, other: "_Entry") -> bool:
+    def matches(self, other: "_ComparedMessage") -> bool:
         return (self.role, self.text, self.calls, self.answers) == (
             other.role,
             other.text,
@@ -113,7 +113,7 @@ def _leading_system(messages: Sequence[Message]) -> int:
     return next(others, len(messages))
 
 
-def _next_place(entries: Sequence[_Entry], count: int, end: int) -> int:
+def _next_place(entries: Sequence[_ComparedMessage], count: int, end: int) -> int:
     """Return the place of the entry after the first `count`, or the end of the messages."""
     return entries[count].place if count < len(entries) else end
 
@@ -146,20 +146,20 @@ class _Calls:
         self._hidden_ids = {call_id for _, call_id in self._hidden}
         self._shown_ids = {call_id for _, call_id in every - self._hidden}
 
-    def stored_entries(self) -> list[_Entry]:
+    def stored_entries(self) -> list[_ComparedMessage]:
         """Return what the client knows of the stored messages."""
         hidden: dict[str, bool] = {}
-        entries: list[_Entry] = []
+        entries: list[_ComparedMessage] = []
         for place, message in enumerate(self._stored):
             if isinstance(message, AssistantMessage):
                 hidden = {c.id: (place, c.id) in self._hidden for c in message.tool_calls}
             entries += _entry(place, message, hidden)
         return entries[_leading_system(self._stored) :]
 
-    def given_entries(self, given: Sequence[Message], start: int) -> list[_Entry]:
+    def given_entries(self, given: Sequence[Message], start: int) -> list[_ComparedMessage]:
         """Return what is compared of a request's messages from a place on."""
         hidden: Mapping[str, bool] = {i: i not in self._shown_ids for i in self._hidden_ids}
-        entries: list[_Entry] = []
+        entries: list[_ComparedMessage] = []
         for place, message in enumerate(given[start:], start=start):
             if isinstance(message, AssistantMessage):
                 hidden = {call.id: self._is_hidden(call) for call in message.tool_calls}
@@ -171,23 +171,27 @@ class _Calls:
         return call.id in self._hidden_ids and (not is_ambiguous or call.name in self._own_tools)
 
 
-def _entry(place: int, message: Message, hidden: Mapping[str, bool]) -> list[_Entry]:
+def _entry(place: int, message: Message, hidden: Mapping[str, bool]) -> list[_ComparedMessage]:
     """Return a message as it is compared; an empty list if it is not."""
     match message:
         case AssistantMessage():
             calls = frozenset(c.id for c in message.tool_calls if not hidden.get(c.id))
             # Clients show answers and store what they show: white space inside may differ.
             text = " ".join((message.text or message.refusal or "").split())
-            return [_Entry(place, "assistant", text, calls)] if text or calls else []
+            return [_ComparedMessage(place, "assistant", text, calls)] if text or calls else []
         case ToolMessage():
             if hidden.get(message.tool_call_id):
                 return []
-            return [_Entry(place, "tool", message.text.strip(), answers=message.tool_call_id)]
+            return [
+                _ComparedMessage(place, "tool", message.text.strip(), answers=message.tool_call_id)
+            ]
         case UserMessage() | SystemMessage():
-            return [_Entry(place, message.role, message.text.strip())]
+            return [_ComparedMessage(place, message.role, message.text.strip())]
 
 
-def _consumed(entry: _Entry, known: Sequence[_Entry], at: int, step: int) -> int:
+def _consumed(
+    entry: _ComparedMessage, known: Sequence[_ComparedMessage], at: int, step: int
+) -> int:
     """Return how many stored entries a request's entry matches, from a place in a direction.
 
     An answer matches several stored ones if their texts joined and their calls are the same.
@@ -214,11 +218,11 @@ def _consumed(entry: _Entry, known: Sequence[_Entry], at: int, step: int) -> int
 # - the rules -
 
 
-def _has_answer(entries: Iterable[_Entry]) -> bool:
+def _has_answer(entries: Iterable[_ComparedMessage]) -> bool:
     return any(entry.role == "assistant" for entry in entries)
 
 
-def _tail(known: Sequence[_Entry], sent: Sequence[_Entry]) -> int | None:
+def _tail(known: Sequence[_ComparedMessage], sent: Sequence[_ComparedMessage]) -> int | None:
     """Return how many of a request's entries the session holds if they end as the session does."""
     if known[-1].role == "user" and not _has_answer(sent):
         return None  # the last answer was empty: the same question again is a new one
@@ -227,7 +231,9 @@ def _tail(known: Sequence[_Entry], sent: Sequence[_Entry]) -> int | None:
     return next((end for end in islice(ends, _MOST_ENDS) if _ends_alike(known, sent, end)), None)
 
 
-def _ends_alike(known: Sequence[_Entry], sent: Sequence[_Entry], end: int) -> bool:
+def _ends_alike(
+    known: Sequence[_ComparedMessage], sent: Sequence[_ComparedMessage], end: int
+) -> bool:
     """Return True if the session ends as the request's entries before `end` do.
 
     They are compared back to the beginning of either, or at least to the session's previous answer:
@@ -245,7 +251,9 @@ def _ends_alike(known: Sequence[_Entry], sent: Sequence[_Entry], end: int) -> bo
     return True
 
 
-def _rewound(known: Sequence[_Entry], sent: Sequence[_Entry]) -> tuple[int, int]:
+def _rewound(
+    known: Sequence[_ComparedMessage], sent: Sequence[_ComparedMessage]
+) -> tuple[int, int]:
     """Return how many entries of session and request begin alike, up to an answered question."""
     best: tuple[int, int] | None = None
     at, index = 0, 0
@@ -264,7 +272,7 @@ def _rewound(known: Sequence[_Entry], sent: Sequence[_Entry]) -> tuple[int, int]
     return best
 
 
-def _mismatch(entry: _Entry) -> Problem:
+def _mismatch(entry: _ComparedMessage) -> Problem:
     return Problem(
         HTTPStatus.CONFLICT,
         "The messages are not a history of this session; send the new messages alone, or use"

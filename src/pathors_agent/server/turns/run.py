@@ -17,7 +17,7 @@ from pathors_agent.history.loading import added_messages
 from pathors_agent.messages import AssistantMessage, JSONValue, Message
 from pathors_agent.server.http.body import SMALL_BODY_BYTES, parsed
 from pathors_agent.server.http.problems import Problem
-from pathors_agent.server.turns.answer import Activity, Answer, finish_reason
+from pathors_agent.server.turns.answer import Activity, TurnAnswer, finish_reason
 from pathors_agent.server.turns.join import (
     BETWEEN_TEXTS,
     Joined,
@@ -54,14 +54,14 @@ class Writer(Protocol):
     async def items(self, items: Iterable[Delta | Message]) -> None:
         """Send deltas and messages that came together."""
 
-    async def end(self, answer: Answer) -> None:
+    async def end(self, answer: TurnAnswer) -> None:
         """Send the rest of the answer: the turn is stored."""
 
 
-Perform = Callable[[], Awaitable[Answer]]
+Perform = Callable[[], Awaitable[TurnAnswer]]
 """Runs a turn that holds its session, and stores it."""
 
-Carry = Callable[[Turn, Beginning, Perform], Awaitable[Answer]]
+Carry = Callable[[Turn, Beginning, Perform], Awaitable[TurnAnswer]]
 """Performs a turn in a way that another server can go on with it."""
 
 
@@ -91,7 +91,7 @@ class TurnRun:
                 answer = earlier or await self._run_admitted(carry)
         await self._writer.end(answer)
 
-    async def _run_admitted(self, carry: Carry | None) -> Answer:
+    async def _run_admitted(self, carry: Carry | None) -> TurnAnswer:
         turn, services = self._turn, self._turn.services
         place = services.admission.turn(turn.project.id, turn.caller.id)
         async with (
@@ -149,7 +149,7 @@ class TurnRun:
         if is_ended:
             raise session_ended()
 
-    async def _perform(self, opened: OpenedSession) -> Answer:
+    async def _perform(self, opened: OpenedSession) -> TurnAnswer:
         turn, services, project = self._turn, self._turn.services, self._turn.project
         seen = opened.session
         variables = seen.variables if seen else {}
@@ -223,7 +223,7 @@ class TurnRun:
         await journal.open(opened.notes)
         return journal
 
-    async def _undelivered_answer(self, journal: TurnJournal, seen: Session) -> Answer | None:
+    async def _undelivered_answer(self, journal: TurnJournal, seen: Session) -> TurnAnswer | None:
         """Return the answer to this request if its client left before it came."""
         turn = self._turn
         text = None if turn.is_named else journal.undelivered(turn.request_digest, seen.revision)
@@ -231,7 +231,7 @@ class TurnRun:
             return None
         if not self._writer.is_unread:
             await journal.forget_undelivered(turn.request_digest)
-        return Answer.loaded(text)
+        return TurnAnswer.loaded(text)
 
     async def _take_up(self, journal: TurnJournal, stream: AsyncRunStream[str]) -> None:
         """Send what the turn said and did before it was interrupted, and journal the rest."""
@@ -250,7 +250,7 @@ class TurnRun:
     # - what the turn leaves -
 
     async def _save(
-        self, lease: Lease, seen: Session | None, added: Sequence[Message], answer: Answer
+        self, lease: Lease, seen: Session | None, added: Sequence[Message], answer: TurnAnswer
     ) -> None:
         turn, journal, text = self._turn, self._journal, answer.dumped()
         revision = seen.revision if seen else 0
@@ -284,7 +284,7 @@ class TurnRun:
             finish_reason=answer.finish_reason,
         )
 
-    def _answer(self, result: RunResult[Any], rewound: int) -> Answer:
+    def _answer(self, result: RunResult[Any], rewound: int) -> TurnAnswer:
         turn = self._turn
         answers = [m for m in result.messages if isinstance(m, AssistantMessage)]
         texts = [message.text for message in answers if message.text]
@@ -295,7 +295,7 @@ class TurnRun:
         reasoning = [m.reasoning for m in answers if m.reasoning]
         shows_reasoning = bool(reasoning) and turn.project.shows_reasoning(turn.request)
         function_call = _function_call(calls) if turn.request.functions else None
-        return Answer(
+        return TurnAnswer(
             head=turn.head,
             text=BETWEEN_TEXTS.join(texts) if texts or not calls else None,
             reasoning=BETWEEN_TEXTS.join(reasoning) if shows_reasoning else None,

@@ -18,7 +18,7 @@ from pathors_agent.server.http.keys import Caller
 from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem, log_failed_turn
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turns.admission import Admission, SessionQueue
-from pathors_agent.server.turns.answer import Answer, Head, KeptEvents, StreamName
+from pathors_agent.server.turns.answer import Head, KeptEvents, StreamName, TurnAnswer
 from pathors_agent.server.turns.metrics import Metrics
 from pathors_agent.server.turns.project import Project
 from pathors_agent.stores.base import Lease, OpenedSession, RequestId, RequestRecord, Session, Store
@@ -200,7 +200,7 @@ class HeldSession:
     # - the request -
 
     @asynccontextmanager
-    async def request(self) -> AsyncGenerator[Answer | None]:
+    async def request(self) -> AsyncGenerator[TurnAnswer | None]:
         """Hold the request while it is answered; yield its answer if it was answered before."""
         request = self._turn.request_id
         if request is None:
@@ -208,7 +208,7 @@ class HeldSession:
             return
         record = await self._begun(request)
         if record.answer is not None:
-            yield Answer.loaded(record.answer)
+            yield TurnAnswer.loaded(record.answer)
             return
         self._holds_request = True
         try:

@@ -21,10 +21,10 @@ from pathors_agent.server.turns.answer import (
     MAX_KEPT_BYTES,
     PING,
     Activity,
-    Answer,
     Chunks,
     KeptEvents,
     Position,
+    TurnAnswer,
 )
 from pathors_agent.server.turns.join import BETWEEN_TEXTS
 from pathors_agent.server.turns.turn import Turn
@@ -137,7 +137,7 @@ class WholeWriter:
     def close(self) -> None:
         """Do nothing: no client can follow this answer."""
 
-    async def end(self, answer: Answer) -> None:
+    async def end(self, answer: TurnAnswer) -> None:
         """Send the answer."""
         headers = {**self._headers, **_rewound(answer.rewound)}
         await _send_whole(self._sender, 200, headers, answer.body(), answer.head.session_id)
@@ -243,7 +243,7 @@ class StreamWriter:
             await self._start()
             await self._sender.write(PING)
 
-    async def end(self, answer: Answer) -> None:
+    async def end(self, answer: TurnAnswer) -> None:
         """Send the rest of the answer: of a stored one, what follows the client's last event."""
         events: list[bytes] = []
         if not self._sent_kind:
@@ -256,7 +256,7 @@ class StreamWriter:
         await self._send(*events, more=False)
 
     def _missing(
-        self, answer: Answer, text_to: int | None, reasoning_to: int | None
+        self, answer: TurnAnswer, text_to: int | None, reasoning_to: int | None
     ) -> Iterator[bytes]:
         """Yield what was not sent yet of an answer's reasoning and text, up to these places."""
         reasoning = (answer.reasoning or "")[self._chunks.reasoning_sent : reasoning_to]
@@ -297,7 +297,7 @@ class StreamWriter:
             running = turn.services.running_streams
             self._kept = KeptEvents(running, turn.stream_name, rewound=self._rewound)
 
-    async def _open_stored(self, answer: Answer) -> list[bytes]:
+    async def _open_stored(self, answer: TurnAnswer) -> list[bytes]:
         """Begin an answer of which nothing was sent: it is stored, or has no text."""
         turn = self._turn
         after = Position.read(turn.last_event_id)

@@ -140,7 +140,7 @@ class ServerCalls:
 
 
 @dataclass(slots=True)
-class Scene:
+class RunDisplay:
     """Shows the items of one run, and what a server's own tools do meanwhile."""
 
     screen: Screen
@@ -238,7 +238,7 @@ Decide = Callable[[ToolCall], bool]
 
 
 @dataclass(slots=True)
-class Talk:
+class TerminalChat:
     """A conversation with an endpoint.
 
     `activities` are what it said of its tools, and `times` those of the calls for the last answer.
@@ -250,7 +250,7 @@ class Talk:
     conversation: Conversation = field(default_factory=Conversation)
     activities: list[dict[str, Any]] = field(default_factory=list)
     times: list[TimedCall] = field(default_factory=list)
-    scene: Scene | None = None
+    display: RunDisplay | None = None
     _server_calls: ServerCalls = field(default_factory=ServerCalls)
 
     def say(self, prompt: str) -> RunResult[str]:
@@ -279,17 +279,17 @@ class Talk:
         """Show what the endpoint says of its tools."""
         self.activities.append(activity)
         self._server_calls.take(activity)
-        if self.scene is not None:
-            self.scene.show_activity(activity)
+        if self.display is not None:
+            self.display.show_activity(activity)
 
     def _answer(self, prompt: str | None) -> RunResult[str]:
-        self.scene = scene = Scene(self.screen)
+        self.display = display = RunDisplay(self.screen)
         self._server_calls = ServerCalls()
         stream = self.agent.stream(prompt, conversation=self.conversation)
         try:
             with stream:
                 for item in stream:
-                    scene.show(item)
+                    display.show(item)
                     if isinstance(item, AssistantMessage) and item.tool_calls:
                         break  # these calls are for a person to decide on, and no tools of ours
         finally:
@@ -316,15 +316,15 @@ def talking(
     model: str | None = None,
     session: str | None = None,
     decide: Decide = lambda call: False,
-) -> Iterator[Talk]:
+) -> Iterator[TerminalChat]:
     """Open a conversation with an endpoint, new or a session's."""
     http = HTTPTransport(url, api_key=key)
     options = ModelOptions(extra=_TELL_ALL if http.profile.sends == "new_messages" else {})
     with http:
-        told: list[Talk] = []
+        told: list[TerminalChat] = []
         transport = ToolActivity(http, lambda activity: told[0].tell(dict(activity)))
         agent = Agent(transport, model=model, options=options)
-        told.append(Talk(agent, screen, decide, Conversation(session_id=session)))
+        told.append(TerminalChat(agent, screen, decide, Conversation(session_id=session)))
         yield told[0]
 
 

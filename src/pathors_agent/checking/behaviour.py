@@ -1,4 +1,4 @@
-"""Probes of manners: errors, keys, unknown fields, sessions, answers that are left."""
+"""Probes of behaviour: errors, keys, unknown fields, sessions, answers that are left."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -6,17 +6,17 @@ from secrets import token_hex
 
 from pathors_agent.agents.agent import Agent
 from pathors_agent.checking.answers import HELLO
-from pathors_agent.checking.asking import (
-    Answer,
-    Asking,
+from pathors_agent.checking.calls import TOOLS, WEATHER
+from pathors_agent.checking.probe import (
+    EndpointAnswer,
+    Observation,
     Probe,
-    Seen,
+    ProbeClient,
     fails,
     holds,
     not_needed,
     not_seen,
 )
-from pathors_agent.checking.calls import TOOLS, WEATHER
 from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Status
 from pathors_agent.errors import AgentError
@@ -33,7 +33,7 @@ _BAD_REQUESTS = range(400, 500)
 _TURN = 2
 
 
-def _unknown_field(asking: Asking) -> Seen:
+def _unknown_field(asking: ProbeClient) -> Observation:
     options = ModelOptions(extra={"x_field_of_nobody": True})
     answer = asking.ask(HELLO, options=options)
     return fails(answer.problem) if answer.problem else holds()
@@ -42,8 +42,8 @@ def _unknown_field(asking: Asking) -> Seen:
 # - errors -
 
 
-def _error_for(body: bytes, what: str) -> Callable[[Asking], Seen]:
-    def look(asking: Asking) -> Seen:
+def _error_for(body: bytes, what: str) -> Callable[[ProbeClient], Observation]:
+    def look(asking: ProbeClient) -> Observation:
         answer = asking.send(Request(body=body, seconds=asking.seconds))
         if not answer.is_refused:
             return fails(f"{what} was answered with {answer.status}")
@@ -54,7 +54,7 @@ def _error_for(body: bytes, what: str) -> Callable[[Asking], Seen]:
     return look
 
 
-def _wrong_key(asking: Asking) -> Seen:
+def _wrong_key(asking: ProbeClient) -> Observation:
     answer = asking.ask(HELLO, headers={"Authorization": f"Bearer wrong-{token_hex(8)}"})
     if not answer.is_refused:
         return not_seen("it takes any key")
@@ -65,7 +65,7 @@ def _wrong_key(asking: Asking) -> Seen:
     return _error_body(answer)
 
 
-def _error_body(answer: Answer) -> Seen:
+def _error_body(answer: EndpointAnswer) -> Observation:
     error = answer.value.get("error") if isinstance(answer.value, dict) else None
     if isinstance(error, dict) and isinstance(error.get("message"), str):
         return holds(f"{answer.status}")
@@ -75,7 +75,7 @@ def _error_body(answer: Answer) -> Seen:
 # - sessions -
 
 
-def _session(asking: Asking) -> Seen:
+def _session(asking: ProbeClient) -> Observation:
     session_id = f"check-{token_hex(8)}"
     answer = asking.ask(HELLO, session_id=session_id)
     if answer.problem:
@@ -88,7 +88,7 @@ def _session(asking: Asking) -> Seen:
     return holds("whether it keeps the messages cannot be seen")
 
 
-def end_sessions(asking: Asking) -> None:
+def end_sessions(asking: ProbeClient) -> None:
     """Leave nothing behind at an endpoint that keeps sessions."""
     sessions = EndpointSessions(asking.transport)
     for session_id in asking.sessions:
@@ -99,7 +99,7 @@ def end_sessions(asking: Asking) -> None:
 # - streams that are left -
 
 
-def _left_stream(asking: Asking) -> Seen:
+def _left_stream(asking: ProbeClient) -> Observation:
     if not asking.profile.streams:
         return not_needed("it does not stream")
     body = asking.template().encode([HELLO])
@@ -118,7 +118,7 @@ def _left_stream(asking: Asking) -> Seen:
 class _Profiled(Transport):
     """The endpoint's transport with the profile that the probes found; notes its sessions."""
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, asking: ProbeClient) -> None:
         self.profile = asking.profile
         self._asking = asking
 
@@ -129,7 +129,7 @@ class _Profiled(Transport):
             yield response
 
 
-def _agent(asking: Asking) -> Seen:
+def _agent(asking: ProbeClient) -> Observation:
     agent = Agent(
         _Profiled(asking),
         model=asking.model,
@@ -146,7 +146,7 @@ def _agent(asking: Asking) -> Seen:
     return holds(f"{calls} tool calls, then {result.status.value}")
 
 
-def _quirks(asking: Asking) -> Seen:
+def _quirks(asking: ProbeClient) -> Observation:
     if not asking.quirks:
         return holds()
     return fails(f"read around: {', '.join(sorted(asking.quirks))}")

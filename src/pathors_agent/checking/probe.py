@@ -39,7 +39,7 @@ _GOOD_STATUSES = range(200, 300)
 
 
 @dataclass(frozen=True)
-class Answer:
+class EndpointAnswer:
     """One answer, whole; or `failure`, if the connection broke before its end."""
 
     status: int
@@ -106,7 +106,7 @@ class Answer:
 
 
 @dataclass
-class Asking:
+class ProbeClient:
     """An endpoint that is asked, and what is known of it so far.
 
     `profile` is what it was seen to take; `can_limit`, whether answers can be limited to `tokens`.
@@ -120,9 +120,9 @@ class Asking:
     can_limit: bool = False
     quirks: set[str] = field(default_factory=set)
     sessions: set[str] = field(default_factory=set)
-    _kept: dict[object, Answer] = field(default_factory=dict)
+    _kept: dict[object, EndpointAnswer] = field(default_factory=dict)
 
-    def once(self, key: object, ask: Callable[[], Answer]) -> Answer:
+    def once(self, key: object, ask: Callable[[], EndpointAnswer]) -> EndpointAnswer:
         """Ask when it was not asked before: several probes look at one answer."""
         if key not in self._kept:
             self._kept[key] = ask()
@@ -140,7 +140,7 @@ class Asking:
         session_id: str | None = None,
         headers: Mapping[str, str] | None = None,
         **profile: Any,
-    ) -> Answer:
+    ) -> EndpointAnswer:
         """Ask for a completion, with changes to the profile."""
         template = self.template(tools=tools, options=options, **profile)
         return self._try(
@@ -157,20 +157,20 @@ class Asking:
         *messages: Message,
         tools: Sequence[JSONValue] = (),
         change: Callable[[dict[str, Any]], None],
-    ) -> Answer:
+    ) -> EndpointAnswer:
         """Ask with a body that `change` edits: for requests that this library never makes."""
         fields = json.loads(self.template(tools=tools).encode(messages))
         change(fields)
         return self._try(Request(body=write_json(fields), seconds=self.seconds))
 
-    def _try(self, request: Request) -> Answer:
+    def _try(self, request: Request) -> EndpointAnswer:
         """Send a request; a connection that breaks is a refusal, which another form may avoid."""
         try:
             return self.send(request)
         except TransportError as error:
             if error.timed_out:
                 raise
-            return Answer(_NO_STATUS, {}, b"", failure=error)
+            return EndpointAnswer(_NO_STATUS, {}, b"", failure=error)
 
     def options(self, options: ModelOptions | None = None) -> ModelOptions:
         """Limit the length of an answer, where that can be done."""
@@ -194,7 +194,7 @@ class Asking:
             profile=replace(self.profile, **profile),
         )
 
-    def send(self, request: Request) -> Answer:
+    def send(self, request: Request) -> EndpointAnswer:
         """Send any request, and return the answer, whatever its status."""
         with self.transport.send(request) as response:
             body = bytearray()
@@ -202,7 +202,7 @@ class Asking:
                 body += piece
                 if len(body) > MAX_BODY_BYTES:
                     raise TransportError(f"an answer is longer than {MAX_BODY_BYTES} bytes")
-        answer = Answer(response.status, response.headers, bytes(body), response.session_id)
+        answer = EndpointAnswer(response.status, response.headers, bytes(body), response.session_id)
         self.note_session(answer.session_id)
         if not answer.problem:  # reading the message notes the quirks
             self.quirks |= {quirk.kind for quirk in answer.read.quirks}
@@ -220,7 +220,7 @@ def _loads(text: bytes | str) -> Any:
         return None
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """What came of a probe; as in `Finding`."""
 
     verdict: Verdict
@@ -229,24 +229,24 @@ class Seen(NamedTuple):
     optional: bool = False
 
 
-def holds(detail: str = "") -> Seen:
+def holds(detail: str = "") -> Observation:
     """Return the finding that the endpoint keeps the rule."""
-    return Seen(Verdict.HOLDS, detail)
+    return Observation(Verdict.HOLDS, detail)
 
 
-def fails(detail: str, *, profile: str = "") -> Seen:
+def fails(detail: str, *, profile: str = "") -> Observation:
     """Return a finding: the rule does not hold, and these settings make up for it."""
-    return Seen(Verdict.DOES_NOT_HOLD, detail, profile)
+    return Observation(Verdict.DOES_NOT_HOLD, detail, profile)
 
 
-def not_seen(detail: str) -> Seen:
+def not_seen(detail: str) -> Observation:
     """Return a finding: it is not known whether the rule holds, for this reason."""
-    return Seen(Verdict.NOT_SEEN, detail)
+    return Observation(Verdict.NOT_SEEN, detail)
 
 
-def not_needed(detail: str) -> Seen:
+def not_needed(detail: str) -> Observation:
     """Return a finding: agents do not need the rule at this endpoint, for this reason."""
-    return Seen(Verdict.NOT_SEEN, detail, optional=True)
+    return Observation(Verdict.NOT_SEEN, detail, optional=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +254,10 @@ class Probe:
     """One rule, and how an endpoint is asked about it."""
 
     name: str
-    look: Callable[[Asking], Seen]
+    look: Callable[[ProbeClient], Observation]
     optional: bool = False
 
-    def run(self, asking: Asking) -> Finding:
+    def run(self, asking: ProbeClient) -> Finding:
         """Ask, and return the finding, also if no answer comes."""
         try:
             seen = self.look(asking)
