@@ -222,7 +222,7 @@ class CompletionCounts(BaseModel):
     reasoning_tokens: int
 
 
-class Counts(BaseModel):
+class TokenCounts(BaseModel):
     """Tokens: -1 for an unknown count, and no details where the provider reported none."""
 
     prompt_tokens: int
@@ -240,7 +240,7 @@ class CompletionAnswer(BaseModel):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: Counts
+    usage: TokenCounts
     session_id: str
 
 
@@ -278,7 +278,7 @@ class CompletionChunk(BaseModel):
     created: int
     model: str
     choices: list[ChunkChoice]
-    usage: Counts | None = None
+    usage: TokenCounts | None = None
     tool_activity: dict[str, JsonValue] | None = None
     session_id: str
 
