@@ -42,7 +42,7 @@ PUBLIC_NAMES = {
     *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),
     *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile", "PROFILES", "Quirk"),
     *("Retry", "RetryingTransport", "AsyncRetryingTransport", "FallbackTransport"),
-    *("AsyncFallbackTransport", "AiohttpTransport"),
+    *("AsyncFallbackTransport", "AiohttpTransport", "LoggingTransport", "AsyncLoggingTransport"),
     # sessions that the program keeps, and those that the endpoint keeps
     *("SessionStore", "SQLSessions"),
     *(

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     )
     from pathors_agent.transports.fallback import AsyncFallbackTransport, FallbackTransport
     from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
+    from pathors_agent.transports.logged import AsyncLoggingTransport, LoggingTransport
     from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
     from pathors_agent.wire.chat_completions import ModelOptions
     from pathors_agent.wire.deltas import (
@@ -90,6 +91,7 @@ __all__ = [
     "AsyncEndpointSessions",
     "AsyncFallbackTransport",
     "AsyncHTTPTransport",
+    "AsyncLoggingTransport",
     "AsyncResponse",
     "AsyncRetryingTransport",
     "AsyncRunStream",
@@ -110,6 +112,7 @@ __all__ = [
     "IncompleteResponse",
     "JSONValue",
     "Limits",
+    "LoggingTransport",
     "MCPTools",
     "MalformedResponse",
     "ModelOptions",
@@ -190,6 +193,7 @@ _NAMES_BY_MODULE = {
     "transports.fallback": ("AsyncFallbackTransport", "FallbackTransport"),
     "history.loading": ("dump_messages", "load_messages"),
     "transports.http": ("AsyncHTTPTransport", "HTTPTransport", "Timeouts"),
+    "transports.logged": ("AsyncLoggingTransport", "LoggingTransport"),
     "mcp.tools": ("MCPTools",),
     "wire.deltas": ("ReasoningDelta", "TextDelta", "ToolCallDelta", "ToolProgressDelta"),
     "wire.message_builder": ("Quirk",),

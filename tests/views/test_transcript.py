@@ -20,6 +20,7 @@ from pathors_agent import (
     UserMessage,
 )
 from pathors_agent.core.run import Status
+from pathors_agent.messages import Message
 
 EVIL = '"><script>alert(1)</script><img src=x onerror="x">'
 
@@ -59,7 +60,7 @@ class Page(HTMLParser):
             self.rows[-1].append(data.strip())
 
 
-def result(*messages: UserMessage | AssistantMessage, answer: str = "") -> RunResult[str]:
+def result(*messages: Message, answer: str = "") -> RunResult[str]:
     return RunResult(Conversation(messages), messages, Status.FINISHED, answer=answer)
 
 
@@ -95,6 +96,36 @@ def test_rich_shows_the_same() -> None:
         "error      Too long.  (timeout)",
         "assistant  You.",
     ]
+
+
+def test_printed_transcript_has_every_row_as_text() -> None:
+    shown = result(*MESSAGES)
+
+    assert str(shown).splitlines()[1:] == [
+        "system     Be brief.",
+        "user       See?  (image_url)",
+        "reasoning  I should look.",
+        "assistant  One moment.",
+        'call       look({"at": "me"})',
+        "call       wait()",
+        "result     It is you.",
+        "error      Too long.  (timeout)",
+        "assistant  You.",
+    ]
+    assert (str(shown), str(Conversation(MESSAGES))) == (
+        shown.transcript(),
+        "\n".join(shown.transcript().splitlines()[1:]),
+    )
+
+
+def test_transcript_indents_lines_and_cannot_steer_the_terminal() -> None:
+    conversation = Conversation([UserMessage(content="\x1b[2Jgone\x07\n\nline")])
+
+    assert conversation.transcript() == "user       \ufffd[2Jgone\ufffd\n\n           line"
+
+
+def test_empty_conversation_has_an_empty_transcript() -> None:
+    assert Conversation().transcript() == ""
 
 
 def test_result_shows_where_it_stands_above() -> None:

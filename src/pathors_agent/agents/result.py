@@ -14,7 +14,7 @@ from pathors_agent.errors import RunNotFinished
 from pathors_agent.messages import AssistantMessage, EndedBy, Message, ToolCall, Usage
 from pathors_agent.schema.bounds import cut
 from pathors_agent.views.timeline import Chart, TimedCall, page
-from pathors_agent.views.transcript import as_html, as_rich
+from pathors_agent.views.transcript import as_html, as_rich, as_text
 from pathors_agent.wire.message_builder import Quirk
 
 if TYPE_CHECKING:
@@ -93,6 +93,16 @@ class RunResult(Generic[OutputT]):
     def session_id(self) -> str | None:
         """The id of the endpoint's session, if it keeps this conversation."""
         return self.conversation.session_id
+
+    def transcript(self) -> str:
+        """Return what was said as text: the status, and the messages that this run added.
+
+        `print(result)` shows it. The repr and the logs show no contents.
+        """
+        return as_text(self.messages, self._said())
+
+    def __str__(self) -> str:
+        return self.transcript()
 
     def timeline(self) -> str:
         """Return an HTML page that shows the run's calls as bars."""

@@ -183,6 +183,15 @@ class Conversation:
             f"session_id={self.session_id!r}>"
         )
 
+    def transcript(self) -> str:
+        """Return the messages as text. `print(conversation)` shows it; the repr has no contents."""
+        from pathors_agent.views.transcript import as_text
+
+        return as_text(self.messages)
+
+    def __str__(self) -> str:
+        return self.transcript()
+
     def _repr_html_(self) -> str:
         from pathors_agent.views.transcript import as_html
 

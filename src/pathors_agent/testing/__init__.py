@@ -31,12 +31,12 @@ if TYPE_CHECKING:
         raw,
     )
     from pathors_agent.testing.scripted_transport import AsyncScriptedTransport, ScriptedTransport
-    from pathors_agent.testing.scrubbing import Scrub
     from pathors_agent.testing.store_check import check_store
     from pathors_agent.testing.strategies import hostile_scripts, tool_arguments
     from pathors_agent.testing.tape import Tape
     from pathors_agent.testing.tool_rules import check_tool
     from pathors_agent.testing.transport_check import check_async_transport, check_transport
+    from pathors_agent.transports.scrubbing import Scrub
 
 __all__ = [
     "Answer",
@@ -86,7 +86,6 @@ _NAMES_BY_MODULE = {
     "replaying": ("replay", "replay_async"),
     "script": ("Answer", "Entry", "Raw", "Reply", "answer", "calls", "http_error", "raw"),
     "scripted_transport": ("AsyncScriptedTransport", "ScriptedTransport"),
-    "scrubbing": ("Scrub",),
     "strategies": ("hostile_scripts", "tool_arguments"),
     "tape": ("Tape",),
 }
@@ -95,6 +94,7 @@ _MODULES = {
 } | dict.fromkeys(
     ("CassetteMiss", "CassetteRefused", "Difference", "ReplayDifference"), "pathors_agent.errors"
 )
+_MODULES["Scrub"] = "pathors_agent.transports.scrubbing"
 
 
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name

@@ -18,8 +18,6 @@ from anyio.lowlevel import checkpoint
 
 from pathors_agent.agents.ask import close_pieces
 from pathors_agent.errors import CassetteMiss, CassetteRefused, TransportError
-from pathors_agent.testing.scrubbing import Scrub
-from pathors_agent.testing.spread_text import spread_texts
 from pathors_agent.testing.tape import AskedRequest, Failure, RecordedExchange, Tape
 from pathors_agent.transports.base import (
     AsyncResponse,
@@ -28,6 +26,8 @@ from pathors_agent.transports.base import (
     Response,
     Transport,
 )
+from pathors_agent.transports.scrubbing import Scrub
+from pathors_agent.transports.spread_text import spread_texts
 from pathors_agent.wire.profiles import EndpointProfile
 
 TransportT = TypeVar("TransportT", Transport, AsyncTransport)

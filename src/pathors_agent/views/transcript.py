@@ -1,6 +1,6 @@
-"""Readable transcripts of messages: as HTML for notebooks, and with rich for terminals.
+"""Readable transcripts of messages: as text, as HTML for notebooks, and with rich for terminals.
 
-Only these two functions show message contents; a plain repr shows their sizes.
+Only these three functions show message contents; a plain repr shows their sizes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,6 +32,21 @@ class _Row(NamedTuple):
     label: str
     text: str
     remark: str = ""
+
+
+def as_text(messages: Sequence[Message], heading: str = "") -> str:
+    """Return messages as lines; characters that would control a terminal are replaced."""
+    return "\n".join(filter(None, [heading, *map(_text_row, _rows(messages))]))
+
+
+def _text_row(row: _Row) -> str:
+    first, *rest = (_visible(row.text) + _remark(row)).splitlines() or [""]
+    lines = [f"{row.label:<{_LABEL}}  {first}", *(f"{'':<{_LABEL}}  {line}" for line in rest)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+# The longest labels are those of answers and reasoning.
+_LABEL = 9
 
 
 def as_html(messages: Sequence[Message], heading: str = "") -> str:

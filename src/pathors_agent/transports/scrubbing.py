@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pathors_agent.messages import JSONValue
-from pathors_agent.testing.spread_text import masked_spread_texts
+from pathors_agent.transports.spread_text import masked_spread_texts
 
 MASK = b"*"
 
