@@ -219,16 +219,16 @@ class ModelCall:
         self, effect: CallModel, transport: AsyncTransport
     ) -> AbstractAsyncContextManager[AsyncResponse]:
         """Build the request, and return the context manager that sends it."""
-        with self._control.interruptible():
-            request = await self._request_async(effect)
+        request = await self._request_async(effect)
         send = partial(transport.send, request)
         return send() if self._operation is None else self._operation.sending_async(send)
 
     async def pieces_async(self, response: AsyncResponse) -> AsyncIterator[bytes]:
         """Return the pieces of a good response; raise the error of any other."""
-        with self._control.interruptible():
-            if not self._is_good(response):
-                raise _refusal(response, await _read_error_async(response.pieces))
+        if not self._is_good(response):
+            with self._control.interruptible():
+                body = await _read_error_async(response.pieces)
+            raise _refusal(response, body)
         return self._control.pieces(aiter(response.pieces))
 
     def finish(self) -> AssistantMessage:
@@ -266,7 +266,7 @@ class ModelCall:
         choose = self._history()
         if choose is None:
             return self._build(effect, effect.messages)
-        with self._choosing():
+        with self._control.interruptible(), self._choosing():
             messages = choose(effect.messages)
             if isinstance(messages, Awaitable):
                 messages = await messages

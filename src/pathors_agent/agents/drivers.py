@@ -66,8 +66,9 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
         while effects := control.effects():
             match effects[0]:
                 case CallModel() as effect:
-                    with control.interruptible():
-                        await bindings.choose_tools_async(run)
+                    if bindings.choice is not None:
+                        with control.interruptible():
+                            await bindings.choose_tools_async(run)
                     with ModelCall(run, effect.key, bindings, control) as call:
                         try:
                             async with await call.send_async(effect, transport) as response:
@@ -163,7 +164,6 @@ async def call_alone(
     message = await perform_async(run, effect, bindings)
     control.record(message)
     # A call that returns a result although it was cancelled has swallowed the cancellation.
-    await checkpoint_if_cancelled()
     if task.cancelling():
         raise asyncio.CancelledError
     return message

@@ -119,8 +119,8 @@ class _Batch:
         """Whether a single result is missing."""
         return len(self.places) - len(self.results) == 1
 
-    def open_calls(self) -> tuple[ToolCall, ...]:
-        return tuple(call for place, call in enumerate(self.calls) if place not in self.results)
+    def open_places(self) -> list[tuple[int, ToolCall]]:
+        return [place for place in enumerate(self.calls) if place[0] not in self.results]
 
     def results_in_call_order(self) -> list[ToolMessage]:
         return [self.results[place] for place in sorted(self.results)]
@@ -264,7 +264,12 @@ class Conversation:
     @property
     def open_calls(self) -> tuple[ToolCall, ...]:
         """The tool calls without a result, in call order."""
-        return self._batch.open_calls() if self._batch else ()
+        return tuple([call for _, call in self.open_places])
+
+    @property
+    def open_places(self) -> Sequence[tuple[int, ToolCall]]:
+        """The tool calls without a result, each with its index in the answer."""
+        return self._batch.open_places() if self._batch else ()
 
     def append(self, message: Message) -> None:
         """Add a message, or raise `ConversationError` and change nothing."""

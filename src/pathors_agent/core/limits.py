@@ -193,13 +193,18 @@ class Tally:
         self.limit_before = self.limit
         self._prepare_counts(len(answer.tool_calls))
         # The last call of an answer that was cut off may be incomplete.
-        reason = answer.finish_reason if answer.ended_by else None
-        verdicts = {call.id: self._verdict(call, reason) for call in answer.tool_calls}
-        self.verdicts = {i: verdict for i, verdict in verdicts.items() if verdict is not MAY_RUN}
-        self._names = {call.id: call.name for call in answer.tool_calls}
+        reason = answer.finish_reason if answer.tool_calls and answer.ended_by else None
+        self._names = names = {}
+        verdicts: dict[str, Verdict] = {}
+        for call in answer.tool_calls:
+            names[call.id] = call.name
+            verdict = self._verdict(call, reason)
+            if verdict is not MAY_RUN:
+                verdicts[call.id] = verdict
+        self.verdicts = verdicts
         self._turns += 1
         self._tokens += _tokens(answer)
-        self.failed_answers += any(call.name == self._final_tool for call in answer.tool_calls)
+        self.failed_answers += self._final_tool is not None and self._final_tool in names.values()
 
     def _count_result(self, name: str, result: ToolMessage) -> None:
         if result.ends_tool:

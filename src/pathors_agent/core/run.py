@@ -301,13 +301,12 @@ class Run:
         if self.out_of_time:
             return []
         verdicts = self._counted().verdicts
-        places = {call.id: place for place, call in enumerate(self.conversation.calls)}
-        judged = [(call, verdicts.get(call.id, MAY_RUN)) for call in self.conversation.open_calls]
-        return [
-            CallTool(self._tool_key(places[call.id]), call, verdict)
-            for call, verdict in judged
-            if verdict.refusal or not self._must_wait(call)
-        ]
+        pending = []
+        for place, call in self.conversation.open_places:
+            verdict = verdicts.get(call.id, MAY_RUN)
+            if verdict.refusal or not self._must_wait(call):
+                pending.append(CallTool(self._tool_key(place), call, verdict))
+        return pending
 
     def _must_wait(self, call: ToolCall) -> bool:
         if call.name in self.client_tools:

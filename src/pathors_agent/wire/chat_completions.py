@@ -189,7 +189,8 @@ def _encoded(message: Message, profile: EndpointProfile) -> _Encoded:
         pass
     # A copy: the buffer of msgspec is half as large again, and these bytes are cached.
     data = bytes(memoryview(write_json(wire_message(message, profile))))
-    return _keep(message, _Encoded(profile, data, _carried_parts(message, profile)))
+    carried = _carried_parts(message, profile) if isinstance(message, ToolMessage) else b""
+    return _keep(message, _Encoded(profile, data, carried))
 
 
 def _keep(message: Message, encoded: _Encoded) -> _Encoded:
@@ -296,8 +297,8 @@ def _origin(call_id: str, profile: EndpointProfile) -> bytes:
     return write_json({"type": "text", "text": text})
 
 
-def _carried_parts(message: Message, profile: EndpointProfile) -> bytes:
-    if not isinstance(message, ToolMessage) or isinstance(message.content, str):
+def _carried_parts(message: ToolMessage, profile: EndpointProfile) -> bytes:
+    if isinstance(message.content, str):
         return b""
     return write_json(write_parts(carried_parts(message.content, profile.result_media)))[1:-1]
 
