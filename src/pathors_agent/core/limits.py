@@ -195,7 +195,7 @@ class Tally:
         # The last call of an answer that was cut off may be incomplete.
         reason = answer.finish_reason if answer.tool_calls and answer.ended_by else None
         self._names = names = {}
-        verdicts: dict[str, Verdict] = {}
+        verdicts: dict[str, CallVerdict] = {}
         for call in answer.tool_calls:
             names[call.id] = call.name
             verdict = self._verdict(call, reason)
