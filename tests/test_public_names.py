@@ -38,6 +38,8 @@ PUBLIC_NAMES = {
     # what of a history is sent
     *("last_turns", "token_budget", "estimate_tokens", "summarized"),
     *("Approval", "Decision", "Happened", "NOT_HAPPENED"),
+    # what wraps each call
+    *("Hook", "AsyncHook", "ModelContext", "ModelRequest", "LimitReached"),
     # how a model is reached
     *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),
     *("HTTPTransport", "AsyncHTTPTransport", "Timeouts", "EndpointProfile", "PROFILES", "Quirk"),
@@ -62,6 +64,8 @@ PUBLIC_NAMES = {
 
 # An alias has no `__doc__` of its own; a text below its definition documents it.
 ALIASES = {
+    "AsyncHook": "agents.hooks",
+    "Hook": "agents.hooks",
     "JSONValue": "messages",
     "NOT_HAPPENED": "agents.perform.reconcile",
     "PROFILES": "wire.profiles",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathors_agent.agents.agent import Agent, AsyncAgent
     from pathors_agent.agents.approvals import Approval, Decision
+    from pathors_agent.agents.hooks import AsyncHook, Hook, ModelContext, ModelRequest
     from pathors_agent.agents.perform.reconcile import NOT_HAPPENED, Happened
     from pathors_agent.agents.result import RunResult
     from pathors_agent.agents.stream import AsyncRunStream, RunStream
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         AuthenticationError,
         ConversationError,
         IncompleteResponse,
+        LimitReached,
         MalformedResponse,
         ProviderError,
         RunNotFinished,
@@ -91,6 +93,7 @@ __all__ = [
     "AsyncEndpointSessions",
     "AsyncFallbackTransport",
     "AsyncHTTPTransport",
+    "AsyncHook",
     "AsyncLoggingTransport",
     "AsyncResponse",
     "AsyncRetryingTransport",
@@ -109,13 +112,17 @@ __all__ = [
     "GiveFeedback",
     "HTTPTransport",
     "Happened",
+    "Hook",
     "IncompleteResponse",
     "JSONValue",
+    "LimitReached",
     "Limits",
     "LoggingTransport",
     "MCPTools",
     "MalformedResponse",
+    "ModelContext",
     "ModelOptions",
+    "ModelRequest",
     "NewSession",
     "ProviderError",
     "Quirk",
@@ -169,6 +176,7 @@ _NAMES_BY_MODULE = {
     "agents.agent": ("Agent", "AsyncAgent"),
     "transports.aiohttp": ("AiohttpTransport",),
     "agents.approvals": ("Approval", "Decision"),
+    "agents.hooks": ("AsyncHook", "Hook", "ModelContext", "ModelRequest"),
     "agents.perform.reconcile": ("NOT_HAPPENED", "Happened"),
     "wire.chat_completions": ("ModelOptions",),
     "wire.profiles": ("PROFILES", "EndpointProfile"),
@@ -178,6 +186,7 @@ _NAMES_BY_MODULE = {
         "AuthenticationError",
         "ConversationError",
         "IncompleteResponse",
+        "LimitReached",
         "MalformedResponse",
         "ProviderError",
         "RunNotFinished",

@@ -27,6 +27,7 @@
         ToolMissing               add the tool again, and resume the durable run
         BatchRefused              fix the input of the batch
     ToolError                     raise it inside a tool to report an error to the model
+    LimitReached                  raise it inside a hook to end the run
     AssertionError
         CassetteMiss              record the request: the cassette does not contain it
         CassetteRefused           keep the secret out of the recording
@@ -300,6 +301,19 @@ class ToolError(Exception):
     def __init__(self, text: str = "", *, retryable: bool = True) -> None:
         super().__init__(text)
         self.retryable = retryable
+
+
+class LimitReached(Exception):
+    """Raised inside a hook to end the run, as a limit does.
+
+    The run's `status` is LIMIT_REACHED, and its `limit` is the text that is passed. The exception
+    never leaves the run; calls that have no result yet are still open.
+    """
+
+    def __init__(self, limit: str) -> None:
+        super().__init__(limit)
+        self.limit = limit
+        self.timed_out = limit == "seconds"
 
 
 @dataclass(frozen=True, slots=True)

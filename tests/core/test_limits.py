@@ -241,7 +241,7 @@ def test_feedback_does_not_start_a_turn() -> None:
 def test_run_that_is_out_of_time_has_no_pending_effects() -> None:
     run = Run(Conversation([USER, asks("a look 1")]))
 
-    run.out_of_time = True
+    run.stopped_at = "seconds"
 
     assert run.effects() == []
     assert (run.status, run.limit) == (Status.LIMIT_REACHED, "seconds")

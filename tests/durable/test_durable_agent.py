@@ -14,6 +14,7 @@ from pathors_agent import (
     AssistantMessage,
     AsyncAgent,
     ConversationError,
+    LimitReached,
     Limits,
     Tool,
     ToolContext,
@@ -451,3 +452,66 @@ async def test_engine_says_nothing_on_the_terminal(
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
     assert "secret words" not in caplog.text
+
+
+# - hooks -
+
+
+async def test_hooks_wrap_the_calls_of_a_run_once(opened: Open) -> None:
+    log: list[str] = []
+
+    class Note:
+        async def around_model(self, call: Any, request: Any, next_: Any) -> Any:
+            message = await next_(request)
+            log.append(f"{call.key} {call.context}")
+            return message
+
+        async def around_tool(self, call: Any, arguments: Any, context: Any, next_: Any) -> Any:
+            log.append(call.name)
+            return await next_({"cents": arguments["cents"] * 2})
+
+    pay: Any = ran(log)
+    script = [calls(("pay", {"cents": 4})), "Paid."]
+    async with opened(*script, tools=[pay], hooks=[Note()]) as durable:
+        handle = await durable.start("Pay.", context="Ada")
+        await handle.result()
+        [approval] = await durable.approvals(handle.id)
+        await durable.approve(handle.id, approval)
+        result = await handle.result()
+
+    assert result.output == "Paid."
+    assert log == ["model/0 Ada", "pay", "pay 8", "model/1 Ada"]
+
+
+async def test_hook_ends_a_run_at_a_limit_of_its_own(opened: Open) -> None:
+    class Stop:
+        async def around_tool(self, call: Any, arguments: Any, context: Any, next_: Any) -> Any:
+            raise LimitReached("review")
+
+    @tool
+    async def look() -> str:
+        raise AssertionError
+
+    async with opened(calls(("look", {})), tools=[look], hooks=[Stop()]) as durable:
+        result = await (await durable.start("Look.")).result()
+
+    assert (result.status, result.limit) == (Status.LIMIT_REACHED, "review")
+
+
+async def test_run_whose_hook_fails_is_resumed_with_the_pending_call(opened: Open) -> None:
+    is_down = True
+
+    class Audit:
+        async def around_model(self, call: Any, request: Any, next_: Any) -> Any:
+            if is_down:
+                raise ConnectionError("the audit log is down")
+            return await next_(request)
+
+    async with opened("Hello.", hooks=[Audit()]) as durable:
+        handle = await durable.start("Hi.")
+        with pytest.raises(RunFailed, match="the audit log is down"):
+            await handle.result()
+        is_down = False
+        await durable.resume(handle.id)
+
+        assert (await handle.result()).output == "Hello."

@@ -317,7 +317,7 @@ def test_every_choice_is_a_tail_of_whole_turns(
 ) -> None:
     choose: History = last_turns(size) if by_turns else budget(size, count=one_each)
 
-    chosen = checked(choose(history))
+    chosen = checked(choose(history), source="history=")
 
     tail = [m for m in chosen if not isinstance(m, SystemMessage)]
     rest = [m for m in history if not isinstance(m, SystemMessage)]

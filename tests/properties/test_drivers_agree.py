@@ -1,7 +1,7 @@
 """Every driver makes the same history of the same answers, wherever it was interrupted."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from effort import examples
+from hook_kinds import hook
+from pathors_agent import ModelContext, ModelRequest, ToolContext
 from pathors_agent.agents.stream import AsyncRunStream, RunStream
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
@@ -106,23 +108,63 @@ REPEATING = [*[Turn("", (("work", '{"a": 1}'),) * 4)] * 3, Turn("Done.", ())]
 ENDS = (Status.FINISHED, Status.LIMIT_REACHED)
 
 
+def meddle_with_model(call: ModelContext, request: ModelRequest) -> Generator[Any, Any, Any]:
+    """Change each answer with words, and look at all others."""
+    message = yield request
+    return message.model_copy(update={"content": "Hm, hm."}) if message.text == "Hm." else message
+
+
+def meddle_with_tools(
+    call: ToolCall, arguments: dict[str, Any], context: ToolContext
+) -> Generator[Any, Any, Any]:
+    """Refuse, replace, change or run a call, as its argument says."""
+    match arguments.get("a"):
+        case 0:
+            raise ToolError("not none")
+        case 1:
+            return "known"
+        case 2:
+            result = yield {"a": 5}
+            return result.model_copy(update={"content": f"changed: {result.text}"})
+        case _:
+            return (yield arguments)
+
+
+def hooks_of(way: str, *, hooked: bool = True) -> list[Any]:
+    if not hooked:
+        return []
+    return [hook(way, model=meddle_with_model, tool=meddle_with_tools), hook(way, tool=pass_on)]
+
+
+def pass_on(
+    call: ToolCall, arguments: dict[str, Any], context: ToolContext
+) -> Generator[Any, Any, Any]:
+    return (yield arguments)
+
+
 def replies(script: Sequence[Turn], taken: int = 0) -> list[Reply]:
     """Give the answers that are left when so many were taken."""
     return [turn.reply(number) for number, turn in enumerate(script)][taken:]
 
 
-def finish(way: str, script: Sequence[Turn], history: Sequence[Message]) -> tuple[Message, ...]:
+def finish(
+    way: str, script: Sequence[Turn], history: Sequence[Message], *, hooked: bool = False
+) -> tuple[Message, ...]:
     """Take a history up from storage and run it to its end."""
     conversation = Conversation(load_messages(dump_messages(history)))
     result = Way(way).run(
-        *replies(script, conversation.turns), conversation=conversation, tools=TOOLS
+        *replies(script, conversation.turns),
+        conversation=conversation,
+        tools=TOOLS,
+        hooks=hooks_of(way, hooked=hooked),
     )
     assert result.status in ENDS
     return conversation.messages
 
 
-def whole(way: str, script: Sequence[Turn]) -> tuple[Message, ...]:
-    result = Way(way).run(*replies(script), prompt="Go.", tools=TOOLS)
+def whole(way: str, script: Sequence[Turn], *, hooked: bool = False) -> tuple[Message, ...]:
+    hooks = hooks_of(way, hooked=hooked)
+    result = Way(way).run(*replies(script), prompt="Go.", tools=TOOLS, hooks=hooks)
     assert result.status in ENDS
     return result.conversation.messages
 
@@ -271,3 +313,83 @@ def test_results_that_came_in_any_order_end_as_the_whole(
     some = data.draw(st.lists(st.sampled_from(batch), unique_by=id, max_size=size))
 
     assert finish(way, script, [*history[: opener + 1], *some]) == history
+
+
+# - hooks -
+
+
+@EACH_WAY
+@few
+@given(script=scripts)
+@example(script=REPEATING)
+def test_every_way_makes_the_same_history_with_hooks(way: str, script: list[Turn]) -> None:
+    history = whole(way, script, hooked=True)
+    streamed = Way(way)
+    result = streamed.stream(*replies(script), prompt="Go.", tools=TOOLS, hooks=hooks_of(way))
+
+    assert history == whole("blocking", script, hooked=True)
+    assert result.conversation.messages == history
+    assert [item for item in streamed.items if isinstance(item, AssistantMessage)] == [
+        message for message in history if isinstance(message, AssistantMessage)
+    ]
+
+
+@EACH_WAY
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.too_slow])
+@given(script=scripts, other=st.sampled_from(WAYS), data=st.data())
+def test_run_with_hooks_ends_as_the_whole_wherever_it_is_cancelled_or_left(
+    way: str, script: list[Turn], other: str, data: st.DataObject
+) -> None:
+    history = whole(way, script, hooked=True)
+    streamed = Way(way)
+    streamed.stream(*replies(script), prompt="Go.", tools=TOOLS, hooks=hooks_of(way))
+    place = data.draw(st.integers(1, len(streamed.items)))
+    is_left = data.draw(st.booleans())
+
+    def cancel(count: int, stream: Stream) -> None:
+        if count == place and not is_left:
+            stream.cancel()
+
+    conversation = Conversation()
+    Way(way).stream(
+        *replies(script),
+        prompt="Go.",
+        conversation=conversation,
+        tools=TOOLS,
+        hooks=hooks_of(way),
+        act=cancel,
+        stop_after=place if is_left else None,
+    )
+
+    assert finish(other, script, conversation.messages, hooked=True) == history
+
+
+@EACH_WAY
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.too_slow])
+@given(script=scripts, data=st.data())
+def test_message_said_during_a_run_with_hooks_comes_after_what_was_answered(
+    way: str, script: list[Turn], data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(0, 4))
+
+    def said(name: str) -> tuple[Message, ...]:
+        def say(count: int, stream: Stream) -> None:
+            if count == place:
+                stream.say("And this.")
+
+        conversation = Conversation()
+        result = Way(name).stream(
+            *replies([*script, Turn("Also done.", ())]),
+            prompt="Go.",
+            conversation=conversation,
+            tools=TOOLS,
+            hooks=hooks_of(name),
+            act=say,
+        )
+        assert result.status in ENDS
+        return conversation.messages
+
+    history = said(way)
+
+    assert history == said("blocking")
+    assert sum(map(is_said, history)) <= 1

@@ -12,7 +12,17 @@ import anyio
 import pytest
 
 from live_server import Live, events, external, joined, live, result
-from pathors_agent import AsyncHTTPTransport, Limits, ModelOptions, ToolContext, Usage, tool
+from pathors_agent import (
+    AssistantMessage,
+    AsyncHTTPTransport,
+    Limits,
+    ModelContext,
+    ModelOptions,
+    ModelRequest,
+    ToolContext,
+    Usage,
+    tool,
+)
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.stores import MemoryStore
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
@@ -1061,3 +1071,33 @@ def test_session_that_comes_when_the_wait_for_it_ends_is_taken() -> None:
     settings = ServerSettings(session_wait_seconds=0.01)
     with live(project("one"), settings=settings, store=SlowLease()) as server:
         assert server.complete("Hi", session="s1").status_code == 200
+
+
+# - hooks -
+
+
+class Guardrail:
+    """Answers instead of the model, and doubles what is added."""
+
+    async def around_model(self, call: ModelContext, request: ModelRequest, next_: Any) -> Any:
+        if "password" in request.messages[-1].text:
+            return AssistantMessage(content="I do not handle passwords.")
+        return await next_(request)
+
+    async def around_tool(self, call: Any, arguments: Any, context: Any, next_: Any) -> Any:
+        return await next_({"a": 2 * arguments["a"], "b": 2 * arguments["b"]})
+
+
+def test_hooks_of_a_project_wrap_its_calls() -> None:
+    script = [calls(("add", {"a": 1, "b": 2})), "Six."]
+    with live(project(*script, tools=[add], hooks=[Guardrail()])) as server:
+        server.complete("1 + 2?")
+
+        assert sent(server)[1]["messages"][-1]["content"] == "6"
+
+
+def test_answer_of_a_hook_is_streamed_to_the_client() -> None:
+    with live(project(hooks=[Guardrail()])) as server:
+        answered = server.complete("My password?", stream=True)
+
+        assert joined(events(answered.text)) == "I do not handle passwords."

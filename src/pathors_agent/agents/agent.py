@@ -35,6 +35,7 @@ from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 if TYPE_CHECKING:
     from pathors_agent.agents.ask import RunSetup
     from pathors_agent.agents.control import RunControl
+    from pathors_agent.agents.hooks import AsyncHook, Hook, Hooks
     from pathors_agent.agents.perform.threads import ToolThread
     from pathors_agent.agents.result import RunResult
     from pathors_agent.agents.stream import AsyncRunStream, Baseline, RunStream
@@ -60,6 +61,7 @@ class _AgentBase:
         output: object = None,
         tools: Tools | AsyncToolChoice = (),
         history: AsyncHistory | None = None,
+        hooks: "Hooks | None" = None,
         name: str | None = None,
         model: str | None = None,
         instructions: str | None = None,
@@ -74,6 +76,7 @@ class _AgentBase:
         self.limits = limits or Limits()
         self._known_quirks: set[str] = set()
         self._history = history
+        self._hooks = hooks
         template = RequestTemplate(
             model=model,
             instructions=instructions,
@@ -99,12 +102,15 @@ def prepare_run(
     *,
     session_id: str | None = None,
     context: object = None,
+    streams: bool = True,
 ) -> "tuple[Run, Baseline, RunSetup]":
     """Return a run of the agent that goes on with a conversation, or begins a new one.
 
-    Nothing is performed yet, and nothing is appended to the conversation.
+    Without `streams`, nothing reads its deltas. Nothing is performed yet, and nothing is appended to
+    the conversation.
     """
     from pathors_agent.agents.ask import RunSetup
+    from pathors_agent.agents.hooks import NO_HOOKS
     from pathors_agent.agents.stream import Baseline
     from pathors_agent.telemetry.runs import RunTelemetry
 
@@ -122,6 +128,8 @@ def prepare_run(
         answers=answers,
         arriving=ArrivingAnswer(answers) if answers else None,
         history=agent._history,
+        hooks=agent._hooks or NO_HOOKS,
+        streams=streams,
         telemetry=RunTelemetry(
             agent.name, model=agent._template.model, server=agent._server_address
         ),
@@ -152,6 +160,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
     - `instructions`: sent before the history of every request, but not part of the history.
     - `history`: a function that selects the messages to send, unless the endpoint keeps the
       history itself; see `last_turns` and `token_budget`.
+    - `hooks`: objects with `around_model` or `around_tool`, which wrap each call of the run.
     - `name`: the agent's name in traces, metrics and logs.
     - `model`: the name of the model, for endpoints that serve several.
     - `limits`: when a run stops by itself; `options`: parameters of the requests.
@@ -165,6 +174,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         output: type[OutputT] | None = None,
         tools: Tools | ToolChoice = (),
         history: History | None = None,
+        hooks: "Iterable[Hook]" = (),
         **settings: Unpack[AgentSettings],
     ) -> None: ...
 
@@ -176,6 +186,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         output: object,
         tools: Tools | ToolChoice = (),
         history: History | None = None,
+        hooks: "Iterable[Hook]" = (),
         **settings: Unpack[AgentSettings],
     ) -> None: ...
 
@@ -186,12 +197,20 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         output: object = None,
         tools: Tools | ToolChoice = (),
         history: History | None = None,
+        hooks: "Iterable[Hook]" = (),
         **settings: Unpack[AgentSettings],
     ) -> None:
         if not isinstance(transport, Transport):
             raise TypeError(_wrong_transport(transport, "Transport", "AsyncAgent"))
         refuse_async(tools)
-        super().__init__(transport, output=output, tools=tools, history=history, **settings)
+        super().__init__(
+            transport,
+            output=output,
+            tools=tools,
+            history=history,
+            hooks=_methods_of(hooks, is_async=False),
+            **settings,
+        )
         self.transport = transport
         self._thread: ToolThread | None = None  # started by the first run
         self._starting = Lock()
@@ -225,12 +244,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         answer the `approvals` of an earlier run. Raises `TransportError` if a model call fails, with
         the history so far in its `messages`.
         """
-        with self.stream(
-            prompt,
-            conversation=conversation,
-            session_id=session_id,
-            context=context,
-            decisions=decisions,
+        with self._stream(
+            prompt, conversation, session_id, context, decisions, streams=False
         ) as stream:
             for _ in stream:
                 pass
@@ -246,12 +261,24 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         decisions: Iterable[Decision] = (),
     ) -> "RunStream[OutputT]":
         """Run, and stream deltas and messages: iterate the result inside a `with` block."""
+        return self._stream(prompt, conversation, session_id, context, decisions, streams=True)
+
+    def _stream(
+        self,
+        prompt: Prompt | None,
+        conversation: GivenConversation | None,
+        session_id: str | None,
+        context: object,
+        decisions: Iterable[Decision],
+        *,
+        streams: bool,
+    ) -> "RunStream[OutputT]":
         from pathors_agent.agents.control import RunControl
         from pathors_agent.agents.drivers import drive
         from pathors_agent.agents.stream import RunStream
 
         run, baseline, bindings = prepare_run(
-            self, conversation, session_id=session_id, context=context
+            self, conversation, session_id=session_id, context=context, streams=streams
         )
         if run.conversation.open_calls:
             bindings.choose_tools(run)
@@ -285,6 +312,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         output: type[OutputT] | None = None,
         tools: Tools | AsyncToolChoice = (),
         history: AsyncHistory | None = None,
+        hooks: "Iterable[AsyncHook]" = (),
         **settings: Unpack[AgentSettings],
     ) -> None: ...
 
@@ -296,6 +324,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         output: object,
         tools: Tools | AsyncToolChoice = (),
         history: AsyncHistory | None = None,
+        hooks: "Iterable[AsyncHook]" = (),
         **settings: Unpack[AgentSettings],
     ) -> None: ...
 
@@ -306,11 +335,19 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         output: object = None,
         tools: Tools | AsyncToolChoice = (),
         history: AsyncHistory | None = None,
+        hooks: "Iterable[AsyncHook]" = (),
         **settings: Unpack[AgentSettings],
     ) -> None:
         if not isinstance(transport, AsyncTransport):
             raise TypeError(_wrong_transport(transport, "AsyncTransport", "Agent"))
-        super().__init__(transport, output=output, tools=tools, history=history, **settings)
+        super().__init__(
+            transport,
+            output=output,
+            tools=tools,
+            history=history,
+            hooks=_methods_of(hooks, is_async=True),
+            **settings,
+        )
         self.transport = transport
 
     def as_tool(self, name: str, description: str, *, timeout: float | None = None) -> Tool:
@@ -415,6 +452,15 @@ def _open(
     conversation.session_id = conversation.session_id or session_id
     # Set before the first effect, so that code that stores the growing history can store it as well.
     conversation.id = conversation.id or session_id or f"{_IDS.getrandbits(128):032x}"
+
+
+def _methods_of(hooks: Iterable[object], *, is_async: bool) -> "Hooks | None":
+    given = tuple(hooks)
+    if not given:
+        return None
+    from pathors_agent.agents.hooks import Hooks
+
+    return Hooks.of(given, is_async=is_async)
 
 
 def _refuse_other_session(conversation: Conversation, session_id: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Generator,
     Iterable,
     Iterator,
     Sequence,
@@ -21,12 +22,33 @@ from functools import partial
 from time import monotonic
 from typing import Any, Protocol, Self
 
+import anyio
+
 from pathors_agent.agents.answers import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.agents.approvals import Approvals
-from pathors_agent.agents.control import RunControl, TimeIsUp
+from pathors_agent.agents.control import RunControl
+from pathors_agent.agents.hooks import (
+    NO_HOOKS,
+    AsyncNextModel,
+    Hooks,
+    ModelContext,
+    ModelRequest,
+    NextModel,
+    async_model_layer,
+    drained,
+    layered,
+    model_layer,
+    with_hooks,
+)
 from pathors_agent.concurrency.event_loops import RunCancelled
 from pathors_agent.core.run import CallModel, CallTool, Run
-from pathors_agent.errors import IncompleteResponse, ProviderError, TransportError, error_text
+from pathors_agent.errors import (
+    IncompleteResponse,
+    LimitReached,
+    ProviderError,
+    TransportError,
+    error_text,
+)
 from pathors_agent.history.trim import AsyncHistory, checked, spending
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
 from pathors_agent.telemetry.runs import ModelOperation, RunTelemetry
@@ -46,6 +68,7 @@ from pathors_agent.transports.base import (
 )
 from pathors_agent.transports.retry import retry_after
 from pathors_agent.wire.chat_completions import RequestTemplate
+from pathors_agent.wire.completion_bytes import plain_body
 from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.message_builder import Quirk
 from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
@@ -72,8 +95,8 @@ class RunSetup:
     Tools get `context` as `ToolContext.context`. `choice`, if there is one, returns the `tools` of
     each turn. `quirks` are the deviations of this run's answers from the wire format, one of each
     kind; `known_quirks` are the kinds that were logged before. `answers` is the type of the answers,
-    and `arriving` shows an answer while it arrives. `history` selects the messages to send, and used
-    the tokens in `spent`. `telemetry` observes the run; `journal` records its tool calls, in async
+    and `arriving` shows an answer while it arrives. `hooks` wrap its calls; without `streams`, nothing
+    reads the deltas. `history` selects the messages to send, and used the tokens in `spent`. `telemetry` observes the run; `journal` records its tool calls, in async
     code only.
     """
 
@@ -81,6 +104,8 @@ class RunSetup:
     template: RequestTemplate
     approvals: Approvals
     context: object = None
+    hooks: Hooks = NO_HOOKS
+    streams: bool = True
     choice: AsyncToolChoice | None = None
     quirks: tuple[Quirk, ...] = ()
     known_quirks: set[str] = field(default_factory=set)
@@ -115,11 +140,58 @@ class RunSetup:
         with spending(spent):
             yield
 
-    def report_answered(self, effect: CallTool, message: ToolMessage) -> None:
-        """Report a call whose tool did not run."""
+    def select(self, effect: CallModel) -> Sequence[Message]:
+        """Return the messages to send."""
+        choose = self._history()
+        if choose is None:
+            return effect.messages
+        with self._choosing():
+            messages = choose(effect.messages)
+        if isinstance(messages, Awaitable):
+            if inspect.iscoroutine(messages):
+                messages.close()  # otherwise Python warns that it was never awaited
+            raise TypeError(
+                "history= returned an awaitable, which only AsyncAgent can await: "
+                "pass a function that is not async"
+            )
+        return self._checked(effect, messages)
+
+    async def select_async(self, effect: CallModel) -> Sequence[Message]:
+        """Return the messages to send; `history` may be async."""
+        choose = self._history()
+        if choose is None:
+            return effect.messages
+        with self._choosing():
+            messages = choose(effect.messages)
+            if isinstance(messages, Awaitable):
+                messages = await messages
+        return self._checked(effect, messages)
+
+    def _history(self) -> AsyncHistory | None:
+        """Return the function that selects messages, or None if the endpoint keeps the history."""
+        keeps_history = self.template.profile.sends == "new_messages"
+        return None if keeps_history else self.history
+
+    @contextmanager
+    def _choosing(self) -> Iterator[None]:
+        """Count the tokens that `history=` uses to this run, and put its spans below the run's."""
+        with self.counting(), self.telemetry.attached():
+            yield
+
+    def _checked(self, effect: CallModel, messages: Sequence[Message]) -> Sequence[Message]:
+        if messages is effect.messages:
+            return messages
+        return checked(messages, source="history=")
+
+    def report_answered(
+        self, effect: CallTool, message: ToolMessage, *, error: str | None = None
+    ) -> None:
+        """Report a call whose tool did not run; `error` is why, if its arguments are right."""
         name = effect.call.name
         is_known = name in self.tools or bool(self.answers and name == self.answers.final_tool)
-        self.telemetry.report_answered(effect.key, effect.call, message, is_known=is_known)
+        self.telemetry.report_answered(
+            effect.key, effect.call, message, is_known=is_known, error=error
+        )
 
     def _take(self, tools: ToolRegistry, run: Run) -> None:
         if tools is not self.tools:
@@ -176,10 +248,12 @@ class ModelCall:
     # - the answer -
 
     @contextmanager
-    def open(self, effect: CallModel, transport: Transport) -> Iterator[Iterable[bytes]]:
-        """Send the request, and open the pieces of the answer."""
+    def open(
+        self, effect: CallModel, transport: Transport, sent: ModelRequest | None = None
+    ) -> Iterator[Iterable[bytes]]:
+        """Send the request, and open the pieces of the answer; `sent` is the request of hooks."""
         try:
-            request = self._request(effect)
+            request = self._request(effect, sent)
             with self._sending(transport, request) as response:
                 if not self._is_good(response):
                     raise _refusal(response, _read_error(response.pieces))
@@ -192,34 +266,38 @@ class ModelCall:
         self,
         effect: CallModel,
         transport: AsyncTransport,
+        sent: ModelRequest | None = None,
         *,
-        report: Callable[[Iterable[Delta]], None] | None = None,
+        report: "ReportDeltas | None" = None,
     ) -> AssistantMessage:
         """Send the request, and return the whole answer; `report` gets its deltas as they come."""
         try:
-            async with await self.send_async(effect, transport) as response:
+            async with await self.send_async(effect, transport, sent) as response:
                 pieces = await self.pieces_async(response)
                 try:
                     async for data in pieces:
                         if self.first is None:
                             self.first = monotonic()
                         deltas = self.stream.feed(data)
-                        if report is not None:
-                            report(deltas)
+                        if deltas and report is not None:
+                            await report(deltas)
                         if self.stream.ended:
                             break
                 finally:
                     await close_pieces(pieces)
         except TransportError as error:
             self.break_off(error)
-        self.stream.close()
+        self._control.check()
+        deltas = self.stream.close()
+        if deltas and report is not None:
+            await report(deltas)
         return self.finish()
 
     async def send_async(
-        self, effect: CallModel, transport: AsyncTransport
+        self, effect: CallModel, transport: AsyncTransport, sent: ModelRequest | None = None
     ) -> AbstractAsyncContextManager[AsyncResponse]:
         """Build the request, and return the context manager that sends it."""
-        request = await self._request_async(effect)
+        request = await self._request_async(effect, sent)
         send = partial(transport.send, request)
         return send() if self._operation is None else self._operation.sending_async(send)
 
@@ -247,46 +325,28 @@ class ModelCall:
 
     # - the request -
 
-    def _request(self, effect: CallModel) -> Request:
-        choose = self._history()
-        if choose is None:
-            return self._build(effect, effect.messages)
-        with self._choosing():
-            messages = choose(effect.messages)
-        if isinstance(messages, Awaitable):
-            if inspect.iscoroutine(messages):
-                messages.close()  # otherwise Python warns that it was never awaited
-            raise TypeError(
-                "history= returned an awaitable, which only AsyncAgent can await: "
-                "pass a function that is not async"
-            )
-        return self._build(effect, messages)
+    def _request(self, effect: CallModel, sent: ModelRequest | None) -> Request:
+        if sent is not None:
+            return self._hooked(effect, sent)
+        messages = self._bindings.select(effect)
+        return self._build(effect, messages, self._bindings.offer_tools(effect.messages))
 
-    async def _request_async(self, effect: CallModel) -> Request:
-        choose = self._history()
-        if choose is None:
-            return self._build(effect, effect.messages)
-        with self._control.interruptible(), self._choosing():
-            messages = choose(effect.messages)
-            if isinstance(messages, Awaitable):
-                messages = await messages
-        return self._build(effect, messages)
+    async def _request_async(self, effect: CallModel, sent: ModelRequest | None) -> Request:
+        if sent is not None:
+            return self._hooked(effect, sent)
+        messages: Sequence[Message] = effect.messages
+        if self._bindings.history is not None:
+            with self._control.interruptible():
+                messages = await self._bindings.select_async(effect)
+        return self._build(effect, messages, self._bindings.offer_tools(effect.messages))
 
-    @contextmanager
-    def _choosing(self) -> Iterator[None]:
-        """Count the tokens that `history=` uses to this run, and put its spans below the run's."""
-        with self._bindings.counting(), self._bindings.telemetry.attached():
-            yield
+    def _hooked(self, effect: CallModel, sent: ModelRequest) -> Request:
+        messages = checked(sent.messages, source="the request that a hook passed to next()")
+        return self._build(effect, messages, sent.applied_to(self._bindings.template))
 
-    def _history(self) -> AsyncHistory | None:
-        """Return the function that selects messages, or None if the endpoint keeps the history."""
-        keeps_history = self._bindings.template.profile.sends == "new_messages"
-        return None if keeps_history else self._bindings.history
-
-    def _build(self, effect: CallModel, messages: Sequence[Message]) -> Request:
-        if messages is not effect.messages:
-            messages = checked(messages)
-        template = self._bindings.offer_tools(effect.messages)
+    def _build(
+        self, effect: CallModel, messages: Sequence[Message], template: RequestTemplate
+    ) -> Request:
         self._refuse_fragment(template)
         if effect.last_word:
             template = template.without_calls
@@ -361,15 +421,117 @@ class ModelCall:
                 if self._operation is not None:
                     self._operation.note("provider_quirk", kind=quirk.kind, detail=quirk.detail)
 
-    def _ending(self, error: TransportError) -> TransportError | TimeIsUp | RunCancelled:
+    def _ending(self, error: TransportError) -> TransportError | LimitReached | RunCancelled:
         """Return what ends the run: a cancellation, a timeout, or the error with the history."""
         if self._control.cancellation.is_set:
             return RunCancelled()
         if self._control.is_over():
-            return TimeIsUp()
+            return LimitReached("seconds")
         _mask(error, self._masked)
         error.messages = self._conversation.messages
         return error
+
+
+# - one model call, inside its hooks -
+
+ReportDeltas = Callable[[list[Delta]], Awaitable[None]]
+"""An async function that takes the deltas of an answer while it arrives."""
+
+
+def ask_in_hooks(
+    run: Run, effect: CallModel, bindings: RunSetup, control: RunControl, transport: Transport
+) -> Generator[Delta, None, AssistantMessage]:
+    """Call the model inside the hooks, from blocking code; yield deltas, and return the answer."""
+    streamed: list[ModelCall] = []
+
+    def call(sent: ModelRequest) -> Generator[Delta, None, AssistantMessage]:
+        call = ModelCall(run, effect.key, bindings, control)
+        asked = ask(call, effect, transport, sent)
+        if not sent.streamed:
+            return drained(asked)
+        streamed.append(call)
+        return (yield from asked)
+
+    messages = bindings.select(effect)
+    request = ModelRequest.of(bindings.offer_tools(effect.messages), messages)
+    layer = partial(model_layer, _context(run, effect, bindings))
+
+    def hooked(next_: NextModel) -> AssistantMessage:
+        outermost: NextModel = layered(bindings.hooks.model, layer, next_)
+        return outermost(request)
+
+    message = yield from with_hooks(hooked, call, control, is_read=bindings.streams)
+    control.check()
+    if not any(call.stream.received for call in streamed):
+        yield from _deltas_of(message)
+    return message
+
+
+def ask(
+    call: ModelCall, effect: CallModel, transport: Transport, sent: ModelRequest | None = None
+) -> Generator[Delta, None, AssistantMessage]:
+    """Call the model from blocking code; yield the deltas, and return the answer."""
+    with call:
+        with call.open(effect, transport, sent) as pieces:
+            for data in pieces:
+                if call.first is None:
+                    call.first = monotonic()
+                yield from call.stream.feed(data)
+                if call.stream.ended:
+                    break
+        yield from call.stream.close()
+        return call.finish()
+
+
+async def ask_async(
+    run: Run,
+    effect: CallModel,
+    bindings: RunSetup,
+    control: RunControl,
+    transport: AsyncTransport,
+    report: ReportDeltas | None = None,
+) -> AssistantMessage:
+    """Call the model from async code; `report` gets the deltas. Return the answer."""
+    if not bindings.hooks.model:
+        with ModelCall(run, effect.key, bindings, control) as call:
+            return await call.answer_async(effect, transport, report=report)
+    streamed: list[ModelCall] = []
+
+    async def ask(sent: ModelRequest) -> AssistantMessage:
+        with ModelCall(run, effect.key, bindings, control) as call:
+            if not sent.streamed:
+                return await call.answer_async(effect, transport, sent)
+            streamed.append(call)
+            return await call.answer_async(effect, transport, sent, report=report)
+
+    with anyio.move_on_after(control.left()) as in_time, control.cancels(in_time):
+        messages = await bindings.select_async(effect)
+        request = ModelRequest.of(bindings.offer_tools(effect.messages), messages)
+        layer = partial(async_model_layer, _context(run, effect, bindings))
+        hooked: AsyncNextModel = layered(bindings.hooks.model, layer, ask)
+        message = await hooked(request)
+        if report is not None and not any(call.stream.received for call in streamed):
+            await report(_deltas_of(message))
+    control.check()
+    if in_time.cancelled_caught:
+        raise LimitReached("seconds")
+    return message
+
+
+def _deltas_of(message: AssistantMessage) -> list[Delta]:
+    """Return the deltas of an answer that no endpoint has sent."""
+    stream = ResponseStream(0)
+    return [*stream.feed(plain_body(message)), *stream.close()]
+
+
+def _context(run: Run, effect: CallModel, bindings: RunSetup) -> ModelContext:
+    return ModelContext(
+        key=effect.key,
+        context=bindings.context,
+        conversation_id=run.conversation.id,
+        session_id=run.conversation.session_id,
+        last_word=effect.last_word,
+    )
 
 
 def _refusal(response: Response | AsyncResponse, body: bytes) -> ProviderError:

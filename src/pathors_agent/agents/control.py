@@ -26,7 +26,7 @@ from pathors_agent.concurrency.event_loops import (
     running_loop,
 )
 from pathors_agent.core.run import Effect, Produced, Run
-from pathors_agent.errors import ConversationError, TransportError
+from pathors_agent.errors import ConversationError, LimitReached, TransportError
 from pathors_agent.messages import UserMessage
 
 # How long leaving a stream waits for another task or thread that reads it.
@@ -37,12 +37,6 @@ UNWIND_SECONDS = 1.0
 _MOST_AWAITS = 16
 
 _Items = Generator[Any, None, None] | AsyncGenerator[Any, None]
-
-
-class TimeIsUp(Exception):
-    """Raised in a driver when `limits.seconds` are over, for `RunControl`."""
-
-    timed_out = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +114,9 @@ class RunControl:
             self._on_end()
         if is_cancelled:
             self._run.cancelled = True
-        if kind is TimeIsUp:
-            self._run.out_of_time = True
-        return is_cancelled or kind is TimeIsUp
+        if isinstance(error, LimitReached):
+            self._run.stopped_at = error.limit
+        return is_cancelled or isinstance(error, LimitReached)
 
     def effects(self) -> Sequence[Effect | AddMessage]:
         """Return the pending effects, a queued message first; raise if the run is cancelled."""
@@ -153,14 +147,14 @@ class RunControl:
     def left(self) -> float | None:
         """Return the remaining seconds, or None without a limit.
 
-        Raises `TimeIsUp` if no time is left, and `RunCancelled` if the run was cancelled.
+        Raises `LimitReached` if no time is left, and `RunCancelled` if the run was cancelled.
         """
         self.check()
         if self._end is None:
             return None
         left = self._end - time.monotonic()
         if left <= 0:
-            raise TimeIsUp
+            raise LimitReached("seconds")
         return left
 
     def is_over(self) -> bool:

@@ -4,7 +4,16 @@ Async code runs the calls of an answer side by side, and records their results i
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from time import monotonic
 
@@ -12,7 +21,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from pathors_agent.agents.ask import ModelCall, RunSetup, close_pieces
+from pathors_agent.agents.ask import ModelCall, RunSetup, ask, ask_async, ask_in_hooks, close_pieces
 from pathors_agent.agents.control import AddMessage, RunControl
 from pathors_agent.agents.perform.calls import ReportDelta, perform, perform_async, with_reports
 from pathors_agent.agents.perform.threads import ToolThread
@@ -42,8 +51,13 @@ def drive(
                 match effect:
                     case CallModel():
                         bindings.choose_tools(run)
-                        call = ModelCall(run, effect.key, bindings, control)
-                        message = yield from _ask(call, effect, transport)
+                        if bindings.hooks.model:
+                            message = yield from ask_in_hooks(
+                                run, effect, bindings, control, transport
+                            )
+                        else:
+                            call = ModelCall(run, effect.key, bindings, control)
+                            message = yield from ask(call, effect, transport)
                     case CallTool():
                         message = yield from perform(run, effect, bindings, thread, control)
                     case GiveFeedback() | AddMessage():
@@ -69,6 +83,14 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
                     if bindings.choice is not None:
                         with control.interruptible():
                             await bindings.choose_tools_async(run)
+                    if bindings.hooks.model:
+                        control.cancels_task = False
+                        asked = _hooked_items(run, effect, bindings, control, transport)
+                        async with aclosing(asked) as items:
+                            async for item in items:
+                                yield item
+                        control.cancels_task = True
+                        continue
                     with ModelCall(run, effect.key, bindings, control) as call:
                         try:
                             async with await call.send_async(effect, transport) as response:
@@ -112,19 +134,23 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
                     yield control.record(effect.message)
 
 
-def _ask(
-    call: ModelCall, effect: CallModel, transport: Transport
-) -> Generator[Delta, None, AssistantMessage]:
-    with call:
-        with call.open(effect, transport) as pieces:
-            for data in pieces:
-                if call.first is None:
-                    call.first = monotonic()
-                yield from call.stream.feed(data)
-                if call.stream.ended:
-                    break
-        yield from call.stream.close()
-        return call.finish()
+async def _hooked_items(
+    run: Run, effect: CallModel, bindings: RunSetup, control: RunControl, transport: AsyncTransport
+) -> AsyncGenerator[Delta | Message | list[Delta], None]:
+    """Call the model inside its hooks; yield the deltas, and the recorded answer."""
+
+    async def work(report: Callable[[list[Delta]], Awaitable[None]]) -> AssistantMessage:
+        return await ask_async(run, effect, bindings, control, transport, report)
+
+    async with aclosing(with_reports(work)) as items:
+        async for item in items:
+            if isinstance(item, AssistantMessage):
+                yield control.record(item)
+            elif control.yields_lists:
+                yield item
+            else:
+                for delta in item:
+                    yield delta
 
 
 # - batches of calls -

@@ -118,7 +118,7 @@ class Run:
         "conversation",
         "limits",
         "notes_begun_calls",
-        "out_of_time",
+        "stopped_at",
     )
 
     def __init__(
@@ -133,8 +133,8 @@ class Run:
         self.conversation = conversation
         self.limits = limits or Limits()
         self.client_tools = frozenset(client_tools)
-        self.out_of_time = False
-        """Set by the driver when `limits.seconds` are over."""
+        self.stopped_at: str | None = None
+        """The limit at which the driver stopped the run: `limits.seconds`, or one of the caller's."""
         self.cancelled = False
         """Set by the driver when the run is cancelled; its effects are still pending."""
         self.notes_begun_calls = False
@@ -216,7 +216,7 @@ class Run:
             case Role.USER:
                 is_over = self._fault() is None
             case Role.TOOL:
-                return Status.LIMIT_REACHED if self.out_of_time else Status.SUSPENDED
+                return Status.LIMIT_REACHED if self.stopped_at else Status.SUSPENDED
             case Role.ASSISTANT:
                 is_over = self._is_answered()
         if is_over:
@@ -236,7 +236,7 @@ class Run:
         """The name of the limit that stops the run, or None."""
         if self.status is not Status.LIMIT_REACHED:
             return None
-        if self._fault() and not self.out_of_time:
+        if self._fault() and not self.stopped_at:
             return "output_retries"
         return self._limit()
 
@@ -271,7 +271,7 @@ class Run:
 
     def _feedback(self) -> list[GiveFeedback]:
         fault = self._fault()
-        if fault is None or self.out_of_time or self._is_cut_off():
+        if fault is None or self.stopped_at or self._is_cut_off():
             return []
         if self._counted().failed_answers >= self.limits.output_retries:
             return []
@@ -283,7 +283,7 @@ class Run:
         return tally
 
     def _limit(self) -> str | None:
-        return "seconds" if self.out_of_time else self._counted().limit
+        return self.stopped_at or self._counted().limit
 
     def _model_call(self) -> list[CallModel]:
         limit = self._limit()
@@ -293,12 +293,12 @@ class Run:
         return [CallModel(key, self.conversation.messages, last_word=limit is not None)]
 
     def _last_word_is_over(self, limit: str) -> bool:
-        if limit in ("seconds", "output_retries"):  # there is no time, or it would not help
+        if self.stopped_at or limit == "output_retries":  # it would not help
             return True
         return self._counted().limit_before is not None
 
     def _open_local_calls(self) -> list[CallTool]:
-        if self.out_of_time:
+        if self.stopped_at:
             return []
         verdicts = self._counted().verdicts
         pending = []

@@ -259,7 +259,7 @@ class Runs(Generic[OutputT]):
             for message in new_messages(step):
                 take(message, run)
         output: Fields = segments[-1].output or {}
-        run.out_of_time = output.get("limit") == "seconds"
+        run.stopped_at = output.get("limit")
         _raise_failure(segments[-1], conversation.messages)
         stream = AsyncRunStream[OutputT](run, baseline, bindings, RunControl(run), _nothing())
         return self._as_recorded(stream.result, segments[-1]) if self.is_client else stream.result

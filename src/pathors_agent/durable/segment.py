@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from dbos import DBOSClient
 
 from pathors_agent.agents.agent import AsyncAgent, prepare_run
-from pathors_agent.agents.ask import ModelCall, RunSetup
-from pathors_agent.agents.control import RunControl, TimeIsUp
+from pathors_agent.agents.ask import ReportDeltas, RunSetup, ask_async
+from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.drivers import side_by_side
 from pathors_agent.agents.perform.calls import perform_async
 from pathors_agent.agents.perform.reconcile import settle
@@ -40,12 +40,12 @@ from pathors_agent.durable.records import (
     segment_number,
 )
 from pathors_agent.durable.tables import DoubtfulCall, Tables
-from pathors_agent.errors import ConversationError, RunFailed, ToolError, ToolMissing
+from pathors_agent.errors import ConversationError, LimitReached, RunFailed, ToolError, ToolMissing
 from pathors_agent.messages import JSONValue, Outcome, ToolMessage
 from pathors_agent.telemetry.events import emit, warn
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.results import result_message
-from pathors_agent.wire.deltas import ToolProgressDelta
+from pathors_agent.wire.deltas import Delta, ToolProgressDelta
 from pathors_agent.wire.messages import read_message, write_message
 
 
@@ -224,8 +224,8 @@ class _Segment:
                         await self._step(run, effect.key, _saying(effect))
 
     def _record(self, run: Run, output: Fields) -> None:
-        if "time_is_up" in output:
-            raise TimeIsUp
+        if "limit" in output:
+            raise LimitReached(output["limit"])
         if "failure" in output:
             raise _Stopped({"status": "failed", "failure": output["failure"]})
         if "known" in output:
@@ -242,11 +242,11 @@ class _Segment:
             self._may_repeat = False
             try:
                 transport = self._setup.agent.transport
-                with ModelCall(run, effect.key, bindings, control) as call:
-                    async with self._writing(effect.key) as add:
-                        message = await call.answer_async(effect, transport, report=add)
-            except TimeIsUp:
-                return {"time_is_up": True}
+                async with self._writing(effect.key) as add:
+                    report = None if add is None else _adder(add)
+                    message = await ask_async(run, effect, bindings, control, transport, report)
+            except LimitReached as stop:
+                return {"limit": stop.limit}
             except Exception as error:  # noqa: BLE001  (recorded, and raised for who asks for the result)
                 return {"failure": write_failure(error)}
             known = [c.name for c in message.tool_calls if c.name in bindings.tools]
@@ -351,6 +351,10 @@ class _Segment:
                 message = await perform_async(
                     run, effect, bindings, report=report, left=left, journal=journal
                 )
+        except LimitReached as stop:
+            return {"limit": stop.limit}
+        except Exception as error:  # noqa: BLE001  (of a hook: recorded as one of a model call is)
+            return {"failure": write_failure(error)}
         except (SystemExit, KeyboardInterrupt) as error:
             # The tool raised it itself: a worker handles signals separately, and goes on.
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -435,6 +439,13 @@ class _CallJournal:
 
     async def end(self, message: ToolMessage) -> None:
         """Do nothing: the step records the result."""
+
+
+def _adder(add: Add) -> ReportDeltas:
+    async def report(deltas: list[Delta]) -> None:
+        add(deltas)
+
+    return report
 
 
 def _reporter(add: Add) -> Callable[[ToolProgressDelta], Awaitable[None]]:

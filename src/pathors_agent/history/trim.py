@@ -134,18 +134,21 @@ def once(function: Callable[[Message], ResultT]) -> Callable[[Message], ResultT]
     return known_or_called
 
 
-def checked(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return the messages of a history function; raise `ConversationError` if they are illegal."""
+def checked(messages: Sequence[Message], *, source: str) -> Sequence[Message]:
+    """Return the messages of a request; raise `ConversationError` if they are illegal.
+
+    `source` is the code that chose them, for the error.
+    """
     try:
         next_role = Conversation(messages).next_role
     except ConversationError as error:
         said = str(error).removesuffix(REPAIR_HINT)
-        error.args = (f"the messages that history= returned are not a legal history: {said}",)
+        error.args = (f"the messages of {source} are not a legal history: {said}",)
         raise
     if next_role is not Role.ASSISTANT:
         end = f"end at messages[{len(messages) - 1}]" if messages else "are none"
         raise ConversationError(
-            f"the messages that history= returned {end}, so the {next_role} is next and not the "
+            f"the messages of {source} {end}, so the {next_role} is next and not the "
             "assistant; keep the messages that the model is to answer",
             next_role=next_role,
             index=len(messages) - 1,

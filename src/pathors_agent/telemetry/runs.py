@@ -194,16 +194,23 @@ class RunTelemetry:
         return operation
 
     def report_answered(
-        self, key: str, call: ToolCall, message: ToolMessage, *, is_known: bool = True
+        self,
+        key: str,
+        call: ToolCall,
+        message: ToolMessage,
+        *,
+        is_known: bool = True,
+        error: str | None = None,
     ) -> None:
         """Report a call whose result was not computed by its tool, such as a refusal.
 
-        `is_known` is False if the agent has no such tool.
+        `is_known` is False if the agent has no such tool. `error` names what was wrong, if it was
+        neither the tool nor its arguments.
         """
         name = call.name if is_known else UNKNOWN_TOOL
         operation = ToolOperation(self, key, call=call, name=name, message=message)
         if message.outcome == "error":
-            operation.error = "invalid_arguments" if is_known else "unknown_tool"
+            operation.error = error or ("invalid_arguments" if is_known else "unknown_tool")
         if self.api is not None:
             operation.start_span()
         operation.close()

@@ -12,6 +12,16 @@ import anyio
 
 from pathors_agent.agents.ask import Journal, RunSetup
 from pathors_agent.agents.control import RunControl
+from pathors_agent.agents.hooks import (
+    Arguments,
+    AsyncNextTool,
+    NextTool,
+    awaited,
+    layered,
+    name_of,
+    not_awaited,
+    with_hooks,
+)
 from pathors_agent.agents.perform.tasks import (
     MAX_HUNG_CALLS,
     FunctionCall,
@@ -61,12 +71,23 @@ ReportDelta = Callable[[ToolProgressDelta], Awaitable[None]]
 
 
 def perform(
-    run: Run, effect: CallTool, bindings: RunSetup, thread: ToolThread, control: RunControl
+    run: Run,
+    effect: CallTool,
+    bindings: RunSetup,
+    thread: ToolThread,
+    control: RunControl,
+    hooked: BoundCall | None = None,
 ) -> Generator[ToolProgressDelta, None, ToolMessage]:
-    """Perform a call from blocking code; yield what its tool reports, and return its result."""
-    bound = _bind(run, effect, bindings)
+    """Perform a call from blocking code; yield what its tool reports, and return its result.
+
+    `hooked` is the bound call that its hooks have passed on.
+    """
+    bound = hooked or _bind(run, effect, bindings)
     if isinstance(bound, ToolMessage):
         return bound
+    if bindings.hooks.tool and hooked is None:
+        call = partial(perform, run, effect, bindings, thread, control)
+        return (yield from _in_hooks(run, effect, bindings, control, bound, call))
     operation = begin_tool(bindings.telemetry, effect.key, bound)
     limits = {"seconds": run.limits.tool_seconds, "left": control.left()}
     begin, cancellation = partial(run.begin, effect), control.cancellation
@@ -97,30 +118,38 @@ async def perform_async(
     queued: float | None = None,
     left: float | None = None,
     journal: Journal | None = None,
+    hooked: BoundCall | None = None,
 ) -> ToolMessage:
     """Perform a call from async code, and return its result.
 
     `queued` is when the call began to wait for a free place, if it did. `left` is how many seconds
-    the call may take at most. `journal` takes the place of the run's journal.
+    the call may take at most. `journal` takes the place of the run's journal. `hooked` is the bound
+    call that its hooks have passed on.
     """
-    bound = _bind(run, effect, bindings)
+    bound = hooked or _bind(run, effect, bindings)
     if isinstance(bound, ToolMessage):
         return bound
-    journal = journal or bindings.journal
+    journal = None if hooked else journal or bindings.journal
     if journal and (known := await journal.begin(run, effect, bound)):
         bindings.report_answered(effect, known)
         return known
-    # A tool that runs an agent reports the agent's deltas.
-    with bindings.counting() if bound.tool.reports else nullcontext():
-        result = await call_tool_async(
-            bound,
-            begin_tool(bindings.telemetry, effect.key, bound, queued=queued),
-            seconds=run.limits.tool_seconds,
-            left=left,
-            report=None if report is None else _reporter(effect, report),
-            begin=partial(run.begin, effect),
+    if bindings.hooks.tool and hooked is None:
+        call = partial(
+            perform_async, run, effect, bindings, report=report, queued=queued, left=left
         )
-    message = _with_notes(result, effect, bindings)
+        message = await _in_hooks_async(run, effect, bindings, bound, call)
+    else:
+        # A tool that runs an agent reports the agent's deltas.
+        with bindings.counting() if bound.tool.reports else nullcontext():
+            result = await call_tool_async(
+                bound,
+                begin_tool(bindings.telemetry, effect.key, bound, queued=queued),
+                seconds=run.limits.tool_seconds,
+                left=left,
+                report=None if report is None else _reporter(effect, report),
+                begin=partial(run.begin, effect),
+            )
+        message = _with_notes(result, effect, bindings)
     if journal:
         await journal.end(message)
     return message
@@ -147,6 +176,110 @@ def _bound(run: Run, effect: CallTool, bindings: RunSetup) -> BoundCall | ToolMe
         session_id=run.conversation.session_id,
         key=run.call_key(effect),
     )
+
+
+# - hooks -
+
+
+class _HookedCall:
+    """A bound call inside its hooks, and whether its tool was run."""
+
+    def __init__(self, run: Run, effect: CallTool, bindings: RunSetup, bound: BoundCall) -> None:
+        self.bound = bound
+        self.is_run = False
+        self._hidden = bound.tool.context_parameter
+        key, session_id = run.call_key(effect), run.conversation.session_id
+        log = cast(ToolLog, bound_logger(**call_facts(bound.tool.name, bound.call)))
+        self.context = ToolContext(bindings.context, session_id, bound.call, key, log=log)
+        self.arguments = {n: value for n, value in bound.kwargs.items() if n != self._hidden}
+
+    def with_arguments(self, arguments: Arguments) -> BoundCall:
+        """Return the call to run with the arguments that a hook has passed on."""
+        self.is_run = True
+        hidden = {} if self._hidden is None else {self._hidden: self.bound.kwargs[self._hidden]}
+        return BoundCall(self.bound.call, self.bound.tool, {**arguments, **hidden})
+
+    def result(self, hook: Callable[..., Any], value: object) -> ToolMessage:
+        """Return what a hook returned as the result of the call."""
+        if isinstance(value, ToolMessage):
+            call_id = self.bound.call.id
+            is_own = value.tool_call_id == call_id
+            return value if is_own else value.model_copy(update={"tool_call_id": call_id})
+        if value is None:
+            raise TypeError(
+                f"hooks=: {name_of(hook)} returned None; return the result of next(arguments), or a "
+                "value for the model"
+            )
+        return result_message(self.bound, value)
+
+    def layer(self, hook: Callable[..., Any], call: NextTool) -> NextTool:
+        """Return `around_tool` of one hook around the call."""
+
+        def around(arguments: Arguments) -> ToolMessage:
+            try:
+                value = hook(self.bound.call, dict(arguments), self.context, call)
+            except ToolError as error:
+                return _failure(self.bound, error)
+            return self.result(hook, not_awaited(hook, value))
+
+        return around
+
+    def layer_async(self, hook: Callable[..., Any], call: AsyncNextTool) -> AsyncNextTool:
+        """Return `around_tool` of one async hook around the call."""
+
+        async def around(arguments: Arguments) -> ToolMessage:
+            try:
+                value = hook(self.bound.call, dict(arguments), self.context, call)
+                value = await awaited(hook, value)
+            except ToolError as error:
+                return _failure(self.bound, error)
+            return self.result(hook, value)
+
+        return around
+
+
+def _in_hooks(
+    run: Run,
+    effect: CallTool,
+    bindings: RunSetup,
+    control: RunControl,
+    bound: BoundCall,
+    perform_bound: Callable[[BoundCall], Generator[ToolProgressDelta, None, ToolMessage]],
+) -> Generator[ToolProgressDelta, None, ToolMessage]:
+    hooked = _HookedCall(run, effect, bindings, bound)
+
+    def hooks(next_: NextTool) -> ToolMessage:
+        return layered(bindings.hooks.tool, hooked.layer, next_)(hooked.arguments)
+
+    def call(arguments: Arguments) -> Generator[ToolProgressDelta, None, ToolMessage]:
+        return perform_bound(hooked.with_arguments(arguments))
+
+    is_read = bindings.streams and bound.tool.reports
+    message = yield from with_hooks(hooks, call, control, is_read=is_read)
+    if not hooked.is_run:
+        bindings.report_answered(effect, message, error="hook")
+    return message
+
+
+async def _in_hooks_async(
+    run: Run,
+    effect: CallTool,
+    bindings: RunSetup,
+    bound: BoundCall,
+    perform_bound: Callable[..., Awaitable[ToolMessage]],
+) -> ToolMessage:
+    hooked = _HookedCall(run, effect, bindings, bound)
+
+    async def call(arguments: Arguments) -> ToolMessage:
+        return await perform_bound(hooked=hooked.with_arguments(arguments))
+
+    message = await layered(bindings.hooks.tool, hooked.layer_async, call)(hooked.arguments)
+    if not hooked.is_run:
+        bindings.report_answered(effect, message, error="hook")
+    return message
+
+
+# - reports -
 
 
 def _reporter(effect: CallTool, report: ReportDelta) -> Report:

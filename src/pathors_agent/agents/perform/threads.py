@@ -59,10 +59,9 @@ def run_in_thread(call: FunctionCall, seconds: float, cancellation: Cancellation
 
     If the run is cancelled, a value that the call returns within `STOP_SECONDS` counts.
     """
-    outcome: Future[object] = Future()
     woken = threading.Event()
+    outcome = start_call(call.run)
     outcome.add_done_callback(lambda _: woken.set())
-    _start_thread(partial(caller_context().run, _run_into, outcome, call.run))
     try:
         with cancellation.calls(woken.set):
             woken.wait(seconds)
@@ -172,6 +171,14 @@ _PLACES: RunVar[anyio.CapacityLimiter] = RunVar("_tool_threads")
 
 
 # - reused threads -
+
+
+def start_call(function: Callable[[], T]) -> Future[T]:
+    """Call a function in a thread, with the caller's context variables."""
+    outcome: Future[T] = Future()
+    _start_thread(partial(caller_context().run, _run_into, outcome, function))
+    return outcome
+
 
 _Work = Callable[[], object]
 

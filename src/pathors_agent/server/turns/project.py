@@ -1,12 +1,13 @@
 """A project: the agent that is served under one address."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.hooks import AsyncHook, Hooks
 from pathors_agent.core.limits import Limits
 from pathors_agent.history.trim import AsyncHistory
 from pathors_agent.json_text import write_json
@@ -48,6 +49,7 @@ class Project:
     - `tools`: run on the server; clients bring others with a request and run those themselves.
     - `limits`: of one turn. At a limit the model is asked for a last answer without tools.
     - `history`: chooses what of a long session is sent, see `last_turns`.
+    - `hooks`: wrap each model call and each call of the project's tools.
     - `reasoning`: whether clients get the model's reasoning, as `reasoning_content`: if they have
       `asked` for it, `always`, or `never`.
     - `on_disconnect`: what happens to the turn of a client that disconnects: `cancel` leaves the
@@ -62,6 +64,7 @@ class Project:
     options: ModelOptions = field(default_factory=ModelOptions)
     limits: Limits = field(default_factory=lambda: Limits(last_word=True))
     history: AsyncHistory | None = None
+    hooks: Sequence[AsyncHook] = ()
     reasoning: Literal["asked", "always", "never"] = "asked"
     on_disconnect: Literal["cancel", "finish"] = "cancel"
 
@@ -71,6 +74,7 @@ class Project:
                 f"the project id {self.id!r} must be 1 to 100 of the characters A-Z a-z 0-9 . _ ~ -"
             )
         _ = self.own_tools  # raises now if something is not a tool
+        Hooks.of(self.hooks, is_async=True)
         if self.on_disconnect not in ("cancel", "finish"):
             raise ValueError('on_disconnect must be "cancel" or "finish"')
         if self.reasoning not in ("asked", "always", "never"):
@@ -100,6 +104,7 @@ class Project:
             options=request.model_options(self.options),
             limits=self.limits,
             history=self.history,
+            hooks=self.hooks,
         )
 
     def shown_model(self, request: CompletionRequest) -> str:

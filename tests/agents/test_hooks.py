@@ -1,0 +1,783 @@
+"""Hooks see, change, replace and refuse the calls of a run, or end it, in each way to run it."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Generator
+from contextlib import closing
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any, NoReturn
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from hook_kinds import Around, hook
+from pathors_agent import Hook, ModelContext, ModelRequest, ToolContext
+from pathors_agent.agents.agent import Agent, AsyncAgent
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
+from pathors_agent.core.run import Status
+from pathors_agent.errors import ConversationError, LimitReached, ProviderError, ToolError
+from pathors_agent.history.trim import last_turns
+from pathors_agent.messages import (
+    AssistantMessage,
+    Message,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+from pathors_agent.testing import (
+    AsyncScriptedTransport,
+    Entry,
+    ScriptedTransport,
+    answer,
+    calls,
+    http_error,
+)
+from pathors_agent.tools.tool import tool
+from pathors_agent.wire.chat_completions import ModelOptions
+from pathors_agent.wire.deltas import TextDelta, ToolProgressDelta
+from ways import WAYS, Way
+
+Steps = Generator[Any, Any, Any]
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    return Way(request.param)
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+ADDING = calls(("add", {"a": 1, "b": 2}))
+
+
+def results(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
+    return [(m.outcome, m.text) for m in messages if isinstance(m, ToolMessage)]
+
+
+# - order, and what hooks are told -
+
+
+def noting(name: str, log: list[str]) -> dict[str, Around]:
+    def around_model(call: ModelContext, request: ModelRequest) -> Steps:
+        log.append(f"{name} {call.key}")
+        message = yield request
+        log.append(f"{name} {call.key} {message.text or 'calls'}")
+        return message
+
+    def around_tool(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+        log.append(f"{name} {call.name} {arguments}")
+        message = yield arguments
+        log.append(f"{name} {call.name} {message.text}")
+        return message
+
+    return {"model": around_model, "tool": around_tool}
+
+
+IN_ORDER = [
+    *("outer model/0", "inner model/0", "inner model/0 calls", "outer model/0 calls"),
+    *("outer add {'a': 1, 'b': 2}", "inner add {'a': 1, 'b': 2}", "inner add 3", "outer add 3"),
+    *("outer model/1", "inner model/1", "inner model/1 Three.", "outer model/1 Three."),
+]
+
+
+@pytest.mark.parametrize("reading", ["run", "stream"])
+def test_first_hook_is_the_outermost_around_model_and_tools(way: Way, reading: str) -> None:
+    log: list[str] = []
+    hooks = [hook(way.name, **noting(name, log)) for name in ("outer", "inner")]
+
+    result = getattr(way, reading)(ADDING, "Three.", prompt="1 + 2?", tools=[add], hooks=hooks)
+
+    assert result.output == "Three."
+    assert log == IN_ORDER
+
+
+def test_hook_of_tools_only_sees_no_model_call(way: Way) -> None:
+    log: list[str] = []
+    around = noting("tool", log)["tool"]
+
+    way.stream(ADDING, "Three.", prompt="?", tools=[add], hooks=[hook(way.name, tool=around)])
+
+    assert log == ["tool add {'a': 1, 'b': 2}", "tool add 3"]
+
+
+def test_hooks_know_the_call_and_the_context(way: Way) -> None:
+    told: list[object] = []
+
+    def around_model(call: ModelContext, request: ModelRequest) -> Steps:
+        told.append((call.context, call.conversation_id, call.last_word))
+        return (yield request)
+
+    def around_tool(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+        told.append((context.context, context.key, context.call is call))
+        return (yield arguments)
+
+    around = hook(way.name, model=around_model, tool=around_tool)
+    result = way.run(
+        *(ADDING, "Three."),
+        prompt="?",
+        context="Ada",
+        tools=[add],
+        hooks=[around],
+        limits=Limits(turns=1, last_word=True),
+    )
+
+    known = result.conversation.id
+    assert told == [
+        ("Ada", known, False),
+        ("Ada", f"{known}/tool/0/0", True),
+        ("Ada", known, True),
+    ]
+
+
+# - requests and answers -
+
+
+def test_changed_request_is_sent_and_the_history_keeps_its_own(way: Way) -> None:
+    def redact(call: ModelContext, request: ModelRequest) -> Steps:
+        messages = [
+            UserMessage(content=m.text.replace("4711", "[pin]")) if m.role == "user" else m
+            for m in request.messages
+        ]
+        changed = replace(
+            request,
+            messages=messages,
+            model="small",
+            instructions="Be brief.",
+            tools=(),
+            options=ModelOptions(temperature=0.0),
+        )
+        return (yield changed)
+
+    around = hook(way.name, model=redact)
+    result = way.run("Safe.", prompt="My pin is 4711.", model="big", tools=[add], hooks=[around])
+
+    [request] = way.requests
+    assert request["model"] == "small"
+    assert "tools" not in request
+    assert request["temperature"] == 0.0
+    assert [m["content"] for m in request["messages"]] == ["Be brief.", "My pin is [pin]."]
+    assert result.messages[0].text == "My pin is 4711."
+
+
+def test_request_holds_what_history_selects(way: Way) -> None:
+    seen: list[list[str]] = []
+
+    def look(call: ModelContext, request: ModelRequest) -> Steps:
+        seen.append([message.text for message in request.messages])
+        return (yield request)
+
+    past = Conversation([UserMessage(content="Old."), AssistantMessage(content="Yes.")])
+    around = hook(way.name, model=look)
+    way.run("New.", prompt="Now.", conversation=past, history=last_turns(1), hooks=[around])
+
+    assert seen == [["Now."]]
+
+
+def test_illegal_messages_of_a_hook_are_an_error_that_names_them(way: Way) -> None:
+    def drop(call: ModelContext, request: ModelRequest) -> Steps:
+        return (yield replace(request, messages=[AssistantMessage(content="No.")]))
+
+    conversation = Conversation()
+    with pytest.raises(ConversationError, match=r"the request that a hook passed to next\(\)"):
+        way.run("?", prompt="Hi.", conversation=conversation, hooks=[hook(way.name, model=drop)])
+
+    assert [m.text for m in conversation.messages] == ["Hi."]
+    assert way.requests == []
+
+
+def test_changed_answer_is_recorded(way: Way) -> None:
+    def shout(call: ModelContext, request: ModelRequest) -> Steps:
+        message = yield request
+        return message.model_copy(update={"content": message.text.upper()})
+
+    result = way.stream("hello", prompt="Hi.", hooks=[hook(way.name, model=shout)])
+
+    assert result.output == "HELLO"
+    assert result.conversation.messages[-1].text == "HELLO"
+
+
+@pytest.mark.parametrize("reading", ["run", "stream"])
+def test_answer_without_next_takes_the_place_of_the_model(way: Way, reading: str) -> None:
+    def refuse(call: ModelContext, request: ModelRequest) -> Steps:
+        return AssistantMessage(content="I must not.", usage=Usage(total_tokens=0))
+        yield
+
+    result = getattr(way, reading)(prompt="Do it.", hooks=[hook(way.name, model=refuse)])
+
+    assert result.output == "I must not."
+    assert result.status is Status.FINISHED
+    assert way.requests == []
+    if reading == "stream":
+        assert "".join(d.text for d in way.items if isinstance(d, TextDelta)) == "I must not."
+        assert way.items[-1] == result.conversation.messages[-1]
+
+
+def test_tool_calls_of_a_hook_are_run(way: Way) -> None:
+    call = ToolCall(id="mine", name="add", arguments='{"a": 2, "b": 2}')
+
+    def plan(call_: ModelContext, request: ModelRequest) -> Steps:
+        if call_.key == "model/0":
+            return AssistantMessage(tool_calls=(call,))
+        return (yield request)
+
+    result = way.stream("Four.", prompt="?", tools=[add], hooks=[hook(way.name, model=plan)])
+
+    assert results(result.messages) == [("value", "4")]
+    assert len(way.requests) == 1
+
+
+def test_deltas_reach_the_reader_before_the_hook_has_the_answer(way: Way) -> None:
+    log: list[str] = []
+    hooks = [hook(way.name, model=noting("hook", log)["model"])]
+    seen: list[list[str]] = []
+
+    def look(count: int, stream: object) -> None:
+        if count == 1:
+            seen.append([*log])
+
+    # More pieces than may wait for the reader.
+    reply = answer("word " * 100, chunk_size=5)
+    result = way.stream(reply, prompt="?", hooks=hooks, act=look, cut=100)
+
+    assert seen == [["hook model/0"]]
+    texts = [item.text for item in way.items if isinstance(item, TextDelta)]
+    assert "".join(texts) == result.output
+    assert len(texts) == 100
+
+
+def test_held_back_answer_reaches_the_reader_as_the_hook_returns_it(way: Way) -> None:
+    def guard(call: ModelContext, request: ModelRequest) -> Steps:
+        message = yield replace(request, streamed=False)
+        return message.model_copy(update={"content": message.text.replace("secret", "[...]")})
+
+    result = way.stream("The secret.", prompt="?", hooks=[hook(way.name, model=guard)])
+
+    assert result.output == "The [...]."
+    assert "".join(d.text for d in way.items if isinstance(d, TextDelta)) == "The [...]."
+
+
+def test_hook_may_call_the_model_again(way: Way) -> None:
+    def retry(call: ModelContext, request: ModelRequest) -> Steps:
+        try:
+            return (yield request)
+        except ProviderError:
+            return (yield request)
+
+    result = way.stream(
+        http_error(429, "Slow down."), "Here.", prompt="?", hooks=[hook(way.name, model=retry)]
+    )
+
+    assert result.output == "Here."
+    assert len(way.requests) == 2
+
+
+def test_answer_after_a_failed_call_reaches_the_reader_as_deltas(way: Way) -> None:
+    def fall_back(call: ModelContext, request: ModelRequest) -> Steps:
+        try:
+            return (yield request)
+        except ProviderError:
+            return AssistantMessage(content="Later, please.")
+
+    around = hook(way.name, model=fall_back)
+    result = way.stream(http_error(400, "No."), prompt="?", hooks=[around])
+
+    assert result.output == "Later, please."
+    assert "".join(d.text for d in way.items if isinstance(d, TextDelta)) == "Later, please."
+
+
+# - tools -
+
+
+@tool
+def book(day: date, seats: int = 1) -> str:
+    """Book seats."""
+    return f"{seats} on {day}"
+
+
+def test_arguments_are_checked_and_converted_before_the_hook(way: Way) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def look(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+        seen.append(arguments)
+        return (yield arguments)
+
+    result = way.run(
+        calls(("book", {"day": "soon"}), ("book", {"day": "2026-11-28"}), ("nothing", {})),
+        "Done.",
+        prompt="?",
+        tools=[book],
+        hooks=[hook(way.name, tool=look)],
+    )
+
+    assert seen == [{"day": date(2026, 11, 28)}]
+    assert [outcome for outcome, _ in results(result.messages)] == ["error", "value", "error"]
+
+
+def test_changed_arguments_and_results_take_their_place(way: Way) -> None:
+    def change(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+        message = yield {**arguments, "seats": 9}
+        return message.model_copy(update={"content": f"<{message.text}>"})
+
+    result = way.run(
+        calls(("book", {"day": "2026-11-28"})),
+        "Done.",
+        prompt="?",
+        tools=[book],
+        hooks=[hook(way.name, tool=change)],
+    )
+
+    assert results(result.messages) == [("value", "<9 on 2026-11-28>")]
+
+
+def test_hook_cannot_change_the_arguments_of_others(way: Way) -> None:
+    def spoil(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+        given = dict(arguments)
+        arguments.clear()
+        return (yield given)
+
+    log: list[str] = []
+    hooks = [hook(way.name, tool=spoil), hook(way.name, tool=noting("inner", log)["tool"])]
+    way.run(ADDING, "Done.", prompt="?", tools=[add], hooks=hooks)
+
+    assert log == ["inner add {'a': 1, 'b': 2}", "inner add 3"]
+
+
+KEPT = ToolMessage(tool_call_id="another", content="7")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [("seven", "seven"), ({"sum": 7}, '{"sum":7}'), (KEPT, "7")]
+)
+def test_value_of_a_hook_takes_the_place_of_the_tool(way: Way, value: object, text: str) -> None:
+    def know(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+        return value
+        yield
+
+    around = hook(way.name, tool=know)
+    result = way.run(ADDING, "Done.", prompt="?", tools=[fail], hooks=[around])
+
+    assert results(result.messages) == [("value", text)]
+
+
+@tool(name="add")
+def fail(a: int, b: int) -> NoReturn:
+    """Fail."""
+    raise AssertionError
+
+
+def test_tool_error_of_a_hook_is_what_the_model_and_outer_hooks_read(way: Way) -> None:
+    def refuse(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+        raise ToolError("Ask a manager first.", retryable=False)
+        yield
+
+    log: list[str] = []
+    hooks = [hook(way.name, tool=noting("outer", log)["tool"]), hook(way.name, tool=refuse)]
+    result = way.run(
+        ADDING, calls(("add", {"a": 3, "b": 4})), "Done.", prompt="?", tools=[fail], hooks=hooks
+    )
+
+    assert results(result.messages) == [
+        ("error", "Ask a manager first."),
+        ("not_run", "Not run: add has failed for good; do without it."),
+    ]
+    assert log == ["outer add {'a': 1, 'b': 2}", "outer add Ask a manager first."]
+
+
+def test_hook_may_run_a_tool_again(way: Way) -> None:
+    runs: list[int] = []
+
+    @tool
+    def flaky() -> str:
+        """Fail at first."""
+        runs.append(1)
+        if len(runs) < 3:
+            raise ConnectionError("no route")
+        return "there"
+
+    def retry(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+        for _ in range(5):
+            message = yield arguments
+            if message.outcome != "error":
+                break
+        return message
+
+    around = hook(way.name, tool=retry)
+    result = way.run(calls(("flaky", {})), "Done.", prompt="?", tools=[flaky], hooks=[around])
+
+    assert results(result.messages) == [("value", "there")]
+    assert len(runs) == 3
+
+
+def test_context_of_a_tool_stays_its_own(way: Way) -> None:
+    @tool
+    def whose(context: ToolContext[str], shout: bool = False) -> str:
+        """Say whose run this is."""
+        return context.context.upper() if shout else context.context
+
+    def shout(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+        assert arguments == {}
+        return (yield {"shout": True})
+
+    result = way.run(
+        calls(("whose", {})),
+        "Done.",
+        prompt="?",
+        context="ada",
+        tools=[whose],
+        hooks=[hook(way.name, tool=shout)],
+    )
+
+    assert results(result.messages) == [("value", "ADA")]
+
+
+def test_progress_of_a_tool_inside_a_hook_reaches_the_reader_at_once(way: Way) -> None:
+    told = threading.Event()
+
+    @tool
+    async def report() -> Any:
+        """Report, and wait until the report was read."""
+        yield "begun"
+        yield "half"  # a value is a report once another one follows
+        await to_thread.run_sync(told.wait, 60)
+        yield "all"
+
+    def note(count: int, stream: object) -> None:
+        if any(isinstance(item, ToolProgressDelta) for item in way.items):
+            told.set()
+
+    log: list[str] = []
+    around = hook(way.name, tool=noting("hook", log)["tool"])
+    script: list[Entry] = [calls(("report", {})), "Done."]
+    result = way.stream(*script, prompt="?", tools=[report], hooks=[around], act=note)
+
+    assert [i.value for i in way.items if isinstance(i, ToolProgressDelta)] == [
+        "begun",
+        "half",
+    ]
+    assert results(result.messages) == [("value", "all")]
+    assert log == ["hook report {}", "hook report all"]
+
+
+# - the end of a run -
+
+
+def stop_model(call: ModelContext, request: ModelRequest) -> Steps:
+    if call.key == "model/1":
+        raise LimitReached("review")
+    return (yield request)
+
+
+def stop_tool(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+    raise LimitReached("review")
+    yield
+
+
+@pytest.mark.parametrize("reading", ["run", "stream"])
+@pytest.mark.parametrize(
+    "around", [{"model": stop_model}, {"tool": stop_tool}], ids=["model", "tool"]
+)
+def test_limit_of_a_hook_ends_the_run_as_limits_do(
+    way: Way, reading: str, around: dict[str, Around]
+) -> None:
+    conversation = Conversation()
+    script: list[Entry] = [ADDING, "Three."]
+
+    stopped = getattr(way, reading)(
+        *script,
+        prompt="?",
+        conversation=conversation,
+        tools=[add],
+        hooks=[hook(way.name, **around)],
+    )
+
+    assert (stopped.status, stopped.limit) == (Status.LIMIT_REACHED, "review")
+    result = way.run(*script[1:], conversation=conversation, tools=[add])
+    assert result.output == "Three."
+    assert results(conversation.messages) == [("value", "3")]
+
+
+class Broken(Exception):
+    pass
+
+
+def break_model(call: ModelContext, request: ModelRequest) -> Steps:
+    raise Broken
+    yield
+
+
+def break_tool(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+    raise Broken
+    yield
+
+
+@pytest.mark.parametrize("reading", ["run", "stream"])
+@pytest.mark.parametrize(
+    ("around", "length"),
+    [({"model": break_model}, 1), ({"tool": break_tool}, 2)],
+    ids=["model", "tool"],
+)
+def test_other_error_of_a_hook_reaches_the_caller_and_the_call_is_pending(
+    way: Way, reading: str, around: dict[str, Around], length: int
+) -> None:
+    conversation = Conversation()
+
+    with pytest.raises(Broken):
+        getattr(way, reading)(
+            ADDING,
+            prompt="?",
+            conversation=conversation,
+            tools=[add],
+            hooks=[hook(way.name, **around)],
+        )
+
+    assert len(conversation) == length
+    assert way.run("Done.", conversation=conversation, tools=[add]).output == "Done."
+
+
+def test_error_of_next_reaches_the_caller_through_the_hook(way: Way) -> None:
+    log: list[str] = []
+    hooks = [hook(way.name, model=noting("hook", log)["model"])]
+
+    with pytest.raises(ProviderError) as raised:
+        way.stream(http_error(400, "Bad."), prompt="Go.", hooks=hooks)
+
+    assert [m.text for m in raised.value.messages] == ["Go."]
+    assert log == ["hook model/0"]
+
+
+def test_run_is_cancelled_while_a_blocking_hook_waits() -> None:
+    waits, end = threading.Event(), threading.Event()
+
+    class Wait:
+        def around_model(self, call: ModelContext, request: ModelRequest, next_: Any) -> Any:
+            waits.set()
+            end.wait(60)
+            return next_(request)
+
+    agent = Agent(ScriptedTransport("Never."), hooks=[Wait()])
+    with agent.stream("Go.") as stream:
+
+        def cancel() -> None:
+            waits.wait(60)
+            stream.cancel()
+
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
+        items = [*stream]
+        canceller.join(60)
+    end.set()
+
+    assert items == []
+    assert stream.result.cancelled
+    assert [m.text for m in stream.result.conversation.messages] == ["Go."]
+
+
+@pytest.mark.parametrize("method", ["around_model", "around_tool"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_run_is_cancelled_while_an_async_hook_waits(backend: str, method: str) -> None:
+    ended: list[str] = []
+
+    async def main() -> Any:
+        waits = anyio.Event()
+
+        async def around(self: object, *given: Any) -> Any:
+            waits.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ended.append(method)
+
+        hooks: list[Any] = [type("Wait", (), {method: around})()]
+        agent = AsyncAgent(AsyncScriptedTransport(ADDING), tools=[add], hooks=hooks)
+        async with agent.stream("Go.") as stream, anyio.create_task_group() as tasks:
+
+            async def cancel() -> None:
+                await waits.wait()
+                stream.cancel()
+
+            tasks.start_soon(cancel)
+            async for _ in stream:
+                pass
+        return stream.result
+
+    result = anyio.run(main, backend=backend)
+
+    assert ended == [method]
+    assert result.cancelled
+
+
+def test_reader_that_leaves_ends_the_hook(way: Way) -> None:
+    ended: list[type[BaseException]] = []
+
+    class Look:
+        def around_model(self, call: ModelContext, request: ModelRequest, next_: Any) -> Any:
+            try:
+                return next_(request)
+            except BaseException as error:
+                ended.append(type(error))
+                raise
+
+    class AsyncLook:
+        async def around_model(self, call: ModelContext, request: ModelRequest, next_: Any) -> Any:
+            try:
+                return await next_(request)
+            except BaseException as error:
+                ended.append(type(error))
+                raise
+
+    hooks: list[Any] = [Look() if way.name == "blocking" else AsyncLook()]
+    result = way.stream(answer("word " * 100), prompt="?", hooks=hooks, stop_after=1, cut=100)
+
+    assert len(ended) == 1
+    assert not issubclass(ended[0], Exception)
+    assert result.status is Status.RUNNING
+
+
+def test_time_of_the_run_ends_a_waiting_hook(way: Way) -> None:
+    end = threading.Event()
+
+    class Wait:
+        def around_model(self, call: ModelContext, request: ModelRequest, next_: Any) -> Any:
+            end.wait(60)
+
+    class AsyncWait:
+        async def around_model(self, call: ModelContext, request: ModelRequest, next_: Any) -> Any:
+            await anyio.sleep_forever()
+
+    hooks: list[Any] = [Wait() if way.name == "blocking" else AsyncWait()]
+    result = way.stream("?", prompt="Go.", hooks=hooks, limits=Limits(seconds=0.01))
+    end.set()
+
+    assert (result.status, result.limit) == (Status.LIMIT_REACHED, "seconds")
+
+
+# - where hooks run -
+
+
+def test_hooks_see_the_context_variables_of_the_caller(way: Way) -> None:
+    tenant: ContextVar[str] = ContextVar("tenant")
+    seen: list[str] = []
+
+    def look(call: ModelContext, request: ModelRequest) -> Steps:
+        seen.append(tenant.get())
+        return (yield request)
+
+    tenant.set("acme")
+    way.stream("Hi.", prompt="?", hooks=[hook(way.name, model=look)])
+
+    assert seen == ["acme"]
+
+
+def test_blocking_run_calls_its_hooks_in_its_own_thread() -> None:
+    with closing(sqlite3.connect(":memory:")) as database:  # refuses other threads
+        database.execute("create table log (text)")
+
+        class Audit:
+            def around_model(self, call: ModelContext, request: ModelRequest, next_: Any) -> Any:
+                message = next_(request)
+                database.execute("insert into log values (?)", (message.text,))
+                return message
+
+            def around_tool(self, call: Any, arguments: Any, context: Any, next_: Any) -> Any:
+                message = next_(arguments)
+                database.execute("insert into log values (?)", (message.text,))
+                return message
+
+        Agent(ScriptedTransport(ADDING, "Three."), tools=[add], hooks=[Audit()]).run("?")
+
+        assert database.execute("select text from log").fetchall() == [("",), ("3",), ("Three.",)]
+
+
+def test_agents_without_hooks_start_no_thread_and_no_task() -> None:
+    threads: set[int] = set()
+
+    class Look(ScriptedTransport):
+        def send(self, request: Any) -> Any:
+            threads.add(threading.active_count())
+            return super().send(request)
+
+    before = threading.active_count()
+    for _ in Agent(Look(ADDING, "Three."), tools=[add]).stream("?"):
+        threads.add(threading.active_count())
+
+    assert threads == {before}
+
+
+# - mistakes -
+
+
+@dataclass
+class Empty:
+    pass
+
+
+class Looks:
+    def around_model(self, call: ModelContext, request: ModelRequest, next_: Any) -> Any:
+        return next_(request)
+
+
+class Awaits:
+    async def around_tool(self, call: Any, arguments: Any, context: Any, next_: Any) -> Any:
+        return await next_(arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (Empty(), "hooks= contains a Empty, and not an object with around_model or around_tool"),
+        (Looks, r"hooks= contains the class Looks, .* or around_tool; pass Looks\(\)"),
+        (print, "hooks= contains a builtin_function_or_method, and not an object"),
+        (Awaits(), "hooks=: Awaits.around_tool is async, which only AsyncAgent can await"),
+    ],
+    ids=["empty", "class", "function", "async"],
+)
+def test_what_is_no_hook_is_refused_where_the_agent_is_made(given: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        Agent(ScriptedTransport(), hooks=[given])
+
+
+def test_blocking_hook_of_an_async_agent_is_an_error() -> None:
+    class Replaces:
+        def around_model(self, call: ModelContext, request: ModelRequest, next_: Any) -> Any:
+            return AssistantMessage(content="No.")
+
+    hooks: list[Any] = [Replaces()]
+    agent = AsyncAgent(AsyncScriptedTransport(), hooks=hooks)
+
+    with pytest.raises(TypeError, match=r"Replaces.around_model is not async; AsyncAgent awaits"):
+        asyncio.run(agent.run("?"))
+
+
+@pytest.mark.parametrize("value", [None, "text"])
+def test_model_hook_that_returns_no_answer_is_an_error(way: Way, value: object) -> None:
+    def forget(call: ModelContext, request: ModelRequest) -> Steps:
+        yield request
+        return value
+
+    kind = type(value).__name__
+    with pytest.raises(TypeError, match=f"method returned a {kind}, and not an AssistantMessage"):
+        way.run("Hi.", prompt="?", hooks=[hook(way.name, model=forget)])
+
+
+def test_tool_hook_that_forgets_the_result_is_an_error(way: Way) -> None:
+    def forget(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
+        yield arguments
+
+    with pytest.raises(TypeError, match=r"returned None; return the result of next\(arguments\)"):
+        way.run(ADDING, "Hi.", prompt="?", tools=[add], hooks=[hook(way.name, tool=forget)])
+
+
+def test_hook_type_names_both_kinds_of_methods() -> None:
+    given: list[Hook] = [Looks()]
+
+    assert Agent(ScriptedTransport("Hi."), hooks=given).run("?").output == "Hi."
