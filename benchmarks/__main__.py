@@ -22,6 +22,7 @@ SECTIONS = (
     "loopback",
     "server",
     "server_turns",
+    "served_peers",
     "durable",
     "imports",
     "installs",
@@ -37,10 +38,14 @@ def main() -> None:
         measured += _section(name)(settings)
     found = report.document(measured, quick=options.quick)
     report.write_json(options.json, found)
+    caption = f"{found['date'][:10]}, Python {found['python']}"
     if measured.costs:
         openai = found["versions"]["openai"] or "not installed"
-        caption = f"{found['date'][:10]}, Python {found['python']}, openai {openai}, mocked HTTP"
-        plot.write(options.svg, measured.costs, caption)
+        note = f"{caption}, openai {openai}, mocked HTTP"
+        plot.write(options.svg, plot.EVENTS, measured.costs, note)
+    if measured.turns:
+        note = f"{caption}, a model that answers at once"
+        plot.write(options.turns_svg, plot.TURNS, measured.turns, note)
     print(report.table(measured, quick=options.quick))
     print(f"\nMeasured in {(monotonic() - started) / 60:.1f} minutes.")
 
@@ -58,6 +63,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, default=RESULTS / "benchmarks.json", metavar="FILE")
     parser.add_argument("--svg", type=Path, default=RESULTS / "benchmarks.svg", metavar="FILE")
+    parser.add_argument("--turns-svg", type=Path, default=RESULTS / "turns.svg", metavar="FILE")
     return parser.parse_args()
 
 

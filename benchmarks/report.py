@@ -46,6 +46,7 @@ def document(measured: Measured, *, quick: bool) -> dict[str, Any]:
             {"case": c.case, "contender": c.contender, "cpu": c.microseconds}
             for c in measured.costs
         ],
+        "microseconds_per_turn": {c.contender: c.microseconds for c in measured.turns},
         "skipped": measured.skipped,
     }
 

@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds of CPU that a contender took for one event of a stream."""
+    """Microseconds of CPU that a contender took for one event of a stream, or one turn."""
 
     case: str
     contender: str
@@ -51,6 +51,9 @@ class Measured:
 
     rows: list[Row] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
+    """Of the events of streams."""
+    turns: list[Cost] = field(default_factory=list)
+    """Of served turns."""
     skipped: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     """Of what was measured in another environment."""
@@ -58,6 +61,7 @@ class Measured:
     def __iadd__(self, other: "Measured") -> "Measured":
         self.rows += other.rows
         self.costs += other.costs
+        self.turns += other.turns
         self.skipped += other.skipped
         self.versions |= other.versions
         return self

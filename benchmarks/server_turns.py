@@ -55,7 +55,7 @@ def run(settings: Settings) -> Measured:
         stack = AsyncExitStack()
         contenders = runner.run(_contenders(stack, folder, postgres, quick=settings.quick))
         timed = {
-            name: partial(lambda turn: runner.run(_repeat(turn, turns)), turn)
+            name: partial(lambda turn: runner.run(repeat(turn, turns)), turn)
             for name, turn in contenders.items()
         }
         timings = measure(
@@ -81,19 +81,19 @@ async def _contenders(
 ) -> dict[str, Turn]:
     url = f"sqlite:///{folder}/ours.db"
     contenders = {
-        "floor, SQLite": _turn(stack.enter_context(_sqlite_floor(f"{folder}/floor.db"))),
-        "memory": await _ours(stack, MemoryStore()),
-        "SQLite": await _ours(stack, SQLStore(url)),
-        "short": await _ours(stack, SQLStore(url), history=SHORT),
-        "long": await _ours(stack, SQLStore(url), history=2 * SHORT if quick else LONG),
+        "floor, SQLite": ask(stack.enter_context(floor(f"{folder}/floor.db"))),
+        "memory": await serve(stack, MemoryStore()),
+        "SQLite": await serve(stack, SQLStore(url)),
+        "short": await serve(stack, SQLStore(url), history=SHORT),
+        "long": await serve(stack, SQLStore(url), history=2 * SHORT if quick else LONG),
     }
     if postgres:
-        contenders["floor, PostgreSQL"] = _turn(stack.enter_context(_postgres_floor(postgres)))
-        contenders["PostgreSQL"] = await _ours(stack, SQLStore(postgres))
+        contenders["floor, PostgreSQL"] = ask(stack.enter_context(_postgres_floor(postgres)))
+        contenders["PostgreSQL"] = await serve(stack, SQLStore(postgres))
     return contenders
 
 
-async def _repeat(turn: Turn, times: int) -> int:
+async def repeat(turn: Turn, times: int) -> int:
     done = 0
     for _ in range(times):
         answer = json.loads(await turn())
@@ -124,7 +124,7 @@ class _Model(AsyncTransport):
         )
 
 
-async def _ours(stack: AsyncExitStack, store: Store, history: int = 0) -> Turn:
+async def serve(stack: AsyncExitStack, store: Store, history: int = 0) -> Turn:
     """Return a turn of our server: in a new session, or in one that has a history."""
     settings = ServerSettings(turns_per_key=MANY, turns_per_project=MANY, queue_length=MANY)
     project = Project(id="bench", transport=_Model(), history=last_turns(5))
@@ -139,7 +139,7 @@ async def _ours(stack: AsyncExitStack, store: Store, history: int = 0) -> Turn:
         lease = await store.take_lease("bench", session, holder="bench", seconds=60)
         assert lease is not None
         await store.save_turn(lease, _history(history), seen=None, drop=True)
-    return _turn(app, key=text, session=session)
+    return ask(app, key=text, session=session)
 
 
 def _history(count: int) -> list[Message]:
@@ -148,7 +148,7 @@ def _history(count: int) -> list[Message]:
 
 
 @contextmanager
-def _sqlite_floor(file: str) -> Iterator[App]:
+def floor(file: str) -> Iterator[App]:
     """Serve with one thread that writes to SQLite."""
     connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -162,7 +162,7 @@ def _sqlite_floor(file: str) -> Iterator[App]:
         connection.execute("COMMIT")
 
     with ThreadPoolExecutor(1) as writer:
-        yield _floor(writer, store)
+        yield _storing(writer, store)
         writer.submit(connection.close).result()
 
 
@@ -181,11 +181,11 @@ def _postgres_floor(url: str) -> Iterator[App]:
         connection.commit()
 
     with ThreadPoolExecutor(1) as writer:
-        yield _floor(writer, store)
+        yield _storing(writer, store)
         writer.submit(connection.close).result()
 
 
-def _floor(writer: ThreadPoolExecutor, store: Callable[[list[str]], None]) -> App:
+def _storing(writer: ThreadPoolExecutor, store: Callable[[list[str]], None]) -> App:
     async def complete(request: Request) -> JSONResponse:
         asked = json.loads(await request.body())["messages"][-1]
         answer = {"role": "assistant", "content": ANSWER}
@@ -199,7 +199,7 @@ def _floor(writer: ThreadPoolExecutor, store: Callable[[list[str]], None]) -> Ap
 # - a request -
 
 
-def _turn(app: App, key: str = "", session: str = "") -> Turn:
+def ask(app: App, key: str = "", session: str = "") -> Turn:
     """Return a function that asks an app once and returns the body of its answer."""
     body = json.dumps(
         {"model": "any", "messages": [{"role": "user", "content": QUESTION}]}

@@ -15,7 +15,8 @@ PROJECT = Path(__file__).parent.parent
 # But for litellm's: it runs in an environment of its own, which `make bench` makes.
 SECTIONS = [
     *("stream_path", "partial_arguments", "outgoing", "growth"),
-    *("round_trip", "loopback", "server", "server_turns", "durable", "imports", "installs"),
+    *("round_trip", "loopback", "server", "server_turns", "served_peers", "durable"),
+    *("imports", "installs"),
 ]
 
 
@@ -28,6 +29,7 @@ def _project_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("section", SECTIONS)
 def test_section_runs_and_writes_what_it_found(section: str, tmp_path: Path) -> None:
     files = {"--json": tmp_path / "found.json", "--svg": tmp_path / "found.svg"}
+    files["--turns-svg"] = tmp_path / "turns.svg"
     options = [str(word) for pair in files.items() for word in pair]
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", section, *options]
 
@@ -38,6 +40,8 @@ def test_section_runs_and_writes_what_it_found(section: str, tmp_path: Path) -> 
     found = json.loads(files["--json"].read_text())
     assert found["targets"] or found["skipped"]
     assert all(row["median"] > 0 and row["reached"] is None for row in found["targets"])
+    if section == "served_peers":
+        assert "pathors_agent, SQLite" in files["--turns-svg"].read_text()
     if section == "stream_path":
         assert ElementTree.parse(files["--svg"]).getroot().tag.endswith("svg")
         assert "pathors_agent reader" in files["--svg"].read_text()
