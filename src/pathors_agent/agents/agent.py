@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, Unpack, overload
 
 from pathors_agent.agents.answers import ArrivingAnswer, OutputT, answer_type
 from pathors_agent.agents.approvals import Approval, Approvals, Decision
+from pathors_agent.agents.mistakes import missing, refuse_mistakes
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
@@ -51,6 +52,9 @@ class AgentSettings(TypedDict, total=False):
     options: ModelOptions | None
 
 
+_ARGUMENTS = ("output", "tools", "history", "hooks", *AgentSettings.__annotations__)
+
+
 class _AgentBase:
     """The parts that both agents share."""
 
@@ -86,6 +90,11 @@ class _AgentBase:
         )
         self._answers = answer_type(output, transport.profile.structured, self.tools)
         self._template = self._answers.asked_by(template) if self._answers else template
+
+    if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
+
+        def __getattr__(self, name: str) -> object:
+            raise missing(self, name)
 
     def approvals(self, conversation: Conversation, *, context: object = None) -> list[Approval]:
         """Return the calls of a stored conversation that wait for a person's approval.
@@ -192,7 +201,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
 
     def __init__(
         self,
-        transport: Transport,
+        transport: Transport | None = None,
         *,
         output: object = None,
         tools: Tools | ToolChoice = (),
@@ -200,8 +209,9 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         hooks: "Iterable[Hook]" = (),
         **settings: Unpack[AgentSettings],
     ) -> None:
-        if not isinstance(transport, Transport):
-            raise TypeError(_wrong_transport(transport, "Transport", "AsyncAgent"))
+        given = {"tools": tools, "history": history, **settings}
+        refuse_mistakes("Agent", transport, Transport, given, _ARGUMENTS)
+        assert transport is not None  # or it was refused
         refuse_async(tools)
         super().__init__(
             transport,
@@ -330,7 +340,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
 
     def __init__(
         self,
-        transport: AsyncTransport,
+        transport: AsyncTransport | None = None,
         *,
         output: object = None,
         tools: Tools | AsyncToolChoice = (),
@@ -338,8 +348,9 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         hooks: "Iterable[AsyncHook]" = (),
         **settings: Unpack[AgentSettings],
     ) -> None:
-        if not isinstance(transport, AsyncTransport):
-            raise TypeError(_wrong_transport(transport, "AsyncTransport", "Agent"))
+        given = {"tools": tools, "history": history, **settings}
+        refuse_mistakes("AsyncAgent", transport, AsyncTransport, given, _ARGUMENTS)
+        assert transport is not None  # or it was refused
         super().__init__(
             transport,
             output=output,
@@ -469,28 +480,3 @@ def _refuse_other_session(conversation: Conversation, session_id: str) -> None:
             f"the conversation belongs to session {conversation.session_id!r}, "
             f"not to session_id={session_id!r}; pass one of the two"
         )
-
-
-def _wrong_transport(transport: object, wanted: str, other: str) -> str:
-    hint = ""
-    if isinstance(transport, Transport | AsyncTransport):
-        hint = f"; is {other} the agent you want?"
-    elif isinstance(transport, str):
-        hint = f"; pass {_transport_of(transport, wanted.replace('Transport', 'HTTPTransport'))}"
-    elif callable(transport):
-        hint = "; call it, and pass what it returns"
-    elif callable(make := getattr(transport, _MAKERS[wanted], None)):
-        hint = f"; pass its .{make.__name__}()"
-    return f"transport is a {type(transport).__name__}, not a {wanted}{hint}"
-
-
-def _transport_of(text: str, kind: str) -> str:
-    """Return how to write the transport for a URL or a model's name."""
-    if "://" in text:
-        url = "base_url" if "@" in text else repr(text.partition("?")[0])  # a password stays out
-        return f"{kind}({url})"
-    return f"{kind}(base_url, api_key=...) and model={text.rpartition(':')[2]!r}"
-
-
-# The methods of `HostileModel` that return a transport.
-_MAKERS = {"Transport": "transport", "AsyncTransport": "async_transport"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, cast
 
 from pathors_agent.agents.answers import AnswerType, OutputT
 from pathors_agent.agents.approvals import Approval
+from pathors_agent.agents.mistakes import missing
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import RunNotFinished
@@ -93,6 +94,11 @@ class RunResult(Generic[OutputT]):
     def session_id(self) -> str | None:
         """The id of the endpoint's session, if it keeps this conversation."""
         return self.conversation.session_id
+
+    if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
+
+        def __getattr__(self, name: str) -> object:
+            raise missing(self, name)
 
     def transcript(self) -> str:
         """Return what was said as text: the status, and the messages that this run added.

@@ -342,9 +342,6 @@ def choice_of(tools: Tools | AsyncToolChoice) -> AsyncToolChoice | None:
     """Return the function that chooses the tools, or None if they are fixed."""
     if isinstance(tools, ToolRegistry) or not callable(tools):
         return None
-    if hasattr(tools, "__tool__"):
-        name = getattr(tools, "__name__", "it")
-        raise TypeError(f"tools= is a tool itself; write tools=[{name}]")
     return tools
 
 

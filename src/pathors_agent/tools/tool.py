@@ -371,6 +371,8 @@ def _undecorated(item: object) -> ToolDefinitionError:
     if inspect.isroutine(item):
         return refused(name, "", "is a plain function; decorate it with @tool")
     kind = type(item).__name__
+    if hasattr(item, "as_tool"):
+        return refused(name, "", "is an agent; pass agent.as_tool(name, description)")
     hint = "; pass Tool.from_function(it)" if _no_function(item) is None else ""
     return refused(
         name, "", f"a {kind} is neither a Tool nor a function decorated with @tool{hint}"

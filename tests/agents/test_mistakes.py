@@ -1,0 +1,211 @@
+"""Arguments and names of other libraries are refused in one sentence, with the right spelling."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pathors_agent import (
+    Agent,
+    AsyncAgent,
+    Conversation,
+    Limits,
+    ModelOptions,
+    SystemMessage,
+    Tool,
+    tool,
+)
+from pathors_agent.agents.agent import AgentSettings
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport
+
+MODEL = ScriptedTransport("Hello.")
+agent: Any = Agent
+async_agent: Any = AsyncAgent
+
+
+def search(query: str) -> str:
+    """Search."""
+    return query
+
+
+def add(a: int, b: int) -> int:
+    """Add."""
+    return a + b
+
+
+class OpenAI:
+    """A client of another library."""
+
+
+MISTAKES: list[tuple[Callable[[], object], str]] = [
+    (
+        lambda: agent("openai:gpt-4o"),
+        "transport is a str, not a Transport; pass HTTPTransport(base_url, api_key=...) and "
+        "model='gpt-4o'",
+    ),
+    (
+        lambda: agent(OpenAI()),
+        "transport is an OpenAI, not a Transport; "
+        "pass HTTPTransport(base_url, api_key=...) as the first argument",
+    ),
+    (
+        lambda: async_agent(MODEL),
+        "transport is a ScriptedTransport, not a AsyncTransport; is Agent the agent you want?",
+    ),
+    (
+        lambda: agent(name="Assistant", instructions="Be brief.", model="gpt-4o"),
+        "Agent needs a transport; pass HTTPTransport(base_url, api_key=...) as the first argument",
+    ),
+    (
+        lambda: async_agent(model="gpt-4o"),
+        "AsyncAgent needs a transport; "
+        "pass AsyncHTTPTransport(base_url, api_key=...) as the first argument",
+    ),
+    (
+        lambda: agent(model=MODEL),
+        "model= is a ScriptedTransport; pass it as the first argument, and the model's name as "
+        "model=",
+    ),
+    (
+        lambda: agent(MODEL, model=OpenAI()),
+        "model= is an OpenAI; pass the model's name, a string",
+    ),
+    (
+        lambda: agent(llm=OpenAI()),
+        "Agent has no llm=; pass HTTPTransport(base_url, api_key=...) as the first argument",
+    ),
+    (
+        lambda: agent(MODEL, system_prompt="Be brief."),
+        "Agent has no system_prompt=; pass instructions=",
+    ),
+    (
+        lambda: agent(MODEL, instructons="Be brief."),
+        "Agent has no instructons=; pass instructions=",
+    ),
+    (
+        lambda: agent(MODEL, instructions=SystemMessage(content="Be brief.")),
+        "instructions= is a SystemMessage; pass its text",
+    ),
+    (
+        lambda: agent(MODEL, options={"temperature": 0, "top_k": 5}),
+        "options= is a dict; pass options=ModelOptions(temperature=0, extra={'top_k': ...})",
+    ),
+    (
+        lambda: agent(MODEL, temperature=0),
+        "Agent has no temperature=; pass options=ModelOptions(temperature=...)",
+    ),
+    (
+        lambda: agent(MODEL, model_settings={}),
+        "Agent has no model_settings=; pass options=ModelOptions(...)",
+    ),
+    (lambda: agent(MODEL, limits=10), "limits= is an int; pass limits=Limits(turns=10)"),
+    (
+        lambda: agent(MODEL, limits={"seconds": 5}),
+        "limits= is a dict; pass limits=Limits(seconds=5)",
+    ),
+    (lambda: agent(MODEL, max_turns=3), "Agent has no max_turns=; pass limits=Limits(turns=...)"),
+    (lambda: agent(MODEL, output_type=int), "Agent has no output_type=; pass output="),
+    (
+        lambda: agent(MODEL, deps_type=int),
+        "Agent has no deps_type=; pass the value to run(context=...); tools read it from their "
+        "ToolContext",
+    ),
+    (
+        lambda: agent(MODEL, history=[]),
+        "history= is a list, not a function that selects the messages to send; "
+        "pass the messages to run(conversation=...)",
+    ),
+    (
+        lambda: agent(MODEL, history=Conversation()),
+        "history= is a Conversation, not a function that selects the messages to send; "
+        "pass the messages to run(conversation=...)",
+    ),
+    (
+        lambda: agent(MODEL, message_history=[]),
+        "Agent has no message_history=; pass the messages to run(conversation=...)",
+    ),
+    (
+        lambda: agent(MODEL, handoffs=[]),
+        "Agent has no handoffs=; pass each agent as a tool, "
+        "tools=[agent.as_tool(name, description)]",
+    ),
+    (
+        lambda: agent(MODEL, tools=search),
+        "tools= is the function search; decorate it with @tool, and write tools=[search]",
+    ),
+    (
+        lambda: agent(MODEL, tools=add),
+        "tools= is the function add; decorate it with @tool, and write tools=[add]",
+    ),
+    (
+        lambda: agent(MODEL, tools=tool(name="seek")(lambda query: query)),
+        "tools= is a tool itself; write tools=[<lambda>]",
+    ),
+    (lambda: agent(MODEL, tools=Tool(name="look")), "tools= is a Tool; write tools=[...]"),
+    (lambda: agent(MODEL, tools="search"), "tools= is a str; write tools=[...]"),
+    (
+        lambda: agent(MODEL, tools=AsyncAgent(AsyncScriptedTransport())),
+        "tools= is an AsyncAgent; pass each agent as a tool, "
+        "tools=[agent.as_tool(name, description)]",
+    ),
+    (
+        lambda: agent(MODEL, mcp_servers=[]),
+        "Agent has no mcp_servers=; pass tools=MCPTools(...)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("build", "said"), MISTAKES, ids=[said for _, said in MISTAKES])
+def test_mistake_of_the_first_minute_is_answered(build: Callable[[], object], said: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        build()
+
+    assert str(caught.value) == said
+
+
+def test_unknown_argument_is_answered_with_those_that_there_are() -> None:
+    with pytest.raises(TypeError, match=r"^Agent has no wibble=; its arguments are ") as caught:
+        agent(MODEL, wibble=1)
+
+    for name in (*AgentSettings.__annotations__, "tools", "output", "history"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "instead"),
+    [
+        (Agent(MODEL), "run_sync", "write run(prompt)"),
+        (AsyncAgent(AsyncScriptedTransport()), "ainvoke", "write run(prompt)"),
+        (Agent(MODEL), "run_stream", "write stream(prompt)"),
+        (Agent(MODEL), "tool", "write @tool above the function, and tools=[...]"),
+        (Agent(ScriptedTransport("Hi.")).run("Hi"), "final_output", "write output"),
+        (Agent(ScriptedTransport("Hi.")).run("Hi"), "all_messages", "write conversation.messages"),
+    ],
+)
+def test_name_of_another_library_is_answered(owner: object, name: str, instead: str) -> None:
+    kind = type(owner).__name__
+
+    with pytest.raises(AttributeError) as caught:
+        getattr(owner, name)
+    assert str(caught.value) == f"{kind!r} object has no attribute {name!r}; {instead}"
+
+    with pytest.raises(AttributeError) as caught:
+        _ = owner.wibble  # type: ignore[attr-defined]
+    assert str(caught.value) == f"{kind!r} object has no attribute 'wibble'"
+
+
+def test_right_values_are_taken() -> None:
+    def choose(context: object) -> list[Tool]:
+        return []
+
+    Agent(
+        MODEL,
+        tools=choose,
+        history=lambda messages: messages,
+        options=ModelOptions(temperature=0),
+        limits=Limits(turns=1),
+        model="m",
+        name="n",
+        instructions="Be brief.",
+    )
+    Agent(MODEL, tools=lambda context: [], options=None, limits=None, model=None)
