@@ -296,8 +296,8 @@ AGAIN = "\nSend the whole answer again, as one JSON object and nothing else."
         ("[1]", "should be one JSON object, not the array [1]."),
         ("", "are empty. Send one JSON object."),
         (
-            "Here: {}",
-            "are not JSON: expected value at character 1, near `Here: {}`. Send one JSON object.",
+            "Here!",
+            "are not JSON: expected value at character 1, near `Here!`. Send one JSON object.",
         ),
         (
             '{"city": "Oslo"}',
@@ -515,21 +515,6 @@ def test_fence_of_a_prompted_answer_is_taken_off(way: Way) -> None:
     result = way.run(f"```json\n{GOOD}\n```\n", prompt="?", profile=PROMPT, output=Weather)
 
     assert result.output.city == "Oslo"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"Sure:\n```json\n{GOOD}\n```",
-        f"```json\n{GOOD}",
-        f"```python\n{GOOD}\n```",
-        "```",
-        "``````",
-    ],
-)
-def test_nothing_but_one_whole_fence_is_taken_off(text: str) -> None:
-    with pytest.raises(ArgumentsRefused):
-        AnswerType(Weather, "prompt").read(text)
 
 
 def test_fence_is_no_part_of_an_answer_by_response_format() -> None:

@@ -23,6 +23,15 @@ class Route(TypedDict):
     places: list[str]
 
 
+class Named:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def weather_of(city: str) -> Weather:
+    return Weather(city=city)
+
+
 async def history(messages: Sequence[Message]) -> Sequence[Message]:
     return messages
 
@@ -36,6 +45,8 @@ def ask(transport: Transport) -> None:
     assert_type(Agent(transport, output=Weather | Place).run().output, Any)
     union: Agent[Weather | Place] = Agent(transport, output=Weather | Place)
     assert_type(union.run().output, Weather | Place)
+    assert_type(Agent(transport, output=weather_of).run().output, Weather)
+    assert_type(Agent(transport, output=Named).run().output, Named)
     with Agent(transport, output=Place).stream() as stream:
         assert_type(stream.result, RunResult[Place])
 

@@ -5,7 +5,7 @@ the time in which a program imports this module and constructs an agent.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 from threading import Lock
 from types import TracebackType
@@ -126,7 +126,7 @@ def prepare_run(
     conversation = Conversation() if given is None else conversation_of(given)
     if session_id is not None:
         _refuse_other_session(conversation, session_id)
-    answers = agent._answers
+    answers = agent._answers.for_run() if agent._answers else None
     bindings = RunSetup(
         tools=agent.tools,
         choice=agent._choice,
@@ -164,8 +164,10 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
     Used as a context manager, the agent opens and closes its transport, the tools that have a
     connection (`MCPTools`) and its event loop.
 
-    - `output`: the type of the answers (a pydantic model, dataclass, TypedDict, union, ...). An
-      answer that does not fit goes back to the model. Without a type, answers are text.
+    - `output`: the type of the answers (a pydantic model, dataclass, TypedDict, union, ...), or a
+      function of a value of such a type, which returns the answer. An answer that does not fit, or
+      that the function refuses with a `ValueError`, goes back to the model. Without a type, answers
+      are text.
     - `instructions`: sent before the history of every request, but not part of the history.
     - `history`: a function that selects the messages to send, unless the endpoint keeps the
       history itself; see `last_turns` and `token_budget`.
@@ -180,7 +182,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         self,
         transport: Transport,
         *,
-        output: type[OutputT] | None = None,
+        output: type[OutputT] | Callable[[Any], OutputT] | None = None,
         tools: Tools | ToolChoice = (),
         history: History | None = None,
         hooks: "Iterable[Hook]" = (),
@@ -319,7 +321,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         self,
         transport: AsyncTransport,
         *,
-        output: type[OutputT] | None = None,
+        output: type[OutputT] | Callable[[Any], OutputT] | None = None,
         tools: Tools | AsyncToolChoice = (),
         history: AsyncHistory | None = None,
         hooks: "Iterable[AsyncHook]" = (),

@@ -1,19 +1,25 @@
 """Request answers of a Python type, check them, and read them. Pure.
 
 There are three ways, chosen by the abilities of the endpoint: the request's `response_format`, a final
-tool whose call is the answer, and a prompt. The type is read as the parameters of tools are.
+tool whose call is the answer, and a prompt. The type is read as the parameters of tools are. Instead of
+a type, an agent may have a function of one: it returns the answer, or refuses the value with words.
 """
 
-from collections.abc import Sequence
+import functools
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import replace
-from json import dumps
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from json import JSONDecoder, dumps
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeGuard
 
 from pydantic import ValidationError
 from typing_extensions import TypeVar
 
 from pathors_agent.core.limits import is_object
-from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.errors import ToolDefinitionError, ToolError
 from pathors_agent.messages import (
     AssistantMessage,
     EndedBy,
@@ -49,26 +55,36 @@ FINAL_TOOL = "final_answer"
 
 ACCEPTED = "Accepted."
 
-# The first line of a Markdown fence is shorter: no name of a language is as long.
-_LONGEST_FENCE = 40
-_FENCE = "```"
-
 
 class AnswerType(Generic[OutputT]):
     """Answers of one type, requested in one way.
 
-    A type whose JSON is no object is wrapped in an object with the single member `value`.
+    A type whose JSON is no object is wrapped in an object with a single member: `value`, or the name
+    of the function's parameter.
     """
 
     def __init__(self, output: object, way: Literal["response_format", "tool", "prompt"]) -> None:
+        self._function = output if _is_function(output) else None
         signature = _signature(output)
+        self._member = next(iter(signature.schema["properties"]))
         self.way = way
-        self.schema, self._is_wrapped = _unwrapped(signature.schema)
-        reader = _AnswerReader(signature, self.schema, is_wrapped=self._is_wrapped)
+        self.schema, self.is_wrapped = _unwrapped(signature.schema, self._member)
+        wrapper = None if self.is_wrapped else self._member
+        reader = _AnswerReader(signature, self.schema, wrapper=wrapper)
         self._closed = _closed(self.schema) if way == "response_format" else None
         self._reader: ArgumentsReader = (
             reader if self._closed is None else StrictArguments(reader, self.schema)
         )
+        # What the function returned or refused, by the answer's text: it is called once for each.
+        self._known: dict[str, OutputT | ArgumentsRefused] = {}
+
+    def for_run(self) -> "AnswerType[OutputT]":
+        """Return the type for one run: two runs share no values of the function."""
+        if self._function is None:
+            return self
+        twin = copy(self)
+        twin._known = {}
+        return twin
 
     @property
     def final_tool(self) -> str | None:
@@ -145,7 +161,7 @@ class AnswerType(Generic[OutputT]):
     def take(self, call: ToolCall) -> ToolMessage:
         """Return the result of a call of the final tool: accepted, or what is wrong."""
         try:
-            self._reader.read(call.arguments)
+            self.read(call.arguments)
         except ArgumentsRefused as refusal:
             text = cut(f"The arguments of {call.name} {refusal}", MAX_TEXT)
             return ToolMessage(tool_call_id=call.id, content=text, outcome="error")
@@ -154,17 +170,50 @@ class AnswerType(Generic[OutputT]):
     # - values -
 
     def read(self, text: str) -> OutputT:
-        """Read the JSON text of an answer, or raise `ArgumentsRefused`."""
-        text = _unfenced(text) if self.way == "prompt" else text
-        if self.way != "tool" and not text.strip():
+        """Read the JSON text of an answer, or raise `ArgumentsRefused`.
+
+        A prompted answer may have text around its JSON. An output function is called.
+        """
+        if self._function is None:
+            value: OutputT = self._read(text)
+            return value
+        if text not in self._known:
+            self._known[text] = _called(self._function, self._read, text)
+        known = self._known[text]
+        if isinstance(known, ArgumentsRefused):
+            raise ArgumentsRefused(*known.args)
+        return known
+
+    def _read(self, text: str) -> Any:
+        """Read the text into a value of the type, or raise `ArgumentsRefused`."""
+        if self.way == "tool":
+            return self._reader.read(text)[self._member]
+        if not text.strip():
             raise ArgumentsRefused("are empty. Send one JSON object.")
-        value: OutputT = self._reader.read(text)["value"]
-        return value
+        if self.way == "response_format":
+            return self._reader.read(text)[self._member]
+        try:
+            return self._read_prompted(text)
+        except ArgumentsRefused:
+            if (part := _json_part(text)) is None:
+                raise
+        return self._read_prompted(part)
+
+    def _read_prompted(self, text: str) -> Any:
+        """Read a JSON text, also one without the object that should wrap the value."""
+        try:
+            return self._reader.read(text)[self._member]
+        except ArgumentsRefused:
+            if not self.is_wrapped or not _is_json(text):
+                raise
+            with suppress(ArgumentsRefused):
+                return self._reader.read(f'{{"{self._member}":{text}}}')[self._member]
+            raise
 
     def unwrapped(self, value: JSONValue) -> JSONValue:
         """Return the value so far, out of the object that wraps it."""
-        if self._is_wrapped:
-            return value.get("value") if isinstance(value, dict) else None
+        if self.is_wrapped and isinstance(value, dict):
+            return value.get(self._member)
         return value
 
     def _refusal(self, message: AssistantMessage) -> str | None:
@@ -209,7 +258,8 @@ class ArrivingAnswer:
         self._builder = builder
         self._parser = PartialJSON()
         self._parts_read = 0
-        self._head: str | None = "" if self._answers.way == "prompt" else None
+        # The end of the text before the JSON of a prompted answer, where the JSON may have begun.
+        self._before: str | None = "\n" if self._answers.way == "prompt" else None
 
     @property
     def value(self) -> JSONValue:
@@ -220,20 +270,22 @@ class ArrivingAnswer:
         parts = self._builder.text[self._parts_read :]
         self._parts_read += len(parts)
         for part in parts:
-            self._parser.feed(self._without_fence(part))
+            self._parser.feed(self._from_json_on(part))
         return self._answers.unwrapped(self._parser.value)
 
-    def _without_fence(self, part: str) -> str:
-        """Return the text without the first line of a fence."""
-        if self._head is None:
+    def _from_json_on(self, part: str) -> str:
+        """Return the text without what stands before the JSON of a prompted answer."""
+        if self._before is None:
             return part
-        self._head = head = (self._head + part).lstrip()
-        line, end, rest = head.partition("\n")
-        is_fence = head.startswith("`") and len(line) < _LONGEST_FENCE
-        if not head or (is_fence and not end):
-            return ""
-        self._head = None
-        return rest if is_fence else head
+        text = self._before + part
+        start = _VALUE_START if self._answers.is_wrapped else _OBJECT_START
+        if begun := start.search(text):
+            self._before = None
+            return text[begun.start() :]
+        said = text.rstrip()
+        is_at_line_start = "\n" in text[len(said) :]
+        self._before = "{" if said.endswith("{") else "\n" if is_at_line_start else ""
+        return ""
 
 
 def accepted_call(messages: Sequence[Message]) -> ToolCall | None:
@@ -280,7 +332,15 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any] | None:
         return None
 
 
+def _is_function(output: object) -> TypeGuard[Callable[..., Any]]:
+    return inspect.isroutine(output) or isinstance(output, functools.partial)
+
+
 def _signature(output: object) -> Signature:
+    """Return the signature of an output function, or of a function whose parameter has the type."""
+    if _is_function(output):
+        return _function_signature(output)
+
     def answer(value: Any) -> None: ...
 
     answer.__annotations__["value"] = output
@@ -293,9 +353,46 @@ def _signature(output: object) -> Signature:
         ) from error
 
 
-def _unwrapped(whole: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+def _function_signature(function: Callable[..., Any]) -> Signature:
+    name = getattr(function, "__name__", "a partial function")
+    inner = inspect.unwrap(getattr(function, "func", function))
+    if inspect.iscoroutinefunction(inner) or inspect.isgeneratorfunction(inner):
+        raise TypeError(
+            f"output={name} is async or a generator: an output function is called between two "
+            "model calls and must return the answer at once"
+        )
+    try:
+        signature = read_signature(function, tool=name, descriptions={})
+    except ToolDefinitionError as error:
+        raise TypeError(f"output={name} is not a function of a model's answer: {error}") from error
+    parameters = inspect.signature(function).parameters
+    names = list(signature.schema.get("properties", {}))
+    is_typed = len(names) == 1 and parameters[names[0]].annotation is not inspect.Parameter.empty
+    if not is_typed or signature.context_parameter or signature.is_method:
+        raise TypeError(
+            f"output={name} must take one argument, the answer, with its type; it gets no "
+            "ToolContext, and a method must be bound to its object"
+        )
+    return signature
+
+
+def _called(
+    function: Callable[[Any], OutputT], read: Callable[[str], Any], text: str
+) -> OutputT | ArgumentsRefused:
+    """Call the output function with the value of a text, and return its answer or its refusal."""
+    try:
+        value = read(text)
+    except ArgumentsRefused as refusal:
+        return refusal
+    try:
+        return function(value)
+    except (ValueError, ToolError) as error:
+        return ArgumentsRefused(f"are refused: {error}")
+
+
+def _unwrapped(whole: dict[str, Any], member: str) -> tuple[dict[str, Any], bool]:
     """Return the schema to send, and whether it wraps the value."""
-    inner = whole["properties"]["value"]
+    inner = whole["properties"][member]
     definitions = dict(whole.get("$defs", {}))
     reference = inner.get("$ref", "")
     name = reference.removeprefix("#/$defs/")
@@ -308,18 +405,23 @@ def _unwrapped(whole: dict[str, Any]) -> tuple[dict[str, Any], bool]:
 
 
 class _AnswerReader(TypedArguments):
-    """Read the JSON text of an answer into `{"value": ...}`."""
+    """Read the JSON text of an answer into an object with one member: the value.
 
-    def __init__(self, signature: Signature, schema: dict[str, Any], *, is_wrapped: bool) -> None:
+    `wrapper` is the member's name, if the text is the value alone.
+    """
+
+    def __init__(
+        self, signature: Signature, schema: dict[str, Any], *, wrapper: str | None
+    ) -> None:
         super().__init__(signature.read, schema.get("properties", {}))
-        self._is_wrapped = is_wrapped
+        self._wrapper = wrapper
 
     def read(self, text: str) -> dict[str, Any]:
         """Return the value, or raise `ArgumentsRefused`."""
         text = text if text.strip() else "{}"
         given = parse_object(text)
         try:
-            return self._validate(text if self._is_wrapped else f'{{"value":{text}}}')
+            return self._validate(f'{{"{self._wrapper}":{text}}}' if self._wrapper else text)
         except ValidationError as error:
             details = list(map(self._as_sent, error.errors(include_url=False)))
             if (whole := with_whole_numbers(text, details)) is not None:
@@ -331,12 +433,45 @@ class _AnswerReader(TypedArguments):
 
     def _as_sent(self, detail: "ErrorDetails") -> "ErrorDetails":
         """Return an error with its place in the model's text."""
-        return detail if self._is_wrapped else {**detail, "loc": detail["loc"][1:]}
+        return {**detail, "loc": detail["loc"][1:]} if self._wrapper else detail
 
 
-def _unfenced(text: str) -> str:
-    """Return an answer without the Markdown fence around it, if there is one."""
-    stripped = text.strip()
-    line, _, rest = stripped.partition("\n")
-    is_fenced = line in (_FENCE, _FENCE + "json") and rest.endswith(_FENCE)
-    return rest.removesuffix(_FENCE) if is_fenced else text
+# - JSON with text around it -
+
+# The beginning of an object or an array that is JSON; "{x}" or "[see below]" in a text is none.
+_JSON_START = re.compile(r'\{\s*["}]|\[\s*(?:[\[{"\]]|-?[0-9]|true|false|null)')
+# While an answer arrives: an object anywhere, or for other types an array at the beginning of a line.
+_OBJECT_START = re.compile(r'\{\s*["}]')
+_VALUE_START = re.compile(r'\{\s*["}]|\n[ \t]*\[')
+
+_DECODER = JSONDecoder()
+
+
+def _is_json(text: str) -> bool:
+    try:
+        _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _json_part(text: str) -> str | None:
+    """Return the last object inside a text, or the last array if there is no object, or None.
+
+    Models write examples before the answer, and notes such as "[1]" around it. A text with an object
+    or an array that is broken or cut off has no such part: what stands before or in it is no answer.
+    """
+    found_object, found_array, at = "", "", 0
+    while begun := _JSON_START.search(text, at):
+        try:
+            _, at = _DECODER.raw_decode(text, begun.start())
+        except (ValueError, RecursionError):
+            if begun[0][-1].isalnum():  # "[1 of 2]" is text
+                at = begun.end()
+                continue
+            return None
+        if begun[0].startswith("{"):
+            found_object = text[begun.start() : at]
+        else:
+            found_array = text[begun.start() : at]
+    return found_object or found_array or None
