@@ -318,7 +318,7 @@ def test_timeline_draws_what_was_called(scripted_server: StartServer, tmp_path: 
     shown = run("demo", *prompts, "--timeline", str(file), PATHORS_BASE_URL=server.url)
 
     assert shown.returncode == 0
-    assert shown.stderr == f"{file} shows what was called.\n"
+    assert shown.stderr == f"{file} shows all calls.\n"
     text = file.read_text(encoding="utf-8")
     assert re.findall("<h1>(.*)</h1>", text) == ["6 times 7?", "And &lt;i&gt;?"]
     assert re.findall(r'<th scope="row"[^>]*>(\w+)<small>([\w/]+)<', text) == [

@@ -1,7 +1,7 @@
 """The messages of a conversation: frozen values, one class per role.
 
-A message holds what was said and what came with it. Their wire format belongs to
-`chat_completions`, their stored JSON to `history`.
+A message holds its content, and an answer its metadata. Their JSON forms belong to
+`wire.messages`.
 """
 
 from collections.abc import Container, Iterator, Mapping
@@ -296,7 +296,7 @@ again."""
 class ToolMessage(MessageBase):
     """The result of one tool call, in words the model reads.
 
-    `outcome` says how the call ended, for programs; it is not sent to the model, who reads
+    `outcome` says how the call ended, for programs; it is not sent to the model, which reads
     `content`. `ends_tool`: the tool is not to be run again while this question is answered.
     `invalid`: the call named no tool, or its arguments did not fit; limits count such calls.
     """

@@ -266,7 +266,7 @@ def test_timeline_has_the_calls_of_the_server_too(server: Server, tmp_path: Path
     shown = chat(server, "6 * 7\n", "--timeline", str(file))
 
     assert shown.returncode == 0
-    assert shown.stderr == f"{file} shows what was called.\n"
+    assert shown.stderr == f"{file} shows all calls.\n"
     text = file.read_text(encoding="utf-8")
     assert re.findall("<h1>(.*)</h1>", text) == ["6 * 7"]
     assert re.findall(r'<th scope="row"[^>]*>(\w+)<', text) == ["model", "calculate"]

@@ -135,7 +135,7 @@ class AnswerType(Generic[OutputT]):
         return last.text
 
     def feedback(self, messages: Sequence[Message]) -> UserMessage | None:
-        """Return what is wrong with the text answer that a history ends with, or None.
+        """Return the problem of the text answer that a history ends with, or None.
 
         Only a history that ends with a text answer has one.
         """
@@ -159,7 +159,7 @@ class AnswerType(Generic[OutputT]):
         return answer.ended_by if cut or not answer.tool_calls else None
 
     def take(self, call: ToolCall) -> ToolMessage:
-        """Return the result of a call of the final tool: accepted, or what is wrong."""
+        """Return the result of a call of the final tool: accepted, or its problems."""
         try:
             self.read(call.arguments)
         except ArgumentsRefused as refusal:
@@ -263,7 +263,7 @@ class ArrivingAnswer:
 
     @property
     def value(self) -> JSONValue:
-        """The value so far, or None. Takes time linear in what is new."""
+        """The value so far, or None. Takes time linear in the new text."""
         if self._answers.way == "tool":
             calls = (call for call in self._builder.calls if call.name == FINAL_TOOL)
             return self._answers.unwrapped(next((call.partial for call in calls), None))

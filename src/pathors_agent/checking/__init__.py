@@ -1,4 +1,4 @@
-"""Test which parts of the chat-completions API an endpoint keeps, and what it wants to be sent.
+"""Test which parts of the chat-completions API an endpoint supports, and which profile it needs.
 
 with HTTPTransport("http://localhost:11434/v1", api_key="") as transport:
     report = check_endpoint(transport, model="llama3.2")

@@ -55,7 +55,7 @@ def _plain(asking: ProbeClient) -> Observation:
 
 
 def _problem(answer: EndpointAnswer) -> str:
-    """Return what is wrong with a greeting; empty if nothing is."""
+    """Return the problem of a greeting, or an empty string."""
     if answer.problem:
         return answer.problem
     message = answer.message

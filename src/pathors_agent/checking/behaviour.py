@@ -1,4 +1,4 @@
-"""Probes of behaviour: errors, keys, unknown fields, sessions, answers that are left."""
+"""Probes of errors, keys, unknown fields, sessions and abandoned answers."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -155,7 +155,7 @@ def _quirks(asking: ProbeClient) -> Observation:
 PROBES = (
     Probe("unknown fields of a request", _unknown_field, optional=True),
     Probe("error for a bad request", _error_for(b'{"messages":1}', "a bad request"), optional=True),
-    Probe("error for what is no JSON", _error_for(b"{", "half an object"), optional=True),
+    Probe("error for invalid JSON", _error_for(b"{", "half an object"), optional=True),
     Probe("error for a wrong key", _wrong_key, optional=True),
     Probe("session header", _session, optional=True),
     Probe("a stream that is left", _left_stream),

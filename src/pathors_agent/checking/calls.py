@@ -117,7 +117,7 @@ def _is_sound(answer: EndpointAnswer) -> bool:
 def _asked_for(
     asking: ProbeClient, asked: UserMessage
 ) -> tuple[EndpointAnswer, Observation | None]:
-    """Ask for calls in the form of the profile; return the answer and what is wrong with it."""
+    """Ask for calls in the form of the profile; return the answer and its problem."""
     answer = _calling(asking, asked, streams=asking.profile.streams)
     broken = _broken_stream(asking, asked, answer) if asking.profile.streams else None
     return answer, broken or _problem(answer)

@@ -11,7 +11,7 @@ from pathors_agent.transports.base import Transport
 
 # Enough for a greeting and for a tool call; models that reason first want more.
 TOKENS = 256
-# A small model on a slow machine writes so many tokens in it.
+# Enough for a small model on a slow machine to write these tokens.
 SECONDS = 60.0
 
 PROBES = (

@@ -1,4 +1,4 @@
-"""Ask an endpoint, as an agent would, and keep all that its answer says."""
+"""Send requests to an endpoint as agents do, and keep its whole answers."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -60,12 +60,12 @@ class EndpointAnswer:
 
     @cached_property
     def error(self) -> str:
-        """What it says is wrong."""
+        """The text of its error."""
         return str(decode_error(self.status, self.body))
 
     @cached_property
     def value(self) -> Any:
-        """Its JSON; None where it is none."""
+        """Its body as JSON; None if it is not JSON."""
         return _loads(self.body)
 
     @cached_property
@@ -107,9 +107,9 @@ class EndpointAnswer:
 
 @dataclass
 class ProbeClient:
-    """An endpoint that is asked, and what is known of it so far.
+    """A client of the endpoint under test, with the findings so far.
 
-    `profile` is what it was seen to take; `can_limit`, whether answers can be limited to `tokens`.
+    `profile` is the profile that works so far; `can_limit` is True if `max_tokens` limits answers.
     """
 
     transport: Transport
@@ -221,7 +221,7 @@ def _loads(text: bytes | str) -> Any:
 
 
 class Observation(NamedTuple):
-    """What came of a probe; as in `Finding`."""
+    """The result of a probe; the fields are those of `Finding`."""
 
     verdict: Verdict
     detail: str = ""

@@ -30,7 +30,7 @@ _HELP = "/quit or Ctrl-D ends, /session names the session, Ctrl-C stops an answe
 
 
 class _NoScreen:
-    """Where the conversation goes that is told as JSON."""
+    """A screen that shows nothing, for output as JSON."""
 
     def write(self, text: str, /) -> None:
         """Write nothing."""

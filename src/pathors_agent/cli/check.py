@@ -22,7 +22,7 @@ _MARKS = {Verdict.HOLDS: "holds", Verdict.DOES_NOT_HOLD: "no", Verdict.NOT_SEEN:
 def check(
     url: str, *, key: str | None, model: str | None, tokens: int, seconds: float, as_json: bool
 ) -> int:
-    """Check an endpoint, write what was found, and return the exit status."""
+    """Check an endpoint, write the findings, and return the exit status."""
     timeouts = Timeouts(first_byte=seconds, between_bytes=seconds, whole=seconds)
     with HTTPTransport(url, api_key=key, timeouts=timeouts) as http, _progress() as progress:
         report = check_endpoint(
@@ -44,7 +44,7 @@ def _write(report: Report) -> None:
 
 
 def _outcome(report: Report) -> tuple[int, str]:
-    """Return the exit status, and what it means."""
+    """Return the exit status and its meaning."""
     missing = [finding.name for finding in report.findings if finding.breaks]
     if missing:
         said = f"Agents miss what they need here, and no profile helps: {'; '.join(missing)}."

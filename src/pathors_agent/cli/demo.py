@@ -39,20 +39,17 @@ def run_demo(
     colour: bool = True,
     timeline: Path | None = None,
 ) -> None:
-    """Show the conversation on standard output, and what was called in a file."""
+    """Show the conversation on standard output, and the calls in a file."""
     tolerate_narrow_terminals()
     screen = Screen(sys.stdout, colour=colour and wants_colour())
-    ask = _ask_endpoint if _endpoint_is_named() else _ask_server
+    names_endpoint = any(map(os.environ.get, ("PATHORS_API_KEY", "PATHORS_BASE_URL")))
+    ask = _ask_endpoint if names_endpoint else _ask_server
     try:
         with TimelineFile(timeline) as charts:
             ask(screen, prompts or PROMPTS, model, charts)
     finally:
         if sys.exc_info()[0] is not BrokenPipeError:
             screen.end_line()
-
-
-def _endpoint_is_named() -> bool:
-    return any(os.environ.get(name) for name in ("PATHORS_API_KEY", "PATHORS_BASE_URL"))
 
 
 def _ask_server(
@@ -122,7 +119,7 @@ def _told(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
     assert process.stdout is not None  # it was asked for
     line = process.stdout.readline()
     if not line:
-        raise AgentError("the server for the demo did not start; what it wrote says why")
+        raise AgentError("the server for the demo did not start; its output says why")
     told: dict[str, Any] = json.loads(line)
     return told
 

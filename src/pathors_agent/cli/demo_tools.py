@@ -120,7 +120,7 @@ def demo_tools(*, now: Clock = utc_now) -> list[Callable[..., str]]:
 
     @tool
     def local_time(city: str) -> str:
-        """Tell the date and the time in a city.
+        """Return the date and the time in a city.
 
         Args:
             city: The city's English name, such as "Tokyo".

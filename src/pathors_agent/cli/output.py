@@ -41,7 +41,7 @@ _COLOURS = {
 _LABEL_WIDTH = 8
 # Labels stand at the beginning of a line; the other lines of a text are indented.
 _NEXT_LINE = "\n" + " " * _LABEL_WIDTH
-# Wider than any line: what is not shown on a terminal is not cut.
+# Wider than any line: files and pipes get whole lines.
 _UNCUT = 100_000
 
 
@@ -52,7 +52,7 @@ class Output(Protocol):
         """Write a text."""
 
     def flush(self) -> object:
-        """Send on what was written."""
+        """Flush the output."""
 
 
 @dataclass(slots=True)
@@ -64,15 +64,15 @@ class Screen:
     is_mid_line: bool = False
     _last: str = ""
 
-    def line(self, who: str, text: str, note: str = "") -> None:
+    def line(self, speaker: str, text: str, note: str = "") -> None:
         """Write a whole text, and a remark behind it."""
         self.end_line()
         remark = f"  {self._painted('note', note)}" if note else ""
-        self._write(f"{self.label(who)}{_indented(printable(text))}{remark}\n")
+        self._write(f"{self.label(speaker)}{_indented(printable(text))}{remark}\n")
 
-    def stream(self, who: str, text: str) -> None:
+    def stream(self, speaker: str, text: str) -> None:
         """Write a piece of a text that grows."""
-        label = "" if self.is_mid_line else self.label(who)
+        label = "" if self.is_mid_line else self.label(speaker)
         shown = printable(self._last + text)[len(self._last) :]
         self._write(label + _indented(shown))
         self._last = text[-1:] or self._last
@@ -94,9 +94,9 @@ class Screen:
         self.end_line()
         self._write(self._painted("note", printable(text)) + "\n")
 
-    def label(self, who: str) -> str:
+    def label(self, speaker: str) -> str:
         """Return what stands before the texts of a speaker."""
-        return self._painted(who, who) + " " * (_LABEL_WIDTH - len(who))
+        return self._painted(speaker, speaker) + " " * (_LABEL_WIDTH - len(speaker))
 
     def _painted(self, kind: str, text: str) -> str:
         return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m" if self.colour else text
@@ -218,7 +218,7 @@ def reporting() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader went away (`| head`). Python writes out what is left at exit: into nothing.
+        # The reader went away (`| head`). Python flushes the rest at exit: into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:

@@ -52,7 +52,7 @@ class ServeOptions:
 
 def serve(served: ServeOptions, *, host: str, port: int, workers: int, as_json: bool) -> int:
     """Serve until a signal; return the exit status."""
-    app = make_app(served)  # also where workers make their own: what is wrong is said once
+    app = make_app(served)  # also if workers build their own apps: a problem is reported once
     projects = app.state.runtime.projects
     new_keys = asyncio.run(_prepare(served, projects))
     tell = partial(_tell, served, list(projects), new_keys, as_json)

@@ -20,7 +20,7 @@ from pathors_agent.stores.base import Session, SessionSummary, Store
 
 
 async def show_all(store: Store, project: str, *, limit: int, offset: int, as_json: bool) -> None:
-    """List a project's sessions, newest first, ended ones too."""
+    """List a project's sessions, newest first, including ended ones."""
     page = await store.list_sessions(project, limit=limit, offset=offset)
     if as_json:
         write_json({"data": [_summary(s) for s in page.items], "total": page.total})
@@ -32,7 +32,7 @@ async def show_all(store: Store, project: str, *, limit: int, offset: int, as_js
 
 
 async def show(store: Store, project: str, session_id: str, *, as_json: bool) -> None:
-    """Show what was said in a session."""
+    """Show the messages of a session."""
     try:
         session = await store.session(project, session_id)
     except SessionNotFound:

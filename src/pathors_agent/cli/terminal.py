@@ -42,7 +42,7 @@ _EVENT_END = b"\n\n"
 
 
 class ToolActivity(Transport):
-    """Hands on what another transport gets, and `tells` what it says of tools, in order."""
+    """Passes on another transport's answers, and calls `tells` with its events about tools, in order."""
 
     def __init__(self, transport: Transport, tell: Callable[[Mapping[str, Any]], None]) -> None:
         self._transport = transport
@@ -95,7 +95,7 @@ class TimelineFile:
         self._charts: list[Chart] = []
 
     def add(self, prompt: str, calls: Sequence[TimedCall]) -> None:
-        """Add what was called to answer a prompt."""
+        """Add the calls that answered a prompt."""
         title = " ".join(prompt.split())
         cut = title if len(title) <= _TITLE_CHARACTERS else f"{title[:_TITLE_CHARACTERS]}..."
         self._charts.append(Chart(cut, f"Answer {len(self._charts) + 1}", calls))
@@ -112,7 +112,7 @@ class TimelineFile:
     ) -> None:
         self._write()
         if self._path is not None and kind is None:
-            write_note(f"{self._path} shows what was called.")
+            write_note(f"{self._path} shows all calls.")
 
     def _write(self) -> None:
         if self._path is not None:
@@ -141,7 +141,7 @@ class ServerCalls:
 
 @dataclass(slots=True)
 class RunDisplay:
-    """Shows the items of one run, and what a server's own tools do meanwhile."""
+    """Shows the items of one run, and the activities of a server's own tools."""
 
     screen: Screen
     is_timed: bool = True
@@ -164,7 +164,7 @@ class RunDisplay:
                 pass
 
     def show_activity(self, activity: Mapping[str, Any]) -> None:
-        """Show what a server says of its tools: a call, a result, or progress."""
+        """Show an event about a server's tools: a call, a result, or progress."""
         match activity:
             case {"call": {"id": str() as id, "function": {"name": str() as name} as function}}:
                 arguments = str(function.get("arguments") or "")
@@ -241,7 +241,7 @@ Decide = Callable[[ToolCall], bool]
 class TerminalChat:
     """A conversation with an endpoint.
 
-    `activities` are what it said of its tools, and `times` those of the calls for the last answer.
+    `activities` are its events about its tools, and `times` the times of the last answer's calls.
     """
 
     agent: Agent[str]
@@ -258,7 +258,7 @@ class TerminalChat:
         self.activities.clear()
         self.times = []
         before = self.conversation
-        self.conversation = _copy(before, before.messages)
+        self.conversation = Conversation(before.messages, session_id=before.session_id)
         try:
             result = self._answer(prompt)
             while result.open_calls:
@@ -269,7 +269,7 @@ class TerminalChat:
             self.conversation.close_open_calls("the user stopped the answer")
             raise
         except Exception:
-            self.conversation = before  # what was refused is not said again with the next
+            self.conversation = before  # the next prompt does not repeat a refused one
             raise
         finally:
             self.screen.end_line()
@@ -326,7 +326,3 @@ def talking(
         agent = Agent(transport, model=model, options=options)
         told.append(TerminalChat(agent, screen, decide, Conversation(session_id=session)))
         yield told[0]
-
-
-def _copy(conversation: Conversation, messages: Sequence[Message]) -> Conversation:
-    return Conversation(messages, session_id=conversation.session_id)

@@ -292,19 +292,19 @@ class Conversation:
         self._next_role = next_role
 
     def call_state(self, call: ToolCall) -> CallState:
-        """Return what is known of an open call."""
+        """Return the state of an open call."""
         states = self._batch.states if self._batch else {}
         return states.get(call.id, CallState.UNKNOWN)
 
     def note_call_state(self, call: ToolCall, state: CallState) -> None:
-        """Set what is known of an open call. The state is never stored."""
+        """Set the state of an open call, which is never stored."""
         if self._batch is not None:
             self._batch.states[call.id] = state
 
     def close_open_calls(self, reason: str) -> None:
         """Answer every open call, so that the user can speak again; recorded results are kept.
 
-        The model reads the `reason` and what is known of the call (see `CallState`): it was not run
+        The model reads the `reason` and the state of the call (see `CallState`): it was not run
         (outcome "not_run"), was interrupted or not answered by the caller ("cancelled"), or may have
         been carried out ("unknown").
         """

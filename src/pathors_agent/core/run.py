@@ -1,6 +1,6 @@
 """Decide which calls of a conversation are pending, and never make one. Pure: no I/O, no clock.
 
-A run is derived from the history; it only caches what it has counted there. Any driver can go on with
+A run is derived from the history; it only caches counts of it. Any driver can go on with
 any stored history.
 """
 
@@ -94,7 +94,7 @@ class AnswerCheck(Protocol):
         """Return the JSON text of the answer that a history ends with, or None."""
 
     def feedback(self, messages: Sequence[Message]) -> UserMessage | None:
-        """Return what is wrong with the text answer that a history ends with, or None."""
+        """Return the problem of the text answer that a history ends with, or None."""
 
     def ended_by(self, messages: Sequence[Message]) -> EndedBy | None:
         """Return what ended the last answer early, if asking again would not help, or None."""

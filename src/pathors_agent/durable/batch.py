@@ -21,16 +21,16 @@ from pathors_agent.telemetry.events import observe
 from pathors_agent.wire.messages import read_client_messages
 
 Progress = Callable[[int, int], None]
-"""Called with the number of finished lines and of failed ones; what it raises is dropped."""
+"""Called with the number of finished lines and of failed ones; its exceptions are dropped."""
 
-# How often the database is asked what is done, and of how many runs at once.
+# How often the database is asked for finished runs, and for how many at once.
 _LOOK_SECONDS = 0.5
 _BLOCK = 500
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """One conversation: its place in the input, what it is called there, and its messages."""
+    """One conversation: its place and its name in the input, and its messages."""
 
     number: int
     id: str

@@ -1,4 +1,4 @@
-"""Store the deltas of what is under way in a durable run, for readers in other processes.
+"""Store the deltas of running calls of durable runs, for readers in other processes.
 
 They are for display only: a worker stores them a few times a second while a model call or a tool
 runs, and deletes them when the message is recorded.

@@ -150,7 +150,7 @@ def check_writable(database: str) -> None:
     """Raise `StoreError` unless a workflow could be stored now; blocks, and leaves no trace.
 
     It opens a connection of its own: an open one does not notice a file that was removed, replaced
-    or made read-only. SQLite gets a cache of one page, so that what is written needs room on the
+    or made read-only. SQLite gets a cache of one page, so that a write needs room on the
     disk before the transaction is rolled back.
     """
     url = sync_url(database)

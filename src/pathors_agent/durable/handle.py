@@ -95,11 +95,11 @@ class RunHandle(Generic[OutputT]):
                 yield event.item
 
     def stream(self, *, after: str = "") -> AsyncIterator[RunEvent]:
-        """Yield the messages of the run, and the deltas of what is under way, from any process.
+        """Yield the messages of the run, and the deltas of running calls, from any process.
 
         Deltas are stored by agents with `deltas=True`; several may arrive as one. The stream ends
         when the run ends or is suspended. `after` is the `position` of an event: the stream
-        continues behind it, without the deltas of what was recorded meanwhile.
+        continues after it, without the deltas of messages that were recorded meanwhile.
         """
         return follow(self._agent.runs, self.id, after)
 

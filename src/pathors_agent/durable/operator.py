@@ -47,7 +47,7 @@ class WaitingCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedRun:
-    """A run with its contents: its messages, its calls, and what it waits for or failed with."""
+    """A run with its contents: its messages, its calls, its open approvals and its error."""
 
     run: RunSummary
     messages: Sequence[Message]

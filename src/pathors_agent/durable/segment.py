@@ -50,7 +50,7 @@ from pathors_agent.wire.messages import read_message, write_message
 
 
 class _Stopped(Exception):
-    """Raised to end a segment with what it is to say of itself."""
+    """Raised to end a segment with this output."""
 
     def __init__(self, output: Fields) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from pathors_agent.views.timeline import Chart, TimedCall, duration, page
 class Timeline:
     """A run's calls, in seconds since 1970, and the workers that made them.
 
-    Notes say what was out of the ordinary: in doubt, run again, taken over from another worker.
+    Notes mark unusual events: in doubt, run again, taken over from another worker.
     """
 
     run: str

@@ -338,7 +338,7 @@ class WorkerMonitor:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and give back what is still this worker's."""
+        """Stop, and return the segments of this worker to their queues."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -180,7 +180,7 @@ def _add_health(app: FastAPI, runtime: Runtime) -> None:
         return json_response({"status": "ok"})
 
     async def metrics() -> Response:
-        """Return what was counted, for Prometheus."""
+        """Return the counters in the text format of Prometheus."""
         return Response(runtime.metrics.text(), media_type=CONTENT_TYPE)
 
     if runtime.settings.metrics:

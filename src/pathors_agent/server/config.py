@@ -157,7 +157,7 @@ class _Table:
                 "instructions_file", "cannot be used with instructions; set one of them"
             )
         try:
-            return self._beside(file).read_text(encoding="utf-8")
+            return (self._path.resolve().parent / file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             raise self._wrong("instructions_file", f"{file} cannot be read") from None
 
@@ -200,9 +200,6 @@ class _Table:
             raise self._wrong(key, f"{problem}: {error_text(error)}") from error
         except Exception as error:
             raise self._wrong(key, f"{problem}: {named_error(error)}") from error
-
-    def _beside(self, file: str) -> Path:
-        return self._path.resolve().parent / file
 
     def _wrong(self, key: str, problem: str) -> InvalidProjectFile:
         place = f"{self._where}.{key}" if key else self._where

@@ -66,7 +66,7 @@ class ServerSettings:
     - `ping_seconds`: silence of a stream before a comment is sent.
     - `event_ids`: give each event of a stream an id, so that a client can go on after it. Turn it
       off for clients that read nothing but lines of data, as Dify.
-    - `write_seconds`: how long a client may take to read what is waiting for it.
+    - `write_seconds`: how long a client may take to read data that was sent to it.
     - `grace_seconds`: how long running turns may go on after SIGTERM.
     - `access_log`: log each request, as an event of the logger `pathors_agent.access`.
     - `metrics`: answer at `/metrics`, without a key, for Prometheus.

@@ -431,7 +431,7 @@ def now() -> datetime:
 
 
 def id_problem(text: str) -> str | None:
-    """Return what is wrong with a text that cannot be an id, or None."""
+    """Return the problem of a text that cannot be an id, or None."""
     is_visible = text.isascii() and text.isprintable() and " " not in text
     if 0 < len(text) <= MAX_SESSION_ID and is_visible:
         return None
@@ -439,7 +439,7 @@ def id_problem(text: str) -> str | None:
 
 
 def session_id_problem(text: str) -> str | None:
-    """Return what is wrong with a text that cannot be a session's id, or None.
+    """Return the problem of a text that cannot be a session's id, or None.
 
     URL libraries remove the path segments `.` and `..`, even percent-encoded ones, so that a
     session with one of these ids could not be queried.

@@ -70,7 +70,7 @@ class CutOff(Exception):
 def as_store_errors(doing: str, database: str) -> Iterator[None]:
     """Raise errors of a database as `StoreError`; `doing` completes "could not".
 
-    The driver's text and the cause are left out, because they quote what was being stored.
+    The driver's text and the cause are left out, because they quote the data.
     """
     try:
         yield

@@ -45,7 +45,7 @@ _READERS = dict.fromkeys((20, 21, 23, 1700), int)
 
 
 class StatementRefused(Exception):
-    """PostgreSQL refused a statement; the error has no text, which could quote what is stored."""
+    """PostgreSQL refused a statement; the error has no text, which could quote stored data."""
 
     def __init__(self, sqlstate: str | None) -> None:
         super().__init__(sqlstate)

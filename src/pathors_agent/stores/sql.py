@@ -336,7 +336,7 @@ class _RecentSessions:
         self._weight = 0
 
     def get(self, project: str, session_id: str) -> Session | None:
-        """Return a session as it was last."""
+        """Return the latest state of a session."""
         _, session = self._sessions.get((project, session_id), (0.0, None))
         return session
 

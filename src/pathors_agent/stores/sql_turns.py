@@ -188,7 +188,7 @@ def save(
     drop: bool,
     turn: str | None,
 ) -> Session:
-    """Add the messages of a turn. Raise `SessionConflict` if the session is not as it was seen."""
+    """Add the messages of a turn. Raise `SessionConflict` if the session changed since it was read."""
     if not _is_held(connection, lease, drop=drop):
         raise _conflict(lease)
     if lease.fence == 0:
@@ -227,7 +227,7 @@ def _is_held(connection: Connection, lease: Lease, *, drop: bool) -> bool:
 def _grow(
     connection: Connection, lease: Lease, seen: Session, kept: int, texts: Sequence[str]
 ) -> tuple[int, Session] | None:
-    """Set the revision of a session. Return None if the session is not as it was seen."""
+    """Set the revision of a session. Return None if the session changed since it was read."""
     incarnation = seen.incarnation if kept == seen.revision else uuid4().hex
     revision = kept + len(texts)
     row = connection.row(

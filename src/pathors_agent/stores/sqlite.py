@@ -275,7 +275,7 @@ class SQLite(Database):
         """Run a job on a new connection, unless it was withdrawn, and roll it back.
 
         An open connection would not notice a file that was removed, replaced, damaged or made
-        read-only. With a cache of one page, what is written needs room on the disk before the
+        read-only. With a cache of one page, a write needs room on the disk before the
         end of the transaction.
         """
         if not job.claim():

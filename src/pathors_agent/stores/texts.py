@@ -18,7 +18,7 @@ ResultT = TypeVar("ResultT")
 # Texts up to this size are written and read within a millisecond, which other requests can wait.
 SMALL_TEXT = 64 * 1024
 
-# Each part of a message and each call takes as much time as so many characters of text.
+# The time for a part of a message or a call, in characters of text.
 _PART_WEIGHT = 500
 
 

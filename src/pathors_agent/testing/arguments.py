@@ -293,7 +293,7 @@ def _levels(schema: Any) -> tuple[bool, int]:
     return "$ref" in text, len(text)
 
 
-# What is made fits almost always; a schema that refuses so many asks for what only a person knows.
+# Drawn values fit almost always; a schema that refuses this many needs knowledge of its subject.
 ATTEMPTS = 20
 
 Arguments = dict[str, Any]

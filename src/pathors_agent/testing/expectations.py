@@ -128,7 +128,7 @@ class Expectation:
     def called(self, name: str, /, **arguments: object) -> Self:
         """Expect a call of the tool with at least these arguments, anywhere in the run.
 
-        With any object that is equal to what is right, such as `pytest.approx` makes.
+        Accepts any object that is equal to the right value, such as `pytest.approx(...)`.
         """
         return self._called(name, arguments, 0, "")
 

@@ -27,7 +27,7 @@ def check_request(body: Mapping[str, Any], profile: EndpointProfile) -> None:
     are there, and hold images, audio and files only where the profile allows them.
     """
     for problem in _problems(body.get("messages") or [], profile):
-        raise AssertionError(f"what is sent must be legal, but {problem}")
+        raise AssertionError(f"the sent messages must be legal, but {problem}")
 
 
 def _problems(messages: list[dict[str, Any]], profile: EndpointProfile) -> Iterator[str]:
@@ -117,7 +117,7 @@ def check_history(messages: Iterable[Message]) -> None:
     _require_no_value_of_cut_calls(history)
     loaded = load_stored(dump_messages(history))
     if loaded != history:
-        raise AssertionError("what is stored must be loaded equal")
+        raise AssertionError("stored messages must be loaded equal")
     _require_legal_requests(_without_open_calls(loaded, conversation))
 
 

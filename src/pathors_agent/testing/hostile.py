@@ -152,7 +152,7 @@ class ToolOffer:
 
 
 def offered_tools(definitions: Iterable[Any]) -> tuple[ToolOffer, ...]:
-    """Read the tools of a request; what is none is left out."""
+    """Read the tools of a request; skip invalid ones."""
     functions = [item.get("function") for item in definitions if isinstance(item, Mapping)]
     return tuple(
         ToolOffer(function["name"], function.get("parameters"))
@@ -309,7 +309,7 @@ class _Hostility(Player):
 
     def _explain(self, error: BaseException | None) -> None:
         if error is not None:
-            with suppress(Exception):  # a note must not replace what it explains
+            with suppress(Exception):  # a note must not replace the error that it explains
                 error.add_note(f"The model of seed {self.seed} answered:\n{self.script!r}")
 
 

@@ -169,7 +169,7 @@ async def _leases_end(trial: Trial) -> None:
     conflict = "a holder that lost the lease must get SessionConflict"
     late = trial.store.save_turn(first, HELLO, seen=None)
     await require_error(conflict, SessionConflict, late)
-    require("what is refused must not be stored", holds=await trial.seen() is None)
+    require("a refused turn must not be stored", holds=await trial.seen() is None)
 
 
 async def _leases_are_kept(trial: Trial) -> None:

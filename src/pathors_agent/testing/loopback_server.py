@@ -111,7 +111,7 @@ class _ThreadingServer(ThreadingHTTPServer):
 
 
 class LoopbackServer:
-    """The server as a context manager: what it received, and what it waits for."""
+    """The server as a context manager, with the requests that it received."""
 
     def __init__(self, conduct: Conduct, *, patience: float) -> None:
         self.conduct = conduct
@@ -138,7 +138,7 @@ class LoopbackServer:
         return self.requests[0] if self.requests else Received("", {}, b"")
 
     def note(self, incoming: IncomingRequest) -> None:
-        """Keep what came in."""
+        """Record a request."""
         headers = {name.lower(): value for name, value in incoming.headers.items()}
         self.requests.append(Received(incoming.command, headers, _read_body(incoming, headers)))
 
@@ -157,7 +157,7 @@ class LoopbackServer:
         self._note("_is_finished", True)  # noqa: FBT003  (the value of the attribute)
 
     def wait_for_read(self, size: int) -> None:
-        """Wait until the client has given out so many bytes; note if it does not in time."""
+        """Wait until the client has yielded this many bytes; note a timeout."""
         if not self._wait(lambda: self._read >= size, self.patience):
             self.waited_in_vain = True
 

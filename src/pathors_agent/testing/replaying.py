@@ -1,4 +1,4 @@
-"""Run a whole run again from its log, and find the first thing that is not as it was."""
+"""Repeat a run from its log, and find the first difference."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -76,7 +76,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a reply needs to know of its request: which one it is, and what it asks for."""
+    """The facts about a request that its reply depends on."""
 
     number: int
     first_call: int

@@ -26,7 +26,7 @@ from pathors_agent.wire.sse import encode_event
 class Player:
     """What turns the entry for each request into wire bytes.
 
-    `requests` holds the decoded body of each request, `sent` each request as it was given.
+    `requests` holds the decoded body of each request, `sent` each request unchanged.
     """
 
     def __init__(self, *, cut: int | None, profile: EndpointProfile) -> None:
@@ -77,7 +77,7 @@ class Player:
 
 
 class _Script(Player):
-    """The entries of a script, and what comes after them."""
+    """The entries of a script, and the entry for requests after them."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ LONG = 600.0
 # Seconds for what a rule waits to be over.
 SHORT = 0.05
 
-# Seconds for what takes milliseconds on an idle machine; only broken rules wait so long.
+# Seconds for work of milliseconds; only a broken rule waits for all of them.
 PATIENCE = 5.0
 
 
@@ -138,7 +138,7 @@ async def _keys_are_found(trial: Trial) -> None:
     key = _key(trial)
     await trial.store.add_key(key)
     same = await trial.store.find_key(key.digest) == key
-    require("a key must be found by its digest, as it was added", holds=same)
+    require("a key must be found by its digest, unchanged", holds=same)
     none = await trial.store.find_key(key.digest.upper()) is None
     require("a digest that no key has must give None", holds=none)
 
@@ -210,7 +210,7 @@ async def _sessions_are_made(trial: Trial) -> None:
     timely = is_recent(made.created_at) and made.updated_at == made.created_at
     require("a session's times must be UTC, with milliseconds", holds=timely)
     again = await trial.store.session(trial.project, trial.id)
-    require("a session must be given as it was made", holds=again == made)
+    require("a session must be returned unchanged", holds=again == made)
 
 
 async def _same_session_is_given(trial: Trial) -> None:

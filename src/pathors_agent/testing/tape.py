@@ -96,7 +96,7 @@ class Failure:
 
 @dataclass(slots=True, kw_only=True)
 class RecordedExchange:
-    """One request and its answer, as far as it was read. `complete`: nothing followed."""
+    """One request and the part of its answer that was read. `complete`: it was read to its end."""
 
     request: AskedRequest
     status: int | None = None

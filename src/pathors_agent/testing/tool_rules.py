@@ -176,7 +176,7 @@ def _run(bound: BoundCall, seconds: float, raised: list[Exception]) -> ToolMessa
 def _watched(
     function: Callable[..., Any], tool: Tool, raised: list[Exception]
 ) -> Callable[..., Any]:
-    """Return the function, wrapped to record what it raises."""
+    """Return the function, wrapped to record its exceptions."""
 
     @wraps(function)
     def run(**arguments: Any) -> Any:

@@ -80,7 +80,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """How the server acts, what is sent and read, and how the outcome is judged."""
+    """The conduct of the server, the request and how its answer is read, and the verdict."""
 
     conduct: Conduct
     judge: Callable[[Outcome, LoopbackServer], None]
@@ -345,7 +345,7 @@ def rules(*, sessions: bool) -> tuple[Rule, ...]:
     return _RULES + (_SESSION_RULES if sessions else ())
 
 
-# Seconds for what takes milliseconds on an idle machine; only broken rules wait so long.
+# Seconds for work of milliseconds; only a broken rule waits for all of them.
 PATIENCE = 5.0
 
 

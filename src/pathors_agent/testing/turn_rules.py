@@ -47,10 +47,10 @@ async def _sessions_are_rewound(trial: Trial) -> None:
     refused = trial.store.save_turn(lease, other, seen=first, keep=2)
     conflict = "a rewind on an older revision must raise SessionConflict"
     await require_error(conflict, SessionConflict, refused)
-    require("what is refused must remove nothing", holds=await trial.seen() == seen)
+    require("a refused call must remove nothing", holds=await trial.seen() == seen)
     saved = await trial.store.save_turn(lease, other, seen=seen, keep=2)
     replaced = saved.messages == (*HELLO, *other) and saved.revision == 4
-    require("a turn with `keep` must replace what comes after", holds=replaced)
+    require("a turn with `keep` must replace the messages after them", holds=replaced)
     require("a rewound session must be given as it is stored", holds=await trial.seen() == saved)
     changed = saved.incarnation != seen.incarnation and saved.created_at == seen.created_at
     require("a rewound session must get another incarnation", holds=changed)
@@ -78,7 +78,7 @@ async def _leases_end_with_turns(trial: Trial) -> None:
 
 
 async def _stale_turns_are_refused(trial: Trial) -> None:
-    """Who saw another session must get SessionConflict."""
+    """Refuse a writer that read another state of the session, with SessionConflict."""
     made = await trial.create(a=1)
     lease = await trial.lease()
     await _require_refused(trial, lease, None, "a first turn of a session that is there")
@@ -282,14 +282,14 @@ async def _notes(trial: Trial) -> list[tuple[str, str]]:
 
 
 async def _stale_notes_are_refused(trial: Trial) -> None:
-    """Who lost the lease must write no notes."""
+    """Refuse the notes of a writer that lost the lease."""
     lease = await trial.lease()
     await trial.store.drop_lease(lease)
     refused = trial.store.note_turn(lease, "turn", ["late"])
     await require_error(
         "a holder that lost the lease must get SessionConflict", SessionConflict, refused
     )
-    require("what is refused must not be stored", holds=await _notes(trial) == [])
+    require("a refused note must not be stored", holds=await _notes(trial) == [])
     refused = trial.store.forget_notes(lease, "turn")
     await require_error(
         "a holder that lost the lease must forget no notes", SessionConflict, refused

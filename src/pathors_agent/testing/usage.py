@@ -1,4 +1,4 @@
-"""Check the arguments of the toolkit's functions; each error says what was probably meant."""
+"""Check the arguments of the toolkit's functions; each error suggests the probable intention."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -71,7 +71,7 @@ def messages_of(history: Any, *, function: str) -> list[Message]:
 
 
 def maker_of(make: Any, *, function: str, wanted: str, example: str) -> Callable[..., Any]:
-    """Return the function that makes what is checked, and was not given the made thing."""
+    """Return the function that builds the checked object; raise if the object itself was passed."""
     if inspect.iscoroutinefunction(make):
         raise TypeError(f"{function} takes a function that returns {wanted}, not an async function")
     if not callable(make):

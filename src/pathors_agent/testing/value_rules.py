@@ -145,7 +145,7 @@ async def _keys_are_kept(trial: Trial) -> None:
         await trial.store.add_key(key)
     for key in keys:
         same = await trial.store.find_key(key.digest) == key
-        sentence = f"a key must be found by its exact digest, as it was added: {_shown(key.name)!r}"
+        sentence = f"a key must be found by its exact digest, unchanged: {_shown(key.name)!r}"
         require(sentence, holds=same)
 
 
@@ -210,7 +210,7 @@ async def _every_message_is_kept(trial: Trial) -> None:
 
 
 async def _given_values_are_copied(trial: Trial) -> None:
-    """Check that a value is stored as it was when its caller passed it."""
+    """Check that later changes to a value do not change the stored value."""
     variables: dict[str, JSONValue] = {"list": [1], "map": {"a": [1]}}
     await trial.store.create_session(trial.project, trial.id, variables=variables)
     _change(variables)

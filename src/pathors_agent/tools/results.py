@@ -177,7 +177,7 @@ class _Cap:
 
     @property
     def note(self) -> str:
-        """The note that tells the model what was cut, or an empty string."""
+        """The note to the model about the part that was cut, or an empty string."""
         if self._shown == self._total and not self._more:
             return ""
         total = f"more than {self._total:,}" if self._more else f"{self._total:,}"

@@ -67,7 +67,7 @@ _BASIC = re.compile(rb"(?i)basic(?: |%20|\+)+(?P<secret>(?:[A-Za-z0-9+/_-]|%2[Bb
 
 
 class FoundSecret(NamedTuple):
-    """A secret that was found: where, and what it is called in an error."""
+    """A secret that was found: its place, and its name in errors."""
 
     span: Span
     name: str
@@ -270,7 +270,7 @@ class Scrub:
         return self._json(value)
 
     def text(self, text: str) -> str:
-        """Mask what is secret in a text."""
+        """Mask the secrets of a text."""
         code = text.encode(errors="surrogatepass")
         scrubbed = self._masked(code)
         return text if scrubbed == code else scrubbed.decode(errors="replace")
@@ -281,7 +281,7 @@ class Scrub:
         return {name: self.text(value) for name, value in headers.items() if name in wanted}
 
     def pieces(self, pieces: Iterable[bytes]) -> list[bytes]:
-        """Mask what is secret in a body, cut into pieces where it was cut before.
+        """Mask the secrets of a body, and return it in the same pieces.
 
         A text that a stream spreads over several events is masked in each of them.
         """

@@ -186,7 +186,7 @@ class FunctionCall:
 
 
 def _with_returned(values: Generator[object, None, object]) -> Generator[object, None, None]:
-    """Yield the values of a generator, and last what it returns."""
+    """Yield the values of a generator, then its return value."""
     returned = yield from values
     if returned is not None:
         yield returned

@@ -71,7 +71,7 @@ class RequestBody(BaseModel):
 
 
 def _details(error: ErrorDetails, model: type[BaseModel]) -> list[str]:
-    """Return what is wrong with a field, or with several things in it, in the API's words."""
+    """Return the problems of a field in the words of the API."""
     context = error.get("ctx", {})
     if error["type"] == SEVERAL:
         return list(context["details"])

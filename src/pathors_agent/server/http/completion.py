@@ -171,7 +171,9 @@ def _read_tools(given: Any, info: ValidationInfo) -> ToolRegistry:
     for index, definition in enumerate(given):
         place = f"{name}[{index}]"
         try:
-            tool = read_definition(definition if within else _as_tool(definition))
+            tool = read_definition(
+                definition if within else {"type": "function", "function": definition}
+            )
             ToolRegistry([tool])
         except UnreadableDefinition as error:
             inner = error.place if within else error.place.removeprefix(".function")
@@ -342,11 +344,6 @@ def check_header(
 # there is one.
 FUNCTION_CALL = "function_call_"
 _ID_CHARACTERS = 16
-
-
-def _as_tool(function: JSONValue) -> JSONValue:
-    """Return the definition of a function as that of a tool."""
-    return {"type": "function", "function": function}
 
 
 def _as_tool_choice(function_call: str | Mapping[str, JSONValue]) -> JSONValue:

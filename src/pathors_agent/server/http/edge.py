@@ -28,7 +28,7 @@ class LastResponse(Response):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer, then read what is left of the request."""
+        """Send the answer, then read the rest of the request."""
 
         async def sent(message: Message) -> None:
             is_last = message["type"] == "http.response.body"

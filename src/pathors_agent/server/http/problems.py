@@ -141,7 +141,9 @@ def of_model(error: TransportError) -> Problem:
     if error.status == HTTPStatus.TOO_MANY_REQUESTS:
         return busy("The model is asked too often", error.retry_after or 1)
     if (status := _client_fault(error)) is not None:
-        words = _without_secrets(error.said) or f"The model refused the request (status {status})"
+        words = (
+            _SECRETS.sub("[...]", error.said) or f"The model refused the request (status {status})"
+        )
         param = error.param if error.param and _PARAM.fullmatch(error.param) else None
         return Problem(status, words, code=_word(error.code), param=param)
     message = f"The model answered with an error (status {error.status})"
@@ -196,10 +198,6 @@ def _is_quota_spent(error: ProviderError) -> bool:
     return (
         is_named or error.status == HTTPStatus.PAYMENT_REQUIRED or bool(_SPENT.search(error.said))
     )
-
-
-def _without_secrets(text: str) -> str:
-    return _SECRETS.sub("[...]", text)
 
 
 def _word(code: str | None) -> str | None:

@@ -100,7 +100,7 @@ class Rates:
     """Limits the use of each key per minute; used amounts come back evenly over a minute.
 
     A request is refused until the key has something left. Its cost may be known only later, and may
-    exceed what is left: then the key waits longer.
+    exceed the rest of the rate: then the key waits longer.
     """
 
     def __init__(self, per_minute: int | None, now: Callable[[], float] = time.monotonic) -> None:

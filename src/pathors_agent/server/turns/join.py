@@ -118,7 +118,7 @@ def _next_place(entries: Sequence[_ComparedMessage], count: int, end: int) -> in
     return entries[count].place if count < len(entries) else end
 
 
-# - what is compared -
+# - comparable messages -
 
 
 class _Calls:
@@ -157,7 +157,7 @@ class _Calls:
         return entries[_leading_system(self._stored) :]
 
     def given_entries(self, given: Sequence[Message], start: int) -> list[_ComparedMessage]:
-        """Return what is compared of a request's messages from a place on."""
+        """Return the comparable messages of a request from a place on."""
         hidden: Mapping[str, bool] = {i: i not in self._shown_ids for i in self._hidden_ids}
         entries: list[_ComparedMessage] = []
         for place, message in enumerate(given[start:], start=start):

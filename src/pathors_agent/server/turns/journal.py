@@ -250,7 +250,7 @@ def calls_in_doubt(notes: Iterable[TurnNote]) -> list[tuple[TurnNote, BegunCall]
 
 
 def _by_turn(notes: Iterable[TurnNote]) -> dict[str, tuple[str, list[_Noted]]]:
-    """Read notes by turn, in the order of the first note of each: the state, and what was noted."""
+    """Read notes by turn, in the order of the first note of each: the state, and the calls."""
     turns: dict[str, tuple[str, list[_Noted]]] = {}
     for note in notes:
         since, noted = _read(note.text)
@@ -283,7 +283,7 @@ def _begun(call: BegunCall) -> str:
 
 
 def _read(text: str) -> tuple[str, _Noted | None]:
-    """Read a note: the state of the session, or what was noted."""
+    """Read a note: the state of the session, or a call."""
     try:
         note: Any = json.loads(text)
     except ValueError:

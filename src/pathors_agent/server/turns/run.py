@@ -1,4 +1,4 @@
-"""Run a turn: join its request to the session, run the agent, store what was said, all or nothing."""
+"""Run a turn: join its request to the session, run the agent, store all new messages or none."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -112,7 +112,7 @@ class TurnRun:
                 raise await self.held.cause_of(error, opened.lease) from None
 
     async def _parse(self, session: Session | None) -> None:
-        """Parse a session, which keeps what is parsed. Raise a `Problem` if it is too large."""
+        """Parse a session, which caches its messages. Raise a `Problem` if it is too large."""
         if session is None:
             return
         most = self._turn.services.settings.max_session_bytes

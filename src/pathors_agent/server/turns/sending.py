@@ -171,7 +171,7 @@ class _Serving:
         while True:
             now = sender.now()
             ping_at = sender.last_sent + services.settings.ping_seconds
-            if sender.is_writing:  # no silence: a comment would wait behind what is not read
+            if sender.is_writing:  # no silence: a comment would wait behind unread data
                 ping_at = float("inf")
             due = min(renewed_at + renew_every, ping_at, sender.write_end)
             if now < due:

@@ -1,4 +1,4 @@
-"""A turn: one request to a session, what it needs of its server, and what it holds while it runs."""
+"""A turn: one request to a session, the services it uses, and the session that it holds."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ class Beginning:
 
     @classmethod
     def of(cls, turn: str, seen: Session | None) -> Self:
-        """Return the beginning of a turn with the session as it was read."""
+        """Return the beginning of a turn with a session."""
         return cls(turn, seen.created_at.isoformat() if seen else None)
 
 

@@ -121,7 +121,7 @@ class WholeWriter:
         return self._sender.is_cut
 
     def begin(self, rewound: int) -> None:
-        """Do nothing: the answer says what it replaces."""
+        """Do nothing: the answer itself has the number."""
 
     @property
     def activities(self) -> list[Activity]:
@@ -180,7 +180,7 @@ class StreamWriter:
         self._activity_bytes = 0
         self._kept: KeptEvents | None = None
         self._followed_to: str | None = None  # the last event sent of another's stream
-        self._sent_kind = ""  # the kind of what was sent: nothing, the opening, or text
+        self._sent_kind = ""  # what was sent last: nothing, the opening, or text
         self._pending_break = False
         self._shows_reasoning = turn.project.shows_reasoning(turn.request)
         self._shows_ids = turn.services.settings.event_ids
@@ -258,7 +258,7 @@ class StreamWriter:
     def _missing(
         self, answer: TurnAnswer, text_to: int | None, reasoning_to: int | None
     ) -> Iterator[bytes]:
-        """Yield what was not sent yet of an answer's reasoning and text, up to these places."""
+        """Yield the unsent rest of an answer's reasoning and text, up to these places."""
         reasoning = (answer.reasoning or "")[self._chunks.reasoning_sent : reasoning_to]
         if reasoning and not self._has_reasoned:
             yield self._chunks.reasoning(reasoning)
