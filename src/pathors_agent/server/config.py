@@ -157,7 +157,7 @@ class _Table:
                 "instructions_file", "cannot be used with instructions; set one of them"
             )
         try:
-            return (self._path.resolve().parent / file).read_text(encoding="utf-8")
+            return Path(self._path.resolve().parent, file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             raise self._wrong("instructions_file", f"{file} cannot be read") from None
 
