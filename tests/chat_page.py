@@ -82,7 +82,6 @@ class Chat:
         self.alert = self.conversation.get_by_role("alert")
 
     def sign_in(self, key: str | None = None) -> "Chat":
-        self.page.get_by_label("Project").fill(self.server.project)
         self.page.get_by_label("Key", exact=True).fill(key or self.server.key)
         self.button("Open").click()
         return self

@@ -157,7 +157,7 @@ def test_wrong_key_is_asked_for_again(new_tab: NewTab) -> None:
         page.goto(f"{server.url}/")
         chat = Chat(page, server).sign_in("sk_wrong")
 
-        page.get_by_text("This project does not know this key.").wait_for()
+        page.get_by_text("The server does not know this key.").wait_for()
         chat.sign_in()
         chat.box.wait_for()
 
@@ -175,7 +175,7 @@ def test_revoked_key_is_asked_for_and_the_text_kept(new_tab: NewTab) -> None:
             pass  # a key may be remembered for a second
 
         chat.say("Hi")
-        chat.page.get_by_text("The key is not taken any longer").wait_for()
+        chat.page.get_by_text("The key is no longer valid").wait_for()
         chat.sign_in(key)
         chat.box.press("Enter")
         chat.sees("Hello.")
@@ -201,11 +201,48 @@ def test_reload_keeps_key_session_and_draft(new_tab: NewTab) -> None:
         assert len(server.stored(session)) == 4
 
 
-def test_other_tab_knows_no_key(new_tab: NewTab) -> None:
-    with live(project(), ui=True) as server:
+def test_second_tab_shares_the_key_and_starts_a_session_of_its_own(new_tab: NewTab) -> None:
+    with live(project("Hello.", "There."), ui=True) as server:
         chat = opened(new_tab, server)
-        other = chat.page.context.new_page()
-        other.goto(f"{server.url}/")
+        chat.say("Hi")
+        chat.sees("Hello.")
+        chat.waits_until_answered()
+        other = Chat(chat.page.context.new_page(), server)
+        other.page.goto(f"{server.url}/")
 
-        other.get_by_label("Key", exact=True).wait_for()
-        assert other.get_by_label("Key", exact=True).input_value() == ""
+        other.say("Who is there?")
+        other.sees("There.")
+        other.waits_until_answered()
+
+        assert other.session_id() != chat.session_id()
+
+
+def test_signing_in_and_out_reaches_every_tab(new_tab: NewTab) -> None:
+    with live(project("Hello."), ui=True) as server:
+        page = new_tab(server.url)
+        page.goto(f"{server.url}/")
+        chat, other = Chat(page, server), Chat(page.context.new_page(), server)
+        other.page.goto(f"{server.url}/")
+        other.page.get_by_label("Key", exact=True).wait_for()
+
+        chat.sign_in()
+        other.say("Hi")
+        other.sees("Hello.")
+        other.button("Sign out").click()
+        page.get_by_label("Key", exact=True).wait_for()
+
+        assert page.get_by_label("Key", exact=True).input_value() == ""
+        assert page.evaluate("JSON.stringify([localStorage, sessionStorage])") == "[{},{}]"
+
+
+def test_key_is_asked_for_with_a_hint_where_it_comes_from(new_tab: NewTab) -> None:
+    with live(project(), ui=True) as server:
+        page = new_tab(server.url)
+        page.goto(f"{server.url}/")
+        key = page.get_by_label("Key", exact=True)
+
+        key.wait_for()
+        hint = "#" + (key.get_attribute("aria-describedby") or "").split()[0]
+
+        assert "pathors-agent keys create --project NAME" in page.locator(hint).inner_text()
+        assert page.locator("form#sign-in-form input").count() == 1

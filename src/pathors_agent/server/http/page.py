@@ -23,7 +23,7 @@ _POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self'",
+        "img-src 'self' data:",  # images in messages
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",

@@ -1,5 +1,6 @@
 // One answer: reasoning, texts and tool calls in the order in which they come, and what can be done.
 
+import { mediaBox } from "./content.js";
 import { button, copyButton, element, say } from "./elements.js";
 import { GrowingText } from "./markdown.js";
 import { ToolCard } from "./tool_card.js";
@@ -73,6 +74,11 @@ export class Answer {
   endText() {
     this.#text?.end();
     this.#text = this.#thoughts = null;
+  }
+
+  /** Show images and files of the answer. */
+  media(parts) {
+    this.#body.append(...[mediaBox(parts)].filter(Boolean));
   }
 
   call(call) {

@@ -21,9 +21,15 @@ export class ApiError extends Error {
 }
 
 export class Api {
-  constructor({ project, key }) {
-    this.project = project;
-    this.key = key;
+  /** Return the API for a key, which names its project. */
+  static async open(key) {
+    const response = await ask("GET", "page/account", key);
+    const { project, maxBodyBytes } = await whole(response);
+    return new Api(key, project, maxBodyBytes);
+  }
+
+  constructor(key, project, maxBodyBytes) {
+    Object.assign(this, { key, project, maxBodyBytes });
   }
 
   sessions(page, search) {
@@ -98,26 +104,32 @@ export class Api {
   }
 
   async #json(method, path, body) {
-    const response = await this.#fetch(method, path, { body });
-    try {
-      return await response.json();
-    } catch {
-      throw new ApiError(LOST);
-    }
+    return whole(await this.#fetch(method, path, { body }));
   }
 
-  async #fetch(method, path, { body, headers, signal }) {
-    const url = new URL(`v1/projects/${encodeURIComponent(this.project)}/${path}`, ROOT);
-    const sent = { Authorization: `Bearer ${this.key}`, ...headers };
-    if (body) sent["Content-Type"] = "application/json";
-    let response;
-    try {
-      response = await fetch(url, { method, body, headers: sent, signal, credentials: "omit" });
-    } catch (error) {
-      throw signal?.aborted ? error : new ApiError(LOST);
-    }
-    if (response.ok) return response;
-    throw await refusal(response);
+  #fetch(method, path, options) {
+    return ask(method, `v1/projects/${encodeURIComponent(this.project)}/${path}`, this.key, options);
+  }
+}
+
+async function ask(method, path, key, { body, headers, signal } = {}) {
+  const sent = { Authorization: `Bearer ${key}`, ...headers };
+  if (body) sent["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(new URL(path, ROOT), { method, body, headers: sent, signal, credentials: "omit" });
+  } catch (error) {
+    throw signal?.aborted ? error : new ApiError(LOST);
+  }
+  if (response.ok) return response;
+  throw await refusal(response);
+}
+
+async function whole(response) {
+  try {
+    return await response.json();
+  } catch {
+    throw new ApiError(LOST);
   }
 }
 

@@ -1,7 +1,8 @@
 // The session that is open: send, stop, send again, answer calls, take up another one.
 
 import { ApiError } from "./api.js";
-import { Conversation, errorNotice, textOf } from "./conversation.js";
+import { attachedTo, comparedText, contentOf, textOf } from "./content.js";
+import { Conversation, errorNotice } from "./conversation.js";
 import { say } from "./elements.js";
 import { keep, kept } from "./kept.js";
 
@@ -24,7 +25,7 @@ export class Chat extends EventTarget {
   #title = "";
   #wanted = null; // the session that was asked for last
 
-  /** `composer.give(text)` puts a text back into the box. */
+  /** `composer.give(content)` puts a message back into the box. */
   constructor(composer) {
     super();
     this.#composer = composer;
@@ -46,15 +47,15 @@ export class Chat extends EventTarget {
     return this.#open.length;
   }
 
-  send(text) {
+  send(content) {
     this.#clear();
-    if (this.session === null) this.#title = text;
-    const item = this.#view.user(text);
+    if (this.session === null) this.#title = textOf(content);
+    const item = this.#view.user(content);
     this.#view.follow();
     this.#run({
-      request: this.#request([{ role: "user", content: text }]),
+      request: this.#request([{ role: "user", content }]),
       items: [item],
-      undo: () => this.#composer.give(text),
+      undo: () => this.#composer.give(content),
     });
   }
 
@@ -103,7 +104,7 @@ export class Chat extends EventTarget {
     this.#run({
       request,
       items: [shown],
-      undo: () => text === null || this.#composer.give(text),
+      undo: () => text === null || this.#composer.give(content),
       after: () => {
         if (session !== old) this.#endQuietly(old);
         else if (!request.rewound) this.#showStored(); // the server read it as a new turn
@@ -302,19 +303,10 @@ function isUsersAt(place) {
 
 /** Return what the server compares of a stored message, or null if that is nothing. */
 function known({ role, content, refusal, tool_calls: calls, tool_call_id: answers }) {
-  const text = textIn(content) || refusal || "";
+  const text = comparedText(content) || refusal || "";
   if (role === "assistant") return text || calls ? { role, content: text || null, ...(calls && { tool_calls: calls }) } : null;
   return answers ? { role, content: text, tool_call_id: answers } : { role, content: text };
 }
 
-function textIn(content) {
-  if (!Array.isArray(content)) return content ?? "";
-  return content.map(({ type, text }) => (type === "text" ? text : "")).join("");
-}
-
 /** Return a content with another text; images and files stay. */
-function edited(content, text) {
-  if (text === null) return content;
-  if (!Array.isArray(content)) return text;
-  return [...content.filter(({ type }) => type !== "text"), { type: "text", text }];
-}
+const edited = (content, text) => (text === null ? content : contentOf(attachedTo(content), text));

@@ -1,13 +1,17 @@
-// The box for the next message.
+// The box for the next message, and what is attached to it.
 
+import { Attachments } from "./attachments.js";
+import { attachedTo, contentOf, textOf } from "./content.js";
 import { byId } from "./elements.js";
 import { keep, kept } from "./kept.js";
 
 export class Composer {
   #box = byId("prompt");
-  #sent = null; // what was sent last, until it is stored
+  #sent = null; // the text that was sent last, until it is stored
+  attachments = new Attachments();
 
-  constructor(send) {
+  /** `send(content)` returns false if nothing can be sent now; `maySend()` tells beforehand. */
+  constructor({ maySend, send }) {
     this.#box.value = kept("draft", "");
     this.#box.addEventListener("input", () => this.#remember());
     this.#box.addEventListener("keydown", (event) => {
@@ -15,20 +19,22 @@ export class Composer {
       event.preventDefault();
       byId("composer").requestSubmit();
     });
-    byId("composer").addEventListener("submit", (event) => {
+    byId("composer").addEventListener("submit", async (event) => {
       event.preventDefault();
       const text = this.#box.value;
-      if (!text.trim() || !send(text)) return;
+      if (!maySend() || (!text.trim() && this.attachments.isEmpty)) return;
       this.#sent = text;
       this.#box.value = "";
       this.#remember();
+      send(contentOf(await this.attachments.take(), text.trim() && text));
       this.focus();
     });
   }
 
-  /** Put a text back into the box, before what was written meanwhile. */
-  give(text) {
-    this.#box.value = [text, this.#box.value].filter(Boolean).join("\n\n");
+  /** Put a content back into the box, before what was written meanwhile. */
+  give(content) {
+    this.#box.value = [textOf(content), this.#box.value].filter(Boolean).join("\n\n");
+    this.attachments.restore(attachedTo(content));
     this.stored();
     this.focus();
   }
@@ -41,6 +47,7 @@ export class Composer {
 
   clear() {
     this.#box.value = "";
+    this.attachments.clear();
     this.stored();
   }
 

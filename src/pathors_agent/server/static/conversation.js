@@ -1,6 +1,7 @@
 // What is said, on the page: messages, answers that are still arriving, and notices.
 
 import { Answer } from "./answer.js";
+import { attachedTo, mediaBox, textOf } from "./content.js";
 import { button, byId, element, labelled } from "./elements.js";
 import { Markdown } from "./markdown.js";
 
@@ -42,7 +43,9 @@ export class Conversation {
   }
 
   user(content) {
-    return this.add("user", "You", element("p", { class: "text", dir: "auto" }, textOf(content)));
+    const text = element("p", { class: "text", dir: "auto" }, textOf(content));
+    text.hidden = !text.textContent;
+    return this.add("user", "You", mediaBox(attachedTo(content)), text);
   }
 
   /** Let a person edit a message that is stored. */
@@ -133,7 +136,7 @@ export class Conversation {
         answer ??= this.answer({ live: false });
         this.#showAnswer(answer, message);
       } else if (message.role === "tool") {
-        this.cards.get(message.tool_call_id)?.settle({ ...message, content: textOf(message.content) });
+        this.cards.get(message.tool_call_id)?.settle({ ...message, parts: message.content });
       } else {
         answer?.addActions();
         answer = null;
@@ -149,6 +152,7 @@ export class Conversation {
     answer.reason(message.reasoning ?? "");
     answer.text(textOf(message.content) || message.refusal || "");
     answer.endText();
+    answer.media([...attachedTo(message.content), ...attachedTo(message.images)]);
     for (const call of message.tool_calls ?? []) answer.call(call);
     answer.count(message.usage ?? {});
   }
@@ -174,11 +178,6 @@ export class Conversation {
   #toEnd() {
     this.#scroller.scrollTop = this.#scroller.scrollHeight;
   }
-}
-
-export function textOf(content) {
-  if (!Array.isArray(content)) return content ?? "";
-  return content.map((part) => part.text ?? `[${part.type}]`).join("\n");
 }
 
 /** Tell of an error in words, with what can be done. */

@@ -1,12 +1,16 @@
-// What this tab remembers until it is closed: in sessionStorage, under the page's own address.
+// What the page remembers under its own address: the account in every tab, until a person signs out;
+// anything else in this tab, until it is closed.
 
 const PLACE = `chat ${new URL(".", location.href).pathname} `;
+const SHARED = ["account"];
+
+const storeOf = (name) => (SHARED.includes(name) ? localStorage : sessionStorage);
 
 /** Remember a value; null forgets it. */
 export function keep(name, value) {
   try {
-    if (value === null) sessionStorage.removeItem(PLACE + name);
-    else sessionStorage.setItem(PLACE + name, JSON.stringify(value));
+    if (value === null) storeOf(name).removeItem(PLACE + name);
+    else storeOf(name).setItem(PLACE + name, JSON.stringify(value));
   } catch {
     // Storage is forbidden or full: the page works on, and a reload starts anew.
   }
@@ -14,12 +18,19 @@ export function keep(name, value) {
 
 export function kept(name, otherwise = null) {
   try {
-    return JSON.parse(sessionStorage.getItem(PLACE + name)) ?? otherwise;
+    return JSON.parse(storeOf(name).getItem(PLACE + name)) ?? otherwise;
   } catch {
     return otherwise;
   }
 }
 
 export function forgetAll() {
-  for (const name of ["account", "session", "draft", "tools", "titles"]) keep(name, null);
+  for (const name of ["account", "project", "session", "draft", "tools", "titles"]) keep(name, null);
+}
+
+/** Call `changed()` when another tab signs in or out. */
+export function whenAccountChanges(changed) {
+  addEventListener("storage", ({ key }) => {
+    if (key === null || key === `${PLACE}account`) changed();
+  });
 }

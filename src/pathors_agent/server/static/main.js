@@ -4,16 +4,15 @@ import { Api } from "./api.js";
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { byId } from "./elements.js";
-import { forgetAll, keep, kept } from "./kept.js";
+import { forgetAll, keep, kept, whenAccountChanges } from "./kept.js";
 import { setUpOwnTools } from "./own_tools.js";
 import { SessionList } from "./session_list.js";
 
 const HINT = byId("hint").textContent;
 
-const composer = new Composer((text) => {
-  if (chat.isRunning || chat.openCalls) return false;
-  chat.send(text);
-  return true;
+const composer = new Composer({
+  maySend: () => !chat.isRunning && !chat.openCalls,
+  send: (content) => chat.send(content),
 });
 const chat = new Chat(composer);
 const sessions = new SessionList((id) => openSession(id));
@@ -21,25 +20,26 @@ const sessions = new SessionList((id) => openSession(id));
 // - signing in -
 
 function askForKey(problem = "") {
-  const account = kept("account", {});
-  byId("project").value = account.project ?? "";
-  byId("key").value = account.key ?? "";
+  byId("key").value = "";
   byId("sign-in-problem").textContent = problem;
   byId("chat").hidden = true;
   byId("sign-in").hidden = false;
-  byId(account.project ? "key" : "project").focus();
+  document.title = "Chat";
+  byId("key").focus();
 }
 
-async function signIn(account) {
-  const api = new Api(account);
+async function signIn(key) {
+  const api = await Api.open(key);
   await sessions.start(api);
-  if (kept("account", account).project !== account.project) chat.startNew();
+  if (kept("project", api.project) !== api.project) chat.startNew();
   chat.api = api;
-  keep("account", account);
+  composer.attachments.maxBytes = api.maxBodyBytes;
+  keep("account", { key });
+  keep("project", api.project);
   byId("sign-in").hidden = true;
   byId("chat").hidden = false;
-  byId("title").textContent = account.project;
-  document.title = `${account.project} · Chat`;
+  byId("title").textContent = api.project;
+  document.title = `${api.project} · Chat`;
   composer.focus();
   const session = kept("session");
   if (session && session !== chat.session) await openSession(session);
@@ -47,31 +47,46 @@ async function signIn(account) {
 
 byId("sign-in-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const account = { project: byId("project").value.trim(), key: byId("key").value.trim() };
-  byId("sign-in-problem").textContent = wrongWith(account);
-  if (wrongWith(account)) return;
+  const key = byId("key").value.trim();
+  byId("sign-in-problem").textContent = wrongWith(key);
+  if (wrongWith(key)) return;
   try {
-    await signIn(account);
+    await signIn(key);
   } catch (error) {
     byId("sign-in-problem").textContent = inWords(error);
   }
 });
 
-function wrongWith({ project, key }) {
-  if (!project || !key) return "Both the project and its key are needed.";
+function wrongWith(key) {
+  if (!key) return "Enter a key.";
   return /^[!-~]+$/.test(key) ? "" : "The key has characters that no key has.";
 }
 
-const inWords = (error) =>
-  error.status === 401 ? "This project does not know this key." : `${error.message}.`;
+const inWords = (error) => (error.status === 401 ? "The server does not know this key." : `${error.message}.`);
 
-byId("sign-out").addEventListener("click", () => {
+function leave() {
   chat.startNew();
   composer.clear();
   forgetAll();
   askForKey();
+}
+
+/** Sign in with the key that is remembered, or ask for one. */
+function start() {
+  const account = kept("account");
+  if (account?.key) signIn(account.key).catch((error) => askForKey(inWords(error)));
+  else askForKey();
+}
+
+byId("sign-out").addEventListener("click", leave);
+chat.addEventListener("refused", () => {
+  keep("account", null);
+  askForKey("The key is no longer valid. Enter another one.");
 });
-chat.addEventListener("refused", () => askForKey("The key is not taken any longer. Give one that is."));
+whenAccountChanges(() => {
+  if (kept("account") === null) leave();
+  else if (byId("chat").hidden) start();
+});
 
 // - sessions -
 
@@ -150,6 +165,4 @@ document.addEventListener("keydown", (event) => {
 // - the start -
 
 setUpOwnTools();
-const account = kept("account");
-if (account) signIn(account).catch((error) => askForKey(inWords(error)));
-else askForKey();
+start();

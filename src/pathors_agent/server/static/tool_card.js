@@ -1,5 +1,6 @@
 // One tool call: its arguments, what it gave, and what a person has to say to it.
 
+import { attachedTo, mediaBox, textOf } from "./content.js";
 import { button, element, labelled } from "./elements.js";
 import { isJson, shown, shownJson } from "./json_text.js";
 
@@ -58,10 +59,13 @@ export class ToolCard {
   }
 
   /** Show the result; give the word for how the call ended. */
-  settle({ outcome = "value", content }) {
+  settle({ outcome = "value", content, parts = [] }) {
     const word = OUTCOMES[outcome] ?? outcome;
+    const media = attachedTo(parts);
+    const text = textOf(content);
     this.#form?.remove();
-    this.#setLater("Result", content);
+    if (text || !media.length) this.#setLater("Result", text);
+    if (media.length) this.#parts.append(mediaBox(media));
     this.#become(outcome === "value" ? "settled" : "failed", word);
     return word;
   }

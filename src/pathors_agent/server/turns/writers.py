@@ -35,7 +35,7 @@ from pathors_agent.wire.deltas import (
     ToolCallDelta,
     ToolProgressDelta,
 )
-from pathors_agent.wire.messages import write_call
+from pathors_agent.wire.messages import write_call, write_parts
 
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -349,6 +349,12 @@ def _rewound(count: int) -> dict[str, str]:
     return {"x-session-rewound": str(count)} if count else {}
 
 
+def _media(message: ToolMessage) -> dict[str, Any]:
+    """Return the parts of a result that is not text alone."""
+    parts = () if isinstance(message.content, str) else message.content
+    return {"parts": write_parts(parts)} if any(part.type != "text" for part in parts) else {}
+
+
 def _activity(item: Delta | Message) -> list[dict[str, Any]]:
     """Return the events about tools for clients that asked for them."""
     match item:
@@ -356,7 +362,7 @@ def _activity(item: Delta | Message) -> list[dict[str, Any]]:
             return [{"call": write_call(call)} for call in item.tool_calls]
         case ToolMessage():
             said = {"tool_call_id": item.tool_call_id, "outcome": item.outcome}
-            return [{"result": {**said, "content": item.text}}]
+            return [{"result": {**said, "content": item.text, **_media(item)}}]
         case ToolProgressDelta():
             said = {"tool_call_id": item.call.id, "value": str(item.value)}
             return [{"progress": said}]

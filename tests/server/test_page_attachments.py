@@ -1,0 +1,227 @@
+"""Images and files into the chat page, and out of it."""
+
+import base64
+from typing import Any
+
+import pytest
+
+from browser import NewTab
+from chat_page import Chat, opened, project
+from live_server import live
+from pathors_agent import ContentPart, tool
+from pathors_agent.server import ServerSettings
+from pathors_agent.testing import answer, calls, http_error
+
+pytestmark = pytest.mark.slow
+
+# One red pixel.
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
+PNG_URL = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+PICTURE = {"name": "red.png", "mimeType": "image/png", "buffer": PNG}
+NOTES = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"a < b"}
+
+
+def attach(chat: Chat, *files: Any) -> None:
+    with chat.page.expect_file_chooser() as chooser:
+        chat.button("Attach images or files").click()
+    chooser.value.set_files(list(files))
+
+
+def names(chat: Chat) -> list[str]:
+    return chat.page.locator("#attachments bdi").all_inner_texts()
+
+
+# A file as a browser hands it over when it is dropped or pasted.
+HAND_OVER = """([selector, kind, field, name, type, bytes, text]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([Uint8Array.from(bytes)], name, { type }));
+    if (text) data.setData("text/plain", text);
+    const options = { bubbles: true, cancelable: true, [field]: data };
+    const event = field === "dataTransfer" ? new DragEvent(kind, options) : new ClipboardEvent(kind, options);
+    document.querySelector(selector).dispatchEvent(event);
+    return event.defaultPrevented;
+}"""
+
+
+def test_image_and_text_file_are_sent_as_parts(new_tab: NewTab) -> None:
+    with live(project("Red."), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        attach(chat, PICTURE, NOTES)
+        chat.page.locator("#attachments li").nth(1).wait_for()
+        shown = names(chat)
+        chat.say("What is it?")
+        chat.sees("Red.")
+        chat.waits_until_answered()
+
+        assert shown == ["red.png", "notes.txt"]
+        assert names(chat) == []
+        assert server.stored(chat.session_id())[0]["content"] == [
+            {"type": "image_url", "image_url": {"url": PNG_URL}},
+            {"type": "text", "text": '<file name="notes.txt">\na < b\n</file>'},
+            {"type": "text", "text": "What is it?"},
+        ]
+        for _ in range(2):
+            said = chat.conversation.locator("li.user")
+            said.get_by_role("img").wait_for()
+            assert said.get_by_role("img").evaluate("e => [e.naturalWidth, e.src]") == [1, PNG_URL]
+            assert said.locator("summary").inner_text() == "notes.txt"
+            assert said.locator("pre").text_content() == "a < b"
+            assert chat.texts() == ["What is it?", "Red."]
+            chat.page.reload()
+            chat.sees("Red.")
+
+
+def test_file_alone_is_sent(new_tab: NewTab) -> None:
+    with live(project("Read."), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        attach(chat, {"name": "a.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7"})
+        chat.page.locator("#attachments li").wait_for()
+        chat.button("Send").click()
+        chat.sees("Read.")
+        chat.waits_until_answered()
+
+        data = f"data:application/pdf;base64,{base64.b64encode(b'%PDF-1.7').decode()}"
+        file = {"type": "file", "file": {"filename": "a.pdf", "file_data": data}}
+        assert server.stored(chat.session_id())[0]["content"] == [file]
+        assert chat.conversation.locator("li.user .chip").inner_text() == "a.pdf"
+
+
+@pytest.mark.parametrize(
+    ("selector", "kind", "field"),
+    [("#scroller", "drop", "dataTransfer"), ("#prompt", "paste", "clipboardData")],
+)
+def test_file_is_dropped_or_pasted(new_tab: NewTab, selector: str, kind: str, field: str) -> None:
+    with live(project(), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        given = [selector, kind, field, "red.png", "image/png", list(PNG), ""]
+        is_taken = chat.page.evaluate(HAND_OVER, given)
+        chat.page.locator("#attachments img").wait_for()
+
+        assert is_taken
+        assert names(chat) == ["red.png"]
+
+
+def test_pasted_text_with_a_picture_of_itself_stays_text(new_tab: NewTab) -> None:
+    with live(project(), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        given = ["#prompt", "paste", "clipboardData", "cells.png", "image/png", list(PNG), "1 2"]
+
+        assert chat.page.evaluate(HAND_OVER, given) is False
+        assert names(chat) == []
+
+
+def test_attached_file_is_removed(new_tab: NewTab) -> None:
+    with live(project("Hello."), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        attach(chat, PICTURE)
+        chat.button("Remove red.png").click()
+        chat.say("Hi")
+        chat.sees("Hello.")
+        chat.waits_until_answered()
+
+        assert server.stored(chat.session_id())[0]["content"] == "Hi"
+
+
+def test_file_that_is_too_large_for_a_request_is_refused(new_tab: NewTab) -> None:
+    settings = ServerSettings(max_body_bytes=200_000)
+    with live(project(), settings=settings, ui=True) as server:
+        chat = opened(new_tab, server)
+
+        attach(chat, {"name": "big.txt", "mimeType": "text/plain", "buffer": b"a" * 140_000})
+        problem = "big.txt is not attached: the files of a message may have 0.1 MB together."
+        chat.page.get_by_role("alert").get_by_text(problem).wait_for()
+
+        assert names(chat) == []
+
+
+def test_eleventh_file_is_refused(new_tab: NewTab) -> None:
+    with live(project(), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        attach(chat, *[{**NOTES, "name": f"{number}.txt"} for number in range(11)])
+        chat.page.get_by_text("a message takes 10 files at most").wait_for()
+
+        assert names(chat) == [f"{number}.txt" for number in range(10)]
+
+
+def test_files_of_a_failed_message_are_attached_again(new_tab: NewTab) -> None:
+    with live(project(http_error(429, "slow down"), "Red."), ui=True) as server:
+        chat = opened(new_tab, server, expected_errors=1)
+        attach(chat, PICTURE)
+        chat.page.locator("#attachments li").wait_for()
+
+        chat.say("What is it?")
+        chat.button("Take back").click()
+        assert chat.box.input_value() == "What is it?"
+        assert chat.page.locator("#attachments img").get_attribute("src") == PNG_URL
+        chat.box.press("Enter")
+        chat.sees("Red.")
+        chat.waits_until_answered()
+
+        content = server.stored(chat.session_id())[0]["content"]
+        assert [part["type"] for part in content] == ["image_url", "text"]
+
+
+def test_edited_message_keeps_its_files(new_tab: NewTab) -> None:
+    with live(project("Hello.", "Red.", "Really red."), ui=True) as server:
+        chat = opened(new_tab, server)
+        chat.say("Hi")
+        chat.sees("Hello.")
+        chat.waits_until_answered()
+        attach(chat, PICTURE, NOTES)
+        chat.page.locator("#attachments li").nth(1).wait_for()
+        chat.say("What is it?")
+        chat.sees("Red.")
+        chat.waits_until_answered()
+
+        chat.button("Edit").last.click()
+        chat.page.get_by_label("Your message; what follows it is replaced").fill("Are you sure?")
+        chat.page.keyboard.press("Enter")
+        chat.sees("Really red.")
+        chat.waits_until_answered()
+
+        stored = server.stored(chat.session_id())
+        assert [part["type"] for part in stored[2]["content"]] == ["image_url", "text", "text"]
+        assert stored[2]["content"][2]["text"] == "Are you sure?"
+        assert len(stored) == 4
+
+
+def test_images_of_results_are_shown(new_tab: NewTab) -> None:
+    @tool
+    def draw() -> list[ContentPart]:
+        """Draw."""
+        return [ContentPart(type="text", text="Here."), ContentPart.image(PNG)]
+
+    with live(project(calls(("draw", {})), "Done.", tools=[draw]), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        chat.say("Draw")
+        chat.sees("Done.")
+        chat.waits_until_answered()
+
+        for _ in range(2):
+            card = chat.card("draw")
+            assert card.locator("img").get_attribute("src") == PNG_URL
+            chat.page.reload()
+            chat.sees("Done.")
+
+
+def test_image_from_elsewhere_is_not_loaded(new_tab: NewTab) -> None:
+    with live(project(answer("Seen.")), ui=True) as server:
+        url = "https://evil.example/pixel.png"
+        part = {"type": "image_url", "image_url": {"url": url}}
+        server.complete({"role": "user", "content": [part]}, session="elsewhere")
+        chat = opened(new_tab, server)
+
+        chat.page.get_by_role("button", name="elsewhere").click()
+        chat.sees("Seen.")
+
+        assert chat.conversation.locator("img").count() == 0
+        assert chat.conversation.locator(".chip pre").text_content() == url
