@@ -15,6 +15,7 @@ from live_server import Live, events, external, joined, live, result
 from pathors_agent import (
     AssistantMessage,
     AsyncHTTPTransport,
+    ContentPart,
     Limits,
     ModelContext,
     ModelOptions,
@@ -184,6 +185,27 @@ def test_own_tools_are_told_of_when_asked_for() -> None:
             "outcome": "value",
             "content": "3",
         }
+
+
+def test_images_of_a_result_are_told_of_beside_its_text() -> None:
+    @tool
+    def draw() -> list[ContentPart]:
+        """Draw."""
+        return [
+            ContentPart(type="text", text="Here."),
+            ContentPart.image("https://a.example/b.png"),
+        ]
+
+    with live(project(calls(("draw", {})), "Done.", tools=[draw])) as server:
+        asked = {"include_tool_activity": True}
+        chunks = events(server.complete("Draw", stream=True, stream_options=asked).text)
+
+        results = [c["tool_activity"].get("result") for c in chunks[:-1] if "tool_activity" in c]
+        assert results[-1]["content"] == "Here."
+        assert results[-1]["parts"] == [
+            {"type": "text", "text": "Here."},
+            {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}},
+        ]
 
 
 def test_options_of_the_request_go_to_the_model_over_the_projects() -> None:

@@ -36,12 +36,13 @@ def test_all_is_done_by_keyboard(new_tab: NewTab) -> None:
         keys.press("Enter")
         chat.button("Approve").wait_for()
         names = []
-        for _ in range(4):
+        for _ in range(5):
             keys.press("Shift+Tab")
             names.append(page.evaluate("document.activeElement.textContent"))
             outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
             assert outline == "solid"
-        assert names[:3] == ["Change the arguments, or say why not", "Deny", "Approve"]
+        assert names[0] == "Regenerate"
+        assert names[1:4] == ["Change the arguments, or say why not", "Deny", "Approve"]
         keys.press("Tab")
         keys.press("Enter")
         chat.sees("Paid.")
