@@ -188,6 +188,61 @@ async def test_cancelled_task_stores_nothing_and_frees_the_session(sessions: SQL
         assert conversation.messages == ()
 
 
+@pytest.mark.parametrize("end", ["break", "cancel", "never read"])
+def test_run_that_is_left_before_its_end_stores_nothing(sessions: SQLSessions, end: str) -> None:
+    model = ScriptedTransport(calls(("add", {"a": 1, "b": 2})), "It is 3.")
+    with sessions.open("s1") as conversation:
+        with Agent(model, tools=[add]).stream("1 + 2?", conversation=conversation) as stream:
+            for _ in stream if end != "never read" else ():
+                if end == "break":
+                    break
+                stream.cancel()
+
+    assert sessions.list() == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("end", ["break", "cancel", "never read"])
+async def test_async_run_that_is_left_before_its_end_stores_nothing(
+    sessions: SQLSessions, end: str
+) -> None:
+    agent = AsyncAgent(AsyncScriptedTransport(calls(("add", {"a": 1, "b": 2}))), tools=[add])
+    async with sessions.open("s1") as conversation:
+        async with agent.stream("1 + 2?", conversation=conversation) as stream:
+            if end != "never read":
+                async for _ in stream:
+                    if end == "break":
+                        break
+                    stream.cancel()
+
+    assert sessions.list() == []
+
+
+def test_run_that_goes_on_after_a_failure_in_the_same_block_is_stored(
+    sessions: SQLSessions,
+) -> None:
+    agent = Agent(ScriptedTransport(http_error(500, "down"), "Hi"))
+    with sessions.open("s1") as conversation:
+        with pytest.raises(TransportError):
+            agent.run("Hello", conversation=conversation)
+        agent.run(conversation=conversation)
+
+    assert texts(sessions) == ["Hello", "Hi"]
+
+
+def test_messages_of_a_cancelled_run_can_be_kept(sessions: SQLSessions) -> None:
+    agent = Agent(ScriptedTransport("A long answer"))
+    with sessions.open("s1") as conversation:
+        with agent.stream("Hello", conversation=conversation) as stream:
+            for _ in stream:
+                stream.cancel()
+    with sessions.open("s1") as conversation:
+        for message in stream.result.messages:
+            conversation.append(message)
+
+    assert texts(sessions) == ["Hello"]
+
+
 def test_block_without_new_messages_creates_no_session(sessions: SQLSessions) -> None:
     with sessions.open("s1"):
         pass

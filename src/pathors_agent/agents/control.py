@@ -108,6 +108,8 @@ class RunControl:
         self._stream = None
         self.reader.end()
         if self._run.conversation.holder is self:
+            is_over = error is None or isinstance(error, LimitReached)
+            self._run.conversation.has_unfinished_run = not is_over
             self._append_queued(error)
             self.release_conversation()
         if self._on_end is not None:
@@ -250,6 +252,7 @@ class RunControl:
                     )
                 self._left = holder
             conversation.holder = self
+            conversation.has_unfinished_run = True
         if self._left is not None:
             self._left.cancel()
 

@@ -147,6 +147,7 @@ class Conversation:
         "_queued",
         "_turns",
         "_turns_at_user",
+        "has_unfinished_run",
         "holder",
         "id",
         "session_id",
@@ -167,6 +168,8 @@ class Conversation:
         self._turns = self._turns_at_user = 0
         self._call_ids: set[str] | None = None  # an empty set would be the largest value here
         self._queued: list[UserMessage] | None = None  # allocated by `queue_message`
+        self.has_unfinished_run = False
+        """Whether the last run was cancelled, failed or was left before its end. Never stored."""
         self.holder: object | None = None
         """The run that holds this conversation; only it may append."""
         for index, message in enumerate(messages):
@@ -217,6 +220,7 @@ class Conversation:
         if (batch := self._batch) is not None:
             twin._batch = replace(batch, results=dict(batch.results), states=dict(batch.states))
         twin._turns, twin._turns_at_user = self._turns, self._turns_at_user
+        twin.has_unfinished_run = self.has_unfinished_run
         twin._call_ids = set(self._call_ids) if self._call_ids else None
         twin._queued = list(self._queued) if self._queued else None
         return twin

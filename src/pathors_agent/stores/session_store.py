@@ -64,8 +64,9 @@ class SessionStore(ABC):
         """Open a session for one turn, in a `with` or `async with` block.
 
         The block gets the session as a `Conversation` for runs of any agent. Leaving the block
-        stores what was added, all or nothing; leaving it with an exception stores nothing. A
-        session that does not exist is created.
+        stores what was added, all or nothing. It stores nothing if the block is left with an
+        exception, or if its last run failed, was cancelled or was left before its end. A session
+        that does not exist is created.
 
         One block at a time has a session, in all processes. Entering waits up to `wait` seconds
         for another block, and then raises `SessionConflict`. Leaving raises `SessionConflict` if
@@ -173,7 +174,7 @@ class OpenSession:
                 return
             texts: list[str] = []
             try:
-                if is_kept:
+                if is_kept and not self._conversation.has_unfinished_run:
                     added = added_messages(self._base, self._conversation.messages)
                     texts = list(map(message_text, added))
                 if texts and not self._append(texts):
