@@ -47,7 +47,7 @@ def run(settings: Settings) -> Measured:
         measured.skipped.append(f"server: {', '.join(absent)} is not installed")
         return measured
     with (
-        _process("benchmarks.loopback_server") as upstream,
+        process("benchmarks.loopback_server") as upstream,
         tempfile.TemporaryDirectory() as folder,
     ):
         base_url = f"http://127.0.0.1:{upstream.port}/v1"
@@ -83,23 +83,24 @@ class Process:
 
 
 @contextmanager
-def _process(module: str, *arguments: str) -> Iterator[Process]:
-    command = [sys.executable, "-m", module, *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def process(module: str, *arguments: str, python: str = sys.executable) -> Iterator[Process]:
+    """Run a module that prints its port, or its port and key."""
+    command = [python, "-m", module, *arguments]
+    started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        assert process.stdout
-        line = process.stdout.readline()
+        assert started.stdout
+        line = started.stdout.readline()
         if not line:
             raise WrongResult(f"{module} {arguments[:1]} did not start")
         found = json.loads(line)
         yield Process(**found) if isinstance(found, dict) else Process(found)
     finally:
-        process.kill()
-        process.communicate()
+        started.kill()
+        started.communicate()
 
 
-def _server(kind: str, base_url: str = "", database: str = "") -> Any:
-    return _process("benchmarks.server_process", kind, base_url, database)
+def serving(kind: str, base_url: str = "", database: str = "") -> Any:
+    return process("benchmarks.server_process", kind, base_url, database)
 
 
 # - a stream beside the relay's -
@@ -112,14 +113,14 @@ def _streams(base_url: str, folder: str, settings: Settings) -> Measured:
     first: dict[str, list[float]] = {}
     with ExitStack() as stack:
         contenders = {
-            name: stack.enter_context(_server(name, base_url, database))
+            name: stack.enter_context(serving(name, base_url, database))
             for name, database in _contenders(folder, "streams").items()
         }
         rounds = settings.rounds
         for number in range(rounds + 1):
             for name in random.sample(list(contenders), len(contenders)):
                 say(f"server: round {number} of {rounds}, {name}")
-                spent = _cpu_of_streams(contenders[name], count, chunks)
+                spent = cpu_of_streams(contenders[name], count, chunks)
                 waited = _first_byte(contenders[name], settings)
                 if number:  # the first warms up
                     cpu.setdefault(name, []).append(spent)
@@ -149,7 +150,7 @@ def _stream_rows(
     ]
 
 
-def _cpu_of_streams(server: Process, count: int, chunks: int) -> float:
+def cpu_of_streams(server: Process, count: int, chunks: int) -> float:
     model = f"paced {count} {chunks} {MILLISECONDS}"
     before = server.usage()["cpu"]
 
@@ -187,7 +188,7 @@ def _held(base_url: str, folder: str, settings: Settings) -> Measured:
         databases = _contenders(folder, f"held-{number}")
         for name in random.sample(list(databases), len(databases)):
             say(f"server: {many} open streams, {name}")
-            with _server(name, base_url, databases[name]) as server:
+            with serving(name, base_url, databases[name]) as server:
                 held[name].append(asyncio.run(_memory_of_held(server, few, many)))
     say("")
     rows = []
@@ -235,7 +236,7 @@ def _turns(folder: str, settings: Settings) -> Measured:
         if postgres:
             databases["PostgreSQL"] = postgres
         for name, database in databases.items():
-            with _server("offline", "", database) as server:
+            with serving("offline", "", database) as server:
                 for sessions in (1, 2) if settings.quick else SESSIONS:
                     say(f"server: {sessions} sessions at once, {name}")
                     rate = _turns_a_second(
