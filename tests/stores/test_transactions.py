@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -11,6 +11,9 @@ import pytest
 from sqlalchemy import select
 
 from pathors_agent.errors import SessionConflict, StoreError
+from pathors_agent.messages import UserMessage
+from pathors_agent.stores import SQLStore
+from pathors_agent.stores.base import RequestId
 from pathors_agent.stores.database import Connection, read_url
 from pathors_agent.stores.sqlite import SQLite, SQLiteConnection
 from pathors_agent.stores.tables import keys
@@ -236,3 +239,66 @@ async def test_threads_are_no_more_than_the_jobs_that_are_open_at_once(database:
     names = [thread.name for thread in threading.enumerate()]
     assert names.count("pathors-reader") == 1
     assert names.count("pathors-writer") == 1
+
+
+# - what is on the disk -
+
+
+def flushed(texts: list[str]) -> list[bool]:
+    """Return for each transaction that begins whether its commit is flushed to the disk."""
+    found, is_full = [], True
+    for text in texts:
+        if text.startswith("PRAGMA synchronous"):
+            is_full = text.endswith("FULL")
+        elif text == "BEGIN IMMEDIATE":
+            found.append(is_full)
+    return found
+
+
+async def test_what_a_turn_stores_is_flushed_and_its_lease_is_not(
+    tmp_path: Path, executed: list[str]
+) -> None:
+    request = RequestId(project="p", api_key="k", name="r")
+    async with SQLStore(f"sqlite:///{tmp_path}/sessions.db") as store:
+
+        async def is_flushed(operation: Awaitable[object]) -> list[bool]:
+            executed.clear()
+            await operation
+            # Each is right from the state that the one before leaves.
+            return flushed([f"PRAGMA synchronous = {mode}", *executed])
+
+        mode = "FULL"
+        assert await is_flushed(store.begin_request(request, "digest", seconds=LONG)) == [False]
+        mode = "NORMAL"
+        opened = await store.open_session("p", "s", holder="h", seconds=LONG)
+        assert opened is not None
+        assert await is_flushed(store.keep_lease(opened.lease, seconds=LONG)) == [False]
+        assert await is_flushed(store.keep_request(request, seconds=LONG)) == [False]
+        assert await is_flushed(store.note_turn(opened.lease, "t", ["x"])) == [True]
+        mode = "FULL"
+        saving = store.save_turn(opened.lease, [UserMessage(content="Hi")], seen=None)
+        assert await is_flushed(saving) == [True]
+        assert await is_flushed(store.drop_lease(opened.lease)) == [False]
+        mode = "NORMAL"
+        assert await is_flushed(store.forget_request(request)) == [False]
+        creating = store.create_session("p", "new", variables={})
+        assert await is_flushed(creating) == [True]
+
+
+async def test_lease_that_shares_a_commit_with_a_stored_turn_is_flushed(
+    database: SQLite, executed: list[str]
+) -> None:
+    async with Busy(database):
+        waiting = [
+            asyncio.create_task(database.lock("lock", insert("a"))),
+            asyncio.create_task(database.write("write", insert("b"))),
+            asyncio.create_task(database.lock("lock", insert("c"))),
+        ]
+        await asyncio.sleep(0)  # they wait for the writing thread now
+        executed.clear()
+    await asyncio.gather(*waiting)
+    assert flushed(executed) == [True]
+
+    executed.clear()
+    await database.lock("lock", insert("d"))
+    assert flushed(executed) == [False]

@@ -326,6 +326,14 @@ class Database(ABC):
         """
         return await self._done(Job(doing, work, "write"))
 
+    async def lock(self, doing: str, work: Callable[[Connection], ResultT]) -> ResultT:
+        """Run a transaction about who may write, such as one about a lease.
+
+        Its result matters as long as the processes run that share the database. So a database that
+        only processes of its own machine share need not flush it to the disk.
+        """
+        return await self._done(Job(doing, work, "lock"))
+
     async def probe(self, doing: str, work: Callable[[Connection], object]) -> None:
         """Run a transaction that writes, and roll it back."""
         await self._done(Job(doing, work, "probe"))

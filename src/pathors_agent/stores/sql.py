@@ -153,7 +153,7 @@ class SQLStore(Store):
 
     async def note_key_used(self, key_id: str) -> None:
         """Set a key's `last_used_at` to now."""
-        await self._database.write(
+        await self._database.lock(
             "note that a key was used", lambda c: c.change(_NOTE_KEY_USED, key_id=key_id)
         )
 
@@ -217,7 +217,7 @@ class SQLStore(Store):
         self, project: str, session_id: str, *, holder: str, seconds: float
     ) -> Lease | None:
         """Acquire the lease of a session. Return None while another holder has it."""
-        return await self._database.write(
+        return await self._database.lock(
             "take the lease of a session",
             lambda c: sql_turns.take_lease(c, project, session_id, holder, seconds),
         )
@@ -227,7 +227,7 @@ class SQLStore(Store):
     ) -> OpenedSession | None:
         """Acquire the lease of a session and read the session, in one transaction."""
         known = self._recent.get(project, session_id)
-        opened = await self._database.write(
+        opened = await self._database.lock(
             "open a session",
             lambda c: sql_turns.open_session(c, project, session_id, holder, seconds, known),
         )
@@ -237,13 +237,13 @@ class SQLStore(Store):
 
     async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
         """Renew a lease. Return False if another holder has taken it over."""
-        return await self._database.write(
+        return await self._database.lock(
             "keep the lease of a session", lambda c: sql_turns.keep_lease(c, lease, seconds)
         )
 
     async def drop_lease(self, lease: Lease) -> None:
         """Release a lease. Idempotent; a lease that another holder took over stays theirs."""
-        await self._database.write(
+        await self._database.lock(
             "drop the lease of a session", lambda c: sql_turns.drop_lease(c, lease)
         )
 
@@ -306,20 +306,20 @@ class SQLStore(Store):
         self, request: RequestId, body_digest: str, *, seconds: float
     ) -> RequestRecord:
         """Begin a named request, or return the record of the one that has begun."""
-        return await self._database.write(
+        return await self._database.lock(
             "begin a request",
             lambda c: sql_turns.begin_request(c, request, body_digest, seconds),
         )
 
     async def keep_request(self, request: RequestId, *, seconds: float) -> None:
         """Renew a running request."""
-        await self._database.write(
+        await self._database.lock(
             "keep a request", lambda c: sql_turns.keep_request(c, request, seconds)
         )
 
     async def forget_request(self, request: RequestId) -> None:
         """Forget a request without an answer. A finished request stays."""
-        await self._database.write(
+        await self._database.lock(
             "forget a request", lambda c: sql_turns.forget_request(c, request)
         )
 

@@ -1,7 +1,9 @@
 """A store's database in SQLite: one thread that writes, and threads that read beside it.
 
 Transactions that wait for the writing thread together run in one transaction of SQLite, each in a
-savepoint, and share one commit. A caller gets its result only after the commit.
+savepoint, and share one commit. A caller gets its result only after the commit, and the commit
+ends when everything is on the disk. Transactions about leases alone are not flushed: a lease ends
+with its process, and so with the machine. The next commit that is flushed flushes them first.
 """
 
 import os
@@ -35,6 +37,9 @@ _LONGEST_PAUSE_SECONDS = 0.02
 # Writers that share a commit: enough for one fsync to serve many, and short for the first.
 GROUP_SIZE = 100
 
+# The kinds of jobs that share a commit.
+_GROUPED = ("write", "lock")
+
 _SETTINGS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
@@ -50,6 +55,7 @@ class SQLiteConnection(Connection):
     def __init__(self, driver: sqlite3.Connection, texts: StatementTexts) -> None:
         super().__init__(texts)
         self._driver = driver
+        self._flushes = True
 
     def rows(self, statement: Statement, **values: object) -> list[Any]:
         """Run a statement and return its rows as tuples."""
@@ -73,6 +79,13 @@ class SQLiteConnection(Connection):
     def interrupt(self) -> None:
         """Interrupt the statement that another thread runs now."""
         self._driver.interrupt()
+
+    def begin(self, *, flushes: bool) -> None:
+        """Lock the file for writing. Commits that are not flushed are lost if the machine fails."""
+        if flushes != self._flushes:
+            self.execute(f"PRAGMA synchronous = {'FULL' if flushes else 'NORMAL'}")
+            self._flushes = flushes
+        self.execute("BEGIN IMMEDIATE")
 
     @property
     def in_transaction(self) -> bool:
@@ -194,7 +207,7 @@ class SQLite(Database):
                 self._probe(job)
             elif connection is None:
                 connection = self._connect(timeout=0)
-            if job.kind == "write" and connection is not None:
+            if job.kind in _GROUPED and connection is not None:
                 self._begin(connection, jobs, others)
                 self._run_together(connection, jobs)
             elif job.kind == "alone" and connection is not None and job.claim():
@@ -218,9 +231,9 @@ class SQLite(Database):
         pause = _FIRST_PAUSE_SECONDS
         while not all(job.is_withdrawn for job in jobs):
             for job in self._writer.take_waiting(GROUP_SIZE - len(jobs)):
-                (jobs if job.kind == "write" else others).append(job)
+                (jobs if job.kind in _GROUPED else others).append(job)
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.begin(flushes=any(job.kind == "write" for job in jobs))
                 return
             except sqlite3.Error as error:
                 if not is_locked(error):
@@ -262,7 +275,7 @@ class SQLite(Database):
         """Run a job in a transaction that has begun, or in a new one."""
         try:
             if not connection.in_transaction:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.begin(flushes=job.kind == "write")
             job.run(connection)
             if job.error is None:
                 connection.execute("COMMIT")
