@@ -7,11 +7,13 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope, Send
 
 from pathors_agent.errors import StoreError
 from pathors_agent.server.endpoints import Completions, ModelEndpoints, SessionEndpoints
@@ -129,6 +131,7 @@ def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
         documented = about if path.startswith("/v1/") else {"include_in_schema": False}
         app.add_api_route(path, endpoint, methods=[method], **documented)
         _take_whole_path(app.routes[-1])
+        _call_directly(app.routes[-1], endpoint)
         if method == "GET":
             _add_head(app, path, endpoint)
 
@@ -164,6 +167,20 @@ def _take_whole_path(route: BaseRoute) -> None:
     """Match the whole path: `$` would also match before a line break at its end."""
     assert isinstance(route, Route)
     route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
+
+
+def _call_directly(route: BaseRoute, endpoint: Any) -> None:
+    """Serve a route without FastAPI's layers: it has no dependencies, and reads its request itself.
+
+    The layers would take a third of the time of a turn, and memory as long as its stream is open.
+    """
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await endpoint(Request(scope, receive), **scope["path_params"])
+        await response(scope, receive, send)
+
+    assert isinstance(route, Route)
+    route.app = serve
 
 
 def _add_health(app: FastAPI, runtime: Runtime) -> None:

@@ -12,6 +12,7 @@ from typing import Literal, Self
 
 import anyio
 
+from pathors_agent.concurrency.event_loops import Cancellation
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.server.http.completion import CompletionRequest
 from pathors_agent.server.http.keys import Caller
@@ -33,7 +34,7 @@ class Services:
     admission: Admission
     metrics: Metrics
     sessions: SessionQueue
-    ending: anyio.Event = field(default_factory=anyio.Event)
+    ending: Cancellation = field(default_factory=Cancellation)
     running_streams: dict[StreamName, KeptEvents] = field(default_factory=dict)
 
 
