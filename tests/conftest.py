@@ -14,7 +14,7 @@ from hypothesis import settings
 import request_contract
 from effort import examples
 
-pytest_plugins = ["servers", "postgres", "browser", "client_programs", "tracing"]
+pytest_plugins = ["servers", "postgres", "browser", "client_programs", "tracing", "ways"]
 
 PROJECT = Path(__file__).parent.parent
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+import pytest
 
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.agents.approvals import Decision
@@ -113,3 +114,9 @@ class Way:
         transport = kind(*script, profile=profile, cut=cut)
         self.requests, self.sent = transport.requests, transport.sent
         return transport
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    """Return each way to run an agent."""
+    return Way(request.param)

@@ -43,14 +43,9 @@ from pathors_agent.tools.signature import ToolContext
 from pathors_agent.tools.tool import Tool, tool
 from pathors_agent.wire.chat_completions import ModelOptions
 from pathors_agent.wire.profiles import EndpointProfile
-from ways import WAYS, Way
+from ways import Way
 
 GO = UserMessage(content="Go.")
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
 
 
 @tool

@@ -34,7 +34,7 @@ from pathors_agent.agents.answers import AnswerType, ArrivingAnswer
 from pathors_agent.schema.arguments import ArgumentsRefused
 from pathors_agent.testing import Entry, ScriptedTransport, calls
 from pathors_agent.wire.message_builder import MessageBuilder
-from ways import WAYS, Way
+from ways import Way
 
 
 class City(BaseModel):
@@ -317,11 +317,6 @@ def known_city(city: City) -> str:
     if city.name == "Atlantis":
         raise ToolError("the city sank")
     return f"{city.name}!"
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
 
 
 WAYS_TO_ASK = pytest.mark.parametrize("structured", ["tool", "response_format", "prompt"])

@@ -14,7 +14,7 @@ from pathors_agent.messages import ToolMessage
 from pathors_agent.testing import ScriptedTransport, answer, calls
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.tools.tool import Tool, tool
-from ways import WAYS, Way
+from ways import Way
 
 RAN: list[tuple[str, int]] = []
 
@@ -36,11 +36,6 @@ def give(to: str, amount: int) -> str:
     """Give somebody something."""
     RAN.append((to, amount))
     return "given"
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
 
 
 def asking(*entries: tuple[str, dict[str, Any]]) -> tuple[Agent, Conversation, list[Approval]]:

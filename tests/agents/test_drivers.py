@@ -53,11 +53,6 @@ from ways import WAYS, Way
 GO = UserMessage(content="Go.")
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
-
-
 def local(name: str, function: Callable[[], object]) -> Tool:
     """Make a tool without parameters."""
     parameters = {"type": "object", "properties": {}}

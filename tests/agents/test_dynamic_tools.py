@@ -24,7 +24,7 @@ from pathors_agent import (
 from pathors_agent.agents.approvals import Approval
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
 from pathors_agent.tools.registry import AsyncToolChoice
-from ways import WAYS, Way
+from ways import Way
 
 
 @tool
@@ -54,11 +54,6 @@ WORD = {"word": "a"}
 DELETE = calls(("delete", WORD))
 LOOK_UP = calls(("look_up", WORD))
 DONE = "Done."
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
 
 
 def sent_names(request: dict[str, Any]) -> list[str]:

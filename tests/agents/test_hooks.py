@@ -41,14 +41,9 @@ from pathors_agent.testing import (
 from pathors_agent.tools.tool import tool
 from pathors_agent.wire.chat_completions import ModelOptions
 from pathors_agent.wire.deltas import TextDelta, ToolProgressDelta
-from ways import WAYS, Way
+from ways import Way
 
 Steps = Generator[Any, Any, Any]
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
 
 
 @tool

@@ -42,7 +42,7 @@ from pathors_agent.tools.tool import Tool, tool
 from pathors_agent.wire.chat_completions import ModelOptions
 from pathors_agent.wire.message_builder import MessageBuilder
 from pathors_agent.wire.profiles import PROFILES, EndpointProfile
-from ways import WAYS, Way
+from ways import Way
 
 Mode = Literal["response_format", "tool", "prompt"]
 
@@ -81,11 +81,6 @@ class Tree(BaseModel):
 def look(city: str) -> str:
     """Look out of the window."""
     return f"sunny in {city}"
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
 
 
 def given_by(profile: EndpointProfile, text: str) -> Entry:

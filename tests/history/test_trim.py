@@ -34,18 +34,13 @@ from pathors_agent.testing import (
 )
 from pathors_agent.tools.tool import tool
 from pathors_agent.wire.profiles import EndpointProfile
-from ways import WAYS, Way
+from ways import Way
 
 
 @tool
 def look(city: str) -> str:
     """Look out of the window."""
     return f"sunny in {city}"
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
 
 
 def user(text: str) -> UserMessage:

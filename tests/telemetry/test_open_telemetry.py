@@ -55,7 +55,7 @@ from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTrans
 from servers import ScriptedServer
 from servers import answer as served
 from tracing import CAPTURE, Exported, attributes, ids, is_below
-from ways import WAYS, Way
+from ways import Way
 
 CANARY = "hunter2-canary"
 
@@ -73,11 +73,6 @@ TOKENS = [
     *(1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 ]
 AGENT_SECONDS = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8, 409.6]
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
 
 
 @tool

@@ -13,7 +13,7 @@ from pathors_agent.errors import TransportError
 from pathors_agent.messages import Usage
 from pathors_agent.testing import answer, calls, http_error, raw
 from pathors_agent.tools.tool import tool
-from ways import WAYS, Way
+from ways import Way
 
 CANARY = "hunter2-canary"
 
@@ -25,11 +25,6 @@ TURNS = (
     ),
     "Done.",
 )
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from pathors_agent import Agent, Limits, TransportError, tool
 from pathors_agent.testing import ScriptedTransport, answer, calls, http_error
 from pathors_agent.views.timeline import Chart, TimedCall, duration, page
-from ways import WAYS, Way
+from ways import Way
 
 EVIL = '"><script>alert(1)</script><img src=x onerror="x">'
 
@@ -173,11 +173,6 @@ def test_ticks_are_round(end: float, ticks: list[str]) -> None:
 
 
 # - the times of a run -
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
 
 
 @tool

@@ -247,7 +247,7 @@ class _Segment:
                     message = await ask_async(run, effect, bindings, control, transport, report)
             except LimitReached as stop:
                 return {"limit": stop.limit}
-            except Exception as error:  # noqa: BLE001  (recorded, and raised for who asks for the result)
+            except Exception as error:  # noqa: BLE001  (recorded, and raised when the result is read)
                 return {"failure": write_failure(error)}
             known = [c.name for c in message.tool_calls if c.name in bindings.tools]
             return {
