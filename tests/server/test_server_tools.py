@@ -1,0 +1,185 @@
+"""Calls of the tools of a project and of its clients, through one session."""
+
+import json
+from typing import Any
+
+import pytest
+
+from completion_requests import add, project, sent
+from live_server import events, external, live, result
+from pathors_agent import (
+    tool,
+)
+from pathors_agent.testing import calls
+
+
+@tool(approve=True)
+def pay(amount: int) -> str:
+    """Pay an amount."""
+    return f"paid {amount}"
+
+
+# - tools of both kinds -
+
+WEATHER = external("weather", city=str)
+
+
+def test_external_call_goes_to_the_client_and_its_result_comes_back_alone() -> None:
+    script = (calls(("weather", {"city": "Oslo"})), "Sunny.")
+    with live(project(*script)) as server:
+        asked = server.complete("Weather?", session="s1", tools=[WEATHER]).json()["choices"][0]
+        assert asked["finish_reason"] == "tool_calls"
+        assert asked["message"]["content"] is None
+        assert asked["message"]["tool_calls"] == [
+            {
+                "id": "call_1",
+                "type": "function",
+                "function": {"name": "weather", "arguments": '{"city": "Oslo"}'},
+            }
+        ]
+
+        told = server.complete(result("call_1", "sunny"), session="s1", tools=[WEATHER])
+        assert told.json()["choices"][0]["message"]["content"] == "Sunny."
+        assert [m["role"] for m in sent(server)[1]["messages"]] == ["user", "assistant", "tool"]
+
+
+def test_streamed_external_call_is_one_delta_with_an_index() -> None:
+    script = (calls(("weather", {"city": "Oslo"}), ("weather", {"city": "Rome"})),)
+    with live(project(*script)) as server:
+        chunks = events(server.complete("Weather?", stream=True, tools=[WEATHER]).text)
+
+        deltas = [c["choices"][0]["delta"] for c in chunks[:-1]]
+        found = [call for delta in deltas for call in delta.get("tool_calls", ())]
+        assert [(call["index"], call["id"]) for call in found] == [(0, "call_1"), (1, "call_2")]
+        assert chunks[-2]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_server_runs_its_own_and_keeps_the_results_until_the_client_has_run_the_others() -> None:
+    script = (calls(("weather", {"city": "Oslo"}), ("add", {"a": 1, "b": 2})), "3 and sunny.")
+    with live(project(*script, tools=[add])) as server:
+        asked = server.complete("Both?", session="s1", tools=[WEATHER]).json()["choices"][0]
+        assert [c["function"]["name"] for c in asked["message"]["tool_calls"]] == ["weather"]
+
+        server.complete(result("call_1", "sunny"), session="s1", tools=[WEATHER])
+        results = [m for m in sent(server)[1]["messages"] if m["role"] == "tool"]
+        assert [(m["tool_call_id"], m["content"]) for m in results] == [
+            ("call_1", "sunny"),
+            ("call_2", "3"),
+        ]
+
+
+def test_whole_history_of_a_mixed_turn_is_known() -> None:
+    script = (calls(("weather", {"city": "Oslo"}), ("add", {"a": 1, "b": 2})), "Fine.", "Bye.")
+    with live(project(*script, tools=[add])) as server:
+        asked = server.complete("Both?", session="s1", tools=[WEATHER]).json()["choices"][0]
+        history = ["Both?", asked["message"], result("call_1", "sunny")]
+        server.complete(*history, session="s1", tools=[WEATHER])
+        history += [{"role": "assistant", "content": "Fine."}, "Thanks"]
+        server.complete(*history, session="s1", tools=[WEATHER])
+
+        assert [m["role"] for m in server.stored("s1")] == [
+            "user",
+            "assistant",
+            "tool",
+            "tool",
+            "assistant",
+            "user",
+            "assistant",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("messages", "named"),
+    [
+        ([result("call_1", "x")], "call_2"),
+        ([result("call_1", "x"), result("call_1", "y")], "call_2"),
+        ([result("nope", "x")], "call_1, call_2"),
+    ],
+    ids=["missing", "repeated", "unknown"],
+)
+def test_results_that_do_not_fit_are_refused_naming_the_open_calls(
+    messages: list[Any], named: str
+) -> None:
+    script = (calls(("weather", {"city": "Oslo"}), ("weather", {"city": "Rome"})), "Fine.")
+    with live(project(*script)) as server:
+        server.complete("Weather?", session="s1", tools=[WEATHER])
+        refused = server.complete(*messages, session="s1", tools=[WEATHER])
+
+        assert refused.status_code == 400
+        assert named.rsplit(", ", maxsplit=1)[-1] in refused.json()["error"]["details"][0]
+        done = [result("call_2", "b"), result("call_1", "a")]
+        assert server.complete(*done, session="s1", tools=[WEATHER]).status_code == 200
+        assert [m.get("tool_call_id") for m in server.stored("s1")[2:4]] == ["call_1", "call_2"]
+
+
+def test_name_of_both_kinds_is_refused() -> None:
+    with live(project(tools=[add])) as server:
+        refused = server.complete("Hi", tools=[external("add", a=str)])
+
+        assert refused.status_code == 400
+        assert "add" in refused.json()["error"]["details"][0]
+
+
+def test_tools_are_not_kept_in_the_session() -> None:
+    with live(project("one", "two")) as server:
+        server.complete("first", session="s1", tools=[WEATHER])
+        server.complete("second", session="s1")
+
+        assert "tools" in sent(server)[0]
+        assert "tools" not in sent(server)[1]
+
+
+def test_call_that_waits_for_approval_is_shown_with_its_digest_and_run_after_a_yes() -> None:
+    with live(project(calls(("pay", {"amount": 5})), "Paid.", tools=[pay])) as server:
+        asked = server.complete("Pay 5", session="s1").json()["choices"][0]
+        (call,) = asked["message"]["tool_calls"]
+        yes = json.dumps({"approved": True, "digest": call["approval"]["digest"]})
+
+        plain_text = server.complete(result("call_1", "paid"), session="s1")
+        wrong = json.dumps({"approved": True, "digest": "0" * 32})
+        stale = server.complete(result("call_1", wrong), session="s1")
+        answered = server.complete(result("call_1", yes), session="s1")
+
+        assert asked["finish_reason"] == "tool_calls"
+        assert plain_text.status_code == stale.status_code == 400
+        assert "approved" in plain_text.json()["error"]["details"][0]
+        assert answered.json()["choices"][0]["message"]["content"] == "Paid."
+        assert server.stored("s1")[2]["content"] == "paid 5"
+
+
+def test_call_that_was_denied_is_not_run() -> None:
+    with live(project(calls(("pay", {"amount": 5})), "As you like.", tools=[pay])) as server:
+        (call,) = server.complete("Pay 5", session="s1").json()["choices"][0]["message"][
+            "tool_calls"
+        ]
+        no = {"approved": False, "digest": call["approval"]["digest"], "reason": "too much"}
+        server.complete(result("call_1", json.dumps(no)), session="s1")
+
+        assert server.stored("s1")[2]["content"] == "Not run: a person said no: too much."
+
+
+@pytest.mark.parametrize("second", ["the same", "a result"])
+def test_call_is_decided_about_once(second: str) -> None:
+    with live(project(calls(("pay", {"amount": 5})), "Paid.", tools=[pay])) as server:
+        asked = server.complete("Pay 5", session="s1").json()["choices"][0]
+        (call,) = asked["message"]["tool_calls"]
+        yes = json.dumps({"approved": True, "digest": call["approval"]["digest"]})
+        more = yes if second == "the same" else "paid a million"
+
+        refused = server.complete(result("call_1", yes), result("call_1", more), session="s1")
+        answered = server.complete(result("call_1", yes), session="s1")
+
+        assert refused.status_code == 400
+        assert refused.json()["error"]["details"][0].startswith("messages[1].")
+        assert answered.status_code == 200
+        assert server.stored("s1")[2]["content"] == "paid 5"
+
+
+@pytest.mark.parametrize("said", ["[" * 100_000, "NaN", '{"approved": 1}', ""])
+def test_decision_that_is_none_is_refused(said: str) -> None:
+    with live(project(calls(("pay", {"amount": 5})), tools=[pay])) as server:
+        server.complete("Pay 5", session="s1")
+        refused = server.complete(result("call_1", said), session="s1")
+
+        assert refused.status_code == 400
+        assert refused.json()["error"]["details"][0].startswith("messages[0].content: must be")
