@@ -16,6 +16,7 @@ from pathors_agent import (
     ConversationError,
     LimitReached,
     Limits,
+    ModelOptions,
     Tool,
     ToolContext,
     ToolMessage,
@@ -452,6 +453,33 @@ async def test_engine_says_nothing_on_the_terminal(
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
     assert "secret words" not in caplog.text
+
+
+# - settings of one run -
+
+
+async def test_settings_of_a_run_are_stored_with_it(opened: Open) -> None:
+    @tool
+    async def look() -> str:
+        return "seen"
+
+    script = [calls(("look", {})), calls(("look", {})), "Done."]
+    instructions = "For {}.".format
+    async with opened(*script, tools=[look], model="large", instructions=instructions) as durable:
+        options = ModelOptions(temperature=0.0)
+        limits = Limits(turns=1)
+        stopped = await (
+            await durable.start(
+                "Look.", context="Ada", model="small", options=options, limits=limits
+            )
+        ).result()
+        await (await durable.start("Look.", context="Ada")).result()
+        first, second, _ = requests_of(durable)
+
+    assert (stopped.status, stopped.limit) == (Status.LIMIT_REACHED, "turns")
+    assert first["messages"][0]["content"] == "For Ada."
+    assert (first["model"], first["temperature"]) == ("small", 0.0)
+    assert (second["model"], second.get("temperature")) == ("large", None)
 
 
 # - hooks -

@@ -5,15 +5,16 @@ the time in which a program imports this module and constructs an agent.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from random import Random
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, Unpack, overload
 
-from pathors_agent.agents.answers import ArrivingAnswer, OutputT, answer_type
+from pathors_agent.agents.answers import ArrivingAnswer, OutputT, answer_type, name_taken
 from pathors_agent.agents.approvals import Approval, Approvals, Decision
-from pathors_agent.agents.mistakes import missing, refuse_mistakes
+from pathors_agent.agents.mistakes import missing, refuse_mistakes, refuse_settings
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
@@ -34,7 +35,7 @@ from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 
 if TYPE_CHECKING:
-    from pathors_agent.agents.ask import RunSetup
+    from pathors_agent.agents.ask import InstructionsFunction, RunSetup
     from pathors_agent.agents.control import RunControl
     from pathors_agent.agents.hooks import AsyncHook, Hook, Hooks
     from pathors_agent.agents.perform.threads import ToolThread
@@ -42,17 +43,28 @@ if TYPE_CHECKING:
     from pathors_agent.agents.stream import AsyncRunStream, Baseline, RunStream
 
 
-class AgentSettings(TypedDict, total=False):
-    """The settings that both agents share."""
+class RunSettings(TypedDict, total=False):
+    """What takes the place of the agent's settings in one run.
 
-    name: str | None
+    `options` replace those options of the agent that they set.
+    """
+
     model: str | None
-    instructions: str | None
     limits: Limits | None
     options: ModelOptions | None
 
 
+class AgentSettings(RunSettings, total=False):
+    """The settings that both agents share."""
+
+    name: str | None
+    instructions: "str | InstructionsFunction | None"
+
+
 _ARGUMENTS = ("output", "tools", "history", "hooks", *AgentSettings.__annotations__)
+
+
+_RUN_ARGUMENTS = ("tools", *RunSettings.__annotations__)
 
 
 class _AgentBase:
@@ -68,7 +80,7 @@ class _AgentBase:
         hooks: "Hooks | None" = None,
         name: str | None = None,
         model: str | None = None,
-        instructions: str | None = None,
+        instructions: "str | InstructionsFunction | None" = None,
         limits: Limits | None = None,
         options: ModelOptions | None = None,
     ) -> None:
@@ -81,15 +93,20 @@ class _AgentBase:
         self._known_quirks: set[str] = set()
         self._history = history
         self._hooks = hooks
-        template = RequestTemplate(
+        self._instruct = instructions if callable(instructions) else None
+        self._plain = RequestTemplate(
             model=model,
-            instructions=instructions,
+            instructions=None if callable(instructions) else instructions,
             tools=self.tools.definitions(),
             options=options or ModelOptions(),
             profile=transport.profile,
         )
         self._answers = answer_type(output, transport.profile.structured, self.tools)
-        self._template = self._answers.asked_by(template) if self._answers else template
+        self._template = self._asked(self._plain)
+
+    def _asked(self, template: RequestTemplate) -> RequestTemplate:
+        """Return the template of requests for answers of the agent's type."""
+        return self._answers.asked_by(template) if self._answers else template
 
     if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
 
@@ -111,12 +128,14 @@ def prepare_run(
     *,
     session_id: str | None = None,
     context: object = None,
+    tools: Tools | AsyncToolChoice | None = None,
+    settings: RunSettings | None = None,
     streams: bool = True,
 ) -> "tuple[Run, Baseline, RunSetup]":
     """Return a run of the agent that goes on with a conversation, or begins a new one.
 
-    Without `streams`, nothing reads its deltas. Nothing is performed yet, and nothing is appended to
-    the conversation.
+    `tools` and `settings` take the place of the agent's. Without `streams`, nothing reads its deltas.
+    Nothing is performed yet, and nothing is appended to the conversation.
     """
     from pathors_agent.agents.ask import RunSetup
     from pathors_agent.agents.hooks import NO_HOOKS
@@ -127,11 +146,29 @@ def prepare_run(
     if session_id is not None:
         _refuse_other_session(conversation, session_id)
     answers = agent._answers.for_run() if agent._answers else None
+    settings = settings or {}
+    refuse_settings("a run", {"tools": tools, **settings}, _RUN_ARGUMENTS)
+    choice, registry = agent._choice, agent.tools
+    if tools is not None:
+        choice, registry = choice_of(tools), registry_of(() if callable(tools) else tools)
+        if answers and answers.final_tool in registry:
+            raise name_taken()
+    plain, template = agent._plain, agent._template
+    if tools is not None or settings.get("model") or settings.get("options"):
+        plain = replace(
+            plain,
+            model=settings.get("model") or plain.model,
+            options=plain.options.updated(settings.get("options")),
+            tools=registry.definitions(),
+        )
+        template = agent._asked(plain)
     bindings = RunSetup(
-        tools=agent.tools,
-        choice=agent._choice,
-        approvals=Approvals(conversation, agent.tools),
-        template=agent._template,
+        tools=registry,
+        choice=choice,
+        instruct=agent._instruct,
+        approvals=Approvals(conversation, registry),
+        plain=plain,
+        template=template,
         context=context,
         known_quirks=agent._known_quirks,
         answers=answers,
@@ -139,14 +176,12 @@ def prepare_run(
         history=agent._history,
         hooks=agent._hooks or NO_HOOKS,
         streams=streams,
-        telemetry=RunTelemetry(
-            agent.name, model=agent._template.model, server=agent._server_address
-        ),
+        telemetry=RunTelemetry(agent.name, model=template.model, server=agent._server_address),
     )
     run = Run(
         conversation,
-        limits=agent.limits,
-        client_tools=agent.tools.client_tools,
+        limits=settings.get("limits") or agent.limits,
+        client_tools=registry.client_tools,
         is_held=bindings.approvals.is_held,
         answers=answers,
     )
@@ -168,7 +203,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
       function of a value of such a type, which returns the answer. An answer that does not fit, or
       that the function refuses with a `ValueError`, goes back to the model. Without a type, answers
       are text.
-    - `instructions`: sent before the history of every request, but not part of the history.
+    - `instructions`: sent before the history of every request, but not part of the history: a text,
+      or a function of the run's context, called before each model call (async for `AsyncAgent`).
     - `history`: a function that selects the messages to send, unless the endpoint keeps the
       history itself; see `last_turns` and `token_budget`.
     - `hooks`: objects with `around_model` or `around_tool`, which wrap each call of the run.
@@ -214,7 +250,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         given = {"tools": tools, "history": history, **settings}
         refuse_mistakes("Agent", transport, Transport, given, _ARGUMENTS)
         assert transport is not None  # or it was refused
-        refuse_async(tools)
+        refuse_async("tools", tools)
+        refuse_async("instructions", settings.get("instructions"))
         super().__init__(
             transport,
             output=output,
@@ -247,17 +284,20 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
+        tools: Tools | ToolChoice | None = None,
+        **settings: Unpack[RunSettings],
     ) -> "RunResult[OutputT]":
         """Run until the model answers, a limit is reached, or only the caller can run a call.
 
         Without a prompt, the pending effects of the conversation are performed. A `Conversation`
         grows during the run; a list of messages, or of OpenAI's dicts, begins a new one, which the
         result holds. `session_id` names the endpoint's session. Tools get `context`. `decisions`
-        answer the `approvals` of an earlier run. Raises `TransportError` if a model call fails, with
-        the history so far in its `messages`.
+        answer the `approvals` of an earlier run. `tools`, `model`, `limits` and the `options` that are
+        set take the place of the agent's in this run. Raises `TransportError` if a model call fails,
+        with the history so far in its `messages`.
         """
         with self._stream(
-            prompt, conversation, session_id, context, decisions, streams=False
+            prompt, conversation, session_id, context, decisions, tools, settings, streams=False
         ) as stream:
             for _ in stream:
                 pass
@@ -271,9 +311,13 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
+        tools: Tools | ToolChoice | None = None,
+        **settings: Unpack[RunSettings],
     ) -> "RunStream[OutputT]":
         """Run, and stream deltas and messages: iterate the result inside a `with` block."""
-        return self._stream(prompt, conversation, session_id, context, decisions, streams=True)
+        return self._stream(
+            prompt, conversation, session_id, context, decisions, tools, settings, streams=True
+        )
 
     def _stream(
         self,
@@ -282,6 +326,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         session_id: str | None,
         context: object,
         decisions: Iterable[Decision],
+        tools: Tools | ToolChoice | None,
+        settings: RunSettings,
         *,
         streams: bool,
     ) -> "RunStream[OutputT]":
@@ -289,8 +335,15 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         from pathors_agent.agents.drivers import drive
         from pathors_agent.agents.stream import RunStream
 
+        refuse_async("tools", tools)
         run, baseline, bindings = prepare_run(
-            self, conversation, session_id=session_id, context=context, streams=streams
+            self,
+            conversation,
+            session_id=session_id,
+            context=context,
+            tools=tools,
+            settings=settings,
+            streams=streams,
         )
         if run.conversation.open_calls:
             bindings.choose_tools(run)
@@ -385,6 +438,8 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
+        tools: Tools | AsyncToolChoice | None = None,
+        **settings: Unpack[RunSettings],
     ) -> "RunResult[OutputT]":
         """Run as `Agent.run` does."""
         async with self.stream(
@@ -393,6 +448,8 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
             session_id=session_id,
             context=context,
             decisions=decisions,
+            tools=tools,
+            **settings,
         ) as stream:
             async for _ in stream:
                 pass
@@ -406,6 +463,8 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         session_id: str | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
+        tools: Tools | AsyncToolChoice | None = None,
+        **settings: Unpack[RunSettings],
     ) -> "AsyncRunStream[OutputT]":
         """Run, and stream deltas and messages: iterate the result inside `async with`."""
         from pathors_agent.agents.control import RunControl
@@ -413,11 +472,16 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         from pathors_agent.agents.stream import AsyncRunStream
 
         run, baseline, bindings = prepare_run(
-            self, conversation, session_id=session_id, context=context
+            self,
+            conversation,
+            session_id=session_id,
+            context=context,
+            tools=tools,
+            settings=settings,
         )
         control = RunControl(run)
         items = drive_async(run, self.transport, bindings, control)
-        if not self._choice or not run.conversation.open_calls:
+        if bindings.choice is None or not run.conversation.open_calls:
             _open(bindings, run, control, prompt, session_id, decisions)
             return AsyncRunStream(run, baseline, bindings, control, items)
 
@@ -465,6 +529,27 @@ def _open(
     conversation.session_id = conversation.session_id or session_id
     # Set before the first effect, so that code that stores the growing history can store it as well.
     conversation.id = conversation.id or session_id or f"{_IDS.getrandbits(128):032x}"
+
+
+def dump_settings(settings: RunSettings) -> dict[str, Any]:
+    """Return the settings of a run as JSON."""
+    refuse_settings("a run", settings, RunSettings.__annotations__)
+    fields: dict[str, Any] = {"model": settings.get("model")}
+    if options := settings.get("options"):
+        fields["options"] = asdict(options)
+    if limits := settings.get("limits"):
+        fields["limits"] = asdict(limits)
+    return fields
+
+
+def load_settings(fields: Mapping[str, Any]) -> RunSettings:
+    """Read what `dump_settings` wrote."""
+    settings: RunSettings = {"model": fields.get("model")}
+    if options := fields.get("options"):
+        settings["options"] = ModelOptions(**options)
+    if limits := fields.get("limits"):
+        settings["limits"] = Limits(**limits)
+    return settings
 
 
 def _methods_of(hooks: Iterable[object], *, is_async: bool) -> "Hooks | None":

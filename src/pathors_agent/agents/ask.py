@@ -78,6 +78,10 @@ from pathors_agent.wire.response_stream import ResponseStream
 _GOOD_STATUSES = range(200, 300)
 
 
+InstructionsFunction = Callable[[Any], str | Awaitable[str | None] | None]
+"""A function from a run's context to the instructions of the next model call."""
+
+
 class Journal(Protocol):
     """Records that calls begin and end, so that another process knows of them after a crash."""
 
@@ -92,12 +96,13 @@ class Journal(Protocol):
 class RunSetup:
     """What the effects of a run are performed with.
 
-    Tools get `context` as `ToolContext.context`. `choice`, if there is one, returns the `tools` of
-    each turn. `quirks` are the deviations of this run's answers from the wire format, one of each
+    Tools get `context` as `ToolContext.context`. `choice` returns the `tools` of each turn, and
+    `instruct` its instructions, if they are functions; `plain` is the `template` without what
+    `answers` adds. `quirks` are the deviations of this run's answers from the wire format, one of each
     kind; `known_quirks` are the kinds that were logged before. `answers` is the type of the answers,
     and `arriving` shows an answer while it arrives. `hooks` wrap its calls; without `streams`, nothing
-    reads the deltas. `history` selects the messages to send, and used the tokens in `spent`. `telemetry` observes the run; `journal` records its tool calls, in async
-    code only.
+    reads the deltas. `history` selects the messages to send, and used the tokens in `spent`.
+    `telemetry` observes the run; `journal` records its tool calls, in async code only.
     """
 
     tools: ToolRegistry
@@ -107,6 +112,8 @@ class RunSetup:
     hooks: Hooks = NO_HOOKS
     streams: bool = True
     choice: AsyncToolChoice | None = None
+    instruct: InstructionsFunction | None = None
+    plain: RequestTemplate | None = None
     quirks: tuple[Quirk, ...] = ()
     known_quirks: set[str] = field(default_factory=set)
     answers: AnswerType[Any] | None = None
@@ -115,6 +122,19 @@ class RunSetup:
     spent: list[Usage] | None = None  # allocated when `history` runs
     telemetry: RunTelemetry = field(default_factory=RunTelemetry)
     journal: Journal | None = None
+
+    def begin_turn(self, run: Run) -> None:
+        """Choose the tools and the instructions of the next turn, if functions return them."""
+        self.choose_tools(run)
+        if self.instruct is not None:
+            self._instruct(self.instruct(self.context))
+
+    async def begin_turn_async(self, run: Run) -> None:
+        """As `begin_turn`; the functions may be async."""
+        await self.choose_tools_async(run)
+        if self.instruct is not None:
+            text = self.instruct(self.context)
+            self._instruct(await text if isinstance(text, Awaitable) else text)
 
     def choose_tools(self, run: Run) -> None:
         """Choose the tools of the next turn, if they are chosen for each turn."""
@@ -192,6 +212,19 @@ class RunSetup:
         self.telemetry.report_answered(
             effect.key, effect.call, message, is_known=is_known, error=error
         )
+
+    def _instruct(self, text: object) -> None:
+        if inspect.iscoroutine(text):
+            text.close()  # otherwise Python warns that it was never awaited
+        if text is not None and not isinstance(text, str):
+            hint = ", which only AsyncAgent can await" if isinstance(text, Awaitable) else ""
+            kind = type(text).__name__
+            raise TypeError(f"instructions= returned a {kind}{hint}, and not a text or None")
+        assert self.plain is not None
+        if text != self.plain.instructions:
+            self.plain = replace(self.plain, instructions=text)
+            asked = self.answers.asked_by(self.plain) if self.answers else self.plain
+            self.template = replace(asked, tools=self.template.tools)
 
     def _take(self, tools: ToolRegistry, run: Run) -> None:
         if tools is not self.tools:

@@ -50,7 +50,7 @@ def drive(
                 message: AssistantMessage | ToolMessage | UserMessage
                 match effect:
                     case CallModel():
-                        bindings.choose_tools(run)
+                        bindings.begin_turn(run)
                         if bindings.hooks.model:
                             message = yield from ask_in_hooks(
                                 run, effect, bindings, control, transport
@@ -80,9 +80,9 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
         while effects := control.effects():
             match effects[0]:
                 case CallModel() as effect:
-                    if bindings.choice is not None:
+                    if bindings.choice is not None or bindings.instruct is not None:
                         with control.interruptible():
-                            await bindings.choose_tools_async(run)
+                            await bindings.begin_turn_async(run)
                     if bindings.hooks.model:
                         control.cancels_task = False
                         asked = _hooked_items(run, effect, bindings, control, transport)

@@ -85,17 +85,24 @@ def refuse_mistakes(
     that the constructor has.
     """
     http = wanted.__name__.replace("Transport", "HTTPTransport")
-    for name, value in settings.items():
-        if name not in known:
-            raise TypeError(f"{agent} has no {name}={_hint(name, known).format(transport=http)}")
-        check = _CHECKS.get(name)
-        if value is not None and check is not None and (problem := check(value)):
-            raise TypeError(f"{name}= {problem}")
+    refuse_settings(agent, settings, known, http)
     if transport is None:
         raise TypeError(f"{agent} needs a transport; {_TRANSPORT.format(transport=http)}")
     if not isinstance(transport, wanted):
         hint = _transport_hint(transport, wanted, http)
         raise TypeError(f"transport {_a(transport)}, not a {wanted.__name__}{hint}")
+
+
+def refuse_settings(
+    owner: str, settings: Mapping[str, object], known: Collection[str], http: str = "HTTPTransport"
+) -> None:
+    """Raise TypeError for the first setting of an agent or a run that does not fit."""
+    for name, value in settings.items():
+        if name not in known:
+            raise TypeError(f"{owner} has no {name}={_hint(name, known).format(transport=http)}")
+        check = _CHECKS.get(name)
+        if value is not None and check is not None and (problem := check(value)):
+            raise TypeError(f"{name}= {problem}")
 
 
 def _hint(name: str, known: Collection[str]) -> str:

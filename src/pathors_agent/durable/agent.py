@@ -10,9 +10,9 @@ from functools import partial
 from hashlib import blake2b
 from secrets import token_hex
 from types import TracebackType
-from typing import Any, Generic, Self
+from typing import Any, Generic, Self, Unpack
 
-from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.agent import AsyncAgent, RunSettings, dump_settings
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.sub_agent import SubAgent, answer_of
@@ -22,7 +22,12 @@ from pathors_agent.durable.bell import Bell
 from pathors_agent.durable.claims import Source
 from pathors_agent.durable.handle import RunHandle
 from pathors_agent.durable.history import Histories
-from pathors_agent.durable.records import SEPARATOR, SegmentInput, owned, workflow_name
+from pathors_agent.durable.records import (
+    SEPARATOR,
+    SegmentInput,
+    owned,
+    workflow_name,
+)
 from pathors_agent.durable.retention import Retention, expire_for_ever, read_age
 from pathors_agent.durable.run_list import (
     RESUMABLE,
@@ -175,6 +180,7 @@ class DurableAgent(Generic[OutputT]):
         delay: float | None = None,
         at: datetime | None = None,
         context: JSONValue = None,
+        **settings: Unpack[RunSettings],
     ) -> RunHandle[OutputT]:
         """Start a run, and return a handle to it as soon as it is stored.
 
@@ -185,7 +191,8 @@ class DurableAgent(Generic[OutputT]):
 
         A run starts after `delay` seconds, or at the time `at`, which needs a time zone. `context`
         is a JSON value that reaches the run's tools as `ToolContext.context`, instead of the
-        agent's own context.
+        agent's own context. `model`, `limits` and the `options` that are set take the place of the
+        agent's in this run.
         """
         run = token_hex(16) if id is None else id
         if SEPARATOR in run or not run.strip():
@@ -200,6 +207,7 @@ class DurableAgent(Generic[OutputT]):
             endpoint_session=session_id,
             messages=(user_message(prompt),),
             context=_json(context),
+            settings=dump_settings(settings),
         )
         runs = await self._registered() if self._is_client else self.runs
         await runs.start(segment_input, priority=priority, delay=start_delay(delay, at))

@@ -41,6 +41,8 @@ class SegmentInput:
     trace: Mapping[str, str] = field(default_factory=dict)
     context: JSONValue = field(default=None, repr=False)
     """Reaches the tools as `ToolContext.context`; None for the agent's own context."""
+    settings: Fields = field(default_factory=dict)
+    """The model, options and limits that take the place of the agent's, as JSON."""
     closes: bool = False
     """Only answer the open calls as cancelled."""
 
@@ -55,6 +57,7 @@ class SegmentInput:
             "decisions": [asdict(decision) for decision in self.decisions],
             "trace": dict(self.trace),
             "context": self.context,
+            "settings": self.settings,
             "closes": self.closes,
         }
 
@@ -71,6 +74,7 @@ class SegmentInput:
             decisions=tuple(Decision(**decision) for decision in fields["decisions"]),
             trace=fields["trace"],
             context=fields.get("context"),
+            settings=fields.get("settings", {}),
             closes=fields["closes"],
         )
 

@@ -11,7 +11,7 @@ from typing import Any, Generic
 import sqlalchemy as sa
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 
-from pathors_agent.agents.agent import AsyncAgent, prepare_run
+from pathors_agent.agents.agent import AsyncAgent, load_settings, prepare_run
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.control import RunControl
@@ -253,7 +253,10 @@ class Runs(Generic[OutputT]):
         )
         conversation = recorded.conversation(segment_input)
         run, baseline, bindings = prepare_run(
-            self.agent, conversation, context=self._context(segment_input)
+            self.agent,
+            conversation,
+            context=self._context(segment_input),
+            settings=load_settings(segment_input.settings),
         )
         for step in (step for segment in ids for step in steps[segment]):
             for message in new_messages(step):
@@ -293,6 +296,7 @@ def next_input(
         keys=last.keys,
         endpoint_session=last.endpoint_session,
         context=last.context,
+        settings=last.settings,
         messages=tuple(messages),
         decisions=tuple(decisions),
         closes=closes,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from dbos import DBOSClient
 
-from pathors_agent.agents.agent import AsyncAgent, prepare_run
+from pathors_agent.agents.agent import AsyncAgent, load_settings, prepare_run
 from pathors_agent.agents.ask import ReportDeltas, RunSetup, ask_async
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.drivers import side_by_side
@@ -192,7 +192,12 @@ class _Segment:
             self._setup.name, segment_input.session, previous, token=token
         )
         conversation = self._recorded.conversation(segment_input)
-        run, _, bindings = prepare_run(self._setup.agent, conversation, context=self._context)
+        run, _, bindings = prepare_run(
+            self._setup.agent,
+            conversation,
+            context=self._context,
+            settings=load_settings(self._input.settings),
+        )
         return run, bindings
 
     @property
@@ -214,7 +219,7 @@ class _Segment:
             while effects := run.effects():
                 match effects[0]:
                     case CallModel() as effect:
-                        await bindings.choose_tools_async(run)
+                        await bindings.begin_turn_async(run)
                         await self._ask_model(run, effect, bindings, control)
                     case CallTool():
                         calls = effects

@@ -345,11 +345,11 @@ def choice_of(tools: Tools | AsyncToolChoice) -> AsyncToolChoice | None:
     return tools
 
 
-def refuse_async(tools: object) -> None:
-    """Raise TypeError if the tools are chosen by an async function."""
-    called = getattr(tools, "__call__", None)  # noqa: B004  (wanted: its method)
-    if inspect.iscoroutinefunction(tools) or inspect.iscoroutinefunction(called):
-        raise TypeError(_NOT_AWAITED)
+def refuse_async(argument: str, value: object) -> None:
+    """Raise TypeError if the value of an agent's argument is an async function."""
+    called = getattr(value, "__call__", None)  # noqa: B004  (wanted: its method)
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(called):
+        raise TypeError(f"{argument}= is an async function, which only AsyncAgent can await")
 
 
 def chosen(choice: AsyncToolChoice, context: object) -> ToolRegistry:

@@ -8,7 +8,7 @@ the encoding of the new messages and one copy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from types import MemberDescriptorType
 from typing import Any, NamedTuple
@@ -51,6 +51,14 @@ class ModelOptions:
     reasoning_effort: str | None = None
     response_format: Mapping[str, JSONValue] | None = None
     extra: Mapping[str, JSONValue] = field(default_factory=dict)
+
+    def updated(self, others: "ModelOptions | None") -> "ModelOptions":
+        """Return these options with the others that are set in their place."""
+        if others is None:
+            return self
+        values = {f.name: getattr(others, f.name) for f in fields(others)}
+        given = {name: value for name, value in values.items() if value is not None}
+        return replace(self, **{**given, "extra": {**self.extra, **others.extra}})
 
     def __post_init__(self) -> None:
         if "messages" in self.extra:
