@@ -30,14 +30,16 @@ LEAVES_GENERATORS = pytest.mark.filterwarnings(
 )
 
 SERVER = str(Path(__file__).with_name("mcp_server.py"))
+ASKING_SERVER = str(Path(__file__).with_name("mcp_asking_server.py"))
 PLAIN_SERVER = str(Path(__file__).with_name("plain_mcp_server.py"))
 
 
 class HTTPServerProcess:
     """The test server over HTTP on a port of its own."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, program: str = SERVER) -> None:
         self._kind = kind
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}/mcp"
@@ -45,7 +47,9 @@ class HTTPServerProcess:
 
     def start(self) -> None:
         self.kill()
-        self._process = subprocess.Popen([sys.executable, SERVER, self._kind, str(self._port)])
+        self._process = subprocess.Popen(
+            [sys.executable, self._program, self._kind, str(self._port)]
+        )
         for _ in range(int(PATIENCE_SECONDS / 0.05)):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self._port)) == 0:

@@ -13,7 +13,7 @@ from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 
 from mcp_in_process import plain_server
 from pathors_agent import Agent, ContentPart, JSONValue, ToolError, ToolMessage
-from pathors_agent.mcp.content import RefusedTool, repaired_call, repaired_tools, value_of
+from pathors_agent.mcp.content import RefusedDefinition, repaired_call, repaired_tools, value_of
 from pathors_agent.testing import ScriptedTransport, calls
 
 OBJECT = {"type": "object", "properties": {}}
@@ -162,7 +162,7 @@ def test_tools_that_run_only_as_tasks_are_refused_by_name() -> None:
     listed, refused = repaired_tools({"tools": [task_only, GOOD], "nextCursor": "2"})
 
     assert listed == {"tools": [GOOD], "nextCursor": "2"}
-    assert refused == [RefusedTool("long", "execution/taskSupport")]
+    assert refused == [RefusedDefinition("long", "execution/taskSupport")]
 
 
 # - results -

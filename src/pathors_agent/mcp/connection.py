@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
@@ -22,8 +22,9 @@ from mcp.types import Tool as ListedTool
 from pathors_agent.agents.perform.calls import with_reports
 from pathors_agent.agents.perform.tasks import LoopTask, Unanswered
 from pathors_agent.errors import ToolError, WrongEventLoop, named_error
-from pathors_agent.mcp.content import RefusedTool
-from pathors_agent.mcp.servers import NOT_SENT, Server, watched
+from pathors_agent.mcp.content import RefusedDefinition
+from pathors_agent.mcp.requests import Elicit, Sample, elicitation, sampling
+from pathors_agent.mcp.servers import NOT_AUTHORIZED, NOT_SENT, Server, watched
 from pathors_agent.telemetry.events import emit, warn
 
 # A package runner (npx, uvx) may download a server before it starts.
@@ -37,6 +38,9 @@ MAX_PAGES = 100
 
 # Progress reports that wait for their reader; newer ones are dropped.
 MAX_WAITING_PROGRESS = 100
+
+
+T = TypeVar("T")
 
 
 class Progress(dict[str, Any]):
@@ -88,12 +92,23 @@ class MCPConnection:
     Any task of the event loop may close it, not only the task that opened it.
     """
 
-    def __init__(self, server: Server, call_seconds: float) -> None:
+    def __init__(
+        self,
+        server: Server,
+        call_seconds: float,
+        *,
+        connect_seconds: float | None = None,
+        elicit: Elicit | None = None,
+        sample: Sample | None = None,
+    ) -> None:
         self._server = server
         self._call_seconds = call_seconds
+        self._connect_seconds = connect_seconds
+        self._on_elicit = elicitation(elicit, server.shown, call_seconds)
+        self._on_sample = sampling(sample, server.shown, call_seconds)
         self._session: _MCPSession | None = None
         self._host: LoopTask[None] | None = None
-        self._refused: set[RefusedTool] = set()
+        self._refused: set[RefusedDefinition] = set()
 
     async def __aenter__(self) -> Self:
         self._refused.clear()
@@ -150,6 +165,38 @@ class MCPConnection:
         """The tools that the server listed last; a new list object after each change."""
         assert self._session is not None
         return self._session.tools
+
+    async def read(self, ask: Callable[[Client], Awaitable[T]]) -> T:
+        """Ask the server for something that does not change it; once more on a lost connection.
+
+        Raises `MCPError` for an error of the server, and TimeoutError after the time of a call.
+        """
+        self._refuse_other_loop()
+        try:
+            return await self._read(ask)
+        except _NotSent:
+            pass
+        try:
+            return await self._read(ask)
+        except _NotSent as error:
+            raise ConnectionError(
+                f"the connection to {self._server.shown} broke: {error}"
+            ) from None
+
+    async def _read(self, ask: Callable[[Client], Awaitable[T]]) -> T:
+        session = await self._connected()
+        try:
+            with anyio.fail_after(self._call_seconds):
+                return await ask(session.client)
+        except TimeoutError:
+            shown, seconds = self._server.shown, self._call_seconds
+            raise TimeoutError(f"{shown} sent no answer within {seconds:g} s") from None
+        except MCPError as error:
+            is_lost = session.lost.is_set() or self._server.breaks_by(error)
+            if error.code == NOT_SENT or is_lost:
+                session.lost.set()
+                raise _NotSent(error.message) from None
+            raise
 
     async def call(
         self, name: str, arguments: dict[str, Any]
@@ -211,6 +258,8 @@ class MCPConnection:
                 f"The connection to the tool's server broke ({error.message}). {_OUTCOME_UNKNOWN}"
             )
             return Unanswered(text, outcome="unknown")
+        if error.code == NOT_AUTHORIZED:
+            return ToolError("The login at the tool's server failed.")
         if error.code == REQUEST_TIMEOUT:
             text = (
                 f"The tool returned no result within {self._call_seconds:g} s. {_OUTCOME_UNKNOWN}"
@@ -226,11 +275,12 @@ class MCPConnection:
 
     async def _connect(self) -> _MCPSession:
         where = f"no MCP server answers at {self._server.shown}"
+        seconds = CONNECT_SECONDS if self._connect_seconds is None else self._connect_seconds
         try:
-            with anyio.fail_after(CONNECT_SECONDS):
+            with anyio.fail_after(seconds):
                 session: _MCPSession = await self._tasks.start(self._hold)
         except TimeoutError:
-            raise ConnectionError(f"{where} within {CONNECT_SECONDS:g} s") from None
+            raise ConnectionError(f"{where} within {seconds:g} s") from None
         except Exception as error:
             raise ConnectionError(f"{where}: {_cause(error)}") from error
         emit("mcp_connected", server=self._server.shown, tools=len(session.tools))
@@ -248,7 +298,13 @@ class MCPConnection:
 
         streams = watched(self._server.streams(), lost, self.refuse)
         try:
-            async with Client(streams, cache=None, message_handler=handle) as client:
+            async with Client(
+                streams,
+                cache=None,
+                message_handler=handle,
+                elicitation_callback=self._on_elicit,
+                sampling_callback=self._on_sample,
+            ) as client:
                 session = _MCPSession(client, lost, is_stale=True)
                 asked = anyio.Event()
                 self._tasks.start_soon(_listen, client, asked)
@@ -266,11 +322,12 @@ class MCPConnection:
             lost.set()
         emit("mcp_connection_lost", server=self._server.shown)
 
-    def refuse(self, refused: RefusedTool) -> None:
-        """Log a warning for a tool that is left out, once: lists may arrive many times."""
+    def refuse(self, refused: RefusedDefinition) -> None:
+        """Log a warning for an entry that is left out, once: lists may arrive many times."""
         if refused not in self._refused:
             self._refused.add(refused)
-            warn("mcp_tool_refused", server=self._server.shown, **refused._asdict())
+            fields = {refused.kind: refused.name, "path": refused.path}
+            warn(f"mcp_{refused.kind}_refused", server=self._server.shown, **fields)
 
 
 class _OnProgress(Protocol):
@@ -296,15 +353,32 @@ _OUTCOME_UNKNOWN = "It is unknown whether the tool did its work."
 
 
 async def _list_tools(client: Client) -> list[ListedTool]:
-    tools: list[ListedTool] = []
+    return await all_entries(
+        lambda cursor: client.list_tools(cursor=cursor), lambda page: page.tools
+    )
+
+
+class _Page(Protocol):
+    @property
+    def next_cursor(self) -> str | None: ...
+
+
+PageT = TypeVar("PageT", bound=_Page)
+
+
+async def all_entries(
+    page_at: Callable[[str | None], Awaitable[PageT]], entries_of: Callable[[PageT], list[T]]
+) -> list[T]:
+    """Return the entries of all pages of a list."""
+    entries: list[T] = []
     cursor = None
     for _ in range(MAX_PAGES):
-        page = await client.list_tools(cursor=cursor)
-        tools += page.tools
+        page = await page_at(cursor)
+        entries += entries_of(page)
         cursor = page.next_cursor
         if cursor is None:
             break
-    return tools
+    return entries
 
 
 def _cause(error: BaseException) -> str:

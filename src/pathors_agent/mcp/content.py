@@ -7,22 +7,37 @@ read.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from mcp.types import (
     AudioContent,
+    BlobResourceContents,
     CallToolResult,
     ContentBlock,
+    CreateMessageRequestParams,
     EmbeddedResource,
     ImageContent,
+    Prompt,
+    PromptMessage,
+    ReadResourceResult,
+    Resource,
+    ResourceTemplate,
+    TextResourceContents,
 )
 from pydantic import TypeAdapter, ValidationError
 
 from pathors_agent.errors import ToolError
 from pathors_agent.json_text import write_json
 from pathors_agent.media import audio_format
-from pathors_agent.messages import ContentPart, JSONValue
+from pathors_agent.messages import (
+    AssistantMessage,
+    ContentPart,
+    JSONValue,
+    Message,
+    SystemMessage,
+    UserMessage,
+)
 
 # - repairs -
 
@@ -35,29 +50,54 @@ _LISTING = ("resultType", "ttlMs", "cacheScope")
 _SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
-class RefusedTool(NamedTuple):
-    """A definition that is left out: the name of the tool, and the path of the unusable part."""
+class RefusedDefinition(NamedTuple):
+    """A definition that is left out: its name, and the path of the unusable part."""
 
-    tool: str
+    name: str
     path: str
+    kind: str = "tool"
 
 
-def repaired_tools(result: dict[str, Any]) -> tuple[dict[str, Any], list[RefusedTool]]:
+def repaired_tools(result: dict[str, Any]) -> tuple[dict[str, Any], list[RefusedDefinition]]:
     """Return a `tools/list` result with the usable definitions only, and those left out.
 
     Only the fields that are used are kept, so that a bad icon or `outputSchema` does no harm.
     """
     tools: list[dict[str, Any]] = []
-    refused: list[RefusedTool] = []
+    refused: list[RefusedDefinition] = []
     for number, given in enumerate(_list(result.get("tools"))):
         if path := _unusable(given):
-            refused.append(RefusedTool(_shown_name(given, number), path))
+            refused.append(RefusedDefinition(_shown_name(given, number), path))
         else:
             tools.append(_definition(given))
     repaired = {name: result[name] for name in _LISTING if name in result}
     if isinstance(result.get("nextCursor"), str):
         repaired["nextCursor"] = result["nextCursor"]
     return {**repaired, "tools": tools}, refused
+
+
+_ENTRIES: dict[str, tuple[str, str, TypeAdapter[Any]]] = {
+    "resources/list": ("resources", "resource", TypeAdapter(Resource)),
+    "resources/templates/list": ("resourceTemplates", "resource", TypeAdapter(ResourceTemplate)),
+    "prompts/list": ("prompts", "prompt", TypeAdapter(Prompt)),
+}
+
+
+def repaired_entries(
+    method: str, result: dict[str, Any]
+) -> tuple[dict[str, Any], list[RefusedDefinition]]:
+    """Return the result of a list of resources or prompts without the entries that are unusable."""
+    field, kind, adapter = _ENTRIES[method]
+    entries: list[Any] = []
+    refused: list[RefusedDefinition] = []
+    for number, given in enumerate(_list(result.get(field))):
+        try:
+            adapter.validate_python(given, by_name=False)
+            entries.append(given)
+        except ValidationError as error:
+            path = "/".join(map(str, error.errors()[0]["loc"]))
+            refused.append(RefusedDefinition(_shown_name(given, number, field), path, kind))
+    return {**result, field: entries}, refused
 
 
 def _unusable(given: Any) -> str | None:
@@ -78,9 +118,9 @@ def _unusable(given: Any) -> str | None:
     return None
 
 
-def _shown_name(given: Any, number: int) -> str:
+def _shown_name(given: Any, number: int, field: str = "tools") -> str:
     name = given.get("name") if isinstance(given, dict) else None
-    return name if isinstance(name, str) and name else f"tools[{number}]"
+    return name if isinstance(name, str) and name else f"{field}[{number}]"
 
 
 def _definition(given: dict[str, Any]) -> dict[str, Any]:
@@ -283,6 +323,8 @@ def _part(block: "ContentBlock") -> ContentPart:
         case "resource_link":
             said = f": {block.description}" if block.description else ""
             return _text(f"[resource {block.name} at {block.uri}{said}]")
+        case kind:  # tools of a model that the server asks; they are not announced
+            raise ValueError(f"a content block of type {kind} is not supported here")
 
 
 def _text(text: str) -> ContentPart:
@@ -310,3 +352,50 @@ def _resource(block: "EmbeddedResource") -> ContentPart:
 
 def _media(kind: str, value: JSONValue) -> ContentPart:
     return ContentPart.model_validate({"type": kind, kind: value})
+
+
+# - resources, prompts and questions to a model -
+
+
+def resource_parts(result: ReadResourceResult) -> list[ContentPart]:
+    """Return the contents of a resource: texts, images, audio clips and files."""
+    return [_resource_part(content) for content in result.contents]
+
+
+def _resource_part(content: TextResourceContents | BlobResourceContents) -> ContentPart:
+    if isinstance(content, TextResourceContents):
+        return _text(content.text)
+    kind = content.mime_type or "application/octet-stream"
+    url = f"data:{kind};base64,{content.blob}"
+    match kind.partition("/")[0]:
+        case "image":
+            return ContentPart.image(url, media_type=kind)
+        case "audio":
+            return ContentPart.audio(url, media_type=kind)
+        case _:
+            name = content.uri.rstrip("/").rpartition("/")[2]
+            return ContentPart.file(url, filename=name or None, media_type=kind)
+
+
+def prompt_messages(messages: Iterable[PromptMessage]) -> list[Message]:
+    """Return the messages of a prompt."""
+    return [_message(message.role, [message.content]) for message in messages]
+
+
+def sampled_messages(request: CreateMessageRequestParams) -> list[Message]:
+    """Return the messages that a server sends to a model, with its system prompt first."""
+    messages: list[Message] = []
+    if request.system_prompt:
+        messages.append(SystemMessage(content=request.system_prompt))
+    for message in request.messages:
+        given = message.content
+        messages.append(_message(message.role, given if isinstance(given, list) else [given]))
+    return messages
+
+
+def _message(role: str, blocks: Iterable[Any]) -> Message:
+    parts = tuple(_part(block) for block in blocks)
+    content = parts[0].text or "" if len(parts) == 1 and parts[0].type == "text" else parts
+    if role == "assistant":
+        return AssistantMessage(content=content)
+    return UserMessage(content=content)

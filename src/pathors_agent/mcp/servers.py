@@ -18,12 +18,21 @@ from mcp.types import (
     JSONRPCResponse,
 )
 
-from pathors_agent.mcp.content import RefusedTool, repaired_call, repaired_tools
+from pathors_agent.errors import named_error
+from pathors_agent.mcp.content import (
+    RefusedDefinition,
+    repaired_call,
+    repaired_entries,
+    repaired_tools,
+)
 
 TCP_CONNECT_SECONDS = 10.0
 
 # Set by our HTTP client: the server cannot have received the request. Not a code of JSON-RPC or MCP.
 NOT_SENT = 402_911_737
+
+# Set by our HTTP client: `auth=` raised. Not a code of JSON-RPC or MCP.
+NOT_AUTHORIZED = 402_911_738
 
 _SESSION_HEADER = "mcp-session-id"
 
@@ -71,6 +80,7 @@ class HTTPServer:
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
+    auth: httpx2.Auth | None = field(default=None, repr=False)
 
     @property
     def shown(self) -> str:
@@ -83,7 +93,7 @@ class HTTPServer:
         # Calls have a timeout of their own.
         timeout = httpx2.Timeout(None, connect=TCP_CONNECT_SECONDS)
         async with (
-            _HTTPClient(headers=dict(self.headers), timeout=timeout) as client,
+            _HTTPClient(headers=dict(self.headers), auth=self.auth, timeout=timeout) as client,
             streamable_http_client(self.url, http_client=client) as streams,
         ):
             yield streams
@@ -106,6 +116,11 @@ class _HTTPClient(httpx2.AsyncClient):
             return _error_response(request, NOT_SENT, str(error))
         except httpx2.TransportError as error:
             return _error_response(request, CONNECTION_CLOSED, str(error))
+        except Exception as error:
+            if self.auth is None:
+                raise
+            # The login failed: in the mcp package, or in a function of the caller.
+            return _error_response(request, NOT_AUTHORIZED, named_error(error))
         if response.status_code == httpx2.codes.NOT_FOUND and _SESSION_HEADER in request.headers:
             await response.aclose()
             return _error_response(request, NOT_SENT, "the server has forgotten the session")
@@ -123,7 +138,7 @@ def _error_response(request: httpx2.Request, code: int, text: str) -> httpx2.Res
 
 _CANCELLED = "notifications/cancelled"
 
-OnRefused = Callable[[RefusedTool], None]
+OnRefused = Callable[[RefusedDefinition], None]
 
 
 def watched(streams: Streams, lost: anyio.Event, on_refused: OnRefused) -> Transport:
@@ -206,10 +221,12 @@ class _IncomingStream(_Wrapped):
         match self._methods.pop(str(message.id), ""):
             case "tools/list":
                 result, refused = repaired_tools(message.result)
-                for each in refused:
-                    self._on_refused(each)
-                return result
+            case "resources/list" | "resources/templates/list" | "prompts/list" as method:
+                result, refused = repaired_entries(method, message.result)
             case "tools/call":
                 return repaired_call(message.result)
             case _:
                 return message.result
+        for each in refused:
+            self._on_refused(each)
+        return result

@@ -4,24 +4,41 @@ The package `mcp` implements the protocol; it is imported when a server is named
 """
 
 import re
-from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Container,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, ExitStack, aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from pathors_agent.agents.perform.tasks import Waiting
 from pathors_agent.concurrency.event_loops import EventLoop, running_loop
 from pathors_agent.errors import ToolDefinitionError
+from pathors_agent.messages import ContentPart, Message
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool
 
 if TYPE_CHECKING:
+    import httpx2
+    from mcp import Client
+    from mcp.types import Prompt, Resource, ResourceTemplate
+
+    from pathors_agent.mcp.requests import Elicit, Sample
     from pathors_agent.mcp.servers import Server
 
 # Long enough for a search or a build.
 CALL_SECONDS = 300.0
+
+# To connect with `auth=`: a person may have to log in.
+LOGIN_SECONDS = 300.0
 
 # The connection must time out first, because it can cancel the call on the server.
 MORE_SECONDS = 5.0
@@ -35,6 +52,16 @@ Function = Callable[..., Any]
 T = TypeVar("T")
 
 
+class MCPOptions(TypedDict, total=False):
+    """The options of `MCPTools.stdio` and `MCPTools.http`; `MCPTools` explains each."""
+
+    prefix: str
+    timeout: float
+    connect_timeout: float | None
+    elicit: "Elicit | None"
+    sample: "Sample | None"
+
+
 class MCPTools:
     """The tools of one MCP server: a context manager that connects and returns a registry.
 
@@ -44,17 +71,42 @@ class MCPTools:
     the tools that the server has at that time. The next call reopens a lost connection. Progress
     reports of the server are streamed as `ToolProgressDelta`.
 
-    Characters that models do not accept in names are replaced, and names get the `prefix`. A tool
-    with an unusable definition is left out, with the event `mcp_tool_refused`. One call may take
-    `timeout` seconds.
+    Characters that models do not accept in names are replaced. A tool with an unusable definition is
+    left out, with the event `mcp_tool_refused`.
+
+    - `prefix`: precedes the names of the tools.
+    - `timeout`: seconds that a call or a read may take.
+    - `connect_timeout`: seconds to connect; the default is 60, and with `auth` 300.
+    - `elicit`: a function, sync or async, that answers the server's questions to the user. It gets
+      the mcp package's `ElicitRequestParams`, and returns the values, True to consent without
+      values, or None to decline.
+    - `sample`: a function, sync or async, that answers the server's questions to a model. It gets a
+      list of messages and the package's `CreateMessageRequestParams`, and returns text.
+
+    Without these functions the server is told that its questions are not answered. With `with`, an
+    async function runs on the event loop of the connection.
     """
 
-    def __init__(self, server: "Server", *, prefix: str, timeout: float) -> None:
+    def __init__(
+        self,
+        server: "Server",
+        *,
+        prefix: str = "",
+        timeout: float = CALL_SECONDS,
+        connect_timeout: float | None = None,
+        elicit: "Elicit | None" = None,
+        sample: "Sample | None" = None,
+    ) -> None:
         from pathors_agent.mcp.connection import MCPConnection
 
+        for name, function in (("elicit", elicit), ("sample", sample)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name}= should be a function, not {type(function).__name__}")
         if not _PREFIX.fullmatch(prefix):
             raise ValueError("prefix should be at most 32 of the characters a-z A-Z 0-9 _ -")
-        self._connection = MCPConnection(server, timeout)
+        self._connection = MCPConnection(
+            server, timeout, connect_seconds=connect_timeout, elicit=elicit, sample=sample
+        )
         self._prefix = prefix
         self._timeout = timeout
         self._registry: ToolRegistry | None = None
@@ -69,8 +121,7 @@ class MCPTools:
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        prefix: str = "",
-        timeout: float = CALL_SECONDS,
+        **options: Unpack[MCPOptions],
     ) -> Self:
         """Return the tools of a server that runs as a child process until the tools are closed.
 
@@ -84,7 +135,7 @@ class MCPTools:
         parameters = StdioServerParameters(
             command=command, args=list(args), env=dict(env or {}), cwd=cwd
         )
-        return cls(StdioServer(parameters), prefix=prefix, timeout=timeout)
+        return cls(StdioServer(parameters), **options)
 
     @classmethod
     def http(
@@ -92,14 +143,20 @@ class MCPTools:
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
-        prefix: str = "",
-        timeout: float = CALL_SECONDS,
+        auth: "httpx2.Auth | None" = None,
+        **options: Unpack[MCPOptions],
     ) -> Self:
-        """Return the tools of a server at a URL (streamable HTTP); each request carries `headers`."""
+        """Return the tools of a server at a URL (streamable HTTP); each request carries `headers`.
+
+        `auth` authorises the requests: an `OAuthClientProvider` of the mcp package, or any other
+        `httpx2.Auth`.
+        """
         _require_mcp()
         from pathors_agent.mcp.servers import HTTPServer
 
-        return cls(HTTPServer(url, headers or {}), prefix=prefix, timeout=timeout)
+        if auth is not None and options.get("connect_timeout") is None:
+            options["connect_timeout"] = LOGIN_SECONDS
+        return cls(HTTPServer(url, headers or {}, auth), **options)
 
     def __repr__(self) -> str:
         return f"MCPTools({self._shown!r})"
@@ -131,11 +188,89 @@ class MCPTools:
 
     def __call__(self, context: object = None) -> ToolRegistry:
         """Return the tools that the server listed last; agents call this for `tools=`."""
-        if self._registry is None:
-            raise RuntimeError(f"{self!r} is not connected; use it, or the agent, in `async with`")
-        if self._connection.tools is not self._listed:
+        self._require_open()
+        if self._registry is None or self._connection.tools is not self._listed:
             return self._take()
         return self._registry
+
+    # - resources and prompts -
+
+    async def list_resources(self) -> "list[Resource]":
+        """Return the server's resources, as objects of the mcp package; each has a `uri`.
+
+        These methods work on the event loops that the tools work on. They raise `mcp.MCPError` with
+        an error of the server, TimeoutError after `timeout`, and ConnectionError if the server
+        cannot be reached.
+        """
+        from pathors_agent.mcp.connection import all_entries
+
+        async def ask(client: "Client") -> "list[Resource]":
+            if client.server_capabilities.resources is None:
+                return []
+            return await all_entries(
+                lambda cursor: client.list_resources(cursor=cursor), lambda page: page.resources
+            )
+
+        return await self._read(ask)
+
+    async def list_resource_templates(self) -> "list[ResourceTemplate]":
+        """Return the server's templates of resources; fill in `uri_template` to read one."""
+        from pathors_agent.mcp.connection import all_entries
+
+        async def ask(client: "Client") -> "list[ResourceTemplate]":
+            if client.server_capabilities.resources is None:
+                return []
+            return await all_entries(
+                lambda cursor: client.list_resource_templates(cursor=cursor),
+                lambda page: page.resource_templates,
+            )
+
+        return await self._read(ask)
+
+    async def read_resource(self, uri: str) -> list[ContentPart]:
+        """Return the contents of a resource as parts for a prompt: texts, images, audio and files."""
+        from pathors_agent.mcp.content import resource_parts
+
+        return resource_parts(await self._read(lambda client: client.read_resource(uri)))
+
+    async def list_prompts(self) -> "list[Prompt]":
+        """Return the server's prompts, with the arguments that each takes."""
+        from pathors_agent.mcp.connection import all_entries
+
+        async def ask(client: "Client") -> "list[Prompt]":
+            if client.server_capabilities.prompts is None:
+                return []
+            return await all_entries(
+                lambda cursor: client.list_prompts(cursor=cursor), lambda page: page.prompts
+            )
+
+        return await self._read(ask)
+
+    async def get_prompt(
+        self, name: str, arguments: Mapping[str, str] | None = None
+    ) -> list[Message]:
+        """Return the messages of a prompt, for `conversation=` of a run."""
+        from pathors_agent.mcp.content import prompt_messages
+
+        given = dict(arguments or {})
+        result = await self._read(lambda client: client.get_prompt(name, given))
+        return prompt_messages(result.messages)
+
+    async def _read(self, ask: "Callable[[Client], Awaitable[T]]") -> T:
+        """Read from the server, on the event loop of the connection."""
+        self._require_open()
+        if self._portal is None:
+            return await self._connection.read(ask)
+
+        async def values() -> AsyncGenerator[T, None]:
+            yield await self._connection.read(ask)
+
+        async with aclosing(_through(self._portal, values())) as items:
+            return await anext(items)
+
+    def _require_open(self) -> None:
+        if self._registry is None:
+            raise RuntimeError(f"{self!r} is not connected; use it, or the agent, in `async with`")
 
     def _refuse_second_use(self) -> None:
         if self._registry is not None and self._connection.is_open:
@@ -164,9 +299,9 @@ class MCPTools:
         try:
             ToolRegistry([tool])
         except ToolDefinitionError as error:
-            from pathors_agent.mcp.content import RefusedTool
+            from pathors_agent.mcp.content import RefusedDefinition
 
-            self._connection.refuse(RefusedTool(listed_name, error.path))
+            self._connection.refuse(RefusedDefinition(listed_name, error.path))
             return False
         return True
 
