@@ -25,6 +25,10 @@ PACKAGES = (
 )
 
 
+# What an earlier state of the library took, by what was measured: the column `before`.
+BEFORE = Path(__file__).parent / "before.json"
+
+
 def table(measured: Measured, *, quick: bool) -> str:
     """Write everything as plain text."""
     note = ["", "One small round: it shows that everything runs, not how fast."] if quick else []
@@ -58,11 +62,13 @@ def write_json(path: Path, found: dict[str, Any]) -> None:
 
 def _rows(rows: list[Row], *, quick: bool) -> Iterator[str]:
     width = max((len(row.what) for row in rows), default=0)
-    yield f"{'':4} {'what':{width}} {'median':>9} {'quartiles':>17} {'target':>9}"
+    before = json.loads(BEFORE.read_text())["medians"]
+    yield f"{'':4} {'what':{width}} {'median':>9} {'quartiles':>17} {'target':>9} {'before':>9}"
     for row in rows:
         first, third = row.quartiles
         spread = f"{_number(first)} - {_number(third)}"
-        numbers = f"{_number(row.median):>9} {spread:>17} {_goal(row):>9}"
+        earlier = _number(before[row.what]) if row.what in before else ""
+        numbers = f"{_number(row.median):>9} {spread:>17} {_goal(row):>9} {earlier:>9}"
         yield f"{row.target:4} {row.what:{width}} {numbers}  {_verdict(row, quick=quick)}".rstrip()
 
 
