@@ -24,7 +24,7 @@ from pathors_agent.errors import ConversationError, RunExists, RunFailed, RunNot
 from pathors_agent.json_text import iso
 from pathors_agent.messages import JSONValue
 from pathors_agent.server.http.body import read_object
-from pathors_agent.server.http.edge import UnexpectedErrors
+from pathors_agent.server.http.edge import RequestLog, UnexpectedErrors
 from pathors_agent.server.http.keys import bearer, digest_of
 from pathors_agent.server.http.page import add_page
 from pathors_agent.server.http.problems import Problem, bad_request, unauthorized, unavailable
@@ -75,6 +75,7 @@ def create_runs_app(database: str, *, key: str | None = None) -> FastAPI:
     for error, answer in _ANSWERS.items():
         app.add_exception_handler(error, answer)
     app.add_middleware(UnexpectedErrors)
+    app.add_middleware(RequestLog, writes_lines=False)
     return app
 
 

@@ -131,6 +131,9 @@ _HEADER = b"x-request-id"
 
 # The client went away before the answer began; the number that nginx made common.
 CLIENT_LEFT = 499
+# The key in a request's scope of the status that was sent. Each layer that looked at all messages
+# itself would take time for each chunk of a stream.
+_STATUS = "pathors_agent.status"
 
 # Longer paths are attacks or mistakes.
 _PATH_CHARACTERS = 500
@@ -156,12 +159,13 @@ class RequestLog:
             return
         request_id = _request_id(scope)
         header = (_HEADER, request_id.encode())
-        begun, status, size = perf_counter(), CLIENT_LEFT, 0
+        begun, size = perf_counter(), 0
+        scope[_STATUS] = CLIENT_LEFT
 
         async def noted(message: Message) -> None:
-            nonlocal status, size
+            nonlocal size
             if message["type"] == "http.response.start":
-                status = int(message["status"])
+                scope[_STATUS] = int(message["status"])
                 message["headers"] = [*message.get("headers", ()), header]
             else:
                 size += len(message.get("body", b""))
@@ -173,8 +177,8 @@ class RequestLog:
             finally:
                 if self._writes_lines:
                     seconds = round(perf_counter() - begun, 6)
-                    fields = {"method": scope["method"], "path": _path(scope), "status": status}
-                    fields |= {"bytes": size, "seconds": seconds}
+                    fields = {"method": scope["method"], "path": _path(scope)}
+                    fields |= {"status": scope[_STATUS], "bytes": size, "seconds": seconds}
                     observe(LOG, write, "request", fields, to=_ACCESS)
 
 
@@ -192,7 +196,7 @@ def _path(scope: Scope) -> str:
 
 
 class UnexpectedErrors:
-    """ASGI middleware: logs an unexpected exception, answers with status 500, and stops it.
+    """ASGI middleware inside of `RequestLog`: answers unexpected exceptions with 500, and logs them.
 
     An ASGI server would log its text, which may hold what users write.
     """
@@ -205,18 +209,11 @@ class UnexpectedErrors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
-
-        async def noted(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, send)
         except Exception as error:  # noqa: BLE001  (any bug)
             log_bug("request_failed", error)
-            if begun:
+            if scope[_STATUS] != CLIENT_LEFT:
                 raise _BodyCutOff from None
             answer = problem_response(Problem(500, "Internal server error"))
             await answer(scope, receive, send)

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -76,13 +76,14 @@ class ClientSender:
         """Send the status and the headers."""
         self.is_open = True
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        await self._put({"type": "http.response.start", "status": status, "headers": raw})
+        await self.put({"type": "http.response.start", "status": status, "headers": raw})
 
-    async def write(self, data: bytes, *, more: bool = True) -> None:
+    def write(self, data: bytes, *, more: bool = True) -> Awaitable[None]:
         """Send a piece of the body."""
-        await self._put({"type": "http.response.body", "body": data, "more_body": more})
+        return self.put({"type": "http.response.body", "body": data, "more_body": more})
 
-    async def _put(self, message: dict[str, Any]) -> None:
+    async def put(self, message: dict[str, Any]) -> None:
+        """Send a message of ASGI, after the one before."""
         # A lock, and a scope in turns that end with their client, would cost more than the rest.
         while self.is_writing:
             self._written = self._written or asyncio.Event()
@@ -213,7 +214,7 @@ class StreamWriter:
             else:
                 events += self._events(item)
         if events:
-            await self._send(*events)
+            await self._send(events)
 
     def _events(self, item: Delta | Message) -> Iterator[bytes]:
         """Yield the events of anything but text."""
@@ -253,7 +254,7 @@ class StreamWriter:
             events.append(self._chunks.activity(activity.value))
         events += self._missing(answer, None, None)
         events += self._chunks.end(answer)
-        await self._send(*events, more=False)
+        await self._send(events, more=False)
 
     def _missing(
         self, answer: TurnAnswer, text_to: int | None, reasoning_to: int | None
@@ -272,7 +273,7 @@ class StreamWriter:
             headers = {**self._headers, **problem.headers}
             await _send_whole(self._sender, problem.status, headers, problem.body)
             return
-        await self._send(self._chunks.error(problem.body, after=self._followed_to), more=False)
+        await self._send([self._chunks.error(problem.body, after=self._followed_to)], more=False)
 
     async def follow(self, kept: KeptEvents) -> None:
         """Send the events of a running turn, after the last one that the client has."""
@@ -319,19 +320,19 @@ class StreamWriter:
             rewound = _rewound(self._rewound)
             await self._sender.start(200, {**self._headers, **rewound, **_STREAM_HEADERS})
 
-    async def _send(self, *events: bytes, more: bool = True) -> None:
+    def _send(self, events: Sequence[bytes], *, more: bool = True) -> Awaitable[None]:
         """Send events, and keep them for the clients that follow."""
         if self._kept is not None:
             for number, event in enumerate(events, 1):
                 self._kept.add(event, is_last=not more and number == len(events))
-        await self._write(events, more=more)
+        return self._write(events, more=more)
 
-    async def _write(self, events: Sequence[bytes], *, more: bool = True) -> None:
+    def _write(self, events: Sequence[bytes], *, more: bool = True) -> Awaitable[None]:
         """Send events at once, without the lines of their ids if the server is set so."""
         if not self._shows_ids:
             events = [event.partition(b"\n")[2] for event in events]
         data = events[0] if len(events) == 1 else b"".join(events)
-        await self._sender.write(data, more=more)
+        return self._sender.write(data, more=more)
 
 
 def unread_writer(turn: Turn) -> WholeWriter | StreamWriter:
