@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +22,9 @@ from pathors_agent.server import Project, ServerSettings, create_app, make_key
 from pathors_agent.server.http.keys import Authenticate
 from pathors_agent.server.running.connections import MAX_HEAD_BYTES, limited_protocol
 from pathors_agent.stores import MemoryStore, Store
+
+# Makes the event loop of each server; None for asyncio's own.
+loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
 
 # Long enough for a busy machine; only a failing test ever waits for it.
 PATIENCE_SECONDS = 60.0
@@ -167,7 +170,11 @@ def served(
         started.set()
         await task
 
-    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
+    def run() -> None:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert started.wait(PATIENCE_SECONDS)
     try:

@@ -6,6 +6,8 @@ import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import anyio
@@ -13,14 +15,26 @@ import pytest
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+import live_server
 from live_server import PATIENCE_SECONDS, Live, live
 from pathors_agent.server import Project
 from pathors_agent.server.running import connections
 from pathors_agent.server.running.connections import MAX_HEAD_BYTES
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
 
-# uvicorn takes httptools where it is installed.
-EACH_PROTOCOL = pytest.mark.parametrize("http", [H11Protocol, AutoHTTPProtocol])
+# uvicorn takes httptools and uvloop where they are installed.
+EACH_PROTOCOL = pytest.mark.parametrize("http", [H11Protocol, AutoHTTPProtocol], indirect=True)
+
+
+@pytest.fixture
+def http(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[asyncio.Protocol]:
+    """Return a protocol; servers run on the event loop that is installed with it."""
+    protocol: type[asyncio.Protocol] = request.param
+    if protocol is AutoHTTPProtocol and find_spec("uvloop"):
+        monkeypatch.setattr(live_server, "loop_factory", import_module("uvloop").new_event_loop)
+    return protocol
+
+
 REPLY = b'data: {"choices": [{"delta": {"content": "Hello!"}, "finish_reason": "stop"}]}\n\n'
 
 
