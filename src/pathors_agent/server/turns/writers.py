@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -78,7 +78,7 @@ class ClientSender:
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         await self.put({"type": "http.response.start", "status": status, "headers": raw})
 
-    def write(self, data: bytes, *, more: bool = True) -> Awaitable[None]:
+    def write(self, data: bytes, *, more: bool = True) -> Coroutine[Any, Any, None]:
         """Send a piece of the body."""
         return self.put({"type": "http.response.body", "body": data, "more_body": more})
 
@@ -320,14 +320,14 @@ class StreamWriter:
             rewound = _rewound(self._rewound)
             await self._sender.start(200, {**self._headers, **rewound, **_STREAM_HEADERS})
 
-    def _send(self, events: Sequence[bytes], *, more: bool = True) -> Awaitable[None]:
+    def _send(self, events: Sequence[bytes], *, more: bool = True) -> Coroutine[Any, Any, None]:
         """Send events, and keep them for the clients that follow."""
         if self._kept is not None:
             for number, event in enumerate(events, 1):
                 self._kept.add(event, is_last=not more and number == len(events))
         return self._write(events, more=more)
 
-    def _write(self, events: Sequence[bytes], *, more: bool = True) -> Awaitable[None]:
+    def _write(self, events: Sequence[bytes], *, more: bool = True) -> Coroutine[Any, Any, None]:
         """Send events at once, without the lines of their ids if the server is set so."""
         if not self._shows_ids:
             events = [event.partition(b"\n")[2] for event in events]
