@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any, Literal
 
+import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from effort import examples
 from pathors_agent import (
     PROFILES,
     Agent,
+    AsyncAgent,
     Conversation,
     EndpointProfile,
     Limits,
@@ -32,7 +35,7 @@ from pathors_agent import (
 )
 from pathors_agent.agents.answers import AnswerType, ArrivingAnswer
 from pathors_agent.schema.arguments import ArgumentsRefused
-from pathors_agent.testing import Entry, ScriptedTransport, calls
+from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
 from pathors_agent.wire.message_builder import MessageBuilder
 from ways import Way
 
@@ -469,7 +472,7 @@ def has_no_json(agent: Agent) -> Agent:
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (is_async, "output=is_async is async or a generator"),
+        (is_async, "output= is an async function, which only AsyncAgent can await"),
         (has_two, "output=has_two must take one argument"),
         (has_none, "output=has_none must take one argument"),
         (has_context, "output=has_context must take one argument"),
@@ -482,3 +485,101 @@ def has_no_json(agent: Agent) -> Agent:
 def test_function_that_cannot_take_an_answer_is_refused(function: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         Agent(ScriptedTransport(), output=function)
+
+
+# - async output functions -
+
+
+class Directory:
+    """Cities that are looked up, each with a checkpoint; `asked` are those so far."""
+
+    def __init__(self, *known: str) -> None:
+        self.known = known
+        self.asked: list[str] = []
+        self.is_away = False
+
+    async def find(self, city: City) -> int:
+        self.asked.append(city.name)
+        await anyio.lowlevel.checkpoint()
+        if self.is_away:
+            raise ConnectionError("the directory is away")
+        if city.name not in self.known:
+            raise ValueError(f"{city.name} is not in the directory")
+        return self.known.index(city.name)
+
+
+@pytest.mark.anyio
+@WAYS_TO_ASK
+async def test_async_function_is_awaited_once_for_each_answer(structured: str) -> None:
+    profile, script = answers_of(structured, "Nowhere", "Oslo")
+    directory = Directory("Rome", "Oslo")
+    agent = AsyncAgent(AsyncScriptedTransport(*script, profile=profile), output=directory.find)
+    result = await agent.run("?")
+
+    assert result.output == result.output == 1
+    assert directory.asked == ["Nowhere", "Oslo"]
+    assert any("Nowhere is not in the directory" in message.text for message in result.messages)
+
+
+@pytest.mark.anyio
+@WAYS_TO_ASK
+async def test_async_function_reads_the_answer_of_a_stored_history_again(structured: str) -> None:
+    profile, script = answers_of(structured, "Oslo")
+    directory = Directory("Oslo")
+    agent = AsyncAgent(AsyncScriptedTransport(*script, profile=profile), output=directory.find)
+    first = await agent.run("?")
+    stored = Conversation(load_messages(dump_messages(first.conversation.messages)))
+    again = await agent.run(conversation=stored)
+
+    assert (first.output, again.output) == (0, 0)
+    assert directory.asked == ["Oslo", "Oslo"]
+
+
+@pytest.mark.anyio
+@WAYS_TO_ASK
+async def test_error_of_an_async_function_reaches_the_caller_and_the_run_can_go_on(
+    structured: str,
+) -> None:
+    profile, script = answers_of(structured, "Oslo")
+    directory = Directory("Oslo")
+    directory.is_away = True
+    agent = AsyncAgent(AsyncScriptedTransport(*script, profile=profile), output=directory.find)
+    conversation = Conversation()
+    with pytest.raises(ConnectionError, match="the directory is away"):
+        await agent.run("?", conversation=conversation)
+    directory.is_away = False
+
+    assert (await agent.run(conversation=conversation)).output == 0
+
+
+@pytest.mark.anyio
+@WAYS_TO_ASK
+async def test_run_is_cancelled_while_it_awaits_the_function(structured: str) -> None:
+    profile, script = answers_of(structured, "Oslo")
+
+    async def waits(city: City) -> City:
+        stream.cancel()
+        await anyio.sleep_forever()
+        return city
+
+    agent = AsyncAgent(AsyncScriptedTransport(*script, profile=profile), output=waits)
+    async with agent.stream("?") as stream:
+        async for _ in stream:
+            pass
+
+    assert stream.result.cancelled
+
+
+@pytest.mark.anyio
+@WAYS_TO_ASK
+async def test_time_limit_ends_the_wait_for_the_function(structured: str) -> None:
+    profile, script = answers_of(structured, "Oslo")
+
+    async def waits(city: City) -> City:
+        await anyio.sleep_forever()
+        return city
+
+    model = AsyncScriptedTransport(*script, profile=profile)
+    result = await AsyncAgent(model, output=waits, limits=Limits(seconds=0.5)).run("?")
+
+    assert result.limit == "seconds"

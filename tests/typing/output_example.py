@@ -32,6 +32,10 @@ def weather_of(city: str) -> Weather:
     return Weather(city=city)
 
 
+async def looked_up(city: str) -> Weather:
+    return Weather(city=city)
+
+
 async def history(messages: Sequence[Message]) -> Sequence[Message]:
     return messages
 
@@ -52,6 +56,8 @@ def ask(transport: Transport) -> None:
 
 
 async def ask_async(transport: AsyncTransport) -> None:
+    assert_type((await AsyncAgent(transport, output=looked_up).run()).output, Weather)
+    assert_type((await AsyncAgent(transport, output=weather_of).run()).output, Weather)
     agent = AsyncAgent(transport, output=Weather, history=history)
     assert_type((await agent.run()).output, Weather)
     async with agent.stream() as stream:

@@ -5,7 +5,7 @@ the time in which a program imports this module and constructs an agent.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from random import Random
 from threading import Lock
@@ -260,6 +260,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
             hooks=_methods_of(hooks, is_async=False),
             **settings,
         )
+        if self._answers and self._answers.is_async:
+            raise TypeError("output= is an async function, which only AsyncAgent can await")
         self.transport = transport
         self._thread: ToolThread | None = None  # started by the first run
         self._starting = Lock()
@@ -366,8 +368,21 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
     """A model with tools, for asyncio and trio.
 
     The tool calls of one answer run side by side, sync tools in worker threads. The arguments are
-    those of `Agent`; `history` and the function that chooses the tools may be async.
+    those of `Agent`; `history`, the function that chooses the tools and an `output` function may be
+    async.
     """
+
+    @overload
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        *,
+        output: Callable[[Any], Awaitable[OutputT]],
+        tools: Tools | AsyncToolChoice = (),
+        history: AsyncHistory | None = None,
+        hooks: "Iterable[AsyncHook]" = (),
+        **settings: Unpack[AgentSettings],
+    ) -> None: ...
 
     @overload
     def __init__(

@@ -2,7 +2,8 @@
 
 There are three ways, chosen by the abilities of the endpoint: the request's `response_format`, a final
 tool whose call is the answer, and a prompt. The type is read as the parameters of tools are. Instead of
-a type, an agent may have a function of one: it returns the answer, or refuses the value with words.
+a type, an agent may have a function of one: it returns the answer, or refuses the value with words. Only
+an async function does I/O: the driver awaits `check` before it asks for effects.
 """
 
 import functools
@@ -77,6 +78,7 @@ class AnswerType(Generic[OutputT]):
         )
         # What the function returned or refused, by the answer's text: it is called once for each.
         self._known: dict[str, OutputT | ArgumentsRefused] = {}
+        self.is_async = self._function is not None and _is_async(self._function)
 
     def for_run(self) -> "AnswerType[OutputT]":
         """Return the type for one run: two runs share no values of the function."""
@@ -177,12 +179,35 @@ class AnswerType(Generic[OutputT]):
         if self._function is None:
             value: OutputT = self._read(text)
             return value
-        if text not in self._known:
-            self._known[text] = _called(self._function, self._read, text)
-        known = self._known[text]
+        if text not in self._known and not self.is_async:
+            try:
+                self._known[text] = self._function(self._read(text))
+            except _REFUSALS as error:
+                self._known[text] = _refusal_of(error)
+        known = self._known.get(text, _NOT_CHECKED)
         if isinstance(known, ArgumentsRefused):
             raise ArgumentsRefused(*known.args)
         return known
+
+    async def check(self, messages: Sequence[Message]) -> None:
+        """Await the async function for the answers that a history ends with."""
+        assert self._function is not None  # `is_async` is True
+        for text in self._last_texts(messages):
+            if text in self._known:
+                continue
+            try:
+                self._known[text] = await self._function(self._read(text))
+            except _REFUSALS as error:
+                self._known[text] = _refusal_of(error)
+
+    def _last_texts(self, messages: Sequence[Message]) -> list[str]:
+        """Return the JSON texts of the last answer, unless a user spoke after it."""
+        last = _last_answer(messages)
+        if last is None:
+            return []
+        if self.way == "tool":
+            return [call.arguments for call in last.tool_calls if call.name == FINAL_TOOL]
+        return [] if last.tool_calls else [last.text]
 
     def _read(self, text: str) -> Any:
         """Read the text into a value of the type, or raise `ArgumentsRefused`."""
@@ -355,12 +380,6 @@ def _signature(output: object) -> Signature:
 
 def _function_signature(function: Callable[..., Any]) -> Signature:
     name = getattr(function, "__name__", "a partial function")
-    inner = inspect.unwrap(getattr(function, "func", function))
-    if inspect.iscoroutinefunction(inner) or inspect.isgeneratorfunction(inner):
-        raise TypeError(
-            f"output={name} is async or a generator: an output function is called between two "
-            "model calls and must return the answer at once"
-        )
     try:
         signature = read_signature(function, tool=name, descriptions={})
     except ToolDefinitionError as error:
@@ -376,18 +395,19 @@ def _function_signature(function: Callable[..., Any]) -> Signature:
     return signature
 
 
-def _called(
-    function: Callable[[Any], OutputT], read: Callable[[str], Any], text: str
-) -> OutputT | ArgumentsRefused:
-    """Call the output function with the value of a text, and return its answer or its refusal."""
-    try:
-        value = read(text)
-    except ArgumentsRefused as refusal:
-        return refusal
-    try:
-        return function(value)
-    except (ValueError, ToolError) as error:
-        return ArgumentsRefused(f"are refused: {error}")
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(inspect.unwrap(getattr(function, "func", function)))
+
+
+# What sends an answer back to the model.
+_REFUSALS = (ArgumentsRefused, ValueError, ToolError)
+# Before the driver has awaited an async function.
+_NOT_CHECKED = ArgumentsRefused("have not been checked.")
+
+
+def _refusal_of(error: Exception) -> ArgumentsRefused:
+    is_known = isinstance(error, ArgumentsRefused)
+    return ArgumentsRefused(*error.args) if is_known else ArgumentsRefused(f"are refused: {error}")
 
 
 def _unwrapped(whole: dict[str, Any], member: str) -> tuple[dict[str, Any], bool]:

@@ -26,8 +26,8 @@ from pathors_agent.agents.control import AddMessage, RunControl
 from pathors_agent.agents.perform.calls import ReportDelta, perform, perform_async, with_reports
 from pathors_agent.agents.perform.threads import ToolThread
 from pathors_agent.concurrency.event_loops import in_trio_task
-from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run
-from pathors_agent.errors import TransportError
+from pathors_agent.core.run import CallModel, CallTool, Effect, GiveFeedback, Run
+from pathors_agent.errors import LimitReached, TransportError
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.transports.base import AsyncTransport, Transport
@@ -77,7 +77,10 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
     with bindings.telemetry.follow(run), control:
         control.reader.begin_on_loop()
         await control.finish_left_async()
-        while effects := control.effects():
+        is_checked = bindings.answers is not None and bindings.answers.is_async
+        while effects := (
+            await _checked_effects(run, bindings, control) if is_checked else control.effects()
+        ):
             match effects[0]:
                 case CallModel() as effect:
                     if bindings.choice is not None or bindings.instruct is not None:
@@ -151,6 +154,18 @@ async def _hooked_items(
             else:
                 for delta in item:
                     yield delta
+
+
+async def _checked_effects(
+    run: Run, bindings: RunSetup, control: RunControl
+) -> Sequence[Effect | AddMessage]:
+    """Await the output function for the last answer, and return the pending effects."""
+    assert bindings.answers is not None
+    with anyio.move_on_after(control.left()) as in_time, control.interruptible():
+        await bindings.answers.check(run.conversation.messages)
+    if in_time.cancelled_caught:
+        raise LimitReached("seconds")
+    return control.effects()
 
 
 # - batches of calls -

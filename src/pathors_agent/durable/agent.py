@@ -93,6 +93,11 @@ class DurableAgent(Generic[OutputT]):
         if not name.strip():
             raise InvalidSetting("the name of a durable agent must not be empty")
         check_count("attempts", attempts)
+        if agent._answers and agent._answers.is_async:
+            raise TypeError(
+                "output= of the agent is an async function, which durable runs cannot repeat: pass "
+                "a function that is not async, and call what it awaits from a tool"
+            )
         self.agent = agent
         self.name = name
         self.version = version or tools_version(agent)
