@@ -23,6 +23,7 @@ from pathors_agent import (
     AssistantMessage,
     Conversation,
     HTTPTransport,
+    RunResult,
     SystemMessage,
     ToolCall,
     ToolMessage,
@@ -164,10 +165,13 @@ def test_no_repr_shows_a_key_or_a_text() -> None:
     with agent.stream(conversation=Conversation(messages)) as stream:
         things += [stream, *stream, stream.result]
     transport.close()
-    words = "\n".join(f"{thing!r} {thing}" for thing in things)
+    words = "\n".join(
+        f"{thing!r} {'' if isinstance(thing, RunResult) else thing}" for thing in things
+    )
 
     assert TEXT not in words
     assert KEY not in words
+    assert TEXT in str(run)  # print(result) asks for them
 
 
 # - the server -

@@ -311,7 +311,7 @@ class CannotBeWritten(MemoryStore):
         (LooksAtNoIncarnation, "a turn on the session before this one must raise"),
         (LooksAtNoRevision, "a turn on an older revision must raise SessionConflict"),
         (LooksAtNoLease, "a holder that lost the lease must get SessionConflict"),
-        (RemovesNothing, "a turn with `keep` must replace what comes after"),
+        (RemovesNothing, "a turn with `keep` must replace the messages after them"),
         (KeepsTheIncarnation, "a rewound session must get another incarnation"),
         (KeepsLeasesOfSavedTurns, "a turn with `drop` must give its lease back"),
         (KeepsNotesOfSavedTurns, "a saved turn's notes must go"),
