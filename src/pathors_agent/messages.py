@@ -5,10 +5,11 @@ A message holds its content, and an answer its metadata. Their JSON forms belong
 """
 
 from collections.abc import Container, Iterator, Mapping
+from functools import cache
 from itertools import count
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 
 from pathors_agent.media import MediaSource, audio_data, file_fields, image_url
 
@@ -287,10 +288,10 @@ class AssistantMessage(MessageBase):
         return "refusal" if is_refused else None
 
 
-Outcome = Literal["value", "error", "timeout", "cancelled", "not_run", "unknown"]
-"""How a tool call ended: with a value; with an error of its arguments or function; stopped after
-its time, or because the run was; not begun (a limit, a person's no); or begun and never heard of
-again."""
+Outcome = Literal["value", "error", "timeout", "cancelled", "not_run", "unknown", "suspended"]
+"""How a tool call ended: with a value; with an error of its arguments or function; timed out;
+cancelled with its run; not run (a limit, a person's no); or begun, with an unknown end. A call that is
+"suspended" has not ended: the agent that it runs waits, and another result follows."""
 
 
 class ToolMessage(MessageBase):
@@ -298,6 +299,8 @@ class ToolMessage(MessageBase):
 
     `outcome` says how the call ended, for programs; it is not sent to the model, which reads
     `content`. `ends_tool`: the tool is not to be run again while this question is answered.
+    `extra` is for programs as well: `extra["run"]` has the messages and the usage of an agent that
+    the tool ran, and `load_messages` reads it.
     `invalid`: the call named no tool, or its arguments did not fit; limits count such calls.
     """
 
@@ -307,6 +310,7 @@ class ToolMessage(MessageBase):
     outcome: Outcome = "value"
     ends_tool: bool = False
     invalid: bool = False
+    extra: dict[str, JSONValue] = Field(default_factory=dict)
 
     @property
     def is_error(self) -> bool:
@@ -323,6 +327,17 @@ Message = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
 ]
 """Any message; as a pydantic type it is told apart by `role`."""
+
+
+@cache
+def message_adapter() -> TypeAdapter[Message]:
+    """Return the validator of messages; built lazily, which saves a millisecond of imports."""
+    return TypeAdapter(Message)
+
+
+def dump_message(message: Message) -> dict[str, JSONValue]:
+    """Return a message as JSON values: its role and the fields that differ from their defaults."""
+    return {"role": message.role, **message.model_dump(mode="json", exclude_defaults=True)}
 
 
 def content_text(content: Content | None) -> str:

@@ -18,9 +18,9 @@ from pathors_agent.messages import (
     ToolMessage,
     Usage,
     UserMessage,
+    dump_message,
 )
 from pathors_agent.wire.chat_completions import encode_message
-from pathors_agent.wire.messages import dump_message
 from pathors_agent.wire.profiles import EndpointProfile
 from properties import strategies
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from random import Random
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, Unpack, cast, overload
 
 from pathors_agent.agents.answers import ArrivingAnswer, OutputT, answer_type, name_taken
 from pathors_agent.agents.approvals import Approval, Approvals, Decision
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pathors_agent.agents.perform.threads import ToolThread
     from pathors_agent.agents.result import RunResult
     from pathors_agent.agents.stream import AsyncRunStream, Baseline, RunStream
+    from pathors_agent.agents.sub_agent import Streaming
 
 
 class RunSettings(TypedDict, total=False):
@@ -113,13 +114,30 @@ class _AgentBase:
         def __getattr__(self, name: str) -> object:
             raise missing(self, name)
 
+    def as_tool(self, name: str, description: str, *, timeout: float | None = None) -> Tool:
+        """Return a tool that runs this agent, for `tools=` of another agent of either kind.
+
+        The model passes a `prompt`; the agent's answer is the result. Each call is a run of its
+        own: its deltas and messages are progress of the tool, its tokens count to the outer run,
+        whose context reaches its tools, and cancelling the outer run cancels it. The result keeps
+        the run in `extra["run"]`.
+
+        A run that waits for an approval or a client's result suspends the outer run, whose
+        `approvals` and `open_calls` are those of the inner one; the decisions and results go to the
+        outer run, and the inner one goes on. In a durable run it is a durable run of its own.
+        """
+        from pathors_agent.agents.sub_agent import SubAgent
+
+        function = SubAgent(cast("Streaming", self))
+        return Tool.from_function(function, name=name, description=description, timeout=timeout)
+
     def approvals(self, conversation: Conversation, *, context: object = None) -> list[Approval]:
         """Return the calls of a stored conversation that wait for a person's approval.
 
         If `tools` is a function, it is called with the context.
         """
         tools = chosen(self._choice, context) if self._choice else self.tools
-        return Approvals(conversation, tools).open()
+        return Approvals(conversation, tools, context).open()
 
 
 def prepare_run(
@@ -166,7 +184,7 @@ def prepare_run(
         tools=registry,
         choice=choice,
         instruct=agent._instruct,
-        approvals=Approvals(conversation, registry),
+        approvals=Approvals(conversation, registry, context),
         plain=plain,
         template=template,
         context=context,
@@ -430,20 +448,6 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
             **settings,
         )
         self.transport = transport
-
-    def as_tool(self, name: str, description: str, *, timeout: float | None = None) -> Tool:
-        """Return a tool that runs this agent, for `tools=` of another agent of either kind.
-
-        The model passes a `prompt`; the agent's answer is the result. Each call is a run of its
-        own: its deltas and messages are progress of the tool, its tokens count to the outer run,
-        whose context reaches its tools, and cancelling the outer run cancels it. A run that waits
-        for an approval or a client's result is an error to the outer model, except in a durable
-        run, which waits.
-        """
-        from pathors_agent.agents.sub_agent import SubAgent
-
-        function = SubAgent(self)
-        return Tool.from_function(function, name=name, description=description, timeout=timeout)
 
     async def run(
         self,

@@ -6,12 +6,13 @@ the person saw.
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from types import MappingProxyType
+from typing import NamedTuple, Protocol, cast
 
-from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.conversation import Conversation, has_answers
 from pathors_agent.core.limits import canonical_arguments
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import JSONValue, ToolCall, ToolMessage
@@ -20,6 +21,7 @@ from pathors_agent.tools.tool import Tool
 
 _DIGEST_BYTES = 16
 _NONE: Mapping[str, str | None] = MappingProxyType({})
+_NO_DECISIONS: Mapping[str, list["Decision"]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +57,63 @@ class Approval:
         return Decision(self.digest, approved=False, reason=reason)
 
 
+class RunsAgent(Protocol):
+    """The function of a tool that runs an agent."""
+
+    def approvals(self, suspended: ToolMessage, context: object) -> list[Approval]:
+        """Return the calls of a suspended run that wait for approval."""
+
+    def resumed(
+        self, suspended: ToolMessage, decisions: Sequence[Decision]
+    ) -> Callable[..., object]:
+        """Return the function that goes on with a suspended run."""
+
+
+class _Waiting(NamedTuple):
+    """An approval, the open call, and the digest within the agent that the call runs."""
+
+    approval: Approval
+    call: ToolCall
+    inner: str | None = None
+
+
 class Approvals:
-    """The calls of a conversation that wait for approval, and the decisions so far."""
+    """The calls of a conversation that wait for approval, and the decisions so far.
 
-    __slots__ = ("_approved", "_conversation", "tools")
+    The calls of an agent that is suspended are among them. `context` is that of the run.
+    """
 
-    def __init__(self, conversation: Conversation, tools: ToolRegistry) -> None:
+    __slots__ = ("_approved", "_context", "_conversation", "_inner", "tools")
+
+    def __init__(
+        self, conversation: Conversation, tools: ToolRegistry, context: object = None
+    ) -> None:
         self._conversation = conversation
+        self._context = context
         self.tools = tools
         self._approved = _NONE  # call id -> arguments to run it with
+        self._inner: Mapping[str, list[Decision]] = _NO_DECISIONS  # by the call that runs an agent
 
     def open(self) -> list[Approval]:
         """Return the calls that wait, in call order."""
-        waiting = filter(self.is_held, self._conversation.open_calls)
-        return [Approval(call, digest(call, self.tools[call.name])) for call in waiting]
+        return [waiting.approval for waiting in self._waiting()]
+
+    def _waiting(self) -> Iterator[_Waiting]:
+        for call in self._conversation.open_calls:
+            suspended = self._conversation.suspended(call)
+            if suspended is None:
+                if self.is_held(call):
+                    yield _Waiting(Approval(call, digest(call, self.tools[call.name])), call)
+            elif (agent := self._agent(call)) is not None and call.id not in self._inner:
+                for inner in agent.approvals(suspended, self._context):
+                    # Agents side by side may have equal calls with equal ids.
+                    own = _joined(call.id, inner.digest)
+                    yield _Waiting(Approval(inner.call, own), call, inner.digest)
+
+    def _agent(self, call: ToolCall) -> RunsAgent | None:
+        """Return the function of a call's tool, if it runs an agent."""
+        function = self.tools[call.name].function if call.name in self.tools else None
+        return cast(RunsAgent, function) if hasattr(function, "resumed") else None
 
     def decide(self, decisions: Iterable[Decision]) -> list[ToolMessage]:
         """Release approved calls, and answer denied ones; return those answers.
@@ -79,17 +124,23 @@ class Approvals:
         decisions = list(decisions)
         if not decisions:
             return []
-        waiting = {approval.digest: approval.call for approval in self.open()}
+        open_ = {waiting.approval.digest: waiting for waiting in self._waiting()}
         decided: list[tuple[ToolCall, Decision]] = []
+        inner: dict[str, list[Decision]] = {}
         for decision in decisions:
-            call = waiting.pop(decision.digest, None)
-            if call is None:
+            waiting = open_.pop(decision.digest, None)
+            if waiting is None:
                 raise ConversationError(
                     f"no call waits for approval {decision.digest!r}: it was answered already, or "
                     "the call or its tool has changed",
                     open_calls=tuple(call.id for call in self._conversation.open_calls),
                 )
-            decided.append((call, decision))
+            if waiting.inner is None:
+                decided.append((waiting.call, decision))
+            else:
+                own = replace(decision, digest=waiting.inner)
+                inner.setdefault(waiting.call.id, []).append(own)
+        self._inner = {**self._inner, **inner} if inner else self._inner
         approved = {call.id: decision.arguments for call, decision in decided if decision.approved}
         self._approved = {**self._approved, **approved} if approved else self._approved
         denied = [_denial(call, each.reason) for call, each in decided if not each.approved]
@@ -99,8 +150,8 @@ class Approvals:
 
     @property
     def has_approved(self) -> bool:
-        """Whether a call was approved."""
-        return bool(self._approved)
+        """Whether a call was approved, or a decision is for an agent that goes on."""
+        return bool(self._approved or self._inner)
 
     def is_held(self, call: ToolCall) -> bool:
         """Return True if a call waits for a decision.
@@ -108,6 +159,9 @@ class Approvals:
         A call that cannot run, because its arguments do not fit, never waits: the model reads what
         is wrong, and no approval is requested.
         """
+        suspended = self._conversation.suspended(call)
+        if suspended is not None:
+            return call.id not in self._inner and not has_answers(suspended)
         if call.id in self._approved or call.name not in self.tools:
             return False
         tool = self.tools[call.name]
@@ -123,6 +177,16 @@ class Approvals:
         except Exception:  # noqa: BLE001  (the author's function; a person is the safe answer)
             return True
 
+    def resumed(self, bound: BoundCall) -> BoundCall:
+        """Return a call that goes on with its suspended agent; any other call unchanged."""
+        suspended, agent = self._conversation.suspended(bound.call), self._agent(bound.call)
+        if suspended is None or agent is None:
+            return bound
+        decisions = self._inner.get(bound.call.id, [])
+        self._inner = {i: each for i, each in self._inner.items() if i != bound.call.id}
+        function = agent.resumed(suspended, decisions)
+        return BoundCall(bound.call, replace(bound.tool, function=function), bound.kwargs)
+
     def as_approved(self, call: ToolCall) -> ToolCall:
         """Return the call with the arguments that were approved."""
         arguments = self._approved.get(call.id)
@@ -137,7 +201,11 @@ class Approvals:
 def digest(call: ToolCall, tool: Tool) -> str:
     """Return the digest that binds a decision to a call and its tool."""
     seen = [call.id, tool.name, tool.parameters, canonical_arguments(call.arguments)]
-    text = json.dumps(seen, sort_keys=True, default=str)
+    return _joined(json.dumps(seen, sort_keys=True, default=str))
+
+
+def _joined(*texts: str) -> str:
+    text = "\n".join(texts)
     return blake2b(text.encode(errors="replace"), digest_size=_DIGEST_BYTES).hexdigest()
 
 

@@ -31,14 +31,16 @@ class Baseline:
     Results of an open batch may come between results that were there before.
     """
 
-    __slots__ = ("_batch_end", "_results", "_start")
+    __slots__ = ("_batch_end", "_results", "_start", "_suspended")
 
     def __init__(self, conversation: Conversation) -> None:
         calls = conversation.calls
         still_open = {call.id for call in conversation.open_calls} if calls else ()
         # A tuple: an empty set takes 216 bytes.
         self._results = tuple(call.id for call in calls if call.id not in still_open)
-        self._start = len(conversation) - len(self._results)
+        held = (conversation.suspended(call) for call in calls)
+        self._suspended = tuple(message for message in held if message is not None)
+        self._start = len(conversation.settled)
         self._batch_end = self._start + len(calls)
 
     def added(self, messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -47,6 +49,8 @@ class Baseline:
         return (*(m for m in batch if not self._held(m)), *messages[self._batch_end :])
 
     def _held(self, message: Message) -> bool:
+        if any(message is each for each in self._suspended):
+            return True
         return isinstance(message, ToolMessage) and message.tool_call_id in self._results
 
 
@@ -95,7 +99,7 @@ class _StreamBase(Generic[OutputT]):
     def result(self) -> RunResult[OutputT]:
         """The state of the run now; after the last item, its result."""
         conversation = self._run.conversation
-        status, open_calls = self._run.status, conversation.open_calls
+        status, open_calls = self._run.status, conversation.waiting_calls
         return RunResult(
             conversation=conversation,
             messages=self._baseline.added(conversation.messages),

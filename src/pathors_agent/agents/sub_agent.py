@@ -1,22 +1,53 @@
-"""An agent as a tool of another agent."""
+"""An agent as a tool of another agent.
 
-from collections.abc import AsyncGenerator
+The result of the tool keeps the inner run in `extra["run"]`. An inner run that waits for a person or
+for the caller leaves its call open, with a message that is "suspended": its history is there, and the
+inner run goes on from it.
+"""
+
+import math
+import threading
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, Protocol
 
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+
+from pathors_agent.agents.approvals import Approval, Decision
+from pathors_agent.agents.perform.tasks import STOP_SECONDS
+from pathors_agent.agents.perform.threads import ThreadTask
 from pathors_agent.agents.result import RunResult
-from pathors_agent.agents.stream import AsyncRunStream
+from pathors_agent.agents.stream import AsyncRunStream, RunStream
+from pathors_agent.concurrency.event_loops import running_loop
+from pathors_agent.core.conversation import Conversation, inner_conversation
 from pathors_agent.core.run import Status
-from pathors_agent.errors import ToolError
-from pathors_agent.history.loading import Prompt
+from pathors_agent.history.loading import Prompt, stored_form
 from pathors_agent.history.trim import spend
+from pathors_agent.messages import JSONValue, ToolMessage, Usage
+from pathors_agent.tools.results import RunValue
 from pathors_agent.tools.signature import ToolContext
+
+# A blocking agent that answers faster than its caller reads waits for the caller.
+MAX_WAITING_ITEMS = 64
 
 
 class Streaming(Protocol):
-    """An agent whose runs can be streamed."""
+    """An agent of either kind, as `as_tool` needs it."""
 
-    def stream(self, prompt: Prompt, *, context: object) -> AsyncRunStream[Any]:
+    def stream(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        conversation: Conversation | None = None,
+        context: object = None,
+        decisions: Iterable[Decision] = (),
+    ) -> RunStream[Any] | AsyncRunStream[Any]:
         """Run, and stream deltas and messages."""
+
+    def approvals(self, conversation: Conversation, *, context: object = None) -> list[Approval]:
+        """Return the calls of a conversation that wait for approval."""
 
 
 class SubAgent:
@@ -38,24 +69,116 @@ class SubAgent:
             context: The context of the outer run.
         """
         stream = self.agent.stream(prompt, context=context.context)
-        try:
+        async with aclosing(_run(stream)) as items:
+            async for item in items:
+                yield item
+
+    def approvals(self, suspended: ToolMessage, context: object) -> list[Approval]:
+        """Return the calls of a suspended run that wait for approval."""
+        return self.agent.approvals(inner_conversation(suspended), context=context)
+
+    def resumed(self, suspended: ToolMessage, decisions: Iterable[Decision]) -> "ResumedSubAgent":
+        """Return the function that goes on with a suspended run."""
+        return ResumedSubAgent(self.agent, suspended, decisions)
+
+
+class ResumedSubAgent:
+    """The function of a call that goes on with a suspended run."""
+
+    def __init__(
+        self, agent: Streaming, suspended: ToolMessage, decisions: Iterable[Decision]
+    ) -> None:
+        self._agent = agent
+        self._suspended = suspended
+        self._decisions = decisions
+
+    async def __call__(self, prompt: str, context: ToolContext) -> AsyncGenerator[object, None]:
+        """Go on with the run; the prompt is in its history."""
+        stream = self._agent.stream(
+            conversation=inner_conversation(self._suspended),
+            context=context.context,
+            decisions=self._decisions,
+        )
+        async with aclosing(_run(stream, self._suspended)) as items:
+            async for item in items:
+                yield item
+
+
+async def _run(
+    stream: RunStream[Any] | AsyncRunStream[Any], before: ToolMessage | None = None
+) -> AsyncGenerator[object, None]:
+    """Yield the items of a run, and its `RunValue` last."""
+    try:
+        if isinstance(stream, AsyncRunStream):
             async with stream:
                 async for item in stream:
                     yield item
+        else:
+            async with aclosing(_items_in_thread(stream)) as items:
+                async for each in items:
+                    yield each
+    finally:
+        spend(stream.result.usage)
+    yield value_of(stream.result, before)
+
+
+async def _items_in_thread(stream: RunStream[Any]) -> AsyncGenerator[object, None]:
+    """Yield the items of a blocking run, which a thread reads."""
+    loop = running_loop()
+    assert loop is not None  # a coroutine runs
+    send, receive = anyio.create_memory_object_stream[object](math.inf)
+    room = threading.Semaphore(MAX_WAITING_ITEMS)
+
+    def read() -> None:
+        try:
+            with stream:
+                for item in stream:
+                    room.acquire()
+                    loop.call_soon(partial(_put, send, item))
         finally:
-            spend(stream.result.usage)
-        yield answer_of(stream.result)
+            loop.call_soon(send.close)
+
+    task = ThreadTask(read)
+    task.start()
+    try:
+        with send, receive:
+            async for item in receive:
+                room.release()
+                yield item
+        await task.wait(None)
+    finally:
+        if not task.has_ended:
+            stream.cancel()
+            room.release(MAX_WAITING_ITEMS)
+            await task.wait_shielded(STOP_SECONDS)
+    task.result()
 
 
-def answer_of(result: RunResult[Any]) -> object:
-    """Return the answer of a sub-agent's run; raise `ToolError` if there is none."""
+def _put(send: MemoryObjectSendStream[object], item: object) -> None:
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the reader has left
+        send.send_nowait(item)
+
+
+def value_of(result: RunResult[Any], before: ToolMessage | None = None) -> RunValue:
+    """Return the answer of an agent's run, or why there is none; `before` is its suspended part."""
+    usage = result.usage
+    if before is not None:
+        usage += Usage.model_validate(_run_of(before).get("usage") or {})
+    run: dict[str, JSONValue] = stored_form(result.conversation.messages)
+    run["usage"] = usage.model_dump(mode="json", exclude_defaults=True)
     match result.status:
         case Status.FINISHED:
-            return result.output
-        case Status.LIMIT_REACHED:
-            raise ToolError(f"The agent has no answer: it reached its limit of {result.limit}.")
+            return RunValue(result.output, run)
         case Status.SUSPENDED:
-            names = ", ".join(call.name for call in result.open_calls)
-            raise ToolError(f"The agent has no answer: its calls of {names} wait for a person.")
+            names = ", ".join(sorted({call.name for call in result.open_calls}))
+            return RunValue(f"Suspended: {names} must be approved or answered.", run, "suspended")
+        case Status.LIMIT_REACHED:
+            text = f"The agent has no answer: it reached its limit of {result.limit}."
+            return RunValue(text, run, "error")
         case Status.NO_ANSWER | Status.RUNNING:
-            raise ToolError("The agent has no answer.")
+            return RunValue("The agent has no answer.", run, "error")
+
+
+def _run_of(message: ToolMessage) -> Mapping[str, Any]:
+    run = message.extra.get("run")
+    return run if isinstance(run, dict) else {}

@@ -26,9 +26,9 @@ from pathors_agent.messages import (
     SystemMessage,
     ToolMessage,
     UserMessage,
+    dump_message,
 )
 from pathors_agent.schema.bounds import cut
-from pathors_agent.wire.messages import dump_message
 
 # Summaries kept in this process, about 2 KB each.
 MAX_KEPT = 1_000

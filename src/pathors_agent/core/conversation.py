@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
     AssistantMessage,
+    JSONValue,
     Message,
     Outcome,
     SystemMessage,
     ToolCall,
     ToolMessage,
     UserMessage,
+    dump_message,
+    message_adapter,
 )
 
 if TYPE_CHECKING:
@@ -112,6 +115,7 @@ class _Batch:
     calls: tuple[ToolCall, ...]
     places: dict[str, int]  # call id -> index in call order
     results: dict[int, ToolMessage] = field(default_factory=dict)  # by index
+    suspended: dict[int, ToolMessage] = field(default_factory=dict)  # by index, of open calls
     states: dict[str, CallState] = field(default_factory=dict)  # by call id, if known
 
     @property
@@ -123,7 +127,8 @@ class _Batch:
         return [place for place in enumerate(self.calls) if place[0] not in self.results]
 
     def results_in_call_order(self) -> list[ToolMessage]:
-        return [self.results[place] for place in sorted(self.results)]
+        results = {**self.results, **self.suspended}
+        return [results[place] for place in sorted(results)]
 
 
 class Conversation:
@@ -206,7 +211,8 @@ class Conversation:
         return as_rich(self.messages)
 
     def __len__(self) -> int:
-        return len(self._messages) + (len(self._batch.results) if self._batch else 0)
+        batch = self._batch
+        return len(self._messages) + (len(batch.results) + len(batch.suspended) if batch else 0)
 
     def __getstate__(self) -> tuple[None, dict[str, object]]:
         kept = (name for name in self.__slots__ if name not in ("__weakref__", "holder"))
@@ -218,7 +224,12 @@ class Conversation:
         twin._messages = list(self._messages)
         twin._next_role = self._next_role
         if (batch := self._batch) is not None:
-            twin._batch = replace(batch, results=dict(batch.results), states=dict(batch.states))
+            twin._batch = replace(
+                batch,
+                results=dict(batch.results),
+                suspended=dict(batch.suspended),
+                states=dict(batch.states),
+            )
         twin._turns, twin._turns_at_user = self._turns, self._turns_at_user
         twin.has_unfinished_run = self.has_unfinished_run
         twin._call_ids = set(self._call_ids) if self._call_ids else None
@@ -275,8 +286,30 @@ class Conversation:
         """The tool calls without a result, each with its index in the answer."""
         return self._batch.open_places() if self._batch else ()
 
+    @property
+    def waiting_calls(self) -> tuple[ToolCall, ...]:
+        """The open calls, with those of a suspended agent in place of the call that runs it."""
+        calls: list[ToolCall] = []
+        for call in self.open_calls:
+            suspended = self.suspended(call)
+            calls += [call] if suspended is None else inner_conversation(suspended).waiting_calls
+        return tuple(calls)
+
+    def suspended(self, call: ToolCall) -> ToolMessage | None:
+        """Return the message of an open call that is suspended, or None for any other call."""
+        batch = self._batch
+        return batch.suspended.get(batch.places.get(call.id, -1)) if batch else None
+
     def append(self, message: Message) -> None:
-        """Add a message, or raise `ConversationError` and change nothing."""
+        """Add a message, or raise `ConversationError` and change nothing.
+
+        A result may also be that of a call of a suspended agent (see `waiting_calls`).
+        """
+        if not isinstance(message, ToolMessage) or not self._answer_within(message):
+            self.add(message)
+
+    def add(self, message: Message) -> None:
+        """Append a message that a run has produced: no result is one of a suspended agent."""
         event = self._event(message)
         next_role = TRANSITIONS[self._next_role].get(event)
         if next_role is None:
@@ -314,9 +347,10 @@ class Conversation:
         """
         reason = reason.strip().rstrip(".") or "it was closed"
         for call in self.open_calls:
-            outcome, text = _CLOSED[self.call_state(call)]
+            suspended = self.suspended(call)
+            outcome, text = _CLOSED[CallState.BEGUN if suspended else self.call_state(call)]
             content = text.format(reason=reason)
-            self.append(ToolMessage(tool_call_id=call.id, content=content, outcome=outcome))
+            self.add(ToolMessage(tool_call_id=call.id, content=content, outcome=outcome))
         self.append_queued()
 
     def queue_message(self, message: UserMessage) -> None:
@@ -359,6 +393,29 @@ class Conversation:
         system = [m for m in messages[:cut] if isinstance(m, SystemMessage)]
         return Conversation([*system, *messages[cut:]])
 
+    def _answer_within(self, message: ToolMessage) -> bool:
+        """Add a result to the suspended agent whose call it names; return False if there is none."""
+        batch = self._batch
+        if batch is None or not batch.suspended or message.extra:
+            return False
+        own = batch.places.get(message.tool_call_id)
+        if own is not None and own not in batch.results and own not in batch.suspended:
+            return False
+        for place, suspended in batch.suspended.items():
+            inner = inner_conversation(suspended)
+            if message.tool_call_id in {call.id for call in inner.waiting_calls}:
+                inner.append(message)
+                batch.suspended[place] = _with_inner(suspended, inner)
+                return True
+        if own in batch.suspended and message.outcome != "suspended":
+            waiting = ", ".join(_QUOTE.repr(call.id) for call in self.waiting_calls[:LISTED_IDS])
+            raise self._error(
+                f"the call {_quoted_id(message)} runs an agent that is suspended; "
+                f"answer the calls that it waits for: {waiting}",
+                Event.TOOL_RESULT,
+            )
+        return False
+
     def _event(self, message: Message) -> Event:
         match message:
             case SystemMessage():
@@ -370,6 +427,7 @@ class Conversation:
             case ToolMessage():
                 self._check_names_open_call(message)
                 is_last = self._batch is not None and self._batch.waits_for_one
+                is_last = is_last and message.outcome != "suspended"
                 return Event.LAST_TOOL_RESULT if is_last else Event.TOOL_RESULT
 
     def _check_names_open_call(self, message: ToolMessage) -> None:
@@ -396,7 +454,14 @@ class Conversation:
 
     def _take_result(self, message: ToolMessage) -> None:
         assert self._batch  # otherwise the table has refused it
-        self._batch.results[self._batch.places[message.tool_call_id]] = message
+        place = self._batch.places[message.tool_call_id]
+        if message.outcome == "suspended":
+            self._batch.suspended[place] = message
+            return
+        suspended = self._batch.suspended.pop(place, None)
+        if suspended is not None and not message.extra:
+            message = message.model_copy(update={"extra": suspended.extra})
+        self._batch.results[place] = message
         if len(self._batch.results) == len(self._batch.places):
             self._messages.extend(self._batch.results_in_call_order())
             self._batch = None
@@ -433,6 +498,29 @@ class Conversation:
         calls = self.open_calls
         ids = ", ".join(_QUOTE.repr(call.id) for call in calls[:LISTED_IDS])
         return f"{ids} and {len(calls) - LISTED_IDS} more" if len(calls) > LISTED_IDS else ids
+
+
+def inner_conversation(suspended: ToolMessage) -> Conversation:
+    """Return the conversation of an agent whose run is suspended."""
+    run = suspended.extra.get("run")
+    values = run.get("messages") if isinstance(run, dict) else None
+    if not isinstance(values, list):
+        raise ConversationError("a suspended tool message has no messages in extra['run']")
+    return Conversation(message_adapter().validate_python(value) for value in values)
+
+
+def has_answers(suspended: ToolMessage) -> bool:
+    """Return True if a result of the caller was added to a suspended agent."""
+    run = suspended.extra.get("run")
+    return isinstance(run, dict) and bool(run.get("answered"))
+
+
+def _with_inner(suspended: ToolMessage, inner: Conversation) -> ToolMessage:
+    run = suspended.extra["run"]
+    assert isinstance(run, dict)  # `inner_conversation` has read it
+    messages: list[JSONValue] = [dump_message(message) for message in inner.messages]
+    extra = {"run": {**run, "messages": messages, "answered": True}}
+    return suspended.model_copy(update={"extra": extra})
 
 
 def turn_starts(messages: Sequence[Message]) -> list[int]:

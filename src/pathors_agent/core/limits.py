@@ -46,7 +46,8 @@ class Limits:
     - `turns`: model calls.
     - `tool_calls`: tool calls; the calls of a batch beyond the limit are answered "not run".
     - `total_tokens`: tokens as counted by the provider, checked before each model call. An answer
-      without a total counts the known tokens of its prompt and completion.
+      without a total counts the known tokens of its prompt and completion. The tokens of agents that
+      are tools count as well.
     - `seconds`: duration of one run. A tool call may take the time that is left, except for sync
       tools without a `timeout` of a blocking `Agent`.
     - `tool_seconds`: duration of one tool call, if the tool has no `timeout`. It does not stop a
@@ -166,6 +167,8 @@ class Tally:
             case AssistantMessage():
                 self._count_answer(message)
             case ToolMessage():
+                if message.extra:
+                    self._tokens += _run_tokens(message)
                 if self._names:
                     self._count_result(self._names[message.tool_call_id], message)
             case UserMessage():  # feedback
@@ -293,6 +296,17 @@ def _tokens(answer: AssistantMessage) -> int:
     if usage is None:
         return 0
     return usage.total_tokens or (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+
+
+def _run_tokens(message: ToolMessage) -> int:
+    """Return the tokens of the run of an agent that a tool ran; 0 for any other tool."""
+    run = message.extra.get("run")
+    used = run.get("usage") if isinstance(run, dict) else None
+    if not isinstance(used, dict):
+        return 0
+    counts = {name: count for name, count in used.items() if isinstance(count, int)}
+    known = counts.get("prompt_tokens", 0) + counts.get("completion_tokens", 0)
+    return counts.get("total_tokens", 0) or known
 
 
 def _same(call: ToolCall) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, Generic, Self, Unpack
 from pathors_agent.agents.agent import AsyncAgent, RunSettings, dump_settings
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Approval, Decision
-from pathors_agent.agents.sub_agent import SubAgent, answer_of
+from pathors_agent.agents.sub_agent import SubAgent, value_of
 from pathors_agent.core.run import Status
 from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell
@@ -447,7 +447,10 @@ class DurableAgent(Generic[OutputT]):
     @asynccontextmanager
     async def _child(self, tool: str, function: SubAgent) -> AsyncIterator["_DurableChild"]:
         """Carry out the runs of an agent that is a tool; they belong to an agent of their own."""
-        assert isinstance(function.agent, AsyncAgent)  # `as_tool` made it
+        if not isinstance(function.agent, AsyncAgent):
+            raise InvalidSetting(
+                f"the tool {tool} runs a blocking agent; a durable agent needs that of an AsyncAgent"
+            )
         child: DurableAgent[Any] = DurableAgent(
             function.agent,
             database=self._database,
@@ -542,7 +545,7 @@ class _DurableChild:
         while (result := await handle.result()).status is Status.SUSPENDED:
             await asyncio.sleep(pause)
             pause = min(pause * 2, CHILD_LOOK_SECONDS)
-        return answer_of(result)
+        return value_of(result)
 
     async def cancel(self, run: str) -> None:
         """End the run for good; no effect if there is none."""

@@ -14,8 +14,15 @@ from pydantic import ValidationError
 from pathors_agent.core.conversation import REPAIR_HINT, Conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.json_text import write_json
-from pathors_agent.messages import ContentPart, JSONValue, Message, ToolMessage, UserMessage
-from pathors_agent.wire.messages import dump_message, message_adapter
+from pathors_agent.messages import (
+    ContentPart,
+    JSONValue,
+    Message,
+    ToolMessage,
+    UserMessage,
+    dump_message,
+    message_adapter,
+)
 
 if TYPE_CHECKING:
     from pathors_agent.history.reading import HistoryReader
@@ -128,6 +135,7 @@ def load_messages(
 ) -> list[Message] | tuple[list[Message], list[str]]:
     """Load the output of `dump_messages`, or with a `format` the history of another library.
 
+    The output of `dump_messages` is a text, or the values of it (`extra["run"]` of a tool message).
     The history of another library is a list of its messages, or its own dump of them, as values or
     as JSON text: OpenAI's chat completions ("openai"), LangChain's `messages_to_dict` or `dumpd`
     ("langchain"), pydantic-ai's `ModelMessagesTypeAdapter` ("pydantic-ai").
@@ -143,7 +151,7 @@ def load_messages(
     if repair and left_out is not None:
         raise TypeError("with repair=True the report names the skipped parts; remove left_out=")
     if format is None:
-        if not isinstance(source, str | bytes):
+        if not isinstance(source, str | bytes | Mapping):
             raise TypeError("a stored history is a text; for a list of messages, pass format=")
         return _repaired_stored(source) if repair else load_stored(source)
     reader = _read(_values(source), format)
@@ -198,12 +206,16 @@ def _report(problems: list[str], name: HistoryFormat) -> str:
 
 def dump_messages(messages: Iterable[Message]) -> str:
     """Dump messages as one JSON text, which `load_messages` loads."""
-    dumped = [dump_message(message) for message in messages]
-    return write_json({"version": VERSION, "messages": dumped}).decode()
+    return write_json(stored_form(messages)).decode()
 
 
-def load_stored(text: str | bytes) -> list[Message]:
-    """Load the output of `dump_messages`.
+def stored_form(messages: Iterable[Message]) -> dict[str, JSONValue]:
+    """Return the output of `dump_messages` as values."""
+    return {"version": VERSION, "messages": [dump_message(message) for message in messages]}
+
+
+def load_stored(text: str | bytes | Mapping[str, Any]) -> list[Message]:
+    """Load the output of `dump_messages`, as text or as its values.
 
     Raises `ConversationError` for any other text, with the index of the first invalid message.
     """
@@ -215,12 +227,12 @@ def load_stored(text: str | bytes) -> list[Message]:
         raise
 
 
-def _stored_values(text: str | bytes) -> list[JSONValue]:
+def _stored_values(text: str | bytes | Mapping[str, Any]) -> list[JSONValue]:
     try:
-        document = json.loads(text)
+        document = text if isinstance(text, Mapping) else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConversationError(f"a stored history must be JSON: {error}") from None
-    if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
+    if not isinstance(document, Mapping) or not isinstance(document.get("messages"), list):
         raise ConversationError('a stored history must be {"version": 1, "messages": [...]}')
     version = document.get("version")
     if type(version) is not int or version != VERSION:
@@ -232,7 +244,7 @@ def _stored_values(text: str | bytes) -> list[JSONValue]:
     return values
 
 
-def _repaired_stored(text: str | bytes) -> tuple[list[Message], list[str]]:
+def _repaired_stored(text: str | bytes | Mapping[str, Any]) -> tuple[list[Message], list[str]]:
     loaded: list[tuple[int, Message]] = []
     problems: list[str] = []
     for index, value in enumerate(_stored_values(text)):

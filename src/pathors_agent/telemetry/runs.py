@@ -488,7 +488,7 @@ class ToolOperation(Operation, kw_only=True):
         if self.telemetry.is_observed or self.is_fault:
             failed = self.error or "error" if outcome == "error" else outcome
             level = logging.WARNING if self.is_fault else logging.INFO
-            self.report(TOOL, None if outcome == "value" else failed, level)
+            self.report(TOOL, None if outcome in ("value", "suspended") else failed, level)
 
     def facts(self) -> Facts:
         """Return the facts of the tool, the call and its outcome."""

@@ -16,6 +16,7 @@ from pathors_agent.messages import (
     Message,
     ToolMessage,
     UserMessage,
+    dump_message,
 )
 from pathors_agent.testing.expectations import transcript
 from pathors_agent.testing.script import Entry, raw
@@ -23,7 +24,6 @@ from pathors_agent.testing.scripted_transport import AsyncPlayerTransport, Playe
 from pathors_agent.testing.tape import differences
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.completion_bytes import plain_body
-from pathors_agent.wire.messages import dump_message
 from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 
 Log = str | bytes | RunResult[Any] | Conversation | Iterable[Message]

@@ -3,18 +3,29 @@
 docs/reference/tool-results.md has the table of all kinds of values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 from typing import NamedTuple
 
 from pathors_agent.json_text import whole_characters, write_json
-from pathors_agent.messages import Content, ContentPart, JSONValue, ToolMessage
+from pathors_agent.messages import Content, ContentPart, JSONValue, Outcome, ToolMessage
 from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused
 from pathors_agent.schema.bounds import cut
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.result_values import JSONWalk, Unsendable, kind_name, text_of
 from pathors_agent.tools.tool import Tool
+
+
+@dataclass(frozen=True, slots=True)
+class RunValue:
+    """The value of a tool that ran an agent, and what its message keeps of that run."""
+
+    value: object
+    run: Mapping[str, JSONValue]
+    outcome: Outcome = "value"
+
 
 # The result of a tool without a value; models read "null" as something missing.
 NO_VALUE = "done (no value)"
@@ -34,6 +45,10 @@ MAX_UNEXPECTED = 3
 
 def result_message(bound: BoundCall, value: object) -> ToolMessage:
     """Return the message for a tool's value; a value that cannot be sent becomes an error."""
+    if isinstance(value, RunValue):
+        message = result_message(bound, value.value)
+        outcome = message.outcome if message.is_error else value.outcome
+        return message.model_copy(update={"outcome": outcome, "extra": {"run": dict(value.run)}})
     name = bound.tool.name
     try:
         content = _content(bound.tool, value)

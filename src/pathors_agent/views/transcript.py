@@ -116,6 +116,8 @@ def _message_rows(message: Message) -> Iterator[_Row]:
             yield from _answer_rows(message)
         case ToolMessage(outcome="value"):
             yield _content_row("result", message.content)
+        case ToolMessage(outcome="suspended"):
+            yield _content_row("waiting", message.content)
         case ToolMessage():
             outcome = "" if message.outcome == "error" else message.outcome.replace("_", " ")
             yield _content_row("error", message.content, outcome)

@@ -7,9 +7,8 @@ API's fields only, and others are ignored; an endpoint receives the object as it
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from pathors_agent.errors import ConversationError
 from pathors_agent.json_text import is_json_object
@@ -23,15 +22,10 @@ from pathors_agent.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
+    dump_message,
+    message_adapter,
 )
 from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile, ResultMedia
-
-
-@cache
-def message_adapter() -> TypeAdapter[Message]:
-    """Return the validator of messages; built lazily, which saves a millisecond of imports."""
-    return TypeAdapter(Message)
-
 
 _CLIENT_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
 FIELDS_BY_ROLE = {
@@ -44,11 +38,6 @@ _CALL_FIELDS = {"id", "type", "function"}
 
 # OpenAI's role of system messages for its newer models.
 SAME_ROLE = {"developer": "system"}
-
-
-def dump_message(message: Message) -> dict[str, JSONValue]:
-    """Return a message as JSON values: its role and the fields that differ from their defaults."""
-    return {"role": message.role, **message.model_dump(mode="json", exclude_defaults=True)}
 
 
 def write_message(message: Message) -> dict[str, JSONValue]:

@@ -170,12 +170,13 @@ def _bound(run: Run, effect: CallTool, bindings: RunSetup) -> BoundCall | ToolMe
     answers = bindings.answers
     if answers and effect.call.name == answers.final_tool:
         return answers.take(effect.call)
-    return bindings.tools.bind(
+    bound = bindings.tools.bind(
         bindings.approvals.as_approved(effect.call),
         bindings.context,
         session_id=run.conversation.session_id,
         key=run.call_key(effect),
     )
+    return bindings.approvals.resumed(bound) if isinstance(bound, BoundCall) else bound
 
 
 # - hooks -

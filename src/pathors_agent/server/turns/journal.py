@@ -269,9 +269,10 @@ def state_note(since: str) -> str:
 def _cut(message: ToolMessage, room: int) -> ToolMessage:
     """Return a result whose text has room in a note; images and other parts have none."""
     content = message.content
-    if len(content if isinstance(content, str) else message_text(message)) <= room:
+    is_text = isinstance(content, str) and not message.extra
+    if len(content if is_text else message_text(message)) <= room:
         return message
-    return message.model_copy(update={"content": message.text[:room] + _NOT_KEPT})
+    return message.model_copy(update={"content": message.text[:room] + _NOT_KEPT, "extra": {}})
 
 
 def _message(message: Message) -> str:
