@@ -27,6 +27,7 @@ from pathors_agent.server.http.document import (
     MODELS,
     QUERY,
     READYZ,
+    RENAME,
     SEARCH,
     describe,
 )
@@ -144,6 +145,7 @@ def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
     add(f"{_CANONICAL}/sessions", sessions.list_all, "GET", LIST)
     add(f"{_CANONICAL}/session-history", sessions.list_all, "GET", LIST)
     add(f"{_CANONICAL}/sessions/{{session_id:path}}", sessions.query, "GET", QUERY)
+    add(f"{_CANONICAL}/sessions/{{session_id:path}}", sessions.rename, "PATCH", RENAME)
     for path in _LEGACY_COMPLETIONS:
         add(path, completions.complete, "POST", COMPLETION)
     for base in (*_LEGACY_BASES, *(f"/api{base}" for base in _LEGACY_BASES)):
@@ -249,7 +251,7 @@ _ANSWERS: dict[Any, Any] = {
 def _cors(settings: ServerSettings) -> dict[str, Any]:
     return {
         "allow_origins": list(settings.cors_origins),
-        "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
+        "allow_methods": ["GET", "HEAD", "POST", "PATCH", "DELETE"],
         # Clients send headers of their own (x-stainless-lang, traceparent); all are harmless.
         "allow_headers": ["*"],
         "allow_private_network": settings.cors_private_network,

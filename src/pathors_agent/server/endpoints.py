@@ -28,6 +28,7 @@ from pathors_agent.server.http.bodies import (
     BodyT,
     CreateBody,
     EndBody,
+    RenameBody,
     SearchBody,
 )
 from pathors_agent.server.http.body import parse_object, parsed, read_body, read_object
@@ -221,6 +222,18 @@ class SessionEndpoints:
 
         return AdmittedResponse(self._runtime, caller, search)
 
+    async def rename(self, request: Request, project_id: str, session_id: str) -> Response:
+        """Set a session's title."""
+        caller, body = await self._read(request, project_id, RenameBody)
+        share(session=_checked_id(session_id))
+
+        async def rename() -> Pieces:
+            if not await self._runtime.store.rename_session(caller.space, session_id, body.title):
+                raise Problem(HTTPStatus.NOT_FOUND, "Session not found")
+            return [json_text({"sessionId": session_id, "title": body.title})]
+
+        return AdmittedResponse(self._runtime, caller, rename)
+
     async def end(self, request: Request, project_id: str) -> Response:
         """End a session: delete its variables and messages permanently."""
         caller, body = await self._read(request, project_id, EndBody)
@@ -329,6 +342,7 @@ def _summary(session: SessionSummary) -> dict[str, object]:
         "endTime": iso(session.ended_at),
         "provider": session.provider,
         "messageCount": session.message_count,
+        "title": session.title,
     }
 
 

@@ -66,6 +66,7 @@ class SessionEntry:
     message_count: int | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    title: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +155,14 @@ def _session(value: Object, where: str) -> SessionRecord:
 
 
 def _entry(value: Object, where: str) -> SessionEntry:
-    provider = value.get("provider")
+    provider, title = value.get("provider"), value.get("title")
     return SessionEntry(
         id=_id(value, where),
         provider=provider if isinstance(provider, str) else None,
         message_count=_count(_first(value, "messageCount", "message_count")),
         started_at=_time(value, "startTime", "start_time"),
         ended_at=_time(value, "endTime", "end_time"),
+        title=title if isinstance(title, str) else None,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Generic, Literal, Self, TypeVar
 
 import anyio
 
-from pathors_agent.errors import SessionNotFound
+from pathors_agent.errors import SessionNotFound, StoreError
 from pathors_agent.messages import Message
 from pathors_agent.stores.texts import (
     Variables,
@@ -121,13 +121,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSummary:
-    """An entry in the list of a project's sessions. Ended sessions have `ended_at`."""
+    """An entry in the list of a project's sessions. Ended sessions have `ended_at`, and no title."""
 
     id: str
     provider: str
     message_count: int
     created_at: datetime
     ended_at: datetime | None = None
+    title: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +294,16 @@ class Store(ABC):
     ) -> Page[SessionSummary]:
         """List sessions, newest first, including ended sessions.
 
-        With `text`, list the sessions whose id or `data_text` contains it.
+        With `text`, list the sessions whose id, title or `data_text` contains it.
         """
+
+    async def rename_session(self, project: str, session_id: str, title: str) -> bool:
+        """Set a session's title. Return False if there is no such session.
+
+        `save_turn` gives a session without a title that of its first messages, see
+        `texts.first_words`. A store without titles raises `StoreError`.
+        """
+        raise StoreError("This store keeps no titles of sessions.")
 
     @abstractmethod
     async def end_session(self, project: str, session_id: str) -> bool:

@@ -25,6 +25,7 @@ from pathors_agent.stores.base import (
 )
 from pathors_agent.stores.texts import (
     Variables,
+    first_words,
     joined_size,
     joined_text,
     json_text,
@@ -53,6 +54,7 @@ class _StoredSession:
     messages: list[str] = field(default_factory=list)
     ended_at: datetime | None = None
     message_count: int = 0
+    title: str = ""
 
     @property
     def size(self) -> int:
@@ -78,6 +80,7 @@ class _StoredSession:
             message_count=self.message_count,
             created_at=self.created_at,
             ended_at=self.ended_at,
+            title=self.title,
         )
 
 
@@ -234,11 +237,20 @@ class MemoryStore(Store):
         found = [
             each
             for each in of_project
-            if wanted is not None and (wanted in each.id or each.number in containing)
+            if wanted is not None
+            and (wanted in each.id or wanted in json_text(each.title) or each.number in containing)
         ]
         found.sort(key=lambda each: each.created_at, reverse=True)
         page = found[offset : offset + limit]
         return Page(tuple(each.summary() for each in page), total=len(found))
+
+    async def rename_session(self, project: str, session_id: str, title: str) -> bool:
+        """Set a session's title. Return False if there is no such session."""
+        live = self._live.get((project, session_id))
+        if live is None:
+            return False
+        live.title = title
+        return True
 
     async def end_session(self, project: str, session_id: str) -> bool:
         """Delete a session's content permanently. Return False if there was none."""
@@ -248,7 +260,7 @@ class MemoryStore(Store):
         if live is None:
             return False
         live.ended_at = now()
-        live.variables, live.messages = "{}", []
+        live.variables, live.messages, live.title = "{}", [], ""
         self._forget(each for each, known in self._requests.items() if known.is_about(live))
         return True
 
@@ -302,6 +314,8 @@ class MemoryStore(Store):
         if keep is not None:
             del live.messages[keep:]
             live.incarnation = uuid4().hex
+        if not live.messages and not live.title:
+            live.title = first_words(messages)
         live.messages += texts
         live.message_count = len(live.messages)
         live.updated_at = max(live.updated_at, now())

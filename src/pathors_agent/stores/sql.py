@@ -37,7 +37,13 @@ from pathors_agent.stores.tables import (
     schema,
     write_time,
 )
-from pathors_agent.stores.texts import Variables, json_text, message_text, message_texts
+from pathors_agent.stores.texts import (
+    Variables,
+    first_words,
+    json_text,
+    message_text,
+    message_texts,
+)
 
 # Far longer than a turn needs from a database that works.
 TIMEOUT_SECONDS = 10.0
@@ -201,6 +207,12 @@ class SQLStore(Store):
             lambda c: sql_sessions.summaries(c, project, text, limit, offset),
         )
 
+    async def rename_session(self, project: str, session_id: str, title: str) -> bool:
+        """Set a session's title. Return False if there is no such session."""
+        return await self._database.write(
+            "rename a session", lambda c: sql_sessions.rename(c, project, session_id, title)
+        )
+
     async def end_session(self, project: str, session_id: str) -> bool:
         """Delete a session's content permanently. Return False if there was none."""
         ended = await self._database.write(
@@ -261,6 +273,8 @@ class SQLStore(Store):
     ) -> Session:
         """Append the messages of a turn in one transaction, and return the updated session."""
         texts = await message_texts(messages)
+        words = first_words(messages)
+        title = json_text(words) if words else ""
         saved = await self._database.write(
             "save a turn",
             lambda c: sql_turns.save(
@@ -273,6 +287,7 @@ class SQLStore(Store):
                 answer=answer,
                 drop=drop,
                 turn=turn,
+                title=title,
             ),
         )
         self._recent.keep(saved)

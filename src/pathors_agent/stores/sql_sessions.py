@@ -78,6 +78,7 @@ _INSERT = (
         incarnation=bindparam("incarnation"),
         provider=bindparam("provider"),
         variables=bindparam("variables"),
+        title=bindparam("title"),
         revision=bindparam("revision"),
         created_at=statement_time(),
         updated_at=statement_time(),
@@ -112,6 +113,7 @@ def insert_session(
     variables: str = "{}",
     provider: str = "",
     texts: Sequence[str] = (),
+    title: str = "",
 ) -> tuple[int, Session] | None:
     """Insert a session, and return it with its number. Return None if the id is taken.
 
@@ -125,6 +127,7 @@ def insert_session(
         incarnation=incarnation,
         provider=json_text(provider),
         variables=variables,
+        title=title,
         revision=len(texts),
     )
     if row is None:
@@ -232,7 +235,7 @@ def _session(row: Sequence[Any]) -> Session:
 _END = (
     sessions.update()
     .where(*_THIS)
-    .values(ended_at=clock(), variables="{}")
+    .values(ended_at=clock(), variables="{}", title="")
     .returning(sessions.c.number)
 )
 _DELETE_LEASE = leases.delete().where(
@@ -259,6 +262,15 @@ def end(connection: Connection, project: str, session_id: str) -> bool:
     return True
 
 
+_RENAME = sessions.update().where(*_THIS).values(title=bindparam("title"))
+
+
+def rename(connection: Connection, project: str, session_id: str, title: str) -> bool:
+    """Set a session's title. Return False if there is no such session."""
+    named = {"project": project, "session_id": session_id}
+    return connection.change(_RENAME, **named, title=json_text(title)) > 0
+
+
 # - lists -
 
 _TEXT = bindparam("text", type_=Text)
@@ -277,6 +289,7 @@ _SUMMARY = (
     sessions.c.revision,
     sessions.c.created_at,
     sessions.c.ended_at,
+    sessions.c.title,
 )
 
 
@@ -315,7 +328,13 @@ _FOUND = _ListStatements(_NUMBER, [_LIVE, _DATA_CONTAINS], sessions.c.updated_at
 _ALL = _ListStatements(_SUMMARY, [], sessions.c.created_at)
 _LISTED = _ListStatements(
     _SUMMARY,
-    [or_(position(sessions.c.id, _TEXT) > 0, _LIVE & _DATA_CONTAINS)],
+    [
+        or_(
+            position(sessions.c.id, _TEXT) > 0,
+            position(sessions.c.title, _TEXT) > 0,
+            _LIVE & _DATA_CONTAINS,
+        )
+    ],
     sessions.c.created_at,
 )
 
@@ -394,11 +413,12 @@ def summaries(
 
 
 def _summary(row: Sequence[Any]) -> SessionSummary:
-    session_id, provider, revision, created_at, ended_at, _ = row
+    session_id, provider, revision, created_at, ended_at, title, _ = row
     return SessionSummary(
         id=session_id,
         provider=json.loads(provider),
         message_count=revision,
         created_at=read_time(created_at),
         ended_at=read_optional_time(ended_at),
+        title=json.loads(title) if title else "",
     )

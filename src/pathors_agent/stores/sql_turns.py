@@ -151,6 +151,7 @@ _GROW = (
         revision=bindparam("new_revision", type_=BigInteger),
         updated_at=_NEXT_TIME,
         incarnation=bindparam("new_incarnation"),
+        title=case((sessions.c.title == "", bindparam("title")), else_=sessions.c.title),
     )
     .returning(sessions.c.number, sessions.c.updated_at)
 )
@@ -187,6 +188,7 @@ def save(
     answer: str | None,
     drop: bool,
     turn: str | None,
+    title: str = "",
 ) -> Session:
     """Add the messages of a turn. Raise `SessionConflict` if the session changed since it was read."""
     if not _is_held(connection, lease, drop=drop):
@@ -195,9 +197,11 @@ def save(
         seen = None
     kept = 0 if seen is None else seen.revision if keep is None else keep
     grown = (
-        sql_sessions.insert_session(connection, lease.project, lease.session_id, texts=texts)
+        sql_sessions.insert_session(
+            connection, lease.project, lease.session_id, texts=texts, title=title
+        )
         if seen is None
-        else _grow(connection, lease, seen, kept, texts)
+        else _grow(connection, lease, seen, kept, texts, title)
     )
     if grown is None:
         raise _conflict(lease)
@@ -225,7 +229,7 @@ def _is_held(connection: Connection, lease: Lease, *, drop: bool) -> bool:
 
 
 def _grow(
-    connection: Connection, lease: Lease, seen: Session, kept: int, texts: Sequence[str]
+    connection: Connection, lease: Lease, seen: Session, kept: int, texts: Sequence[str], title: str
 ) -> tuple[int, Session] | None:
     """Set the revision of a session. Return None if the session changed since it was read."""
     incarnation = seen.incarnation if kept == seen.revision else uuid4().hex
@@ -238,6 +242,7 @@ def _grow(
         seen_revision=seen.revision,
         new_revision=revision,
         new_incarnation=incarnation,
+        title=title if kept == 0 else "",
     )
     if row is None:
         return None

@@ -83,6 +83,7 @@ sessions = Table(
     _text("incarnation"),
     _text("provider"),  # JSON, as clients send it
     _text("variables"),
+    _text("title"),  # JSON, or empty
     _integer("revision"),
     _integer("created_at"),
     _integer("updated_at"),

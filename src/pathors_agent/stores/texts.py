@@ -8,12 +8,15 @@ import anyio
 
 from pathors_agent.errors import ConversationError, StoreError
 from pathors_agent.json_text import whole_characters, write_json
-from pathors_agent.messages import AssistantMessage, JSONValue, Message
+from pathors_agent.messages import AssistantMessage, JSONValue, Message, UserMessage
 from pathors_agent.wire.messages import read_message, write_message
 
 Variables = Mapping[str, JSONValue]
 
 ResultT = TypeVar("ResultT")
+
+# A line in a list; longer ones are cut there anyway.
+MAX_TITLE = 80
 
 # Texts up to this size are written and read within a millisecond, which other requests can wait.
 SMALL_TEXT = 64 * 1024
@@ -40,6 +43,25 @@ def data_pieces(variables: str, messages: Sequence[str]) -> Iterator[str]:
             yield ","
         yield message
     yield "]}"
+
+
+def first_words(messages: Iterable[Message]) -> str:
+    """Return the title of a session that begins with these messages: what the user says first."""
+    users = (each for each in messages if isinstance(each, UserMessage) and not each.feedback)
+    words = next((text for each in users if (text := " ".join(_first_text(each).split()))), "")
+    words = whole_characters(words)
+    if len(words) <= MAX_TITLE:
+        return words
+    cut = words[: MAX_TITLE - 1]
+    whole = cut if words[MAX_TITLE - 1] == " " else cut.rpartition(" ")[0]
+    return f"{whole or cut}…"
+
+
+def _first_text(message: UserMessage) -> str:
+    """Return a message's text, or the first of its texts: files may follow it."""
+    if isinstance(message.content, str):
+        return message.content
+    return next((part.text or "" for part in message.content if part.type == "text"), "")
 
 
 def joined_size(variables: str, messages: Sequence[str]) -> int:

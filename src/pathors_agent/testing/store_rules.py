@@ -404,6 +404,32 @@ async def _sessions_are_listed(trial: Trial) -> None:
     require("an ended session has no data to be found", holds=ended)
 
 
+async def _sessions_have_titles(trial: Trial) -> None:
+    """Titles must be the first words of users, until a session is renamed or ends."""
+    asked = UserMessage(content="Ünder\0 the\n stars")
+    await trial.say(asked, AssistantMessage(content="y"), id="one")
+    require(
+        "a title must be the first words of the user",
+        holds=await _title(trial) == "Ünder\0 the stars",
+    )
+    named = await trial.store.rename_session(trial.project, "one", 'A "name"')
+    require("a session must be renamed", holds=named and await _title(trial) == 'A "name"')
+    await trial.say(UserMessage(content="x"), AssistantMessage(content="y"), id="one")
+    require("a turn must leave the title", holds=await _title(trial) == 'A "name"')
+    require("the text must be looked for in titles", holds=await trial.listed("name") == ["one"])
+    other = await trial.store.rename_session(trial.project, "other", "x")
+    require("a session that does not exist must not be renamed", holds=not other)
+    await trial.store.end_session(trial.project, "one")
+    require("an ended session must lose its title", holds=await _title(trial) == "")
+    gone = await trial.store.rename_session(trial.project, "one", "x")
+    require("an ended session must not be renamed", holds=not gone and await _title(trial) == "")
+
+
+async def _title(trial: Trial) -> str | None:
+    page = await trial.store.list_sessions(trial.project, limit=1, offset=0)
+    return page.items[0].title if page.items else None
+
+
 SESSION_RULES: tuple[Rule, ...] = (
     _keys_are_found,
     _keys_are_listed,
@@ -418,4 +444,5 @@ SESSION_RULES: tuple[Rule, ...] = (
     _search_is_in_pages,
     _search_is_bounded_in_bytes,
     _sessions_are_listed,
+    _sessions_have_titles,
 )

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pathors_agent.server.http.problems import bad_request
 from pathors_agent.stores.base import MAX_SESSION_ID, session_id_problem
+from pathors_agent.stores.texts import MAX_TITLE
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
@@ -109,6 +110,8 @@ _REQUIRED = {
 }
 _KINDS = {
     "string_type": "must be a string",
+    "string_too_short": "must not be empty",
+    "string_unicode": "must not hold half a character",
     "bool_type": "must be true or false",
     "dict_type": "must be an object",
     "model_type": "must be an object",
@@ -322,6 +325,19 @@ class CreateBody(NamesSession):
     provider: str | None = Field(None, max_length=MAX_PROVIDER)
 
 
+class RenameBody(RequestBody):
+    """The new title of a session."""
+
+    title: Annotated[str, Field(min_length=1, max_length=MAX_TITLE)]
+
+
+class Renamed(BaseModel):
+    """A session that was renamed."""
+
+    sessionId: str  # noqa: N815
+    title: str
+
+
 class Created(BaseModel):
     """A session that was created; `pathwayId` is the project's id."""
 
@@ -392,13 +408,14 @@ class Ended(BaseModel):
 
 
 class Summary(BaseModel):
-    """A line in the list of sessions."""
+    """A line in the list of sessions; an ended session has no title."""
 
     sessionId: str  # noqa: N815
     startTime: str  # noqa: N815
     endTime: str | None  # noqa: N815
     provider: str
     messageCount: int  # noqa: N815
+    title: str
 
 
 class ListPages(BaseModel):

@@ -22,6 +22,8 @@ from pathors_agent.server.http.bodies import (
     ListAnswer,
     ModelAnswer,
     ModelsAnswer,
+    RenameBody,
+    Renamed,
     SearchAnswer,
     SearchBody,
     SessionAnswer,
@@ -170,6 +172,9 @@ CREATE = _about(
 )
 QUERY = _about("Query a session", "Its variables and messages.", SessionAnswer)
 SEARCH = _about("Search sessions", "By a text in the JSON of their data.", SearchAnswer, SearchBody)
+RENAME = _about(
+    "Rename a session", "A session is named by its first words until then.", Renamed, RenameBody
+)
 END = _about("End a session", "Its variables and messages are gone for good.", Ended, EndBody)
 LIST = _about("List sessions", "Newest first, ended ones too.", ListAnswer)
 LIST["openapi_extra"]["parameters"] = _PAGE_PARAMETERS
