@@ -105,6 +105,10 @@ class Chat:
     def texts(self) -> list[str]:
         return self.conversation.locator(".text").all_text_contents()
 
+    def open(self, session: str) -> None:
+        """Choose a session in the list."""
+        self.page.locator(f'[data-session="{session}"]').click()
+
     def session_id(self) -> str:
         return self.page.locator("#session-name").inner_text()
 

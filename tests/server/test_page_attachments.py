@@ -59,9 +59,9 @@ def test_image_and_text_file_are_sent_as_parts(new_tab: NewTab) -> None:
         assert shown == ["red.png", "notes.txt"]
         assert names(chat) == []
         assert server.stored(chat.session_id())[0]["content"] == [
+            {"type": "text", "text": "What is it?"},
             {"type": "image_url", "image_url": {"url": PNG_URL}},
             {"type": "text", "text": '<file name="notes.txt">\na < b\n</file>'},
-            {"type": "text", "text": "What is it?"},
         ]
         for _ in range(2):
             said = chat.conversation.locator("li.user")
@@ -166,7 +166,7 @@ def test_files_of_a_failed_message_are_attached_again(new_tab: NewTab) -> None:
         chat.waits_until_answered()
 
         content = server.stored(chat.session_id())[0]["content"]
-        assert [part["type"] for part in content] == ["image_url", "text"]
+        assert [part["type"] for part in content] == ["text", "image_url"]
 
 
 def test_edited_message_keeps_its_files(new_tab: NewTab) -> None:
@@ -188,8 +188,8 @@ def test_edited_message_keeps_its_files(new_tab: NewTab) -> None:
         chat.waits_until_answered()
 
         stored = server.stored(chat.session_id())
-        assert [part["type"] for part in stored[2]["content"]] == ["image_url", "text", "text"]
-        assert stored[2]["content"][2]["text"] == "Are you sure?"
+        assert [part["type"] for part in stored[2]["content"]] == ["text", "image_url", "text"]
+        assert stored[2]["content"][0]["text"] == "Are you sure?"
         assert len(stored) == 4
 
 
@@ -220,7 +220,7 @@ def test_image_from_elsewhere_is_not_loaded(new_tab: NewTab) -> None:
         server.complete({"role": "user", "content": [part]}, session="elsewhere")
         chat = opened(new_tab, server)
 
-        chat.page.get_by_role("button", name="elsewhere").click()
+        chat.open("elsewhere")
         chat.sees("Seen.")
 
         assert chat.conversation.locator("img").count() == 0

@@ -97,7 +97,7 @@ def test_session_in_use_is_told_and_the_message_sent_again(new_tab: NewTab) -> N
     with live(Project(id="demo", transport=held), settings=settings, ui=True) as server:
         server.client.post("/sessions", json={"session_id": "busy"})
         chat = opened(new_tab, server, expected_errors=1)
-        chat.page.get_by_role("button", name="busy").click()
+        chat.open("busy")
         chat.page.locator("#session-name", has_text="busy").wait_for()
         body = {"messages": [{"role": "user", "content": "Tell"}], "stream": True}
         other = server.client.stream(

@@ -47,7 +47,7 @@ def test_hostile_texts_are_shown_as_they_are_and_run_nothing(
         chat.page.reload()
         if viewport is PHONE:
             chat.button("Show the list of sessions").click()
-        chat.page.get_by_role("button", name=session).click()
+        chat.open(session)
         chat.page.get_by_label("What does ask_person give?").fill(HOSTILE)
         chat.button("Give the result").click()
         chat.answers.nth(1).locator(".text").wait_for()

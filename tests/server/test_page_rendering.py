@@ -144,7 +144,7 @@ def test_earlier_answers_are_rendered_together(new_tab: NewTab) -> None:
         asked: list[str] = []
         chat.page.on("request", lambda request: asked.append(request.url))
 
-        chat.page.get_by_role("button", name="letters").click()
+        chat.open("letters")
         chat.answers.locator("em", has_text="c").wait_for()
 
         # The first text is on its way when the others are shown.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from browser import NewTab
-from chat_page import ASK_PERSON, add, opened, pay, project
+from chat_page import ASK_PERSON, Chat, add, opened, pay, project
 from live_server import live
 from pathors_agent.testing import calls
 
@@ -25,7 +25,7 @@ def test_earlier_session_is_taken_up_with_its_tools(new_tab: NewTab) -> None:
         chat.sees("Other.")
         chat.waits_until_answered()
 
-        chat.page.get_by_role("button", name="sums").click()
+        chat.open("sums")
         chat.sees("It is 3.")
 
         assert chat.texts() == ["What is 1 + 2?", "It is 3."]
@@ -42,7 +42,7 @@ def test_open_calls_of_an_earlier_session_are_answered(new_tab: NewTab) -> None:
         server.complete("Both", session="open", tools=ASK_PERSON)
         chat = opened(new_tab, server)
 
-        chat.page.get_by_role("button", name="open").click()
+        chat.open("open")
         chat.button("Approve").click()
         chat.page.get_by_label("What does ask_person give?").fill("Because")
         chat.button("Give the result").click()
@@ -74,11 +74,11 @@ def test_session_is_ended_after_a_confirmation(new_tab: NewTab) -> None:
         chat.waits_until_answered()
         session = chat.session_id()
 
-        chat.button("End session").click()
+        chat.button("Delete").click()
         chat.button("Keep it").click()
         assert len(server.stored(session)) == 2
-        chat.button("End session").click()
-        chat.page.get_by_role("dialog").get_by_role("button", name="End session").click()
+        chat.button("Delete").click()
+        chat.page.get_by_role("dialog").get_by_role("button", name="Delete session").click()
         chat.page.get_by_text("New session", exact=True).last.wait_for()
 
         assert server.client.get(f"/sessions/{session}").status_code == 404
@@ -100,3 +100,61 @@ def test_new_session_begins_anew(new_tab: NewTab) -> None:
 
         assert chat.session_id() != first
         assert len(server.stored(chat.session_id())) == 2
+
+
+def titles(chat: Chat) -> list[str]:
+    return chat.page.locator(".session-title").all_inner_texts()
+
+
+def test_session_is_named_by_its_first_words_until_it_is_renamed(new_tab: NewTab) -> None:
+    with live(project("Hello."), ui=True) as server:
+        chat = opened(new_tab, server)
+        chat.say("Plan <b>my</b>\nweek")
+        chat.sees("Hello.")
+        heading = chat.page.get_by_role("heading", level=1)
+        chat.page.get_by_role("heading", name="Plan <b>my</b> week").wait_for()
+        assert titles(chat) == ["Plan <b>my</b> week"]
+
+        chat.button("Rename").click()
+        field = chat.page.get_by_label("Title")
+        assert field.input_value() == "Plan <b>my</b> week"
+        field.fill("Week")
+        field.press("Enter")
+        chat.page.get_by_role("heading", name="Week", exact=True).wait_for()
+        assert titles(chat) == ["Week"]
+        assert chat.page.title() == "Week · demo"
+
+        chat.page.reload()
+        chat.sees("Hello.")
+        assert heading.inner_text() == "Week"
+
+
+def test_title_stays_when_the_first_answer_is_asked_for_again(new_tab: NewTab) -> None:
+    with live(project("Hello.", "Good day."), ui=True) as server:
+        server.complete("Hi", session="first")
+        server.client.patch("/sessions/first", json={"title": "Greetings"})
+        chat = opened(new_tab, server)
+        chat.open("first")
+        chat.sees("Hello.")
+
+        chat.button("Regenerate").click()
+        chat.sees("Good day.")
+        chat.waits_until_answered()
+        chat.page.locator(f'[data-session="{chat.session_id()}"]', has_text="Greetings").wait_for()
+
+        assert titles(chat) == ["Greetings"]
+        assert chat.session_id() != "first"
+
+
+def test_deleted_sessions_are_not_listed(new_tab: NewTab) -> None:
+    with live(project(*["Hello."] * 22), ui=True) as server:
+        for number in range(22):
+            server.complete(f"Number {number}", session=f"s{number}")
+        for number in range(1, 22):  # more than a page of the list
+            body = {"session_id": f"s{number}"}
+            server.client.request("DELETE", "/sessions", json=body)
+        chat = opened(new_tab, server)
+
+        chat.page.get_by_text("1 session", exact=True).wait_for()
+
+        assert titles(chat) == ["Number 0"]

@@ -94,7 +94,7 @@ def test_edited_first_message_begins_the_session_anew(new_tab: NewTab) -> None:
     with live(project("First.", "Second.", "Other."), ui=True) as server:
         server.client.post("/sessions", json={"session_id": "old", "variables": {"name": "Ana"}})
         chat = opened(new_tab, server)
-        chat.page.get_by_role("button", name="old").click()
+        chat.open("old")
         chat.page.locator("#session-name", has_text="old").wait_for()
         say_twice(chat)
 

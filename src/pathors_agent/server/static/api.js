@@ -47,6 +47,10 @@ export class Api {
     return id;
   }
 
+  rename(id, title) {
+    return this.#json("PATCH", `sessions/${encodeURIComponent(id)}`, JSON.stringify({ title }));
+  }
+
   end(id) {
     return this.#json("DELETE", "sessions", JSON.stringify({ session_id: id }));
   }

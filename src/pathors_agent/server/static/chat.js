@@ -1,13 +1,10 @@
 // The session that is open: send, stop, send again, answer calls, take up another one.
 
 import { ApiError } from "./api.js";
-import { attachedTo, comparedText, contentOf, textOf } from "./content.js";
+import { attachedTo, comparedText, contentOf } from "./content.js";
 import { Conversation, errorNotice } from "./conversation.js";
 import { say } from "./elements.js";
 import { keep, kept } from "./kept.js";
-
-const TITLE_CHARACTERS = 80;
-const TITLES = 100;
 
 /** Tells by events: `change` of what can be done, `turn` when one ended, `refused` for the key. */
 export class Chat extends EventTarget {
@@ -22,13 +19,16 @@ export class Chat extends EventTarget {
   #open = []; // the cards that wait for a person
   #failed = []; // what is shown of a turn that failed and may be sent again
   #cut = []; // what a turn that is not stored yet replaces
-  #title = "";
   #wanted = null; // the session that was asked for last
 
-  /** `composer.give(content)` puts a message back into the box. */
-  constructor(composer) {
+  /**
+   * `composer.give(content)` puts a message back into the box; `titleOf(session)` is the title that the
+   * list of sessions shows.
+   */
+  constructor(composer, titleOf) {
     super();
     this.#composer = composer;
+    this.titleOf = titleOf;
   }
 
   get api() {
@@ -49,7 +49,6 @@ export class Chat extends EventTarget {
 
   send(content) {
     this.#clear();
-    if (this.session === null) this.#title = textOf(content);
     const item = this.#view.user(content);
     this.#view.follow();
     this.#run({
@@ -79,8 +78,8 @@ export class Chat extends EventTarget {
       const before = data.messages.slice(0, at).map(known).filter(Boolean);
       const isRewind = before.some(({ role }) => role === "assistant");
       const message = { role: "user", content: edited(data.messages[at].content, text) };
-      const kept = isRewind ? session : await this.#emptyCopy(data);
-      this.#replace(item, isRewind ? [...before, message] : [message], kept, text);
+      const into = isRewind ? session : await this.#emptyCopy(data);
+      this.#replace(item, isRewind ? [...before, message] : [message], into, text);
     } catch (error) {
       this.tell(error);
     }
@@ -96,7 +95,6 @@ export class Chat extends EventTarget {
     this.#cut = this.#view.from(item);
     this.#cut.forEach((each) => (each.hidden = true));
     this.#open = [];
-    if (session !== old) this.#title = textOf(content);
     const shown = this.#view.user(content);
     this.#view.follow();
     this.#composer.focus();
@@ -106,15 +104,19 @@ export class Chat extends EventTarget {
       items: [shown],
       undo: () => text === null || this.#composer.give(content),
       after: () => {
-        if (session !== old) this.#endQuietly(old);
+        if (session !== old) this.#takePlaceOf(old, text === null);
         else if (!request.rewound) this.#showStored(); // the server read it as a new turn
       },
     });
   }
 
-  /** End the session that another one replaces; where that fails, it stays in the list. */
-  #endQuietly(session) {
-    this.api.end(session).catch(() => {}).finally(() => this.dispatchEvent(new Event("turn")));
+  /** End the session that this one replaces, and take its title; both may fail. */
+  async #takePlaceOf(old, isSameQuestion) {
+    const title = this.titleOf(old);
+    const asked = [this.api.end(old)];
+    if (isSameQuestion && title) asked.push(this.api.rename(this.session, title));
+    await Promise.allSettled(asked);
+    this.dispatchEvent(new Event("turn"));
   }
 
   stop() {
@@ -133,7 +135,6 @@ export class Chat extends EventTarget {
     const { data } = await this.api.session(id);
     if (this.#wanted !== id) return;
     this.#leave();
-    this.#title = this.#view.firstText(data.messages);
     const waiting = this.#view.show(data.messages);
     this.#become(id);
     this.#ask(waiting.map((card) => ({ card })));
@@ -276,16 +277,7 @@ export class Chat extends EventTarget {
     this.session = session;
     this.#running = running;
     keep("session", session);
-    if (session !== null && this.#title) this.#remember(session, this.#title);
     this.#changed();
-  }
-
-  /** Remember how a session began: the list of sessions has no more than ids. */
-  #remember(session, title) {
-    const others = Object.entries(kept("titles", {})).filter(([id]) => id !== session);
-    const entry = [session, title.slice(0, TITLE_CHARACTERS)];
-    keep("titles", Object.fromEntries([...others.slice(1 - TITLES), entry]));
-    this.#title = "";
   }
 
   #changed() {

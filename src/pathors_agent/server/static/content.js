@@ -36,7 +36,7 @@ export function attachedTo(content) {
 
 /** Return a content of parts and a text; a text alone is a string. */
 export function contentOf(parts, text) {
-  return parts.length ? [...parts, ...(text ? [{ type: "text", text }] : [])] : text;
+  return parts.length ? [...(text ? [{ type: "text", text }] : []), ...parts] : text;
 }
 
 /** Return a name for people of a part. */

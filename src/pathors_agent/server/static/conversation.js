@@ -121,10 +121,6 @@ export class Conversation {
     return item;
   }
 
-  firstText(messages) {
-    return textOf(messages.find((message) => message.role === "user")?.content);
-  }
-
   /** Show a session's messages; give the cards of the calls that are still open. */
   show(messages) {
     this.clear();

@@ -25,7 +25,7 @@ export function kept(name, otherwise = null) {
 }
 
 export function forgetAll() {
-  for (const name of ["account", "project", "session", "draft", "tools", "titles"]) keep(name, null);
+  for (const name of ["account", "project", "session", "draft", "tools"]) keep(name, null);
 }
 
 /** Call `changed()` when another tab signs in or out. */

@@ -4,6 +4,7 @@ import { Api } from "./api.js";
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { byId } from "./elements.js";
+import { shown } from "./json_text.js";
 import { forgetAll, keep, kept, whenAccountChanges } from "./kept.js";
 import { setUpOwnTools } from "./own_tools.js";
 import { SessionList } from "./session_list.js";
@@ -14,8 +15,8 @@ const composer = new Composer({
   maySend: () => !chat.isRunning && !chat.openCalls,
   send: (content) => chat.send(content),
 });
-const chat = new Chat(composer);
-const sessions = new SessionList((id) => openSession(id));
+const sessions = new SessionList({ chosen: (id) => openSession(id), loaded: () => showTitle() });
+const chat = new Chat(composer, (session) => sessions.title(session));
 
 // - signing in -
 
@@ -38,8 +39,8 @@ async function signIn(key) {
   keep("project", api.project);
   byId("sign-in").hidden = true;
   byId("chat").hidden = false;
-  byId("title").textContent = api.project;
-  document.title = `${api.project} · Chat`;
+  byId("project-name").textContent = api.project;
+  showTitle();
   composer.focus();
   const session = kept("session");
   if (session && session !== chat.session) await openSession(session);
@@ -116,10 +117,41 @@ chat.addEventListener("change", () => {
   byId("send").hidden = chat.isRunning;
   byId("stop").hidden = !chat.isRunning;
   byId("send").disabled = chat.openCalls > 0;
-  byId("end").hidden = chat.session === null;
+  byId("rename").hidden = byId("end").hidden = chat.session === null;
   byId("session-name").textContent = chat.session ?? "New session";
+  showTitle();
   byId("hint").textContent = chat.openCalls ? "Answer the open calls above, then go on." : HINT;
   sessions.mark(chat.session);
+});
+
+/** Show the title of the session, or the project of a new one. */
+function showTitle() {
+  if (!chat.api) return;
+  const { project } = chat.api;
+  const title = shown(sessions.title(chat.session)) || project;
+  byId("title").textContent = title;
+  document.title = title === project ? `${project} · Chat` : `${title} · ${project}`;
+}
+
+byId("rename").addEventListener("click", () => {
+  byId("new-title").value = sessions.title(chat.session);
+  byId("renaming-problem").textContent = "";
+  byId("renaming").showModal();
+  byId("new-title").select();
+});
+byId("renaming-no").addEventListener("click", () => byId("renaming").close());
+byId("renaming-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const title = byId("new-title").value.trim();
+  byId("renaming-problem").textContent = title ? "" : "Enter a title.";
+  if (!title) return;
+  try {
+    await chat.api.rename(chat.session, title);
+    byId("renaming").close();
+    sessions.refresh();
+  } catch (error) {
+    byId("renaming-problem").textContent = inWords(error);
+  }
 });
 
 byId("end").addEventListener("click", () => {

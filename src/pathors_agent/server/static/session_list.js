@@ -1,6 +1,7 @@
 // The list of a project's sessions, newest first, with a search and further pages.
 
 import { byId, element } from "./elements.js";
+import { shown } from "./json_text.js";
 import { kept } from "./kept.js";
 
 // Long enough for the next letter to be typed.
@@ -11,14 +12,18 @@ export class SessionList {
   #state = byId("sessions-state");
   #more = byId("more");
   #chosen;
+  #loaded;
   #page = 1;
+  #titles = new Map(); // by the ids of the sessions that were loaded
+  #ended = 0; // sessions in the list that have ended, and are not shown
   #asked = 0;
   #timer = 0;
   api = null;
 
-  /** `chosen(id)` is called for the session that a person wants. */
-  constructor(chosen) {
+  /** `chosen(id)` is called for the session that a person wants, `loaded()` for new titles. */
+  constructor({ chosen, loaded }) {
     this.#chosen = chosen;
+    this.#loaded = loaded;
     this.#more.addEventListener("click", () => this.#load(this.#page + 1));
     byId("search").addEventListener("input", () => {
       clearTimeout(this.#timer);
@@ -36,6 +41,11 @@ export class SessionList {
     this.api = api;
     byId("search").value = "";
     this.#show(await api.sessions(1, ""), 1);
+  }
+
+  /** Return a session's title, or "" if it has none or is not known. */
+  title(session) {
+    return this.#titles.get(session) ?? "";
   }
 
   mark(session) {
@@ -57,29 +67,37 @@ export class SessionList {
 
   #show({ data, pagination }, page) {
     this.#page = page;
-    const lines = data.map((session) => this.#line(session));
-    if (page === 1) this.#list.replaceChildren(...lines);
-    else this.#list.append(...lines);
-    this.#more.hidden = page >= pagination.totalPages;
-    const isSearch = byId("search").value !== "";
-    const none = isSearch ? "Nothing found" : "No sessions yet";
-    const some = `${pagination.total} ${pagination.total === 1 ? "session" : "sessions"}`;
-    this.#state.textContent = data.length || page > 1 ? some : none;
+    if (page === 1) {
+      this.#list.replaceChildren();
+      this.#ended = 0;
+    }
+    const live = data.filter(({ endTime }) => !endTime);
+    this.#ended += data.length - live.length;
+    for (const { sessionId, title } of live) this.#titles.set(sessionId, title);
+    this.#list.append(...live.map((session) => this.#line(session)));
+    const hasMore = page < pagination.totalPages;
+    this.#more.hidden = !hasMore;
+    // A page of sessions that have all ended shows nothing.
+    if (hasMore && !live.length) this.#load(page + 1);
+    this.#tellCount(pagination.total - this.#ended);
     this.mark(kept("session"));
+    this.#loaded();
   }
 
-  #line({ sessionId, startTime, endTime, messageCount }) {
-    const title = kept("titles", {})[sessionId] || sessionId;
+  #tellCount(count) {
+    const none = byId("search").value === "" ? "No sessions yet" : "Nothing found";
+    this.#state.textContent = count ? `${count} ${count === 1 ? "session" : "sessions"}` : none;
+  }
+
+  #line({ sessionId, title, startTime, messageCount }) {
     const count = `${messageCount} ${messageCount === 1 ? "message" : "messages"}`;
-    const about = `${time(startTime)} · ${endTime ? "ended" : count}`;
     const texts = [
-      element("span", { class: "session-title", dir: "auto" }, title),
-      element("span", { class: "muted small" }, about),
+      element("span", { class: "session-title", dir: "auto" }, shown(title || sessionId)),
+      element("span", { class: "muted small" }, `${time(startTime)} · ${count}`),
     ];
-    // An ended session has no messages left to show.
-    if (endTime) return element("li", { class: "ended" }, ...texts);
     const onclick = () => this.#chosen(sessionId);
-    return element("li", {}, element("button", { class: "session", "data-session": sessionId, onclick }, ...texts));
+    const attributes = { class: "session", "data-session": sessionId, title: shown(title), onclick };
+    return element("li", {}, element("button", attributes, ...texts));
   }
 }
 
