@@ -6,31 +6,21 @@ from datetime import date
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, field_validator
 from typing_extensions import TypedDict
 
-from pathors_agent.agents.agent import Agent, AsyncAgent
-from pathors_agent.agents.answers import AnswerType, ArrivingAnswer
+from pathors_agent.agents.agent import Agent
+from pathors_agent.agents.answers import AnswerType
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
-from pathors_agent.core.run import GiveFeedback, Run, Status
+from pathors_agent.core.run import Status
 from pathors_agent.errors import RunNotFinished, ToolDefinitionError
 from pathors_agent.history.loading import dump_messages, load_messages
 from pathors_agent.messages import (
-    AssistantMessage,
-    JSONValue,
-    Message,
-    SystemMessage,
-    ToolCall,
     ToolMessage,
-    Usage,
-    UserMessage,
 )
 from pathors_agent.schema.arguments import ArgumentsRefused
 from pathors_agent.testing import (
-    AsyncScriptedTransport,
     Entry,
     ScriptedTransport,
     answer,
@@ -38,27 +28,22 @@ from pathors_agent.testing import (
     raw,
 )
 from pathors_agent.testing.script import Answer
-from pathors_agent.tools.tool import Tool, tool
+from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.chat_completions import ModelOptions
-from pathors_agent.wire.message_builder import MessageBuilder
 from pathors_agent.wire.profiles import PROFILES, EndpointProfile
+from structured_answers import (
+    COLD,
+    EACH_MODE,
+    FORMAT,
+    GOOD,
+    PROMPT,
+    TOOL,
+    Weather,
+    feedback,
+    given_by,
+    look,
+)
 from ways import Way
-
-Mode = Literal["response_format", "tool", "prompt"]
-
-TOOL = EndpointProfile(structured="tool")
-FORMAT = EndpointProfile(structured="response_format")
-PROMPT = EndpointProfile(structured="prompt")
-
-GOOD = '{"city": "Oslo", "degrees": 3.5}'
-COLD = '{"city": "Oslo", "degrees": -300}'
-
-
-class Weather(BaseModel):
-    """How the weather is."""
-
-    city: str
-    degrees: float = Field(ge=-273)
 
 
 @dataclass
@@ -77,27 +62,11 @@ class Tree(BaseModel):
     children: list["Tree"] = []
 
 
-@tool
-def look(city: str) -> str:
-    """Look out of the window."""
-    return f"sunny in {city}"
-
-
-def given_by(profile: EndpointProfile, text: str) -> Entry:
-    """Answer in the way that a profile has answers given."""
-    return calls(("final_answer", text)) if profile is TOOL else text
-
-
 def raw_answer(delta: dict[str, object], finish_reason: str) -> Entry:
     """Stream one delta, then the end."""
     parts = [{"delta": delta, "finish_reason": None}, {"delta": {}, "finish_reason": finish_reason}]
     chunks = [{"id": "1", "model": "m", "choices": [part]} for part in parts]
     return raw(b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks))
-
-
-EACH_MODE = pytest.mark.parametrize(
-    "profile", [TOOL, FORMAT, PROMPT], ids=["tool", "format", "prompt"]
-)
 
 
 # - Asking
@@ -250,15 +219,6 @@ def test_tool_with_the_final_tools_name_is_refused() -> None:
 
 
 # - What does not fit
-
-
-def feedback(result: Any) -> list[str]:
-    return [
-        m.text
-        for m in result.messages
-        if (isinstance(m, UserMessage) and m.feedback)
-        or (isinstance(m, ToolMessage) and m.is_error)
-    ]
 
 
 TOO_COLD = "- /degrees: should be greater than or equal to -273, got the number -300"
@@ -515,315 +475,3 @@ def test_fence_of_a_prompted_answer_is_taken_off(way: Way) -> None:
 def test_fence_is_no_part_of_an_answer_by_response_format() -> None:
     with pytest.raises(ArgumentsRefused):
         AnswerType(Weather, "response_format").read(f"```json\n{GOOD}\n```")
-
-
-# - The final tool among others
-
-
-def test_tools_run_before_the_final_answer(way: Way) -> None:
-    result = way.run(
-        calls(("look", {"city": "Oslo"})),
-        calls(("final_answer", GOOD)),
-        prompt="?",
-        output=Weather,
-        tools=[look],
-    )
-
-    assert result.output.city == "Oslo"
-    assert [m.text for m in result.messages if m.role == "tool"] == ["sunny in Oslo", "Accepted."]
-
-
-def test_tools_beside_the_final_answer_run_too(way: Way) -> None:
-    result = way.run(
-        calls(("final_answer", GOOD), ("look", {"city": "Oslo"})),
-        prompt="?",
-        output=Weather,
-        tools=[look],
-    )
-
-    assert result.output.city == "Oslo"
-    assert [m.text for m in result.messages if m.role == "tool"] == ["Accepted.", "sunny in Oslo"]
-
-
-def test_first_of_two_final_answers_that_fits_is_taken(way: Way) -> None:
-    other = '{"city": "Rome", "degrees": 20}'
-
-    result = way.run(
-        calls(("final_answer", COLD), ("final_answer", GOOD), ("final_answer", other)),
-        prompt="?",
-        output=Weather,
-    )
-
-    assert result.output.city == "Oslo"
-
-
-def test_final_answer_is_never_a_repetition(way: Way) -> None:
-    result = way.run(
-        *[calls(("final_answer", COLD))] * 3,
-        calls(("final_answer", GOOD)),
-        prompt="?",
-        output=Weather,
-        limits=Limits(repeats=2, repeats_warned=1, output_retries=3),
-    )
-
-    assert result.output.city == "Oslo"
-    assert len(feedback(result)) == 3
-    assert "same arguments" not in "".join(feedback(result))
-
-
-def test_final_answer_is_taken_beyond_the_limit_of_tool_calls(way: Way) -> None:
-    result = way.run(
-        calls(("look", {"city": "Oslo"})),
-        calls(("final_answer", COLD)),
-        calls(("final_answer", GOOD)),
-        prompt="?",
-        output=Weather,
-        tools=[look],
-        limits=Limits(tool_calls=1),
-    )
-
-    assert result.output.city == "Oslo"
-
-
-def test_last_word_is_a_call_of_the_final_tool(way: Way) -> None:
-    result = way.run(
-        calls(("look", {"city": "Oslo"})),
-        calls(("final_answer", GOOD)),
-        prompt="?",
-        output=Weather,
-        tools=[look],
-        limits=Limits(turns=1, last_word=True),
-    )
-
-    assert result.output.city == "Oslo"
-    named = {"type": "function", "function": {"name": "final_answer"}}
-    assert [request["tool_choice"] for request in way.requests] == ["required", named]
-
-
-def test_last_word_has_the_final_tool_alone_where_calls_cannot_be_required(way: Way) -> None:
-    way.run(
-        calls(("look", {"city": "Oslo"})),
-        calls(("final_answer", GOOD)),
-        prompt="?",
-        profile=EndpointProfile(requires_calls=False),
-        output=Weather,
-        tools=[look],
-        limits=Limits(turns=1, last_word=True),
-    )
-
-    names = [[tool["function"]["name"] for tool in r["tools"]] for r in way.requests]
-    assert names == [["look", "final_answer"], ["final_answer"]]
-
-
-def test_cut_off_final_answer_says_so(way: Way) -> None:
-    cut_off = answer(calls=[("final_answer", '{"city": "Os')], finish_reason="length")
-
-    result = way.run(cut_off, calls(("final_answer", GOOD)), prompt="?", output=Weather)
-
-    assert feedback(result) == [
-        "Not run: the answer was ended (length) before the arguments of final_answer were complete."
-    ]
-
-
-def test_conversation_goes_on_after_a_final_answer(way: Way) -> None:
-    first = way.run(calls(("final_answer", GOOD)), prompt="?", output=Weather)
-
-    second = way.run(
-        calls(("final_answer", '{"city": "Rome", "degrees": 20}')),
-        prompt="And Rome?",
-        conversation=first.conversation,
-        output=Weather,
-    )
-
-    assert second.output.city == "Rome"
-    assert first.output.city == "Oslo"
-
-
-def test_turn_ends_with_an_accepted_answer() -> None:
-    result = Way("blocking").run(calls(("final_answer", GOOD)), prompt="?", output=Weather)
-    result.conversation.append(UserMessage(content="And Rome?"))
-
-    assert [m.text for m in result.conversation.trimmed(turns=1).messages] == ["And Rome?"]
-
-
-# - Resumption
-
-
-SCRIPTS: dict[Mode, list[str]] = {
-    "tool": ["look", "text", "bad", "good"],
-    "response_format": ["look", "bad", "text", "good"],
-    "prompt": ["text", "look", "bad", "fenced"],
-}
-
-
-def script(mode: Mode) -> list[Entry]:
-    entries: dict[str, Entry] = {
-        "look": calls(("look", {"city": "Oslo"})),
-        "text": "Sunny.",
-        "fenced": f"```\n{GOOD}\n```",
-        "bad": calls(("final_answer", COLD)) if mode == "tool" else COLD,
-        "good": calls(("final_answer", GOOD)) if mode == "tool" else GOOD,
-    }
-    return [entries[name] for name in SCRIPTS[mode]]
-
-
-@pytest.mark.parametrize("mode", SCRIPTS)
-def test_any_prefix_taken_up_again_ends_the_same(way: Way, mode: Mode) -> None:
-    settings: dict[str, Any] = {
-        "profile": EndpointProfile(structured=mode),
-        "output": Weather,
-        "tools": [look],
-    }
-    whole = way.run(*script(mode), prompt="?", **settings)
-
-    for length in range(1, len(whole.messages) + 1):
-        stored = dump_messages(whole.messages[:length])
-        conversation = Conversation(load_messages(stored))
-        taken = conversation.turns
-        result = way.run(*script(mode)[taken:], conversation=conversation, **settings)
-        assert shape(conversation.messages) == shape(whole.messages)
-        assert result.output == whole.output
-
-
-def shape(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
-    return [(message.role, message.text) for message in messages]
-
-
-def test_feedback_is_pending_until_it_is_recorded() -> None:
-    conversation = Conversation([UserMessage(content="?"), AssistantMessage(content="Sunny.")])
-    run = Run(conversation, answers=AnswerType(Weather, "tool"))
-
-    [effect] = run.effects()
-
-    assert isinstance(effect, GiveFeedback)
-    assert effect.key == "feedback/1"
-    assert run.effects() == [effect]
-    assert run.status is Status.RUNNING
-    run.record(effect.message)
-    assert conversation.messages[-1] == UserMessage(
-        content="Give your answer by a call of final_answer, not as text.", feedback=True
-    )
-
-
-def test_system_message_behind_an_answer_changes_nothing() -> None:
-    call = ToolCall(id="1", name="final_answer", arguments=GOOD)
-    accepted = ToolMessage(tool_call_id="1", content="Accepted.", ends_tool=True)
-    history: list[Message] = [
-        UserMessage(content="?"),
-        AssistantMessage(tool_calls=(call,)),
-        accepted,
-    ]
-    run = Run(
-        Conversation([*history, SystemMessage(content="Be kind.")]),
-        answers=AnswerType(Weather, "tool"),
-    )
-
-    assert (run.status, run.answer) == (Status.FINISHED, GOOD)
-
-
-def test_result_that_was_not_accepted_by_us_ends_nothing() -> None:
-    call = ToolCall(id="1", name="final_answer", arguments=COLD)
-    foreign = ToolMessage(tool_call_id="1", content="An error from elsewhere.")
-    run = Run(
-        Conversation([UserMessage(content="?"), AssistantMessage(tool_calls=(call,)), foreign]),
-        answers=AnswerType(Weather, "tool"),
-    )
-
-    assert run.status is Status.RUNNING
-
-
-# - While it arrives
-
-
-@EACH_MODE
-def test_partial_values_grow_to_the_whole(profile: EndpointProfile) -> None:
-    transport = ScriptedTransport(given_by(profile, GOOD), profile=profile)
-    seen: list[JSONValue] = []
-
-    with Agent(transport, output=Weather).stream("?") as stream:
-        assert stream.partial is None
-        seen.extend(json.loads(json.dumps(stream.partial)) for _ in stream)
-
-    assert {} in seen
-    assert {"city": "Oslo"} in seen
-    assert seen[-1] == {"city": "Oslo", "degrees": 3.5}
-
-
-@pytest.mark.anyio
-async def test_partial_values_grow_async() -> None:
-    agent = AsyncAgent(AsyncScriptedTransport(GOOD, profile=FORMAT), output=Weather)
-    async with agent.stream("?") as stream:
-        async for _ in stream:
-            pass
-        assert stream.partial == {"city": "Oslo", "degrees": 3.5}
-
-
-def test_partial_value_begins_anew_with_each_answer() -> None:
-    transport = ScriptedTransport(COLD, GOOD, profile=FORMAT)
-    with Agent(transport, output=Weather).stream("?") as stream:
-        for _ in stream:
-            pass
-        assert stream.partial == {"city": "Oslo", "degrees": 3.5}
-
-
-def test_partial_value_is_unwrapped() -> None:
-    arriving = ArrivingAnswer(AnswerType(list[int], "response_format"))
-    builder = MessageBuilder()
-    arriving.watch(builder)
-    builder.add_text('{"value": [1, 2', [])
-
-    assert arriving.value == [1]
-
-
-@given(st.lists(st.integers(1, 12), max_size=8), st.sampled_from(["", " \n"]))
-def test_fence_is_left_out_of_partial_values_wherever_it_is_cut(
-    cuts: list[int], before: str
-) -> None:
-    arriving = ArrivingAnswer(AnswerType(Weather, "prompt"))
-    builder = MessageBuilder()
-    arriving.watch(builder)
-    text = f"{before}```json\n{GOOD}\n```"
-    for size in [*cuts, len(text)]:
-        piece, text = text[:size], text[size:]
-        builder.add_text(piece, [])
-        assert arriving.value in (None, {}) or isinstance(arriving.value, dict)
-
-    assert arriving.value == {"city": "Oslo", "degrees": 3.5}
-
-
-def test_agent_without_a_type_has_no_partial_value() -> None:
-    with Agent(ScriptedTransport(GOOD)).stream("?") as stream:
-        for _ in stream:
-            assert stream.partial is None
-
-
-# - Usage
-
-
-def used(total: int | None) -> Usage:
-    return Usage(prompt_tokens=1, completion_tokens=2, total_tokens=total)
-
-
-def test_usage_of_all_tries_is_summed(way: Way) -> None:
-    script = [answer(COLD, usage=used(3)), answer(GOOD, usage=used(3))]
-
-    usage = way.run(*script, prompt="?", profile=FORMAT, output=Weather).usage
-
-    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (2, 4, 6)
-    assert usage.cached_tokens is None
-
-
-# - The closed form
-
-
-def test_property_that_may_be_left_out_is_null_in_the_closed_form(way: Way) -> None:
-    class Trip(BaseModel):
-        place: str
-        days: int = 7
-
-    result = way.run('{"place": "Oslo", "days": null}', prompt="?", profile=FORMAT, output=Trip)
-
-    schema = way.requests[0]["response_format"]["json_schema"]["schema"]
-    assert schema["required"] == ["place", "days"]
-    assert schema["properties"]["days"]["type"] == ["integer", "null"]
-    assert result.output == Trip(place="Oslo", days=7)
