@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +17,11 @@ import pytest
 from live_server import PATIENCE_SECONDS, Live, external, live, on_loop, result
 from pathors_agent import AsyncResponse, AsyncTransport, Request, ToolContext, tool
 from pathors_agent.cli.runs import list_doubts
-from pathors_agent.server import Project
+from pathors_agent.server import Project, ServerSettings
 from pathors_agent.server.turns import journal
 from pathors_agent.stores import MemoryStore, SQLStore, Store
+from pathors_agent.stores.base import OpenedSession, RequestRecord
+from pathors_agent.stores.sqlite import SQLiteConnection
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
 
 PAY = calls(("pay", {"amount": 5}))
@@ -386,3 +389,69 @@ def test_calls_in_doubt_are_listed_until_their_session_ends(
         assert listed() == [("demo/s1", "transfer", "tool/0/1")]
         server.client.request("DELETE", "/sessions", json={"session_id": "s1"})
         assert listed() == []
+
+
+# - transactions -
+
+
+@pytest.mark.parametrize("session", [None, "s1"])
+def test_named_request_takes_two_transactions(
+    session: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bool] = []
+    begin = SQLiteConnection.begin
+
+    def count(self: SQLiteConnection, *, flushes: bool) -> None:
+        begun.append(flushes)
+        begin(self, flushes=flushes)
+
+    model = AsyncScriptedTransport("Hello.", "Again.")
+    store = SQLStore(f"sqlite:///{tmp_path}/sessions.db")
+    with live(Project(id="demo", transport=model), store=store) as server:
+        server.complete("Hi", session=session)  # notes that the key was used
+        monkeypatch.setattr(SQLiteConnection, "begin", count)
+        key = {"Idempotency-Key": "k"}
+        first = server.complete("Hi", session=session, headers=key)
+        assert begun == [False, True]  # begun and opened; stored
+        repeat = server.complete("Hi", session=session, headers=key)
+        assert begun == [False, True, False]
+
+    assert first.json()["choices"][0]["message"]["content"] == "Again."
+    assert repeat.json() == first.json()
+
+
+class SlowToBegin(MemoryStore):
+    """A store that waits before a request begins together with its session."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun, self.may_go_on = threading.Event(), threading.Event()
+
+    async def begin_turn(
+        self, *names: Any, **more: Any
+    ) -> tuple[RequestRecord, OpenedSession | None]:
+        found = await super().begin_turn(*names, **more)
+        self.has_begun.set()
+        await anyio.to_thread.run_sync(self.may_go_on.wait, abandon_on_cancel=True)
+        return found
+
+
+def test_request_gives_its_session_to_turns_that_were_let_in_before() -> None:
+    store, model = SlowToBegin(), AsyncScriptedTransport("One.", "Two.")
+    settings = ServerSettings(turns_per_key=1)
+    project = Project(id="demo", transport=model)
+    with live(project, store=store, settings=settings) as server, ThreadPoolExecutor(2) as threads:
+        key = {"Idempotency-Key": "k"}
+        named = threads.submit(server.complete, "Named", session="s1", headers=key)
+        assert store.has_begun.wait(PATIENCE_SECONDS)
+        other = threads.submit(server.complete, "Other", session="s1")
+        admission = server.app.state.runtime.services.admission
+        (used,) = on_loop(server.app, store.keys())
+        while admission.has_room("demo", used.id):
+            on_loop(server.app, asyncio.sleep(0))
+        store.may_go_on.set()
+        statuses = [each.result(PATIENCE_SECONDS).status_code for each in (named, other)]
+
+        assert statuses == [200, 200]
+        asked = on_loop(server.app, store.session("demo", "s1")).messages
+    assert [message.text for message in asked] == ["Other", "One.", "Named", "Two."]

@@ -269,6 +269,21 @@ class TellsTheLastDigest(MemoryStore):
         return replace(record, body_digest=body_digest)
 
 
+class OpensForRunningRequests(MemoryStore):
+    async def begin_turn(
+        self, request: RequestId, body_digest: str, *, session_id: str, **lease: Any
+    ) -> tuple[RequestRecord, OpenedSession | None]:
+        record = await self.begin_request(request, body_digest, seconds=lease["seconds"])
+        return record, await self.open_session(request.project, session_id, **lease)
+
+
+class OpensNothingForRequests(MemoryStore):
+    async def begin_turn(
+        self, request: RequestId, body_digest: str, **more: Any
+    ) -> tuple[RequestRecord, OpenedSession | None]:
+        return await self.begin_request(request, body_digest, seconds=more["seconds"]), None
+
+
 class ForgetsAnswers(MemoryStore):
     async def forget_request(self, request: RequestId) -> None:
         self._requests.pop(request, None)
@@ -322,6 +337,8 @@ class CannotBeWritten(MemoryStore):
         (LooksBeforeItTakes, "of many concurrent callers, one must get the lease"),
         (KeepsNothingUp, "a lease that is kept must not end"),
         (TellsTheLastDigest, "a request must tell the digest of the first body"),
+        (OpensForRunningRequests, "a request that is running must get no session"),
+        (OpensNothingForRequests, "a new request must get its session"),
         (ForgetsAnswers, "a finished request must not be forgotten"),
         (KeepsAnswersOfEndedSessions, "the answers that tell of a session must end with it"),
         (TellsLocalTimes, "last_used_at must be the time of the last use"),

@@ -415,6 +415,27 @@ class Store(ABC):
         again. An answer is kept for `ANSWER_HOURS`.
         """
 
+    async def begin_turn(
+        self,
+        request: RequestId,
+        body_digest: str,
+        *,
+        session_id: str,
+        holder: str,
+        seconds: float,
+    ) -> tuple[RequestRecord, OpenedSession | None]:
+        """Begin a named request and, if it has begun, open its session in the same transaction.
+
+        Returns the record of `begin_request`, and what `open_session` returns; None as well if the
+        request had begun before. A store may leave it at the two transactions of this method.
+        """
+        record = await self.begin_request(request, body_digest, seconds=seconds)
+        if record.state != "begun":
+            return record, None
+        return record, await self.open_session(
+            request.project, session_id, holder=holder, seconds=seconds
+        )
+
     @abstractmethod
     async def keep_request(self, request: RequestId, *, seconds: float) -> None:
         """Renew a running request for `seconds` from now."""

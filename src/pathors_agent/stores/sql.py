@@ -326,6 +326,31 @@ class SQLStore(Store):
             lambda c: sql_turns.begin_request(c, request, body_digest, seconds),
         )
 
+    async def begin_turn(
+        self,
+        request: RequestId,
+        body_digest: str,
+        *,
+        session_id: str,
+        holder: str,
+        seconds: float,
+    ) -> tuple[RequestRecord, OpenedSession | None]:
+        """Begin a named request and, if it has begun, open its session in the same transaction."""
+        known = self._recent.get(request.project, session_id)
+
+        def begin(connection: Connection) -> tuple[RequestRecord, OpenedSession | None]:
+            record = sql_turns.begin_request(connection, request, body_digest, seconds)
+            if record.state != "begun":
+                return record, None
+            return record, sql_turns.open_session(
+                connection, request.project, session_id, holder, seconds, known
+            )
+
+        record, opened = await self._database.lock("begin a request", begin)
+        if opened is not None and opened.session is not None:
+            self._recent.keep(opened.session)
+        return record, opened
+
     async def keep_request(self, request: RequestId, *, seconds: float) -> None:
         """Renew a running request."""
         await self._database.lock(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pathors_agent.errors import SessionConflict
 from pathors_agent.messages import AssistantMessage, UserMessage
-from pathors_agent.stores.base import Lease, RequestId, Session
+from pathors_agent.stores.base import Lease, OpenedSession, RequestId, Session
 from pathors_agent.testing.lease_rules import HELLO, MANY, MORE, at_once, let_pass, until
 from pathors_agent.testing.store_rules import (
     LONG,
@@ -163,6 +163,33 @@ async def _requests_are_of_one(trial: Trial) -> None:
         record = await trial.store.begin_request(other, "first", seconds=LONG)
         apart = record.state == "begun"
         require("requests must be apart by project, API key and name", holds=apart)
+
+
+async def _requests_open_their_sessions(trial: Trial) -> None:
+    """Check that a request may begin together with its session, and only once."""
+    await trial.say(*HELLO)
+
+    async def begin(name: str, session_id: str) -> tuple[str, OpenedSession | None]:
+        record, opened = await trial.store.begin_turn(
+            trial.request(name), "digest", session_id=session_id, holder=name, seconds=LONG
+        )
+        return record.state, opened
+
+    state, opened = await begin("request", trial.id)
+    is_whole = opened is not None and opened.session == await trial.seen()
+    require("a new request must get its session", holds=state == "begun" and is_whole)
+    again = await begin("request", f"{trial.id}-other")
+    require("a request that is running must get no session", holds=again == ("running", None))
+    held = await begin("second", trial.id)
+    require("a session that is held must not be opened", holds=held == ("begun", None))
+    assert opened is not None
+    seen, request = opened.session, trial.request()
+    await trial.store.save_turn(
+        opened.lease, MORE, seen=seen, request=request, answer="{}", drop=True
+    )
+    finished = await begin("request", trial.id)
+    require("a finished request must get no session", holds=finished == ("finished", None))
+    require("no lease may be left", holds=await trial.lease() is not None)
 
 
 async def _requests_are_raced_for(trial: Trial) -> None:
@@ -325,6 +352,7 @@ TURN_RULES: tuple[Rule, ...] = (
     _sessions_are_rewound,
     _leases_end_with_turns,
     _requests_are_of_one,
+    _requests_open_their_sessions,
     _requests_are_raced_for,
     _requests_are_finished,
     _answers_outlive_their_requests,

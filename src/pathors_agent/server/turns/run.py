@@ -93,6 +93,8 @@ class TurnRun:
 
     async def _run_admitted(self, carry: Carry | None) -> TurnAnswer:
         turn, services = self._turn, self._turn.services
+        if not services.admission.has_room(turn.project.id, turn.caller.id):
+            await self.held.close_early()  # the turns before this one may need its session
         place = services.admission.turn(turn.project.id, turn.caller.id)
         async with (
             nullcontext() if turn.is_taken_over else place,  # it was let in before

@@ -6,7 +6,7 @@ import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
@@ -196,6 +196,10 @@ class HeldSession:
         self._store = turn.services.store
         self._seconds = turn.services.settings.lease_seconds
         self._holds_request = self._is_lost = False
+        self._queue = turn.services.sessions
+        self._name = (turn.caller.space, turn.session_id)
+        self._holder = secrets.token_hex(8)
+        self._early: OpenedSession | None = None  # opened together with the request
         self.lease: Lease | None = None
 
     # - the request -
@@ -215,6 +219,7 @@ class HeldSession:
         try:
             yield None
         except BaseException as error:
+            await self.close_early()
             if self._is_lost or isinstance(error, SessionConflict):
                 raise  # another process may answer it by now; if not, its lease expires
             with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
@@ -226,9 +231,7 @@ class HeldSession:
         wait = turn.services.settings.session_wait_seconds
         until = math.inf if turn.is_taken_over else time.monotonic() + wait
         while True:
-            record = await self._store.begin_request(
-                request, turn.body_digest, seconds=self._seconds
-            )
+            record = await self._begin(request)
             if record.body_digest != turn.body_digest:
                 raise Problem(422, f"The {_KEY} was used with another body", param=_KEY)
             if record.state != "running":
@@ -242,6 +245,29 @@ class HeldSession:
                 )
             await anyio.sleep(_POLL_SECONDS)
 
+    async def _begin(self, request: RequestId) -> RequestRecord:
+        """Begin the request, together with its session if nothing has to be waited for."""
+        turn = self._turn
+        admission = turn.services.admission
+        has_room = admission.has_room(turn.project.id, turn.caller.id)
+        if turn.is_taken_over or not (has_room and self._queue.is_free(*self._name)):
+            return await self._store.begin_request(request, turn.body_digest, seconds=self._seconds)
+        await self._queue.enter(*self._name)
+        try:
+            record, self._early = await self._store.begin_turn(
+                request,
+                turn.body_digest,
+                session_id=turn.session_id,
+                holder=self._holder,
+                seconds=self._seconds,
+            )
+        finally:
+            if self._early is None:
+                self._queue.leave(*self._name)
+            else:
+                self.lease = self._early.lease
+        return record
+
     # - the session -
 
     @asynccontextmanager
@@ -253,45 +279,59 @@ class HeldSession:
             with turn.services.metrics.lease():
                 yield OpenedSession(lease=lease, session=None)
             return
-        async with AsyncExitStack() as stack:
-            try:
-                wait = turn.services.settings.session_wait_seconds
-                with anyio.fail_after(None if turn.is_taken_over else wait):
-                    place = turn.services.sessions.place(turn.caller.space, turn.session_id)
-                    await stack.enter_async_context(place)
-                    opened = await stack.enter_async_context(self._opened())
-            except TimeoutError:
-                raise Problem(
-                    409,
-                    "Another request of this session is still running; try again",
-                    code="session_busy",
-                    headers={"Retry-After": "1"},
-                ) from None
-            yield opened
-
-    @asynccontextmanager
-    async def _opened(self) -> AsyncGenerator[OpenedSession]:
-        """Hold the session against other processes."""
-        opened = await self._opened_in_turn()
-        self.lease = lease = opened.lease
+        opened, self._early = self._early, None
+        if opened is None:
+            opened = await self._opened_in_time()
         try:
-            with self._turn.services.metrics.lease():
+            with turn.services.metrics.lease():
                 yield opened
         finally:
+            await self._close(opened)
+
+    async def close_early(self) -> None:
+        """Close the session again if it was opened together with the request."""
+        opened, self._early = self._early, None
+        if opened is not None:
+            await self._close(opened)
+
+    async def _close(self, opened: OpenedSession) -> None:
+        """Let other turns have the session."""
+        try:
             if self.lease is not None:  # the turn was not saved, which drops the lease
                 self.lease = None
                 with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
-                    await self._store.drop_lease(lease)
+                    await self._store.drop_lease(opened.lease)
+        finally:
+            self._queue.leave(*self._name)
 
-    async def _opened_in_turn(self) -> OpenedSession:
-        """Open the session as soon as no other process holds it."""
-        holder, pause = secrets.token_hex(8), _FIRST_PAUSE_SECONDS
+    async def _opened_in_time(self) -> OpenedSession:
         turn = self._turn
+        wait = turn.services.settings.session_wait_seconds
+        try:
+            with anyio.fail_after(None if turn.is_taken_over else wait):
+                await self._queue.enter(*self._name)
+                try:
+                    return await self._opened()
+                except BaseException:
+                    self._queue.leave(*self._name)
+                    raise
+        except TimeoutError:
+            raise Problem(
+                409,
+                "Another request of this session is still running; try again",
+                code="session_busy",
+                headers={"Retry-After": "1"},
+            ) from None
+
+    async def _opened(self) -> OpenedSession:
+        """Open the session as soon as no other process holds it."""
+        pause = _FIRST_PAUSE_SECONDS
         while True:
             opened = await self._store.open_session(
-                turn.caller.space, turn.session_id, holder=holder, seconds=self._seconds
+                *self._name, holder=self._holder, seconds=self._seconds
             )
             if opened is not None:
+                self.lease = opened.lease
                 return opened
             await anyio.sleep(pause)
             pause = min(pause * 2, _LAST_PAUSE_SECONDS)
