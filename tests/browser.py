@@ -52,7 +52,7 @@ def chromium() -> "Iterator[Browser]":
 
 @pytest.fixture
 def new_tab(chromium: "Browser") -> Iterator[NewTab]:
-    """Give a function that opens an empty tab for the pages of one origin; it takes the options of a profile."""
+    """Return a function that opens an empty tab for the pages of one origin; it takes the options of a profile."""
     with ExitStack() as tabs:
 
         def open_tab(origin: str, *, expected_errors: int = 0, **profile: Any) -> "Page":

@@ -78,7 +78,7 @@ class Environments:
             pytest.skip(f"{name} cannot be installed: {str(error) or 'it took too long'}")
 
     def command(self, name: str, program: str) -> list[str]:
-        """Give the command that runs a program in an environment."""
+        """Return the command that runs a program in an environment."""
         folder = self.folder(name)
         if name in PYTHON_PACKAGES:
             return [str(folder / "bin" / program)]
@@ -148,7 +148,7 @@ def client_environments() -> Iterator[Environments]:
     """Install the clients in the background, and wait for each where it is used."""
     workers = ThreadPoolExecutor()
     yield Environments(workers)
-    # What nobody waited for ends later: the last test's limit of time would count it.
+    # Work without a waiter ends later: the last test's limit of time would count it.
     workers.shutdown(wait=False, cancel_futures=True)
 
 

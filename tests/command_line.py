@@ -89,7 +89,7 @@ tools = "models_of_tests:pay"
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Give an environment that names no endpoint, folder or colours but those given."""
+    """Return an environment that names no endpoint, folder or colours except the given ones."""
     kept = {name: v for name, v in os.environ.items() if not name.startswith("PATHORS_")}
     kept.pop("NO_COLOR", None)
     return {**kept, "COLUMNS": "100", **more}
@@ -198,7 +198,7 @@ class Server:
 
 
 def bearer(key: str) -> dict[str, str]:
-    """Give the headers of a request with this key."""
+    """Return the headers of a request with this key."""
     return {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
 

@@ -116,7 +116,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def conformance_data() -> Path:
-    """Give the folder of streams and cases recorded by others, or skip where it is absent."""
+    """Return the folder of streams and cases recorded by others, or skip where it is absent."""
     folder = Path(os.environ.get("CONFORMANCE_DATA", PROJECT.parent / "shared"))
     if not (folder / "streams").is_dir():
         pytest.skip("recorded data is absent: set CONFORMANCE_DATA to its folder")
@@ -142,7 +142,7 @@ def refuse_unless_this_machine(host: str | bytes) -> None:
 
 
 def is_this_machine(host: str) -> bool:
-    """Tell loopback addresses, and the addresses one listens on, from all others."""
+    """Return True for loopback addresses and addresses to listen on."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -152,6 +152,6 @@ def is_this_machine(host: str) -> bool:
 
 request_contract.watch()
 
-# An audit hook sees every call of the socket module, whoever makes it; no patched name does.
+# An audit hook sees every call of the socket module, whichever code makes it; no patched name does.
 sys.addaudithook(refuse_other_machines)
 sys.addaudithook(refuse_processes)

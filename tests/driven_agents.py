@@ -16,7 +16,7 @@ GO = UserMessage(content="Go.")
 
 
 def local(name: str, function: Callable[[], object]) -> Tool:
-    """Make a tool without parameters."""
+    """Build a tool without parameters."""
     parameters = {"type": "object", "properties": {}}
     return Tool(name=name, parameters=parameters, function=function)
 
@@ -30,7 +30,7 @@ def said(messages: tuple[Message, ...]) -> list[str]:
 
 
 def results(conversation: Conversation) -> dict[str, str]:
-    """Give the texts of all results, by the ids of their calls."""
+    """Return the texts of all results, by the ids of their calls."""
     return {m.tool_call_id: m.text for m in conversation.messages if isinstance(m, ToolMessage)}
 
 

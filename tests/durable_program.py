@@ -103,7 +103,7 @@ def lines(path: Path) -> list[str]:
 
 
 def make_agent(folder: Path, passes: Pass, *, seconds: float = 0) -> AsyncAgent[str]:
-    """Make the agent; its tools write to `lines`, `put` and `ledger` in the folder.
+    """Build the agent; its tools write to `lines`, `put` and `ledger` in the folder.
 
     `seconds` go by before each of them writes, and after.
     """

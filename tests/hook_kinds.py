@@ -8,7 +8,7 @@ Around = Callable[..., Generator[Any, Any, Any]]
 
 
 def hook(way: str, *, model: Around | None = None, tool: Around | None = None) -> Any:
-    """Make a hook for a way, with the methods that are given."""
+    """Build a hook for a way, with the methods that are given."""
     kind = _blocking if way == "blocking" else _async
     methods = {"around_model": model, "around_tool": tool}
     members = {name: kind(around) for name, around in methods.items() if around is not None}

@@ -65,7 +65,7 @@ class Live:
         return answered
 
     def stored(self, session: str) -> list[dict[str, Any]]:
-        """Give the messages that the session holds."""
+        """Return the messages that the session holds."""
         answer = self.client.get(f"/sessions/{session}")
         assert answer.status_code == 200, answer.text
         messages: list[dict[str, Any]] = answer.json()["data"]["messages"]
@@ -90,7 +90,7 @@ def check_published_schema(answered: httpx2.Response) -> None:
 
 @cache
 def published(name: str) -> Any:
-    """Give the validator of one of OpenAI's definitions; None where their file is absent."""
+    """Return the validator of one of OpenAI's definitions, or None if their file is absent."""
     folder = os.environ.get("CONFORMANCE_DATA", Path(__file__).parent.parent.parent / "shared")
     file = Path(folder) / "openai_contract" / "chat.schema.json"
     if not file.exists():
@@ -192,7 +192,7 @@ def on_loop(app: FastAPI, coroutine: Any) -> Any:
 
 
 def events(text: str) -> list[Any]:
-    """Give the JSON of each event of a stream; `[DONE]` as it is."""
+    """Return the JSON of each event of a stream; `[DONE]` as it is."""
     lines = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 

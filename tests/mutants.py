@@ -233,7 +233,7 @@ MUTANTS = [
         tests=("test_text_that_is_no_object_is_explained",),
     ),
     Mutant(
-        "a tool that went on after its run was stopped is owed again",
+        "a tool that went on after its run was stopped is pending again",
         "promise 3",
         at="run_in_task",
         old="            raise left_alone() from None\n",

@@ -66,7 +66,7 @@ def find_programs() -> Path | None:
 
 
 def as_plain_user(folder: Path) -> list[str]:
-    """Say how to run a program that refuses root, and give it the folder."""
+    """Return a command that runs a program as a plain user, who gets the folder."""
     if os.geteuid() != 0:
         return []
     setpriv = shutil.which("setpriv")
@@ -125,7 +125,7 @@ def restartable_server(
 
 
 def end_with_parent() -> list[str]:
-    """Say how to run a program that ends with these tests, also when they are killed."""
+    """Return a command that runs a program which ends with these tests, even if they are killed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig=QUIT"] if setpriv else []
 
@@ -179,7 +179,7 @@ NUMBERS = count(1)
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """Make an empty database for one test."""
+    """Build an empty database for one test."""
     name = f"test_{next(NUMBERS)}"
     postgres_server.execute(f"CREATE DATABASE {name}")
     yield postgres_server.url(name)

@@ -17,7 +17,7 @@ from pathors_agent.tools.tool import Tool
 
 
 def result_of(value: object, **options: Any) -> ToolMessage:
-    """Give the message for a value of a tool `look`."""
+    """Return the message for a value of a tool `look`."""
     registry = ToolRegistry([Tool(name="look", function=lambda: None, **options)])
     bound = registry.bind(ToolCall(id="call_1", name="look", arguments="{}"))
     assert isinstance(bound, BoundCall)

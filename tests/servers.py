@@ -264,11 +264,11 @@ class LLMockServer(ModelServer):
         self.ask("POST", "/_llmock/scenario", {"behaviors": behaviors})
 
     def requests(self) -> list[dict[str, object]]:
-        """Give the requests since the last reset, oldest first."""
+        """Return the requests since the last reset, oldest first."""
         return self.ask("GET", "/_llmock/requests")["requests"]  # type: ignore[index,no-any-return]  # JSON
 
     def verdict(self) -> dict[str, object]:
-        """Give llmock's opinion of the client."""
+        """Return llmock's verdict on the client."""
         return self.ask("GET", "/_llmock/verdict")  # type: ignore[return-value]  # JSON
 
     def reset(self) -> None:
@@ -305,7 +305,7 @@ def ended(process: subprocess.Popen[bytes], *, within: float) -> bool:
 
 
 def free_port() -> int:
-    """Give a port that nobody listened on a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -343,7 +343,7 @@ def llmock_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLMockS
 
 @pytest.fixture
 def llmock_server(llmock_process: LLMockServer) -> LLMockServer:
-    """Give llmock as new."""
+    """Return llmock as new."""
     llmock_process.reset()
     return llmock_process
 
@@ -358,6 +358,6 @@ def fakellm_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeLL
 
 @pytest.fixture
 def fakellm_server(fakellm_process: FakeLLMServer) -> FakeLLMServer:
-    """Give fakellm without rules and conversations."""
+    """Return fakellm without rules and conversations."""
     fakellm_process.rules()
     return fakellm_process

@@ -44,7 +44,7 @@ async def say(store: SQLStore, *messages: Message, id: str = "session") -> None:
 
 
 async def error_of(store: SQLStore) -> str:
-    """Give what a store says that cannot be opened."""
+    """Return the error of a store that cannot be opened."""
     with pytest.raises(StoreError) as caught:
         async with store:
             pass

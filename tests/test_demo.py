@@ -179,7 +179,7 @@ def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def streamed(*script: testing.Entry) -> Iterator[list[bytes]]:
-    """Give the HTTP answers of a scripted model, for a real server to send."""
+    """Return the HTTP answers of a scripted model, for a real server to send."""
     for entry in script:
         with testing.ScriptedTransport(entry).send(Request(body=b'{"stream": true}')) as response:
             body = b"".join(response.pieces)

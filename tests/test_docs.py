@@ -119,7 +119,7 @@ def check_output(printed: list[str], code: str) -> None:
 
 
 def line_matches(printed: str, expected: str) -> bool:
-    """Tell whether a line is the expected one, three dots standing for any text."""
+    """Return True if a line is the expected one, three dots standing for any text."""
     pattern = ".*".join(re.escape(part) for part in expected.split("..."))
     return re.fullmatch(pattern, printed.rstrip()) is not None
 
@@ -129,7 +129,7 @@ def all_blocks(*languages: str) -> list[Block]:
 
 
 def included() -> list[tuple[str, str, str]]:
-    """Give each block that a comment says is a file: its page, the file, the text."""
+    """Return each block that a comment says is a file: its page, the file, the text."""
     return [
         (str(page.relative_to(ROOT)), match[1], match[2])
         for page in PAGES
@@ -138,7 +138,7 @@ def included() -> list[tuple[str, str, str]]:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Give each command of a console block, and where it stands."""
+    """Return each command of a console block, and where it stands."""
     return [
         (str(block), line.removeprefix(PROMPT))
         for block in all_blocks("console")
@@ -148,7 +148,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 def headings(page: Path) -> set[str]:
-    """Give the anchors of a page's headings, as code hosts make them."""
+    """Return the anchors of a page's headings, as code hosts make them."""
     outside = FENCE.sub("", page.read_text())
     titles = re.findall(r"^#+ (.+)$", outside, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -1,4 +1,4 @@
-"""Importing the library, and running an agent on a script, reaches nobody: there is no telemetry."""
+"""Importing the library, and running an agent on a script, opens no connection: there is no telemetry."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 PACKAGE = Path(__file__).parent.parent / "src" / "pathors_agent"
 
-# An audit hook sees every call of Python's own, whoever makes it.
+# An audit hook sees every call of Python's own, whichever code makes it.
 WATCHED = """
 import sys
 
@@ -51,7 +51,7 @@ print(Agent(script, tools=[add]).run("1 + 2?").output)
 
 
 def watched(code: str, *arguments: str) -> str:
-    """Run code in a process that may reach nobody; give what it printed."""
+    """Run code in a process that may open no connection; return its output."""
     done = subprocess.run(
         [sys.executable, "-c", WATCHED + code, *arguments],
         capture_output=True,

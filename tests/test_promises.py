@@ -17,12 +17,12 @@ BOUND = re.compile(r"`([A-Z]+(?:_[A-Z]+)*)`")
 
 
 def section(title: str) -> str:
-    """Give the text below a heading, as far as the next one."""
+    """Return the text below a heading, as far as the next one."""
     return PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 
 def numbered(text: str) -> dict[int, str]:
-    """Give the items of a numbered list by their numbers."""
+    """Return the items of a numbered list by their numbers."""
     pieces = re.split(r"^(\d+)\. ", text, flags=re.MULTILINE)[1:]
     return {int(pieces[at]): pieces[at + 1] for at in range(0, len(pieces), 2)}
 

@@ -35,7 +35,7 @@ SETTINGS = [Limits, ModelOptions, Timeouts, EndpointProfile, Tool, Retry, Server
 ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| (.*?) \|$", re.MULTILINE)
 
 UNITS = {"KiB": 1024, "MiB": 1024 * 1024}
-# Texts of tests and demonstrations, which are nobody's bounds.
+# Texts of tests and demonstrations, which bound nothing.
 NO_BOUNDS = ("testing", "offline", "cli", "demo", "demo_tools")
 
 
@@ -86,7 +86,7 @@ def defaults_on_page(section: str) -> dict[str, object]:
 
 
 def public_fields(kind: Any) -> Iterator[Field[Any]]:
-    """Give the fields that may be set; what every tool must have is no setting."""
+    """Return the fields that may be set; what every tool must have is no setting."""
     required = {"name", "parameters", "function"} if kind is Tool else set()
     return (f for f in fields(kind) if f.name not in required and not f.name.startswith("_"))
 
@@ -127,7 +127,7 @@ def value_of(name: str) -> object:
 
 
 def constants() -> Iterator[tuple[str, str]]:
-    """Give the module and name of each number that a module gives a public name in capitals."""
+    """Return the module and name of each number that a module gives a public name in capitals."""
     for path in PACKAGE.rglob("*.py"):
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         for node in ast.parse(path.read_text()).body:

@@ -49,7 +49,7 @@ def address() -> Iterator[str]:
 
 
 def overflow(page: "Page") -> int:
-    """Say by how many pixels the page is wider than its window."""
+    """Return by how many pixels the page is wider than its window."""
     width: int = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     return width
 

@@ -75,7 +75,7 @@ def is_below(span: "ReadableSpan", parent: "ReadableSpan") -> bool:
 
 
 def attributes(span: "ReadableSpan") -> dict[str, Any]:
-    """Give a span's attributes; the one time among them differs with each run."""
+    """Return a span's attributes; the one time among them differs with each run."""
     known = dict(span.attributes or {})
     first: Any = known.pop("gen_ai.response.time_to_first_chunk", 0)
     assert first >= 0

@@ -356,7 +356,7 @@ def test_prompt_after_closing_the_open_calls_goes_on(way: Way) -> None:
 
 
 def everything(prefix: int) -> tuple[Entry, ...]:
-    """Give the rest of a script of three answers, of which so many were taken whole."""
+    """Return the rest of a script of three answers after this number of whole ones."""
     script = (answer("Hm.", calls=[ADD, DOUBLE]), answer(calls=[ADD]), answer("Done."))
     return script[prefix:]
 
@@ -394,7 +394,7 @@ def test_stream_left_anywhere_has_a_true_history_and_goes_on(way: Way) -> None:
 
 
 def contents(conversation: Conversation) -> list[tuple[str, str, list[str]]]:
-    """Give what was said, without the ids that providers count up."""
+    """Return what was said, without the ids that providers count up."""
     return [
         (m.role, m.text, [c.name + c.arguments for c in getattr(m, "tool_calls", ())])
         for m in conversation.messages

@@ -34,7 +34,7 @@ class User:
 
 
 def greeting(way: str, asked: list[User] | None = None) -> Any:
-    """Make the instructions of a user, as a function of this way's kind."""
+    """Return the instructions of a user, as a function of this way's kind."""
 
     def instructions(user: User) -> str:
         if asked is not None:

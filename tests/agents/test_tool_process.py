@@ -88,14 +88,14 @@ def dispatch(request: pytest.FixtureRequest) -> Dispatch:
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Path:
-    """Give a pipe to which a tool writes its id: who reads it waits until the tool runs."""
+    """Return a pipe to which a tool writes its id; a reader waits until the tool runs."""
     path = tmp_path / "pid"
     os.mkfifo(path)
     return path
 
 
 class Watched:
-    """A process whose end can be waited for, whoever its parent is."""
+    """A process whose end can be waited for, whichever process is its parent."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid

@@ -27,7 +27,7 @@ def verdicts(report: Report) -> dict[str, Verdict]:
 
 
 def others(report: Report) -> dict[str, Verdict]:
-    """Give what is not simply so."""
+    """Return the findings that do not simply hold."""
     return {name: seen for name, seen in verdicts(report).items() if seen is not HOLDS}
 
 
@@ -140,7 +140,7 @@ class Odd(Transport):
         self._changes = changes
 
     def refuses(self, fields: Fields) -> str:
-        """Say why it refuses a request; empty where it does not."""
+        """Return why the server refuses a request, or an empty string."""
         return ""
 
     @contextmanager

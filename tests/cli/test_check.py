@@ -138,14 +138,16 @@ def test_endpoint_where_every_rule_holds_ends_with_0() -> None:
 
 def test_endpoint_that_cannot_be_asked_ends_with_1(server: Live) -> None:
     refused = run("check", server.base, "--key", "sk_wrong")
-    nobody = run("check", "http://127.0.0.1:9/v1", "--key", "")
+    no_server = run("check", "http://127.0.0.1:9/v1", "--key", "")
 
-    assert (refused.returncode, refused.stdout) == (nobody.returncode, nobody.stdout) == (1, "")
+    assert (
+        (refused.returncode, refused.stdout) == (no_server.returncode, no_server.stdout) == (1, "")
+    )
     assert refused.stderr == (
         "error: the provider answered 401: Invalid authentication; "
         "check the key (api_key=, PATHORS_API_KEY)\n"
     )
-    assert nobody.stderr.startswith("error: No connection to http://127.0.0.1:9")
+    assert no_server.stderr.startswith("error: No connection to http://127.0.0.1:9")
 
 
 def test_silence_ends_it_in_time() -> None:
@@ -194,6 +196,6 @@ def test_bar_shows_on_a_terminal_only(server: Live) -> None:
 def read(terminal: int) -> str:
     try:
         return os.read(terminal, 65536).decode(errors="replace")
-    except OSError:  # Linux says so of a terminal that nobody else has open
+    except OSError:  # the error of Linux for a terminal that no other process has open
         os.close(terminal)
         return ""

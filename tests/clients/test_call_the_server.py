@@ -79,7 +79,7 @@ def printed_by(command: list[str], variables: dict[str, str], home: Path, text: 
 
 
 def fits(value: Any, expected: Any) -> bool:
-    """Tell whether a value is as expected; three dots in a text stand for any."""
+    """Return True if a value is the expected one; three dots in a text match any text."""
     match expected:
         case "...":
             return True
@@ -97,7 +97,7 @@ def fits(value: Any, expected: Any) -> bool:
 
 
 def curl_version() -> tuple[int, ...]:
-    """Give the numbers of the version; none where there is no curl."""
+    """Return the numbers of curl's version, or none without curl."""
     curl = shutil.which("curl")
     if curl is None:
         return ()

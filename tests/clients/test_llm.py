@@ -34,7 +34,7 @@ class LLM:
     home: Path
 
     def ask(self, server: Live, *words: str, key: str | None = None) -> str:
-        """Give what it prints."""
+        """Return its output."""
         done = self.run(server, *words, key=key or server.key)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

@@ -78,7 +78,7 @@ def project(*script: Any, **settings: Any) -> Project:
 
 
 def requests(server: Live) -> list[dict[str, Any]]:
-    """Give the requests that reached the model."""
+    """Return the requests that reached the model."""
     transport: Any = server.app.state.runtime.projects["demo"].transport
     found: list[dict[str, Any]] = transport.requests
     return found

@@ -119,7 +119,7 @@ def open_ids(history: list[Message]) -> tuple[str, ...]:
 
 
 def fits_the_column(event: str, message: Message, still_open: tuple[str, ...]) -> bool:
-    """Tell whether in this state the message is the event: a result may be the last or not."""
+    """Return True if the message is the column's event in this state."""
     if not isinstance(message, ToolMessage) or not still_open:
         return True
     is_last = len(still_open) == 1

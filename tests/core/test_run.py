@@ -41,7 +41,7 @@ USER = UserMessage(content="Hello?")
 ANSWER = AssistantMessage(content="Hi.")
 
 
-def owed(run: Run) -> list[str]:
+def pending(run: Run) -> list[str]:
     """Write effects as text: `model/1`, or `tool/0/2 c`, with the call's id."""
     return [described(effect) for effect in run.effects()]
 
@@ -120,7 +120,7 @@ def test_pending_effects_are_as_documented(
 ) -> None:
     run = Run(Conversation(history), limits=Limits(turns=turns), client_tools={"ask"})
 
-    assert owed(run) == effects
+    assert pending(run) == effects
     assert run.status is status
     assert run.limit == ("turns" if status is Status.LIMIT_REACHED else None)
     assert bool(run.effects()) == (status is Status.RUNNING)
@@ -165,7 +165,7 @@ def test_a_misfit_is_not_recorded() -> None:
         with pytest.raises(ConversationError):
             run.record(misfit)
 
-    assert owed(run) == ["tool/0/0 a"]
+    assert pending(run) == ["tool/0/0 a"]
 
 
 def test_record_gives_the_message_back() -> None:
@@ -177,29 +177,29 @@ def test_record_gives_the_message_back() -> None:
 
 def test_failed_effect_is_still_pending_under_the_same_key() -> None:
     run = Run(Conversation([USER, calling("a", "b")]))
-    assert owed(run) == ["tool/0/0 a", "tool/0/1 b"]
+    assert pending(run) == ["tool/0/0 a", "tool/0/1 b"]
 
     run.record(result("a"))  # and b was cancelled: nothing is recorded
 
-    assert owed(run) == ["tool/0/1 b"]
+    assert pending(run) == ["tool/0/1 b"]
 
 
 def test_result_of_the_client_resumes_a_suspended_run() -> None:
     run = Run(Conversation([USER, calling("a:ask", "b:ask")]), client_tools=["ask"])
-    assert owed(run) == []
+    assert pending(run) == []
 
     run.record(result("b"))
-    assert owed(run) == []
+    assert pending(run) == []
     run.record(result("a"))
 
-    assert owed(run) == ["model/1"]
+    assert pending(run) == ["model/1"]
 
 
 def test_suspended_calls_become_local_when_the_client_tools_say_so() -> None:
     conversation = Conversation([USER, calling("a:ask")])
 
-    assert owed(Run(conversation, client_tools={"ask"})) == []
-    assert owed(Run(conversation)) == ["tool/0/0 a"]
+    assert pending(Run(conversation, client_tools={"ask"})) == []
+    assert pending(Run(conversation)) == ["tool/0/0 a"]
 
 
 def test_closing_open_calls_lets_a_suspended_run_go_on() -> None:
@@ -207,7 +207,7 @@ def test_closing_open_calls_lets_a_suspended_run_go_on() -> None:
 
     run.conversation.close_open_calls("The user is gone.")
 
-    assert owed(run) == ["model/1"]
+    assert pending(run) == ["model/1"]
 
 
 def test_higher_limit_goes_on_where_a_run_stopped() -> None:
@@ -216,7 +216,7 @@ def test_higher_limit_goes_on_where_a_run_stopped() -> None:
     assert stopped.limit == "turns"
     assert stopped.status is Status.LIMIT_REACHED
 
-    assert owed(Run(conversation, limits=Limits(turns=3))) == ["model/2"]
+    assert pending(Run(conversation, limits=Limits(turns=3))) == ["model/2"]
 
 
 def test_limit_counts_from_the_last_user_message() -> None:
@@ -231,7 +231,7 @@ def test_default_limit_is_25_turns() -> None:
     for _ in range(24):
         conversation.append(calling("a"))
         conversation.append(result("a"))
-    assert owed(Run(conversation, limits=NO_REPEATS)) == ["model/24"]
+    assert pending(Run(conversation, limits=NO_REPEATS)) == ["model/24"]
 
     conversation.append(calling("a"))
     conversation.append(result("a"))
@@ -276,7 +276,7 @@ def perform(effect: Effect, script: Mapping[str, AssistantMessage]) -> Message:
 
 
 def drive(run: Run) -> Iterator[str]:
-    """Perform what is owed, one after another; yield the keys."""
+    """Perform the pending effects, one after another; yield the keys."""
     while effects := run.effects():
         for effect in effects:
             message = perform(effect, SCRIPT)

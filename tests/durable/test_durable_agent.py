@@ -69,7 +69,7 @@ class Script(AsyncScriptedTransport):
 
 
 def ran(into: list[str]) -> Callable[..., Any]:
-    """Make a tool that notes its calls."""
+    """Build a tool that notes its calls."""
 
     @tool(approve=True)
     async def pay(cents: int) -> str:
@@ -151,7 +151,7 @@ async def test_approval_comes_from_a_process_that_runs_nothing(opened: Open) -> 
         handle = await durable.start("pay", id="run")
         async with durable.working(poll=0.05):
             [approval] = (await handle.result()).approvals
-        # Nobody works now: what waits for a person costs nothing.
+        # No worker runs now: a suspended run costs nothing.
         async with opened(tools=tools, queue="q") as elsewhere:
             await elsewhere.approve("run", approval.digest, arguments={"cents": 3})
 

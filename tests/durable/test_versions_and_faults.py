@@ -26,12 +26,12 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def database(tmp_path: Path) -> str:
-    """Give the URL of a file that is not there yet."""
+    """Return the URL of a file that is not there yet."""
     return f"sqlite:///{tmp_path / 'runs.db'}"
 
 
 class Script(AsyncScriptedTransport):
-    """A script whose end nobody reaches."""
+    """A script whose end no run reaches."""
 
     def assert_used_up(self) -> None:
         pass

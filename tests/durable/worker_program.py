@@ -17,7 +17,7 @@ QUEUE = "queue"
 
 
 def machine() -> str:
-    """Say that each process is on a machine of its own: nobody sees whether it is there."""
+    """Return a machine of its own for each process, so that no worker can look for the process."""
     return f"machine of {os.getpid()}"
 
 

@@ -49,7 +49,7 @@ class Stream:
         return _packed(pieces) if self.is_packed else pieces
 
     def zone(self, sent: int, *, in_good_order: bool = False) -> Zone:
-        """Say how far a client comes with so many bytes of it.
+        """Return how far a client gets with this number of its bytes.
 
         An event at the very end needs no blank line, where the body ended in good order.
         """
@@ -69,7 +69,7 @@ class Stream:
         return zlib.decompressobj(31).decompress(body) if self.is_packed else body
 
     def borders(self) -> list[int]:
-        """Give the numbers of bytes around which something changes."""
+        """Return the numbers of bytes around which something changes."""
         zones = [self.zone(sent) for sent in range(len(self.wire) + 1)]
         changes = [n for n in range(1, len(zones)) if zones[n] != zones[n - 1]]
         return sorted({0, 1, *changes, *(n - 1 for n in changes), len(self.wire)})

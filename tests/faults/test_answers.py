@@ -52,7 +52,7 @@ class Case:
     """aiohttp reads nothing of a piece that is garbled further on; the pieces are the network's."""
 
     def outcome(self, client: Client) -> tuple[object, ...]:
-        """Give the error, requests, waits, roles of the history, and the answer."""
+        """Return the error, requests, waits, roles of the history, and the answer."""
         sent = self.requests[client.retrying]
         if self.kind is None:
             return None, sent, sent - 1, ["user", "assistant"], "Hello"
@@ -326,7 +326,7 @@ RETRY_AFTER: dict[tuple[str, str], tuple[float, int]] = {
     ("Retry-After", "Sunday, 06-Nov-94 08:49:57 GMT"): (20.0, 2),
     ("Retry-After", "Sun Nov  6 08:49:57 1994"): (20.0, 2),
     ("Retry-After", "60"): (60.0, 2),
-    # It does not ask, or nobody can say what.
+    # It does not ask, or it is unknown what for.
     ("Retry-After", "0"): (0.0, 2),
     ("Retry-After", "-5"): (0.0, 2),
     ("Retry-After", "Sun, 06 Nov 1994 08:49:17 GMT"): (0.0, 2),
@@ -366,7 +366,7 @@ def test_server_is_left_alone_as_long_as_it_asks_and_no_longer_than_anybody_wait
         for wait in seen.waits:
             # A little of its own while the server asks for nothing: up to half a second.
             assert least <= wait <= max(least, 0.5), case
-        assert seen.seconds < 20  # nobody really slept
+        assert seen.seconds < 20  # nothing really slept
 
 
 # - damage anywhere -

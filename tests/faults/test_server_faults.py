@@ -204,7 +204,7 @@ def bad_clients_of(folder: Path) -> Iterator[Bad]:
 
 
 async def make_keys(database: str) -> dict[str, str]:
-    """Make a key for each project, one that is revoked, and one of a project that is not served."""
+    """Build a key for each project, one that is revoked, and one of a project that is not served."""
     made = {}
     async with SQLStore(database) as store:
         for name in (*PROJECTS, "revoked", "gone"):

@@ -298,7 +298,7 @@ class Asked:
 
 
 def status_of(answer: httpx2.Response, *, stream: bool) -> int:
-    """Give the status; that of the event for an error in a stream that had begun."""
+    """Return the status, or the status in the event of an error in a stream."""
     if answer.status_code == 503:
         check_unavailable(answer)
     elif stream and events(answer.text)[-1] != "[DONE]":

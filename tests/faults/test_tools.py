@@ -125,7 +125,7 @@ RESULTS = {
     "told": "Ask for a day.",
     "of my own": "There is no Atlantis.",
     "future": "CancelledError: another's",
-    # Nobody cancelled the run.
+    # The run was not cancelled.
     "cancelled": "CancelledError: it was stopped, and not by its run.",
     "closed": "GeneratorExit: it was stopped, and not by its run.",
 }
@@ -415,7 +415,7 @@ async def test_approval_of_a_run_that_was_cancelled_is_asked_for_again(pay: Payi
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(approve)
         with anyio.fail_after(LONG):
-            while not PAID:  # noqa: ASYNC110  (a list tells nobody)
+            while not PAID:  # noqa: ASYNC110  (a list sends no event)
                 await anyio.sleep(0.001)
         tasks.cancel_scope.cancel()
 

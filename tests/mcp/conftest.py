@@ -47,7 +47,7 @@ def connect(request: pytest.FixtureRequest) -> Callable[..., MCPTools]:
 
 @pytest.fixture
 def events(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[dict[str, object]]]:
-    """Give the fields of the events of a name."""
+    """Return the fields of the events of a name."""
     caplog.set_level(logging.INFO, logger="pathors_agent")
 
     def named(event: str) -> list[dict[str, object]]:

@@ -143,7 +143,7 @@ def pass_on(
 
 
 def replies(script: Sequence[Turn], taken: int = 0) -> list[Reply]:
-    """Give the answers that are left when so many were taken."""
+    """Return the rest of the answers after this number of them."""
     return [turn.reply(number) for number, turn in enumerate(script)][taken:]
 
 

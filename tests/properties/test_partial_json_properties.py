@@ -40,7 +40,7 @@ def damaged_texts(draw: st.DrawFn) -> str:
 
 
 def cut(text: str, places: list[int]) -> list[str]:
-    """Give the text in pieces, cut at these places."""
+    """Return the text in pieces, cut at these places."""
     ends = sorted({place % (len(text) + 1) for place in places} | {len(text)})
     return [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
@@ -58,7 +58,7 @@ def views(pieces: list[str]) -> dict[int, tuple[JSONValue, bool]]:
 
 
 def whole(text: str) -> str:
-    """Give a text in which each half of a surrogate pair became U+FFFD, and each pair one."""
+    """Return a text in which each half of a surrogate pair became U+FFFD, and each pair one."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

@@ -64,7 +64,7 @@ def draw_result(data: st.DataObject, call: ToolCall) -> ToolMessage:
 
 
 def next_message(data: st.DataObject, run: Run, number: int) -> Message:
-    """Do something of what is owed, in any order; or what somebody else may do."""
+    """Perform a pending effect, in any order, or act as another program."""
     effects: Sequence[Effect] = run.effects()
     if not effects:
         open_calls = run.conversation.open_calls

@@ -496,7 +496,7 @@ SCHEMAS = objects(st.recursive(SCALARS, grown, max_leaves=6))
 
 
 def fitting(schema: Any, definitions: dict[str, Any], depth: int = 6) -> st.SearchStrategy[Any]:
-    """Give a strategy for values that fit a closed schema."""
+    """Return a strategy for values that fit a closed schema."""
 
     def inside(part: Any) -> st.SearchStrategy[Any]:
         return st.deferred(lambda: fitting(part, definitions, depth - 1))

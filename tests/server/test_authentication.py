@@ -25,7 +25,7 @@ def project(*script: Any, name: str = "demo", **more: Any) -> Project:
 
 
 async def by_header(request: Request) -> Principal | None:
-    """Let in whoever the header `X-User` names, as an app behind a login does."""
+    """Let in the user in the header `X-User`, as an app behind a login does."""
     user = request.headers.get("x-user")
     return None if user is None else Principal(project="demo", id=user)
 

@@ -55,7 +55,7 @@ def ask_and_kill(server: Server, key: str, name: str, place: str, folder: Path) 
 
 
 def stored(server: Server, key: str, name: str) -> list[dict[str, Any]] | None:
-    """Give the messages of a session that is there."""
+    """Return the messages of a session that is there."""
     path = f"/v1/projects/killed/sessions/{name}"
     answer = answered(server.connection(), "GET", path, bearer(key))
     messages: list[dict[str, Any]] | None = None
@@ -104,7 +104,7 @@ def test_repeat_of_a_killed_turn_runs_no_tool_twice(tmp_path: Path) -> None:
 
 
 def success(answer: Answered) -> Answered | None:
-    """Tell of an answer other than that it is being answered."""
+    """Return an answer, unless it says that the request is still running."""
     return answer if answer.status == 200 else None
 
 
@@ -125,7 +125,7 @@ def test_turn_survives_its_server_and_its_repeat_gets_the_answer(tmp_path: Path)
             key = key or server.key("killed")
             ask_and_kill(server, key, name, place, tmp_path)
         with served(database, tmp_path, "--durable") as server:
-            # Nobody asks again: the next server goes on by itself.
+            # No client asks again: the next server goes on by itself.
             messages = until(partial(stored, server, key, name))
             unknown = check(messages, tmp_path)
             answer = ask(server, key, name)

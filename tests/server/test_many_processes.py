@@ -1,4 +1,4 @@
-"""Servers in several processes on one database: one turn at a time in a session, whoever dies."""
+"""Servers in several processes on one database: one turn at a time in a session, even if one dies."""
 
 import json
 import signal

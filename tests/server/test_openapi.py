@@ -105,7 +105,7 @@ def test_request_that_fits_the_document_is_answered_as_it_says(case: Any, stream
 
 
 def component(name: str) -> Any:
-    """Give the validator of one of the document's schemas, which takes no field that it lacks."""
+    """Return the validator of one of the document's schemas, which takes no field that it lacks."""
     schemas = APP.openapi()["components"]["schemas"]
     closed = {each: {**schema, "additionalProperties": False} for each, schema in schemas.items()}
     return Draft202012Validator(

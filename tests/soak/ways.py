@@ -93,7 +93,7 @@ TOOLS: list[Callable[..., object]] = [look, look_async, fail, pay, wait]
 def run_blocking(agent: Agent[str], kind: str) -> str:
     """Run once; tell what came of it."""
     try:
-        # Blocking code has nobody beside it who could cancel a tool.
+        # Beside blocking code nothing runs that could cancel a tool.
         if kind in ("leave", "waiting tool"):
             with agent.stream("leave") as stream:
                 for _ in stream:

@@ -21,7 +21,7 @@ def sqlite_url(sqlite_file: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest) -> str:
-    """Give the URL of an empty database, of either kind."""
+    """Return the URL of an empty database, of either kind."""
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     return str(request.getfixturevalue(name))
 

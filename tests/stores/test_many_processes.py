@@ -1,4 +1,4 @@
-"""Many processes at one database: nothing is lost, doubled or mixed, whoever is killed."""
+"""Many processes at one database: nothing is lost, doubled or mixed when processes are killed."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give the URL of an empty database, of either kind."""
+    """Return the URL of an empty database, of either kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/sessions.db"
     return str(request.getfixturevalue("postgres_url"))

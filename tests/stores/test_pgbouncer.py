@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def pooled_url(postgres_server: PostgresServer, postgres_url: str) -> Iterator[str]:
-    """Give the URL of an empty database, through a pooler that has one connection to it."""
+    """Return the URL of an empty database, through a pooler that has one connection to it."""
     program = find_pgbouncer()
     if program is None:
         pytest.skip("pgbouncer is not installed")

@@ -268,5 +268,5 @@ async def test_lease_is_not_taken_while_its_holder_stores_a_turn(postgres_url: s
 async def wait_for_waiting(url: str, many: int) -> None:
     """Wait until so many connections wait for a lock."""
     with anyio.fail_after(LONG):
-        while value(url, WAITING) < many:  # noqa: ASYNC110  (a database tells nobody)
+        while value(url, WAITING) < many:  # noqa: ASYNC110  (a database sends no event)
             await asyncio.sleep(0.01)

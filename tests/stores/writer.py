@@ -38,7 +38,7 @@ async def wait_for_lease(store: SQLStore, holder: str, seconds: float) -> Lease:
 
 
 async def save_turns(store: SQLStore, name: str) -> list[str]:
-    """Save some turns; every third outlives its lease, and is stored only if nobody came."""
+    """Save some turns; every third outlives its lease, and is stored only if no other writer came."""
     saved = []
     for number in range(5):
         turn = f"{name}-{number}"

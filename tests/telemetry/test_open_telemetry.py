@@ -279,7 +279,7 @@ def test_summary_that_a_run_needs_is_written_below_it(exported: Exported) -> Non
 
 
 def counted(points: list[Any], *names: str) -> list[tuple[Any, ...]]:
-    """Give each point's count and these attributes."""
+    """Return each point's count and these attributes."""
     return sorted((p.count, *(p.attributes.get(name) for name in names)) for p in points)
 
 

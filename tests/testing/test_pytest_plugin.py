@@ -1,4 +1,4 @@
-"""The plugin gives tests their cassettes, costs nothing while nobody uses it, and fuzzing prints code."""
+"""The plugin gives tests their cassettes, costs nothing while it is not used, and fuzzing prints code."""
 
 import json
 import subprocess

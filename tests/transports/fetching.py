@@ -91,7 +91,7 @@ async def read_all_async(transport: AsyncTransport) -> bytes:
 
 
 def told(error: BaseException) -> str:
-    """Give all that an error shows: text, repr, attributes, and the traceback with its causes."""
+    """Return all that an error shows: text, repr, attributes, and the traceback with its causes."""
     shown = [str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)]
     cause = error.__cause__
     while cause is not None:

@@ -157,8 +157,8 @@ def test_status_of_fault_is_given(scripted_server: StartServer, fetch: Fetch, st
 def test_refused_connection_goes_to_the_next(scripted_server: StartServer, fetch: Fetch) -> None:
     server = scripted_server(OK)
 
-    with refused_port() as nobody:
-        assert fetch(nobody, server.url) == 200
+    with refused_port() as closed:
+        assert fetch(closed, server.url) == 200
 
     assert fetch.pieces == [b"fine"]
 

@@ -36,7 +36,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def send(make: Any, url: str, **settings: Any) -> bytes:
-    """Make a transport, send one request, and return its answer."""
+    """Build a transport, send one request, and return its answer."""
     settings.setdefault("retries", 0)
 
     async def main() -> bytes:

@@ -45,7 +45,7 @@ def read(text: str) -> Tags:
 
 
 def bars(text: str) -> list[tuple[str, float, float]]:
-    """Give each bar's kind, and where it begins and ends in hundredths of the chart."""
+    """Return each bar's kind, and where it begins and ends in hundredths of the chart."""
     found = re.findall(r'<b class="([^"]+)" style="left:([\d.]+)%;width:([\d.]+)%">', text)
     return [(kind, float(left), float(left) + float(width)) for kind, left, width in found]
 

@@ -274,7 +274,7 @@ def passing(body: bytes, cut: Cut, **bounds: int) -> AssistantMessage:
 
 
 def sized_event(size: int, *, multibyte: bool, comments: bool) -> bytes:
-    """Make a chunk of this many bytes, without the blank line that ends it."""
+    """Build a chunk of this many bytes, without the blank line that ends it."""
     start, stop = b'data: {"choices":[{"delta":{"content":"', b'"}}]}'
     comment = b": ping\n" if comments else b""
     room = size - len(comment + start + stop)

@@ -115,7 +115,7 @@ def tools(client: openai.OpenAI, given: dict[str, Any]) -> Any:
 
 
 def talk(client: openai.OpenAI, given: dict[str, Any]) -> Any:
-    """Say one thing after another, run the calls, and send the end of the history each time."""
+    """Send one prompt after another, run the calls, and send the end of the history each time."""
     system = given.get("system")
     lead: list[Any] = [{"role": "system", "content": system}] if system else []
     messages: list[Any] = []
