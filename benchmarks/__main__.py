@@ -36,8 +36,9 @@ def main() -> None:
     started = monotonic()
     for name in options.only or SECTIONS:
         measured += _section(name)(settings)
-    found = report.document(measured, quick=options.quick)
-    report.write_json(options.json, found)
+        # After each section, so that a section that fails loses only itself.
+        found = report.document(measured, quick=options.quick)
+        report.write_json(options.json, found)
     caption = f"{found['date'][:10]}, Python {found['python']}"
     if measured.costs:
         openai = found["versions"]["openai"] or "not installed"

@@ -90,7 +90,7 @@ async def dbos(database: str, turns: int, ticks: list[float]) -> str:
     from dbos import DBOS
 
     from pathors_agent.durable import engine
-    from pathors_agent.durable.records import JSONSerializer
+    from pathors_agent.durable.engine import JSONSerializer
 
     engine.connect(database).destroy()  # SQLite with a write-ahead log, as ours
 
