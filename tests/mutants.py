@@ -268,7 +268,7 @@ MUTANTS = [
         "the time of a run has no end",
         "limits, promise 6",
         at="RunControl.left",
-        old='        if left <= 0:\n            raise LimitReached("seconds")\n        return left\n',
+        old="        if left <= 0:\n            raise self.out_of_time()\n        return left\n",
         new="        return max(left, 1)\n",
         tests=(
             "test_model_that_takes_too_long_ends_the_run_at_its_limit",

@@ -24,6 +24,7 @@ PUBLIC_NAMES = {
         "RunStream",
         "AsyncRunStream",
         "Limits",
+        "Budget",
         "ModelOptions",
         "Status",
     ),

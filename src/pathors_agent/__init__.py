@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathors_agent.agents.agent import Agent, AsyncAgent
     from pathors_agent.agents.approvals import Approval, Decision
+    from pathors_agent.agents.budgets import Budget
     from pathors_agent.agents.hooks import AsyncHook, Hook, ModelContext, ModelRequest
     from pathors_agent.agents.perform.reconcile import NOT_HAPPENED, Happened
     from pathors_agent.agents.result import RunResult
@@ -100,6 +101,7 @@ __all__ = [
     "AsyncRunStream",
     "AsyncTransport",
     "AuthenticationError",
+    "Budget",
     "CallModel",
     "CallTool",
     "ContentPart",
@@ -218,6 +220,7 @@ _NAMES_BY_MODULE = {
     ),
     "history.trim": ("estimate_tokens", "last_turns", "token_budget"),
     "transports.retry": ("AsyncRetryingTransport", "RetryingTransport"),
+    "agents.budgets": ("Budget",),
     "core.limits": ("Limits",),
     "core.run": ("CallModel", "CallTool", "GiveFeedback", "Run", "Status"),
     "agents.result": ("RunResult",),

@@ -313,7 +313,7 @@ class LimitReached(Exception):
     def __init__(self, limit: str) -> None:
         super().__init__(limit)
         self.limit = limit
-        self.timed_out = limit == "seconds"
+        self.timed_out = limit in ("seconds", "budget.seconds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pathors_agent import (
     AssistantMessage,
     AsyncAgent,
+    Budget,
     ConversationError,
     LimitReached,
     Limits,
@@ -480,6 +481,21 @@ async def test_settings_of_a_run_are_stored_with_it(opened: Open) -> None:
     assert first["messages"][0]["content"] == "For Ada."
     assert (first["model"], first["temperature"]) == ("small", 0.0)
     assert (second["model"], second.get("temperature")) == ("large", None)
+
+
+async def test_budget_of_the_agent_stops_its_runs(opened: Open) -> None:
+    async with opened("Hi.", budget=Budget(calls=1)) as durable:
+        first = await (await durable.start("Hi.")).result()
+        second = await (await durable.start("Hi.")).result()
+
+    assert first.output == "Hi."
+    assert (second.status, second.limit) == (Status.LIMIT_REACHED, "budget.calls")
+
+
+async def test_budget_is_not_stored_with_a_run(opened: Open) -> None:
+    async with opened() as durable:
+        with pytest.raises(TypeError, match="a stored run has no budget="):
+            await durable.start("Hi.", budget=Budget(calls=1))
 
 
 # - hooks -

@@ -13,6 +13,7 @@ from live_server import Live, events, joined, live
 from pathors_agent import (
     AssistantMessage,
     AsyncHTTPTransport,
+    Budget,
     ContentPart,
     ModelContext,
     ModelOptions,
@@ -409,3 +410,10 @@ def test_answer_of_a_hook_is_streamed_to_the_client() -> None:
         answered = server.complete("My password?", stream=True)
 
         assert joined(events(answered.text)) == "I do not handle passwords."
+
+
+def test_turns_of_a_project_share_its_budget() -> None:
+    with live(project("One.", "Two.", budget=Budget(calls=2))) as server:
+        reasons = [server.complete("?").json()["choices"][0]["finish_reason"] for _ in range(3)]
+
+        assert reasons == ["stop", "stop", "length"]

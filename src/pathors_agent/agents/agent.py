@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, Unpack, cast, overloa
 
 from pathors_agent.agents.answers import ArrivingAnswer, OutputT, answer_type, name_taken
 from pathors_agent.agents.approvals import Approval, Approvals, Decision
+from pathors_agent.agents.budgets import Budget, charged_budgets
 from pathors_agent.agents.mistakes import missing, refuse_mistakes, refuse_settings
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.core.conversation import Conversation
@@ -47,12 +48,13 @@ if TYPE_CHECKING:
 class RunSettings(TypedDict, total=False):
     """What takes the place of the agent's settings in one run.
 
-    `options` replace those options of the agent that they set.
+    `options` replace those options of the agent that they set. A `budget` is spent beside the agent's.
     """
 
     model: str | None
     limits: Limits | None
     options: ModelOptions | None
+    budget: Budget | None
 
 
 class AgentSettings(RunSettings, total=False):
@@ -84,7 +86,9 @@ class _AgentBase:
         instructions: "str | InstructionsFunction | None" = None,
         limits: Limits | None = None,
         options: ModelOptions | None = None,
+        budget: Budget | None = None,
     ) -> None:
+        self.budget = budget
         self._given: tuple[object, ...] = (transport, tools)
         self.name = name
         self._server_address = transport.server_address
@@ -166,6 +170,7 @@ def prepare_run(
     answers = agent._answers.for_run() if agent._answers else None
     settings = settings or {}
     refuse_settings("a run", {"tools": tools, **settings}, _RUN_ARGUMENTS)
+    budgets = charged_budgets(agent.budget, settings.get("budget"))
     choice, registry = agent._choice, agent.tools
     if tools is not None:
         choice, registry = choice_of(tools), registry_of(() if callable(tools) else tools)
@@ -193,6 +198,7 @@ def prepare_run(
         arriving=ArrivingAnswer(answers) if answers else None,
         history=agent._history,
         hooks=agent._hooks or NO_HOOKS,
+        budgets=budgets,
         streams=streams,
         telemetry=RunTelemetry(agent.name, model=template.model, server=agent._server_address),
     )
@@ -229,6 +235,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
     - `name`: the agent's name in traces, metrics and logs.
     - `model`: the name of the model, for endpoints that serve several.
     - `limits`: when a run stops by itself; `options`: parameters of the requests.
+    - `budget`: what all runs of the agent may spend, and the runs of agents that share it.
     """
 
     @overload
@@ -313,7 +320,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         grows during the run; a list of messages, or of OpenAI's dicts, begins a new one, which the
         result holds. `session_id` names the endpoint's session. Tools get `context`. `decisions`
         answer the `approvals` of an earlier run. `tools`, `model`, `limits` and the `options` that are
-        set take the place of the agent's in this run. Raises `TransportError` if a model call fails,
+        set take the place of the agent's in this run; `budget` is spent beside the agent's. Raises `TransportError` if a model call fails,
         with the history so far in its `messages`.
         """
         with self._stream(
@@ -367,7 +374,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         )
         if run.conversation.open_calls:
             bindings.choose_tools(run)
-        control = RunControl(run)
+        control = RunControl(run, bindings.budgets)
         _open(bindings, run, control, prompt, session_id, decisions)
         items = drive(run, self.transport, bindings, control, self._tool_thread())
         return RunStream(run, baseline, bindings, control, items)
@@ -498,7 +505,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
             tools=tools,
             settings=settings,
         )
-        control = RunControl(run)
+        control = RunControl(run, bindings.budgets)
         items = drive_async(run, self.transport, bindings, control)
         if bindings.choice is None or not run.conversation.open_calls:
             _open(bindings, run, control, prompt, session_id, decisions)
@@ -552,7 +559,7 @@ def _open(
 
 def dump_settings(settings: RunSettings) -> dict[str, Any]:
     """Return the settings of a run as JSON."""
-    refuse_settings("a run", settings, RunSettings.__annotations__)
+    refuse_settings("a stored run", settings, ("model", "options", "limits"))
     fields: dict[str, Any] = {"model": settings.get("model")}
     if options := settings.get("options"):
         fields["options"] = asdict(options)

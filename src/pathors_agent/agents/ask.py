@@ -26,6 +26,7 @@ import anyio
 
 from pathors_agent.agents.answers import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.agents.approvals import Approvals
+from pathors_agent.agents.budgets import Budget, Charge, charging
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.hooks import (
     NO_HOOKS,
@@ -41,6 +42,7 @@ from pathors_agent.agents.hooks import (
     with_hooks,
 )
 from pathors_agent.concurrency.event_loops import RunCancelled
+from pathors_agent.core.limits import total_tokens
 from pathors_agent.core.run import CallModel, CallTool, Run
 from pathors_agent.errors import (
     IncompleteResponse,
@@ -49,7 +51,7 @@ from pathors_agent.errors import (
     TransportError,
     error_text,
 )
-from pathors_agent.history.trim import AsyncHistory, checked, spending
+from pathors_agent.history.trim import AsyncHistory, checked, estimate_tokens, spending
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
 from pathors_agent.telemetry.runs import ModelOperation, RunTelemetry
 from pathors_agent.tools.registry import (
@@ -110,6 +112,7 @@ class RunSetup:
     approvals: Approvals
     context: object = None
     hooks: Hooks = NO_HOOKS
+    budgets: tuple[Budget, ...] = ()
     streams: bool = True
     choice: AsyncToolChoice | None = None
     instruct: InstructionsFunction | None = None
@@ -155,9 +158,12 @@ class RunSetup:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count tokens that are used inside the block, beside the run's own answers, to the run."""
+        """Count tokens that are used inside the block, beside the run's own answers, to the run.
+
+        The runs of agents that are started inside are charged to the run's budgets.
+        """
         self.spent = spent = self.spent or []
-        with spending(spent):
+        with spending(spent), charging(self.budgets):
             yield
 
     def select(self, effect: CallModel) -> Sequence[Message]:
@@ -246,6 +252,7 @@ class ModelCall:
 
     __slots__ = (
         "_bindings",
+        "_charge",
         "_control",
         "_conversation",
         "_key",
@@ -257,6 +264,7 @@ class ModelCall:
 
     def __init__(self, run: Run, key: str, bindings: RunSetup, control: RunControl) -> None:
         self._bindings = bindings
+        self._charge: Charge | None = None  # until the request is made, if the run has budgets
         self._control = control
         self._conversation = run.conversation
         self._key = key
@@ -274,6 +282,9 @@ class ModelCall:
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self._control.reads(None)
+        if self._charge is not None:
+            # Providers charge for answers that break off; what is known of them is the prompt.
+            self._charge.settle(self._charge.estimated if self.first is not None else None)
         if self._operation is not None:
             self._operation.first = self.first
             self._operation.close(error)
@@ -350,6 +361,8 @@ class ModelCall:
         except TransportError as error:
             raise self._ending(error) from None
         self._take_up_session(self.stream.builder.session_id)
+        if self._charge is not None:
+            self._charge.settle(_used(message, self._charge.estimated))
         if self._operation is not None:
             self._operation.message = message
         if quirks := self.stream.quirks:
@@ -385,6 +398,9 @@ class ModelCall:
             template = template.without_calls
         elif self._conversation.turns_since_user:
             template = template.after_first
+        if self._bindings.budgets:
+            estimated = _estimated(messages, template.options.max_tokens)
+            self._charge = Charge(self._bindings.budgets, template.model, estimated)
         self._operation = operation = self._bindings.telemetry.begin_model(
             self._key, template, self._conversation, messages
         )
@@ -459,7 +475,7 @@ class ModelCall:
         if self._control.cancellation.is_set:
             return RunCancelled()
         if self._control.is_over():
-            return LimitReached("seconds")
+            return self._control.out_of_time()
         _mask(error, self._masked)
         error.messages = self._conversation.messages
         return error
@@ -491,7 +507,8 @@ def ask_in_hooks(
 
     def hooked(next_: NextModel) -> AssistantMessage:
         outermost: NextModel = layered(bindings.hooks.model, layer, next_)
-        return outermost(request)
+        with charging(bindings.budgets):
+            return outermost(request)
 
     message = yield from with_hooks(hooked, call, control, is_read=bindings.streams)
     control.check()
@@ -542,12 +559,13 @@ async def ask_async(
         request = ModelRequest.of(bindings.offer_tools(effect.messages), messages)
         layer = partial(async_model_layer, _context(run, effect, bindings))
         hooked: AsyncNextModel = layered(bindings.hooks.model, layer, ask)
-        message = await hooked(request)
+        with charging(bindings.budgets):
+            message = await hooked(request)
         if report is not None and not any(call.stream.received for call in streamed):
             await report(_deltas_of(message))
     control.check()
     if in_time.cancelled_caught:
-        raise LimitReached("seconds")
+        raise control.out_of_time()
     return message
 
 
@@ -555,6 +573,27 @@ def _deltas_of(message: AssistantMessage) -> list[Delta]:
     """Return the deltas of an answer that no endpoint has sent."""
     stream = ResponseStream(0)
     return [*stream.feed(plain_body(message)), *stream.close()]
+
+
+def _estimated(messages: Sequence[Message], max_tokens: int | None) -> Usage:
+    """Estimate the usage of a call: the last answer of a history knows the tokens up to it."""
+    prompt = 0
+    for message in reversed(messages):
+        known = message.usage if isinstance(message, AssistantMessage) else None
+        if known is not None and (total := total_tokens(known)):
+            prompt += total
+            break
+        prompt += estimate_tokens(message)
+    answer = max_tokens or 0
+    return Usage(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
+
+
+def _used(message: AssistantMessage, estimated: Usage) -> Usage:
+    """Return the usage of an answer; estimate it if the provider has not counted."""
+    if message.usage is not None and total_tokens(message.usage):
+        return message.usage
+    prompt, answer = estimated.prompt_tokens or 0, estimate_tokens(message)
+    return Usage(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
 
 
 def _context(run: Run, effect: CallModel, bindings: RunSetup) -> ModelContext:

@@ -9,7 +9,15 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import AsyncGeneratorType, FrameType, GeneratorType
@@ -17,6 +25,7 @@ from typing import Any, Protocol, Self
 
 import anyio
 
+from pathors_agent.agents.budgets import Budget
 from pathors_agent.concurrency.event_loops import (
     AsyncioLoop,
     Cancellation,
@@ -60,6 +69,7 @@ class RunControl:
     """
 
     __slots__ = (
+        "_budgets",
         "_cancelled_task",
         "_end",
         "_is_open",
@@ -67,15 +77,18 @@ class RunControl:
         "_on_end",
         "_run",
         "_stream",
+        "_time_limit",
         "cancellation",
         "cancels_task",
         "reader",
         "yields_lists",
     )
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, budgets: Iterable[Budget] = ()) -> None:
         self._run = run
+        self._budgets = budgets
         self._end: float | None = None
+        self._time_limit = "seconds"
         self.cancellation = Cancellation()
         self.cancels_task = True
         self.yields_lists = False
@@ -98,6 +111,10 @@ class RunControl:
         self.take_conversation()
         seconds = self._run.limits.seconds
         self._end = None if seconds is None else time.monotonic() + seconds
+        for budget in self._budgets:
+            end = budget.begin(time.monotonic())
+            if end is not None and (self._end is None or end < self._end):
+                self._end, self._time_limit = end, "budget.seconds"
         return self
 
     def __exit__(
@@ -156,8 +173,12 @@ class RunControl:
             return None
         left = self._end - time.monotonic()
         if left <= 0:
-            raise LimitReached("seconds")
+            raise self.out_of_time()
         return left
+
+    def out_of_time(self) -> LimitReached:
+        """Return the error that ends the run when its time is up."""
+        return LimitReached(self._time_limit)
 
     def is_over(self) -> bool:
         """Return True if the time is up."""

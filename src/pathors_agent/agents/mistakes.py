@@ -10,6 +10,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
+from pathors_agent.agents.budgets import Budget
 from pathors_agent.core.limits import Limits
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.chat_completions import ModelOptions
@@ -189,6 +190,10 @@ def _limits(value: object) -> str | None:
     return f"{_a(value)}; pass limits=Limits({', '.join(known) or '...'})"
 
 
+def _budget(value: object) -> str | None:
+    return None if isinstance(value, Budget) else f"{_a(value)}; pass Budget(...)"
+
+
 def _history(value: object) -> str | None:
     if callable(value):
         return None
@@ -232,5 +237,6 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "model": _model,
     "instructions": _instructions,
     "limits": _limits,
+    "budget": _budget,
     "options": _options,
 }

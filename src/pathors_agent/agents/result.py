@@ -10,6 +10,7 @@ from pathors_agent.agents.answers import AnswerType, OutputT
 from pathors_agent.agents.approvals import Approval
 from pathors_agent.agents.mistakes import missing
 from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Status
 from pathors_agent.errors import RunNotFinished
 from pathors_agent.messages import AssistantMessage, EndedBy, Message, ToolCall, Usage
@@ -140,6 +141,8 @@ class RunResult(Generic[OutputT]):
                 return self._why_cut_off()
             case Status.LIMIT_REACHED if self.limit == "output_retries":
                 return "no answer was of the requested type within limits.output_retries"
+            case Status.LIMIT_REACHED if self.limit not in Limits.__dataclass_fields__:
+                return f"it stopped at {self.limit}; run the conversation again to go on"
             case Status.LIMIT_REACHED:
                 return f"it stopped at limits.{self.limit}; raise it and run again"
             case Status.RUNNING if self.cancelled:

@@ -17,6 +17,7 @@ from pathors_agent.messages import (
     SystemMessage,
     ToolCall,
     ToolMessage,
+    Usage,
     UserMessage,
 )
 
@@ -292,9 +293,11 @@ def canonical_arguments(arguments: str) -> str:
 
 def _tokens(answer: AssistantMessage) -> int:
     """Return the total of an answer's tokens, or the sum of the parts that are known."""
-    usage = answer.usage
-    if usage is None:
-        return 0
+    return 0 if answer.usage is None else total_tokens(answer.usage)
+
+
+def total_tokens(usage: Usage) -> int:
+    """Return the total of a usage, or the sum of the parts that are known."""
     return usage.total_tokens or (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
 
 

@@ -213,7 +213,7 @@ class _Segment:
     # - the loop -
 
     async def _drive(self, run: Run, bindings: RunSetup) -> None:
-        with bindings.telemetry.follow(run), RunControl(run) as control:
+        with bindings.telemetry.follow(run), RunControl(run, bindings.budgets) as control:
             if run.conversation.open_calls:
                 await bindings.choose_tools_async(run)
             while effects := run.effects():

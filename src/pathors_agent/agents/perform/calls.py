@@ -92,9 +92,10 @@ def perform(
     limits = {"seconds": run.limits.tool_seconds, "left": control.left()}
     begin, cancellation = partial(run.begin, effect), control.cancellation
     if not bound.tool.reports:
-        result = call_tool(
-            bound, thread, operation, **limits, begin=begin, cancellation=cancellation
-        )
+        with bindings.counting() if bindings.budgets else nullcontext():
+            result = call_tool(
+                bound, thread, operation, **limits, begin=begin, cancellation=cancellation
+            )
         return _with_notes(result, effect, bindings)
 
     async def work(report: ReportDelta) -> ToolMessage:
@@ -140,7 +141,8 @@ async def perform_async(
         message = await _in_hooks_async(run, effect, bindings, bound, call)
     else:
         # A tool that runs an agent reports the agent's deltas.
-        with bindings.counting() if bound.tool.reports else nullcontext():
+        is_counted = bound.tool.reports or bool(bindings.budgets)
+        with bindings.counting() if is_counted else nullcontext():
             result = await call_tool_async(
                 bound,
                 begin_tool(bindings.telemetry, effect.key, bound, queued=queued),

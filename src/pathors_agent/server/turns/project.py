@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.budgets import Budget
 from pathors_agent.agents.hooks import AsyncHook, Hooks
 from pathors_agent.core.limits import Limits
 from pathors_agent.history.trim import AsyncHistory
@@ -50,6 +51,7 @@ class Project:
     - `limits`: of one turn. At a limit the model is asked for a last answer without tools.
     - `history`: chooses what of a long session is sent, see `last_turns`.
     - `hooks`: wrap each model call and each call of the project's tools.
+    - `budget`: what all turns of this process may spend; at its end they stop as at a limit.
     - `reasoning`: whether clients get the model's reasoning, as `reasoning_content`: if they have
       `asked` for it, `always`, or `never`.
     - `on_disconnect`: what happens to the turn of a client that disconnects: `cancel` leaves the
@@ -65,6 +67,7 @@ class Project:
     limits: Limits = field(default_factory=lambda: Limits(last_word=True))
     history: AsyncHistory | None = None
     hooks: Sequence[AsyncHook] = ()
+    budget: Budget | None = None
     reasoning: Literal["asked", "always", "never"] = "asked"
     on_disconnect: Literal["cancel", "finish"] = "cancel"
 
@@ -105,6 +108,7 @@ class Project:
             limits=self.limits,
             history=self.history,
             hooks=self.hooks,
+            budget=self.budget,
         )
 
     def shown_model(self, request: CompletionRequest) -> str:
