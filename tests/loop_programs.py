@@ -11,6 +11,7 @@ IN_GREENLETS = {
     "greenlets_that_share_an_agent",
     "greenlet_that_is_killed",
     "others_run_meanwhile",
+    "greenlets_with_generators",
 }
 
 if __name__ == "__main__" and sys.argv[1] in IN_GREENLETS:
@@ -18,11 +19,11 @@ if __name__ == "__main__" and sys.argv[1] in IN_GREENLETS:
 
     monkey.patch_all()  # before anything else, as gevent asks for
 
-from pathors_agent import Agent, ToolLoopError, tool  # noqa: E402
+from pathors_agent import Agent, ToolLoopError, ToolProgressDelta, tool  # noqa: E402
 from pathors_agent.testing import ScriptedTransport, calls  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 BETWEEN_SECONDS = 0.05
 PATIENCE_SECONDS = 15
@@ -98,6 +99,20 @@ def others_run_meanwhile() -> None:
     print(len(passes) > 10)
 
 
+def greenlets_with_generators() -> None:
+    @tool
+    def count() -> "Iterator[int]":
+        """Count."""
+        yield from (1, 2, 3)
+
+    def run() -> list[object]:
+        counting = Agent(ScriptedTransport(calls(("count", {})), "Done."), tools=[count])
+        items = list(counting.stream("Go."))
+        return [item.value for item in items if isinstance(item, ToolProgressDelta)]
+
+    print(*spawn(run, run))
+
+
 def forked() -> None:
     shared = agent(2)
     shared.run("Go.")
@@ -111,7 +126,8 @@ def forked() -> None:
 
 
 def no_event_loop() -> None:
-    made = agent()
+    made = Agent(ScriptedTransport("Hi.", calls(("now", {}))), tools=[now])
+    made.run("Hi.")  # the first run imports modules
     taken = os.open(os.devnull, os.O_RDONLY)
     resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 1, taken + 1))
     try:

@@ -331,6 +331,7 @@ PROGRAMS = Path(__file__).parents[1] / "loop_programs.py"
         ("greenlets_that_share_an_agent", "Done. Done. Done.\n"),
         ("greenlet_that_is_killed", "released\n"),
         ("others_run_meanwhile", "True\n"),
+        ("greenlets_with_generators", "[1, 2] [1, 2]\n"),
         ("forked", "Done. Done.\n"),
     ],
 )

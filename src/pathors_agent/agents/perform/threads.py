@@ -12,6 +12,7 @@ import queue
 import sys
 import threading
 import weakref
+from _thread import LockType, allocate_lock
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import contextmanager, suppress
@@ -103,16 +104,17 @@ def teller(report: Report) -> Callable[[object], None]:
     assert loop is not None  # a coroutine runs
 
     def tell(value: object) -> None:
-        taken = threading.Event()
+        waiting = _native_lock()
+        waiting.acquire()
 
         async def give() -> None:
             try:
                 await report(value)
             finally:
-                taken.set()
+                waiting.release()
 
         loop.spawn(give)
-        while not taken.wait(LOOP_CHECK_SECONDS) and not loop.is_closed:
+        while not waiting.acquire(timeout=LOOP_CHECK_SECONDS) and not loop.is_closed:
             pass
 
     return tell
@@ -192,6 +194,10 @@ if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's
 
 def _start_thread(work: _Work) -> None:
     """Run work, which must not raise, in an idle or a new daemon thread."""
+    if "gevent.monkey" in sys.modules and getattr(_HERE, "loop", None) is not None:
+        # A thread of gevent is a greenlet of this thread, which runs an event loop.
+        _start_native_thread(work)
+        return
     try:
         waiting = _IDLE.pop()
     except IndexError:
@@ -475,7 +481,15 @@ def _closed() -> ToolLoopError:
     return ToolLoopError("The agent was closed while an async tool ran; the call is still open.")
 
 
-def _start_native_thread(work: Callable[[], None]) -> Callable[[float], object]:
+def _native_lock() -> LockType:
+    """Return a lock of the operating system, also where gevent has replaced those of Python."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    made = allocate_lock if monkey is None else monkey.get_original("_thread", "allocate_lock")
+    lock: LockType = made()
+    return lock
+
+
+def _start_native_thread(work: Callable[[], object]) -> Callable[[float], object]:
     """Run work in a daemon thread of the operating system; return a function that joins it."""
     monkey: Any = sys.modules.get("gevent.monkey")
     if monkey is None:
