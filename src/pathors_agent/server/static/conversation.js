@@ -65,7 +65,7 @@ export class Conversation {
       close();
       item.querySelector(".actions button").focus();
     });
-    const send = button("Send again", () => {
+    const send = button("Replace", () => {
       if (!box.value.trim()) return;
       close();
       this.#edit(item, box.value);
