@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ print(1)
 """
 SPENT = Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
 CALL = ("ask_person", {"question": "Why?"})
-FILE = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"a < b"}
+FILE: Any = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"a < b"}
 
 # The name of each broken rule with the elements that break it; the parts that tests start are no page.
 FOUND = """async () => {
