@@ -168,8 +168,13 @@ def _first_byte(server: Process, settings: Settings) -> float:
 
     async def timed() -> float:
         start = time.perf_counter()
-        await _exchange(server, server.request("Hi", "flood 2"), until=b'"content":"')
-        return time.perf_counter() - start
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(server.request("Hi", "flood 2"))
+        await reader.readuntil(b'"content":"')
+        waited = time.perf_counter() - start
+        await reader.readuntil(b"[DONE]")  # the next one waits for nothing that is stored
+        writer.close()
+        return waited
 
     async def all_of_them() -> list[float]:
         return [await timed() for _ in range(1 if settings.quick else ASKED)]

@@ -9,6 +9,7 @@ import anyio
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from starlette.responses import StreamingResponse
 
 from effort import examples
 from pathors_agent import AsyncResponse, AsyncTransport, Request
@@ -20,6 +21,17 @@ from pathors_agent.server.turns.writers import ClientSender
 from pathors_agent.stores import MemoryStore
 
 PATH = "/v1/projects/demo/chat/completions"
+SCOPE = {
+    "type": "http",
+    "asgi": {"version": "3.0"},
+    "http_version": "1.1",
+    "scheme": "http",
+    "query_string": b"",
+    "root_path": "",
+    "headers": [(b"content-type", b"application/json")],
+    "client": ("127.0.0.1", 1),
+    "server": ("demo", 80),
+}
 ROLE = {"role": "assistant", "content": "", "refusal": None}
 
 # - events -
@@ -126,22 +138,7 @@ async def bodies_of_stream(reads: list[list[str]], settings: ServerSettings) -> 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": PATH,
-        "raw_path": PATH.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"content-type", b"application/json")],
-        "client": ("127.0.0.1", 1),
-        "server": ("demo", 80),
-        "state": {},
-    }
-    await app(scope, receive, send)
+    await app({**SCOPE, "method": "POST", "path": PATH}, receive, send)
     await app.state.runtime.stop()
     assert sent[0]["status"] == 200
     assert [message["more_body"] for message in sent[1:]] == [True] * (len(sent) - 2) + [False]
@@ -241,3 +238,29 @@ def test_write_that_was_cancelled_leaves_the_way_to_the_next() -> None:
         await sender.write(b"2")
 
     assert with_sender(test, outlived=False) == [b"begun 1", b"2"]
+
+
+@pytest.mark.parametrize("path", ["/broken", "/broken/", "//broken"])
+def test_answer_that_breaks_off_is_not_answered_again(path: str) -> None:
+    app = create_app([Project(id="demo", transport=Reads([]))], MemoryStore())
+    sent: list[str] = []
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        yield b"a"
+        raise RuntimeError("a bug")
+
+    async def broken() -> StreamingResponse:
+        return StreamingResponse(pieces())
+
+    app.add_api_route("/broken", broken)
+
+    async def receive() -> dict[str, Any]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    with pytest.raises(Exception, match=r"^$"):
+        anyio.run(app, {**SCOPE, "method": "GET", "path": path}, receive, send)
+    assert sent == ["http.response.start", "http.response.body"]

@@ -131,14 +131,23 @@ _HEADER = b"x-request-id"
 
 # The client went away before the answer began; the number that nginx made common.
 CLIENT_LEFT = 499
-# The key in a request's scope of the status that was sent. Each layer that looked at all messages
-# itself would take time for each chunk of a stream.
-_STATUS = "pathors_agent.status"
+# The key of `_Sent` in a request's scope. Each layer that looked at all messages itself would take
+# time for each chunk of a stream.
+_SENT = "pathors_agent.sent"
 
 # Longer paths are attacks or mistakes.
 _PATH_CHARACTERS = 500
 
 _ACCESS = logging.getLogger("pathors_agent.access")
+
+
+class _Sent:
+    """The status of an answer, and how many bytes of its body were sent."""
+
+    __slots__ = ("size", "status")
+
+    def __init__(self) -> None:
+        self.status, self.size = CLIENT_LEFT, 0
 
 
 class RequestLog:
@@ -159,16 +168,15 @@ class RequestLog:
             return
         request_id = _request_id(scope)
         header = (_HEADER, request_id.encode())
-        begun, size = perf_counter(), 0
-        scope[_STATUS] = CLIENT_LEFT
+        begun = perf_counter()
+        scope[_SENT] = sent = _Sent()
 
         async def noted(message: Message) -> None:
-            nonlocal size
             if message["type"] == "http.response.start":
-                scope[_STATUS] = int(message["status"])
+                sent.status = int(message["status"])
                 message["headers"] = [*message.get("headers", ()), header]
             else:
-                size += len(message.get("body", b""))
+                sent.size += len(message.get("body", b""))
             await send(message)
 
         with shared_fields(request_id=request_id):
@@ -178,7 +186,7 @@ class RequestLog:
                 if self._writes_lines:
                     seconds = round(perf_counter() - begun, 6)
                     fields = {"method": scope["method"], "path": _path(scope)}
-                    fields |= {"status": scope[_STATUS], "bytes": size, "seconds": seconds}
+                    fields |= {"status": sent.status, "bytes": sent.size, "seconds": seconds}
                     observe(LOG, write, "request", fields, to=_ACCESS)
 
 
@@ -213,7 +221,7 @@ class UnexpectedErrors:
             await self._app(scope, receive, send)
         except Exception as error:  # noqa: BLE001  (any bug)
             log_bug("request_failed", error)
-            if scope[_STATUS] != CLIENT_LEFT:
+            if scope[_SENT].status != CLIENT_LEFT:
                 raise _BodyCutOff from None
             answer = problem_response(Problem(500, "Internal server error"))
             await answer(scope, receive, send)
