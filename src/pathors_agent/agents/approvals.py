@@ -69,7 +69,7 @@ class RunsAgent(Protocol):
         """Return the function that goes on with a suspended run."""
 
 
-class _Waiting(NamedTuple):
+class _OpenRequest(NamedTuple):
     """An approval, the open call, and the digest within the agent that the call runs."""
 
     approval: Approval
@@ -98,17 +98,17 @@ class Approvals:
         """Return the calls that wait, in call order."""
         return [waiting.approval for waiting in self._waiting()]
 
-    def _waiting(self) -> Iterator[_Waiting]:
+    def _waiting(self) -> Iterator[_OpenRequest]:
         for call in self._conversation.open_calls:
             suspended = self._conversation.suspended(call)
             if suspended is None:
                 if self.is_held(call):
-                    yield _Waiting(Approval(call, digest(call, self.tools[call.name])), call)
+                    yield _OpenRequest(Approval(call, digest(call, self.tools[call.name])), call)
             elif (agent := self._agent(call)) is not None and call.id not in self._inner:
                 for inner in agent.approvals(suspended, self._context):
                     # Agents side by side may have equal calls with equal ids.
                     own = _joined(call.id, inner.digest)
-                    yield _Waiting(Approval(inner.call, own), call, inner.digest)
+                    yield _OpenRequest(Approval(inner.call, own), call, inner.digest)
 
     def _agent(self, call: ToolCall) -> RunsAgent | None:
         """Return the function of a call's tool, if it runs an agent."""

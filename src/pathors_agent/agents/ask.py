@@ -62,6 +62,7 @@ from pathors_agent.tools.registry import (
     chosen_async,
 )
 from pathors_agent.transports.base import (
+    GOOD_STATUSES,
     AsyncResponse,
     AsyncTransport,
     Request,
@@ -75,10 +76,6 @@ from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.message_builder import Quirk
 from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
 from pathors_agent.wire.response_stream import ResponseStream
-
-# Any other status is an error, redirects included: an API key must not follow a redirect.
-_GOOD_STATUSES = range(200, 300)
-
 
 InstructionsFunction = Callable[[Any], str | Awaitable[str | None] | None]
 """A function from a run's context to the instructions of the next model call."""
@@ -438,7 +435,7 @@ class ModelCall:
         self._masked = response.masked
         if self._operation is not None:
             self._operation.status = response.status
-        if response.status not in _GOOD_STATUSES:
+        if response.status not in GOOD_STATUSES:
             return False
         self._take_up_session(response.session_id)
         return True

@@ -10,7 +10,7 @@ from pathors_agent.checking.report import Finding, Verdict
 from pathors_agent.errors import TransportError, error_text
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import AssistantMessage, JSONValue, Message
-from pathors_agent.transports.base import Request, Transport
+from pathors_agent.transports.base import GOOD_STATUSES, Request, Transport
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 from pathors_agent.wire.profiles import EndpointProfile
 from pathors_agent.wire.provider_errors import decode_error
@@ -35,7 +35,6 @@ BAREST = EndpointProfile(
 
 # Of an answer that did not come.
 _NO_STATUS = 0
-_GOOD_STATUSES = range(200, 300)
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class EndpointAnswer:
     @property
     def is_refused(self) -> bool:
         """Whether the status is an error."""
-        return self.status not in _GOOD_STATUSES
+        return self.status not in GOOD_STATUSES
 
     @property
     def is_stream(self) -> bool:

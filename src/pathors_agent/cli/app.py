@@ -10,7 +10,7 @@ import typer
 
 from pathors_agent import __version__
 from pathors_agent.cli import durable_app, runs_app
-from pathors_agent.cli.output import EXIT_STATUS, listen_to_ctrl_c, reporting
+from pathors_agent.cli.output import EXIT_STATUS, AsJSON, listen_to_ctrl_c, reporting
 
 if TYPE_CHECKING:
     from pathors_agent.stores.base import Store
@@ -49,7 +49,6 @@ ProjectName = Annotated[str, typer.Option(metavar="NAME", help="The project's na
 AnyProject = Annotated[
     str | None, typer.Option(metavar="NAME", help="Only the keys of this project.")
 ]
-AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value per line.")]
 Limit = Annotated[
     int, typer.Option(min=1, max=1000, metavar="N", help="The maximum number of rows.")
 ]

@@ -48,7 +48,6 @@ Rate = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="The maximum number of runs that start per minute."),
 ]
-AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value per line.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, cast
+from typing import Annotated, Any, NoReturn, Protocol, cast
 
 import typer
 
@@ -197,6 +197,8 @@ WRONG_USAGE = 2
 INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
 
 EXIT_STATUS = "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
+
+AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value per line.")]
 
 # Which extra a package belongs to that is not there.
 _EXTRAS = {

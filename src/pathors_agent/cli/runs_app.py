@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pathors_agent.cli.durable_app import AGE, SETTINGS, AsJSON, Database, age
-from pathors_agent.cli.output import EXIT_STATUS, reporting
+from pathors_agent.cli.durable_app import AGE, SETTINGS, Database, age
+from pathors_agent.cli.output import EXIT_STATUS, AsJSON, reporting
 
 if TYPE_CHECKING:
     from pathors_agent.cli.runs import Act

@@ -358,12 +358,12 @@ async def _list_tools(client: Client) -> list[ListedTool]:
     )
 
 
-class _Page(Protocol):
+class _ListPage(Protocol):
     @property
     def next_cursor(self) -> str | None: ...
 
 
-PageT = TypeVar("PageT", bound=_Page)
+PageT = TypeVar("PageT", bound=_ListPage)
 
 
 async def all_entries(

@@ -25,6 +25,7 @@ from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ContentPart, Message
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool
+from pathors_agent.wire.messages import NAME_LENGTH, NOT_IN_NAMES
 
 if TYPE_CHECKING:
     import httpx2
@@ -43,10 +44,7 @@ LOGIN_SECONDS = 300.0
 # The connection must time out first, because it can cancel the call on the server.
 MORE_SECONDS = 5.0
 
-# OpenAI's limit for the names of functions.
-_NAME_LENGTH = 64
 _PREFIX = re.compile(r"[a-zA-Z0-9_-]{0,32}")
-_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 
 Function = Callable[..., Any]
 T = TypeVar("T")
@@ -354,12 +352,12 @@ def _call_soon(loop: EventLoop, end: Callable[[], None], _: object) -> None:
 
 def _unused_name(name: str, taken: Container[str]) -> str:
     """Return a name that models accept and that no other tool has."""
-    legal = _NOT_IN_NAMES.sub("_", name)[:_NAME_LENGTH] or "tool"
+    legal = NOT_IN_NAMES.sub("_", name)[:NAME_LENGTH] or "tool"
     name, number = legal, 1
     while name in taken:
         number += 1
         ending = f"_{number}"
-        name = legal[: _NAME_LENGTH - len(ending)] + ending
+        name = legal[: NAME_LENGTH - len(ending)] + ending
     return name
 
 

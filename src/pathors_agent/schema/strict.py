@@ -254,16 +254,6 @@ def _levels_of_definition(reference: str, definitions: Schema, known: dict[str, 
 
 # - arguments
 
-_JSON_TYPES = {
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "string",
-    list: "array",
-    dict: "object",
-    type(None): "null",
-}
-
 
 def kinds_of(schema: Schema) -> list[str]:
     """Return the types that a schema names, or those of its values and keywords."""

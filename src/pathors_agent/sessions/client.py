@@ -28,6 +28,7 @@ from pathors_agent.sessions.answers import (
     read_session,
 )
 from pathors_agent.transports.base import (
+    GOOD_STATUSES,
     AsyncResponse,
     AsyncTransport,
     Request,
@@ -45,7 +46,6 @@ Variables = Mapping[str, JSONValue]
 SEARCH_LIMIT = 50
 PAGE_SIZE = 20
 
-_GOOD_STATUSES = range(200, 300)
 _NO_CONTENT, _NOT_FOUND, _CONFLICT = 204, 404, 409
 _PATH = "/sessions"
 
@@ -149,7 +149,7 @@ class _SessionOperation(Generic[ResultT]):
     refusals: Mapping[int, StoreError] = field(default_factory=dict)
 
     def result(self, response: Response | AsyncResponse, body: bytes) -> ResultT:
-        if response.status in _GOOD_STATUSES:
+        if response.status in GOOD_STATUSES:
             is_silent = response.status == _NO_CONTENT and not body
             return self.read({} if is_silent else read_object(body))
         error = _refusal(response, body)
@@ -242,4 +242,4 @@ async def _body_async(response: AsyncResponse) -> bytes:
 
 
 def _most_bytes(response: Response | AsyncResponse) -> int:
-    return MAX_ANSWER_BYTES if response.status in _GOOD_STATUSES else MAX_ERROR_BODY_BYTES
+    return MAX_ANSWER_BYTES if response.status in GOOD_STATUSES else MAX_ERROR_BODY_BYTES

@@ -15,7 +15,7 @@ from typing import Generic, Literal, Self, TypeVar
 
 import anyio
 
-from pathors_agent.errors import SessionNotFound, StoreError
+from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.messages import Message
 from pathors_agent.stores.texts import (
     Variables,
@@ -477,3 +477,8 @@ def session_id_problem(text: str) -> str | None:
     if text in (".", ".."):
         return f"must not be {text!r}, which URLs cannot hold"
     return id_problem(text)
+
+
+def changed_conflict(lease: Lease) -> SessionConflict:
+    """Return the error for a session that another writer changed first."""
+    return SessionConflict(f"Another writer changed the session {lease.session_id} first.")

@@ -21,6 +21,7 @@ from pathors_agent.stores.base import (
     Store,
     StoredKey,
     TurnNote,
+    changed_conflict,
     now,
 )
 from pathors_agent.stores.texts import (
@@ -331,7 +332,7 @@ class MemoryStore(Store):
     async def note_turn(self, lease: Lease, turn: str, notes: Sequence[str]) -> None:
         """Append notes about a running turn. Raise `SessionConflict` if the lease has expired."""
         if self._held(lease) is None:
-            raise _changed(lease)
+            raise changed_conflict(lease)
         self._forget_old_notes()
         of = {"project": lease.project, "session_id": lease.session_id, "turn": turn}
         held = self._notes.setdefault((lease.project, lease.session_id), [])
@@ -355,7 +356,7 @@ class MemoryStore(Store):
     async def forget_notes(self, lease: Lease, turn: str) -> None:
         """Delete the notes of a turn. Raise `SessionConflict` if the lease has expired."""
         if self._held(lease) is None:
-            raise _changed(lease)
+            raise changed_conflict(lease)
         self._forget_notes(lease.project, lease.session_id, turn)
 
     def _forget_notes(self, project: str, session_id: str, turn: str | None = None) -> None:
@@ -373,7 +374,7 @@ class MemoryStore(Store):
         else:
             is_held = self._held(lease) is not None
         if not is_held or found != wanted:
-            raise _changed(lease)
+            raise changed_conflict(lease)
         return live
 
     def _running(self, request: RequestId | None) -> _NamedRequest | None:
@@ -435,7 +436,3 @@ async def _containing(text: str, live: Sequence[_StoredSession]) -> list[_Stored
             if wanted in joined_text(variables, messages)
         ],
     )
-
-
-def _changed(lease: Lease) -> SessionConflict:
-    return SessionConflict(f"Another writer changed the session {lease.session_id} first.")

@@ -18,6 +18,7 @@ from pathors_agent.stores.base import (
     RequestRecord,
     Session,
     TurnNote,
+    changed_conflict,
 )
 from pathors_agent.stores.database import Connection
 from pathors_agent.stores.tables import (
@@ -192,7 +193,7 @@ def save(
 ) -> Session:
     """Add the messages of a turn. Raise `SessionConflict` if the session changed since it was read."""
     if not _is_held(connection, lease, drop=drop):
-        raise _conflict(lease)
+        raise changed_conflict(lease)
     if lease.fence == 0:
         seen = None
     kept = 0 if seen is None else seen.revision if keep is None else keep
@@ -204,7 +205,7 @@ def save(
         else _grow(connection, lease, seen, kept, texts, title)
     )
     if grown is None:
-        raise _conflict(lease)
+        raise changed_conflict(lease)
     number, saved = grown
     if keep is not None:
         connection.change(_CUT, number=number, kept=kept)
@@ -251,10 +252,6 @@ def _grow(
     return number, seen.grown(texts, kept=kept, incarnation=incarnation, updated_at=time)
 
 
-def _conflict(lease: Lease) -> SessionConflict:
-    return SessionConflict(f"Another writer changed the session {lease.session_id} first.")
-
-
 # - notes of running turns -
 
 _ADD_NOTE = (
@@ -290,7 +287,7 @@ _NOTES_OF_SESSION = _NOTES_OF_PROJECT.where(notes.c.session_id == bindparam("ses
 def add_notes(connection: Connection, lease: Lease, turn: str, texts: Sequence[str]) -> None:
     """Add notes of a turn. Raise `SessionConflict` if another holder has the lease."""
     if not _is_held(connection, lease, drop=False):
-        raise _conflict(lease)
+        raise changed_conflict(lease)
     of = {"project": lease.project, "session_id": lease.session_id, "turn": turn}
     for text in texts:  # one statement for each: their numbers are their order
         connection.change(_ADD_NOTE, **of, text=text)
@@ -317,7 +314,7 @@ def read_notes(
 def forget_notes(connection: Connection, lease: Lease, turn: str) -> None:
     """Delete the notes of a turn. Raise `SessionConflict` if another holder has the lease."""
     if not _is_held(connection, lease, drop=False):
-        raise _conflict(lease)
+        raise changed_conflict(lease)
     _delete_notes(connection, lease, turn)
 
 

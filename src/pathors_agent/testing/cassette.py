@@ -14,10 +14,9 @@ from dataclasses import replace
 from typing import Any, Generic, Self, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
-from anyio.lowlevel import checkpoint
-
 from pathors_agent.agents.ask import close_pieces
 from pathors_agent.errors import CassetteMiss, CassetteRefused, TransportError
+from pathors_agent.testing.scripted_transport import each_piece
 from pathors_agent.testing.tape import AskedRequest, Failure, RecordedExchange, Tape
 from pathors_agent.transports.base import (
     AsyncResponse,
@@ -271,7 +270,7 @@ class AsyncCassette(AsyncTransport):
                 yield response
             return
         exchange = recorder.found(request)
-        async with aclosing(_each(recorder.pieces(exchange))) as pieces:
+        async with aclosing(each_piece(recorder.pieces(exchange))) as pieces:
             yield AsyncResponse(**_head(exchange), pieces=pieces)
 
     @asynccontextmanager
@@ -315,9 +314,3 @@ class AsyncCassette(AsyncTransport):
     async def __aexit__(self, *error: Any) -> None:
         if isinstance(self._recorder.transport, AbstractAsyncContextManager):
             await self._recorder.transport.__aexit__(*error)
-
-
-async def _each(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-    for piece in pieces:
-        await checkpoint()
-        yield piece

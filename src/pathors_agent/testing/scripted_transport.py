@@ -156,7 +156,7 @@ class AsyncPlayerTransport(Player, AsyncTransport):
     async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
         """Answer with the entry for this request."""
         reply, asked = self._take(request)
-        async with aclosing(_each(self._pieces(reply, asked))) as pieces:
+        async with aclosing(each_piece(self._pieces(reply, asked))) as pieces:
             yield AsyncResponse(**_response_fields(reply, asked), pieces=pieces)
 
 
@@ -199,7 +199,8 @@ class AsyncScriptedTransport(_Script, AsyncPlayerTransport):
             self.assert_used_up()
 
 
-async def _each(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def each_piece(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield pieces with a checkpoint before each."""
     for piece in pieces:
         await checkpoint()
         yield piece

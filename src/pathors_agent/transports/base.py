@@ -36,6 +36,9 @@ COMPLETIONS_PATH = "/chat/completions"
 
 _OK = 200
 
+# Any other status is an error, redirects included: an API key must not follow a redirect.
+GOOD_STATUSES = range(200, 300)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:

@@ -69,8 +69,8 @@ class _Logging(Generic[TransportT]):
         self._scrub = Scrub(secrets=secrets)
         self._numbers = count(1)
 
-    def _begin(self, request: Request) -> "_Exchange":
-        return _Exchange(next(self._numbers), request, self._scrub, self._write)
+    def _begin(self, request: Request) -> "_LoggedExchange":
+        return _LoggedExchange(next(self._numbers), request, self._scrub, self._write)
 
 
 class LoggingTransport(_Logging[Transport], Transport, Lifetime):
@@ -93,7 +93,7 @@ class LoggingTransport(_Logging[Transport], Transport, Lifetime):
             yield replace(response, pieces=self._logged(exchange, response))
 
     @staticmethod
-    def _logged(exchange: "_Exchange", response: Response) -> Generator[bytes]:
+    def _logged(exchange: "_LoggedExchange", response: Response) -> Generator[bytes]:
         for piece in response.pieces:
             exchange.add(piece)
             yield piece
@@ -114,7 +114,7 @@ class AsyncLoggingTransport(_Logging[AsyncTransport], AsyncTransport, AsyncLifet
 
     @staticmethod
     async def _logged(
-        exchange: "_Exchange", response: AsyncResponse
+        exchange: "_LoggedExchange", response: AsyncResponse
     ) -> AsyncGenerator[bytes, None]:
         pieces = aiter(response.pieces)
         try:
@@ -156,7 +156,7 @@ def _append(path: Path, text: str) -> None:
         file.write(f"{text}\n")
 
 
-class _Exchange:
+class _LoggedExchange:
     """One request and its answer. A context manager, which logs how the answer ended."""
 
     def __init__(

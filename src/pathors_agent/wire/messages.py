@@ -172,8 +172,8 @@ def _path(loc: tuple[int | str, ...]) -> str:
 # - as an endpoint of a profile reads them
 
 # OpenAI's rule for function names; some servers answer 400 to a history that breaks it.
-_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
-_NAME_LENGTH = 64
+NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+NAME_LENGTH = 64
 # OpenAI's rule for the names of users and system messages.
 _NOT_IN_SPEAKERS = re.compile(r"[\s<|\\/>]+")
 _NINE = re.compile(r"[A-Za-z0-9]{9}")
@@ -198,7 +198,7 @@ def wire_message(message: Message, profile: EndpointProfile = DEFAULT_PROFILE) -
 def _name(message: SystemMessage | UserMessage) -> dict[str, object]:
     if not message.name:
         return {}
-    return {"name": _NOT_IN_SPEAKERS.sub("_", message.name)[:_NAME_LENGTH]}
+    return {"name": _NOT_IN_SPEAKERS.sub("_", message.name)[:NAME_LENGTH]}
 
 
 def _wire_assistant(message: AssistantMessage, profile: EndpointProfile) -> dict[str, object]:
@@ -223,7 +223,7 @@ def _wire_assistant(message: AssistantMessage, profile: EndpointProfile) -> dict
 def _wire_call(call: ToolCall, profile: EndpointProfile) -> dict[str, object]:
     extra = call.extra if profile.echoes_call_fields else {}
     function = {
-        "name": _NOT_IN_NAMES.sub("_", call.name)[:_NAME_LENGTH] or "unnamed",
+        "name": NOT_IN_NAMES.sub("_", call.name)[:NAME_LENGTH] or "unnamed",
         # vLLM, SGLang and llama.cpp refuse a conversation if the arguments of one call are not a JSON
         # object. The result of the call describes the problem to the model.
         "arguments": call.arguments if is_json_object(call.arguments) else "{}",
