@@ -7,9 +7,7 @@ import pytest
 
 from completion_requests import add, project, sent
 from live_server import events, external, live, result
-from pathors_agent import (
-    tool,
-)
+from pathors_agent import ToolRegistry, tool
 from pathors_agent.testing import calls
 
 
@@ -183,3 +181,29 @@ def test_decision_that_is_none_is_refused(said: str) -> None:
 
         assert refused.status_code == 400
         assert refused.json()["error"]["details"][0].startswith("messages[0].content: must be")
+
+
+# - tools that are searched -
+
+
+def test_session_offers_the_tools_that_its_turns_have_found() -> None:
+    many = ToolRegistry([add]).searchable()
+    script = (calls(("search_tools", {"query": "add numbers"})), "Found.", "3.")
+    with live(project(*script, tools=many)) as server:
+        server.complete("What can you do?", session="s1", tools=[WEATHER])
+        server.complete("Then add.", session="s1", tools=[WEATHER])
+
+        names = [[tool["function"]["name"] for tool in each["tools"]] for each in sent(server)]
+        assert names == [
+            ["weather", "search_tools"],
+            ["weather", "search_tools", "add"],
+            ["weather", "search_tools", "add"],
+        ]
+
+
+def test_client_tool_may_not_take_the_place_of_the_search() -> None:
+    with live(project("Hi.", tools=ToolRegistry([add]).searchable())) as server:
+        refused = server.complete("Hi.", tools=[external("search_tools", query=str)])
+
+        assert refused.status_code == 400
+        assert "search_tools is a tool of the project" in refused.json()["error"]["message"]
