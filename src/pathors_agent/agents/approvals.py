@@ -12,7 +12,7 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, cast
 
-from pathors_agent.core.conversation import Conversation, has_answers
+from pathors_agent.core.conversation import Conversation, can_go_on
 from pathors_agent.core.limits import canonical_arguments
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import JSONValue, ToolCall, ToolMessage
@@ -161,7 +161,7 @@ class Approvals:
         """
         suspended = self._conversation.suspended(call)
         if suspended is not None:
-            return call.id not in self._inner and not has_answers(suspended)
+            return call.id not in self._inner and not can_go_on(suspended)
         if call.id in self._approved or call.name not in self.tools:
             return False
         tool = self.tools[call.name]

@@ -159,8 +159,9 @@ class RunSetup:
 
         The runs of agents that are started inside are charged to the run's budgets.
         """
-        self.spent = spent = self.spent or []
-        with spending(spent), charging(self.budgets):
+        if self.spent is None:
+            self.spent = []
+        with spending(self.spent), charging(self.budgets):
             yield
 
     def select(self, effect: CallModel) -> Sequence[Message]:

@@ -7,6 +7,7 @@ inner run goes on from it.
 
 import math
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
@@ -16,7 +17,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
 from pathors_agent.agents.approvals import Approval, Decision
-from pathors_agent.agents.perform.tasks import STOP_SECONDS
+from pathors_agent.agents.perform.tasks import STOP_SECONDS, left_alone
 from pathors_agent.agents.perform.threads import ThreadTask
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream, RunStream
@@ -25,8 +26,8 @@ from pathors_agent.core.conversation import Conversation, inner_conversation
 from pathors_agent.core.run import Status
 from pathors_agent.history.loading import Prompt, stored_form
 from pathors_agent.history.trim import spend
-from pathors_agent.messages import JSONValue, ToolMessage, Usage
-from pathors_agent.tools.results import RunValue
+from pathors_agent.messages import AssistantMessage, JSONValue, ToolMessage, Usage
+from pathors_agent.tools.results import RunInterrupted, RunValue
 from pathors_agent.tools.signature import ToolContext
 
 # A blocking agent that answers faster than its caller reads waits for the caller.
@@ -68,7 +69,9 @@ class SubAgent:
             prompt: The task, with everything that is needed to do it.
             context: The context of the outer run.
         """
-        stream = self.agent.stream(prompt, context=context.context)
+        stream = self.agent.stream(
+            prompt, conversation=Conversation(id=context.key or None), context=context.context
+        )
         async with aclosing(_run(stream)) as items:
             async for item in items:
                 yield item
@@ -94,8 +97,11 @@ class ResumedSubAgent:
 
     async def __call__(self, prompt: str, context: ToolContext) -> AsyncGenerator[object, None]:
         """Go on with the run; the prompt is in its history."""
+        conversation = inner_conversation(self._suspended)
+        conversation.id = context.key or None
+        conversation.session_id = _run_of(self._suspended).get("session_id")
         stream = self._agent.stream(
-            conversation=inner_conversation(self._suspended),
+            conversation=conversation,
             context=context.context,
             decisions=self._decisions,
         )
@@ -107,7 +113,10 @@ class ResumedSubAgent:
 async def _run(
     stream: RunStream[Any] | AsyncRunStream[Any], before: ToolMessage | None = None
 ) -> AsyncGenerator[object, None]:
-    """Yield the items of a run, and its `RunValue` last."""
+    """Yield the items of a run, and its `RunValue` last; `before` is its suspended part.
+
+    Raises `RunInterrupted` if the run is cancelled.
+    """
     try:
         if isinstance(stream, AsyncRunStream):
             async with stream:
@@ -117,9 +126,17 @@ async def _run(
             async with aclosing(_items_in_thread(stream)) as items:
                 async for each in items:
                     yield each
+    except BaseException as error:
+        if not isinstance(error, GeneratorExit | anyio.get_cancelled_exc_class()):
+            raise
+        raise RunInterrupted(value_of(stream.result, before)) from None
     finally:
         spend(stream.result.usage)
-    yield value_of(stream.result, before)
+    value = value_of(stream.result, before)
+    try:
+        yield value
+    except GeneratorExit:  # the call was cancelled while an earlier item was reported
+        raise RunInterrupted(value) from None
 
 
 async def _items_in_thread(stream: RunStream[Any]) -> AsyncGenerator[object, None]:
@@ -151,6 +168,8 @@ async def _items_in_thread(stream: RunStream[Any]) -> AsyncGenerator[object, Non
             stream.cancel()
             room.release(MAX_WAITING_ITEMS)
             await task.wait_shielded(STOP_SECONDS)
+            if not task.has_ended:
+                raise left_alone()
     task.result()
 
 
@@ -161,11 +180,13 @@ def _put(send: MemoryObjectSendStream[object], item: object) -> None:
 
 def value_of(result: RunResult[Any], before: ToolMessage | None = None) -> RunValue:
     """Return the answer of an agent's run, or why there is none; `before` is its suspended part."""
-    usage = result.usage
+    used = [m.usage for m in result.messages if isinstance(m, AssistantMessage) and m.usage]
     if before is not None:
-        usage += Usage.model_validate(_run_of(before).get("usage") or {})
+        used.append(Usage.model_validate(_run_of(before).get("usage") or {}))
     run: dict[str, JSONValue] = stored_form(result.conversation.messages)
-    run["usage"] = usage.model_dump(mode="json", exclude_defaults=True)
+    run["usage"] = dict(_known_counts([*used, *result.spent]))
+    if result.session_id is not None:
+        run["session_id"] = result.session_id
     match result.status:
         case Status.FINISHED:
             return RunValue(result.output, run)
@@ -175,8 +196,19 @@ def value_of(result: RunResult[Any], before: ToolMessage | None = None) -> RunVa
         case Status.LIMIT_REACHED:
             text = f"The agent has no answer: it reached its limit of {result.limit}."
             return RunValue(text, run, "error")
-        case Status.NO_ANSWER | Status.RUNNING:
+        case Status.RUNNING:
+            run["can_go_on"] = True
+            return RunValue("Interrupted: it goes on with the run.", run, "suspended")
+        case Status.NO_ANSWER:
             return RunValue("The agent has no answer.", run, "error")
+
+
+def _known_counts(used: Iterable[Usage]) -> Counter[str]:
+    """Sum the counts that are known; an answer without counts does not hide those of others."""
+    counts: Counter[str] = Counter()
+    for usage in used:
+        counts.update(usage.model_dump(exclude_none=True))
+    return counts
 
 
 def _run_of(message: ToolMessage) -> Mapping[str, Any]:

@@ -292,7 +292,10 @@ class Conversation:
         calls: list[ToolCall] = []
         for call in self.open_calls:
             suspended = self.suspended(call)
-            calls += [call] if suspended is None else inner_conversation(suspended).waiting_calls
+            if suspended is None or can_go_on(suspended):
+                calls.append(call)
+            else:
+                calls += inner_conversation(suspended).waiting_calls
         return tuple(calls)
 
     def suspended(self, call: ToolCall) -> ToolMessage | None:
@@ -509,17 +512,17 @@ def inner_conversation(suspended: ToolMessage) -> Conversation:
     return Conversation(message_adapter().validate_python(value) for value in values)
 
 
-def has_answers(suspended: ToolMessage) -> bool:
-    """Return True if a result of the caller was added to a suspended agent."""
+def can_go_on(suspended: ToolMessage) -> bool:
+    """Return True if a suspended agent was only interrupted, or a result was added to it."""
     run = suspended.extra.get("run")
-    return isinstance(run, dict) and bool(run.get("answered"))
+    return isinstance(run, dict) and bool(run.get("can_go_on"))
 
 
 def _with_inner(suspended: ToolMessage, inner: Conversation) -> ToolMessage:
     run = suspended.extra["run"]
     assert isinstance(run, dict)  # `inner_conversation` has read it
     messages: list[JSONValue] = [dump_message(message) for message in inner.messages]
-    extra = {"run": {**run, "messages": messages, "answered": True}}
+    extra = {"run": {**run, "messages": messages, "can_go_on": True}}
     return suspended.model_copy(update={"extra": extra})
 
 

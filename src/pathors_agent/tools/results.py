@@ -27,6 +27,14 @@ class RunValue:
     outcome: Outcome = "value"
 
 
+class RunInterrupted(Exception):
+    """Raised by the function of a tool whose agent's run was cancelled; the run can go on later."""
+
+    def __init__(self, value: RunValue) -> None:
+        super().__init__("the run was interrupted")
+        self.value = value
+
+
 # The result of a tool without a value; models read "null" as something missing.
 NO_VALUE = "done (no value)"
 

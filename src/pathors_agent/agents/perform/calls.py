@@ -48,7 +48,7 @@ from pathors_agent.telemetry.facts import call_facts
 from pathors_agent.telemetry.runs import RunTelemetry, ToolOperation
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.result_values import kind_name
-from pathors_agent.tools.results import result_message
+from pathors_agent.tools.results import RunInterrupted, result_message
 from pathors_agent.tools.signature import ToolContext, ToolLog
 from pathors_agent.wire.deltas import ToolProgressDelta
 
@@ -103,10 +103,16 @@ def perform(
         with bindings.counting():  # the tool may run an agent
             return await call_tool_async(bound, operation, **limits, report=reported, begin=begin)
 
-    for item in thread.items(with_reports(work), cancellation):
-        if isinstance(item, ToolMessage):
-            return _with_notes(item, effect, bindings)
-        yield item
+    try:
+        for item in thread.items(with_reports(work), cancellation):
+            if isinstance(item, ToolMessage):
+                return _with_notes(item, effect, bindings)
+            yield item
+    except BaseException:
+        # What the tool returned while it was stopped counts.
+        if operation.message is not None:
+            control.record(_with_notes(operation.message, effect, bindings))
+        raise
     raise AssertionError("unreachable")  # the result comes last
 
 
@@ -430,6 +436,8 @@ async def call_tool_async(
                 run = partial(_run_async, bound, seconds, report=report, begin=begin)
                 value = await _retried_async(observed, bound, left, run)
             observed.message = result_message(bound, value)
+        except RunInterrupted as error:
+            observed.message = result_message(bound, error.value)
         except Exception as error:  # noqa: BLE001  (as in call_tool)
             observed.error, observed.message = kind_name(error), _failure(bound, error)
             observed.is_fault = not isinstance(error, ToolError)

@@ -210,6 +210,8 @@ def interrupted(noted: Iterable[_Noted]) -> list[Message]:
         match each:
             case BegunCall():
                 begun[each.id] = each
+            case ToolMessage(outcome="suspended"):  # its agent cannot go on in another turn
+                pass
             case ToolMessage():
                 done[each.tool_call_id] = each
             case AssistantMessage() | None:
