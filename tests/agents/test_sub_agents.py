@@ -9,6 +9,7 @@ import pytest
 from pathors_agent import (
     Agent,
     AsyncAgent,
+    Budget,
     Conversation,
     Limits,
     TextDelta,
@@ -161,6 +162,33 @@ def test_tokens_of_the_agent_count_to_the_limit_of_the_outer_run(writer: Writer)
     again = Conversation(load_messages(dump_messages(run.conversation.messages)))
     resumed = Way("asyncio").run(conversation=again, limits=Limits(total_tokens=100))
     assert (resumed.status, resumed.limit) == (Status.LIMIT_REACHED, "total_tokens")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_agent_stops_at_the_tokens_that_the_outer_run_has_left(way: str, writer: Writer) -> None:
+    used = Usage(prompt_tokens=40, completion_tokens=60, total_tokens=100)
+    inner = writer(answer("", calls=[("note", {})], usage=used), tools=[note])
+    outer = answer("", calls=[("writer", {"prompt": "a poem"})], usage=used)
+    run = Way(way).run(
+        outer,
+        prompt="go",
+        tools=[inner.as_tool("writer", "Writes.")],
+        limits=Limits(total_tokens=150),
+    )
+
+    assert result(run).text == "The agent has no answer: it reached its limit of total_tokens."
+    assert (run.status, run.limit) == (Status.LIMIT_REACHED, "total_tokens")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_budget_of_the_outer_run_is_that_of_the_agent(way: str, writer: Writer) -> None:
+    inner = writer(calls(("note", {})), tools=[note])
+    run = Way(way).run(
+        ASK, prompt="go", tools=[inner.as_tool("writer", "Writes.")], budget=Budget(calls=2)
+    )
+
+    assert result(run).text == "The agent has no answer: it reached its limit of budget.calls."
+    assert (run.status, run.limit) == (Status.LIMIT_REACHED, "budget.calls")
 
 
 # - suspended runs -

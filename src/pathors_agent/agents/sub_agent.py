@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,7 +24,9 @@ from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream, RunStream
 from pathors_agent.concurrency.event_loops import running_loop
 from pathors_agent.core.conversation import Conversation, inner_conversation
+from pathors_agent.core.limits import Limits, run_tokens
 from pathors_agent.core.run import Status
+from pathors_agent.errors import ToolError
 from pathors_agent.history.loading import Prompt, stored_form
 from pathors_agent.history.trim import spend
 from pathors_agent.messages import AssistantMessage, JSONValue, ToolMessage, Usage
@@ -37,6 +40,8 @@ MAX_WAITING_ITEMS = 64
 class Streaming(Protocol):
     """An agent of either kind, as `as_tool` needs it."""
 
+    limits: Limits
+
     def stream(
         self,
         prompt: Prompt | None = None,
@@ -44,6 +49,7 @@ class Streaming(Protocol):
         conversation: Conversation | None = None,
         context: object = None,
         decisions: Iterable[Decision] = (),
+        limits: Limits | None = None,
     ) -> RunStream[Any] | AsyncRunStream[Any]:
         """Run, and stream deltas and messages."""
 
@@ -59,8 +65,13 @@ class SubAgent:
     Cancelling the call cancels the run.
     """
 
-    def __init__(self, agent: Streaming) -> None:
+    def __init__(self, agent: Streaming, tokens: int | None = None) -> None:
         self.agent = agent
+        self._tokens = tokens
+
+    def limited(self, tokens: int) -> "SubAgent":
+        """Return the function for a call that may use so many tokens."""
+        return SubAgent(self.agent, tokens)
 
     async def __call__(self, prompt: str, context: ToolContext) -> AsyncGenerator[object, None]:
         """Run the agent.
@@ -70,7 +81,10 @@ class SubAgent:
             context: The context of the outer run.
         """
         stream = self.agent.stream(
-            prompt, conversation=Conversation(id=context.key or None), context=context.context
+            prompt,
+            conversation=Conversation(id=context.key or None),
+            context=context.context,
+            limits=_limits(self.agent, self._tokens),
         )
         async with aclosing(_run(stream)) as items:
             async for item in items:
@@ -89,11 +103,20 @@ class ResumedSubAgent:
     """The function of a call that goes on with a suspended run."""
 
     def __init__(
-        self, agent: Streaming, suspended: ToolMessage, decisions: Iterable[Decision]
+        self,
+        agent: Streaming,
+        suspended: ToolMessage,
+        decisions: Iterable[Decision],
+        tokens: int | None = None,
     ) -> None:
         self._agent = agent
         self._suspended = suspended
         self._decisions = decisions
+        self._tokens = tokens
+
+    def limited(self, tokens: int) -> "ResumedSubAgent":
+        """Return the function for a call that may use so many tokens more."""
+        return ResumedSubAgent(self._agent, self._suspended, self._decisions, tokens)
 
     async def __call__(self, prompt: str, context: ToolContext) -> AsyncGenerator[object, None]:
         """Go on with the run; the prompt is in its history."""
@@ -104,6 +127,7 @@ class ResumedSubAgent:
             conversation=conversation,
             context=context.context,
             decisions=self._decisions,
+            limits=_limits(self._agent, self._tokens, run_tokens(self._suspended)),
         )
         async with aclosing(_run(stream, self._suspended)) as items:
             async for item in items:
@@ -176,6 +200,20 @@ async def _items_in_thread(stream: RunStream[Any]) -> AsyncGenerator[object, Non
 def _put(send: MemoryObjectSendStream[object], item: object) -> None:
     with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the reader has left
         send.send_nowait(item)
+
+
+def _limits(agent: Streaming, tokens: int | None, used: int = 0) -> Limits | None:
+    """Return the agent's limits, within the tokens that the outer run has left.
+
+    `used` are those of the suspended part of the run, which its limit counts again.
+    """
+    if tokens is None:
+        return None
+    if tokens <= 0:
+        raise ToolError("Not run: the limit of total_tokens is reached.")
+    own = agent.limits.total_tokens
+    left = tokens + used
+    return replace(agent.limits, total_tokens=left if own is None else min(own, left))
 
 
 def value_of(result: RunResult[Any], before: ToolMessage | None = None) -> RunValue:

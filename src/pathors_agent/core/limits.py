@@ -169,7 +169,7 @@ class Tally:
                 self._count_answer(message)
             case ToolMessage():
                 if message.extra:
-                    self._tokens += _run_tokens(message)
+                    self._tokens += run_tokens(message)
                 if self._names:
                     self._count_result(self._names[message.tool_call_id], message)
             case UserMessage():  # feedback
@@ -192,6 +192,12 @@ class Tally:
         if self.failed_answers > limits.output_retries:
             return "output_retries"
         return None
+
+    @property
+    def tokens_left(self) -> int | None:
+        """How many tokens are left, or None without a limit."""
+        total = self._limits.total_tokens
+        return None if total is None else total - self._tokens
 
     def _count_answer(self, answer: AssistantMessage) -> None:
         self.limit_before = self.limit
@@ -301,7 +307,7 @@ def total_tokens(usage: Usage) -> int:
     return usage.total_tokens or (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
 
 
-def _run_tokens(message: ToolMessage) -> int:
+def run_tokens(message: ToolMessage) -> int:
     """Return the tokens of the run of an agent that a tool ran; 0 for any other tool."""
     run = message.extra.get("run")
     used = run.get("usage") if isinstance(run, dict) else None

@@ -16,6 +16,7 @@ from pathors_agent.core.limits import (
     CallVerdict,
     Limits,
     Tally,
+    run_tokens,
 )
 from pathors_agent.messages import (
     AssistantMessage,
@@ -153,6 +154,15 @@ class Run:
                 return self._open_local_calls()
             case Role.ASSISTANT:
                 return [] if self._is_answered() or self._is_cut_off() else self._model_call()
+
+    @property
+    def tokens_left(self) -> int | None:
+        """How many tokens are left for an agent that a tool runs, or None without a limit."""
+        left = self._counted().tokens_left
+        if left is None:
+            return None
+        results = self.conversation.messages[len(self.conversation.settled) :]
+        return left - sum(run_tokens(m) for m in results if isinstance(m, ToolMessage))
 
     def call_key(self, effect: CallTool) -> str:
         """Return the idempotency key of a call, which is equal on every replay."""

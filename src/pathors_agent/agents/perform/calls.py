@@ -184,7 +184,16 @@ def _bound(run: Run, effect: CallTool, bindings: RunSetup) -> BoundCall | ToolMe
         session_id=run.conversation.session_id,
         key=run.call_key(effect),
     )
-    return bindings.approvals.resumed(bound) if isinstance(bound, BoundCall) else bound
+    return bound if isinstance(bound, ToolMessage) else _for_agent(run, bindings, bound)
+
+
+def _for_agent(run: Run, bindings: RunSetup, bound: BoundCall) -> BoundCall:
+    """Return a call that runs an agent with what is left of the run; any other call unchanged."""
+    bound = bindings.approvals.resumed(bound)
+    limited = getattr(bound.function, "limited", None)
+    if limited is None or (left := run.tokens_left) is None:
+        return bound
+    return BoundCall(bound.call, replace(bound.tool, function=limited(left)), bound.kwargs)
 
 
 # - hooks -
