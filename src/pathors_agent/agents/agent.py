@@ -1,7 +1,8 @@
 """Agents: a transport with tools and limits, for blocking and for async code.
 
 The modules that perform runs are imported by the first run: they and asyncio would take a third of
-the time in which a program imports this module and constructs an agent.
+the time in which a program imports this module and constructs an agent. Each run looks them up as
+modules, which takes a third of the time of an import of names.
 """
 
 import os
@@ -159,10 +160,8 @@ def prepare_run(
     `tools` and `settings` take the place of the agent's. Without `streams`, nothing reads its deltas.
     Nothing is performed yet, and nothing is appended to the conversation.
     """
-    from pathors_agent.agents.ask import RunSetup
-    from pathors_agent.agents.hooks import NO_HOOKS
-    from pathors_agent.agents.stream import Baseline
-    from pathors_agent.telemetry.runs import RunTelemetry
+    from pathors_agent.agents import ask, hooks, stream
+    from pathors_agent.telemetry import runs
 
     conversation = Conversation() if given is None else conversation_of(given)
     if session_id is not None:
@@ -185,7 +184,7 @@ def prepare_run(
             tools=registry.definitions(),
         )
         template = agent._asked(plain)
-    bindings = RunSetup(
+    bindings = ask.RunSetup(
         tools=registry,
         choice=choice,
         instruct=agent._instruct,
@@ -197,10 +196,10 @@ def prepare_run(
         answers=answers,
         arriving=ArrivingAnswer(answers) if answers else None,
         history=agent._history,
-        hooks=agent._hooks or NO_HOOKS,
+        hooks=agent._hooks or hooks.NO_HOOKS,
         budgets=budgets,
         streams=streams,
-        telemetry=RunTelemetry(agent.name, model=template.model, server=agent._server_address),
+        telemetry=runs.RunTelemetry(agent.name, model=template.model, server=agent._server_address),
     )
     run = Run(
         conversation,
@@ -209,7 +208,7 @@ def prepare_run(
         is_held=bindings.approvals.is_held,
         answers=answers,
     )
-    return run, Baseline(conversation), bindings
+    return run, stream.Baseline(conversation), bindings
 
 
 class Agent(_AgentBase, Lifetime, Generic[OutputT]):
@@ -358,9 +357,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         *,
         streams: bool,
     ) -> "RunStream[OutputT]":
-        from pathors_agent.agents.control import RunControl
-        from pathors_agent.agents.drivers import drive
-        from pathors_agent.agents.stream import RunStream
+        from pathors_agent.agents import control as controls
+        from pathors_agent.agents import drivers, stream
 
         refuse_async("tools", tools)
         run, baseline, bindings = prepare_run(
@@ -374,18 +372,18 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         )
         if run.conversation.open_calls:
             bindings.choose_tools(run)
-        control = RunControl(run, bindings.budgets)
+        control = controls.RunControl(run, bindings.budgets)
         _open(bindings, run, control, prompt, session_id, decisions)
-        items = drive(run, self.transport, bindings, control, self._tool_thread())
-        return RunStream(run, baseline, bindings, control, items)
+        items = drivers.drive(run, self.transport, bindings, control, self._tool_thread())
+        return stream.RunStream(run, baseline, bindings, control, items)
 
     def _tool_thread(self) -> "ToolThread":
         """Return the event loop of async tools, which all runs share."""
-        from pathors_agent.agents.perform.threads import ToolThread
+        from pathors_agent.agents.perform import threads
 
         with self._starting:
             if self._thread is None:
-                self._thread = ToolThread()
+                self._thread = threads.ToolThread()
             return self._thread
 
 
@@ -493,9 +491,8 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         **settings: Unpack[RunSettings],
     ) -> "AsyncRunStream[OutputT]":
         """Run, and stream deltas and messages: iterate the result inside `async with`."""
-        from pathors_agent.agents.control import RunControl
-        from pathors_agent.agents.drivers import drive_async
-        from pathors_agent.agents.stream import AsyncRunStream
+        from pathors_agent.agents import control as controls
+        from pathors_agent.agents import drivers, stream
 
         run, baseline, bindings = prepare_run(
             self,
@@ -505,17 +502,17 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
             tools=tools,
             settings=settings,
         )
-        control = RunControl(run, bindings.budgets)
-        items = drive_async(run, self.transport, bindings, control)
+        control = controls.RunControl(run, bindings.budgets)
+        items = drivers.drive_async(run, self.transport, bindings, control)
         if bindings.choice is None or not run.conversation.open_calls:
             _open(bindings, run, control, prompt, session_id, decisions)
-            return AsyncRunStream(run, baseline, bindings, control, items)
+            return stream.AsyncRunStream(run, baseline, bindings, control, items)
 
         async def open_with_its_tools() -> None:
             await bindings.choose_tools_async(run)
             _open(bindings, run, control, prompt, session_id, decisions)
 
-        return AsyncRunStream(run, baseline, bindings, control, items, open_with_its_tools)
+        return stream.AsyncRunStream(run, baseline, bindings, control, items, open_with_its_tools)
 
 
 # Ids must be unique, not secret: asking the operating system for each would take ten times as long.
