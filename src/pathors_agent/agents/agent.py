@@ -13,6 +13,8 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, Unpack, cast, overload
 
+from typing_extensions import TypeVar
+
 from pathors_agent.agents.answers import ArrivingAnswer, OutputT, answer_type, name_taken
 from pathors_agent.agents.approvals import Approval, Approvals, Decision
 from pathors_agent.agents.budgets import Budget, charged_budgets
@@ -25,6 +27,8 @@ from pathors_agent.history.loading import GivenConversation, Prompt, conversatio
 from pathors_agent.history.trim import AsyncHistory, History
 from pathors_agent.tools.registry import (
     AsyncToolChoice,
+    ContextTool,
+    ContextTools,
     ToolChoice,
     Tools,
     choice_of,
@@ -37,7 +41,7 @@ from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 
 if TYPE_CHECKING:
-    from pathors_agent.agents.ask import InstructionsFunction, RunSetup
+    from pathors_agent.agents.ask import RunSetup
     from pathors_agent.agents.control import RunControl
     from pathors_agent.agents.hooks import AsyncHook, Hook, Hooks
     from pathors_agent.agents.perform.threads import ToolThread
@@ -62,10 +66,19 @@ class AgentSettings(RunSettings, total=False):
     """The settings that both agents share."""
 
     name: str | None
-    instructions: "str | InstructionsFunction | None"
 
 
-_ARGUMENTS = ("output", "tools", "history", "hooks", *AgentSettings.__annotations__)
+ContextT_contra = TypeVar("ContextT_contra", contravariant=True, default=Any)
+ContextT = TypeVar("ContextT", default=Any)
+
+Instructions = str | Callable[[ContextT], str | None] | None
+AsyncInstructions = str | Callable[[ContextT], str | Awaitable[str | None] | None] | None
+"""A text, or a function from a run's context to the instructions of the next model call."""
+
+_ARGUMENTS = (
+    *("output", "tools", "instructions", "history", "hooks"),
+    *AgentSettings.__annotations__,
+)
 
 
 _RUN_ARGUMENTS = ("tools", *RunSettings.__annotations__)
@@ -84,7 +97,7 @@ class _AgentBase:
         hooks: "Hooks | None" = None,
         name: str | None = None,
         model: str | None = None,
-        instructions: "str | InstructionsFunction | None" = None,
+        instructions: AsyncInstructions[Any] = None,
         limits: Limits | None = None,
         options: ModelOptions | None = None,
         budget: Budget | None = None,
@@ -211,7 +224,7 @@ def prepare_run(
     return run, stream.Baseline(conversation), bindings
 
 
-class Agent(_AgentBase, Lifetime, Generic[OutputT]):
+class Agent(_AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
     """A model with tools, for blocking code.
 
     Tools run one after another. Async tools run on one event loop in a thread, so that an agent
@@ -243,7 +256,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         transport: Transport,
         *,
         output: type[OutputT] | Callable[[Any], OutputT] | None = None,
-        tools: Tools | ToolChoice = (),
+        tools: Iterable[ContextTool[ContextT_contra]],
+        instructions: Instructions[ContextT_contra] = None,
         history: History | None = None,
         hooks: "Iterable[Hook]" = (),
         **settings: Unpack[AgentSettings],
@@ -251,11 +265,25 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
 
     @overload
     def __init__(
-        self: "Agent[Any]",
+        self,
+        transport: Transport,
+        *,
+        output: type[OutputT] | Callable[[Any], OutputT] | None = None,
+        tools: ContextTools[ContextT_contra] | ToolChoice[ContextT_contra] = ...,
+        instructions: Instructions[ContextT_contra] = None,
+        history: History | None = None,
+        hooks: "Iterable[Hook]" = (),
+        **settings: Unpack[AgentSettings],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "Agent[Any, ContextT]",
         transport: Transport,
         *,
         output: object,
-        tools: Tools | ToolChoice = (),
+        tools: ContextTools[ContextT] | ToolChoice[ContextT] = ...,
+        instructions: Instructions[ContextT] = None,
         history: History | None = None,
         hooks: "Iterable[Hook]" = (),
         **settings: Unpack[AgentSettings],
@@ -267,19 +295,21 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         *,
         output: object = None,
         tools: Tools | ToolChoice = (),
+        instructions: Instructions[Any] = None,
         history: History | None = None,
         hooks: "Iterable[Hook]" = (),
         **settings: Unpack[AgentSettings],
     ) -> None:
-        given = {"tools": tools, "history": history, **settings}
+        given = {"tools": tools, "instructions": instructions, "history": history, **settings}
         refuse_mistakes("Agent", transport, Transport, given, _ARGUMENTS)
         assert transport is not None  # or it was refused
         refuse_async("tools", tools)
-        refuse_async("instructions", settings.get("instructions"))
+        refuse_async("instructions", instructions)
         super().__init__(
             transport,
             output=output,
             tools=tools,
+            instructions=instructions,
             history=history,
             hooks=_methods_of(hooks, is_async=False),
             **settings,
@@ -308,7 +338,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         *,
         conversation: GivenConversation | None = None,
         session_id: str | None = None,
-        context: object = None,
+        context: ContextT_contra | None = None,
         decisions: Iterable[Decision] = (),
         tools: Tools | ToolChoice | None = None,
         **settings: Unpack[RunSettings],
@@ -319,8 +349,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         grows during the run; a list of messages, or of OpenAI's dicts, begins a new one, which the
         result holds. `session_id` names the endpoint's session. Tools get `context`. `decisions`
         answer the `approvals` of an earlier run. `tools`, `model`, `limits` and the `options` that are
-        set take the place of the agent's in this run; `budget` is spent beside the agent's. Raises `TransportError` if a model call fails,
-        with the history so far in its `messages`.
+        set take the place of the agent's in this run; `budget` is spent beside the agent's. Raises
+        `TransportError` if a model call fails, with the history so far in its `messages`.
         """
         with self._stream(
             prompt, conversation, session_id, context, decisions, tools, settings, streams=False
@@ -335,7 +365,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
         *,
         conversation: GivenConversation | None = None,
         session_id: str | None = None,
-        context: object = None,
+        context: ContextT_contra | None = None,
         decisions: Iterable[Decision] = (),
         tools: Tools | ToolChoice | None = None,
         **settings: Unpack[RunSettings],
@@ -387,7 +417,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT]):
             return self._thread
 
 
-class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
+class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT, ContextT_contra]):
     """A model with tools, for asyncio and trio.
 
     The tool calls of one answer run side by side, sync tools in worker threads. The arguments are
@@ -401,7 +431,8 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         transport: AsyncTransport,
         *,
         output: Callable[[Any], Awaitable[OutputT]],
-        tools: Tools | AsyncToolChoice = (),
+        tools: ContextTools[ContextT_contra] | AsyncToolChoice[ContextT_contra] = ...,
+        instructions: AsyncInstructions[ContextT_contra] = None,
         history: AsyncHistory | None = None,
         hooks: "Iterable[AsyncHook]" = (),
         **settings: Unpack[AgentSettings],
@@ -413,7 +444,8 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         transport: AsyncTransport,
         *,
         output: type[OutputT] | Callable[[Any], OutputT] | None = None,
-        tools: Tools | AsyncToolChoice = (),
+        tools: Iterable[ContextTool[ContextT_contra]],
+        instructions: AsyncInstructions[ContextT_contra] = None,
         history: AsyncHistory | None = None,
         hooks: "Iterable[AsyncHook]" = (),
         **settings: Unpack[AgentSettings],
@@ -421,11 +453,25 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
 
     @overload
     def __init__(
-        self: "AsyncAgent[Any]",
+        self,
+        transport: AsyncTransport,
+        *,
+        output: type[OutputT] | Callable[[Any], OutputT] | None = None,
+        tools: ContextTools[ContextT_contra] | AsyncToolChoice[ContextT_contra] = ...,
+        instructions: AsyncInstructions[ContextT_contra] = None,
+        history: AsyncHistory | None = None,
+        hooks: "Iterable[AsyncHook]" = (),
+        **settings: Unpack[AgentSettings],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "AsyncAgent[Any, ContextT]",
         transport: AsyncTransport,
         *,
         output: object,
-        tools: Tools | AsyncToolChoice = (),
+        tools: ContextTools[ContextT] | AsyncToolChoice[ContextT] = ...,
+        instructions: AsyncInstructions[ContextT] = None,
         history: AsyncHistory | None = None,
         hooks: "Iterable[AsyncHook]" = (),
         **settings: Unpack[AgentSettings],
@@ -437,17 +483,19 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         *,
         output: object = None,
         tools: Tools | AsyncToolChoice = (),
+        instructions: AsyncInstructions[Any] = None,
         history: AsyncHistory | None = None,
         hooks: "Iterable[AsyncHook]" = (),
         **settings: Unpack[AgentSettings],
     ) -> None:
-        given = {"tools": tools, "history": history, **settings}
+        given = {"tools": tools, "instructions": instructions, "history": history, **settings}
         refuse_mistakes("AsyncAgent", transport, AsyncTransport, given, _ARGUMENTS)
         assert transport is not None  # or it was refused
         super().__init__(
             transport,
             output=output,
             tools=tools,
+            instructions=instructions,
             history=history,
             hooks=_methods_of(hooks, is_async=True),
             **settings,
@@ -460,7 +508,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         *,
         conversation: GivenConversation | None = None,
         session_id: str | None = None,
-        context: object = None,
+        context: ContextT_contra | None = None,
         decisions: Iterable[Decision] = (),
         tools: Tools | AsyncToolChoice | None = None,
         **settings: Unpack[RunSettings],
@@ -485,7 +533,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT]):
         *,
         conversation: GivenConversation | None = None,
         session_id: str | None = None,
-        context: object = None,
+        context: ContextT_contra | None = None,
         decisions: Iterable[Decision] = (),
         tools: Tools | AsyncToolChoice | None = None,
         **settings: Unpack[RunSettings],

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple
 
 from msgspec import Struct
+from typing_extensions import TypeVar
 
 from pathors_agent.errors import UnreadableDefinition
 from pathors_agent.messages import Message, ToolCall, ToolMessage
@@ -326,10 +327,23 @@ def _typed(function: Mapping[str, Any], name: str, kind: type, problem: str) -> 
 Tools = ToolRegistry | Iterable[GivenTool]
 """A registry, or an iterable of decorated functions, `Tool`s and OpenAI's definitions."""
 
-ToolChoice = Callable[[Any], Tools]
+ContextT = TypeVar("ContextT", default=Any)
+
+ContextTool = (
+    Callable[Concatenate[ToolContext[ContextT], ...], object]
+    | Callable[Concatenate[Any, ToolContext[ContextT], ...], object]
+    | Callable[Concatenate[Any, Any, ToolContext[ContextT], ...], object]
+    | Callable[Concatenate[Any, Any, Any, ToolContext[ContextT], ...], object]
+)
+"""A tool whose `ToolContext` is one of its first four parameters, for type checkers."""
+
+ContextTools = Tools | Iterable[ContextTool[ContextT] | GivenTool]
+"""`Tools`, from which type checkers read the type of the run's context."""
+
+ToolChoice = Callable[[ContextT], Tools]
 """A function from a run's context to the tools of the next turn."""
 
-AsyncToolChoice = Callable[[Any], Tools | Awaitable[Tools]]
+AsyncToolChoice = Callable[[ContextT], Tools | Awaitable[Tools]]
 """A `ToolChoice`, or an async function that does the same."""
 
 
