@@ -295,13 +295,14 @@ cancelled with its run; not run (a limit, a person's no); or begun, with an unkn
 
 
 class ToolMessage(MessageBase):
-    """The result of one tool call, in words the model reads.
+    """The result of one tool call. The model reads `content`; the other fields are for programs.
 
-    `outcome` says how the call ended, for programs; it is not sent to the model, which reads
-    `content`. `ends_tool`: the tool is not to be run again while this question is answered.
-    `extra` is for programs as well: `extra["run"]` has the messages and the usage of an agent that
-    the tool ran, and `load_messages` reads it.
-    `invalid`: the call named no tool, or its arguments did not fit; limits count such calls.
+    - `outcome`: how the call ended.
+    - `ends_tool`: the tool does not run again before the next message of the user.
+    - `invalid`: the call named no tool, or its arguments did not fit. `Limits.call_retries` counts
+      such calls.
+    - `extra`: `extra["run"]` has the messages and the usage of an agent that the tool ran, and
+      `load_messages` reads it.
     """
 
     role: Literal["tool"] = "tool"
