@@ -85,6 +85,19 @@ MENDED: dict[str, tuple[list[Message], list[Message], list[str]]] = {
             "messages[4]: a second result of call 'x'; left out",
         ],
     ),
+    "suspended call with a later result": (
+        [
+            calling("x"),
+            result("x").model_copy(update={"outcome": "suspended"}),
+            result("x"),
+            result("y"),
+        ],
+        [calling("x"), result("x")],
+        [
+            "messages[1]: its call has a later result; left out",
+            "messages[3]: a result of no open call ('y'); left out",
+        ],
+    ),
     "result before its call": (
         [user(), result("x"), calling("x"), said()],
         [user(), calling("x"), result("x"), said()],

@@ -7,8 +7,8 @@ import pytest
 
 from completion_requests import add, project, sent
 from live_server import events, external, live, result
-from pathors_agent import ToolRegistry, tool
-from pathors_agent.testing import calls
+from pathors_agent import AsyncAgent, ToolRegistry, tool
+from pathors_agent.testing import AsyncScriptedTransport, answer, calls
 
 
 @tool(approve=True)
@@ -143,6 +143,32 @@ def test_call_that_waits_for_approval_is_shown_with_its_digest_and_run_after_a_y
         assert "approved" in plain_text.json()["error"]["details"][0]
         assert answered.json()["choices"][0]["message"]["content"] == "Paid."
         assert server.stored("s1")[2]["content"] == "paid 5"
+
+
+def test_call_of_a_sub_agent_waits_for_a_decision_and_its_agent_goes_on() -> None:
+    buyer = AsyncAgent(
+        AsyncScriptedTransport(answer(calls=[("pay", {"amount": 5})], ids=["inner_1"]), "Bought."),
+        tools=[pay],
+    )
+    buy = buyer.as_tool("buy", "Buy something.")
+    with live(
+        project(calls(("buy", {"prompt": "tea"})), "Here is tea.", "Welcome.", tools=[buy])
+    ) as server:
+        asked = server.complete("Tea, please", session="s1").json()["choices"][0]
+        (call,) = asked["message"]["tool_calls"]
+        yes = json.dumps({"approved": True, "digest": call["approval"]["digest"]})
+        answered = server.complete(result(call["id"], yes), session="s1")
+
+        assert (call["id"], call["function"]["name"]) == ("inner_1", "pay")
+        assert answered.json()["choices"][0]["message"]["content"] == "Here is tea."
+        stored = server.stored("s1")
+        assert [m["role"] for m in stored][-1] == "assistant"
+        assert stored[-2]["content"] == "Bought."
+        thanked = server.complete("Thanks", session="s1").json()["choices"][0]
+        assert thanked["message"]["content"] == "Welcome."
+        assert [m["role"] for m in sent(server)[-1]["messages"]] == [
+            *("user", "assistant", "tool", "assistant", "user"),
+        ]
 
 
 def test_call_that_was_denied_is_not_run() -> None:

@@ -91,10 +91,18 @@ class HistoryRepair:
     def _without_repeats(self) -> Iterator[_Placed]:
         """Yield the messages, without calls that repeat one of the same message, or open ones."""
         waiting: dict[str, _Placed] = {}  # by call id
+        last = {
+            message.tool_call_id: index
+            for index, message in self._placed
+            if isinstance(message, ToolMessage)
+        }
         for placed in self._placed:
             index, message = placed
             if isinstance(message, ToolMessage):
                 waiting.pop(message.tool_call_id, None)
+                if message.outcome == "suspended" and last[message.tool_call_id] != index:
+                    self.note(index, "its call has a later result; left out")
+                    continue
             if not isinstance(message, AssistantMessage) or not message.tool_calls:
                 yield placed
                 continue
