@@ -1,7 +1,7 @@
 """Runs with sub-agents make one history in every way, wherever they were interrupted."""
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from effort import THOROUGH, examples
-from pathors_agent import Agent, AsyncAgent, tool
-from pathors_agent.agents import sub_agent
+from hook_kinds import hook
+from pathors_agent import Agent, AsyncAgent, ToolContext, tool
+from pathors_agent.agents import hooks, sub_agent
 from pathors_agent.agents.perform import tasks, threads
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream, RunStream
@@ -42,6 +43,8 @@ def patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sub_agent, "STOP_SECONDS", 30.0)
         patch.setattr(threads, "CLOSE_SECONDS", 30.0)
+        patch.setattr(threads, "STOP_SECONDS", 30.0)
+        patch.setattr(hooks, "STOP_SECONDS", 30.0)
         patch.setattr(tasks.LoopTask.stop, "__defaults__", (30.0,))
         yield
 
@@ -128,12 +131,22 @@ class AsyncModel(AsyncTransport):
 Stream = RunStream[Any] | AsyncRunStream[Any]
 
 
+KINDS = ("blocking", "async")
+
+
+def pass_on(
+    call: ToolCall, arguments: dict[str, Any], context: ToolContext
+) -> Generator[Any, Any, Any]:
+    return (yield arguments)
+
+
 class Story:
     """A plan, the agents that follow it, and what was paid."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, hooked: bool = False) -> None:
         self.plan = plan
         self.paid: list[str] = []
+        self.hooks = {kind: [hook(kind, tool=pass_on)] if hooked else [] for kind in KINDS}
 
         @tool
         def add(what: str) -> str:
@@ -149,8 +162,8 @@ class Story:
         tools: list[Any] = [add, pay]
         for _ in range(2):
             agents = {
-                "blocking": Agent(Model(plan), tools=tools),
-                "async": AsyncAgent(AsyncModel(plan), tools=tools),
+                "blocking": Agent(Model(plan), tools=tools, hooks=self.hooks["blocking"]),
+                "async": AsyncAgent(AsyncModel(plan), tools=tools, hooks=self.hooks["async"]),
             }
             tools = [add, pay, *(a.as_tool(name, name) for name, a in agents.items())]
         self.tools = tools
@@ -166,8 +179,9 @@ class Story:
         else:
             call["prompt"] = "root"
         if way == "blocking":
-            count = 0
-            with Agent(Model(self.plan), tools=self.tools).stream(**call) as stream:
+            own = self.hooks["blocking"]
+            agent = Agent(Model(self.plan), tools=self.tools, hooks=own)
+            with agent.stream(**call) as stream:
                 for count, _ in enumerate(stream, 1):
                     if count == cancel_after:
                         stream.cancel()
@@ -175,7 +189,8 @@ class Story:
         return anyio.run(self._step, call, cancel_after, backend=way)
 
     async def _step(self, call: dict[str, Any], cancel_after: int | None) -> RunResult[Any]:
-        agent = AsyncAgent(AsyncModel(self.plan), tools=self.tools)
+        own = self.hooks["async"]
+        agent = AsyncAgent(AsyncModel(self.plan), tools=self.tools, hooks=own)
         async with agent.stream(**call) as stream:
             count = 0
             async for _ in stream:
@@ -237,11 +252,13 @@ def tokens(messages: Sequence[Message]) -> int:
 
 @EACH_WAY
 @few
-@given(plan=plans)
-@example(plan=NESTED)
-@example(plan=SIDE_BY_SIDE)
-def test_every_way_makes_the_same_history_and_pays_once(way: str, plan: Plan) -> None:
-    story, blocking = Story(plan), Story(plan)
+@given(plan=plans, hooked=st.booleans())
+@example(plan=NESTED, hooked=False)
+@example(plan=SIDE_BY_SIDE, hooked=True)
+def test_every_way_makes_the_same_history_and_pays_once(
+    way: str, plan: Plan, *, hooked: bool
+) -> None:
+    story, blocking = Story(plan, hooked=hooked), Story(plan)
 
     history = story.whole(way)
 
@@ -252,18 +269,18 @@ def test_every_way_makes_the_same_history_and_pays_once(way: str, plan: Plan) ->
 
 @EACH_WAY
 @few
-@given(plan=plans, data=st.data(), other=st.sampled_from(WAYS))
-@example(plan=NESTED, data=None, other="asyncio")
-@example(plan=SIDE_BY_SIDE, data=None, other="blocking")
-@example(plan=IN_TURN, data=None, other="trio")
+@given(plan=plans, data=st.data(), other=st.sampled_from(WAYS), hooked=st.booleans())
+@example(plan=NESTED, data=None, other="asyncio", hooked=False)
+@example(plan=SIDE_BY_SIDE, data=None, other="blocking", hooked=False)
+@example(plan=IN_TURN, data=None, other="trio", hooked=True)
 def test_run_cancelled_after_any_item_ends_as_the_whole_and_pays_once(
-    way: str, plan: Plan, data: st.DataObject | None, other: str
+    way: str, plan: Plan, data: st.DataObject | None, other: str, *, hooked: bool
 ) -> None:
     history = without_usage(Story(plan).whole("blocking"))
-    places = range(1, 40, 1 if THOROUGH else 3) if data is None else [data.draw(st.integers(1, 30))]
+    places = range(1, 40, 1 if THOROUGH else 5) if data is None else [data.draw(st.integers(1, 30))]
 
     for cancel_after in places:
-        story, conversation, ways = Story(plan), Conversation(), [way, other] * 100
+        story, conversation, ways = Story(plan, hooked=hooked), Conversation(), [way, other] * 100
         result = story.step(ways.pop(), conversation, cancel_after=cancel_after)
         while result.status in (Status.SUSPENDED, Status.RUNNING):
             conversation = stored(conversation)

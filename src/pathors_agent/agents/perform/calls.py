@@ -41,7 +41,7 @@ from pathors_agent.agents.perform.threads import (
 )
 from pathors_agent.concurrency.event_loops import Cancellation, RunCancelled
 from pathors_agent.core.run import CallTool, Run
-from pathors_agent.errors import ToolError, ToolLoopError
+from pathors_agent.errors import LimitReached, ToolError, ToolLoopError
 from pathors_agent.messages import Content, ContentPart, ToolMessage
 from pathors_agent.telemetry.events import bound_logger
 from pathors_agent.telemetry.facts import call_facts
@@ -108,10 +108,14 @@ def perform(
             if isinstance(item, ToolMessage):
                 return _with_notes(item, effect, bindings)
             yield item
-    except BaseException:
+    except BaseException as error:
         # What the tool returned while it was stopped counts.
-        if operation.message is not None:
-            control.record(_with_notes(operation.message, effect, bindings))
+        if operation.message is None:
+            raise
+        message = _with_notes(operation.message, effect, bindings)
+        if isinstance(error, RunCancelled | LimitReached):
+            return message
+        control.record(message)
         raise
     raise AssertionError("unreachable")  # the result comes last
 
