@@ -148,6 +148,22 @@ def test_result_keeps_the_run_of_the_agent_over_storage(way: str, writer: Writer
     assert "extra" not in outer.requests[1]["messages"][-1]
 
 
+def test_transcript_shows_the_run_of_the_agent(writer: Writer) -> None:
+    tools = [writer(calls(("note", {})), "roses", tools=[note]).as_tool("writer", "Writes.")]
+    run = Way("asyncio").run(ASK, "done", prompt="go", tools=tools)
+
+    assert run.transcript().splitlines()[1:] == [
+        "user         go",
+        'call         writer({"prompt": "a poem"})',
+        "> user       a poem",
+        "> call       note({})",
+        "> result     noted",
+        "> assistant  roses",
+        "result       roses",
+        "assistant    done",
+    ]
+
+
 def test_tokens_of_the_agent_count_to_the_limit_of_the_outer_run(writer: Writer) -> None:
     used = Usage(prompt_tokens=40, completion_tokens=60, total_tokens=100)
     inner = writer(answer("roses", usage=used))

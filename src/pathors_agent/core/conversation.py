@@ -309,9 +309,9 @@ class Conversation:
         A result may also be that of a call of a suspended agent (see `waiting_calls`).
         """
         if not isinstance(message, ToolMessage) or not self._answer_within(message):
-            self.add(message)
+            self._add(message)
 
-    def add(self, message: Message) -> None:
+    def _add(self, message: Message) -> None:
         """Append a message that a run has produced: no result is one of a suspended agent."""
         event = self._event(message)
         next_role = TRANSITIONS[self._next_role].get(event)
@@ -353,7 +353,7 @@ class Conversation:
             suspended = self.suspended(call)
             outcome, text = _CLOSED[CallState.BEGUN if suspended else self.call_state(call)]
             content = text.format(reason=reason)
-            self.add(ToolMessage(tool_call_id=call.id, content=content, outcome=outcome))
+            self._add(ToolMessage(tool_call_id=call.id, content=content, outcome=outcome))
         self.append_queued()
 
     def queue_message(self, message: UserMessage) -> None:

@@ -186,7 +186,7 @@ class Run:
         """
         if isinstance(message, AssistantMessage) and message.tool_calls:
             message = self._with_unused_ids(message)
-        self.conversation.add(message)
+        self.conversation._add(message)  # not a result of the caller
         if self.notes_begun_calls and isinstance(message, AssistantMessage) and message.tool_calls:
             for call in message.tool_calls:
                 self.conversation.note_call_state(call, CallState.NOT_BEGUN)

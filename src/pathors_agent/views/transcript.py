@@ -4,8 +4,11 @@ Only these three functions show message contents; a plain repr shows their sizes
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import ValidationError
 
 from pathors_agent.messages import (
     AssistantMessage,
@@ -15,6 +18,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
     content_text,
+    message_adapter,
 )
 
 if TYPE_CHECKING:
@@ -36,16 +40,18 @@ class _Row(NamedTuple):
 
 def as_text(messages: Sequence[Message], heading: str = "") -> str:
     """Return messages as lines; characters that would control a terminal are replaced."""
-    return "\n".join(filter(None, [heading, *map(_text_row, _rows(messages))]))
+    rows = list(_rows(messages))
+    width = max([_LABEL, *(len(row.label) for row in rows)])
+    return "\n".join(filter(None, [heading, *(_text_row(row, width) for row in rows)]))
 
 
-def _text_row(row: _Row) -> str:
+def _text_row(row: _Row, width: int) -> str:
     first, *rest = (_visible(row.text) + _remark(row)).splitlines() or [""]
-    lines = [f"{row.label:<{_LABEL}}  {first}", *(f"{'':<{_LABEL}}  {line}" for line in rest)]
+    lines = [f"{row.label:<{width}}  {first}", *(f"{'':<{width}}  {line}" for line in rest)]
     return "\n".join(line.rstrip() for line in lines)
 
 
-# The longest labels are those of answers and reasoning.
+# The labels of answers and reasoning.
 _LABEL = 9
 
 
@@ -111,6 +117,8 @@ def _rows(messages: Sequence[Message]) -> Iterator[_Row]:
 
 
 def _message_rows(message: Message) -> Iterator[_Row]:
+    if isinstance(message, ToolMessage) and message.extra:
+        yield from _inner_rows(message)
     match message:
         case AssistantMessage():
             yield from _answer_rows(message)
@@ -125,6 +133,17 @@ def _message_rows(message: Message) -> Iterator[_Row]:
             yield _content_row("feedback", message.content)
         case SystemMessage() | UserMessage():
             yield _content_row(message.role, message.content)
+
+
+def _inner_rows(message: ToolMessage) -> Iterator[_Row]:
+    """Yield the rows of an agent's run that the tool ran."""
+    run = message.extra.get("run")
+    values = run.get("messages") if isinstance(run, dict) else None
+    if not isinstance(values, list):
+        return
+    with suppress(ValidationError):  # a program's own value in `extra`
+        for row in _rows([message_adapter().validate_python(value) for value in values]):
+            yield row._replace(label=f"> {row.label}")
 
 
 def _answer_rows(message: AssistantMessage) -> Iterator[_Row]:
