@@ -136,7 +136,8 @@ class Conversation:
 
     `Conversation(messages)` raises `ConversationError` with the index of the first message that does
     not fit; `load_messages(..., repair=True)` mends such a history. The results of one batch of
-    tool calls are kept in call order, in whatever order they arrive.
+    tool calls are kept in call order, in whatever order they arrive. A result with the outcome
+    "suspended" leaves its call open, until another result takes its place.
 
     `session_id` is the id of the stored session, or None. `id` names the conversation in the
     idempotency keys of its tool calls. It is the session id, or else a random id that the agent sets;
