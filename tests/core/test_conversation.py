@@ -7,15 +7,23 @@ from collections.abc import Callable
 import pytest
 
 from counting import check_linear
-from pathors_agent.core.conversation import CallState, Conversation, Role
+from pathors_agent.core.conversation import (
+    CallState,
+    Conversation,
+    Role,
+    can_go_on,
+    inner_conversation,
+)
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
     AssistantMessage,
+    JSONValue,
     Message,
     SystemMessage,
     ToolCall,
     ToolMessage,
     UserMessage,
+    dump_message,
 )
 
 FLOOD = 10_000
@@ -495,3 +503,78 @@ def test_work_of_a_flood_of_results_is_linear() -> None:
         return answer
 
     check_linear(answering, 250)
+
+
+# - suspended calls
+
+
+def suspended(call_id: str, *inner: Message) -> ToolMessage:
+    messages: list[JSONValue] = [dump_message(message) for message in inner]
+    run: JSONValue = {"version": 1, "messages": messages}
+    return ToolMessage(
+        tool_call_id=call_id, content="Suspended.", outcome="suspended", extra={"run": run}
+    )
+
+
+WAITING = suspended("b", USER, calling("x"))
+
+
+def test_suspended_result_leaves_its_call_open_and_a_later_one_takes_its_place() -> None:
+    conversation = Conversation([USER, calling("a", "b", "c"), result("c"), WAITING, result("a")])
+
+    assert conversation.messages[2:] == (result("a"), WAITING, result("c"))
+    assert (len(conversation), open_ids(conversation)) == (5, ("b",))
+    assert conversation.next_role is Role.TOOL
+    assert [call.id for call in conversation.waiting_calls] == ["x"]
+
+    done = result("b").model_copy(update={"extra": {"run": {}}})
+    for twin in (
+        copy.copy(conversation),
+        pickle.loads(pickle.dumps(conversation)),
+        Conversation([*conversation.messages]),
+    ):
+        twin.append(done)
+        assert twin.messages[2:] == (result("a"), done, result("c"))
+        assert (twin.next_role, len(twin)) == (Role.ASSISTANT, 5)
+    assert conversation.suspended(conversation.open_calls[0]) == WAITING
+
+
+def test_history_that_holds_a_suspended_result_and_a_later_one_is_taken() -> None:
+    done = result("b").model_copy(update={"extra": {"run": {}}})
+
+    conversation = Conversation([USER, calling("b"), WAITING, WAITING, done, ANSWER])
+
+    assert conversation.messages == (USER, calling("b"), done, ANSWER)
+
+
+def test_result_for_a_call_within_a_suspended_one_is_added_to_its_history() -> None:
+    conversation = Conversation([USER, calling("b"), WAITING])
+
+    conversation.append(result("x", "from within"))
+
+    [call] = conversation.open_calls
+    message = conversation.suspended(call)
+    assert message is not None
+    assert inner_conversation(message).messages == (USER, calling("x"), result("x", "from within"))
+    assert can_go_on(message)
+    assert conversation.waiting_calls == (call,)
+
+
+def test_result_of_the_caller_for_a_suspended_call_is_refused_naming_what_it_waits_for() -> None:
+    conversation = Conversation([USER, calling("b"), WAITING])
+
+    with pytest.raises(ConversationError, match=r"'b' runs an agent .* waits for: 'x'$"):
+        conversation.append(result("b"))
+
+    assert conversation.messages == (USER, calling("b"), WAITING)
+
+
+def test_suspended_call_that_is_closed_keeps_the_history_of_its_agent() -> None:
+    conversation = Conversation([USER, calling("a", "b"), WAITING])
+
+    conversation.close_open_calls("the user went on")
+
+    closed = conversation.messages[-1]
+    assert isinstance(closed, ToolMessage)
+    assert (closed.outcome, closed.extra) == ("cancelled", WAITING.extra)
+    assert closed.text.startswith("Interrupted: the user went on.")
