@@ -342,7 +342,7 @@ MUTANTS = [
     Mutant(
         "a turn is stored without its last message",
         "promise 9",
-        at="_added",
+        at="added_messages",
         old="if id(message) not in known]",
         new="if id(message) not in known][:-1]",
         tests=("test_session_is_continued_by_header",),
@@ -351,7 +351,7 @@ MUTANTS = [
         "a turn is stored without its lease",
         "promise 10, leases",
         at="save",
-        old="    if not _is_held(connection, lease, drop=drop):\n        raise _conflict(lease)\n",
+        old="    if not _is_held(connection, lease, drop=drop):\n        raise changed_conflict(lease)\n",
         new="    _is_held(connection, lease, drop=drop)\n",
         tests=("test_sqlite_store_follows_every_rule",),
     ),
@@ -359,8 +359,8 @@ MUTANTS = [
         "a revoked key opens",
         "promise 11, key checks",
         at="Authenticator._key_of",
-        old="if key.revoked_at is not None or not hmac",
-        new="if not hmac",
+        old="        if key.revoked_at is not None:\n            raise unauthorized()\n",
+        new="",
         tests=(
             "test_every_wrong_key_gets_the_same_answer",
             "test_revoked_key_is_refused_within_a_second",
