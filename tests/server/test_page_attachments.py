@@ -1,6 +1,7 @@
 """Images and files into the chat page, and out of it."""
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from chat_page import Chat, opened, project
 from live_server import live
 from pathors_agent import ContentPart, tool
 from pathors_agent.server import ServerSettings
-from pathors_agent.testing import answer, calls, http_error
+from pathors_agent.testing import answer, calls, http_error, raw
 
 pytestmark = pytest.mark.slow
 
@@ -211,6 +212,32 @@ def test_images_of_results_are_shown(new_tab: NewTab) -> None:
             assert card.locator("img").get_attribute("src") == PNG_URL
             chat.page.reload()
             chat.sees("Done.")
+
+
+@pytest.mark.parametrize("field", ["content", "images"])
+def test_images_of_an_answer_are_shown(new_tab: NewTab, field: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": PNG_URL}}
+    text: Any = [{"type": "text", "text": "Red."}, image] if field == "content" else "Red."
+    broken: list[Any] = [None, 1, {"type": "file"}, {"type": "image_url", "image_url": 1}]
+    others = {"images": [image, *broken]} if field == "images" else {}
+    choice = {"index": 0, "delta": {"role": "assistant", "content": text, **others}}
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    events = [
+        {**chunk, "choices": [{**choice, "finish_reason": None}]},
+        {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    ]
+    lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+    with live(project(raw("".join([*lines, "data: [DONE]\n\n"]).encode())), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        chat.say("Draw")
+        chat.sees("Red.")
+        chat.waits_until_answered()
+
+        for _ in range(2):
+            assert chat.answers.locator("img").get_attribute("src") == PNG_URL
+            chat.page.reload()
+            chat.sees("Red.")
 
 
 def test_image_from_elsewhere_is_not_loaded(new_tab: NewTab) -> None:

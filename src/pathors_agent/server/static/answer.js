@@ -1,6 +1,6 @@
 // One answer: reasoning, texts and tool calls in the order in which they come, and what can be done.
 
-import { mediaBox } from "./content.js";
+import { attachedTo, mediaBox } from "./content.js";
 import { button, copyButton, element, say } from "./elements.js";
 import { GrowingText } from "./markdown.js";
 import { ToolCard } from "./tool_card.js";
@@ -39,6 +39,7 @@ export class Answer {
     this.reason(delta.reasoning_content ?? "");
     this.text(delta.content || delta.refusal || "");
     for (const call of delta.tool_calls ?? []) this.#waiting.set(call.id, call);
+    if (activity.parts) this.media(attachedTo(activity.parts));
     if (activity.call) this.call(activity.call);
     if (activity.result) this.#result(activity.result);
     if (activity.progress) this.#card(activity.progress)?.progress(activity.progress.value);
@@ -78,6 +79,7 @@ export class Answer {
 
   /** Show images and files of the answer. */
   media(parts) {
+    if (parts.length) this.endText();
     this.#body.append(...[mediaBox(parts)].filter(Boolean));
   }
 

@@ -10,7 +10,7 @@ const FILE = /^<file name="([^"\n]*)">\n(.*)\n<\/file>$/s;
 const PICTURE = /^data:image\/(png|jpeg|gif|webp);base64,[a-z0-9+/=]*$/i;
 
 const partsOf = (content) => (Array.isArray(content) ? content : []);
-const isOwnText = (part) => part.type === "text" && !FILE.test(part.text);
+const isOwnText = (part) => part?.type === "text" && !FILE.test(part.text);
 
 /** Return the part of a text file. */
 export function textFilePart(name, text) {
@@ -31,7 +31,7 @@ export function comparedText(content) {
 
 /** Return the parts of a content that are no text of its author's. */
 export function attachedTo(content) {
-  return partsOf(content).filter((part) => !isOwnText(part));
+  return partsOf(content).filter((part) => typeof part?.type === "string" && !isOwnText(part));
 }
 
 /** Return a content of parts and a text; a text alone is a string. */
@@ -49,14 +49,14 @@ export function nameOf(part) {
     case "input_audio":
       return "Audio clip";
     case "file":
-      return shown(part.file?.filename || "File");
+      return shown(String(part.file?.filename || "File"));
     default:
-      return shown(String(part.type));
+      return shown(part.type);
   }
 }
 
 export function isPicture(part) {
-  return part.type === "image_url" && PICTURE.test(part.image_url?.url ?? "");
+  return part.type === "image_url" && PICTURE.test(String(part.image_url?.url));
 }
 
 /** Return an element that shows these parts, or null if there are none. */
@@ -67,7 +67,7 @@ export function mediaBox(parts) {
 function shownPart(part) {
   if (isPicture(part)) return element("img", { src: part.image_url.url, alt: "Image" });
   const text = part.type === "text" ? part.text.match(FILE)?.[2] : part.image_url?.url;
-  if (!text || text.startsWith("data:")) return element("span", { class: "chip" }, nameOf(part));
+  if (typeof text !== "string" || text.startsWith("data:")) return element("span", { class: "chip" }, nameOf(part));
   return element(
     "details",
     { class: "chip" },

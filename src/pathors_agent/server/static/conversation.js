@@ -148,7 +148,8 @@ export class Conversation {
     answer.reason(message.reasoning ?? "");
     answer.text(textOf(message.content) || message.refusal || "");
     answer.endText();
-    answer.media([...attachedTo(message.content), ...attachedTo(message.images)]);
+    const { content_parts: parts, images } = message.extra ?? {};
+    answer.media([message.content, parts, images].flatMap(attachedTo));
     for (const call of message.tool_calls ?? []) answer.call(call);
     answer.count(message.usage ?? {});
   }

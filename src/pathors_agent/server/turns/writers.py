@@ -11,6 +11,8 @@ from starlette.types import Send
 
 from pathors_agent.messages import (
     AssistantMessage,
+    Content,
+    JSONValue,
     Message,
     SystemMessage,
     ToolMessage,
@@ -350,20 +352,24 @@ def _rewound(count: int) -> dict[str, str]:
     return {"x-session-rewound": str(count)} if count else {}
 
 
-def _media(message: ToolMessage) -> dict[str, Any]:
-    """Return the parts of a result that is not text alone."""
-    parts = () if isinstance(message.content, str) else message.content
-    return {"parts": write_parts(parts)} if any(part.type != "text" for part in parts) else {}
+def _media(content: Content | None, *others: JSONValue) -> list[dict[str, Any]]:
+    """Return an event with the parts of a content that is not text alone, and other lists of parts."""
+    parts = () if content is None or isinstance(content, str) else content
+    written = write_parts(parts) if any(part.type != "text" for part in parts) else []
+    every = [*written, *(part for each in others if isinstance(each, list) for part in each)]
+    return [{"parts": every}] if every else []
 
 
 def _activity(item: Delta | Message) -> list[dict[str, Any]]:
     """Return the events about tools for clients that asked for them."""
     match item:
         case AssistantMessage():
-            return [{"call": write_call(call)} for call in item.tool_calls]
+            media = _media(item.content, item.extra.get("content_parts"), item.extra.get("images"))
+            return [*media, *({"call": write_call(call)} for call in item.tool_calls)]
         case ToolMessage():
             said = {"tool_call_id": item.tool_call_id, "outcome": item.outcome}
-            return [{"result": {**said, "content": item.text, **_media(item)}}]
+            parts = next(iter(_media(item.content)), {})
+            return [{"result": {**said, "content": item.text, **parts}}]
         case ToolProgressDelta():
             said = {"tool_call_id": item.call.id, "value": str(item.value)}
             return [{"progress": said}]
