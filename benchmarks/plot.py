@@ -25,7 +25,7 @@ class Plot(NamedTuple):
 
 
 EVENTS = Plot("Microseconds of CPU per streamed event", 170)
-TURNS = Plot("Microseconds of CPU per served turn", 290)
+TURNS = Plot("Microseconds of CPU per served turn", 320)
 
 
 def write(path: Path, plot: Plot, costs: list[Cost], caption: str) -> None:
