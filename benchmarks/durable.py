@@ -6,6 +6,7 @@ nothing but the engine is measured.
 
 import asyncio
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -95,11 +96,11 @@ def _turns(databases: _Databases, settings: Settings) -> Measured:
     kinds = ["durable", "dbos", *(["pydantic-ai"] if _has_peer() else [])]
     found: dict[tuple[str, str], list[float]] = {("plain", ""): []}
     found |= {(kind, database): [] for database in databases.kinds for kind in kinds}
-    for number in range(max(1, settings.rounds_of_slow // 2)):
-        for (kind, database), values in found.items():
+    for number in range(settings.rounds_of_slow):
+        for kind, database in random.sample(list(found), len(found)):
             say(f"durable: round {number + 1}, {kind} {database}")
             ticks = _ticks(kind, databases.new(database) if database else "-", turns)
-            values.append(statistics.median(_gaps(ticks)) * 1e3)
+            found[kind, database].append(statistics.median(_gaps(ticks)) * 1e3)
     measured = Measured(list(_turn_rows(found)))
     if not _has_peer():
         measured.skipped.append("durable, pydantic-ai: it is not installed")
