@@ -55,7 +55,8 @@ def run(settings: Settings) -> Measured:
         each = [s / turns * 1e3 for s in seconds]
         measured.rows.append(Row("", f"ms of CPU of a served turn, {name}", each))
     measured.turns = [
-        Cost("one user message, one answer", name, timings.median(name) / turns * 1e6) for name in contenders
+        Cost("one user message, one answer", name, timings.median(name) / turns * 1e6)
+        for name in contenders
     ]
     return measured
 
