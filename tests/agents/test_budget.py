@@ -156,19 +156,17 @@ def test_reserved_shares_never_exceed_what_is_left(
     """Calls that use at most what they reserved spend at most the budget, however they overlap."""
     budget = Budget(tokens=limit)
     running: list[tuple[tuple[float, float, float], Usage | None]] = []
-    spent = 0
     for estimate, use in calls:
         if len(running) >= overlap:
             share, usage = running.pop(0)
             budget.settle(share, None, usage)
         usage = None if use is None else used(min(use, estimate))
-        taken = spent + sum(share[0] for share, _ in running)
+        taken = budget.spent["tokens"] + sum(share[0] for share, _ in running)
         try:
             running.append((budget.reserve(None, used(estimate)), usage))
         except LimitReached:
-            assert budget.spent["tokens"] + estimate + taken > 0
-        spent = int(budget.spent["tokens"])
-        assert spent <= limit
+            assert taken >= limit or taken + estimate > limit
+        assert budget.spent["tokens"] <= limit
     for share, usage in running:
         budget.settle(share, None, usage)
     assert budget.spent["tokens"] <= limit
