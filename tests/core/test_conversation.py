@@ -578,3 +578,13 @@ def test_suspended_call_that_is_closed_keeps_the_history_of_its_agent() -> None:
     assert isinstance(closed, ToolMessage)
     assert (closed.outcome, closed.extra) == ("cancelled", WAITING.extra)
     assert closed.text.startswith("Interrupted: the user went on.")
+
+
+@pytest.mark.parametrize(
+    "run", [None, 5, {}, {"messages": 5}, {"messages": [5]}, {"messages": [{"role": "tool"}]}]
+)
+def test_suspended_result_without_the_history_of_its_agent_is_refused(run: JSONValue) -> None:
+    message = WAITING.model_copy(update={"extra": {"run": run}})
+
+    with pytest.raises(ConversationError, match=r"^messages\[2\]: .*'b' is suspended, but"):
+        Conversation([USER, calling("b"), message])

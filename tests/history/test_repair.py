@@ -56,6 +56,15 @@ def unknown(call_id: str) -> ToolMessage:
     )
 
 
+def suspended(call_id: str, **run: Any) -> ToolMessage:
+    return ToolMessage(
+        tool_call_id=call_id,
+        content="Suspended.",
+        outcome="suspended",
+        extra={"run": {"version": 1, "messages": [], **run}},
+    )
+
+
 MENDED: dict[str, tuple[list[Message], list[Message], list[str]]] = {
     "result of no call": (
         [user(), result("x"), said()],
@@ -88,7 +97,7 @@ MENDED: dict[str, tuple[list[Message], list[Message], list[str]]] = {
     "suspended call with a later result": (
         [
             calling("x"),
-            result("x").model_copy(update={"outcome": "suspended"}),
+            suspended("x"),
             result("x"),
             result("y"),
         ],
@@ -97,6 +106,14 @@ MENDED: dict[str, tuple[list[Message], list[Message], list[str]]] = {
             "messages[1]: its call has a later result; left out",
             "messages[3]: a result of no open call ('y'); left out",
         ],
+    ),
+    "suspended call without its agent": (
+        [calling("x"), suspended("x", messages=5)],
+        [
+            calling("x"),
+            suspended("x", messages=5).model_copy(update={"outcome": "unknown"}),
+        ],
+        ["messages[1].outcome: is suspended without the messages of its agent; now unknown"],
     ),
     "result before its call": (
         [user(), result("x"), calling("x"), said()],

@@ -11,6 +11,8 @@ from enum import StrEnum
 from reprlib import Repr
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
     AssistantMessage,
@@ -430,6 +432,8 @@ class Conversation:
                 return Event.TOOL_CALLS if message.tool_calls else Event.ANSWER
             case ToolMessage():
                 self._check_names_open_call(message)
+                if message.outcome == "suspended":
+                    inner_conversation(message)
                 is_last = self._batch is not None and self._batch.waits_for_one
                 is_last = is_last and message.outcome != "suspended"
                 return Event.LAST_TOOL_RESULT if is_last else Event.TOOL_RESULT
@@ -508,9 +512,15 @@ def inner_conversation(suspended: ToolMessage) -> Conversation:
     """Return the conversation of an agent whose run is suspended."""
     run = suspended.extra.get("run")
     values = run.get("messages") if isinstance(run, dict) else None
-    if not isinstance(values, list):
-        raise ConversationError("a suspended tool message has no messages in extra['run']")
-    return Conversation(message_adapter().validate_python(value) for value in values)
+    try:
+        if isinstance(values, list):
+            return Conversation(message_adapter().validate_python(value) for value in values)
+    except (ValidationError, ConversationError):
+        pass  # the path and the text would be those of another history
+    raise ConversationError(
+        f"the tool message for {_quoted_id(suspended)} is suspended, but extra['run'] does not "
+        "hold the messages of its agent"
+    )
 
 
 def can_go_on(suspended: ToolMessage) -> bool:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from reprlib import Repr
 from typing import NamedTuple
 
-from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.conversation import Conversation, inner_conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.json_text import is_json_object
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, unused_call_id
@@ -61,6 +61,8 @@ class HistoryRepair:
             )
             if calls != message.tool_calls:
                 message = message.model_copy(update={"tool_calls": calls})
+        elif isinstance(message, ToolMessage) and message.outcome == "suspended":
+            message = self._with_run(index, message)
         self._placed.append((index, message))
 
     def messages(self) -> list[Message]:
@@ -85,6 +87,16 @@ class HistoryRepair:
         self.note(index, "are not a JSON object; replaced by {}", path)
         self._broken.add(call.id)
         return call.model_copy(update={"arguments": "{}"})
+
+    def _with_run(self, index: int, message: ToolMessage) -> ToolMessage:
+        try:
+            inner_conversation(message)
+        except ConversationError:
+            self.note(
+                index, "is suspended without the messages of its agent; now unknown", ".outcome"
+            )
+            return message.model_copy(update={"outcome": "unknown"})
+        return message
 
     # - repeated calls
 
