@@ -18,7 +18,7 @@ from pathors_agent import (
     ToolMessage,
     ToolRegistry,
 )
-from pathors_agent.agents.perform.calls import call_tool_async
+from pathors_agent.agents.perform.bound import call_tool_async
 from pathors_agent.tools.registry import BoundCall
 from servers import PATIENCE_SECONDS, ended, free_port
 

@@ -8,10 +8,7 @@ import anyio.lowlevel
 import pytest
 
 from dispatched_calls import Dispatch, Function, bound
-from pathors_agent.agents.perform.calls import (
-    call_tool,
-    call_tool_async,
-)
+from pathors_agent.agents.perform.bound import call_tool, call_tool_async
 from pathors_agent.agents.perform.threads import ToolThread
 from pathors_agent.messages import ToolMessage
 from ways import WAYS

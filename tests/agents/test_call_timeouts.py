@@ -14,10 +14,7 @@ import pytest
 from ctrl_c import CtrlC
 from dispatched_calls import LONG, SHORT, Dispatch, Function, bound
 from pathors_agent.agents.agent import Agent, AsyncAgent
-from pathors_agent.agents.perform.calls import (
-    call_tool,
-    call_tool_async,
-)
+from pathors_agent.agents.perform.bound import call_tool, call_tool_async
 from pathors_agent.agents.perform.tasks import (
     MAX_HUNG_CALLS,
     FunctionCall,

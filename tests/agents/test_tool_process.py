@@ -21,7 +21,7 @@ from anyio.to_thread import run_sync
 
 import process_tools
 from pathors_agent.agents.agent import AsyncAgent
-from pathors_agent.agents.perform.calls import call_tool, call_tool_async
+from pathors_agent.agents.perform.bound import call_tool, call_tool_async
 from pathors_agent.agents.perform.child import MAX_ANSWER_BYTES
 from pathors_agent.agents.perform.process import ToolProcess
 from pathors_agent.agents.perform.threads import ToolThread

@@ -41,11 +41,11 @@ from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 
 if TYPE_CHECKING:
-    from pathors_agent.agents.ask import RunSetup
     from pathors_agent.agents.control import RunControl
     from pathors_agent.agents.hooks import AsyncHook, Hook, Hooks
     from pathors_agent.agents.perform.threads import ToolThread
     from pathors_agent.agents.result import RunResult
+    from pathors_agent.agents.setup import RunSetup
     from pathors_agent.agents.stream import AsyncRunStream, Baseline, RunStream
     from pathors_agent.agents.sub_agent import Streaming
 
@@ -173,7 +173,8 @@ def prepare_run(
     `tools` and `settings` take the place of the agent's. Without `streams`, nothing reads its deltas.
     Nothing is performed yet, and nothing is appended to the conversation.
     """
-    from pathors_agent.agents import ask, hooks, stream
+    from pathors_agent.agents import hooks, stream
+    from pathors_agent.agents.setup import RunSetup
     from pathors_agent.telemetry import runs
 
     conversation = Conversation() if given is None else conversation_of(given)
@@ -197,7 +198,7 @@ def prepare_run(
             tools=registry.definitions(),
         )
         template = agent._asked(plain)
-    bindings = ask.RunSetup(
+    setup = RunSetup(
         tools=registry,
         choice=choice,
         instruct=agent._instruct,
@@ -218,10 +219,10 @@ def prepare_run(
         conversation,
         limits=settings.get("limits") or agent.limits,
         client_tools=registry.client_tools,
-        is_held=bindings.approvals.is_held,
+        is_held=setup.approvals.is_held,
         answers=answers,
     )
-    return run, stream.Baseline(conversation), bindings
+    return run, stream.Baseline(conversation), setup
 
 
 class Agent(_AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
@@ -391,7 +392,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
         from pathors_agent.agents import drivers, stream
 
         refuse_async("tools", tools)
-        run, baseline, bindings = prepare_run(
+        run, baseline, setup = prepare_run(
             self,
             conversation,
             session_id=session_id,
@@ -401,11 +402,11 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
             streams=streams,
         )
         if run.conversation.open_calls:
-            bindings.choose_tools(run)
-        control = controls.RunControl(run, bindings.budgets)
-        _open(bindings, run, control, prompt, session_id, decisions)
-        items = drivers.drive(run, self.transport, bindings, control, self._tool_thread())
-        return stream.RunStream(run, baseline, bindings, control, items)
+            setup.choose_tools(run)
+        control = controls.RunControl(run, setup.budgets)
+        _open(setup, run, control, prompt, session_id, decisions)
+        items = drivers.drive(run, self.transport, setup, control, self._tool_thread())
+        return stream.RunStream(run, baseline, setup, control, items)
 
     def _tool_thread(self) -> "ToolThread":
         """Return the event loop of async tools, which all runs share."""
@@ -542,7 +543,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT, ContextT_contra]):
         from pathors_agent.agents import control as controls
         from pathors_agent.agents import drivers, stream
 
-        run, baseline, bindings = prepare_run(
+        run, baseline, setup = prepare_run(
             self,
             conversation,
             session_id=session_id,
@@ -550,17 +551,17 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT, ContextT_contra]):
             tools=tools,
             settings=settings,
         )
-        control = controls.RunControl(run, bindings.budgets)
-        items = drivers.drive_async(run, self.transport, bindings, control)
-        if bindings.choice is None or not run.conversation.open_calls:
-            _open(bindings, run, control, prompt, session_id, decisions)
-            return stream.AsyncRunStream(run, baseline, bindings, control, items)
+        control = controls.RunControl(run, setup.budgets)
+        items = drivers.drive_async(run, self.transport, setup, control)
+        if setup.choice is None or not run.conversation.open_calls:
+            _open(setup, run, control, prompt, session_id, decisions)
+            return stream.AsyncRunStream(run, baseline, setup, control, items)
 
         async def open_with_its_tools() -> None:
-            await bindings.choose_tools_async(run)
-            _open(bindings, run, control, prompt, session_id, decisions)
+            await setup.choose_tools_async(run)
+            _open(setup, run, control, prompt, session_id, decisions)
 
-        return stream.AsyncRunStream(run, baseline, bindings, control, items, open_with_its_tools)
+        return stream.AsyncRunStream(run, baseline, setup, control, items, open_with_its_tools)
 
 
 # Ids must be unique, not secret: asking the operating system for each would take ten times as long.
@@ -573,7 +574,7 @@ _WENT_ON = "the user went on"
 
 
 def _open(
-    bindings: "RunSetup",
+    setup: "RunSetup",
     run: Run,
     control: "RunControl",
     prompt: Prompt | None,
@@ -588,8 +589,8 @@ def _open(
     message = None if prompt is None else user_message(prompt)
     control.take_conversation()
     try:
-        bindings.telemetry.add_denied(bindings.approvals.decide(decisions))
-        if message is not None and not bindings.approvals.has_approved:
+        setup.telemetry.add_denied(setup.approvals.decide(decisions))
+        if message is not None and not setup.approvals.has_approved:
             run.hand_out_client_calls()
             conversation.close_open_calls(_WENT_ON)
         conversation.append_queued()

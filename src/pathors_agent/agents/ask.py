@@ -1,6 +1,5 @@
 """Ask the model: build and send a request, read its answer, and report how the call ended."""
 
-import inspect
 import time
 from collections.abc import (
     AsyncIterable,
@@ -17,21 +16,16 @@ from contextlib import (
     AbstractContextManager,
     contextmanager,
 )
-from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
-from typing import Any, Protocol, Self
+from typing import Self
 
 import anyio
 
-from pathors_agent.agents.answers import AnswerType, ArrivingAnswer, name_taken
-from pathors_agent.agents.approvals import Approvals
-from pathors_agent.agents.budgets import Budget, Charge, charging
+from pathors_agent.agents.budgets import Charge, charging
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.hooks import (
-    NO_HOOKS,
     AsyncNextModel,
-    Hooks,
     ModelContext,
     ModelRequest,
     NextModel,
@@ -41,9 +35,10 @@ from pathors_agent.agents.hooks import (
     model_layer,
     with_hooks,
 )
+from pathors_agent.agents.setup import RunSetup
 from pathors_agent.concurrency.event_loops import RunCancelled
 from pathors_agent.core.limits import total_tokens
-from pathors_agent.core.run import CallModel, CallTool, Run
+from pathors_agent.core.run import CallModel, Run
 from pathors_agent.errors import (
     IncompleteResponse,
     LimitReached,
@@ -51,16 +46,9 @@ from pathors_agent.errors import (
     TransportError,
     error_text,
 )
-from pathors_agent.history.trim import AsyncHistory, checked, estimate_tokens, spending
-from pathors_agent.messages import AssistantMessage, Message, ToolMessage, Usage
-from pathors_agent.telemetry.runs import ModelOperation, RunTelemetry
-from pathors_agent.tools.registry import (
-    AsyncToolChoice,
-    BoundCall,
-    ToolRegistry,
-    chosen,
-    chosen_async,
-)
+from pathors_agent.history.trim import checked, estimate_tokens
+from pathors_agent.messages import AssistantMessage, Message, Usage
+from pathors_agent.telemetry.runs import ModelOperation
 from pathors_agent.transports.base import (
     GOOD_STATUSES,
     AsyncResponse,
@@ -77,167 +65,6 @@ from pathors_agent.wire.message_builder import Quirk
 from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
 from pathors_agent.wire.response_stream import ResponseStream
 
-InstructionsFunction = Callable[[Any], str | Awaitable[str | None] | None]
-"""A function from a run's context to the instructions of the next model call."""
-
-
-class Journal(Protocol):
-    """Records that calls begin and end, so that another process knows of them after a crash."""
-
-    async def begin(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
-        """Record that a call begins, or return the result of a call that must not run again."""
-
-    async def end(self, message: ToolMessage) -> None:
-        """Record the result of a call, before the conversation does."""
-
-
-@dataclass(slots=True, kw_only=True)
-class RunSetup:
-    """What the effects of a run are performed with.
-
-    Tools get `context` as `ToolContext.context`. `choice` returns the `tools` of each turn, and
-    `instruct` its instructions, if they are functions; `plain` is the `template` without what
-    `answers` adds. `quirks` are the deviations of this run's answers from the wire format, one of each
-    kind; `known_quirks` are the kinds that were logged before. `answers` is the type of the answers,
-    and `arriving` shows an answer while it arrives. `hooks` wrap its calls; without `streams`, nothing
-    reads the deltas. `history` selects the messages to send, and used the tokens in `spent`.
-    `telemetry` observes the run; `journal` records its tool calls, in async code only.
-    """
-
-    tools: ToolRegistry
-    template: RequestTemplate
-    approvals: Approvals
-    context: object = None
-    hooks: Hooks = NO_HOOKS
-    budgets: tuple[Budget, ...] = ()
-    streams: bool = True
-    choice: AsyncToolChoice | None = None
-    instruct: InstructionsFunction | None = None
-    plain: RequestTemplate | None = None
-    quirks: tuple[Quirk, ...] = ()
-    known_quirks: set[str] = field(default_factory=set)
-    answers: AnswerType[Any] | None = None
-    arriving: ArrivingAnswer | None = None
-    history: AsyncHistory | None = None
-    spent: list[Usage] | None = None  # allocated when `history` runs
-    telemetry: RunTelemetry = field(default_factory=RunTelemetry)
-    journal: Journal | None = None
-
-    def begin_turn(self, run: Run) -> None:
-        """Choose the tools and the instructions of the next turn, if functions return them."""
-        self.choose_tools(run)
-        if self.instruct is not None:
-            self._instruct(self.instruct(self.context))
-
-    async def begin_turn_async(self, run: Run) -> None:
-        """As `begin_turn`; the functions may be async."""
-        await self.choose_tools_async(run)
-        if self.instruct is not None:
-            text = self.instruct(self.context)
-            self._instruct(await text if isinstance(text, Awaitable) else text)
-
-    def choose_tools(self, run: Run) -> None:
-        """Choose the tools of the next turn, if they are chosen for each turn."""
-        if self.choice is not None:
-            self._take(chosen(self.choice, self.context), run)
-
-    async def choose_tools_async(self, run: Run) -> None:
-        """Choose the tools of the next turn; the function may be async."""
-        if self.choice is not None:
-            self._take(await chosen_async(self.choice, self.context), run)
-
-    def offer_tools(self, messages: Sequence[Message]) -> RequestTemplate:
-        """Return the template with the tools that the model sees after these messages."""
-        offered = self.tools.offered(messages)
-        if offered != self.template.tools:
-            self.template = replace(self.template, tools=offered)
-        return self.template
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count tokens that are used inside the block, beside the run's own answers, to the run.
-
-        The runs of agents that are started inside are charged to the run's budgets.
-        """
-        if self.spent is None:
-            self.spent = []
-        with spending(self.spent), charging(self.budgets):
-            yield
-
-    def select(self, effect: CallModel) -> Sequence[Message]:
-        """Return the messages to send."""
-        choose = self._history()
-        if choose is None:
-            return effect.messages
-        with self._choosing():
-            messages = choose(effect.messages)
-        if isinstance(messages, Awaitable):
-            if inspect.iscoroutine(messages):
-                messages.close()  # otherwise Python warns that it was never awaited
-            raise TypeError(
-                "history= returned an awaitable, which only AsyncAgent can await: "
-                "pass a function that is not async"
-            )
-        return self._checked(effect, messages)
-
-    async def select_async(self, effect: CallModel) -> Sequence[Message]:
-        """Return the messages to send; `history` may be async."""
-        choose = self._history()
-        if choose is None:
-            return effect.messages
-        with self._choosing():
-            messages = choose(effect.messages)
-            if isinstance(messages, Awaitable):
-                messages = await messages
-        return self._checked(effect, messages)
-
-    def _history(self) -> AsyncHistory | None:
-        """Return the function that selects messages, or None if the endpoint keeps the history."""
-        keeps_history = self.template.profile.sends == "new_messages"
-        return None if keeps_history else self.history
-
-    @contextmanager
-    def _choosing(self) -> Iterator[None]:
-        """Count the tokens that `history=` uses to this run, and put its spans below the run's."""
-        with self.counting(), self.telemetry.attached():
-            yield
-
-    def _checked(self, effect: CallModel, messages: Sequence[Message]) -> Sequence[Message]:
-        if messages is effect.messages:
-            return messages
-        return checked(messages, source="history=")
-
-    def report_answered(
-        self, effect: CallTool, message: ToolMessage, *, error: str | None = None
-    ) -> None:
-        """Report a call whose tool did not run; `error` is why, if its arguments are right."""
-        name = effect.call.name
-        is_known = name in self.tools or bool(self.answers and name == self.answers.final_tool)
-        self.telemetry.report_answered(
-            effect.key, effect.call, message, is_known=is_known, error=error
-        )
-
-    def _instruct(self, text: object) -> None:
-        if inspect.iscoroutine(text):
-            text.close()  # otherwise Python warns that it was never awaited
-        if text is not None and not isinstance(text, str):
-            hint = ", which only AsyncAgent can await" if isinstance(text, Awaitable) else ""
-            kind = type(text).__name__
-            raise TypeError(f"instructions= returned a {kind}{hint}, and not a text or None")
-        assert self.plain is not None
-        if text != self.plain.instructions:
-            self.plain = replace(self.plain, instructions=text)
-            asked = self.answers.asked_by(self.plain) if self.answers else self.plain
-            self.template = replace(asked, tools=self.template.tools)
-
-    def _take(self, tools: ToolRegistry, run: Run) -> None:
-        if tools is not self.tools:
-            if self.answers and self.answers.final_tool in tools:
-                raise name_taken()
-            self.template = replace(self.template, tools=tools.definitions())
-        self.tools = self.approvals.tools = tools
-        run.client_tools = tools.client_tools
-
 
 class ModelCall:
     """One model call: the request, the answer's stream, and how the call ended.
@@ -249,19 +76,19 @@ class ModelCall:
     """
 
     __slots__ = (
-        "_bindings",
         "_charge",
         "_control",
         "_conversation",
         "_key",
         "_masked",
         "_operation",
+        "_setup",
         "first",
         "stream",
     )
 
-    def __init__(self, run: Run, key: str, bindings: RunSetup, control: RunControl) -> None:
-        self._bindings = bindings
+    def __init__(self, run: Run, key: str, setup: RunSetup, control: RunControl) -> None:
+        self._setup = setup
         self._charge: Charge | None = None  # until the request is made, if the run has budgets
         self._control = control
         self._conversation = run.conversation
@@ -272,8 +99,8 @@ class ModelCall:
         """When the first piece of the answer arrived; set by the driver."""
         self.stream = ResponseStream(run.conversation.turns)
         control.reads(self.stream)
-        if bindings.arriving:
-            bindings.arriving.watch(self.stream.builder)
+        if setup.arriving:
+            setup.arriving.watch(self.stream.builder)
 
     def __enter__(self) -> Self:
         return self
@@ -372,21 +199,21 @@ class ModelCall:
     def _request(self, effect: CallModel, sent: ModelRequest | None) -> Request:
         if sent is not None:
             return self._hooked(effect, sent)
-        messages = self._bindings.select(effect)
-        return self._build(effect, messages, self._bindings.offer_tools(effect.messages))
+        messages = self._setup.select(effect)
+        return self._build(effect, messages, self._setup.offer_tools(effect.messages))
 
     async def _request_async(self, effect: CallModel, sent: ModelRequest | None) -> Request:
         if sent is not None:
             return self._hooked(effect, sent)
         messages: Sequence[Message] = effect.messages
-        if self._bindings.history is not None:
+        if self._setup.history is not None:
             with self._control.interruptible():
-                messages = await self._bindings.select_async(effect)
-        return self._build(effect, messages, self._bindings.offer_tools(effect.messages))
+                messages = await self._setup.select_async(effect)
+        return self._build(effect, messages, self._setup.offer_tools(effect.messages))
 
     def _hooked(self, effect: CallModel, sent: ModelRequest) -> Request:
         messages = checked(sent.messages, source="the request that a hook passed to next()")
-        return self._build(effect, messages, sent.applied_to(self._bindings.template))
+        return self._build(effect, messages, sent.applied_to(self._setup.template))
 
     def _build(
         self, effect: CallModel, messages: Sequence[Message], template: RequestTemplate
@@ -396,10 +223,10 @@ class ModelCall:
             template = template.without_calls
         elif self._conversation.turns_since_user:
             template = template.after_first
-        if self._bindings.budgets:
+        if self._setup.budgets:
             estimated = _estimated(messages, template.options.max_tokens)
-            self._charge = Charge(self._bindings.budgets, template.model, estimated)
-        self._operation = operation = self._bindings.telemetry.begin_model(
+            self._charge = Charge(self._setup.budgets, template.model, estimated)
+        self._operation = operation = self._setup.telemetry.begin_model(
             self._key, template, self._conversation, messages
         )
         session_id = self._conversation.session_id
@@ -443,7 +270,7 @@ class ModelCall:
 
     def _take_up_session(self, session_id: str | None) -> None:
         """Keep the session that an answer names, if the endpoint keeps the history in it."""
-        keeps_history = self._bindings.template.profile.sends == "new_messages"
+        keeps_history = self._setup.template.profile.sends == "new_messages"
         if keeps_history and session_id and self._conversation.session_id is None:
             self._conversation.session_id = session_id
 
@@ -461,10 +288,10 @@ class ModelCall:
     def _notice_quirks(self, quirks: Sequence[Quirk]) -> None:
         """Keep the quirks of this answer, and log each kind once for this agent's endpoint."""
         for quirk in quirks:
-            if all(kept.kind != quirk.kind for kept in self._bindings.quirks):
-                self._bindings.quirks += (quirk,)
-            if quirk.kind not in self._bindings.known_quirks:
-                self._bindings.known_quirks.add(quirk.kind)
+            if all(kept.kind != quirk.kind for kept in self._setup.quirks):
+                self._setup.quirks += (quirk,)
+            if quirk.kind not in self._setup.known_quirks:
+                self._setup.known_quirks.add(quirk.kind)
                 if self._operation is not None:
                     self._operation.note("provider_quirk", kind=quirk.kind, detail=quirk.detail)
 
@@ -486,29 +313,29 @@ ReportDeltas = Callable[[list[Delta]], Awaitable[None]]
 
 
 def ask_in_hooks(
-    run: Run, effect: CallModel, bindings: RunSetup, control: RunControl, transport: Transport
+    run: Run, effect: CallModel, setup: RunSetup, control: RunControl, transport: Transport
 ) -> Generator[Delta, None, AssistantMessage]:
     """Call the model inside the hooks, from blocking code; yield deltas, and return the answer."""
     streamed: list[ModelCall] = []
 
     def call(sent: ModelRequest) -> Generator[Delta, None, AssistantMessage]:
-        call = ModelCall(run, effect.key, bindings, control)
+        call = ModelCall(run, effect.key, setup, control)
         asked = ask(call, effect, transport, sent)
         if not sent.streamed:
             return drained(asked)
         streamed.append(call)
         return (yield from asked)
 
-    messages = bindings.select(effect)
-    request = ModelRequest.of(bindings.offer_tools(effect.messages), messages)
-    layer = partial(model_layer, _context(run, effect, bindings))
+    messages = setup.select(effect)
+    request = ModelRequest.of(setup.offer_tools(effect.messages), messages)
+    layer = partial(model_layer, _context(run, effect, setup))
 
     def hooked(next_: NextModel) -> AssistantMessage:
-        outermost: NextModel = layered(bindings.hooks.model, layer, next_)
-        with charging(bindings.budgets):
+        outermost: NextModel = layered(setup.hooks.model, layer, next_)
+        with charging(setup.budgets):
             return outermost(request)
 
-    message = yield from with_hooks(hooked, call, control, is_read=bindings.streams)
+    message = yield from with_hooks(hooked, call, control, is_read=setup.streams)
     control.check()
     if not any(call.stream.received for call in streamed):
         yield from _deltas_of(message)
@@ -534,30 +361,30 @@ def ask(
 async def ask_async(
     run: Run,
     effect: CallModel,
-    bindings: RunSetup,
+    setup: RunSetup,
     control: RunControl,
     transport: AsyncTransport,
     report: ReportDeltas | None = None,
 ) -> AssistantMessage:
     """Call the model from async code; `report` gets the deltas. Return the answer."""
-    if not bindings.hooks.model:
-        with ModelCall(run, effect.key, bindings, control) as call:
+    if not setup.hooks.model:
+        with ModelCall(run, effect.key, setup, control) as call:
             return await call.answer_async(effect, transport, report=report)
     streamed: list[ModelCall] = []
 
     async def ask(sent: ModelRequest) -> AssistantMessage:
-        with ModelCall(run, effect.key, bindings, control) as call:
+        with ModelCall(run, effect.key, setup, control) as call:
             if not sent.streamed:
                 return await call.answer_async(effect, transport, sent)
             streamed.append(call)
             return await call.answer_async(effect, transport, sent, report=report)
 
     with anyio.move_on_after(control.left()) as in_time, control.cancels(in_time):
-        messages = await bindings.select_async(effect)
-        request = ModelRequest.of(bindings.offer_tools(effect.messages), messages)
-        layer = partial(async_model_layer, _context(run, effect, bindings))
-        hooked: AsyncNextModel = layered(bindings.hooks.model, layer, ask)
-        with charging(bindings.budgets):
+        messages = await setup.select_async(effect)
+        request = ModelRequest.of(setup.offer_tools(effect.messages), messages)
+        layer = partial(async_model_layer, _context(run, effect, setup))
+        hooked: AsyncNextModel = layered(setup.hooks.model, layer, ask)
+        with charging(setup.budgets):
             message = await hooked(request)
         if report is not None and not any(call.stream.received for call in streamed):
             await report(_deltas_of(message))
@@ -594,10 +421,10 @@ def _used(message: AssistantMessage, estimated: Usage) -> Usage:
     return Usage(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
 
 
-def _context(run: Run, effect: CallModel, bindings: RunSetup) -> ModelContext:
+def _context(run: Run, effect: CallModel, setup: RunSetup) -> ModelContext:
     return ModelContext(
         key=effect.key,
-        context=bindings.context,
+        context=setup.context,
         conversation_id=run.conversation.id,
         session_id=run.conversation.session_id,
         last_word=effect.last_word,

@@ -21,10 +21,11 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from pathors_agent.agents.ask import ModelCall, RunSetup, ask, ask_async, ask_in_hooks, close_pieces
+from pathors_agent.agents.ask import ModelCall, ask, ask_async, ask_in_hooks, close_pieces
 from pathors_agent.agents.control import AddMessage, RunControl
 from pathors_agent.agents.perform.calls import ReportDelta, perform, perform_async, with_reports
 from pathors_agent.agents.perform.threads import ToolThread
+from pathors_agent.agents.setup import RunSetup
 from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.core.run import CallModel, CallTool, Effect, GiveFeedback, Run
 from pathors_agent.errors import LimitReached, TransportError
@@ -35,14 +36,14 @@ from pathors_agent.wire.deltas import Delta, ToolProgressDelta
 
 
 def drive(
-    run: Run, transport: Transport, bindings: RunSetup, control: RunControl, thread: ToolThread
+    run: Run, transport: Transport, setup: RunSetup, control: RunControl, thread: ToolThread
 ) -> Generator[Delta | Message, None, None]:
     """Perform the run's effects one after another; yield deltas and messages.
 
     Async tools run on `thread`.
     """
     run.notes_begun_calls = True
-    with bindings.telemetry.follow(run), control:
+    with setup.telemetry.follow(run), control:
         control.finish_left()
         while effects := control.effects():
             for effect in effects:
@@ -50,23 +51,23 @@ def drive(
                 message: AssistantMessage | ToolMessage | UserMessage
                 match effect:
                     case CallModel():
-                        bindings.begin_turn(run)
-                        if bindings.hooks.model:
+                        setup.begin_turn(run)
+                        if setup.hooks.model:
                             message = yield from ask_in_hooks(
-                                run, effect, bindings, control, transport
+                                run, effect, setup, control, transport
                             )
                         else:
-                            call = ModelCall(run, effect.key, bindings, control)
+                            call = ModelCall(run, effect.key, setup, control)
                             message = yield from ask(call, effect, transport)
                     case CallTool():
-                        message = yield from perform(run, effect, bindings, thread, control)
+                        message = yield from perform(run, effect, setup, thread, control)
                     case GiveFeedback() | AddMessage():
                         message = effect.message
                 yield control.record(message)
 
 
 async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside would slow down each delta)
-    run: Run, transport: AsyncTransport, bindings: RunSetup, control: RunControl
+    run: Run, transport: AsyncTransport, setup: RunSetup, control: RunControl
 ) -> AsyncGenerator[Delta | Message | list[Delta], None]:
     """Perform the run's effects, a batch of tool calls at once; yield deltas and messages.
 
@@ -74,27 +75,27 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
     yielded inside a task group or cancel scope.
     """
     run.notes_begun_calls = True
-    with bindings.telemetry.follow(run), control:
+    with setup.telemetry.follow(run), control:
         control.reader.begin_on_loop()
         await control.finish_left_async()
-        is_checked = bindings.answers is not None and bindings.answers.is_async
+        is_checked = setup.answers is not None and setup.answers.is_async
         while effects := (
-            await _checked_effects(run, bindings, control) if is_checked else control.effects()
+            await _checked_effects(run, setup, control) if is_checked else control.effects()
         ):
             match effects[0]:
                 case CallModel() as effect:
-                    if bindings.choice is not None or bindings.instruct is not None:
+                    if setup.choice is not None or setup.instruct is not None:
                         with control.interruptible():
-                            await bindings.begin_turn_async(run)
-                    if bindings.hooks.model:
+                            await setup.begin_turn_async(run)
+                    if setup.hooks.model:
                         control.cancels_task = False
-                        asked = _hooked_items(run, effect, bindings, control, transport)
+                        asked = _hooked_items(run, effect, setup, control, transport)
                         async with aclosing(asked) as items:
                             async for item in items:
                                 yield item
                         control.cancels_task = True
                         continue
-                    with ModelCall(run, effect.key, bindings, control) as call:
+                    with ModelCall(run, effect.key, setup, control) as call:
                         try:
                             async with await call.send_async(effect, transport) as response:
                                 pieces = await call.pieces_async(response)
@@ -124,12 +125,12 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
                     yield control.record(answer)
                 case CallTool():
                     calls = (effect for effect in effects if isinstance(effect, CallTool))
-                    for batch in side_by_side(calls, bindings.tools):
-                        if (result := await call_alone(run, batch, bindings, control)) is not None:
+                    for batch in side_by_side(calls, setup.tools):
+                        if (result := await call_alone(run, batch, setup, control)) is not None:
                             yield result
                             continue
                         control.cancels_task = False
-                        async with aclosing(batch_items(run, batch, bindings, control)) as items:
+                        async with aclosing(batch_items(run, batch, setup, control)) as items:
                             async for item in items:
                                 yield item
                         control.cancels_task = True
@@ -138,12 +139,12 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
 
 
 async def _hooked_items(
-    run: Run, effect: CallModel, bindings: RunSetup, control: RunControl, transport: AsyncTransport
+    run: Run, effect: CallModel, setup: RunSetup, control: RunControl, transport: AsyncTransport
 ) -> AsyncGenerator[Delta | Message | list[Delta], None]:
     """Call the model inside its hooks; yield the deltas, and the recorded answer."""
 
     async def work(report: Callable[[list[Delta]], Awaitable[None]]) -> AssistantMessage:
-        return await ask_async(run, effect, bindings, control, transport, report)
+        return await ask_async(run, effect, setup, control, transport, report)
 
     async with aclosing(with_reports(work)) as items:
         async for item in items:
@@ -157,12 +158,12 @@ async def _hooked_items(
 
 
 async def _checked_effects(
-    run: Run, bindings: RunSetup, control: RunControl
+    run: Run, setup: RunSetup, control: RunControl
 ) -> Sequence[Effect | AddMessage]:
     """Await the output function for the last answer, and return the pending effects."""
-    assert bindings.answers is not None
+    assert setup.answers is not None
     with anyio.move_on_after(control.left()) as in_time, control.interruptible():
-        await bindings.answers.check(run.conversation.messages)
+        await setup.answers.check(run.conversation.messages)
     if in_time.cancelled_caught:
         raise LimitReached("seconds")
     return control.effects()
@@ -185,7 +186,7 @@ def side_by_side(effects: Iterable[CallTool], tools: ToolRegistry) -> Iterator[l
 
 
 async def call_alone(
-    run: Run, batch: Sequence[CallTool], bindings: RunSetup, control: RunControl
+    run: Run, batch: Sequence[CallTool], setup: RunSetup, control: RunControl
 ) -> ToolMessage | None:
     """Run a batch that needs no task group, or return None if it needs one: groups are slow.
 
@@ -193,7 +194,7 @@ async def call_alone(
     task of its own, which is cancelled and awaited where the call is.
     """
     [effect, *others] = batch
-    tools, name = bindings.tools, effect.call.name
+    tools, name = setup.tools, effect.call.name
     if others or control.left() is not None or in_trio_task():
         return None
     if name in tools and (tools[name].reports or not tools[name].is_async):
@@ -202,7 +203,7 @@ async def call_alone(
     if task is None or task.cancelling():
         return None
     await checkpoint_if_cancelled()
-    message = await perform_async(run, effect, bindings)
+    message = await perform_async(run, effect, setup)
     control.record(message)
     # A call that returns a result although it was cancelled has swallowed the cancellation.
     if task.cancelling():
@@ -211,18 +212,16 @@ async def call_alone(
 
 
 async def batch_items(
-    run: Run, batch: Sequence[CallTool], bindings: RunSetup, control: RunControl
+    run: Run, batch: Sequence[CallTool], setup: RunSetup, control: RunControl
 ) -> AsyncGenerator[ToolProgressDelta | ToolMessage, None]:
     """Run a batch; yield what its tools report while they run, then its results in call order."""
-    if not any(
-        e.call.name in bindings.tools and bindings.tools[e.call.name].reports for e in batch
-    ):
-        for message in await _call_batch(run, batch, bindings, control):
+    if not any(e.call.name in setup.tools and setup.tools[e.call.name].reports for e in batch):
+        for message in await _call_batch(run, batch, setup, control):
             yield message
         return
 
     async def work(report: ReportDelta) -> list[ToolMessage]:
-        return await _call_batch(run, batch, bindings, control, report)
+        return await _call_batch(run, batch, setup, control, report)
 
     async with aclosing(with_reports(work)) as items:
         async for item in items:
@@ -236,7 +235,7 @@ async def batch_items(
 async def _call_batch(
     run: Run,
     effects: Sequence[CallTool],
-    bindings: RunSetup,
+    setup: RunSetup,
     control: RunControl,
     report: ReportDelta | None = None,
 ) -> list[ToolMessage]:
@@ -250,7 +249,7 @@ async def _call_batch(
         try:
             async with places:
                 results[effect.call.id] = None
-                message = await perform_async(run, effect, bindings, report=report, queued=queued)
+                message = await perform_async(run, effect, setup, report=report, queued=queued)
                 # No checkpoint may come between a result and its record, or the result could be lost.
                 control.record(message)
                 results[effect.call.id] = message

@@ -14,9 +14,9 @@ from types import FrameType, TracebackType
 from typing import Generic, Self, cast
 
 from pathors_agent.agents.answers import OutputT
-from pathors_agent.agents.ask import Journal, RunSetup
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.result import RunResult
+from pathors_agent.agents.setup import Journal, RunSetup
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run, Status
 from pathors_agent.errors import StreamInUse
@@ -55,14 +55,12 @@ class Baseline:
 
 
 class _StreamBase(Generic[OutputT]):
-    __slots__ = ("__weakref__", "_baseline", "_bindings", "_control", "_run")
+    __slots__ = ("__weakref__", "_baseline", "_control", "_run", "_setup")
 
-    def __init__(
-        self, run: Run, baseline: Baseline, bindings: RunSetup, control: RunControl
-    ) -> None:
+    def __init__(self, run: Run, baseline: Baseline, setup: RunSetup, control: RunControl) -> None:
         self._run = run
         self._baseline = baseline
-        self._bindings = bindings
+        self._setup = setup
         self._control = control
 
     def cancel(self) -> None:
@@ -93,7 +91,7 @@ class _StreamBase(Generic[OutputT]):
         Only agents with an `output` type have it. It is parsed on access, in linear time. Its
         containers keep growing: copy what you keep.
         """
-        return self._bindings.arriving.value if self._bindings.arriving else None
+        return self._setup.arriving.value if self._setup.arriving else None
 
     @property
     def result(self) -> RunResult[OutputT]:
@@ -108,12 +106,12 @@ class _StreamBase(Generic[OutputT]):
             limit=self._run.limit if status is Status.LIMIT_REACHED else None,
             ended_by=self._run.ended_by,
             open_calls=open_calls,
-            approvals=tuple(self._bindings.approvals.open()) if open_calls else (),
-            quirks=self._bindings.quirks,
+            approvals=tuple(self._setup.approvals.open()) if open_calls else (),
+            quirks=self._setup.quirks,
             answer=self._run.answer,
-            answers=self._bindings.answers,
-            spent=tuple(self._bindings.spent or ()),
-            times=self._bindings.telemetry.times,
+            answers=self._setup.answers,
+            spent=tuple(self._setup.spent or ()),
+            times=self._setup.telemetry.times,
         )
 
 
@@ -132,11 +130,11 @@ class RunStream(_StreamBase[OutputT]):
         self,
         run: Run,
         baseline: Baseline,
-        bindings: RunSetup,
+        setup: RunSetup,
         control: RunControl,
         items: Generator[Delta | Message, None, None],
     ) -> None:
-        super().__init__(run, baseline, bindings, control)
+        super().__init__(run, baseline, setup, control)
         self._items = items
         control.reader.follow(items, self)
 
@@ -176,19 +174,19 @@ class AsyncRunStream(_StreamBase[OutputT]):
         self,
         run: Run,
         baseline: Baseline,
-        bindings: RunSetup,
+        setup: RunSetup,
         control: RunControl,
         items: AsyncGenerator[Delta | Message | list[Delta], None],
         opening: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(run, baseline, bindings, control)
+        super().__init__(run, baseline, setup, control)
         self._items = items
         control.reader.follow(items, self)
         self._opening = opening
 
     def keep_journal(self, journal: Journal) -> None:
         """Record tool calls in a journal from now on, which may hold results of an earlier process."""
-        self._bindings.journal = journal
+        self._setup.journal = journal
 
     async def __aenter__(self) -> Self:
         self._control.reader.enter_block(sys._getframe(1))

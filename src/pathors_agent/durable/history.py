@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pathors_agent.agents.ask import RunSetup
+from pathors_agent.agents.setup import RunSetup
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run
 from pathors_agent.durable.records import Fields, SegmentInput, Step, dump, load
@@ -153,12 +153,12 @@ def new_messages(step: Step) -> tuple[Message, ...]:
 
 
 def apply_input(
-    conversation: Conversation, bindings: RunSetup, segment_input: SegmentInput
+    conversation: Conversation, setup: RunSetup, segment_input: SegmentInput
 ) -> list[Fields]:
     """Apply the input of a segment to the history; return the messages that it added."""
     calls = {call.id for call in conversation.open_calls}
     before = len(conversation)
-    bindings.approvals.decide(segment_input.decisions)
+    setup.approvals.decide(segment_input.decisions)
     denied = [m for m in conversation.messages if _answers(m, calls)]
     for message in segment_input.messages:
         conversation.append(message)

@@ -206,10 +206,10 @@ class Runs(Generic[OutputT]):
         segment, token = found or (None, None)
         recorded = await self.histories.read(self.name, segment_input.session, segment, token=token)
         conversation = recorded.conversation(segment_input)
-        _, _, bindings = prepare_run(self.agent, conversation, context=self._context(segment_input))
+        _, _, setup = prepare_run(self.agent, conversation, context=self._context(segment_input))
         foreign = {each.digest for each in self._foreign(last, conversation.open_calls)}
         decisions = tuple(each for each in segment_input.decisions if each.digest not in foreign)
-        apply_input(conversation, bindings, replace(segment_input, decisions=decisions))
+        apply_input(conversation, setup, replace(segment_input, decisions=decisions))
 
     async def approvals(self, run: str) -> Sequence[Approval]:
         """Return the calls of a run that wait for approval, also those of tools that are not here."""
@@ -252,7 +252,7 @@ class Runs(Generic[OutputT]):
             self.name, segment_input.session, begin.get("previous")
         )
         conversation = recorded.conversation(segment_input)
-        run, baseline, bindings = prepare_run(
+        run, baseline, setup = prepare_run(
             self.agent,
             conversation,
             context=self._context(segment_input),
@@ -264,7 +264,7 @@ class Runs(Generic[OutputT]):
         output: Fields = segments[-1].output or {}
         run.stopped_at = output.get("limit")
         _raise_failure(segments[-1], conversation.messages)
-        stream = AsyncRunStream[OutputT](run, baseline, bindings, RunControl(run), _nothing())
+        stream = AsyncRunStream[OutputT](run, baseline, setup, RunControl(run), _nothing())
         return self._as_recorded(stream.result, segments[-1]) if self.is_client else stream.result
 
     def _as_recorded(self, result: RunResult[OutputT], last: WorkflowStatus) -> RunResult[OutputT]:

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 from dbos import DBOSClient
 
 from pathors_agent.agents.agent import AsyncAgent, load_settings, prepare_run
-from pathors_agent.agents.ask import ReportDeltas, RunSetup, ask_async
+from pathors_agent.agents.ask import ReportDeltas, ask_async
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.drivers import side_by_side
 from pathors_agent.agents.perform.calls import perform_async
 from pathors_agent.agents.perform.reconcile import settle
+from pathors_agent.agents.setup import RunSetup
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
 from pathors_agent.durable.deltas import Add, DeltaWriter
 from pathors_agent.durable.engine import write_failure
@@ -135,10 +136,10 @@ class _Segment:
             to=self._id,
             token=begin.get("attempt", ""),
         )
-        run, bindings = self._opened or await self._replay(begin)
+        run, run_setup = self._opened or await self._replay(begin)
         self._may_repeat = begin.get("attempt") != self._attempt
-        bindings.telemetry.started_by = self._input.trace
-        bindings.telemetry.add_denied(
+        run_setup.telemetry.started_by = self._input.trace
+        run_setup.telemetry.add_denied(
             message
             for message in load(begin["added"])
             if isinstance(message, ToolMessage) and message.outcome == "not_run"
@@ -146,13 +147,13 @@ class _Segment:
         if self._input.closes:
             await self._cancel_children(run)
         else:
-            await self._drive(run, bindings)
+            await self._drive(run, run_setup)
         self._keep(run, token=begin.get("attempt", ""))
         if self._input.closes:
             return {"status": "cancelled"}
         output: Fields = {"status": str(run.status), "limit": run.limit}
         if run.status is Status.SUSPENDED:
-            output["waiting"] = {each.call.id: each.digest for each in bindings.approvals.open()}
+            output["waiting"] = {each.call.id: each.digest for each in run_setup.approvals.open()}
         return output
 
     # - the beginning -
@@ -164,24 +165,24 @@ class _Segment:
         )
         self._last = last
         previous, token = last or (None, None)
-        run, bindings = await self._open(previous, token=token)
+        run, run_setup = await self._open(previous, token=token)
         before = len(run.conversation)
         try:
-            added = apply_input(run.conversation, bindings, self._input)
+            added = apply_input(run.conversation, run_setup, self._input)
         except ConversationError as error:
             return {"previous": previous, "added": [], "refused": write_failure(error)}
         assert len(run.conversation) == before + len(added)
-        self._opened = run, bindings
+        self._opened = run, run_setup
         by = {"by": self._setup.worker, "attempt": self._attempt}
         return {"previous": previous, "added": added, **by}
 
     async def _replay(self, begin: Fields) -> tuple[Run, RunSetup]:
         """Open the segment as the execution before this one did."""
-        run, bindings = await self._open(begin["previous"])
+        run, run_setup = await self._open(begin["previous"])
         for message in load(begin["added"]):
             run.conversation.append(message)
-        bindings.approvals.decide(d for d in self._input.decisions if d.approved)
-        return run, bindings
+        run_setup.approvals.decide(d for d in self._input.decisions if d.approved)
+        return run, run_setup
 
     async def _open(
         self, previous: str | None, *, token: str | None = None
@@ -192,13 +193,13 @@ class _Segment:
             self._setup.name, segment_input.session, previous, token=token
         )
         conversation = self._recorded.conversation(segment_input)
-        run, _, bindings = prepare_run(
+        run, _, run_setup = prepare_run(
             self._setup.agent,
             conversation,
             context=self._context,
             settings=load_settings(self._input.settings),
         )
-        return run, bindings
+        return run, run_setup
 
     @property
     def _context(self) -> object:
@@ -212,19 +213,19 @@ class _Segment:
 
     # - the loop -
 
-    async def _drive(self, run: Run, bindings: RunSetup) -> None:
-        with bindings.telemetry.follow(run), RunControl(run, bindings.budgets) as control:
+    async def _drive(self, run: Run, run_setup: RunSetup) -> None:
+        with run_setup.telemetry.follow(run), RunControl(run, run_setup.budgets) as control:
             if run.conversation.open_calls:
-                await bindings.choose_tools_async(run)
+                await run_setup.choose_tools_async(run)
             while effects := run.effects():
                 match effects[0]:
                     case CallModel() as effect:
-                        await bindings.begin_turn_async(run)
-                        await self._ask_model(run, effect, bindings, control)
+                        await run_setup.begin_turn_async(run)
+                        await self._ask_model(run, effect, run_setup, control)
                     case CallTool():
                         calls = effects
-                        self._refuse_missing(calls, bindings)
-                        await self._call(run, calls, bindings, control)
+                        self._refuse_missing(calls, run_setup)
+                        await self._call(run, calls, run_setup, control)
                     case GiveFeedback() as effect:
                         await self._step(run, effect.key, _saying(effect))
 
@@ -241,7 +242,7 @@ class _Segment:
         run.record(read_message(output["message"]))  # type: ignore[arg-type]  # what effects produce
 
     async def _ask_model(
-        self, run: Run, effect: CallModel, bindings: RunSetup, control: RunControl
+        self, run: Run, effect: CallModel, run_setup: RunSetup, control: RunControl
     ) -> None:
         async def asking() -> Fields:
             self._may_repeat = False
@@ -249,16 +250,16 @@ class _Segment:
                 transport = self._setup.agent.transport
                 async with self._writing(effect.key) as add:
                     report = None if add is None else _adder(add)
-                    message = await ask_async(run, effect, bindings, control, transport, report)
+                    message = await ask_async(run, effect, run_setup, control, transport, report)
             except LimitReached as stop:
                 return {"limit": stop.limit}
             except Exception as error:  # noqa: BLE001  (recorded, and raised when the result is read)
                 return {"failure": write_failure(error)}
-            known = [c.name for c in message.tool_calls if c.name in bindings.tools]
+            known = [c.name for c in message.tool_calls if c.name in run_setup.tools]
             return {
                 "message": write_message(message),
                 "known": known,
-                "idempotent": [name for name in known if bindings.tools[name].idempotent],
+                "idempotent": [name for name in known if run_setup.tools[name].idempotent],
                 "endpoint_session": run.conversation.session_id,
                 "by": self._setup.worker,
             }
@@ -280,10 +281,10 @@ class _Segment:
         async with self._deltas.writing(key) as add:
             yield add
 
-    def _refuse_missing(self, calls: Sequence[CallTool], bindings: RunSetup) -> None:
+    def _refuse_missing(self, calls: Sequence[CallTool], run_setup: RunSetup) -> None:
         """Stop before a batch whose tools were there when the model called them, and are not."""
         for name in (effect.call.name for effect in calls):
-            if name in self._recorded.known and name not in bindings.tools:
+            if name in self._recorded.known and name not in run_setup.tools:
                 missing = ToolMissing(
                     f"the tool {name!r} was called, and the agent has it no more: give it back,"
                     " and resume the run"
@@ -293,7 +294,7 @@ class _Segment:
     # - tools -
 
     async def _call(
-        self, run: Run, effects: Sequence[CallTool], bindings: RunSetup, control: RunControl
+        self, run: Run, effects: Sequence[CallTool], run_setup: RunSetup, control: RunControl
     ) -> None:
         """Run the calls of one answer side by side: one step records a call's begin, one its result.
 
@@ -323,13 +324,13 @@ class _Segment:
 
                 async def calling() -> Fields:
                     return await self._call_one(
-                        run, effect, bindings, left, began_before=began_before
+                        run, effect, run_setup, left, began_before=began_before
                     )
 
                 await self._step(run, effect.key, calling, number=ended)
                 self._recorded.begun.discard(effect.key)
 
-        for batch in side_by_side(effects, bindings.tools):
+        for batch in side_by_side(effects, run_setup.tools):
             await all_of(call(effect) for effect in batch)
 
     async def _note_start(self) -> Fields:
@@ -339,22 +340,22 @@ class _Segment:
         self,
         run: Run,
         effect: CallTool,
-        bindings: RunSetup,
+        run_setup: RunSetup,
         left: float | None,
         *,
         began_before: bool,
     ) -> Fields:
         child = self._setup.children.get(effect.call.name)
         if child is not None and effect.verdict.refusal is None:
-            message = await self._ask_child(run, effect, bindings, child, left)
-            bindings.report_answered(effect, message)
+            message = await self._ask_child(run, effect, run_setup, child, left)
+            run_setup.report_answered(effect, message)
             return {"message": write_message(message), "by": self._setup.worker}
         journal = _CallJournal(self._settle if began_before else None)
         try:
             async with self._writing(effect.key) as add:
                 report = None if add is None else _reporter(add)
                 message = await perform_async(
-                    run, effect, bindings, report=report, left=left, journal=journal
+                    run, effect, run_setup, report=report, left=left, journal=journal
                 )
         except LimitReached as stop:
             return {"limit": stop.limit}
@@ -367,12 +368,12 @@ class _Segment:
         return {"message": write_message(message), "by": self._setup.worker, **journal.facts}
 
     async def _ask_child(
-        self, run: Run, effect: CallTool, bindings: RunSetup, child: Child, left: float | None
+        self, run: Run, effect: CallTool, run_setup: RunSetup, child: Child, left: float | None
     ) -> ToolMessage:
         """Run an agent that is a tool; an execution after this one waits for the same run."""
         key = run.call_key(effect)
-        bound = bindings.tools.bind(
-            bindings.approvals.as_approved(effect.call),
+        bound = run_setup.tools.bind(
+            run_setup.approvals.as_approved(effect.call),
             self._context,
             session_id=run.conversation.session_id,
             key=key,

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any
 
-from pathors_agent.agents.perform.calls import call_tool
+from pathors_agent.agents.perform.bound import call_tool
 from pathors_agent.agents.perform.threads import ToolThread
 from pathors_agent.errors import ToolDefinitionError, ToolError, named_error
 from pathors_agent.messages import ToolCall, ToolMessage
