@@ -346,3 +346,25 @@ async def test_login_that_fails_in_a_function_of_the_caller_is_a_connection_erro
     with pytest.raises(ConnectionError, match="the browser was closed"):
         async with MCPTools.http(f"http://127.0.0.1:{free_port()}/mcp", auth=Failing()):
             pass
+
+
+async def test_login_that_fails_later_is_an_error_of_that_call_only(
+    http_servers: dict[str, HTTPServerProcess],
+) -> None:
+    class Sometimes(httpx2.Auth):
+        fails = False
+
+        def auth_flow(self, request: httpx2.Request) -> Any:
+            if self.fails:
+                raise RuntimeError("the token is gone")
+            yield request
+
+    auth = Sometimes()
+    async with MCPTools.http(http_servers["old-http"].url, auth=auth) as tools:
+        auth.fails = True
+        failed = await call(tools, "ping")
+        auth.fails = False
+        answered = await call(tools, "ping")
+
+    assert (failed.outcome, failed.text) == ("error", "The login at the tool's server failed.")
+    assert answered.text == "pong"
