@@ -427,14 +427,20 @@ class Store(ABC):
         """Begin a named request and, if it has begun, open its session in the same transaction.
 
         Returns the record of `begin_request`, and what `open_session` returns; None as well if the
-        request had begun before. A store may leave it at the two transactions of this method.
+        request had begun before. A store may leave it at the two transactions of this method. The
+        request is forgotten again if its session cannot be opened.
         """
         record = await self.begin_request(request, body_digest, seconds=seconds)
         if record.state != "begun":
             return record, None
-        return record, await self.open_session(
-            request.project, session_id, holder=holder, seconds=seconds
-        )
+        try:
+            return record, await self.open_session(
+                request.project, session_id, holder=holder, seconds=seconds
+            )
+        except BaseException:
+            with anyio.move_on_after(_DROP_SECONDS, shield=True):
+                await self.forget_request(request)
+            raise
 
     @abstractmethod
     async def keep_request(self, request: RequestId, *, seconds: float) -> None:
