@@ -99,6 +99,11 @@ class Chat:
     def sees(self, text: str) -> None:
         self.conversation.get_by_text(text, exact=True).last.wait_for()
 
+    def hears(self, text: str) -> None:
+        """Wait until a screen reader is told a text; it stays, unlike what a button shows."""
+        log = self.page.get_by_role("log", name="Announcements")
+        log.get_by_text(text, exact=True).wait_for(state="attached")
+
     def waits_until_answered(self) -> None:
         self.button("Send").wait_for()
 

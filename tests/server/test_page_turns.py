@@ -45,7 +45,7 @@ def test_answer_is_copied_as_it_was_written(new_tab: NewTab) -> None:
 
         chat.say("What is 1 + 2?")
         chat.button("Copy").click()
-        chat.button("Copied").wait_for()
+        chat.hears("Copied")
 
         copied = chat.page.evaluate("navigator.clipboard.readText()")
         assert copied == "**Let me** see.\n\nIt is *3*."
