@@ -226,6 +226,7 @@ class _Serving:
         except Exception as error:  # noqa: BLE001  (it ends the turn)
             self._interrupt(error)
         else:
+            self._chore = None  # a task that is over takes as much memory as one that runs
             self._wait()
 
     def _give_up(self) -> None:
