@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from http import HTTPStatus
 
 import anyio
 from starlette.responses import Response
@@ -174,6 +175,8 @@ class _Serving:
     def _problem(self, error: BaseException) -> Problem:
         """Return what the client reads about a failed turn, and log its cause."""
         match error:
+            case Problem() if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+                return error  # refused, as others are before their body is read: no failed turn
             case Problem():
                 problem = error
             case TransportError():
