@@ -155,7 +155,7 @@ def test_import_alone_loads_nothing_heavy() -> None:
 
 # What the first run or request needs, by the beginnings of modules' names.
 NEEDED_TO_RUN = (
-    *("anyio", "asyncio", "concurrent", "ssl", "subprocess", "trio"),
+    *("anyio", "asyncio", "concurrent", "difflib", "ssl", "subprocess", "trio"),
     *("httpx2", "jsonschema", "opentelemetry", "structlog", "tenacity"),
     *("pathors_agent.agents.ask", "pathors_agent.agents.control", "pathors_agent.agents.drivers"),
     *("pathors_agent.agents.perform", "pathors_agent.agents.stream", "pathors_agent.agents.result"),

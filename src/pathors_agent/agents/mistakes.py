@@ -7,7 +7,6 @@ client, openai-agents, pydantic-ai, LangChain and agno.
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any
 
 from pathors_agent.agents.budgets import Budget
@@ -109,6 +108,8 @@ def refuse_settings(
 def _hint(name: str, known: Collection[str]) -> str:
     if name in _ARGUMENTS:
         return f"; {_ARGUMENTS[name]}"
+    from difflib import get_close_matches  # here: only refused settings need it
+
     near = get_close_matches(name, known, n=1)
     return f"; pass {near[0]}=" if near else f"; its arguments are {', '.join(sorted(known))}"
 

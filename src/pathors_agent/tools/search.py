@@ -119,16 +119,15 @@ def _texts(tool: Described) -> str:
 
 
 # The words of names (getInvoice, get_invoice, HTTPServer) and of texts; Chinese, Japanese and Korean
-# do not separate words, so that two characters count as one.
-_WORD = re.compile(
-    r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\W_]+"
-)
-_UNSEPARATED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
+# do not separate words, so that two characters count as one. Compiled by the first search: each agent
+# imports this module, and few search.
+_WORD = r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\W_]+"
+_UNSEPARATED = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
 
 
 def _words(text: str) -> Iterator[str]:
-    for word in _WORD.findall(text):
-        if len(word) > 1 and _UNSEPARATED.fullmatch(word):
+    for word in re.findall(_WORD, text):
+        if len(word) > 1 and re.fullmatch(_UNSEPARATED, word):
             yield from (word[start : start + 2] for start in range(len(word) - 1))
         else:
             yield word.lower()
