@@ -136,6 +136,21 @@ async def test_tables_from_before_the_first_release_are_refused(url: str) -> Non
     assert value(url, VERSION) == 1
 
 
+async def test_tables_of_version_2_get_titles(url: str) -> None:
+    async with SQLStore(url) as store:
+        await say(store, UserMessage(content="x"))
+    execute(url, "ALTER TABLE pathors_sessions DROP COLUMN title")
+    execute(url, "UPDATE pathors_schema SET version = 2")
+
+    async with SQLStore(url) as store:
+        assert (await store.session("project", "session")).revision == 1
+        assert await store.rename_session("project", "session", "Greetings")
+        page = await store.list_sessions("project", limit=10, offset=0)
+
+    assert [entry.title for entry in page.items] == ["Greetings"]
+    assert value(url, VERSION) == 3
+
+
 STEP = "ALTER TABLE pathors_keys ADD COLUMN colour TEXT"
 
 
@@ -144,14 +159,14 @@ async def test_older_tables_are_brought_to_this_version(
 ) -> None:
     async with SQLStore(url) as store:
         await say(store, UserMessage(content="x"))
-    monkeypatch.setattr(tables, "UPGRADES", ((STEP,),))
+    monkeypatch.setattr(tables, "UPGRADES", (*tables.UPGRADES, (STEP,)))
 
     for _ in range(2):
         async with SQLStore(url) as store:
             assert (await store.session("project", "session")).revision == 1
 
     assert [value(url, sql) for sql in (VERSION, "SELECT count(colour) FROM pathors_keys")] == [
-        3,
+        4,
         0,
     ]
 
@@ -162,12 +177,13 @@ async def test_step_that_fails_leaves_the_older_tables(
     async with SQLStore(url):
         pass
     with monkeypatch.context() as newer:
-        newer.setattr(tables, "UPGRADES", ((STEP, "CREATE TABLE pathors_keys (x TEXT)"),))
+        failing = (STEP, "CREATE TABLE pathors_keys (x TEXT)")
+        newer.setattr(tables, "UPGRADES", (*tables.UPGRADES, failing))
         assert "Could not open the sessions" in await error_of(SQLStore(url))
 
     async with SQLStore(url) as store:
         await store.check()
-    assert value(url, VERSION) == 2
+    assert value(url, VERSION) == 3
     execute(url, STEP)  # it was taken back
 
 

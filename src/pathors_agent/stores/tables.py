@@ -154,7 +154,9 @@ notes = Table(
 
 # UPGRADES[0] holds the statements that bring a database of version 2 to version 3, and so on. A
 # released step is never changed. Add a step for each change of the tables above.
-UPGRADES: tuple[tuple[str, ...], ...] = ()
+UPGRADES: tuple[tuple[str, ...], ...] = (
+    ("ALTER TABLE pathors_sessions ADD COLUMN title TEXT NOT NULL DEFAULT ''",),
+)
 _FIRST_VERSION = 2
 
 
