@@ -20,7 +20,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.timeout(280)  # its first use installs it
+@pytest.mark.timeout(900)  # its first use installs it
 def test_pyright_takes_the_examples_and_refuses_what_they_say(
     client_environments: Environments, tmp_path: Path
 ) -> None:
@@ -37,7 +37,7 @@ def test_pyright_takes_the_examples_and_refuses_what_they_say(
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=600,
     )
     told = json.loads(done.stdout)
 
