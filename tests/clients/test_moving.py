@@ -26,7 +26,16 @@ def server() -> Iterator[Live]:
         yield running
 
 
-@pytest.mark.parametrize("library", ["openai", "openai-agents", "langchain"])
+# The libraries of the pages, each with the environment that has it.
+ENVIRONMENTS = {
+    "openai": "openai",
+    "openai-agents": "openai-agents",
+    "pydantic-ai": "langchain",
+    "langchain": "langchain",
+}
+
+
+@pytest.mark.parametrize("library", ENVIRONMENTS)
 def test_program_of_another_library_prints_what_the_page_says(
     library: str, server: Live, client_environments: Environments, tmp_path: Path
 ) -> None:
@@ -34,7 +43,7 @@ def test_program_of_another_library_prints_what_the_page_says(
     (program,) = BEFORE.findall(page)
 
     done = subprocess.run(
-        [*client_environments.command(library, "python"), "-c", program],
+        [*client_environments.command(ENVIRONMENTS[library], "python"), "-c", program],
         capture_output=True,
         text=True,
         timeout=SECONDS,
