@@ -120,7 +120,7 @@ def test_database_that_cannot_be_opened_is_one_line() -> None:
     shown = run("keys", "list", "--database", "sqlite:////nowhere/at/all.db")
     unknown = run("keys", "list", "--database", "mysql://me:s3cret@x/y")
 
-    assert shown.returncode == unknown.returncode == 1
+    assert (shown.returncode, unknown.returncode) == (1, 2)
     assert re.fullmatch(r"error: .*\n", shown.stderr)
-    assert re.fullmatch(r"error: .*\n", unknown.stderr)
+    assert "'--database'" in unknown.stderr
     assert "s3cret" not in unknown.stderr

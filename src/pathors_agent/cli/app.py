@@ -11,6 +11,14 @@ import typer
 from pathors_agent import __version__
 from pathors_agent.cli import durable_app, runs_app
 from pathors_agent.cli.output import EXIT_STATUS, AsJSON, listen_to_ctrl_c, reporting
+from pathors_agent.cli.values import (
+    api_key,
+    database_url,
+    endpoint,
+    filled,
+    project_id,
+    session_id,
+)
 
 if TYPE_CHECKING:
     from pathors_agent.stores.base import Store
@@ -21,7 +29,7 @@ _HERE = "Works directly on the database, without a key or a running server."
 _new_app = partial(
     typer.Typer,
     epilog=EXIT_STATUS,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -29,8 +37,8 @@ app = _new_app(
     name="pathors-agent",
     help="Serve agents as an OpenAI-compatible API with sessions, and talk to them.",
 )
-keys = _new_app(help=f"Create, list and revoke API keys. {_HERE}")
-sessions = _new_app(help=f"List, show, search and end sessions. {_HERE}")
+keys = _new_app(add_completion=False, help=f"Create, list and revoke API keys. {_HERE}")
+sessions = _new_app(add_completion=False, help=f"List, show, search and end sessions. {_HERE}")
 app.add_typer(keys, name="keys")
 app.add_typer(sessions, name="sessions")
 durable_app.register(app)
@@ -40,14 +48,18 @@ Database = Annotated[
     str | None,
     typer.Option(
         envvar="PATHORS_DATABASE",
+        parser=database_url,
         metavar="URL",
         help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: a file in the user's data folder"
         " (PATHORS_DATA_DIR).",
     ),
 ]
-ProjectName = Annotated[str, typer.Option(metavar="NAME", help="The project's name.")]
+ProjectName = Annotated[
+    str, typer.Option(parser=project_id, metavar="NAME", help="The project's name.")
+]
 AnyProject = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Only the keys of this project.")
+    str | None,
+    typer.Option(parser=project_id, metavar="NAME", help="Only the keys of this project."),
 ]
 Limit = Annotated[
     int, typer.Option(min=1, max=1000, metavar="N", help="The maximum number of rows.")
@@ -58,6 +70,9 @@ Timeline = Annotated[
     typer.Option(metavar="FILE", help="Write a timeline of all calls to an HTML file."),
 ]
 AccessLog = Literal["text", "json"]
+Model = Annotated[
+    str | None, typer.Option(parser=filled, metavar="NAME", help="The model to ask for.")
+]
 SessionId = Annotated[str, typer.Argument(metavar="SESSION")]
 
 
@@ -83,7 +98,12 @@ def serve(
     *,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A TOML file of projects. Default: the project `demo`."),
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+            help="A TOML file of projects. Default: the project `demo`.",
+        ),
     ] = None,
     database: Database = None,
     host: Annotated[
@@ -127,12 +147,12 @@ def serve(
     printed once. SIGTERM or Ctrl-C waits for running turns; a second one stops at once.
     """
     with reporting():
-        from pathors_agent.cli.output import database_url
+        from pathors_agent.cli.output import stored_in
         from pathors_agent.cli.serve import ServeOptions
         from pathors_agent.cli.serve import serve as run
 
         served = ServeOptions(
-            database=database_url(database),
+            database=stored_in(database),
             config=config,
             ui=ui,
             durable=durable,
@@ -150,6 +170,7 @@ def chat(
     url: Annotated[
         str | None,
         typer.Option(
+            parser=endpoint,
             metavar="URL",
             help="The base URL of an OpenAI-compatible endpoint, without /chat/completions. Default:"
             " PATHORS_BASE_URL, or the hosted project PATHORS_PROJECT_ID, or the demo on this machine.",
@@ -158,14 +179,16 @@ def chat(
     key: Annotated[
         str | None,
         typer.Option(
+            parser=api_key,
             metavar="KEY",
             help="The API key, which other users of the machine can see. Default: PATHORS_API_KEY, if PATHORS_BASE_URL has the same host, and for this machine.",
         ),
     ] = None,
     session: Annotated[
-        str | None, typer.Option(metavar="ID", help="Continue this session.")
+        str | None,
+        typer.Option(parser=session_id, metavar="ID", help="Continue this session."),
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for.")] = None,
+    model: Model = None,
     timeline: Timeline = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -174,11 +197,12 @@ def chat(
     Answers stream, and calls of the server's tools are shown. Ctrl-C stops an answer; /quit or Ctrl-D
     exits. Lines may also come from a file or pipe, where the first error exits.
     """
-    with reporting():
+    options = {"api_key": "--key", "model": "--model", **({"base_url": "--url"} if url else {})}
+    with reporting(options):
         from pathors_agent.cli.chat import chat as run
 
         asked = {"key": key, "model": model, "session": session}
-        raise typer.Exit(run(url, **asked, timeline=timeline, as_json=as_json))
+        raise typer.Exit(run(url, **asked, timeline=timeline, as_json=as_json, options=options))
 
 
 @app.command(
@@ -188,17 +212,21 @@ def chat(
 )
 def check(
     url: Annotated[
-        str, typer.Argument(metavar="URL", help="The base URL, without /chat/completions.")
+        str,
+        typer.Argument(
+            parser=endpoint, metavar="URL", help="The base URL, without /chat/completions."
+        ),
     ],
     *,
     key: Annotated[
         str | None,
         typer.Option(
+            parser=api_key,
             metavar="KEY",
             help="The API key, which other users of the machine can see. Default: PATHORS_API_KEY, if PATHORS_BASE_URL has the same host, and for this machine.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask for.")] = None,
+    model: Model = None,
     tokens: Annotated[
         int, typer.Option(min=16, metavar="N", help="The maximum number of tokens per answer.")
     ] = 256,
@@ -213,7 +241,7 @@ def check(
     as "not seen". Deletes the sessions that the requests created.
     """
     listen_to_ctrl_c()
-    with reporting():
+    with reporting({"api_key": "--key", "base_url": "URL", "model": "--model"}):
         from pathors_agent.cli.check import check as run
 
         status = run(url, key=key, model=model, tokens=tokens, seconds=seconds, as_json=as_json)
@@ -237,6 +265,7 @@ def demo(
     ] = None,
     timeline: Timeline = None,
     no_color: Annotated[bool, typer.Option("--no-color", help="Write without colours.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Show a conversation with three tools: calculate, convert and local_time.
 
@@ -245,10 +274,16 @@ def demo(
     tools run here. NO_COLOR turns colours off.
     """
     listen_to_ctrl_c()
-    with reporting():
+    with reporting({"model": "--model"}):
         from pathors_agent.cli.demo import run_demo
 
-        run_demo(prompt or (), model=model, colour=not no_color, timeline=timeline)
+        run_demo(
+            prompt or (),
+            model=model,
+            colour=not no_color,
+            timeline=timeline,
+            as_json=as_json,
+        )
 
 
 # - keys -
@@ -286,12 +321,13 @@ def revoke_key(
     *,
     project: AnyProject = None,
     database: Database = None,
+    as_json: AsJSON = False,
 ) -> None:
     """Revoke a key permanently. Running servers refuse it within a second."""
     with reporting():
         from pathors_agent.cli import keys as commands
 
-        _with_store(database, lambda s: commands.revoke(s, project, key))
+        _with_store(database, lambda s: commands.revoke(s, project, key, as_json=as_json))
 
 
 # - sessions -
@@ -372,11 +408,11 @@ def end_session(
 
 def _with_store(database: str | None, use: "Callable[[Store], Awaitable[None]]") -> None:
     """Open the database for one command."""
-    from pathors_agent.cli.output import database_url
+    from pathors_agent.cli.output import stored_in
     from pathors_agent.stores import SQLStore
 
     async def run() -> None:
-        async with SQLStore(database_url(database)) as store:
+        async with SQLStore(stored_in(database)) as store:
             await use(store)
 
     asyncio.run(run())

@@ -3,15 +3,16 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from pathors_agent.agents.result import RunResult
 from pathors_agent.cli.output import (
     FAILED,
     INTERRUPTED,
+    NoOutput,
     Screen,
+    in_own_words,
     listen_to_ctrl_c,
     one_line,
     tolerate_narrow_terminals,
@@ -19,7 +20,13 @@ from pathors_agent.cli.output import (
     write_json,
     write_note,
 )
-from pathors_agent.cli.terminal import TerminalChat, TimelineFile, described, talking
+from pathors_agent.cli.terminal import (
+    TerminalChat,
+    TimelineFile,
+    answer_as_json,
+    described,
+    talking,
+)
 from pathors_agent.errors import AgentError, error_text
 from pathors_agent.messages import ToolCall
 
@@ -27,16 +34,6 @@ from pathors_agent.messages import ToolCall
 LOCAL_URL = "http://127.0.0.1:8000/v1/projects/demo"
 
 _HELP = "/quit or Ctrl-D ends, /session names the session, Ctrl-C stops an answer."
-
-
-class _NoScreen:
-    """A screen that shows nothing, for output as JSON."""
-
-    def write(self, text: str, /) -> None:
-        """Write nothing."""
-
-    def flush(self) -> None:
-        """Do nothing."""
 
 
 def chat(
@@ -47,11 +44,12 @@ def chat(
     session: str | None,
     timeline: Path | None,
     as_json: bool,
+    options: Mapping[str, str],
 ) -> int:
     """Answer line after line of standard input; give the exit status."""
     listen_to_ctrl_c()
     tolerate_narrow_terminals()
-    screen = Screen(_NoScreen()) if as_json else Screen(sys.stdout, colour=wants_colour())
+    screen = Screen(NoOutput()) if as_json else Screen(sys.stdout, colour=wants_colour())
     is_person = sys.stdin.isatty() and not as_json
     lines = _typed(screen) if is_person else _read()
     with (
@@ -67,7 +65,7 @@ def chat(
     ):
         if is_person:
             screen.note(_HELP)
-        return _converse(terminal, lines, charts, is_person=is_person, as_json=as_json)
+        return _converse(terminal, lines, charts, options, is_person=is_person, as_json=as_json)
 
 
 def _default_url() -> str | None:
@@ -80,6 +78,7 @@ def _converse(
     terminal: TerminalChat,
     lines: Iterator[str],
     charts: TimelineFile,
+    options: Mapping[str, str],
     *,
     is_person: bool,
     as_json: bool,
@@ -99,37 +98,27 @@ def _converse(
                 continue
             case _:
                 pass
-        status = _answer(terminal, line, as_json=as_json)
+        status = _answer(terminal, line, options, as_json=as_json)
         charts.add(line, terminal.times)
         if status and not is_person:
             return status
     return 0
 
 
-def _answer(terminal: TerminalChat, line: str, *, as_json: bool) -> int:
+def _answer(terminal: TerminalChat, line: str, options: Mapping[str, str], *, as_json: bool) -> int:
     try:
         result = terminal.say(line)
     except KeyboardInterrupt:
         terminal.screen.note("(stopped)")
         return INTERRUPTED
     except AgentError as error:
-        write_note(f"error: {' '.join(error_text(error).split())}")
+        write_note(f"error: {' '.join(in_own_words(error_text(error), options).split())}")
         return FAILED
     if as_json:
-        write_json(_as_json(terminal, result))
+        write_json(answer_as_json(result, terminal.activities))
     elif result.finish_reason not in ("stop", None):
         terminal.screen.note(one_line(f"(ended: {result.finish_reason})"))
     return 0
-
-
-def _as_json(terminal: TerminalChat, result: RunResult[str]) -> dict[str, object]:
-    return {
-        "session_id": result.session_id,
-        "output": result.answer,
-        "finish_reason": result.finish_reason,
-        "tool_activity": terminal.activities,
-        "usage": result.usage.model_dump(),
-    }
 
 
 # - lines -

@@ -16,11 +16,32 @@ from typing import Any
 
 from pathors_agent.agents.agent import Agent
 from pathors_agent.cli.demo_tools import INSTRUCTIONS, demo_tools
-from pathors_agent.cli.output import Screen, tolerate_narrow_terminals, wants_colour
-from pathors_agent.cli.terminal import RunDisplay, TerminalChat, TimelineFile, talking
+from pathors_agent.cli.output import (
+    NoOutput,
+    Screen,
+    tolerate_narrow_terminals,
+    wants_colour,
+    write_json,
+)
+from pathors_agent.cli.terminal import (
+    RunDisplay,
+    TerminalChat,
+    TimelineFile,
+    answer_as_json,
+    talking,
+)
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import AgentError
+from pathors_agent.messages import (
+    AssistantMessage,
+    JSONValue,
+    Message,
+    ToolMessage,
+    dump_message,
+)
 from pathors_agent.transports.http import HTTPTransport
+from pathors_agent.wire.deltas import Delta
+from pathors_agent.wire.messages import write_call
 
 PROMPTS = (
     "How many kilometres are 26.2 miles?",
@@ -38,22 +59,28 @@ def run_demo(
     model: str | None = None,
     colour: bool = True,
     timeline: Path | None = None,
+    as_json: bool = False,
 ) -> None:
     """Show the conversation on standard output, and the calls in a file."""
     tolerate_narrow_terminals()
-    screen = Screen(sys.stdout, colour=colour and wants_colour())
+    screen = Screen(NoOutput()) if as_json else Screen(sys.stdout, colour=colour and wants_colour())
     names_endpoint = any(map(os.environ.get, ("PATHORS_API_KEY", "PATHORS_BASE_URL")))
     ask = _ask_endpoint if names_endpoint else _ask_server
     try:
         with TimelineFile(timeline) as charts:
-            ask(screen, prompts or PROMPTS, model, charts)
+            ask(screen, prompts or PROMPTS, model, charts, as_json=as_json)
     finally:
         if sys.exc_info()[0] is not BrokenPipeError:
             screen.end_line()
 
 
 def _ask_server(
-    screen: Screen, prompts: Sequence[str], model: str | None, charts: TimelineFile
+    screen: Screen,
+    prompts: Sequence[str],
+    model: str | None,
+    charts: TimelineFile,
+    *,
+    as_json: bool,
 ) -> None:
     screen.note("The answers come from rules, not from a language model; the tools are real.")
     with _server() as (url, key), talking(url, screen, key=key, model=model) as terminal:
@@ -62,7 +89,10 @@ def _ask_server(
             screen.blank()
             screen.line("you", prompt)
             try:
-                _ = terminal.say(prompt).output  # raises when the run stopped without an answer
+                result = terminal.say(prompt)
+                if as_json:
+                    write_json(answer_as_json(result, terminal.activities))
+                _ = result.output  # raises when the run stopped without an answer
             finally:
                 charts.add(prompt, terminal.times)
         _tell_session(screen, terminal)
@@ -74,7 +104,12 @@ def _tell_session(screen: Screen, terminal: TerminalChat) -> None:
 
 
 def _ask_endpoint(
-    screen: Screen, prompts: Sequence[str], model: str | None, charts: TimelineFile
+    screen: Screen,
+    prompts: Sequence[str],
+    model: str | None,
+    charts: TimelineFile,
+    *,
+    as_json: bool,
 ) -> None:
     with HTTPTransport() as http:
         screen.note(f"The answers come from {http!r}; the tools run here.")
@@ -84,14 +119,25 @@ def _ask_endpoint(
             screen.blank()
             screen.line("you", prompt)
             display = RunDisplay(screen)
+            activities: list[dict[str, JSONValue]] = []
             stream = agent.stream(prompt, conversation=conversation)
             try:
                 with stream:
                     for item in stream:
                         display.show(item)
+                        activities += _activities(item)
             finally:
                 charts.add(prompt, stream.result.times)
+            if as_json:
+                write_json(answer_as_json(stream.result, activities))
             _ = stream.result.output
+
+
+def _activities(item: Delta | Message) -> list[dict[str, JSONValue]]:
+    """Return calls and results as a server's events show them."""
+    if isinstance(item, AssistantMessage):
+        return [{"call": write_call(call)} for call in item.tool_calls]
+    return [{"result": dump_message(item)}] if isinstance(item, ToolMessage) else []
 
 
 @contextmanager

@@ -1,17 +1,19 @@
 """Workers and batches of durable runs on the command line."""
 
 import asyncio
+import inspect
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
+from inspect import Parameter
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeGuard
 
 import anyio
 from rich.console import Console
@@ -22,8 +24,9 @@ from pathors_agent.cli.output import (
     INTERRUPTED,
     RUNS_FILE,
     WRONG_USAGE,
-    database_url,
     fail,
+    stored_in,
+    write_json,
     write_note,
 )
 from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
@@ -50,7 +53,7 @@ class AgentOptions:
         """Return the durable agent."""
         return DurableAgent(
             load_agent(self.app),
-            database=database_url(self.database, file=RUNS_FILE),
+            database=stored_in(self.database, file=RUNS_FILE),
             name=self.name,
             queue=self.queue,
             version=self.version,
@@ -88,21 +91,47 @@ def placed(
 
 
 def load_agent(app: str) -> AsyncAgent[Any]:
-    """Import the agent that `module:object` names."""
+    """Import the agent that `module:object` names; the working directory is searched first."""
     module, _, name = app.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = getattr(import_module(module), name)
+        import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
-        fail(f"--app {app}: there is no module {error.name}", 2)
-    except AttributeError:
-        fail(f"--app {app}: the module has no {name!r}", 2)
-    made = found if isinstance(found, AsyncAgent) else found()
+        fail(f"--app {app}: there is no module {error.name}", WRONG_USAGE)
+    imported = sys.modules[module]
+    if not hasattr(imported, name):
+        agents = [each for each, value in vars(imported).items() if isinstance(value, AsyncAgent)]
+        has = f"; its agents are {', '.join(agents)}" if agents else ""
+        fail(f"--app {app}: the module has no {name!r}{has}", WRONG_USAGE)
+    found = getattr(imported, name)
+    made = found() if _takes_nothing(found) else found
     if not isinstance(made, AsyncAgent):
-        fail(f"--app {app}: is not an AsyncAgent, and does not return one", 2)
+        fail(
+            f"--app {app}: must be an AsyncAgent, or a function without arguments that returns one;"
+            f" it is {_kind(found)}",
+            WRONG_USAGE,
+        )
     return made
+
+
+def _takes_nothing(found: object) -> TypeGuard[Callable[[], object]]:
+    """Return True for a function that can be called without arguments."""
+    if not inspect.isroutine(found):
+        return False
+    needed = inspect.signature(found).parameters.values()
+    named = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return all(each.default is not Parameter.empty or each.kind in named for each in needed)
+
+
+def _kind(found: object) -> str:
+    """Return what an object is, for an error."""
+    if inspect.iscoroutinefunction(found):
+        return "an async function"
+    if inspect.isroutine(found):
+        return "a function that needs arguments, or returns something else"
+    return f"of the type {type(found).__name__}"
 
 
 async def work(
@@ -158,6 +187,7 @@ async def batch(
     concurrency: int,
     rate: int | None,
     works: bool,
+    as_json: bool,
 ) -> int:
     """Run the lines of a file; return how many failed."""
     text = await anyio.Path(source).read_text(encoding="utf-8")
@@ -179,7 +209,10 @@ async def batch(
             progress=lambda done, failed: bar.update(task, completed=done, failed=failed),
         )
     await asyncio.to_thread(write_batch, results, output)
-    return sum("error" in result for result in results)
+    failed = sum("error" in result for result in results)
+    if as_json:
+        write_json({"batch": name, "output": str(output), "lines": len(lines), "failed": failed})
+    return failed
 
 
 def per_minute(rate: int | None) -> tuple[int, float] | None:

@@ -1,32 +1,22 @@
 """The commands `worker` and `batch` and their options; their code is imported when they run."""
 
 import asyncio
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pathors_agent.cli.output import EXIT_STATUS, log_to_stderr, reporting
+from pathors_agent.cli.output import EXIT_STATUS, AsJSON, log_to_stderr, reporting
+from pathors_agent.cli.values import age, app_object, database_url, filled
 
 SETTINGS = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
-
-AGE = re.compile(r"([1-9]\d{0,3})([mhd])", re.ASCII)
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-
-
-def age(text: str) -> timedelta:
-    """Read an age: a number with m (minutes), h (hours) or d (days)."""
-    if (found := AGE.fullmatch(text)) is None:
-        raise typer.BadParameter(f"{text!r} is not an age: write a number with m, h or d, as 30d")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
-
 
 Database = Annotated[
     str | None,
     typer.Option(
         envvar="PATHORS_DATABASE",
+        parser=database_url,
         metavar="URL",
         help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: runs.db in the user's data"
         " folder (PATHORS_DATA_DIR).",
@@ -35,11 +25,14 @@ Database = Annotated[
 App = Annotated[
     str,
     typer.Option(
+        parser=app_object,
         metavar="MODULE:OBJECT",
         help="An AsyncAgent, or a function without arguments that returns one.",
     ),
 ]
-Name = Annotated[str, typer.Option(metavar="NAME", help="The agent's name in the database.")]
+Name = Annotated[
+    str, typer.Option(parser=filled, metavar="NAME", help="The agent's name in the database.")
+]
 Concurrency = Annotated[
     int,
     typer.Option(min=1, metavar="N", help="The maximum number of concurrent runs in this process."),
@@ -61,6 +54,7 @@ def worker(
     app: Annotated[
         list[str],
         typer.Option(
+            parser=app_object,
             metavar="MODULE:OBJECT",
             help="An AsyncAgent, or a function without arguments that returns one. Can be repeated.",
         ),
@@ -68,12 +62,15 @@ def worker(
     queue: Annotated[
         list[str],
         typer.Option(
-            metavar="NAME", help="The queue to take runs from: one, or one for each --app."
+            parser=filled,
+            metavar="NAME",
+            help="The queue to take runs from: one, or one for each --app.",
         ),
     ],
     name: Annotated[
         list[str] | None,
         typer.Option(
+            parser=filled,
             metavar="NAME",
             help="The agent's name in the database, one for each --app. Default: agent, or with"
             " several apps the names of their objects.",
@@ -156,10 +153,13 @@ def batch(
         ),
     ] = None,
     database: Database = None,
-    queue: Annotated[str, typer.Option(metavar="NAME", help="The queue to use.")] = "batch",
+    queue: Annotated[
+        str, typer.Option(parser=filled, metavar="NAME", help="The queue to use.")
+    ] = "batch",
     concurrency: Concurrency = 10,
     rate: Rate = None,
     work: Annotated[bool, typer.Option(help="Carry out runs in this process, too.")] = True,
+    as_json: AsJSON = False,
 ) -> None:
     """Run each line of a file as a conversation.
 
@@ -180,6 +180,7 @@ def batch(
                 concurrency=concurrency,
                 rate=rate,
                 works=work,
+                as_json=as_json,
             )
         )
         raise typer.Exit(1 if failed else 0)

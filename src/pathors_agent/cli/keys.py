@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import fields
 
-from pathors_agent.cli.output import fail, write_json, write_line, write_note, write_table
+from pathors_agent.cli.output import (
+    WRONG_USAGE,
+    fail,
+    write_json,
+    write_line,
+    write_note,
+    write_table,
+)
 from pathors_agent.server.http.keys import make_key
 from pathors_agent.stores.base import Store, StoredKey
 
@@ -23,6 +30,7 @@ async def create(store: Store, project: str, name: str, *, as_json: bool) -> Non
 
 async def show_all(store: Store, project: str | None, *, as_json: bool) -> None:
     """List keys with their names, last characters and times."""
+    await check_project(store, project)
     keys = await store.keys(project)
     if as_json:
         write_json([_shown(key) for key in keys])
@@ -34,11 +42,27 @@ async def show_all(store: Store, project: str | None, *, as_json: bool) -> None:
     write_table(_TITLES, rows, empty="There are no keys.")
 
 
-async def revoke(store: Store, project: str | None, id_or_name: str) -> None:
+async def revoke(store: Store, project: str | None, id_or_name: str, *, as_json: bool) -> None:
     """Revoke a key permanently; servers refuse it within a second."""
+    await check_project(store, project)
     key = _found(await store.keys(project), id_or_name)
     await store.revoke_key(key.project, key.id)
+    if as_json:
+        write_json({"id": key.id, "project": key.project, "revoked": True})
+        return
     write_note(f"{key.id} of the project {key.project} is revoked.")
+
+
+async def check_project(store: Store, project: str | None) -> None:
+    """Exit with 2 if the database has keys of other projects, and nothing of this one."""
+    known = sorted({key.project for key in await store.keys(None)})
+    if project is None or not known or project in known:
+        return
+    if not (await store.list_sessions(project, limit=1, offset=0)).total:
+        fail(
+            f"--project {project}: this database has no such project; it has {', '.join(known)}",
+            WRONG_USAGE,
+        )
 
 
 def _found(keys: Sequence[StoredKey], id_or_name: str) -> StoredKey:

@@ -7,11 +7,12 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NoReturn, Protocol, cast
 
 import typer
@@ -53,6 +54,16 @@ class Output(Protocol):
 
     def flush(self) -> object:
         """Flush the output."""
+
+
+class NoOutput:
+    """An output that drops everything, for commands that write JSON instead."""
+
+    def write(self, text: str, /) -> None:
+        """Drop a text."""
+
+    def flush(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(slots=True)
@@ -182,7 +193,7 @@ def write_rest(shown: int, total: int, offset: int) -> None:
 
 def _cell(value: object) -> str:
     if isinstance(value, datetime):
-        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        return str(_as_json(value))
     return one_line("" if value is None else str(value))
 
 
@@ -214,8 +225,11 @@ _EXTRAS = {
 
 
 @contextmanager
-def reporting() -> Iterator[None]:
-    """Turn what goes wrong in a command into a line and an exit status."""
+def reporting(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """Turn an error of a command into one line and an exit status.
+
+    `options` are those of the command by the parameters of the library, see `in_own_words`.
+    """
     try:
         yield
         sys.stdout.flush()
@@ -234,11 +248,44 @@ def reporting() -> Iterator[None]:
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception as error:
         # Here, for it loads a lot: --help is quick.
-        from pathors_agent.errors import AgentError, error_text
+        from pathors_agent.errors import AgentError, InvalidSetting, error_text
 
         if not isinstance(error, AgentError):
             raise
-        fail(error_text(error))
+        status = WRONG_USAGE if isinstance(error, InvalidSetting) else FAILED
+        fail(in_own_words(error_text(error), options), status)
+
+
+# The library's parameters in its errors, and the variables that replace them without an option.
+_VARIABLES = {
+    "api_key": "PATHORS_API_KEY",
+    "base_url": "PATHORS_BASE_URL",
+    "model": "",
+    "project_id": "PATHORS_PROJECT_ID",
+}
+_PARAMETER = re.compile(
+    rf"(?P<pass>\bpass )?\b(?P<name>{'|'.join(_VARIABLES)})=(?![\w\"'=])(?P<or> or set |, )?"
+    r"|\b(?P<bare>base_url)\b(?!=)"
+)
+
+
+def in_own_words(text: str, options: Mapping[str, str]) -> str:
+    """Replace the names of the library's parameters by those of a command's options.
+
+    A parameter without an option is left out; its environment variable stays.
+    """
+
+    def named(found: re.Match[str]) -> str:
+        if found["bare"]:
+            return options.get("base_url", _VARIABLES["base_url"])
+        start, rest = found["pass"] or "", found["or"] or ""
+        if option := options.get(found["name"]):
+            return f"{start}{option}{rest}"
+        if rest == " or set ":
+            return "set "
+        return f"set {_VARIABLES[found['name']]}{rest}" if start else ""
+
+    return _PARAMETER.sub(named, text).replace(", )", ")").replace(" ()", "")
 
 
 def _what_to_install(error: ImportError) -> str | None:
@@ -276,7 +323,7 @@ def data_folder() -> Path:
     return folder
 
 
-def database_url(given: str | None, *, file: str = _SERVER_FILE) -> str:
+def stored_in(given: str | None, *, file: str = _SERVER_FILE) -> str:
     """Return the requested database, or a file in the data folder."""
     if given:
         return given

@@ -11,9 +11,9 @@ import anyio
 from pathors_agent.cli.durable import per_minute
 from pathors_agent.cli.output import (
     RUNS_FILE,
-    database_url,
     fail,
     log_to_stderr,
+    stored_in,
     write_json,
     write_line,
     write_note,
@@ -59,7 +59,7 @@ async def list_runs(
     database: str | None, wanted: RunFilter, *, limit: int, offset: int, as_json: bool
 ) -> None:
     """List runs, the last started or continued first."""
-    async with operating(database_url(database, file=RUNS_FILE)) as operator:
+    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
         page = await operator.page(wanted, limit=limit, offset=offset)
     if as_json:
         write_json({"data": [asdict(run) for run in page], "total": page.total})
@@ -86,7 +86,7 @@ async def show(
     database: str | None, run_id: str, agent: str | None, *, html: Path | None, json: bool
 ) -> None:
     """Show a run's calls, and why it failed."""
-    async with operating(database_url(database, file=RUNS_FILE)) as operator:
+    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
         opened = await operator.open(await operator.find(run_id, agent=agent))
     if html is not None:
         await anyio.Path(html).write_text(as_html(opened.timeline), encoding="utf-8")
@@ -111,7 +111,7 @@ async def change(
 ) -> int:
     """Change each chosen run; return how many could not be changed."""
     changes = _Changes(done, as_json=as_json)
-    async with operating(database_url(database, file=RUNS_FILE)) as operator:
+    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
         for run in await chosen.runs(operator):
             problem = ""
             try:
@@ -127,7 +127,7 @@ async def change(
 async def delete(database: str | None, chosen: ChosenRuns, *, as_json: bool) -> int:
     """Delete the chosen runs; return how many could not be deleted."""
     changes = _Changes("is deleted", as_json=as_json)
-    async with operating(database_url(database, file=RUNS_FILE)) as operator:
+    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
         async for run, problem in operator.delete(await chosen.runs(operator)):
             changes.add(run, problem)
     return changes.end()
@@ -159,7 +159,7 @@ class _Changes:
 
 async def list_waiting(database: str | None, chosen: ChosenRuns, *, as_json: bool) -> None:
     """List the calls that suspended runs wait for."""
-    async with operating(database_url(database, file=RUNS_FILE)) as operator:
+    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
         found = [
             call for run in await chosen.runs(operator) for call in await operator.waiting(run)
         ]
@@ -176,7 +176,7 @@ async def list_waiting(database: str | None, chosen: ChosenRuns, *, as_json: boo
 
 async def list_doubts(database: str | None, *, as_json: bool) -> None:
     """List calls in doubt, of runs and of served turns."""
-    async with operating(database_url(database, file=RUNS_FILE)) as operator:
+    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
         doubts, notes = await operator.doubts()
     for note, call in calls_in_doubt(notes):
         session = f"{note.project}/{note.session_id}"
@@ -201,11 +201,14 @@ async def list_doubts(database: str | None, *, as_json: bool) -> None:
 
 
 async def limit_queue(
-    database: str | None, queue: str, *, total: int | None, rate: int | None
+    database: str | None, queue: str, *, total: int | None, rate: int | None, as_json: bool
 ) -> None:
     """Replace the bounds of a queue."""
-    async with operating(database_url(database, file=RUNS_FILE)) as operator:
+    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
         await operator.limit_queue(queue, total=total, rate=per_minute(rate))
+    if as_json:
+        write_json({"queue": queue, "total": total, "rate": rate})
+        return
     bounds = [f"{total} runs at once"] if total is not None else []
     bounds += [f"{rate} starts in a minute"] if rate is not None else []
     allowed = f"allows {', '.join(bounds)}" if bounds else "has no bounds"
@@ -213,10 +216,10 @@ async def limit_queue(
 
 
 async def forget_doubt(
-    database: str | None, run_id: str, effect: str, *, agent: str | None
+    database: str | None, run_id: str, effect: str, *, agent: str | None, as_json: bool
 ) -> None:
     """Remove a call in doubt; its run may have been deleted."""
-    async with operating(database_url(database, file=RUNS_FILE)) as operator:
+    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
         doubts, _ = await operator.doubts()
         found = [
             doubt
@@ -229,6 +232,9 @@ async def forget_doubt(
             names = ", ".join(doubt.agent for doubt in found)
             fail(f"the agents {names} each have such a call: name one with --agent", 2)
         await operator.forget_doubt(found[0])
+    if as_json:
+        write_json(asdict(found[0]))
+        return
     write_note(f"{effect} of {run_id} is no longer listed.")
 
 
@@ -251,5 +257,5 @@ def serve(database: str | None, *, host: str, port: int, as_json: bool) -> int:
         else:
             write_line(f"Listening on {address}")
 
-    app = create_runs_app(database_url(database, file=RUNS_FILE), key=key)
+    app = create_runs_app(stored_in(database, file=RUNS_FILE), key=key)
     return serve_app(lambda: app, host=host, port=port, on_ready=tell)

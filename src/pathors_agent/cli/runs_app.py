@@ -1,21 +1,20 @@
 """The commands for stored durable runs and their options; what they do is loaded when they run."""
 
 import asyncio
-import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pathors_agent.cli.durable_app import AGE, SETTINGS, Database, age
+from pathors_agent.cli.durable_app import SETTINGS, Database
 from pathors_agent.cli.output import EXIT_STATUS, AsJSON, reporting
+from pathors_agent.cli.values import TIME, json_object, moment
 
 if TYPE_CHECKING:
     from pathors_agent.cli.runs import Act
     from pathors_agent.durable.run_list import RunFilter
-    from pathors_agent.messages import JSONValue
 
 # As in `durable.run_list`, whose import would slow `--help` down.
 Status = Literal[
@@ -39,19 +38,6 @@ runs = typer.Typer(
     **SETTINGS,  # type: ignore[arg-type]  # as in app.py
 )
 
-_TIME = "an age such as 30m, 12h or 7d, or a time such as 2026-11-28T10:00 (local without a zone)"
-
-
-def moment(text: str) -> datetime:
-    """Read a time: an age before now, or a date with or without a time of day."""
-    try:
-        if AGE.fullmatch(text):
-            return datetime.now(UTC) - age(text)
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is not a time: write {_TIME}") from None
-
-
 OnlyStatus = Annotated[Status | None, typer.Option(help="Only runs with this status.")]
 OnlyAgent = Annotated[
     str | None, typer.Option(metavar="NAME", help="Only runs of the agent with this name.")
@@ -67,7 +53,7 @@ Since = Annotated[
     typer.Option(
         parser=moment,
         metavar="TIME",
-        help=f"Only runs started or last continued since then: {_TIME}.",
+        help=f"Only runs started or last continued since then: {TIME}.",
     ),
 ]
 Until = Annotated[
@@ -121,16 +107,6 @@ def _among(allowed: Sequence[Status], status: Status | None) -> Sequence[Status]
             f"must be {' or '.join(allowed)} here, not {status}", param_hint="--status"
         )
     return allowed if status is None else (status,)
-
-
-def _json_object(text: str) -> dict[str, "JSONValue"]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise typer.BadParameter("must be a JSON object", param_hint="--arguments")
-    return value
 
 
 def _change(
@@ -324,8 +300,9 @@ def approve_call(
     call: Call,
     *,
     arguments: Annotated[
-        str | None,
+        dict[str, Any] | None,
         typer.Option(
+            parser=json_object,
             metavar="JSON",
             help="Run the call with these arguments instead of the model's.",
         ),
@@ -335,9 +312,8 @@ def approve_call(
     as_json: AsJSON = False,
 ) -> None:
     """Approve a call: it runs, and the run continues."""
-    changed = None if arguments is None else _json_object(arguments)
     _change(
-        lambda durable, run_id: durable.approve(run_id, call, arguments=changed),
+        lambda durable, run_id: durable.approve(run_id, call, arguments=arguments),
         "continues",
         ("suspended",),
         database,
@@ -408,6 +384,7 @@ def limit_queue(
         typer.Option(min=1, metavar="N", help="The maximum number of runs that start per minute."),
     ] = None,
     database: Database = None,
+    as_json: AsJSON = False,
 ) -> None:
     """Replace the bounds of a queue; an option that is left out removes its bound.
 
@@ -416,7 +393,7 @@ def limit_queue(
     with reporting():
         from pathors_agent.cli import runs as commands
 
-        asyncio.run(commands.limit_queue(database, queue, total=total, rate=rate))
+        asyncio.run(commands.limit_queue(database, queue, total=total, rate=rate, as_json=as_json))
 
 
 @runs.command("doubts", epilog=EXIT_STATUS)
@@ -440,12 +417,13 @@ def forget_doubt(
     *,
     agent: AgentName = None,
     database: Database = None,
+    as_json: AsJSON = False,
 ) -> None:
     """Remove a call from `runs doubts`, after you have checked it."""
     with reporting():
         from pathors_agent.cli import runs as commands
 
-        asyncio.run(commands.forget_doubt(database, run, effect, agent=agent))
+        asyncio.run(commands.forget_doubt(database, run, effect, agent=agent, as_json=as_json))
 
 
 @runs.command("serve", epilog=EXIT_STATUS)

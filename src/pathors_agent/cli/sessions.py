@@ -3,6 +3,7 @@
 import json
 import sys
 
+from pathors_agent.cli.keys import check_project
 from pathors_agent.cli.output import (
     Screen,
     fail,
@@ -21,6 +22,7 @@ from pathors_agent.stores.base import Session, SessionSummary, Store
 
 async def show_all(store: Store, project: str, *, limit: int, offset: int, as_json: bool) -> None:
     """List a project's sessions, newest first, including ended ones."""
+    await check_project(store, project)
     page = await store.list_sessions(project, limit=limit, offset=offset)
     if as_json:
         write_json({"data": [_summary(s) for s in page.items], "total": page.total})
@@ -33,6 +35,7 @@ async def show_all(store: Store, project: str, *, limit: int, offset: int, as_js
 
 async def show(store: Store, project: str, session_id: str, *, as_json: bool) -> None:
     """Show the messages of a session."""
+    await check_project(store, project)
     try:
         session = await store.session(project, session_id)
     except SessionNotFound:
@@ -53,6 +56,7 @@ async def search(
     store: Store, project: str, text: str, *, limit: int, offset: int, as_json: bool
 ) -> None:
     """Find sessions by a text in their data, newest update first."""
+    await check_project(store, project)
     page = await store.search_sessions(project, text, limit=limit, offset=offset)
     if as_json:
         write_json({"results": [_whole(session) for session in page.items], "total": page.total})
@@ -65,6 +69,7 @@ async def search(
 
 async def end(store: Store, project: str, session_id: str, *, as_json: bool) -> None:
     """Remove a session's variables and messages for good."""
+    await check_project(store, project)
     if not await store.end_session(project, session_id):
         _fail_of_absence(project)
     if as_json:

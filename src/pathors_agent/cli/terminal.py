@@ -228,6 +228,19 @@ def described(call: ToolCall) -> str:
     return one_line(f"{call.name}({', '.join(given)})")
 
 
+def answer_as_json(
+    result: RunResult[str], activities: Sequence[Mapping[str, Any]]
+) -> dict[str, object]:
+    """Return an answer and the calls that led to it, for `--json`."""
+    return {
+        "session_id": result.session_id,
+        "output": result.answer,
+        "finish_reason": result.finish_reason,
+        "tool_activity": activities,
+        "usage": result.usage.model_dump(),
+    }
+
+
 # What an endpoint that keeps sessions is asked to tell: also what its own tools do.
 _TELL_ALL: dict[str, JSONValue] = {
     "stream_options": {"include_usage": True, "include_tool_activity": True}

@@ -1,0 +1,105 @@
+"""Read the values of options. A wrong value is refused with the option's name: exit status 2."""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import typer
+
+if TYPE_CHECKING:
+    from pathors_agent.messages import JSONValue
+
+AGE = re.compile(r"([1-9]\d{0,3})([mhd])", re.ASCII)
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+# As `Project.id`, whose import would slow `--help` down.
+_PROJECT = re.compile(r"(?!\.+\Z)[A-Za-z0-9._~-]{1,100}")
+_APP = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_DATABASE = re.compile(r"(sqlite|postgres(ql)?)(\+\w+)?://")
+_VISIBLE = re.compile(r"[!-~]([ -~]*[!-~])?")
+
+TIME = "an age such as 30m, 12h or 7d, or a time such as 2026-11-28T10:00 (local without a zone)"
+
+
+def age(text: str) -> timedelta:
+    """Read an age: a number with m (minutes), h (hours) or d (days)."""
+    if (found := AGE.fullmatch(text)) is None:
+        raise typer.BadParameter(f"{text!r} is not an age: write a number with m, h or d, as 30d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def moment(text: str) -> datetime:
+    """Read a time: an age before now, or a date with or without a time of day."""
+    try:
+        if AGE.fullmatch(text):
+            return datetime.now(UTC) - age(text)
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is not a time: write {TIME}") from None
+
+
+def json_object(text: str) -> dict[str, "JSONValue"]:
+    """Read a JSON object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise typer.BadParameter('must be a JSON object such as {"amount": 5}')
+    return value
+
+
+def _matching(
+    pattern: re.Pattern[str], rule: str, *, is_secret: bool = False
+) -> Callable[[str], str]:
+    """Return a parser that refuses texts that do not match; it never quotes a secret."""
+
+    def parse(text: str) -> str:
+        if pattern.fullmatch(text):
+            return text
+        raise typer.BadParameter(rule if is_secret else f"{text!r} {rule}")
+
+    return parse
+
+
+project_id = _matching(
+    _PROJECT, "is not a project's name: write 1 to 100 of the characters A-Z a-z 0-9 . _ ~ -"
+)
+app_object = _matching(_APP, "does not name an agent: write MODULE:OBJECT, such as my_agent:agent")
+# The empty text sends no key.
+api_key = _matching(
+    re.compile(f"({_VISIBLE.pattern})?"),
+    "must be visible ASCII characters, without a space or a line break at its ends",
+    is_secret=True,
+)
+filled = _matching(re.compile(r"[\s\S]*\S[\s\S]*"), "must not be empty")
+
+
+def session_id(text: str) -> str:
+    """Read the id of a session."""
+    from pathors_agent.stores.base import session_id_problem  # late: `--help` needs no store
+
+    if problem := session_id_problem(text):
+        raise typer.BadParameter(problem)
+    return text
+
+
+def endpoint(text: str) -> str:
+    """Read the base URL of an endpoint. An error does not quote it: it may hold a password."""
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a broken IPv6 address
+        is_url = False
+    if not is_url or re.search(r"\s", text):
+        raise typer.BadParameter("must be an address of the form https://host/path")
+    return text
+
+
+def database_url(text: str) -> str:
+    """Read the URL of a database. An error does not quote it: it may hold a password."""
+    if not _DATABASE.match(text):
+        raise typer.BadParameter("must begin with sqlite:// or postgresql://")
+    return text
