@@ -57,9 +57,10 @@ bench: ## time the library beside others
 dist: ## build the wheel and the source, try them alone, and say what they cost
 	@$(PYTHON) .ci/dist.py $(ARGS)
 
-docs: ## draw the pictures of the docs, build the site into site/, and check it
+docs: ## draw the pictures of the docs, write the reference, build the site into site/, and check it
 	@$(PYTHON) .ci/make_venv.py .venvs/docs docs
 	.venvs/docs/bin/python docs/drawings/draw.py
+	@$(PYTHON) .ci/reference.py
 	.venvs/docs/bin/zensical build --clean --strict
 	@$(PYTHON) .ci/check_site.py site
 

@@ -204,10 +204,10 @@ def test_each_public_name_is_in_the_reference_once(package: str) -> None:
     named = re.search(r"^__all__ = (\[.*?\])$", source, re.MULTILINE | re.DOTALL)
     found = Counter(
         name
-        for path in (ROOT / "docs" / "reference").glob("*.md")
-        for place, name in re.findall(r"^::: (\S+)\.(\w+)$", path.read_text(), re.MULTILINE)
+        for path in (ROOT / "docs" / "reference" / "api").glob("*.md")
+        for place, name in re.findall(r"^`(\S+)\.(\w+)`$", path.read_text(), re.MULTILINE)
         if place == f"pathors_agent.{package}".rstrip(".")
     )
 
     assert named
-    assert found == Counter(ast.literal_eval(named[1])), "a line `::: package.name` for each"
+    assert found == Counter(ast.literal_eval(named[1])), "a name in pages.toml for each"

@@ -4,6 +4,8 @@ import ast
 import importlib
 import inspect
 import re
+import runpy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -142,3 +144,85 @@ def test_every_quirk_is_in_the_wire_format() -> None:
     section = page("wire-format").partition("\n## Quirks\n")[2]
 
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == kinds
+
+
+API = REFERENCE / "api"
+ENTRY = re.compile(r"^(?=##+ )", re.MULTILINE)
+# What an entry has beside its text.
+GIVEN = re.compile(
+    r"```py\n(?s:.*?)```|^(?:##|`pathors|Types: |Inherits |Supports ).*$", re.MULTILINE
+)
+
+
+def entries() -> Iterator[tuple[str, str]]:
+    """Return the page and text of each class, function, method and type of the reference."""
+    for path in sorted(API.glob("*.md")):
+        yield from ((path.name, text) for text in ENTRY.split(path.read_text())[1:])
+
+
+def test_pages_of_names_are_those_of_the_source() -> None:
+    writer = runpy.run_path(str(ROOT / ".ci" / "reference.py"))
+    written = writer["pages"]()
+
+    assert {path.name for path in API.glob("*.md")} == written.keys()
+    for name, text in written.items():
+        assert (API / name).read_text() == text, "run: python3 .ci/reference.py"
+
+
+def test_each_type_in_a_signature_is_linked() -> None:
+    known = {text.split()[1] for _, text in entries() if text.startswith("## ")}
+    unlinked = []
+    for page, text in entries():
+        # The lines of fields link their types themselves.
+        [code] = re.findall(r"^```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[:1] or [""]
+        names = set(re.findall(r"(?<=[\[ ,(])[A-Z]\w*", re.sub(r'"[^"]*"', "", code)))
+        linked = set(re.findall(r"\[(\w+)\]\(", text))
+        unlinked += [
+            (page, text.splitlines()[0], name)
+            for name in (names & known) - linked - {text.split()[1]}
+        ]
+
+    assert len(known) > 200
+    assert unlinked == [  # `mcp` and Starlette have types of the same names
+        ("tools.md", "### MCPTools.list_prompts", "Prompt"),
+        ("types.md", "## Authenticate", "Request"),
+    ]
+
+
+def test_each_type_in_a_signature_is_documented_or_from_elsewhere() -> None:
+    known = {text.split()[1] for _, text in entries() if text.startswith("## ")}
+    named = {
+        name
+        for _, text in entries()
+        for code in re.findall(r"^```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        for name in re.findall(r"(?<=[\[ ,(|])[A-Z]\w*", re.sub(r'"[^"]*"', "", code))
+    }
+    ours = {
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+    assert (named & ours) - known == set()
+
+
+def test_each_entry_of_a_name_has_a_text() -> None:
+    assert [
+        (page, text.splitlines()[0]) for page, text in entries() if not GIVEN.sub("", text).strip()
+    ] == []
+
+
+def test_headings_of_a_page_differ() -> None:
+    headings = Counter((page, text.splitlines()[0].lower()) for page, text in entries())
+
+    assert [heading for heading, count in headings.items() if count > 1] == []
+
+
+def test_reference_shows_async_defaults_and_members() -> None:
+    agents, tools = (API / "agents.md").read_text(), (API / "tools.md").read_text()
+
+    assert "\nasync def run(\n    prompt: Prompt | None = None,\n" in agents
+    assert "\n    turns: int = 25,\n" in agents
+    assert '- `SUSPENDED` = `"suspended"`\n' in agents
+    assert "\n    max_result_characters: int = 20000,\n" in tools

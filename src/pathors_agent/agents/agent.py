@@ -72,8 +72,9 @@ ContextT_contra = TypeVar("ContextT_contra", contravariant=True, default=Any)
 ContextT = TypeVar("ContextT", default=Any)
 
 Instructions = str | Callable[[ContextT], str | None] | None
-AsyncInstructions = str | Callable[[ContextT], str | Awaitable[str | None] | None] | None
 """A text, or a function from a run's context to the instructions of the next model call."""
+AsyncInstructions = str | Callable[[ContextT], str | Awaitable[str | None] | None] | None
+"""`Instructions`, or an async function of the same kind."""
 
 _ARGUMENTS = (
     *("output", "tools", "instructions", "history", "hooks"),

@@ -30,6 +30,7 @@ ValueT = TypeVar("ValueT")
 ResultT = TypeVar("ResultT")
 
 Arguments = Mapping[str, Any]
+"""The arguments of a tool call by their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,13 @@ class ModelRequest:
 _TEMPLATE_FIELDS = ("model", "instructions", "tools", "options")
 
 NextModel = Callable[[ModelRequest], AssistantMessage]
+"""Calls the model, through the hooks that are left, and returns its answer."""
 NextTool = Callable[[Arguments], ToolMessage]
+"""Runs the tool, through the hooks that are left, and returns its result."""
 AsyncNextModel = Callable[[ModelRequest], Awaitable[AssistantMessage]]
+"""An async `NextModel`."""
 AsyncNextTool = Callable[[Arguments], Awaitable[ToolMessage]]
+"""An async `NextTool`."""
 
 
 class ModelHook(Protocol):

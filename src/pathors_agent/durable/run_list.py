@@ -29,6 +29,7 @@ RunStatus = Literal[
     "failed",
     "cancelled",
 ]
+"""The status of a stored run."""
 STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
 AT_WORK: frozenset[RunStatus] = frozenset({"queued", "running"})
 CANCELLABLE: tuple[RunStatus, ...] = ("queued", "running", "suspended")

@@ -35,6 +35,7 @@ QUOTED_CHARACTERS = 200
 _SHOWN = 10
 
 HistoryFormat = Literal["openai", "langchain", "pydantic-ai"]
+"""The library whose messages a history holds."""
 
 Prompt = (
     str | Sequence[str | ContentPart | Mapping[str, object]] | UserMessage | Mapping[str, object]

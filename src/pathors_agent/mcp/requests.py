@@ -28,6 +28,7 @@ from pathors_agent.messages import Message
 from pathors_agent.telemetry.events import warn
 
 Values = Mapping[str, str | int | float | bool | list[str] | None]
+"""The values that a user fills into a form of an MCP server, by field."""
 
 Elicit = Callable[[ElicitRequestParams], Values | bool | Awaitable[Values | bool | None] | None]
 """Answers a question to the user: the values, True without values, or None if the user declines."""

@@ -20,6 +20,7 @@ from pathors_agent.wire.provider_errors import decode_error, find_error
 ItemT = TypeVar("ItemT")
 
 Object = Mapping[str, JSONValue]
+"""A JSON object."""
 
 # The largest page of a search: 200 sessions of 300 KB each, months of conversation.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024

@@ -41,6 +41,7 @@ from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES, decode_erro
 ResultT = TypeVar("ResultT")
 
 Variables = Mapping[str, JSONValue]
+"""The variables of a session: JSON values by name."""
 
 # The API's own defaults.
 SEARCH_LIMIT = 50

@@ -29,6 +29,7 @@ ItemT = TypeVar("ItemT")
 
 # Read, sent and parsed in moments. The largest request has the same size.
 MAX_SEARCH_BYTES = 8 * 1024 * 1024
+"""The maximum size of the messages that one search returns, in bytes."""
 
 MAX_SESSION_ID = 255
 
@@ -456,6 +457,7 @@ _DROP_SECONDS = 5.0
 
 # How long an answer is kept for repeats of its request: the same time as at Stripe.
 ANSWER_HOURS = 24
+"""The hours that a store keeps an answer for repeats of its request."""
 # The message that checks whether a turn could be stored: as long as a long turn.
 PROBE_CHARACTERS = 64 * 1024
 

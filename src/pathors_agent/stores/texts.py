@@ -12,6 +12,7 @@ from pathors_agent.messages import AssistantMessage, JSONValue, Message, UserMes
 from pathors_agent.wire.messages import read_message, write_message
 
 Variables = Mapping[str, JSONValue]
+"""The variables of a session: JSON values by name."""
 
 ResultT = TypeVar("ResultT")
 

@@ -92,6 +92,7 @@ def _written_calls(message: Message) -> Sequence[ToolCall]:
 
 
 Run = RunResult[Any] | Conversation | Iterable[Message]
+"""The result of a run, a conversation, or its messages."""
 
 
 @dataclass(frozen=True, slots=True)

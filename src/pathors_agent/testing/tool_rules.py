@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any
 
+from pathors_agent.agents.hooks import Arguments
 from pathors_agent.agents.perform.bound import call_tool
 from pathors_agent.agents.perform.threads import ToolThread
 from pathors_agent.errors import ToolDefinitionError, ToolError, named_error
@@ -36,8 +37,6 @@ from pathors_agent.tools.tool import Tool
 EXAMPLES = 25
 # A tool that takes longer makes a person wait; one with a `timeout` says how long it may take.
 SECONDS = 10.0
-
-Arguments = Mapping[str, Any]
 
 
 def check_tool(

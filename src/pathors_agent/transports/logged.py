@@ -44,6 +44,7 @@ class Logger(Protocol):
 
 
 LogTarget = str | os.PathLike[str] | TextIO | Logger
+"""A path, an open text file, or a logger with a method `info`."""
 
 
 class _Logging(Generic[TransportT]):

@@ -55,6 +55,7 @@ class EndpointProfile:
 
 
 DEFAULT_PROFILE = EndpointProfile()
+"""The profile of endpoints that accept what OpenAI's does."""
 
 PROFILES = {
     "default": DEFAULT_PROFILE,

@@ -148,6 +148,7 @@ def _checked_session_id(text: str) -> str:
 
 
 SessionId = Annotated[str, AfterValidator(_checked_session_id), WithJsonSchema(ID_SCHEMA)]
+"""The id of a session, as a client chooses it."""
 
 
 # - errors -
