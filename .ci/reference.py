@@ -321,6 +321,24 @@ def functions(name):
     return found
 
 
+def stored(function):
+    """Return (name, type) of the public attributes that a constructor sets, where it is known."""
+    a = function.args
+    types = {arg.arg: arg.annotation for arg in (*a.args, *a.kwonlyargs)}
+    for node in ast.walk(function):
+        match node:
+            case ast.AnnAssign(target=ast.Attribute(attr=name), annotation=kind):
+                found = kind
+            case ast.Assign(targets=[ast.Attribute(attr=name)], value=ast.Name(id=given)):
+                found = types.get(given)
+            case ast.Assign(targets=[ast.Attribute(attr=name)], value=ast.Constant(value=value)):
+                found = ast.Name(type(value).__name__) if value is not None else None
+            case _:
+                continue
+        if found and not name.startswith("_"):
+            yield name, found
+
+
 def decorated(function, *marks):
     """Return whether a function has one of these decorators."""
     given = {ast.unparse(each).rpartition(".")[2] for each in function.decorator_list}
@@ -458,21 +476,38 @@ class Writer:
         return [f"- `{v.targets[0].id}` = `{source(v.value)}`" for v in values]
 
     def attributes(self, name, methods):
-        """Return a line for each attribute that is not an argument alone: fields, properties."""
-        lines = []
-        built = self.constructor(name, methods) and "__init__" not in methods
+        """Return a line for each attribute that is not just an argument."""
+        return [
+            *self.declared(name, "__init__" not in methods and self.constructor(name, methods)),
+            *self.assigned(name),
+            *self.properties(name, methods),
+        ]
+
+    def declared(self, name, are_arguments):
+        """Return a line for each field; that of an argument without a text says nothing new."""
         for base, node in fields(name):
             following = dict(zip(base.node.body, base.node.body[1:], strict=False)).get(node)
             text = text_of(following)
-            if built and not text:
-                continue
-            lines.append(self.attribute(field_text(base, node), node.annotation, base, text))
+            if text or not are_arguments or not is_argument(node):
+                yield self.attribute(field_text(base, node), node.annotation, base, text)
+
+    def assigned(self, name):
+        """Return a line for each attribute that a constructor sets and the class does not declare."""
+        known = {node.target.id for _, node in fields(name)}
+        for base in bases(name):
+            made = [n for n in base.node.body if getattr(n, "name", "") == "__init__"]
+            if made and (base == name or base not in self.constructed):
+                for attribute, kind in dict(stored(made[-1])).items():  # the last of overloads
+                    if attribute not in known:
+                        code = f"{attribute}: {type_text(kind, base.module)}"
+                        yield self.attribute(code, kind, base, "")
+
+    def properties(self, name, methods):
+        """Return a line for each property."""
         for base, node in methods.values():
             if decorated(node, "property", "cached_property") and self.is_shown(name, base, node):
-                kind = f": {type_text(node.returns, base.module)}"
-                text = ast.get_docstring(node) or ""
-                lines.append(self.attribute(node.name + kind, node.returns, base, text))
-        return lines
+                code = f"{node.name}: {type_text(node.returns, base.module)}"
+                yield self.attribute(code, node.returns, base, ast.get_docstring(node) or "")
 
     def attribute(self, code, kind, base, text):
         """Return the line of one attribute."""
