@@ -140,7 +140,7 @@ Content = str | tuple[ContentPart, ...]
 class ToolCall(Value):
     """A model's request to run one tool.
 
-    `arguments` is the JSON text as the model wrote it, unchecked and never repaired. `extra`
+    `id` connects the call with its result, and `name` is that of the tool. `arguments` is the JSON text as the model wrote it, unchecked and never repaired. `extra`
     holds what the provider sent beside it (a thought signature, say); it goes back as it came.
     """
 
@@ -151,7 +151,11 @@ class ToolCall(Value):
 
 
 class Usage(Value):
-    """Tokens counted by the provider; None where it did not say."""
+    """Tokens counted by the provider; None where it reported no count.
+
+    `cached_tokens` are part of the `prompt_tokens`, and `reasoning_tokens` of the
+    `completion_tokens`.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -187,7 +191,10 @@ class MessageBase(Value):
 
 
 class SystemMessage(MessageBase):
-    """Instructions to the model; wire role "system" ("developer" is read as the same)."""
+    """Instructions to the model; wire role "system" ("developer" is read as the same).
+
+    `name` is sent with the message, if it is set.
+    """
 
     role: Literal["system"] = "system"
     content: Content
@@ -200,9 +207,9 @@ class SystemMessage(MessageBase):
 
 
 class UserMessage(MessageBase):
-    """What the user said.
+    """A message of the user.
 
-    `feedback` marks a message that the library wrote in the user's place (an answer did not fit
+    `name` is sent with the message, if it is set. `feedback` marks a message that the library wrote in the user's place (an answer did not fit
     what was asked for): limits go on counting over it.
     """
 
@@ -252,8 +259,9 @@ _ENDED_BY: dict[str, EndedBy] = {
 
 
 class AssistantMessage(MessageBase):
-    """What the model answered: text, tool calls, or both.
+    """An answer of the model: text, tool calls, or both.
 
+    `reasoning` is the text of the model's reasoning, and `refusal` its reason for not answering.
     `finish_reason`, `usage`, `model` and `id` are what the provider reported with it, None where
     it did not. `extra` holds fields of its message that this class does not know.
     """
@@ -297,6 +305,7 @@ cancelled with its run; not run (a limit, a person's no); or begun, with an unkn
 class ToolMessage(MessageBase):
     """The result of one tool call. The model reads `content`; the other fields are for programs.
 
+    - `tool_call_id`: the `id` of the `ToolCall`.
     - `outcome`: how the call ended.
     - `ends_tool`: the tool does not run again before the next message of the user.
     - `invalid`: the call named no tool, or its arguments did not fit. `Limits.call_retries` counts

@@ -136,7 +136,8 @@ class _AgentBase:
     def as_tool(self, name: str, description: str, *, timeout: float | None = None) -> Tool:
         """Return a tool that runs this agent, for `tools=` of another agent of either kind.
 
-        The model passes a `prompt`; the agent's answer is the result. Each call is a run of its
+        The model sees the tool's `name` and `description`. One call may take `timeout` seconds. The
+        model passes a `prompt`; the agent's answer is the result. Each call is a run of its
         own: its deltas and messages are progress of the tool, its tokens count to the outer run,
         whose context reaches its tools, and cancelling the outer run cancels it. The result keeps
         the run in `extra["run"]`.
@@ -372,7 +373,10 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
         tools: Tools | ToolChoice | None = None,
         **settings: Unpack[RunSettings],
     ) -> "RunStream[OutputT]":
-        """Run, and stream deltas and messages: iterate the result inside a `with` block."""
+        """Run, and stream deltas and messages: iterate the result inside a `with` block.
+
+        The arguments are those of `run`.
+        """
         return self._stream(
             prompt, conversation, session_id, context, decisions, tools, settings, streams=True
         )
@@ -515,7 +519,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT, ContextT_contra]):
         tools: Tools | AsyncToolChoice | None = None,
         **settings: Unpack[RunSettings],
     ) -> "RunResult[OutputT]":
-        """Run as `Agent.run` does."""
+        """Run as `Agent.run` does, with the same arguments."""
         async with self.stream(
             prompt,
             conversation=conversation,
@@ -540,7 +544,10 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT, ContextT_contra]):
         tools: Tools | AsyncToolChoice | None = None,
         **settings: Unpack[RunSettings],
     ) -> "AsyncRunStream[OutputT]":
-        """Run, and stream deltas and messages: iterate the result inside `async with`."""
+        """Run, and stream deltas and messages: iterate the result inside `async with`.
+
+        The arguments are those of `run`.
+        """
         from pathors_agent.agents import control as controls
         from pathors_agent.agents import drivers, stream
 

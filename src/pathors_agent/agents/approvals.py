@@ -28,6 +28,7 @@ _NO_DECISIONS: Mapping[str, list["Decision"]] = MappingProxyType({})
 class Decision:
     """A person's decision about one open call, built by an `Approval` or from stored fields.
 
+    `digest` is that of the `Approval`. If the call is not `approved`, the model reads the `reason`.
     `arguments` is the JSON text that replaces the model's arguments.
     """
 

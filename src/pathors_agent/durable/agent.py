@@ -237,7 +237,7 @@ class DurableAgent(Generic[OutputT]):
         id: str | None = None,  # noqa: A002
         context: JSONValue = None,
     ) -> RunHandle[OutputT]:
-        """Start the next run of a session."""
+        """Start the next run of a session with a `message` of the user; see `start`."""
         return await self.start(message, session_id=session_id, id=id, context=context)
 
     async def get(self, run_id: str) -> RunHandle[OutputT]:
@@ -258,7 +258,8 @@ class DurableAgent(Generic[OutputT]):
     ) -> RunPage:
         """Return runs of this agent, the last started or continued first.
 
-        The database filters them. `since` and `until` bound the time when a run was started or
+        `status`, `session_id` and `queue` select runs by these, and `limit` and `offset` select a
+        page. `since` and `until` bound the time when a run was started or
         last continued. The page is a sequence, and its `total` counts all runs that match.
         """
         wanted = RunFilter(
@@ -411,7 +412,8 @@ class DurableAgent(Generic[OutputT]):
         `concurrency` bounds the runs here. `total` bounds the runs of the queue on all workers, and
         `rate` the runs that start in a number of seconds: both belong to the queue, are kept when
         they are set first, and raise `InvalidSetting` when they differ later (see `limit_queue`).
-        At the end, runs have some seconds to finish; the rest goes back to the queue.
+        An idle worker looks for runs every `poll` seconds. At the end, runs have some seconds to
+        finish; the rest goes back to the queue.
         """
         async with self.working(concurrency=concurrency, total=total, rate=rate, poll=poll):
             await asyncio.Event().wait()
@@ -426,7 +428,10 @@ class DurableAgent(Generic[OutputT]):
         poll: float = POLL_SECONDS,
         stop_seconds: int = STOP_SECONDS,
     ) -> AsyncIterator[None]:
-        """As `work`, for the time of an `async with` block."""
+        """Carry out runs, as `work` does, for the time of an `async with` block.
+
+        At its end, runs have `stop_seconds` to finish.
+        """
         if self._is_client:
             raise InvalidSetting(
                 f"a client of the agent {self.name!r} knows no tools and carries out no runs"

@@ -24,7 +24,7 @@ LOOK_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A cron schedule that starts runs of an agent.
+    """A cron schedule that starts runs of an agent with a `prompt` and a `context`.
 
     `cron` has five fields, or six with seconds at the beginning, and is read in `timezone`. Each
     run is named `NAME/TIME`. With a `session_id` the runs continue one session.

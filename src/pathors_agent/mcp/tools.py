@@ -123,7 +123,8 @@ class MCPTools:
     ) -> Self:
         """Return the tools of a server that runs as a child process until the tools are closed.
 
-        Its environment is `env`, and a few harmless variables of this process (PATH, HOME).
+        `command` is the program, `args` are its arguments, and `cwd` is its working directory. Its
+        environment is `env`, and a few harmless variables of this process (PATH, HOME).
         """
         _require_mcp()
         from mcp import StdioServerParameters

@@ -54,7 +54,7 @@ _PATH = "/sessions"
 class EndpointSessions:
     """The sessions of the project that a transport sends to.
 
-    An error status raises `ProviderError`, and an answer of the wrong form `MalformedResponse`. The
+    Each method sends one request with the `transport`. An error status raises `ProviderError`, and an answer of the wrong form `MalformedResponse`. The
     transport stays open; close it yourself.
     """
 
@@ -66,7 +66,8 @@ class EndpointSessions:
     ) -> NewSession:
         """Create a session; its instructions refer to the variables as `{{name}}`.
 
-        Idempotent. Raises `SessionConflict` if the session exists with other content.
+        `provider` is sent with it, if it is set, and stands in the list of sessions. Idempotent.
+        Raises `SessionConflict` if the session exists with other content.
         """
         return self._perform(_create(session_id, variables, provider))
 
@@ -101,7 +102,7 @@ class EndpointSessions:
 
 
 class AsyncEndpointSessions:
-    """`EndpointSessions` for asyncio and trio."""
+    """`EndpointSessions` for asyncio and trio; its methods have the same arguments."""
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport

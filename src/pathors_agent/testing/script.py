@@ -210,8 +210,9 @@ def answer(
 
     `ids` are those of the calls, where they are not to count up; an id may be empty, or come twice.
     Text, reasoning and arguments are sent `chunk_size` characters at a time. `usage` is sent
-    whether or not the request asks for it; counts that are asked for and not given are -1. A
-    session id is given as the header `x-session-id`.
+    whether or not the request asks for it; counts that are asked for and not set are -1. The
+    `finish_reason` is "tool_calls" for calls and "stop" for a text, unless it is set. The id of a
+    session is the header `x-session-id` in `headers`.
     """
     if chunk_size < 1:
         raise ValueError("chunk_size must be at least 1")
@@ -235,7 +236,7 @@ def calls(*calls: Call) -> Answer:
 
 
 def raw(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Raw:
-    """Answer with these very bytes."""
+    """Answer with exactly the bytes of `body`, a status and headers."""
     return Raw(body=body, status=status, headers=headers or {})
 
 
@@ -247,7 +248,11 @@ def http_error(
     code: str | None = None,
     retry_after: float | None = None,
 ) -> Raw:
-    """Answer with an error status, and the message in a JSON body."""
+    """Answer with an error status, and the message in a JSON body.
+
+    `type` and `code` are OpenAI's fields of the body. `retry_after` is sent as the header of that
+    name, in seconds.
+    """
     headers = {} if retry_after is None else {"retry-after": f"{retry_after:g}"}
     return raw(error_body(message, type=type, code=code), status=status, headers=headers)
 

@@ -99,6 +99,14 @@ class HTTPTransport(EndpointTransport["httpx2.Client", "HTTPXClient"], Transport
     `api_key` is the bearer token; "" sends none. Without it, PATHORS_API_KEY is sent to the hosted
     service, the host of PATHORS_BASE_URL and this machine, and to no other host. A `client` is used as it is
     and stays open; otherwise close the transport, or use it in a `with` statement.
+
+    - `timeouts`: the seconds to wait for a connection, for data and for a whole answer.
+    - `headers`: sent with every request, beside those of the library.
+    - `session_header`: the name of the header with the id of the endpoint's session.
+    - `sends`: whether a request holds the whole history, or only the messages that are new to the
+      endpoint's session. The default depends on the address.
+    - `profile`: the form of the requests that the endpoint accepts.
+    - `retries`: how often a failed request is sent again.
     """
 
     def _connect(self) -> "HTTPXClient":
@@ -159,7 +167,10 @@ class AsyncEndpointTransport(EndpointTransport[ClientT_co, AsyncClients], AsyncT
 
 
 class AsyncHTTPTransport(AsyncEndpointTransport["httpx2.AsyncClient"]):
-    """`HTTPTransport` for asyncio and trio; closed by `aclose` or `async with`."""
+    """`HTTPTransport` for asyncio and trio; closed by `aclose` or `async with`.
+
+    The arguments are those of `HTTPTransport`; a `client` is an `httpx2.AsyncClient`.
+    """
 
     def _connect(self) -> AsyncClients:
         from pathors_agent.transports.httpx_client import AsyncHTTPXClients

@@ -17,7 +17,7 @@ from pathors_agent.tools.signature import ToolContext
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """Returned by a `reconcile` function for a call that was carried out, with its result."""
+    """Returned by a `reconcile` function for a call that was carried out; `value` is its result."""
 
     value: object
 
