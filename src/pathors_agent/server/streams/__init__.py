@@ -1,0 +1,20 @@
+"""Adapters from a run's stream to the protocols of front ends: Vercel's AI SDK, and AG-UI.
+
+They need no server of ours: each is an async generator of bytes for any web framework, and a model of
+the request's body.
+"""
+
+from pathors_agent.server.streams.ag_ui import AGUIRequest, ag_ui_events
+from pathors_agent.server.streams.ui_messages import (
+    UI_MESSAGE_HEADERS,
+    UIMessageRequest,
+    ui_message_stream,
+)
+
+__all__ = [
+    "UI_MESSAGE_HEADERS",
+    "AGUIRequest",
+    "UIMessageRequest",
+    "ag_ui_events",
+    "ui_message_stream",
+]

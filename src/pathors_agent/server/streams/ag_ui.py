@@ -1,0 +1,442 @@
+"""The events of AG-UI, the protocol of CopilotKit and other front ends for agents."""
+
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pathors_agent.agents.approvals import Decision
+from pathors_agent.agents.stream import AsyncRunStream
+from pathors_agent.core.conversation import Conversation
+from pathors_agent.core.run import Status
+from pathors_agent.errors import ConversationError, ToolDefinitionError
+from pathors_agent.messages import (
+    AssistantMessage,
+    Content,
+    ContentPart,
+    JSONValue,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from pathors_agent.server.streams.front_end import (
+    MAX_FRONT_END_MESSAGES,
+    Body,
+    add,
+    answer_of,
+    decision,
+    denials,
+    error_text,
+    file_part,
+    frames,
+    joined_parts,
+    progress_value,
+    refused,
+    unanswerable,
+)
+from pathors_agent.tools.tool import Tool
+from pathors_agent.wire.deltas import (
+    Delta,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolProgressDelta,
+)
+
+_METADATA = "pathors_agent"  # the key of this library among an event's metadata
+_DECISION_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "approved": {"type": "boolean"},
+        "reason": {"type": "string"},
+        "arguments": {"type": "object"},
+    },
+    "required": ["approved"],
+}
+
+
+# - the request
+
+
+class _Source(Body):
+    type: str
+    value: str
+    mime_type: str = ""
+
+
+class _ContentPart(Body):
+    """A part of a user's message; `binary` is that of clients before version 1."""
+
+    type: str
+    text: str = ""
+    source: _Source | None = None
+    mime_type: str = ""
+    data: str = ""
+    url: str = ""
+    filename: str | None = None
+
+    def read(self) -> ContentPart:
+        """Return the part as OpenAI's."""
+        if self.type == "text":
+            return ContentPart(type="text", text=self.text)
+        kind = self.source.mime_type if self.source else self.mime_type
+        kind = kind or ("image/*" if self.type == "image" else "")
+        if self.source is not None:
+            is_data, value = self.source.type == "data", self.source.value
+        else:
+            is_data, value = bool(self.data), self.data or self.url
+        url = f"data:{kind};base64,{value}" if is_data else value
+        return file_part(url, kind, self.filename)
+
+
+class _Function(Body):
+    name: str
+    arguments: str = ""
+
+
+class _Call(Body):
+    id: str
+    function: _Function
+    metadata: dict[str, JSONValue] = Field(default_factory=dict)
+
+    def read(self) -> ToolCall:
+        """Return the call, with the `extra` that the stream sent."""
+        ours = self.metadata.get(_METADATA)
+        extra = ours.get("extra") if isinstance(ours, dict) else None
+        return ToolCall(
+            id=self.id,
+            name=self.function.name,
+            arguments=self.function.arguments,
+            extra=extra if isinstance(extra, dict) else {},
+        )
+
+
+class _Message(Body):
+    role: Literal["developer", "system", "user", "assistant", "tool", "reasoning", "activity"]
+    content: str | list[_ContentPart] | dict[str, JSONValue] | None = None
+    tool_calls: list[_Call] | None = None
+    tool_call_id: str = ""
+    error: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the content."""
+        content = self.read_content()
+        if isinstance(content, str):
+            return content
+        return "".join(part.text or "" for part in content)
+
+    def read_content(self) -> Content:
+        """Return the content as OpenAI's parts, or as a text."""
+        if isinstance(self.content, list):
+            return joined_parts([part.read() for part in self.content])
+        return self.content if isinstance(self.content, str) else ""
+
+
+class _Tool(Body):
+    name: str
+    description: str = ""
+    parameters: dict[str, JSONValue] | None = None
+
+
+class _Resume(Body):
+    interrupt_id: str
+    status: Literal["resolved", "cancelled"]
+    payload: JSONValue = None
+
+    def read(self) -> Decision:
+        """Return the decision: a boolean, or an object with `approved`."""
+        given = self.payload if isinstance(self.payload, dict) else {"approved": self.payload}
+        reason = given.get("reason")
+        return decision(
+            self.interrupt_id,
+            approved=self.status == "resolved" and given.get("approved") is True,
+            reason=reason if isinstance(reason, str) else "",
+            arguments=given.get("arguments"),
+        )
+
+
+class AGUIRequest(Body):
+    """The body of a request of an AG-UI client (`RunAgentInput`).
+
+    `conversation` and `decisions` are arguments of `AsyncAgent.stream`; `client_tools` are the tools
+    that the front end runs. As the type of a FastAPI argument, a body that is not valid is refused
+    with the status 422.
+    """
+
+    thread_id: str
+    run_id: str
+    messages: list[_Message] = Field(max_length=MAX_FRONT_END_MESSAGES)
+    tools: list[_Tool] = Field(default_factory=list)
+    resume: list[_Resume] | None = None
+    state: JSONValue = None
+    context: list[dict[str, JSONValue]] = Field(default_factory=list)
+    forwarded_props: JSONValue = None
+
+    @cached_property
+    def conversation(self) -> Conversation:
+        """The history that the client holds; its last calls may be open.
+
+        A user's message closes the calls that were open before it.
+        """
+        conversation = Conversation()
+        thoughts: list[str] = []
+        for message in self.messages:
+            if message.role == "reasoning":
+                thoughts.append(message.text)
+            elif (each := _read(message, thoughts)) is not None:
+                add(conversation, each)
+                thoughts = []
+        return conversation
+
+    @cached_property
+    def decisions(self) -> list[Decision]:
+        """The answers to the interrupts of the run before."""
+        return [entry.read() for entry in self.resume or ()]
+
+    @cached_property
+    def client_tools(self) -> list[Tool]:
+        """The front end's tools, which have no function here: a call of one suspends the run."""
+        return [
+            Tool(
+                name=each.name,
+                description=each.description,
+                parameters=each.parameters or {"type": "object", "properties": {}},
+            )
+            for each in self.tools
+        ]
+
+    @model_validator(mode="after")
+    def _is_legal(self) -> Self:
+        try:
+            _ = self.conversation, self.client_tools
+        except ConversationError as error:
+            raise refused(error) from None
+        except ToolDefinitionError as error:
+            raise ValueError(f"a tool is not valid: {error}") from None
+        return self
+
+
+def _read(message: _Message, thoughts: list[str]) -> Message | None:
+    match message.role:
+        case "system" | "developer":
+            return SystemMessage(content=message.text)
+        case "user":
+            return UserMessage(content=message.read_content())
+        case "assistant":
+            calls = [call.read() for call in message.tool_calls or ()]
+            return answer_of([message.text], thoughts, calls)
+        case "tool":
+            failed = message.error is not None
+            return ToolMessage(
+                tool_call_id=message.tool_call_id,
+                content=(message.text or message.error or "") if failed else message.read_content(),
+                outcome="error" if failed else "value",
+            )
+        case "reasoning" | "activity":
+            return None
+
+
+# - the stream
+
+
+async def ag_ui_events(
+    stream: AsyncRunStream[Any], request: AGUIRequest
+) -> AsyncGenerator[bytes, None]:
+    """Yield a run as server-sent events of AG-UI, whose media type is `text/event-stream`.
+
+    Enters the stream, reads it to its end, and leaves it. Calls that wait for an approval end the
+    run with interrupts; calls of the front end's tools end it without a result. An error becomes
+    RUN_ERROR, with the text that a client may read.
+    """
+    ids = {"threadId": request.thread_id, "runId": request.run_id}
+    yield frames({"type": "RUN_STARTED", **ids})
+    events = _Events(stream, request.run_id)
+    try:
+        async with stream:
+            if denied := frames(*map(events.result, denials(stream))):
+                yield denied
+            async for batch in stream.batches():
+                items = batch if isinstance(batch, list) else [batch]
+                if data := frames(*events.of(items)):
+                    yield data
+        yield frames(*events.close(), _end(stream, ids))
+    except Exception as error:  # noqa: BLE001  (the status is sent: the client reads the last event)
+        failed = {"type": "RUN_ERROR", "message": error_text(error)}
+        yield frames(*events.close(), failed)
+
+
+def _end(stream: AsyncRunStream[Any], ids: dict[str, str]) -> dict[str, object]:
+    """Return the last event of a run."""
+    if error := unanswerable(stream):
+        return {"type": "RUN_ERROR", "message": error}
+    result = stream.result
+    finished: dict[str, object] = {"type": "RUN_FINISHED", **ids}
+    if result.cancelled:
+        return {**finished, "outcome": {"type": "cancelled"}}
+    if result.approvals:
+        interrupts = [
+            {
+                "id": each.digest,
+                "reason": "tool_call",
+                "message": f"Approve the call of {each.call.name}?",
+                "toolCallId": each.call.id,
+                "responseSchema": _DECISION_SCHEMA,
+            }
+            for each in result.approvals
+        ]
+        return {**finished, "outcome": {"type": "interrupt", "interrupts": interrupts}}
+    if result.status is Status.SUSPENDED:
+        pending = [call.id for call in result.open_calls]
+        return {**finished, "outcome": {"type": "success", "pendingToolCallIds": pending}}
+    if result.status is Status.FINISHED:
+        return finished
+    return {**finished, "result": {"status": result.status.value}}
+
+
+class _Events:
+    """The events of one run while it goes on."""
+
+    def __init__(self, stream: AsyncRunStream[Any], run_id: str) -> None:
+        self._run_id = run_id
+        self._count = 0
+        self._answer = ""  # the id of the answer that arrives
+        self._thought = ""  # the id of the reasoning that arrives
+        self._is_open = False  # the answer's text grows
+        self._has_text = False
+        self._started: dict[int, str] = {}  # the ids of the calls that arrive, by their index
+        self._known = set(stream.conversation.call_ids)
+
+    def _new_id(self) -> str:
+        self._count += 1
+        return f"{self._run_id}-{self._count}"
+
+    def result(self, message: ToolMessage) -> dict[str, object]:
+        """Return the event of a tool's result."""
+        return {
+            "type": "TOOL_CALL_RESULT",
+            "messageId": self._new_id(),
+            "toolCallId": message.tool_call_id,
+            "content": message.text,
+            "role": "tool",
+        }
+
+    def of(self, items: Iterable[Delta | Message]) -> Iterator[dict[str, object]]:
+        """Yield the events of deltas and messages that came together."""
+        for item in items:
+            yield from self._item(item)
+
+    def _item(self, item: Delta | Message) -> Iterator[dict[str, object]]:
+        match item:
+            case TextDelta(text=text):
+                yield from self._text(text)
+            case ReasoningDelta(text=text):
+                yield from self._reasoning(text)
+            case ToolCallDelta():
+                yield from self._call_delta(item)
+            case AssistantMessage():
+                yield from self._whole(item)
+            case ToolMessage() if item.outcome != "suspended":
+                yield self.result(item)
+            case ToolProgressDelta(call=call, value=value):
+                shown, is_json = progress_value(value)
+                if is_json:
+                    progress = {"toolCallId": call.id, "value": shown}
+                    yield {"type": "CUSTOM", "name": "tool_progress", "value": progress}
+            case UserMessage(text=text):
+                yield from self._user(text)
+            case ToolMessage() | SystemMessage():
+                pass
+
+    def _user(self, text: str) -> Iterator[dict[str, object]]:
+        """Yield a user's message inside the run: feedback, or `stream.say`."""
+        named = {"messageId": self._new_id()}
+        yield {"type": "TEXT_MESSAGE_START", **named, "role": "user"}
+        if text:
+            yield {"type": "TEXT_MESSAGE_CONTENT", **named, "delta": text}
+        yield {"type": "TEXT_MESSAGE_END", **named}
+
+    def _text(self, text: str) -> Iterator[dict[str, object]]:
+        if not text:
+            return
+        yield from self._end_reasoning()
+        named = {"messageId": self._answer_id()}
+        if not self._is_open:
+            self._is_open = self._has_text = True
+            yield {"type": "TEXT_MESSAGE_START", **named, "role": "assistant"}
+        yield {"type": "TEXT_MESSAGE_CONTENT", **named, "delta": text}
+
+    def _answer_id(self) -> str:
+        self._answer = self._answer or self._new_id()
+        return self._answer
+
+    def _reasoning(self, text: str) -> Iterator[dict[str, object]]:
+        if not text:
+            return
+        if not self._thought:
+            yield from self._end_text()
+            self._thought = self._new_id()
+            named = {"messageId": self._thought}
+            yield {"type": "REASONING_START", **named}
+            yield {"type": "REASONING_MESSAGE_START", **named, "role": "reasoning"}
+        yield {"type": "REASONING_MESSAGE_CONTENT", "messageId": self._thought, "delta": text}
+
+    def _end_reasoning(self) -> Iterator[dict[str, object]]:
+        if self._thought:
+            named = {"messageId": self._thought}
+            self._thought = ""
+            yield {"type": "REASONING_MESSAGE_END", **named}
+            yield {"type": "REASONING_END", **named}
+
+    def _end_text(self) -> Iterator[dict[str, object]]:
+        if self._is_open:
+            self._is_open = False
+            yield {"type": "TEXT_MESSAGE_END", "messageId": self._answer}
+
+    def _start_call(self, call_id: str, name: str) -> Iterator[dict[str, object]]:
+        yield from self._end_reasoning()
+        yield from self._end_text()
+        named = {"toolCallId": call_id, "toolCallName": name}
+        yield {"type": "TOOL_CALL_START", **named, "parentMessageId": self._answer_id()}
+
+    def _call_delta(self, delta: ToolCallDelta) -> Iterator[dict[str, object]]:
+        """Yield the next piece of a call's arguments, once the call has its id and its name."""
+        call_id, piece = self._started.get(delta.index), delta.arguments
+        if call_id is None:
+            # An id that the history has is replaced when the answer is complete.
+            if not delta.id or not delta.name or not delta.arguments or delta.id in self._known:
+                return
+            call_id = self._started[delta.index] = delta.id
+            self._known.add(call_id)
+            yield from self._start_call(call_id, delta.name)
+            piece = "".join(delta.call.parts)
+        if piece:
+            yield {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": piece}
+
+    def _whole(self, message: AssistantMessage) -> Iterator[dict[str, object]]:
+        """Yield the rest of an answer: its text if none was streamed, and its whole calls."""
+        if not self._has_text:
+            yield from self._text(message.text)
+        started = set(self._started.values())
+        for call in message.tool_calls:
+            if call.id not in started:
+                yield from self._start_call(call.id, call.name)
+                if call.arguments:
+                    yield {"type": "TOOL_CALL_ARGS", "toolCallId": call.id, "delta": call.arguments}
+            extra = {"metadata": {_METADATA: {"extra": call.extra}}} if call.extra else {}
+            yield {"type": "TOOL_CALL_END", "toolCallId": call.id, **extra}
+            self._started = {i: each for i, each in self._started.items() if each != call.id}
+        self._known.update(call.id for call in message.tool_calls)
+        yield from self.close()
+        self._answer, self._has_text = "", False
+
+    def close(self) -> Iterator[dict[str, object]]:
+        """Yield the ends of what is open."""
+        yield from self._end_reasoning()
+        yield from self._end_text()
+        for call_id in self._started.values():
+            yield {"type": "TOOL_CALL_END", "toolCallId": call_id}
+        self._started = {}
