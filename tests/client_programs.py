@@ -44,6 +44,7 @@ PYTHON_PACKAGES = {
 }
 NODE_PACKAGES = {
     "ai-sdk": ["ai@^7", "@ai-sdk/openai-compatible@^3", "zod@^4"],
+    "front-ends": ["ai@>=6", "@ag-ui/client@^1"],
     "openai-node": ["openai@^7", "zod@^4"],
     "pyright": ["pyright@^1.1.400"],
     # Servers whose tools our client calls.

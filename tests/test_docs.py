@@ -31,14 +31,16 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 
 # Those whose names the reference has.
-DOCUMENTED_PACKAGES = ["", "checking", "durable", "offline", "server", "stores", "testing"]
+DOCUMENTED_PACKAGES = [
+    *("", "checking", "durable", "offline", "server", "server.streams", "stores", "testing"),
+]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INCLUDED = re.compile(
     r"^<!-- (docs/examples/\S+) -->\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-LANGUAGES = {"python", "console", "text", "toml", "json", "ini", "yaml", "nginx"}
+LANGUAGES = {"python", "console", "text", "toml", "json", "ini", "yaml", "nginx", "html"}
 OF_CLIENTS = {"sh", "py", "js", "yaml"}  # they run in tests/clients
 PROMPT = "$ "
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pathors_agent.agents.approvals import Decision
 from pathors_agent.agents.stream import AsyncRunStream
@@ -37,6 +37,7 @@ from pathors_agent.server.streams.front_end import (
     refused,
     unanswerable,
 )
+from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.deltas import (
     Delta,
@@ -212,11 +213,9 @@ class AGUIRequest(Body):
     @model_validator(mode="after")
     def _is_legal(self) -> Self:
         try:
-            _ = self.conversation, self.client_tools
-        except ConversationError as error:
+            _ = self.conversation, ToolRegistry(self.client_tools)
+        except (ConversationError, ToolDefinitionError, ValidationError) as error:
             raise refused(error) from None
-        except ToolDefinitionError as error:
-            raise ValueError(f"a tool is not valid: {error}") from None
         return self
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from pathors_agent.agents.approvals import Decision
@@ -59,9 +59,13 @@ def add(conversation: Conversation, message: Message) -> None:
     conversation.append(message)
 
 
-def refused(error: ConversationError) -> ValueError:
-    """Return the error that a body with an illegal history is refused with."""
-    return ValueError(f"the messages are no legal history: {error}")
+def refused(error: AgentError | ValidationError) -> ValueError:
+    """Return the error that a body is refused with."""
+    if not isinstance(error, ValidationError):
+        return ValueError(str(error))
+    [first, *_] = error.errors(include_url=False, include_input=False, include_context=False)
+    place = ".".join(map(str, first["loc"]))
+    return ValueError(f"a message or tool call is not valid: {place}: {first['msg']}")
 
 
 def shown_content(content: Content) -> JSONValue:
@@ -136,8 +140,8 @@ def error_text(error: Exception) -> str:
 
 def unanswerable(stream: AsyncRunStream[Any]) -> str | None:
     """Return the error of a run that waits for a call inside an agent that runs as a tool."""
-    own = {call.id for call in stream.conversation.open_calls}
-    if all(call.id in own for call in stream.result.open_calls):
+    conversation = stream.conversation
+    if not any(conversation.suspended(call) for call in conversation.open_calls):
         return None
     return (
         "An agent that runs as a tool waits for an approval or for a result of the client. "

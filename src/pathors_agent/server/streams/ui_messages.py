@@ -1,11 +1,11 @@
 """The UI message stream of Vercel's AI SDK (`useChat`, version 5 and later)."""
 
 import json
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pathors_agent.agents.approvals import Decision
 from pathors_agent.agents.stream import AsyncRunStream
@@ -49,7 +49,7 @@ from pathors_agent.wire.deltas import (
     ToolProgressDelta,
 )
 
-UI_MESSAGE_HEADERS = {
+UI_MESSAGE_HEADERS: Mapping[str, str] = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-transform",
     "x-accel-buffering": "no",
@@ -390,7 +390,7 @@ class UIMessageRequest(Body):
     def _is_legal(self) -> Self:
         try:
             _ = self.conversation
-        except ConversationError as error:
+        except (ConversationError, ValidationError) as error:
             raise refused(error) from None
         return self
 
