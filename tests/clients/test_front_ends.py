@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
 from client_programs import NODE_PACKAGES, PROGRAMS, CannotInstall, install, plain_environment
-from pathors_agent import AsyncAgent, Tool, tool
+from pathors_agent import AsyncAgent, JSONValue, Tool, tool
 from pathors_agent.server.streams import (
     UI_MESSAGE_HEADERS,
     AGUIRequest,
@@ -49,7 +49,8 @@ def pay(to: str, amount: float) -> str:
     return f"paid {to}"
 
 
-ANN, BOB = {"to": "Ann", "amount": 5.0}, {"to": "Bob", "amount": 70.0}
+ANN: dict[str, JSONValue] = {"to": "Ann", "amount": 5.0}
+BOB: dict[str, JSONValue] = {"to": "Bob", "amount": 70.0}
 
 
 def script() -> AsyncScriptedTransport:

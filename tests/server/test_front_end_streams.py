@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pathors_agent import (
     AssistantMessage,
     AsyncAgent,
+    ContentPart,
     Limits,
     SystemMessage,
     Tool,
@@ -63,7 +64,7 @@ def fail() -> str:
 
 
 def agent(*script: Any, **settings: Any) -> AsyncAgent[Any, Any]:
-    tools = [add, pay, count, fail, ASK]
+    tools: list[Any] = [add, pay, count, fail, ASK]
     return AsyncAgent(AsyncScriptedTransport(*script), tools=tools, **settings)
 
 
@@ -474,11 +475,9 @@ def test_files_are_content_parts() -> None:
     other = [{"type": "text", "text": "Look"}, {"type": "image", "source": source}]
     [first] = ui_request({"role": "user", "parts": parts}).conversation.messages
     [second] = ag_ui_request({"role": "user", "content": other}).conversation.messages
-    assert first == second
-    assert [part.type for part in first.content if not isinstance(part, str)] == [
-        "text",
-        "image_url",
-    ]
+    image = ContentPart.image(PNG)
+    assert first == UserMessage(content=(ContentPart(type="text", text="Look"), image))
+    assert second == first
 
 
 def test_ag_ui_messages_and_tools_are_read() -> None:
