@@ -140,8 +140,9 @@ Content = str | tuple[ContentPart, ...]
 class ToolCall(Value):
     """A model's request to run one tool.
 
-    `id` connects the call with its result, and `name` is that of the tool. `arguments` is the JSON text as the model wrote it, unchecked and never repaired. `extra`
-    holds what the provider sent beside it (a thought signature, say); it goes back as it came.
+    `id` connects the call with its result, and `name` is that of the tool. `arguments` is the JSON
+    text as the model wrote it, unchecked and never repaired. `extra` holds what the provider sent
+    beside it (a thought signature, say); it goes back as it came.
     """
 
     id: str = Field(min_length=1)
@@ -209,8 +210,8 @@ class SystemMessage(MessageBase):
 class UserMessage(MessageBase):
     """A message of the user.
 
-    `name` is sent with the message, if it is set. `feedback` marks a message that the library wrote in the user's place (an answer did not fit
-    what was asked for): limits go on counting over it.
+    `name` is sent with the message, if it is set. `feedback` marks a message that the library wrote
+    in the user's place (an answer did not fit what was asked for): limits go on counting over it.
     """
 
     role: Literal["user"] = "user"

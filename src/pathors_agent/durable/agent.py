@@ -258,9 +258,9 @@ class DurableAgent(Generic[OutputT]):
     ) -> RunPage:
         """Return runs of this agent, the last started or continued first.
 
-        `status`, `session_id` and `queue` select runs by these, and `limit` and `offset` select a
-        page. `since` and `until` bound the time when a run was started or
-        last continued. The page is a sequence, and its `total` counts all runs that match.
+        `status`, `session_id` and `queue` select runs, and `limit` and `offset` select a page.
+        `since` and `until` bound the time when a run was started or last continued. The page is a
+        sequence, and its `total` counts all runs that match.
         """
         wanted = RunFilter(
             agent=self.name,
@@ -412,8 +412,8 @@ class DurableAgent(Generic[OutputT]):
         `concurrency` bounds the runs here. `total` bounds the runs of the queue on all workers, and
         `rate` the runs that start in a number of seconds: both belong to the queue, are kept when
         they are set first, and raise `InvalidSetting` when they differ later (see `limit_queue`).
-        An idle worker looks for runs every `poll` seconds. At the end, runs have some seconds to
-        finish; the rest goes back to the queue.
+        The worker looks for runs every `poll` seconds, and less often while it is idle. At the end,
+        runs have some seconds to finish; the rest goes back to the queue.
         """
         async with self.working(concurrency=concurrency, total=total, rate=rate, poll=poll):
             await asyncio.Event().wait()

@@ -54,8 +54,8 @@ _PATH = "/sessions"
 class EndpointSessions:
     """The sessions of the project that a transport sends to.
 
-    Each method sends one request with the `transport`. An error status raises `ProviderError`, and an answer of the wrong form `MalformedResponse`. The
-    transport stays open; close it yourself.
+    Each method sends one request with the `transport`. An error status raises `ProviderError`, and
+    an answer of the wrong form `MalformedResponse`. The transport stays open; close it yourself.
     """
 
     def __init__(self, transport: Transport) -> None:

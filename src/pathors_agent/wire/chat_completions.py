@@ -40,8 +40,9 @@ class ModelOptions:
     `temperature`, `top_p` and `seed` control how an answer is sampled, and `reasoning_effort` how
     long the model reasons. An answer ends after `max_tokens`, or before a text in `stop`.
     `parallel_tool_calls` allows several calls in one answer. `response_format` is OpenAI's
-    description of the answer's form; `Agent(output=...)` sets it for a type. A `tool_choice` that forces a call applies to the first answer after a user message. `extra` is
-    added to the request body unchanged and overrides the other fields.
+    description of the answer's form; an `output` type may set it. A `tool_choice` that forces a
+    call applies to the first answer after a user message. `extra` is added to the request body
+    unchanged and overrides the other fields.
     """
 
     temperature: float | None = None
