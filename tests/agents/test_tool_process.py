@@ -204,6 +204,15 @@ def test_more_memory_than_allowed_is_an_error_and_less_is_none(dispatch: Dispatc
     assert given.content == "1000000"
 
 
+def test_tool_is_not_run_where_its_memory_cannot_be_limited(dispatch: Dispatch) -> None:
+    # No system takes this number; Windows and macOS take none.
+    message = dispatch(process_tools.take, {"count": 1}, memory=2**70)
+
+    assert message.outcome == "error"
+    assert f"memory={2**70} of the tool cannot be enforced on this system" in message.text
+    assert message.text.endswith("The tool was not run")
+
+
 def test_death_of_a_process_with_little_memory_says_how_much_it_had(dispatch: Dispatch) -> None:
     message = dispatch(process_tools.exit_at_once, {"code": 1}, memory=500_000_000)
 

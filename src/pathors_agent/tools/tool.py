@@ -110,7 +110,7 @@ class Tool:
       one tool still run, further calls are refused.
     - `sequential`: no other call of the answer runs at the same time.
     - `run_in`: where a sync function runs. A "process" is killed at its `timeout` (which includes
-      its start), or when it takes more than `memory` bytes of address space (not on Windows). The
+      its start), or when it takes more than `memory` bytes of address space (on Linux). The
       function must be at the top level of a module, its arguments and value must be picklable, and
       it gets none of the caller's context variables.
     - `approve`: require a person's approval: True for every call, or a predicate on the arguments.

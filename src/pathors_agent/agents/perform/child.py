@@ -80,7 +80,7 @@ def _end_with_parent(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, OSError):  # not on Linux
         threading.Thread(target=_wait_for_end, args=(pipe,), daemon=True).start()
     else:
         if select.select([pipe], [], [], 0)[0]:  # closed before the kernel was asked
@@ -131,10 +131,15 @@ def _limited_memory(memory: int | None) -> Iterator[None]:
     if memory is None:
         yield
         return
-    import resource
+    try:
+        import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
+    except (ImportError, OSError, OverflowError, ValueError) as error:  # Windows, macOS, too high
+        where = f"on this system ({sys.platform})"
+        reason = f"memory={memory} of the tool cannot be enforced {where}: {error}"
+        raise RuntimeError(f"{reason}. The tool was not run") from None
     try:
         yield
     finally:

@@ -167,6 +167,8 @@ def serve(
 
     The status is 0 after a graceful shutdown, else 1.
     """
+    if workers > 1 and os.name != "posix":  # it has no signals to stop them gracefully
+        raise CannotListen("Windows can run one worker only: leave out `workers` (`--workers`)")
     with _listening(host, port) as listener:
         address = _address(listener)
 
