@@ -26,6 +26,8 @@ BESIDE = ["openai>=3.0", "packaging"]
 IN_WHEEL = {"pathors_agent/__init__.py", "pathors_agent/py.typed"}
 IN_SOURCE = {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "pyproject.toml"}
 IN_SOURCE |= {"src/pathors_agent/py.typed", "tests/conftest.py", "docs/index.md"}
+# The suite reads these.
+IN_SOURCE |= {"CONTRIBUTING.md", "SECURITY.md", "benchmarks/__main__.py", ".ci/make_venv.py"}
 
 
 def main():

@@ -187,6 +187,16 @@ async def test_client_of_an_unknown_agent_is_told(tmp_path: Path) -> None:
             await client.start("go")
 
 
+async def test_client_of_a_misspelt_agent_reads_the_names_of_agents(
+    database: str, opened: Open
+) -> None:
+    client: DurableAgent[Any]
+    async with opened("done") as durable, durable.working():
+        async with DurableAgent.client("agnet", database=database) as client:
+            with pytest.raises(InvalidSetting, match=r"agents with workers: agent\)$"):
+                await client.start("go")
+
+
 async def test_client_cancels_a_run_that_waits(database: str, opened: Open) -> None:
     ask = Tool(name="ask", description="Ask the user.")
     client: DurableAgent[Any]

@@ -222,9 +222,10 @@ class DurableAgent(Generic[OutputT]):
         """Return the runs with the queue and the version of the agent's worker that started last."""
         found = await asyncio.to_thread(self.runs.tables.registered, self.name)
         if found is None:
+            known = ", ".join(await asyncio.to_thread(self.runs.tables.agents)) or "none"
             raise InvalidSetting(
                 f"no worker of an agent {self.name!r} has ever started with this database: check"
-                " the name, or start a worker of it first"
+                f" the name, or start a worker of it first (agents with workers: {known})"
             )
         queue, version = found
         return replace(self.runs, queue=queue, version=version)

@@ -19,6 +19,9 @@ from pathors_agent.stores.tables import is_over, leases, notes
 # The format of these tables and of the recorded JSON. A program refuses a higher number.
 FORMAT = 2
 
+# An error names no more.
+_NAMED_AGENTS = 20
+
 _META = sa.MetaData()
 
 _FORMAT = sa.Table(
@@ -340,6 +343,12 @@ class Tables:
         with self._engine.begin() as connection:
             row = connection.execute(query).first()
         return None if row is None else (row.queue, row.version)
+
+    def agents(self) -> list[str]:
+        """Return the names of up to 20 agents that had a worker."""
+        query = sa.select(_AGENTS.c.agent).order_by(_AGENTS.c.agent).limit(_NAMED_AGENTS)
+        with self._engine.begin() as connection:
+            return [name for (name,) in connection.execute(query)]
 
     def agents_of(self, run: str) -> list[str]:
         """Return the names of the agents that have a run with this id."""
