@@ -44,7 +44,10 @@ PYTHON_PACKAGES = {
 }
 NODE_PACKAGES = {
     "ai-sdk": ["ai@^7", "@ai-sdk/openai-compatible@^3", "zod@^4"],
-    "front-ends": ["ai@>=6", "@ag-ui/client@^1"],
+    "front-ends": [
+        *("ai@>=6", "@ai-sdk/react@>=3", "@ag-ui/client@^1"),
+        *("react@^19", "react-dom@^19", "esbuild@>=0.25"),
+    ],
     "openai-node": ["openai@^7", "zod@^4"],
     "pyright": ["pyright@^1.1.400"],
     # Servers whose tools our client calls.

@@ -40,7 +40,7 @@ INCLUDED = re.compile(
     r"^<!-- (docs/examples/\S+) -->\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-LANGUAGES = {"python", "console", "text", "toml", "json", "ini", "yaml", "nginx", "html"}
+LANGUAGES = {"python", "console", "text", "toml", "json", "ini", "yaml", "nginx", "html", "jsx"}
 OF_CLIENTS = {"sh", "py", "js", "yaml"}  # they run in tests/clients
 PROMPT = "$ "
 

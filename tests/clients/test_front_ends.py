@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
+from browser import NewTab
 from client_programs import NODE_PACKAGES, PROGRAMS, CannotInstall, install, plain_environment
 from pathors_agent import AsyncAgent, JSONValue, Tool, tool
 from pathors_agent.server.streams import (
@@ -29,6 +30,7 @@ from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_er
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 PATIENCE_SECONDS = 60.0
+EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
 
 ASK = Tool(
     name="ask_user",
@@ -107,12 +109,16 @@ def serving(app: FastAPI) -> Iterator[str]:
         listener.close()
 
 
-def perform(name: str, url: str, home: Path) -> Any:
-    node = shutil.which("node")
+def packages() -> Path:
+    """Install the packages of npm, or skip the test."""
     try:
-        folder = install("front-ends", NODE_PACKAGES["front-ends"])
+        return install("front-ends", NODE_PACKAGES["front-ends"])
     except CannotInstall as error:
         pytest.skip(f"front-ends cannot be installed: {error}")
+
+
+def perform(name: str, url: str, home: Path) -> Any:
+    node, folder = shutil.which("node"), packages()
     done = subprocess.run(
         [str(node), str(PROGRAMS / "front_ends.mjs"), name, url],
         env={**plain_environment(home), "CLIENT_PACKAGES": str(folder)},
@@ -207,3 +213,80 @@ def test_ag_ui_client_shows_a_run_answers_interrupts_and_runs_its_own_tool(tmp_p
     assert [end and end["type"] for end in seen["ends"]] == ["interrupt", "success", None]
     assert seen["errors"] == ["The model answered with an error (status 500)"]
     assert history(model.requests[2]) == [*HISTORY, ("tool", "red", [])]
+
+
+# - the pages of the guide, in a browser -
+
+
+@contextmanager
+def serving_page(agent: AsyncAgent[Any, Any], html: str, javascript: str = "") -> Iterator[str]:
+    """Serve a page, its program, and an agent that it talks to at /chat."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def page() -> HTMLResponse:
+        return HTMLResponse(html)
+
+    @app.get("/page.js")
+    async def program() -> Response:
+        return Response(javascript, media_type="text/javascript")
+
+    @app.get("/favicon.ico", status_code=204)
+    async def icon() -> None:
+        """Answer the browser, which asks for it."""
+
+    @app.post("/chat")
+    async def chat(request: UIMessageRequest) -> StreamingResponse:
+        stream = agent.stream(conversation=request.conversation, decisions=request.decisions)
+        return StreamingResponse(ui_message_stream(stream), headers=UI_MESSAGE_HEADERS)
+
+    with serving(app) as url:
+        yield url
+
+
+def send(tab: Any, text: str) -> None:
+    tab.get_by_label("Message").fill(text)
+    tab.get_by_role("button", name="Send").click()
+
+
+def test_html_page_of_the_guide_talks_and_keeps_the_history(new_tab: NewTab) -> None:
+    model = AsyncScriptedTransport(calls(("add", {"a": 1, "b": 2})), "It is 3.", "<b>Bye</b>")
+    html = (EXAMPLES / "front_end.html").read_text()
+
+    with serving_page(AsyncAgent(model, tools=[add]), html) as url:
+        tab = new_tab(url)
+        tab.goto(f"{url}/")
+        send(tab, "Add.")
+        tab.get_by_text("It is 3.").wait_for()
+        send(tab, "Thanks.")
+        tab.get_by_text("<b>Bye</b>").wait_for()
+
+    assert history(model.requests[2]) == [
+        ("user", "Add.", []),
+        ("assistant", None, ['{"a": 1, "b": 2}']),
+        ("tool", "3", []),
+        ("assistant", "It is 3.", []),
+        ("user", "Thanks.", []),
+    ]
+
+
+def test_react_page_of_the_guide_approves_a_call(new_tab: NewTab, tmp_path: Path) -> None:
+    model = AsyncScriptedTransport(calls(("pay", ANN)), "Paid.")
+    modules = packages() / "node_modules"
+    built = tmp_path / "page.js"
+    build = [modules / ".bin" / "esbuild", EXAMPLES / "front_end.jsx", "--bundle"]
+    subprocess.run(
+        [*build, "--jsx=automatic", f"--outfile={built}", "--log-level=error"],
+        env={**plain_environment(tmp_path), "NODE_PATH": str(modules)},
+        timeout=PATIENCE_SECONDS,
+        check=True,
+    )
+    html = '<!doctype html><div id="root"></div><script type="module" src="/page.js"></script>'
+
+    with serving_page(AsyncAgent(model, tools=[pay]), html, built.read_text()) as url:
+        tab = new_tab(url)
+        tab.goto(f"{url}/")
+        send(tab, "Pay Ann.")
+        tab.get_by_role("button", name="Approve").click()
+        tab.get_by_text("Paid.").wait_for()
+        assert tab.get_by_text("paid Ann").count() == 1
