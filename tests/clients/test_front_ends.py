@@ -274,9 +274,16 @@ def test_react_page_of_the_guide_approves_a_call(new_tab: NewTab, tmp_path: Path
     model = AsyncScriptedTransport(calls(("pay", ANN)), "Paid.")
     modules = packages() / "node_modules"
     built = tmp_path / "page.js"
-    build = [modules / ".bin" / "esbuild", EXAMPLES / "front_end.jsx", "--bundle"]
+    program, page = modules / ".bin" / "esbuild", EXAMPLES / "front_end.jsx"
     subprocess.run(
-        [*build, "--jsx=automatic", f"--outfile={built}", "--log-level=error"],
+        [
+            str(program),
+            str(page),
+            "--bundle",
+            "--jsx=automatic",
+            f"--outfile={built}",
+            "--log-level=error",
+        ],
         env={**plain_environment(tmp_path), "NODE_PATH": str(modules)},
         timeout=PATIENCE_SECONDS,
         check=True,
