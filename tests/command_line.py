@@ -66,6 +66,14 @@ class Hostile(Spoken):
         yield b"data: [DONE]\\n\\n"
 
 
+class Marked(Spoken):
+    async def pieces(self):
+        for text in ("**bold** and ", "[link](https://example.org/)\\n"):
+            yield event(text)
+        yield event("", "stop")
+        yield b"data: [DONE]\\n\\n"
+
+
 @tool(approve=True)
 def pay(amount: int) -> str:
     """Pay an amount."""
@@ -81,6 +89,9 @@ transport = "models_of_tests:Process"
 
 [projects.hostile]
 transport = "models_of_tests:Hostile"
+
+[projects.markdown]
+transport = "models_of_tests:Marked"
 
 [projects.shop]
 transport = "pathors_agent.offline:AsyncOfflineTransport"

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.slow
 
 StartServer = Callable[..., ScriptedServer]
 
+QUESTION = "Allow it? y, n, a reason against it, or other arguments as JSON: "
+
 MILLISECONDS = re.compile(r"  \d+\.\d ms$", re.MULTILINE)
 
 
@@ -62,7 +64,9 @@ def chat(
 class Terminal:
     """A chat on a terminal of its own, where Ctrl-C is a signal and Ctrl-D an end."""
 
-    def __init__(self, server: Server, project: str, *options: str, **more: str) -> None:
+    def __init__(
+        self, server: Server, project: str, *options: str, has_echo: bool = False, **more: str
+    ) -> None:
         code = (
             # What a login does: the terminal becomes the process's own, and Ctrl-C reaches it,
             # also where the tests run in the background and were told to ignore it.
@@ -73,11 +77,12 @@ class Terminal:
         )
         self._ours, theirs = pty.openpty()
         attributes = termios.tcgetattr(theirs)
-        attributes[3] &= ~termios.ECHO
+        if not has_echo:
+            attributes[3] &= ~termios.ECHO
         termios.tcsetattr(theirs, termios.TCSANOW, attributes)
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, "--url", server.base(project), *options],
-            env=environment(PATHORS_API_KEY=server.key(project), TERM="dumb", **more),
+            env=environment(**{"PATHORS_API_KEY": server.key(project), "TERM": "dumb", **more}),
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -117,8 +122,10 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(server: Server, project: str, *options: str, **more: str) -> Iterator[Terminal]:
-    terminal = Terminal(server, project, *options, **more)
+def on_terminal(
+    server: Server, project: str, *options: str, has_echo: bool = False, **more: str
+) -> Iterator[Terminal]:
+    terminal = Terminal(server, project, *options, has_echo=has_echo, **more)
     try:
         yield terminal
     finally:
@@ -154,16 +161,16 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(server: Server, a_ga
     assert shown.stdout.splitlines()[1:] == ["you     First", "you     Second", "model   One two"]
 
 
-def test_ctrl_c_at_the_prompt_ends_nothing_and_quit_does(server: Server) -> None:
+def test_ctrl_c_at_the_prompt_ends_nothing_and_exit_does(server: Server) -> None:
     with on_terminal(server, "demo", NO_COLOR="1") as terminal:
         terminal.wait_for("you     ")
         terminal.type("half a li")
-        terminal.press_until("\x03", "/quit or Ctrl-D ends")
+        terminal.press_until("\x03", "exit or Ctrl-D ends")
         terminal.wait_for("you     ")
         terminal.type("1 + 1\n")
         shown = terminal.wait_for("model   1 + 1 = 2.\n")
         terminal.wait_for("you     ")
-        terminal.type("/quit\n")
+        terminal.type("exit\n")
 
         assert terminal.end() == 0
     assert 'call    calculate(expression="1 + 1")\nresult  1 + 1 = 2' in shown
@@ -188,19 +195,116 @@ def test_person_is_asked_before_a_call_that_needs_approval(server: Server) -> No
     with on_terminal(server, "shop", NO_COLOR="1") as terminal:
         terminal.wait_for("you     ")
         terminal.type("pay 5\n")
-        terminal.wait_for("pay(amount=5) waits for your approval.\nAllow it? [y/N] ")
+        terminal.wait_for(f"pay(amount=5) waits for your approval.\n{QUESTION}")
         terminal.type("y\n")
         terminal.wait_for("result  paid 5")
         terminal.wait_for("you     ")
         terminal.type("pay 6\n")
-        terminal.wait_for("Allow it? [y/N] ")
-        terminal.type("\n")
-        terminal.wait_for("model   ")
+        terminal.wait_for(QUESTION)
+        terminal.type("no, too much\n")
+        assert "too much" in terminal.wait_for("you     ")
+        terminal.type("pay 7\n")
+        terminal.wait_for(QUESTION)
+        terminal.type("{7\n")
+        terminal.wait_for(f'must be a JSON object such as {{"amount": 5}}.\n{QUESTION}')
+        terminal.type('{"amount": 8}\n')
+        terminal.wait_for("result  paid 8")
         terminal.wait_for("you     ")
         terminal.type("\x04")
 
         assert terminal.end() == 0
     assert "paid 6" not in terminal.shown
+    assert "paid 7" not in terminal.shown
+
+
+def test_call_left_open_by_a_pipe_is_decided_on_a_terminal(server: Server) -> None:
+    shown = chat(server, "pay 5\npay 6\n", "--session", "later", project="shop")
+
+    assert shown.returncode == 1
+    assert shown.stdout == "call    pay(amount=5)\n"
+    assert shown.stderr == (
+        "pay(amount=5) waits for your approval.\nIt was not run. Decide on a terminal, with: "
+        f"pathors-agent chat --url {server.base('shop')} --session later\n"
+    )
+    with on_terminal(server, "shop", "--session", "later", NO_COLOR="1") as terminal:
+        terminal.wait_for(f"pay(amount=5) waits for your approval.\n{QUESTION}")
+        terminal.type("y\n")
+        terminal.wait_for("result  paid 5\n")
+        terminal.wait_for("you     ")
+        terminal.type("exit\n")
+
+        assert terminal.end() == 0
+
+
+def test_text_typed_while_an_answer_streams_waits_for_the_next_prompt(
+    server: Server, a_gate: Gate
+) -> None:
+    with on_terminal(server, "gated", NO_COLOR="1", has_echo=True) as terminal:
+        terminal.wait_for("you     ")
+        terminal.type("First\n")
+        a_gate.wait_for_turn()
+        terminal.wait_for("One ")
+        terminal.type("Second\n")
+        a_gate.go_on("two")
+        assert "Second" not in terminal.wait_for("two\n")
+        a_gate.wait_for_turn()
+        terminal.wait_for("you     Second\n")
+        a_gate.go_on("three")
+        terminal.wait_for("One three\n")
+        terminal.wait_for("you     ")
+        terminal.type("exit\n")
+
+        assert terminal.end() == 0
+
+
+def test_last_question_is_asked_again_and_edited_in_its_session(server: Server) -> None:
+    with on_terminal(server, "demo", "--session", "edited", NO_COLOR="1") as terminal:
+        for line, answer in (("1 + 1", "1 + 1 = 2."), ("2 + 2", "2 + 2 = 4."), ("/retry", "= 4.")):
+            terminal.wait_for("you     ")
+            terminal.type(f"{line}\n")
+            terminal.wait_for(f"{answer}\n")
+        terminal.wait_for("you     ")
+        terminal.type("/edit\n")
+        terminal.wait_for("you     ")
+        terminal.type("1\n")  # the line is filled with the question: 2 + 21
+        terminal.wait_for("model   2 + 21 = 23.\n")
+        terminal.wait_for("you     ")
+        terminal.type("3 + 3\n")
+        terminal.wait_for("model   3 + 3 = 6.\n")
+        terminal.wait_for("you     ")
+        terminal.type("exit\n")
+
+        assert terminal.end() == 0
+    kept = run("sessions", "show", "edited", "--database", server.database).stdout
+    asked = re.findall(r"^you     (.*)$", kept, re.MULTILINE)
+    assert asked == ["1 + 1", "2 + 21", "3 + 3"]
+
+
+def test_sessions_are_listed_and_continued(server: Server) -> None:
+    chat(server, "What is 20 * 7?\n", "--session", "listed")
+
+    shown = chat(server, "/sessions\n/sessions listed\nDivide that by 2\n/tools\n/new\n/session\n")
+
+    assert shown.returncode == 0
+    assert re.search(
+        r"^ +\d+  \d{4}-\d\d-\d\dT\S+Z  4 messages  What is 20 \* 7\?$", shown.stdout, re.M
+    )
+    assert "model   140 / 2 = 70.\n" in shown.stdout
+    assert shown.stdout.endswith(
+        "Called so far: calculate.\nA new conversation.\nsession (none yet)\n"
+    )
+
+
+def test_markdown_is_rendered_on_a_terminal(server: Server) -> None:
+    with on_terminal(server, "markdown", TERM="xterm") as terminal:
+        terminal.wait_for("you")
+        terminal.type("Hi\n")
+        shown = terminal.wait_for("\x1b[1mbold\x1b[0m and ")
+        terminal.wait_for("you")
+        terminal.type("\x04")
+
+        assert terminal.end() == 0
+    assert "**bold** and [link](https://example.org/)" in shown
 
 
 def test_terminal_gets_colours_and_no_controls_of_the_model(server: Server) -> None:
@@ -272,12 +376,13 @@ def test_timeline_has_the_calls_of_the_server_too(server: Server, tmp_path: Path
     assert re.findall(r'<th scope="row"[^>]*>(\w+)<', text) == ["model", "calculate"]
 
 
-def test_call_that_needs_approval_is_denied_where_nobody_can_be_asked(server: Server) -> None:
-    shown = chat(server, "pay 5\n", project="shop")
+def test_json_has_the_calls_that_wait_for_an_approval(server: Server) -> None:
+    shown = chat(server, "pay 5\n", "--json", project="shop")
 
-    assert shown.returncode == 0
-    assert "call    pay(amount=5)" in shown.stdout
-    assert "paid 5" not in shown.stdout
+    assert shown.returncode == 1
+    (waiting,) = json.loads(shown.stdout)["waiting"]
+    assert (waiting["tool"], json.loads(waiting["arguments"])) == ("pay", {"amount": 5})
+    assert re.fullmatch(r"[0-9a-f]{32}", waiting["digest"])
 
 
 def test_wrong_key_is_one_line_and_ends_it(server: Server) -> None:

@@ -173,7 +173,7 @@ def chat(
             parser=endpoint,
             metavar="URL",
             help="The base URL of an OpenAI-compatible endpoint, without /chat/completions. Default:"
-            " PATHORS_BASE_URL, or the hosted project PATHORS_PROJECT_ID, or the demo on this machine.",
+            " PATHORS_BASE_URL, or the hosted project PATHORS_PROJECT_ID, or the demo in this process.",
         ),
     ] = None,
     key: Annotated[
@@ -194,8 +194,9 @@ def chat(
 ) -> None:
     """Talk to an agent, line by line.
 
-    Answers stream, and calls of the server's tools are shown. Ctrl-C stops an answer; /quit or Ctrl-D
-    exits. Lines may also come from a file or pipe, where the first error exits.
+    Answers stream, and calls of the server's tools are shown. /help lists the commands. Ctrl-C stops an
+    answer; exit or Ctrl-D ends. Lines may also come from a file or pipe, where the first error ends the
+    command, and so does a call that waits for an approval.
     """
     options = {"api_key": "--key", "model": "--model", **({"base_url": "--url"} if url else {})}
     with reporting(options):

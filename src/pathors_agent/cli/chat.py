@@ -1,17 +1,25 @@
 """Chat with an endpoint on the terminal: type, read, stop an answer, go on."""
 
+import json
 import os
 import re
+import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from pathors_agent.agents.agent import Agent
+from pathors_agent.agents.result import RunResult
+from pathors_agent.cli.demo_tools import INSTRUCTIONS, PACE, demo_tools
 from pathors_agent.cli.output import (
     FAILED,
     INTERRUPTED,
+    WRONG_USAGE,
     NoOutput,
     Screen,
+    can_render,
+    fail,
     in_own_words,
     listen_to_ctrl_c,
     one_line,
@@ -21,19 +29,38 @@ from pathors_agent.cli.output import (
     write_note,
 )
 from pathors_agent.cli.terminal import (
+    RunDisplay,
     TerminalChat,
     TimelineFile,
+    Verdict,
     answer_as_json,
+    approval_digest,
     described,
     talking,
+    undecided,
 )
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import AgentError, error_text
-from pathors_agent.messages import ToolCall
+from pathors_agent.json_text import iso
+from pathors_agent.messages import AssistantMessage, ToolCall, UserMessage
+from pathors_agent.offline.transport import OfflineTransport
 
-# Where `serve` listens when it is told nothing else.
-LOCAL_URL = "http://127.0.0.1:8000/v1/projects/demo"
-
-_HELP = "/quit or Ctrl-D ends, /session names the session, Ctrl-C stops an answer."
+_HELP = """\
+/new            start a new conversation
+/sessions       list conversations; /sessions N or /sessions ID continues one
+/session        show the id of this session, for --session
+/retry          ask the last question again and replace its answer
+/edit           change the last question and ask it again; /edit TEXT replaces it
+/tools          list the tools that are known here
+/help           show this list
+exit            end, as Ctrl-D does
+//TEXT          send a text that begins with a slash
+Ctrl-C          stop an answer"""
+_ENDS = ("exit", "/exit", "/quit")
+_COMMAND = re.compile(r"/[a-z]+(?=\s|$)")
+# Rows of `/sessions`: a screen.
+_SESSION_ROWS = 20
+_TITLE_CHARACTERS = 60
 
 
 def chat(
@@ -46,79 +73,226 @@ def chat(
     as_json: bool,
     options: Mapping[str, str],
 ) -> int:
-    """Answer line after line of standard input; give the exit status."""
+    """Answer line after line of standard input; return the exit status."""
     listen_to_ctrl_c()
     tolerate_narrow_terminals()
-    screen = Screen(NoOutput()) if as_json else Screen(sys.stdout, colour=wants_colour())
-    is_person = sys.stdin.isatty() and not as_json
-    lines = _typed(screen) if is_person else _read()
-    with (
-        TimelineFile(timeline) as charts,
-        talking(
-            url or _default_url(),
-            screen,
-            key=key,
-            model=model,
-            session=session,
-            decide=_asked if is_person else lambda call: False,
-        ) as terminal,
-    ):
-        if is_person:
-            screen.note(_HELP)
-        return _converse(terminal, lines, charts, options, is_person=is_person, as_json=as_json)
+    screen = (
+        Screen(NoOutput())
+        if as_json
+        else Screen(sys.stdout, colour=wants_colour(), renders=can_render())
+    )
+    keyboard = _Keyboard(screen) if sys.stdin.isatty() and not as_json else None
+    decide = keyboard.decide if keyboard else undecided
+    names_endpoint = any(map(os.environ.get, ("PATHORS_BASE_URL", "PATHORS_PROJECT_ID")))
+    opened: AbstractContextManager[TerminalChat]
+    if url or names_endpoint:
+        opened = talking(url, screen, key=key, model=model, session=session, decide=decide)
+    elif session is not None:
+        fail("--session: the demo keeps no sessions; name a server with --url", WRONG_USAGE)
+    else:
+        opened = nullcontext(_demo(screen))
+    with TimelineFile(timeline) as charts, opened as terminal:
+        address = f" --url {shlex.quote(url)}" if url else ""
+        talk = _Talk(terminal, keyboard, charts, options, address, as_json=as_json)
+        return talk.go_on(session)
 
 
-def _default_url() -> str | None:
-    """Return PATHORS_BASE_URL, None if only a project is named, or else the local server."""
-    named = os.environ.get("PATHORS_BASE_URL") or os.environ.get("PATHORS_PROJECT_ID")
-    return os.environ.get("PATHORS_BASE_URL") if named else LOCAL_URL
+def _demo(screen: Screen) -> TerminalChat:
+    """Return a chat with the demo in this process: answers by rules, and three real tools."""
+    if not isinstance(screen.out, NoOutput):
+        write_note("No address is given: the demo answers by rules, without a language model.")
+    transport = OfflineTransport(pace=PACE)
+    return TerminalChat(Agent(transport, instructions=INSTRUCTIONS, tools=demo_tools()), screen)
 
 
-def _converse(
-    terminal: TerminalChat,
-    lines: Iterator[str],
-    charts: TimelineFile,
-    options: Mapping[str, str],
-    *,
-    is_person: bool,
-    as_json: bool,
-) -> int:
-    for line in lines:
-        match line.strip():
-            case "":
-                continue
-            case "/quit":
+class _Talk:
+    """Takes the lines of a chat: commands, and prompts for the endpoint."""
+
+    def __init__(
+        self,
+        terminal: TerminalChat,
+        keyboard: "_Keyboard | None",
+        charts: TimelineFile,
+        options: Mapping[str, str],
+        address: str,
+        *,
+        as_json: bool,
+    ) -> None:
+        self._terminal = terminal
+        self._keyboard = keyboard
+        self._charts = charts
+        self._options = options
+        self._address = address
+        self._as_json = as_json
+        self._listed: list[str] = []  # the sessions of the last /sessions
+        self._commands: dict[str, Callable[[str], RunResult[str] | None]] = {
+            "/new": self._new,
+            "/sessions": self._sessions,
+            "/session": self._session,
+            "/retry": self._retry,
+            "/edit": self._edit,
+            "/tools": self._tools,
+            "/help": self._help,
+        }
+
+    def go_on(self, session: str | None) -> int:
+        """Take lines until the end; return the exit status."""
+        if self._keyboard is not None:
+            self._terminal.streaming = self._keyboard.without_echo
+            self._note("/help lists the commands; exit or Ctrl-D ends; Ctrl-C stops an answer.")
+            if session is not None:
+                self._perform("", lambda: self._continue(session))
+        for line in self._keyboard.lines() if self._keyboard else _read():
+            text = line.strip()
+            if text in _ENDS:
                 break
-            case "/session":
-                session = terminal.conversation.session_id or "(none yet)"
-                terminal.screen.note(one_line(f"session {session}"))
-                continue
-            case "/help":
-                terminal.screen.note(_HELP)
-                continue
-            case _:
-                pass
-        status = _answer(terminal, line, options, as_json=as_json)
-        charts.add(line, terminal.times)
-        if status and not is_person:
-            return status
-    return 0
+            status = self._take(line) if text else 0
+            if status and self._keyboard is None:
+                return status
+        return 0
 
+    def _take(self, line: str) -> int:
+        text = line.strip()
+        if (found := _COMMAND.match(text)) is None:
+            prompt = text[1:] if text.startswith("//") else line
+            return self._perform(line, lambda: self._terminal.say(prompt))
+        command = self._commands.get(found[0])
+        if command is None:
+            write_note(f"error: there is no command {found[0]}; /help lists the commands")
+            return FAILED
+        return self._perform(line, lambda: command(text[found.end() :].strip()))
 
-def _answer(terminal: TerminalChat, line: str, options: Mapping[str, str], *, as_json: bool) -> int:
-    try:
-        result = terminal.say(line)
-    except KeyboardInterrupt:
-        terminal.screen.note("(stopped)")
-        return INTERRUPTED
-    except AgentError as error:
-        write_note(f"error: {' '.join(in_own_words(error_text(error), options).split())}")
+    def _perform(self, line: str, act: Callable[[], RunResult[str] | None]) -> int:
+        """Ask or carry out a command, and write what became of it."""
+        try:
+            result = act()
+        except KeyboardInterrupt:
+            self._note("(stopped)")
+            return INTERRUPTED
+        except AgentError as error:
+            text = in_own_words(error_text(error), self._options)
+            write_note(f"error: {' '.join(text.split())}")
+            return FAILED
+        if result is None:
+            return 0
+        self._charts.add(line, self._terminal.times)
+        if self._as_json:
+            write_json(answer_as_json(result, self._terminal.activities))
+        if waiting := [call for call in result.open_calls if approval_digest(call)]:
+            return self._leave_open(waiting)
+        if not self._as_json and result.finish_reason not in ("stop", None):
+            self._note(f"(ended: {result.finish_reason})")
+        return 0
+
+    def _leave_open(self, waiting: list[ToolCall]) -> int:
+        for call in waiting:
+            write_note(f"{described(call)} waits for your approval.")
+        session = self._terminal.conversation.session_id
+        if session is None:
+            write_note("Decide on a terminal: the endpoint keeps no sessions to continue later.")
+        else:
+            command = f"pathors-agent chat{self._address} --session {shlex.quote(session)}"
+            write_note(f"It was not run. Decide on a terminal, with: {command}")
         return FAILED
-    if as_json:
-        write_json(answer_as_json(result, terminal.activities))
-    elif result.finish_reason not in ("stop", None):
-        terminal.screen.note(one_line(f"(ended: {result.finish_reason})"))
-    return 0
+
+    def _note(self, text: str) -> None:
+        self._terminal.screen.note(one_line(text))
+
+    # - commands -
+
+    def _new(self, _: str) -> None:
+        self._terminal.begin()
+        self._note("A new conversation.")
+
+    def _session(self, _: str) -> None:
+        self._note(f"session {self._terminal.conversation.session_id or '(none yet)'}")
+
+    def _help(self, _: str) -> None:
+        self._terminal.screen.note(_HELP)
+
+    def _retry(self, _: str) -> RunResult[str] | None:
+        prompt = self._terminal.last_prompt
+        if prompt is None:
+            self._note("There is no question yet.")
+            return None
+        self._note(f"again: {prompt}")
+        return self._terminal.ask_again(prompt)
+
+    def _edit(self, text: str) -> RunResult[str] | None:
+        prompt = self._terminal.last_prompt
+        if prompt is None:
+            self._note("There is no question yet.")
+            return None
+        if not text and self._keyboard is None:
+            raise AgentError("/edit needs the new text here: /edit TEXT")
+        if not text and self._keyboard is not None:
+            text = self._keyboard.edit(prompt).strip()
+        return self._terminal.ask_again(text) if text else None
+
+    def _tools(self, _: str) -> None:
+        own = self._terminal.agent.tools
+        for tool in own:
+            self._note(f"{tool.name}: {' '.join(tool.description.split())}")
+        if not len(own):
+            messages = self._terminal.history()
+            asked = (each for each in messages if isinstance(each, AssistantMessage))
+            called = sorted({call.name for each in asked for call in each.tool_calls})
+            names = ", ".join(called) or "none yet"
+            self._note(f"The endpoint does not list its tools. Called so far: {names}.")
+
+    def _sessions(self, chosen: str) -> RunResult[str] | None:
+        if self._terminal.sessions is None:
+            self._conversations(chosen)
+            return None
+        if chosen:
+            number = int(chosen) if chosen.isdecimal() and len(chosen) < len("1000") else 0
+            is_listed = 0 < number <= len(self._listed)
+            return self._continue(self._listed[number - 1] if is_listed else chosen)
+        page = self._terminal.sessions.list(page_size=_SESSION_ROWS)
+        open_ones = [each for each in page.items if each.ended_at is None]
+        self._listed = [each.id for each in open_ones]
+        for at, each in enumerate(open_ones, 1):
+            count = f"{each.message_count} messages  " if each.message_count is not None else ""
+            started = iso(each.started_at) or ""
+            self._note(f"{at:3}  {started}  {count}{_titled(each.title or each.id)}")
+        if not open_ones:
+            self._note("There are no sessions yet.")
+        return None
+
+    def _conversations(self, chosen: str) -> None:
+        """List or continue the conversations of this program."""
+        earlier = self._terminal.earlier
+        if chosen.isdecimal() and len(chosen) < len("1000") and 0 < int(chosen) <= len(earlier):
+            self._terminal.reopen(int(chosen) - 1)
+            self._show(self._terminal.conversation)
+            return
+        if chosen:
+            raise AgentError(f"there is no conversation {chosen!r}; /sessions lists them")
+        for at, each in enumerate(earlier, 1):
+            self._note(f"{at:3}  {len(each)} messages  {_titled(_first_words(each))}")
+        if not earlier:
+            self._note("There are no earlier conversations.")
+
+    def _continue(self, session: str) -> RunResult[str] | None:
+        self._terminal.open_session(session)
+        self._show(self._terminal.conversation)
+        waits = any(map(approval_digest, self._terminal.conversation.open_calls))
+        return self._terminal.resume() if waits else None
+
+    def _show(self, conversation: Conversation) -> None:
+        """Show a conversation that is continued."""
+        display = RunDisplay(self._terminal.screen, is_timed=False)
+        for message in conversation.messages:
+            display.show_message(message)
+
+
+def _first_words(conversation: Conversation) -> str:
+    asked = (each.text for each in conversation.messages if isinstance(each, UserMessage))
+    return next(asked, "")
+
+
+def _titled(text: str) -> str:
+    return text if len(text) <= _TITLE_CHARACTERS else f"{text[:_TITLE_CHARACTERS]}..."
 
 
 # - lines -
@@ -130,30 +304,99 @@ def _read() -> Iterator[str]:
         yield line.rstrip("\n")
 
 
-def _typed(screen: Screen) -> Iterator[str]:
-    """Yield the lines that a person types; the arrow keys recall earlier ones."""
-    with suppress(ImportError):  # Windows has none
-        import readline  # noqa: F401  (input() uses it from then on)
-    prompt = "\n" + _unmeasured(screen.label("you"))
-    while True:
+class _Keyboard:
+    """Reads what a person types; the arrow keys recall earlier lines."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        with suppress(ImportError):  # Windows has none
+            import readline  # noqa: F401  (input() uses it from then on)
+
+    def lines(self) -> Iterator[str]:
+        """Yield line after line until Ctrl-D."""
+        while True:
+            try:
+                yield input(self._prompt)
+            except KeyboardInterrupt:
+                self._screen.note("\nexit or Ctrl-D ends")
+            except EOFError:
+                self._screen.blank()
+                return
+
+    def edit(self, text: str) -> str:
+        """Let the person change a text; return "" if they leave it with Ctrl-D."""
         try:
-            yield input(prompt)
-        except KeyboardInterrupt:
-            screen.note("\n/quit or Ctrl-D ends")
+            import readline
+        except ImportError:  # Windows has none
+            return input(self._prompt)
+        readline.set_startup_hook(lambda: readline.insert_text(text))
+        try:
+            return input(self._prompt)
         except EOFError:
-            screen.blank()
+            self._screen.blank()
+            return ""
+        finally:
+            readline.set_startup_hook()
+
+    def decide(self, call: ToolCall) -> Verdict | None:
+        """Ask the person about a call; Ctrl-D leaves it open."""
+        write_note(f"{described(call)} waits for your approval.")
+        self._drop_typed()  # what was typed before the question is no answer to it
+        while True:
+            try:
+                said = input("Allow it? y, n, a reason against it, or other arguments as JSON: ")
+            except EOFError:
+                self._screen.blank()
+                return None
+            try:
+                return verdict(said)
+            except ValueError as error:
+                write_note(f"{error}")
+
+    @contextmanager
+    def without_echo(self) -> Iterator[None]:
+        """Hide what is typed meanwhile; it waits for the next prompt."""
+        try:
+            import termios
+        except ImportError:  # Windows has none
+            yield
             return
+        before = termios.tcgetattr(sys.stdin)
+        hidden = [*before]
+        hidden[3] &= ~termios.ECHO
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, hidden)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+    def _drop_typed(self) -> None:
+        with suppress(ImportError):  # Windows has none
+            import termios
+
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
+
+    @property
+    def _prompt(self) -> str:
+        # Colours are marked, so that readline does not take them for width.
+        return "\n" + re.sub("\x1b[^m]*m", "\x01\\g<0>\x02", self._screen.label("you"))
 
 
-def _unmeasured(prompt: str) -> str:
-    """Mark colours so that readline does not take them for width."""
-    return re.sub("\x1b[^m]*m", "\x01\\g<0>\x02", prompt)
+def verdict(said: str) -> Verdict:
+    """Read a decision: y, n, a reason, or a JSON object; nothing is a no.
 
-
-def _asked(call: ToolCall) -> bool:
-    """Ask the person whether a call may be made."""
-    write_note(f"{described(call)} waits for your approval.")
-    try:
-        return input("Allow it? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
+    Raise `ValueError` for arguments that are no JSON object.
+    """
+    text = said.strip()
+    if text.lower() in ("y", "yes"):
+        return Verdict(approved=True)
+    if text[:1] in ("{", "["):
+        try:
+            arguments = json.loads(text)
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise ValueError('The arguments must be a JSON object such as {"amount": 5}.')
+        return Verdict(approved=True, arguments=arguments)
+    reason = re.sub(r"^(no?)(?=\W|$)[\s,:;.-]*", "", text, flags=re.IGNORECASE)
+    return Verdict(approved=False, reason=reason)

@@ -21,6 +21,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pathors_agent.errors import ToolError
 from pathors_agent.tools.tool import tool
 
+# Seconds between two words of the demo's answers: about as fast as people read.
+PACE = 0.015
+
 INSTRUCTIONS = (
     "Use the tools for every calculation, conversion and time, several at once where that is"
     " possible. Answer in one or two plain sentences, without markup."

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from pathors_agent.cli.markdown import MarkdownStream
 
 # What texts of models and users must not contain on a terminal: control characters except line
 # feeds and tabs, other line breaks, characters that change the direction, and invisible ones.
@@ -73,7 +76,10 @@ class Screen:
     out: Output
     colour: bool = False
     is_mid_line: bool = False
+    renders: bool = False
+    """Whether texts that grow are Markdown, and are rendered: only on a terminal."""
     _last: str = ""
+    _markdown: "MarkdownStream | None" = None
 
     def line(self, speaker: str, text: str, note: str = "") -> None:
         """Write a whole text, and a remark behind it."""
@@ -85,13 +91,23 @@ class Screen:
         """Write a piece of a text that grows."""
         label = "" if self.is_mid_line else self.label(speaker)
         shown = printable(self._last + text)[len(self._last) :]
-        self._write(label + _indented(shown))
+        if self.renders and not self.is_mid_line:
+            from pathors_agent.cli.markdown import MarkdownStream  # late: pipes need no rich
+
+            self._markdown = MarkdownStream(self.out, label, _LABEL_WIDTH, colour=self.colour)
+        if self._markdown is not None:
+            self._markdown.write(shown)
+        else:
+            self._write(label + _indented(shown))
         self._last = text[-1:] or self._last
         self.is_mid_line = True
 
     def end_line(self) -> None:
         """End a text that grew."""
-        if self.is_mid_line:
+        if self._markdown is not None:
+            self._markdown.end()
+            self._markdown = None
+        elif self.is_mid_line:
             self._write("\n")
         self.is_mid_line, self._last = False, ""
 
@@ -138,6 +154,11 @@ def _indented(text: str) -> str:
 def wants_colour() -> bool:
     """Return whether standard output is a terminal, and colours are not turned off."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def can_render() -> bool:
+    """Return whether standard output is a terminal whose cursor can be moved."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb")
 
 
 def tolerate_narrow_terminals() -> None:

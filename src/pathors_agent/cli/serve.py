@@ -9,7 +9,7 @@ from typing import Literal
 
 from fastapi import FastAPI
 
-from pathors_agent.cli.demo_tools import INSTRUCTIONS, demo_tools
+from pathors_agent.cli.demo_tools import INSTRUCTIONS, PACE, demo_tools
 from pathors_agent.cli.output import log_to_stderr, write_json, write_line, write_text
 from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.offline import AsyncOfflineTransport
@@ -21,9 +21,6 @@ from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turns.project import Project
 from pathors_agent.stores import SQLStore
 from pathors_agent.stores.database import read_url, shown
-
-# Seconds between two words of the demo's answers: about as fast as people read.
-PACE = 0.015
 
 _TRY = """\
 Try:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -14,6 +14,7 @@ from pathors_agent.agents.agent import Agent
 from pathors_agent.agents.result import RunResult
 from pathors_agent.cli.output import Screen, one_line, write_note
 from pathors_agent.core.conversation import Conversation
+from pathors_agent.errors import SessionNotFound
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -23,6 +24,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
+from pathors_agent.sessions.client import EndpointSessions
 from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.transports.http import HTTPTransport
 from pathors_agent.views.timeline import Chart, TimedCall, page
@@ -212,7 +214,8 @@ class RunDisplay:
         call = self._batch.get(call_id)
         self._shown.add(call_id)
         name = f"{call.name}: " if call and len(self._batch) > 1 else ""
-        note = f"{milliseconds:.1f} ms" if self.is_timed else ""
+        is_timed = self.is_timed and call is not None  # not a call of an earlier turn
+        note = f"{milliseconds:.1f} ms" if is_timed else ""
         self.screen.line("error" if is_error else "result", name + text, note)
 
 
@@ -238,6 +241,15 @@ def answer_as_json(
         "finish_reason": result.finish_reason,
         "tool_activity": activities,
         "usage": result.usage.model_dump(),
+        "waiting": [
+            {
+                "call": call.id,
+                "tool": call.name,
+                "arguments": call.arguments,
+                "digest": approval_digest(call),
+            }
+            for call in result.open_calls
+        ],
     }
 
 
@@ -246,78 +258,209 @@ _TELL_ALL: dict[str, JSONValue] = {
     "stream_options": {"include_usage": True, "include_tool_activity": True}
 }
 
-Decide = Callable[[ToolCall], bool]
-"""Asks a person whether a call may be made."""
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a person decided about a call: a reason if it is denied, arguments if they are changed."""
+
+    approved: bool
+    reason: str = ""
+    arguments: Mapping[str, JSONValue] | None = None
+
+    def as_json(self, digest: object) -> dict[str, object]:
+        """Return the decision as a server reads it."""
+        said: dict[str, object] = {"approved": self.approved, "digest": digest}
+        if self.reason:
+            said["reason"] = self.reason
+        if self.arguments is not None:
+            said["arguments"] = dict(self.arguments)
+        return said
+
+
+Decide = Callable[[ToolCall], Verdict | None]
+"""Asks a person about a call that waits for approval; None leaves the call open."""
+
+
+def undecided(_call: ToolCall) -> None:
+    """Leave a call open: no person can be asked."""
 
 
 @dataclass(slots=True)
 class TerminalChat:
-    """A conversation with an endpoint.
+    """A conversation with an endpoint, and the earlier ones.
 
-    `activities` are its events about its tools, and `times` the times of the last answer's calls.
+    `activities` are the endpoint's events about its tools, and `times` the times of the last
+    answer's calls. `sessions` are those of a server that keeps them, and `rewinding` is the agent that
+    sends it the whole history, which replaces what the session holds.
     """
 
     agent: Agent[str]
     screen: Screen
-    decide: Decide
+    decide: Decide = undecided
     conversation: Conversation = field(default_factory=Conversation)
+    sessions: EndpointSessions | None = None
+    rewinding: Agent[str] | None = None
+    streaming: Callable[[], AbstractContextManager[object]] = nullcontext
     activities: list[dict[str, Any]] = field(default_factory=list)
     times: list[TimedCall] = field(default_factory=list)
     display: RunDisplay | None = None
+    earlier: list[Conversation] = field(default_factory=list)
     _server_calls: ServerCalls = field(default_factory=ServerCalls)
+    _is_rewound: bool = False
+    _failed: str | None = None
 
     def say(self, prompt: str) -> RunResult[str]:
         """Send a prompt, and show the answer as it arrives."""
-        self.activities.clear()
-        self.times = []
         before = self.conversation
-        self.conversation = Conversation(before.messages, session_id=before.session_id)
-        try:
-            result = self._answer(prompt)
-            while result.open_calls:
-                for call in result.open_calls:
-                    self.conversation.append(self._reply(call))
-                result = self._answer(None)
-        except KeyboardInterrupt:
-            self.conversation.close_open_calls("the user stopped the answer")
-            raise
-        except Exception:
-            self.conversation = before  # the next prompt does not repeat a refused one
-            raise
-        finally:
-            self.screen.end_line()
+        result = self._run(prompt, Conversation(before.messages, session_id=before.session_id))
+        assert result is not None  # a prompt is always answered
         return result
 
+    def resume(self) -> RunResult[str] | None:
+        """Ask about the open calls of the conversation and go on; return None without decisions."""
+        return self._run(None, self.conversation)
+
+    @property
+    def last_prompt(self) -> str | None:
+        """The last question, or None before the first one."""
+        if self._failed is not None:
+            return self._failed
+        messages = self.history()
+        at = _last_question(messages)
+        return None if at is None else messages[at].text
+
+    def ask_again(self, prompt: str) -> RunResult[str]:
+        """Ask a question in place of the last one, whose answer is removed.
+
+        A server cannot remove the first turn of a session: a new session begins then.
+        """
+        messages = self.history()
+        at = _last_question(messages)
+        if self._failed is not None or at is None:
+            return self.say(prompt)
+        before, session = messages[:at], self.conversation.session_id
+        was_rewound = self._is_rewound
+        if self.sessions is not None and len(messages) > at + 1:
+            self._is_rewound = any(isinstance(each, AssistantMessage) for each in before)
+            if not self._is_rewound:
+                before, session = (), None
+        try:
+            result = self._run(prompt, Conversation(before, session_id=session))
+        except Exception:
+            self._is_rewound = was_rewound
+            raise
+        assert result is not None  # a prompt is always answered
+        return result
+
+    def begin(self) -> None:
+        """Begin a new conversation; the old one is kept."""
+        if self.sessions is None and len(self.conversation):
+            self.earlier.append(self.conversation)
+        self.conversation = Conversation()
+        self._is_rewound, self._failed = False, None
+
+    def open_session(self, session_id: str) -> None:
+        """Continue a stored session; a server begins one that it does not have."""
+        messages: Sequence[Message] = ()
+        if self.sessions is not None:
+            with suppress(SessionNotFound):
+                messages = self.sessions.get(session_id).messages
+        self.conversation = Conversation(messages, session_id=session_id)
+        self._is_rewound, self._failed = False, None
+
+    def reopen(self, number: int) -> None:
+        """Continue an earlier conversation of this program."""
+        chosen = self.earlier.pop(number)
+        self.begin()
+        self.conversation = chosen
+
     def tell(self, activity: dict[str, Any]) -> None:
-        """Show what the endpoint says of its tools."""
+        """Show an event of the endpoint about its tools."""
         self.activities.append(activity)
         self._server_calls.take(activity)
         if self.display is not None:
             self.display.show_activity(activity)
 
+    def history(self) -> Sequence[Message]:
+        """Return the messages, with the calls of a server's own tools once it has answered."""
+        messages, session = self.conversation.messages, self.conversation.session_id
+        is_answered = not messages or not isinstance(messages[-1], UserMessage)
+        if self.sessions is not None and session and is_answered and not self._is_rewound:
+            with suppress(SessionNotFound):
+                return self.sessions.get(session).messages
+        return messages
+
+    def _run(self, prompt: str | None, conversation: Conversation) -> RunResult[str] | None:
+        self.activities.clear()
+        self.times = []
+        before, self.conversation = self.conversation, conversation
+        try:
+            result = None if prompt is None else self._answer(prompt)
+            while calls := conversation.open_calls if result is None else result.open_calls:
+                replies = self._replies(calls)
+                if not replies:
+                    break
+                for reply in replies:
+                    conversation.append(reply)
+                result = self._answer(None)
+        except KeyboardInterrupt:
+            conversation.close_open_calls("the user stopped the answer")
+            raise
+        except Exception:
+            self.conversation = before  # the next prompt does not repeat a refused one
+            self._failed = prompt
+            raise
+        finally:
+            self.screen.end_line()
+        self._is_rewound, self._failed = False, None
+        return result
+
     def _answer(self, prompt: str | None) -> RunResult[str]:
         self.display = display = RunDisplay(self.screen)
         self._server_calls = ServerCalls()
-        stream = self.agent.stream(prompt, conversation=self.conversation)
+        agent = self.rewinding if self._is_rewound and self.rewinding else self.agent
+        stream = agent.stream(prompt, conversation=self.conversation)
         try:
-            with stream:
+            with self.streaming(), stream:
                 for item in stream:
                     display.show(item)
-                    if isinstance(item, AssistantMessage) and item.tool_calls:
-                        break  # these calls are for a person to decide on, and no tools of ours
+                    if isinstance(item, AssistantMessage) and item.tool_calls and not agent.tools:
+                        break  # a person decides about these calls: they are none of our tools
         finally:
+            self.screen.end_line()
             self.times += [*stream.result.times, *self._server_calls.times]
         return stream.result
 
-    def _reply(self, call: ToolCall) -> ToolMessage:
-        """Answer a call that is open: only those can be that wait for a person's yes."""
-        approval = (call.extra or {}).get("approval")
-        digest = approval.get("digest") if isinstance(approval, dict) else None
-        if digest is None:
-            text = "This client has no tools."
-            return ToolMessage(tool_call_id=call.id, content=text, outcome="error")
-        said = {"approved": self.decide(call), "digest": digest}
-        return ToolMessage(tool_call_id=call.id, content=json.dumps(said))
+    def _replies(self, calls: Sequence[ToolCall]) -> list[ToolMessage]:
+        """Return the decisions about open calls, or none of them if one call stays open."""
+        replies = []
+        for call in calls:
+            if (digest := approval_digest(call)) is None:
+                text = "This client has no tools."
+                reply = ToolMessage(tool_call_id=call.id, content=text, outcome="error")
+            elif (verdict := self.decide(call)) is None:
+                return []
+            else:
+                content = json.dumps(verdict.as_json(digest))
+                reply = ToolMessage(tool_call_id=call.id, content=content)
+            replies.append(reply)
+        return replies
+
+
+def approval_digest(call: ToolCall) -> str | None:
+    """Return the digest of a call that waits for approval, or None for another call."""
+    approval = (call.extra or {}).get("approval")
+    digest = approval.get("digest") if isinstance(approval, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def _last_question(messages: Sequence[Message]) -> int | None:
+    asked = [
+        at
+        for at, each in enumerate(messages)
+        if isinstance(each, UserMessage) and not each.feedback
+    ]
+    return asked[-1] if asked else None
 
 
 @contextmanager
@@ -328,14 +471,21 @@ def talking(
     key: str | None = None,
     model: str | None = None,
     session: str | None = None,
-    decide: Decide = lambda call: False,
+    decide: Decide = undecided,
 ) -> Iterator[TerminalChat]:
     """Open a conversation with an endpoint, new or a session's."""
     http = HTTPTransport(url, api_key=key)
-    options = ModelOptions(extra=_TELL_ALL if http.profile.sends == "new_messages" else {})
+    keeps_history = http.profile.sends == "new_messages"
+    options = ModelOptions(extra=_TELL_ALL if keeps_history else {})
     with http:
         told: list[TerminalChat] = []
         transport = ToolActivity(http, lambda activity: told[0].tell(dict(activity)))
-        agent = Agent(transport, model=model, options=options)
-        told.append(TerminalChat(agent, screen, decide, Conversation(session_id=session)))
-        yield told[0]
+        chat = TerminalChat(Agent(transport, model=model, options=options), screen, decide)
+        told.append(chat)
+        if keeps_history:
+            whole = ToolActivity(http, lambda activity: chat.tell(dict(activity)))
+            whole.profile = replace(http.profile, sends="history")
+            chat.rewinding = Agent(whole, model=model, options=options)
+            chat.sessions = EndpointSessions(http)
+        chat.conversation = Conversation(session_id=session)
+        yield chat
