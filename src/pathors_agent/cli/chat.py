@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 from pathors_agent.agents.agent import Agent
@@ -76,11 +77,11 @@ def chat(
     """Answer line after line of standard input; return the exit status."""
     listen_to_ctrl_c()
     tolerate_narrow_terminals()
-    screen = (
-        Screen(NoOutput())
-        if as_json
-        else Screen(sys.stdout, colour=wants_colour(), renders=can_render())
-    )
+    screen = Screen(NoOutput()) if as_json else Screen(sys.stdout, colour=wants_colour())
+    if can_render() and not as_json:
+        from pathors_agent.cli.markdown import MarkdownStream  # late: pipes need no rich
+
+        screen.rendering = partial(MarkdownStream, colour=wants_colour())
     keyboard = _Keyboard(screen) if sys.stdin.isatty() and not as_json else None
     decide = keyboard.decide if keyboard else undecided
     names_endpoint = any(map(os.environ.get, ("PATHORS_BASE_URL", "PATHORS_PROJECT_ID")))

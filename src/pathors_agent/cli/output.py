@@ -7,18 +7,15 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, cast
+from typing import Annotated, Any, NoReturn, Protocol, cast
 
 import typer
-
-if TYPE_CHECKING:
-    from pathors_agent.cli.markdown import MarkdownStream
 
 # What texts of models and users must not contain on a terminal: control characters except line
 # feeds and tabs, other line breaks, characters that change the direction, and invisible ones.
@@ -59,6 +56,16 @@ class Output(Protocol):
         """Flush the output."""
 
 
+class GrowingText(Protocol):
+    """A text that is written piece by piece."""
+
+    def write(self, text: str, /) -> None:
+        """Write a piece of the text."""
+
+    def end(self) -> None:
+        """End the text, and its line."""
+
+
 class NoOutput:
     """An output that drops everything, for commands that write JSON instead."""
 
@@ -76,10 +83,10 @@ class Screen:
     out: Output
     colour: bool = False
     is_mid_line: bool = False
-    renders: bool = False
-    """Whether texts that grow are Markdown, and are rendered: only on a terminal."""
+    rendering: Callable[[Output, str, int], GrowingText] | None = None
+    """Starts a text that grows, after a label of some width. Without it, the text is plain."""
     _last: str = ""
-    _markdown: "MarkdownStream | None" = None
+    _growing: GrowingText | None = None
 
     def line(self, speaker: str, text: str, note: str = "") -> None:
         """Write a whole text, and a remark behind it."""
@@ -91,12 +98,10 @@ class Screen:
         """Write a piece of a text that grows."""
         label = "" if self.is_mid_line else self.label(speaker)
         shown = printable(self._last + text)[len(self._last) :]
-        if self.renders and not self.is_mid_line:
-            from pathors_agent.cli.markdown import MarkdownStream  # late: pipes need no rich
-
-            self._markdown = MarkdownStream(self.out, label, _LABEL_WIDTH, colour=self.colour)
-        if self._markdown is not None:
-            self._markdown.write(shown)
+        if self.rendering is not None and not self.is_mid_line:
+            self._growing = self.rendering(self.out, label, _LABEL_WIDTH)
+        if self._growing is not None:
+            self._growing.write(shown)
         else:
             self._write(label + _indented(shown))
         self._last = text[-1:] or self._last
@@ -104,9 +109,9 @@ class Screen:
 
     def end_line(self) -> None:
         """End a text that grew."""
-        if self._markdown is not None:
-            self._markdown.end()
-            self._markdown = None
+        if self._growing is not None:
+            self._growing.end()
+            self._growing = None
         elif self.is_mid_line:
             self._write("\n")
         self.is_mid_line, self._last = False, ""
