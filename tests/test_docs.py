@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import typer
 
+from pathors_agent import __version__
 from pathors_agent.cli.app import app
 from pathors_agent.server import load_projects
 from pathors_agent.server.config import load_settings
@@ -277,8 +278,9 @@ def check_words(words: list[str]) -> None:
 
 
 def check_requirement(requirement: str) -> None:
-    """Check that it is this distribution, or this folder, with extras that it has."""
-    words = re.fullmatch(r"(?:pathors-agent|\.)(?:\[([\w,]+)\])?", requirement)
+    """Check that it is this distribution, this folder or its wheel, with extras that it has."""
+    wheel = re.escape(f"dist/pathors_agent-{__version__}-py3-none-any.whl")
+    words = re.fullmatch(rf"(?:pathors-agent|\.|{wheel})(?:\[([\w,]+)\])?", requirement)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     assert words
@@ -293,6 +295,26 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / name).resolve() if name else page
         assert target.exists(), link
         assert not anchor or anchor in headings(target), link
+
+
+@pytest.mark.parametrize("title", ["Why", "Install", "Beside other libraries"])
+def test_readme_and_home_page_say_the_same(title: str) -> None:
+    def section(page: Path) -> str:
+        text = page.read_text().replace("](docs/", "](").partition(f"\n## {title}\n")[2]
+        return text.partition("\n## ")[0]
+
+    readme, home = section(ROOT / "README.md"), section(ROOT / "docs" / "index.md")
+
+    assert home.strip()
+    assert readme.startswith(home.partition("\nEvery example")[0].rstrip())
+
+
+def test_install_section_names_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+    of_developers = {"dev", "docs", "bench", "bench-litellm"}
+    assert set(extras) == set(project["optional-dependencies"]) - of_developers
 
 
 def test_block_that_prints_something_else_is_found() -> None:
