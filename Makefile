@@ -62,6 +62,7 @@ docs: ## draw the pictures of the docs, write the reference, build the site into
 	.venvs/docs/bin/python docs/drawings/draw.py
 	@$(PYTHON) .ci/reference.py
 	.venvs/docs/bin/zensical build --clean --strict
+	@$(PYTHON) .ci/make_llms.py site
 	@$(PYTHON) .ci/check_site.py site
 
 matrix: ## run the tests on every Python from 3.11 on that this machine has

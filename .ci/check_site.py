@@ -15,6 +15,8 @@ FETCHED = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefe
 ADDRESSES = {"href", "src", "data", "poster", "xlink:href"}
 OUTSIDE_STYLE = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""")
 
+MARKDOWN_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
 
 class Page(HTMLParser):
     """What a page loads, where it links to, and which anchors it has."""
@@ -40,6 +42,7 @@ def problems(folder):
     """Say what is wrong, one line each."""
     pages = {path: Page(path) for path in sorted(folder.rglob("*.html"))}
     yield from outside_styles(folder)
+    yield from broken_links_of_llms(folder)
     for page in pages.values():
         where = page.path.relative_to(folder)
         yield from (f"{where} loads {address}" for address in page.loads if is_outside(address))
@@ -55,6 +58,16 @@ def outside_styles(folder):
     for path in folder.rglob("*.css"):
         for address in OUTSIDE_STYLE.findall(path.read_text()):
             yield f"{path.relative_to(folder)} loads {address}"
+
+
+def broken_links_of_llms(folder):
+    """Say which links of `llms.txt` lead nowhere."""
+    listed = folder / "llms.txt"
+    links = MARKDOWN_LINK.findall(listed.read_text()) if listed.is_file() else []
+    for link in links:
+        target = folder / link
+        if not (target / "index.html" if target.is_dir() else target).is_file():
+            yield f"llms.txt links to {link}"
 
 
 def is_outside(address):

@@ -10,6 +10,24 @@ HEIGHT = 220
 LEFT, RIGHT, TOP, BOTTOM = 60, 170, 34, 30
 COLORS = ("#0b6e4f", "#c8553d", "#4a78c9", "#8a5aa8")
 
+# For readers whose system is dark; the colours of the bars and lines are brightened.
+NIGHT = """<style>
+@media (prefers-color-scheme: dark) {
+  .paper { fill: #1b1f2a }
+  text { fill: #e6e9f2 }
+  text[fill="#555"], text[fill="#777"] { fill: #9aa3b5 }
+  line { stroke: #414a60 }
+  [fill="#0b6e4f"] { fill: #35a57c }
+  [fill="#c8553d"] { fill: #e07a63 }
+  [fill="#4a78c9"] { fill: #7ba3ec }
+  [fill="#8a5aa8"] { fill: #b98ad6 }
+  [stroke="#0b6e4f"] { stroke: #35a57c }
+  [stroke="#c8553d"] { stroke: #e07a63 }
+  [stroke="#4a78c9"] { stroke: #7ba3ec }
+  [stroke="#8a5aa8"] { stroke: #b98ad6 }
+}
+</style>"""
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -30,7 +48,8 @@ def svg(panels: Sequence[Panel]) -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
             f'width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="12">',
-            f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+            NIGHT,
+            f'<rect class="paper" width="{WIDTH}" height="{height}" fill="white"/>',
             *(
                 line
                 for place, panel in enumerate(panels)

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.lines import NIGHT
 from benchmarks.results import Cost
 
 WIDTH = 720
@@ -44,7 +45,8 @@ def svg(plot: Plot, costs: list[Cost], caption: str) -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+        NIGHT,
+        f'<rect class="paper" width="{WIDTH}" height="{height}" fill="white"/>',
         '<text x="10" y="20" font-size="15" font-weight="bold">'
         f"{plot.title} (logarithmic; shorter is better)</text>",
         f'<text x="10" y="38" fill="#555">{escape(caption)}</text>',

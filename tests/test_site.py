@@ -4,6 +4,8 @@ The browser reads what `make docs` has built into `site/`; those tests are skipp
 """
 
 import functools
+import json
+import re
 import subprocess
 import sys
 import threading
@@ -80,6 +82,20 @@ def test_search_finds_a_page(address: str, new_tab: NewTab) -> None:
     page.get_by_text("take_lease").first.wait_for()
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["azure", "image", "fastapi", "cost", "system prompt", "deploy", "login", "pydantic-ai"],
+)
+@pytest.mark.usefixtures("address")  # that the site is there
+def test_title_of_a_page_or_section_has_the_words_that_newcomers_search_for(words: str) -> None:
+    index = json.loads((SITE / "search.json").read_text())
+    titles = [
+        item["title"].lower() for item in index["items"] if "reference" not in item["location"]
+    ]
+
+    assert [title for title in titles if words in title]
+
+
 def test_page_follows_the_colours_of_the_system(address: str, new_tab: NewTab) -> None:
     def background(scheme: str) -> str:
         page = new_tab(address, color_scheme=scheme)
@@ -100,6 +116,50 @@ def test_command_is_copied_without_its_prompt(address: str, new_tab: NewTab) -> 
     assert page.evaluate(
         "getComputedStyle(document.querySelector('.gp'), '::before').content"
     ).startswith('"$')
+
+
+@pytest.mark.parametrize(
+    "drawing", sorted((ROOT / "docs" / "images").glob("*.svg")), ids=lambda path: path.name
+)
+def test_drawing_follows_the_colours_of_its_page(
+    drawing: Path, address: str, new_tab: NewTab
+) -> None:
+    def texts(scheme: str) -> str:
+        page = new_tab(address, color_scheme=scheme)
+        page.goto(f"{address}/images/{drawing.name}")
+        color: str = page.evaluate(
+            "getComputedStyle(document.querySelector('text[font-weight], text.note, text')).fill"
+        )
+        return color
+
+    assert texts("light") != texts("dark")
+
+
+def make_llms(folder: Path) -> list[str]:
+    program = str(ROOT / ".ci" / "make_llms.py")
+    subprocess.run([sys.executable, program, str(folder)], check=True)
+    return re.findall(r"^- \[.+?\]\((.+?)\)", (folder / "llms.txt").read_text(), re.MULTILINE)
+
+
+def test_llms_text_lists_every_page_once(tmp_path: Path) -> None:
+    docs = ROOT / "docs"
+    pages = {
+        page.relative_to(docs).with_suffix("").as_posix() + "/"
+        for page in docs.rglob("*.md")
+        if page.name not in {"nav.md", "index.md"}
+    }
+
+    listed = make_llms(tmp_path)
+
+    assert sorted(listed) == sorted([*pages, "./"])
+    assert (tmp_path / "llms-full.txt").read_text().count("\n# ") >= len(pages)
+
+
+def test_check_finds_a_dead_link_of_the_llms_text(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<p>")
+    (tmp_path / "llms.txt").write_text("- [Start](./)\n- [Gone](howto/gone/)\n")
+
+    assert check(tmp_path).stderr.strip() == "llms.txt links to howto/gone/"
 
 
 def check(folder: Path) -> subprocess.CompletedProcess[str]:

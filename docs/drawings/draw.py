@@ -52,7 +52,7 @@ LOOPS = {Role.USER: 180, Role.ASSISTANT: 0, Role.TOOL: 90}  # degrees, where a r
 
 
 def state_machine() -> str:
-    """Draw who must speak next, and which message leads where."""
+    """Draw the role that must speak next, and which message leads where."""
     edges: dict[tuple[Role, Role], list[Event]] = {}
     for role, row in TRANSITIONS.items():
         for event, following in row.items():
@@ -60,7 +60,7 @@ def state_machine() -> str:
     shapes = [_edge(a, b, edges) for a, b in edges]
     nodes = [_node(role, place) for role, place in PLACES.items()]
     start = '<path class="edge" d="M170 14 V63"/><text class="note" x="180" y="26">start</text>'
-    title = "Who must speak next, and which message leads there"
+    title = "The role that must speak next, and which message leads there"
     return _picture(760, 500, title, [start, *shapes, *nodes])
 
 
