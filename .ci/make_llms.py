@@ -51,8 +51,7 @@ def index():
 def full():
     """Return the text of all pages, each below its address."""
     return "\n".join(
-        f"<!-- {address(file) or './'} -->\n\n{(DOCS / file).read_text()}"
-        for _, _, file in pages()
+        f"<!-- {address(file) or './'} -->\n\n{(DOCS / file).read_text()}" for _, _, file in pages()
     )
 
 
