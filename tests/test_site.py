@@ -143,15 +143,12 @@ def make_llms(folder: Path) -> list[str]:
 
 def test_llms_text_lists_every_page_once(tmp_path: Path) -> None:
     docs = ROOT / "docs"
-    pages = {
-        page.relative_to(docs).with_suffix("").as_posix() + "/"
-        for page in docs.rglob("*.md")
-        if page.name not in {"nav.md", "index.md"}
-    }
+    files = {page.relative_to(docs).with_suffix("").as_posix() for page in docs.rglob("*.md")}
+    pages = [f"{file}/".removesuffix("index/") or "./" for file in files - {"nav"}]
 
     listed = make_llms(tmp_path)
 
-    assert sorted(listed) == sorted([*pages, "./"])
+    assert sorted(listed) == sorted(pages)
     assert (tmp_path / "llms-full.txt").read_text().count("\n# ") >= len(pages)
 
 
