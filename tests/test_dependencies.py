@@ -1,9 +1,12 @@
 """The page of dependencies names each package that is installed, with its bound and extra."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -37,3 +40,13 @@ def test_page_names_each_package_of_an_extra_with_its_bound() -> None:
     assert shown == {
         (extra, each.name): each.specifier for extra, each in needed if each.name != PROJECT["name"]
     }
+
+
+@pytest.mark.process  # what is imported here cannot be imported again
+def test_durable_runs_without_their_packages_name_the_extra() -> None:
+    code = "import sys; sys.modules['dbos'] = None; import pathors_agent.durable"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: durable runs need dbos: pip install 'pathors-agent[durable]'"
+    )

@@ -1,6 +1,11 @@
 """Durable runs: a crash loses nothing and repeats nothing, on one machine or on many."""
 
-from pathors_agent.durable.agent import DurableAgent
+try:
+    from pathors_agent.durable.agent import DurableAgent
+except ModuleNotFoundError as error:
+    if error.name in ("croniter", "dbos", "sqlalchemy"):
+        error.msg = f"durable runs need {error.name}: pip install 'pathors-agent[durable]'"
+    raise
 from pathors_agent.durable.batch import BatchLine, read_batch, run_batch, write_batch
 from pathors_agent.durable.handle import RunEvent, RunHandle
 from pathors_agent.durable.run_list import RunPage, RunStatus, RunSummary
