@@ -273,7 +273,8 @@ def check_words(words: list[str]) -> None:
         command = command.commands[words.pop(0)]
     known = {option for parameter in command.params for option in parameter.opts}
 
-    assert not hasattr(command, "commands"), f"{words} is no command"
+    is_option = bool(words) and words[0].startswith("--")  # of the program itself
+    assert is_option or not hasattr(command, "commands"), f"{words} is no command"
     assert {word for word in words if word.startswith("--")} <= known
 
 
