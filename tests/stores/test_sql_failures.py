@@ -146,11 +146,12 @@ async def test_statement_that_takes_too_long_is_ended(
 ) -> None:
     for number in range(10):
         await say(store, UserMessage(content="x" * 5_000_000), id=f"s{number}")
-    monkeypatch.setattr("pathors_agent.stores.database.STATEMENT_SECONDS", 0.02)
 
     async with SQLStore(url) as hasty:
-        with pytest.raises(StoreError, match="the database took too long"):
-            await hasty.search_sessions("project", "x" * 100 + "y", limit=1, offset=0)
+        with monkeypatch.context() as impatient:
+            impatient.setattr("pathors_agent.stores.database.STATEMENT_SECONDS", 0.02)
+            with pytest.raises(StoreError, match="the database took too long"):
+                await hasty.search_sessions("project", "x" * 100 + "y", limit=1, offset=0)
         await hasty.check()
 
 
