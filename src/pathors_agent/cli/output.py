@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, NoReturn, Protocol, cast
 
 import typer
@@ -251,10 +250,11 @@ _EXTRAS = {
 
 
 @contextmanager
-def reporting(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+def reporting(options: Mapping[str, str] | None = None) -> Iterator[None]:
     """Turn an error of a command into one line and an exit status.
 
-    `options` are those of the command by the parameters of the library, see `in_own_words`.
+    `options` are those of the command by the parameters of the library, see `in_own_words`. Pass them
+    if the command's options name an endpoint.
     """
     try:
         yield
@@ -279,7 +279,8 @@ def reporting(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[Non
         if not isinstance(error, AgentError):
             raise
         status = WRONG_USAGE if isinstance(error, InvalidSetting) else FAILED
-        fail(in_own_words(error_text(error), options), status)
+        text = error_text(error)
+        fail(text if options is None else in_own_words(text, options), status)
 
 
 # The library's parameters in its errors, and the variables that replace them without an option.
