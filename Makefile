@@ -7,8 +7,8 @@ PY := .venv/bin/python
 # Keep compiled modules: the workers, and the processes that tests start, share them.
 export PYTHONDONTWRITEBYTECODE =
 DEMO := .venvs/demo/bin/python
-# Twice the cores, for many tests wait for sockets and timers; each worker holds 300 MB.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * (os.cpu_count() or 1)))')
+# More than twice the cores, for many tests wait for sockets and timers; each holds 300 MB.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + 2 * (os.cpu_count() or 1)))')
 PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help

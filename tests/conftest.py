@@ -2,6 +2,7 @@
 
 import gc
 import ipaddress
+import logging
 import os
 import sys
 from collections import Counter
@@ -99,6 +100,17 @@ def no_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
             for provider in ("_TRACER_PROVIDER", "_METER_PROVIDER"):
                 if hasattr(module, provider):
                     monkeypatch.setattr(module, provider, None)
+
+
+@pytest.fixture(autouse=True)
+def no_handlers() -> Iterator[None]:
+    """Restore the loggers that a command, run in this process, sends to its own stderr."""
+    loggers = [logging.getLogger(name) for name in ("pathors_agent", "uvicorn")]
+    before = [(each, each.handlers[:], each.level, each.propagate) for each in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

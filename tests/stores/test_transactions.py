@@ -232,11 +232,18 @@ async def test_readers_do_not_wait_for_a_writer(database: SQLite) -> None:
     assert await stored(database) == ["z"]
 
 
-async def test_threads_are_no_more_than_the_jobs_that_are_open_at_once(database: SQLite) -> None:
+@pytest.fixture
+def threads_before() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+async def test_threads_are_no_more_than_the_jobs_that_are_open_at_once(
+    threads_before: set[threading.Thread], database: SQLite
+) -> None:
     for _ in range(20):
         await stored(database)
 
-    names = [thread.name for thread in threading.enumerate()]
+    names = [thread.name for thread in set(threading.enumerate()) - threads_before]
     assert names.count("pathors-reader") == 1
     assert names.count("pathors-writer") == 1
 

@@ -244,6 +244,7 @@ def test_long_texts_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(re.findall(r"\(and [\d,]+ more characters\)", log.getvalue())) == 2
 
 
+@pytest.mark.slow  # every rule of both checks, ten seconds
 def test_it_carries_answers_as_any_transport() -> None:
     log = io.StringIO()
 
