@@ -145,7 +145,7 @@ def test_endpoint_that_cannot_be_asked_ends_with_1(server: Live) -> None:
     )
     assert refused.stderr == (
         "error: the provider answered 401: Invalid authentication; "
-        "check the key (api_key=, PATHORS_API_KEY)\n"
+        "check the key (--key, PATHORS_API_KEY)\n"
     )
     assert no_server.stderr.startswith("error: No connection to http://127.0.0.1:9")
 
