@@ -264,7 +264,7 @@ DeltaT = TypeVar("DeltaT")
 
 
 def drained(call: Generator[Any, None, ResultT]) -> ResultT:
-    """Make a call, drop its deltas, and return its result."""
+    """Run a call to its end, without its deltas, and return its result."""
     while True:
         try:
             next(call)
@@ -316,7 +316,7 @@ def with_hooks(
     *,
     is_read: bool,
 ) -> Generator[DeltaT, None, ResultT]:
-    """Make a call inside its hooks; yield the deltas of the call if they are read."""
+    """Run a call inside its hooks; yield its deltas if the stream is read."""
     if not is_read:
         return hooks(lambda value: drained(call(value)))
     return (yield from _in_thread(hooks, call, control))
@@ -353,7 +353,7 @@ def _serve(
     call: Callable[[ValueT], Generator[DeltaT, None, ResultT]],
     control: RunControl,
 ) -> Generator[DeltaT, None, None]:
-    """Make the calls that hooks ask for, until the hooks have ended."""
+    """Run the calls that the hooks request, until the hooks have ended."""
     while not outcome.done():
         try:
             given = handover.queue.get(timeout=control.left())

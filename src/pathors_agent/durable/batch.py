@@ -113,7 +113,7 @@ async def run_batch(
 
 
 def write_batch(results: Iterable[dict[str, JSONValue]], path: Path) -> None:
-    """Write the results, whole or not at all."""
+    """Write the results to a file of JSON lines, which replaces the old file once it is complete."""
     part = path.with_name(f"{path.name}.part")
     with part.open("w", encoding="utf-8") as file:
         for result in results:
@@ -122,7 +122,7 @@ def write_batch(results: Iterable[dict[str, JSONValue]], path: Path) -> None:
 
 
 async def _start(durable: DurableAgent[Any], line: BatchLine, name: str) -> str:
-    """Start a line's run, unless it is there; give the segment to wait for."""
+    """Start a line's run, unless it exists; return the segment to wait for."""
     # Another text under the same id is another run.
     text = json.dumps([line.id, dump(line.messages)])
     digest = blake2b(text.encode(), digest_size=4).hexdigest()
