@@ -161,7 +161,11 @@ NEEDED_TO_RUN = (
     *("httpx2", "jsonschema", "opentelemetry", "structlog", "tenacity"),
     *("pathors_agent.agents.ask", "pathors_agent.agents.control", "pathors_agent.agents.drivers"),
     *("pathors_agent.agents.perform", "pathors_agent.agents.stream", "pathors_agent.agents.result"),
-    *("pathors_agent.telemetry.runs", "pathors_agent.telemetry.spans", "pathors_agent.views"),
+    *(
+        "pathors_agent.telemetry.runs",
+        "pathors_agent.telemetry.spans",
+        "pathors_agent.telemetry.timeline",
+    ),
     *("pathors_agent.wire.response_stream", "pathors_agent.wire.sse"),
 )
 

@@ -25,10 +25,10 @@ from pathors_agent.durable import (
     write_batch,
 )
 from pathors_agent.durable.timeline import Timeline, as_html, as_text, read_timeline
+from pathors_agent.telemetry.timeline import TimedCall
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
 from pathors_agent.testing.script import Entry
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport
-from pathors_agent.views.timeline import TimedCall
 from pathors_agent.wire.profiles import DEFAULT_PROFILE
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]

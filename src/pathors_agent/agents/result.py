@@ -1,6 +1,6 @@
 """The result of a run: its answer, its messages, its status and its usage."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import add
@@ -14,13 +14,10 @@ from pathors_agent.core.limits import Limits
 from pathors_agent.core.run import Status
 from pathors_agent.errors import RunNotFinished
 from pathors_agent.messages import AssistantMessage, EndedBy, Message, ToolCall, Usage
+from pathors_agent.messages.transcript import Transcribed
 from pathors_agent.schema.bounds import cut
-from pathors_agent.views.timeline import Chart, TimedCall, page
-from pathors_agent.views.transcript import as_html, as_rich, as_text
+from pathors_agent.telemetry.timeline import Chart, TimedCall, page
 from pathors_agent.wire.message_builder import Quirk
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 # A sentence or two: models explain a refusal in their first words.
 MAX_REFUSAL_CHARACTERS = 500
@@ -31,7 +28,7 @@ _NOTHING_USED = Usage(
 
 
 @dataclass(frozen=True)
-class RunResult(Generic[OutputT]):
+class RunResult(Transcribed, Generic[OutputT]):
     """The state of a run when it ended, and its messages.
 
     `messages` are those that this run added, the prompt first. `conversation` is the whole history,
@@ -101,27 +98,14 @@ class RunResult(Generic[OutputT]):
         def __getattr__(self, name: str) -> object:
             raise missing(self, name)
 
-    def transcript(self) -> str:
-        """Return what was said as text: the status, and the messages that this run added.
-
-        `print(result)` shows it. The repr and the logs show no contents.
-        """
-        return as_text(self.messages, self._said())
-
-    def __str__(self) -> str:
-        return self.transcript()
-
     def timeline(self) -> str:
         """Return an HTML page that shows the run's calls as bars."""
-        return page(Chart("Run", self._said(), self.times))
+        return page(Chart("Run", self._outcome(), self.times))
 
-    def _repr_html_(self) -> str:
-        return as_html(self.messages, self._said())
+    def _shown(self) -> tuple[str, Sequence[Message]]:
+        return self._outcome(), self.messages
 
-    def __rich_console__(self, *_: object) -> "Iterator[RenderableType]":
-        return as_rich(self.messages, self._said())
-
-    def _said(self) -> str:
+    def _outcome(self) -> str:
         tokens = self.usage.total_tokens
         used = "" if tokens is None else f", {tokens} tokens"
         stopped = f" ({self.limit})" if self.limit else ""

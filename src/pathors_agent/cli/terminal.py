@@ -25,9 +25,9 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.sessions.client import EndpointSessions
+from pathors_agent.telemetry.timeline import Chart, TimedCall, page
 from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.transports.http import HTTPTransport
-from pathors_agent.views.timeline import Chart, TimedCall, page
 from pathors_agent.wire.chat_completions import ModelOptions
 from pathors_agent.wire.deltas import (
     Delta,

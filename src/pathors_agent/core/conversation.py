@@ -4,12 +4,11 @@ The table is the documentation: a missing cell is a `ConversationError`. `Conver
 only way to add a message.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from reprlib import Repr
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -26,9 +25,7 @@ from pathors_agent.messages import (
     dump_message,
     message_adapter,
 )
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from pathors_agent.messages.transcript import Transcribed
 
 
 class Role(StrEnum):
@@ -133,7 +130,7 @@ class _Batch:
         return [results[place] for place in sorted(results)]
 
 
-class Conversation:
+class Conversation(Transcribed):
     """A message history that is legal after every append.
 
     `Conversation(messages)` raises `ConversationError` with the index of the first message that does
@@ -194,24 +191,8 @@ class Conversation:
             f"session_id={self.session_id!r}>"
         )
 
-    def transcript(self) -> str:
-        """Return the messages as text. `print(conversation)` shows it; the repr has no contents."""
-        from pathors_agent.views.transcript import as_text
-
-        return as_text(self.messages)
-
-    def __str__(self) -> str:
-        return self.transcript()
-
-    def _repr_html_(self) -> str:
-        from pathors_agent.views.transcript import as_html
-
-        return as_html(self.messages)
-
-    def __rich_console__(self, *_: object) -> "Iterator[RenderableType]":
-        from pathors_agent.views.transcript import as_rich
-
-        return as_rich(self.messages)
+    def _shown(self) -> tuple[str, Sequence[Message]]:
+        return "", self.messages
 
     def __len__(self) -> int:
         batch = self._batch

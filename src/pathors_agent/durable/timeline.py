@@ -11,7 +11,7 @@ from pathors_agent.durable.history import BEGIN, STARTED
 from pathors_agent.durable.records import Step
 from pathors_agent.durable.run_list import AT_WORK
 from pathors_agent.durable.runs import Runs, status_of
-from pathors_agent.views.timeline import Chart, TimedCall, duration, page
+from pathors_agent.telemetry.timeline import Chart, TimedCall, duration, page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

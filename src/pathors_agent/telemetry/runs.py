@@ -48,7 +48,7 @@ from pathors_agent.telemetry.spans import (
     active_api,
     captures_contents,
 )
-from pathors_agent.views.timeline import TimedCall
+from pathors_agent.telemetry.timeline import TimedCall
 from pathors_agent.wire.chat_completions import RequestTemplate
 
 if TYPE_CHECKING:

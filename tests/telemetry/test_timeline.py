@@ -9,8 +9,8 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from pathors_agent import Agent, Limits, TransportError, tool
+from pathors_agent.telemetry.timeline import Chart, TimedCall, duration, page
 from pathors_agent.testing import ScriptedTransport, answer, calls, http_error
-from pathors_agent.views.timeline import Chart, TimedCall, duration, page
 from ways import Way
 
 EVIL = '"><script>alert(1)</script><img src=x onerror="x">'

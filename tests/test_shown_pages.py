@@ -1,4 +1,4 @@
-"""Views in a real browser: transcripts in notebooks of several makers, timelines on a phone."""
+"""Pages in a real browser: transcripts in notebooks of several makers, timelines on a phone."""
 
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ import pytest
 
 from browser import NewTab
 from pathors_agent import AssistantMessage, Conversation, ToolCall, ToolMessage, UserMessage
-from pathors_agent.views.timeline import Chart, TimedCall, page
+from pathors_agent.telemetry.timeline import Chart, TimedCall, page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

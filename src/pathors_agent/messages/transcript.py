@@ -1,6 +1,6 @@
-"""Readable transcripts of messages: as text, as HTML for notebooks, and with rich for terminals.
+"""Transcripts of messages: as text, as HTML for notebooks, and with rich for terminals.
 
-Only these three functions show message contents; a plain repr shows their sizes.
+Only a transcript shows the contents of messages; a repr shows their sizes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,11 +38,50 @@ class _Row(NamedTuple):
     remark: str = ""
 
 
-def as_text(messages: Sequence[Message], heading: str = "") -> str:
-    """Return messages as lines; characters that would control a terminal are replaced."""
-    rows = list(_rows(messages))
-    width = max([_LABEL, *(len(row.label) for row in rows)])
-    return "\n".join(filter(None, [heading, *(_text_row(row, width) for row in rows)]))
+class Transcribed:
+    """An object whose messages are shown when it is printed, in a notebook, and by rich."""
+
+    __slots__ = ()
+
+    def _shown(self) -> tuple[str, Sequence[Message]]:
+        """Return the heading of the transcript, and its messages."""
+        raise NotImplementedError
+
+    def transcript(self) -> str:
+        """Return the messages as text, which `print` shows too. The repr and the logs show no contents.
+
+        Characters that would control a terminal are replaced.
+        """
+        heading, messages = self._shown()
+        rows = list(_rows(messages))
+        width = max([_LABEL, *(len(row.label) for row in rows)])
+        return "\n".join(filter(None, [heading, *(_text_row(row, width) for row in rows)]))
+
+    def __str__(self) -> str:
+        return self.transcript()
+
+    def _repr_html_(self) -> str:
+        """Return the messages as HTML with all text escaped, in the colours of the surrounding page."""
+        heading, messages = self._shown()
+        head = f'<p style="margin:0 0 .5em;opacity:.75">{escape(heading)}</p>' if heading else ""
+        rows = "".join(map(_html_row, _rows(messages)))
+        return f'<div style="max-width:60em">{head}<table style="{_TABLE}">{rows}</table></div>'
+
+    def __rich_console__(self, *_: object) -> "Iterator[RenderableType]":
+        """Yield the messages as objects that rich renders; their text is taken literally."""
+        from rich.table import Table
+        from rich.text import Text
+
+        heading, messages = self._shown()
+        if heading:
+            yield Text(heading, style="dim")
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for row in _rows(messages):
+            label = Text(row.label, style=_STYLES.get(row.label, ""))
+            table.add_row(label, Text.assemble(_visible(row.text), (_remark(row), "dim")))
+        yield table
 
 
 def _text_row(row: _Row, width: int) -> str:
@@ -53,29 +92,6 @@ def _text_row(row: _Row, width: int) -> str:
 
 # The labels of answers and reasoning.
 _LABEL = 9
-
-
-def as_html(messages: Sequence[Message], heading: str = "") -> str:
-    """Return messages as HTML with all text escaped, in the colours of the surrounding page."""
-    head = f'<p style="margin:0 0 .5em;opacity:.75">{escape(heading)}</p>' if heading else ""
-    rows = "".join(map(_html_row, _rows(messages)))
-    return f'<div style="max-width:60em">{head}<table style="{_TABLE}">{rows}</table></div>'
-
-
-def as_rich(messages: Sequence[Message], heading: str = "") -> "Iterator[RenderableType]":
-    """Yield messages as objects that rich renders; their text is taken literally."""
-    from rich.table import Table
-    from rich.text import Text
-
-    if heading:
-        yield Text(heading, style="dim")
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for row in _rows(messages):
-        label = Text(row.label, style=_STYLES.get(row.label, ""))
-        table.add_row(label, Text.assemble(_visible(row.text), (_remark(row), "dim")))
-    yield table
 
 
 _STYLES = {"user": "bold", "call": "cyan", "result": "green", "error": "red", "reasoning": "dim"}

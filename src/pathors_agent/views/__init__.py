@@ -1,1 +1,0 @@
-"""Conversations and runs as people read them: transcripts and timelines."""
