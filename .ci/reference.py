@@ -34,9 +34,10 @@ DEFAULTS_OF = {"ToolOptions": "Tool"}  # the class that has the defaults of a Ty
 MARKS = ("classmethod", "staticmethod", "contextmanager", "asynccontextmanager")
 INDEX = """# Public names
 
-Each name that a program may import, page by page. A line below each heading names the place to
-import it from. What has no entry here may change with any version. `help(name)` shows the
-same texts.
+Each name that a program may import, page by page. A line below each heading names the package to
+import it from: `pathors_agent` for the names that most programs need, and the package of its part
+for each other name. Anything without an entry here may change with any version. `help(name)` shows
+the same texts.
 """
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef

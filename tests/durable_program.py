@@ -15,10 +15,11 @@ from typing import Any
 
 from dbos._sys_db import SystemDatabase
 
-from pathors_agent import NOT_HAPPENED, AsyncAgent, Happened, ToolContext, tool
+from pathors_agent import AsyncAgent, ToolContext, tool
 from pathors_agent.testing import calls
 from pathors_agent.testing.script import Asked, Entry
 from pathors_agent.testing.scripted_transport import AsyncPlayerTransport
+from pathors_agent.tools import NOT_HAPPENED, Happened
 from pathors_agent.transports.base import AsyncResponse, Request
 from pathors_agent.wire.profiles import DEFAULT_PROFILE
 

@@ -4,7 +4,8 @@ from collections.abc import Generator
 from typing import Any
 
 from hook_kinds import Around
-from pathors_agent import ModelContext, ModelRequest, ToolContext
+from pathors_agent import ToolContext
+from pathors_agent.agents import ModelContext, ModelRequest
 from pathors_agent.messages import (
     Message,
     ToolCall,

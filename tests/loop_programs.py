@@ -19,7 +19,8 @@ if __name__ == "__main__" and sys.argv[1] in IN_GREENLETS:
 
     monkey.patch_all()  # before anything else, as gevent asks for
 
-from pathors_agent import Agent, ToolLoopError, ToolProgressDelta, tool  # noqa: E402
+from pathors_agent import Agent, ToolProgressDelta, tool  # noqa: E402
+from pathors_agent.errors import ToolLoopError  # noqa: E402
 from pathors_agent.testing import ScriptedTransport, calls  # noqa: E402
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from pathors_agent import StoreError
+from pathors_agent.errors import StoreError
 from pathors_agent.messages import Message
 from pathors_agent.stores import SQLStore
 

@@ -44,9 +44,10 @@ def test_page_names_each_package_of_an_extra_with_its_bound() -> None:
 
 @pytest.mark.process  # what is imported here cannot be imported again
 def test_durable_runs_without_their_packages_name_the_extra() -> None:
-    code = "import sys; sys.modules['dbos'] = None; import pathors_agent.durable"
+    code = "import sys; sys.modules['dbos'] = None; from pathors_agent.durable import DurableAgent"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert done.stderr.splitlines()[-1] == (
-        "ModuleNotFoundError: durable runs need dbos: pip install 'pathors-agent[durable]'"
+        "ModuleNotFoundError: pathors_agent.durable.DurableAgent needs dbos:"
+        " pip install 'pathors-agent[durable]'"
     )

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "pathors_agent"
 # A package imports from the lines above its own. A root module counts as a package, and every package
 # must have a place here.
 LAYERS = [
-    "media",
+    "media lazy_names",
     "messages",
     "errors json_text",
     "core",

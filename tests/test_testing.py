@@ -5,15 +5,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pathors_agent import (
-    Agent,
-    AsyncAgent,
-    EndpointProfile,
-    Request,
-    TransportError,
-    Usage,
-    tool,
-)
+from pathors_agent import Agent, AsyncAgent, Request, TransportError, Usage, tool
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     Entry,
@@ -23,6 +15,7 @@ from pathors_agent.testing import (
     http_error,
     raw,
 )
+from pathors_agent.wire import EndpointProfile
 
 STREAMED = Request(body=b'{"model":"m","stream":true,"messages":[]}')
 COUNTED = Request(body=b'{"stream":true,"stream_options":{"include_usage":true}}')

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import redis
 
-from pathors_agent import SessionStore
+from pathors_agent.stores import SessionStore
 
 
 class RedisSessions(SessionStore):

@@ -16,11 +16,11 @@ from pathors_agent import (
     Limits,
     ModelOptions,
     ProviderError,
-    RunNotFinished,
-    Status,
     Usage,
     tool,
 )
+from pathors_agent.core import Status
+from pathors_agent.errors import RunNotFinished
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     Entry,

@@ -12,7 +12,6 @@ from pathors_agent import (
     AsyncAgent,
     Conversation,
     Limits,
-    Status,
     Tool,
     ToolCall,
     ToolDefinitionError,
@@ -22,6 +21,7 @@ from pathors_agent import (
     tool,
 )
 from pathors_agent.agents.approvals import Approval
+from pathors_agent.core import Status
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
 from pathors_agent.tools.registry import AsyncToolChoice
 from ways import Way

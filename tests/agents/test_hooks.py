@@ -12,7 +12,8 @@ import pytest
 
 from hook_kinds import hook
 from hooked_agents import ADDING, Steps, add, noting, results
-from pathors_agent import Hook, ModelContext, ModelRequest, ToolContext
+from pathors_agent import Hook, ToolContext
+from pathors_agent.agents import ModelContext, ModelRequest
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pathors_agent import Agent, AsyncAgent, Limits, ModelOptions, Status, ToolDefinitionError, tool
+from pathors_agent import Agent, AsyncAgent, Limits, ModelOptions, ToolDefinitionError, tool
+from pathors_agent.core import Status
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
 from pathors_agent.wire.profiles import DEFAULT_PROFILE
 from ways import WAYS, Way

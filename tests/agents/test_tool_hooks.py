@@ -10,7 +10,8 @@ from anyio import to_thread
 
 from hook_kinds import Around, hook
 from hooked_agents import ADDING, Steps, add, noting, results
-from pathors_agent import ModelContext, ModelRequest, ToolContext
+from pathors_agent import ToolContext
+from pathors_agent.agents import ModelContext, ModelRequest
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits

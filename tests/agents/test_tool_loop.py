@@ -17,11 +17,11 @@ from pathors_agent import (
     AsyncAgent,
     Conversation,
     Limits,
-    ToolLoopError,
     ToolMessage,
     ToolProgressDelta,
     tool,
 )
+from pathors_agent.errors import ToolLoopError
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
 from servers import PATIENCE_SECONDS
 

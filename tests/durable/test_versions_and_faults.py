@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pathors_agent import AsyncAgent, StoreError, ToolMessage, tool
+from pathors_agent import AsyncAgent, ToolMessage, tool
 from pathors_agent.durable import DurableAgent, RunFailed
+from pathors_agent.errors import StoreError
 from pathors_agent.testing import AsyncScriptedTransport, calls
 
 pytestmark = pytest.mark.anyio

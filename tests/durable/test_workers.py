@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from pathors_agent import AsyncAgent, StoreError, tool
+from pathors_agent import AsyncAgent, tool
 from pathors_agent.durable import DurableAgent, Heartbeat, RunFailed, engine
 from pathors_agent.durable.claims import Claims, Source
 from pathors_agent.durable.tables import Bounds, Tables
 from pathors_agent.durable.worker import IDLE_POLL_SECONDS
-from pathors_agent.errors import InvalidSetting
+from pathors_agent.errors import InvalidSetting, StoreError
 from pathors_agent.testing import AsyncScriptedTransport, calls
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from effort import examples
 from hook_kinds import hook
-from pathors_agent import ModelContext, ModelRequest, ToolContext
+from pathors_agent import ToolContext
+from pathors_agent.agents import ModelContext, ModelRequest
 from pathors_agent.agents.stream import AsyncRunStream, RunStream
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status

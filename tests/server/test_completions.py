@@ -15,12 +15,11 @@ from pathors_agent import (
     AsyncHTTPTransport,
     Budget,
     ContentPart,
-    ModelContext,
     ModelOptions,
-    ModelRequest,
     Usage,
     tool,
 )
+from pathors_agent.agents import ModelContext, ModelRequest
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.stores import MemoryStore
 from pathors_agent.testing import answer, calls, http_error

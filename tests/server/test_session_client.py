@@ -10,20 +10,19 @@ from live_server import Live, live
 from pathors_agent import (
     Agent,
     AssistantMessage,
-    AsyncEndpointSessions,
     AsyncHTTPTransport,
     Conversation,
-    EndpointSessions,
     HTTPTransport,
     ProviderError,
     RetryingTransport,
-    SessionConflict,
     SessionNotFound,
-    last_turns,
     tool,
 )
+from pathors_agent.errors import SessionConflict
+from pathors_agent.history import last_turns
 from pathors_agent.messages import Message
 from pathors_agent.server import Project
+from pathors_agent.sessions import AsyncEndpointSessions, EndpointSessions
 from pathors_agent.testing import AsyncScriptedTransport, calls
 
 

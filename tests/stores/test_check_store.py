@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from pathors_agent import SessionConflict, StoreError
+from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.messages import Message
 from pathors_agent.stores import (
     Lease,

@@ -7,7 +7,7 @@ import anyio
 import psycopg
 import pytest
 
-from pathors_agent import StoreError
+from pathors_agent.errors import StoreError
 from pathors_agent.messages import UserMessage
 from pathors_agent.stores import SQLStore
 from pathors_agent.testing import check_store

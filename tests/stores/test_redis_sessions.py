@@ -12,7 +12,9 @@ import anyio
 import pytest
 import redis
 
-from pathors_agent import SessionConflict, SessionStore, UserMessage
+from pathors_agent import UserMessage
+from pathors_agent.errors import SessionConflict
+from pathors_agent.stores import SessionStore
 from pathors_agent.testing import check_store
 
 pytestmark = pytest.mark.slow

@@ -17,17 +17,14 @@ from pathors_agent import (
     AsyncAgent,
     ConversationError,
     Limits,
-    SessionConflict,
-    SessionStore,
-    SQLSessions,
-    StoreError,
     ToolMessage,
     TransportError,
     UserMessage,
     tool,
 )
+from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.server import Project
-from pathors_agent.stores import SQLStore, session_store
+from pathors_agent.stores import SessionStore, SQLSessions, SQLStore, session_store
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     ScriptedTransport,
@@ -646,21 +643,24 @@ def test_missing_sqlalchemy_is_named_with_its_extra() -> None:
     program = """
 import sys
 sys.modules["sqlalchemy"] = None
-from pathors_agent import SessionStore
-from pathors_agent import SQLSessions
+from pathors_agent.stores import SessionStore
+from pathors_agent.stores import SQLSessions
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
 
     last = done.stderr.splitlines()[-1]
-    assert last.endswith("SQLSessions needs SQLAlchemy: pip install 'pathors-agent[sql]'")
+    assert last.endswith(
+        "pathors_agent.stores.SQLSessions needs sqlalchemy: pip install 'pathors-agent[sql]'"
+    )
 
 
 @pytest.mark.slow
 def test_program_that_closes_nothing_ends(tmp_path: Path) -> None:
     program = f"""
-from pathors_agent import SQLSessions, UserMessage
+from pathors_agent import UserMessage
+from pathors_agent.stores import SQLSessions
 sessions = SQLSessions("sqlite:///{tmp_path}/chat.db")
 with sessions.open("s1") as conversation:
     conversation.append(UserMessage(content="Hello"))

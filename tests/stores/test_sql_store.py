@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from pathors_agent import SessionConflict, StoreError
+from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.messages import AssistantMessage, UserMessage
 from pathors_agent.server import make_key
 from pathors_agent.stores import RequestId, SQLStore, StoredKey, data_text, now, tables
@@ -365,7 +365,7 @@ async def test_two_stores_at_one_database_see_each_other(url: str, store: SQLSto
 @pytest.mark.parametrize(
     ("missing", "extra", "url"),
     [
-        ("sqlalchemy", "server", "sqlite:///x.db"),
+        ("sqlalchemy", "sql", "sqlite:///x.db"),
         ("psycopg", "postgres", "postgresql://user@localhost/name"),
     ],
 )

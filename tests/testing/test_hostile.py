@@ -17,7 +17,6 @@ from pathors_agent import (
     Conversation,
     Limits,
     Request,
-    Status,
     Tool,
     ToolCall,
     ToolMessage,
@@ -26,6 +25,7 @@ from pathors_agent import (
     UserMessage,
     tool,
 )
+from pathors_agent.core import Status
 from pathors_agent.testing import (
     Answer,
     AsyncHostileTransport,

@@ -14,7 +14,6 @@ from pathors_agent import (
     AsyncAgent,
     ContentPart,
     Conversation,
-    EndpointProfile,
     JSONValue,
     Limits,
     ModelOptions,
@@ -40,6 +39,7 @@ from pathors_agent.testing import (
     replay,
     replay_async,
 )
+from pathors_agent.wire import EndpointProfile
 from ways import WAYS
 
 

@@ -5,7 +5,25 @@ with HTTPTransport("http://localhost:11434/v1", api_key="") as transport:
 print(report.profile)
 """
 
-from pathors_agent.checking.check import check_endpoint
-from pathors_agent.checking.report import Finding, Report, Verdict
+from typing import TYPE_CHECKING
 
-__all__ = ["Finding", "Report", "Verdict", "check_endpoint"]
+from pathors_agent.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from pathors_agent.checking.check import check_endpoint
+    from pathors_agent.checking.report import Finding, Report, Verdict
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "checking.check": ("check_endpoint",),
+            "checking.report": ("Finding", "Report", "Verdict"),
+        },
+    )
+
+__all__ = [
+    "Finding",
+    "Report",
+    "Verdict",
+    "check_endpoint",
+]

@@ -410,7 +410,7 @@ def end_session(
 def _with_store(database: str | None, use: "Callable[[Store], Awaitable[None]]") -> None:
     """Open the database for one command."""
     from pathors_agent.cli.output import stored_in
-    from pathors_agent.stores import SQLStore
+    from pathors_agent.stores.sql import SQLStore
 
     async def run() -> None:
         async with SQLStore(stored_in(database)) as store:

@@ -12,15 +12,15 @@ from fastapi import FastAPI
 from pathors_agent.cli.demo_tools import INSTRUCTIONS, PACE, demo_tools
 from pathors_agent.cli.output import log_to_stderr, write_json, write_line, write_text
 from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
-from pathors_agent.offline import AsyncOfflineTransport
+from pathors_agent.offline.transport import AsyncOfflineTransport
 from pathors_agent.server.app import create_app
 from pathors_agent.server.config import load_projects, load_settings
 from pathors_agent.server.http.keys import make_key
 from pathors_agent.server.running.serving import serve as serve_app
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turns.project import Project
-from pathors_agent.stores import SQLStore
 from pathors_agent.stores.database import read_url, shown
+from pathors_agent.stores.sql import SQLStore
 
 _TRY = """\
 Try:

@@ -1,7 +1,8 @@
 """Serve agents as an OpenAI-compatible API with sessions; needs the extra `server`."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pathors_agent.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from pathors_agent.server.app import create_app
@@ -9,6 +10,18 @@ if TYPE_CHECKING:
     from pathors_agent.server.http.keys import Principal, make_key
     from pathors_agent.server.settings import ServerSettings
     from pathors_agent.server.turns.project import Project, TurnContext
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "server.app": ("create_app",),
+            "server.config": ("load_projects",),
+            "server.http.keys": ("Principal", "make_key"),
+            "server.settings": ("ServerSettings",),
+            "server.turns.project": ("Project", "TurnContext"),
+        },
+        extra="server",
+    )
 
 __all__ = [
     "Principal",
@@ -19,31 +32,3 @@ __all__ = [
     "load_projects",
     "make_key",
 ]
-
-_PLACES = {
-    "Principal": "http.keys",
-    "Project": "turns.project",
-    "ServerSettings": "settings",
-    "TurnContext": "turns.project",
-    "create_app": "app",
-    "load_projects": "config",
-    "make_key": "http.keys",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in (
-            "fastapi",
-            "prometheus_client",
-            "starlette",
-            "uvicorn",
-        ):
-            raise
-        raise ImportError(
-            f"the server needs {error.name}: pip install 'pathors-agent[server]'"
-        ) from error

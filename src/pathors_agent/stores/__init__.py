@@ -2,38 +2,71 @@
 
 from typing import TYPE_CHECKING
 
-from pathors_agent.stores.base import (
-    ANSWER_HOURS,
-    MAX_SEARCH_BYTES,
-    Lease,
-    OpenedSession,
-    Page,
-    RequestId,
-    RequestRecord,
-    Session,
-    SessionSummary,
-    Store,
-    StoredKey,
-    TurnNote,
-    now,
-)
-from pathors_agent.stores.memory import MemoryStore
-from pathors_agent.stores.texts import Variables, data_text, message_text
+from pathors_agent.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from pathors_agent.stores.base import (
+        ANSWER_HOURS,
+        MAX_SEARCH_BYTES,
+        Lease,
+        OpenedSession,
+        Page,
+        RequestId,
+        RequestRecord,
+        Session,
+        SessionSummary,
+        Store,
+        StoredKey,
+        TurnNote,
+        now,
+    )
+    from pathors_agent.stores.memory import MemoryStore
+    from pathors_agent.stores.session_store import OpenSession, SessionStore
     from pathors_agent.stores.sql import SQLStore
+    from pathors_agent.stores.sql_session_store import SQLSessions
+    from pathors_agent.stores.texts import Variables, data_text, message_text
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "stores.base": (
+                "ANSWER_HOURS",
+                "MAX_SEARCH_BYTES",
+                "Lease",
+                "OpenedSession",
+                "Page",
+                "RequestId",
+                "RequestRecord",
+                "Session",
+                "SessionSummary",
+                "Store",
+                "StoredKey",
+                "TurnNote",
+                "now",
+            ),
+            "stores.memory": ("MemoryStore",),
+            "stores.session_store": ("OpenSession", "SessionStore"),
+            "stores.sql": ("SQLStore",),
+            "stores.sql_session_store": ("SQLSessions",),
+            "stores.texts": ("Variables", "data_text", "message_text"),
+        },
+        extra="sql",
+    )
 
 __all__ = [
     "ANSWER_HOURS",
     "MAX_SEARCH_BYTES",
     "Lease",
     "MemoryStore",
+    "OpenSession",
     "OpenedSession",
     "Page",
     "RequestId",
     "RequestRecord",
+    "SQLSessions",
     "SQLStore",
     "Session",
+    "SessionStore",
     "SessionSummary",
     "Store",
     "StoredKey",
@@ -43,18 +76,3 @@ __all__ = [
     "message_text",
     "now",
 ]
-
-
-def __getattr__(name: str) -> object:
-    # SQLAlchemy is an extra, and takes a quarter of a second to import.
-    if name != "SQLStore":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from pathors_agent.stores.sql import SQLStore
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "sqlalchemy":
-            raise
-        raise ModuleNotFoundError(
-            "SQLStore needs SQLAlchemy: pip install 'pathors-agent[server]'", name=error.name
-        ) from None
-    return SQLStore

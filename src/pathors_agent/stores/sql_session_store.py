@@ -10,19 +10,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pathors_agent.errors import SessionConflict
+from pathors_agent.stores import sql_sessions, sql_turns
 from pathors_agent.stores.base import OpenedSession
+from pathors_agent.stores.database import Connection, Database
 from pathors_agent.stores.session_store import SessionStore
-
-try:
-    from pathors_agent.stores import sql_sessions, sql_turns
-    from pathors_agent.stores.database import Connection, Database
-    from pathors_agent.stores.sql import TIMEOUT_SECONDS, database_of
-except ModuleNotFoundError as missing:
-    if (missing.name or "").partition(".")[0] != "sqlalchemy":
-        raise
-    raise ModuleNotFoundError(
-        "SQLSessions needs SQLAlchemy: pip install 'pathors-agent[sql]'", name=missing.name
-    ) from None
+from pathors_agent.stores.sql import TIMEOUT_SECONDS, database_of
 
 ResultT = TypeVar("ResultT")
 

@@ -5,8 +5,9 @@ with ScriptedTransport(calls(("add", {"a": 1, "b": 2})), "It is 3.") as model:
 expect(result).called("add", a=1).with_result(3).then_answered("It is 3.")
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from pathors_agent.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from pathors_agent.errors import CassetteMiss, CassetteRefused, Difference, ReplayDifference
@@ -37,6 +38,40 @@ if TYPE_CHECKING:
     from pathors_agent.testing.tool_rules import check_tool
     from pathors_agent.testing.transport_check import check_async_transport, check_transport
     from pathors_agent.transports.scrubbing import Scrub
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "errors": ("CassetteMiss", "CassetteRefused", "Difference", "ReplayDifference"),
+            "testing.cassette": ("AsyncCassette", "Cassette"),
+            "testing.expectations": ("Expectation", "expect", "transcript"),
+            "testing.history_rules": ("check_history",),
+            "testing.hostile": (
+                "AsyncHostileTransport",
+                "Fault",
+                "HostileScript",
+                "HostileTransport",
+            ),
+            "testing.replaying": ("replay", "replay_async"),
+            "testing.script": (
+                "Answer",
+                "Entry",
+                "Raw",
+                "Reply",
+                "answer",
+                "calls",
+                "http_error",
+                "raw",
+            ),
+            "testing.scripted_transport": ("AsyncScriptedTransport", "ScriptedTransport"),
+            "testing.store_check": ("check_store",),
+            "testing.strategies": ("hostile_scripts", "tool_arguments"),
+            "testing.tape": ("Tape",),
+            "testing.tool_rules": ("check_tool",),
+            "testing.transport_check": ("check_async_transport", "check_transport"),
+            "transports.scrubbing": ("Scrub",),
+        },
+    )
 
 __all__ = [
     "Answer",
@@ -74,41 +109,3 @@ __all__ = [
     "tool_arguments",
     "transcript",
 ]
-
-_NAMES_BY_MODULE = {
-    "cassette": ("AsyncCassette", "Cassette"),
-    "history_rules": ("check_history",),
-    "store_check": ("check_store",),
-    "tool_rules": ("check_tool",),
-    "transport_check": ("check_async_transport", "check_transport"),
-    "expectations": ("Expectation", "expect", "transcript"),
-    "hostile": ("AsyncHostileTransport", "Fault", "HostileScript", "HostileTransport"),
-    "replaying": ("replay", "replay_async"),
-    "script": ("Answer", "Entry", "Raw", "Reply", "answer", "calls", "http_error", "raw"),
-    "scripted_transport": ("AsyncScriptedTransport", "ScriptedTransport"),
-    "strategies": ("hostile_scripts", "tool_arguments"),
-    "tape": ("Tape",),
-}
-_MODULES = {
-    name: f"{__name__}.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names
-} | dict.fromkeys(
-    ("CassetteMiss", "CassetteRefused", "Difference", "ReplayDifference"), "pathors_agent.errors"
-)
-_MODULES["Scrub"] = "pathors_agent.transports.scrubbing"
-
-
-if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
-
-    def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(
-                f"pathors_agent.testing has no public name {name!r};"
-                " dir(pathors_agent.testing) lists them"
-            )
-        value = getattr(import_module(_MODULES[name]), name)
-        globals()[name] = value
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

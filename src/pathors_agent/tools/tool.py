@@ -4,6 +4,7 @@ A tool is a decorated function, or a name with a JSON Schema. Without a function
 tool, which only the caller can run.
 """
 
+import enum
 import inspect
 import re
 import sys
@@ -45,6 +46,21 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 Reconcile = Callable[[ToolContext[Any], Mapping[str, Any]], object]
 """A function, sync or async, that finds out whether an interrupted call was carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """Returned by a `reconcile` function for a call that was carried out; `value` is its result."""
+
+    value: object
+
+
+class _NotHappened(enum.Enum):
+    NOT_HAPPENED = enum.auto()
+
+
+NOT_HAPPENED = _NotHappened.NOT_HAPPENED
+"""Returned by a `reconcile` function for a call that was not carried out: it runs again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,7 @@
 A call is in doubt if a process began it and died before its result was recorded.
 """
 
-import enum
 import inspect
-from dataclasses import dataclass
 from typing import Any
 
 from pathors_agent.core.run import CallTool, Run
@@ -13,21 +11,7 @@ from pathors_agent.messages import ToolMessage
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.signature import ToolContext
-
-
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """Returned by a `reconcile` function for a call that was carried out; `value` is its result."""
-
-    value: object
-
-
-class _NotHappened(enum.Enum):
-    NOT_HAPPENED = enum.auto()
-
-
-NOT_HAPPENED = _NotHappened.NOT_HAPPENED
-"""Returned by a `reconcile` function for a call that was not carried out: it runs again."""
+from pathors_agent.tools.tool import NOT_HAPPENED, Happened
 
 
 async def settle(
