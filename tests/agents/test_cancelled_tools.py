@@ -12,7 +12,8 @@ import pytest
 
 from cancelled_agents import BEGUN, LONG, begun, calling, closed, followed, look
 from pathors_agent.agents.agent import Agent, AsyncAgent
-from pathors_agent.core.conversation import CallState, Conversation
+from pathors_agent.core.batch import CallState
+from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import ConversationError, ProviderError
 from pathors_agent.messages import Message, ToolMessage, UserMessage
 from pathors_agent.testing import (

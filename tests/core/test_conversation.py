@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from counting import check_linear
+from pathors_agent.core.batch import CallState
 from pathors_agent.core.conversation import (
-    CallState,
     Conversation,
     Role,
     can_go_on,

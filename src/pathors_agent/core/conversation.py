@@ -6,18 +6,16 @@ only way to add a message.
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from reprlib import Repr
 
 from pydantic import ValidationError
 
+from pathors_agent.core.batch import LISTED_IDS, Batch, CallState, quoted
 from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
     Message,
-    Outcome,
     SystemMessage,
     ToolCall,
     ToolMessage,
@@ -67,67 +65,7 @@ TRANSITIONS: dict[Role, dict[Event, Role]] = {
 }
 
 
-class CallState(StrEnum):
-    """What is known of an open call.
-
-    - NOT_BEGUN: a run recorded the call and did not begin it.
-    - BEGUN: a run began it, and stopped before its result.
-    - HANDED_OUT: a call of a client tool, which only the caller can run.
-    - UNKNOWN: no run observed it: the history was loaded, or appended by hand.
-    """
-
-    NOT_BEGUN = "not_begun"
-    BEGUN = "begun"
-    HANDED_OUT = "handed_out"
-    UNKNOWN = "unknown"
-
-
-# The outcome of a call that is closed without a result, and the text that the model reads.
-_CLOSED: dict[CallState, tuple[Outcome, str]] = {
-    CallState.NOT_BEGUN: ("not_run", "Not run: {reason}."),
-    CallState.BEGUN: (
-        "cancelled",
-        "Interrupted: {reason}. The call had begun, and it is not known how far it came.",
-    ),
-    CallState.HANDED_OUT: ("cancelled", "Not answered: {reason}."),
-    CallState.UNKNOWN: (
-        "unknown",
-        "Outcome unknown: {reason}. It is not known whether the call was carried out."
-        " Find out before you repeat it, or tell the user.",
-    ),
-}
-
 REPAIR_HINT = "; load_messages(..., repair=True) mends a history and reports each change"
-
-# Enough ids to act on; an error about ten thousand calls must stay short.
-LISTED_IDS = 10
-
-# The longest ids of providers have 64 characters.
-_QUOTE = Repr()
-_QUOTE.maxstring = 70
-
-
-@dataclass(slots=True)
-class _Batch:
-    """The tool calls of one answer, while some of them have no result."""
-
-    calls: tuple[ToolCall, ...]
-    places: dict[str, int]  # call id -> index in call order
-    results: dict[int, ToolMessage] = field(default_factory=dict)  # by index
-    suspended: dict[int, ToolMessage] = field(default_factory=dict)  # by index, of open calls
-    states: dict[str, CallState] = field(default_factory=dict)  # by call id, if known
-
-    @property
-    def waits_for_one(self) -> bool:
-        """Whether a single result is missing."""
-        return len(self.places) - len(self.results) == 1
-
-    def open_places(self) -> list[tuple[int, ToolCall]]:
-        return [place for place in enumerate(self.calls) if place[0] not in self.results]
-
-    def results_in_call_order(self) -> list[ToolMessage]:
-        results = {**self.results, **self.suspended}
-        return [results[place] for place in sorted(results)]
 
 
 class Conversation(Transcribed):
@@ -169,7 +107,7 @@ class Conversation(Transcribed):
         self.id = id or session_id
         self._messages: list[Message] = []
         self._next_role = Role.USER
-        self._batch: _Batch | None = None
+        self._batch: Batch | None = None
         self._turns = self._turns_at_user = 0
         self._call_ids: set[str] | None = None  # an empty set would be the largest value here
         self._queued: list[UserMessage] | None = None  # allocated by `queue_message`
@@ -208,12 +146,7 @@ class Conversation(Transcribed):
         twin._messages = list(self._messages)
         twin._next_role = self._next_role
         if (batch := self._batch) is not None:
-            twin._batch = replace(
-                batch,
-                results=dict(batch.results),
-                suspended=dict(batch.suspended),
-                states=dict(batch.states),
-            )
+            twin._batch = batch.copy()
         twin._turns, twin._turns_at_user = self._turns, self._turns_at_user
         twin.has_unfinished_run = self.has_unfinished_run
         twin._call_ids = set(self._call_ids) if self._call_ids else None
@@ -268,7 +201,7 @@ class Conversation(Transcribed):
     @property
     def open_places(self) -> Sequence[tuple[int, ToolCall]]:
         """The tool calls without a result, each with its index in the answer."""
-        return self._batch.open_places() if self._batch else ()
+        return self._batch.open_places if self._batch else ()
 
     @property
     def waiting_calls(self) -> tuple[ToolCall, ...]:
@@ -284,8 +217,7 @@ class Conversation(Transcribed):
 
     def suspended(self, call: ToolCall) -> ToolMessage | None:
         """Return the message of an open call that is suspended, or None for any other call."""
-        batch = self._batch
-        return batch.suspended.get(batch.places.get(call.id, -1)) if batch else None
+        return self._batch.suspended_result(call) if self._batch else None
 
     def append(self, message: Message) -> None:
         """Add a message, or raise `ConversationError` and change nothing.
@@ -317,8 +249,7 @@ class Conversation(Transcribed):
 
     def call_state(self, call: ToolCall) -> CallState:
         """Return the state of an open call."""
-        states = self._batch.states if self._batch else {}
-        return states.get(call.id, CallState.UNKNOWN)
+        return self._batch.state(call) if self._batch else CallState.UNKNOWN
 
     def note_call_state(self, call: ToolCall, state: CallState) -> None:
         """Set the state of an open call, which is never stored."""
@@ -333,11 +264,9 @@ class Conversation(Transcribed):
         been carried out ("unknown").
         """
         reason = reason.strip().rstrip(".") or "it was closed"
-        for call in self.open_calls:
-            suspended = self.suspended(call)
-            outcome, text = _CLOSED[CallState.BEGUN if suspended else self.call_state(call)]
-            content = text.format(reason=reason)
-            self._add(ToolMessage(tool_call_id=call.id, content=content, outcome=outcome))
+        if (batch := self._batch) is not None:
+            for _, call in batch.open_places:
+                self._add(batch.closing(call, reason))
         self.append_queued()
 
     def queue_message(self, message: UserMessage) -> None:
@@ -395,7 +324,7 @@ class Conversation(Transcribed):
                 batch.suspended[place] = _with_inner(suspended, inner)
                 return True
         if own in batch.suspended and message.outcome != "suspended":
-            waiting = ", ".join(_QUOTE.repr(call.id) for call in self.waiting_calls[:LISTED_IDS])
+            waiting = ", ".join(quoted(call.id) for call in self.waiting_calls[:LISTED_IDS])
             raise self._error(
                 f"the call {_quoted_id(message)} runs an agent that is suspended; "
                 f"answer the calls that it waits for: {waiting}",
@@ -420,37 +349,24 @@ class Conversation(Transcribed):
                 return Event.LAST_TOOL_RESULT if is_last else Event.TOOL_RESULT
 
     def _check_names_open_call(self, message: ToolMessage) -> None:
-        if self._batch is None:
-            return  # the table refuses it
-        place = self._batch.places.get(message.tool_call_id)
-        if place is None:
-            problem = "names no call of the last assistant message"
-        elif place in self._batch.results:
-            problem = "is a second result for its call"
-        else:
-            return
-        raise self._error(
-            f"the tool message for {_quoted_id(message)} {problem}; open calls: {self._ids()}",
-            Event.TOOL_RESULT,
-        )
+        batch = self._batch  # without one the table refuses the message
+        if batch is not None and (problem := batch.problem(message)):
+            raise self._error(
+                f"the tool message for {_quoted_id(message)} {problem}; "
+                f"open calls: {batch.open_ids()}",
+                Event.TOOL_RESULT,
+            )
 
     def _open_batch(self, message: AssistantMessage) -> None:
         if message.tool_calls:
             places = self._places(message)
-            self._batch = _Batch(message.tool_calls, places)
+            self._batch = Batch(message.tool_calls, places)
             self._call_ids = self._call_ids or set()
             self._call_ids.update(places)
 
     def _take_result(self, message: ToolMessage) -> None:
         assert self._batch  # otherwise the table has refused it
-        place = self._batch.places[message.tool_call_id]
-        if message.outcome == "suspended":
-            self._batch.suspended[place] = message
-            return
-        suspended = self._batch.suspended.pop(place, None)
-        if suspended is not None and not message.extra:
-            message = message.model_copy(update={"extra": suspended.extra})
-        self._batch.results[place] = message
+        self._batch.take(message)
         if len(self._batch.results) == len(self._batch.places):
             self._messages.extend(self._batch.results_in_call_order())
             self._batch = None
@@ -461,15 +377,16 @@ class Conversation(Transcribed):
         for place, call in enumerate(message.tool_calls):
             if places.setdefault(call.id, place) != place:
                 raise self._error(
-                    f"two calls of one assistant message have the id {_QUOTE.repr(call.id)}; "
+                    f"two calls of one assistant message have the id {quoted(call.id)}; "
                     "ids must differ",
                     Event.TOOL_CALLS,
                 )
         return places
 
     def _refusal(self, message: Message, event: Event) -> ConversationError:
-        if self._next_role is Role.TOOL:
-            text = f"no {message.role} message may come before the results of {self._ids()}"
+        if self._batch is not None:
+            ids = self._batch.open_ids()
+            text = f"no {message.role} message may come before the results of {ids}"
         else:
             got = _quoted_id(message)
             text = f"no tool message may come while no call is open (got one for {got})"
@@ -482,11 +399,6 @@ class Conversation(Transcribed):
             event=event,
             open_calls=tuple(call.id for call in self.open_calls),
         )
-
-    def _ids(self) -> str:
-        calls = self.open_calls
-        ids = ", ".join(_QUOTE.repr(call.id) for call in calls[:LISTED_IDS])
-        return f"{ids} and {len(calls) - LISTED_IDS} more" if len(calls) > LISTED_IDS else ids
 
 
 def inner_conversation(suspended: ToolMessage) -> Conversation:
@@ -542,4 +454,4 @@ def turn_starts(messages: Sequence[Message]) -> list[int]:
 
 
 def _quoted_id(message: Message) -> str:
-    return _QUOTE.repr(message.tool_call_id) if isinstance(message, ToolMessage) else ""
+    return quoted(message.tool_call_id) if isinstance(message, ToolMessage) else ""

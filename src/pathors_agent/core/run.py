@@ -10,7 +10,8 @@ from enum import StrEnum
 from sys import intern
 from typing import Protocol
 
-from pathors_agent.core.conversation import CallState, Conversation, Role
+from pathors_agent.core.batch import CallState
+from pathors_agent.core.conversation import Conversation, Role
 from pathors_agent.core.limits import (
     MAY_RUN,
     CallVerdict,

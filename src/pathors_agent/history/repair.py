@@ -8,9 +8,9 @@ with them. Arguments that are not a JSON object become `{}`, as the writer of re
 from collections import deque
 from collections.abc import Container, Iterator, Mapping
 from itertools import pairwise
-from reprlib import Repr
 from typing import NamedTuple
 
+from pathors_agent.core.batch import quoted
 from pathors_agent.core.conversation import Conversation, inner_conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.json_text import is_json_object
@@ -18,10 +18,6 @@ from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMess
 
 _NO_RESULT = "its result is missing from the history"
 _NOT_RUN = "Not run: the arguments of the call were not a JSON object."
-
-# The longest ids of providers have 64 characters.
-_QUOTE = Repr()
-_QUOTE.maxstring = 70
 
 
 _Placed = tuple[int, Message]
@@ -162,12 +158,12 @@ class HistoryRepair:
             elif slots is None:
                 early.append((position, index, call_id))
             else:
-                self.note(index, f"a second result of call {_QUOTE.repr(call_id)}; left out")
+                self.note(index, f"a second result of call {quoted(call_id)}; left out")
         for position, index, call_id in early:
             if slots := free.get(call_id):
                 results[slots.popleft()] = position
             else:
-                self.note(index, f"a result of no open call ({_QUOTE.repr(call_id)}); left out")
+                self.note(index, f"a result of no open call ({quoted(call_id)}); left out")
         return results
 
     def _in_order(self, results: Mapping[_Slot, int]) -> Conversation:
@@ -199,7 +195,7 @@ class HistoryRepair:
                 call_id = unused_call_id(turn, place, taken)
                 taken.add(call_id)
                 path = f".tool_calls[{place}].id"
-                self.note(index, f"{_QUOTE.repr(call.id)} occurs twice; now {call_id!r}", path)
+                self.note(index, f"{quoted(call.id)} occurs twice; now {call_id!r}", path)
             calls[call_id] = call.model_copy(update={"id": call_id})
         if tuple(calls.values()) == _calls(message):
             return message
@@ -210,7 +206,7 @@ class HistoryRepair:
         index, message = self._placed[found]
         assert isinstance(message, ToolMessage)  # `_results` has found it
         if is_moved:
-            self.note(index, f"moved to its call {_QUOTE.repr(call.id)}")
+            self.note(index, f"moved to its call {quoted(call.id)}")
         if message.tool_call_id == call.id:
             return message
         self.note(index, f"now names the call {call.id!r}", ".tool_call_id")

@@ -15,7 +15,8 @@ from typing import Any
 
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.approvals import Approval, Decision
-from pathors_agent.core.conversation import CallState, Conversation, Role
+from pathors_agent.core.batch import CallState
+from pathors_agent.core.conversation import Conversation, Role
 from pathors_agent.errors import ConversationError
 from pathors_agent.json_text import is_json_object
 from pathors_agent.messages import (
