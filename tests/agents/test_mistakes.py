@@ -15,7 +15,7 @@ from pathors_agent import (
     Tool,
     tool,
 )
-from pathors_agent.agents.agent import AgentSettings
+from pathors_agent.agents.base import AgentSettings
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport
 
 MODEL = ScriptedTransport("Hello.")

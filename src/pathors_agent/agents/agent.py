@@ -1,29 +1,28 @@
 """Agents: a transport with tools and limits, for blocking and for async code.
 
-The modules that perform runs are imported by the first run: they and asyncio would take a third of
-the time in which a program imports this module and constructs an agent. Each run looks them up as
-modules, which takes a third of the time of an import of names.
+What the two share is in `agents.base`, which also says why runs import modules lazily.
 """
 
-import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import asdict, replace
-from random import Random
+from collections.abc import Awaitable, Callable, Iterable
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Unpack, cast, overload
 
 from typing_extensions import TypeVar
 
-from pathors_agent.agents.answers import ArrivingAnswer, OutputT, answer_type, name_taken
-from pathors_agent.agents.approvals import Approval, Approvals, Decision
-from pathors_agent.agents.budgets import Budget, charged_budgets
-from pathors_agent.agents.mistakes import missing, refuse_mistakes, refuse_settings
+from pathors_agent.agents.answers import OutputT
+from pathors_agent.agents.approvals import Decision
+from pathors_agent.agents.base import (
+    ARGUMENTS,
+    AgentBase,
+    AgentSettings,
+    RunSettings,
+    open_run,
+    prepare_run,
+)
+from pathors_agent.agents.mistakes import refuse_mistakes
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
-from pathors_agent.core.conversation import Conversation
-from pathors_agent.core.limits import Limits
-from pathors_agent.core.run import Run
-from pathors_agent.history.loading import GivenConversation, Prompt, conversation_of, user_message
+from pathors_agent.history.loading import GivenConversation, Prompt
 from pathors_agent.history.trim import AsyncHistory, History
 from pathors_agent.tools.registry import (
     AsyncToolChoice,
@@ -31,41 +30,17 @@ from pathors_agent.tools.registry import (
     ContextTools,
     ToolChoice,
     Tools,
-    choice_of,
-    chosen,
     refuse_async,
-    registry_of,
 )
 from pathors_agent.tools.tool import Tool
 from pathors_agent.transports.base import AsyncTransport, Transport
-from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 
 if TYPE_CHECKING:
-    from pathors_agent.agents.control import RunControl
-    from pathors_agent.agents.hooks import AsyncHook, Hook, Hooks
+    from pathors_agent.agents.hooks import AsyncHook, Hook
     from pathors_agent.agents.perform.threads import ToolThread
     from pathors_agent.agents.result import RunResult
-    from pathors_agent.agents.setup import RunSetup
-    from pathors_agent.agents.stream import AsyncRunStream, Baseline, RunStream
+    from pathors_agent.agents.stream import AsyncRunStream, RunStream
     from pathors_agent.agents.sub_agent import Streaming
-
-
-class RunSettings(TypedDict, total=False):
-    """What takes the place of the agent's settings in one run.
-
-    `options` replace those options of the agent that they set. A `budget` is spent beside the agent's.
-    """
-
-    model: str | None
-    limits: Limits | None
-    options: ModelOptions | None
-    budget: Budget | None
-
-
-class AgentSettings(RunSettings, total=False):
-    """The settings that both agents share."""
-
-    name: str | None
 
 
 ContextT_contra = TypeVar("ContextT_contra", contravariant=True, default=Any)
@@ -76,62 +51,9 @@ Instructions = str | Callable[[ContextT], str | None] | None
 AsyncInstructions = str | Callable[[ContextT], str | Awaitable[str | None] | None] | None
 """`Instructions`, or an async function of the same kind."""
 
-_ARGUMENTS = (
-    *("output", "tools", "instructions", "history", "hooks"),
-    *AgentSettings.__annotations__,
-)
 
-
-_RUN_ARGUMENTS = ("tools", *RunSettings.__annotations__)
-
-
-class _AgentBase:
-    """The parts that both agents share."""
-
-    def __init__(
-        self,
-        transport: Transport | AsyncTransport,
-        *,
-        output: object = None,
-        tools: Tools | AsyncToolChoice = (),
-        history: AsyncHistory | None = None,
-        hooks: "Hooks | None" = None,
-        name: str | None = None,
-        model: str | None = None,
-        instructions: AsyncInstructions[Any] = None,
-        limits: Limits | None = None,
-        options: ModelOptions | None = None,
-        budget: Budget | None = None,
-    ) -> None:
-        self.budget = budget
-        self._given: tuple[object, ...] = (transport, tools)
-        self.name = name
-        self._server_address = transport.server_address
-        self._choice = choice_of(tools)
-        self.tools = registry_of(() if callable(tools) else tools)
-        self.limits = limits or Limits()
-        self._known_quirks: set[str] = set()
-        self._history = history
-        self._hooks = hooks
-        self._instruct = instructions if callable(instructions) else None
-        self._plain = RequestTemplate(
-            model=model,
-            instructions=None if callable(instructions) else instructions,
-            tools=self.tools.definitions(),
-            options=options or ModelOptions(),
-            profile=transport.profile,
-        )
-        self._answers = answer_type(output, transport.profile.structured, self.tools)
-        self._template = self._asked(self._plain)
-
-    def _asked(self, template: RequestTemplate) -> RequestTemplate:
-        """Return the template of requests for answers of the agent's type."""
-        return self._answers.asked_by(template) if self._answers else template
-
-    if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
-
-        def __getattr__(self, name: str) -> object:
-            raise missing(self, name)
+class _AsTool:
+    """An agent as a tool of other agents."""
 
     def as_tool(self, name: str, description: str, *, timeout: float | None = None) -> Tool:
         """Return a tool that runs this agent, for `tools=` of another agent of either kind.
@@ -151,83 +73,8 @@ class _AgentBase:
         function = SubAgent(cast("Streaming", self))
         return Tool.from_function(function, name=name, description=description, timeout=timeout)
 
-    def approvals(self, conversation: Conversation, *, context: object = None) -> list[Approval]:
-        """Return the calls of a stored conversation that wait for a person's approval.
 
-        If `tools` is a function, it is called with the context.
-        """
-        tools = chosen(self._choice, context) if self._choice else self.tools
-        return Approvals(conversation, tools, context).open()
-
-
-def prepare_run(
-    agent: _AgentBase,
-    given: GivenConversation | None,
-    *,
-    session_id: str | None = None,
-    context: object = None,
-    tools: Tools | AsyncToolChoice | None = None,
-    settings: RunSettings | None = None,
-    streams: bool = True,
-) -> "tuple[Run, Baseline, RunSetup]":
-    """Return a run of the agent that goes on with a conversation, or begins a new one.
-
-    `tools` and `settings` take the place of the agent's. Without `streams`, nothing reads its deltas.
-    Nothing is performed yet, and nothing is appended to the conversation.
-    """
-    from pathors_agent.agents import hooks, stream
-    from pathors_agent.agents.setup import RunSetup
-    from pathors_agent.telemetry import runs
-
-    conversation = Conversation() if given is None else conversation_of(given)
-    if session_id is not None:
-        _refuse_other_session(conversation, session_id)
-    answers = agent._answers.for_run() if agent._answers else None
-    settings = settings or {}
-    refuse_settings("a run", {"tools": tools, **settings}, _RUN_ARGUMENTS)
-    budgets = charged_budgets(agent.budget, settings.get("budget"))
-    choice, registry = agent._choice, agent.tools
-    if tools is not None:
-        choice, registry = choice_of(tools), registry_of(() if callable(tools) else tools)
-        if answers and answers.final_tool in registry:
-            raise name_taken()
-    plain, template = agent._plain, agent._template
-    if tools is not None or settings.get("model") or settings.get("options"):
-        plain = replace(
-            plain,
-            model=settings.get("model") or plain.model,
-            options=plain.options.updated(settings.get("options")),
-            tools=registry.definitions(),
-        )
-        template = agent._asked(plain)
-    setup = RunSetup(
-        tools=registry,
-        choice=choice,
-        instruct=agent._instruct,
-        approvals=Approvals(conversation, registry, context),
-        plain=plain,
-        template=template,
-        context=context,
-        known_quirks=agent._known_quirks,
-        answers=answers,
-        arriving=ArrivingAnswer(answers) if answers else None,
-        history=agent._history,
-        hooks=agent._hooks or hooks.NO_HOOKS,
-        budgets=budgets,
-        streams=streams,
-        telemetry=runs.RunTelemetry(agent.name, model=template.model, server=agent._server_address),
-    )
-    run = Run(
-        conversation,
-        limits=settings.get("limits") or agent.limits,
-        client_tools=registry.client_tools,
-        is_held=setup.approvals.is_held,
-        answers=answers,
-    )
-    return run, stream.Baseline(conversation), setup
-
-
-class Agent(_AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
+class Agent(_AsTool, AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
     """A model with tools, for blocking code.
 
     Tools run one after another. Async tools run on one event loop in a thread, so that an agent
@@ -304,7 +151,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
         **settings: Unpack[AgentSettings],
     ) -> None:
         given = {"tools": tools, "instructions": instructions, "history": history, **settings}
-        refuse_mistakes("Agent", transport, Transport, given, _ARGUMENTS)
+        refuse_mistakes("Agent", transport, Transport, given, ARGUMENTS)
         assert transport is not None  # or it was refused
         refuse_async("tools", tools)
         refuse_async("instructions", instructions)
@@ -314,7 +161,8 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
             tools=tools,
             instructions=instructions,
             history=history,
-            hooks=_methods_of(hooks, is_async=False),
+            hooks=hooks,
+            is_async=False,
             **settings,
         )
         if self._answers and self._answers.is_async:
@@ -409,7 +257,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
         if run.conversation.open_calls:
             setup.choose_tools(run)
         control = controls.RunControl(run, setup.budgets)
-        _open(setup, run, control, prompt, session_id, decisions)
+        open_run(setup, run, control, prompt, session_id, decisions)
         items = drivers.drive(run, self.transport, setup, control, self._tool_thread())
         return stream.RunStream(run, baseline, setup, control, items)
 
@@ -423,7 +271,7 @@ class Agent(_AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
             return self._thread
 
 
-class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT, ContextT_contra]):
+class AsyncAgent(_AsTool, AgentBase, AsyncLifetime, Generic[OutputT, ContextT_contra]):
     """A model with tools, for asyncio and trio.
 
     The tool calls of one answer run side by side, sync tools in worker threads. The arguments are
@@ -495,7 +343,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT, ContextT_contra]):
         **settings: Unpack[AgentSettings],
     ) -> None:
         given = {"tools": tools, "instructions": instructions, "history": history, **settings}
-        refuse_mistakes("AsyncAgent", transport, AsyncTransport, given, _ARGUMENTS)
+        refuse_mistakes("AsyncAgent", transport, AsyncTransport, given, ARGUMENTS)
         assert transport is not None  # or it was refused
         super().__init__(
             transport,
@@ -503,7 +351,7 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT, ContextT_contra]):
             tools=tools,
             instructions=instructions,
             history=history,
-            hooks=_methods_of(hooks, is_async=True),
+            hooks=hooks,
             **settings,
         )
         self.transport = transport
@@ -562,88 +410,11 @@ class AsyncAgent(_AgentBase, AsyncLifetime, Generic[OutputT, ContextT_contra]):
         control = controls.RunControl(run, setup.budgets)
         items = drivers.drive_async(run, self.transport, setup, control)
         if setup.choice is None or not run.conversation.open_calls:
-            _open(setup, run, control, prompt, session_id, decisions)
+            open_run(setup, run, control, prompt, session_id, decisions)
             return stream.AsyncRunStream(run, baseline, setup, control, items)
 
         async def open_with_its_tools() -> None:
             await setup.choose_tools_async(run)
-            _open(setup, run, control, prompt, session_id, decisions)
+            open_run(setup, run, control, prompt, session_id, decisions)
 
         return stream.AsyncRunStream(run, baseline, setup, control, items, open_with_its_tools)
-
-
-# Ids must be unique, not secret: asking the operating system for each would take ten times as long.
-_IDS = Random()  # noqa: S311
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_IDS.seed)
-
-# The reason that the model reads of a call that was open when the user spoke again.
-_WENT_ON = "the user went on"
-
-
-def _open(
-    setup: "RunSetup",
-    run: Run,
-    control: "RunControl",
-    prompt: Prompt | None,
-    session_id: str | None,
-    decisions: Iterable[Decision],
-) -> None:
-    """Append the decisions and the prompt to the history.
-
-    A prompt closes the open calls, unless one of them was approved with it.
-    """
-    conversation = run.conversation
-    message = None if prompt is None else user_message(prompt)
-    control.take_conversation()
-    try:
-        setup.telemetry.add_denied(setup.approvals.decide(decisions))
-        if message is not None and not setup.approvals.has_approved:
-            run.hand_out_client_calls()
-            conversation.close_open_calls(_WENT_ON)
-        conversation.append_queued()
-        if message is not None:
-            conversation.append(message)
-    finally:
-        control.release_conversation()
-    conversation.session_id = conversation.session_id or session_id
-    # Set before the first effect, so that code that stores the growing history can store it as well.
-    conversation.id = conversation.id or session_id or f"{_IDS.getrandbits(128):032x}"
-
-
-def dump_settings(settings: RunSettings) -> dict[str, Any]:
-    """Return the settings of a run as JSON."""
-    refuse_settings("a stored run", settings, ("model", "options", "limits"))
-    fields: dict[str, Any] = {"model": settings.get("model")}
-    if options := settings.get("options"):
-        fields["options"] = asdict(options)
-    if limits := settings.get("limits"):
-        fields["limits"] = asdict(limits)
-    return fields
-
-
-def load_settings(fields: Mapping[str, Any]) -> RunSettings:
-    """Read what `dump_settings` wrote."""
-    settings: RunSettings = {"model": fields.get("model")}
-    if options := fields.get("options"):
-        settings["options"] = ModelOptions(**options)
-    if limits := fields.get("limits"):
-        settings["limits"] = Limits(**limits)
-    return settings
-
-
-def _methods_of(hooks: Iterable[object], *, is_async: bool) -> "Hooks | None":
-    given = tuple(hooks)
-    if not given:
-        return None
-    from pathors_agent.agents.hooks import Hooks
-
-    return Hooks.of(given, is_async=is_async)
-
-
-def _refuse_other_session(conversation: Conversation, session_id: str) -> None:
-    if conversation.session_id not in (None, session_id):
-        raise ValueError(
-            f"the conversation belongs to session {conversation.session_id!r}, "
-            f"not to session_id={session_id!r}; pass one of the two"
-        )

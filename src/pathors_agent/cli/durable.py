@@ -29,12 +29,11 @@ from pathors_agent.cli.output import (
     write_json,
     write_note,
 )
+from pathors_agent.cli.values import per_minute
 from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.durable.agent import DurableAgent
 from pathors_agent.durable.batch import read_batch, run_batch, write_batch
 from pathors_agent.durable.worker import ATTEMPTS, STOP_SECONDS
-
-_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +212,3 @@ async def batch(
     if as_json:
         write_json({"batch": name, "output": str(output), "lines": len(lines), "failed": failed})
     return failed
-
-
-def per_minute(rate: int | None) -> tuple[int, float] | None:
-    """Return a rate of runs in a minute as `DurableAgent` takes it."""
-    return None if rate is None else (rate, _SECONDS)

@@ -8,20 +8,8 @@ from typing import Annotated
 import typer
 
 from pathors_agent.cli.output import EXIT_STATUS, AsJSON, log_to_stderr, reporting
-from pathors_agent.cli.values import age, app_object, database_url, filled
+from pathors_agent.cli.values import Database, age, app_object, filled
 
-SETTINGS = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
-
-Database = Annotated[
-    str | None,
-    typer.Option(
-        envvar="PATHORS_DATABASE",
-        parser=database_url,
-        metavar="URL",
-        help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: runs.db in the user's data"
-        " folder (PATHORS_DATA_DIR).",
-    ),
-]
 App = Annotated[
     str,
     typer.Option(

@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 
-from pathors_agent.cli.durable import per_minute
 from pathors_agent.cli.output import (
     RUNS_FILE,
     fail,
@@ -20,6 +19,7 @@ from pathors_agent.cli.output import (
     write_rest,
     write_table,
 )
+from pathors_agent.cli.values import per_minute
 from pathors_agent.durable.agent import DurableAgent
 from pathors_agent.durable.operator import (
     Operator,

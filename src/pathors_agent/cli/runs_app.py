@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pathors_agent.cli.durable_app import SETTINGS, Database
 from pathors_agent.cli.output import EXIT_STATUS, AsJSON, reporting
-from pathors_agent.cli.values import TIME, json_object, moment
+from pathors_agent.cli.values import TIME, Database, json_object, moment
 
 if TYPE_CHECKING:
     from pathors_agent.cli.runs import Act
@@ -35,7 +34,9 @@ ENDED: tuple[Status, ...] = ("finished", "limit_reached", "no_answer", "failed",
 runs = typer.Typer(
     help="List durable runs and act on them, directly in their database.",
     epilog=EXIT_STATUS,
-    **SETTINGS,  # type: ignore[arg-type]  # as in app.py
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 OnlyStatus = Annotated[Status | None, typer.Option(help="Only runs with this status.")]

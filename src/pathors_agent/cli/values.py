@@ -1,10 +1,10 @@
-"""Read the values of options. A wrong value is refused with the option's name: exit status 2."""
+"""Options of several commands, and readers of their values. A wrong value is refused with the option's name: exit status 2."""
 
 import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -19,6 +19,8 @@ _PROJECT = re.compile(r"(?!\.+\Z)[A-Za-z0-9._~-]{1,100}")
 _APP = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _DATABASE = re.compile(r"(sqlite|postgres(ql)?)(\+\w+)?://")
 _VISIBLE = re.compile(r"[!-~]([ -~]*[!-~])?")
+
+_RATE_SECONDS = 60
 
 TIME = "an age such as 30m, 12h or 7d, or a time such as 2026-11-28T10:00 (local without a zone)"
 
@@ -103,3 +105,20 @@ def database_url(text: str) -> str:
     if not _DATABASE.match(text):
         raise typer.BadParameter("must begin with sqlite:// or postgresql://")
     return text
+
+
+def per_minute(rate: int | None) -> tuple[int, float] | None:
+    """Return a rate of runs in a minute as `DurableAgent` takes it."""
+    return None if rate is None else (rate, _RATE_SECONDS)
+
+
+Database = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PATHORS_DATABASE",
+        parser=database_url,
+        metavar="URL",
+        help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: runs.db in the user's data"
+        " folder (PATHORS_DATA_DIR).",
+    ),
+]

@@ -12,9 +12,10 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any, Generic, Self, Unpack
 
-from pathors_agent.agents.agent import AsyncAgent, RunSettings, dump_settings
+from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Approval, Decision
+from pathors_agent.agents.base import RunSettings, dump_settings
 from pathors_agent.agents.sub_agent import SubAgent, value_of
 from pathors_agent.core.run import Status
 from pathors_agent.durable import engine

@@ -11,9 +11,10 @@ from typing import Any, Generic
 import sqlalchemy as sa
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 
-from pathors_agent.agents.agent import AsyncAgent, load_settings, prepare_run
+from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Approval, Decision
+from pathors_agent.agents.base import load_settings, prepare_run
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream

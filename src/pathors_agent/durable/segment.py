@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from dbos import DBOSClient
 
-from pathors_agent.agents.agent import AsyncAgent, load_settings, prepare_run
+from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.ask import ReportDeltas, ask_async
+from pathors_agent.agents.base import load_settings, prepare_run
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.drivers import side_by_side
 from pathors_agent.agents.perform.calls import perform_async
