@@ -20,7 +20,7 @@ from pathors_agent.cli.output import (
     write_table,
 )
 from pathors_agent.cli.values import per_minute
-from pathors_agent.durable.agent import DurableAgent
+from pathors_agent.durable.client import DurableClient
 from pathors_agent.durable.operator import (
     Operator,
     opened_as_json,
@@ -33,7 +33,7 @@ from pathors_agent.durable.timeline import as_html, as_text
 from pathors_agent.errors import AgentError, RunExists, error_text
 from pathors_agent.server.turns.journal import calls_in_doubt
 
-Act = Callable[[DurableAgent[Any], str], Awaitable[object]]
+Act = Callable[[DurableClient[Any], str], Awaitable[object]]
 """Changes a run of an agent by its id."""
 
 _KEY_VARIABLE = "PATHORS_RUNS_KEY"

@@ -2,44 +2,29 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from hashlib import blake2b
-from secrets import token_hex
 from types import TracebackType
-from typing import Any, Generic, Self, Unpack
+from typing import Any, Self
 
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import OutputT
-from pathors_agent.agents.approvals import Approval, Decision
-from pathors_agent.agents.base import RunSettings, dump_settings
 from pathors_agent.agents.sub_agent import SubAgent, value_of
 from pathors_agent.core.run import Status
 from pathors_agent.durable import engine
-from pathors_agent.durable.bell import Bell
 from pathors_agent.durable.claims import Source
-from pathors_agent.durable.handle import RunHandle
-from pathors_agent.durable.history import Histories
+from pathors_agent.durable.client import DurableClient, no_tools
 from pathors_agent.durable.records import (
-    SEPARATOR,
-    SegmentInput,
-    owned,
     workflow_name,
 )
-from pathors_agent.durable.retention import Retention, expire_for_ever, read_age
-from pathors_agent.durable.run_list import (
-    RESUMABLE,
-    RunFilter,
-    RunPage,
-    RunStatus,
-)
-from pathors_agent.durable.runs import LOOK_SECONDS, Runs, input_of, start_delay, status_of
-from pathors_agent.durable.schedules import Schedule, Scheduler, Schedules
+from pathors_agent.durable.retention import expire_for_ever, read_age
+from pathors_agent.durable.runs import LOOK_SECONDS
+from pathors_agent.durable.schedules import Scheduler
 from pathors_agent.durable.segment import SegmentSetup, run_segment
-from pathors_agent.durable.tables import FORMAT, Bounds, DoubtfulCall, Rate, Tables, check_count
+from pathors_agent.durable.tables import FORMAT, Bounds, Rate, Tables, check_count
 from pathors_agent.durable.worker import (
     ATTEMPTS,
     HEARTBEAT,
@@ -50,10 +35,8 @@ from pathors_agent.durable.worker import (
     Worker,
     worker_name,
 )
-from pathors_agent.errors import InvalidSetting, RunExists, RunNotFound
-from pathors_agent.history.loading import Prompt, user_message
-from pathors_agent.messages import JSONValue, ToolMessage
-from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
+from pathors_agent.errors import InvalidSetting, RunNotFound
+from pathors_agent.messages import JSONValue
 
 # How often a run looks whether its sub-agent still waits for a person.
 CHILD_LOOK_SECONDS = 5.0
@@ -62,7 +45,7 @@ CHILD_LOOK_SECONDS = 5.0
 LOCAL_CONCURRENCY = 100
 
 
-class DurableAgent(Generic[OutputT]):
+class DurableAgent(DurableClient[OutputT]):
     """Runs of an agent that lose nothing and repeat nothing when their process dies.
 
     An async context manager; a process may open several. Sessions, run ids and the keys of tool
@@ -99,21 +82,20 @@ class DurableAgent(Generic[OutputT]):
                 "output= of the agent is an async function, which durable runs cannot repeat: pass "
                 "a function that is not async, and call what it awaits from a tool"
             )
-        self.agent = agent
-        self.name = name
-        self.version = version or tools_version(agent)
-        self.queue = queue or f"{name}-local"
-        self._is_local = queue is None
-        self._is_client = False
+        super().__init__(
+            agent,
+            database=database,
+            name=name,
+            queue=queue or f"{name}-local",
+            version=version or tools_version(agent),
+            context=context,
+            is_local=queue is None,
+        )
         self._stores_deltas = deltas
-        self._database = database
-        self._context = context
         self._heartbeat = heartbeat
         self._retention = None if retention is None else read_age(retention)
         self._attempts = attempts
         self._workers: list[Worker] = []
-        self._opened = AsyncExitStack()
-        self._open_runs: Runs[OutputT] | None = None
 
     @classmethod
     def client(cls, name: str, *, database: str) -> "DurableAgent[Any]":
@@ -130,30 +112,14 @@ class DurableAgent(Generic[OutputT]):
         return client
 
     async def __aenter__(self) -> Self:
-        client = await asyncio.to_thread(engine.connect, self._database)
-        self._opened.callback(client.destroy)
-        try:
-            tables = Tables(engine.sql(client))
-            await asyncio.to_thread(tables.prepare)
-            self._open_runs = Runs(
-                agent=self.agent,
-                client=client,
-                bell=Bell(engine.sql(client).url),
-                tables=tables,
-                histories=Histories(tables),
-                name=self.name,
-                queue=self.queue,
-                is_local=self._is_local,
-                version=self.version,
-                context=self._context,
-                is_client=self._is_client,
-            )
-            if self._is_local:
-                local = self.working(concurrency=LOCAL_CONCURRENCY, poll=LOCAL_POLL_SECONDS)
+        await super().__aenter__()
+        if self._is_local:
+            local = self.working(concurrency=LOCAL_CONCURRENCY, poll=LOCAL_POLL_SECONDS)
+            try:
                 await self._opened.enter_async_context(local)
-        except BaseException:
-            await self._opened.aclose()
-            raise
+            except BaseException:
+                await self._opened.aclose()
+                raise
         return self
 
     async def __aexit__(
@@ -164,240 +130,7 @@ class DurableAgent(Generic[OutputT]):
     ) -> None:
         for worker in [*self._workers]:
             await worker.stop()
-        self._open_runs = None
-        await self._opened.aclose()
-
-    @property
-    def runs(self) -> Runs[OutputT]:
-        """The runs in the database."""
-        if self._open_runs is None:
-            raise RuntimeError("the DurableAgent is not open: use it inside `async with`")
-        return self._open_runs
-
-    # - runs -
-
-    async def start(
-        self,
-        prompt: Prompt,
-        *,
-        session_id: str | None = None,
-        id: str | None = None,  # noqa: A002  (the plain word)
-        priority: int | None = None,
-        delay: float | None = None,
-        at: datetime | None = None,
-        context: JSONValue = None,
-        **settings: Unpack[RunSettings],
-    ) -> RunHandle[OutputT]:
-        """Start a run, and return a handle to it as soon as it is stored.
-
-        With the `id` of a run that exists, its prompt must be the same, and it is the same run.
-        The runs of one session come one after another; without a `session_id` a run has a session
-        of its own, named as the run. In a queue, `priority=1` goes first and runs without a
-        priority go last; among equals the oldest goes first.
-
-        A run starts after `delay` seconds, or at the time `at`, which needs a time zone. `context`
-        is a JSON value that reaches the run's tools as `ToolContext.context`, instead of the
-        agent's own context. `model`, `limits` and the `options` that are set take the place of the
-        agent's in this run.
-        """
-        run = token_hex(16) if id is None else id
-        if SEPARATOR in run or not run.strip():
-            raise InvalidSetting(
-                f"a run's id must not be empty or contain {SEPARATOR!r}, and is {run!r}"
-            )
-        check_count("priority", priority)
-        segment_input = SegmentInput(
-            run=run,
-            session=session_id or run,
-            keys=owned(self.name, session_id or run),
-            endpoint_session=session_id,
-            messages=(user_message(prompt),),
-            context=_json(context),
-            settings=dump_settings(settings),
-        )
-        runs = await self._registered() if self._is_client else self.runs
-        await runs.start(segment_input, priority=priority, delay=start_delay(delay, at))
-        return RunHandle(self, run)
-
-    async def _registered(self) -> Runs[OutputT]:
-        """Return the runs with the queue and the version of the agent's worker that started last."""
-        found = await asyncio.to_thread(self.runs.tables.registered, self.name)
-        if found is None:
-            known = ", ".join(await asyncio.to_thread(self.runs.tables.agents)) or "none"
-            raise InvalidSetting(
-                f"no worker of an agent {self.name!r} has ever started with this database: check"
-                f" the name, or start a worker of it first (agents with workers: {known})"
-            )
-        queue, version = found
-        return replace(self.runs, queue=queue, version=version)
-
-    async def send(
-        self,
-        session_id: str,
-        message: Prompt,
-        *,
-        id: str | None = None,  # noqa: A002
-        context: JSONValue = None,
-    ) -> RunHandle[OutputT]:
-        """Start the next run of a session with a `message` of the user; see `start`."""
-        return await self.start(message, session_id=session_id, id=id, context=context)
-
-    async def get(self, run_id: str) -> RunHandle[OutputT]:
-        """Return a handle to a run; raise `RunNotFound` if there is no such run."""
-        await self.runs.segments(run_id)
-        return RunHandle(self, run_id)
-
-    async def list(
-        self,
-        *,
-        status: RunStatus | None = None,
-        session_id: str | None = None,
-        queue: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> RunPage:
-        """Return runs of this agent, the last started or continued first.
-
-        `status`, `session_id` and `queue` select runs, and `limit` and `offset` select a page.
-        `since` and `until` bound the time when a run was started or last continued. The page is a
-        sequence, and its `total` counts all runs that match.
-        """
-        wanted = RunFilter(
-            agent=self.name,
-            statuses=() if status is None else (status,),
-            session_id=session_id,
-            queue=queue,
-            since=since,
-            until=until,
-        )
-        return await self.runs.page(wanted, limit=limit, offset=offset)
-
-    async def cancel(self, run_id: str) -> None:
-        """End a run for good, and answer its open calls as cancelled."""
-        await self.runs.cancel(run_id)
-
-    async def delete(self, run_id: str) -> None:
-        """Delete a run that has ended, with its contents, if its session has no other runs.
-
-        Raises `RunExists` otherwise: later runs of a session read the messages of earlier ones.
-        """
-        [first, *_] = await self.runs.segments(run_id)
-        retention = Retention(self.runs.client, self.name)
-        await asyncio.to_thread(retention.delete, input_of(first).session, runs=[run_id])
-
-    async def delete_session(self, session_id: str) -> int:
-        """Delete a session with all its runs and their contents; return the number of runs.
-
-        Raises `RunExists` while one of its runs is queued or running. The next run of the session
-        begins a new history.
-        """
-        retention = Retention(self.runs.client, self.name)
-        return await asyncio.to_thread(retention.delete, session_id)
-
-    async def resume(self, run_id: str) -> RunHandle[OutputT]:
-        """Continue a run that failed, with the calls that were pending."""
-        segments = await self.runs.segments(run_id)
-        status = status_of(segments[-1])
-        if status not in RESUMABLE:
-            raise RunExists(f"run {run_id!r} is {status}: only a run that failed is resumed")
-        await self.runs.go_on(run_id)
-        return RunHandle(self, run_id)
-
-    # - suspended runs -
-
-    async def approvals(self, run_id: str) -> Sequence[Approval]:
-        """Return the calls of a run that wait for approval.
-
-        With a `queue`, this agent may lack their tools: the worker has recorded the approvals.
-        """
-        return await self.runs.approvals(run_id)
-
-    async def approve(
-        self,
-        run_id: str,
-        approval: Approval | str,
-        *,
-        arguments: Mapping[str, JSONValue] | None = None,
-    ) -> RunHandle[OutputT]:
-        """Approve a call, named by its `Approval` or by the digest of the approval.
-
-        A second answer, or one to a call that has changed, is a `ConversationError`.
-        """
-        text = None if arguments is None else json.dumps(dict(arguments), ensure_ascii=False)
-        return await self._decide(run_id, Decision(_digest(approval), True, arguments=text))  # noqa: FBT003
-
-    async def deny(
-        self, run_id: str, approval: Approval | str, *, reason: str = ""
-    ) -> RunHandle[OutputT]:
-        """Deny a call; the model reads the reason."""
-        return await self._decide(run_id, Decision(_digest(approval), False, reason))  # noqa: FBT003
-
-    async def _decide(self, run_id: str, decision: Decision) -> RunHandle[OutputT]:
-        await self.runs.go_on(run_id, decisions=[decision])
-        return RunHandle(self, run_id)
-
-    async def answer(self, run_id: str, results: Mapping[str, JSONValue]) -> RunHandle[OutputT]:
-        """Record the results of client tools, by the ids of their calls."""
-        messages = [
-            ToolMessage(
-                tool_call_id=call_id,
-                content=value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
-            )
-            for call_id, value in results.items()
-        ]
-        await self.runs.go_on(run_id, messages=messages)
-        return RunHandle(self, run_id)
-
-    async def in_doubt(self, run_id: str | None = None) -> Sequence[DoubtfulCall]:
-        """Return this agent's calls that may or may not have run, for a person to check."""
-        return await asyncio.to_thread(self.runs.tables.doubts, agent=self.name, run=run_id)
-
-    async def forget_doubt(self, call: DoubtfulCall) -> bool:
-        """Remove a call from `in_doubt` after a person has checked it."""
-        return await asyncio.to_thread(self.runs.tables.forget_doubt, call)
-
-    # - schedules -
-
-    async def schedule(
-        self,
-        name: str,
-        cron: str,
-        prompt: Prompt,
-        *,
-        timezone: str = "UTC",
-        session_id: str | None = None,
-        context: JSONValue = None,
-    ) -> None:
-        """Start a run at each time of a cron expression, as long as workers of the agent run.
-
-        Replaces a schedule of this name. The workers start one run for each time; if a time passes
-        while no worker runs, the next worker starts one run, for the latest time that was missed.
-        `session_id` makes the runs turns of one session.
-        """
-        schedule = Schedule(
-            name=name,
-            cron=cron,
-            prompt=user_message(prompt),
-            timezone=timezone,
-            session_id=session_id,
-            context=_json(context),
-            since=datetime.now(UTC),
-        )
-        await asyncio.to_thread(self._schedules.put, schedule)
-
-    async def schedules(self) -> Sequence[Schedule]:
-        """Return the schedules of the agent, sorted by name."""
-        return await asyncio.to_thread(self._schedules.all)
-
-    async def unschedule(self, name: str) -> bool:
-        """Delete a schedule; return False if there is none. Runs that it started go on."""
-        return await asyncio.to_thread(self._schedules.delete, name)
-
-    @property
-    def _schedules(self) -> Schedules:
-        return Schedules(self.runs.client, self.name)
+        await super().__aexit__(kind, error, traceback)
 
     # - work -
 
@@ -519,11 +252,6 @@ class DurableAgent(Generic[OutputT]):
             self._workers.remove(worker)
             client.destroy()
 
-    async def limit_queue(self, *, total: int | None = None, rate: Rate | None = None) -> None:
-        """Replace the bounds of the queue; None removes a bound. Workers follow at once."""
-        bounds = Bounds(total=total, rate=rate)
-        await asyncio.to_thread(self.runs.tables.set_bounds, self.queue, bounds)
-
     @asynccontextmanager
     async def _housekeeping(self) -> AsyncIterator[None]:
         """Start scheduled runs, and delete sessions older than `retention`, inside the block."""
@@ -565,29 +293,3 @@ def tools_version(agent: AsyncAgent[Any]) -> str:
     definitions = sorted(json.dumps(each, sort_keys=True) for each in agent.tools.definitions())
     text = json.dumps([FORMAT, definitions])
     return f"tools-{blake2b(text.encode(), digest_size=8).hexdigest()}"
-
-
-class _NoModel(AsyncTransport):
-    """The transport of a program that carries out no runs."""
-
-    def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
-        raise NotImplementedError
-
-
-def no_tools() -> AsyncAgent[Any]:
-    """Return an agent for a program that knows neither the model nor the tools of its runs."""
-    return AsyncAgent(_NoModel())
-
-
-def _json(context: JSONValue) -> JSONValue:
-    """Return a context as the database will return it; raise if it is no JSON."""
-    try:
-        text = json.dumps(context, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidSetting(f"the context of a durable run must be JSON: {error}") from None
-    value: JSONValue = json.loads(text)
-    return value
-
-
-def _digest(approval: Approval | str) -> str:
-    return approval if isinstance(approval, str) else approval.digest

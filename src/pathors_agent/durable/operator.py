@@ -9,7 +9,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from pathors_agent.durable import engine
-from pathors_agent.durable.agent import DurableAgent, no_tools
+from pathors_agent.durable.client import DurableClient, no_tools
 from pathors_agent.durable.history import new_messages
 from pathors_agent.durable.retention import Retention
 from pathors_agent.durable.run_list import (
@@ -59,7 +59,7 @@ class OpenedRun:
 class Operator:
     """The runs of a database; see `operating`."""
 
-    def __init__(self, durable: DurableAgent[Any], database: str) -> None:
+    def __init__(self, durable: DurableClient[Any], database: str) -> None:
         self._durable = durable
         self._database = database
 
@@ -115,14 +115,14 @@ class Operator:
         """Count runs, their takeovers and their calls in doubt."""
         return await asyncio.to_thread(RunList(self._durable.runs.client).figures)
 
-    def agent_of(self, run: RunSummary) -> DurableAgent[Any]:
+    def agent_of(self, run: RunSummary) -> DurableClient[Any]:
         """Return the agent of a run as far as its runs can be changed without its code."""
-        agent: DurableAgent[Any] = DurableAgent(
+        agent: DurableClient[Any] = DurableClient(
             self._durable.agent,
             database=self._database,
             name=run.agent,
             queue=run.queue,
-            version=run.version,
+            version=run.version or "-",
         )
         agent._open_runs = replace(
             self._durable.runs,
@@ -220,7 +220,10 @@ async def operating(database: str) -> AsyncIterator[Operator]:
 
     Raises `StoreError` for errors of the database inside the block, too.
     """
-    async with DurableAgent(no_tools(), database=database, queue="-") as durable:
+    durable: DurableClient[Any] = DurableClient(
+        no_tools(), database=database, name="agent", queue="-", version="-"
+    )
+    async with durable:
         try:
             yield Operator(durable, database)
         except sa.exc.SQLAlchemyError as error:
