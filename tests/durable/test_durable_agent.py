@@ -1,6 +1,7 @@
 """What a durable run does that no other does: it rests, is decided about, and goes on."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,6 +16,7 @@ from pathors_agent import (
     AsyncAgent,
     Budget,
     ConversationError,
+    EndpointProfile,
     LimitReached,
     Limits,
     ModelOptions,
@@ -33,6 +35,7 @@ from pathors_agent.durable import (
 )
 from pathors_agent.messages import JSONValue
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
+from pathors_agent.wire.profiles import DEFAULT_PROFILE
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +57,8 @@ def opened(tmp_path: Path) -> Open:
     @asynccontextmanager
     async def opened(*script: Any, **options: Any) -> AsyncIterator[DurableAgent[Any]]:
         durable_options = {k: options.pop(k) for k in ("queue", "version") if k in options}
-        agent: AsyncAgent[Any] = AsyncAgent(Script(*script), **options)
+        transport = Script(*script, profile=options.pop("profile", DEFAULT_PROFILE))
+        agent: AsyncAgent[Any] = AsyncAgent(transport, **options)
         database = f"sqlite:///{tmp_path / 'runs.db'}"
         async with DurableAgent(agent, database=database, **durable_options) as durable:
             yield durable
@@ -361,6 +365,70 @@ async def test_answer_of_a_type_survives_with_its_feedback(opened: Open) -> None
         ]
         assert isinstance(result.messages[2], UserMessage)
         assert result.messages[2].feedback
+
+
+@pytest.mark.parametrize("way", ["tool", "response_format", "prompt"])
+async def test_async_output_function_refuses_and_accepts_answers(opened: Open, way: Any) -> None:
+    asked: list[str] = []
+
+    async def looked_up(city: City) -> int:
+        await asyncio.sleep(0)
+        asked.append(city.name)
+        if city.name == "Atlantis":
+            raise ValueError("no such city")
+        return city.people
+
+    def says(name: str) -> Any:
+        value: dict[str, JSONValue] = {"name": name, "people": 146_000}
+        return calls(("final_answer", value)) if way == "tool" else json.dumps(value)
+
+    options: dict[str, Any] = {"output": looked_up, "profile": EndpointProfile(structured=way)}
+    async with opened(says("Atlantis"), says("Bern"), **options) as durable:
+        result = await (await durable.start("Which?", id="run")).result()
+
+        assert result.output == 146_000
+        assert "no such city" in str(requests_of(durable)[1]["messages"])
+    async with opened(**options) as durable:
+        again = await (await durable.get("run")).result()
+
+        assert (again.output, again.messages) == (146_000, result.messages)
+    # The refusal is recorded; a reader of the result awaits the function for the value.
+    assert asked == ["Atlantis", "Bern", "Bern", "Bern"]
+
+
+async def test_async_output_function_is_awaited_anew_after_a_failure(opened: Open) -> None:
+    is_up = False
+
+    async def looked_up(city: City) -> int:
+        if not is_up:
+            raise ConnectionError("the register is down")
+        return city.people
+
+    bern: dict[str, JSONValue] = {"name": "Bern", "people": 146_000}
+    async with opened(calls(("final_answer", bern)), output=looked_up) as durable:
+        handle = await durable.start("Bern?", id="run")
+        with pytest.raises(RunFailed, match="the register is down"):
+            await handle.result()
+        is_up = True
+        resumed = await durable.resume("run")
+
+        assert (await resumed.result()).output == 146_000
+        assert len(requests_of(durable)) == 1
+
+
+async def test_async_output_function_ends_with_the_time_of_its_run(opened: Open) -> None:
+    async def looked_up(city: City) -> int:
+        await asyncio.Event().wait()
+        return city.people
+
+    bern: dict[str, JSONValue] = {"name": "Bern", "people": 146_000}
+    limits = Limits(seconds=0.5)
+    async with opened(calls(("final_answer", bern)), output=looked_up, limits=limits) as durable:
+        handle = await durable.start("Bern?")
+        async with asyncio.timeout(30):
+            result = await handle.result()
+
+        assert (result.status, result.limit) == (Status.LIMIT_REACHED, "seconds")
 
 
 async def test_run_at_a_limit_says_which(opened: Open) -> None:

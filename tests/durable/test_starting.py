@@ -210,13 +210,3 @@ async def test_client_cancels_a_run_that_waits(database: str, opened: Open) -> N
         await client.cancel("run")
         with pytest.raises(RunFailed, match="cancelled"):
             await handle.result()
-
-
-async def test_async_output_function_is_refused() -> None:
-    async def looked_up(city: str) -> str:
-        return city
-
-    agent = AsyncAgent(Script(), output=looked_up)
-
-    with pytest.raises(TypeError, match="which durable runs cannot repeat"):
-        DurableAgent(agent, database="sqlite:///x.db")

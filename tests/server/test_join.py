@@ -15,6 +15,7 @@ from pathors_agent import (
     ToolMessage,
     UserMessage,
 )
+from pathors_agent.history.loading import stored_form
 from pathors_agent.messages import ContentPart, Message
 from pathors_agent.server.http.problems import Problem
 from pathors_agent.server.turns.join import Joined, join
@@ -392,3 +393,18 @@ def test_result_is_regenerated_from() -> None:
     joined = join(stored, stored[:3], OWN)
 
     assert (list(joined.new), joined.keep) == ([], 3)
+
+
+def test_call_of_a_suspended_agent_is_known_by_the_calls_that_it_waits_for() -> None:
+    inner = stored_form([user("Pay."), said(None, "inner", name="pay")])
+    suspended = ToolMessage(
+        tool_call_id="outer", content="Suspended.", outcome="suspended", extra={"run": inner}
+    )
+    stored: list[Message] = [user("a"), said("Wait.", "outer", name="add"), suspended]
+    decision = result("inner", '{"approved": true}')
+
+    for known in (stored[1:], [said("Wait.", "inner", name="pay")], []):
+        assert list(join(stored, [user("a"), *known, decision], OWN).new)[-1:] == [decision]
+    assert list(join(stored, [*stored, decision], OWN).new) == [decision]
+    assert list(join(stored, [user("a"), said("Wait.", "inner"), decision], OWN).new) == [decision]
+    assert join(stored, [user("b"), said("Wait.", "outer", name="add"), NEW], OWN).keep == 0

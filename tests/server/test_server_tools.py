@@ -171,6 +171,43 @@ def test_call_of_a_sub_agent_waits_for_a_decision_and_its_agent_goes_on() -> Non
         ]
 
 
+@pytest.mark.parametrize("words", [None, "I shall ask the buyer."])
+def test_client_that_resends_its_history_goes_on_with_a_suspended_sub_agent(
+    words: str | None,
+) -> None:
+    buyer = AsyncAgent(
+        AsyncScriptedTransport(
+            answer("First the tea.", calls=[("pay", {"amount": 5})], ids=["inner_1"]),
+            answer(calls=[("pay", {"amount": 7})], ids=["inner_2"]),
+            "Bought.",
+        ),
+        tools=[pay],
+    )
+    buy = buyer.as_tool("buy", "Buy something.")
+    asks = answer(words, calls=[("buy", {"prompt": "tea"})], ids=["outer"])
+    with live(project(asks, "Here is tea.", "Welcome.", tools=[buy])) as server:
+        history: list[Any] = [{"role": "user", "content": "Tea, please"}]
+        for _ in range(2):
+            said = server.complete(*history, session="s1").json()["choices"][0]["message"]
+            (call,) = said["tool_calls"]
+            yes = json.dumps({"approved": True, "digest": call["approval"]["digest"]})
+            history += [said, result(call["id"], yes)]
+        history.append(server.complete(*history, session="s1").json()["choices"][0]["message"])
+        history.append({"role": "user", "content": "Thanks"})
+        thanked = server.complete(*history, session="s1")
+
+        assert history[-2]["content"] == "Here is tea."
+        assert thanked.json()["choices"][0]["message"]["content"] == "Welcome."
+        assert "x-session-rewound" not in thanked.headers
+        assert [(m["role"], m["content"]) for m in sent(server)[-1]["messages"]] == [
+            ("user", "Tea, please"),
+            ("assistant", words),
+            ("tool", "Bought."),
+            ("assistant", "Here is tea."),
+            ("user", "Thanks"),
+        ]
+
+
 def test_call_that_was_denied_is_not_run() -> None:
     with live(project(calls(("pay", {"amount": 5})), "As you like.", tools=[pay])) as server:
         (call,) = server.complete("Pay 5", session="s1").json()["choices"][0]["message"][

@@ -191,23 +191,40 @@ class AnswerType(Generic[OutputT]):
 
     async def check(self, messages: Sequence[Message]) -> None:
         """Await the async function for the answers that a history ends with."""
-        assert self._function is not None  # `is_async` is True
-        for text in self._last_texts(messages):
-            if text in self._known:
-                continue
-            try:
-                self._known[text] = await self._function(self._read(text))
-            except _REFUSALS as error:
-                self._known[text] = _refusal_of(error)
+        for text in self.unchecked(messages):
+            await self.check_text(text)
 
-    def _last_texts(self, messages: Sequence[Message]) -> list[str]:
-        """Return the JSON texts of the last answer, unless a user spoke after it."""
-        last = _last_answer(messages)
+    async def check_text(self, text: str) -> str | None:
+        """Await the async function for one answer; return why it is refused, or None."""
+        assert self._function is not None  # `is_async` is True
+        try:
+            self._known[text] = await self._function(self._read(text))
+        except _REFUSALS as error:
+            refusal = _refusal_of(error)
+            self._known[text] = refusal
+            return str(refusal)
+        return None
+
+    def note_check(self, text: str, refusal: str | None) -> None:
+        """Take over what `check_text` returned in another process, whose value is not known."""
+        accepted: Any = None
+        self._known.setdefault(text, accepted if refusal is None else ArgumentsRefused(refusal))
+
+    def unchecked(self, messages: Sequence[Message]) -> list[str]:
+        """Return the texts of the last answer that an async function must still check.
+
+        A refused call of the final tool, and an answer after which a user spoke, are over.
+        """
+        last = _last_answer(messages) if self.is_async else None
         if last is None:
             return []
         if self.way == "tool":
-            return [call.arguments for call in last.tool_calls if call.name == FINAL_TOOL]
-        return [] if last.tool_calls else [last.text]
+            over = {m.tool_call_id for m in messages if isinstance(m, ToolMessage) and m.is_error}
+            final = (c for c in last.tool_calls if c.name == FINAL_TOOL and c.id not in over)
+            texts = [call.arguments for call in final]
+        else:
+            texts = [] if last.tool_calls else [last.text]
+        return [text for text in dict.fromkeys(texts) if text not in self._known]
 
     def _read(self, text: str) -> Any:
         """Read the text into a value of the type, or raise `ArgumentsRefused`."""

@@ -77,11 +77,6 @@ class DurableAgent(DurableClient[OutputT]):
         if not name.strip():
             raise InvalidSetting("the name of a durable agent must not be empty")
         check_count("attempts", attempts)
-        if agent._answers and agent._answers.is_async:
-            raise TypeError(
-                "output= of the agent is an async function, which durable runs cannot repeat: pass "
-                "a function that is not async, and call what it awaits from a tool"
-            )
         super().__init__(
             agent,
             database=database,

@@ -135,6 +135,11 @@ def _take(step: Step, recorded: RecordedSession, run: Run) -> None:
         note_answer(recorded, output)
 
 
+def check_key(run: Run, place: int) -> str:
+    """Return the name of the step in which an async output function checks the last answer."""
+    return f"output/{run.conversation.turns}/{place}"
+
+
 def note_answer(recorded: RecordedSession, output: Mapping[str, Any]) -> None:
     """Apply what a model call recorded beside its answer."""
     recorded.known |= set(output["known"])

@@ -12,21 +12,29 @@ import sqlalchemy as sa
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 
 from pathors_agent.agents.agent import AsyncAgent
-from pathors_agent.agents.answers import OutputT
+from pathors_agent.agents.answers import AnswerType, OutputT
 from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.base import load_settings, prepare_run
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream
-from pathors_agent.core.run import Status
+from pathors_agent.core.run import Run, Status
 from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell, ended_topic
 from pathors_agent.durable.claims import NO_PRIORITY, store
 from pathors_agent.durable.engine import read_failure
-from pathors_agent.durable.history import Histories, apply_input, begin_of, new_messages, take
+from pathors_agent.durable.history import (
+    Histories,
+    apply_input,
+    begin_of,
+    check_key,
+    new_messages,
+    take,
+)
 from pathors_agent.durable.records import (
     Fields,
     SegmentInput,
+    Step,
     segment_id,
     segment_number,
     workflow_name,
@@ -265,6 +273,8 @@ class Runs(Generic[OutputT]):
         output: Fields = segments[-1].output or {}
         run.stopped_at = output.get("limit")
         _raise_failure(segments[-1], conversation.messages)
+        if setup.answers is not None:
+            await _check_answer(setup.answers, run, steps[ids[-1]])
         stream = AsyncRunStream[OutputT](run, baseline, setup, RunControl(run), _nothing())
         return self._as_recorded(stream.result, segments[-1]) if self.is_client else stream.result
 
@@ -280,6 +290,17 @@ class Runs(Generic[OutputT]):
         """Return the steps that a segment has recorded so far, with their times."""
         found: Sequence[Mapping[str, Any]] = await self.client.list_workflow_steps_async(segment)
         return found
+
+
+async def _check_answer(answers: AnswerType[Any], run: Run, steps: Iterable[Step]) -> None:
+    """Await an async output function for the answer of a run, unless its worker got no value."""
+    outputs = {step["function_name"]: step["output"] for step in steps}
+    for place, text in enumerate(answers.unchecked(run.conversation.messages)):
+        check = outputs.get(check_key(run, place), {})
+        if check.get("refused") is not None:
+            answers.note_check(text, check["refused"])
+        elif "limit" not in check:  # otherwise its time was over
+            await answers.check_text(text)
 
 
 def next_input(

@@ -31,6 +31,7 @@ from pathors_agent.durable.history import (
     Histories,
     RecordedSession,
     apply_input,
+    check_key,
     note_answer,
 )
 from pathors_agent.durable.journal import StepJournal, Work
@@ -218,7 +219,7 @@ class _Segment:
         with run_setup.telemetry.follow(run), RunControl(run, run_setup.budgets) as control:
             if run.conversation.open_calls:
                 await run_setup.choose_tools_async(run)
-            while effects := run.effects():
+            while effects := await self._effects(run, run_setup, control):
                 match effects[0]:
                     case CallModel() as effect:
                         await run_setup.begin_turn_async(run)
@@ -230,11 +231,35 @@ class _Segment:
                     case GiveFeedback() as effect:
                         await self._step(run, effect.key, _saying(effect))
 
+    async def _effects(
+        self, run: Run, run_setup: RunSetup, control: RunControl
+    ) -> Sequence[CallModel] | Sequence[CallTool] | Sequence[GiveFeedback]:
+        """Return the pending effects, after an async output function has checked the last answer.
+
+        What it decides is a step, and its value is not recorded: a reader of the result awaits the
+        function again.
+        """
+        answers = run_setup.answers
+        texts = answers.unchecked(run.conversation.messages) if answers else ()
+        for place, text in enumerate(texts):
+
+            async def checking(text: str = text) -> Fields:
+                in_time = asyncio.timeout(control.left())
+                try:
+                    async with in_time:
+                        refused = await answers.check_text(text)
+                except Exception as error:  # noqa: BLE001  (recorded, as that of a model call is)
+                    stop = {"limit": "seconds"} if in_time.expired() else None
+                    return stop or {"failure": write_failure(error)}
+                return {"refused": refused, "by": self._setup.worker}
+
+            output = await self._journal.step(check_key(run, place), checking)
+            _raise_stop(output)
+            answers.note_check(text, output["refused"])
+        return run.effects()
+
     def _record(self, run: Run, output: Fields) -> None:
-        if "limit" in output:
-            raise LimitReached(output["limit"])
-        if "failure" in output:
-            raise _Stopped({"status": "failed", "failure": output["failure"]})
+        _raise_stop(output)
         if "known" in output:
             note_answer(self._recorded, output)
             run.conversation.session_id = (
@@ -420,6 +445,14 @@ class _Segment:
             )
             await asyncio.to_thread(self._setup.tables.add_doubt, doubt)
         return message
+
+
+def _raise_stop(output: Fields) -> None:
+    """Raise what a step recorded instead of a message: a limit, or a failure."""
+    if "limit" in output:
+        raise LimitReached(output["limit"])
+    if "failure" in output:
+        raise _Stopped({"status": "failed", "failure": output["failure"]})
 
 
 Settle = Callable[[Run, CallTool, BoundCall], Awaitable[ToolMessage | None]]

@@ -82,7 +82,7 @@ class _TimelineReader:
             self._names[f"tool/{turn}/{place}"] = call["function"]["name"]
         begun = self._begun.pop(name, step)
         start = begun["completed_at_epoch_ms" if begun is not step else "started_at_epoch_ms"]
-        outcome = message.get("outcome", "value") if "message" in output else "failed"
+        outcome = message.get("outcome", "value") if "message" in output else _check_outcome(output)
         return self._made(name, start, step["completed_at_epoch_ms"], outcome, output, begun)
 
     def _made(
@@ -115,6 +115,13 @@ class _TimelineReader:
             outcome=outcome,
             notes=tuple(notes),
         )
+
+
+def _check_outcome(output: dict[str, Any]) -> str:
+    """Return the outcome of a step without a message: a check of an answer, or a failure."""
+    if "refused" not in output:
+        return "failed"
+    return "value" if output["refused"] is None else "error"
 
 
 def as_text(timeline: Timeline) -> Iterator[str]:

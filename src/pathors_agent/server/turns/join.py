@@ -3,7 +3,8 @@
 A client may send the new turn alone, the whole history, or any end of it. What it knows of a session
 is what it was given: one answer for each request, with the texts of all model calls joined and with
 the calls of its own tools. Calls of the project's tools and their results are never compared, nor
-are the results that the server wrote for a client's calls.
+are the results that the server wrote for a client's calls. Of an agent that runs as a tool the client
+knows the calls that wait for it, and not the call that runs the agent.
 """
 
 import json
@@ -16,16 +17,18 @@ from typing import Any
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.core.batch import CallState
-from pathors_agent.core.conversation import Conversation, Role
+from pathors_agent.core.conversation import Conversation, Role, inner_conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.json_text import is_json_object
 from pathors_agent.messages import (
     AssistantMessage,
+    JSONValue,
     Message,
     SystemMessage,
     ToolCall,
     ToolMessage,
     UserMessage,
+    message_adapter,
 )
 from pathors_agent.server.http.completion import FUNCTION_CALL
 from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem, bad_request
@@ -129,6 +132,8 @@ class _Calls:
         self._stored = stored
         self._own_tools = own_tools
         self._hidden: set[tuple[int, str]] = set()
+        self._waiting: dict[str, frozenset[str]] = {}  # of suspended agents, by the call of each
+        inner_ids: set[str] = set()
         calls: dict[str, tuple[int, ToolCall]] = {}
         for place, message in enumerate(stored):
             if isinstance(message, AssistantMessage):
@@ -138,14 +143,20 @@ class _Calls:
                 # A client's own result is a value: any other was written by the server.
                 if call.name in own_tools or message.outcome != "value":
                     self._hidden.add((asked_at, call.id))
+                inner_ids.update(_inner_ids(message.extra.get("run")))
+                self._waiting.pop(call.id, None)
+                if message.outcome == "suspended":
+                    waiting = inner_conversation(message).waiting_calls
+                    self._waiting[call.id] = frozenset(inner.id for inner in waiting)
         every = {
             (place, call.id)
             for place, message in enumerate(stored)
             if isinstance(message, AssistantMessage)
             for call in message.tool_calls
         }
-        self._hidden_ids = {call_id for _, call_id in self._hidden}
-        self._shown_ids = {call_id for _, call_id in every - self._hidden}
+        waiting_ids = frozenset[str]().union(*self._waiting.values())
+        self._hidden_ids = {call_id for _, call_id in self._hidden} | (inner_ids - waiting_ids)
+        self._shown_ids = {call_id for _, call_id in every - self._hidden} | waiting_ids
 
     def stored_entries(self) -> list[_ComparedMessage]:
         """Return what the client knows of the stored messages."""
@@ -155,6 +166,7 @@ class _Calls:
             if isinstance(message, AssistantMessage):
                 hidden = {c.id: (place, c.id) in self._hidden for c in message.tool_calls}
             entries += _entry(place, message, hidden)
+            entries += self._waiting_entry(place, message)
         return entries[_leading_system(self._stored) :]
 
     def given_entries(self, given: Sequence[Message], start: int) -> list[_ComparedMessage]:
@@ -165,11 +177,30 @@ class _Calls:
             if isinstance(message, AssistantMessage):
                 hidden = {call.id: self._is_hidden(call) for call in message.tool_calls}
             entries += _entry(place, message, hidden)
+            entries += self._waiting_entry(place, message)
         return entries
+
+    def _waiting_entry(self, place: int, message: Message) -> list[_ComparedMessage]:
+        """Return the calls that wait inside the agents that a message runs, if there are any."""
+        if not self._waiting or not isinstance(message, AssistantMessage):
+            return []
+        agents = (call.id for call in message.tool_calls if call.name in self._own_tools)
+        waiting = frozenset[str]().union(*(self._waiting.get(each, ()) for each in agents))
+        return [_ComparedMessage(place, "assistant", "", waiting)] if waiting else []
 
     def _is_hidden(self, call: ToolCall) -> bool:
         is_ambiguous = call.id in self._shown_ids
         return call.id in self._hidden_ids and (not is_ambiguous or call.name in self._own_tools)
+
+
+def _inner_ids(run: JSONValue) -> Iterator[str]:
+    """Yield the ids of the calls in the stored run of an agent, and in the runs inside of it."""
+    values = run.get("messages") if isinstance(run, dict) else None
+    for value in values if isinstance(values, list) else ():
+        message = message_adapter().validate_python(value)
+        yield from _call_ids(message)
+        if isinstance(message, ToolMessage):
+            yield from _inner_ids(message.extra.get("run"))
 
 
 def _entry(place: int, message: Message, hidden: Mapping[str, bool]) -> list[_ComparedMessage]:
