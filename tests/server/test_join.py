@@ -407,4 +407,5 @@ def test_call_of_a_suspended_agent_is_known_by_the_calls_that_it_waits_for() -> 
         assert list(join(stored, [user("a"), *known, decision], OWN).new)[-1:] == [decision]
     assert list(join(stored, [*stored, decision], OWN).new) == [decision]
     assert list(join(stored, [user("a"), said("Wait.", "inner"), decision], OWN).new) == [decision]
-    assert join(stored, [user("b"), said("Wait.", "outer", name="add"), NEW], OWN).keep == 0
+    with pytest.raises(Problem, match="not a history of this session"):
+        join(stored, [user("b"), said("Wait.", "outer", name="add"), NEW], OWN)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from dbos import DBOSClient
 
 from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.answers import AnswerType
 from pathors_agent.agents.ask import ReportDeltas, ask_async
 from pathors_agent.agents.base import load_settings, prepare_run
 from pathors_agent.agents.control import RunControl
@@ -219,7 +220,11 @@ class _Segment:
         with run_setup.telemetry.follow(run), RunControl(run, run_setup.budgets) as control:
             if run.conversation.open_calls:
                 await run_setup.choose_tools_async(run)
-            while effects := await self._effects(run, run_setup, control):
+            while True:
+                if run_setup.answers is not None:
+                    await self._check_answer(run, run_setup.answers, control)
+                if not (effects := run.effects()):
+                    break
                 match effects[0]:
                     case CallModel() as effect:
                         await run_setup.begin_turn_async(run)
@@ -231,17 +236,13 @@ class _Segment:
                     case GiveFeedback() as effect:
                         await self._step(run, effect.key, _saying(effect))
 
-    async def _effects(
-        self, run: Run, run_setup: RunSetup, control: RunControl
-    ) -> Sequence[CallModel] | Sequence[CallTool] | Sequence[GiveFeedback]:
-        """Return the pending effects, after an async output function has checked the last answer.
+    async def _check_answer(self, run: Run, answers: AnswerType[Any], control: RunControl) -> None:
+        """Await an async output function for the last answer.
 
         What it decides is a step, and its value is not recorded: a reader of the result awaits the
         function again.
         """
-        answers = run_setup.answers
-        texts = answers.unchecked(run.conversation.messages) if answers else ()
-        for place, text in enumerate(texts):
+        for place, text in enumerate(answers.unchecked(run.conversation.messages)):
 
             async def checking(text: str = text) -> Fields:
                 in_time = asyncio.timeout(control.left())
@@ -256,7 +257,6 @@ class _Segment:
             output = await self._journal.step(check_key(run, place), checking)
             _raise_stop(output)
             answers.note_check(text, output["refused"])
-        return run.effects()
 
     def _record(self, run: Run, output: Fields) -> None:
         _raise_stop(output)

@@ -278,7 +278,10 @@ def _ends_alike(
         if not count:
             return False
         at -= count
-        if at < 0 or (has_answer and known[at].role == "assistant"):
+        if at < 0:
+            return True
+        is_previous = known[at].place != known[at + 1].place  # not the same message's other part
+        if has_answer and is_previous and known[at].role == "assistant":
             return True
     return True
 
