@@ -148,7 +148,7 @@ def line_of_data() -> str:
 
 
 def _corner(place: int) -> Point:
-    """Give a box's upper left corner; rows run like an ox that ploughs."""
+    """Return the upper left corner of a box; every second row runs from right to left."""
     row, column = divmod(place, PER_ROW)
     column = PER_ROW - 1 - column if row % 2 else column
     return (18 + column * (BOX[0] + GAP[0]), 12 + row * (BOX[1] + GAP[1]))
@@ -212,7 +212,7 @@ def _picture(width: float, height: float, title: str, shapes: list[str]) -> str:
 
 
 def pictures() -> Iterator[tuple[Path, str]]:
-    """Give each picture's file and content."""
+    """Return the content of each picture by its file."""
     yield DOCS / "images" / "state-machine.svg", state_machine()
     yield DOCS / "images" / "line-of-data.svg", line_of_data()
 

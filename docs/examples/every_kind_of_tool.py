@@ -65,7 +65,7 @@ mean = Tool(
 
 @tool
 async def search(words: str) -> AsyncIterator[str]:
-    """Search. An async generator: reports, then gives its last value."""
+    """Search. An async generator: yields progress, then its result."""
     yield "looking in the cellar"
     yield "looking in the attic"
     yield f"{words}: in the attic"

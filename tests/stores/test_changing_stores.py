@@ -513,10 +513,10 @@ class KeepsFinishedRequestsAnew(MemoryStore):
 @pytest.mark.parametrize(
     ("store", "sentence"),
     [
-        (DropsLeasesOfSavedTurns, "must not be given a second time after its turn is saved"),
+        (DropsLeasesOfSavedTurns, "must not be granted a second time after its turn is saved"),
         (
             DropsLeasesOfRefusedTurns,
-            "must not be given a second time after a turn that was refused",
+            "must not be granted a second time after a turn that was refused",
         ),
         (KeepsForNoTime, "a lease that is kept must not end|a second time after it is kept"),
         (DropsLeasesOfAnybody, "a second time after another holder dropped its lease"),

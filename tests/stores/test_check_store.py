@@ -311,7 +311,7 @@ class CannotBeWritten(MemoryStore):
 @pytest.mark.parametrize(
     ("broken", "sentence"),
     [
-        (FindsNoRevokedKey, "a revoked key must be given with its time"),
+        (FindsNoRevokedKey, "a revoked key must be returned with its time"),
         (RevokesForEveryProject, "a key must not be revoked from another project"),
         (TakesOtherVariables, "a session of this id and other variables must raise"),
         (SearchesWithoutCase, "case must count"),
@@ -328,12 +328,12 @@ class CannotBeWritten(MemoryStore):
         (LooksAtNoLease, "a holder that lost the lease must get SessionConflict"),
         (RemovesNothing, "a turn with `keep` must replace the messages after them"),
         (KeepsTheIncarnation, "a rewound session must get another incarnation"),
-        (KeepsLeasesOfSavedTurns, "a turn with `drop` must give its lease back"),
+        (KeepsLeasesOfSavedTurns, "a turn with `drop` must release its lease"),
         (KeepsNotesOfSavedTurns, "a saved turn's notes must go"),
         (TakesNotesOfAnybody, "a holder that lost the lease must get SessionConflict"),
         (AnswersBeforeItSaves, "must leave its request unanswered"),
         (CountsFencesAnew, "a lease's fence must grow, also after a drop"),
-        (GivesLeasesAgainToTheirHolder, "a lease that is held must not be given again"),
+        (GivesLeasesAgainToTheirHolder, "a lease that is held must not be granted again"),
         (LooksBeforeItTakes, "of many concurrent callers, one must get the lease"),
         (KeepsNothingUp, "a lease that is kept must not end"),
         (TellsTheLastDigest, "a request must tell the digest of the first body"),

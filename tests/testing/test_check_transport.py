@@ -421,7 +421,7 @@ class CloseClosesNothing(Pooled):
 ONCE = "a request must be sent once"
 EXACT = "the pieces, joined, must be the exact bytes of the body"
 STATUS = "an error status must be returned like any other, not raised"
-AT_ONCE = "pieces must be given as they arrive, before the answer is complete"
+AT_ONCE = "pieces must be yielded as they arrive, before the answer is complete"
 BROKEN = (
     "a connection that breaks inside the body must raise TransportError, not end the pieces as if "
     "complete"

@@ -84,12 +84,12 @@ def test_arguments_may_be_equal_in_a_way_of_their_own(oslo: RunResult[Any]) -> N
         ),
         (
             lambda run: expect(run).called("weather").with_result({"degrees": 12}),
-            "expected weather(city=\"Oslo\", days=2) to give {'degrees': 12}, "
+            "expected weather(city=\"Oslo\", days=2) to return {'degrees': 12}, "
             "not '{\"degrees\":24}'",
         ),
         (
             lambda run: expect(run).called("weather").with_error("city"),
-            "expected weather(city=\"Oslo\", days=2) to give an error that tells 'city'",
+            "expected weather(city=\"Oslo\", days=2) to fail with an error that contains 'city'",
         ),
         (lambda run: expect(run).not_called("now"), "expected no call of now, not 1"),
         (lambda run: expect(run).called_times("now", 2), "expected 2 calls of now, not 1"),

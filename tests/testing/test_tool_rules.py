@@ -207,7 +207,7 @@ def fails_at_13(page: Annotated[int, Field(description="Which.", ge=13, le=14)])
     return "seen"
 
 
-def gives_what_cannot_be_sent() -> object:
+def returns_a_value_that_cannot_be_sent() -> object:
     """Look."""
     return object()
 
@@ -261,18 +261,24 @@ def has_a_careless_validator(what: Annotated[Careless, Field(description="Any.")
         (without_words, "a tool must be described, so that the model knows when to call it"),
         (
             undescribed,
-            "the parameters of a tool must be described; of undescribed page lacks it",
+            "the parameters of a tool must be described; undescribed does not describe page",
         ),
         (
             fails_at_13,
             r"nothing but ToolError for arguments that fit; fails_at_13\(page=13\) "
             "raised LookupError: no such page",
         ),
-        (gives_what_cannot_be_sent, r"must give what can be sent; .*\(\): .* returned"),
+        (
+            returns_a_value_that_cannot_be_sent,
+            r"must return a value that can be sent; .*\(\): .* returned",
+        ),
         (hangs, r"must be done in time; hangs\(\) was not after 0\.2 s"),
         (hangs_async, r"must be done in time; hangs_async\(\) was not after 0\.2 s"),
         (wants_to_be_asked, r"could not be made from its schema: .*say please.*arguments=\["),
-        (has_a_careless_validator, r"must refuse .* in words; a validator .* raised IndexError"),
+        (
+            has_a_careless_validator,
+            r"a validator must raise ValueError .*; one of .* raised IndexError",
+        ),
     ],
     ids=lambda item: getattr(item, "__name__", ""),
 )

@@ -70,9 +70,9 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: hostile_scripts(untyped(lambda user: [add])),
-        "was given a function that chooses them",
+        "not a function that chooses them",
     ),
-    (lambda: hostile_scripts(untyped(AGENT)), "was given an Agent: pass its .tools"),
+    (lambda: hostile_scripts(untyped(AGENT)), "takes tools, not an Agent: pass its .tools"),
     (lambda: hostile_scripts(untyped("add")), "takes a list of tools or a ToolRegistry, not a str"),
     (lambda: hostile_scripts(untyped(None)), "takes a list of tools or a ToolRegistry, not a None"),
     (lambda: hostile_scripts(untyped({"add": add})), "or a ToolRegistry, not a dict"),
@@ -82,7 +82,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: tool_arguments(untyped("add")), "takes a tool, not its name: pass the function add"),
     (lambda: tool_arguments(len), "is a plain function; decorate it with @tool"),
     # - options
-    (lambda: hostile_scripts(faults=untyped("flood")), "was given one: write ['flood']"),
+    (lambda: hostile_scripts(faults=untyped("flood")), "not one name: write ['flood']"),
     (lambda: hostile_scripts(faults=untyped(["floods"])), "called floods. Did you mean flood?"),
     (lambda: hostile_scripts(faults=untyped(7)), "faults takes a list of names, not 7"),
     (
@@ -92,7 +92,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: hostile_scripts(max_turns=untyped("5")), "a whole number of 0 or more, not '5'"),
     (lambda: HostileTransport(untyped("a")), "seed must be an integer, not 'a'"),
     (lambda: HostileTransport(untyped(DRAWN)), "seed must be an integer, not integers()"),
-    (lambda: HostileTransport(1, faults=untyped("flood")), "was given one: write ['flood']"),
+    (lambda: HostileTransport(1, faults=untyped("flood")), "not one name: write ['flood']"),
     (lambda: HostileScript(untyped("Hi.")), "takes a tuple of entries: write ('Hi.',)"),
     # - scripts in the place of transports
     (lambda: Agent(untyped(SCRIPT)), "is a HostileScript, not a Transport; pass its .transport()"),
@@ -155,7 +155,7 @@ def test_arguments_that_cannot_be_made_fail_the_test_with_the_reason() -> None:
     ) as it:
         check()
 
-    assert "give examples in its schema" in str(it.value)
+    assert "add examples to its schema" in str(it.value)
 
 
 def test_no_faults_are_a_good_model() -> None:

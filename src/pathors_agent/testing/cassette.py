@@ -145,7 +145,7 @@ def _made(
 ) -> TransportT:
     if transport is None:
         raise TypeError(
-            "there is nothing to record: give a transport, or a function that makes one"
+            "there is nothing to record: pass a transport, or a function that returns one"
         )
     made: object = transport if isinstance(transport, kind) else cast(_Maker, transport)()
     if not isinstance(made, kind):

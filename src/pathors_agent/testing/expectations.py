@@ -107,24 +107,24 @@ _NOT_GIVEN: Any = object()
 
 
 def expect(run: Run) -> "Expectation":
-    """Begin to say what a run should have done: a result, a conversation, or messages.
+    """Return an expectation of a run: of its result, its conversation or its messages.
 
         expect(result).called("weather", city="Oslo").then_answered("It is 12 degrees.")
 
-    Each step raises AssertionError, with the run as a transcript, or gives the next expectation.
+    Each step raises `AssertionError` with the run as a transcript, or returns the next expectation.
     """
     return Expectation(run)
 
 
 class Expectation:
-    """What a run should have done, from a place in it on."""
+    """Checks of what a run did, each after a place in the run."""
 
     def __init__(self, run: Run) -> None:
         self._result = run if isinstance(run, RunResult) else None
         given = run.messages if isinstance(run, RunResult | Conversation) else run
         self._messages: Sequence[Message] = messages_of(given, function="expect")
         self._made = _calls(self._messages)
-        self._seen = -1  # the place among the calls of the one that was spoken of last
+        self._seen = -1  # the place of the last named call among the calls
 
     def called(self, name: str, /, **arguments: object) -> Self:
         """Expect a call of the tool with at least these arguments, anywhere in the run.
@@ -134,7 +134,7 @@ class Expectation:
         return self._called(name, arguments, 0, "")
 
     def then_called(self, name: str, /, **arguments: object) -> Self:
-        """As `called`, after the call that was spoken of last."""
+        """As `called`, after the last named call."""
         return self._called(name, arguments, self._seen + 1, " after that")
 
     def not_called(self, name: str, /) -> Self:
@@ -154,8 +154,8 @@ class Expectation:
         """Expect the last named call to fail with an error that contains these words."""
         call, message = self._spoken_of()
         holds = message is not None and message.is_error and containing in message.text
-        words = f" that tells {containing!r}" if containing else ""
-        return self._hold(holds, f"expected {call_text(call)} to give an error{words}")
+        words = f" that contains {containing!r}" if containing else ""
+        return self._hold(holds, f"expected {call_text(call)} to fail with an error{words}")
 
     def answered(self, value: object = _NOT_GIVEN, *, containing: str = "", like: str = "") -> Self:
         """Expect the run to end with an answer: this text or value, these words in it, or this pattern."""
@@ -170,7 +170,7 @@ class Expectation:
     def then_answered(
         self, value: object = _NOT_GIVEN, *, containing: str = "", like: str = ""
     ) -> Self:
-        """As `answered`, after the call that was spoken of last."""
+        """As `answered`, after the last named call."""
         last = self._messages[-1] if self._messages else None
         is_after = self._seen < 0 or self._made[self._seen].place < len(self._messages) - 1
         holds = is_after and (isinstance(last, AssistantMessage) or self._result is not None)
@@ -213,7 +213,7 @@ class Expectation:
         call, message = self._spoken_of()
         said = "nothing" if message is None else repr(message.text)
         holds = message is not None and message.outcome == outcome and _is(message.text, content)
-        return self._hold(holds, f"expected {call_text(call)} to give {content!r}, not {said}")
+        return self._hold(holds, f"expected {call_text(call)} to return {content!r}, not {said}")
 
     def _spoken_of(self) -> tuple[ToolCall, ToolMessage | None]:
         if self._seen < 0:

@@ -164,7 +164,7 @@ def offered_tools(definitions: Iterable[Any]) -> tuple[ToolOffer, ...]:
 def checked_faults(faults: Collection[str] | None) -> frozenset[str]:
     """Return the named faults, or all of them for None; raise for anything else."""
     if isinstance(faults, str):
-        raise TypeError(f"faults takes a list of names, and was given one: write [{faults!r}]")
+        raise TypeError(f"faults takes a list of names, not one name: write [{faults!r}]")
     if faults is not None and not isinstance(faults, Iterable):
         raise TypeError(f"faults takes a list of names, not {faults!r}")
     chosen = frozenset(ALL_FAULTS if faults is None else faults)

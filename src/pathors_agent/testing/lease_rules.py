@@ -26,7 +26,7 @@ MANY = 10
 
 
 async def at_once(work: Callable[[int], Awaitable[object]]) -> list[object]:
-    """Do the work many times at once; give the results, errors among them."""
+    """Do the work many times at once; return the results and the errors."""
     results: list[object] = []
 
     async def do(number: int) -> None:
@@ -42,7 +42,7 @@ async def at_once(work: Callable[[int], Awaitable[object]]) -> list[object]:
 
 
 async def until(sentence: str, what: Callable[[], Awaitable[object]]) -> None:
-    """Wait until something is given; raise the sentence when it takes too long."""
+    """Wait until the result is not None; raise the sentence if it takes too long."""
     with anyio.move_on_after(PATIENCE):
         while not await what():  # noqa: ASYNC110  (a clock sends no event)
             await anyio.sleep(SHORT / 5)
@@ -57,7 +57,7 @@ async def _leases_are_of_one(trial: Trial) -> None:
     require("a lease must tell its session and holder", holds=named)
     for holder in ("other", "writer"):
         second = await trial.store.take_lease(trial.project, trial.id, holder=holder, seconds=LONG)
-        require("a lease that is held must not be given again", holds=second is None)
+        require("a lease that is held must not be granted again", holds=second is None)
     await trial.lease("another-session")
     await replace(trial, project=f"{trial.project}-other").lease()
 
@@ -140,7 +140,7 @@ async def _leases_are_held_on(trial: Trial) -> None:
 async def _require_held(trial: Trial, when: str) -> None:
     for holder in ("other", "writer"):
         again = await trial.store.take_lease(trial.project, trial.id, holder=holder, seconds=LONG)
-        require(f"a lease must not be given a second time {when}", holds=again is None)
+        require(f"a lease must not be granted a second time {when}", holds=again is None)
 
 
 async def _leases_are_dropped(trial: Trial) -> None:

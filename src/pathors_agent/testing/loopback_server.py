@@ -238,7 +238,7 @@ def refuse_first(incoming: IncomingRequest, server: LoopbackServer) -> None:
 
 
 def answer_step_by_step(incoming: IncomingRequest, server: LoopbackServer) -> None:
-    """Send each event once the client has given out the one before it."""
+    """Send each event after the client has yielded the one before it."""
     incoming.start(200, ANSWER_HEADERS)
     size = 0
     for event in EVENTS:

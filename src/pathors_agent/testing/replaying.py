@@ -54,7 +54,7 @@ def replay(
     `make` makes the agent around a transport. Each request must be the same, byte for byte, as
     the one that the agent makes of the log's messages, or as those of `requests` where they were
     kept; else `ReplayDifference` tells the first difference. Tools that only the caller runs, and
-    calls that waited for approval, get their results from the log. Gives the requests.
+    calls that waited for approval, get their results from the log. Returns the requests.
     """
     replaying = _Replay(log, requests, profile)
     for history in replaying.histories():
@@ -146,7 +146,7 @@ class _Replay:
         return not is_answer or self.conversation.next_role is Role.USER
 
     def answer(self, body: bytes) -> Entry:
-        """Compare a request, and give the log's answer to it."""
+        """Compare a request with the log, and return the log's answer to it."""
         place, number = len(self.conversation), len(self._requests)
         self._requests.append(body)
         expected = self._expected.get(place)
@@ -217,7 +217,7 @@ def _completion(message: AssistantMessage) -> bytes:
 
 
 class _Probing(Player):
-    """Takes a request and gives no answer."""
+    """Takes a request and does not answer it."""
 
     def __init__(self, profile: EndpointProfile) -> None:
         super().__init__(cut=None, profile=profile)

@@ -16,7 +16,7 @@ LONG_TEXT = 40
 MANY = 4
 
 Call = tuple[str, Mapping[str, JSONValue] | str]
-"""A tool's name and its arguments; arguments given as a string are sent as they are."""
+"""A tool's name and its arguments; a string of arguments is sent unchanged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,7 @@ class Answer(Reply):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Raw(Reply):
-    """A body given as bytes."""
+    """A body as bytes."""
 
     body: bytes
 
@@ -295,7 +295,7 @@ def _stop(events: int | None, size: int | None, kind: Literal["broken", "ended"]
         case None, int():
             return Stop(after=size, unit="bytes", kind=kind)
         case _:
-            raise TypeError("give either events= or bytes=")
+            raise TypeError("pass either events= or bytes=")
 
 
 def _text(arguments: Mapping[str, JSONValue] | str) -> str:

@@ -129,7 +129,7 @@ def _turn_follows_what_was_loaded(trial: SessionTrial) -> None:
 
 
 def _lease_expires(trial: SessionTrial) -> None:
-    """Check that an expired lease is given to another holder, and that the first has lost it."""
+    """Check that an expired lease is granted to another holder, and that the first has lost it."""
     trial.say(*HELLO)
     trial.load(seconds=SHORT)
     _until("a lease must expire", lambda: trial.load("b") is not None)
@@ -147,7 +147,7 @@ def _lease_is_renewed(trial: SessionTrial) -> None:
     """Check that a renewed lease is kept for the new time."""
     trial.load(seconds=SHORT)
     if trial.load(seconds=LONG) is None:
-        return  # it expired first, on a slow machine, and was not given to this holder again
+        return  # it expired first, on a slow machine, and was not granted to this holder again
     time.sleep(2 * SHORT)
     require(
         "a renewed lease must last as long as it was renewed for", holds=trial.load("b") is None

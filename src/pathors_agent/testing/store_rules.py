@@ -73,7 +73,7 @@ class Trial:
             return None
 
     async def found(self, text: str) -> list[str]:
-        """Search, and give the ids that were found."""
+        """Search, and return the ids that were found."""
         page = await self.store.search_sessions(self.project, text, limit=50, offset=0)
         require(
             "total must be the number of all that are found", holds=page.total == len(page.items)
@@ -81,7 +81,7 @@ class Trial:
         return [session.id for session in page.items]
 
     async def listed(self, text: str = "") -> list[str]:
-        """List, and give the ids."""
+        """Return the ids of a list."""
         page = await self.store.list_sessions(self.project, limit=50, offset=0, text=text)
         require(
             "total must be the number of all that are found", holds=page.total == len(page.items)
@@ -140,7 +140,7 @@ async def _keys_are_found(trial: Trial) -> None:
     same = await trial.store.find_key(key.digest) == key
     require("a key must be found by its digest, unchanged", holds=same)
     none = await trial.store.find_key(key.digest.upper()) is None
-    require("a digest that no key has must give None", holds=none)
+    require("for a digest that no key has, `find_key` must return None", holds=none)
 
 
 async def _keys_are_listed(trial: Trial) -> None:
@@ -164,13 +164,13 @@ async def _keys_are_revoked(trial: Trial) -> None:
     untouched = await trial.store.find_key(key.digest) == key
     require("a key must not be revoked from another project", holds=not elsewhere and untouched)
     unknown = await trial.store.revoke_key(trial.project, f"{key.id}-other")
-    require("revoking an unknown key must give False", holds=not unknown)
+    require("revoking an unknown key must return False", holds=not unknown)
     require(
-        "revoking a key must give True", holds=await trial.store.revoke_key(trial.project, key.id)
+        "revoking a key must return True", holds=await trial.store.revoke_key(trial.project, key.id)
     )
     revoked = await trial.store.find_key(key.digest)
     given = revoked is not None and is_recent(revoked.revoked_at)
-    require("a revoked key must be given with its time, in UTC with milliseconds", holds=given)
+    require("a revoked key must be returned with its time, in UTC with milliseconds", holds=given)
     await next_millisecond()
     again = await trial.store.revoke_key(trial.project, key.id)
     same = await trial.store.find_key(key.digest) == revoked
@@ -217,7 +217,9 @@ async def _same_session_is_given(trial: Trial) -> None:
     """Check that creating a session twice is idempotent, and refused if it differs."""
     made = await trial.create(a=1, b=2)
     again = await trial.create(b=2, a=1)
-    require("an empty session that is made again must be given as it is", holds=again == made)
+    require(
+        "an empty session that is created again must be returned unchanged", holds=again == made
+    )
     conflict = "a session of this id and other variables must raise SessionConflict"
     await require_error(conflict, SessionConflict, trial.create(a=True, b=2))
     other_provider = trial.store.create_session(
@@ -285,7 +287,7 @@ async def _ended_sessions_are_gone(trial: Trial) -> None:
     await trial.say(UserMessage(content="hello"))
     ended = await trial.store.end_session(trial.project, trial.id)
     again = await trial.store.end_session(trial.project, trial.id)
-    require("ending a session must give True, and False the next time", holds=ended and not again)
+    require("ending a session must return True, and False the next time", holds=ended and not again)
     gone = trial.store.session(trial.project, trial.id)
     await require_error("an ended session must raise SessionNotFound", SessionNotFound, gone)
     require("an ended session must not be found", holds=await trial.found("") == [])
@@ -345,7 +347,7 @@ async def _search_is_in_pages(trial: Trial) -> None:
     total = all(page.total == 3 for page in pages)
     require("total must be exact, also past the end", holds=total)
     given = pages[0].items[0] == await trial.store.session(trial.project, "a")
-    require("a session that is found must be given whole", holds=given)
+    require("a session that is found must be returned whole", holds=given)
 
 
 async def _search_is_bounded_in_bytes(trial: Trial) -> None:

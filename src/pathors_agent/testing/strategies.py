@@ -65,8 +65,8 @@ def tool_arguments(tool: Tool | Callable[..., object]) -> st.SearchStrategy[dict
         except CannotDraw as reason:
             if _never_fits(registered):
                 raise ValueError(
-                    f"no arguments can be made for the tool {registered.name}: {reason}; give "
-                    "examples in its schema, or write a strategy for this tool"
+                    f"no arguments can be made for the tool {registered.name}: {reason}; add "
+                    "examples to its schema, or write a strategy for this tool"
                 ) from None
             raise
 

@@ -48,13 +48,14 @@ def check_tool(
     seconds: float = SECONDS,
     context: object = None,
 ) -> None:
-    """Check a tool; raise AssertionError naming the first broken rule, and the arguments.
+    """Check a tool; raise `AssertionError` with the first broken rule and the arguments.
 
-    The tool really runs, `examples` times, with arguments made from its schema, the simplest
-    first, and with those in `arguments`: give it a back end that may be written to. Rules: its
-    definition is good, it and its parameters are described, it takes arguments that fit its
-    schema and refuses others in words, it gives a value that can be sent or raises `ToolError`,
-    each within its `timeout`, or `seconds`. `context` is what a `ToolContext` holds.
+    The tool really runs, so connect it to a back end for tests. It runs `examples` times with
+    arguments generated from its schema, the simplest first, and with those in `arguments`. The
+    rules: its definition is valid, it and its parameters have descriptions, it accepts arguments
+    that fit its schema and refuses others with a text, and it returns a value that can be sent or
+    raises `ToolError`, each within its `timeout` or `seconds`. `context` is the value of
+    `ToolContext.context`.
     """
     given = _given(arguments)
     count = count_of(examples, name="examples", least=0)
@@ -90,14 +91,14 @@ def _require_description(tool: Tool) -> None:
     if not tool.description.strip():
         raise AssertionError(
             f"a tool must be described, so that the model knows when to call it; {tool.name} is "
-            "not: give it a docstring"
+            "not: add a docstring"
         )
     properties = tool.parameters.get("properties", {})
     bare = [name for name, rule in properties.items() if not _is_described(rule)]
     if bare:
         raise AssertionError(
-            f"the parameters of a tool must be described; of {tool.name} {', '.join(bare)} "
-            "lacks it: say it in the docstring, or with Field(description=...)"
+            f"the parameters of a tool must be described; {tool.name} does not describe "
+            f"{', '.join(bare)}: do so in the docstring, or with Field(description=...)"
         )
 
 
@@ -120,13 +121,13 @@ def _examples(tool: Tool, count: int, seed: int, given: Sequence[Arguments]) -> 
             if given:
                 return
             raise AssertionError(
-                f"arguments for {tool.name} could not be made from its schema: {reason}; give "
+                f"arguments for {tool.name} could not be made from its schema: {reason}; pass "
                 "some as check_tool(arguments=[...])"
             ) from None
         except Exception as error:  # a validator of the tool's author may raise anything
             raise AssertionError(
-                f"a tool must refuse arguments that do not fit in words; a validator of {tool.name} "
-                f"raised {named_error(error)}; raise ValueError"
+                f"a validator must raise ValueError for arguments that do not fit; one of {tool.name} "
+                f"raised {named_error(error)}"
             ) from error
         text = json.dumps(made, sort_keys=True)
         if text not in seen:
@@ -160,7 +161,7 @@ def _require_result(bound: BoundCall, values: Mapping[str, Any], seconds: float)
             f"a tool must raise nothing but ToolError for arguments that fit; {shown} raised "
             f"{named_error(error)}"
         ) from error
-    raise AssertionError(f"a tool must give what can be sent; {shown}: {message.text}")
+    raise AssertionError(f"a tool must return a value that can be sent; {shown}: {message.text}")
 
 
 def _run(bound: BoundCall, seconds: float, raised: list[Exception]) -> ToolMessage:

@@ -183,7 +183,7 @@ def _refused_request_may_be_repeated(outcome: Outcome, server: LoopbackServer) -
 
 def _pieces_come_at_once(outcome: Outcome, server: LoopbackServer) -> None:
     _require(
-        "pieces must be given as they arrive, before the answer is complete",
+        "pieces must be yielded as they arrive, before the answer is complete",
         outcome,
         holds=not server.waited_in_vain and outcome.error is None,
     )

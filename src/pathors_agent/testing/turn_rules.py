@@ -27,13 +27,13 @@ async def _turns_are_saved(trial: Trial) -> None:
     made = (first.id, first.messages, first.revision) == (trial.id, HELLO, 2)
     require("a first turn must make the session", holds=made and is_recent(first.created_at))
     same = await trial.seen() == first
-    require("a saved session must be given as it is stored", holds=same)
+    require("a saved session must be returned as it is stored", holds=same)
     await next_millisecond()
     second = await trial.store.save_turn(lease, MORE, seen=first)
     added = second.messages == (*HELLO, *MORE) and second.revision == 4
     require("a turn must be added behind the messages before", holds=added)
     require("a turn must set updated_at", holds=second.updated_at > first.updated_at)
-    require("a saved session must be given as it is stored", holds=await trial.seen() == second)
+    require("a saved session must be returned as it is stored", holds=await trial.seen() == second)
     kept = second.incarnation == first.incarnation and second.created_at == first.created_at
     require("a turn must leave the session the same one", holds=kept)
 
@@ -51,7 +51,7 @@ async def _sessions_are_rewound(trial: Trial) -> None:
     saved = await trial.store.save_turn(lease, other, seen=seen, keep=2)
     replaced = saved.messages == (*HELLO, *other) and saved.revision == 4
     require("a turn with `keep` must replace the messages after them", holds=replaced)
-    require("a rewound session must be given as it is stored", holds=await trial.seen() == saved)
+    require("a rewound session must be returned as it is stored", holds=await trial.seen() == saved)
     changed = saved.incarnation != seen.incarnation and saved.created_at == seen.created_at
     require("a rewound session must get another incarnation", holds=changed)
     stale = trial.store.save_turn(lease, MORE, seen=seen)
@@ -74,7 +74,7 @@ async def _leases_end_with_turns(trial: Trial) -> None:
     first = await trial.store.save_turn(lease, HELLO, seen=None, drop=True)
     require("a turn with `drop` must be saved", holds=first.messages == HELLO)
     kept = await trial.store.keep_lease(lease, seconds=LONG)
-    require("a turn with `drop` must give its lease back", holds=not kept)
+    require("a turn with `drop` must release its lease", holds=not kept)
 
 
 async def _stale_turns_are_refused(trial: Trial) -> None:
@@ -103,7 +103,7 @@ async def _first_turns_of_ended_sessions_are_refused(trial: Trial) -> None:
     """Check that a session's first turn is refused if the session was ended while it ran."""
     lease = await trial.lease()
     ended = await trial.store.end_session(trial.project, trial.id)
-    require("ending a session that is not stored must give False", holds=not ended)
+    require("ending a session that is not stored must return False", holds=not ended)
     await _require_refused(trial, lease, None, "a first turn of a session that was ended meanwhile")
     kept = await trial.store.keep_lease(lease, seconds=LONG)
     require("ending a session must end its lease", holds=not kept)

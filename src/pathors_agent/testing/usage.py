@@ -23,17 +23,17 @@ def tools_of(tools: Any, *, function: str) -> ToolRegistry:
     kind = type(tools).__name__
     if isinstance(tools, Tool) or hasattr(tools, "__tool__"):
         name = getattr(tools, "__name__", "tool")
-        raise TypeError(f"{function} takes a list of tools, and was given one tool: write [{name}]")
+        raise TypeError(f"{function} takes a list of tools, not one tool: write [{name}]")
     if kind == "MCPTools":
         raise TypeError(
             f"{function} takes tools that are connected: write `with mcp_tools as tools:` and "
             f"{function}(tools)"
         )
     if isinstance(getattr(tools, "tools", None), ToolRegistry):
-        raise TypeError(f"{function} takes tools, and was given {_an(kind)}: pass its .tools")
+        raise TypeError(f"{function} takes tools, not {_an(kind)}: pass its .tools")
     if callable(tools):
         raise TypeError(
-            f"{function} takes a list of tools, and was given a function that chooses them: call "
+            f"{function} takes a list of tools, not a function that chooses them: call "
             "it, and pass the tools that it returns"
         )
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable):
@@ -90,10 +90,10 @@ def check_made(made: object, kind: type[object], *, function: str, other: str = 
     if isinstance(made, Awaitable):
         if inspect.iscoroutine(made):
             made.close()
-        raise TypeError(f"the function given to {function} returned an awaitable; it must be sync")
+        raise TypeError(f"the function passed to {function} returned an awaitable; it must be sync")
     hint = f"; use {other}" if other and isinstance(made, Transport | AsyncTransport) else ""
     raise TypeError(
-        f"the function given to {function} returned {_an(type(made).__name__)}, not "
+        f"the function passed to {function} returned {_an(type(made).__name__)}, not "
         f"{_an(kind.__name__)}{hint}"
     )
 
