@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE =
 DEMO := .venvs/demo/bin/python
 # More than twice the cores, for many tests wait for sockets and timers; each holds 300 MB.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + 2 * (os.cpu_count() or 1)))')
-PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test test-all coverage check format bench dist docs matrix lowest mutants soak audit clean setup setup-demo

@@ -35,12 +35,23 @@ PROGRAMS = {
 # Parameters that make one variant of a test slow, as in `@pytest.fixture(params=["sqlite", ...])`.
 SLOW_PARAMETERS = {"postgres", "postgresql"}
 
+# Each worker takes whole files, so one that begins late runs on alone at the end.
+LONGEST = [
+    "test_linear_time.py",
+    "schema/test_validator.py",
+    "properties/test_sub_agents_agree.py",
+    "properties/test_drivers_agree.py",
+]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that use a program of their own as slow, so that `make test` leaves them out."""
+    """Mark tests that use a program of their own as slow, and put the longest files first."""
     for item in items:
         if PROGRAMS & set(getattr(item, "fixturenames", ())) or has_slow_parameter(item):
             item.add_marker(pytest.mark.slow)
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    order = {PROJECT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order) + (item.path not in slow_files)))
 
 
 def has_slow_parameter(item: pytest.Item) -> bool:
@@ -49,6 +60,26 @@ def has_slow_parameter(item: pytest.Item) -> bool:
     return call is not None and any(
         isinstance(value, str) and value in SLOW_PARAMETERS for value in call.params.values()
     )
+
+
+class FailuresAtOnce:
+    """Writes each failure as it happens: a run that is cut off has no summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write the failure's name and text."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\nFAILED {report.nodeid} ({report.when})")
+            terminal.write_line(report.longreprtext)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Write failures at once where CI runs the tests; workers leave that to their controller."""
+    if os.environ.get("CI") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FailuresAtOnce(config))
 
 
 RUNNING: list[pytest.Item] = []

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from types import FrameType
 
 # A signal that comes between Python's look for signals and its wait is noticed after the wait only.
@@ -14,18 +15,24 @@ class CtrlC:
     def __init__(self) -> None:
         self._thread = threading.get_ident()
         self._noticed = threading.Event()
+        self._pressing = threading.Lock()
 
     def __enter__(self) -> "CtrlC":
         self._before = signal.signal(signal.SIGINT, self._notice)
         return self
 
     def __exit__(self, *_: object) -> None:
+        with self._pressing:  # no signal is sent from here on
+            self._noticed.set()
+        time.sleep(0)  # a signal that was just sent arrives with this system call
         signal.signal(signal.SIGINT, self._before)
 
     def press(self) -> None:
         """Send the signal; return once it was noticed."""
-        while not self._noticed.is_set():
-            signal.pthread_kill(self._thread, signal.SIGINT)
+        while not self._noticed.wait(0):
+            with self._pressing:
+                if not self._noticed.is_set():
+                    signal.pthread_kill(self._thread, signal.SIGINT)
             self._noticed.wait(SECONDS_UNTIL_REPEATED)
 
     def _notice(self, _signal: int, _frame: FrameType | None) -> None:
