@@ -57,12 +57,13 @@ bench: ## time the library beside others
 dist: ## build the wheel and the source, try them alone, and say what they cost
 	@$(PYTHON) .ci/dist.py $(ARGS)
 
-docs: ## draw the pictures of the docs, write the reference, build the site into site/, and check it
+docs: ## draw the pictures of the docs, write the reference, build this version's site into site/, and check it
 	@$(PYTHON) .ci/make_venv.py .venvs/docs docs
 	.venvs/docs/bin/python docs/drawings/draw.py
 	@$(PYTHON) .ci/reference.py
 	.venvs/docs/bin/zensical build --clean --strict
-	@$(PYTHON) .ci/make_llms.py site
+	@$(PYTHON) .ci/make_llms.py build/site
+	@$(PYTHON) .ci/versions.py build/site site $(SITE_URL)
 	@$(PYTHON) .ci/check_site.py site
 
 matrix: ## run the tests on every Python from 3.11 on that this machine has

@@ -1,8 +1,9 @@
-"""Check a built site: nothing is loaded from elsewhere, and every link inside it leads somewhere.
+"""Check a built site, or those of all releases: nothing is loaded from elsewhere, no link is dead.
 
 python3 .ci/check_site.py FOLDER
 """
 
+import json
 import re
 import sys
 from html.parser import HTMLParser
@@ -41,6 +42,7 @@ class Page(HTMLParser):
 def problems(folder):
     """Say what is wrong, one line each."""
     pages = {path: Page(path) for path in sorted(folder.rglob("*.html"))}
+    yield from wrong_versions(folder)
     yield from outside_styles(folder)
     yield from broken_links_of_llms(folder)
     for page in pages.values():
@@ -51,6 +53,17 @@ def problems(folder):
         yield from (
             f"{where} links to {link}" for link in page.links if is_broken(link, page, pages)
         )
+
+
+def wrong_versions(folder):
+    """Compare the releases that the version chooser offers with those that are there."""
+    listed = folder / "versions.json"
+    entries = json.loads(listed.read_text()) if listed.is_file() else []
+    offered = {name for entry in entries for name in [entry["version"], *entry["aliases"]]}
+    there = {path.parent.name for path in folder.glob("[!.]*/index.html")}
+    yield from (f"versions.json offers {name}, which is not there" for name in offered - there)
+    if entries:
+        yield from (f"versions.json does not offer {name}" for name in there - offered)
 
 
 def outside_styles(folder):
