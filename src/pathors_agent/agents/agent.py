@@ -59,14 +59,14 @@ class _AsTool:
         """Return a tool that runs this agent, for `tools=` of another agent of either kind.
 
         The model sees the tool's `name` and `description`. One call may take `timeout` seconds. The
-        model passes a `prompt`; the agent's answer is the result. Each call is a run of its
-        own: its deltas and messages are progress of the tool, its tokens count to the outer run,
-        whose context reaches its tools, and cancelling the outer run cancels it. The result keeps
-        the run in `extra["run"]`.
+        model passes a `prompt`, and the agent's answer is the result. Each call is a run of its
+        own. Its deltas and messages are progress of the tool. Its tokens count to the outer run,
+        and its tools get the context of the outer run. Cancelling the outer run cancels it. The
+        result keeps the run in `extra["run"]`.
 
-        A run that waits for an approval or a client's result suspends the outer run, whose
-        `approvals` and `open_calls` are those of the inner one; the decisions and results go to the
-        outer run, and the inner one goes on. In a durable run it is a durable run of its own.
+        If the inner run waits for an approval or a client's result, the outer run is suspended, and
+        has its `approvals` and `open_calls`. Pass the decisions and results to the outer run to
+        continue both. Inside a durable run, the inner run is durable as well.
         """
         from pathors_agent.agents.sub_agent import SubAgent
 
@@ -86,9 +86,9 @@ class Agent(_AsTool, AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
     connection (`MCPTools`) and its event loop.
 
     - `output`: the type of the answers (a pydantic model, dataclass, TypedDict, union, ...), or a
-      function of a value of such a type, which returns the answer. An answer that does not fit, or
-      that the function refuses with a `ValueError`, goes back to the model. Without a type, answers
-      are text.
+      function that takes a value of such a type and returns the answer. If an answer does not fit,
+      or the function raises `ValueError`, the model reads why and answers again. Without a type,
+      answers are text.
     - `instructions`: sent before the history of every request, but not part of the history: a text,
       or a function of the run's context, called before each model call (async for `AsyncAgent`).
     - `history`: a function that selects the messages to send, unless the endpoint keeps the
@@ -96,8 +96,9 @@ class Agent(_AsTool, AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
     - `hooks`: objects with `around_model` or `around_tool`, which wrap each call of the run.
     - `name`: the agent's name in traces, metrics and logs.
     - `model`: the name of the model, for endpoints that serve several.
-    - `limits`: when a run stops by itself; `options`: parameters of the requests.
-    - `budget`: what all runs of the agent may spend, and the runs of agents that share it.
+    - `limits`: when a run stops; `options`: parameters of the requests.
+    - `budget`: the most that all runs of this agent, and of other agents with the same budget, may
+      spend.
     """
 
     @overload
@@ -194,14 +195,15 @@ class Agent(_AsTool, AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
         tools: Tools | ToolChoice | None = None,
         **settings: Unpack[RunSettings],
     ) -> "RunResult[OutputT]":
-        """Run until the model answers, a limit is reached, or only the caller can run a call.
+        """Run until the model answers, a limit is reached, or only the caller can run the open calls.
 
         Without a prompt, the pending effects of the conversation are performed. A `Conversation`
-        grows during the run; a list of messages, or of OpenAI's dicts, begins a new one, which the
-        result holds. `session_id` names the endpoint's session. Tools get `context`. `decisions`
-        answer the `approvals` of an earlier run. `tools`, `model`, `limits` and the `options` that are
-        set take the place of the agent's in this run; `budget` is spent beside the agent's. Raises
-        `TransportError` if a model call fails, with the history so far in its `messages`.
+        grows during the run. A list of messages, or of OpenAI's dicts, begins a new conversation,
+        which the result has. `session_id` names the endpoint's session. Tools get `context`.
+        `decisions` answer the `approvals` of an earlier run. `tools`, `model`, `limits` and the
+        `options` that are set override the agent's for this run. `budget` applies in addition to
+        the agent's budget. Raises `TransportError` if a model call fails, with the history so far
+        in its `messages`.
         """
         with self._stream(
             prompt, conversation, session_id, context, decisions, tools, settings, streams=False

@@ -1,9 +1,10 @@
 """Request answers of a Python type, check them, and read them. Pure.
 
-There are three ways, chosen by the abilities of the endpoint: the request's `response_format`, a final
-tool whose call is the answer, and a prompt. The type is read as the parameters of tools are. Instead of
-a type, an agent may have a function of one: it returns the answer, or refuses the value with words. Only
-an async function does I/O: the driver awaits `check` before it asks for effects.
+There are three ways to request an answer: `response_format`, a final tool whose call is the answer,
+and a prompt. The endpoint's abilities decide which way is used. The type is read in the same way as
+the parameters of tools. Instead of a type, an agent may have a function that takes a value of a
+type. It returns the answer, or raises an error whose text tells the model what is wrong. Only an
+async function does I/O: the driver awaits `check` before it asks for effects.
 """
 
 import functools
@@ -60,8 +61,8 @@ ACCEPTED = "Accepted."
 class AnswerType(Generic[OutputT]):
     """Answers of one type, requested in one way.
 
-    A type whose JSON is no object is wrapped in an object with a single member: `value`, or the name
-    of the function's parameter.
+    A type whose JSON is not an object is wrapped in an object with a single member: `value`, or the
+    name of the function's parameter.
     """
 
     def __init__(self, output: object, way: Literal["response_format", "tool", "prompt"]) -> None:
@@ -150,7 +151,7 @@ class AnswerType(Generic[OutputT]):
     def ended_by(self, messages: Sequence[Message]) -> EndedBy | None:
         """Return what ended the last answer early, if it does not fit, or None.
 
-        Asking again would not help: the model would refuse, or be cut off, once more.
+        Another request would not help: the model would refuse, or be cut off, again.
         """
         answer = _last_answer(messages)
         if answer is None or answer.ended_by is None or self.answer(messages) is not None:
@@ -206,14 +207,14 @@ class AnswerType(Generic[OutputT]):
         return None
 
     def note_check(self, text: str, refusal: str | None) -> None:
-        """Take over what `check_text` returned in another process, whose value is not known."""
+        """Use the result of `check_text` in another process, without the value of the answer."""
         accepted: Any = None
         self._known.setdefault(text, accepted if refusal is None else ArgumentsRefused(refusal))
 
     def unchecked(self, messages: Sequence[Message]) -> list[str]:
         """Return the texts of the last answer that an async function must still check.
 
-        A refused call of the final tool, and an answer after which a user spoke, are over.
+        A refused call of the final tool, and an answer that a user message follows, need no check.
         """
         last = _last_answer(messages) if self.is_async else None
         if last is None:
@@ -242,7 +243,7 @@ class AnswerType(Generic[OutputT]):
         return self._read_prompted(part)
 
     def _read_prompted(self, text: str) -> Any:
-        """Read a JSON text, also one without the object that should wrap the value."""
+        """Read a JSON text, even if the object that should wrap the value is missing."""
         try:
             return self._reader.read(text)[self._member]
         except ArgumentsRefused:
@@ -316,7 +317,7 @@ class ArrivingAnswer:
         return self._answers.unwrapped(self._parser.value)
 
     def _from_json_on(self, part: str) -> str:
-        """Return the text without what stands before the JSON of a prompted answer."""
+        """Return the text from the beginning of the JSON of a prompted answer."""
         if self._before is None:
             return part
         text = self._before + part
@@ -444,7 +445,7 @@ def _unwrapped(whole: dict[str, Any], member: str) -> tuple[dict[str, Any], bool
 class _AnswerReader(TypedArguments):
     """Read the JSON text of an answer into an object with one member: the value.
 
-    `wrapper` is the member's name, if the text is the value alone.
+    `wrapper` is the member's name, if the text has only the value.
     """
 
     def __init__(
@@ -495,8 +496,8 @@ def _is_json(text: str) -> bool:
 def _json_part(text: str) -> str | None:
     """Return the last object inside a text, or the last array if there is no object, or None.
 
-    Models write examples before the answer, and notes such as "[1]" around it. A text with an object
-    or an array that is broken or cut off has no such part: what stands before or in it is no answer.
+    Models write examples before the answer, and notes such as "[1]" around it. If an object or an
+    array in the text is broken or cut off, the answer is unknown, and there is no such part.
     """
     found_object, found_array, at = "", "", 0
     while begun := _JSON_START.search(text, at):

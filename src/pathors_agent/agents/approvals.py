@@ -1,8 +1,8 @@
 """Calls that wait for a person's approval, and the decisions about them.
 
-Nothing is stored. An approval is derived from the open call and its tool, and bound to both by a
-digest. So a decision can come from another process on another day, and can only approve the call that
-the person saw.
+Nothing is stored. An approval is derived from the open call and its tool, and a digest binds it to
+both. So a decision can come from another process on another day, and it can only approve the call
+that the person saw.
 """
 
 import json
@@ -67,7 +67,7 @@ class RunsAgent(Protocol):
     def resumed(
         self, suspended: ToolMessage, decisions: Sequence[Decision]
     ) -> Callable[..., object]:
-        """Return the function that goes on with a suspended run."""
+        """Return the function that continues a suspended run."""
 
 
 class _OpenRequest(NamedTuple):
@@ -81,7 +81,7 @@ class _OpenRequest(NamedTuple):
 class Approvals:
     """The calls of a conversation that wait for approval, and the decisions so far.
 
-    The calls of an agent that is suspended are among them. `context` is that of the run.
+    They include the calls of a suspended agent that a call runs. `context` is the run's context.
     """
 
     __slots__ = ("_approved", "_context", "_conversation", "_inner", "tools")
@@ -151,7 +151,7 @@ class Approvals:
 
     @property
     def has_approved(self) -> bool:
-        """Whether a call was approved, or a decision is for an agent that goes on."""
+        """Whether a call was approved, or a decision continues a suspended agent."""
         return bool(self._approved or self._inner)
 
     def is_held(self, call: ToolCall) -> bool:
@@ -179,7 +179,7 @@ class Approvals:
             return True
 
     def resumed(self, bound: BoundCall) -> BoundCall:
-        """Return a call that goes on with its suspended agent; any other call unchanged."""
+        """Return a call that continues its suspended agent; return any other call unchanged."""
         suspended, agent = self._conversation.suspended(bound.call), self._agent(bound.call)
         if suspended is None or agent is None:
             return bound

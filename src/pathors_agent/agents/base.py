@@ -1,8 +1,8 @@
 """What the agents for blocking and for async code share: their settings, and how runs begin.
 
-The modules that perform runs are imported by the first run: they and asyncio would take a third of
-the time in which a program imports this module and constructs an agent. Each run looks them up as
-modules, which takes a third of the time of an import of names.
+The first run imports the modules that perform runs: they and asyncio would add a third to the time
+in which a program imports this module and constructs an agent. Each run looks them up as modules,
+which takes a third of the time of an import of names.
 """
 
 import os
@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 
 
 class RunSettings(TypedDict, total=False):
-    """What takes the place of the agent's settings in one run.
+    """Settings that override the agent's for one run.
 
-    `options` replace those options of the agent that they set. A `budget` is spent beside the agent's.
+    Only the `options` that are set override the agent's. A `budget` applies in addition to the
+    agent's.
     """
 
     model: str | None
@@ -130,9 +131,9 @@ def prepare_run(
     settings: RunSettings | None = None,
     streams: bool = True,
 ) -> "tuple[Run, Baseline, RunSetup]":
-    """Return a run of the agent that goes on with a conversation, or begins a new one.
+    """Return a run of the agent that continues a conversation, or begins a new one.
 
-    `tools` and `settings` take the place of the agent's. Without `streams`, nothing reads its deltas.
+    `tools` and `settings` override the agent's. Without `streams`, nothing reads its deltas.
     Nothing is performed yet, and nothing is appended to the conversation.
     """
     from pathors_agent.agents import hooks, stream
@@ -206,7 +207,7 @@ def open_run(
 ) -> None:
     """Append the decisions and the prompt to the history.
 
-    A prompt closes the open calls, unless one of them was approved with it.
+    A prompt closes the open calls, unless a decision approves one of them.
     """
     conversation = run.conversation
     message = None if prompt is None else user_message(prompt)

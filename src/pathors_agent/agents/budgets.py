@@ -1,4 +1,7 @@
-"""Budgets: what many runs may spend together. A run that finds too little left stops as at a limit."""
+"""Budgets.
+
+the most that many runs may spend together. A run stops as at a limit if too little is left.
+"""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
@@ -27,17 +30,17 @@ Amounts = tuple[float, float, float]
 
 
 class Budget:
-    """What runs may spend together: the runs of agents that share it, and their sub-agents. Thread-safe.
+    """The most that runs may spend: those of agents that share it, and of their sub-agents.
 
     - `tokens`: of prompts and answers, as counted by the provider.
     - `cost`: in the currency of `price`, a function of the model's name and the `Usage`.
     - `calls`: model calls.
     - `seconds`: from the beginning of the first run to the end of the last one.
 
-    Each model call reserves its share before it is sent: the estimated tokens of the prompt, and
-    `max_tokens`, if that option is set. When the answer has come, what it has used takes the place
-    of the reserved share. A call for which too little is left is not made: its run stops with the
-    status LIMIT_REACHED and a `limit` such as "budget.tokens".
+    Thread-safe. Each model call reserves its share before it is sent: the estimated tokens of the
+    prompt, and `max_tokens`, if that option is set. When the answer has arrived, its usage replaces
+    the reserved share. If too little is left for a call, the call is not made, and its run stops
+    with the status LIMIT_REACHED and a `limit` such as "budget.tokens".
 
     With `processes` the budget can be passed to processes that `multiprocessing` starts, which
     spend from it as well.
@@ -121,7 +124,7 @@ class Budget:
         return share
 
     def settle(self, share: Amounts, model: str | None, usage: Usage | None) -> None:
-        """Put what a call has used in place of its reserved share; None if nothing was used."""
+        """Replace a call's reserved share by its usage, which is None if the call used nothing."""
         used = (0.0, 0.0, 0.0) if usage is None else self._share(model, usage)
         with self._lock:
             for place in range(_RESERVED):
@@ -153,7 +156,7 @@ class Charge:
             raise
 
     def settle(self, usage: Usage | None) -> None:
-        """Charge what the call has used, or nothing. Only the first call has an effect."""
+        """Charge the call's usage, or nothing if it is None. Only the first call has an effect."""
         reserved, self._reserved = self._reserved, []
         for budget, share in reserved:
             budget.settle(share, self._model, usage)

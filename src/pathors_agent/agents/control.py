@@ -1,7 +1,7 @@
 """Control a run from inside and outside: its time, its conversation, its cancellation, new messages.
 
-A run holds its conversation while something reads its stream. Once nothing will read the stream any
-more, for whatever reason, another run may take the conversation over.
+A run holds its conversation while something reads its stream. When nothing will read the stream any
+more, another run may take the conversation over.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from pathors_agent.core.run import Effect, Produced, Run
 from pathors_agent.errors import ConversationError, LimitReached, TransportError
 from pathors_agent.messages import UserMessage
 
-# How long leaving a stream waits for another task or thread that reads it.
+# How long the exit of a stream waits for another task or thread that reads it.
 LEAVE_SECONDS = 1.0
 
 # Limits of cleaning up a stream whose event loop is closed.
@@ -153,7 +153,7 @@ class RunControl:
         return [] if message is None else [AddMessage(message)]
 
     def record(self, message: Produced) -> Produced:
-        """Record what an effect produced; raise if another run has taken the conversation over."""
+        """Record the message of an effect; raise if another run has taken the conversation over."""
         if self._run.conversation.holder is not self:
             raise RunCancelled
         return self._run.record(message)
@@ -185,7 +185,7 @@ class RunControl:
         return self._end is not None and time.monotonic() >= self._end
 
     def reads(self, stream: ArrivingStream | None) -> None:
-        """Set the answer that is read now: a cancellation ends it."""
+        """Set the answer that is being read: a cancellation ends it."""
         self._stream = stream
         if stream is not None and self.cancellation.is_set:
             stream.ended = True
@@ -269,7 +269,7 @@ class RunControl:
                 if not holder.is_left:
                     raise ConversationError(
                         "another run goes on with this conversation; wait for its end, cancel its "
-                        "stream, or give each run a copy of the conversation"
+                        "stream, or pass each run a copy of the conversation"
                     )
                 self._left = holder
             conversation.holder = self
@@ -294,7 +294,7 @@ class RunControl:
             error.messages = conversation.messages
 
     def finish_left(self) -> None:
-        """Close the stream of the run that held the conversation before."""
+        """Close the stream of the run that held the conversation before this run."""
         left, self._left = self._left, None
         if left is not None:
             left.reader.close()

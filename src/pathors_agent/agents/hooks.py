@@ -1,11 +1,11 @@
 """Hooks: objects of the caller that wrap each model call and each tool call of a run.
 
-A hook looks at a call, changes what it is made with or what comes of it, replaces it by not calling
-`next`, or ends the run. The first hook of an agent is the outermost one.
+A hook can read a call, change its arguments or its result, replace it by not calling `next`, or end
+the run. The first hook of an agent is the outermost one.
 
-The hooks of an `AsyncAgent` are coroutines. Those of an `Agent` are plain functions, and deltas cannot be
-yielded from inside one: while a stream is read, such a hook runs in a thread, which waits in
-`next` until the reader's thread has made the call.
+The hooks of an `AsyncAgent` are coroutines. Those of an `Agent` are plain functions, which cannot
+yield deltas. So while a stream is read, such a hook runs in a thread of its own, and its `next`
+waits until the reader's thread has made the call.
 """
 
 import inspect
@@ -35,7 +35,7 @@ Arguments = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ModelContext:
-    """What a hook knows about a model call, beside the request.
+    """The facts about a model call that its request does not have.
 
     `key` is equal on every replay of the history. `context` is the value that the caller passed to
     the run. `last_word` is True for the call without tools that a limit allows. `conversation_id` is
@@ -53,9 +53,9 @@ class ModelContext:
 class ModelRequest:
     """What a model call sends. Change it with `dataclasses.replace`.
 
-    `messages` are those that are sent, after `history=` has selected them; the conversation keeps its
-    own. `tools` are OpenAI's tool definitions. With `streamed=False` the reader of the stream gets no
-    deltas while the answer arrives, but those of the answer that the hook returns.
+    `messages` are the messages that `history=` has selected; the conversation is not changed.
+    `tools` are OpenAI's tool definitions. With `streamed=False` the reader of the stream gets no
+    deltas while the answer arrives. It gets the deltas of the answer that the hook returns.
     """
 
     messages: Sequence[Message] = field(repr=False)
@@ -67,7 +67,7 @@ class ModelRequest:
 
     @classmethod
     def of(cls, template: RequestTemplate, messages: Sequence[Message]) -> "ModelRequest":
-        """Return the request that a template makes of messages."""
+        """Build the request of a template for these messages."""
         fields = {name: getattr(template, name) for name in _TEMPLATE_FIELDS}
         return cls(messages=tuple(messages), **fields)
 
@@ -81,9 +81,9 @@ class ModelRequest:
 _TEMPLATE_FIELDS = ("model", "instructions", "tools", "options")
 
 NextModel = Callable[[ModelRequest], AssistantMessage]
-"""Calls the model, through the hooks that are left, and returns its answer."""
+"""Calls the model through the remaining hooks, and returns its answer."""
 NextTool = Callable[[Arguments], ToolMessage]
-"""Runs the tool, through the hooks that are left, and returns its result."""
+"""Runs the tool through the remaining hooks, and returns its result."""
 AsyncNextModel = Callable[[ModelRequest], Awaitable[AssistantMessage]]
 """An async `NextModel`."""
 AsyncNextTool = Callable[[Arguments], Awaitable[ToolMessage]]
@@ -162,7 +162,7 @@ class Hooks:
 
     @classmethod
     def of(cls, hooks: Iterable[object], *, is_async: bool) -> "Hooks":
-        """Return the methods of hooks; raise `TypeError` for an object that is no hook."""
+        """Return the methods of hooks; raise `TypeError` for an object that is not a hook."""
         given = tuple(hooks)
         for hook in given:
             _check(hook, is_async=is_async)
@@ -274,7 +274,7 @@ def drained(call: Generator[Any, None, ResultT]) -> ResultT:
 
 
 class _Handover(Generic[ValueT, ResultT]):
-    """Hand what hooks pass to `next` from their thread to another one, and its answers back."""
+    """Pass arguments of `next` from the hooks' thread to another thread, and answers back."""
 
     def __init__(self) -> None:
         self.queue: SimpleQueue[tuple[ValueT, Future[ResultT]] | None] = SimpleQueue()
@@ -283,7 +283,10 @@ class _Handover(Generic[ValueT, ResultT]):
         self._lock = threading.Lock()
 
     def next(self, value: ValueT) -> ResultT:
-        """Hand a value over, and wait for the answer. Raises `RunCancelled` after `close`."""
+        """Pass a value to the other thread, and wait for the answer.
+
+        Raises `RunCancelled` after `close`.
+        """
         answer: Future[ResultT] = Future()
         with self._lock:
             if self._is_closed:
@@ -297,7 +300,7 @@ class _Handover(Generic[ValueT, ResultT]):
                 self._open.discard(answer)
 
     def wake(self) -> None:
-        """Let the thread that makes the calls look around."""
+        """Wake the thread that makes the calls."""
         self.queue.put(None)
 
     def close(self) -> None:
@@ -329,8 +332,8 @@ def _in_thread(
 ) -> Generator[DeltaT, None, ResultT]:
     """Run hooks in a thread; make the calls of their `next` here, and yield the deltas.
 
-    When the run is cancelled, left or out of time, a waiting `next` raises `RunCancelled`. Hooks that
-    do not end within `STOP_SECONDS` are abandoned.
+    If the run is cancelled, abandoned or out of time, a waiting `next` raises `RunCancelled`. Hooks
+    that do not end within `STOP_SECONDS` are abandoned.
     """
     handover = _Handover[ValueT, ResultT]()
     outcome: Future[ResultT] = start_call(partial(hooks, handover.next))
@@ -341,7 +344,7 @@ def _in_thread(
     except BaseException as error:
         handover.close()
         wait([outcome], STOP_SECONDS)
-        # What hooks return soon after a cancellation counts, as with tools.
+        # A value that hooks return soon after a cancellation counts, as with tools.
         if not outcome.done() or not isinstance(error, RunCancelled | LimitReached):
             raise
     return outcome.result()

@@ -1,7 +1,7 @@
 """Refuse arguments and names as other libraries spell them, with the right spelling.
 
-Each text is one sentence: what was given, and what to write instead. The words are those of OpenAI's
-client, openai-agents, pydantic-ai, LangChain and agno.
+Each text is one sentence: the argument or name, and what to write instead. It knows those of
+OpenAI's client, openai-agents, pydantic-ai, LangChain and agno.
 """
 
 import inspect
@@ -81,8 +81,8 @@ def refuse_mistakes(
 ) -> None:
     """Raise TypeError for the first argument of an agent's constructor that does not fit.
 
-    `wanted` is the kind of transport, `settings` are the arguments beside it, and `known` the names
-    that the constructor has.
+    `wanted` is the kind of transport, `settings` are the other arguments, and `known` the names of
+    the constructor's arguments.
     """
     http = wanted.__name__.replace("Transport", "HTTPTransport")
     refuse_settings(agent, settings, known, http)
@@ -224,7 +224,7 @@ def _chooses_tools(function: Callable[..., object]) -> bool:
     return signature.return_annotation not in _PLAIN
 
 
-# A function that is annotated with one of these returns a result, and no tools.
+# A function with one of these annotations returns a result, not tools.
 _PLAIN = {
     *(str, int, float, bool, dict, bytes, None),
     *("str", "int", "float", "bool", "dict", "bytes", "None"),

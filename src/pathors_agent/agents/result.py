@@ -31,10 +31,10 @@ _NOTHING_USED = Usage(
 class RunResult(Transcribed, Generic[OutputT]):
     """The state of a run when it ended, and its messages.
 
-    `messages` are those that this run added, the prompt first. `conversation` is the whole history,
-    from which another run goes on. `open_calls` wait for the caller's results; those of them that
-    wait for a person's approval are in `approvals`. `quirks` are the deviations of the provider's
-    answers from the wire format, each kind once.
+    `messages` are the messages of this run, the prompt first. `conversation` is the whole history,
+    which another run can continue. `open_calls` wait for the caller's results; the calls among them
+    that wait for a person's approval are in `approvals`. `quirks` are the deviations of the
+    provider's answers from the wire format, each kind once.
     """
 
     conversation: Conversation
@@ -43,7 +43,7 @@ class RunResult(Transcribed, Generic[OutputT]):
     limit: str | None = None
     """The name of the limit that stopped the run."""
     ended_by: EndedBy | None = None
-    """What ended the last answer early: its length, a content filter or a refusal."""
+    """The reason why the last answer ended early: its length, a content filter or a refusal."""
     open_calls: tuple[ToolCall, ...] = ()
     approvals: tuple[Approval, ...] = ()
     quirks: tuple[Quirk, ...] = ()
@@ -62,7 +62,7 @@ class RunResult(Transcribed, Generic[OutputT]):
     def output(self) -> OutputT:
         """The answer: its text, or a value of the agent's `output` type.
 
-        Raises `RunNotFinished` where there is none yet.
+        Raises `RunNotFinished` if there is no answer yet.
         """
         if self.status is Status.FINISHED and self.answer is not None:
             if self.answers is not None:
@@ -76,9 +76,9 @@ class RunResult(Transcribed, Generic[OutputT]):
 
     @property
     def usage(self) -> Usage:
-        """The tokens of this run, summed; a count that one answer left out is unknown (None).
+        """The sum of the tokens of this run, including those of summaries.
 
-        The tokens of summaries that it needed are included.
+        A count is None if one answer left it out.
         """
         used = (message.usage or Usage() for message in self._answers())
         return reduce(add, (*used, *self.spent), _NOTHING_USED)

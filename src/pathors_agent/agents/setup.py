@@ -50,15 +50,16 @@ class Journal(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class RunSetup:
-    """What the effects of a run are performed with.
+    """The parts that a driver needs to perform the effects of a run.
 
     Tools get `context` as `ToolContext.context`. `choice` returns the `tools` of each turn, and
     `instruct` its instructions, if they are functions; `plain` is the `template` without what
-    `answers` adds. `quirks` are the deviations of this run's answers from the wire format, one of each
-    kind; `known_quirks` are the kinds that were logged before. `answers` is the type of the answers,
-    and `arriving` shows an answer while it arrives. `hooks` wrap its calls; without `streams`, nothing
-    reads the deltas. `history` selects the messages to send, and used the tokens in `spent`.
-    `telemetry` observes the run; `journal` records its tool calls, in async code only.
+    `answers` adds. `quirks` are the deviations of this run's answers from the wire format, one of
+    each kind; `known_quirks` are the kinds that were logged before. `answers` is the type of the
+    answers, and `arriving` shows an answer while it arrives. `hooks` wrap its calls. Without
+    `streams`, nothing reads the deltas. `history` selects the messages to send, and `spent` has the
+    tokens that it used. `telemetry` observes the run. `journal` records its tool calls, in async
+    code only.
     """
 
     tools: ToolRegistry
@@ -114,7 +115,7 @@ class RunSetup:
     def counting(self) -> Iterator[None]:
         """Count tokens that are used inside the block, beside the run's own answers, to the run.
 
-        The runs of agents that are started inside are charged to the run's budgets.
+        Runs that are started inside the block are charged to the run's budgets.
         """
         if self.spent is None:
             self.spent = []
@@ -167,7 +168,7 @@ class RunSetup:
     def report_answered(
         self, effect: CallTool, message: ToolMessage, *, error: str | None = None
     ) -> None:
-        """Report a call whose tool did not run; `error` is why, if its arguments are right."""
+        """Report a call whose tool did not run; `error` is the reason for a call with valid arguments."""
         name = effect.call.name
         is_known = name in self.tools or bool(self.answers and name == self.answers.final_tool)
         self.telemetry.report_answered(

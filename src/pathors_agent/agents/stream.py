@@ -67,15 +67,15 @@ class _StreamBase(Generic[OutputT]):
         """Cancel the run, from any thread or task. Returns at once. Idempotent.
 
         The running model call or tools end as if the reader were cancelled, and the reader's loop
-        ends. The conversation keeps the recorded messages: a later run goes on from there.
+        ends. The conversation keeps the recorded messages, and a later run can continue it.
         """
         self._control.cancel()
 
     def say(self, prompt: Prompt) -> None:
         """Add a user message during the run, from any thread or task.
 
-        It is appended after the running tool calls and before the next model call; a run that is
-        about to end goes on with it. Raises `ConversationError` if the run has ended.
+        It is appended after the running tool calls and before the next model call. A run that is
+        about to end continues with it. Raises `ConversationError` if the run has ended.
         """
         self._control.add_message(user_message(prompt))
 
@@ -119,9 +119,9 @@ class RunStream(_StreamBase[OutputT]):
     """The stream of a run: a context manager, and an iterable of deltas and messages.
 
     Leaving the `with` block early ends the model call. The history keeps the recorded messages, and
-    another run of the conversation goes on from there. One thread reads the stream; `cancel` and
-    `say` may be called from any thread. Leaving the block while another thread reads cancels the run
-    and raises `StreamInUse`.
+    another run can continue the conversation. One thread reads the stream; `cancel` and `say` may
+    be called from any thread. Leaving the block while another thread reads cancels the run and
+    raises `StreamInUse`.
     """
 
     __slots__ = ("_items",)
@@ -185,7 +185,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
         self._opening = opening
 
     def keep_journal(self, journal: Journal) -> None:
-        """Record tool calls in a journal from now on, which may hold results of an earlier process."""
+        """Record tool calls in a journal from now on; it may have results of an earlier process."""
         self._setup.journal = journal
 
     async def __aenter__(self) -> Self:
@@ -216,7 +216,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
     def batches(self) -> AsyncIterator[Delta | Message | list[Delta]]:
         """Iterate the stream; deltas that arrive together, in one read, are one list.
 
-        For code that sends on what it reads: a list can go out in one write.
+        Use it to forward a stream: each list can be sent in one write.
         """
         self._begin(sys._getframe(1), yields_lists=True)
         return self._items

@@ -1,8 +1,8 @@
 """An agent as a tool of another agent.
 
-The result of the tool keeps the inner run in `extra["run"]`. An inner run that waits for a person or
-for the caller leaves its call open, with a message that is "suspended": its history is there, and the
-inner run goes on from it.
+The result of the tool keeps the inner run in `extra["run"]`. If the inner run waits for a person or
+for the caller, its call stays open, with a message whose outcome is "suspended". That message has
+the history from which the inner run continues.
 """
 
 import math
@@ -61,8 +61,8 @@ class SubAgent:
     """The function of a tool that runs an agent: each call is a run of its own.
 
     The deltas and messages of the run are the tool's progress, and its answer is the result. Its
-    tokens count to the run that called it, and the context of that run reaches its tools.
-    Cancelling the call cancels the run.
+    tokens count to the outer run, and its tools get the context of the outer run. Cancelling the
+    call cancels the run.
     """
 
     def __init__(self, agent: Streaming, tokens: int | None = None) -> None:
@@ -70,7 +70,7 @@ class SubAgent:
         self._tokens = tokens
 
     def limited(self, tokens: int) -> "SubAgent":
-        """Return the function for a call that may use so many tokens."""
+        """Return the function for a call that may use at most this number of tokens."""
         return SubAgent(self.agent, tokens)
 
     async def __call__(self, prompt: str, context: ToolContext) -> AsyncGenerator[object, None]:
@@ -100,7 +100,7 @@ class SubAgent:
 
 
 class ResumedSubAgent:
-    """The function of a call that goes on with a suspended run."""
+    """The function of a call that continues a suspended run."""
 
     def __init__(
         self,
@@ -115,11 +115,11 @@ class ResumedSubAgent:
         self._tokens = tokens
 
     def limited(self, tokens: int) -> "ResumedSubAgent":
-        """Return the function for a call that may use so many tokens more."""
+        """Return the function for a call that may use at most this number of further tokens."""
         return ResumedSubAgent(self._agent, self._suspended, self._decisions, tokens)
 
     async def __call__(self, prompt: str, context: ToolContext) -> AsyncGenerator[object, None]:
-        """Go on with the run; the prompt is in its history."""
+        """Continue the run; the prompt is in its history."""
         conversation = inner_conversation(self._suspended)
         conversation.id = context.key or None
         conversation.session_id = _run_of(self._suspended).get("session_id")
@@ -203,7 +203,7 @@ def _put(send: MemoryObjectSendStream[object], item: object) -> None:
 
 
 def _limits(agent: Streaming, tokens: int | None, used: int = 0) -> Limits | None:
-    """Return the agent's limits, within the tokens that the outer run has left.
+    """Return the agent's limits, with at most the tokens that the outer run has left.
 
     `used` are those of the suspended part of the run, which its limit counts again.
     """
@@ -217,7 +217,10 @@ def _limits(agent: Streaming, tokens: int | None, used: int = 0) -> Limits | Non
 
 
 def value_of(result: RunResult[Any], before: ToolMessage | None = None) -> RunValue:
-    """Return the answer of an agent's run, or why there is none; `before` is its suspended part."""
+    """Return the answer of an agent's run, or the reason why it has none.
+
+    `before` is the suspended part of the run.
+    """
     used = [m.usage for m in result.messages if isinstance(m, AssistantMessage) and m.usage]
     if before is not None:
         used.append(Usage.model_validate(_run_of(before).get("usage") or {}))

@@ -53,10 +53,10 @@ def summarized(
 ) -> Callable[[Sequence[Message]], Sequence[Message] | Awaitable[Sequence[Message]]]:
     """Send a summary instead of the first turns, once the history is over `tokens`.
 
-    `agent` writes the summary and needs no tools; for an `AsyncAgent` it may be an `AsyncAgent`. The
-    current turn and the last turns that fit in half of `tokens` are sent unchanged, so that many
-    requests pass before the next summary. Summaries are cached in memory by the history that they
-    replace; their tokens count to the `usage` of the run that needed them.
+    `agent` writes the summary and needs no tools; for an `AsyncAgent` it may be an `AsyncAgent`.
+    The current turn and the last turns that fit into half of `tokens` are sent unchanged, so that
+    many requests can follow before the next summary. Summaries are cached in memory by the history
+    that they replace; their tokens count to the `usage` of the run that needed them.
     """
     summaries = _Summaries(tokens, count)
 

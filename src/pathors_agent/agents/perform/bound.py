@@ -89,7 +89,7 @@ def call_tool(
             observed.message = result_message(bound, value)
         except ToolLoopError:
             raise
-        # A tool is its author's code: whatever it raises is for the model to read. Only
+        # A tool is its author's code: the model reads any exception that it raises. Only
         # BaseExceptions (cancellation, KeyboardInterrupt, SystemExit) reach the caller.
         except Exception as error:  # noqa: BLE001
             observed.error, observed.message = kind_name(error), failure_message(bound, error)
@@ -108,11 +108,11 @@ async def call_tool_async(
 ) -> ToolMessage:
     """Run a bound call on the event loop; a sync tool runs in a worker thread.
 
-    A generator's values go to `report`, except the last, which is the result. `seconds` is
-    the timeout of a tool without one of its own, and `left` how many seconds the call may take at
-    most. A cancellation cancels an async tool and kills a process; a thread cannot be stopped. A
-    value that a tool returns soon after a cancellation counts, so that the history records what
-    happened. A tool that goes on is abandoned, with the outcome "unknown". `begin` is called right
+    A generator's values go to `report`, except the last, which is the result. `seconds` is the
+    timeout of a tool without one of its own, and `left` how many seconds the call may take at most.
+    A cancellation cancels an async tool and kills a process; a thread cannot be stopped. A value
+    that a tool returns soon after a cancellation counts, so that the history records what happened.
+    A tool that continues to run is abandoned, with the outcome "unknown". `begin` is called right
     before the tool begins.
     """
     with operation or begin_tool(RunTelemetry(), "", bound) as observed:
@@ -259,7 +259,7 @@ async def _retried_async(
 def _retry_settings(
     operation: ToolOperation, bound: BoundCall, left: float | None
 ) -> dict[str, Any]:
-    """Return tenacity's settings: no wait goes beyond the time that is left."""
+    """Return tenacity's settings: a wait ends before the remaining time does."""
     from tenacity import retry_if_exception, stop_after_attempt, stop_before_delay
     from tenacity.wait import wait_random_exponential
 

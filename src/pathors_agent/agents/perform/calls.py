@@ -1,4 +1,4 @@
-"""Perform one tool call of a run: bind it, run it inside its hooks, and report what it says."""
+"""Perform one tool call of a run: bind it, run it inside its hooks, and pass on its reports."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import nullcontext, suppress
@@ -100,7 +100,7 @@ def perform(
                 return _with_notes(item, effect, setup)
             yield item
     except BaseException as error:
-        # What the tool returned while it was stopped counts.
+        # A value that the tool returned while it was stopped counts.
         if operation.message is None:
             raise
         message = _with_notes(operation.message, effect, setup)
@@ -124,8 +124,8 @@ async def perform_async(
 ) -> ToolMessage:
     """Perform a call from async code, and return its result.
 
-    `queued` is when the call began to wait for a free place, if it did. `left` is how many seconds
-    the call may take at most. `journal` takes the place of the run's journal. `hooked` is the bound
+    `queued` is the time when the call began to wait for a free place, if it had to. `left` is the
+    most seconds that the call may take. `journal` replaces the run's journal. `hooked` is the bound
     call that its hooks have passed on.
     """
     bound = hooked or _bind(run, effect, setup)
@@ -181,7 +181,7 @@ def _bound(run: Run, effect: CallTool, setup: RunSetup) -> BoundCall | ToolMessa
 
 
 def _for_agent(run: Run, setup: RunSetup, bound: BoundCall) -> BoundCall:
-    """Return a call that runs an agent with what is left of the run; any other call unchanged."""
+    """Return a call that runs an agent within the run's limits; return any other call unchanged."""
     bound = setup.approvals.resumed(bound)
     limited = getattr(bound.function, "limited", None)
     if limited is None or (left := run.tokens_left) is None:
@@ -205,13 +205,13 @@ class _HookedCall:
         self.arguments = {n: value for n, value in bound.kwargs.items() if n != self._hidden}
 
     def with_arguments(self, arguments: Arguments) -> BoundCall:
-        """Return the call to run with the arguments that a hook has passed on."""
+        """Return the call with the arguments that a hook has passed to `next`."""
         self.is_run = True
         hidden = {} if self._hidden is None else {self._hidden: self.bound.kwargs[self._hidden]}
         return BoundCall(self.bound.call, self.bound.tool, {**arguments, **hidden})
 
     def result(self, hook: Callable[..., Any], value: object) -> ToolMessage:
-        """Return what a hook returned as the result of the call."""
+        """Return the value of a hook as the result of the call."""
         if isinstance(value, ToolMessage):
             call_id = self.bound.call.id
             is_own = value.tool_call_id == call_id
@@ -301,7 +301,7 @@ def _reporter(effect: CallTool, report: ReportDelta) -> Report:
 
 
 def _with_notes(message: ToolMessage, effect: CallTool, setup: RunSetup) -> ToolMessage:
-    """Add what the model must know of how the call ran: a warning, or changed arguments."""
+    """Add notes for the model: a warning, or that the arguments were changed."""
     warning, note = effect.verdict.warning, setup.approvals.note(effect.call)
     if warning is None and note is None:
         return message
@@ -319,11 +319,11 @@ async def with_reports(
     waiting: int = MAX_WAITING_REPORTS,
     drops: bool = False,
 ) -> AsyncGenerator[ReportT | T, None]:
-    """Do work that reports; yield the reports as they come, and its value last.
+    """Do work that reports; yield the reports as they arrive, and its value last.
 
-    The work is done in a task of its own, because nothing may be yielded inside a task group.
-    Closing the generator early cancels the task, and waits for its end. When more than `waiting`
-    reports wait for their reader, the work waits, too; with `drops` new reports are dropped.
+    The work runs in a task of its own, because a generator must not yield inside a task group.
+    Closing the generator early cancels the task and waits for its end. If more than `waiting`
+    reports wait for their reader, the work waits, or with `drops` drops new reports.
     """
     send, receive = anyio.create_memory_object_stream[ReportT](waiting)
 

@@ -1,8 +1,8 @@
 """Run one tool call in a process of its own: the child's side.
 
-The parent starts this file as a script, so it imports only the standard library. It reads two pickles
-from its standard input (a `ProcessRequest`, the arguments) and writes one to its standard output: the value of
-the function, or the text of its error.
+The parent starts this file as a script, so the file imports only the standard library. It reads two
+pickles from its standard input (a `ProcessRequest`, the arguments) and writes one to its standard
+output: the value of the function, or the text of its error.
 """
 
 import atexit

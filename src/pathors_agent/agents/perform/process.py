@@ -59,7 +59,7 @@ class ToolProcess:
                 _kill(self._process)
 
     def _exchange(self, request: bytes) -> tuple[bytes, int]:
-        """Return the answer of the process, empty if it gave none, and its exit status."""
+        """Return the answer of the process, empty if it wrote none, and its exit status."""
         process = self._start()
         if process is None:
             return b"", -signal.SIGTERM
@@ -118,7 +118,7 @@ async def run_in_process(process: ToolProcess, seconds: float | None) -> object:
 
 @contextlib.contextmanager
 def _timer(seconds: float | None, function: Callable[[], None]) -> Iterator[None]:
-    """Call a function from another thread after `seconds`, unless the block ends before."""
+    """Call a function from another thread after `seconds`, unless the block ends earlier."""
     if seconds is None:
         yield
         return

@@ -1,8 +1,8 @@
 """Run tools' functions, which may ignore their cancellation, in tasks of the event loop.
 
-On asyncio a tool is cancelled as asyncio cancels any task: it gets one `CancelledError`, and what it
-awaits while it cleans up is not cancelled again before `STOP_SECONDS` have passed. On trio it runs in
-a cancel scope, which cancels each await that is not shielded. A call that still runs is abandoned, and
+On asyncio a tool is cancelled like any task: it gets one `CancelledError`, and can await its own
+cleaning up for `STOP_SECONDS` before it is cancelled again. On trio it runs in a cancel scope,
+which cancels each await that is not shielded. A call that still runs after that is abandoned, and
 counts as hung until it returns.
 """
 
@@ -26,7 +26,7 @@ from pathors_agent.messages import Outcome
 
 T = TypeVar("T")
 
-# If four calls of one tool never returned, the fifth probably does not either.
+# If four calls of one tool never returned, the fifth will probably not return.
 MAX_HUNG_CALLS = 4
 
 Report = Callable[[object], Awaitable[None]]
@@ -55,7 +55,7 @@ def out_of_time(seconds: float, fate: str) -> Unanswered:
 
 
 def left_alone() -> Unanswered:
-    """Build the error for a call that goes on although its run was stopped."""
+    """Build the error for a call that continues although its run was stopped."""
     fate = "it goes on by itself, and its result will not be known"
     return Unanswered(f"The run was stopped while it ran; {fate}.", outcome="unknown")
 
@@ -66,8 +66,8 @@ def stopped_at_report() -> Unanswered:
     return Unanswered(f"The run was stopped while it ran; {fate}.", outcome="unknown")
 
 
-# The exceptions that stop a task or a generator. A tool that raises one by itself (because something
-# that it awaited was cancelled) stops only itself.
+# The exceptions that stop a task or a generator. If a tool raises one by itself, because something
+# that it awaited was cancelled, only that tool stops.
 STOPS = (asyncio.CancelledError, GeneratorExit)
 
 
@@ -220,10 +220,10 @@ async def run_in_task(
 ) -> object:
     """Run an async call; cancel it after `seconds`, or when the caller is cancelled.
 
-    `whole` is the timeout that an error names, if a part of it was over before.
+    `whole` is the timeout that an error names, if a part of it had passed before.
 
     The call has `STOP_SECONDS` to clean up, and a value that it returns in that time counts. A call
-    that does not end is abandoned: it goes on as a task of the event loop. The loop cancels it once
+    that does not end is abandoned: it remains a task of the event loop. The loop cancels it once
     more when it shuts down, and waits for it without a limit.
     """
     task = LoopTask(call.run_async)
@@ -270,7 +270,7 @@ class Waiting:
         return self.has_ended
 
     async def wait_shielded(self, seconds: float) -> None:
-        """Wait for the end, for at most `seconds`, also when the waiting task is cancelled."""
+        """Wait for the end, for at most `seconds`, even if the waiting task is cancelled."""
         deadline = monotonic() + seconds
         with anyio.CancelScope(shield=True):
             while not self.has_ended and (left := deadline - monotonic()) > 0:
@@ -348,7 +348,7 @@ class LoopTask(Waiting, Generic[T]):
 
     @property
     def has_words(self) -> bool:
-        """Whether it ended with a value or a `ToolError` for the model to read."""
+        """Whether it ended with a value or a `ToolError`, which the model reads."""
         ended_well = self._error is None and not self.was_cancelled
         return ended_well or isinstance(self._error, ToolError)
 
@@ -360,7 +360,7 @@ class LoopTask(Waiting, Generic[T]):
             self._scope.cancel()
             await self.wait_shielded(seconds)
             return
-        # An event loop that shuts down has cancelled its tasks: this one is cleaning up already.
+        # An event loop that shuts down has cancelled its tasks: this task already cleans up.
         if not self._task.cancelling():
             self._task.cancel()
         await self.wait_shielded(seconds)

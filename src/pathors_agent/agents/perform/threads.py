@@ -46,7 +46,7 @@ T = TypeVar("T")
 # them.
 MAX_TOOL_THREADS = 40
 
-# An idle thread waits this long for the next call, as those of anyio and trio do.
+# How long an idle thread waits for the next call, as in anyio and trio.
 IDLE_SECONDS = 10.0
 
 # How often a thread that waits for an event loop checks whether the loop has ended.
@@ -236,10 +236,10 @@ CLOSE_SECONDS = STOP_SECONDS + 2 * SECOND_STOP_SECONDS
 class ToolThread:
     """An event loop in a thread, on which blocking code runs async tools.
 
-    The first async tool starts it. It works inside a running event loop (a notebook) as in a plain
-    script. It runs until `close`, until this object is collected or until the process exits: what
-    tools keep between runs (a client, a pool, a lock) stays on its event loop. After `close`, the
-    next async tool starts another one.
+    The first async tool starts it. It works in a notebook, which has a running event loop, and in a
+    plain script. It runs until `close`, until this object is collected or until the process exits,
+    so the objects that tools keep between runs (a client, a pool, a lock) stay on one event loop.
+    After `close`, the next async tool starts another event loop.
     """
 
     def __init__(self) -> None:
@@ -269,7 +269,7 @@ class ToolThread:
         """Run an async function to its end, from blocking code.
 
         Raises `ToolLoopError` if no event loop starts, or if it is closed meanwhile. `cancellation`
-        cancels the function, and raises `RunCancelled` if it lets itself be cancelled.
+        cancels the function; `RunCancelled` is raised unless the function returns a value.
         """
         cancellation = cancellation or Cancellation()
         caller: _LoopThread | None = getattr(_HERE, "loop", None)
@@ -460,7 +460,10 @@ async def _keep(started: _Started) -> None:
 async def _carry(
     outcome: _Outcome, function: Callable[..., Awaitable[Any]], *arguments: Any
 ) -> None:
-    """Return what a function raises as a value: a KeyboardInterrupt would end the event loop."""
+    """Return the exception of a function as a value.
+
+    a KeyboardInterrupt would end the event loop.
+    """
     value, error = None, None
     try:
         value = await function(*arguments)
