@@ -195,7 +195,7 @@ class Agent(_AsTool, AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
         tools: Tools | ToolChoice | None = None,
         **settings: Unpack[RunSettings],
     ) -> "RunResult[OutputT]":
-        """Run until the model answers, a limit is reached, or only the caller can run the open calls.
+        """Run until the model answers, a limit is reached, or the caller must run a call.
 
         Without a prompt, the pending effects of the conversation are performed. A `Conversation`
         grows during the run. A list of messages, or of OpenAI's dicts, begins a new conversation,

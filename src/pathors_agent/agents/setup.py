@@ -168,7 +168,7 @@ class RunSetup:
     def report_answered(
         self, effect: CallTool, message: ToolMessage, *, error: str | None = None
     ) -> None:
-        """Report a call whose tool did not run; `error` is the reason for a call with valid arguments."""
+        """Report a call whose tool did not run; `error` is the reason if its arguments are valid."""
         name = effect.call.name
         is_known = name in self.tools or bool(self.answers and name == self.answers.final_tool)
         self.telemetry.report_answered(

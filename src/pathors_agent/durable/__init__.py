@@ -1,4 +1,4 @@
-"""Durable runs: a crash loses nothing and repeats nothing, on one machine or on many."""
+"""Durable runs: no crash loses a recorded call or repeats it, on one machine or on many."""
 
 from typing import TYPE_CHECKING
 

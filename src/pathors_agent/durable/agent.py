@@ -38,26 +38,26 @@ from pathors_agent.durable.worker import (
 from pathors_agent.errors import InvalidSetting, RunNotFound
 from pathors_agent.messages import JSONValue
 
-# How often a run looks whether its sub-agent still waits for a person.
+# How often a run checks whether its sub-agent still waits for a person.
 CHILD_LOOK_SECONDS = 5.0
 
-# Runs mostly wait for the model: what one process has open connections for.
+# Runs mostly wait for the model, so a process can carry out as many as it can open connections for.
 LOCAL_CONCURRENCY = 100
 
 
 class DurableAgent(DurableClient[OutputT]):
-    """Runs of an agent that lose nothing and repeat nothing when their process dies.
+    """Runs of an agent that continue in another process if their own process dies.
 
     An async context manager; a process may open several. Sessions, run ids and the keys of tool
     calls belong to `name`: agents with different names in one database never see each other's.
-
-    Without a `queue`, this process carries the runs out. With a queue, `work` does, here or on
-    other machines. `context` reaches the tools. `version` names the code that may carry a run out;
-    the default is made of the tools' names and schemas. `heartbeat` defines when a worker is dead.
-    A run that was at work when its process died `attempts` times fails, and only `resume`
-    continues it. Workers delete sessions whose runs all ended longer ago than `retention` (a
-    timedelta, or seconds), unless one of the runs is suspended. With `deltas`, they store the
-    deltas of model calls and tools for `RunHandle.stream`: up to four small writes a second each.
+    Without a `queue`, this process carries out the runs. With a queue, `work` carries them out,
+    here or on other machines. The tools get `context`. `version` names the code that may carry out
+    a run; by default, it is a digest of the tools' names and schemas. `heartbeat` defines when a
+    worker is dead. If the process of a run died `attempts` times while the run was at work, the run
+    fails, and only `resume` continues it. Workers delete sessions whose runs all ended longer ago
+    than `retention` (a timedelta, or seconds), unless one of the runs is suspended. With `deltas`,
+    they store the deltas of model calls and tools for `RunHandle.stream`, in up to four small
+    writes a second for each call.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class DurableAgent(DurableClient[OutputT]):
 
     @classmethod
     def client(cls, name: str, *, database: str) -> "DurableAgent[Any]":
-        """Return an agent for programs that know its name only: not its tools, model or queue.
+        """Return an agent for programs that know only its name, and not its tools, model or queue.
 
-        It starts runs, reads them, decides about calls and answers client tools; workers of the
-        agent, wherever they are, carry the runs out. A worker of the agent must have started once
-        with this database. Answers of an output type arrive as text.
+        It starts runs, reads them, decides about calls and answers client tools. The workers of the
+        agent, on any machine, carry out the runs. A worker of the agent must have started once with
+        this database. Answers of an output type arrive as text.
         """
         client: DurableAgent[Any] = DurableAgent(
             no_tools(), database=database, name=name, queue="-", version="-"
@@ -140,10 +140,10 @@ class DurableAgent(DurableClient[OutputT]):
         """Carry out runs of the queue until cancelled.
 
         `concurrency` bounds the runs here. `total` bounds the runs of the queue on all workers, and
-        `rate` the runs that start in a number of seconds: both belong to the queue, are kept when
-        they are set first, and raise `InvalidSetting` when they differ later (see `limit_queue`).
-        The worker looks for runs every `poll` seconds, and less often while it is idle. At the end,
-        runs have some seconds to finish; the rest goes back to the queue.
+        `rate` the runs that start in a number of seconds. Both belong to the queue: the first
+        worker sets them, and a worker with other values raises `InvalidSetting` (see
+        `limit_queue`). The worker looks for runs every `poll` seconds, and less often while it is
+        idle. At the end, runs have some seconds to finish, and the others return to the queue.
         """
         async with self.working(concurrency=concurrency, total=total, rate=rate, poll=poll):
             await asyncio.Event().wait()
@@ -278,13 +278,13 @@ class _DurableChild:
         return value_of(result)
 
     async def cancel(self, run: str) -> None:
-        """End the run for good; no effect if there is none."""
+        """End the run for good; no effect if there is no such run."""
         with suppress(RunNotFound):
             await self._durable.cancel(run)
 
 
 def tools_version(agent: AsyncAgent[Any]) -> str:
-    """Name the version of an agent's code: equal as long as its tools and their schemas are."""
+    """Return the version of an agent's code, which changes with its tools and their schemas."""
     definitions = sorted(json.dumps(each, sort_keys=True) for each in agent.tools.definitions())
     text = json.dumps([FORMAT, definitions])
     return f"tools-{blake2b(text.encode(), digest_size=8).hexdigest()}"

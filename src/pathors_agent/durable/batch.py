@@ -21,7 +21,7 @@ from pathors_agent.telemetry.events import observe
 from pathors_agent.wire.messages import read_client_messages
 
 Progress = Callable[[int, int], None]
-"""Called with the number of finished lines and of failed ones; its exceptions are dropped."""
+"""Called with the numbers of finished and of failed lines; its exceptions are dropped."""
 
 # How often the database is asked for finished runs, and for how many at once.
 _LOOK_SECONDS = 0.5
@@ -94,9 +94,9 @@ async def run_batch(
     name: str,
     progress: Progress = lambda _done, _failed: None,
 ) -> list[dict[str, JSONValue]]:
-    """Carry out a batch, or go on with it; give what became of each line, in their order.
+    """Carry out a batch, or continue it; return the outcome of each line, in order.
 
-    Lines that ended under this `name` before are not run again; those that failed are resumed.
+    Lines that have already ended under this `name` do not run again; failed lines are resumed.
     """
     waiting = {await _start(durable, line, name): line for line in lines}
     done: dict[int, dict[str, JSONValue]] = {}

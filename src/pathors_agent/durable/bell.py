@@ -1,7 +1,7 @@
-"""Wake workers and waiting callers when there is work or a result, in place of frequent polls.
+"""Wake workers and waiting callers when there is work or a result, instead of frequent polls.
 
 Inside a process a bell rings at once. Between processes PostgreSQL's NOTIFY carries it. A bell may
-stay silent (SQLite, a pooler without LISTEN, a lost connection): waiting code also polls, slowly.
+stay silent (SQLite, a pooler without LISTEN, a lost connection), so waiting code also polls slowly.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pathors_agent.telemetry.events import emit
 
 CHANNEL = "pathors_durable"
 
-# A listener looks this often whether it should end, and reconnects after this pause.
+# How often a listener checks whether it should end, and its pause before it reconnects.
 _LISTEN_SECONDS = 1.0
 
 _Listener = tuple[asyncio.AbstractEventLoop, asyncio.Event]
@@ -57,7 +57,7 @@ class Bell:
 
     @contextmanager
     def receiving(self) -> Iterator[None]:
-        """Ring in this process what other processes ring, on PostgreSQL."""
+        """Ring in this process when another process rings, on PostgreSQL."""
         if self._url.get_backend_name() != "postgresql":
             yield
             return
@@ -88,7 +88,7 @@ class Bell:
 
 
 def ended_topic(segment: str) -> str:
-    """Return the topic that rings when a segment of the same run comes to rest."""
+    """Return the topic that rings when a segment of the same run ends."""
     return f"ended {segment.partition(SEPARATOR)[0]}"
 
 

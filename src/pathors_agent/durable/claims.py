@@ -1,7 +1,7 @@
-"""A queue: take runs from it, oldest and most urgent first, and give them back.
+"""A queue: claim runs, the most urgent and oldest first, and return them.
 
-Only one run of a session is at work at a time, whatever queues its runs are in: the session's row
-names the segment that holds it, until the workflow of that segment has ended.
+Only one run of a session is at work at a time, even if the session's runs are in several queues:
+the session's row names the segment that holds it, until the workflow of that segment has ended.
 """
 
 import json
@@ -40,7 +40,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a worker takes its runs from: the runs of one agent and version in one queue."""
+    """The runs that a worker may claim: those of one agent and version in one queue."""
 
     queue: str
     workflow: str
@@ -66,7 +66,8 @@ class Claims:
         self._worker = worker
         is_sqlite = self._engine.dialect.name == "sqlite"
         self._insert = sqlite.insert if is_sqlite else postgresql.insert
-        # Rows of one moment: SQLite's times are whole seconds, its rows are numbered.
+        # The order of rows with equal times: SQLite's times are whole seconds, and its rows are
+        # numbered.
         self._place: Any = sa.literal_column("rowid") if is_sqlite else STATUS.c.workflow_uuid
 
     def take(self, room: int) -> list[Claim]:
@@ -90,7 +91,7 @@ class Claims:
         return claims
 
     def _end_delays(self, connection: sa.Connection) -> None:
-        """Put the segments whose delay is over into the queue."""
+        """Queue the segments whose delay is over."""
         due = (
             STATUS.c.status == "DELAYED",
             STATUS.c.delay_until_epoch_ms <= engine.now(self._client),
@@ -101,7 +102,7 @@ class Claims:
             connection.execute(sa.update(STATUS).where(*due).values(status="ENQUEUED"))
 
     def start(self, segment: str, fields: Fields) -> Claim:
-        """Store a segment that this worker carries out at once, beside the queue's order."""
+        """Store a segment that this worker carries out at once, outside of the queue's order."""
         owner = token_hex(16)
         options: EnqueueOptions = {
             "workflow_name": self._source.workflow,
@@ -204,13 +205,13 @@ class Claims:
             first.setdefault(row.queue_partition_key, row.workflow_uuid)
         if not first:
             return []
-        # In one order, so that two workers never wait for each other.
+        # In a fixed order, so that two workers never wait for each other.
         values = [
             {"agent": agent, "session": session, "holder": first[session]}
             for session in sorted(first)
         ]
         insert = self._insert(SESSIONS).values(values)
-        # Locks the rows that are there, and changes nothing in them.
+        # Locks the existing rows, and changes nothing in them.
         lock = insert.on_conflict_do_update(
             index_elements=[SESSIONS.c.agent, SESSIONS.c.session],
             set_={"agent": insert.excluded.agent},
@@ -241,9 +242,9 @@ class Claims:
 def give_back(
     client: DBOSClient, segment: str, *, owner: str, queue: str, died: bool = False
 ) -> bool:
-    """Return a segment to its queue if it is still this owner's: its records are refused then.
+    """Return a segment to its queue if this owner still has it; its later records are refused.
 
-    `queue` is the queue of a segment without one; `died` counts the death of the worker.
+    `queue` is the queue for a segment that has none; `died` counts the death of the worker.
     """
     back = (
         sa.update(STATUS)

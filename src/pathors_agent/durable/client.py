@@ -1,4 +1,4 @@
-"""The durable runs of an agent as any process sees them: started, read and decided about."""
+"""Start, read and decide about the durable runs of an agent, from any process."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
 
 
 class DurableClient(Generic[OutputT]):
-    """An agent's runs in the database; none is carried out here. An async context manager."""
+    """An agent's runs in the database, without carrying them out. An async context manager."""
 
     def __init__(
         self,
@@ -120,20 +120,20 @@ class DurableClient(Generic[OutputT]):
     ) -> RunHandle[OutputT]:
         """Start a run, and return a handle to it as soon as it is stored.
 
-        With the `id` of a run that exists, its prompt must be the same, and it is the same run.
-        The runs of one session come one after another; without a `session_id` a run has a session
-        of its own, named as the run. In a queue, `priority=1` goes first and runs without a
-        priority go last; among equals the oldest goes first.
+        The `id` of an existing run returns a handle to that run; its prompt must be the same. The
+        runs of one session run one after another. Without a `session_id`, a run has a session of
+        its own, with the run's id. In a queue, runs with `priority=1` are first and runs without a
+        priority are last; of equal priority, the oldest is first.
 
         A run starts after `delay` seconds, or at the time `at`, which needs a time zone. `context`
-        is a JSON value that reaches the run's tools as `ToolContext.context`, instead of the
-        agent's own context. `model`, `limits` and the `options` that are set take the place of the
-        agent's in this run.
+        is a JSON value that the run's tools get as `ToolContext.context`, instead of the agent's
+        own context. `model`, `limits` and the `options` that are set override the agent's for this
+        run.
         """
         run = token_hex(16) if id is None else id
         if SEPARATOR in run or not run.strip():
             raise InvalidSetting(
-                f"a run's id must not be empty or contain {SEPARATOR!r}, and is {run!r}"
+                f"a run's id must not be empty or contain {SEPARATOR!r}, not {run!r}"
             )
         check_count("priority", priority)
         segment_input = SegmentInput(
@@ -150,7 +150,7 @@ class DurableClient(Generic[OutputT]):
         return RunHandle(self, run)
 
     async def _registered(self) -> Runs[OutputT]:
-        """Return the runs with the queue and the version of the agent's worker that started last."""
+        """Return the runs, with the queue and the version of the worker that started last."""
         found = await asyncio.to_thread(self.runs.tables.registered, self.name)
         if found is None:
             known = ", ".join(await asyncio.to_thread(self.runs.tables.agents)) or "none"
@@ -240,7 +240,7 @@ class DurableClient(Generic[OutputT]):
     async def approvals(self, run_id: str) -> Sequence[Approval]:
         """Return the calls of a run that wait for approval.
 
-        With a `queue`, this agent may lack their tools: the worker has recorded the approvals.
+        With a `queue`, this agent may not have their tools; the worker has recorded the approvals.
         """
         return await self.runs.approvals(run_id)
 
@@ -253,7 +253,7 @@ class DurableClient(Generic[OutputT]):
     ) -> RunHandle[OutputT]:
         """Approve a call, named by its `Approval` or by the digest of the approval.
 
-        A second answer, or one to a call that has changed, is a `ConversationError`.
+        Raises `ConversationError` if the call has changed or already has a decision.
         """
         text = None if arguments is None else json.dumps(dict(arguments), ensure_ascii=False)
         return await self._decide(run_id, Decision(_digest(approval), True, arguments=text))  # noqa: FBT003
@@ -302,9 +302,9 @@ class DurableClient(Generic[OutputT]):
     ) -> None:
         """Start a run at each time of a cron expression, as long as workers of the agent run.
 
-        Replaces a schedule of this name. The workers start one run for each time; if a time passes
-        while no worker runs, the next worker starts one run, for the latest time that was missed.
-        `session_id` makes the runs turns of one session.
+        Replaces a schedule of this name. The workers start one run for each time. If times pass
+        while no worker runs, the next worker starts one run, for the latest of them. `session_id`
+        makes the runs turns of one session.
         """
         schedule = Schedule(
             name=name,
@@ -322,7 +322,7 @@ class DurableClient(Generic[OutputT]):
         return await asyncio.to_thread(self._schedules.all)
 
     async def unschedule(self, name: str) -> bool:
-        """Delete a schedule; return False if there is none. Runs that it started go on."""
+        """Delete a schedule; return False if there is none. Runs that it started continue."""
         return await asyncio.to_thread(self._schedules.delete, name)
 
     @property
@@ -330,7 +330,7 @@ class DurableClient(Generic[OutputT]):
         return Schedules(self.runs.client, self.name)
 
     async def limit_queue(self, *, total: int | None = None, rate: Rate | None = None) -> None:
-        """Replace the bounds of the queue; None removes a bound. Workers follow at once."""
+        """Replace the bounds of the queue; None removes a bound. Workers apply them at once."""
         bounds = Bounds(total=total, rate=rate)
         await asyncio.to_thread(self.runs.tables.set_bounds, self.queue, bounds)
 
@@ -348,7 +348,7 @@ def no_tools() -> AsyncAgent[Any]:
 
 
 def _json(context: JSONValue) -> JSONValue:
-    """Return a context as the database will return it; raise if it is no JSON."""
+    """Return a context as the database will return it; raise `InvalidSetting` if it is not JSON."""
     try:
         text = json.dumps(context, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -26,7 +26,7 @@ from pathors_agent.wire.deltas import (
     ToolProgressDelta,
 )
 
-# Fast enough to read along, and at most four small writes a second.
+# Frequent enough for a reader, and at most four small writes a second.
 WRITE_SECONDS = 0.25
 
 Add = Callable[[Iterable[Delta]], None]
@@ -43,7 +43,7 @@ class DeltaWriter:
         self._stored: set[str] = set()
 
     async def open(self) -> None:
-        """Delete what an execution before this one left."""
+        """Delete the deltas of an earlier execution."""
         await asyncio.to_thread(self._tables.delete_deltas, self._segment)
 
     @asynccontextmanager
@@ -61,7 +61,7 @@ class DeltaWriter:
         try:
             yield add
         finally:
-            # A write that has begun ends before the message is recorded, and its deltas deleted.
+            # A write that has begun ends before the message is recorded and its deltas are deleted.
             is_over.set()
             has_more.set()
             await asyncio.wait([task])
@@ -104,7 +104,7 @@ class DeltaWriter:
                 pass
 
     def _number(self) -> int:
-        """Return a number that is larger than all before it, also those of dead workers."""
+        """Return a number that is larger than all earlier ones, including those of dead workers."""
         self._last = max(self._last + 1, int(time.time() * 1000))
         return self._last
 
@@ -134,7 +134,7 @@ def _merge(waiting: list[JSONValue], delta: list[JSONValue]) -> None:
 
 
 class DeltaReader:
-    """Reads stored deltas; a call's pieces are put together as they arrive."""
+    """Reads stored deltas, and joins the pieces of a call as they arrive."""
 
     def __init__(self) -> None:
         self._attempts: dict[str, str] = {}

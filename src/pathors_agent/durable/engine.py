@@ -31,7 +31,7 @@ from pathors_agent.stores.base import PROBE_CHARACTERS
 from pathors_agent.stores.database import read_url, shown
 from pathors_agent.stores.errors import as_store_errors
 
-# The owner of our workflows, where other programs keep theirs in the same database.
+# The owner of our workflows; other programs may keep workflows in the same database.
 APPLICATION = "pathors-agent"
 SCHEMA = "dbos"
 
@@ -81,7 +81,7 @@ PRIVATE_NAMES = (
     "_sys_db:SystemDatabase.update_last_fired_at",
     "_sys_db:SystemDatabase.update_workflow_outcome",
 )
-"""All names of DBOS that are used here and not documented: modules of `dbos`, and attributes."""
+"""All undocumented names of DBOS that are used here: modules of `dbos`, and attributes."""
 
 
 def private(name: str) -> Any:
@@ -189,7 +189,7 @@ def _try_workflow(connection: sa.Connection) -> None:
 
 
 def _open_file(path: str) -> sqlite3.Connection:
-    """Open a database's file; make none if it is absent."""
+    """Open the file of a database; raise if it does not exist."""
     address = path if path.startswith("file:") else f"{Path(path).absolute().as_uri()}?mode=rw"
     return sqlite3.connect(address, uri=True, timeout=CHECK_SECONDS)
 
@@ -280,7 +280,7 @@ def finish(
 
 
 def write_failure(error: Exception) -> dict[str, Any]:
-    """Write what stopped a run."""
+    """Write the failure that stopped a run."""
     retryable = error.retryable if isinstance(error, TransportError) else False
     status = error.status if isinstance(error, ProviderError) else None
     kind = type(error).__name__
@@ -299,7 +299,7 @@ def read_failure(fields: dict[str, Any], messages: tuple[Message, ...] = ()) -> 
 
 
 class JSONSerializer(Serializer):
-    """Keep everything as plain JSON: nothing that is read from the database is ever executed."""
+    """Stores values as plain JSON: nothing that is read from the database is ever executed."""
 
     def serialize(self, data: Any) -> str:
         """Write a value."""

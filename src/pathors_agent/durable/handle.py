@@ -25,7 +25,7 @@ class RunEvent:
     """A delta or a message of a run that is followed.
 
     `position` continues the stream after this event. `again` is True for the first delta of an
-    answer or a tool call that begins again after a crash: forget the deltas before it.
+    answer or a tool call that begins again after a crash: discard its earlier deltas.
     """
 
     position: str
@@ -46,7 +46,7 @@ class _RunPosition:
     def read(cls, position: str) -> "_RunPosition":
         found = _POSITION.fullmatch(position)
         if position and found is None:
-            raise InvalidSetting(f"{position!r} is no position of a run's stream")
+            raise InvalidSetting(f"{position!r} is not a position of a run's stream")
         return cls(*(int(part or 0) for part in found.groups())) if found else cls()
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class _RunPosition:
 
 
 class OpenAgent(Protocol[OutputT]):
-    """A durable agent, as its handles need it."""
+    """The interface of a durable agent for its handles."""
 
     @property
     def runs(self) -> Runs[OutputT]:
@@ -63,7 +63,7 @@ class OpenAgent(Protocol[OutputT]):
 
 
 class RunHandle(Generic[OutputT]):
-    """A run, seen from any process: its messages so far, and its result."""
+    """A run that any process can read: its messages so far, and its result."""
 
     def __init__(self, agent: OpenAgent[OutputT], run_id: str) -> None:
         self._agent = agent
@@ -88,7 +88,7 @@ class RunHandle(Generic[OutputT]):
     async def events(self) -> AsyncIterator[Message]:
         """Yield the messages of the run, from the first one, until it ends or is suspended.
 
-        The results of parallel tool calls come in the order of the calls.
+        The results of parallel tool calls are yielded in the order of the calls.
         """
         async for event in self.stream():
             if not isinstance(event.item, Delta):
@@ -97,7 +97,7 @@ class RunHandle(Generic[OutputT]):
     def stream(self, *, after: str = "") -> AsyncIterator[RunEvent]:
         """Yield the messages of the run, and the deltas of running calls, from any process.
 
-        Deltas are stored by agents with `deltas=True`; several may arrive as one. The stream ends
+        Agents with `deltas=True` store the deltas; several may be yielded as one. The stream ends
         when the run ends or is suspended. `after` is the `position` of an event: the stream
         continues after it, without the deltas of messages that were recorded meanwhile.
         """

@@ -19,17 +19,16 @@ STARTED = "/started"
 
 CLOSED = "Cancelled: the run was ended; if this call had begun, it may have been carried out."
 
-# The histories that a process keeps in memory have at most this many messages together.
+# The most messages of all histories that a process keeps in memory.
 MAX_KEPT_MESSAGES = 20_000
 
 
 @dataclass(slots=True)
 class RecordedSession:
-    """What a session's segments recorded.
+    """The records of a session's segments.
 
-    `begun` are the keys of calls that began and have no result; `known` are the names of tools
-    that existed when they were called; `idempotent` are the tools of the last answer that may run
-    twice.
+    `begun` are the keys of calls that began and have no result. `known` are the names of tools that
+    existed when they were called. `idempotent` are the tools of the last answer that may run twice.
     """
 
     history: Conversation = field(default_factory=Conversation)
@@ -46,15 +45,15 @@ class RecordedSession:
         return conversation
 
     def copy(self) -> "RecordedSession":
-        """Return a copy that a segment may change; the history itself is never changed."""
+        """Return a copy that a segment may change; this history stays as it is."""
         return replace(self, begun=set(self.begun), known=set(self.known))
 
 
 class Histories:
     """The histories of sessions.
 
-    Each is read in one statement, however many runs it has. A worker keeps those that it wrote
-    last in memory: what a segment that has ended recorded never changes.
+    Each is read in one statement, however many runs it has. A worker keeps the histories that it
+    wrote last in memory: the records of an ended segment never change.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -66,7 +65,7 @@ class Histories:
     async def read(
         self, agent: str, session: str, through: str | None, *, token: str | None = None
     ) -> RecordedSession:
-        """Return what the segments of an agent's session recorded up to and including `through`.
+        """Return the records of an agent's session up to and including the segment `through`.
 
         Without the segment's `token` it is read from the database.
         """
@@ -116,7 +115,7 @@ def begin_of(steps: Iterable[Step]) -> Mapping[str, Any] | None:
 
 
 def take(message: Message, run: Run) -> None:
-    """Add a recorded message to a history in the way it was added first."""
+    """Add a recorded message to a history in the same way as when it was new."""
     if isinstance(message, AssistantMessage):
         run.record(message)
     else:
@@ -141,7 +140,7 @@ def check_key(run: Run, place: int) -> str:
 
 
 def note_answer(recorded: RecordedSession, output: Mapping[str, Any]) -> None:
-    """Apply what a model call recorded beside its answer."""
+    """Apply the facts that a model call recorded with its answer."""
     recorded.known |= set(output["known"])
     recorded.idempotent = frozenset(output.get("idempotent", ()))
     recorded.endpoint_session = output.get("endpoint_session") or recorded.endpoint_session

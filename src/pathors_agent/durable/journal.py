@@ -14,8 +14,8 @@ from pathors_agent.durable.engine import JSONSerializer
 from pathors_agent.durable.records import Fields, run_of
 from pathors_agent.telemetry.events import emit
 
-# A record is tried again for so long while the database refuses it (a full disk, a restart): what
-# a tool returned is still in memory. Then the run goes back to its queue.
+# How long a record is tried again while the database refuses it (a full disk, a restart), because
+# the value of the tool is only in memory. After that, the run returns to its queue.
 RECORD_SECONDS = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
@@ -44,7 +44,7 @@ class StepJournal:
                 self._recorded[step["function_name"]] = output
 
     def close(self) -> None:
-        """Begin no more steps; a step that runs may still be recorded."""
+        """Begin no more steps; a running step may still be recorded."""
         self._is_closed = True
 
     def reserve(self) -> int:
@@ -53,7 +53,7 @@ class StepJournal:
         return self._last_number
 
     async def step(self, name: str, work: Work, *, number: int | None = None) -> Fields:
-        """Run a step and record its output, unless it is recorded; return the output."""
+        """Run a step and record its output, unless it is already recorded; return the output."""
         if name in self._recorded:
             return self._recorded[name]
         if self._is_closed:
@@ -70,7 +70,7 @@ class StepJournal:
             "started_at_epoch_ms": started,
             "child_workflow_id": None,
         }
-        # The same time at each try: the engine knows by it a record that it has already.
+        # The same time at each try, by which the engine recognises a record that it already has.
         ended = _milliseconds()
         await self._insist(
             partial(engine.record, self._client, step, ended=ended, owner=self._owner)

@@ -22,7 +22,7 @@ def migrate(connection: sa.Connection) -> None:
         if row.run in agents
     ]
     _rename_segments(connection, agents)
-    # Before, the engine counted the starts of a run here; now we count deaths of its workers.
+    # Format 1 counted the starts of a run here; this format counts the deaths of its workers.
     ours = STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
     connection.execute(sa.update(STATUS).where(ours).values(recovery_attempts=0))
     for table in ("sessions", "doubts"):

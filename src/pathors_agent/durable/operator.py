@@ -105,7 +105,7 @@ class Operator:
         await asyncio.to_thread(self._durable.runs.tables.set_bounds, queue, bounds)
 
     async def waiting_run(self, run_id: str, agent: str | None) -> RunSummary:
-        """Return a suspended run; raise `RunExists` if it waits for nothing."""
+        """Return a suspended run; raise `RunExists` if the run is not suspended."""
         run = await self.find(run_id, agent=agent)
         if run.status != "suspended":
             raise RunExists(f"run {run_id!r} is {run.status}, not suspended")
@@ -116,7 +116,7 @@ class Operator:
         return await asyncio.to_thread(RunList(self._durable.runs.client).figures)
 
     def agent_of(self, run: RunSummary) -> DurableClient[Any]:
-        """Return the agent of a run as far as its runs can be changed without its code."""
+        """Return the agent of a run, for changes that do not need its code."""
         agent: DurableClient[Any] = DurableClient(
             self._durable.agent,
             database=self._database,
@@ -216,7 +216,7 @@ def opened_as_json(opened: OpenedRun) -> dict[str, object]:
 
 @asynccontextmanager
 async def operating(database: str) -> AsyncIterator[Operator]:
-    """Open a database to operate its runs; no run is carried out here.
+    """Open a database to operate its runs, without carrying them out.
 
     Raises `StoreError` for errors of the database inside the block, too.
     """

@@ -1,6 +1,7 @@
-"""What a durable run records, as JSON: what starts a segment, each new message, how it ended.
+"""The records of a durable run as JSON: the input of a segment, each new message, and its end.
 
-A segment is one workflow of the engine: from a prompt, a decision or an answer to the next rest.
+A segment is one workflow of the engine: from a prompt, a decision or an answer until the run ends
+or is suspended.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +27,7 @@ Step = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentInput:
-    """What a segment must do: continue a session's history after these additions.
+    """The input of a segment: additions to a session's history, from which it continues.
 
     `keys` is the prefix of the keys of the run's tool calls. `endpoint_session` is the session id
     sent to the model's endpoint. `trace` holds the headers of the trace that requested the segment.
@@ -40,11 +41,11 @@ class SegmentInput:
     decisions: tuple[Decision, ...] = ()
     trace: Mapping[str, str] = field(default_factory=dict)
     context: JSONValue = field(default=None, repr=False)
-    """Reaches the tools as `ToolContext.context`; None for the agent's own context."""
+    """The `ToolContext.context` of the run's tools; None for the agent's own context."""
     settings: Fields = field(default_factory=dict)
-    """The model, options and limits that take the place of the agent's, as JSON."""
+    """The model, options and limits that override the agent's, as JSON."""
     closes: bool = False
-    """Only answer the open calls as cancelled."""
+    """Whether to answer the open calls as cancelled, and do nothing else."""
 
     def dump(self) -> Fields:
         """Return the input as JSON."""
@@ -67,7 +68,7 @@ class SegmentInput:
         return cls(
             run=fields["run"],
             session=fields["session"],
-            # Runs of format 1 made their keys of the session alone, and keep them.
+            # The keys of runs of format 1 contain only the session, and stay the same.
             keys=fields.get("keys", fields["session"]),
             endpoint_session=fields["endpoint_session"],
             messages=load(fields["messages"]),
@@ -80,7 +81,7 @@ class SegmentInput:
 
 
 def owned(agent: str, name: str) -> str:
-    """Return a name that is unique to an agent: two agents may use the same ids."""
+    """Return a name that is unique to an agent, because two agents may use the same ids."""
     return f"{quote(agent, safe='')}/{name}"
 
 

@@ -16,8 +16,8 @@ from pathors_agent.durable.tables import DELTAS, DOUBTS, SEGMENTS, SESSIONS
 from pathors_agent.errors import InvalidSetting, RunExists
 from pathors_agent.telemetry.events import emit, warn
 
-# How often expired sessions are looked for, how many are deleted in one transaction, and how long
-# other programs get the database in between.
+# How often to look for expired sessions, how many to delete in one transaction, and how long to
+# leave the database to other programs in between.
 EXPIRE_SECONDS = 60.0
 PIECE = 50
 PAUSE_SECONDS = 0.1
@@ -31,7 +31,7 @@ _AT_WORK = ("ENQUEUED", "DELAYED", "PENDING")
 
 
 def read_age(retention: timedelta | float) -> timedelta:
-    """Return an age given as a timedelta or in seconds; raise `InvalidSetting` for another value."""
+    """Read an age, a timedelta or a number of seconds; raise `InvalidSetting` for other values."""
     try:
         age = retention if isinstance(retention, timedelta) else timedelta(seconds=retention)
         if timedelta() < age <= _LONGEST and not isinstance(retention, bool):
@@ -76,7 +76,7 @@ class Retention:
             return len(found)
 
     def expire(self, before: datetime) -> int:
-        """Delete some sessions whose runs all ended before a time; return how many.
+        """Delete some sessions whose runs all ended before a time; return their number.
 
         Their calls in doubt stay listed until a person has checked them.
         """
@@ -89,7 +89,7 @@ class Retention:
         with self._engine.begin() as connection:
             self._hold(connection, session)
             rows = self._segments(connection, session)
-            # Asked again, now that no run of the session can begin.
+            # Checked again, because now no run of the session can begin.
             if connection.execute(self._expired(before).where(is_its)).first() is None:
                 return False
             self._delete(connection, session, rows)
@@ -124,7 +124,7 @@ class Retention:
         )
 
     def _hold(self, connection: sa.Connection, session: str) -> None:
-        """Lock the row of a session until the transaction ends: no run of it begins meanwhile."""
+        """Lock the row of a session until the transaction ends, so that no run of it begins."""
         where = (SESSIONS.c.agent == self._agent, SESSIONS.c.session == session)
         connection.execute(sa.update(SESSIONS).where(*where).values(session=session))
 

@@ -88,7 +88,7 @@ class RunPage(Sequence[RunSummary]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFilter:
-    """Conditions on runs; None, and no statuses, are no condition.
+    """Conditions on runs; None or an empty value is no condition.
 
     `since` and `until` bound the time when a run was started or last continued; `until` itself is
     excluded.
@@ -140,7 +140,7 @@ class RunList:
             if number < 0:
                 raise ValueError(f"{name} must not be negative, and is {number}")
         conditions = [*self._conditions(wanted)]
-        # SQLite's times may be whole seconds; its rows are numbered.
+        # SQLite's times may be whole seconds, but its rows are numbered.
         place: Any = sa.literal_column("workflow_status.rowid")
         order = (STATUS.c.created_at, place if self._is_sqlite else STATUS.c.workflow_uuid)
         query = self._summaries().where(*conditions).order_by(*(each.desc() for each in order))
@@ -232,7 +232,7 @@ def is_last(row: sa.FromClause, *, is_sqlite: bool) -> sa.ColumnElement[bool]:
 def run_status(
     row: sa.FromClause, output: sa.FromClause, *, is_sqlite: bool
 ) -> sa.ColumnElement[str]:
-    """Return the status of a workflow's segment, as `status_of` does outside of the database."""
+    """Return the status of a workflow's segment in SQL; `status_of` does the same in Python."""
     text = sa.func.coalesce(output.c.output, row.c.output)
     fields = sa.type_coerce(text, sa.JSON) if is_sqlite else sa.cast(text, sa.JSON)
     is_ours = row.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)

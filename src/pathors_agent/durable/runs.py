@@ -1,4 +1,4 @@
-"""Read and extend runs in the database: their segments, where they stand, what they gave."""
+"""Read and extend runs in the database: their segments, status and results."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
@@ -52,16 +52,16 @@ from pathors_agent.errors import InvalidSetting, RunExists, RunFailed, RunNotFou
 from pathors_agent.messages import Message, ToolCall
 from pathors_agent.telemetry.spans import current_headers
 
-# A run that came to rest with one of these has recorded steps.
+# A run that ended with one of these statuses has recorded steps.
 _WITH_STEPS = frozenset({"finished", "suspended", "limit_reached", "no_answer"})
 
 # Ten years.
 MAX_DELAY_SECONDS = 10 * 365 * 86_400.0
 
-# A handle looks for news after this pause, and then less and less often.
+# How long a handle waits before it polls; each later wait is longer.
 LOOK_SECONDS = 0.05
 LONGEST_LOOK_SECONDS = 1.0
-# A caller that waits for a run endures a database that is away for this long.
+# How long a caller that waits for a run tolerates an unreachable database.
 AWAY_SECONDS = 60.0
 
 
@@ -78,11 +78,11 @@ class Runs(Generic[OutputT]):
     """The agent's name: its runs and sessions are separate from those of other agents."""
     queue: str
     is_local: bool
-    """The process that opened the agent also carries out its runs, with this agent's tools."""
+    """Whether the process that opened the agent also carries out its runs, with its tools."""
     version: str
     context: object
     is_client: bool = False
-    """The agent's tools are unknown here: workers have registered its queue and version."""
+    """Whether the tools are unknown here, and the queue and version come from workers."""
 
     async def enqueue(
         self,
@@ -142,7 +142,7 @@ class Runs(Generic[OutputT]):
     def of(self, row: WorkflowStatus) -> "Runs[OutputT]":
         """Return the runs for the continuation of a run that another program may carry out.
 
-        A client keeps a run in its queue, for the version of the code that it was stored with.
+        A client leaves a run in its queue, for the version of the code with which it was stored.
         """
         if not self.is_client:
             return self
@@ -167,7 +167,7 @@ class Runs(Generic[OutputT]):
                     if status_of(segments[-1]) not in AT_WORK:
                         return segments
                 except sa.exc.OperationalError:
-                    # Workers go on when the database is back, and so does this.
+                    # Workers continue when the database is back, and so does this wait.
                     if monotonic() - answered > AWAY_SECONDS:
                         raise
                 with suppress(TimeoutError):  # another process may carry the run out
@@ -183,7 +183,7 @@ class Runs(Generic[OutputT]):
     async def go_on(
         self, run: str, *, messages: Sequence[Message] = (), decisions: Sequence[Decision] = ()
     ) -> None:
-        """Start a run's next segment; the id is a primary key, so the first of two callers wins."""
+        """Start a run's next segment. The id is a primary key, so the first of two callers wins."""
         while True:
             segments = await self.settled(run)
             segment_input = next_input(segments, messages=messages, decisions=decisions)
@@ -198,7 +198,7 @@ class Runs(Generic[OutputT]):
     async def _with_untaken(
         self, segment_input: SegmentInput, last: WorkflowStatus
     ) -> SegmentInput:
-        """Add what the last segment was to take into the history, if it failed before it began."""
+        """Add the input of the last segment to the history if it failed before it began."""
         steps = await asyncio.to_thread(self.tables.recorded, [last.workflow_id])
         if begin_of(steps[last.workflow_id]) is not None:
             return segment_input
@@ -210,7 +210,7 @@ class Runs(Generic[OutputT]):
         )
 
     async def _rehearse(self, segment_input: SegmentInput, last: WorkflowStatus) -> None:
-        """Raise the error that this input would get with the present history."""
+        """Raise the error that this input would cause with the present history."""
         found = await asyncio.to_thread(self.tables.last_segment, self.name, segment_input.session)
         segment, token = found or (None, None)
         recorded = await self.histories.read(self.name, segment_input.session, segment, token=token)
@@ -221,7 +221,7 @@ class Runs(Generic[OutputT]):
         apply_input(conversation, setup, replace(segment_input, decisions=decisions))
 
     async def approvals(self, run: str) -> Sequence[Approval]:
-        """Return the calls of a run that wait for approval, also those of tools that are not here."""
+        """Return the calls of a run that wait for approval; their tools may be unknown here."""
         segments = await self.settled(run)
         result = await self.result(segments)
         if self.is_client:  # the result has them already
@@ -229,7 +229,7 @@ class Runs(Generic[OutputT]):
         return [*result.approvals, *self._foreign(segments[-1], result.open_calls)]
 
     def _foreign(self, last: WorkflowStatus, open_calls: Iterable[ToolCall]) -> Iterator[Approval]:
-        """Return approvals as their worker recorded them, for tools that only the worker has."""
+        """Return the approvals that a worker recorded, for tools that only the worker has."""
         if self.is_local:
             return
         recorded: Fields = (last.output or {}).get("waiting", {})
@@ -252,7 +252,7 @@ class Runs(Generic[OutputT]):
         """Return the result of a run; raise `RunFailed` if an error stopped it."""
         ids = [row.workflow_id for row in segments]
         steps = await asyncio.to_thread(self.tables.recorded, ids)
-        # A segment that failed before it began took nothing.
+        # A segment that failed before it began has not used its input.
         begin = next(filter(None, (begin_of(steps[segment]) for segment in ids)), {})
         segment_input = input_of(segments[0])
         if not begin and status_of(segments[-1]) in _WITH_STEPS:
@@ -293,7 +293,7 @@ class Runs(Generic[OutputT]):
 
 
 async def _check_answer(answers: AnswerType[Any], run: Run, steps: Iterable[Step]) -> None:
-    """Await an async output function for the answer of a run, unless its worker got no value."""
+    """Await an async output function for the answer of a run, if its worker got a value from it."""
     outputs = {step["function_name"]: step["output"] for step in steps}
     for place, text in enumerate(answers.unchecked(run.conversation.messages)):
         check = outputs.get(check_key(run, place), {})
@@ -326,7 +326,7 @@ def next_input(
 
 
 def input_of(row: WorkflowStatus) -> SegmentInput:
-    """Read what a segment was to do."""
+    """Read the input of a segment."""
     assert row.input is not None
     return SegmentInput.load(row.input["args"][0])
 

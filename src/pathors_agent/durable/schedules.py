@@ -18,7 +18,7 @@ from pathors_agent.errors import InvalidSetting, RunExists, StoreError
 from pathors_agent.messages import JSONValue, UserMessage
 from pathors_agent.telemetry.events import emit
 
-# A worker reads the schedules this often: a new one is known by then.
+# How often a worker reads the schedules, and so the longest time until it knows a new one.
 LOOK_SECONDS = 10.0
 
 
@@ -39,11 +39,11 @@ class Schedule:
     started_at: datetime | None = None
     """The time of the run that was started last."""
     since: datetime
-    """The schedule starts no run for a time before this."""
+    """The earliest time for which the schedule starts a run."""
 
     def due(self, now: datetime) -> datetime | None:
         """Return the latest time of the schedule for which a run must be started, or None."""
-        # A microsecond later: a time that is exactly now counts.
+        # A microsecond later, so that a time that is exactly now counts.
         moment = now.astimezone(ZoneInfo(self.timezone)) + timedelta(microseconds=1)
         times = croniter(self.cron, moment, second_at_beginning=True)
         latest: datetime = times.get_prev(datetime)
@@ -70,10 +70,12 @@ class Schedules:
         if not schedule.name or SEPARATOR in schedule.name:
             raise InvalidSetting(
                 f"the name of a schedule must not be empty or contain {SEPARATOR!r},"
-                f" and is {schedule.name!r}"
+                f" not {schedule.name!r}"
             )
         if not croniter.is_valid(schedule.cron, second_at_beginning=True):
-            raise InvalidSetting(f"{schedule.cron!r} is no cron expression of five or six fields")
+            raise InvalidSetting(
+                f"{schedule.cron!r} is not a cron expression of five or six fields"
+            )
         try:
             ZoneInfo(schedule.timezone)
         except (ValueError, OSError, LookupError):
@@ -106,7 +108,7 @@ class Schedules:
         return sorted(map(self._read, rows), key=lambda schedule: schedule.name)
 
     def delete(self, name: str) -> bool:
-        """Delete a schedule; return False if there is none. Runs that it started go on."""
+        """Delete a schedule; return False if there is none. Runs that it started continue."""
         if all(schedule.name != name for schedule in self.all()):
             return False
         self._client.delete_schedule(owned(self._agent, name))
@@ -134,7 +136,10 @@ class Schedules:
 
 
 class Scheduler:
-    """Starts the runs that are due. Every worker of an agent has one: a run's id is its time."""
+    """Starts the runs that are due.
+
+    Every worker of an agent has one: the run's id contains its time, so each run starts only once.
+    """
 
     def __init__(self, runs: Runs[Any]) -> None:
         self._runs = runs
@@ -151,7 +156,7 @@ class Scheduler:
             await asyncio.sleep(pause)
 
     async def look(self, now: datetime) -> float:
-        """Start the runs that are due at `now`; return the seconds until the next look.
+        """Start the runs that are due at `now`; return the seconds until the next check.
 
         A schedule whose time passed while no worker ran starts one run, for the latest time.
         """

@@ -1,7 +1,7 @@
 """Drive one segment of a run: each effect is a step of its journal, named by the effect's key.
 
-The run's logic is not here: `Run` decides which calls are pending, and on a replay the recorded
-messages go through `Run.record` in the same way as new ones.
+The logic of runs is in `Run`: it decides which calls are pending. On a replay, `Run.record` takes
+the recorded messages in the same way as new ones.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class Child(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentSetup:
-    """What segments run with in this process."""
+    """The parts that segments need in this process."""
 
     agent: AsyncAgent[Any]
     client: DBOSClient
@@ -89,7 +89,7 @@ class SegmentSetup:
 
 
 async def run_segment(setup: SegmentSetup, journal: StepJournal, fields: Fields) -> Fields:
-    """Carry a segment out, or continue it; return how it ended."""
+    """Carry out a segment, or continue it; return how it ended."""
     segment_input = SegmentInput.load(fields)
     named = {"run": segment_input.run, "agent": setup.name, "worker": setup.worker}
     emit("run_taken", segment=segment_number(journal.segment), **named)
@@ -114,7 +114,7 @@ class _Segment:
         self._journal = journal
         self._id = journal.segment
         self._input = segment_input
-        # This execution; another one, after a crash, has another.
+        # The id of this execution; an execution after a crash has another id.
         self._attempt = token_hex(8)
         self._recorded = RecordedSession()
         self._opened: tuple[Run, RunSetup] | None = None
@@ -122,7 +122,8 @@ class _Segment:
         if setup.stores_deltas:
             self._deltas = DeltaWriter(setup.tables, self._id, self._attempt)
         self._last: tuple[str, str] | None = None
-        # Until this execution asks the model, an execution before it may have begun its calls.
+        # Until this execution calls the model, an earlier execution may have begun the pending
+        # calls.
         self._may_repeat = False
 
     async def run(self) -> Fields:
@@ -162,7 +163,7 @@ class _Segment:
     # - the beginning -
 
     async def _begin(self) -> Fields:
-        """Read the session's history, and add the messages and decisions of the order."""
+        """Read the session's history, and add the messages and decisions of the input."""
         last = await asyncio.to_thread(
             self._setup.tables.last_segment, self._setup.name, self._input.session
         )
@@ -180,7 +181,7 @@ class _Segment:
         return {"previous": previous, "added": added, **by}
 
     async def _replay(self, begin: Fields) -> tuple[Run, RunSetup]:
-        """Open the segment as the execution before this one did."""
+        """Begin the segment in the same way as the earlier execution."""
         run, run_setup = await self._open(begin["previous"])
         for message in load(begin["added"]):
             run.conversation.append(message)
@@ -239,7 +240,7 @@ class _Segment:
     async def _check_answer(self, run: Run, answers: AnswerType[Any], control: RunControl) -> None:
         """Await an async output function for the last answer.
 
-        What it decides is a step, and its value is not recorded: a reader of the result awaits the
+        Its verdict is recorded as a step, but not its value: a reader of the result awaits the
         function again.
         """
         for place, text in enumerate(answers.unchecked(run.conversation.messages)):
@@ -308,7 +309,7 @@ class _Segment:
             yield add
 
     def _refuse_missing(self, calls: Sequence[CallTool], run_setup: RunSetup) -> None:
-        """Stop before a batch whose tools were there when the model called them, and are not."""
+        """Stop before a batch with calls of tools that no longer exist."""
         for name in (effect.call.name for effect in calls):
             if name in self._recorded.known and name not in run_setup.tools:
                 missing = ToolMissing(
@@ -324,8 +325,8 @@ class _Segment:
     ) -> None:
         """Run the calls of one answer side by side: one step records a call's begin, one its result.
 
-        A tool that was idempotent when the model called it needs no record of the begin: the call
-        may run again in any case. The steps are numbered in call order.
+        A tool that was idempotent when the model called it needs no record of the begin, because
+        its call may run again. The steps are numbered in call order.
         """
         may_run_again = self._recorded.idempotent
         numbers = {
@@ -388,7 +389,7 @@ class _Segment:
         except Exception as error:  # noqa: BLE001  (of a hook: recorded as one of a model call is)
             return {"failure": write_failure(error)}
         except (SystemExit, KeyboardInterrupt) as error:
-            # The tool raised it itself: a worker handles signals separately, and goes on.
+            # The tool itself raised it: a worker handles signals separately, and continues.
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
             message = ToolMessage(tool_call_id=effect.call.id, content=text, outcome="error")
         return {"message": write_message(message), "by": self._setup.worker, **journal.facts}
@@ -396,7 +397,7 @@ class _Segment:
     async def _ask_child(
         self, run: Run, effect: CallTool, run_setup: RunSetup, child: Child, left: float | None
     ) -> ToolMessage:
-        """Run an agent that is a tool; an execution after this one waits for the same run."""
+        """Run an agent that is a tool; a later execution waits for the same run."""
         key = run.call_key(effect)
         bound = run_setup.tools.bind(
             run_setup.approvals.as_approved(effect.call),
@@ -427,7 +428,7 @@ class _Segment:
                 await child.cancel(_child_run(f"{run.conversation.id}/{key}"))
 
     async def _settle(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
-        """Decide about a call that an execution before this one had begun."""
+        """Decide about a call that an earlier execution had begun."""
         await self._journal.check_owner()
         message = await settle(run, effect, bound, self._context)
         doubtful = message is not None and message.outcome == "unknown"
@@ -448,7 +449,7 @@ class _Segment:
 
 
 def _raise_stop(output: Fields) -> None:
-    """Raise what a step recorded instead of a message: a limit, or a failure."""
+    """Raise the limit or the failure that a step recorded instead of a message."""
     if "limit" in output:
         raise LimitReached(output["limit"])
     if "failure" in output:
@@ -461,7 +462,7 @@ Settle = Callable[[Run, CallTool, BoundCall], Awaitable[ToolMessage | None]]
 class _CallJournal:
     """The journal of one call, whose begin and result are steps of the engine.
 
-    `settle` decides about a call that an earlier execution began; it is None for any other call.
+    `settle` decides about a call that an earlier execution began; it is None for all other calls.
     `facts` are recorded with the result.
     """
 
@@ -508,7 +509,7 @@ def _saying(effect: GiveFeedback) -> Work:
 
 
 async def all_of(work: Iterable[Awaitable[None]]) -> None:
-    """Wait for all of it; where one fails, cancel the others and raise that error as it is."""
+    """Wait for all; if one fails, cancel the others and raise its error unchanged."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""The tables beside the engine's: sessions, queues, workers and calls in doubt."""
+"""The tables that we add to the engine's: sessions, queues, workers and calls in doubt."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from pathors_agent.stores.tables import is_over, leases, notes
 # The format of these tables and of the recorded JSON. A program refuses a higher number.
 FORMAT = 2
 
-# An error names no more.
+# The most names in an error.
 _NAMED_AGENTS = 20
 
 _META = sa.MetaData()
@@ -47,7 +47,8 @@ SEGMENTS = sa.Table(
     sa.Column("session", sa.Text, primary_key=True),
     sa.Column("segment", sa.Text, primary_key=True),
     sa.Column("number", sa.Integer, nullable=False),
-    # Differs from that of a deleted run with the same id, which a worker may still have in memory.
+    # Different from the token of a deleted run with the same id, which a worker may still have in
+    # memory.
     sa.Column("token", sa.Text, nullable=False),
     sa.Index("pathors_durable_segments_by_session", "agent", "session", "number", unique=True),
 )
@@ -71,7 +72,7 @@ _WORKERS = sa.Table(
     sa.Column("beats", sa.BigInteger, nullable=False),
 )
 
-# What model calls and tools of running segments say before their message is recorded.
+# The deltas of model calls and tools of running segments, until their message is recorded.
 DELTAS = sa.Table(
     "pathors_durable_deltas",
     _META,
@@ -82,7 +83,8 @@ DELTAS = sa.Table(
     sa.Column("text", sa.Text, nullable=False),
 )
 
-# Where programs that know only an agent's name store its runs: what its last worker registered.
+# The queue and the version that the last worker of an agent registered, for programs that know only
+# its name.
 _AGENTS = sa.Table(
     "pathors_durable_agents",
     _META,
@@ -109,7 +111,7 @@ Rate = tuple[int, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What a queue allows on all workers together: runs at once, and starts in a time."""
+    """The bounds of a queue on all workers together: runs at once, and starts in a time."""
 
     total: int | None = None
     rate: Rate | None = None
@@ -174,8 +176,8 @@ _SESSION_RUNS = sa.Index(
     "pathors_durable_session_runs", STATUS.c.queue_partition_key, STATUS.c.name
 )
 
-# Workers look for the first of the runs that they may carry out. DBOS's own index does not know
-# versions and names: a poll would read past all runs of others.
+# Workers look for the first of the runs that they may carry out. DBOS's own index has no versions
+# and names, so a poll would read the runs of all agents.
 _DUE = sa.Index(
     "pathors_durable_due",
     *(STATUS.c.queue_name, STATUS.c.name, STATUS.c.application_version),
@@ -236,7 +238,7 @@ class Tables:
         return None if row is None else (row.segment, row.token)
 
     def advance(self, agent: str, session: str, *, after: str | None, to: str, token: str) -> None:
-        """Append a segment to its session, unless another segment came in between."""
+        """Append a segment to its session, unless another segment was appended meanwhile."""
         values = {"agent": agent, "session": session, "last_segment": to}
         insert = self._insert(SESSIONS).values(**values)
         advance = insert.on_conflict_do_update(
@@ -253,7 +255,7 @@ class Tables:
                 connection.execute(sa.insert(SEGMENTS).values(**segment, number=number))
 
     def history(self, agent: str, session: str, *, through: str) -> list[Step]:
-        """Return what a session's segments recorded up to and including `through`, in order."""
+        """Return the records of a session's segments up to and including `through`, in order."""
         steps, segments = STEPS, SEGMENTS
         mine = (segments.c.agent == agent, segments.c.session == session)
         last = sa.select(segments.c.number).where(*mine, segments.c.segment == through)
@@ -268,7 +270,7 @@ class Tables:
             return [_step(row.function_name, row.output) for row in connection.execute(query)]
 
     def recorded(self, segments: Sequence[str]) -> dict[str, list[Step]]:
-        """Return what each of these segments recorded."""
+        """Return the records of each of these segments."""
         steps = STEPS
         query = (
             sa.select(steps.c.workflow_uuid, steps.c.function_name, steps.c.output)
@@ -286,7 +288,8 @@ class Tables:
     ) -> tuple[list[StoredDeltas], list[StoredStep]]:
         """Return a segment's deltas after a number, and its steps from a number on.
 
-        The deltas are read first: those of a step that was recorded in between are known by it.
+        The deltas are read first: if their step is recorded in between, it shows that they are
+        obsolete.
         """
         said = (
             sa.select(*(DELTAS.c[name] for name in ("number", "effect", "attempt", "text")))
@@ -379,7 +382,7 @@ class Tables:
             )
 
     def agree_on_bounds(self, queue: str, wanted: Bounds) -> None:
-        """Set bounds that the queue has not; raise `InvalidSetting` if it has different ones."""
+        """Set bounds that the queue lacks; raise `InvalidSetting` if it has different ones."""
         known = self.bounds(queue)
         for name in ("total", "rate"):
             one, other = getattr(wanted, name), getattr(known, name)

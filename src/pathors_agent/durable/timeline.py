@@ -1,4 +1,4 @@
-"""What happened in a durable run, in order: its model and tool calls, as text or as a page."""
+"""The timeline of a durable run: its model and tool calls in order, as text or as a page."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -154,6 +154,6 @@ def as_json(timeline: Timeline) -> dict[str, object]:
 
 
 def as_html(timeline: Timeline) -> str:
-    """Write a timeline as one page that needs nothing else."""
+    """Write a timeline as one self-contained page."""
     said = f"{timeline.status}; workers: {', '.join(timeline.workers)}"
     return page(Chart(f"Run {timeline.run}", said, timeline.calls))

@@ -26,8 +26,8 @@ from pathors_agent.durable.tables import Bounds, Tables, check_count, check_seco
 from pathors_agent.errors import StoreError
 from pathors_agent.telemetry.events import emit, warn
 
-# A worker is dead when others looked this often and saw no heartbeat: after 18 seconds at most.
-# Sooner, and a machine that swaps would be taken for dead.
+# A worker is dead if other workers have checked this often without a new heartbeat: after 18
+# seconds at most. With a shorter time, a machine that swaps would look dead.
 BEAT_SECONDS = 3.0
 MISSED_BEATS = 5
 
@@ -38,23 +38,23 @@ IDLE_POLL_SECONDS = 5.0
 
 # Most model calls in flight are over by then; orchestrators wait for 30 seconds.
 STOP_SECONDS = 20
-# What was cancelled cleans up within this time.
+# How long a cancelled run may clean up.
 CANCEL_SECONDS = 10.0
 
-# A worker that stops tries this often to give back its runs.
+# How often a worker that stops tries to return its runs.
 _STOP_TRIES = 3
 _STOP_PAUSE = 0.2
 
-# A run that was at work when its process died this often is given up.
+# A run fails if its process died this often while the run was at work.
 ATTEMPTS = 3
 
 RunSegment = Callable[[StepJournal, Fields], Awaitable[Fields]]
-"""Carries out a segment with the fields it was stored with; returns how it ended."""
+"""Carries out a segment with its stored fields; returns how it ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """How often workers show that they live, and after how many missed beats one is dead."""
+    """The time between heartbeats, and how many a worker may miss before it is dead."""
 
     seconds: float = BEAT_SECONDS
     missed: int = MISSED_BEATS
@@ -73,7 +73,7 @@ def worker_name() -> str:
 
 
 def machine() -> str:
-    """Return a name for where process ids mean the same: a machine or container, since its start."""
+    """Name the machine or container, since its start, in which process ids are unique."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -145,7 +145,7 @@ class Worker:
         emit("worker_stopped", worker=self.name, queue=self._queue)
 
     async def run_here(self, segment: str, fields: Fields) -> None:
-        """Carry out a new segment in the caller's task; another worker goes on if this one dies."""
+        """Carry out a new segment in the caller's task; if this worker dies, another continues."""
 
         def claim() -> Sequence[Claim]:
             return [self._claims.start(segment, fields)]
@@ -182,7 +182,7 @@ class Worker:
         except engine.LostOwnership:
             warn("run_lost", run=run, worker=self.name)
         except (sa.exc.SQLAlchemyError, StoreError) as error:
-            # It is still this worker's, and goes back to its queue at the next look.
+            # This worker still has it, and returns it to its queue at the next check.
             warn("run_left", run=run, worker=self.name, error=type(error).__name__)
         finally:
             self._carried.remove(claim.segment)
@@ -201,9 +201,9 @@ class Worker:
 
 
 class DatabaseLog:
-    """Logs that the database is away, and that it is back, once each; usable from any thread.
+    """Logs once that the database is unreachable, and once that it is back. Thread-safe.
 
-    It is back when a heartbeat is written: a full disk still answers reads.
+    The database is back when a heartbeat is written, because a full disk still answers reads.
     """
 
     def __init__(self, worker: str) -> None:
@@ -229,7 +229,7 @@ class DatabaseLog:
 
 
 class CarriedSegments:
-    """The segments that a worker carries out, known to its event loop and to its watch."""
+    """The segments that a worker carries out, for its event loop and its monitor."""
 
     def __init__(self) -> None:
         # Held while segments are claimed, so that a claimed segment never looks forgotten.
@@ -274,7 +274,7 @@ class CarriedSegments:
         return journal
 
     def remove(self, segment: str) -> None:
-        """Forget a segment that this worker carries out no more."""
+        """Remove a segment that this worker no longer carries out."""
         self._journals.pop(segment, None)
         self._tasks.pop(segment, None)
 
@@ -300,11 +300,11 @@ class CarriedSegments:
 
 
 class WorkerMonitor:
-    """Shows that a worker lives, and gives forgotten runs back to their queues.
+    """Shows that a worker is alive, and returns abandoned runs to their queues.
 
-    Those are the runs of dead workers, and the worker's own that it does not carry out. No clocks
-    are compared: a worker that was looked at often enough without a new heartbeat is dead. A worker
-    that was only slow finds that its records are refused.
+    Abandoned runs are those of dead workers, and the worker's own runs that it does not carry out.
+    No clocks are compared: a worker is dead after enough checks without a new heartbeat. If the
+    worker was only slow, its records are refused.
     """
 
     def __init__(
@@ -329,7 +329,7 @@ class WorkerMonitor:
         self._machine = machine()
         self._seen: dict[str, tuple[int, int]] = {}  # worker -> its beats, looks since they moved
         self._ended = threading.Event()
-        # A thread of its own: a worker whose event loop a tool blocks is alive.
+        # A thread of its own, because a worker is alive even if a tool blocks its event loop.
         self._thread = threading.Thread(target=self._loop, name="pathors-watch", daemon=True)
 
     def start(self) -> None:
@@ -347,7 +347,8 @@ class WorkerMonitor:
                 self._leave()
                 return
             except sa.exc.SQLAlchemyError as error:
-                # What is not given back is taken over, once the others miss the heartbeats.
+                # Other workers take over the runs that were not returned, once they miss the
+                # heartbeats.
                 emit("give_back_failed", worker=self._worker, error=type(error).__name__)
             time.sleep(_STOP_PAUSE)
 
@@ -378,12 +379,12 @@ class WorkerMonitor:
         self.check_own()
 
     def check_own(self) -> None:
-        """Return segments that nothing carries out to the queue; stop those that others own now."""
+        """Return forgotten segments to the queue; stop segments that other workers own now."""
         with self._carried.lock:
             carried = self._carried.segments()
             pending = {row.workflow_uuid: row for row in self._pending(self._worker)}
         for segment, row in pending.items():
-            # One that has ended meanwhile is not given back: it is no longer pending.
+            # A segment that has ended meanwhile is no longer pending, and is not returned.
             if segment not in self._carried and self._give_back(row):
                 emit("run_given_back", run=run_of(segment), worker=self._worker)
         for segment in carried - pending.keys():
