@@ -23,7 +23,7 @@ from pathors_agent.agents.hooks import (
 from pathors_agent.core.run import CallModel, CallTool, Run
 from pathors_agent.history.trim import AsyncHistory, checked, spending
 from pathors_agent.messages import Message, ToolMessage, Usage
-from pathors_agent.telemetry.runs import RunTelemetry
+from pathors_agent.telemetry.runs import RunTelemetry, report_answered
 from pathors_agent.tools.registry import (
     AsyncToolChoice,
     BoundCall,
@@ -171,8 +171,8 @@ class RunSetup:
         """Report a call whose tool did not run; `error` is the reason if its arguments are valid."""
         name = effect.call.name
         is_known = name in self.tools or bool(self.answers and name == self.answers.final_tool)
-        self.telemetry.report_answered(
-            effect.key, effect.call, message, is_known=is_known, error=error
+        report_answered(
+            self.telemetry, effect.key, effect.call, message, is_known=is_known, error=error
         )
 
     def _instruct(self, text: object) -> None:

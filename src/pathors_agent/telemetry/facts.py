@@ -59,11 +59,6 @@ USAGE = {
 }
 
 
-def known_facts(facts: Facts) -> Facts:
-    """Return the facts without those that are None."""
-    return {name: value for name, value in facts.items() if value is not None}
-
-
 def server_facts(server: ServerAddress | None) -> Facts:
     """Return the facts that identify an endpoint."""
     if server is None:

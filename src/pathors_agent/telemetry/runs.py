@@ -1,22 +1,15 @@
-"""Follow a run, its model calls and its tool calls, and report each of them to the observers.
-
-The times of calls are always kept for the run's timeline. Usually nothing else observes a run; a
-call then costs an object and a reading of the clock.
-"""
+"""Follow a run, its model calls and its tool calls, and report each of them to the observers."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from time import monotonic
-from types import MappingProxyType
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
-
-import msgspec
 
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage
-from pathors_agent.telemetry.events import LOG, Facts, ServerAddress, is_enabled, observe, write
+from pathors_agent.telemetry.events import Facts, ServerAddress
 from pathors_agent.telemetry.facts import (
     COMMON,
     DEFAULT_PROVIDER,
@@ -28,111 +21,36 @@ from pathors_agent.telemetry.facts import (
     error_type,
     input_text,
     instructions_text,
-    known_facts,
     output_text,
     request_facts,
     server_facts,
 )
+from pathors_agent.telemetry.operations import Observers, Operation
 from pathors_agent.telemetry.spans import (
     AGENT,
     CHAT,
-    METRICS,
     NOTHING,
     SPANS,
     TOOL,
     AsyncInContext,
-    AttachedContext,
     InContext,
-    Kind,
-    OpenTelemetry,
-    active_api,
-    captures_contents,
 )
 from pathors_agent.telemetry.timeline import TimedCall
 from pathors_agent.wire.chat_completions import RequestTemplate
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
-    from opentelemetry.trace import Span
+    pass
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Shared by all runs that are not observed: an open stream must be small.
-_NO_FACTS: Facts = {}
-
-_NO_LINKS: Mapping[str, str] = MappingProxyType({})
-
-# Events that the timeline shows as a note of the call.
-_NOTES = {"request_retried": "sent again", "transport_fell_back": "sent to the next endpoint"}
-
 _STOPPED = ("cancelled", "timeout")
 
 
-class RunTelemetry:
-    """The observers of one run, and the `times` of its calls.
+class RunTelemetry(Observers):
+    """Begin the calls of one run, each observed."""
 
-    `name` is the agent's name, and `model` the model's. `server` is the address of its model calls,
-    if it is known before the first one. `started_by` holds the headers of the trace that started
-    the run in another process; the run's span is linked to it.
-
-    `api` creates spans, if the program has set OpenTelemetry up. Spans begin below `parent`, or
-    below the current span if it is None. `facts` are common to the run's calls, or sums over
-    them. `deadline` is the end of the run's time.
-    """
-
-    __slots__ = (
-        *("_denied", "_stop", "_times", "api", "deadline", "facts", "is_logged", "is_observed"),
-        *("model", "name", "parent", "server", "started_by"),
-    )
-
-    def __init__(
-        self,
-        name: str | None = None,
-        *,
-        model: str | None = None,
-        server: ServerAddress | None = None,
-    ) -> None:
-        self._stop: BaseException | None = None
-        self.name = name
-        self.model = model
-        self.server = server
-        self.started_by: Mapping[str, str] = {}
-        self.deadline: float | None = None
-        self.api = self.observe(SPANS, active_api)
-        self.is_logged = self.observe(LOG, is_enabled)
-        self.is_observed = self.is_logged or self.api is not None
-        self.parent: Context | None = None
-        self.facts: Facts = {} if self.is_observed else _NO_FACTS
-        self._times: list[TimedCall] | None = None  # allocated by the first call
-        self._denied: list[ToolMessage] = []
-
-    @property
-    def times(self) -> tuple[TimedCall, ...]:
-        """The times of the calls so far."""
-        return tuple(self._times or ())
-
-    def keep(self, call: TimedCall) -> None:
-        """Keep the times of a call."""
-        if self._times is None:
-            self._times = []
-        self._times.append(call)
-
-    def observe(
-        self, observer: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T | None:
-        """Call an observer; keep an exception that stops the program until `raise_stop`."""
-        try:
-            return observe(observer, function, *args, **kwargs)
-        except BaseException as stop:  # noqa: BLE001  (raised later, when no result can be lost)
-            self._stop = self._stop or stop
-            return None
-
-    def raise_stop(self) -> None:
-        """Raise what stopped an observer, before the next call begins or after the last one."""
-        if self._stop is not None:
-            stop, self._stop = self._stop, None
-            raise stop
+    __slots__ = ()
 
     def follow(self, run: Run) -> AbstractContextManager[object]:
         """Return the context manager for a run's loop."""
@@ -141,19 +59,6 @@ class RunTelemetry:
         if not self.is_observed and not self._denied:
             return NOTHING
         return RunOperation(self, "", run=run)
-
-    def add_denied(self, messages: Iterable[ToolMessage]) -> None:
-        """Report calls that a person denied, once the run has begun."""
-        self._denied += messages
-
-    def take_denied(self) -> list[ToolMessage]:
-        """Return the denied calls that are not reported yet."""
-        denied, self._denied = self._denied, []
-        return denied
-
-    def attached(self) -> AbstractContextManager[object]:
-        """Return a context manager inside which the run's span is the current one."""
-        return AttachedContext(self.parent) if self.parent else NOTHING
 
     def begin_model(
         self,
@@ -193,125 +98,6 @@ class RunTelemetry:
             operation.waits = ((queued, operation.start),)
         return operation
 
-    def report_answered(
-        self,
-        key: str,
-        call: ToolCall,
-        message: ToolMessage,
-        *,
-        is_known: bool = True,
-        error: str | None = None,
-    ) -> None:
-        """Report a call whose result was not computed by its tool, such as a refusal.
-
-        `is_known` is False if the agent has no such tool. `error` names what was wrong, if it was
-        neither the tool nor its arguments.
-        """
-        name = call.name if is_known else UNKNOWN_TOOL
-        operation = ToolOperation(self, key, call=call, name=name, message=message)
-        if message.outcome == "error":
-            operation.error = error or ("invalid_arguments" if is_known else "unknown_tool")
-        if self.api is not None:
-            operation.start_span()
-        operation.close()
-
-
-class Operation(msgspec.Struct):
-    """A call of a run, or the run itself; times are those of `time.monotonic`."""
-
-    telemetry: RunTelemetry
-    key: str
-    start: float = msgspec.field(default_factory=monotonic)
-    span: "Span | None" = None
-    waits: tuple[tuple[float, float], ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def begin(
-        self,
-        kind: Kind,
-        name: str | None,
-        facts: Callable[[], Facts],
-        links: Mapping[str, str] = _NO_LINKS,
-    ) -> None:
-        """Begin its span, with the facts that samplers may use."""
-        telemetry, api = self.telemetry, self.telemetry.api
-        if api is not None:
-            all_facts = {
-                "gen_ai.agent.name": telemetry.name,
-                **(telemetry.observe(SPANS, facts) or {}),
-            }
-            known, parent = known_facts(all_facts), telemetry.parent
-            self.span = telemetry.observe(SPANS, api.start, kind, name, parent, known, links)
-
-    def context(self) -> "Context | None":
-        """Return the context in which its span is the current one; None without a span."""
-        api, span = self.telemetry.api, self.span
-        return self.telemetry.observe(SPANS, api.context, span) if api and span else None
-
-    def headers(self) -> dict[str, str]:
-        """Return the request headers that continue the trace."""
-        api, span = self.telemetry.api, self.span
-        if api is None or span is None:
-            return {}
-        return self.telemetry.observe(SPANS, api.headers, span) or {}
-
-    def note(self, event: str, **fields: object) -> None:
-        """Report an event in the middle of the operation."""
-        observe = self.telemetry.observe
-        observe(LOG, write, event, fields)
-        if self.span:
-            observe(SPANS, self.span.add_event, event, known_facts(fields))
-        if event in _NOTES:
-            reason = fields.get("status") or fields.get("error") or "an empty answer"
-            self.notes += (f"{_NOTES[event]}: {reason}",)
-            self._note_wait(fields.get("seconds"))
-
-    def report(self, kind: Kind, error: str | None, level: int = logging.INFO) -> None:
-        """Log its end, and end its span. Warnings are logged even if events are not."""
-        telemetry = self.telemetry
-        seconds = monotonic() - self.start
-        facts = telemetry.observe(LOG, self._all_facts, error) or {}
-        if telemetry.api and self.span:
-            self._end_span(telemetry.api, self.span, kind, facts, seconds)
-            facts |= telemetry.observe(SPANS, telemetry.api.ids, self.span) or {}
-        if telemetry.is_logged or level > logging.INFO:
-            fields = {**facts, "seconds": round(seconds, 6)}
-            telemetry.observe(LOG, write, kind.operation, fields, level)
-
-    def facts(self) -> Facts:
-        """Return the facts of the operation; unknown facts are None."""
-        raise NotImplementedError
-
-    def contents(self) -> Facts:
-        """Return the contents, for programs that ask for them."""
-        return {}
-
-    def _all_facts(self, error: str | None) -> Facts:
-        name = self.telemetry.name
-        facts = {"pathors_agent.effect": self.key or None, "gen_ai.agent.name": name}
-        return known_facts({**facts, **self.facts(), "error.type": error})
-
-    def _end_span(
-        self, api: OpenTelemetry, span: "Span", kind: Kind, facts: Facts, seconds: float
-    ) -> None:
-        # Each step is guarded alone: a failure must not prevent the next step.
-        observe = self.telemetry.observe
-        context = observe(SPANS, api.context, span)
-        observe(SPANS, span.set_attributes, facts)
-        if captures_contents() and observe(SPANS, span.is_recording):
-            observe(SPANS, span.set_attributes, observe(SPANS, self.contents) or {})
-        # A cancellation is not an error.
-        if facts.get("error.type", "cancelled") != "cancelled":
-            observe(SPANS, api.set_error, span)
-        observe(SPANS, span.end)
-        for metric, value, attributes in kind.measurements(facts, seconds):
-            observe(METRICS, api.record, metric, value, attributes, context)
-
-    def _note_wait(self, seconds: object) -> None:
-        if isinstance(seconds, (int, float)) and seconds:
-            now = monotonic()
-            self.waits += ((now, now + seconds),)
-
 
 class RunOperation(Operation, kw_only=True):
     """A run: a context manager around its loop."""
@@ -346,7 +132,7 @@ class RunOperation(Operation, kw_only=True):
     def _report_denied(self, message: ToolMessage) -> None:
         for effect_key, call in self.run.keyed_calls():
             if call.id == message.tool_call_id:
-                self.telemetry.report_answered(effect_key, call, message)
+                report_answered(self.telemetry, effect_key, call, message)
 
     def facts(self) -> Facts:
         """Return the run's status, and the usage of its model calls."""
@@ -505,6 +291,29 @@ class ToolOperation(Operation, kw_only=True):
 
     def _call_facts(self) -> Facts:
         return {**call_facts(self.name, self.call), "gen_ai.tool.type": "function"}
+
+
+def report_answered(
+    telemetry: Observers,
+    key: str,
+    call: ToolCall,
+    message: ToolMessage,
+    *,
+    is_known: bool = True,
+    error: str | None = None,
+) -> None:
+    """Report a call whose result was not computed by its tool, such as a refusal.
+
+    `is_known` is False if the agent has no such tool. `error` names what was wrong, if it was
+    neither the tool nor its arguments.
+    """
+    name = call.name if is_known else UNKNOWN_TOOL
+    operation = ToolOperation(telemetry, key, call=call, name=name, message=message)
+    if message.outcome == "error":
+        operation.error = error or ("invalid_arguments" if is_known else "unknown_tool")
+    if telemetry.api is not None:
+        operation.start_span()
+    operation.close()
 
 
 def _read_address(fields: Mapping[str, object]) -> ServerAddress:
