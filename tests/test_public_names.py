@@ -54,7 +54,14 @@ NAMES_OF_PACKAGES = {
         *("BatchRefused", "RunExists", "RunFailed", "RunNotFound"),
     },
     "history": {
-        *("last_turns", "token_budget", "estimate_tokens", "History", "AsyncHistory"),
+        *(
+            "last_turns",
+            "token_budget",
+            "estimate_tokens",
+            "History",
+            "AsyncHistory",
+            "HistoryTail",
+        ),
         *("Prompt", "GivenConversation"),
     },
     "offline": {"OfflineTransport", "AsyncOfflineTransport"},

@@ -269,6 +269,15 @@ class Conversation(Transcribed):
                 self._add(batch.closing(call, reason))
         self.append_queued()
 
+    def count_omitted(self, *, turns: int, call_ids: Iterable[str]) -> None:
+        """Count the answers, and the ids of the calls, of earlier messages that are not held here.
+
+        The keys of effects and the ids of calls are then those of the whole history.
+        """
+        self._turns += turns
+        self._turns_at_user += turns
+        self._call_ids = {*self.call_ids, *call_ids}
+
     def queue_message(self, message: UserMessage) -> None:
         """Queue a message, which a run appends as soon as no calls are open."""
         self._queued = self._queued or []

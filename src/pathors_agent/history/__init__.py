@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathors_agent.history.trim import (
         AsyncHistory,
         History,
+        HistoryTail,
         estimate_tokens,
         last_turns,
         token_budget,
@@ -21,6 +22,7 @@ else:
             "history.trim": (
                 "AsyncHistory",
                 "History",
+                "HistoryTail",
                 "estimate_tokens",
                 "last_turns",
                 "token_budget",
@@ -32,6 +34,7 @@ __all__ = [
     "AsyncHistory",
     "GivenConversation",
     "History",
+    "HistoryTail",
     "Prompt",
     "estimate_tokens",
     "last_turns",

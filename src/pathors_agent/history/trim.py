@@ -40,6 +40,36 @@ TOKENS_PER_PART = 1_000
 _SPENT: ContextVar[list[Usage]] = ContextVar("_spent")
 
 
+class HistoryTail:
+    """A `History` that sends the system messages and the end of a history.
+
+    `first` returns the index of the first message to send, or 0 to send all of them. It chooses the
+    same message, or a later one, if there are more messages before those that it gets. A server calls
+    it with the last turns of a stored session, and reads earlier ones only if it returns 0.
+    """
+
+    __slots__ = ("_first",)
+
+    def __init__(self, first: Callable[[Sequence[Message]], int]) -> None:
+        self._first = first
+
+    def __call__(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Return the messages to send."""
+        place = self._first(messages)
+        return from_turn(messages, place) if place else messages
+
+    def start(self, messages: Sequence[Message]) -> int:
+        """Return where the turn of the first message to send starts in the end of a history.
+
+        Return 0 if earlier messages may be sent as well. The messages may begin within a turn.
+        """
+        starts = turn_starts(messages)[1:]  # the first may be in the middle of a turn
+        if not starts:
+            return 0
+        place = self._first(messages[starts[0] :])
+        return max(start for start in starts if start <= starts[0] + place) if place else 0
+
+
 @contextmanager
 def spending(spent: list[Usage]) -> Iterator[None]:
     """Collect the usages reported to `spend` within a `with` block."""
@@ -55,18 +85,18 @@ def spend(usage: Usage) -> None:
     _SPENT.get([]).append(usage)
 
 
-def last_turns(turns: int) -> History:
+def last_turns(turns: int) -> HistoryTail:
     """Send the last `turns` whole turns, including the current one."""
     check_positive("turns", turns)
 
-    def history(messages: Sequence[Message]) -> Sequence[Message]:
+    def first(messages: Sequence[Message]) -> int:
         starts = turn_starts(messages)
-        return messages if len(starts) <= turns else from_turn(messages, starts[-turns])
+        return starts[-turns] if len(starts) > turns else 0
 
-    return history
+    return HistoryTail(first)
 
 
-def token_budget(tokens: int, *, count: Counter | None = None) -> History:
+def token_budget(tokens: int, *, count: Counter | None = None) -> HistoryTail:
     """Send as many of the last whole turns as fit in `tokens`, including the system messages.
 
     `count` returns the tokens of a message and is called once per message; by default they are
@@ -75,12 +105,7 @@ def token_budget(tokens: int, *, count: Counter | None = None) -> History:
     """
     check_positive("tokens", tokens)
     counted = once(count or estimate_tokens)
-
-    def history(messages: Sequence[Message]) -> Sequence[Message]:
-        place = first_fitting(messages, tokens, counted)
-        return from_turn(messages, place) if place else messages
-
-    return history
+    return HistoryTail(lambda messages: first_fitting(messages, tokens, counted))
 
 
 def estimate_tokens(message: Message) -> int:

@@ -16,13 +16,15 @@ from typing import Generic, Literal, Self, TypeVar
 import anyio
 
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
-from pathors_agent.messages import Message
+from pathors_agent.history.trim import HistoryTail
+from pathors_agent.messages import AssistantMessage, Message, SystemMessage
 from pathors_agent.stores.texts import (
     Variables,
     data_pieces,
     joined_size,
     read_message_text,
     read_variables_text,
+    utf8_size,
 )
 
 ItemT = TypeVar("ItemT")
@@ -52,6 +54,21 @@ class StoredKey:
     last_used_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Omitted:
+    """What is known of the first messages of a session that was read without them.
+
+    System messages are never omitted; the session began with `leading` of them. `turns` is the
+    number of answers, `call_ids` are the ids of their calls, and `size` is what the messages add to
+    the size of the session's data.
+    """
+
+    leading: int
+    turns: int
+    size: int
+    call_ids: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """A stored conversation.
@@ -59,7 +76,8 @@ class Session:
     It holds the JSON texts that the store keeps. `variables` and `messages` parse them on first
     use, in time and memory proportional to their size.
 
-    `message_texts` are in the order they were stored. `revision` is their number; a writer passes
+    `message_texts` are in the order they were stored; those that `omitted` describes are missing.
+    `revision` is the number of all messages; a writer passes
     the session it has seen, and the store compares the revisions. `incarnation` distinguishes
     sessions that had the same id one after the other. A session that is rewound gets a new one,
     because its revision passes through old numbers again.
@@ -71,6 +89,7 @@ class Session:
     variables_text: str = field(default="{}", repr=False)
     provider: str = ""
     message_texts: tuple[str, ...] = field(default=(), repr=False)
+    omitted: Omitted | None = None
     revision: int = 0
     created_at: datetime
     updated_at: datetime
@@ -100,19 +119,54 @@ class Session:
         Messages that have been parsed are not parsed again.
         """
         kept = self.revision if kept is None else kept
+        left = len(self.message_texts) - (self.revision - kept)
         parsed: tuple[Message, ...] = self.__dict__.get("messages", self._parsed)
         return replace(
             self,
-            message_texts=(*self.message_texts[:kept], *texts),
+            message_texts=(*self.message_texts[:left], *texts),
             revision=kept + len(texts),
             incarnation=incarnation or self.incarnation,
             updated_at=updated_at,
-            _parsed=parsed[:kept],
+            _parsed=parsed[:left],
         )
+
+    def without_first(self, count: int) -> "Session":
+        """Return the session without its first `count` messages, except for system messages."""
+        first, texts = self.messages[:count], self.message_texts
+        known = self.omitted or Omitted(leading=self.leading, turns=0, size=0)
+        system = [i for i, message in enumerate(first) if isinstance(message, SystemMessage)]
+        answers = [message for message in first if isinstance(message, AssistantMessage)]
+        size = sum(utf8_size(text) + 1 for text in texts[:count])  # with the comma behind each
+        size -= sum(utf8_size(texts[i]) + 1 for i in system)
+        ids = (call.id for message in answers for call in message.tool_calls)
+        return replace(
+            self,
+            message_texts=(*(texts[i] for i in system), *texts[count:]),
+            omitted=Omitted(
+                leading=known.leading,
+                turns=known.turns + len(answers),
+                size=known.size + size,
+                call_ids=known.call_ids.union(ids),
+            ),
+            _parsed=(*(first[i] for i in system), *self.messages[count:]),
+        )
+
+    @property
+    def leading(self) -> int:
+        """The number of system messages before any other."""
+        if self.omitted is not None:
+            return self.omitted.leading
+        others = (i for i, m in enumerate(self.messages) if not isinstance(m, SystemMessage))
+        return next(others, len(self.messages))
 
     @cached_property
     def size(self) -> int:
         """The size of the session's data as JSON in UTF-8, in bytes."""
+        return self.size_read + (self.omitted.size if self.omitted else 0)
+
+    @cached_property
+    def size_read(self) -> int:
+        """The part of the size that was read: all but omitted messages."""
         return joined_size(self.variables_text, self.message_texts)
 
     def data_pieces(self) -> Iterator[str]:
@@ -328,12 +382,19 @@ class Store(ABC):
         """
 
     async def open_session(
-        self, project: str, session_id: str, *, holder: str, seconds: float
+        self,
+        project: str,
+        session_id: str,
+        *,
+        holder: str,
+        seconds: float,
+        tail: HistoryTail | None = None,
     ) -> OpenedSession | None:
         """Acquire the lease of a session and read the session and the notes of its turns.
 
-        Return None while another holder has the lease. This takes three calls of other methods;
-        a store that can do it in one transaction overrides it.
+        Return None while another holder has the lease. With a `tail`, the session may be read
+        without messages that it leaves out, see `Session.omitted`. This takes three calls of other
+        methods; a store that can do it in one transaction overrides it.
         """
         lease = await self.take_lease(project, session_id, holder=holder, seconds=seconds)
         if lease is None:
@@ -424,6 +485,7 @@ class Store(ABC):
         session_id: str,
         holder: str,
         seconds: float,
+        tail: HistoryTail | None = None,
     ) -> tuple[RequestRecord, OpenedSession | None]:
         """Begin a named request and, if it has begun, open its session in the same transaction.
 
@@ -436,7 +498,7 @@ class Store(ABC):
             return record, None
         try:
             return record, await self.open_session(
-                request.project, session_id, holder=holder, seconds=seconds
+                request.project, session_id, holder=holder, seconds=seconds, tail=tail
             )
         except BaseException:
             with anyio.move_on_after(_DROP_SECONDS, shield=True):

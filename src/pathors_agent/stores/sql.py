@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from sqlalchemy import bindparam, case, select
 
+from pathors_agent.history.trim import HistoryTail
 from pathors_agent.messages import Message, UserMessage
 from pathors_agent.stores import sql_sessions, sql_turns
 from pathors_agent.stores.base import (
@@ -235,13 +236,19 @@ class SQLStore(Store):
         )
 
     async def open_session(
-        self, project: str, session_id: str, *, holder: str, seconds: float
+        self,
+        project: str,
+        session_id: str,
+        *,
+        holder: str,
+        seconds: float,
+        tail: HistoryTail | None = None,
     ) -> OpenedSession | None:
         """Acquire the lease of a session and read the session, in one transaction."""
         known = self._recent.get(project, session_id)
         opened = await self._database.lock(
             "open a session",
-            lambda c: sql_turns.open_session(c, project, session_id, holder, seconds, known),
+            lambda c: sql_turns.open_session(c, project, session_id, holder, seconds, known, tail),
         )
         if opened is not None and opened.session is not None:
             self._recent.keep(opened.session)
@@ -334,6 +341,7 @@ class SQLStore(Store):
         session_id: str,
         holder: str,
         seconds: float,
+        tail: HistoryTail | None = None,
     ) -> tuple[RequestRecord, OpenedSession | None]:
         """Begin a named request and, if it has begun, open its session in the same transaction."""
         known = self._recent.get(request.project, session_id)
@@ -343,7 +351,7 @@ class SQLStore(Store):
             if record.state != "begun":
                 return record, None
             return record, sql_turns.open_session(
-                connection, request.project, session_id, holder, seconds, known
+                connection, request.project, session_id, holder, seconds, known, tail
             )
 
         record, opened = await self._database.lock("begin a request", begin)
@@ -403,7 +411,7 @@ class _RecentSessions:
 
 def _weight(session: Session) -> int:
     """Return the approximate bytes of memory of a parsed session."""
-    return sum(map(len, session.message_texts)) + session.revision * _MESSAGE_WEIGHT
+    return sum(map(len, session.message_texts)) + len(session.message_texts) * _MESSAGE_WEIGHT
 
 
 def _key_row(key: StoredKey) -> dict[str, object]:

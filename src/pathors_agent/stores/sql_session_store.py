@@ -71,7 +71,7 @@ class SQLSessions(SessionStore):
             return _texts(held) if is_kept else None
         opened = self._write(
             "open a session",
-            lambda c: sql_turns.open_session(c, self._project, session_id, holder, seconds, None),
+            lambda c: sql_turns.open_session(c, self._project, session_id, holder, seconds),
         )
         if opened is None:
             return None

@@ -1,7 +1,8 @@
 """Transactions on sessions: create, read, search, list and end them."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -9,21 +10,26 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     ScalarSelect,
+    Select,
     Text,
+    and_,
     bindparam,
     case,
     func,
     literal,
     literal_column,
+    not_,
     or_,
     select,
 )
 from sqlalchemy.dialects.postgresql import insert
 
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
-from pathors_agent.stores.base import Page, Session, SessionSummary
+from pathors_agent.history.trim import HistoryTail
+from pathors_agent.stores.base import Omitted, Page, Session, SessionSummary
 from pathors_agent.stores.database import Connection
 from pathors_agent.stores.tables import (
+    call_ids,
     clock,
     joined,
     json_numbers,
@@ -38,7 +44,13 @@ from pathors_agent.stores.tables import (
     statement_time,
     text_bytes,
 )
-from pathors_agent.stores.texts import joined_text, json_text, same_values, searchable
+from pathors_agent.stores.texts import (
+    joined_text,
+    json_text,
+    read_message_text,
+    same_values,
+    searchable,
+)
 
 # Another writer may end a session between two statements, and a third create it again.
 _TRIES = 10
@@ -146,19 +158,27 @@ def insert_session(
     )
 
 
-# JSON text holds no raw line break, so one separates the messages.
-_WHOLE = select(
-    sessions.c.project,
-    sessions.c.id,
-    sessions.c.incarnation,
-    sessions.c.variables,
-    sessions.c.provider,
-    _joined_messages("\n"),
-    sessions.c.revision,
-    sessions.c.created_at,
-    sessions.c.updated_at,
-)
+def _with_messages(*conditions: ColumnElement[bool]) -> Select[Any]:
+    """Return the statement that reads sessions with those of their messages that fit."""
+    return select(
+        sessions.c.project,
+        sessions.c.id,
+        sessions.c.incarnation,
+        sessions.c.variables,
+        sessions.c.provider,
+        # JSON text holds no raw line break, so one separates the messages.
+        _joined_messages("\n", *conditions),
+        sessions.c.revision,
+        sessions.c.created_at,
+        sessions.c.updated_at,
+    )
+
+
+_WHOLE = _with_messages()
 _ONE = _WHOLE.where(*_THIS)
+_LAST = _with_messages(
+    messages.c.revision > sessions.c.revision - bindparam("count", type_=BigInteger)
+).where(*_THIS)
 _KNOWN = case(
     (
         sessions.c.incarnation == bindparam("known_incarnation"),
@@ -175,14 +195,19 @@ _REST = select(
 
 
 def read(
-    connection: Connection, project: str, session_id: str, known: Session | None = None
+    connection: Connection,
+    project: str,
+    session_id: str,
+    known: Session | None = None,
+    tail: HistoryTail | None = None,
 ) -> Session | None:
     """Return a session with its messages, or None if there is none.
 
-    Messages that an earlier read of the session returned, `known`, are not read again.
+    Messages that an earlier read of the session returned, `known`, are not read again; nor are
+    those that a `tail` leaves out.
     """
     this = {"project": project, "session_id": session_id}
-    if known is not None:
+    if known is not None and (tail is not None or known.omitted is None):
         row = connection.row(
             _REST, **this, known_incarnation=known.incarnation, known_revision=known.revision
         )
@@ -190,11 +215,95 @@ def read(
             return None
         incarnation, revision, updated_at, rest = row
         if incarnation == known.incarnation:
-            return known.grown(
-                _split(rest, revision - known.revision), updated_at=read_time(updated_at)
-            )
+            texts = _split(rest, revision - known.revision)
+            grown = known.grown(texts, updated_at=read_time(updated_at))
+            return grown if tail is None else _trimmed(grown, tail)
+    if tail is not None:
+        return _read_tail(connection, this, tail)
     row = connection.row(_ONE, **this)
     return None if row is None else _session(row)
+
+
+# Messages of a session that are read first; if its tail is longer, it is read with more of them.
+_READ_FIRST = 64
+_READ_MORE = 4
+
+_FIRST = (
+    select(messages.c.text, messages.c.revision)
+    .where(
+        messages.c.session == select(sessions.c.number).where(*_THIS).scalar_subquery(),
+        messages.c.revision <= bindparam("last", type_=BigInteger),
+    )
+    .order_by(messages.c.revision)
+    .subquery()
+)
+
+
+def _has_role(role: str) -> ColumnElement[bool]:
+    """Return the condition that a message has a role, which `write_message` writes first."""
+    start = json_text({"role": role})[:-1]
+    return func.substr(_FIRST.c.text, 1, len(start)) == start
+
+
+def _lines_of(text: ColumnElement[str], condition: ColumnElement[bool]) -> ColumnElement[str]:
+    """Return texts of the first messages that fit a condition, joined by line breaks."""
+    return joined(case((condition, text)), literal_column("'\n'"), _FIRST.c.revision)
+
+
+_IS_SYSTEM, _IS_ANSWER = _has_role("system"), _has_role("assistant")
+_HAS_CALLS = and_(_IS_ANSWER, position(_FIRST.c.text, literal('"tool_calls":[', Text)) > 0)
+_OMITTED = select(
+    _lines_of(_FIRST.c.text, _IS_SYSTEM),
+    func.min(case((not_(_IS_SYSTEM), _FIRST.c.revision))),
+    func.count(case((_IS_ANSWER, 1))),
+    func.sum(case((not_(_IS_SYSTEM), text_bytes(_FIRST.c.text) + 1))),
+    _lines_of(call_ids(_FIRST.c.text), _HAS_CALLS),
+)
+
+
+def _read_tail(
+    connection: Connection, this: Mapping[str, str], tail: HistoryTail
+) -> Session | None:
+    """Return a session without messages that a tail leaves out, or None if there is none."""
+    count = _READ_FIRST
+    while (row := connection.row(_LAST, **this, count=count)) is not None:
+        session = _session(row, count)
+        if session.revision <= count:
+            return session
+        if place := tail.start(session.messages):
+            before = _with_omitted(connection, this, session, session.revision - count)
+            return before.without_first(len(before.message_texts) - count + place)
+        count *= _READ_MORE
+    return None
+
+
+def _with_omitted(
+    connection: Connection, this: Mapping[str, str], session: Session, last: int
+) -> Session:
+    """Return a session that was read without its messages up to `last`, and what is known of them."""
+    row = connection.row(_OMITTED, **this, last=last)
+    assert row is not None  # aggregates of no rows are a row
+    lines, other, turns, size, ids = row
+    system = tuple(lines.split("\n")) if lines else ()
+    omitted: Omitted | None = None
+    if other is not None:
+        calls = [json.loads(line) for line in ids.split("\n")] if ids else []
+        call_ids = frozenset(call_id for line in calls for call_id in line)
+        omitted = Omitted(leading=other - 1, turns=turns, size=size, call_ids=call_ids)
+    return replace(
+        session,
+        message_texts=(*system, *session.message_texts),
+        omitted=omitted,
+        _parsed=(*map(read_message_text, system), *session.messages),
+    )
+
+
+def _trimmed(session: Session, tail: HistoryTail) -> Session:
+    """Return a session without messages that a tail leaves out, if there are many of them."""
+    if len(session.message_texts) < 2 * _READ_FIRST:
+        return session
+    place = tail.start(session.messages)
+    return session.without_first(place) if place > _READ_FIRST else session
 
 
 def _split(lines: str | None, count: int) -> tuple[str, ...]:
@@ -215,9 +324,9 @@ def whole(connection: Connection, project: str, session_id: str) -> Session:
     return session
 
 
-def _session(row: Sequence[Any]) -> Session:
+def _session(row: Sequence[Any], count: int | None = None) -> Session:
     project, session_id, incarnation, variables, provider, lines, revision, *times = row
-    texts = _split(lines, revision)
+    texts = _split(lines, revision if count is None else min(count, revision))
     created_at, updated_at = map(read_time, times)
     return Session(
         project=project,

@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, ColumnElement, Insert, and_, bindparam, case,
 from sqlalchemy.dialects.postgresql import insert
 
 from pathors_agent.errors import SessionConflict
+from pathors_agent.history.trim import HistoryTail
 from pathors_agent.stores import sql_sessions
 from pathors_agent.stores.base import (
     ANSWER_HOURS,
@@ -102,16 +103,18 @@ def open_session(
     session_id: str,
     holder: str,
     seconds: float,
-    known: Session | None,
+    known: Session | None = None,
+    tail: HistoryTail | None = None,
 ) -> OpenedSession | None:
     """Acquire the lease of a session and read the session. Return None while it is held.
 
-    Messages that an earlier read of the session returned, `known`, are not read again.
+    Messages that an earlier read of the session returned, `known`, are not read again; nor are
+    those that a `tail` leaves out.
     """
     lease = take_lease(connection, project, session_id, holder, seconds)
     if lease is None:
         return None
-    session = sql_sessions.read(connection, project, session_id, known)
+    session = sql_sessions.read(connection, project, session_id, known, tail)
     notes = read_notes(connection, project, session_id)
     return OpenedSession(lease=lease, session=session, notes=tuple(notes))
 

@@ -207,6 +207,11 @@ _SPELLINGS = {
     "position": ("instr({0}, {1})", "strpos({0}, {1})"),
     # octet_length came with SQLite 3.43.
     "text_bytes": ("length(CAST({0} AS BLOB))", "octet_length({0})"),
+    "call_ids": (
+        "(SELECT json_group_array(json_extract(value, '$.id'))"
+        " FROM json_each({0}, '$.tool_calls'))",
+        "(SELECT CAST(json_agg(value->'id') AS TEXT) FROM json_array_elements(CAST({0} AS JSON)->'tool_calls'))",
+    ),
     "json_numbers": (
         "(SELECT value FROM json_each({0}))",
         "(SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST({0} AS JSON)))",
@@ -255,6 +260,11 @@ def position(text: ColumnElement[str], searched: ColumnElement[str]) -> ColumnEl
 def text_bytes(text: ColumnElement[str]) -> ColumnElement[int]:
     """Return the bytes of a text in UTF-8."""
     return _Function("text_bytes", BigInteger(), text)
+
+
+def call_ids(message: ColumnElement[str]) -> ColumnElement[str]:
+    """Return the ids of the calls in a message's text, as a JSON array."""
+    return _Function("call_ids", Text(), message)
 
 
 def json_numbers(array: ColumnElement[str]) -> ColumnElement[int]:

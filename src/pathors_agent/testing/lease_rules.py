@@ -6,7 +6,8 @@ from dataclasses import replace
 import anyio
 
 from pathors_agent.errors import SessionConflict
-from pathors_agent.messages import AssistantMessage, UserMessage
+from pathors_agent.history.trim import last_turns
+from pathors_agent.messages import AssistantMessage, SystemMessage, UserMessage
 from pathors_agent.stores.base import Lease
 from pathors_agent.testing.store_rules import (
     LONG,
@@ -80,6 +81,30 @@ async def _sessions_are_opened(trial: Trial) -> None:
     require("an opened session must come with the notes of its turns", holds=told)
     kept = await store.keep_lease(opened.lease, seconds=LONG)
     require("an opened session's lease must be held", holds=kept)
+
+
+async def _tails_are_opened(trial: Trial) -> None:
+    """Check that a session that is opened without its first turns counts them."""
+    store, tail = trial.store, last_turns(1)
+    await trial.say(SystemMessage(content="first"), *(HELLO * 100))
+    opened = await store.open_session(
+        trial.project, trial.id, holder="other", seconds=LONG, tail=tail
+    )
+    assert opened is not None
+    session, whole = opened.session, await trial.seen()
+    assert session is not None
+    assert whole is not None
+    sent = [*tail(session.messages)] == [*tail(whole.messages)]
+    require("what a tail sends must be in the opened session", holds=sent)
+    counts = (session.size, session.revision, session.leading)
+    alike = counts == (whole.size, whole.revision, whole.leading)
+    require("a session must have its size and revision, however much is read", holds=alike)
+    saved = await store.save_turn(opened.lease, MORE, seen=session, drop=True)
+    seen = await trial.seen()
+    assert seen is not None
+    grown = seen.messages == (*whole.messages, *MORE)
+    require("a turn must be appended to the whole session", holds=grown)
+    require("a saved session must have its size", holds=saved.size == seen.size)
 
 
 async def _leases_are_raced_for(trial: Trial) -> None:
@@ -197,4 +222,5 @@ LEASE_RULES: tuple[Rule, ...] = (
     _leases_end,
     _leases_are_kept,
     _sessions_are_opened,
+    _tails_are_opened,
 )

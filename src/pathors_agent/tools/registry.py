@@ -229,6 +229,11 @@ class ToolRegistry:
     def __repr__(self) -> str:
         return f"ToolRegistry({', '.join(self._entries)})"
 
+    @property
+    def has_deferred(self) -> bool:
+        """Whether the model must find some of the tools before it can call them."""
+        return bool(self._deferred)
+
     def definitions(self) -> list[dict[str, Any]]:
         """Return the tools' definitions, as in OpenAI's requests."""
         return list(self._definitions)

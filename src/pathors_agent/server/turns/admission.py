@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from pathors_agent.agents.result import RunResult
-from pathors_agent.history.trim import estimate_tokens
+from pathors_agent.history.trim import AsyncHistory, HistoryTail, estimate_tokens
 from pathors_agent.server.http.problems import busy, rate_exceeded
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turns.metrics import Metrics
@@ -50,13 +50,14 @@ class Admission:
         finally:
             self._leave(gates)
 
-    def charge(self, key: str, result: RunResult[Any]) -> None:
+    def charge(self, key: str, result: RunResult[Any], history: AsyncHistory | None) -> None:
         """Charge the tokens of a turn to its key's rate, even if the turn failed."""
         if self._tokens.per_minute is None or not result.messages:
             return
         used = result.usage.total_tokens
         if used is None:  # the provider reported no usage
-            used = sum(estimate_tokens(message) for message in result.conversation.messages)
+            tail = history if isinstance(history, HistoryTail) else tuple
+            used = sum(map(estimate_tokens, tail(result.conversation.messages)))
         self._tokens.take(key, used)
 
     def has_room(self, project: str, key: str) -> bool:

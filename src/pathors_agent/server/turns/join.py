@@ -19,6 +19,7 @@ from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.core.batch import CallState
 from pathors_agent.core.conversation import Conversation, Role, inner_conversation
 from pathors_agent.errors import ConversationError
+from pathors_agent.history.trim import HistoryTail
 from pathors_agent.json_text import is_json_object
 from pathors_agent.messages import (
     AssistantMessage,
@@ -32,7 +33,7 @@ from pathors_agent.messages import (
 )
 from pathors_agent.server.http.completion import FUNCTION_CALL
 from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem, bad_request
-from pathors_agent.server.turns.project import TurnContext
+from pathors_agent.server.turns.project import Project, TurnContext
 from pathors_agent.tools.registry import ToolRegistry
 
 # Between the texts of two model calls that a client reads as one answer.
@@ -77,9 +78,32 @@ class _ComparedMessage:
         )
 
 
-def join(stored: Sequence[Message], given: Sequence[Message], own_tools: Iterable[str]) -> Joined:
-    """Return how a request continues a session; raise a 409 `Problem` if it does not."""
-    lead, system = _leading_system(stored), _leading_system(given)
+def needed_tail(project: Project, given: Sequence[Message]) -> HistoryTail | None:
+    """Return the policy that chooses what a turn needs of its session; None if it may need all.
+
+    An answer of the request may match any of the session's, and so may a result without an id. Hooks
+    may read all messages. The tools that the model has found are those of the whole history.
+    """
+    may_match = any(isinstance(m, AssistantMessage) for m in given) or _has_function_calls(given)
+    if may_match or project.hooks or project.own_tools.has_deferred:
+        return None
+    return project.history if isinstance(project.history, HistoryTail) else None
+
+
+def join(
+    stored: Sequence[Message],
+    given: Sequence[Message],
+    own_tools: Iterable[str],
+    *,
+    lead: int | None = None,
+) -> Joined:
+    """Return how a request continues a session; raise a 409 `Problem` if it does not.
+
+    `lead` is the number of leading system messages of a session that was read without its first
+    turns.
+    """
+    system = _leading_system(given)
+    lead = _leading_system(stored) if lead is None else lead
     keep = len(stored)
     if _follows_an_answer(stored, given):
         applied = given[:system] or stored[:lead]
@@ -464,10 +488,14 @@ def with_stored_ids(given: Sequence[Message], stored: Sequence[Message]) -> Sequ
     From the last message back, each call gets the id of the latest stored call of the same function
     with the same arguments; a result without its call that of the function's open call.
     """
-    if not any(call_id.startswith(FUNCTION_CALL) for m in given for call_id in _call_ids(m)):
+    if not _has_function_calls(given):
         return given
     ids = _known_ids(given, stored)
     return [_renamed(message, ids) for message in given]
+
+
+def _has_function_calls(given: Sequence[Message]) -> bool:
+    return any(call_id.startswith(FUNCTION_CALL) for m in given for call_id in _call_ids(m))
 
 
 def _call_ids(message: Message) -> list[str]:

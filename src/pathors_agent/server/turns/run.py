@@ -23,6 +23,7 @@ from pathors_agent.server.turns.join import (
     Joined,
     add_new_messages,
     join,
+    needed_tail,
     with_stored_ids,
 )
 from pathors_agent.server.turns.journal import TurnJournal, state_note
@@ -73,7 +74,7 @@ class TurnRun:
         self._writer = writer
         self._store = turn.services.store
         self._journal: TurnJournal | None = None
-        self.held = HeldSession(turn)
+        self.held = HeldSession(turn, tail=needed_tail(turn.project, turn.request.messages))
 
     @property
     def repeats_tools(self) -> bool:
@@ -124,7 +125,7 @@ class TurnRun:
                 f"The session is larger than {most} bytes; start a new one",
                 code="session_too_large",
             )
-        await parsed(session.size, lambda: (session.messages, session.variables))
+        await parsed(session.size_read, lambda: (session.messages, session.variables))
 
     async def _noted_beginning(self, opened: OpenedSession) -> tuple[Beginning, OpenedSession]:
         """Return how the turn begins. Note it if no session is there yet that can be ended."""
@@ -162,7 +163,7 @@ class TurnRun:
         self._journal = journal = await self._opened_journal(opened, context)
         if seen and journal and (answer := await self._undelivered_answer(journal, seen)):
             return answer
-        size = len(turn.body) + (seen.size if seen else 0)
+        size = len(turn.body) + (seen.size_read if seen else 0)
         joined, conversation = await parsed(
             size, lambda: self._joined(seen, is_large=size > SMALL_BODY_BYTES)
         )
@@ -170,7 +171,7 @@ class TurnRun:
         decisions = add_new_messages(
             joined, interrupted, conversation, agent, context, project.own_tools
         )
-        rewound = (seen.revision if seen else 0) - joined.keep
+        rewound = (len(seen.messages) if seen else 0) - joined.keep
         self._writer.begin(rewound)
         async with agent.stream(
             conversation=conversation, context=context, decisions=decisions
@@ -182,7 +183,7 @@ class TurnRun:
                     await self._writer.items(items if isinstance(items, list) else (items,))
             finally:
                 result = stream.result
-                services.admission.charge(turn.caller.id, result)
+                services.admission.charge(turn.caller.id, result, project.history)
                 services.metrics.run(project.id, result, tools=project.own_tools)
         answer = self._answer(result, rewound)
         added = added_messages(joined.base, conversation.messages)
@@ -198,11 +199,14 @@ class TurnRun:
         turn = self._turn
         stored = seen.messages if seen else ()
         own_names = [tool.name for tool in turn.project.own_tools]
-        joined = join(stored, with_stored_ids(turn.request.messages, stored), own_names)
+        given = with_stored_ids(turn.request.messages, stored)
+        joined = join(stored, given, own_names, lead=seen.leading if seen else None)
         if is_large:
             template = RequestTemplate(profile=turn.project.transport.profile)
             template.encode([*joined.base, *joined.new])
         conversation = Conversation(joined.base, session_id=turn.session_id, id=turn.identity(seen))
+        if seen and (omitted := seen.omitted):
+            conversation.count_omitted(turns=omitted.turns, call_ids=omitted.call_ids)
         return joined, conversation
 
     # - what the turn did before -

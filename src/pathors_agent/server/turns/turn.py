@@ -14,6 +14,7 @@ import anyio
 
 from pathors_agent.concurrency.event_loops import Cancellation
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
+from pathors_agent.history.trim import HistoryTail
 from pathors_agent.server.http.completion import CompletionRequest
 from pathors_agent.server.http.keys import Caller
 from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem, log_failed_turn
@@ -188,11 +189,13 @@ _KEY = "Idempotency-Key"
 class HeldSession:
     """A turn's right to write its session and to answer its request. `renew` keeps both.
 
-    `lease` is None until the session is held, and again once the turn is saved.
+    `lease` is None until the session is held, and again once the turn is saved. With a `tail`, the
+    session may be read without messages that it leaves out.
     """
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, *, tail: HistoryTail | None = None) -> None:
         self._turn = turn
+        self._tail = tail
         self._store = turn.services.store
         self._seconds = turn.services.settings.lease_seconds
         self._holds_request = self._is_lost = False
@@ -260,6 +263,7 @@ class HeldSession:
                 session_id=turn.session_id,
                 holder=self._holder,
                 seconds=self._seconds,
+                tail=self._tail,
             )
         finally:
             if self._early is None:
@@ -328,7 +332,7 @@ class HeldSession:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             opened = await self._store.open_session(
-                *self._name, holder=self._holder, seconds=self._seconds
+                *self._name, holder=self._holder, seconds=self._seconds, tail=self._tail
             )
             if opened is not None:
                 self.lease = opened.lease
