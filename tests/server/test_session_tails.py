@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,24 +87,20 @@ class Pair:
         self.servers = [one, all_of_it]
 
     def models(self) -> list[Model]:
-        transports = [s.app.state.runtime.projects["demo"].transport for s in self.servers]
+        transports = [s.app.state.runtime.projects[s.project].transport for s in self.servers]
         for transport in transports:
             assert isinstance(transport, Model)
         return transports
 
 
-@pytest.fixture(
-    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], scope="module"
-)
-def urls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        folder = tmp_path_factory.mktemp("sessions")
-        return [f"sqlite:///{folder}/{name}.db" for name in ("tail", "all")]
-    # In one database: the sessions of different projects have nothing in common.
-    return [request.getfixturevalue("postgres_url")] * 2
+        return f"sqlite:///{tmp_path}/sessions.db"
+    return str(request.getfixturevalue("postgres_url"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def small_tails() -> Iterator[None]:
     """Read four messages first, so that short sessions have tails."""
     with pytest.MonkeyPatch.context() as patch:
@@ -119,24 +116,24 @@ POLICIES = {
 }
 
 
-@pytest.fixture(params=[False, True], ids=["new process", "same process"], scope="module")
+@pytest.fixture(params=[False, True], ids=["new process", "same process"])
 def keeps_sessions(request: pytest.FixtureRequest) -> Iterator[bool]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sql, "RECENT_MESSAGES", 1 if request.param else 1_000_000)
         yield request.param
 
 
-@pytest.fixture(params=POLICIES, scope="module")
+@pytest.fixture(params=POLICIES)
 def pair(
-    request: pytest.FixtureRequest, urls: list[str], small_tails: None, keeps_sessions: bool
+    request: pytest.FixtureRequest, url: str, small_tails: None, keeps_sessions: bool
 ) -> Iterator[Pair]:
     policy = POLICIES[request.param]
     with ExitStack() as stack:
         servers = []
-        policies: list[History] = [policy, lambda messages: policy(messages)]
-        for url, history in zip(urls, policies, strict=True):
+        policies: dict[str, History] = {"tail": policy, "all": lambda messages: policy(messages)}
+        for name, history in policies.items():
             served = Project(
-                id="demo", transport=Model(), tools=[add, pay], history=history, instructions="Hi."
+                id=name, transport=Model(), tools=[add, pay], history=history, instructions="Hi."
             )
             servers.append(stack.enter_context(live(served, store=SQLStore(url))))
         yield Pair(*servers)
