@@ -1,20 +1,25 @@
 """What a tool's value becomes for the model: the table of the docs, the cap, the schema, refusals."""
 
 import re
+import sqlite3
 from array import array
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, UserString, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple
 from uuid import UUID
 
+import attrs
+import msgspec
 import numpy
 import pandas
 import pytest
+import sqlalchemy
 from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr, field_serializer
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
@@ -33,6 +38,90 @@ def text_part(text: str) -> ContentPart:
 
 
 # - the table
+
+
+class NamedPoint(NamedTuple):
+    x: int
+    y: float
+
+
+class StructPoint(msgspec.Struct):
+    x: int
+    y: float
+
+
+@attrs.frozen
+class AttrsPoint:
+    x: int
+    y: float
+
+
+class PolarsFrame:
+    """A table with the methods of polars."""
+
+    def __init__(self, *cells: object) -> None:
+        self.cells = cells
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def head(self, rows: int) -> "PolarsFrame":
+        return PolarsFrame(*self.cells[:rows])
+
+    def to_dicts(self) -> list[dict[str, object]]:
+        return [{"a": cell} for cell in self.cells]
+
+    def to_dict(self) -> dict[str, object]:
+        raise NotImplementedError
+
+
+class PolarsColumn:
+    """A column with the methods of polars."""
+
+    def __init__(self, *cells: object) -> None:
+        self.cells = cells
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def head(self, rows: int) -> "PolarsColumn":
+        return PolarsColumn(*self.cells[:rows])
+
+    def to_list(self) -> list[object]:
+        return [*self.cells]
+
+
+class ArrowArray:
+    """An array with the methods of pyarrow."""
+
+    def __init__(self, *items: object) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def slice(self, start: int, length: int) -> "ArrowArray":
+        return ArrowArray(*self.items[start : start + length])
+
+    def to_pylist(self) -> list[object]:
+        return [*self.items]
+
+
+class ArrowScalar:
+    def as_py(self) -> int:
+        return 3
+
+
+def sqlite_row(statement: str) -> sqlite3.Row:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.row_factory = sqlite3.Row
+        row: sqlite3.Row = connection.execute(statement).fetchone()
+        return row
+
+
+def alchemy_row(statement: str) -> sqlalchemy.Row[Any]:
+    with sqlalchemy.create_engine("sqlite://").connect() as connection:
+        return connection.execute(sqlalchemy.text(statement)).one()
 
 
 # For each row of the page: what a tool returns, and what the page shows for it (parts apart).
@@ -72,12 +161,19 @@ ROWS: dict[str, list[tuple[object, str | tuple[ContentPart, ...]]]] = {
             '[{"a":1,"b":"x"},{"a":2,"b":null}]',
         )
     ],
+    "a table of polars or pyarrow": [(PolarsFrame(1, None), '[{"a":1},{"a":null}]')],
+    "a row of sqlite3, SQLAlchemy or asyncpg": [(sqlite_row("SELECT 1 AS a"), '{"a":1}')],
     "a member of an `Enum`": [(Color.RED, "red")],
     "`bytes`": [(b"\xff\x00", '{"type":"bytes","length":2,"base64":"/wA="}')],
     "a pydantic model": [
         (Place(city="Zürich", since=date(2024, 2, 29)), '{"city":"Zürich","since":"2024-02-29"}')
     ],
-    "a dataclass": [(Point(x=1, y=2.5), '{"x":1,"y":2.5}')],
+    "a dataclass; a class of attrs or msgspec": [
+        (Point(x=1, y=2.5), '{"x":1,"y":2.5}'),
+        (StructPoint(x=1, y=2.5), '{"x":1,"y":2.5}'),
+        (AttrsPoint(x=1, y=2.5), '{"x":1,"y":2.5}'),
+    ],
+    "a tuple with names": [(NamedPoint(x=1, y=2.5), '{"x":1,"y":2.5}')],
     "a `dict`, a typed dict, any mapping": [({"a": {"b": [1, None]}}, '{"a":{"b":[1,null]}}')],
     "a `dict` with keys that are no text": [
         ({date(2024, 2, 29): 1, 2: "b"}, '{"2024-02-29":1,"2":"b"}')
@@ -285,6 +381,14 @@ DAYS = numpy.array(["2024-02-29", "NaT"], dtype="datetime64[D]")
         ),
         (pandas.DataFrame([[1, 2]], columns=["a", "a"]), '{"columns":["a","a"],"rows":[[1,2]]}'),
         (pandas.DataFrame(), "[]"),
+        (pandas.MultiIndex.from_tuples([(1, "a")]), '[[1,"a"]]'),
+        (PolarsColumn(1, None), "[1,null]"),
+        ({"t": ArrowArray(1, None), "s": ArrowScalar()}, '{"t":[1,null],"s":3}'),
+        ([alchemy_row("SELECT 1 AS a, 'x' AS count")], '[{"a":1,"count":"x"}]'),
+        ([alchemy_row("SELECT 1 AS a, 2 AS a")], "[[1,2]]"),
+        ([sqlite_row("SELECT 1 AS a, 2 AS a")], "[[1,2]]"),
+        (SimpleNamespace(a=1, b=date(2024, 2, 29)), '{"a":1,"b":"2024-02-29"}'),
+        (UserString("as it is"), "as it is"),
     ],
 )  # fmt: skip
 def test_value_of_another_class_is_read_as(value: object, content: str) -> None:
@@ -297,8 +401,10 @@ def test_value_of_another_class_is_read_as(value: object, content: str) -> None:
         numpy.zeros(10**7),
         pandas.Series(range(10**6)),
         pandas.DataFrame({"a": range(10**6), "b": 0}),
+        PolarsFrame(*range(10**5)),
+        ArrowArray(*range(10**5)),
     ],
-    ids=["array", "series", "frame"],
+    ids=["array", "series", "frame", "polars", "arrow"],
 )
 def test_large_table_is_read_only_as_far_as_it_is_shown(value: object) -> None:
     text = result_of(value, max_result_characters=1_000).text

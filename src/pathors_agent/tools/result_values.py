@@ -4,6 +4,7 @@ A repr is never used: it may hold secrets, and memory addresses that differ in e
 """
 
 from base64 import b64encode
+from collections import UserString
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -21,6 +22,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
+from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
@@ -145,7 +147,7 @@ def _enum(value: Enum, walk: JSONWalk, depth: int) -> Any:
     return walk.value(value.value, depth)
 
 
-# - values of numpy, pandas and their like -
+# - values of numpy, pandas, polars, pyarrow and their like -
 #
 # They are read by their methods, and nothing of these packages is imported. The methods are looked up
 # in the class, because a mock has every attribute.
@@ -216,8 +218,22 @@ def _numpy_array(value: Any, room: int) -> Plain:
     return Plain(float(value) if type(single) is type(value) else single)
 
 
+def _columnar(value: Any, room: int) -> Plain:
+    """Read a table of polars as its rows, or a column of it as a list."""
+    rows = value.head(room + 1)
+    read = rows.to_dicts if hasattr(rows, "to_dicts") else rows.to_list
+    return Plain(read(), is_whole=len(rows) == len(value))
+
+
+def _arrow(value: Any, room: int) -> Plain:
+    """Read a table of pyarrow as its rows, or an array as a list."""
+    rows = value.slice(0, room + 1)
+    return Plain(rows.to_pylist(), is_whole=len(rows) == len(value))
+
+
 def _items(value: Any) -> Iterator[Any]:
-    if not hasattr(type(value), "isna"):
+    # An index of several levels has the method, and raises.
+    if not hasattr(type(value), "isna") or getattr(value, "nlevels", 1) > 1:
         return iter(value)
     return (None if gone else item for item, gone in zip(value, value.isna(), strict=True))
 
@@ -244,6 +260,10 @@ def _is_pandas_scalar(kind: type) -> bool:
 _READERS: Final[list[tuple[Callable[[type], bool], Read]]] = [
     (_has("to_dict", "columns", "head", "reset_index"), _frame),
     (_has("to_dict", "tolist", "head", "reset_index"), _series),
+    (_has("to_dicts", "head"), _columnar),
+    (_has("to_list", "head"), _columnar),
+    (_has("to_pylist", "slice"), _arrow),
+    (_has("as_py"), lambda value, _: Plain(value.as_py())),
     (_has("tolist"), _numpy_array),
     (_has("to_dict"), lambda value, _: Plain(value.to_dict())),
     (lambda kind: kind.__name__ == "NAType", lambda value, _: Plain(None)),
@@ -333,8 +353,45 @@ def _pydantic(value: Any, walk: JSONWalk, depth: int) -> Any:
     )
 
 
-def _dataclass(value: Any, walk: JSONWalk, depth: int) -> dict[str, Any]:
-    return _object(((f.name, getattr(value, f.name)) for f in fields(value)), walk, depth)
+Items = Callable[[Any], Iterable[tuple[str, object]]]
+"""Returns the named items of a value."""
+
+
+def _attributes(names: Callable[[Any], Iterable[str]]) -> Items:
+    return lambda value: [(name, getattr(value, name)) for name in names(value)]
+
+
+# What knows a row of a database (of sqlite3, SQLAlchemy, asyncpg) and a tuple with names. They are
+# sequences of their values.
+_ROWS: Final[list[tuple[Callable[[type], bool], Items]]] = [
+    (_has("_fields", "_asdict"), lambda row: zip(row._fields, row, strict=True)),
+    (
+        lambda kind: _has("__getitem__")(kind) and callable(getattr(kind, "keys", None)),
+        lambda row: [(name, row[name]) for name in row.keys()],  # noqa: SIM118  (it has values)
+    ),
+]
+# What knows a class with fields: dataclasses, those of attrs and msgspec, namespaces.
+_CLASSES: Final[list[tuple[Callable[[type], bool], Items]]] = [
+    (is_dataclass, _attributes(lambda value: [field.name for field in fields(value)])),
+    (_has("__attrs_attrs__"), _attributes(lambda value: [a.name for a in value.__attrs_attrs__])),
+    (_has("__struct_fields__"), _attributes(lambda value: value.__struct_fields__)),
+    (lambda kind: issubclass(kind, SimpleNamespace), lambda value: vars(value).items()),
+]
+
+
+def _named(kind: type, known: Sequence[tuple[Callable[[type], bool], Items]]) -> Convert | None:
+    """Return what writes values of a type as objects, or None if none of `known` knows it."""
+    items_of = next((items for is_known, items in known if is_known(kind)), None)
+    if items_of is None:
+        return None
+
+    def convert(value: Any, walk: JSONWalk, depth: int) -> Any:
+        items = [*items_of(value)]
+        if len(dict(items)) < len(items):  # of a query that selects a name twice
+            return _array(value, walk, depth)
+        return _object(items, walk, depth)
+
+    return convert
 
 
 def _foreign(read: Callable[[Any, int], Plain]) -> Convert:
@@ -401,6 +458,7 @@ _TABLE: Final[dict[type, Convert]] = {
     time: _when,
     timedelta: _duration,
     PurePath: _as_text(str),
+    UserString: _as_text(str),
     Enum: _enum,
     bytes: _bytes,
     bytearray: _bytes,
@@ -427,6 +485,9 @@ def _converter(kind: type) -> Convert:
     """Return what converts a type that the table does not name."""
     if issubclass(kind, Enum):  # a member may be a text, too
         return _enum
+    is_row = not issubclass(kind, Mapping | BaseModel) and not hasattr(kind, "to_dict")
+    if is_row and (row := _named(kind, _ROWS)):
+        return row
     for base in kind.__mro__:
         if base in _TABLE:
             return _TABLE[base]
@@ -435,7 +496,7 @@ def _converter(kind: type) -> Convert:
             return convert
     if hasattr(kind, "__pydantic_serializer__"):
         return _pydantic
-    if is_dataclass(kind):
-        return _dataclass
+    if named := _named(kind, _CLASSES):
+        return named
     reader = reader_of(kind)
     return _other if reader is None else _foreign(reader)
