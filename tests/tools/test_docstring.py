@@ -260,3 +260,34 @@ def test_text_without_parameters_describes_none(text: str | None) -> None:
 
     assert read.parameters == {}
     assert read.description == (text or "").strip()
+
+
+class Shape:
+    def area(self, width: int) -> int:
+        """Return an area.
+
+        Args:
+            width: The width.
+        """
+        return width
+
+    def __call__(self, width: int) -> int:
+        """Draw."""
+        return width
+
+
+class Square(Shape):
+    def area(self, width: int) -> int:
+        return width * width
+
+    def __call__(self, width: int) -> int:
+        return width
+
+
+def test_method_has_the_docstring_of_its_base_class() -> None:
+    square = Square()
+
+    area, drawn = read_docstring(square.area), read_docstring(square)
+
+    assert (area.description, area.parameters) == ("Return an area.", {"width": "The width."})
+    assert drawn.description == "Draw."

@@ -12,7 +12,7 @@ from pydantic import (
     BeforeValidator,
     Field,
 )
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+from typing_extensions import Doc, TypedDict  # pydantic wants this one before Python 3.12
 
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
@@ -339,3 +339,41 @@ def test_alias_is_the_name_that_the_model_sees() -> None:
     assert parameters_of(fetch)["properties"] == {"from": {"type": "string"}}
     assert isinstance(bound, BoundCall)
     assert bound.kwargs == {"sender": "Ada"}
+
+
+def test_annotated_text_describes_the_parameter() -> None:
+    def look(
+        city: Annotated[str, "The city."],
+        day: Annotated[str, Doc("The day.")] = "today",
+        hour: Annotated[int, Field(description="The hour."), "a note"] = 12,
+    ) -> str:
+        return city
+
+    tool = Tool.from_function(look)
+
+    assert [p["description"] for p in tool.sent_parameters["properties"].values()] == [
+        *("The city.", "The day.", "The hour."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "schema"),
+    [
+        (int, {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
+        (Annotated[int, Field(gt=2)], {"anyOf": [{"exclusiveMinimum": 2, "type": "integer"}, {"type": "null"}]}),
+        (str | None, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        (Any, {}),
+    ],
+)  # fmt: skip
+def test_default_of_none_may_be_sent(annotation: Any, schema: dict[str, Any]) -> None:
+    def look(city=None):  # type: ignore[no-untyped-def]  # the annotation follows
+        return city
+
+    look.__annotations__["city"] = annotation
+    tool = Tool.from_function(look)
+
+    assert tool.sent_parameters["properties"]["city"] == {**schema, "default": None}
+    call = ToolCall(id="c1", name="look", arguments='{"city": null}')
+    bound = ToolRegistry([tool]).bind(call)
+    assert isinstance(bound, BoundCall)
+    assert bound.kwargs == {"city": None}

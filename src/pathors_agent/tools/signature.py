@@ -19,6 +19,7 @@ from typing import (
     Generic,
     NamedTuple,
     NotRequired,
+    Optional,
     Protocol,
     Union,
     get_args,
@@ -230,18 +231,26 @@ _NOT_REQUIRED: Any = NotRequired
 def _field(parameter: inspect.Parameter, hint: Any, description: str | None, tool: str) -> Any:
     """Return the typed-dict field of a parameter; its own `Annotated` takes precedence."""
     has_default = parameter.default is not inspect.Parameter.empty
-    ours = Field(
-        description=description,
-        json_schema_extra=_shown_default(parameter.default) if has_default else None,
-    )
     hint = read_whole(hint)
     metadata = getattr(hint, "__metadata__", ())
     inner: Any = get_args(hint)[0] if metadata else hint
+    if parameter.default is None and inner not in (Any, object):  # models send the default
+        inner = Optional[inner]  # noqa: UP045  (a forward reference has no "|")
+    ours = Field(
+        description=next(filter(None, map(_documentation, metadata)), description),
+        json_schema_extra=_shown_default(parameter.default) if has_default else None,
+    )
     try:
         annotated = _ANNOTATED[(inner, ours, *metadata)]
     except (AttributeError, TypeError) as error:  # a value is no type
         raise refused(tool, _at(parameter.name), _NO_TYPE, error) from error
     return _NOT_REQUIRED[annotated] if has_default else annotated
+
+
+def _documentation(metadata: object) -> str | None:
+    """Return a description inside `Annotated`: a string, or the `Doc` of PEP 727."""
+    found = getattr(metadata, "documentation", metadata)
+    return found if isinstance(found, str) else None
 
 
 def _shown_default(default: Any) -> dict[str, Any] | None:
@@ -320,8 +329,10 @@ def read_docstring(function: Callable[..., Any]) -> Docstring:
     if isinstance(function, functools.partial):
         return read_docstring(function.func)
     if inspect.isroutine(function):
-        return _read(function.__doc__)
-    call, own = _read(type(function).__call__.__doc__), _read(type(function).__doc__)
+        return _read(inspect.getdoc(function))  # a method may have that of its base class
+    calls = (vars(kind)["__call__"] for kind in type(function).__mro__ if "__call__" in vars(kind))
+    call = _read(next((call.__doc__ for call in calls if call.__doc__), None))
+    own = _read(type(function).__doc__)
     description = call.description or own.description
     return Docstring(description, own.parameters | call.parameters)
 
