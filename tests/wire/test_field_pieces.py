@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pathors_agent.messages import AssistantMessage
+from pathors_agent.wire.chat_completions import encode_message
 from pathors_agent.wire.message_builder import Fields
 from pathors_agent.wire.response_stream import ResponseStream
 
@@ -45,6 +46,83 @@ def test_pieces_of_one_entry_become_one_entry_with_its_signature() -> None:
         }
     ]
     assert quirks == []
+
+
+@pytest.mark.parametrize(
+    ("field", "pieces", "merged"),
+    [
+        pytest.param(
+            "thinking_blocks",
+            [
+                {"type": "thinking", "thinking": "Let me "},
+                {"type": "thinking", "thinking": "see."},
+                {"type": "thinking", "thinking": "", "signature": "S1"},
+                {"type": "thinking", "thinking": "Now"},
+                {"type": "thinking", "signature": "S2"},
+            ],
+            [
+                {"type": "thinking", "thinking": "Let me see.", "signature": "S1"},
+                {"type": "thinking", "thinking": "Now", "signature": "S2"},
+            ],
+            id="a signature ends a block",
+        ),
+        pytest.param(
+            "thinking_blocks",
+            [
+                {"type": "redacted_thinking", "data": "D1"},
+                {"type": "redacted_thinking", "data": "D2"},
+                {"type": "thinking", "thinking": "a"},
+            ],
+            [
+                {"type": "redacted_thinking", "data": "D1"},
+                {"type": "redacted_thinking", "data": "D2"},
+                {"type": "thinking", "thinking": "a"},
+            ],
+            id="data is a block of its own",
+        ),
+        pytest.param(
+            "reasoning_details",
+            [
+                {"type": "reasoning.summary", "summary": "a"},
+                {"type": "reasoning.text", "text": "b"},
+                {"type": "reasoning.text", "text": "b"},
+                {"type": "reasoning.encrypted", "data": "D", "id": "r1"},
+            ],
+            [
+                {"type": "reasoning.summary", "summary": "a"},
+                {"type": "reasoning.text", "text": "bb"},
+                {"type": "reasoning.encrypted", "data": "D", "id": "r1"},
+            ],
+            id="a type begins a block",
+        ),
+        pytest.param(
+            "annotations",
+            [{"type": "cited", "text": "a"}, {"type": "cited", "text": "b"}],
+            [{"type": "cited", "text": "a"}, {"type": "cited", "text": "b"}],
+            id="items of other lists are whole",
+        ),
+    ],
+)
+def test_reasoning_without_an_index_goes_on_with_the_last_block(
+    field: str, pieces: list[object], merged: object
+) -> None:
+    message, quirks = read(*({field: [piece]} for piece in pieces))
+
+    assert message.extra[field] == merged
+    assert quirks == []
+
+
+def test_reasoning_blocks_are_sent_back() -> None:
+    blocks = {"thinking_blocks": [{"type": "thinking", "thinking": "a", "signature": "S"}]}
+    call = {"index": 0, "id": "a", "function": {"name": "add", "arguments": "{}"}}
+
+    message, _ = read(
+        blocks | {"reasoning_text": "a", "reasoning_opaque": "O"}, {"tool_calls": [call]}
+    )
+
+    wire = json.loads(encode_message(message))
+    assert wire["thinking_blocks"] == blocks["thinking_blocks"]
+    assert (wire["reasoning_text"], wire["reasoning_opaque"]) == ("a", "O")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +199,8 @@ def test_pieces_of_audio_are_joined_and_its_id_is_set() -> None:
     ("field", "values", "kept", "quirks"),
     [
         ("thinking", ["Let me ", "see."], "Let me see.", []),
-        ("reasoning_text", ["Let me ", "see."], "Let me see.", ["field_in_pieces"]),
+        ("reasoning_text", ["ha", "ha"], "haha", []),
+        ("musing", ["Let me ", "see."], "Let me see.", ["field_in_pieces"]),
         ("tier", ["fast", "fast", "fast"], "fast", ["repeated_field"]),
         ("tier", ["fast"], "fast", []),
         ("tier", ["ha", "ha", "!"], "haha!", ["field_in_pieces"]),

@@ -175,6 +175,21 @@ NOTHING, OBJECT = "", '{"a": 1}'
             id="whole calls without ids",
         ),
         pytest.param(
+            [("a", "add", '{"a":'), ("b", "now", NOTHING), ("a", "", " 1}")],
+            [("a", "add", OBJECT), ("b", "now", NOTHING)],
+            id="second inside the arguments of the first",
+        ),
+        pytest.param(
+            [("a", "add", '{"a": 1'), ("b", "now", "{}")],
+            [("a", "add", '{"a": 1'), ("b", "now", "{}")],
+            id="first with arguments that are cut off",
+        ),
+        pytest.param(
+            [("", "add", '{"a": 1'), ("", "now", "{}")],
+            [("t0000c000", "add", '{"a": 1'), ("t0000c001", "now", "{}")],
+            id="first with arguments that are cut off, without ids",
+        ),
+        pytest.param(
             [("a", "add", NOTHING), ("b", "", '{"a":'), ("c", "", " 1}")],
             [("a", "add", OBJECT)],
             id="one call whose id changes",
@@ -208,6 +223,45 @@ def test_calls_at_one_index_stay_apart(
 
     assert [(c.id, c.name, c.arguments) for c in stream.finish().tool_calls] == calls
     assert ("shared_index" in [quirk.kind for quirk in stream.quirks]) == (len(calls) > 1)
+
+
+ADD = {"name": "add", "arguments": OBJECT}
+
+
+@CUTS
+@pytest.mark.parametrize("head", [b"", HEAD])
+@pytest.mark.parametrize(
+    ("delta", "quirk"),
+    [
+        ({"tool_calls": [{"index": 0, "id": "a", **ADD}]}, "flat_tool_call"),
+        ({"tool_calls": {"index": 0, "id": "a", "function": ADD}}, None),
+        (
+            {"tool_calls": [{"index": 0, "id": "a", "function": ADD}], "function_call": ADD},
+            "function_call",
+        ),
+    ],
+)
+def test_call_of_another_shape_is_one_call(
+    delta: dict[str, object], quirk: str | None, head: bytes, cut: Cut
+) -> None:
+    stream, _ = read(cut(head + chunk(delta) + end("tool_calls")))
+
+    [call] = stream.finish().tool_calls
+    assert (call.id, call.name, call.arguments, call.extra) == ("a", "add", OBJECT, {})
+    assert [each.kind for each in stream.quirks] == [quirk] * (quirk is not None)
+
+
+@CUTS
+@pytest.mark.parametrize("head", [b"", HEAD])
+@pytest.mark.parametrize("tail", [b"", b"\n", b"data: [DONE]\n", b'data: {"choices":[{"in'])
+def test_events_without_blank_lines_between_them_are_read(
+    head: bytes, tail: bytes, cut: Cut
+) -> None:
+    events = text("a") + text("b") + chunk({}, finish_reason="stop")
+    stream, _ = read(cut(head + events.replace(b"\n\n", b"\n") + tail))
+
+    assert stream.finish().content == "ab"
+    assert [quirk.kind for quirk in stream.quirks] == ["joined_events"]
 
 
 @CUTS

@@ -308,7 +308,7 @@ def _read_delta(
     _read_content(delta.get("content"), builder, deltas)
     if refusal := as_text(delta.get("refusal")):
         builder.add_refusal(refusal)
-    for position, piece in enumerate(as_list(delta.get("tool_calls"))):
+    for position, piece in enumerate(as_entries(delta.get("tool_calls"))):
         _read_call(piece, builder, deltas, whole_at=position if whole else None)
     call = as_object(delta.get("function_call"))
     name, arguments = as_text(call.get("name")), as_arguments(call.get("arguments"), builder)
@@ -336,7 +336,7 @@ def _read_content(content: JSONValue, builder: MessageBuilder, deltas: list[Delt
     if isinstance(content, str):
         builder.add_text(content, deltas)
         return
-    for part in as_list(content):
+    for part in as_entries(content):
         builder.note("content_parts", "content came as a list of parts")
         if isinstance(part, str):
             builder.add_text(part, deltas)
@@ -373,8 +373,12 @@ def _read_call(
         builder.note("odd_tool_call", f"an entry of tool_calls is a {type(piece).__name__}")
         return
     function = as_object(piece.get("function"))
+    known = _CALL_FIELDS
+    if not function and as_text(piece.get("name") or piece.get("arguments")):
+        builder.note("flat_tool_call", "name and arguments stood beside the id, not in function")
+        function, known = piece, _FLAT_CALL_FIELDS
     extra: dict[str, JSONValue] = {
-        k: v for k, v in piece.items() if k not in _CALL_FIELDS and v is not None
+        k: v for k, v in piece.items() if k not in known and v is not None
     }
     # In a whole message the position identifies a call, not the index that it claims.
     index = as_index(piece.get("index")) if whole_at is None else -1 - whole_at
@@ -389,6 +393,7 @@ def _read_call(
 
 
 _CALL_FIELDS = frozenset({"index", "id", "type", "function"})
+_FLAT_CALL_FIELDS = _CALL_FIELDS | {"name", "arguments"}
 
 
 # - Lenient coercions.
@@ -402,6 +407,11 @@ def as_text(value: JSONValue) -> str:
 def as_list(value: JSONValue) -> list[JSONValue]:
     """Return a list, or an empty one for any other value."""
     return value if isinstance(value, list) else []
+
+
+def as_entries(value: JSONValue) -> list[JSONValue]:
+    """Return a list, one object as a list of it, or an empty list for any other value."""
+    return [value] if isinstance(value, dict) else as_list(value)
 
 
 def as_object(value: JSONValue) -> dict[str, JSONValue]:

@@ -179,8 +179,12 @@ class EventLanes:
         """
         self._parse(bytes(self._tail or b""), deltas)
         last = self._line_parser().pending()
-        if last is not None and not self.ended and _is_whole(last.data):
+        if last is None or self.ended:
+            return
+        if _is_whole(last.data) or joined_events(last.data):
             self._read_event(last.event, last.data, deltas)
+        elif joined_events(whole := last.data.rpartition("\n")[0]):
+            self._read_event(last.event, whole, deltas)
 
     def _hold(self, data: bytes, bound: int, problem: str) -> None:
         if not data:
@@ -217,6 +221,13 @@ class EventLanes:
     def _check_sizes(self) -> None:
         """Fail if the message exceeds a bound; postpone the next check."""
         raise NotImplementedError
+
+
+def joined_events(data: str) -> list[str] | None:
+    """Return the events that a missing blank line has joined to one, or None if they are none."""
+    events = data.split("\n")
+    is_each_whole = all(event[:1] in ("{", "[") and _is_whole(event) for event in events)
+    return events if is_each_whole else None
 
 
 def _is_whole(data: str) -> bool:

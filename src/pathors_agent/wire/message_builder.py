@@ -42,8 +42,16 @@ SET_FIELDS = frozenset(
 )
 # Unknown strings that are known to arrive in pieces, so that two equal pieces are joined too.
 JOINED_FIELDS = frozenset(
-    {"arguments", "content", "data", "reasoning", "summary", "text", "thinking", "transcript"}
+    {
+        *("arguments", "content", "data", "reasoning", "reasoning_text", "summary", "text"),
+        *("thinking", "transcript"),
+    }
 )
+# Lists whose items come in pieces without an `index`, one after another: those of LiteLLM for
+# Anthropic, and of OpenRouter.
+CONTINUED_LISTS = frozenset({"reasoning_details", "thinking_blocks"})
+# These fields end such an item.
+_LAST_FIELDS = ("data", "signature")
 
 
 class Quirk(msgspec.Struct, frozen=True, gc=False):
@@ -190,7 +198,13 @@ class MessageBuilder:
         deltas.append(ToolCallDelta(arguments, call))
 
     def add_legacy_call(self, name: str, arguments: str, deltas: list[Delta]) -> None:
-        """Add a piece of `function_call`, the predecessor of `tool_calls`."""
+        """Add a piece of `function_call`, the predecessor of `tool_calls`.
+
+        Servers that send both say the same call twice.
+        """
+        if self.calls and self._legacy is None:
+            self.note("function_call", "function_call beside tool_calls was left out")
+            return
         self.note("function_call", "function_call was read as a tool call")
         call = self._legacy or self._open(None)
         self._legacy = call
@@ -298,14 +312,16 @@ def _begins_call(call: CallBuilder, id: str, name: str, arguments: str) -> bool:
     """
     if not name or not call.name:
         return False
+    if id and id == call.id:
+        return False
     has_arguments = any(part.strip() for part in call.parts[:_LEADING_BLANKS])
+    # No name goes on after the arguments have begun, and a whole object ends them.
+    is_over = has_arguments and (name != call.name or call.is_whole)
     if id and call.id:
-        return id != call.id and (call.is_whole or not has_arguments)
+        return is_over or not has_arguments
     if not arguments.lstrip().startswith("{"):
         return False
-    if has_arguments:
-        return call.is_whole  # text after a whole object is not part of it
-    return name != call.name and _is_whole_object(arguments)
+    return is_over or (name != call.name and _is_whole_object(arguments))
 
 
 def _is_whole_object(text: str) -> bool:
@@ -347,7 +363,7 @@ class Fields(dict[str, "Node"]):
                 size += len(value)
             case list():
                 if not isinstance(kept, _List):
-                    kept = self[name] = _List()
+                    kept = self[name] = _List(goes_on=name in CONTINUED_LISTS)
                     size += _LIST_BYTES
                 size += sum(map(kept.add, value))
             case dict():
@@ -389,21 +405,22 @@ class _Text:
 class _List:
     """A list that grows from chunk to chunk; items with an `index` are merged by it.
 
-    Items with the same index are different items if their `type` or `id` differ.
+    Items with the same index are different items if their `type` or `id` differ. With `goes_on`, an
+    item without an index goes on with the last one, until a signature or data has ended that.
     """
 
-    __slots__ = ("_by_key", "_latest", "items")
+    __slots__ = ("_by_key", "_goes_on", "_latest", "items")
 
-    def __init__(self) -> None:
+    def __init__(self, *, goes_on: bool = False) -> None:
         self.items: list[Node] = []
+        self._goes_on = goes_on
         self._by_key: dict[tuple[object, ...], Fields] = {}
         self._latest: dict[int, Fields] = {}
 
     def add(self, item: JSONValue) -> int:
         """Add an item; return an estimate of the additional bytes held."""
         if not isinstance(item, dict) or type(index := item.get("index")) is not int:
-            self.items.append(item)
-            return len(write_json(item)) + _DICT_BYTES
+            return self._add_unnumbered(item)
         key = (index, _word(item.get("type")), _word(item.get("id")))
         entry = self._by_key.get(key)
         size = 0
@@ -417,6 +434,18 @@ class _List:
             size += _DICT_BYTES
         self._latest[index] = entry
         return size + entry.add_all(item)
+
+    def _add_unnumbered(self, item: JSONValue) -> int:
+        if not self._goes_on or not isinstance(item, dict):
+            self.items.append(item)
+            return len(write_json(item)) + _DICT_BYTES
+        last = self.items[-1] if self.items else None
+        key = (None, _word(item.get("type")), _word(item.get("id")))
+        is_over = isinstance(last, Fields) and any(last.get(name) for name in _LAST_FIELDS)
+        if isinstance(last, Fields) and not is_over and "data" not in item and _is_same(last, key):
+            return last.add_all(item)
+        self.items.append(entry := Fields())
+        return _DICT_BYTES + entry.add_all(item)
 
 
 Node = JSONValue | _Text | _List | Fields

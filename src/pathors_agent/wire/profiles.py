@@ -6,6 +6,10 @@ from typing import Literal
 ResultMedia = Literal["user_message", "tool_message", "left_out"]
 """Where to send the parts of a tool's result other than text."""
 
+# The reasoning of OpenRouter, of Anthropic's models behind LiteLLM, and of GitHub Copilot. Endpoints
+# that send such a field want it back with the next request, and no others send one.
+ECHOED_FIELDS = ("reasoning_details", "thinking_blocks", "reasoning_text", "reasoning_opaque")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointProfile:
@@ -45,7 +49,7 @@ class EndpointProfile:
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     null_content: bool = True
     reasoning_field: str | None = None
-    echoed_fields: tuple[str, ...] = ("reasoning_details",)
+    echoed_fields: tuple[str, ...] = ECHOED_FIELDS
     echoes_call_fields: bool = True
     result_media: ResultMedia = "user_message"
     answers_results: bool = False

@@ -22,7 +22,7 @@ from pathors_agent.wire.chunks import (
     read_completion,
 )
 from pathors_agent.wire.deltas import BoundPassed, Delta, TextDelta, ToolCallDelta
-from pathors_agent.wire.event_lanes import EventLanes
+from pathors_agent.wire.event_lanes import EventLanes, joined_events
 from pathors_agent.wire.message_builder import MAX_CHOICES, PART_BYTES, MessageBuilder, Quirk
 from pathors_agent.wire.provider_errors import decode_error
 from pathors_agent.wire.sse import BYTE_ORDER_MARK, MAX_EVENT_BYTES
@@ -224,7 +224,12 @@ class ResponseStream(EventLanes):
         try:
             value = loads(data)
         except ValueError as error:
-            self._fail_malformed(f"an event is not JSON ({error})", data)
+            if (events := joined_events(data)) is None:
+                self._fail_malformed(f"an event is not JSON ({error})", data)
+            for event in events or ():
+                self._builder.note("joined_events", "no blank line stood between events")
+                if not self.ended:
+                    self._read_event("message", event, deltas)
             return
         if isinstance(value, list) and value:
             value = value[0]  # some gateways wrap their errors in a list
