@@ -37,6 +37,7 @@ from pathors_agent.server.http.edge import (
     RequestLog,
     TidyPaths,
     UnexpectedErrors,
+    answer_after_routing,
     json_response,
     problem_response,
 )
@@ -47,6 +48,7 @@ from pathors_agent.server.running.runtime import OpenDurable, Runtime
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turns.metrics import CONTENT_TYPE
 from pathors_agent.server.turns.project import Project
+from pathors_agent.server.turns.sending import TurnResponse
 from pathors_agent.stores.base import Store
 from pathors_agent.telemetry.events import library_version
 
@@ -179,7 +181,10 @@ def _call_directly(route: BaseRoute, endpoint: Any) -> None:
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         response = await endpoint(Request(scope, receive), **scope["path_params"])
-        await response(scope, receive, send)
+        if isinstance(response, TurnResponse):
+            answer_after_routing(scope, response)
+        else:
+            await response(scope, receive, send)
 
     assert isinstance(route, Route)
     route.app = serve

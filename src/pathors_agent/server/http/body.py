@@ -1,5 +1,6 @@
 """Read the body of a request: JSON within bounds, or the problem with it."""
 
+import asyncio
 import json
 import math
 from collections import Counter
@@ -61,7 +62,7 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
     if length.isdecimal() and int(length) > settings.max_body_bytes:
         raise _too_large(settings, is_read=False)
     try:
-        with anyio.fail_after(settings.body_seconds):
+        async with asyncio.timeout(settings.body_seconds):
             return await _gathered(request, settings)
     except TimeoutError:
         raise Problem(

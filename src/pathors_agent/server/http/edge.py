@@ -3,6 +3,7 @@
 import logging
 import re
 import secrets
+from collections.abc import Awaitable
 from time import perf_counter
 from urllib.parse import quote, unquote
 
@@ -73,13 +74,14 @@ class TidyPaths:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Not a coroutine, which would take memory while a stream is open.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
         if scope["type"] == "http":
             path: str = scope["path"]
             if "//" in path or path.endswith("/"):
                 scope = {**scope, "path": _tidy_path(scope)}
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 def _tidy_path(scope: Scope) -> str:
@@ -104,15 +106,22 @@ class AmbiguousLengths:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
+        if _has_two_lengths(scope):
+            send = _with_header(send, b"connection", b"close")
+        return self._app(scope, receive, send)
 
-        async def last(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
 
-        await self._app(scope, receive, last if _has_two_lengths(scope) else send)
+def _with_header(send: Send, name: bytes, value: bytes) -> Send:
+    """Return a `send` that adds a header to the answer."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (name, value)]
+        await send(message)
+
+    return sent
 
 
 def _has_two_lengths(scope: Scope) -> bool:
@@ -206,7 +215,8 @@ def _path(scope: Scope) -> str:
 class UnexpectedErrors:
     """ASGI middleware inside of `RequestLog`: answers unexpected exceptions with 500, and logs them.
 
-    An ASGI server would log its text, which may hold what users write.
+    An ASGI server would log its text, which may hold what users write. A response that an endpoint
+    left with `answer_after_routing` is sent from here.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -219,12 +229,26 @@ class UnexpectedErrors:
             return
         try:
             await self._app(scope, receive, send)
+            if (response := scope.pop(_RESPONSE, None)) is not None:
+                await response(scope, receive, send)
         except Exception as error:  # noqa: BLE001  (any bug)
             log_bug("request_failed", error)
             if scope[_SENT].status != CLIENT_LEFT:
                 raise _BodyCutOff from None
             answer = problem_response(Problem(500, "Internal server error"))
             await answer(scope, receive, send)
+
+
+# The key of the response in a request's scope that is sent after routing.
+_RESPONSE = "pathors_agent.response"
+
+
+def answer_after_routing(scope: Scope, response: ASGIApp) -> None:
+    """Send a response after the router and its layers have returned.
+
+    For answers that stay open: the layers would take memory as long, and time for each chunk.
+    """
+    scope[_RESPONSE] = response
 
 
 class _BodyCutOff(Exception):
@@ -237,16 +261,11 @@ class Deprecations:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
-
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"deprecation", b"true")]
-            await send(message)
-
-        is_old = scope["type"] == "http" and _is_old(scope)
-        await self._app(scope, receive, marked if is_old else send)
+        if scope["type"] == "http" and _is_old(scope):
+            send = _with_header(send, b"deprecation", b"true")
+        return self._app(scope, receive, send)
 
 
 def _is_old(scope: Scope) -> bool:

@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -63,25 +63,37 @@ class Admission:
     def has_room(self, project: str, key: str) -> bool:
         """Return True if a turn could begin now."""
         gates = (self._gates.get(name) for name, _ in self._wanted(project, key))
-        return all(gate is None or gate.running.value > 0 for gate in gates)
+        return all(gate is None or not gate.running.locked() for gate in gates)
 
-    @asynccontextmanager
-    async def turn(self, project: str, key: str) -> AsyncGenerator[None]:
-        """Hold a place while a turn runs. Raise `Problem` 429 if none becomes free in time."""
+    def turn(self, project: str, key: str) -> "Place":
+        """Return a place for a turn, to hold while it runs."""
+        return Place(self, project, key)
+
+    async def enter(self, project: str, key: str) -> "list[_Gate]":
+        """Pass the gates of a turn. Raise `Problem` 429 if no place becomes free in time."""
         gates, held = self._counted(project, key), list[_Gate]()
         try:
-            try:
-                for gate in gates:
-                    gate.running.acquire_nowait()
-                    held.append(gate)
-            except anyio.WouldBlock:
-                await self._wait_for_places(project, gates, held)
-            with self._metrics.running(project):
-                yield
-        finally:
-            for gate in held:
-                gate.running.release()
-            self._leave(gates)
+            for gate in gates:
+                if gate.running.locked():
+                    await self._wait_for_places(project, gates, held)
+                    break
+                await gate.running.acquire()
+                held.append(gate)
+        except BaseException:
+            self._release(gates, held)
+            raise
+        self._metrics.running(project, 1)
+        return gates
+
+    def leave(self, project: str, gates: "Sequence[_Gate]") -> None:
+        """Let other turns through the gates."""
+        self._metrics.running(project, -1)
+        self._release(gates, gates)
+
+    def _release(self, gates: "Sequence[_Gate]", held: "Sequence[_Gate]") -> None:
+        for gate in held:
+            gate.running.release()
+        self._leave(gates)
 
     async def _wait_for_places(
         self, project: str, gates: Sequence["_Gate"], held: list["_Gate"]
@@ -157,13 +169,34 @@ class Rates:
         self._full_at[key] = begin + amount * _MINUTE / self.per_minute
 
 
+class Place:
+    """A place among the running turns. An async context manager.
+
+    A turn holds it as long as it runs, and a generator would take four times the memory.
+    """
+
+    __slots__ = ("_admission", "_gates", "_key", "_project")
+
+    def __init__(self, admission: Admission, project: str, key: str) -> None:
+        self._admission = admission
+        self._project = project
+        self._key = key
+        self._gates: Sequence[_Gate] = ()
+
+    async def __aenter__(self) -> None:
+        self._gates = await self._admission.enter(self._project, self._key)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._admission.leave(self._project, self._gates)
+
+
 class _Gate:
     """The requests of a key or a project: those whose turns run, those that wait or still come."""
 
     def __init__(self, name: _Name, size: int) -> None:
         self.name = name
         self.requests = 0
-        self.running = anyio.Semaphore(size)
+        self.running = asyncio.Semaphore(size)  # of asyncio, as the locks below
 
 
 class SessionQueue:

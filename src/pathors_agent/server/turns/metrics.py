@@ -94,17 +94,17 @@ class Metrics:
         """Count a failure of the store."""
         self._store_errors.inc()
 
-    def running(self, project: str) -> AbstractContextManager[object]:
-        """Count a turn or a request of the session API as running inside the block."""
-        return self._running.labels(project).track_inprogress()
+    def running(self, project: str, change: int) -> None:
+        """Change the number of turns and requests of the session API that run."""
+        self._running.labels(project).inc(change)
 
     def waiting(self, project: str) -> AbstractContextManager[object]:
         """Count a turn or a request of the session API as waiting inside the block."""
         return self._waiting.labels(project).track_inprogress()
 
-    def lease(self) -> AbstractContextManager[object]:
-        """Count a session as held inside the block."""
-        return self._leases.track_inprogress()
+    def held(self, change: int) -> None:
+        """Change the number of sessions that are held."""
+        self._leases.inc(change)
 
     def text(self) -> bytes:
         """Write all counts, of all workers."""

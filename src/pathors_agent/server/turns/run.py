@@ -1,12 +1,11 @@
 """Run a turn: join its request to the session, run the agent, store all new messages or none."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
-
-import anyio
 
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream
@@ -87,9 +86,14 @@ class TurnRun:
 
         With `carry`, the turn is performed through it as soon as it holds its session.
         """
-        async with self.held.request() as earlier:
-            with continued(self._turn.headers):
-                answer = earlier or await self._run_admitted(carry)
+        answer = await self.held.begin_request()
+        if answer is None:
+            try:
+                with continued(self._turn.headers):
+                    answer = await self._run_admitted(carry)
+            except BaseException as error:
+                await self.held.give_request_up(error)
+                raise
         await self._writer.end(answer)
 
     async def _run_admitted(self, carry: Carry | None) -> TurnAnswer:
@@ -99,10 +103,10 @@ class TurnRun:
         place = services.admission.turn(turn.project.id, turn.caller.id)
         async with (
             nullcontext() if turn.is_taken_over else place,  # it was let in before
-            self.held.session() as opened,
+            self.held as opened,
         ):
             try:
-                with anyio.fail_after(services.settings.turn_seconds):
+                async with asyncio.timeout(services.settings.turn_seconds):
                     await self._parse(opened.session)
                     if carry is None:
                         self._refuse_ended(opened)

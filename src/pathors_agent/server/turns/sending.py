@@ -1,7 +1,7 @@
 """Run a turn while its answer is sent over ASGI, and watch over its client and its session."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -61,17 +61,21 @@ class TurnResponse(Response):
             writer = StreamWriter(turn, sender, headers)
         else:
             writer = WholeWriter(turn, sender, headers)
-        async with anyio.create_task_group() as here:
-            serving = _Serving(turn, writer, sender, self._work(kept), here.cancel_scope.cancel)
-            # Not in this task, where each read would resume the coroutines of all layers of the app.
-            if outlived:
-                self._start_soon(serving.serve)
-            else:
-                here.start_soon(serving.serve)
-            await _listen(receive, sender)
-            serving.has_left = True
-            if not (outlived or serving.is_over):
-                here.cancel_scope.cancel()
+        serving = _Serving(turn, writer, sender, self._durable, kept)
+        # Not in this task, where each read would resume the coroutines of all layers of the app.
+        if outlived:
+            self._start_soon(serving.serve)
+            await serving.listen(receive)
+        else:
+            task = asyncio.create_task(serving.serve())
+            try:
+                await serving.listen(receive)
+            finally:
+                if not task.done():
+                    serving.cancel()
+                    with anyio.CancelScope(shield=True):
+                        await asyncio.wait([task])
+            task.result()  # raises a bug
 
     def _kept_events(self) -> KeptEvents | None:
         """Return the events of the running turn that the client comes back to."""
@@ -79,27 +83,6 @@ class TurnResponse(Response):
         if turn.stream_name is None or not turn.last_event_id or not turn.request.stream:
             return None
         return turn.services.running_streams.get(turn.stream_name)
-
-    def _work(self, kept: KeptEvents | None) -> "Work":
-        """Return how the client gets its answer."""
-
-        def work(run: TurnRun, writer: StreamWriter | WholeWriter) -> Awaitable[None]:
-            if kept is not None and isinstance(writer, StreamWriter):
-                return writer.follow(kept)
-            return run.run() if self._durable is None else self._durable.run(run)
-
-        return work
-
-
-async def _listen(receive: Receive, sender: ClientSender) -> None:
-    """Wait until the client disconnects, and send it nothing more."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    sender.cut()
-
-
-Work = Callable[[TurnRun, StreamWriter | WholeWriter], Awaitable[None]]
-
 
 class _Serving:
     """A turn on its way to a client: whatever goes wrong is sent to it.
@@ -113,22 +96,40 @@ class _Serving:
         turn: Turn,
         writer: StreamWriter | WholeWriter,
         sender: ClientSender,
-        work: Work,
-        cancel_request: Callable[[], None],
+        durable: DurableRunner | None,
+        kept: KeptEvents | None,
     ) -> None:
         self._turn = turn
         self._writer = writer
         self._sender = sender
-        self._work = work
+        self._durable = durable
+        self._kept = kept
         self._run = TurnRun(turn, writer)
-        self._cancel_request = cancel_request
-        self.has_left = self.is_over = False
+        self._listening = asyncio.timeout(None)
+        self._is_listening = True
         self._scope = anyio.CancelScope()
         self._error: Exception | None = None
         self._loop = asyncio.get_running_loop()
         self._renewed_at = sender.now()
         self._timer: asyncio.TimerHandle | None = None
         self._chore: asyncio.Task[None] | None = None
+
+    async def listen(self, receive: Receive) -> None:
+        """Wait until the client disconnects or is left, and send it nothing more."""
+        try:
+            async with self._listening:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                self._sender.cut()
+        except TimeoutError:
+            if not self._listening.expired():
+                raise
+        finally:
+            self._is_listening = False
+
+    def cancel(self) -> None:
+        """Cancel the turn; what it holds is released."""
+        self._scope.cancel()
 
     async def serve(self) -> None:
         """Run the turn under watch."""
@@ -138,7 +139,7 @@ class _Serving:
             self._wait()
             with self._scope, self._turn.services.ending.calls(self._end):
                 try:
-                    await self._work(self._run, self._writer)
+                    await self._answer()
                     status = "200"
                 except (anyio.get_cancelled_exc_class(), GeneratorExit):
                     raise
@@ -149,16 +150,17 @@ class _Serving:
             if self._error is not None and status != "200":
                 problem = self._problem(self._error)
         finally:
-            await self._stop_watching()
-            if problem is not None:
-                status = str(int(problem.status))
-                await self._tell(problem)
-            self._writer.close()
-            seconds = self._sender.now() - begun
-            self._turn.services.metrics.turn(self._turn.project.id, status, seconds)
-            self.is_over = True
-            # Most servers end the request by themselves, now that it is answered.
-            self._loop.call_soon(self._leave)
+            try:
+                await self._stop_watching()
+                if problem is not None:
+                    status = str(int(problem.status))
+                    await self._tell(problem)
+                self._writer.close()
+                seconds = self._sender.now() - begun
+                self._turn.services.metrics.turn(self._turn.project.id, status, seconds)
+            finally:
+                # Most servers end the request by themselves, now that it is answered.
+                self._loop.call_soon(self._leave)
 
     async def _tell(self, problem: Problem) -> None:
         """Send the client what went wrong."""
@@ -167,10 +169,20 @@ class _Serving:
         with anyio.move_on_after(_LAST_WORD_SECONDS):
             await self._writer.fail(problem)
 
+    async def _answer(self) -> None:
+        """Run the turn, or follow the events of one that runs."""
+        if self._kept is not None and isinstance(self._writer, StreamWriter):
+            await self._writer.follow(self._kept)
+        elif self._durable is None:
+            await self._run.run()
+        else:
+            await self._durable.run(self._run)
+
     def _leave(self) -> None:
         """End the request, unless the client has left."""
-        if not self.has_left:
-            self._cancel_request()
+        if self._is_listening:
+            self._is_listening = False
+            self._listening.reschedule(self._loop.time())
 
     def _problem(self, error: BaseException) -> Problem:
         """Return what the client reads about a failed turn, and log its cause."""

@@ -1,12 +1,12 @@
 """A turn: one request to a session, the services it uses, and the session that it holds."""
 
+import asyncio
 import hashlib
 import json
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
@@ -189,6 +189,7 @@ _KEY = "Idempotency-Key"
 class HeldSession:
     """A turn's right to write its session and to answer its request. `renew` keeps both.
 
+    An async context manager, which holds the session; the request is held from `begin_request` on.
     `lease` is None until the session is held, and again once the turn is saved. With a `tail`, the
     session may be read without messages that it leaves out.
     """
@@ -207,27 +208,27 @@ class HeldSession:
 
     # - the request -
 
-    @asynccontextmanager
-    async def request(self) -> AsyncGenerator[TurnAnswer | None]:
-        """Hold the request while it is answered; yield its answer if it was answered before."""
+    async def begin_request(self) -> TurnAnswer | None:
+        """Hold the request while it is answered; return its answer if it was answered before."""
         request = self._turn.request_id
         if request is None:
-            yield None
-            return
+            return None
         record = await self._begun(request)
         if record.answer is not None:
-            yield TurnAnswer.loaded(record.answer)
-            return
+            return TurnAnswer.loaded(record.answer)
         self._holds_request = True
-        try:
-            yield None
-        except BaseException as error:
-            await self.close_early()
-            if self._is_lost or isinstance(error, SessionConflict):
-                raise  # another process may answer it by now; if not, its lease expires
-            with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
-                await self._store.forget_request(request)
-            raise
+        return None
+
+    async def give_request_up(self, error: BaseException) -> None:
+        """Let a repeat of the request run, after an error."""
+        request = self._turn.request_id
+        if request is None:
+            return
+        await self.close_early()
+        if self._is_lost or isinstance(error, SessionConflict):
+            return  # another process may answer it by now; if not, its lease expires
+        with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
+            await self._store.forget_request(request)
 
     async def _begun(self, request: RequestId) -> RequestRecord:
         turn = self._turn
@@ -274,37 +275,36 @@ class HeldSession:
 
     # - the session -
 
-    @asynccontextmanager
-    async def session(self) -> AsyncGenerator[OpenedSession]:
+    async def __aenter__(self) -> OpenedSession:
         """Hold the session against other turns. Raise a 409 `Problem` if it stays busy."""
         turn = self._turn
         if turn.has_secret_id:
             lease = Lease.of_secret_id(turn.caller.space, turn.session_id)
-            with turn.services.metrics.lease():
-                yield OpenedSession(lease=lease, session=None)
-            return
-        opened, self._early = self._early, None
-        if opened is None:
-            opened = await self._opened_in_time()
-        try:
-            with turn.services.metrics.lease():
-                yield opened
-        finally:
-            await self._close(opened)
+            opened = OpenedSession(lease=lease, session=None)
+        else:
+            early, self._early = self._early, None
+            opened = early or await self._opened_in_time()
+        turn.services.metrics.held(1)
+        return opened
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turn.services.metrics.held(-1)
+        if not self._turn.has_secret_id:
+            await self._close()
 
     async def close_early(self) -> None:
         """Close the session again if it was opened together with the request."""
         opened, self._early = self._early, None
         if opened is not None:
-            await self._close(opened)
+            await self._close()
 
-    async def _close(self, opened: OpenedSession) -> None:
+    async def _close(self) -> None:
         """Let other turns have the session."""
+        lease, self.lease = self.lease, None
         try:
-            if self.lease is not None:  # the turn was not saved, which drops the lease
-                self.lease = None
+            if lease is not None:  # the turn was not saved, which drops the lease
                 with anyio.move_on_after(CLEAN_UP_SECONDS, shield=True):
-                    await self._store.drop_lease(opened.lease)
+                    await self._store.drop_lease(lease)
         finally:
             self._queue.leave(*self._name)
 
@@ -312,7 +312,7 @@ class HeldSession:
         turn = self._turn
         wait = turn.services.settings.session_wait_seconds
         try:
-            with anyio.fail_after(None if turn.is_taken_over else wait):
+            async with asyncio.timeout(None if turn.is_taken_over else wait):
                 await self._queue.enter(*self._name)
                 try:
                     return await self._opened()
