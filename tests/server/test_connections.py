@@ -180,6 +180,32 @@ class Begun(Waiting):
         yield AsyncResponse(status=200, pieces=pieces())
 
 
+# Python shares the names of so many attributes among the objects of a class. An object with more
+# has a dict of its own, which takes 1.5 KB.
+SHARED_NAMES = 30
+
+
+@EACH_PROTOCOL
+def test_limits_leave_the_attributes_of_a_connection_shared(http: type[asyncio.Protocol]) -> None:
+    connections: list[asyncio.Protocol] = []
+
+    def connection_made(self: asyncio.Protocol, transport: asyncio.BaseTransport) -> None:
+        connections.append(self)
+        http.connection_made(self, transport)
+
+    noted = type("Noted", (http,), {"connection_made": connection_made})
+    model = Waiting()
+    with (
+        live(Project(id="demo", transport=model), http=noted) as server,
+        asked(server, model, request(server)),
+    ):
+        names = [len(vars(connection)) for connection in connections]
+        model.may_answer.set()
+
+    assert names
+    assert max(names) <= SHARED_NAMES
+
+
 # - heads -
 
 

@@ -1,8 +1,10 @@
 """Streams: each event as a plain writer writes it, and one write for all that a read brings."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import CoroutineType
 from typing import Any
 
 import anyio
@@ -117,7 +119,11 @@ def _event(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
     return f"data: {json.dumps(chunk)}\n\n".encode()
 
 
-async def bodies_of_stream(reads: list[list[str]], settings: ServerSettings) -> list[bytes]:
+async def bodies_of_stream(
+    reads: list[list[str]],
+    settings: ServerSettings,
+    on_send: Callable[[], None] = lambda: None,
+) -> list[bytes]:
     """Return what the app sends to a client of a stream, by write."""
 
     async def let_in(request: object) -> Principal:
@@ -137,6 +143,7 @@ async def bodies_of_stream(reads: list[list[str]], settings: ServerSettings) -> 
 
     async def send(message: Any) -> None:
         sent.append(message)
+        on_send()
 
     await app({**SCOPE, "method": "POST", "path": PATH}, receive, send)
     await app.state.runtime.stop()
@@ -171,6 +178,26 @@ def test_all_deltas_of_a_read_go_out_in_one_write(*, event_ids: bool) -> None:
         ["end", "end"],
     ]
     assert all((b"\nid: " in b"\n" + body) is event_ids for body in bodies)
+
+
+def test_layers_of_the_router_have_returned_when_a_stream_begins() -> None:
+    waiting: set[str] = set()
+
+    async def ask() -> None:
+        request: Any = asyncio.current_task()
+
+        def look() -> None:
+            part = request.get_coro()
+            while isinstance(part, CoroutineType):
+                waiting.add(part.__qualname__)
+                part = part.cr_await
+
+        await bodies_of_stream([["a"], ["b"]], ServerSettings(), look)
+
+    anyio.run(ask)
+
+    assert {"RequestLog.__call__", "TurnResponse.__call__"} <= waiting
+    assert not any("Router" in name or "Route." in name for name in waiting)
 
 
 # - the sender -

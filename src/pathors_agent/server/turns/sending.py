@@ -84,6 +84,7 @@ class TurnResponse(Response):
             return None
         return turn.services.running_streams.get(turn.stream_name)
 
+
 class _Serving:
     """A turn on its way to a client: whatever goes wrong is sent to it.
 
