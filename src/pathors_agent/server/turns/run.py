@@ -1,11 +1,12 @@
 """Run a turn: join its request to the session, run the agent, store all new messages or none."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
+
+import anyio
 
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream
@@ -106,15 +107,14 @@ class TurnRun:
             self.held as opened,
         ):
             try:
-                async with asyncio.timeout(services.settings.turn_seconds):
+                with anyio.move_on_after(services.settings.turn_seconds):
                     await self._parse(opened.session)
                     if carry is None:
                         self._refuse_ended(opened)
                         return await self._perform(opened)
                     beginning, noted = await self._noted_beginning(opened)
                     return await carry(turn, beginning, lambda: self._perform(noted))
-            except TimeoutError:
-                raise _too_long() from None
+                raise _too_long()
             except SessionConflict as error:
                 raise await self.held.cause_of(error, opened.lease) from None
 

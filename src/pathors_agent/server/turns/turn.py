@@ -1,6 +1,5 @@
 """A turn: one request to a session, the services it uses, and the session that it holds."""
 
-import asyncio
 import hashlib
 import json
 import math
@@ -312,7 +311,7 @@ class HeldSession:
         turn = self._turn
         wait = turn.services.settings.session_wait_seconds
         try:
-            async with asyncio.timeout(None if turn.is_taken_over else wait):
+            with anyio.fail_after(None if turn.is_taken_over else wait):
                 await self._queue.enter(*self._name)
                 try:
                     return await self._opened()
