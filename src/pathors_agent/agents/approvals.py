@@ -113,8 +113,9 @@ class Approvals:
 
     def _agent(self, call: ToolCall) -> RunsAgent | None:
         """Return the function of a call's tool, if it runs an agent."""
-        function = self.tools[call.name].function if call.name in self.tools else None
-        return cast(RunsAgent, function) if hasattr(function, "resumed") else None
+        tool = self.tools.get(call.name)
+        is_agent = tool is not None and hasattr(tool.function, "resumed")
+        return cast(RunsAgent, tool.function) if tool is not None and is_agent else None
 
     def decide(self, decisions: Iterable[Decision]) -> list[ToolMessage]:
         """Release approved calls, and answer denied ones; return those answers.
@@ -163,9 +164,9 @@ class Approvals:
         suspended = self._conversation.suspended(call)
         if suspended is not None:
             return call.id not in self._inner and not can_go_on(suspended)
-        if call.id in self._approved or call.name not in self.tools:
+        tool = self.tools.get(call.name)
+        if tool is None or call.id in self._approved:
             return False
-        tool = self.tools[call.name]
         if not tool.approve or tool.function is None:  # a client tool is checked where it runs
             return tool.approve is True
         bound = self.tools.bind(call)
@@ -180,8 +181,8 @@ class Approvals:
 
     def resumed(self, bound: BoundCall) -> BoundCall:
         """Return a call that continues its suspended agent; return any other call unchanged."""
-        suspended, agent = self._conversation.suspended(bound.call), self._agent(bound.call)
-        if suspended is None or agent is None:
+        suspended = self._conversation.suspended(bound.call)
+        if suspended is None or (agent := self._agent(bound.call)) is None:
             return bound
         decisions = self._inner.get(bound.call.id, [])
         self._inner = {i: each for i, each in self._inner.items() if i != bound.call.id}

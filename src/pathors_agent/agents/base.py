@@ -214,7 +214,7 @@ def open_run(
     control.take_conversation()
     try:
         setup.telemetry.add_denied(setup.approvals.decide(decisions))
-        if message is not None and not setup.approvals.has_approved:
+        if message is not None and conversation.calls and not setup.approvals.has_approved:
             run.hand_out_client_calls()
             conversation.close_open_calls(_WENT_ON)
         conversation.append_queued()

@@ -178,4 +178,5 @@ def charging(budgets: tuple[Budget, ...]) -> Iterator[None]:
 
 def charged_budgets(*own: Budget | None) -> tuple[Budget, ...]:
     """Return the budgets of a run: its own, and those of the run that starts it, each once."""
-    return tuple(dict.fromkeys(b for b in (*own, *_CHARGED.get()) if b is not None))
+    budgets = [budget for budget in (*own, *_CHARGED.get()) if budget is not None]
+    return tuple(dict.fromkeys(budgets))

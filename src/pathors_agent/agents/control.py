@@ -359,7 +359,7 @@ class StreamReader:
 
     def __init__(self) -> None:
         self.loop: EventLoop | None = None
-        """The event loop of an async stream, once it is read."""
+        """The event loop of an async stream, once it is entered or read."""
         self._items: weakref.ref[_Items] | None = None
         self._owner: weakref.ref[object] | None = None
         self._reader: object = None  # the task or thread that began to read last
@@ -369,10 +369,6 @@ class StreamReader:
     def follow(self, items: _Items, stream: object) -> None:
         """Set the driver's generator, and the stream that iterates it."""
         self._items, self._owner = weakref.ref(items), weakref.ref(stream)
-
-    def begin_on_loop(self) -> None:
-        """Set the event loop that reads the stream."""
-        self.loop = running_loop()
 
     def enter_block(self, frame: FrameType) -> None:
         """Set the frame whose `with` block contains the reading."""
@@ -385,7 +381,7 @@ class StreamReader:
             self._begin(frame)
 
     def _begin(self, frame: FrameType) -> None:
-        loop = running_loop() if isinstance(self.items, AsyncGenerator) else None
+        self.loop = loop = running_loop() if isinstance(self.items, AsyncGeneratorType) else None
         self._reader = threading.current_thread() if loop is None else loop.current_task()
         self._block = id(frame)
 

@@ -11,7 +11,6 @@ from collections.abc import (
     Callable,
     Generator,
     Iterable,
-    Iterator,
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
@@ -76,7 +75,6 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
     """
     run.notes_begun_calls = True
     with setup.telemetry.follow(run), control:
-        control.reader.begin_on_loop()
         await control.finish_left_async()
         is_checked = setup.answers is not None and setup.answers.is_async
         while effects := (
@@ -124,7 +122,7 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
                         answer = call.finish()
                     yield control.record(answer)
                 case CallTool():
-                    calls = (effect for effect in effects if isinstance(effect, CallTool))
+                    calls = [effect for effect in effects if isinstance(effect, CallTool)]
                     for batch in side_by_side(calls, setup.tools):
                         if (result := await call_alone(run, batch, setup, control)) is not None:
                             yield result
@@ -172,17 +170,19 @@ async def _checked_effects(
 # - batches of calls -
 
 
-def side_by_side(effects: Iterable[CallTool], tools: ToolRegistry) -> Iterator[list[CallTool]]:
+def side_by_side(effects: Iterable[CallTool], tools: ToolRegistry) -> list[list[CallTool]]:
     """Split calls, in order, into batches that may run at once; a sequential tool runs alone."""
-    batch: list[CallTool] = []
+    batches: list[list[CallTool]] = []
+    is_closed = True
     for effect in effects:
-        name = effect.call.name
-        if name in tools and tools[name].sequential:
-            yield from filter(None, [batch, [effect]])
-            batch = []
+        tool = tools.get(effect.call.name)
+        is_sequential = tool is not None and tool.sequential
+        if is_closed or is_sequential:
+            batches.append([effect])
         else:
-            batch.append(effect)
-    yield from filter(None, [batch])
+            batches[-1].append(effect)
+        is_closed = is_sequential
+    return batches
 
 
 async def call_alone(
@@ -194,10 +194,10 @@ async def call_alone(
     task of its own, which is cancelled and awaited where the call is.
     """
     [effect, *others] = batch
-    tools, name = setup.tools, effect.call.name
     if others or control.left() is not None or in_trio_task():
         return None
-    if name in tools and (tools[name].reports or not tools[name].is_async):
+    tool = setup.tools.get(effect.call.name)
+    if tool is not None and (tool.reports or not tool.is_async):
         return None
     task = asyncio.current_task()
     if task is None or task.cancelling():
@@ -215,7 +215,8 @@ async def batch_items(
     run: Run, batch: Sequence[CallTool], setup: RunSetup, control: RunControl
 ) -> AsyncGenerator[ToolProgressDelta | ToolMessage, None]:
     """Run a batch; yield what its tools report while they run, then its results in call order."""
-    if not any(e.call.name in setup.tools and setup.tools[e.call.name].reports for e in batch):
+    tools = [setup.tools.get(effect.call.name) for effect in batch]
+    if not any(tool is not None and tool.reports for tool in tools):
         for message in await _call_batch(run, batch, setup, control):
             yield message
         return

@@ -37,9 +37,9 @@ class Baseline:
         calls = conversation.calls
         still_open = {call.id for call in conversation.open_calls} if calls else ()
         # A tuple: an empty set takes 216 bytes.
-        self._results = tuple(call.id for call in calls if call.id not in still_open)
-        held = (conversation.suspended(call) for call in calls)
-        self._suspended = tuple(message for message in held if message is not None)
+        self._results = tuple([call.id for call in calls if call.id not in still_open])
+        held = [conversation.suspended(call) for call in calls]
+        self._suspended = tuple([message for message in held if message is not None])
         self._start = len(conversation.settled)
         self._batch_end = self._start + len(calls)
 

@@ -206,7 +206,7 @@ class Run:
 
     def _with_unused_ids(self, message: AssistantMessage) -> AssistantMessage:
         used = self.conversation.call_ids
-        if not any(call.id in used for call in message.tool_calls):
+        if not used or used.isdisjoint([call.id for call in message.tool_calls]):
             return message
         taken = {*used, *(call.id for call in message.tool_calls)}
         calls = []

@@ -226,6 +226,11 @@ class ToolRegistry:
     def __getitem__(self, name: str) -> Tool:
         return self._entries[name].tool
 
+    def get(self, name: str) -> Tool | None:
+        """Return the tool with a name, or None if there is none."""
+        entry = self._entries.get(name)
+        return None if entry is None else entry.tool
+
     def __repr__(self) -> str:
         return f"ToolRegistry({', '.join(self._entries)})"
 

@@ -226,7 +226,7 @@ def _encode_all(messages: Sequence[Message], profile: EndpointProfile) -> list[b
     added: list[bytes] = []
     if (
         profile.answers_results
-        or any(encoded.carried for encoded in tail)
+        or any([encoded.carried for encoded in tail])  # noqa: C419  (a generator is slower)
         or (start and _carried(_results_before(messages, start), profile))
     ):
         _insert_between(messages, start, parts, profile)

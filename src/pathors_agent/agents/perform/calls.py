@@ -1,7 +1,7 @@
 """Perform one tool call of a run: bind it, run it inside its hooks, and pass on its reports."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -40,6 +40,7 @@ from pathors_agent.errors import LimitReached, ToolError
 from pathors_agent.messages import Content, ContentPart, ToolMessage
 from pathors_agent.telemetry.events import bound_logger
 from pathors_agent.telemetry.facts import call_facts
+from pathors_agent.telemetry.spans import NOTHING
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.signature import ToolContext, ToolLog
@@ -83,7 +84,7 @@ def perform(
     limits = {"seconds": run.limits.tool_seconds, "left": control.left()}
     begin, cancellation = partial(run.begin, effect), control.cancellation
     if not bound.tool.reports:
-        with setup.counting() if setup.budgets else nullcontext():
+        with setup.counting() if setup.budgets else NOTHING:
             result = call_tool(
                 bound, thread, operation, **limits, begin=begin, cancellation=cancellation
             )
@@ -141,7 +142,7 @@ async def perform_async(
     else:
         # A tool that runs an agent reports the agent's deltas.
         is_counted = bound.tool.reports or bool(setup.budgets)
-        with setup.counting() if is_counted else nullcontext():
+        with setup.counting() if is_counted else NOTHING:
             result = await call_tool_async(
                 bound,
                 begin_tool(setup.telemetry, effect.key, bound, queued=queued),
