@@ -74,7 +74,7 @@ NAMES_OF_PACKAGES = {
         *("SessionRecord", "SessionEntry", "SessionPage"),
     },
     "stores": {
-        *("SQLSessions", "SessionStore", "OpenSession"),
+        *("SQLSessions", "SessionStore", "OpenSession", "LoadedSession", "Omitted"),
         *("Store", "MemoryStore", "SQLStore", "Session", "SessionSummary", "OpenedSession"),
         *("Lease", "Page", "RequestId", "RequestRecord", "StoredKey", "TurnNote", "Variables"),
         *("ANSWER_HOURS", "MAX_SEARCH_BYTES", "data_text", "message_text", "now"),

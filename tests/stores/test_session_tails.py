@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pathors_agent import Agent, ToolContext, tool
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.history.trim import HistoryTail, last_turns, token_budget
 from pathors_agent.messages import (
@@ -15,8 +16,9 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.stores import Session, SQLStore, base, sql, sql_sessions
+from pathors_agent.stores import Session, SQLSessions, SQLStore, base, sql, sql_sessions
 from pathors_agent.stores.texts import read_message_text
+from pathors_agent.testing import ScriptedTransport, calls
 
 pytestmark = pytest.mark.anyio
 
@@ -27,13 +29,16 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-async def store(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[SQLStore]:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/sessions.db"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+async def store(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SQLStore]:
     """A store that keeps no sessions between turns, as if each turn had a new process."""
     monkeypatch.setattr(sql, "RECENT_MESSAGES", 1_000_000)
-    is_sqlite = request.param == "sqlite"
-    url = f"sqlite:///{tmp_path}/s.db" if is_sqlite else request.getfixturevalue("postgres_url")
     async with SQLStore(url) as opened:
         yield opened
 
@@ -168,3 +173,36 @@ async def test_saved_turn_of_a_tail_keeps_the_messages_before_it(
     whole = await store.session("p", "s")
     assert list(whole.messages) == [m for number in range(5) for m in spoken(number)]
     assert (saved.size, saved.revision) == (whole.size, whole.revision)
+
+
+def test_block_with_a_tail_says_and_stores_what_a_block_without_one_does(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_sessions, "_READ_FIRST", 16)
+    recent = last_turns(2)
+    sent: dict[str, list[object]] = {"tail": [], "all": []}
+    lengths: dict[str, list[int]] = {"tail": [], "all": []}
+    for number in range(8):
+        for project, tail in (("tail", recent), ("all", None)):
+            model = ScriptedTransport(calls(("place", {})), f"{number}.")
+            agent = Agent(model, tools=[place], history=recent)
+            with SQLSessions(url, project=project) as sessions, sessions.open("s", tail=tail) as c:
+                agent.run(f"{number}?", conversation=c)
+            sent[project].append([request["messages"] for request in model.requests])
+            lengths[project].append(len(c))
+
+    assert sent["tail"] == sent["all"]
+    assert lengths == {
+        "tail": [4, 8, 12, 16, 20, 12, 12, 12],
+        "all": [4, 8, 12, 16, 20, 24, 28, 32],
+    }
+    with SQLSessions(url, project="tail") as one, SQLSessions(url, project="all") as other:
+        with one.open("s") as tail_stored, other.open("s") as all_stored:
+            assert tail_stored.messages == all_stored.messages
+            assert len(tail_stored) == 32
+
+
+@tool
+def place(context: ToolContext) -> str:
+    """Return the place of the call in the session."""
+    return context.key.rpartition("/tool/")[2]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         ANSWER_HOURS,
         MAX_SEARCH_BYTES,
         Lease,
+        Omitted,
         OpenedSession,
         Page,
         RequestId,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         now,
     )
     from pathors_agent.stores.memory import MemoryStore
-    from pathors_agent.stores.session_store import OpenSession, SessionStore
+    from pathors_agent.stores.session_store import LoadedSession, OpenSession, SessionStore
     from pathors_agent.stores.sql import SQLStore
     from pathors_agent.stores.sql_session_store import SQLSessions
     from pathors_agent.stores.texts import Variables, data_text, message_text
@@ -33,6 +34,7 @@ else:
                 "ANSWER_HOURS",
                 "MAX_SEARCH_BYTES",
                 "Lease",
+                "Omitted",
                 "OpenedSession",
                 "Page",
                 "RequestId",
@@ -45,7 +47,7 @@ else:
                 "now",
             ),
             "stores.memory": ("MemoryStore",),
-            "stores.session_store": ("OpenSession", "SessionStore"),
+            "stores.session_store": ("LoadedSession", "OpenSession", "SessionStore"),
             "stores.sql": ("SQLStore",),
             "stores.sql_session_store": ("SQLSessions",),
             "stores.texts": ("Variables", "data_text", "message_text"),
@@ -57,7 +59,9 @@ __all__ = [
     "ANSWER_HOURS",
     "MAX_SEARCH_BYTES",
     "Lease",
+    "LoadedSession",
     "MemoryStore",
+    "Omitted",
     "OpenSession",
     "OpenedSession",
     "Page",

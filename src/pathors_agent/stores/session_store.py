@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from secrets import token_hex
 from types import TracebackType
 
@@ -13,8 +14,9 @@ import anyio
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import SessionConflict
 from pathors_agent.history.loading import added_messages
+from pathors_agent.history.trim import HistoryTail
 from pathors_agent.messages import Message
-from pathors_agent.stores.base import session_id_problem
+from pathors_agent.stores.base import Omitted, session_id_problem
 from pathors_agent.stores.texts import message_text, read_message_text
 
 # How long a session stays locked if its process dies. An open session renews its lease.
@@ -25,6 +27,18 @@ _RENEWAL_SECONDS = LEASE_SECONDS / 3
 WAIT_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSession:
+    """A session as it was loaded: its messages, and the number of all that are stored.
+
+    `omitted` describes the messages that were not loaded.
+    """
+
+    messages: Sequence[str | bytes] = field(repr=False)
+    count: int
+    omitted: Omitted | None = None
 
 
 class SessionStore(ABC):
@@ -44,6 +58,16 @@ class SessionStore(ABC):
         messages. The lease expires after `seconds`; the same holder calls `load` again to renew it.
         """
 
+    def load_tail(
+        self, session_id: str, *, holder: str, seconds: float, tail: HistoryTail
+    ) -> LoadedSession | None:
+        """Acquire the lease as `load`, and return the messages without those that a tail leaves out.
+
+        A store need not leave any out: this returns all messages.
+        """
+        messages = self.load(session_id, holder=holder, seconds=seconds)
+        return None if messages is None else LoadedSession(messages, len(messages))
+
     @abstractmethod
     def append(self, session_id: str, messages: Sequence[str], *, holder: str, after: int) -> bool:
         """Append the messages of a turn and release the lease, in one transaction.
@@ -60,7 +84,9 @@ class SessionStore(ABC):
     def delete(self, session_id: str) -> None:
         """Delete a session and its lease: a turn that runs now is not stored. Idempotent."""
 
-    def open(self, session_id: str, *, wait: float = WAIT_SECONDS) -> "OpenSession":
+    def open(
+        self, session_id: str, *, wait: float = WAIT_SECONDS, tail: HistoryTail | None = None
+    ) -> "OpenSession":
         """Open a session for one turn, in a `with` or `async with` block.
 
         The block gets the session as a `Conversation` for runs of any agent. Leaving the block
@@ -68,20 +94,26 @@ class SessionStore(ABC):
         exception, or if its last run failed, was cancelled or was left before its end. A session
         that does not exist is created.
 
+        With a `tail`, the `history` of the agent that runs in the block, the conversation may lack
+        messages that the tail leaves out: of a long session, only its end is read.
+
         One block at a time has a session, in all processes. Entering waits up to `wait` seconds
         for another block, and then raises `SessionConflict`. Leaving raises `SessionConflict` if
         another process has taken the session over, or if it was deleted.
         """
         if problem := session_id_problem(session_id):
             raise ValueError(f"session_id {problem}")
-        return OpenSession(self, session_id, wait)
+        return OpenSession(self, session_id, wait, tail)
 
 
 class OpenSession:
     """A `with` or `async with` block that has a session; `SessionStore.open` returns it."""
 
-    def __init__(self, store: SessionStore, session_id: str, wait: float) -> None:
+    def __init__(
+        self, store: SessionStore, session_id: str, wait: float, tail: HistoryTail | None = None
+    ) -> None:
         self._store = store
+        self._tail = tail
         self._id = session_id
         self._wait = wait
         self._holder = token_hex(16)
@@ -151,15 +183,17 @@ class OpenSession:
         with self._lock:
             if self._is_given_up:
                 return False
-            texts = self._load()
-            if texts is None:
+            loaded = self._load()
+            if loaded is None:
                 return False
-            self._is_open, self._after = True, len(texts)
+            self._is_open, self._after = True, loaded.count
             try:
-                self._base = [read_message_text(text) for text in texts]
+                self._base = [read_message_text(text) for text in loaded.messages]
                 # The id is another for each block: a block that stored nothing leaves no trace in
                 # the idempotency keys of the next one.
                 self._conversation = Conversation(self._base, id=f"{self._id}/{self._holder}")
+                if omitted := loaded.omitted:
+                    self._conversation.count_omitted(turns=omitted.turns, call_ids=omitted.call_ids)
             except BaseException:
                 self._release()
                 raise
@@ -190,10 +224,17 @@ class OpenSession:
     def renew(self) -> bool:
         """Renew the lease. Return False if it cannot be renewed any more."""
         with self._lock:
-            return self._is_open and self._load() is not None
+            if not self._is_open:
+                return False
+            renewed = self._store.load(self._id, holder=self._holder, seconds=LEASE_SECONDS)
+            return renewed is not None
 
-    def _load(self) -> Sequence[str | bytes] | None:
-        return self._store.load(self._id, holder=self._holder, seconds=LEASE_SECONDS)
+    def _load(self) -> LoadedSession | None:
+        store, name, holder = self._store, self._id, self._holder
+        if self._tail is not None:
+            return store.load_tail(name, holder=holder, seconds=LEASE_SECONDS, tail=self._tail)
+        messages = store.load(name, holder=holder, seconds=LEASE_SECONDS)
+        return None if messages is None else LoadedSession(messages, len(messages))
 
     def _append(self, texts: Sequence[str]) -> bool:
         return self._store.append(self._id, texts, holder=self._holder, after=self._after)

@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pathors_agent.errors import SessionConflict
+from pathors_agent.history.trim import HistoryTail
 from pathors_agent.stores import sql_sessions, sql_turns
 from pathors_agent.stores.base import OpenedSession
 from pathors_agent.stores.database import Connection, Database
-from pathors_agent.stores.session_store import SessionStore
+from pathors_agent.stores.session_store import LoadedSession, SessionStore
 from pathors_agent.stores.sql import TIMEOUT_SECONDS, database_of
 
 ResultT = TypeVar("ResultT")
@@ -60,28 +61,42 @@ class SQLSessions(SessionStore):
         if opened is not None:
             opened.close()
 
-    def load(self, session_id: str, *, holder: str, seconds: float) -> Sequence[str] | None:
+    def load(self, session_id: str, *, holder: str, seconds: float) -> Sequence[str | bytes] | None:
         """Acquire the lease of a session, or renew it, and return its messages."""
+        loaded = self._load(session_id, holder, seconds)
+        return None if loaded is None else loaded.messages
+
+    def load_tail(
+        self, session_id: str, *, holder: str, seconds: float, tail: HistoryTail
+    ) -> LoadedSession | None:
+        """Acquire or renew the lease; return the messages without those that a tail leaves out."""
+        return self._load(session_id, holder, seconds, tail)
+
+    def _load(
+        self, session_id: str, holder: str, seconds: float, tail: HistoryTail | None = None
+    ) -> LoadedSession | None:
         held = self._held.get((session_id, holder))
         if held is not None:
             lease = held.lease
             is_kept = self._write(
                 "keep the lease of a session", lambda c: sql_turns.keep_lease(c, lease, seconds)
             )
-            return _texts(held) if is_kept else None
+            return _loaded(held) if is_kept else None
         opened = self._write(
             "open a session",
-            lambda c: sql_turns.open_session(c, self._project, session_id, holder, seconds),
+            lambda c: sql_turns.open_session(
+                c, self._project, session_id, holder, seconds, tail=tail
+            ),
         )
         if opened is None:
             return None
         self._held[session_id, holder] = opened
-        return _texts(opened)
+        return _loaded(opened)
 
     def append(self, session_id: str, messages: Sequence[str], *, holder: str, after: int) -> bool:
         """Append the messages of a turn and release the lease, in one transaction."""
         held = self._held.pop((session_id, holder), None)
-        if held is None or len(_texts(held)) != after:
+        if held is None or _loaded(held).count != after:
             return False
         if not messages:
             return self._write(
@@ -123,8 +138,11 @@ class SQLSessions(SessionStore):
         return opened.run(work)
 
 
-def _texts(opened: OpenedSession) -> Sequence[str]:
-    return opened.session.message_texts if opened.session else ()
+def _loaded(opened: OpenedSession) -> LoadedSession:
+    session = opened.session
+    if session is None:
+        return LoadedSession((), 0)
+    return LoadedSession(session.message_texts, session.revision, session.omitted)
 
 
 def _save(connection: Connection, held: OpenedSession, messages: Sequence[str]) -> None:
