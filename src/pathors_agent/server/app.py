@@ -54,7 +54,7 @@ from pathors_agent.telemetry.events import library_version
 
 _CANONICAL = "/v1/projects/{project_id}"
 _LEGACY = "/project/{project_id}"
-# Where the older addresses begin, under both of their names.
+# The prefixes of the older addresses.
 _LEGACY_BASES = (_LEGACY, f"{_LEGACY}/integration/api")
 _LEGACY_COMPLETIONS = (
     f"{_LEGACY}/integration/api/chat/completions",
@@ -75,9 +75,9 @@ def create_app(
 
     With `ui`, the address `/` shows a chat page. `runs` is the URL of a database that keeps turns
     while they run, so that they outlive this process (needs the extra `durable`). `authenticate` is
-    an async function that lets users in without a key of the store: it gets the request, without
-    its body, and returns a `Principal`, or None. A request with neither a principal nor a key gets
-    status 401; raise `HTTPException` to refuse it in another way. `app.state.runtime.drain()`
+    an async function that authenticates users without a key of the store. It gets the request,
+    without its body, and returns a `Principal` or None. A request with neither a principal nor a
+    key gets status 401; raise `HTTPException` for another status. `app.state.runtime.drain()`
     refuses new turns, for a graceful shutdown.
     """
     open_durable = None if runs is None else _durable_turns(runs)
@@ -86,7 +86,7 @@ def create_app(
         title="pathors_agent",
         version=library_version(),
         lifespan=_lifespan(runtime),
-        docs_url=None,  # its pages load scripts from elsewhere
+        docs_url=None,  # its pages load scripts from other sites
         redoc_url=None,
         # Behind a proxy that ends TLS it would send the client, with its key, to plain HTTP.
         redirect_slashes=False,
@@ -130,7 +130,7 @@ def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
     models = ModelEndpoints(runtime)
 
     def add(path: str, endpoint: Any, method: str, about: dict[str, Any]) -> None:
-        # An older address answers alike, and is not documented again.
+        # An older address works in the same way, and is not documented.
         documented = about if path.startswith("/v1/") else {"include_in_schema": False}
         app.add_api_route(path, endpoint, methods=[method], **documented)
         _take_whole_path(app.routes[-1])
@@ -236,7 +236,7 @@ async def _answer_http_error(request: Request, error: Any) -> Response:
 
 
 def _methods(request: Request) -> set[str]:
-    """Return all methods of the address; a router names those of its first route only."""
+    """Return all methods of the address; a router returns only those of its first route."""
     routes = (route for route in request.app.routes if isinstance(route, Route))
     matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     return {method for route in matching for method in route.methods or ()}
@@ -257,7 +257,7 @@ def _cors(settings: ServerSettings) -> dict[str, Any]:
     return {
         "allow_origins": list(settings.cors_origins),
         "allow_methods": ["GET", "HEAD", "POST", "PATCH", "DELETE"],
-        # Clients send headers of their own (x-stainless-lang, traceparent); all are harmless.
+        # Clients send headers of their own (x-stainless-lang, traceparent), which are harmless.
         "allow_headers": ["*"],
         "allow_private_network": settings.cors_private_network,
         # Without cookies, "*" stands for every header of an answer.

@@ -26,7 +26,8 @@ from pathors_agent.transports.base import AsyncTransport
 from pathors_agent.wire.chat_completions import ModelOptions
 from pathors_agent.wire.profiles import PROFILES
 
-# The texts of a project's table. It may also have the tables `options` and `limits`.
+# The keys of a project's table whose values are texts. It may also have the tables `options` and
+# `limits`.
 _TEXTS = (
     "base_url",
     "api_key_env",
@@ -42,17 +43,18 @@ _TEXTS = (
 _TABLES = {"options": ModelOptions, "limits": Limits}
 # The table `server` is read by `load_settings`.
 _TOP = {"projects", "server"}
-# Settings of a model at `base_url`; no other model has them.
+# Settings that need `base_url`.
 _OF_ADDRESSES = ("api_key_env", "profile")
 
 
 def load_projects(path: str | Path) -> list[Project]:
     """Read the projects of a file.
 
-    Each is a table `[projects.NAME]`: its model is at `base_url` (with the key in the environment
-    variable that `api_key_env` names), or behind the Python object that `transport` names; `tools` names an object, too: a tool, a list of them or a registry, as
-    "module:name". `instructions` may stand in a file of their own (`instructions_file`). Modules
-    are looked for beside the file first. Raises `InvalidProjectFile`.
+    Each project is a table `[projects.NAME]`. Its model is at `base_url`, with the key in the
+    environment variable that `api_key_env` names, or `transport` names a Python object, as
+    "module:name". `tools` names an object in the same way: a tool, a list of tools or a registry.
+    `instructions_file` names a file with the `instructions`. Modules are first searched in the
+    folder of the file. Raises `InvalidProjectFile`.
     """
     path = Path(path)
     try:
@@ -193,7 +195,7 @@ class _Table:
 
     @contextmanager
     def _errors_of_authors(self, key: str, problem: str) -> Iterator[None]:
-        """Raise `InvalidProjectFile` for whatever the code that the file names raises, with its cause."""
+        """Raise `InvalidProjectFile` for any exception of the code that the file names."""
         try:
             yield
         except (ImportError, AttributeError) as error:  # their texts say what they are

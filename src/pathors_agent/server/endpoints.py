@@ -94,15 +94,15 @@ class Completions:
 
 
 def _digest(body: bytes, session_id: str | None) -> str:
-    """Return a digest of a request; its session may be named beside the body."""
+    """Return a digest of a request, including a session id outside of the body."""
     return hashlib.sha256(body + b"\n" + (session_id or "").encode()).hexdigest()
 
 
 def _new_session_id(request: RequestId | None, digest: str) -> str:
     """Return the id of the session of a request that names none.
 
-    A request with an Idempotency-Key always gets the same one, so that a repeat finds what the
-    tools of a failed attempt did.
+    Requests with the same Idempotency-Key get the same id, so that a repeat finds the results of
+    the tools of a failed attempt.
     """
     if request is None:
         return f"session-{secrets.token_hex(12)}"
@@ -152,7 +152,7 @@ class ModelEndpoints:
         }
 
 
-# Sent at once: what a connection takes without waiting.
+# The most bytes in one write: a connection takes them without waiting.
 BATCH_CHARACTERS = 64 * 1024
 
 Pieces = Sequence[str]
@@ -203,7 +203,7 @@ class SessionEndpoints:
     async def search(self, request: Request, project_id: str) -> Response:
         """Find sessions by a text in the JSON of their data.
 
-        A page holds as many sessions as `limit` says and `MAX_SEARCH_BYTES` have room for.
+        A page has at most `limit` sessions and `MAX_SEARCH_BYTES`.
         """
         caller, body = await self._read(request, project_id, SearchBody)
         text, limit, offset = body.search_string, body.limit or DEFAULT_LIMIT, body.offset or 0
@@ -248,7 +248,7 @@ class SessionEndpoints:
         return AdmittedResponse(self._runtime, caller, end)
 
     async def list_all(self, request: Request, project_id: str) -> Response:
-        """List sessions, newest first, ended ones too."""
+        """List sessions, newest first, including ended ones."""
         caller = await self._runtime.authenticated(request, project_id)
         query = request.query_params
         page = _number(query.get("page"), "page", 1, MAX_PAGE)
@@ -279,10 +279,10 @@ class SessionEndpoints:
 
 
 class AdmittedResponse(Response):
-    """An ASGI response that is made and sent while it holds a place of its key and its project.
+    """An ASGI response that holds a place of its key and its project until it is sent.
 
-    `work` returns the JSON text of the answer in pieces, which are sent without a copy of the
-    whole text.
+    `work` returns the JSON text of the answer in pieces, which are sent without a copy of the whole
+    text.
     """
 
     def __init__(
@@ -301,7 +301,7 @@ class AdmittedResponse(Response):
             headers = {"content-type": "application/json", "content-length": str(size)}
             raw = [(name.encode(), value.encode()) for name, value in headers.items()]
             await send({"type": "http.response.start", "status": 200, "headers": raw})
-            # A client that does not read gives its place back; its answer stays incomplete.
+            # If a client does not read, its place becomes free, and its answer stays incomplete.
             with suppress(TimeoutError):
                 for batch in batches(pieces):
                     with anyio.fail_after(self._runtime.settings.write_seconds):
@@ -311,7 +311,7 @@ class AdmittedResponse(Response):
 
 
 def batches(pieces: Pieces) -> Iterator[bytes]:
-    """Yield the bytes of a text: small pieces together, large ones cut."""
+    """Yield the bytes of a text: join small pieces, and cut large ones."""
     waiting: list[str] = []
     size = 0
     for piece in pieces:
@@ -327,7 +327,7 @@ def batches(pieces: Pieces) -> Iterator[bytes]:
 
 
 def _session_pieces(session: Session, *names: str) -> list[str]:
-    """Write a session as an object that holds its data under each of the names."""
+    """Write a session as an object that has its data under each of the names."""
     pieces = ['{"sessionId":', json_text(session.id)]
     for name in names:
         pieces += [f',"{name}":', *session.data_pieces()]
@@ -369,9 +369,9 @@ _DIGITS = 16
 
 
 def read_tail(session: Session) -> list[Message]:
-    """Return the session's last message that is no tool's result, and the results after it.
+    """Return the session's last message that is not a tool result, and the results after it.
 
-    Calls are open in this tail only, so that the rest of the session need not be parsed.
+    Only calls in this tail can be open, so the rest of the session need not be parsed.
     """
     tail: list[Message] = []
     for text in reversed(session.message_texts):
@@ -382,7 +382,7 @@ def read_tail(session: Session) -> list[Message]:
 
 
 def mark_waiting(session: Session, tail: list[Message], own_tools: ToolRegistry) -> Session:
-    """Return the session with its `approval` beside each open call that waits.
+    """Return the session with the `approval` of each open call that waits.
 
     It is the same as in the answer that made the call.
     """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # About 12,000 tokens. The worst text of this length takes a thread for three seconds.
 MAX_MARKDOWN_CHARACTERS = 50_000
 MAX_MARKDOWN_TEXTS = 100
-# A page shows the plain text meanwhile, and tries again with the next paragraph.
+# Until then, the page shows the plain text, and it tries again with the next paragraph.
 MARKDOWN_SECONDS = 10.0
 
 # Each level of a list or a quote takes a few frames of Python's stack.
@@ -43,7 +43,7 @@ _ATTRIBUTES: dict[str, set[str]] = {
     "td": {"align"},
     "th": {"align"},
 }
-# Nothing of the answer is loaded or run, even if a browser shows it as a page.
+# The answer loads and runs nothing, even if a browser shows it as a page.
 _HTML_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -70,7 +70,7 @@ class MarkdownBody(RequestBody):
 
 
 class PageEndpoints:
-    """Answers the requests that only the chat page sends. Nothing of them is stored."""
+    """Answers the requests that only the chat page sends, and stores nothing of them."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -137,8 +137,8 @@ def is_markdown_installed() -> bool:
 def render_markdown(text: str) -> str:
     """Return clean HTML for a text in Markdown; "" if it is nested too deeply to be rendered.
 
-    HTML in the text is shown as it is written. Links open apart and lead to web and mail addresses
-    only. Images become links, so that a text loads nothing. Headings begin at level 3.
+    HTML in the text is shown as it is written. Links open in a new tab, and lead only to web and
+    mail addresses. Images become links, so that a text loads nothing. Headings begin at level 3.
     """
     import nh3
 
@@ -168,7 +168,7 @@ def render_markdown(text: str) -> str:
     )
 
 
-# The page has headings of two levels above those of an answer.
+# The page itself has headings of the two levels above.
 _HEADINGS = {"h1": "h3", "h2": "h4", "h3": "h5", "h4": "h6", "h5": "h6"}
 
 

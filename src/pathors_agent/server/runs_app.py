@@ -33,7 +33,7 @@ from pathors_agent.server.turns.metrics import CONTENT_TYPE
 
 MIN_KEY_CHARACTERS = 16
 MAX_PAGE = 200
-# The engine waits for a database that is away; the clients of this app are told so.
+# The engine waits for an unreachable database; the clients of this app get an error.
 ANSWER_SECONDS = 30.0
 
 _AWAY = "The durable runs cannot be read or changed now"
@@ -42,7 +42,7 @@ _Fields = Mapping[str, JSONValue]
 
 _SETTINGS = ServerSettings(max_body_bytes=1024 * 1024)
 _LIST = {"status", "agent", "session", "queue", "since", "until", "limit", "offset"}
-# What the page shares with the chat page.
+# The files that the page shares with the chat page.
 _SHARED = ("elements.js", "json_text.js", "icon.svg", "page.css")
 
 
@@ -80,7 +80,7 @@ def create_runs_app(database: str, *, key: str | None = None) -> FastAPI:
 
 
 class _RunsRuntime:
-    """The open database, as the server's process expects it: there are no turns to wait for."""
+    """The open database, with the interface that the server's process expects. It has no turns."""
 
     grace_left = 0.0
     has_turns_left = False
@@ -118,7 +118,7 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _protected(endpoint: _Endpoint, key: str | None) -> _Endpoint:
-    """Let in requests with the key; without a key, those of this machine that no other page sent."""
+    """Accept requests with the key, or without a key those of this machine."""
     digest = digest_of(key) if key is not None else None
 
     async def protected(request: Request) -> Response:
@@ -202,7 +202,7 @@ class _Endpoints:
         return _json(summary_as_json(await operator.find(run_id, agent=agent)))
 
     async def metrics(self, request: Request) -> Response:
-        """Return what the database holds, for Prometheus."""
+        """Return the counts of the database for Prometheus."""
         figures = await self._runtime.operator.figures()
         return Response(metrics_text(figures), media_type=CONTENT_TYPE)
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields
 
 # Long conversations with a few images fit; OpenAI's own limit for a request is 32 MB.
 MAX_BODY_BYTES = 8 * 1024 * 1024
-# About eight million tokens: more than any model reads, and a history of four largest requests.
+# About eight million tokens: more than any model reads, and four times the largest request.
 MAX_SESSION_BYTES = 32 * 1024 * 1024
-# A phone on a bad line sends 8 MiB in less; a slower client occupies a connection for nothing.
+# A phone on a bad line sends 8 MiB in less time; a slower client would occupy a connection for
+# nothing.
 BODY_SECONDS = 60.0
 # OpenAI allows a schema 10 levels; a body adds 5 around it.
 MAX_JSON_DEPTH = 64
@@ -16,10 +17,10 @@ MAX_JSON_DEPTH = 64
 MAX_MESSAGES = 10_000
 # OpenAI's own limit.
 MAX_TOOLS = 128
-# More turns at once than this only wait for each other in one process.
+# More turns at once would only wait for each other in one process.
 TURNS_PER_PROJECT = 256
 TURNS_PER_KEY = 64
-# A burst waits; a client beyond a longer queue is better refused at once.
+# A burst of requests waits; beyond this queue, an immediate refusal is better for the client.
 QUEUE_LENGTH = 64
 QUEUE_SECONDS = 5.0
 # From the contract: a second request waits for the first one's turn.
@@ -30,13 +31,13 @@ TURN_SECONDS = 600.0
 LEASE_SECONDS = 10.0
 # Proxies close streams that are silent for 30 to 60 seconds.
 PING_SECONDS = 15.0
-# A client that reads no 64 KiB in this time is gone or hostile.
+# A client that reads less than 64 KiB in this time has disconnected or is hostile.
 WRITE_SECONDS = 60.0
 # Kubernetes gives a process 30 seconds between SIGTERM and SIGKILL.
 GRACE_SECONDS = 20.0
 
 
-# Fields that are no amounts, or may be zero.
+# Fields that are not amounts, or may be zero.
 _NO_AMOUNTS = {
     "access_log",
     "cors_origins",
@@ -52,8 +53,8 @@ class ServerSettings:
     """Limits and timeouts of a server; sizes in bytes, times in seconds.
 
     - `max_body_bytes`, `body_seconds`: of a request's body; 413 and 408 beyond.
-    - `max_session_bytes`: of a session's variables and messages, as JSON, that a turn begins with;
-      413 beyond.
+    - `max_session_bytes`: of a session's variables and messages, as JSON, at the beginning of a
+      turn; 413 beyond.
     - `max_json_depth`, `max_messages`, `max_tools`: of a request; 400 beyond.
     - `turns_per_project`, `turns_per_key`: turns at once in this process. `queue_length` more wait
       for up to `queue_seconds`; 429 with Retry-After beyond.
@@ -64,14 +65,14 @@ class ServerSettings:
     - `lease_seconds`: how long a session stays locked when its process dies in the middle of a
       turn.
     - `ping_seconds`: silence of a stream before a comment is sent.
-    - `event_ids`: give each event of a stream an id, so that a client can go on after it. Turn it
-      off for clients that read nothing but lines of data, as Dify.
+    - `event_ids`: whether each event of a stream has an id, so that a client can continue after it.
+      Turn it off for clients that read only lines of data, such as Dify.
     - `write_seconds`: how long a client may take to read data that was sent to it.
     - `grace_seconds`: how long running turns may go on after SIGTERM.
     - `access_log`: log each request, as an event of the logger `pathors_agent.access`.
     - `metrics`: answer at `/metrics`, without a key, for Prometheus.
-    - `cors_origins`: web pages of other origins that may call the API, as "https://example.com";
-      "*" for all. An origin that no browser sends is refused with `ValueError`.
+    - `cors_origins`: the origins of web pages that may call the API, such as "https://example.com";
+      "*" for all. Raises `ValueError` for an origin that no browser sends.
     - `cors_private_network`: whether these pages may call a server on the user's own machine or
       private network from the internet (Chrome asks for it in a preflight).
     """
@@ -111,8 +112,8 @@ class ServerSettings:
 # - check the origins of web pages that may call the api -
 
 
-# What a browser sends as Origin: a scheme, a host and a port that is not the scheme's own.
-# Extensions and desktop shells have schemes of their own, as chrome-extension://abc.
+# A browser's Origin: a scheme, a host, and a port other than the scheme's own. Extensions and
+# desktop shells have schemes of their own, such as chrome-extension://abc.
 _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
     r"(?P<host>[^\s/?#@:\[\]\\*%]+|\[[0-9a-f:.]+\])"
@@ -128,7 +129,7 @@ _WITHOUT_HOST = ("null", "file://")
 def check_origins(origins: Iterable[str]) -> None:
     """Raise `ValueError` for an origin that no browser ever sends."""
     if isinstance(origins, str):
-        raise ValueError(f"cors_origins must be a list of origins, as [{origins!r}]")
+        raise ValueError(f"cors_origins must be a list of origins, such as [{origins!r}]")
     for origin in origins:
         if problem := _problem(origin):
             raise ValueError(f"cors_origins: {origin!r} never matches: {problem}")

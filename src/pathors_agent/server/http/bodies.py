@@ -23,13 +23,13 @@ from pathors_agent.stores.texts import MAX_TITLE
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
-# What a page of a list shows at once.
+# The most entries of a page of a list.
 DEFAULT_PAGE_SIZE = 20
 # SQLite and PostgreSQL count rows in 64 bits.
 MAX_OFFSET = 2**53
 MAX_PAGE = MAX_OFFSET // MAX_LIMIT
 MAX_PROVIDER = 255
-# To look for a text takes time by its length, too, and databases do it without a pause.
+# The time of a search grows with the length of its text, and a database cannot interrupt it.
 MAX_SEARCHED = 1_000
 
 # Visible ASCII characters, without the space.
@@ -47,12 +47,12 @@ BodyT = TypeVar("BodyT", bound="RequestBody")
 
 
 class RequestBody(BaseModel):
-    """A request's body. Unknown fields are ignored, and null stands for an absent field."""
+    """A request's body. Unknown fields are ignored, and a field that is null counts as absent."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
-        """Yield nothing: a body holds what users write."""
+        """Yield nothing: a body contains texts of users."""
         yield from ()
 
     @classmethod
@@ -92,7 +92,7 @@ def _details(error: ErrorDetails, model: type[BaseModel]) -> list[str]:
 
 
 def _range(model: type[BaseModel], name: str) -> str:
-    """Return the range of a field's numbers, as it is documented."""
+    """Return the documented range of a field's numbers."""
     schema = model.model_json_schema()["properties"][name]
     number = next(iter(schema.get("anyOf", ())), schema)
     if "maximum" not in number:
@@ -102,7 +102,7 @@ def _range(model: type[BaseModel], name: str) -> str:
 
 SESSION_ID = "session_id"
 SEVERAL = "several"
-"""The type of a validator's error that holds `details` of its own."""
+"""The type of a validator's error that has its own `details`."""
 
 _REQUIRED = {
     "messages": "is required, a list that is not empty",
@@ -123,7 +123,7 @@ _KINDS = {
 
 
 def in_words(text: str, kind: type = object) -> WrapValidator:
-    """Return a validator that has one text for whatever is wrong with a value of a kind."""
+    """Return a validator that has one text for all errors of a value."""
 
     def check(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -137,7 +137,7 @@ def in_words(text: str, kind: type = object) -> WrapValidator:
 
 
 def whole(value: object) -> object:
-    """Return 50 for 50.0, as JSON Schema reads it; some languages write all numbers so."""
+    """Return 50 for 50.0, as in JSON Schema: some languages write all numbers with a fraction."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -148,14 +148,14 @@ def _checked_session_id(text: str) -> str:
 
 
 SessionId = Annotated[str, AfterValidator(_checked_session_id), WithJsonSchema(ID_SCHEMA)]
-"""The id of a session, as a client chooses it."""
+"""The id of a session, which the client chooses."""
 
 
 # - errors -
 
 
 class ErrorDetail(BaseModel):
-    """What was wrong; `details` names each bad field."""
+    """The error; `details` names each bad field."""
 
     message: str
     type: str
@@ -181,7 +181,7 @@ class CalledFunction(BaseModel):
 
 
 class CallBody(BaseModel):
-    """A tool call; `approval` is there when it waits for a person's yes."""
+    """A tool call; it has an `approval` if it waits for a person's approval."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -227,7 +227,7 @@ class CompletionCounts(BaseModel):
 
 
 class TokenCounts(BaseModel):
-    """Tokens: -1 for an unknown count, and no details where the provider reported none."""
+    """Tokens: -1 for an unknown count, and no details if the provider reported none."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -255,7 +255,7 @@ class CallPart(CallBody):
 
 
 class DeltaBody(BaseModel):
-    """What a chunk adds to the message."""
+    """The part that a chunk adds to the message."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
@@ -347,7 +347,7 @@ class Created(BaseModel):
 
 
 class SessionData(BaseModel):
-    """What a session holds."""
+    """The data of a session."""
 
     variables: dict[str, JsonValue]
     messages: list[dict[str, JsonValue]]
@@ -364,7 +364,7 @@ class SessionAnswer(BaseModel):
 
 
 class SearchBody(RequestBody):
-    """What to look for; case counts."""
+    """The text to search for; case-sensitive."""
 
     search_string: str = Field(max_length=MAX_SEARCHED)
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT), BeforeValidator(whole)] | None = DEFAULT_LIMIT
@@ -381,10 +381,10 @@ class FoundSession(BaseModel):
 
 
 class SearchPages(BaseModel):
-    """Which of the results these are.
+    """The place of a page in the results.
 
-    `count` is the number of results in this page: a page also ends before it is too large. The next
-    page begins at `offset` + `count`.
+    `count` is the number of results in this page, which may be below `limit`, because the size of a
+    page is bounded. The next page begins at `offset` + `count`.
     """
 
     limit: int
@@ -401,7 +401,7 @@ class SearchAnswer(BaseModel):
 
 
 class Ended(BaseModel):
-    """A session that is gone."""
+    """A session that was deleted."""
 
     success: Literal[True]
     sessionId: str  # noqa: N815
@@ -420,7 +420,7 @@ class Summary(BaseModel):
 
 
 class ListPages(BaseModel):
-    """Which page this is."""
+    """The place of a page in the list."""
 
     page: int
     totalPages: int  # noqa: N815
@@ -435,6 +435,6 @@ class ListAnswer(BaseModel):
 
 
 class Health(BaseModel):
-    """All is well."""
+    """The server works."""
 
     status: Literal["ok"]

@@ -35,7 +35,7 @@ async def read_object(request: Request, settings: ServerSettings) -> dict[str, J
 async def parsed(size: int, parse: Callable[[], ResultT]) -> ResultT:
     """Parse a body or a history of `size` bytes.
 
-    Parse a large one in a thread, one at a time, so that other requests are answered: a few
+    A large body is parsed in a thread, one at a time, so that other requests are answered: a few
     megabytes can take seconds, and a hundred times their size in memory.
     """
     if size <= SMALL_BODY_BYTES:
@@ -44,7 +44,7 @@ async def parsed(size: int, parse: Callable[[], ResultT]) -> ResultT:
 
 
 async def read_body(request: Request, settings: ServerSettings) -> bytes:
-    """Return the body's bytes, or raise the `Problem` with its type, its encoding or its size."""
+    """Return the body's bytes; raise a `Problem` if its type, encoding or size is refused."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _JSON_TYPES and not kind.endswith("+json"):
         raise Problem(
@@ -106,7 +106,10 @@ def _one_parser() -> anyio.CapacityLimiter:
 
 
 def parse_object(body: bytes, settings: ServerSettings) -> dict[str, JSONValue]:
-    """Parse a body strictly: UTF-8, one object, no name twice, no NaN, not too deep."""
+    """Parse a body strictly.
+
+    UTF-8, one object, unique names, no NaN, and at most the limit's depth.
+    """
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
@@ -143,12 +146,12 @@ def _unrepeated(pairs: list[tuple[str, JSONValue]]) -> dict[str, JSONValue]:
 
 
 def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no JSON number")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
-    if math.isinf(number):  # as 1e999, which no JSON could give back
+    if math.isinf(number):  # such as 1e999, which JSON could not represent
         raise ValueError("a number is too large")
     return number
 

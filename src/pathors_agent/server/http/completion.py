@@ -47,7 +47,7 @@ class TextPart(BaseModel):
 
 
 class OtherPart(BaseModel):
-    """Of another type, as "image_url": passed on to the model as it is."""
+    """A part of another type, such as "image_url"; it is passed to the model unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -58,7 +58,7 @@ _Content = str | list[TextPart | OtherPart] | None
 
 
 class SentCall(BaseModel):
-    """A call that the client sends back as it came."""
+    """A call that the client sends back unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -75,7 +75,7 @@ class SystemBody(BaseModel):
 
 
 class UserBody(BaseModel):
-    """What the user says."""
+    """A message of the user."""
 
     role: Literal["user"]
     content: _Content = None
@@ -83,7 +83,7 @@ class UserBody(BaseModel):
 
 
 class AssistantBody(BaseModel):
-    """What the model said before."""
+    """An earlier answer of the model."""
 
     role: Literal["assistant"]
     content: _Content = None
@@ -157,7 +157,7 @@ class ToolBody(BaseModel):
 
 
 def _read_tools(given: Any, info: ValidationInfo) -> ToolRegistry:
-    """Read the definitions of `tools`, or those of `functions`, which are the inner part of tools."""
+    """Read the definitions of `tools`, or of `functions`, which are the inner part of tools."""
     settings = _settings(info)
     name = str(info.field_name)
     if not isinstance(given, list):
@@ -199,7 +199,7 @@ _ToolChoice = Literal["none", "auto", "required", "any"] | _Object
 
 
 class StreamOptions(RequestBody):
-    """What a stream holds beside the answer."""
+    """The optional parts of a stream."""
 
     include_usage: bool | None = None
     include_reasoning: bool | None = None
@@ -270,7 +270,7 @@ class CompletionRequest(RequestBody):
 
     @property
     def shows_tool_activity(self) -> bool:
-        """Whether a stream tells of the project's own tools while they run."""
+        """Whether a stream reports the project's own tools while they run."""
         return self.stream_options is not None and bool(self.stream_options.include_tool_activity)
 
     @property
@@ -280,7 +280,7 @@ class CompletionRequest(RequestBody):
         return bool(self.include_reasoning or options.include_reasoning)
 
     def model_options(self, base: ModelOptions) -> ModelOptions:
-        """Lay what the client asks for over what the project does."""
+        """Return the project's options, overridden by the client's."""
         known = {name: getattr(self, name) for name in _KNOWN}
         known["max_tokens"] = self.max_completion_tokens or self.max_tokens
         if self.function_call is not None and self.tool_choice is None:
@@ -321,7 +321,7 @@ def read_request(
 ) -> CompletionRequest:
     """Read a request's fields. Raise the `Problem` that names each bad one.
 
-    The session of the header wins over that of the body.
+    The session in the header overrides the session in the body.
     """
     if header_session is not None:
         check_header(header_session, "X-Session-ID", session_id_problem)
@@ -339,22 +339,22 @@ def check_header(
 
 # - clients that send `functions` instead of `tools` -
 
-# Calls of functions have no ids: a result is for the last call of that name. So that one
-# conversation serves both forms, each call gets an id here, and that of the session's call where
-# there is one.
+# Calls of functions have no ids: a result belongs to the last call of that name. Each call gets an
+# id here, so that one conversation can use both forms: the id of the session's call, if there is
+# one.
 FUNCTION_CALL = "function_call_"
 _ID_CHARACTERS = 16
 
 
 def _as_tool_choice(function_call: str | Mapping[str, JSONValue]) -> JSONValue:
-    """Return what `function_call` asks for as a `tool_choice`."""
+    """Return the `tool_choice` for a `function_call`."""
     if isinstance(function_call, str):
         return function_call
     return {"type": "function", "function": dict(function_call)}
 
 
 def _as_tool_messages(values: Iterable[JSONValue]) -> list[JSONValue]:
-    """Return messages with their function calls and results as those of tools."""
+    """Return messages with tool calls and tool results instead of function calls and results."""
     open_ids: dict[str, deque[str]] = {}
     return [_as_tool_message(index, value, open_ids) for index, value in enumerate(values)]
 

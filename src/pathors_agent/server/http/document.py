@@ -124,7 +124,7 @@ def _about(
     }
 
 
-# OpenAPI 3.1 has no word for the items of a stream: this is each of its events, once read.
+# OpenAPI 3.1 cannot describe the items of a stream: this is the schema of each parsed event.
 _IN_EVENTS = [{"$ref": f"#/components/schemas/{name}"} for name in ("CompletionChunk", "ErrorBody")]
 _EVENT = {
     "type": "object",
@@ -193,7 +193,7 @@ def _about_health(summary: str, *statuses: int) -> dict[str, Any]:
 HEALTHZ = _about_health("Is the process alive?")
 READYZ = _about_health("Can requests be answered now?", 503)
 
-# Models that the operations name in places where FastAPI does not look.
+# Models that the operations use in places that FastAPI does not search.
 _MORE = (CompletionRequest, CompletionChunk, CreateBody, SearchBody, EndBody)
 
 
@@ -226,7 +226,7 @@ def _complete(document: dict[str, Any]) -> None:
             _complete_operation(operation)
 
 
-# FastAPI's own answer to values that it checks; it checks none here.
+# FastAPI's own answer to invalid values, which it never checks here.
 _VALIDATION_ERRORS = ("HTTPValidationError", "ValidationError")
 _PATH = {
     "project_id": {"type": "string"},

@@ -15,8 +15,8 @@ from pathors_agent.json_text import write_json
 from pathors_agent.server.http.problems import Problem, log_bug
 from pathors_agent.telemetry.events import LOG, observe, shared_fields, write
 
-# How long the rest of a refused body is read, so that its sender reads the answer: in all, and for
-# each piece.
+# How long the rest of a refused body is read, so that its sender can read the answer: in total, and
+# for each piece.
 LINGER_SECONDS = 30.0
 LINGER_PIECE_SECONDS = 2.0
 
@@ -25,7 +25,7 @@ class LastResponse(Response):
     """The last answer on a connection whose request was not read to its end.
 
     Closing a connection with unread data resets it, and a client that sends its whole body before
-    it reads would lose the answer. So the rest of the body is read and dropped first.
+    it reads would lose the answer. So the rest of the body is first read and dropped.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,10 +65,10 @@ async def _drop_body(receive: Receive) -> None:
 
 
 class TidyPaths:
-    """ASGI middleware: reads doubled slashes of a path as one, and leaves out one at its end.
+    """ASGI middleware: replaces doubled slashes in a path by one, and removes a slash at its end.
 
-    Clients join a base URL and a path by hand. A slash inside of an id is percent-encoded, and
-    stays as it is.
+    Clients join a base URL and a path by hand. A slash inside an id is percent-encoded, and is not
+    changed.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -88,7 +88,7 @@ def _tidy_path(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     raw = (scope.get("raw_path") or b"").decode("ascii", "replace")
-    if unquote(raw) != path:  # a server that sends no raw path, or that of an outer app
+    if unquote(raw) != path:  # the server sends no raw path, or the path of an outer app
         raw = path
     if not raw.startswith(root):
         root = ""
@@ -100,7 +100,7 @@ class AmbiguousLengths:
     """ASGI middleware: closes the connection of a request that states its length in two ways.
 
     A proxy before this server may read another length than this server does, and take the rest of
-    the body for another request. RFC 9112 (6.1) demands to close.
+    the body for another request. RFC 9112 (6.1) demands that the connection is closed.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -134,14 +134,15 @@ def _has_two_lengths(scope: Scope) -> bool:
 # - assign each request an id, return it in the answer, and log the request when its answer ends -
 
 
-# UUIDs, trace ids, base64 and what proxies make; nothing that a log or a page could misread.
+# The characters of UUIDs, trace ids, base64 and proxies' ids; none that a log or a page could
+# misread.
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
 _HEADER = b"x-request-id"
 
-# The client went away before the answer began; the number that nginx made common.
+# The client disconnected before the answer began; nginx uses this status.
 CLIENT_LEFT = 499
-# The key of `_Sent` in a request's scope. Each layer that looked at all messages itself would take
-# time for each chunk of a stream.
+# The key of `_Sent` in a request's scope. If each layer inspected all messages, each chunk of a
+# stream would take more time.
 _SENT = "pathors_agent.sent"
 
 # Longer paths are attacks or mistakes.
@@ -160,10 +161,10 @@ class _Sent:
 
 
 class RequestLog:
-    """ASGI middleware: every answer has an `X-Request-ID`, and every event of the log its id.
+    """ASGI middleware: adds an `X-Request-ID` to each answer, and its id to each log event.
 
     With `writes_lines`, each request is an event `request` of the logger `pathors_agent.access`.
-    Queries of addresses are left out: they hold what people search for.
+    The queries of addresses are left out, because they contain the texts of searches.
     """
 
     def __init__(self, app: ASGIApp, *, writes_lines: bool) -> None:

@@ -23,16 +23,17 @@ KEY_PREFIX = "sk_"
 _KEY_BYTES = 32
 _KEY_CHARACTERS = 43
 _SHOWN = 4
-# No key has more; a longer text is not worth a look at the store.
+# No key is longer, so a longer text is refused without a query of the store.
 MAX_KEY = 200
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
-# Often enough to see which keys are in use; a write for each request would cost more than it.
+# Often enough to see which keys are in use; a write for each request would cost more than the
+# request.
 NOTE_USED_SECONDS = 60.0
-# A revoked key is refused within a second; the rest of the second is for the request's way.
+# A revoked key is refused within a second, including the time of the request.
 KNOWN_SECONDS = 0.5
 MAX_KNOWN = 1_000
 
-# An app's own authentication asks a database or an identity provider, and clients wait for it.
+# An app's own authentication calls a database or an identity provider while the client waits.
 AUTHENTICATE_SECONDS = 10.0
 MAX_PRINCIPAL_ID = 255
 
@@ -42,9 +43,9 @@ class Principal:
     """A user or a program that an app authenticates itself, see `create_app(authenticate=...)`.
 
     - `project`: the project that the request may use.
-    - `id`: what the app calls the user: 1 to 255 printable characters. Limits per key count by it.
-    - `own_sessions`: the user has sessions of their own, and no others exist for them. False shares
-      the sessions of the project's keys, and of all users without sessions of their own.
+    - `id`: the app's id of the user, 1 to 255 printable characters. The limits per key apply to it.
+    - `own_sessions`: whether the user has sessions of their own, and can use no others. False
+      shares the sessions of the project's keys, and of all users without sessions of their own.
     """
 
     project: str
@@ -61,15 +62,15 @@ class Principal:
 
 
 Authenticate = Callable[[Request], Awaitable[Principal | None]]
-"""Returns the principal of a request, or None if it has none; keys are tried then."""
+"""Returns the principal of a request, or None if only a key can authenticate it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """The key or the principal of a request.
 
-    `id` names it in limits and Idempotency-Keys. `space` is the project's name in the store; a
-    principal with sessions of its own has a part of it. `principal` is the app's id of the user.
+    `id` identifies it in limits and Idempotency-Keys. `space` is the name of its sessions in the
+    store: the project's, or the principal's own. `principal` is the app's id of the user.
     """
 
     project: str
@@ -79,7 +80,7 @@ class Caller:
 
 
 def _of_principal(principal: Principal) -> Caller:
-    # "/" and ":" stand in no project's id, and in no key's.
+    # Ids of projects and keys never contain "/" or ":".
     own = f"{principal.project}/{principal.id}"
     return Caller(
         project=principal.project,
@@ -90,7 +91,7 @@ def _of_principal(principal: Principal) -> Caller:
 
 
 def make_key(project: str, *, name: str = "") -> tuple[str, StoredKey]:
-    """Return a new key: its text, which is kept nowhere else, and the value to store."""
+    """Return a new key: its text, which is not stored, and the value to store."""
     text = KEY_PREFIX + _base62(int.from_bytes(secrets.token_bytes(_KEY_BYTES)))
     key = StoredKey(
         id=f"key_{secrets.token_hex(8)}",
@@ -105,7 +106,10 @@ def make_key(project: str, *, name: str = "") -> tuple[str, StoredKey]:
 
 
 def digest_of(text: str) -> str:
-    """Return the SHA-256 of a key. It has no salt: keys are random, and are found by it."""
+    """Return the SHA-256 of a key.
+
+    It has no salt, because keys are random and the store finds them by their digest.
+    """
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -120,8 +124,8 @@ def _base62(number: int) -> str:
 class Authenticator:
     """Finds the caller of a request: a principal of the app's own, or a key of the store.
 
-    A key that was found is known for a moment, so that revoking works in every process within a
-    second, and a burst of requests asks the store once.
+    A key is cached for less than a second, so that a burst of requests reads the store once, and a
+    revoked key is refused in every process within a second.
     """
 
     def __init__(self, store: Store, authenticate: Authenticate | None = None) -> None:
@@ -134,7 +138,7 @@ class Authenticator:
         self._lookups: dict[str, asyncio.Future[StoredKey | None]] = {}
 
     async def caller_of(self, request: Request, project: str) -> Caller:
-        """Return the caller of a request to this project; the same `Problem` for every other."""
+        """Return the caller of a request to this project; raise one `Problem` for all others."""
         principal = await self._principal_of(request)
         if principal is None:
             key = await self._key_of(request)
@@ -168,7 +172,7 @@ class Authenticator:
         text = bearer(request)
         digest = digest_of(text)
         key = await self._found(digest) if text else None
-        # Compared again: what a database finds depends on how it compares texts.
+        # Compared again, because databases compare texts in different ways.
         if key is None or not hmac.compare_digest(key.digest, digest):
             raise unauthorized()
         if key.revoked_at is not None:
@@ -180,7 +184,7 @@ class Authenticator:
         if time.monotonic() < until:
             return key
         lookup = self._lookups.get(digest)
-        if lookup is None:  # a burst of requests asks the store once
+        if lookup is None:  # a burst of requests reads the store once
             lookup = self._lookups[digest] = asyncio.ensure_future(self._find_in_store(digest))
             lookup.add_done_callback(lambda done: self._end_lookup(digest, done))
         return await asyncio.shield(lookup)
@@ -197,7 +201,7 @@ class Authenticator:
     def _end_lookup(self, digest: str, done: "asyncio.Future[StoredKey | None]") -> None:
         self._lookups.pop(digest, None)
         if not done.cancelled():
-            done.exception()  # marks it as retrieved: perhaps nothing waits
+            done.exception()  # marks it as retrieved, in case nothing waits for it
 
     async def _note_used(self, key: StoredKey) -> None:
         moment = time.monotonic()

@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-# By the file's ending; what a machine's own table says of .js differs, and a wrong type is refused.
+# By the suffix of the file: machines have different types for .js, and browsers refuse a wrong
+# type.
 _TYPES = {
     ".css": "text/css",
     ".html": "text/html",
@@ -17,7 +18,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 
-# Scripts, styles and requests of this origin alone, nothing inline; and no text becomes markup.
+# Only scripts, styles and requests of this origin, nothing inline, and no text becomes markup.
 _POLICY = "; ".join(
     (
         "default-src 'none'",

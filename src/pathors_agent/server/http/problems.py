@@ -21,13 +21,13 @@ _TYPES = {
 }
 _SERVER_ERRORS = 500
 
-# OpenAI's clients repeat 408, 409, 429 and 5xx by themselves, unless an answer has this header.
+# OpenAI's clients retry 408, 409, 429 and 5xx, unless an answer has this header.
 DO_NOT_RETRY = {"x-should-retry": "false"}
 
 # Enough for a person; thousands of bad messages must not become thousands of lines.
 MAX_DETAILS = 20
 MAX_DETAIL_CHARACTERS = 300
-# A field's place stands before the first colon of a detail, as `messages[2].tool_call_id`.
+# The place of a field precedes the first colon of a detail, such as `messages[2].tool_call_id`.
 _PLACE = re.compile(r"([A-Za-z_][\w-]*(?:\[\d+\])*(?:\.[A-Za-z_][\w-]*(?:\[\d+\])*)*): ", re.ASCII)
 
 
@@ -82,7 +82,7 @@ def _place(details: Sequence[str]) -> str | None:
 
 
 def cut(text: str) -> str:
-    """Cut a detail to the length that a person reads."""
+    """Cut a detail to a length that a person can read."""
     return text if len(text) <= MAX_DETAIL_CHARACTERS else text[:MAX_DETAIL_CHARACTERS] + "..."
 
 
@@ -92,7 +92,7 @@ def bad_request(message: str, *details: str, param: str | None = None) -> Proble
 
 
 def unauthorized() -> Problem:
-    """Return the same answer to every key that is not valid, so that nothing can be probed."""
+    """Return the same answer for every invalid key, so that a client cannot probe for keys."""
     headers = {"WWW-Authenticate": "Bearer"}
     return Problem(HTTPStatus.UNAUTHORIZED, "Invalid authentication", headers=headers)
 
@@ -104,7 +104,7 @@ def busy(message: str, seconds: float) -> Problem:
 
 
 def rate_exceeded(message: str, seconds: float) -> Problem:
-    """Return the answer to a key that used up its rate; `seconds` until it has some again."""
+    """Return the answer to a key that used up its rate; more is left in `seconds`."""
     headers = {"Retry-After": str(math.ceil(seconds))}
     return Problem(
         HTTPStatus.TOO_MANY_REQUESTS, message, code="rate_limit_exceeded", headers=headers
@@ -120,8 +120,8 @@ def unavailable(message: str) -> Problem:
 def of_model(error: TransportError) -> Problem:
     """Return the answer to a client whose model did not answer.
 
-    A refusal that the client's request caused keeps its status and words. Of an error between
-    server and model, the client reads only the kind.
+    A refusal that the client's request caused keeps its status and words. The client reads only the
+    kind of an error between server and model.
     """
     if error.timed_out:
         return Problem(
@@ -150,9 +150,9 @@ def of_model(error: TransportError) -> Problem:
     return Problem(HTTPStatus.BAD_GATEWAY, message, code=_word(error.code) or "model_failed")
 
 
-# The statuses by which a model refuses a request: too long, out of range, not readable.
+# The statuses of a model for a request that is too long, out of range or not readable.
 _CLIENT_FAULTS = frozenset({400, 413, 422})
-# An account without money, in the words of the providers that have no code for it.
+# Texts about an empty account, from providers that have no code for it.
 _SPENT = re.compile(
     r"insufficient[ _](?:balance|credit|quota|funds)|credit balance is too low", re.I
 )
@@ -160,7 +160,7 @@ _SPENT = re.compile(
 _KEY_REFUSED = re.compile(r"api[ _-]?key|credential|unauthori[sz]ed|authentication", re.I)
 _PARAM = re.compile(r"[\w.\[\]-]{1,100}")
 
-# Texts that a refusal may quote and a client must not read: addresses, and texts that look like keys.
+# Parts of a refusal that a client must not read: addresses, and texts that look like keys.
 _SECRETS = re.compile(
     r"""
     [a-z][a-z0-9+.-]*://\S+                                  # URLs
@@ -220,10 +220,11 @@ def of_store(error: StoreError) -> Problem:
 # - log what failed, one warning for each failure: its cause, and never what users wrote -
 
 
-# The innermost calls; the rest is the way through the server.
+# The innermost calls; the others lead through the server.
 _FRAMES = 5
 
-# Keys as providers make them, and the user and password of an address. Transports mask their own.
+# Keys in the forms of providers, and the user and password of an address. Transports mask their
+# own.
 _SECRET = re.compile(
     r"(?i)\bbearer\s+\S+|\b(?:sk|dk|pk|rk|key|gsk|xai|hf|aiza)[-_]?[a-z0-9*][\w*.-]{7,}"
     r"|(?<=://)[^/\s@]+@"
@@ -235,7 +236,7 @@ _QUOTED_CHARACTERS = 12
 
 
 def log_bug(event: str, error: BaseException, **fields: object) -> None:
-    """Log an exception that the server does not expect: its class and its place."""
+    """Log the class and the place of an unexpected exception."""
     frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
     where = " < ".join(
         f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in reversed(frames)
@@ -251,7 +252,7 @@ def log_store_error(error: StoreError) -> None:
 def log_failed_turn(
     error: BaseException, *, project: str, session: str, status: int, contents: Iterable[str] = ()
 ) -> None:
-    """Log why a turn failed; `status` is what the client gets, `contents` are not to be logged."""
+    """Log why a turn failed; `status` is the client's status, and `contents` must not be logged."""
     fields: dict[str, object] = {"project": project, "session": session, "status": int(status)}
     match error:
         case ProviderError():
@@ -274,7 +275,7 @@ def _code(code: str | None) -> str | None:
 
 
 def without_contents(text: str, contents: Iterable[str]) -> str:
-    """Mask pieces of a text, from one word's start to another's end, that stand in the contents."""
+    """Mask the pieces of whole words of a text that also occur in the contents."""
     held = [content for content in contents if len(content) >= _QUOTED_CHARACTERS]
     kept: list[str] = []
     place = 0
@@ -287,7 +288,7 @@ def without_contents(text: str, contents: Iterable[str]) -> str:
 
 
 def _quoted_end(text: str, start: int, contents: Iterable[str]) -> int:
-    """Return where the longest piece ends that begins here and stands in a content; 0 if none."""
+    """Return the end of the longest piece that begins here and occurs in a content, or 0."""
     longest = 0
     for content in contents:
         end = start + _QUOTED_CHARACTERS

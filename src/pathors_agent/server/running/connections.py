@@ -15,8 +15,8 @@ HEAD_SECONDS = 20.0
 MAX_HEAD_BYTES = 64 * 1024
 # How long the rest of a refused head is read and dropped, so that its sender reads the answer.
 REFUSED_SECONDS = 2.0
-# How much of a body is read after its answer, and for how long, before the connection is closed. The
-# answer came early: to a wrong key, an unknown address, or a request that should have no body.
+# How much of a body is read after its answer, and for how long, before the connection is closed.
+# The answer was early: for a wrong key, an unknown address, or a request that should have no body.
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 UNREAD_SECONDS = 30.0
 # How often a half-closed connection is checked for a reset.
@@ -30,8 +30,8 @@ class _Limited(asyncio.Protocol):
     """Adds limits to one of uvicorn's protocols, which wait for headers without a limit.
 
     A client that half-closes its connection after its request still gets the answer, over HTTP/1.1.
-    A client that closed the connection looks the same until it is sent something. So the server
-    sends something harmless, and a reset in return ends the request.
+    A client that closed the connection looks the same until the server sends something. So the
+    server sends harmless bytes, and a reset ends the request.
     """
 
     # Python stores an object with more than 30 other attributes in 1.5 KB, and uvicorn's have 29.
@@ -85,7 +85,7 @@ class _Limited(asyncio.Protocol):
     # - heads -
 
     def _head_size(self, data: bytes) -> int:
-        """Return the size of the head up to its end in this data, or so far."""
+        """Return the size of the head up to its end in this data, or the size so far."""
         seen = self._last_bytes + data
         ends = [at for end in (b"\n\r\n", b"\n\n") if (at := seen.find(end)) >= 0]
         size = min(ends) + 1 if ends else len(seen)
@@ -135,7 +135,7 @@ class _Limited(asyncio.Protocol):
         if self._is_half_closed and not self._is_answering:
             self._close()
         elif self.cycle.response_complete and self.cycle.more_body:
-            # uvicorn does not notice the end of this body: it ends with the next request's head.
+            # uvicorn does not notice the end of this body before the head of the next request.
             self._stop_waiting()
             self._timer = asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._close)
 
@@ -154,7 +154,7 @@ class _Limited(asyncio.Protocol):
         self._look()
 
     def _look(self) -> None:
-        """End the connection if it was reset; asyncio does not read it any more."""
+        """End the connection if it was reset, which asyncio does not notice."""
         if not self._is_answering or self.transport.is_closing():
             return
         connection: socket.socket = self.transport.get_extra_info("socket")

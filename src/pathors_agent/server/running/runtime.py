@@ -65,18 +65,18 @@ class Runtime:
         return self._services
 
     async def start(self) -> None:
-        """Open everything once. Raise the error that kept it from opening."""
+        """Open all parts once. Raise the error that prevents it."""
         if self._host is None or self._host.done():
-            # These belong to an event loop, and the one before may have been another.
+            # These belong to an event loop, which may differ from the earlier one.
             self._stop, self._services = asyncio.Event(), self._made_services()
             self._ready = asyncio.get_running_loop().create_future()
-            with shared_fields():  # what runs there belongs to no request
+            with shared_fields():  # the task belongs to no request
                 self._host = asyncio.create_task(self._be_open(self._ready))
         assert self._ready is not None  # set with the task
         await asyncio.shield(self._ready)
 
     async def stop(self) -> None:
-        """Wait for running turns, then close everything. `start` opens it again."""
+        """Wait for running turns, then close all parts. `start` opens them again."""
         self.drain()
         self._stop.set()
         if self._host is not None:
@@ -142,7 +142,10 @@ class Runtime:
             self.metrics.store_error()
 
     async def authenticated(self, request: Request, project_id: str) -> Caller:
-        """Return the caller of a request. Raise the same `Problem` for every key that is not valid."""
+        """Return the caller of a request.
+
+        Raise the same `Problem` for every key that is not valid.
+        """
         caller = await self._with_keys(lambda: self._authenticator.caller_of(request, project_id))
         if project_id not in self.projects:
             raise unauthorized()
@@ -150,7 +153,10 @@ class Runtime:
         return caller
 
     async def project_of(self, request: Request) -> str:
-        """Return the project that a request may use. Raise the same `Problem` as `authenticated`."""
+        """Return the project that a request may use.
+
+        Raise the same `Problem` as `authenticated`.
+        """
         project = await self._with_keys(lambda: self._authenticator.project_of(request))
         if project not in self.projects:
             raise unauthorized()
@@ -180,7 +186,7 @@ class Runtime:
             if not ready.done():
                 ready.set_exception(error)
                 with suppress(Exception):
-                    ready.exception()  # marks it as retrieved: perhaps nothing waits
+                    ready.exception()  # marks it as retrieved, in case nothing waits for it
                 if isinstance(error, Exception):
                     return
             raise

@@ -33,9 +33,9 @@ INTERRUPTED = 130
 
 # Above the 60 s after which common proxies close idle connections, so that the proxy closes first.
 KEEP_ALIVE_SECONDS = 75
-# Turns that must end release their leases in less.
+# Turns that must end release their leases in less time.
 END_SECONDS = 6.0
-# Only clients that do not read are left then; uvicorn counts in whole seconds.
+# By then, only clients that do not read are left; uvicorn counts in whole seconds.
 _CONNECTION_SECONDS = 1
 _LOOK_SECONDS = 0.05
 _BACKLOG = 2048
@@ -59,7 +59,7 @@ def serve_here(
         ws="none",
         lifespan="on",
         log_config=None,
-        access_log=False,  # addresses hold what people search for
+        access_log=False,  # addresses contain texts of searches
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -98,7 +98,7 @@ class _UvicornServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Listen to signals; unlike uvicorn's own, these end the server and not the process."""
+        """Listen to signals, which end the server and not the process, unlike uvicorn's."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -132,7 +132,7 @@ class _UvicornServer(uvicorn.Server):
             return
         self._runtime.end_turns()
         if not await self._is_idle_within(END_SECONDS):
-            # A thread cannot be stopped, nor can a turn that waits for one; the process can.
+            # A thread cannot be stopped, and neither can a turn that waits for it; the process can.
             _say("error: turns were left in the middle: their tools did not end in time")
             os._exit(1)
 
@@ -210,7 +210,7 @@ def _address(listener: socket.socket) -> str:
 # - several processes -
 
 
-# A worker that dies before it serves would die again at once; its database may be back later.
+# A worker that dies before it serves would die again at once. Its database may be back later.
 RESTART_SECONDS = 1.0
 
 # Not forked: a copy of a process that has threads may hang.
@@ -287,7 +287,7 @@ class Supervisor:
         worker.process.close()
         self._workers.remove(worker)
         if self._is_stopping:
-            # A worker that did not listen to signals yet had nothing to end.
+            # A worker that did not yet listen to signals had nothing to end.
             self._status = self._status or int(code not in (0, -signal.SIGTERM))
         elif not self._has_served:
             self._status = 1
@@ -328,7 +328,10 @@ class Supervisor:
 
     @contextmanager
     def _listening_to_signals(self) -> Iterator[socket.socket]:
-        """Yield a socket that is readable after the first signal. A second signal ends everything."""
+        """Yield a socket that is readable after the first signal.
+
+        A second signal ends everything.
+        """
         ours, theirs = socket.socketpair()
         signals = 0
 

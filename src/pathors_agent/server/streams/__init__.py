@@ -1,7 +1,7 @@
 """Adapters from a run's stream to the protocols of front ends: Vercel's AI SDK, and AG-UI.
 
-They need no server of ours: each is an async generator of bytes for any web framework, and a model of
-the request's body.
+They work in any web framework: each is an async generator of bytes, and a model of the request's
+body.
 """
 
 from pathors_agent.server.streams.ag_ui import AGUIRequest, ag_ui_events

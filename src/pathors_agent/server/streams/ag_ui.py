@@ -47,7 +47,7 @@ from pathors_agent.wire.deltas import (
     ToolProgressDelta,
 )
 
-_METADATA = "pathors_agent"  # the key of this library among an event's metadata
+_METADATA = "pathors_agent"  # the key of this library in an event's metadata
 _DECISION_SCHEMA = {
     "type": "object",
     "properties": {
@@ -69,7 +69,7 @@ class _Source(Body):
 
 
 class _ContentPart(Body):
-    """A part of a user's message; `binary` is that of clients before version 1."""
+    """A part of a user's message; clients before version 1 send `binary`."""
 
     type: str
     text: str = ""
@@ -80,7 +80,7 @@ class _ContentPart(Body):
     filename: str | None = None
 
     def read(self) -> ContentPart:
-        """Return the part as OpenAI's."""
+        """Return the part in OpenAI's form."""
         if self.type == "text":
             return ContentPart(type="text", text=self.text)
         kind = self.source.mime_type if self.source else self.mime_type
@@ -163,9 +163,9 @@ class _Resume(Body):
 class AGUIRequest(Body):
     """The body of a request of an AG-UI client (`RunAgentInput`).
 
-    `conversation` and `decisions` are arguments of `AsyncAgent.stream`; `client_tools` are the tools
-    that the front end runs. As the type of a FastAPI argument, a body that is not valid is refused
-    with the status 422.
+    `conversation` and `decisions` are arguments of `AsyncAgent.stream`; `client_tools` are the
+    tools that the front end runs. As the type of a FastAPI argument, it refuses an invalid body
+    with status 422.
     """
 
     thread_id: str
@@ -179,9 +179,9 @@ class AGUIRequest(Body):
 
     @cached_property
     def conversation(self) -> Conversation:
-        """The history that the client holds; its last calls may be open.
+        """The client's history.
 
-        A user's message closes the calls that were open before it.
+        Its last calls may be open. A user's message closes the calls that were open before it.
         """
         conversation = Conversation()
         thoughts: list[str] = []
@@ -195,12 +195,12 @@ class AGUIRequest(Body):
 
     @cached_property
     def decisions(self) -> list[Decision]:
-        """The answers to the interrupts of the run before."""
+        """The answers to the interrupts of the previous run."""
         return [entry.read() for entry in self.resume or ()]
 
     @cached_property
     def client_tools(self) -> list[Tool]:
-        """The front end's tools, which have no function here: a call of one suspends the run."""
+        """The front end's tools, which have no function here: a call of them suspends the run."""
         return [
             Tool(
                 name=each.name,
@@ -249,7 +249,7 @@ async def ag_ui_events(
 
     Enters the stream, reads it to its end, and leaves it. Calls that wait for an approval end the
     run with interrupts; calls of the front end's tools end it without a result. An error becomes
-    RUN_ERROR, with the text that a client may read.
+    RUN_ERROR, with a text for clients.
     """
     ids = {"threadId": request.thread_id, "runId": request.run_id}
     yield frames({"type": "RUN_STARTED", **ids})
@@ -324,7 +324,7 @@ class _Events:
         }
 
     def of(self, items: Iterable[Delta | Message]) -> Iterator[dict[str, object]]:
-        """Yield the events of deltas and messages that came together."""
+        """Yield the events of deltas and messages that arrived together."""
         for item in items:
             yield from self._item(item)
 
@@ -402,10 +402,10 @@ class _Events:
         yield {"type": "TOOL_CALL_START", **named, "parentMessageId": self._answer_id()}
 
     def _call_delta(self, delta: ToolCallDelta) -> Iterator[dict[str, object]]:
-        """Yield the next piece of a call's arguments, once the call has its id and its name."""
+        """Yield the next piece of a call's arguments, if the call has its id and its name."""
         call_id, piece = self._started.get(delta.index), delta.arguments
         if call_id is None:
-            # An id that the history has is replaced when the answer is complete.
+            # An id that is already in the history is replaced when the answer is complete.
             if not delta.id or not delta.name or not delta.arguments or delta.id in self._known:
                 return
             call_id = self._started[delta.index] = delta.id

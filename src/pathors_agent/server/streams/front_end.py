@@ -1,4 +1,4 @@
-"""What the protocols of front ends share: their history, their events as bytes, their errors."""
+"""The parts that the protocols of front ends share: history, events as bytes, and errors."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from pathors_agent.messages import (
 from pathors_agent.server.http.problems import log_bug, of_model
 from pathors_agent.wire.messages import write_parts
 
-# A client holds the history: a longer one than any model reads is a mistake, or an attack.
+# The client keeps the history. A history that no model could read is a mistake or an attack.
 MAX_FRONT_END_MESSAGES = 10_000
 _WENT_ON = "the user went on"
 _PART_TYPES = frozenset({"text", "image_url", "input_audio", "file"})
@@ -42,7 +42,7 @@ class Body(BaseModel):
     )
 
     def __repr_args__(self) -> list[tuple[str | None, object]]:
-        return []  # they hold what people wrote
+        return []  # they contain texts of people
 
 
 def frames(*events: Mapping[str, object]) -> bytes:
@@ -60,7 +60,7 @@ def add(conversation: Conversation, message: Message) -> None:
 
 
 def refused(error: AgentError | ValidationError) -> ValueError:
-    """Return the error that a body is refused with."""
+    """Build the error for an invalid body."""
     if not isinstance(error, ValidationError):
         return ValueError(str(error))
     [first, *_] = error.errors(include_url=False, include_input=False, include_context=False)
@@ -69,12 +69,12 @@ def refused(error: AgentError | ValidationError) -> ValueError:
 
 
 def shown_content(content: Content) -> JSONValue:
-    """Return a result as the client gets it: text, or a list of OpenAI's content parts."""
+    """Return a result in the client's form: text, or a list of OpenAI's content parts."""
     return content if isinstance(content, str) else write_parts(content)
 
 
 def read_content(value: JSONValue) -> Content:
-    """Return the content of a result that a client sends: text, parts, or any other JSON value."""
+    """Read the content of a result that a client sends: text, parts, or any other JSON value."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(map(_is_part, value)):
@@ -89,7 +89,8 @@ def _is_part(value: JSONValue) -> bool:
 def file_part(url: str, media_type: str, filename: str | None) -> ContentPart:
     """Return the content part of a file that a client sends, as a `data:` URL or an address.
 
-    Raises ValueError for an address of anything but an image, which endpoints do not fetch.
+    Raises ValueError for the address of a file that is not an image, because endpoints do not fetch
+    it.
     """
     if media_type.startswith("image/"):
         if not url.startswith(("data:", "https:", "http:")):
@@ -103,14 +104,14 @@ def file_part(url: str, media_type: str, filename: str | None) -> ContentPart:
 
 
 def joined_parts(parts: Sequence[ContentPart]) -> Content:
-    """Return the content of a user's message; text alone is a string."""
+    """Return the content of a user's message; a string if it has only text."""
     if all(part.type == "text" for part in parts):
         return "".join(part.text or "" for part in parts)
     return tuple(parts)
 
 
 def progress_value(value: object) -> tuple[JSONValue, bool]:
-    """Return a tool's progress as a JSON value, and whether it is one."""
+    """Return a tool's progress as a JSON value, and whether it has one."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
@@ -119,7 +120,7 @@ def progress_value(value: object) -> tuple[JSONValue, bool]:
 
 
 def parsed_arguments(call: ToolCall) -> dict[str, JSONValue] | None:
-    """Return a call's arguments as an object, or None if they are not one."""
+    """Return a call's arguments as an object, or None if they are not an object."""
     try:
         value = json.loads(call.arguments or "{}")
     except (ValueError, RecursionError):
@@ -128,11 +129,11 @@ def parsed_arguments(call: ToolCall) -> dict[str, JSONValue] | None:
 
 
 def error_text(error: Exception) -> str:
-    """Return what a client may read of an error; log the others by their class and place."""
+    """Return the text of an error that a client may read; log other errors by class and place."""
     if isinstance(error, TransportError):
         return of_model(error).message
     if isinstance(error, ConversationError):
-        return str(error)  # it names calls and decisions, and quotes no content
+        return str(error)  # its text has calls and decisions, and no content
     log_bug("front_end_stream_failed", error)
     kind = f" ({type(error).__name__})" if isinstance(error, AgentError) else ""
     return f"The server could not finish the answer{kind}"
@@ -150,10 +151,10 @@ def unanswerable(stream: AsyncRunStream[Any]) -> str | None:
 
 
 def denials(stream: AsyncRunStream[Any]) -> list[ToolMessage]:
-    """Return the answers to calls that the decisions of this request denied."""
+    """Return the answers to the calls that this request denied."""
     added = stream.result.messages
     if any(isinstance(each, UserMessage) for each in added):
-        return []  # a prompt closed calls of an earlier message
+        return []  # a prompt closed the calls of an earlier message
     return [each for each in added if isinstance(each, ToolMessage)]
 
 

@@ -58,7 +58,7 @@ UI_MESSAGE_HEADERS: Mapping[str, str] = {
 """The headers of a response that carries a `ui_message_stream`."""
 
 _DONE = b"data: [DONE]\n\n"
-_METADATA = "pathors_agent"  # the key of this library among a part's providers
+_METADATA = "pathors_agent"  # the key of this library in a part's providers
 _USER_PART = "data-user-message"  # a user's message inside a run: feedback, or `stream.say`
 _FINISH_REASONS = {
     "length": "length",
@@ -75,8 +75,8 @@ async def ui_message_stream(stream: AsyncRunStream[Any]) -> AsyncGenerator[bytes
 
     Enters the stream, reads it to its end, and leaves it. Calls that wait for an approval become
     approval requests; calls of tools without a function stay without an output, for the client. An
-    error becomes an `error` event, with the text that a client may read. Send `UI_MESSAGE_HEADERS`
-    with it.
+    error becomes an `error` event, with a text for clients. Send `UI_MESSAGE_HEADERS` with the
+    stream.
     """
     yield frames({"type": "start"})
     parts = _Parts(stream)
@@ -101,20 +101,20 @@ class _Parts:
     def __init__(self, stream: AsyncRunStream[Any]) -> None:
         self._stream = stream
         self._is_in_step = False
-        self._open: tuple[str, str] | None = None  # the kind and the id of the part that grows
+        self._open: tuple[str, str] | None = None  # the kind and the id of the growing part
         self._count = 0
         self._started: dict[int, str] = {}  # the ids of the calls that arrive, by their index
         self._known = set(stream.conversation.call_ids)
         self._has_text = False  # the answer that arrives has text
-        self._is_answered = False  # the step's answer is complete: what follows is another step
+        self._is_answered = False  # the step's answer is complete, and another step follows
 
     def denied(self) -> Iterator[dict[str, object]]:
-        """Yield the denials that were given with the request."""
+        """Yield the denials of the request."""
         for message in denials(self._stream):
             yield {"type": "tool-output-denied", "toolCallId": message.tool_call_id}
 
     def events(self, items: Iterable[Delta | Message]) -> Iterator[dict[str, object]]:
-        """Yield the events of deltas and messages that came together."""
+        """Yield the events of deltas and messages that arrived together."""
         for item in items:
             yield from self._item(item)
 
@@ -143,7 +143,7 @@ class _Parts:
                 pass
 
     def _begin(self) -> Iterator[dict[str, object]]:
-        """End what grows, and begin a step with the first event of an answer."""
+        """End the growing part, and begin a step with the first event of an answer."""
         yield from self._end_part()
         if self._is_answered:
             yield from self._end_step()
@@ -174,10 +174,10 @@ class _Parts:
             yield {"type": "finish-step"}
 
     def _call_delta(self, delta: ToolCallDelta) -> Iterator[dict[str, object]]:
-        """Yield the next piece of a call's arguments, once the call has its id and its name."""
+        """Yield the next piece of a call's arguments, if the call has its id and its name."""
         name = self._started.get(delta.index)
         if name is None:
-            # An id that the history has is replaced when the answer is complete.
+            # An id that is already in the history is replaced when the answer is complete.
             if not delta.id or not delta.name or not delta.arguments or delta.id in self._known:
                 return
             yield from self._begin()
@@ -203,7 +203,7 @@ class _Parts:
         self._is_answered = True
 
     def close(self) -> Iterator[dict[str, object]]:
-        """Yield the ends of what is open."""
+        """Yield the ends of the open parts."""
         yield from self._end_part()
         yield from self._end_step()
 
@@ -237,7 +237,7 @@ class _Parts:
 def _whole_call(call: ToolCall) -> dict[str, object]:
     """Return the event of a whole call.
 
-    The text of the arguments and the call's `extra` come back with the client's history.
+    The client's history will contain the text of the arguments and the call's `extra`.
     """
     ours = {"arguments": call.arguments, **({"extra": call.extra} if call.extra else {})}
     fields = {
@@ -273,7 +273,7 @@ class _Approval(Body):
 
 
 class _Part(Body):
-    """One part of a UI message; which fields it has, its type and its state say."""
+    """One part of a UI message; its type and its state decide which fields it has."""
 
     type: str
     text: str = ""
@@ -315,7 +315,7 @@ class _Part(Body):
     def _arguments(self, kept: JSONValue) -> str:
         """Return the arguments as the model wrote them, if the client still has the same value.
 
-        A client writes numbers in its own way, and an approval is bound to the model's text.
+        A client writes numbers in its own form, and an approval is bound to the model's text.
         """
         if self.input is None and isinstance(self.raw_input, str):
             return self.raw_input
@@ -324,7 +324,7 @@ class _Part(Body):
 
     @property
     def result(self) -> ToolMessage | None:
-        """The result of the call, or None while it has none."""
+        """The result of the call, or None if it has no result yet."""
         outcome: Outcome = "value"
         match self.state:
             case "output-available" if not self.preliminary:
@@ -341,7 +341,7 @@ class _Part(Body):
 
 
 def _same_value(first: str, second: str) -> bool:
-    """Return True if two JSON texts hold the same value for JavaScript, which has floats only."""
+    """Return True if two JSON texts have the same value in JavaScript, whose numbers are floats."""
     try:
         return bool(json.loads(first, parse_int=float) == json.loads(second, parse_int=float))
     except (ValueError, RecursionError):
@@ -356,8 +356,8 @@ class _UIMessage(Body):
 class UIMessageRequest(Body):
     """The body of a request of `useChat`: the chat's id, and its messages.
 
-    `conversation` and `decisions` are the arguments of `AsyncAgent.stream`. As the type of a FastAPI
-    argument, a body that is not valid is refused with the status 422.
+    `conversation` and `decisions` are the arguments of `AsyncAgent.stream`. As the type of a
+    FastAPI argument, it refuses an invalid body with status 422.
     """
 
     id: str = ""
@@ -365,9 +365,9 @@ class UIMessageRequest(Body):
 
     @cached_property
     def conversation(self) -> Conversation:
-        """The history that the client holds; its last calls may be open.
+        """The client's history.
 
-        A user's message closes the calls that were open before it.
+        Its last calls may be open. A user's message closes the calls that were open before it.
         """
         conversation = Conversation()
         for message in self.messages:
@@ -377,7 +377,7 @@ class UIMessageRequest(Body):
 
     @cached_property
     def decisions(self) -> list[Decision]:
-        """The approvals and denials of the last message, which name the call that a person saw."""
+        """The approvals and denials of the last message, each for the call that a person saw."""
         return [
             decision(given.id, approved=given.approved, reason=given.reason)
             for part in self.messages[-1].parts
@@ -414,7 +414,7 @@ def _user_parts(parts: Iterable[_Part]) -> Iterator[ContentPart]:
 
 
 def _answers(parts: list[_Part]) -> Iterator[Message]:
-    """Yield the answers and results of one UI message: each of its steps is an answer."""
+    """Yield the answers and results of one UI message, which has one answer for each step."""
     step: list[_Part] = []
     for part in parts:
         is_user = part.type == _USER_PART

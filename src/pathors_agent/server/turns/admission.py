@@ -17,11 +17,11 @@ from pathors_agent.server.turns.metrics import Metrics
 
 _MINUTE = 60.0
 _ROUNDING_SECONDS = 1e-6
-# Above this number, keys with their whole rate left are forgotten.
+# Above this number, the state of keys with an unused rate is deleted.
 MAX_RATED_KEYS = 1_000
 
 _Name = tuple[str, str]
-"""What turns are counted by, the key or the project, and which one."""
+"""The subject that turns are counted for: a key or a project, and its id."""
 
 
 class Admission:
@@ -35,7 +35,10 @@ class Admission:
         self._tokens = Rates(settings.tokens_per_minute)
 
     def check_rates(self, key: str) -> None:
-        """Charge a completion to its key's rate. A refused one (`Problem` 429) is not charged."""
+        """Charge a completion to its key's rate.
+
+        A refused completion (`Problem` 429) is not charged.
+        """
         for rates, of_what in ((self._tokens, "tokens"), (self._requests, "requests")):
             if seconds := rates.wait(key):
                 raise rate_exceeded(f"The key has used its {of_what} per minute", seconds)
@@ -137,10 +140,10 @@ class Admission:
 
 
 class Rates:
-    """Limits the use of each key per minute; used amounts come back evenly over a minute.
+    """Limits the use of each key per minute; a used amount is restored evenly over a minute.
 
-    A request is refused until the key has something left. Its cost may be known only later, and may
-    exceed the rest of the rate: then the key waits longer.
+    A request is refused while the key has nothing left. Its cost may be known only later, and may
+    exceed the rest of the rate; in that case the key waits longer.
     """
 
     def __init__(self, per_minute: int | None, now: Callable[[], float] = time.monotonic) -> None:
@@ -149,10 +152,10 @@ class Rates:
         self._full_at: dict[str, float] = {}
 
     def wait(self, key: str) -> float:
-        """Return the seconds until the key has something left; 0 if it has now."""
+        """Return the seconds until the key has something left; 0 if it has something now."""
         if self.per_minute is None:
             return 0.0
-        # It is full at some time; a minute before that it was empty.
+        # The rate is full at this time, and was empty a minute before.
         one = _MINUTE / self.per_minute
         ahead = self._full_at.get(key, 0.0) - self._now()
         seconds = ahead + min(one, _MINUTE) - _MINUTE
@@ -191,7 +194,7 @@ class Place:
 
 
 class _Gate:
-    """The requests of a key or a project: those whose turns run, those that wait or still come."""
+    """The requests of a key or a project: running turns, and requests that wait or still arrive."""
 
     def __init__(self, name: _Name, size: int) -> None:
         self.name = name
@@ -200,9 +203,9 @@ class _Gate:
 
 
 class SessionQueue:
-    """Lets the turns of one session in one after another, in order, within this process.
+    """Runs the turns of one session one after another, in order, within this process.
 
-    The store's lease keeps other processes out. Waiting here costs the store nothing.
+    The store's lease excludes other processes. Waiting here needs no queries of the store.
     """
 
     def __init__(self) -> None:
@@ -215,7 +218,7 @@ class SessionQueue:
         return (project, session_id) not in self._locks
 
     async def enter(self, project: str, session_id: str) -> None:
-        """Wait for the turns that came before, and hold the session."""
+        """Wait for earlier turns, and hold the session."""
         name = (project, session_id)
         lock = self._locks.setdefault(name, asyncio.Lock())
         self._turns[name] += 1
@@ -226,7 +229,7 @@ class SessionQueue:
             raise
 
     def leave(self, project: str, session_id: str) -> None:
-        """Let the next turn in."""
+        """Pass the session to the next turn."""
         name = (project, session_id)
         self._locks[name].release()
         self._forget(name)

@@ -15,7 +15,7 @@ from pathors_agent.stores.base import RequestId
 from pathors_agent.wire.completion_bytes import DONE, ChunkTemplate, answer_object, completion
 from pathors_agent.wire.sse import encode_comment
 
-# The reasons that the API knows; providers have other words for a plain end.
+# The finish reasons of the API; providers have other words for a normal end.
 _FINISH_REASONS = ("stop", "length", "content_filter")
 
 
@@ -47,7 +47,7 @@ class Activity(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TurnAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole answer, as it is stored for repeats of its request.
+    """A whole answer, stored for repeats of its request.
 
     `activities` are the events about tools of a streamed answer, if the client asked for them.
     `rewound` is how many stored messages its turn replaced.
@@ -57,7 +57,7 @@ class TurnAnswer(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
-    calls: list[dict[str, Any]] = []  # as `write_call` gives them
+    calls: list[dict[str, Any]] = []  # in the form of `write_call`
     function_call: dict[str, Any] | None = None
     finish_reason: str = "stop"
     usage: dict[str, Any] = {}
@@ -94,7 +94,7 @@ class TurnAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def finish_reason(said: str | None) -> str:
-    """Return the API's word for a provider's reason."""
+    """Return the API's finish reason for a provider's."""
     return next((reason for reason in _FINISH_REASONS if reason == said), "stop")
 
 
@@ -102,7 +102,7 @@ class Position(msgspec.Struct, frozen=True):
     """How much of a streamed answer was sent: the id of its last event.
 
     It counts the characters of the text and of the reasoning, the events about tools, and the
-    events after the text. All of them are found again in the stored answer.
+    events after the text. The stored answer has all of them.
     """
 
     completion: str
@@ -113,7 +113,7 @@ class Position(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, event_id: str | None) -> "Position | None":
-        """Return the position that an event's id names; None for an id of another form."""
+        """Return the position in an event's id; None for an id of another form."""
         match = _EVENT_ID.fullmatch(event_id or "")
         return match and cls(match[1], *map(int, match.groups()[1:]))
 
@@ -157,7 +157,7 @@ class Chunks:
         return self._event(self._delta({"reasoning_content": text}))
 
     def activity(self, value: object) -> bytes:
-        """Return an event about a tool of the project, beside an empty delta."""
+        """Return an event about a tool of the project, with an empty delta."""
         self.activities_sent += 1
         self._number()
         chunk = f'{self._chunks.delta({})[:-1]},"tool_activity":{_json(value)}}}'
@@ -173,7 +173,8 @@ class Chunks:
     def error(self, body: bytes, *, after: str | None = None) -> bytes:
         """Return an error as the last event; no `[DONE]` follows it.
 
-        It has the id of the event before it, or the id `after`: it adds nothing to the answer.
+        It has the id of the previous event, or the id `after`, because it adds nothing to the
+        answer.
         """
         data = _line(_json(msgspec.json.decode(body)))
         return self._event(data) if after is None else f"id: {after}\n{data}".encode()
@@ -197,7 +198,7 @@ class Chunks:
         return f"{self._id}{self.text_sent}{self._counts}{data}".encode()
 
     def _number(self) -> None:
-        """Write the counts that follow that of the text in an id: they change less often."""
+        """Write the counts that follow the count of the text in an id; they change less often."""
         self._counts = f":{self.reasoning_sent}:{self.activities_sent}:{self._end_sent}\n"
         self._until_text = self._counts + self._before_text
 
@@ -211,7 +212,7 @@ def _json(value: object) -> str:
 
 
 def ascii_json(data: bytes) -> str:
-    """Write JSON bytes in ASCII: proxies and clients that guess an encoding guess right."""
+    """Write JSON bytes in ASCII, which every proxy and client decodes correctly."""
     if data.isascii():
         return data.decode()
     return "".join(c if c.isascii() else _quoted(c)[1:-1] for c in data.decode())
@@ -230,7 +231,7 @@ PING = encode_comment("ping")
 
 # - clients that come back -
 
-# A client that comes back to a longer stream waits until its answer is stored.
+# A client that reconnects to a longer stream waits until its answer is stored.
 MAX_KEPT_BYTES = 8 * 2**20
 
 StreamName = tuple[RequestId, str]
@@ -238,9 +239,9 @@ StreamName = tuple[RequestId, str]
 
 
 class KeptEvents:
-    """The events of a running stream, for clients that come back to it.
+    """The events of a running stream, for clients that reconnect.
 
-    It is in `running`, under its name, until it is closed.
+    It is in `running` under its name until it is closed.
     """
 
     def __init__(
@@ -268,14 +269,14 @@ class KeptEvents:
             self._wake()
 
     def close(self) -> None:
-        """Keep nothing more; a repeat finds the stored answer."""
+        """Keep no more events; a repeat finds the stored answer."""
         self._is_closed = True
         if self._running.get(self._name) is self:
             del self._running[self._name]
         self._wake()
 
     async def after(self, event_id: str) -> AsyncIterator[bytes]:
-        """Yield the events after the one with this id as they come; all of them if there is none."""
+        """Yield the events after the event with this id, or all events, as they arrive."""
         index = self._index_after(event_id)
         while True:
             while index < len(self._events):

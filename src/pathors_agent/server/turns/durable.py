@@ -1,6 +1,6 @@
-"""Turns that outlive their server: each is a workflow, which another server takes up from its notes.
+"""Turns that outlive their server: each is a workflow, which another server can continue.
 
-The workflow records that a turn must be carried out. The turn's journal in the store records its
+The workflow records that the turn must be carried out. The turn's journal in the store records its
 progress, and the session's lease grants the right to write.
 """
 
@@ -43,13 +43,13 @@ from pathors_agent.server.turns.writers import unread_writer
 from pathors_agent.stores.base import RequestId
 from pathors_agent.telemetry.spans import continued, current_headers
 
-# Not among the runs of agents, whose names begin with another word.
+# Separate from the runs of agents, whose names have another prefix.
 WORKFLOW = "pathors-agent-turn"
 QUEUE = "pathors-agent-turns"
-# What a turn is stored as; servers of another version leave it alone.
+# The version of stored turns; servers of another version ignore them.
 VERSION = "turns-3"
 
-# Turns that a dead server left, taken up at once by each other one.
+# How many turns of a dead server another server carries out at the same time.
 _CONCURRENCY = 20
 _POLL_SECONDS = 0.5
 # How often ended turns are deleted, and how many at once.
@@ -58,7 +58,10 @@ _CLEARED_AT_ONCE = 500
 
 
 class DurableTurns:
-    """Runs the turns of a server as workflows, and takes up those of dead servers. A context manager."""
+    """Runs the turns of a server as workflows, and continues those of dead servers.
+
+    A context manager.
+    """
 
     def __init__(
         self,
@@ -122,7 +125,7 @@ class DurableTurns:
             raise StoreError("The database of durable runs does not answer in time.") from None
 
     async def run(self, run: TurnRun) -> None:
-        """Run a turn, as a workflow from the time when it holds its session."""
+        """Run a turn; it is a workflow as soon as it holds its session."""
         await run.run(self._carry)
 
     async def _carry(self, turn: Turn, beginning: Beginning, perform: Perform) -> TurnAnswer:
@@ -148,7 +151,7 @@ class DurableTurns:
             else:
                 await self._take_up(fields)
         except (anyio.get_cancelled_exc_class(), GeneratorExit):
-            raise  # this server ends; another goes on
+            raise  # this server ends; another continues
         except BaseException as error:  # noqa: BLE001  (recorded; raised for the client, where one waits)
             if perform is not None:
                 self._outcomes[name] = error
@@ -209,7 +212,10 @@ def _record(turn: Turn, beginning: Beginning) -> Fields:
 
 
 def _log_failure(error: BaseException, fields: Fields) -> None:
-    """Log why a turn failed that was taken over. Its client learns of it when it asks again."""
+    """Log why a turn of a dead server failed.
+
+    Its client reads the failure when it repeats the request.
+    """
     body = fields["body"]  # the conversation as the client sent it
     log_failed_turn(
         error,
@@ -221,7 +227,7 @@ def _log_failure(error: BaseException, fields: Fields) -> None:
 
 
 def _failure(error: BaseException) -> Fields:
-    """Return the record of a failed turn, without the text of a bug: users may have written it."""
+    """Return the record of a failed turn, without the text of a bug: it may quote users."""
     if isinstance(error, AgentError | Problem):
         return write_failure(error)
     return {"kind": type(error).__name__, "text": "", "retryable": False, "status": None}
@@ -237,7 +243,7 @@ async def _delete_ended(client: DBOSClient) -> None:
     """Delete turns that ended: the store has their messages, which are deleted with the session."""
     while True:
         await asyncio.sleep(_CLEAR_SECONDS)
-        with suppress(Exception):  # the database may be back next time
+        with suppress(Exception):  # the next attempt may find the database
             await _clear(client)
 
 

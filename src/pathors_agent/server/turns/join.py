@@ -1,10 +1,10 @@
 """Find the messages of a request that are new to its session, and add them. Pure.
 
-A client may send the new turn alone, the whole history, or any end of it. What it knows of a session
-is what it was given: one answer for each request, with the texts of all model calls joined and with
-the calls of its own tools. Calls of the project's tools and their results are never compared, nor
-are the results that the server wrote for a client's calls. Of an agent that runs as a tool the client
-knows the calls that wait for it, and not the call that runs the agent.
+A client may send only the new turn, the whole history, or any end of it. It knows a session by its
+answers: one for each request, with the joined texts of all model calls and the calls of its own
+tools. Calls of the project's tools and their results are never compared, and neither are results
+that the server wrote for a client's calls. If an agent runs as a tool, the client knows the calls
+inside it that wait, and not the call that runs it.
 """
 
 import json
@@ -36,11 +36,11 @@ from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem, bad_reques
 from pathors_agent.server.turns.project import Project, TurnContext
 from pathors_agent.tools.registry import ToolRegistry
 
-# Between the texts of two model calls that a client reads as one answer.
+# The separator between the texts of model calls that a client reads as one answer.
 BETWEEN_TEXTS = "\n\n"
 
-# The match is among the last few messages that equal the last stored one. To compare what precedes
-# each of thousands would take seconds.
+# Only the last few messages that equal the last stored one are candidates. Comparing the messages
+# before each of thousands would take seconds.
 _MOST_ENDS = 32
 
 
@@ -61,7 +61,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class _ComparedMessage:
-    """A message as it is compared; `place` is its index among the messages it is taken from."""
+    """A message in the form that is compared; `place` is its index in its list of messages."""
 
     place: int
     role: str
@@ -127,8 +127,8 @@ def join(
 def _follows_an_answer(stored: Sequence[Message], given: Sequence[Message]) -> bool:
     """Return True if the session ends with a text and the request repeats no answer.
 
-    The request's messages are all new then, whatever the rest of the session is: only an answer
-    could match its end. Comparing thousands of messages would take most of a turn's time.
+    In this case all messages of the request are new: only an answer could match the end of the
+    session. Comparing thousands of messages would take most of a turn's time.
     """
     last = stored[-1] if stored else None
     has_text = isinstance(last, AssistantMessage) and bool((last.text or "").strip())
@@ -164,7 +164,7 @@ class _Calls:
                 calls.update({call.id: (place, call) for call in message.tool_calls})
             elif isinstance(message, ToolMessage) and message.tool_call_id in calls:
                 asked_at, call = calls[message.tool_call_id]
-                # A client's own result is a value: any other was written by the server.
+                # A client's own result is a value; the server wrote all other results.
                 if call.name in own_tools or message.outcome != "value":
                     self._hidden.add((asked_at, call.id))
                 inner_ids.update(_inner_ids(message.extra.get("run")))
@@ -183,7 +183,7 @@ class _Calls:
         self._shown_ids = {call_id for _, call_id in every - self._hidden} | waiting_ids
 
     def stored_entries(self) -> list[_ComparedMessage]:
-        """Return what the client knows of the stored messages."""
+        """Return the stored messages that the client knows."""
         hidden: dict[str, bool] = {}
         entries: list[_ComparedMessage] = []
         for place, message in enumerate(self._stored):
@@ -194,7 +194,7 @@ class _Calls:
         return entries[_leading_system(self._stored) :]
 
     def given_entries(self, given: Sequence[Message], start: int) -> list[_ComparedMessage]:
-        """Return the comparable messages of a request from a place on."""
+        """Return the comparable messages of a request, from a place on."""
         hidden: Mapping[str, bool] = {i: i not in self._shown_ids for i in self._hidden_ids}
         entries: list[_ComparedMessage] = []
         for place, message in enumerate(given[start:], start=start):
@@ -228,11 +228,11 @@ def _inner_ids(run: JSONValue) -> Iterator[str]:
 
 
 def _entry(place: int, message: Message, hidden: Mapping[str, bool]) -> list[_ComparedMessage]:
-    """Return a message as it is compared; an empty list if it is not."""
+    """Return a message in the form that is compared; an empty list if it is not compared."""
     match message:
         case AssistantMessage():
             calls = frozenset(c.id for c in message.tool_calls if not hidden.get(c.id))
-            # Clients show answers and store what they show: white space inside may differ.
+            # Clients store the answers that they show, so white space inside may differ.
             text = " ".join((message.text or message.refusal or "").split())
             return [_ComparedMessage(place, "assistant", text, calls)] if text or calls else []
         case ToolMessage():
@@ -250,7 +250,7 @@ def _consumed(
 ) -> int:
     """Return how many stored entries a request's entry matches, from a place in a direction.
 
-    An answer matches several stored ones if their texts joined and their calls are the same.
+    An answer matches several stored ones if their joined texts and their calls are the same.
     """
     if entry.role != "assistant":
         return int(entry.matches(known[at]))
@@ -279,9 +279,9 @@ def _has_answer(entries: Iterable[_ComparedMessage]) -> bool:
 
 
 def _tail(known: Sequence[_ComparedMessage], sent: Sequence[_ComparedMessage]) -> int | None:
-    """Return how many of a request's entries the session holds if they end as the session does."""
+    """Return how many of a request's entries the session has, if they have the same end."""
     if known[-1].role == "user" and not _has_answer(sent):
-        return None  # the last answer was empty: the same question again is a new one
+        return None  # the last answer was empty, so the same question is a new message
     last = len(known) - 1
     ends = (end for end in range(len(sent), 0, -1) if _consumed(sent[end - 1], known, last, -1))
     return next((end for end in islice(ends, _MOST_ENDS) if _ends_alike(known, sent, end)), None)
@@ -290,10 +290,10 @@ def _tail(known: Sequence[_ComparedMessage], sent: Sequence[_ComparedMessage]) -
 def _ends_alike(
     known: Sequence[_ComparedMessage], sent: Sequence[_ComparedMessage], end: int
 ) -> bool:
-    """Return True if the session ends as the request's entries before `end` do.
+    """Return True if the session and the request's entries before `end` have the same end.
 
-    They are compared back to the beginning of either, or at least to the session's previous answer:
-    what the client holds from before it may be a summary.
+    They are compared back to the beginning of either, or at least to the session's previous answer.
+    The client's earlier messages may be a summary.
     """
     at = len(known) - 1
     has_answer = known[-1].role != "user"
@@ -313,7 +313,7 @@ def _ends_alike(
 def _rewound(
     known: Sequence[_ComparedMessage], sent: Sequence[_ComparedMessage]
 ) -> tuple[int, int]:
-    """Return how many entries of session and request begin alike, up to an answered question."""
+    """Return how many entries of session and request begin equally, up to an answered question."""
     best: tuple[int, int] | None = None
     at, index = 0, 0
     open_calls: set[str] = set()
@@ -338,7 +338,7 @@ def _mismatch(entry: _ComparedMessage) -> Problem:
         " another session",
         code="history_mismatch",
         param="messages",
-        details=[f"messages[{entry.place}]: is no message of the session at this point"],
+        details=[f"messages[{entry.place}]: is not a message of the session at this point"],
         headers=DO_NOT_RETRY,
     )
 
@@ -346,7 +346,7 @@ def _mismatch(entry: _ComparedMessage) -> Problem:
 # - adding the new messages -
 
 
-# What the model reads of a call that its client left open, behind "Not answered: ".
+# The model reads this after "Not answered: " for a call that its client left open.
 _WENT_ON = "the user went on"
 
 
@@ -358,10 +358,10 @@ def add_new_messages(
     context: TurnContext,
     own_tools: ToolRegistry,
 ) -> list[Decision]:
-    """Add a request's new messages; return what they decide about calls that wait for approval.
+    """Add a request's new messages; return their decisions about calls that wait for approval.
 
-    The calls of an `interrupted` turn come first, as soon as no call is open. A message of the user
-    closes the calls that are still open, unless a person decided about them.
+    The calls of an `interrupted` turn are added first, as soon as no call is open. A message of the
+    user closes the calls that are still open, unless a person decided about them.
     """
     own_names = [tool.name for tool in own_tools]
     pending = list(interrupted)
@@ -378,7 +378,7 @@ def add_new_messages(
                 raise _decided_twice(approval, index)
             continue
         if isinstance(message, ToolMessage) and message.tool_call_id in answered:
-            continue  # a decision that the interrupted turn carried out
+            continue  # a decision that the interrupted turn has carried out
         if isinstance(message, UserMessage) and not decisions:
             _close_open_calls(conversation, own_names)
         _add_interrupted(conversation, pending)
@@ -398,7 +398,7 @@ def add_new_messages(
 
 
 def _add_interrupted(conversation: Conversation, pending: list[Message]) -> None:
-    """Add the messages of an interrupted turn as far as no other calls are open."""
+    """Add the messages of an interrupted turn while no other calls are open."""
     while pending:
         message, open_ids = pending[0], {call.id for call in conversation.open_calls}
         if isinstance(message, ToolMessage):
@@ -414,17 +414,17 @@ def _add_interrupted(conversation: Conversation, pending: list[Message]) -> None
 def _close_open_calls(conversation: Conversation, own_names: Sequence[str]) -> None:
     """Answer the calls that the user ignored."""
     for call in conversation.open_calls:
-        is_own = call.name in own_names  # it waits for a person's yes, and was never begun
+        is_own = call.name in own_names  # it waits for an approval, and has not begun
         state = CallState.NOT_BEGUN if is_own else CallState.HANDED_OUT
         conversation.note_call_state(call, state)
     conversation.close_open_calls(_WENT_ON)
 
 
 def _refuse_open_calls(conversation: Conversation, runnable: Set[str]) -> None:
-    """Refuse a request that leaves calls open other than `runnable` ones.
+    """Refuse a request that leaves open calls that are not `runnable`.
 
     A call of the project's tools is runnable if the model made it in a turn of the session. A
-    client cannot make one by writing it into the history that it sends.
+    client cannot add such a call by writing it into its history.
     """
     still_open = [call.id for call in conversation.open_calls if call.id not in runnable]
     if still_open:
@@ -485,8 +485,9 @@ def _decision(text: str, approval: Approval, place: str) -> Decision:
 def with_stored_ids(given: Sequence[Message], stored: Sequence[Message]) -> Sequence[Message]:
     """Return a request's messages with the ids that the session has for their calls.
 
-    From the last message back, each call gets the id of the latest stored call of the same function
-    with the same arguments; a result without its call that of the function's open call.
+    From the last message backwards, each call gets the id of the latest stored call of the same
+    function with the same arguments. A result without its call gets the id of the function's open
+    call.
     """
     if not _has_function_calls(given):
         return given
@@ -509,7 +510,7 @@ def _call_ids(message: Message) -> list[str]:
 
 
 def _known_ids(given: Sequence[Message], stored: Sequence[Message]) -> dict[str, str]:
-    """Return the stored ids by those that were made here."""
+    """Return the stored ids by the ids that were made here."""
     calls = [c for m in stored if isinstance(m, AssistantMessage) for c in m.tool_calls]
     settled = {m.tool_call_id for m in stored if isinstance(m, ToolMessage)}
     ids = {FUNCTION_CALL + call.name: call.id for call in calls if call.id not in settled}

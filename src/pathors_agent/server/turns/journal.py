@@ -1,7 +1,7 @@
 """The journal of a turn: its tool calls, noted in the store before and after each call.
 
-A repeat of the request reads the notes of its own turn and goes on from them. Any later turn of the
-session reads the notes of the turns that were interrupted, so that the model knows what they did.
+A repeat of the request reads the notes of its own turn and continues from them. A later turn of the
+session reads the notes of interrupted turns, so that the model knows what they did.
 """
 
 import json
@@ -29,7 +29,7 @@ from pathors_agent.stores.texts import json_text, message_text, read_message_tex
 from pathors_agent.telemetry.events import emit, warn
 from pathors_agent.tools.registry import BoundCall
 
-# A cancelled turn spends this long on noting a result: without it the call is in doubt.
+# How long a cancelled turn tries to note a result; without its note, the call is in doubt.
 _NOTE_SECONDS = 5.0
 
 
@@ -44,26 +44,27 @@ class BegunCall:
 
 _Noted = Message | BegunCall
 
-# The notes of a session's interrupted turns. Those of the oldest turns are forgotten beyond it, and
-# of the results of one turn nothing but a remark is noted.
+# The most characters of a session's notes. Beyond it, the notes of the oldest turns are deleted,
+# and a result of the present turn is replaced by a remark.
 MAX_NOTES_BYTES = 8 * 2**20
 # A longer result is cut in its note; few models read more of one result.
 MAX_RESULT_CHARACTERS = 128 * 1024
-# What a model reads where a turn goes on from a result that was too long for its note.
+# The model reads this if a turn continues from a result that was too long for its note.
 _NOT_KEPT = "\n[The rest of this result was lost when the turn was interrupted.]"
 
-# Before the digest of a request, in the name of a note that holds its answer.
+# The prefix of the name of a note with an answer; the digest of the request follows it.
 _UNDELIVERED = "undelivered "
-# Before the name of a turn, in the name of notes that stay when the turn is saved.
+# The prefix of the names of notes that stay when the turn is saved; the name of the turn follows
+# it.
 _DOUBT = "doubt "
 
 
 @dataclass(slots=True, kw_only=True)
 class TurnJournal:
-    """The notes of one turn; `turn` is the identity that its tools' keys are made of.
+    """The notes of one turn; `turn` is the identity in the keys of its tools.
 
-    `since` names the state of the session that the turn began with. `earlier` and `later` are what
-    interrupted turns of that state did before and after this turn's first note.
+    `since` names the state of the session when the turn began. `earlier` and `later` are the calls
+    of interrupted turns of that state, before and after this turn's first note.
     """
 
     store: Store
@@ -85,7 +86,10 @@ class TurnJournal:
     _lock: anyio.Lock = field(default_factory=anyio.Lock)
 
     async def open(self, notes: Sequence[TurnNote]) -> None:
-        """Read the session's notes. Raise a 409 `Problem` if this turn's are of another state."""
+        """Read the session's notes.
+
+        Raise a 409 `Problem` if this turn's notes are of another state.
+        """
         notes = await self._bounded(notes)
         self._undelivered = {
             note.turn: note.text for note in notes if note.turn.startswith(_UNDELIVERED)
@@ -102,7 +106,7 @@ class TurnJournal:
                 (self.later if self._has_state else self.earlier).extend(interrupted(noted))
 
     async def _bounded(self, notes: Sequence[TurnNote]) -> list[TurnNote]:
-        """Forget the notes of the oldest turns if those of other turns are over `MAX_NOTES_BYTES`."""
+        """Drop the notes of the oldest turns if those of other turns exceed `MAX_NOTES_BYTES`."""
         sizes: dict[str, int] = {}
         for note in notes:
             if note.turn != self.turn and not note.turn.startswith(_DOUBT):
@@ -119,7 +123,7 @@ class TurnJournal:
         return [note for note in notes if note.turn not in forgotten]
 
     def take_up(self, conversation: Conversation) -> Sequence[Message]:
-        """Add the messages of this turn from before it was interrupted, and return them."""
+        """Add the messages from before this turn was interrupted, and return them."""
         before = len(conversation.messages)
         for noted in self._own:
             match noted:
@@ -135,7 +139,7 @@ class TurnJournal:
         return conversation.messages[before:]
 
     async def begin(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
-        """Record that a call begins, or return its result if it began before."""
+        """Record that a call begins, or return its result if it began earlier."""
         known = None
         if effect.call.id in self._begun and run.conversation.turns == self._begun_in:
             known = await self._settle(run, effect, bound)
@@ -165,25 +169,25 @@ class TurnJournal:
         self._size += sum(map(len, texts))
 
     async def keep_undelivered(self, request: str, answer: str, revision: int) -> None:
-        """Keep an answer whose client left, for a repeat of the request.
+        """Keep an answer whose client disconnected, for a repeat of the request.
 
-        It counts while the session has the `revision` that it gets with this turn.
+        It is valid while the session has the `revision` of this turn.
         """
         text = json_text({"revision": revision, "answer": answer})
         await self.store.note_turn(self.lease, _UNDELIVERED + request, [text])
 
     def undelivered(self, request: str, revision: int) -> str | None:
-        """Return the answer to a request whose client left before it came."""
+        """Return the answer to a request whose client disconnected before it."""
         text = self._undelivered.get(_UNDELIVERED + request)
         note = {} if text is None else json.loads(text)
         return note["answer"] if note.get("revision") == revision else None
 
     async def forget_undelivered(self, request: str) -> None:
-        """Forget an answer that its client gets now: the same request again is a new one."""
+        """Delete an answer that its client gets now; a repeat of the request is a new one."""
         await self.store.forget_notes(self.lease, _UNDELIVERED + request)
 
     def with_later(self, added: Sequence[Message]) -> list[Message]:
-        """Put what `later` turns did before the first message that is no result."""
+        """Insert the calls of `later` turns before the first message that is not a result."""
         results = (i for i, message in enumerate(added) if not isinstance(message, ToolMessage))
         place = next(results, len(added))
         answers = (i for i, m in enumerate(self.later) if isinstance(m, AssistantMessage))
@@ -200,7 +204,8 @@ class TurnJournal:
 def interrupted(noted: Iterable[_Noted]) -> list[Message]:
     """Return an interrupted turn's calls that began, with their results or "outcome unknown".
 
-    The texts of its answers and the calls that never began are left out: the client got neither.
+    The texts of its answers and the calls that never began are left out, because the client got
+    neither.
     """
     messages: list[Message] = []
     answer: AssistantMessage | None = None
@@ -210,7 +215,7 @@ def interrupted(noted: Iterable[_Noted]) -> list[Message]:
         match each:
             case BegunCall():
                 begun[each.id] = each
-            case ToolMessage(outcome="suspended"):  # its agent cannot go on in another turn
+            case ToolMessage(outcome="suspended"):  # its agent cannot continue in another turn
                 pass
             case ToolMessage():
                 done[each.tool_call_id] = each

@@ -1,7 +1,7 @@
 """Count what a server does, in the text format of Prometheus.
 
-Several worker processes share files in the folder `PROMETHEUS_MULTIPROC_DIR`, which `serve` makes
-and removes, so that each worker answers for all.
+Several worker processes share files in the folder `PROMETHEUS_MULTIPROC_DIR`, which `serve` creates
+and removes. So each worker can return the counts of all.
 """
 
 import os
@@ -21,7 +21,7 @@ _FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is im
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-# From an answer that was kept to the default of `turn_seconds`.
+# From the time of a stored answer to the default of `turn_seconds`.
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 CANCELLED = "cancelled"
@@ -86,7 +86,7 @@ class Metrics:
                 self._tokens.labels(project, kind).inc(count)
         for call in result.times:
             if call.kind == "tool":
-                # Other names are what a model made up: there is no end of them.
+                # Other names are inventions of a model, without a bound.
                 name = call.name if call.name in tools else UNKNOWN_TOOL
                 self._tools.labels(project, name, call.outcome).inc()
 
@@ -118,7 +118,7 @@ class Metrics:
 @contextmanager
 def shared_by_workers() -> Iterator[None]:
     """Share the counters of the processes that start inside the block."""
-    if _FOLDER in os.environ:  # the program around it sees to this
+    if _FOLDER in os.environ:  # the surrounding program does this
         yield
         return
     with tempfile.TemporaryDirectory(prefix="pathors-agent-metrics-") as folder:
@@ -130,6 +130,6 @@ def shared_by_workers() -> Iterator[None]:
 
 
 def forget_worker(pid: int | None) -> None:
-    """Drop what a dead worker still counted as running."""
+    """Remove the running turns of a dead worker from the counts."""
     if pid is not None and _FOLDER in os.environ:
         mark_process_dead(pid)  # type: ignore[no-untyped-call]  # it has no types

@@ -19,7 +19,7 @@ from pathors_agent.tools.registry import ToolRegistry, Tools, registry_of
 from pathors_agent.transports.base import AsyncTransport
 from pathors_agent.wire.chat_completions import ModelOptions
 
-# Projects are named in addresses and in the database.
+# The ids of projects are parts of addresses, and are stored in the database.
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 _VARIABLE = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
 
@@ -46,14 +46,16 @@ class Project:
 
     - `instructions`: may hold `{{name}}` for each of a session's variables. Values are inserted as
       plain text, and an unknown name stays as it is.
-    - `model`: the model to ask for; without one the client's choice is passed on.
-    - `tools`: run on the server; clients bring others with a request and run those themselves.
+    - `model`: the model to request; without it, the client's choice is passed on.
+    - `tools`: they run on the server; a client can send other tools with a request, and runs them
+      itself.
     - `limits`: of one turn. At a limit the model is asked for a last answer without tools.
-    - `history`: chooses what of a long session is sent, see `last_turns`.
+    - `history`: selects the messages of a session to send, see `last_turns`.
     - `hooks`: wrap each model call and each call of the project's tools.
-    - `budget`: what all turns of this process may spend; at its end they stop as at a limit.
-    - `reasoning`: whether clients get the model's reasoning, as `reasoning_content`: if they have
-      `asked` for it, `always`, or `never`.
+    - `budget`: the most that all turns of this process may spend; when it is used up, turns stop as
+      at a limit.
+    - `reasoning`: when clients get the model's reasoning, as `reasoning_content`: if they `asked`
+      for it, `always` or `never`.
     - `on_disconnect`: what happens to the turn of a client that disconnects: `cancel` leaves the
       session unchanged, `finish` runs the turn to its end and stores it.
     """
@@ -76,7 +78,7 @@ class Project:
             raise ValueError(
                 f"the project id {self.id!r} must be 1 to 100 of the characters A-Z a-z 0-9 . _ ~ -"
             )
-        _ = self.own_tools  # raises now if something is not a tool
+        _ = self.own_tools  # raises if something is not a tool
         Hooks.of(self.hooks, is_async=True)
         if self.on_disconnect not in ("cancel", "finish"):
             raise ValueError('on_disconnect must be "cancel" or "finish"')
@@ -121,7 +123,10 @@ class Project:
         return is_asked or self.reasoning == "always"
 
     def _model(self, request: CompletionRequest) -> str | None:
-        """Return the model to ask for; the listed name of a project without one chooses none."""
+        """Return the model to request.
+
+        The listed name of a project without a model is no choice.
+        """
         asked = None if request.model == DEFAULT_MODEL else request.model
         return self.model or asked
 

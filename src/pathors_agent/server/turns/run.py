@@ -1,4 +1,7 @@
-"""Run a turn: join its request to the session, run the agent, store all new messages or none."""
+"""Run a turn.
+
+join its request to the session, run the agent, and store all new messages or none.
+"""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -53,7 +56,7 @@ class Writer(Protocol):
         """Record that the model is about to be called, and how many stored messages are replaced."""
 
     async def items(self, items: Iterable[Delta | Message]) -> None:
-        """Send deltas and messages that came together."""
+        """Send deltas and messages that arrived together."""
 
     async def end(self, answer: TurnAnswer) -> None:
         """Send the rest of the answer: the turn is stored."""
@@ -63,7 +66,7 @@ Perform = Callable[[], Awaitable[TurnAnswer]]
 """Runs a turn that holds its session, and stores it."""
 
 Carry = Callable[[Turn, Beginning, Perform], Awaitable[TurnAnswer]]
-"""Performs a turn in a way that another server can go on with it."""
+"""Performs a turn so that another server can continue it."""
 
 
 class TurnRun:
@@ -78,7 +81,7 @@ class TurnRun:
 
     @property
     def repeats_tools(self) -> bool:
-        """Whether a repeat of the request could run tools again that have run."""
+        """Whether a repeat of the request could run tools again."""
         has_acted = self._journal is not None and self._journal.has_acted
         return has_acted and not self._turn.is_named
 
@@ -100,7 +103,7 @@ class TurnRun:
     async def _run_admitted(self, carry: Carry | None) -> TurnAnswer:
         turn, services = self._turn, self._turn.services
         if not services.admission.has_room(turn.project.id, turn.caller.id):
-            await self.held.close_early()  # the turns before this one may need its session
+            await self.held.close_early()  # earlier turns may need its session
         place = services.admission.turn(turn.project.id, turn.caller.id)
         async with (
             nullcontext() if turn.is_taken_over else place,  # it was let in before
@@ -132,7 +135,10 @@ class TurnRun:
         await parsed(session.size_read, lambda: (session.messages, session.variables))
 
     async def _noted_beginning(self, opened: OpenedSession) -> tuple[Beginning, OpenedSession]:
-        """Return how the turn begins. Note it if no session is there yet that can be ended."""
+        """Return how the turn begins.
+
+        Note it if the session does not exist yet, so that it can be ended.
+        """
         turn, lease = self._turn, opened.lease
         beginning = Beginning.of(turn.identity(opened.session), opened.session)
         if opened.session is not None:
@@ -218,7 +224,7 @@ class TurnRun:
     async def _opened_journal(
         self, opened: OpenedSession, context: TurnContext
     ) -> TurnJournal | None:
-        """Open the notes of the project's tools, and of answers that no client got."""
+        """Open the notes about the project's tools, and about answers that were not delivered."""
         turn = self._turn
         has_repeats = turn.outlives_client and turn.request.session_id is not None
         if not turn.project.own_tools and not has_repeats:
@@ -234,7 +240,7 @@ class TurnRun:
         return journal
 
     async def _undelivered_answer(self, journal: TurnJournal, seen: Session) -> TurnAnswer | None:
-        """Return the answer to this request if its client left before it came."""
+        """Return the answer to this request if its client disconnected before it."""
         turn = self._turn
         text = None if turn.is_named else journal.undelivered(turn.request_digest, seen.revision)
         if text is None:
@@ -244,7 +250,7 @@ class TurnRun:
         return TurnAnswer.loaded(text)
 
     async def _take_up(self, journal: TurnJournal, stream: AsyncRunStream[str]) -> None:
-        """Send what the turn said and did before it was interrupted, and journal the rest."""
+        """Send the messages from before the turn was interrupted, and journal the rest."""
         items: list[Delta | Message] = []
         for message in journal.take_up(stream.conversation):
             if isinstance(message, AssistantMessage):

@@ -24,17 +24,17 @@ from pathors_agent.server.turns.turn import RENEWALS_PER_LEASE, Turn
 from pathors_agent.server.turns.writers import ClientSender, StreamWriter, WholeWriter
 
 StartSoon = Callable[..., None]
-"""Starts an async function with its arguments, and does not wait for it."""
+"""Starts an async function with its arguments without waiting for it."""
 
-# To send the last words to a client may take this long; a server that stops does not wait longer.
+# How long the last write to a client may take; a server that stops does not wait longer.
 _LAST_WORD_SECONDS = 2.0
 
 
 class TurnResponse(Response):
     """An ASGI response that runs a turn while it answers.
 
-    If the client disconnects, the turn is cancelled, or goes on in the background, as its lifetime
-    says.
+    If the client disconnects, the turn is cancelled or continues in the background, depending on
+    its lifetime.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TurnResponse(Response):
             task.result()  # raises a bug
 
     def _kept_events(self) -> KeptEvents | None:
-        """Return the events of the running turn that the client comes back to."""
+        """Return the events of the running turn to which the client reconnects."""
         turn = self._turn
         if turn.stream_name is None or not turn.last_event_id or not turn.request.stream:
             return None
@@ -86,10 +86,10 @@ class TurnResponse(Response):
 
 
 class _Serving:
-    """A turn on its way to a client: whatever goes wrong is sent to it.
+    """A turn and its client, which gets the answer or any error.
 
-    A timer of the event loop renews the lease, breaks long silences, and gives up on a client that
-    does not read. It takes less time and memory than a task.
+    A timer of the event loop renews the lease, sends comments in long silences, and abandons a
+    client that does not read. It needs less time and memory than a task.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class _Serving:
                     status = "200"
                 except (anyio.get_cancelled_exc_class(), GeneratorExit):
                     raise
-                # A bug must not cut the connection, nor what a tool raises (SystemExit) end the
+                # A bug must not cut the connection, and a tool's SystemExit must not end the
                 # server.
                 except BaseException as error:  # noqa: BLE001
                     problem = self._problem(error)
@@ -164,7 +164,7 @@ class _Serving:
                 self._loop.call_soon(self._leave)
 
     async def _tell(self, problem: Problem) -> None:
-        """Send the client what went wrong."""
+        """Send the client the error."""
         if self._run.repeats_tools:
             problem.headers.update(DO_NOT_RETRY)
         with anyio.move_on_after(_LAST_WORD_SECONDS):
@@ -186,10 +186,10 @@ class _Serving:
             self._listening.reschedule(self._loop.time())
 
     def _problem(self, error: BaseException) -> Problem:
-        """Return what the client reads about a failed turn, and log its cause."""
+        """Return the problem for the client of a failed turn, and log its cause."""
         match error:
             case Problem() if error.status == HTTPStatus.TOO_MANY_REQUESTS:
-                return error  # refused, as others are before their body is read: no failed turn
+                return error  # refused like requests before their body is read; not a failed turn
             case Problem():
                 problem = error
             case TransportError():
@@ -204,7 +204,7 @@ class _Serving:
     # - the watch -
 
     def _wait(self) -> None:
-        """Set the timer for what is due next."""
+        """Set the timer for the next chore."""
         self._timer = self._loop.call_at(
             min(self._renew_at, self._ping_at, self._sender.write_end), self._look
         )
@@ -216,12 +216,12 @@ class _Serving:
 
     @property
     def _ping_at(self) -> float:
-        if self._sender.is_writing:  # no silence: a comment would wait behind unread data
+        if self._sender.is_writing:  # not a silence: a comment would wait behind unread data
             return float("inf")
         return self._sender.last_sent + self._turn.services.settings.ping_seconds
 
     def _look(self) -> None:
-        """Begin what is due."""
+        """Begin the chores that are due."""
         now = self._sender.now()
         if self._sender.write_end <= now:
             self._give_up()
@@ -231,7 +231,7 @@ class _Serving:
             self._wait()
 
     async def _do_chores(self, now: float) -> None:
-        """Renew the lease, and break the silence, as far as they are due."""
+        """Renew the lease and send a comment, if they are due."""
         try:
             if self._renew_at <= now:
                 self._renewed_at = now
@@ -242,11 +242,14 @@ class _Serving:
         except Exception as error:  # noqa: BLE001  (it ends the turn)
             self._interrupt(error)
         else:
-            self._chore = None  # a task that is over takes as much memory as one that runs
+            self._chore = None  # a task that has ended takes as much memory as a running one
             self._wait()
 
     def _give_up(self) -> None:
-        """Leave a client that does not read; its turn goes on only if it outlives its client."""
+        """Abandon a client that does not read.
+
+        Its turn continues only if it outlives its client.
+        """
         self._sender.cut()
         if self._sender.outlived:
             self._leave()

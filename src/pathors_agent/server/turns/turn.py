@@ -27,7 +27,7 @@ from pathors_agent.stores.base import Lease, OpenedSession, RequestId, RequestRe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What all turns of a server use. `ending` is set when they have to end."""
+    """The parts that all turns of a server use. `ending` is set when the turns must end."""
 
     store: Store
     settings: ServerSettings
@@ -40,7 +40,7 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """The session that a durable turn began with, for another server that takes the turn up.
+    """The session with which a durable turn began, for another server that continues the turn.
 
     `created_at` is None if the turn is the session's first. A note under the name `turn` is stored
     then, which is deleted when the session is ended.
@@ -59,8 +59,8 @@ class Beginning:
 class Turn:
     """One request to a session.
 
-    - `caller`, `headers`, `body`, `session_header`: the request as it came.
-    - `body_digest`: tells apart requests with one Idempotency-Key.
+    - `caller`, `headers`, `body`, `session_header`: the request as it arrived.
+    - `body_digest`: distinguishes requests with one Idempotency-Key.
     - `request_id`: the request's name in the store; None for a request without a name.
     - `lifetime`: whether the turn ends with its client, with its server, or with neither.
     - `began`: how the turn began on a server that died with it; None for a turn that begins here.
@@ -87,14 +87,14 @@ class Turn:
 
     @property
     def outlives_client(self) -> bool:
-        """Whether the turn goes on when its client disconnects."""
+        """Whether the turn continues when its client disconnects."""
         return self.lifetime != "client"
 
     @property
     def has_secret_id(self) -> bool:
         """Whether only this server knows the session's id until the turn is stored.
 
-        The turn needs no lease then. A stream tells the id at its start, and tools may tell it.
+        Such a turn needs no lease. A stream reveals the id at its start, and tools may reveal it.
         """
         is_new = self.request.session_id is None and self.request_id is None
         return is_new and not self.request.stream and not self.project.own_tools
@@ -111,7 +111,7 @@ class Turn:
 
     @property
     def stream_name(self) -> StreamName | None:
-        """The name under which a client comes back to the turn's stream."""
+        """The name with which a client reconnects to the turn's stream."""
         return None if self.request_id is None else (self.request_id, self.body_digest)
 
     def made_durable(self) -> "Turn":
@@ -136,7 +136,7 @@ class Turn:
 
     @property
     def request_digest(self) -> str:
-        """What a repeat of a request without a name has in common with it."""
+        """The digest that a request without a name shares with its repeats."""
         return hashed(self.caller.id, self.body_digest)
 
     def log_failure(self, error: BaseException, status: int) -> None:
@@ -173,14 +173,14 @@ def hashed(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-# How long to wait before asking again for a lease that another process holds: at first, at most.
+# How long to wait before the next attempt to acquire a lease: at first, and at most.
 _FIRST_PAUSE_SECONDS = 0.02
 _LAST_PAUSE_SECONDS = 0.25
-# How often to ask whether a request that another process answers is answered.
+# How often to check whether another process has answered a request.
 _POLL_SECONDS = 0.25
-# A lease is renewed this many times in its life, so that one late renewal loses nothing.
+# How often a lease is renewed before it would expire, so that one late renewal does no harm.
 RENEWALS_PER_LEASE = 3
-# To give back what a turn holds may take this long, also if the turn was cancelled.
+# How long a turn may take to release its leases, even if it was cancelled.
 CLEAN_UP_SECONDS = 5.0
 _KEY = "Idempotency-Key"
 
@@ -249,7 +249,7 @@ class HeldSession:
             await anyio.sleep(_POLL_SECONDS)
 
     async def _begin(self, request: RequestId) -> RequestRecord:
-        """Begin the request, together with its session if nothing has to be waited for."""
+        """Begin the request, together with its session if there is nothing to wait for."""
         turn = self._turn
         admission = turn.services.admission
         has_room = admission.has_room(turn.project.id, turn.caller.id)

@@ -42,7 +42,7 @@ from pathors_agent.wire.messages import write_call, write_parts
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-transform",
-    "x-accel-buffering": "no",  # nginx, and proxies that took its word over
+    "x-accel-buffering": "no",  # for nginx, and proxies that use its header
 }
 _JSON = {"content-type": "application/json"}
 _NEVER = math.inf
@@ -51,13 +51,13 @@ _NEVER = math.inf
 class ClientSender:
     """Sends bytes to a client in order, one write at a time, until the client disconnects.
 
-    If its turn outlives the client (`outlived`), a write that is stuck does not block the turn.
+    If its turn outlives the client (`outlived`), a blocked write does not block the turn.
     """
 
     def __init__(self, send: Send, write_seconds: float, *, outlived: bool) -> None:
         self._send = send
         self._write_seconds = write_seconds
-        self._written: asyncio.Event | None = None  # for a write that waits for another one
+        self._written: asyncio.Event | None = None  # for a write that waits for an earlier write
         self._write: anyio.CancelScope | None = None
         self.now = asyncio.get_running_loop().time  # anyio's takes ten times as long
         self.outlived = outlived
@@ -85,7 +85,7 @@ class ClientSender:
         return self.put({"type": "http.response.body", "body": data, "more_body": more})
 
     async def put(self, message: dict[str, Any]) -> None:
-        """Send a message of ASGI, after the one before."""
+        """Send a message of ASGI, after the previous one."""
         # A lock, and a scope in turns that end with their client, would cost more than the rest.
         while self.is_writing:
             self._written = self._written or asyncio.Event()
@@ -101,7 +101,7 @@ class ClientSender:
                     await self._send(message)
             else:
                 await self._send(message)
-        except OSError:  # the connection broke while this was on its way
+        except OSError:  # the connection broke during this write
             self.is_cut = True
         finally:
             self.is_writing = False
@@ -166,10 +166,10 @@ async def _send_whole(
 
 
 class StreamWriter:
-    """Answers with server-sent events, the first as soon as the model says anything.
+    """Answers with server-sent events, from the first delta of the model on.
 
-    The events of a turn that outlives its client are `kept` while it runs, if its request has a
-    name, so that a client that comes back can follow them.
+    If the turn outlives its client and its request has a name, its events are `kept` while it runs,
+    so that a client that reconnects can follow them.
     """
 
     def __init__(self, turn: Turn, sender: ClientSender, headers: dict[str, str]) -> None:
@@ -182,8 +182,8 @@ class StreamWriter:
         self.activities: list[Activity] = []
         self._activity_bytes = 0
         self._kept: KeptEvents | None = None
-        self._followed_to: str | None = None  # the last event sent of another's stream
-        self._sent_kind = ""  # what was sent last: nothing, the opening, or text
+        self._followed_to: str | None = None  # the last event of another's stream that was sent
+        self._sent_kind = ""  # the kind of the last write: nothing, the opening, or text
         self._pending_break = False
         self._shows_reasoning = turn.project.shows_reasoning(turn.request)
         self._shows_ids = turn.services.settings.event_ids
@@ -219,7 +219,7 @@ class StreamWriter:
             await self._send(events)
 
     def _events(self, item: Delta | Message) -> Iterator[bytes]:
-        """Yield the events of anything but text."""
+        """Yield the events of all items except text."""
         if isinstance(item, ReasoningDelta) and self._shows_reasoning:
             # The reasoning of each model call but the first begins after an empty line.
             yield self._chunks.reasoning(self._reasoning_break + item.text)
@@ -241,13 +241,16 @@ class StreamWriter:
         return event
 
     async def ping(self) -> None:
-        """Send a comment, if the model was asked."""
+        """Send a comment, if the model was called."""
         if self._is_asked:
             await self._start()
             await self._sender.write(PING)
 
     async def end(self, answer: TurnAnswer) -> None:
-        """Send the rest of the answer: of a stored one, what follows the client's last event."""
+        """Send the rest of the answer.
+
+        For a stored answer, the events after the client's last one.
+        """
         events: list[bytes] = []
         if not self._sent_kind:
             events += await self._open_stored(answer)
@@ -270,7 +273,7 @@ class StreamWriter:
             yield self._chunks.text(text)
 
     async def fail(self, problem: Problem) -> None:
-        """Send the problem, as a status if none was sent yet, else as the last event."""
+        """Send the problem: as the status if none was sent, else as the last event."""
         if not self._sender.is_open:
             headers = {**self._headers, **problem.headers}
             await _send_whole(self._sender, problem.status, headers, problem.body)
@@ -301,7 +304,7 @@ class StreamWriter:
             self._kept = KeptEvents(running, turn.stream_name, rewound=self._rewound)
 
     async def _open_stored(self, answer: TurnAnswer) -> list[bytes]:
-        """Begin an answer of which nothing was sent: it is stored, or has no text."""
+        """Begin an answer of which nothing was sent, because it is stored or has no text."""
         turn = self._turn
         after = Position.read(turn.last_event_id)
         if after is not None and after.completion != answer.head.id:
@@ -330,7 +333,7 @@ class StreamWriter:
         return self._write(events, more=more)
 
     def _write(self, events: Sequence[bytes], *, more: bool = True) -> Coroutine[Any, Any, None]:
-        """Send events at once, without the lines of their ids if the server is set so."""
+        """Send events at once, without their ids if the setting says so."""
         if not self._shows_ids:
             events = [event.partition(b"\n")[2] for event in events]
         data = events[0] if len(events) == 1 else b"".join(events)
@@ -338,7 +341,10 @@ class StreamWriter:
 
 
 def unread_writer(turn: Turn) -> WholeWriter | StreamWriter:
-    """Return the writer of a turn whose client is gone; others may come back and follow it."""
+    """Return the writer of a turn whose client disconnected.
+
+    Clients that reconnect may follow it.
+    """
     sender = ClientSender(_drop, math.inf, outlived=True)
     sender.cut()
     return (StreamWriter if turn.request.stream else WholeWriter)(turn, sender, {})
@@ -353,7 +359,7 @@ def _rewound(count: int) -> dict[str, str]:
 
 
 def _media(content: Content | None, *others: JSONValue) -> list[dict[str, Any]]:
-    """Return an event with the parts of a content that is not text alone, and other lists of parts."""
+    """Return an event with the parts of a mixed content and of other lists of parts."""
     parts = () if content is None or isinstance(content, str) else content
     written = write_parts(parts) if any(part.type != "text" for part in parts) else []
     every = [*written, *(part for each in others if isinstance(each, list) for part in each)]
