@@ -21,9 +21,9 @@ _AGAIN = UserMessage(content="Say it again, in other words.")
 _HELLO_SAID = AssistantMessage(content="Hello, and welcome.")
 _COUNT = UserMessage(content="Count from one to two hundred, in words.")
 
-# Too few for two hundred numbers in words, by any way of counting tokens.
+# Too few tokens for two hundred numbers in words, in any tokenizer.
 _FEW_TOKENS = 8
-# A model that was told to stop after `_FEW_TOKENS` wrote no more words than that.
+# A model that stopped after `_FEW_TOKENS` has written fewer words.
 _MANY_WORDS = 3 * _FEW_TOKENS
 
 
@@ -135,7 +135,7 @@ def _usage_in_stream(asking: ProbeClient) -> Observation:
 
 
 def _counted_whole(asking: ProbeClient, seen: Observation) -> Observation:
-    """Return what makes up for a stream without counts: whole answers, if those have them."""
+    """Adopt whole answers instead of a stream without counts, if those have counts."""
     whole = hello(asking, streams=False)
     if whole.problem or _counts(whole).verdict is not Verdict.HOLDS:
         return fails(f"{seen.detail}; limits of tokens count nothing here")
@@ -173,7 +173,7 @@ def _later_system_message(asking: ProbeClient) -> Observation:
 
 
 def _two_user_messages(asking: ProbeClient) -> Observation:
-    """Ask with two user messages in a row, at the start of a history and later."""
+    """Send two user messages in a row, at the start of a history and later."""
     messages: list[Message] = [HELLO, _AGAIN, _HELLO_SAID, HELLO, _AGAIN]
     answer = asking.ask(*messages)
     if not answer.problem:
@@ -219,5 +219,5 @@ PROBES = (
 
 TYPED = Probe("response_format with a schema", _answer_of_a_type, optional=True)
 
-# After all other probes of streams: it may be a reason not to stream.
+# After all other probes of streams, because its result may be a reason not to stream.
 COUNTED = Probe("usage chunk of a stream", _usage_in_stream)

@@ -25,11 +25,11 @@ from pathors_agent.sessions.client import EndpointSessions
 from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.wire.chat_completions import ModelOptions
 
-# A model that calls the same tool again and again is told to answer by then.
+# By then, a model that repeats a call of the same tool is told to answer.
 _AGENT_CALLS = 4
 _KEY_REFUSED = (401, 403)
 _BAD_REQUESTS = range(400, 500)
-# What an exchange of one question and one answer leaves.
+# The number of messages of one question and one answer.
 _TURN = 2
 
 
@@ -89,7 +89,7 @@ def _session(asking: ProbeClient) -> Observation:
 
 
 def end_sessions(asking: ProbeClient) -> None:
-    """Leave nothing behind at an endpoint that keeps sessions."""
+    """End the sessions that the probes began at an endpoint that keeps sessions."""
     sessions = EndpointSessions(asking.transport)
     for session_id in asking.sessions:
         with suppress(AgentError):
@@ -116,7 +116,7 @@ def _left_stream(asking: ProbeClient) -> Observation:
 
 
 class _Profiled(Transport):
-    """The endpoint's transport with the profile that the probes found; notes its sessions."""
+    """The endpoint's transport with the profile that the probes found; it notes the sessions."""
 
     def __init__(self, asking: ProbeClient) -> None:
         self.profile = asking.profile

@@ -51,7 +51,7 @@ _BOTH = UserMessage(
 )
 _WHEN = UserMessage(content="What time is it? Use the tool get_time.")
 
-# As OpenAI makes them, and of the form that Mistral takes.
+# Ids in OpenAI's form, and in the form that Mistral accepts.
 _LONG_ID = "call_9pwXV4cQpGxbWkqJ0LZtYs7r"
 _NINE = ("a1B2c3D4e", "f5G6h7J8k")
 
@@ -91,7 +91,7 @@ def _call(*, streams: bool) -> Callable[[ProbeClient], Observation]:
 def _broken_stream(
     asking: ProbeClient, asked: UserMessage, answer: EndpointAnswer
 ) -> Observation | None:
-    """Return what a stream breaks, if a whole answer to the same question has sound calls."""
+    """Return the problem of a stream, if a whole answer to the same question has valid calls."""
     if _is_sound(answer) or not _is_sound(_calling(asking, asked, streams=False)):
         return None
     if answer.problem:
@@ -133,7 +133,7 @@ def _problem(answer: EndpointAnswer) -> Observation | None:
 
 
 def _weather_problem(calls: Sequence[ToolCall]) -> Observation | None:
-    """Return what the model did wrong with its calls; the endpoint is not to blame for it."""
+    """Return the model's mistake in its calls, which is not the endpoint's fault."""
     for call in calls:
         bound = TOOLS.bind(call)
         if isinstance(bound, ToolMessage):
@@ -163,7 +163,7 @@ def _several(asking: ProbeClient) -> Observation:
 
 
 def _lost_calls(asking: ProbeClient) -> Observation | None:
-    """Return what a stream loses: it has one call again and again, a whole answer has several."""
+    """Return a problem if a stream has only one call, and a whole answer has several."""
     whole = _calling(asking, _BOTH, streams=False)
     if not asking.profile.streams or not _is_sound(whole) or len(whole.message.tool_calls) == 1:
         return None
@@ -176,7 +176,7 @@ def _lost_calls(asking: ProbeClient) -> Observation | None:
 
 
 def _own_index(asking: ProbeClient) -> Observation:
-    """Look whether each call of a stream has an index; the reader tells them apart without it."""
+    """Check whether each call of a stream has an index; the reader does not need it."""
     if not asking.profile.streams:
         return not_needed("it does not stream")
     answer = _calling(asking, _BOTH, streams=True)
@@ -221,7 +221,7 @@ def _forced(asking: ProbeClient) -> Observation:
 
 
 def _history(*ids: str, **fields: Any) -> list[Message]:
-    """Return a history of one call for each id, to which the model has yet to answer."""
+    """Return a history with one call for each id, which the model must answer next."""
     cities = ("Oslo", "Rome")
     calls = [
         ToolCall(id=i, name="get_weather", arguments=f'{{"city":"{city}"}}', extra=_CALL_EXTRA)
@@ -237,7 +237,7 @@ _MESSAGE_EXTRA: dict[str, Any] = {"reasoning_details": []}
 _ONE = _history(_NINE[0])
 _TWO = _history(*_NINE)
 
-# The record of calls whose arguments are no JSON object: sent as `{}`.
+# Calls whose arguments are not a JSON object are sent with `{}`.
 _CUT = ToolCall(id=_NINE[0], name="get_weather", arguments='{"city":"Os')
 _BROKEN: list[Message] = [
     WEATHER,
@@ -257,7 +257,7 @@ _IMAGE: list[Message] = [*_ONE[:-1], ToolMessage(tool_call_id=_NINE[0], content=
 _TEXTS = tuple(ContentPart(type="text", text=text) for text in ("21 degrees", "sunny"))
 _PARTS: list[Message] = [*_ONE[:-1], ToolMessage(tool_call_id=_NINE[0], content=_TEXTS)]
 
-# What may help where the least is not enough, in the order of how often it does.
+# Settings that may help if the least profile is not enough, the most frequent first.
 _ADDITIONS: tuple[dict[str, Any], ...] = (
     {"null_content": True},
     {"reasoning_field": "reasoning_content"},
@@ -282,7 +282,7 @@ def _several_results(asking: ProbeClient) -> Observation:
 
 
 def _broken_arguments(asking: ProbeClient) -> Observation:
-    """Ask with a record of broken arguments as this library sends it, and then as it stands."""
+    """Send a history with broken arguments: as this library sends it, and then unchanged."""
     answer = asking.ask(*_BROKEN, tools=_DEFINITIONS)
     if answer.problem:
         return fails(answer.problem)
@@ -309,7 +309,7 @@ def _user_after_result(asking: ProbeClient) -> Observation:
 
 
 def _parts_of_results(asking: ProbeClient) -> Observation:
-    """Ask with a result of two texts, sent as a list of parts."""
+    """Send a result of two texts as a list of parts."""
     answer = asking.ask(*_PARTS, tools=_DEFINITIONS, result_media="tool_message")
     if not answer.problem:
         asking.adopt(result_media="tool_message")
@@ -320,7 +320,7 @@ def _parts_of_results(asking: ProbeClient) -> Observation:
 
 
 def _image_result(asking: ProbeClient) -> Observation:
-    """Ask with an image in either place; more models read it in a user message."""
+    """Send an image in either place; more models read it in a user message."""
     if asking.profile.result_media == _LEAST["result_media"]:
         return fails("tool messages take no lists of parts", profile=_settings_of("result_media"))
     places = ("user_message", "tool_message")

@@ -9,7 +9,7 @@ from pathors_agent.checking.probe import ProbeClient
 from pathors_agent.checking.report import Report
 from pathors_agent.transports.base import Transport
 
-# Enough for a greeting and for a tool call; models that reason first want more.
+# Enough for a greeting and for a tool call; models that reason first need more.
 TOKENS = 256
 # Enough for a small model on a slow machine to write these tokens.
 SECONDS = 60.0
@@ -34,10 +34,11 @@ def check_endpoint(
 ) -> Report:
     """Test which parts of the chat-completions API hold at a transport's endpoint.
 
-    Some forty requests, each answered within `tokens` (where the endpoint can be told so) and
-    `seconds`; the transport's own profile counts for nothing. `progress` is called before each
-    probe with its name, how many are done, and of how many. Sessions that the endpoint began are
-    ended. Raises `TransportError` where no question is answered at all.
+    It sends about forty requests. Each answer has at most `tokens`, if the endpoint respects
+    `max_tokens`, and may take `seconds`. The transport's own profile is ignored. `progress` is
+    called before each probe with its name, the number of finished probes and the number of all
+    probes. The check ends the sessions that the endpoint began. Raises `TransportError` if the
+    endpoint answers no request.
     """
     asking = ProbeClient(transport, model, tokens, seconds)
     _make_contact(asking)
@@ -48,12 +49,12 @@ def check_endpoint(
                 progress(probe.name, done, len(PROBES))
             findings.append(probe.run(asking))
     finally:
-        with suppress(Exception):  # the report is worth more
+        with suppress(Exception):  # the report is more important
             behaviour.end_sessions(asking)
     return Report(findings=tuple(findings), profile=asking.profile)
 
 
 def _make_contact(asking: ProbeClient) -> None:
-    """Raise the endpoint's error if it answers neither streamed nor whole."""
+    """Raise the endpoint's error if it answers neither with a stream nor with a whole answer."""
     if hello(asking, streams=False).problem:
         _ = hello(asking, streams=True).message

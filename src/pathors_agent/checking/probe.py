@@ -20,7 +20,7 @@ from pathors_agent.wire.sse import SSEParser
 # The bound of an answer: a hundred times the longest one that a probe asks for.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
-# The least that can be sent; what an endpoint takes is added to it, probe by probe.
+# The smallest request. Each probe adds what the endpoint accepts.
 BAREST = EndpointProfile(
     streams=False,
     include_usage=False,
@@ -33,13 +33,13 @@ BAREST = EndpointProfile(
     requires_calls=False,
 )
 
-# Of an answer that did not come.
+# The status of an answer that did not arrive.
 _NO_STATUS = 0
 
 
 @dataclass(frozen=True)
 class EndpointAnswer:
-    """One answer, whole; or `failure`, if the connection broke before its end."""
+    """One whole answer, or `failure` if the connection broke before its end."""
 
     status: int
     headers: Mapping[str, str]
@@ -79,7 +79,7 @@ class EndpointAnswer:
 
     @cached_property
     def read(self) -> ResponseStream:
-        """The library's own reader, with all of it."""
+        """The library's own reader, after the whole answer."""
         stream = ResponseStream()
         stream.feed(self.body)
         stream.close()
@@ -87,7 +87,7 @@ class EndpointAnswer:
 
     @cached_property
     def message(self) -> AssistantMessage:
-        """The message; raises `TransportError` where there is none."""
+        """The message; raises `TransportError` if there is none."""
         if self.failure:
             raise self.failure
         if self.is_refused:
@@ -96,7 +96,7 @@ class EndpointAnswer:
 
     @cached_property
     def problem(self) -> str:
-        """Why there is no message; empty where there is one."""
+        """The reason why there is no message; empty if there is one."""
         try:
             _ = self.message
         except TransportError as error:
@@ -122,7 +122,7 @@ class ProbeClient:
     _kept: dict[object, EndpointAnswer] = field(default_factory=dict)
 
     def once(self, key: object, ask: Callable[[], EndpointAnswer]) -> EndpointAnswer:
-        """Ask when it was not asked before: several probes look at one answer."""
+        """Send the request only the first time: several probes use one answer."""
         if key not in self._kept:
             self._kept[key] = ask()
         return self._kept[key]
@@ -157,13 +157,13 @@ class ProbeClient:
         tools: Sequence[JSONValue] = (),
         change: Callable[[dict[str, Any]], None],
     ) -> EndpointAnswer:
-        """Ask with a body that `change` edits: for requests that this library never makes."""
+        """Send a body that `change` edits, for requests that this library never makes."""
         fields = json.loads(self.template(tools=tools).encode(messages))
         change(fields)
         return self._try(Request(body=write_json(fields), seconds=self.seconds))
 
     def _try(self, request: Request) -> EndpointAnswer:
-        """Send a request; a connection that breaks is a refusal, which another form may avoid."""
+        """Send a request; a broken connection is a refusal, which another form may avoid."""
         try:
             return self.send(request)
         except TransportError as error:
@@ -172,7 +172,7 @@ class ProbeClient:
             return EndpointAnswer(_NO_STATUS, {}, b"", failure=error)
 
     def options(self, options: ModelOptions | None = None) -> ModelOptions:
-        """Limit the length of an answer, where that can be done."""
+        """Limit the length of an answer, if the endpoint can do so."""
         options = options or ModelOptions()
         if self.can_limit and options.max_tokens is None:
             return replace(options, max_tokens=self.tokens)
@@ -229,7 +229,7 @@ class Observation(NamedTuple):
 
 
 def holds(detail: str = "") -> Observation:
-    """Return the finding that the endpoint keeps the rule."""
+    """Return a finding: the rule holds."""
     return Observation(Verdict.HOLDS, detail)
 
 
@@ -250,14 +250,14 @@ def not_needed(detail: str) -> Observation:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One rule, and how an endpoint is asked about it."""
+    """One rule, and the function that tests it."""
 
     name: str
     look: Callable[[ProbeClient], Observation]
     optional: bool = False
 
     def run(self, asking: ProbeClient) -> Finding:
-        """Ask, and return the finding, also if no answer comes."""
+        """Test the rule and return the finding, even if no answer arrives."""
         try:
             seen = self.look(asking)
         except TransportError as error:

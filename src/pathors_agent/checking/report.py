@@ -1,4 +1,4 @@
-"""What was found out about an endpoint."""
+"""The findings about an endpoint."""
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -7,28 +7,28 @@ from pathors_agent.messages import JSONValue
 from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 
 ANY_PROFILE = "any profile"
-"""The `profile` of a finding that this library makes up for whatever the settings are."""
+"""The `profile` of a finding that this library handles with any settings."""
 
 # A sentence; an endpoint's own error may be a page.
 _DETAIL_CHARACTERS = 200
 
 
 class Verdict(StrEnum):
-    """Whether an endpoint keeps a rule."""
+    """Whether a rule holds at an endpoint."""
 
     HOLDS = "holds"
     DOES_NOT_HOLD = "does not hold"
     NOT_SEEN = "not seen"
-    """Nothing shows whether it does: often the model did not help. Ask a stronger model."""
+    """It is not known whether the rule holds, often because of the model. Try a stronger model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one probe found.
+    """The result of one probe.
 
-    `profile` names the settings of the `EndpointProfile` that make up for a rule that does not
-    hold. It is "any profile" if this library makes up for it in any case, and empty if no setting
-    does. Agents work without a rule that is `optional`.
+    `profile` names the settings of the `EndpointProfile` with which agents work although the rule
+    does not hold. It is "any profile" if they work with any settings, and empty if no setting
+    helps. Agents work without an `optional` rule.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Finding:
 
     @property
     def breaks(self) -> bool:
-        """Whether agents need the rule, it does not hold, and no setting makes up for it."""
+        """Whether agents need the rule, it does not hold, and no setting helps."""
         is_wrong = self.verdict is Verdict.DOES_NOT_HOLD
         return is_wrong and not self.profile and not self.optional
 
     @property
     def is_mended(self) -> bool:
-        """Whether the rule does not hold, and the profile makes up for it."""
+        """Whether the rule does not hold, and the profile has a setting for it."""
         return self.verdict is Verdict.DOES_NOT_HOLD and bool(self.profile)
 
     @property
@@ -68,12 +68,12 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether every rule that agents need was seen to hold, with nothing to make up for."""
+        """Whether every rule that agents need holds without settings of the profile."""
         return self.works and not any(finding.is_mended for finding in self.findings)
 
     @property
     def works(self) -> bool:
-        """Whether agents were seen to have everything that they need here, with `profile`."""
+        """Whether every rule that agents need holds, or has a setting in `profile`."""
         return not any(finding.breaks or finding.is_open for finding in self.findings)
 
     def profile_changes(self) -> dict[str, JSONValue]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _HERE = "Works directly on the database, without a key or a running server."
 
-# No table of locals in a traceback: they may be keys. Plain help: it is fast.
+# No locals in tracebacks, because they may contain keys. Plain help, because it is fast.
 _new_app = partial(
     typer.Typer,
     epilog=EXIT_STATUS,

@@ -1,4 +1,4 @@
-"""Chat with an endpoint on the terminal: type, read, stop an answer, go on."""
+"""Chat with an endpoint on the terminal: send lines, read answers, and stop them."""
 
 import json
 import os
@@ -59,7 +59,7 @@ exit            end, as Ctrl-D does
 Ctrl-C          stop an answer"""
 _ENDS = ("exit", "/exit", "/quit")
 _COMMAND = re.compile(r"/[a-z]+(?=\s|$)")
-# Rows of `/sessions`: a screen.
+# The rows of `/sessions`, which fit on a screen.
 _SESSION_ROWS = 20
 _TITLE_CHARACTERS = 60
 
@@ -107,7 +107,7 @@ def _demo(screen: Screen) -> TerminalChat:
 
 
 class _Talk:
-    """Takes the lines of a chat: commands, and prompts for the endpoint."""
+    """Performs the lines of a chat: commands, and prompts for the endpoint."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class _Talk:
         }
 
     def go_on(self, session: str | None) -> int:
-        """Take lines until the end; return the exit status."""
+        """Perform lines until the end; return the exit status."""
         if self._keyboard is not None:
             self._terminal.streaming = self._keyboard.without_echo
             self._note("/help lists the commands; exit or Ctrl-D ends; Ctrl-C stops an answer.")
@@ -164,7 +164,7 @@ class _Talk:
         return self._perform(line, lambda: command(text[found.end() :].strip()))
 
     def _perform(self, line: str, act: Callable[[], RunResult[str] | None]) -> int:
-        """Ask or carry out a command, and write what became of it."""
+        """Send a prompt or carry out a command, and write the outcome."""
         try:
             result = act()
         except KeyboardInterrupt:
@@ -342,7 +342,7 @@ class _Keyboard:
     def decide(self, call: ToolCall) -> Verdict | None:
         """Ask the person about a call; Ctrl-D leaves it open."""
         write_note(f"{described(call)} waits for your approval.")
-        self._drop_typed()  # what was typed before the question is no answer to it
+        self._drop_typed()  # text that was typed before the question is not an answer
         while True:
             try:
                 said = input("Allow it? y, n, a reason against it, or other arguments as JSON: ")
@@ -356,7 +356,7 @@ class _Keyboard:
 
     @contextmanager
     def without_echo(self) -> Iterator[None]:
-        """Hide what is typed meanwhile; it waits for the next prompt."""
+        """Hide the text that is typed meanwhile; it waits for the next prompt."""
         try:
             import termios
         except ImportError:  # Windows has none
@@ -379,14 +379,14 @@ class _Keyboard:
 
     @property
     def _prompt(self) -> str:
-        # Colours are marked, so that readline does not take them for width.
+        # Colours are marked, so that readline does not count them as width.
         return "\n" + re.sub("\x1b[^m]*m", "\x01\\g<0>\x02", self._screen.label("you"))
 
 
 def verdict(said: str) -> Verdict:
-    """Read a decision: y, n, a reason, or a JSON object; nothing is a no.
+    """Read a decision: y, n, a reason, or a JSON object; an empty line denies the call.
 
-    Raise `ValueError` for arguments that are no JSON object.
+    Raise `ValueError` for arguments that are not a JSON object.
     """
     text = said.strip()
     if text.lower() in ("y", "yes"):

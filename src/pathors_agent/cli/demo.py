@@ -1,7 +1,7 @@
 """A conversation with three real tools, shown on the terminal as it streams.
 
-A server of its own answers, in a process beside this one, over HTTP. An endpoint that the
-environment names answers instead, and then the tools run here.
+A server in a process of its own answers over HTTP. If the environment names an endpoint, that
+endpoint answers, and the tools run in this process.
 """
 
 import json
@@ -49,7 +49,7 @@ PROMPTS = (
     "And in Lisbon?",
 )
 
-# A server that is told to stop and has nothing to do needs a tenth of it.
+# An idle server needs a tenth of this time to stop.
 _STOP_SECONDS = 10.0
 
 
@@ -92,7 +92,7 @@ def _ask_server(
                 result = terminal.say(prompt)
                 if as_json:
                     write_json(answer_as_json(result, terminal.activities))
-                _ = result.output  # raises when the run stopped without an answer
+                _ = result.output  # raises if the run stopped without an answer
             finally:
                 charts.add(prompt, terminal.times)
         _tell_session(screen, terminal)
@@ -134,7 +134,7 @@ def _ask_endpoint(
 
 
 def _activities(item: Delta | Message) -> list[dict[str, JSONValue]]:
-    """Return calls and results as a server's events show them."""
+    """Return calls and results in the form of a server's events."""
     if isinstance(item, AssistantMessage):
         return [{"call": write_call(call)} for call in item.tool_calls]
     return [{"result": dump_message(item)}] if isinstance(item, ToolMessage) else []
@@ -142,7 +142,7 @@ def _activities(item: Delta | Message) -> list[dict[str, JSONValue]]:
 
 @contextmanager
 def _server() -> Iterator[tuple[str, str]]:
-    """Run a server on a free port, with a database of its own; give its address and a key."""
+    """Run a server on a free port with a new database; yield its address and a key."""
     with TemporaryDirectory(prefix="pathors-agent-") as folder:
         database = f"sqlite:///{folder}/sessions.db"
         command = [sys.executable, "-m", "pathors_agent", "serve", "--json"]
@@ -161,7 +161,7 @@ def _server() -> Iterator[tuple[str, str]]:
 
 
 def _told(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    """Wait until the server says where it listens; what kept it from it, it has said itself."""
+    """Wait for the server's address; raise `AgentError` if it does not start."""
     assert process.stdout is not None  # it was asked for
     line = process.stdout.readline()
     if not line:

@@ -29,7 +29,7 @@ INSTRUCTIONS = (
     " possible. Answer in one or two plain sentences, without markup."
 )
 
-# Enough for 2 ** 128 to be exact; an inexact result is shown with fewer.
+# Enough digits for 2 ** 128 to be exact; an inexact result is shown with fewer.
 DIGITS = 50
 SHOWN_DIGITS = 12
 
@@ -59,7 +59,8 @@ Unit = Literal[
     "km/h", "mph", "knot",
 ]  # fmt: skip
 
-# Each unit in the first of its quantity; all by definition exact (the gallon is the US one).
+# Each unit in the first unit of its quantity; all are exact by definition (the gallon is the US
+# gallon).
 _FACTORS: dict[str, dict[str, str]] = {
     "length": {
         "m": "1", "mm": "0.001", "cm": "0.01", "km": "1000",
@@ -174,7 +175,7 @@ def shown(number: Decimal) -> str:
 
 @contextmanager
 def _decimals() -> Iterator[None]:
-    """Calculate with many digits; say in words what cannot be calculated."""
+    """Calculate with many digits; raise `ToolError` for results that do not exist."""
     bound = MAX_DIGITS_BEFORE_POINT
     with localcontext(prec=DIGITS, Emax=bound, Emin=-bound):
         try:
@@ -201,7 +202,7 @@ def _parsed(expression: str) -> ast.expr:
 def _value(node: ast.expr, source: str) -> Decimal:
     match node:
         case ast.Constant():
-            # The digits as they were written, not the float that Python made of them.
+            # The digits in the text, not the float that Python made of them.
             return Decimal(ast.get_source_segment(source, node) or "")
         case ast.UnaryOp(op=sign, operand=operand):
             value = _value(operand, source)

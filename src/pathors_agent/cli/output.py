@@ -1,4 +1,7 @@
-"""Write to the terminal: labelled lines, in colour if wanted, that no text from outside can forge."""
+"""Write to the terminal.
+
+labelled lines, in colour if wanted, which no text of a model or user can forge.
+"""
 
 import io
 import json
@@ -16,15 +19,17 @@ from typing import Annotated, Any, NoReturn, Protocol, cast
 
 import typer
 
-# What texts of models and users must not contain on a terminal: control characters except line
-# feeds and tabs, other line breaks, characters that change the direction, and invisible ones.
+# Characters that texts of models and users must not contain on a terminal: control characters
+# except line feeds and tabs, other line breaks, characters that change the direction, and invisible
+# ones.
 _HIDDEN = (
     r"\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
     r"\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\udfff\ufe00-\ufe0d\ufeff"
     r"\uffa0\ufff9-\ufffb\U00013430-\U0001345f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     r"\U000e0000-\U000e0fff"
 )
-# Emoji and some scripts need these invisible ones, behind a visible character that is not ASCII.
+# Emoji and some scripts need these invisible characters after a visible character that is not
+# ASCII.
 _JOINERS = r"\u200c\u200d\ufe0e\ufe0f"
 _CONTROL = re.compile(f"[{_HIDDEN}]|(?<![^\\x00-\\x7f{_HIDDEN}{_JOINERS}])[{_JOINERS}](?!\\u20e3)")
 _LINE_END = re.compile("\r\n|\n")
@@ -39,14 +44,14 @@ _COLOURS = {
     "note": "2",
 }
 _LABEL_WIDTH = 8
-# Labels stand at the beginning of a line; the other lines of a text are indented.
+# The width of a label at the beginning of a line; the other lines of a text are indented.
 _NEXT_LINE = "\n" + " " * _LABEL_WIDTH
-# Wider than any line: files and pipes get whole lines.
+# Wider than any line, so that files and pipes get whole lines.
 _UNCUT = 100_000
 
 
 class Output(Protocol):
-    """Where something is written: a text file such as `sys.stdout`."""
+    """A text file to write to, such as `sys.stdout`."""
 
     def write(self, text: str, /) -> object:
         """Write a text."""
@@ -56,7 +61,7 @@ class Output(Protocol):
 
 
 class GrowingText(Protocol):
-    """A text that is written piece by piece."""
+    """A text that is written in pieces."""
 
     def write(self, text: str, /) -> None:
         """Write a piece of the text."""
@@ -83,18 +88,18 @@ class Screen:
     colour: bool = False
     is_mid_line: bool = False
     rendering: Callable[[Output, str, int], GrowingText] | None = None
-    """Starts a text that grows, after a label of some width. Without it, the text is plain."""
+    """Starts a growing text after a label of this width; without it, the text is plain."""
     _last: str = ""
     _growing: GrowingText | None = None
 
     def line(self, speaker: str, text: str, note: str = "") -> None:
-        """Write a whole text, and a remark behind it."""
+        """Write a whole text, followed by a remark."""
         self.end_line()
         remark = f"  {self._painted('note', note)}" if note else ""
         self._write(f"{self.label(speaker)}{_indented(printable(text))}{remark}\n")
 
     def stream(self, speaker: str, text: str) -> None:
-        """Write a piece of a text that grows."""
+        """Write a piece of a growing text."""
         label = "" if self.is_mid_line else self.label(speaker)
         shown = printable(self._last + text)[len(self._last) :]
         if self.rendering is not None and not self.is_mid_line:
@@ -107,7 +112,7 @@ class Screen:
         self.is_mid_line = True
 
     def end_line(self) -> None:
-        """End a text that grew."""
+        """End a growing text."""
         if self._growing is not None:
             self._growing.end()
             self._growing = None
@@ -126,7 +131,7 @@ class Screen:
         self._write(self._painted("note", printable(text)) + "\n")
 
     def label(self, speaker: str) -> str:
-        """Return what stands before the texts of a speaker."""
+        """Return the label of a speaker's texts."""
         return self._painted(speaker, speaker) + " " * (_LABEL_WIDTH - len(speaker))
 
     def _painted(self, kind: str, text: str) -> str:
@@ -146,7 +151,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text as a part of one line: a sign stands for a line feed, a space for a tab."""
+    """Return a text on one line: a sign replaces a line feed, and a space a tab."""
     text = printable(text).replace("\t", " ")
     return text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
 
@@ -182,17 +187,17 @@ def write_text(text: str) -> None:
 
 
 def write_note(text: str) -> None:
-    """Write one line beside the output, to standard error."""
+    """Write one line to standard error."""
     print(one_line(text), file=sys.stderr, flush=True)
 
 
 def write_json(value: object) -> None:
-    """Write a value as one line of JSON, in ASCII: no text can steer a terminal from in there."""
+    """Write a value as one line of ASCII JSON, in which no text can control the terminal."""
     print(json.dumps(value, default=_as_json), flush=True)
 
 
 def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Write lines in columns to standard output; `empty` to standard error where there are none."""
+    """Write lines in columns to standard output; without lines, write `empty` to standard error."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -230,13 +235,13 @@ def _as_json(value: object) -> object:
 
 FAILED = 1
 WRONG_USAGE = 2
-INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
+INTERRUPTED = 130  # the status that shells report for a program that Ctrl-C ended
 
 EXIT_STATUS = "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value per line.")]
 
-# Which extra a package belongs to that is not there.
+# The extra of each package that may be missing.
 _EXTRAS = {
     "typer": "cli",
     "rich": "cli",
@@ -251,16 +256,16 @@ _EXTRAS = {
 
 @contextmanager
 def reporting(options: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Turn an error of a command into one line and an exit status.
+    """Write an error of a command as one line, and exit with its status.
 
-    `options` are those of the command by the parameters of the library, see `in_own_words`. Pass them
-    if the command's options name an endpoint.
+    `options` are the options of the command by the parameters of the library, see `in_own_words`.
+    Pass them if the command has options for an endpoint.
     """
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader went away (`| head`). Python flushes the rest at exit: into nothing.
+        # The reader has closed the pipe (`| head`). Python flushes the rest at exit, to os.devnull.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
@@ -273,7 +278,7 @@ def reporting(options: Mapping[str, str] | None = None) -> Iterator[None]:
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception as error:
-        # Here, for it loads a lot: --help is quick.
+        # Imported here, because it is slow to import and --help should be fast.
         from pathors_agent.errors import AgentError, InvalidSetting, error_text
 
         if not isinstance(error, AgentError):
@@ -342,7 +347,7 @@ RUNS_FILE = "runs.db"
 def data_folder() -> Path:
     """Return the folder for this user's data; create it readable by the user only.
 
-    PATHORS_DATA_DIR names it; else it lies where the system keeps such folders.
+    PATHORS_DATA_DIR names it; by default, it is in the system's folder for such data.
     """
     named = os.environ.get("PATHORS_DATA_DIR")
     folder = Path(named) if named else _user_data() / _NAME
@@ -365,7 +370,7 @@ def _user_data() -> Path:
         local = os.environ.get("LOCALAPPDATA")
         return Path(local) if local else Path.home() / "AppData" / "Local"
     named = os.environ.get("XDG_DATA_HOME", "")
-    # The specification: a path that is not absolute is to be ignored.
+    # The XDG specification: ignore a path that is not absolute.
     return Path(named) if Path(named).is_absolute() else Path.home() / ".local" / "share"
 
 
@@ -393,14 +398,14 @@ def log_to_stderr(*, everything: bool, as_json: bool) -> None:
         logger.handlers = [handler]
         logger.setLevel(heard)
         logger.propagate = False
-    # Reaches the handler of its parent; events are written only if the server is told to.
+    # Uses the handler of its parent; events are written only if a setting of the server says so.
     logging.getLogger("pathors_agent.access").setLevel(logging.INFO)
 
 
 def _add_fields(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Add the fields of an event of the library, which its record holds."""
+    """Add the fields of an event from its log record."""
     record = cast(logging.LogRecord, event["_record"])
     if hasattr(record, "fields"):
         return {**event, "event": record.event, **record.fields}  # type: ignore[attr-defined]  # set by `telemetry.events`

@@ -1,4 +1,4 @@
-"""Look into durable runs and act on them, straight on their database."""
+"""Read and change durable runs directly in their database."""
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -43,7 +43,7 @@ _TITLES = ("run", "agent", "session", "queue", "status", "segments", "started", 
 
 @dataclass(frozen=True, slots=True)
 class ChosenRuns:
-    """Runs named by their ids, or all runs that match a filter."""
+    """Runs with these ids, or all runs that match a filter."""
 
     ids: Sequence[str]
     wanted: RunFilter
@@ -134,7 +134,7 @@ async def delete(database: str | None, chosen: ChosenRuns, *, as_json: bool) -> 
 
 
 class _Changes:
-    """Writes what became of each changed run: a note each, or one JSON value."""
+    """Writes the outcome for each changed run: one note each, or one JSON value."""
 
     def __init__(self, done: str, *, as_json: bool) -> None:
         self._done = done

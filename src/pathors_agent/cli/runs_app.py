@@ -1,4 +1,4 @@
-"""The commands for stored durable runs and their options; what they do is loaded when they run."""
+"""The commands for stored durable runs and their options; their code is imported when they run."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathors_agent.cli.runs import Act
     from pathors_agent.durable.run_list import RunFilter
 
-# As in `durable.run_list`, whose import would slow `--help` down.
+# Equal to `durable.run_list`, whose import would slow `--help` down.
 Status = Literal[
     "queued",
     "running",
@@ -102,7 +102,7 @@ def _check_choice(ids: list[str] | None, *conditions: object) -> None:
 
 
 def _among(allowed: Sequence[Status], status: Status | None) -> Sequence[Status]:
-    """Return the statuses that a change of many runs may meet; refuse another `--status`."""
+    """Return the statuses of runs that a change applies to; refuse any other `--status`."""
     if status is not None and status not in allowed:
         raise typer.BadParameter(
             f"must be {' or '.join(allowed)} here, not {status}", param_hint="--status"
@@ -172,7 +172,7 @@ def show_run(
 ) -> None:
     """Show the calls of a run, with their times and outcomes.
 
-    With --json: its messages and the calls that it waits for, too.
+    With --json, also its messages and the calls that it waits for.
     """
     with reporting():
         from pathors_agent.cli import runs as commands

@@ -43,13 +43,15 @@ class ServeOptions:
 
     @property
     def is_demo(self) -> bool:
-        """Whether no projects were given."""
+        """Whether there is no file of projects."""
         return self.config is None
 
 
 def serve(served: ServeOptions, *, host: str, port: int, workers: int, as_json: bool) -> int:
     """Serve until a signal; return the exit status."""
-    app = make_app(served)  # also if workers build their own apps: a problem is reported once
+    app = make_app(
+        served
+    )  # even if workers build their own apps, so that a problem is reported once
     projects = app.state.runtime.projects
     new_keys = asyncio.run(_prepare(served, projects))
     tell = partial(_tell, served, list(projects), new_keys, as_json)
@@ -85,7 +87,7 @@ def _settings(served: ServeOptions) -> ServerSettings:
 async def _prepare(served: ServeOptions, projects: Iterable[str]) -> dict[str, str]:
     """Create the tables and the demo's first key; return new keys by project.
 
-    Projects of your own get no key here: the output may end in a log.
+    Projects of your own get no key here, because the output may be stored in a log.
     """
     new_keys: dict[str, str] = {}
     async with SQLStore(served.database) as store:

@@ -68,14 +68,14 @@ async def search(
 
 
 async def end(store: Store, project: str, session_id: str, *, as_json: bool) -> None:
-    """Remove a session's variables and messages for good."""
+    """Delete a session's variables and messages permanently."""
     await check_project(store, project)
     if not await store.end_session(project, session_id):
         _fail_of_absence(project)
     if as_json:
         write_json({"success": True, "sessionId": session_id})
         return
-    write_note(f"{session_id} is ended; its variables and messages are gone.")
+    write_note(f"{session_id} has ended; its variables and messages are deleted.")
 
 
 def _fail_of_absence(project: str) -> None:
@@ -95,7 +95,7 @@ def _summary(session: SessionSummary) -> dict[str, object]:
 
 
 def _whole(session: Session) -> dict[str, object]:
-    """Write a session as the API gives it."""
+    """Return a session in the form of the API."""
     return {
         "sessionId": session.id,
         "data": json.loads("".join(session.data_pieces())),

@@ -1,4 +1,4 @@
-"""Talk to an endpoint: one conversation, shown as it goes."""
+"""Talk to an endpoint: one conversation, shown while it runs."""
 
 import json
 import time
@@ -38,13 +38,14 @@ from pathors_agent.wire.deltas import (
 )
 
 _FIELD = "tool_activity"
-# In JSON these bytes are a field's name: inside a text the quotes have backslashes.
+# In JSON these bytes can only be the name of a field, because quotes inside a text have
+# backslashes.
 _MARK = f'"{_FIELD}":'.encode()
 _EVENT_END = b"\n\n"
 
 
 class ToolActivity(Transport):
-    """Passes on another transport's answers, and calls `tells` with its events about tools, in order."""
+    """Passes on another transport's answers; `tells` gets their events about tools, in order."""
 
     def __init__(self, transport: Transport, tell: Callable[[Mapping[str, Any]], None]) -> None:
         self._transport = transport
@@ -54,7 +55,7 @@ class ToolActivity(Transport):
 
     @contextmanager
     def send(self, request: Request) -> Generator[Response]:
-        """Send a request, and watch over its answer."""
+        """Send a request, and watch its answer."""
         with self._transport.send(request) as response:
             yield replace(response, pieces=self._watched(response.pieces))
 
@@ -82,7 +83,7 @@ class ToolActivity(Transport):
             self._tell(activity)
 
 
-# A title is a line.
+# The width of a title of one line.
 _TITLE_CHARACTERS = 100
 
 
@@ -103,7 +104,7 @@ class TimelineFile:
         self._charts.append(Chart(cut, f"Answer {len(self._charts) + 1}", calls))
 
     def __enter__(self) -> Self:
-        self._write()  # a file that cannot be written is told of now
+        self._write()  # raise now if the file cannot be written
         return self
 
     def __exit__(
@@ -122,7 +123,7 @@ class TimelineFile:
 
 
 class ServerCalls:
-    """The times of a server's own tools, as far as the server tells of them."""
+    """The times of a server's own tools, from the events of the server."""
 
     def __init__(self) -> None:
         self.times: list[TimedCall] = []
@@ -203,7 +204,7 @@ class RunDisplay:
         if self._batch and self._batch.keys() <= self._shown:
             self._batch = {}
         for call in calls:
-            if call.id in self._batch:  # told as it came, and again with the whole answer
+            if call.id in self._batch:  # shown when it arrived, and again with the whole answer
                 continue
             self._called_at = time.perf_counter()
             self._batch[call.id] = call
@@ -253,7 +254,7 @@ def answer_as_json(
     }
 
 
-# What an endpoint that keeps sessions is asked to tell: also what its own tools do.
+# Options that request events about the tools of an endpoint that keeps sessions.
 _TELL_ALL: dict[str, JSONValue] = {
     "stream_options": {"include_usage": True, "include_tool_activity": True}
 }
@@ -261,14 +262,14 @@ _TELL_ALL: dict[str, JSONValue] = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a person decided about a call: a reason if it is denied, arguments if they are changed."""
+    """A person's decision about a call: a reason if it is denied, arguments if they are changed."""
 
     approved: bool
     reason: str = ""
     arguments: Mapping[str, JSONValue] | None = None
 
     def as_json(self, digest: object) -> dict[str, object]:
-        """Return the decision as a server reads it."""
+        """Return the decision in the form of the server's API."""
         said: dict[str, object] = {"approved": self.approved, "digest": digest}
         if self.reason:
             said["reason"] = self.reason
@@ -290,8 +291,8 @@ class TerminalChat:
     """A conversation with an endpoint, and the earlier ones.
 
     `activities` are the endpoint's events about its tools, and `times` the times of the last
-    answer's calls. `sessions` are those of a server that keeps them, and `rewinding` is the agent that
-    sends it the whole history, which replaces what the session holds.
+    answer's calls. `sessions` are the sessions of a server that keeps them. `rewinding` is the
+    agent that sends it the whole history, which replaces the history of the session.
     """
 
     agent: Agent[str]
@@ -317,7 +318,10 @@ class TerminalChat:
         return result
 
     def resume(self) -> RunResult[str] | None:
-        """Ask about the open calls of the conversation and go on; return None without decisions."""
+        """Ask about the open calls of the conversation, and continue.
+
+        Return None without decisions.
+        """
         return self._run(None, self.conversation)
 
     @property
@@ -330,9 +334,9 @@ class TerminalChat:
         return None if at is None else messages[at].text
 
     def ask_again(self, prompt: str) -> RunResult[str]:
-        """Ask a question in place of the last one, whose answer is removed.
+        """Replace the last question, and remove its answer.
 
-        A server cannot remove the first turn of a session: a new session begins then.
+        A server cannot remove the first turn of a session, so a new session begins instead.
         """
         messages = self.history()
         at = _last_question(messages)
@@ -360,7 +364,7 @@ class TerminalChat:
         self._is_rewound, self._failed = False, None
 
     def open_session(self, session_id: str) -> None:
-        """Continue a stored session; a server begins one that it does not have."""
+        """Continue a stored session; a server creates a session that it does not have."""
         messages: Sequence[Message] = ()
         if self.sessions is not None:
             with suppress(SessionNotFound):
@@ -382,7 +386,7 @@ class TerminalChat:
             self.display.show_activity(activity)
 
     def history(self) -> Sequence[Message]:
-        """Return the messages, with the calls of a server's own tools once it has answered."""
+        """Return the messages, including the calls of a server's own tools after its answer."""
         messages, session = self.conversation.messages, self.conversation.session_id
         is_answered = not messages or not isinstance(messages[-1], UserMessage)
         if self.sessions is not None and session and is_answered and not self._is_rewound:
@@ -425,7 +429,7 @@ class TerminalChat:
                 for item in stream:
                     display.show(item)
                     if isinstance(item, AssistantMessage) and item.tool_calls and not agent.tools:
-                        break  # a person decides about these calls: they are none of our tools
+                        break  # a person decides about these calls, which are not calls of our tools
         finally:
             self.screen.end_line()
             self.times += [*stream.result.times, *self._server_calls.times]
@@ -448,7 +452,7 @@ class TerminalChat:
 
 
 def approval_digest(call: ToolCall) -> str | None:
-    """Return the digest of a call that waits for approval, or None for another call."""
+    """Return the digest of a call that waits for approval, or None for other calls."""
     approval = (call.extra or {}).get("approval")
     digest = approval.get("digest") if isinstance(approval, dict) else None
     return digest if isinstance(digest, str) else None

@@ -1,4 +1,7 @@
-"""Options of several commands, and readers of their values. A wrong value is refused with the option's name: exit status 2."""
+"""Options of several commands, and readers of their values.
+
+A wrong value is refused with the option's name: exit status 2.
+"""
 
 import json
 import re
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 AGE = re.compile(r"([1-9]\d{0,3})([mhd])", re.ASCII)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-# As `Project.id`, whose import would slow `--help` down.
+# Equal to the rule of `Project.id`, whose import would slow `--help` down.
 _PROJECT = re.compile(r"(?!\.+\Z)[A-Za-z0-9._~-]{1,100}")
 _APP = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _DATABASE = re.compile(r"(sqlite|postgres(ql)?)(\+\w+)?://")
@@ -28,7 +31,9 @@ TIME = "an age such as 30m, 12h or 7d, or a time such as 2026-11-28T10:00 (local
 def age(text: str) -> timedelta:
     """Read an age: a number with m (minutes), h (hours) or d (days)."""
     if (found := AGE.fullmatch(text)) is None:
-        raise typer.BadParameter(f"{text!r} is not an age: write a number with m, h or d, as 30d")
+        raise typer.BadParameter(
+            f"{text!r} is not an age: write a number with m, h or d, such as 30d"
+        )
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
@@ -70,7 +75,7 @@ project_id = _matching(
     _PROJECT, "is not a project's name: write 1 to 100 of the characters A-Z a-z 0-9 . _ ~ -"
 )
 app_object = _matching(_APP, "does not name an agent: write MODULE:OBJECT, such as my_agent:agent")
-# The empty text sends no key.
+# An empty text sends no key.
 api_key = _matching(
     re.compile(f"({_VISIBLE.pattern})?"),
     "must be visible ASCII characters, without a space or a line break at its ends",
@@ -93,7 +98,7 @@ def endpoint(text: str) -> str:
     try:
         parts = urlsplit(text)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, a broken IPv6 address
+    except ValueError:  # a port that is not a number, or an invalid IPv6 address
         is_url = False
     if not is_url or re.search(r"\s", text):
         raise typer.BadParameter("must be an address of the form https://host/path")
@@ -108,7 +113,7 @@ def database_url(text: str) -> str:
 
 
 def per_minute(rate: int | None) -> tuple[int, float] | None:
-    """Return a rate of runs in a minute as `DurableAgent` takes it."""
+    """Return a rate of runs per minute in the form that `DurableAgent` accepts."""
     return None if rate is None else (rate, _RATE_SECONDS)
 
 

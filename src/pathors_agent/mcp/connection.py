@@ -30,7 +30,7 @@ from pathors_agent.telemetry.events import emit, warn
 # A package runner (npx, uvx) may download a server before it starts.
 CONNECT_SECONDS = 60.0
 
-# For optional answers: to list the tools again, and to subscribe to changes.
+# For optional requests: to list the tools again, and to subscribe to changes.
 LIST_SECONDS = 5.0
 
 # Pages of a list of tools; some servers always name a next page.
@@ -167,7 +167,7 @@ class MCPConnection:
         return self._session.tools
 
     async def read(self, ask: Callable[[Client], Awaitable[T]]) -> T:
-        """Ask the server for something that does not change it; once more on a lost connection.
+        """Send a request that does not change the server; repeat it once if the connection is lost.
 
         Raises `MCPError` for an error of the server, and TimeoutError after the time of a call.
         """
@@ -248,7 +248,10 @@ class MCPConnection:
         return result
 
     def _call_error(self, error: MCPError, session: _MCPSession) -> Exception:
-        """Return the exception for a failed call; mark the session as lost if the connection broke."""
+        """Return the exception for a failed call.
+
+        Mark the session as lost if the connection broke.
+        """
         if error.code == NOT_SENT:
             session.lost.set()
             return _NotSent(error.message)
@@ -342,7 +345,7 @@ async def _listen(client: Client, asked: anyio.Event) -> None:
             async with client.listen(tools_list_changed=True) as changes:
                 asked.set()
                 async for _ in changes:
-                    pass  # the message handler receives each of them, too
+                    pass  # the message handler also receives each of them
     except (ListenNotSupportedError, SubscriptionLost, MCPError, TimeoutError):
         pass
     finally:

@@ -1,4 +1,4 @@
-"""Read what an MCP server answers: definitions of tools, and results as values for the model. Pure.
+"""Read the answers of an MCP server: definitions of tools, and results as values for the model. Pure.
 
 The mcp package refuses a whole list of tools for one bad definition, and reports a finished call as
 failed if its result breaks the protocol or the tool's `outputSchema`. So answers are repaired before
@@ -59,7 +59,7 @@ class RefusedDefinition(NamedTuple):
 
 
 def repaired_tools(result: dict[str, Any]) -> tuple[dict[str, Any], list[RefusedDefinition]]:
-    """Return a `tools/list` result with the usable definitions only, and those left out.
+    """Return a `tools/list` result with only the usable definitions, and the refused ones.
 
     Only the fields that are used are kept, so that a bad icon or `outputSchema` does no harm.
     """
@@ -253,7 +253,7 @@ class _Content:
             case list():
                 if value and all(self._not_repeated(item) is _REPEATED for item in value):
                     return _REPEATED
-                # A part of an item is useless alone; but a picture is never sent as text.
+                # A part of an item is useless without the rest, but an image is never sent as text.
                 return self._without_media(value)
             case _:
                 return value
@@ -273,7 +273,7 @@ class _Content:
         return any(f"\n{text}\n" in f"\n{other}\n" for other in self._texts)
 
     def _is_shown_block(self, value: dict[str, JSONValue]) -> bool:
-        """Return True if a value is a content block that the content contains, too."""
+        """Return True if a value is a content block that the content also contains."""
         payload = value.get("text", value.get("data"))
         is_block = value.get("type") in ("text", "image", "audio")
         return is_block and isinstance(payload, str) and self._contains_text(payload)
@@ -291,7 +291,10 @@ class _Content:
 
 
 def _kind(value: JSONValue) -> type:
-    """Return a JSON value's type; integers and floats are one type, so that 1 equals 1.0 but not true."""
+    """Return a JSON value's type.
+
+    Integers and floats are one type, so that 1 equals 1.0 but not true.
+    """
     return float if type(value) is int else type(value)
 
 

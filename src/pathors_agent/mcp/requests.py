@@ -34,7 +34,7 @@ Elicit = Callable[[ElicitRequestParams], Values | bool | Awaitable[Values | bool
 """Answers a question to the user: the values, True without values, or None if the user declines."""
 
 Sample = Callable[[list[Message], CreateMessageRequestParams], str | Awaitable[str]]
-"""Answers messages as a model does."""
+"""Answers messages in the place of a model."""
 
 ResultT = TypeVar("ResultT")
 

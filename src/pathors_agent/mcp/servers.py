@@ -128,7 +128,7 @@ class _HTTPClient(httpx2.AsyncClient):
 
 
 def _error_response(request: httpx2.Request, code: int, text: str) -> httpx2.Response:
-    if request.method == "DELETE":  # ends a session, which is gone anyway
+    if request.method == "DELETE":  # ends a session, which has already ended
         return httpx2.Response(httpx2.codes.NO_CONTENT, request=request)
     error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": text}}
     return httpx2.Response(httpx2.codes.SERVICE_UNAVAILABLE, json=error, request=request)

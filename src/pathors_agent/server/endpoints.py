@@ -152,7 +152,7 @@ class ModelEndpoints:
         }
 
 
-# The most bytes in one write: a connection takes them without waiting.
+# The most characters of one write: a connection takes them without waiting.
 BATCH_CHARACTERS = 64 * 1024
 
 Pieces = Sequence[str]

@@ -462,7 +462,7 @@ async def _carry(
 ) -> None:
     """Return the exception of a function as a value.
 
-    a KeyboardInterrupt would end the event loop.
+    A KeyboardInterrupt would end the event loop.
     """
     value, error = None, None
     try:

@@ -49,7 +49,7 @@ QUEUE = "pathors-agent-turns"
 # The version of stored turns; servers of another version ignore them.
 VERSION = "turns-3"
 
-# How many turns of a dead server another server carries out at the same time.
+# How many turns of dead servers a server continues at the same time.
 _CONCURRENCY = 20
 _POLL_SECONDS = 0.5
 # How often ended turns are deleted, and how many at once.

@@ -44,7 +44,7 @@ class BegunCall:
 
 _Noted = Message | BegunCall
 
-# The most characters of a session's notes. Beyond it, the notes of the oldest turns are deleted,
+# The most bytes of a session's notes. Beyond it, the notes of the oldest turns are deleted,
 # and a result of the present turn is replaced by a remark.
 MAX_NOTES_BYTES = 8 * 2**20
 # A longer result is cut in its note; few models read more of one result.
