@@ -134,7 +134,7 @@ def test_ended_session_is_listed_but_gone(server: Server) -> None:
     shown = run("sessions", "show", "over", "--database", server.database)
     told = json.loads(on(server, "sessions", "list", "--json"))
 
-    assert ended.stderr == "over is ended; its variables and messages are gone.\n"
+    assert ended.stderr == "over has ended; its variables and messages are deleted.\n"
     assert again.returncode == shown.returncode == 1
     assert shown.stderr == (
         "error: the project demo has no such session, or it has ended; "

@@ -35,7 +35,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("worker --app json:agent --queue q", ["--app"], "has no 'agent'"),
     ("worker --app json:dumps --queue q", ["--app"], "an AsyncAgent"),
     ("worker --app json:decoder --queue q", ["--app"], "of the type module"),
-    ("worker --app a:b --queue q --retention 3x", ["--retention"], "as 30d"),
+    ("worker --app a:b --queue q --retention 3x", ["--retention"], "such as 30d"),
     ("serve --config missing.toml", ["--config"], "does not exist"),
     ("serve --access-log xml", ["--access-log"], "'text', 'json'"),
     ("chat --url localhost:8000", ["--url"], "https://host/path"),
