@@ -25,6 +25,7 @@ from pathors_agent.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
+    write_message,
 )
 from pathors_agent.schema.compiled import compile_schema
 from pathors_agent.server.http.body import parse_object
@@ -39,7 +40,7 @@ from pathors_agent.tools.tool import Tool, tool
 from pathors_agent.transports.base import Request, Response, Transport
 from pathors_agent.wire.chat_completions import RequestTemplate
 from pathors_agent.wire.deltas import ToolCallDelta
-from pathors_agent.wire.messages import read_client_messages, write_message
+from pathors_agent.wire.messages import read_client_messages
 from pathors_agent.wire.response_stream import ResponseStream
 
 Work = Callable[[], object]

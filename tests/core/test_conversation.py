@@ -23,7 +23,7 @@ from pathors_agent.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
-    dump_message,
+    write_message,
 )
 
 FLOOD = 10_000
@@ -509,7 +509,7 @@ def test_work_of_a_flood_of_results_is_linear() -> None:
 
 
 def suspended(call_id: str, *inner: Message) -> ToolMessage:
-    messages: list[JSONValue] = [dump_message(message) for message in inner]
+    messages: list[JSONValue] = [write_message(message) for message in inner]
     run: JSONValue = {"version": 1, "messages": messages}
     return ToolMessage(
         tool_call_id=call_id, content="Suspended.", outcome="suspended", extra={"run": run}

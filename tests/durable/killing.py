@@ -18,7 +18,7 @@ from durable_program import Boundaries, lines, make_agent
 from pathors_agent.durable import DurableAgent
 from pathors_agent.durable.engine import sync_url
 from pathors_agent.durable.records import segment_id
-from pathors_agent.wire.messages import write_message
+from pathors_agent.messages import write_message
 
 SECONDS = 20
 

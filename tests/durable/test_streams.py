@@ -21,7 +21,7 @@ from pathors_agent.durable.engine import sql
 from pathors_agent.durable.handle import _events, _RunPosition
 from pathors_agent.durable.tables import DELTAS, StoredDeltas, StoredStep
 from pathors_agent.errors import InvalidSetting
-from pathors_agent.messages import AssistantMessage, UserMessage
+from pathors_agent.messages import AssistantMessage, UserMessage, write_message
 from pathors_agent.testing import AsyncScriptedTransport, calls
 from pathors_agent.wire.deltas import (
     CallBuilder,
@@ -30,7 +30,6 @@ from pathors_agent.wire.deltas import (
     ToolCallDelta,
     ToolProgressDelta,
 )
-from pathors_agent.wire.messages import write_message
 
 slow = pytest.mark.slow
 

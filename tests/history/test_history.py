@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pathors_agent.core.conversation import Conversation, inner_conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.history.loading import dump_messages, load_message, load_messages
 from pathors_agent.messages import (
@@ -18,7 +19,7 @@ from pathors_agent.messages import (
     ToolMessage,
     Usage,
     UserMessage,
-    dump_message,
+    write_message,
 )
 from pathors_agent.wire.chat_completions import encode_message
 from pathors_agent.wire.profiles import EndpointProfile
@@ -46,12 +47,13 @@ STORED: list[tuple[Message, str]] = [
         '{"role":"user","content":[{"type":"text","text":"What is this?"},'
         '{"type":"image_url","image_url":{"url":"https://x.test/a.png"}}]}',
     ),
-    (AssistantMessage(), '{"role":"assistant"}'),
+    (AssistantMessage(), '{"role":"assistant","content":null}'),
     (AssistantMessage(content=""), '{"role":"assistant","content":""}'),
-    (AssistantMessage(usage=Usage()), '{"role":"assistant","usage":{}}'),
+    (AssistantMessage(usage=Usage()), '{"role":"assistant","content":null,"usage":{}}'),
     (
         AssistantMessage(tool_calls=(ToolCall(id="a", name="f"),)),
-        '{"role":"assistant","tool_calls":[{"id":"a","name":"f"}]}',
+        '{"role":"assistant","content":null,"tool_calls":['
+        '{"id":"a","type":"function","function":{"name":"f","arguments":""}}]}',
     ),
     (
         AssistantMessage(
@@ -69,29 +71,86 @@ STORED: list[tuple[Message, str]] = [
             extra={"annotations": []},
         ),
         '{"role":"assistant","content":"Let me see.","tool_calls":['
-        '{"id":"a","name":"look","arguments":"{\\"at\\": \\""},'
-        '{"id":"b","name":"add","arguments":"{}","extra":{"sig":[1,null,0.5]}}],'
+        '{"id":"a","type":"function","function":{"name":"look","arguments":"{\\"at\\": \\""}},'
+        '{"sig":[1,null,0.5],"id":"b","type":"function",'
+        '"function":{"name":"add","arguments":"{}"}}],'
         '"reasoning":"Hm.","refusal":"No.","finish_reason":"tool_calls",'
         '"usage":{"prompt_tokens":1,"completion_tokens":0,"cached_tokens":-1},'
         '"model":"m-1","id":"chatcmpl-1","extra":{"annotations":[]}}',
     ),
     (
         ToolMessage(tool_call_id="a", content="42"),
-        '{"role":"tool","tool_call_id":"a","content":"42"}',
+        '{"role":"tool","content":"42","tool_call_id":"a"}',
     ),
     (
         ToolMessage(tool_call_id="a", content="boom", outcome="error"),
-        '{"role":"tool","tool_call_id":"a","content":"boom","outcome":"error"}',
+        '{"role":"tool","content":"boom","tool_call_id":"a","outcome":"error"}',
     ),
 ]
 
 
 @pytest.mark.parametrize(("message", "text"), STORED, ids=[text for _, text in STORED])
-def test_message_is_stored_as_its_role_and_what_differs(message: Message, text: str) -> None:
+def test_message_is_stored_as_its_api_object_and_what_differs(message: Message, text: str) -> None:
     assert dump_messages([message]) == f'{{"version":1,"messages":[{text}]}}'
-    assert dump_message(message) == json.loads(text)
+    assert write_message(message) == json.loads(text)
     assert load_messages(f'{{"version": 1, "messages": [{text}]}}') == [message]
     assert load_message(json.loads(text)) == message
+
+
+# Calls as earlier versions stored them, also in the run of a suspended agent.
+FLAT_CALLS = """[{"id": "a", "name": "look", "arguments": "{\\"at\\": 1}"},
+    {"id": "b", "name": "add", "extra": {"sig": [1, null]}}]"""
+CALLING = AssistantMessage(
+    tool_calls=(
+        ToolCall(id="a", name="look", arguments='{"at": 1}'),
+        ToolCall(id="b", name="add", extra={"sig": [1, None]}),
+    )
+)
+
+
+def test_calls_in_the_form_of_earlier_versions_are_loaded_and_stored_anew() -> None:
+    flat = f'{{"role": "assistant", "tool_calls": {FLAT_CALLS}}}'
+
+    loaded = load_messages(f'{{"version": 1, "messages": [{flat}]}}')
+
+    assert loaded == [CALLING]
+    assert load_messages(f'{{"version": 1, "messages": [{flat}]}}', repair=True)[0][0] == CALLING
+    assert json.loads(dump_messages(loaded))["messages"] == [write_message(CALLING)]
+
+
+def test_run_of_a_suspended_agent_in_the_form_of_earlier_versions_goes_on() -> None:
+    inner = f"""[{{"role": "user", "content": "Look."}},
+        {{"role": "assistant", "tool_calls": {FLAT_CALLS}}}]"""
+    stored = f"""{{"version": 1, "messages": [{{"role": "user", "content": "Go."}},
+        {{"role": "assistant", "tool_calls": [{{"id": "c", "name": "agent"}}]}},
+        {{"role": "tool", "tool_call_id": "c", "content": "Waits.", "outcome": "suspended",
+          "extra": {{"run": {{"version": 1, "messages": {inner}}}}}}}]}}"""
+
+    conversation = Conversation(load_messages(stored))
+    conversation.append(ToolMessage(tool_call_id="a", content="1"))
+
+    [call] = conversation.open_calls
+    suspended = conversation.suspended(call)
+    assert suspended is not None
+    assert inner_conversation(suspended).open_calls == (CALLING.tool_calls[1],)
+    assert "> call" in conversation.transcript()
+
+
+COLLIDING = st.sampled_from(["id", "type", "function", "extra", "name", "sig"])
+
+
+@given(st.dictionaries(COLLIDING, strategies.json_values))
+def test_extra_of_a_call_is_loaded_equal_whatever_its_keys(extra: dict[str, JSONValue]) -> None:
+    message = AssistantMessage(tool_calls=(ToolCall(id="a", name="f", extra=extra),))
+
+    assert load_messages(dump_messages([message])) == [message]
+
+
+@given(st.dictionaries(COLLIDING, strategies.json_values))
+def test_extra_with_nested_extra_is_loaded_equal(extra: dict[str, JSONValue]) -> None:
+    message = AssistantMessage(tool_calls=(ToolCall(id="a", name="f", extra={"extra": extra}),))
+
+    assert load_messages(dump_messages([message])) == [message]
 
 
 def test_empty_history() -> None:
@@ -111,7 +170,7 @@ def test_what_was_stored_is_loaded_equal(messages: list[Message]) -> None:
 
     assert load_messages(stored) == messages
     assert load_messages(stored.encode()) == messages
-    assert [load_message(dump_message(message)) for message in messages] == messages
+    assert [load_message(write_message(message)) for message in messages] == messages
     assert dump_messages(load_messages(stored)) == stored
 
 

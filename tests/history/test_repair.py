@@ -230,6 +230,25 @@ def test_unreadable_stored_messages_are_left_out_and_named() -> None:
     assert [change.endswith("; left out") for change in changes] == [True, False, True]
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"id": "a", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}},
+        {"id": "a", "name": "f", "arguments": {"x": 1}},  # the form of earlier versions
+    ],
+    ids=["API", "flat"],
+)
+def test_stored_arguments_that_are_no_text_become_json_text(call: dict[str, Any]) -> None:
+    history = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
+
+    messages, report = load_messages({"version": 1, "messages": history}, repair=True)
+
+    assert messages[1] == AssistantMessage(
+        tool_calls=(ToolCall(id="a", name="f", arguments='{"x":1}'),)
+    )
+    assert report == ["messages[1].tool_calls[0].arguments: are no text; now JSON text"]
+
+
 def test_text_that_is_no_history_is_refused() -> None:
     with pytest.raises(ConversationError, match="must be JSON"):
         load_messages('{"version": 1, "messages": [', repair=True)

@@ -15,13 +15,8 @@ from pathors_agent import (
     Usage,
     UserMessage,
 )
-from pathors_agent.messages import ContentPart, Message
-from pathors_agent.wire.messages import (
-    read_client_messages,
-    read_message,
-    write_message,
-    write_parts,
-)
+from pathors_agent.messages import ContentPart, Message, write_message
+from pathors_agent.wire.messages import read_client_messages, read_message, write_parts
 
 TEXT = st.text(max_size=5)
 PARTS = st.tuples(st.builds(ContentPart, type=st.just("text"), text=TEXT))

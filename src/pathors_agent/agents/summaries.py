@@ -26,7 +26,7 @@ from pathors_agent.messages import (
     SystemMessage,
     ToolMessage,
     UserMessage,
-    dump_message,
+    write_message,
 )
 from pathors_agent.schema.bounds import cut
 
@@ -146,7 +146,7 @@ class _Summaries:
 
 
 def _digest(message: Message) -> bytes:
-    return hashlib.blake2b(write_json(dump_message(message)), digest_size=16).digest()
+    return hashlib.blake2b(write_json(write_message(message)), digest_size=16).digest()
 
 
 def _prompt(summary: SystemMessage | None, messages: Sequence[Message]) -> str:

@@ -37,11 +37,11 @@ from pathors_agent.messages import (
     JSONValue,
     Message,
     ToolMessage,
-    dump_message,
+    write_call,
+    write_message,
 )
 from pathors_agent.transports.http import HTTPTransport
 from pathors_agent.wire.deltas import Delta
-from pathors_agent.wire.messages import write_call
 
 PROMPTS = (
     "How many kilometres are 26.2 miles?",
@@ -137,7 +137,7 @@ def _activities(item: Delta | Message) -> list[dict[str, JSONValue]]:
     """Return calls and results in the form of a server's events."""
     if isinstance(item, AssistantMessage):
         return [{"call": write_call(call)} for call in item.tool_calls]
-    return [{"result": dump_message(item)}] if isinstance(item, ToolMessage) else []
+    return [{"result": write_message(item)}] if isinstance(item, ToolMessage) else []
 
 
 @contextmanager

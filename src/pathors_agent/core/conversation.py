@@ -20,8 +20,8 @@ from pathors_agent.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
-    dump_message,
-    message_adapter,
+    parse_message,
+    write_message,
 )
 from pathors_agent.messages.transcript import Transcribed
 
@@ -416,7 +416,7 @@ def inner_conversation(suspended: ToolMessage) -> Conversation:
     values = run.get("messages") if isinstance(run, dict) else None
     try:
         if isinstance(values, list):
-            return Conversation(message_adapter().validate_python(value) for value in values)
+            return Conversation(map(parse_message, values))
     except (ValidationError, ConversationError):
         pass  # the path and the text would be those of another history
     raise ConversationError(
@@ -434,7 +434,7 @@ def can_go_on(suspended: ToolMessage) -> bool:
 def _with_inner(suspended: ToolMessage, inner: Conversation) -> ToolMessage:
     run = suspended.extra["run"]
     assert isinstance(run, dict)  # `inner_conversation` has read it
-    messages: list[JSONValue] = [dump_message(message) for message in inner.messages]
+    messages: list[JSONValue] = [write_message(message) for message in inner.messages]
     extra = {"run": {**run, "messages": messages, "can_go_on": True}}
     return suspended.model_copy(update={"extra": extra})
 

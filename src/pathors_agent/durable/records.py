@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from pathors_agent.agents.approvals import Decision
-from pathors_agent.messages import JSONValue, Message
-from pathors_agent.wire.messages import read_message, write_message
+from pathors_agent.messages import JSONValue, Message, write_message
+from pathors_agent.wire.messages import read_message
 
 # A run's later segments are `ID#2`, `ID#3`, ...
 SEPARATOR = "#"

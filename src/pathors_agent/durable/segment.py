@@ -45,12 +45,12 @@ from pathors_agent.durable.records import (
 )
 from pathors_agent.durable.tables import DoubtfulCall, Tables
 from pathors_agent.errors import ConversationError, LimitReached, RunFailed, ToolError, ToolMissing
-from pathors_agent.messages import JSONValue, Outcome, ToolMessage
+from pathors_agent.messages import JSONValue, Outcome, ToolMessage, write_message
 from pathors_agent.telemetry.events import emit, warn
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.results import result_message
 from pathors_agent.wire.deltas import Delta, ToolProgressDelta
-from pathors_agent.wire.messages import read_message, write_message
+from pathors_agent.wire.messages import read_message
 
 
 class _Stopped(Exception):

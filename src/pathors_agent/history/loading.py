@@ -1,7 +1,7 @@
 """Load and store histories: versioned JSON of this library, and the formats of other libraries. Pure.
 
-The stored form is `{"version": 1, "messages": [...]}`. A message in it is its role and the fields that
-differ from their defaults. Loading what was dumped returns equal messages.
+The stored form is `{"version": 1, "messages": [...]}`, with the JSON objects of `write_message`.
+Calls in the form of earlier versions are read as well. Loading what was dumped returns equal messages.
 """
 
 import json
@@ -20,8 +20,9 @@ from pathors_agent.messages import (
     Message,
     ToolMessage,
     UserMessage,
-    dump_message,
-    message_adapter,
+    own_fields,
+    parse_message,
+    write_message,
 )
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def dump_messages(messages: Iterable[Message]) -> str:
 
 def stored_form(messages: Iterable[Message]) -> dict[str, JSONValue]:
     """Return the output of `dump_messages` as values."""
-    return {"version": VERSION, "messages": [dump_message(message) for message in messages]}
+    return {"version": VERSION, "messages": [write_message(message) for message in messages]}
 
 
 def load_stored(text: str | bytes | Mapping[str, Any]) -> list[Message]:
@@ -250,19 +251,19 @@ def _repaired_stored(text: str | bytes | Mapping[str, Any]) -> tuple[list[Messag
     problems: list[str] = []
     for index, value in enumerate(_stored_values(text)):
         try:
-            fields = _with_text_arguments(value, f"messages[{index}]", problems)
+            fields = _with_text_arguments(own_fields(value), f"messages[{index}]", problems)
             loaded.append((index, load_message(fields, index=index)))
         except ConversationError as error:
             problems.append(f"{error}; left out")
     return _repaired(loaded, problems)
 
 
-def _with_text_arguments(value: JSONValue, path: str, changes: list[str]) -> JSONValue:
-    """Return a stored message with JSON text in place of arguments that are other values."""
+def _with_text_arguments(value: object, path: str, changes: list[str]) -> object:
+    """Return the fields of a message with JSON text in place of arguments that are other values."""
     calls = value.get("tool_calls") if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(calls, list):
         return value
-    texts: list[JSONValue] = []
+    texts: list[object] = []
     for place, call in enumerate(calls):
         if isinstance(call, dict) and not isinstance(call.get("arguments", ""), str):
             changes.append(f"{path}.tool_calls[{place}].arguments: are no text; now JSON text")
@@ -283,10 +284,10 @@ def _repaired(
     return repair.messages(), [*problems, *repair.report]
 
 
-def load_message(value: JSONValue, *, index: int = 0) -> Message:
+def load_message(value: object, *, index: int = 0) -> Message:
     """Load one message of the stored form; `index` is its position, for the error."""
     try:
-        return message_adapter().validate_python(value)
+        return parse_message(value)
     except ValidationError as error:
         raise ConversationError(f"messages[{index}]{_problem(error)}", index=index) from None
 

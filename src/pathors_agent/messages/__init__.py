@@ -1,7 +1,7 @@
 """The messages of a conversation: frozen values, one class per role.
 
-A message holds its content, and an answer its metadata. Their JSON forms belong to
-`wire.messages`.
+A message holds its content, and an answer its metadata. Its JSON form is OpenAI's message object, and
+beside it the fields of this library: in stored histories, in stores and in answers of servers.
 """
 
 from collections.abc import Container, Iterator, Mapping
@@ -340,15 +340,88 @@ Message = Annotated[
 """Any message; as a pydantic type it is told apart by `role`."""
 
 
+# - messages as JSON objects
+
+_CALL_FIELDS = frozenset({"id", "type", "function"})
+# Keys of a call's `extra` that would be taken for another field: such an `extra` is one field.
+_NESTED = _CALL_FIELDS | {"extra"}
+
+
 @cache
-def message_adapter() -> TypeAdapter[Message]:
+def _adapter() -> TypeAdapter[Message]:
     """Return the validator of messages; built lazily, which saves a millisecond of imports."""
     return TypeAdapter(Message)
 
 
-def dump_message(message: Message) -> dict[str, JSONValue]:
-    """Return a message as JSON values: its role and the fields that differ from their defaults."""
-    return {"role": message.role, **message.model_dump(mode="json", exclude_defaults=True)}
+def write_message(message: Message) -> dict[str, JSONValue]:
+    """Return the JSON object of a message, without fields that have their defaults."""
+    fields = message.model_dump(mode="json", exclude_defaults=True)
+    written: dict[str, JSONValue] = {"role": message.role, "content": None, **fields}
+    if isinstance(message, AssistantMessage) and message.tool_calls:
+        written["tool_calls"] = [write_call(call) for call in message.tool_calls]
+    return written
+
+
+def write_call(call: ToolCall) -> dict[str, JSONValue]:
+    """Return the JSON object of a call."""
+    function: dict[str, JSONValue] = {"name": call.name, "arguments": call.arguments}
+    extra = call.extra if _NESTED.isdisjoint(call.extra) else {"extra": call.extra}
+    return {**extra, "id": call.id, "type": "function", "function": function}
+
+
+def parse_message(value: object, *, is_flat: bool = True) -> Message:
+    """Return the message of a JSON object; raise pydantic's `ValidationError` for any other value.
+
+    With `is_flat`, calls may also have the form of earlier versions; see `own_fields`.
+    """
+    return _adapter().validate_python(own_fields(value, is_flat=is_flat))
+
+
+def own_fields(value: object, *, is_flat: bool = True) -> object:
+    """Return a JSON object with the fields of the message classes, unchecked.
+
+    Earlier versions stored calls as `{"id": ..., "name": ..., "arguments": ..., "extra": ...}`.
+    With `is_flat`, calls without a `function` are read as such.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    fields = dict(value)
+    calls, parts = fields.get("tool_calls"), fields.get("content")
+    if isinstance(calls, list):
+        fields["tool_calls"] = [_own_call(call, is_flat=is_flat) for call in calls]
+    if isinstance(parts, list):
+        known: dict[str, ContentPart] = {}
+        fields["content"] = [_own_part(part, known) for part in parts]
+    return fields
+
+
+def _own_call(call: JSONValue, *, is_flat: bool) -> JSONValue:
+    if not isinstance(call, dict) or (is_flat and "function" not in call):
+        return call
+    function = call.get("function")
+    extra = {k: v for k, v in call.items() if k not in _CALL_FIELDS}
+    nested = extra.get("extra")
+    if isinstance(nested, dict) and not _NESTED.isdisjoint(nested):
+        extra = nested
+    fields = function if isinstance(function, dict) else {}
+    known = {k: fields[k] for k in ("name", "arguments") if fields.get(k) is not None}
+    return {"id": call.get("id"), **known, **({"extra": extra} if extra else {})}
+
+
+def _own_part(part: JSONValue, known: dict[str, ContentPart]) -> object:
+    """Return plain text parts as values, one object for equal texts.
+
+    A few megabytes hold hundreds of thousands of parts. As many objects would stop the whole
+    process for half a second whenever Python collects garbage.
+    """
+    match part:
+        case {"type": "text", "text": str(text), **extra} if not extra:
+            return known.get(text) or known.setdefault(text, ContentPart(type="text", text=text))
+        case _:
+            return part
+
+
+# - parts and ids
 
 
 def content_text(content: Content | None) -> str:

@@ -18,7 +18,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
     content_text,
-    message_adapter,
+    parse_message,
 )
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _inner_rows(message: ToolMessage) -> Iterator[_Row]:
     if not isinstance(values, list):
         return
     with suppress(ValidationError):  # a program's own value in `extra`
-        for row in _rows([message_adapter().validate_python(value) for value in values]):
+        for row in _rows([parse_message(value) for value in values]):
             yield row._replace(label=f"> {row.label}")
 
 

@@ -8,8 +8,8 @@ import anyio
 
 from pathors_agent.errors import ConversationError, StoreError
 from pathors_agent.json_text import whole_characters, write_json
-from pathors_agent.messages import AssistantMessage, JSONValue, Message, UserMessage
-from pathors_agent.wire.messages import read_message, write_message
+from pathors_agent.messages import AssistantMessage, JSONValue, Message, UserMessage, write_message
+from pathors_agent.wire.messages import read_message
 
 Variables = Mapping[str, JSONValue]
 """The variables of a session: JSON values by name."""

@@ -16,7 +16,7 @@ from pathors_agent.messages import (
     Message,
     ToolMessage,
     UserMessage,
-    dump_message,
+    write_message,
 )
 from pathors_agent.testing.expectations import transcript
 from pathors_agent.testing.script import Entry, raw
@@ -193,7 +193,7 @@ def _compared(message: Message) -> dict[str, JSONValue]:
     if isinstance(message, AssistantMessage):
         return {"role": message.role, "tool_calls": [call.name for call in message.tool_calls]}
     if isinstance(message, UserMessage | ToolMessage):
-        return dump_message(message)
+        return write_message(message)
     return {"role": message.role, "content": message.text}
 
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from pathors_agent.json_text import write_json
-from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage
-from pathors_agent.wire.messages import write_call
+from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage, write_call
 from pathors_agent.wire.sse import encode_event
 
 # A fixed time (2024-01-01, 00:00 UTC), so that an answer has the same bytes on every run.

@@ -1,7 +1,7 @@
-"""Convert messages to and from the message objects of OpenAI's API.
+"""Read the messages that clients send, and write those that endpoints receive.
 
-Three forms: the stored form is the API's object with additional fields of this library; clients send the
-API's fields only, and others are ignored; an endpoint receives the object as its profile requires.
+Both differ from the JSON object of a message (see `write_message`): clients send the API's fields
+only, and others are ignored; an endpoint receives the object as its profile requires.
 """
 
 import hashlib
@@ -22,8 +22,7 @@ from pathors_agent.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
-    dump_message,
-    message_adapter,
+    parse_message,
 )
 from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile, ResultMedia
 
@@ -34,31 +33,15 @@ FIELDS_BY_ROLE = {
     "assistant": {"role", "content", "tool_calls", "refusal"},
     "tool": {"role", "content", "tool_call_id"},
 }
-_CALL_FIELDS = {"id", "type", "function"}
 
 # OpenAI's role of system messages for its newer models.
 SAME_ROLE = {"developer": "system"}
 
 
-def write_message(message: Message) -> dict[str, JSONValue]:
-    """Return the stored form of a message; `read_message` returns an equal message."""
-    fields = dump_message(message)
-    wire: dict[str, JSONValue] = {"role": message.role, "content": None, **fields}
-    if isinstance(message, AssistantMessage) and message.tool_calls:
-        wire["tool_calls"] = [write_call(call) for call in message.tool_calls]
-    return wire
-
-
-def write_call(call: ToolCall) -> dict[str, JSONValue]:
-    """Return the JSON object of a call."""
-    function: dict[str, JSONValue] = {"name": call.name, "arguments": call.arguments}
-    return {**call.extra, "id": call.id, "type": "function", "function": function}
-
-
 def read_message(value: Mapping[str, JSONValue]) -> Message:
-    """Read the output of `write_message`; raise `ConversationError` for any other value."""
+    """Return the message of its JSON object; raise `ConversationError` for any other value."""
     try:
-        return message_adapter().validate_python(_own_fields(value))
+        return parse_message(value)
     except ValidationError as error:
         raise ConversationError("; ".join(_problems(error, "message"))) from None
 
@@ -77,7 +60,7 @@ def read_client_messages(values: Iterable[JSONValue]) -> tuple[list[Message], li
             problems.append(f"{where}: must be an object with a role")
             continue
         try:
-            messages.append(message_adapter().validate_python(_client_fields(value)))
+            messages.append(parse_message(_client_fields(value), is_flat=False))
         except ValidationError as error:
             problems += _problems(error, where)
     return messages, problems
@@ -91,43 +74,7 @@ def _client_fields(value: Mapping[str, JSONValue]) -> dict[str, object]:
     given = {k: v for k, v in value.items() if k in known and v is not None}
     if role != "assistant":
         given.setdefault("content", "")
-    return _own_fields({**given, "role": role})
-
-
-def _own_fields(value: Mapping[str, JSONValue]) -> dict[str, object]:
-    """Rename the fields that have another name in our messages."""
-    fields: dict[str, object] = dict(value)
-    calls = fields.get("tool_calls")
-    if isinstance(calls, list):
-        fields["tool_calls"] = [_own_call(call) for call in calls]
-    parts = fields.get("content")
-    if isinstance(parts, list):
-        known: dict[str, ContentPart] = {}
-        return {**fields, "content": [_own_part(part, known) for part in parts]}
-    return fields
-
-
-def _own_part(part: JSONValue, known: dict[str, ContentPart]) -> object:
-    """Return plain text parts as values, one object for equal texts.
-
-    A few megabytes hold hundreds of thousands of parts. As many objects would stop the whole
-    process for half a second whenever Python collects garbage.
-    """
-    match part:
-        case {"type": "text", "text": str(text), **extra} if not extra:
-            return known.get(text) or known.setdefault(text, ContentPart(type="text", text=text))
-        case _:
-            return part
-
-
-def _own_call(call: JSONValue) -> JSONValue:
-    if not isinstance(call, dict):
-        return call
-    function = call.get("function")
-    extra = {k: v for k, v in call.items() if k not in _CALL_FIELDS}
-    fields = function if isinstance(function, dict) else {}
-    known = {k: fields[k] for k in ("name", "arguments") if fields.get(k) is not None}
-    return {"id": call.get("id"), **known, **({"extra": extra} if extra else {})}
+    return {**given, "role": role}
 
 
 def _problems(error: ValidationError, where: str) -> list[str]:

@@ -29,7 +29,7 @@ from pathors_agent.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
-    message_adapter,
+    parse_message,
 )
 from pathors_agent.server.http.completion import FUNCTION_CALL
 from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem, bad_request
@@ -221,7 +221,7 @@ def _inner_ids(run: JSONValue) -> Iterator[str]:
     """Yield the ids of the calls in the stored run of an agent, and in the runs inside of it."""
     values = run.get("messages") if isinstance(run, dict) else None
     for value in values if isinstance(values, list) else ():
-        message = message_adapter().validate_python(value)
+        message = parse_message(value)
         yield from _call_ids(message)
         if isinstance(message, ToolMessage):
             yield from _inner_ids(message.extra.get("run"))

@@ -17,7 +17,7 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import SessionConflict
 from pathors_agent.history.loading import added_messages
-from pathors_agent.messages import AssistantMessage, JSONValue, Message
+from pathors_agent.messages import AssistantMessage, JSONValue, Message, write_call
 from pathors_agent.server.http.body import SMALL_BODY_BYTES, parsed
 from pathors_agent.server.http.problems import Problem
 from pathors_agent.server.turns.answer import Activity, TurnAnswer, finish_reason
@@ -38,7 +38,6 @@ from pathors_agent.telemetry.spans import continued
 from pathors_agent.wire.chat_completions import RequestTemplate
 from pathors_agent.wire.completion_bytes import usage_fields
 from pathors_agent.wire.deltas import Delta, ReasoningDelta, TextDelta
-from pathors_agent.wire.messages import write_call
 
 
 class Writer(Protocol):

@@ -17,6 +17,7 @@ from pathors_agent.messages import (
     SystemMessage,
     ToolMessage,
     UserMessage,
+    write_call,
 )
 from pathors_agent.server.http.problems import Problem
 from pathors_agent.server.turns.answer import (
@@ -37,7 +38,7 @@ from pathors_agent.wire.deltas import (
     ToolCallDelta,
     ToolProgressDelta,
 )
-from pathors_agent.wire.messages import write_call, write_parts
+from pathors_agent.wire.messages import write_parts
 
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
