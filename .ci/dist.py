@@ -1,8 +1,9 @@
 """Build what is released, and try it as somebody who has nothing else: `make dist`.
 
-    python3 .ci/dist.py [--no-benchmarks]
+    python3 .ci/dist.py [--no-benchmarks] [--suite]
 
-The wheel and the source go into `dist/`. Environments of their own lie in `.venvs/`: one with the
+`--suite` also runs the quick tests of the source where there is nothing else: `make test` in the
+unpacked sdist, in an environment of its own, which takes three minutes and more. The wheel and the source go into `dist/`. Environments of their own lie in `.venvs/`: one with the
 tools, one with nothing but the wheel, and one with openai beside it, for the figures.
 """
 
@@ -39,6 +40,10 @@ def main():
     try_alone(environment("dist-alone", [str(wheel)]))
     if "--no-benchmarks" not in sys.argv[1:]:
         measure(environment("dist-beside", [str(wheel), *BESIDE]))
+    if "--suite" in sys.argv[1:]:
+        run_suite(source)
+    else:
+        print('not tried: the tests of the source, make dist ARGS="--suite"')
     print(f"\n{wheel.name} and {source.name} are in dist/")
 
 
@@ -107,6 +112,20 @@ def measure(directory):
         only = ["--only", "imports", "--only", "installs"]
         files = ["--json", f"{folder}/found.json", "--svg", f"{folder}/found.svg"]
         call([python(directory), "-m", "benchmarks", *only, *files])
+
+
+def run_suite(source):
+    """Unpack the source into an empty folder, and run its quick tests there."""
+    # What reaches this program by make and by the shell is not for the other checkout.
+    handed_down = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "ARGS", "PYTHONPATH", "VIRTUAL_ENV"}
+    variables = {name: value for name, value in os.environ.items() if name not in handed_down}
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(source) as archive:
+            archive.extractall(folder, filter="data")
+        [unpacked] = pathlib.Path(folder).iterdir()
+        if subprocess.call(["make", "test"], cwd=unpacked, env=variables) != 0:
+            sys.exit("the quick tests of the unpacked source failed, see above")
+    print("the quick tests of the unpacked source passed")
 
 
 if __name__ == "__main__":

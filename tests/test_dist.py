@@ -73,6 +73,35 @@ def test_what_is_wrong_with_an_archive_is_named(
         dist.check_contents(*made)
 
 
+def sdist(folder: Path, makefile: str) -> Path:
+    text = makefile.encode()
+    with tarfile.open(folder / "source.tar.gz", "w:gz") as packed:
+        member = tarfile.TarInfo("pathors_agent-0.1.0/Makefile")
+        member.size = len(text)
+        packed.addfile(member, io.BytesIO(text))
+    return folder / "source.tar.gz"
+
+
+def test_suite_of_the_source_runs_without_this_checkout(
+    dist: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAKEFLAGS", "-- ARGS=--suite")
+    monkeypatch.setenv("PYTHONPATH", "src")
+    seen = tmp_path / "seen"
+    source = sdist(tmp_path, f'test:\n\t@echo "$(CURDIR) $(ARGS) $$PYTHONPATH" > {seen}\n')
+
+    dist.run_suite(source)
+
+    [folder] = seen.read_text().split()
+    assert Path(folder).name == "pathors_agent-0.1.0"
+    assert not Path(folder).exists()
+
+
+def test_suite_of_the_source_that_fails_ends_it(dist: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="the quick tests of the unpacked source failed"):
+        dist.run_suite(sdist(tmp_path, "test:\n\t@false\n"))
+
+
 def test_three_dots_stand_for_any_text(dist: ModuleType) -> None:
     assert dist.matches(["it is sunny today"], ["... sunny ..."])
     assert not dist.matches(["sunny"], ["rainy"])
