@@ -59,8 +59,8 @@ def test_table_and_profile_are_written(server: Live) -> None:
     assert (shown.returncode, shown.stderr) == (5, "")
     lines = [line.rstrip() for line in shown.stdout.splitlines()]
     assert lines[0].split() == ["rule", "seen", "remark"]
-    assert "tool call in a stream" in lines[11]
-    assert lines[11].endswith("holds")
+    assert "tool call in a stream" in lines[10]
+    assert lines[10].endswith("holds")
     assert lines[-2:] == [
         "profile=EndpointProfile(requires_calls=False)",
         "Agents have what they need here with this profile.",

@@ -24,7 +24,17 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("runs list --since yesterday", ["--since"], "an age such as 30m"),
     ("runs approve r c --arguments [1]", ["--arguments"], "a JSON object"),
     ("runs list --limit 0", ["--limit"], "1"),
-    ("runs list --database mysql://me:s3cret@x/y", ["--database"], "sqlite:// or postgresql://"),
+    ("chat --url http://127.0.0.1:9/v1/chat/completions", ["--url"], "leave out /chat/completions"),
+    ("check http://127.0.0.1:9/v1/chat/completions/", ["URL"], "leave out /chat/completions"),
+    ("chat --key sk_x", ["--key"], "pass --url, or set PATHORS_BASE_URL"),
+    ("chat --model small", ["--model"], "pass --url, or set PATHORS_BASE_URL"),
+    ("chat --session s", ["--session"], "pass --url, or set PATHORS_BASE_URL"),
+    ("demo --model small", ["--model"], "set PATHORS_BASE_URL"),
+    (
+        "runs list --database mysql://me:s3cret@x/y",
+        ["--database"],
+        "sqlite:///FILE or postgresql://",
+    ),
     ("keys create --project a/b", ["--project"], "A-Z a-z 0-9 . _ ~ -"),
     ("keys list --project ..", ["--project"], "A-Z a-z 0-9 . _ ~ -"),
     ("sessions list --project", ["--project"], "requires an argument"),
@@ -87,6 +97,15 @@ def test_short_option_shows_help(command: str) -> None:
 
     assert short.exit_code == 0
     assert short.stdout == long.stdout
+
+
+@pytest.mark.parametrize("group", ["", "keys", "sessions", "runs"])
+def test_list_of_commands_cuts_no_sentence(group: str) -> None:
+    shown = CliRunner().invoke(app, [*group.split(), "--help"], env={"COLUMNS": "80"}).stdout
+
+    listed = shown.partition("Commands:\n")[2]
+    assert len(listed.splitlines()) > 2
+    assert "..." not in listed
 
 
 NO_DATA = ("", "keys", "sessions", "runs", "worker")

@@ -129,7 +129,22 @@ def test_cells_of_a_table_stay_in_their_row(cells: list[str]) -> None:
         out = io.StringIO()
         patched.setattr(sys, "stdout", out)
         write_table(["a"] * len(cells), [cells, cells], empty="nothing")
-    assert len(lines_of(out.getvalue())) == 4  # titles, a rule, two rows
+    assert len(lines_of(out.getvalue())) == 3  # titles, two rows
+
+
+def test_table_in_a_pipe_has_a_line_for_each_row_and_no_padding_at_its_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [("[DONE] ends a stream", "holds", ""), ("天気", "no", "x" * 300), ("a", None, "b")]
+
+    write_table(("rule", "seen", "remark"), rows, empty="nothing")
+
+    assert capsys.readouterr().out.splitlines() == [
+        "rule                   seen    remark",
+        "[DONE] ends a stream   holds",
+        f"天気                   no      {'x' * 300}",
+        "a                              b",
+    ]
 
 
 @given(name=texts, arguments=texts)

@@ -116,7 +116,7 @@ def test_failed_runs_are_resumed_together(command: Command, database: str) -> No
     shown = command("cancel", "--status", "queued", "--since", "1h")
     assert shown.exit_code == 0
     assert sorted(shown.stderr.splitlines()) == [f"{run} is cancelled." for run in "abc"]
-    assert command("cancel", "--agent", "nothing").stderr == "No runs match.\n"
+    assert command("cancel", "--agent", "nothing").stderr == f"{database} has no runs that match.\n"
 
 
 def test_run_id_of_several_agents_needs_the_agents_name(command: Command, database: str) -> None:
@@ -136,10 +136,28 @@ def test_run_id_of_several_agents_needs_the_agents_name(command: Command, databa
     listed = rows(command("list", "--json"))["data"]
     assert {run["agent"]: run["status"] for run in listed} == {"shop": "queued", "bank/1": "failed"}
     missing = command("cancel", "run", "--agent", "nothing")
-    assert (missing.exit_code, missing.stderr) == (
-        1,
-        "error: there is no run 'run' of the agent 'nothing'\n",
+    assert missing.exit_code == 1
+    assert missing.stderr == (
+        f"error: there is no run 'run' of the agent 'nothing' in {database}\n"
     )
+
+
+def test_empty_list_names_the_database_it_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATHORS_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("PATHORS_DATABASE", raising=False)
+
+    def written(*arguments: str) -> str:
+        return CliRunner().invoke(app, ["runs", *arguments]).stderr
+
+    where = f"sqlite:///{tmp_path / 'runs.db'}"
+    assert written("list") == f"{where} has no runs.\n"
+    assert written("list", "--status", "failed") == f"{where} has no runs that match the options.\n"
+    assert written("waiting") == f"{where} has no calls that wait.\n"
+    assert written("doubts") == f"{where} has no calls in doubt.\n"
+    assert written("cancel", "--status", "queued") == f"{where} has no runs that match.\n"
+    assert written("show", "run") == f"error: there is no run 'run' in {where}\n"
 
 
 def test_runs_are_deleted_by_session_with_their_contents(command: Command, database: str) -> None:
@@ -221,7 +239,7 @@ def test_checked_call_is_no_longer_in_doubt(command: Command, database: str) -> 
     missing = command("forget", "run", "tool/9/9")
     assert (missing.exit_code, missing.stderr) == (
         1,
-        "error: no call 'tool/9/9' of a run 'run' is in doubt; see `runs doubts`\n",
+        f"error: no call 'tool/9/9' of a run 'run' is in doubt in {database}; see `runs doubts`\n",
     )
 
 

@@ -73,10 +73,10 @@ def read_up_to(process: subprocess.Popen[str], last: str) -> str:
     return "".join(lines)
 
 
-def printed_by_serve(folder: Path) -> tuple[str, list[Answered]]:
-    """Serve with nothing given but the folder; give what it prints, and the answer to what it says to try."""
+def printed_by_serve(folder: Path, *options: str) -> tuple[str, list[Answered]]:
+    """Serve with a data folder; return what is printed, and the answer to the request to try."""
     with subprocess.Popen(
-        [*PROGRAM, "serve", "--port", "0"],
+        [*PROGRAM, "serve", "--port", "0", *options],
         env=environment(PATHORS_DATA_DIR=str(folder)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -111,11 +111,18 @@ def test_serve_alone_shows_a_key_once_and_a_stream_is_answered_with_it(tmp_path:
     assert stat.S_IMODE((folder / "sessions.db").stat().st_mode) == 0o600
 
 
+def test_request_to_try_suits_projects_of_a_file(tmp_path: Path) -> None:
+    printed, _ = printed_by_serve(tmp_path / "data", "--config", write_projects(tmp_path))
+
+    assert printed.splitlines()[-1].endswith("""[{"role": "user", "content": "Hello!"}]}'""")
+
+
 def test_data_folder_is_where_the_system_keeps_such(tmp_path: Path) -> None:
     shown = run("keys", "list", XDG_DATA_HOME=str(tmp_path))
 
-    assert shown.stderr == "There are no keys.\n"
-    assert (tmp_path / "pathors-agent" / "sessions.db").is_file()
+    file = tmp_path / "pathors-agent" / "sessions.db"
+    assert shown.stderr == f"sqlite:///{file} has no keys.\n"
+    assert file.is_file()
 
 
 def test_projects_of_a_file_get_no_key_by_themselves(tmp_path: Path, database: str) -> None:

@@ -191,7 +191,10 @@ def test_batch_and_runs_on_the_command_line(command: Any, tmp_path: Path) -> Non
     assert "it is finished, not failed or" in command("runs", "resume", result["run"]).stderr
     assert command("runs", "doubts").returncode == 0
     missing = command("runs", "cancel", "nothing")
-    assert (missing.returncode, missing.stderr) == (1, "error: there is no run 'nothing'\n")
+    assert (missing.returncode, missing.stderr) == (
+        1,
+        f"error: there is no run 'nothing' in sqlite:///{tmp_path / 'runs.db'}\n",
+    )
 
 
 def test_worker_takes_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
@@ -221,7 +224,7 @@ def test_worker_carries_out_runs_of_several_agents_and_queues(tmp_path: Path) ->
         text=True,
     ) as worker:
         assert worker.stderr is not None
-        began = {worker.stderr.readline().rpartition(" ")[0] for _ in AGENTS}
+        began = {worker.stderr.readline().rpartition(" tools-")[0] for _ in AGENTS}
         said = asyncio.run(carried_out(database))
         worker.send_signal(signal.SIGTERM)
         worker.stderr.read()

@@ -107,7 +107,7 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         (
             '[project.shop]\ntransport = "shop_tools:model"',
-            "project is unknown; known are ['projects', 'server']",
+            "project is unknown; known: projects, server",
         ),
         (
             '[projects.shop]\ntransport = "shop_tools:no"',

@@ -10,7 +10,14 @@ import typer
 
 from pathors_agent import __version__
 from pathors_agent.cli import durable_app, runs_app
-from pathors_agent.cli.output import EXIT_STATUS, AsJSON, listen_to_ctrl_c, reporting
+from pathors_agent.cli.output import (
+    EXIT_STATUS,
+    AsJSON,
+    listen_to_ctrl_c,
+    place,
+    reporting,
+    stored_in,
+)
 from pathors_agent.cli.values import (
     api_key,
     database_url,
@@ -41,7 +48,6 @@ keys = _new_app(add_completion=False, help=f"Create, list and revoke API keys. {
 sessions = _new_app(add_completion=False, help=f"List, show, search and end sessions. {_HERE}")
 app.add_typer(keys, name="keys")
 app.add_typer(sessions, name="sessions")
-durable_app.register(app)
 app.add_typer(runs_app.runs, name="runs")
 
 Database = Annotated[
@@ -147,7 +153,6 @@ def serve(
     printed once. SIGTERM or Ctrl-C waits for running turns; a second one stops at once.
     """
     with reporting():
-        from pathors_agent.cli.output import stored_in
         from pathors_agent.cli.serve import ServeOptions
         from pathors_agent.cli.serve import serve as run
 
@@ -236,7 +241,7 @@ def check(
     ] = 60,
     as_json: AsJSON = False,
 ) -> None:
-    """Test what an OpenAI-compatible endpoint supports, and print the EndpointProfile to use.
+    """Test what an endpoint supports, and print the profile to use.
 
     Sends about forty short requests in sequence. A feature that the model is too weak to show is reported
     as "not seen". Deletes the sessions that the requests created.
@@ -268,9 +273,9 @@ def demo(
     no_color: Annotated[bool, typer.Option("--no-color", help="Write without colours.")] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Show a conversation with three tools: calculate, convert and local_time.
+    """Show a conversation that uses three tools.
 
-    Starts a server on this machine that answers by rules, without a language model. If the environment
+    The tools are calculate, convert and local_time. Starts a server on this machine that answers by rules, without a language model. If the environment
     has PATHORS_BASE_URL, or PATHORS_API_KEY and PATHORS_PROJECT_ID, that endpoint answers instead, and the
     tools run here. NO_COLOR turns colours off.
     """
@@ -287,18 +292,23 @@ def demo(
         )
 
 
+durable_app.register(app)
+
 # - keys -
 
 
 @keys.command("create", epilog=EXIT_STATUS)
 def create_key(
-    name: Annotated[str, typer.Argument(help="What the key is for.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for.")] = "",
     *,
     project: ProjectName = "demo",
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Create a key and print it once; the database keeps only its digest."""
+    """Create a key, and print it once.
+
+    The database keeps only its digest.
+    """
     with reporting():
         from pathors_agent.cli import keys as commands
 
@@ -313,12 +323,13 @@ def list_keys(
     with reporting():
         from pathors_agent.cli import keys as commands
 
-        _with_store(database, lambda s: commands.show_all(s, project, as_json=as_json))
+        where = place(stored_in(database))
+        _with_store(database, lambda s: commands.show_all(s, project, where=where, as_json=as_json))
 
 
 @keys.command("revoke", epilog=EXIT_STATUS)
 def revoke_key(
-    key: Annotated[str, typer.Argument(help="The key's id, or its name.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id, or its name.")],
     *,
     project: AnyProject = None,
     database: Database = None,
@@ -347,9 +358,12 @@ def list_sessions(
     with reporting():
         from pathors_agent.cli import sessions as commands
 
+        where = place(stored_in(database))
         _with_store(
             database,
-            lambda s: commands.show_all(s, project, limit=limit, offset=offset, as_json=as_json),
+            lambda s: commands.show_all(
+                s, project, where=where, limit=limit, offset=offset, as_json=as_json
+            ),
         )
 
 
@@ -371,7 +385,8 @@ def show_session(
 @sessions.command("search", epilog=EXIT_STATUS)
 def search_sessions(
     text: Annotated[
-        str, typer.Argument(help="The text as it appears in the JSON; case-sensitive.")
+        str,
+        typer.Argument(metavar="TEXT", help="The text as it appears in the JSON; case-sensitive."),
     ],
     *,
     project: ProjectName = "demo",
@@ -380,7 +395,10 @@ def search_sessions(
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Find sessions whose messages or variables contain a text, last updated first."""
+    """Find sessions that contain a text, last updated first.
+
+    Their messages and variables are searched.
+    """
     with reporting():
         from pathors_agent.cli import sessions as commands
 
@@ -409,7 +427,6 @@ def end_session(
 
 def _with_store(database: str | None, use: "Callable[[Store], Awaitable[None]]") -> None:
     """Open the database for one command."""
-    from pathors_agent.cli.output import stored_in
     from pathors_agent.stores.sql import SQLStore
 
     async def run() -> None:

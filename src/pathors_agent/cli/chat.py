@@ -88,14 +88,20 @@ def chat(
     opened: AbstractContextManager[TerminalChat]
     if url or names_endpoint:
         opened = talking(url, screen, key=key, model=model, session=session, decide=decide)
-    elif session is not None:
-        fail("--session: the demo keeps no sessions; name a server with --url", WRONG_USAGE)
     else:
+        _refuse_for_the_demo({"--key": key, "--model": model, "--session": session})
         opened = nullcontext(_demo(screen))
     with TimelineFile(timeline) as charts, opened as terminal:
         address = f" --url {shlex.quote(url)}" if url else ""
         talk = _Talk(terminal, keyboard, charts, options, address, as_json=as_json)
         return talk.go_on(session)
+
+
+def _refuse_for_the_demo(options: Mapping[str, str | None]) -> None:
+    """Refuse options that only an endpoint can follow."""
+    for name, value in options.items():
+        if value is not None:
+            fail(f"{name} needs an endpoint: pass --url, or set PATHORS_BASE_URL", WRONG_USAGE)
 
 
 def _demo(screen: Screen) -> TerminalChat:

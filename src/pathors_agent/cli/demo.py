@@ -17,8 +17,10 @@ from typing import Any
 from pathors_agent.agents.agent import Agent
 from pathors_agent.cli.demo_tools import INSTRUCTIONS, demo_tools
 from pathors_agent.cli.output import (
+    WRONG_USAGE,
     NoOutput,
     Screen,
+    fail,
     tolerate_narrow_terminals,
     wants_colour,
     write_json,
@@ -65,6 +67,8 @@ def run_demo(
     tolerate_narrow_terminals()
     screen = Screen(NoOutput()) if as_json else Screen(sys.stdout, colour=colour and wants_colour())
     names_endpoint = any(map(os.environ.get, ("PATHORS_API_KEY", "PATHORS_BASE_URL")))
+    if model is not None and not names_endpoint:
+        fail("--model needs an endpoint: set PATHORS_BASE_URL", WRONG_USAGE)
     ask = _ask_endpoint if names_endpoint else _ask_server
     try:
         with TimelineFile(timeline) as charts:

@@ -25,6 +25,7 @@ from pathors_agent.cli.output import (
     RUNS_FILE,
     WRONG_USAGE,
     fail,
+    place,
     stored_in,
     write_json,
     write_note,
@@ -48,11 +49,16 @@ class AgentOptions:
     retention: timedelta | None = None
     attempts: int = ATTEMPTS
 
+    @property
+    def stored(self) -> str:
+        """The URL of the database."""
+        return stored_in(self.database, file=RUNS_FILE)
+
     def durable(self) -> DurableAgent[Any]:
         """Return the durable agent."""
         return DurableAgent(
             load_agent(self.app),
-            database=stored_in(self.database, file=RUNS_FILE),
+            database=self.stored,
             name=self.name,
             queue=self.queue,
             version=self.version,
@@ -162,7 +168,10 @@ async def work(
     async def carry_out(each: AgentOptions, durable: DurableAgent[Any]) -> None:
         working = durable.working(concurrency=concurrency, total=total, rate=per_minute(rate))
         async with working:
-            note(f"takes runs from the queue {each.queue}, for {each.name} {durable.version}")
+            note(
+                f"takes runs from the queue {each.queue}, for {each.name} {durable.version},"
+                f" in {place(each.stored)}"
+            )
             await ended.wait()
 
     async with AsyncExitStack() as stack:

@@ -99,7 +99,7 @@ def worker(
     ] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write log lines as JSON.")] = False,
 ) -> None:
-    """Carry out the durable runs of agents and queues until SIGTERM or Ctrl-C.
+    """Carry out durable runs until SIGTERM or Ctrl-C.
 
     A single --app may have several queues. --concurrency applies to each agent and queue. A stopping
     worker waits 20 seconds for running runs; other workers continue the rest. Problems are logged to
@@ -128,7 +128,10 @@ def worker(
 
 
 def batch(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", exists=True, dir_okay=False)],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", exists=True, dir_okay=False, help="A file of JSON lines."),
+    ],
     *,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The file for the results.")],
     app: App,

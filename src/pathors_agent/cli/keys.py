@@ -28,8 +28,8 @@ async def create(store: Store, project: str, name: str, *, as_json: bool) -> Non
     write_line(text)
 
 
-async def show_all(store: Store, project: str | None, *, as_json: bool) -> None:
-    """List keys with their names, last characters and times."""
+async def show_all(store: Store, project: str | None, *, where: str, as_json: bool) -> None:
+    """List keys with their names, last characters and times; `where` is the database's URL."""
     await check_project(store, project)
     keys = await store.keys(project)
     if as_json:
@@ -39,7 +39,7 @@ async def show_all(store: Store, project: str | None, *, as_json: bool) -> None:
         (k.id, k.project, k.name, _masked(k), k.created_at, k.last_used_at, k.revoked_at)
         for k in keys
     ]
-    write_table(_TITLES, rows, empty="There are no keys.")
+    write_table(_TITLES, rows, empty=f"{where} has no keys.")
 
 
 async def revoke(store: Store, project: str | None, id_or_name: str, *, as_json: bool) -> None:

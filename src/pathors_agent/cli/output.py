@@ -46,8 +46,6 @@ _COLOURS = {
 _LABEL_WIDTH = 8
 # The width of a label at the beginning of a line; the other lines of a text are indented.
 _NEXT_LINE = "\n" + " " * _LABEL_WIDTH
-# Wider than any line, so that files and pipes get whole lines.
-_UNCUT = 100_000
 
 
 class Output(Protocol):
@@ -197,7 +195,20 @@ def write_json(value: object) -> None:
 
 
 def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Write lines in columns to standard output; without lines, write `empty` to standard error."""
+    """Write rows in columns to standard output, or `empty` to standard error if there are none.
+
+    A terminal wraps long cells. Files and pipes get one line for each row.
+    """
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
+        write_note(empty)
+    elif sys.stdout.isatty():
+        _write_wrapped(titles, cells)
+    else:
+        _write_unwrapped([titles, *cells])
+
+
+def _write_wrapped(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -205,13 +216,17 @@ def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empt
 
     table = Table(*titles, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    if not table.row_count:
-        write_note(empty)
-        return
-    colour = wants_colour()
-    width = None if sys.stdout.isatty() else _UNCUT
-    Console(width=width, no_color=not colour, highlight=False).print(table)
+        table.add_row(*map(Text, row))
+    Console(no_color=not wants_colour(), highlight=False).print(table)
+
+
+def _write_unwrapped(rows: Sequence[Sequence[str]]) -> None:
+    from rich.cells import cell_len, set_cell_size  # some characters are two columns wide
+
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = map(set_cell_size, row, widths)
+        write_line("   ".join(padded).rstrip())
 
 
 def write_rest(shown: int, total: int, offset: int) -> None:
@@ -363,6 +378,13 @@ def stored_in(given: str | None, *, file: str = _SERVER_FILE) -> str:
 
     path = (data_folder() / file).resolve()
     return URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def place(database: str) -> str:
+    """Return a database's URL for people, without its password."""
+    from pathors_agent.stores.database import read_url, shown
+
+    return shown(read_url(database))
 
 
 def _user_data() -> Path:

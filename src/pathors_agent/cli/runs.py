@@ -1,7 +1,8 @@
 """Read and change durable runs directly in their database."""
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pathors_agent.cli.output import (
     RUNS_FILE,
     fail,
     log_to_stderr,
+    place,
     stored_in,
     write_json,
     write_line,
@@ -30,7 +32,7 @@ from pathors_agent.durable.operator import (
 from pathors_agent.durable.run_list import RunFilter, RunStatus, RunSummary
 from pathors_agent.durable.tables import DoubtfulCall
 from pathors_agent.durable.timeline import as_html, as_text
-from pathors_agent.errors import AgentError, RunExists, error_text
+from pathors_agent.errors import AgentError, RunExists, RunNotFound, error_text
 from pathors_agent.server.turns.journal import calls_in_doubt
 
 Act = Callable[[DurableClient[Any], str], Awaitable[object]]
@@ -55,11 +57,25 @@ class ChosenRuns:
         return [await operator.find(each, agent=self.wanted.agent) for each in self.ids]
 
 
+@asynccontextmanager
+async def _operating(database: str | None) -> AsyncIterator[tuple[Operator, str]]:
+    """Open the requested database, or the default file, and return it with its URL for people.
+
+    The error for an unknown run names the database.
+    """
+    url = stored_in(database, file=RUNS_FILE)
+    try:
+        async with operating(url) as operator:
+            yield operator, place(url)
+    except RunNotFound as error:
+        raise RunNotFound(f"{error_text(error)} in {place(url)}") from None
+
+
 async def list_runs(
     database: str | None, wanted: RunFilter, *, limit: int, offset: int, as_json: bool
 ) -> None:
     """List runs, the last started or continued first."""
-    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
+    async with _operating(database) as (operator, where):
         page = await operator.page(wanted, limit=limit, offset=offset)
     if as_json:
         write_json({"data": [asdict(run) for run in page], "total": page.total})
@@ -78,7 +94,8 @@ async def list_runs(
         )
         for run in page
     ]
-    write_table(_TITLES, rows, empty="There are no runs.")
+    which = "no runs" if wanted == RunFilter() else "no runs that match the options"
+    write_table(_TITLES, rows, empty=f"{where} has {which}.")
     write_rest(len(page), page.total, offset)
 
 
@@ -86,7 +103,7 @@ async def show(
     database: str | None, run_id: str, agent: str | None, *, html: Path | None, json: bool
 ) -> None:
     """Show a run's calls, and why it failed."""
-    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
+    async with _operating(database) as (operator, _):
         opened = await operator.open(await operator.find(run_id, agent=agent))
     if html is not None:
         await anyio.Path(html).write_text(as_html(opened.timeline), encoding="utf-8")
@@ -111,7 +128,7 @@ async def change(
 ) -> int:
     """Change each chosen run; return how many could not be changed."""
     changes = _Changes(done, as_json=as_json)
-    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
+    async with _operating(database) as (operator, where):
         for run in await chosen.runs(operator):
             problem = ""
             try:
@@ -121,16 +138,16 @@ async def change(
             except AgentError as error:
                 problem = error_text(error)
             changes.add(run, problem)
-    return changes.end()
+    return changes.end(where)
 
 
 async def delete(database: str | None, chosen: ChosenRuns, *, as_json: bool) -> int:
     """Delete the chosen runs; return how many could not be deleted."""
     changes = _Changes("is deleted", as_json=as_json)
-    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
+    async with _operating(database) as (operator, where):
         async for run, problem in operator.delete(await chosen.runs(operator)):
             changes.add(run, problem)
-    return changes.end()
+    return changes.end(where)
 
 
 class _Changes:
@@ -149,17 +166,17 @@ class _Changes:
         if not self._as_json:
             write_note(f"error: {run.id}: {problem}" if problem else f"{run.id} {self._done}.")
 
-    def end(self) -> int:
+    def end(self, where: str) -> int:
         if self._as_json:
             write_json({"data": self._data, "failed": self._failed})
         elif not self._data:
-            write_note("No runs match.")
+            write_note(f"{where} has no runs that match.")
         return self._failed
 
 
 async def list_waiting(database: str | None, chosen: ChosenRuns, *, as_json: bool) -> None:
     """List the calls that suspended runs wait for."""
-    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
+    async with _operating(database) as (operator, where):
         found = [
             call for run in await chosen.runs(operator) for call in await operator.waiting(run)
         ]
@@ -171,12 +188,12 @@ async def list_waiting(database: str | None, chosen: ChosenRuns, *, as_json: boo
         for w in found
     ]
     titles = ("run", "agent", "wants", "call", "tool", "arguments")
-    write_table(titles, rows, empty="No calls wait.")
+    write_table(titles, rows, empty=f"{where} has no calls that wait.")
 
 
 async def list_doubts(database: str | None, *, as_json: bool) -> None:
     """List calls in doubt, of runs and of served turns."""
-    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
+    async with _operating(database) as (operator, where):
         doubts, notes = await operator.doubts()
     for note, call in calls_in_doubt(notes):
         session = f"{note.project}/{note.session_id}"
@@ -195,16 +212,15 @@ async def list_doubts(database: str | None, *, as_json: bool) -> None:
         write_json([asdict(doubt) for doubt in doubts])
         return
     rows = [(d.agent, d.run_id, d.effect, d.tool, d.call_id, d.key) for d in doubts]
-    write_table(
-        ("agent", "run", "effect", "tool", "call", "key"), rows, empty="No calls are in doubt."
-    )
+    titles = ("agent", "run", "effect", "tool", "call", "key")
+    write_table(titles, rows, empty=f"{where} has no calls in doubt.")
 
 
 async def limit_queue(
     database: str | None, queue: str, *, total: int | None, rate: int | None, as_json: bool
 ) -> None:
     """Replace the bounds of a queue."""
-    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
+    async with _operating(database) as (operator, _):
         await operator.limit_queue(queue, total=total, rate=per_minute(rate))
     if as_json:
         write_json({"queue": queue, "total": total, "rate": rate})
@@ -219,7 +235,7 @@ async def forget_doubt(
     database: str | None, run_id: str, effect: str, *, agent: str | None, as_json: bool
 ) -> None:
     """Remove a call in doubt; its run may have been deleted."""
-    async with operating(stored_in(database, file=RUNS_FILE)) as operator:
+    async with _operating(database) as (operator, where):
         doubts, _ = await operator.doubts()
         found = [
             doubt
@@ -227,7 +243,9 @@ async def forget_doubt(
             if (doubt.run_id, doubt.effect) == (run_id, effect) and agent in (None, doubt.agent)
         ]
         if not found:
-            fail(f"no call {effect!r} of a run {run_id!r} is in doubt; see `runs doubts`")
+            fail(
+                f"no call {effect!r} of a run {run_id!r} is in doubt in {where}; see `runs doubts`"
+            )
         if len(found) > 1:
             names = ", ".join(doubt.agent for doubt in found)
             fail(f"the agents {names} each have such a call: name one with --agent", 2)

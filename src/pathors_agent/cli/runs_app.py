@@ -387,9 +387,9 @@ def limit_queue(
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Replace the bounds of a queue; an option that is left out removes its bound.
+    """Replace the bounds of a queue.
 
-    Running workers follow at once.
+    An option that is left out removes its bound. Running workers follow at once.
     """
     with reporting():
         from pathors_agent.cli import runs as commands
@@ -444,8 +444,9 @@ def serve_runs(
 ) -> None:
     """Serve a page that lists runs and opens one.
 
-    It has an API under /api and metrics for Prometheus at /metrics. Requests need the key in PATHORS_RUNS_KEY. Without that variable only this machine can use
-    the page, and HOST must be a loopback address.
+    It has an API under /api and metrics for Prometheus at /metrics. Requests need the key in
+    PATHORS_RUNS_KEY. Without that variable only this machine can use the page, and HOST must be a
+    loopback address.
     """
     with reporting():
         from pathors_agent.cli import runs as commands

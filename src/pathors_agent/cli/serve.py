@@ -26,7 +26,7 @@ _TRY = """\
 Try:
   curl {base}/chat/completions \\
     -H "Authorization: Bearer $PATHORS_API_KEY" -H "Content-Type: application/json" \\
-    -d '{{"messages": [{{"role": "user", "content": "How many kilometres are 26.2 miles?"}}]}}'"""
+    -d '{{"messages": [{{"role": "user", "content": "{question}"}}]}}'"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,8 @@ def _tell(
         write_text(f"A new key, shown only now:\n  export PATHORS_API_KEY={key}")
     if not new_keys:
         write_line(f"For a key: pathors-agent keys create --project {projects[0]}")
-    write_text(_TRY.format(base=bases[projects[0]]))
+    question = "How many kilometres are 26.2 miles?" if served.is_demo else "Hello!"
+    write_text(_TRY.format(base=bases[projects[0]], question=question))
 
 
 def demo_project() -> Project:

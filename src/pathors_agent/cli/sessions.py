@@ -20,8 +20,10 @@ from pathors_agent.json_text import iso
 from pathors_agent.stores.base import Session, SessionSummary, Store
 
 
-async def show_all(store: Store, project: str, *, limit: int, offset: int, as_json: bool) -> None:
-    """List a project's sessions, newest first, including ended ones."""
+async def show_all(
+    store: Store, project: str, *, where: str, limit: int, offset: int, as_json: bool
+) -> None:
+    """List a project's sessions, newest first, including ended ones; `where` is the database's URL."""
     await check_project(store, project)
     page = await store.list_sessions(project, limit=limit, offset=offset)
     if as_json:
@@ -29,7 +31,7 @@ async def show_all(store: Store, project: str, *, limit: int, offset: int, as_js
         return
     rows = [(s.id, s.message_count, s.created_at, s.ended_at, s.provider) for s in page.items]
     titles = ("session", "messages", "started", "ended", "provider")
-    write_table(titles, rows, empty=f"The project {project} has no sessions.")
+    write_table(titles, rows, empty=f"The project {project} has no sessions in {where}.")
     write_rest(len(page.items), page.total, offset)
 
 

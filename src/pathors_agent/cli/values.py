@@ -102,13 +102,17 @@ def endpoint(text: str) -> str:
         is_url = False
     if not is_url or re.search(r"\s", text):
         raise typer.BadParameter("must be an address of the form https://host/path")
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        raise typer.BadParameter("must be the base URL: leave out /chat/completions")
     return text
 
 
 def database_url(text: str) -> str:
     """Read the URL of a database. An error does not quote it: it may hold a password."""
     if not _DATABASE.match(text):
-        raise typer.BadParameter("must begin with sqlite:// or postgresql://")
+        raise typer.BadParameter(
+            "must be of the form sqlite:///FILE or postgresql://USER@HOST/NAME"
+        )
     return text
 
 

@@ -64,7 +64,9 @@ def load_projects(path: str | Path) -> list[Project]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidProjectFile(f"{path}: is not TOML: {error}") from None
     if unknown := sorted(document.keys() - _TOP):
-        raise InvalidProjectFile(f"{path}: {unknown[0]} is unknown; known are {sorted(_TOP)}")
+        raise InvalidProjectFile(
+            f"{path}: {unknown[0]} is unknown; known: {', '.join(sorted(_TOP))}"
+        )
     tables = document.get("projects")
     if not isinstance(tables, dict) or not tables:
         raise InvalidProjectFile(f"{path}: has no table [projects.NAME]")
@@ -170,7 +172,9 @@ class _Table:
         if not isinstance(table, dict):
             raise self._wrong(key, "must be a table")
         if unknown := sorted(table.keys() - known):
-            raise self._wrong(f"{key}.{unknown[0]}", f"is unknown; known are {sorted(known)}")
+            raise self._wrong(
+                f"{key}.{unknown[0]}", f"is unknown; known: {', '.join(sorted(known))}"
+            )
         defaults = {"last_word": True} if kind is Limits else {}
         try:
             return kind(**{**defaults, **table})
