@@ -111,7 +111,7 @@ MUTANTS = [
         new="line.decode()",
         tests=(
             "test_body_is_read_as_these_events_whole_and_byte_by_byte",
-            "test_any_cut_gives_the_same_events",
+            "test_any_cut_yields_the_same_events",
         ),
     ),
     Mutant(
@@ -186,7 +186,7 @@ MUTANTS = [
         at="ResponseStream._hold",
         old='if len(self._tail) - data.endswith(b"\\n") > bound:',
         new="if not self._tail:",
-        tests=("test_event_that_never_ends_is_given_up_at_its_bound",),
+        tests=("test_endless_event_is_refused_at_its_bound",),
     ),
     Mutant(
         "half of a character leaves the library",
@@ -196,7 +196,7 @@ MUTANTS = [
         new="pass",
         tests=(
             "test_quirk_is_read_as_expected_however_it_is_cut[Q09-a-surrogate-pair-split-over-two-deltas-as-u-esca]",
-            "test_deltas_come_with_the_bytes_that_complete_them",
+            "test_deltas_are_returned_with_the_bytes_that_complete_them",
             "test_half_a_character_at_the_end_becomes_one_that_can_be_sent",
         ),
     ),
@@ -254,7 +254,7 @@ MUTANTS = [
         at="call_tool_async",
         old="        except Exception as error:  # noqa: BLE001  (as in call_tool)\n",
         new="        except ValueError as error:\n",
-        tests=("test_exception_is_told_to_the_model",),
+        tests=("test_model_reads_the_exception",),
     ),
     Mutant(
         "one turn more than the limit",
@@ -281,7 +281,7 @@ MUTANTS = [
         at="_kill",
         old="os.killpg(process.pid, signal.SIGKILL)",
         new="os.kill(process.pid, signal.SIGKILL)",
-        tests=("test_what_a_killed_process_had_started_is_killed",),
+        tests=("test_children_of_a_killed_process_are_killed",),
     ),
     Mutant(
         "an approval fits other arguments",

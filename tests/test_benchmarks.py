@@ -27,7 +27,7 @@ def _project_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.timeout(240)  # some start a dozen processes
 @pytest.mark.parametrize("section", SECTIONS)
-def test_section_runs_and_writes_what_it_found(section: str, tmp_path: Path) -> None:
+def test_section_runs_and_writes_its_results(section: str, tmp_path: Path) -> None:
     files = {"--json": tmp_path / "found.json", "--svg": tmp_path / "found.svg"}
     files["--turns-svg"] = tmp_path / "turns.svg"
     options = [str(word) for pair in files.items() for word in pair]
@@ -53,7 +53,7 @@ def test_every_section_is_in_the_list() -> None:
     assert sorted(WRITTEN) == sorted([*SECTIONS, "litellm_peer"])
 
 
-def test_contender_with_another_result_is_told() -> None:
+def test_contender_with_another_result_gets_an_error() -> None:
     from benchmarks.rounds import WrongResult, measure
 
     with pytest.raises(WrongResult, match="bout: second gave something else: 2"):

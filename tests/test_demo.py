@@ -70,7 +70,7 @@ def test_calculation_is_exact(expression: str, result: str) -> None:
         ("(" * 200 + "1" + ")" * 200, "The expression is longer than 300 characters."),
     ],
 )
-def test_what_cannot_be_calculated_is_said(expression: str, problem: str) -> None:
+def test_impossible_calculations_are_reported(expression: str, problem: str) -> None:
     with pytest.raises(ToolError) as caught:
         calculate(expression)
 
@@ -138,7 +138,7 @@ def test_unknown_city_is_answered_with_the_known_ones() -> None:
 
 
 @pytest.mark.slow
-def test_machine_without_time_zones_is_told_what_to_install() -> None:
+def test_error_on_a_machine_without_time_zones_names_the_package() -> None:
     code = (
         "import sys; sys.modules['tzdata'] = None\n"
         "from pathors_agent.cli.demo_tools import demo_tools\n"
@@ -309,7 +309,7 @@ def test_endpoint_of_the_environment_answers(scripted_server: StartServer) -> No
 
 
 @pytest.mark.slow
-def test_timeline_draws_what_was_called(scripted_server: StartServer, tmp_path: Path) -> None:
+def test_timeline_draws_the_calls(scripted_server: StartServer, tmp_path: Path) -> None:
     call = testing.calls(("calculate", {"expression": "6 * 7"}))
     server = scripted_server(*streamed(call, "It is 42.", "It is <b>."))
     file = tmp_path / "run.html"
@@ -328,7 +328,9 @@ def test_timeline_draws_what_was_called(scripted_server: StartServer, tmp_path: 
 
 
 @pytest.mark.slow
-def test_timeline_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+def test_timeline_that_cannot_be_written_is_reported_before_the_first_prompt(
+    tmp_path: Path,
+) -> None:
     shown = run("demo", "--timeline", str(tmp_path / "none" / "run.html"))
 
     assert shown.returncode == 1
@@ -436,7 +438,7 @@ def test_ctrl_c_ends_its_server_too() -> None:
 
 
 @pytest.mark.slow
-def test_reader_that_goes_away_ends_it_quietly() -> None:
+def test_closed_pipe_ends_the_command_quietly() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "pathors_agent", "demo"],
         env=environment(),

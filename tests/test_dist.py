@@ -60,7 +60,7 @@ def test_whole_archives_pass(dist: ModuleType, tmp_path: Path) -> None:
         (None, {"README.md"}, r"missing in the source: .*\bCHANGELOG\.md"),
     ],
 )
-def test_what_is_wrong_with_an_archive_is_named(
+def test_problem_of_an_archive_is_named(
     dist: ModuleType,
     tmp_path: Path,
     wheel: set[str] | None,

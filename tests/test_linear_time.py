@@ -157,7 +157,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("kind", SHOWN)
-def test_work_of_arguments_that_are_shown_as_they_come_is_linear(kind: str) -> None:
+def test_work_to_show_arriving_arguments_is_linear(kind: str) -> None:
     def shown(size: int) -> Work:
         pieces = [OPENED, *map(piece_of_call, SHOWN[kind](size))]
 
@@ -401,6 +401,6 @@ TOOLS: dict[str, tuple[int, Shape]] = {
 
 
 @pytest.mark.parametrize("kind", TOOLS)
-def test_work_is_linear_in_the_tools_and_what_they_take(kind: str) -> None:
+def test_work_is_linear_in_the_tools_and_their_parameters(kind: str) -> None:
     size, shape = TOOLS[kind]
     check_linear(shape, size // 10)

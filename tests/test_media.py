@@ -58,7 +58,7 @@ def test_bytes_decide_the_type_of_an_image(data: bytes, kind: str) -> None:
     assert ContentPart.image(wrong) == ContentPart.image(data)
 
 
-def test_url_and_detail_of_an_image_are_sent_as_given() -> None:
+def test_url_and_detail_of_an_image_are_sent_unchanged() -> None:
     part = ContentPart.image("https://example.com/a.svg", detail="low")
 
     shown = {"url": "https://example.com/a.svg", "detail": "low"}

@@ -69,9 +69,9 @@ def modules() -> list[str]:
     return sorted(name for name in names if not name.endswith("__main__"))
 
 
-def test_importing_every_module_reaches_nobody() -> None:
+def test_importing_every_module_opens_no_connection() -> None:
     assert watched(IMPORTS, *modules()) == "imported\n"
 
 
-def test_run_reaches_nobody_but_its_transport() -> None:
+def test_run_connects_only_to_its_transport() -> None:
     assert watched(RUNS) == "Three.\n"

@@ -48,7 +48,7 @@ def test_every_test_that_is_named_is_there() -> None:
     assert [(f, name) for f, name in named if name and name not in functions_of(f)] == []
 
 
-def test_every_rule_of_streams_is_told() -> None:
+def test_every_broken_rule_of_streams_is_reported() -> None:
     assert list(numbered(section("The rules of streams"))) == list(range(1, RULES + 1))
 
 

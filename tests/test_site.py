@@ -264,7 +264,7 @@ def test_latest_is_the_newest_release(
     assert check(site).returncode == 0
 
 
-def test_site_of_one_release_gives_way_to_those_of_all(tmp_path: Path) -> None:
+def test_site_of_one_release_is_replaced_by_the_sites_of_all(tmp_path: Path) -> None:
     site = small_site(tmp_path / "site")
     (site / "howto").mkdir()
 
@@ -273,7 +273,7 @@ def test_site_of_one_release_gives_way_to_those_of_all(tmp_path: Path) -> None:
     assert sorted(path.name for path in site.iterdir() if path.is_dir()) == ["0.1", "latest"]
 
 
-def test_tag_publishes_the_docs_beside_those_of_earlier_releases(tmp_path: Path) -> None:
+def test_tag_publishes_the_docs_next_to_those_of_earlier_releases(tmp_path: Path) -> None:
     origin, work = tmp_path / "origin.git", tmp_path / "work"
     git(tmp_path, "init", "--quiet", "--bare", str(origin))
     git(tmp_path, "clone", "--quiet", str(origin), str(work))

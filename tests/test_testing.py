@@ -120,14 +120,14 @@ def test_calls_finish_with_tool_calls() -> None:
     assert chunks_of(calls(("now", {})))[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_arguments_given_as_text_are_sent_as_they_are() -> None:
+def test_arguments_as_text_are_sent_unchanged() -> None:
     body = pieces_of(calls(("add", '{"a": 1,')), PLAIN)[0]
 
     call = json.loads(body)["choices"][0]["message"]["tool_calls"][0]
     assert call["function"]["arguments"] == '{"a": 1,'
 
 
-def test_call_ids_go_on_in_the_next_answer() -> None:
+def test_call_ids_continue_in_the_next_answer() -> None:
     transport = ScriptedTransport(calls(("a", {}), ("b", {})), calls(("c", {})))
 
     ids = []
@@ -180,7 +180,7 @@ def test_usage_is_sent_when_asked_for() -> None:
     assert last["usage"] == {"prompt_tokens": -1, "completion_tokens": -1, "total_tokens": -1}
 
 
-def test_given_usage_is_sent_unasked() -> None:
+def test_scripted_usage_is_sent_even_if_not_requested() -> None:
     counts = Usage(prompt_tokens=9, completion_tokens=1, total_tokens=10)
 
     last = chunks_of(answer("Hi", usage=counts))[-1]
@@ -360,7 +360,7 @@ async def test_async_script_breaks_and_counts_as_the_other() -> None:
     [answer("Hi", reasoning="Hm"), calls(("add", {"a": 1}), ("now", {}))],
     ids=["text", "calls"],
 )
-def test_what_is_sent_fits_the_published_schema(entry: Entry, conformance_data: Path) -> None:
+def test_requests_fit_the_published_schema(entry: Entry, conformance_data: Path) -> None:
     schema = json.loads((conformance_data / "openai_contract" / "chat.schema.json").read_text())
 
     def checker(name: str) -> jsonschema.Draft202012Validator:

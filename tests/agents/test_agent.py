@@ -90,7 +90,7 @@ def test_usage_is_summed_and_unknown_where_an_answer_left_it_out(way: Way) -> No
     assert one.usage.prompt_tokens is None
 
 
-def test_whole_and_streamed_runs_end_alike(way: Way) -> None:
+def test_whole_and_streamed_runs_end_equally(way: Way) -> None:
     script = (answer("Hm.", calls=[ADD, DOUBLE]), "Done.")
 
     whole = way.run(*script, prompt="Go.", tools=[add, double])
@@ -187,7 +187,7 @@ def test_keys_of_two_conversations_differ(way: Way) -> None:
     assert len(set(seen)) == 2
 
 
-def test_what_keys_are_made_of_is_known_before_a_call_begins() -> None:
+def test_parts_of_a_key_are_known_before_a_call_begins() -> None:
     keys: list[str] = []
 
     @tool
@@ -257,7 +257,7 @@ def test_conversation_is_carried_on(way: Way) -> None:
     assert second.conversation is conversation
 
 
-def test_result_tells_how_its_run_ended_also_later(way: Way) -> None:
+def test_result_keeps_the_status_of_its_run(way: Way) -> None:
     conversation = Conversation()
     first = way.run("Hello.", prompt="Hi.", conversation=conversation)
 
@@ -268,7 +268,7 @@ def test_result_tells_how_its_run_ended_also_later(way: Way) -> None:
     assert said(first.messages) == ["Hi.", "Hello."]
 
 
-def test_conversation_of_a_result_goes_on_in_another_agent(way: Way) -> None:
+def test_another_agent_continues_the_conversation_of_a_result(way: Way) -> None:
     result = way.run(calls(ADD), "3", prompt="Add.", tools=[add])
 
     again = way.run("Hello.", prompt="Hi.", conversation=stored(result.conversation))
@@ -341,7 +341,7 @@ def test_prompt_that_is_none_leaves_open_calls_open(way: Way) -> None:
     assert way.requests == []
 
 
-def test_prompt_after_closing_the_open_calls_goes_on(way: Way) -> None:
+def test_prompt_after_closing_the_open_calls_continues_the_run(way: Way) -> None:
     conversation = Conversation()
     way.run(calls(CLIENT_CALL), prompt="Go.", conversation=conversation, tools=[APPROVE])
 
@@ -361,7 +361,7 @@ def everything(prefix: int) -> tuple[Entry, ...]:
     return script[prefix:]
 
 
-def test_stream_left_anywhere_has_a_true_history_and_goes_on(way: Way) -> None:
+def test_stream_left_anywhere_has_a_true_history_and_continues(way: Way) -> None:
     tools = [add, double]
     whole = way.stream(*everything(0), prompt="Go.", tools=tools)
     count = len(way.items)
@@ -458,7 +458,7 @@ def test_half_a_character_of_a_tool_does_not_end_the_conversation(way: Way) -> N
         ("stop", None),
     ],
 )
-def test_plain_answer_that_was_cut_off_is_given_and_says_so(
+def test_plain_answer_that_was_cut_off_is_returned_with_its_reason(
     way: Way, reason: str, ended_by: str | None
 ) -> None:
     result = way.run(answer("Once upon", finish_reason=reason), prompt="A story.")
@@ -468,7 +468,7 @@ def test_plain_answer_that_was_cut_off_is_given_and_says_so(
     assert f"ended_by={ended_by!r}" in repr(result)
 
 
-def test_run_that_goes_on_after_a_cut_answer_says_nothing_of_it(way: Way) -> None:
+def test_run_that_continues_after_a_cut_answer_has_no_ended_by(way: Way) -> None:
     cut = answer(calls=[("add", '{"a": 1')], finish_reason="length")
 
     result = way.run(cut, "Three.", prompt="1 + 2?", tools=[add])

@@ -133,7 +133,7 @@ def test_endpoint_that_gets_the_whole_history_gets_only_a_session_that_the_calle
     assert sessions_sent(way) == ["mine"]
 
 
-def test_session_goes_in_the_body_where_the_profile_says_so(way: Way) -> None:
+def test_session_id_is_in_the_body_if_the_profile_says_so(way: Way) -> None:
     profile = EndpointProfile(sends="new_messages", session_in="body")
     conversation = Conversation()
 
@@ -166,14 +166,14 @@ def test_results_of_tools_without_a_session_are_refused_unsent(way: Way) -> None
     assert len(way.sent) == 1
 
 
-def test_given_session_is_sent_from_the_start(way: Way) -> None:
+def test_named_session_is_sent_from_the_start(way: Way) -> None:
     result = way.run(answer("Hello.", headers=SESSION), prompt="Hi.", session_id="mine")
 
     assert sessions_sent(way) == ["mine"]
     assert result.session_id == "mine"
 
 
-def test_conversation_without_a_session_joins_the_given_one(way: Way) -> None:
+def test_conversation_without_a_session_joins_the_named_one(way: Way) -> None:
     conversation = Conversation([GO, AssistantMessage(content="Done.")])
 
     way.run("Hello.", prompt="Hi.", conversation=conversation, session_id="mine")
@@ -206,7 +206,7 @@ def test_session_of_a_refusal_is_not_kept(way: Way) -> None:
     assert conversation.session_id is None
 
 
-def test_endpoint_that_keeps_the_history_is_sent_what_is_new(way: Way) -> None:
+def test_endpoint_that_keeps_the_history_gets_only_new_messages(way: Way) -> None:
     profile = EndpointProfile(sends="new_messages")
     conversation = Conversation()
 
@@ -231,7 +231,7 @@ def test_endpoint_that_keeps_the_history_is_sent_what_is_new(way: Way) -> None:
 # - limits
 
 
-def test_limit_of_turns_stops_the_run_and_a_higher_one_goes_on(way: Way) -> None:
+def test_limit_of_turns_stops_the_run_and_a_higher_one_continues_it(way: Way) -> None:
     conversation = Conversation()
     script = [calls(("double", {"a": a})) for a in range(3)]
 
@@ -262,7 +262,7 @@ def test_limit_of_turns_stops_the_run_and_a_higher_one_goes_on(way: Way) -> None
     assert result.limit is None
 
 
-def test_new_prompt_counts_anew(way: Way) -> None:
+def test_new_prompt_restarts_the_count(way: Way) -> None:
     conversation = Conversation()
     limits = Limits(turns=1)
     way.run(calls(ADD), prompt="Go.", conversation=conversation, tools=[add], limits=limits)
@@ -312,7 +312,7 @@ def test_run_with_open_client_calls_is_suspended_until_they_are_answered(way: Wa
     assert said(result.messages) == ["Done."]
 
 
-def test_suspended_run_goes_on_in_another_process(way: Way) -> None:
+def test_suspended_run_continues_in_another_process(way: Way) -> None:
     tools = [add, APPROVE]
     waiting = way.run(calls(ADD, CLIENT_CALL), prompt="Go.", tools=tools)
     text = dump_messages(waiting.conversation.messages)

@@ -137,7 +137,7 @@ def entry(profile: EndpointProfile, text: str) -> Entry:
 
 @EACH_PROFILE
 @EACH_TYPE
-def test_type_is_asked_for_as_an_object_and_comes_back(name: str, output: Any, value: Any) -> None:
+def test_type_is_requested_as_an_object_and_unwrapped(name: str, output: Any, value: Any) -> None:
     profile = PROFILES[name]
     text = as_sent(AnswerType(output, profile.structured), value)
     model = ScriptedTransport(entry(profile, text), profile=profile)
@@ -387,7 +387,7 @@ def lambda_of_lists(city: City) -> list[str]:
 
 
 @WAYS_TO_ASK
-def test_error_of_the_function_reaches_the_caller_and_the_run_can_go_on(structured: str) -> None:
+def test_error_of_the_function_reaches_the_caller_and_the_run_can_continue(structured: str) -> None:
     is_away = True
 
     def stored(city: City) -> str:
@@ -536,7 +536,7 @@ async def test_async_function_reads_the_answer_of_a_stored_history_again(structu
 
 @pytest.mark.anyio
 @WAYS_TO_ASK
-async def test_error_of_an_async_function_reaches_the_caller_and_the_run_can_go_on(
+async def test_error_of_an_async_function_reaches_the_caller_and_the_run_can_continue(
     structured: str,
 ) -> None:
     profile, script = answers_of(structured, "Oslo")

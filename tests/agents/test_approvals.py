@@ -49,7 +49,7 @@ def results(conversation: Conversation) -> list[tuple[str, str]]:
     return [(m.outcome, m.text) for m in conversation.messages if isinstance(m, ToolMessage)]
 
 
-def test_run_waits_and_says_for_what(way: Way) -> None:
+def test_waiting_run_names_its_calls(way: Way) -> None:
     script = calls(("pay", {"to": "Ann", "amount": 5}))
 
     result = way.run(script, prompt="Pay.", tools=[pay])
@@ -61,7 +61,7 @@ def test_run_waits_and_says_for_what(way: Way) -> None:
         _ = result.output
 
 
-def test_approved_call_runs_once_and_the_run_goes_on(way: Way) -> None:
+def test_approved_call_runs_once_and_the_run_continues(way: Way) -> None:
     first = way.run(calls(("pay", {"to": "Ann", "amount": 5})), prompt="Pay.", tools=[pay])
     [approval] = first.approvals
 
@@ -83,7 +83,7 @@ def test_denied_call_is_answered_with_the_reason() -> None:
     assert RAN == []
 
 
-def test_call_runs_with_the_arguments_that_were_approved_and_the_model_is_told() -> None:
+def test_call_runs_with_the_approved_arguments_and_the_model_reads_so() -> None:
     agent, conversation, [approval] = asking(("pay", {"to": "Ann", "amount": 500}))
 
     agent.run(conversation=conversation, decisions=[approval.approve({"to": "Ann", "amount": 5})])
@@ -189,7 +189,7 @@ def test_call_that_was_cut_off_does_not_wait_for_approval(way: Way) -> None:
     assert [outcome for outcome, _ in results(result.conversation)] == ["not_run"]
 
 
-def test_call_of_a_client_tool_waits_as_it_came() -> None:
+def test_call_of_a_client_tool_waits_unchanged() -> None:
     client_tool = Tool(name="sign", parameters=RAW.parameters, approve=True)
     model = ScriptedTransport(calls(("sign", {"to": "Ann"})))
 
@@ -208,7 +208,7 @@ def test_function_that_fails_leaves_the_decision_to_a_person() -> None:
     assert len(result.approvals) == 1
 
 
-def test_decision_comes_from_another_process() -> None:
+def test_decision_can_come_from_another_process() -> None:
     agent, conversation, [approval] = asking(("pay", {"to": "Ann", "amount": 5}))
     stored = Conversation(load_messages(dump_messages(conversation.messages)))
 
@@ -255,7 +255,7 @@ def test_decision_does_not_fit_other_arguments() -> None:
     assert RAN == []
 
 
-def test_calls_alike_are_approved_one_by_one() -> None:
+def test_equal_calls_are_approved_one_by_one() -> None:
     same = ("pay", {"to": "Ann", "amount": 5})
     agent, conversation, [first, second] = asking(same, same)
 

@@ -49,7 +49,7 @@ async def test_partial_values_grow_async() -> None:
         assert stream.partial == {"city": "Oslo", "degrees": 3.5}
 
 
-def test_partial_value_begins_anew_with_each_answer() -> None:
+def test_partial_value_restarts_with_each_answer() -> None:
     transport = ScriptedTransport(COLD, GOOD, profile=FORMAT)
     with Agent(transport, output=Weather).stream("?") as stream:
         for _ in stream:

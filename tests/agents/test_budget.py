@@ -44,7 +44,7 @@ def test_answer_may_use_more_than_was_reserved_and_then_nothing_is_left() -> Non
     assert budget.spent["tokens"] == 500
 
 
-def test_call_that_used_nothing_gives_its_share_back() -> None:
+def test_call_that_used_nothing_releases_its_share() -> None:
     budget = Budget(calls=1)
     budget.settle(budget.reserve(None, used(10)), None, None)
     budget.reserve(None, used(10))
@@ -53,7 +53,7 @@ def test_call_that_used_nothing_gives_its_share_back() -> None:
         budget.reserve(None, used(10))
 
 
-def test_cost_is_what_price_returns() -> None:
+def test_cost_is_the_value_of_the_price_function() -> None:
     asked: list[str | None] = []
 
     def price(model: str | None, usage: Usage) -> float:
@@ -139,7 +139,7 @@ def test_budget_of_one_process_is_not_copied() -> None:
             copied(Budget(calls=1))
 
 
-def test_repr_shows_what_is_spent() -> None:
+def test_repr_shows_the_spent_amounts() -> None:
     budget = Budget(tokens=1000, calls=5)
     budget.settle(budget.reserve(None, used(1)), None, used(120))
 
@@ -150,7 +150,7 @@ calls = st.lists(st.tuples(st.integers(0, 50), st.none() | st.integers(0, 50)), 
 
 
 @given(calls=calls, limit=st.integers(1, 200), overlap=st.integers(1, 4))
-def test_reserved_shares_never_exceed_what_is_left(
+def test_reserved_shares_never_exceed_the_rest(
     calls: list[tuple[int, int | None]], limit: int, overlap: int
 ) -> None:
     """Calls that use at most what they reserved spend at most the budget, however they overlap."""

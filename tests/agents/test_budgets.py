@@ -53,7 +53,7 @@ def said(text: str, tokens: int) -> Entry:
 
 
 @pytest.mark.parametrize("reading", ["run", "stream"])
-def test_run_stops_where_too_little_is_left_and_goes_on_with_another_budget(
+def test_run_stops_if_too_little_is_left_and_continues_with_another_budget(
     way: Way, reading: str
 ) -> None:
     conversation = Conversation()
@@ -281,7 +281,7 @@ def test_threads_never_make_more_calls_than_the_budget_has() -> None:
     assert len(statuses) == 20
 
 
-def test_what_is_no_budget_is_refused() -> None:
+def test_value_that_is_not_a_budget_is_refused() -> None:
     budget: Any = 5
     with pytest.raises(TypeError, match=r"budget= is an int; pass Budget\(\.\.\.\)"):
         Agent(ScriptedTransport(), budget=budget)

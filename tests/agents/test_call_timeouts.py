@@ -92,7 +92,7 @@ async def fail_while_cancelled() -> None:
         (fail_while_cancelled, "timeout", STOPPED),
     ],
 )
-def test_what_a_tool_says_while_it_is_being_stopped_counts(
+def test_result_of_a_tool_during_its_cancellation_counts(
     dispatch: Dispatch, function: Function, outcome: str, text: str
 ) -> None:
     message = dispatch(function, timeout=SHORT)
@@ -171,7 +171,7 @@ async def test_async_tool_that_ignores_its_cancellation_is_left_after_a_grace_ti
     assert deaf.ended == ["wait"]
 
 
-def test_blocking_code_does_not_wait_for_what_ignores_its_cancellation(deaf: Deaf) -> None:
+def test_blocking_code_does_not_wait_for_a_tool_that_ignores_its_cancellation(deaf: Deaf) -> None:
     loops: list[threading.Thread] = []
 
     async def wait() -> str:
@@ -288,7 +288,7 @@ def test_call_whose_time_is_over_before_it_began_is_not_begun() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("limit", [None, LONG])
-async def test_cancelled_async_tool_is_stopped_and_gives_no_result(
+async def test_cancelled_async_tool_is_stopped_without_a_result(
     limit: float | None,
 ) -> None:
     waits = anyio.Event()
@@ -324,7 +324,7 @@ async def test_cancelled_async_tool_is_stopped_and_gives_no_result(
         (fail_while_cancelled, "OSError: closed"),
     ],
 )
-async def test_what_a_cancelled_tool_gives_is_kept(function: Function, content: str) -> None:
+async def test_value_of_a_cancelled_tool_is_kept(function: Function, content: str) -> None:
     results: list[ToolMessage] = []
 
     async def call() -> None:
@@ -344,7 +344,7 @@ async def interrupt_and_give() -> str:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_interrupt_passes_and_what_the_tool_gave_is_kept(backend: str) -> None:
+def test_interrupt_is_raised_and_the_value_of_the_tool_is_kept(backend: str) -> None:
     conversation = Conversation()
     tool = Tool(name="look", function=interrupt_and_give, timeout=LONG)
     agent = AsyncAgent(AsyncScriptedTransport(calls(("look", {}))), tools=[tool])
@@ -418,7 +418,7 @@ async def test_cancelled_run_leaves_a_deaf_tool_soon_and_its_outcome_is_unknown(
 
 
 @pytest.mark.anyio
-async def test_tool_that_was_left_lets_the_run_go_on(deaf: Deaf) -> None:
+async def test_abandoned_tool_lets_the_run_continue(deaf: Deaf) -> None:
     transport = AsyncScriptedTransport(calls(("block", {}), ("see", {})), "Done.")
     tools = [
         Tool(name="block", function=deaf.block),

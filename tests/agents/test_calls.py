@@ -118,7 +118,7 @@ class Raising(BaseModel):
         (Raising(), "look ran, but its result, a value of type Raising, could not be read"),
     ],
 )
-def test_value_that_cannot_be_sent_is_told_to_the_model(
+def test_model_reads_that_a_value_cannot_be_sent(
     dispatch: Dispatch, kind: Kind, value: object, words: str
 ) -> None:
     message = dispatch(kind(lambda: value))
@@ -211,7 +211,7 @@ def test_time_of_a_wrapped_async_tool_is_that_of_both_parts(dispatch: Dispatch) 
     )
 
 
-def test_error_of_a_wrapped_async_tool_is_told_to_the_model(dispatch: Dispatch) -> None:
+def test_model_reads_the_error_of_a_wrapped_async_tool(dispatch: Dispatch) -> None:
     async def fail() -> None:
         raise ToolError("no such city")
 
@@ -252,7 +252,7 @@ def raising(error: BaseException) -> Function:
         (TimeoutError(), "TimeoutError"),
     ],
 )
-def test_exception_is_told_to_the_model(
+def test_model_reads_the_exception(
     dispatch: Dispatch, kind: Kind, error: Exception, text: str
 ) -> None:
     message = dispatch(kind(raising(error)))
@@ -261,7 +261,7 @@ def test_exception_is_told_to_the_model(
 
 
 @KINDS
-def test_end_of_an_iterator_is_told_to_the_model(dispatch: Dispatch, kind: Kind) -> None:
+def test_model_reads_that_a_tool_raised_stop_iteration(dispatch: Dispatch, kind: Kind) -> None:
     message = dispatch(kind(lambda: next(iter(()))))
 
     assert message.is_error
@@ -277,7 +277,7 @@ def test_long_text_of_an_exception_is_cut(dispatch: Dispatch) -> None:
 @KINDS
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("timeout", [None, LONG])
-def test_what_is_meant_for_the_caller_reaches_the_caller(
+def test_base_exceptions_reach_the_caller(
     dispatch: Dispatch, kind: Kind, error: type[BaseException], timeout: float | None
 ) -> None:
     with pytest.raises(error):
@@ -317,7 +317,7 @@ def test_tool_sees_the_context_variables_of_its_caller(
 
 @KINDS
 @pytest.mark.anyio
-async def test_tool_sees_what_its_caller_set_inside_the_event_loop(kind: Kind) -> None:
+async def test_tool_sees_context_variables_set_inside_the_event_loop(kind: Kind) -> None:
     token = asked_by.set("Grace")
     try:
         assert (await call_tool_async(bound(kind(asked_by.get)))).content == "Grace"
@@ -333,7 +333,7 @@ def test_blocking_code_runs_sync_tools_in_its_own_thread() -> None:
 
 
 @pytest.mark.anyio
-async def test_sync_tool_runs_beside_the_event_loop_and_async_tool_on_it() -> None:
+async def test_sync_tool_runs_in_a_thread_and_async_tool_on_the_event_loop() -> None:
     sync = await call_tool_async(bound(threading.get_ident))
     asynchronous = await call_tool_async(bound(as_async(threading.get_ident)))
 
@@ -391,7 +391,7 @@ def test_tool_thread_ends_also_when_its_block_fails() -> None:
 # - what a tool learns of its call
 
 
-def test_context_tells_a_tool_when_its_time_is_over(dispatch: Dispatch) -> None:
+def test_context_has_the_deadline_of_a_tool(dispatch: Dispatch) -> None:
     def left(context: ToolContext) -> float | None:
         return None if context.deadline is None else context.deadline - time.monotonic()
 

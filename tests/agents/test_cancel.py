@@ -47,7 +47,7 @@ def add(a: int, b: int) -> int:
 
 
 @pytest.mark.anyio
-async def test_calls_of_a_cancelled_run_are_told_apart() -> None:
+async def test_calls_of_a_cancelled_run_have_different_outcomes() -> None:
     begun = anyio.Event()
 
     async def wait() -> None:

@@ -213,7 +213,7 @@ async def test_sync_tools_are_waited_for_and_their_results_are_kept(
 
 
 @pytest.mark.anyio
-async def test_result_that_an_async_tool_gives_while_cancelled_is_kept_and_the_run_stops(
+async def test_result_of_an_async_tool_during_its_cancellation_is_kept_and_the_run_stops(
     cancel_when: CancelWhen,
 ) -> None:
     waits = anyio.Event()

@@ -191,7 +191,7 @@ def roles(conversation: Conversation) -> list[str]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_message_stands_after_the_running_batch_before_the_next_model_call(way: str) -> None:
+def test_message_follows_the_running_batch_and_precedes_the_next_model_call(way: str) -> None:
     batch = answer(calls=[("look", {"n": 1}), ("look", {"n": 2})], chunk_size=100)
     deltas = 2 * 2
 
@@ -217,7 +217,7 @@ def test_message_stands_after_the_running_batch_before_the_next_model_call(way: 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_run_that_is_about_to_end_goes_on_with_what_is_said(way: str) -> None:
+def test_run_that_is_about_to_end_continues_with_an_added_message(way: str) -> None:
     conversation = Conversation()
 
     followed(way, "First.", "Second.", at=(2, "And then?"), conversation=conversation)
@@ -238,7 +238,7 @@ def test_message_for_a_run_that_has_ended_is_refused_and_not_kept() -> None:
     assert roles(stream.conversation) == ["Go.", "assistant", "Hello?", "assistant"]
 
 
-def test_message_that_open_calls_keep_out_stands_after_their_results() -> None:
+def test_message_waits_for_open_calls_and_follows_their_results() -> None:
     confirm = Tool(name="confirm")
     conversation = Conversation()
     followed(

@@ -30,7 +30,7 @@ from ways import Way
 # - in which order
 
 
-def test_deltas_come_before_their_message_and_results_in_call_order(way: Way) -> None:
+def test_deltas_precede_their_message_and_results_are_in_call_order(way: Way) -> None:
     script = (
         answer("Let me see.", calls=[("b", {}), ("a", {})], chunk_size=6),
         answer("Seen.", chunk_size=100),
@@ -59,7 +59,7 @@ def test_deltas_come_before_their_message_and_results_in_call_order(way: Way) ->
     assert result.output == "Seen."
 
 
-def test_plain_answer_gives_the_same_items(way: Way) -> None:
+def test_plain_answer_yields_the_same_items(way: Way) -> None:
     body = b"""{"id": "1", "model": "m", "choices": [{"index": 0, "finish_reason": "stop",
         "message": {"role": "assistant", "content": "Hello"}}]}"""
 
@@ -134,7 +134,7 @@ async def test_sync_tools_of_one_answer_run_side_by_side_in_threads() -> None:
 
 
 @pytest.mark.anyio
-async def test_results_are_recorded_in_call_order_whichever_came_first() -> None:
+async def test_results_are_recorded_in_call_order_whatever_their_order() -> None:
     third, second = anyio.Event(), anyio.Event()
     finished: list[str] = []
 

@@ -143,7 +143,7 @@ def test_function_is_not_asked_where_no_model_call_is_made(way: Way) -> None:
     assert result.status is Status.LIMIT_REACHED
 
 
-def test_what_the_function_raises_comes_out_of_the_run(way: Way) -> None:
+def test_exception_of_the_function_is_raised_by_the_run(way: Way) -> None:
     def choose(context: object) -> ToolRegistry:
         raise PermissionError("who are you?")
 
@@ -151,7 +151,7 @@ def test_what_the_function_raises_comes_out_of_the_run(way: Way) -> None:
         way.run(DONE, prompt="Hi", tools=choose)
 
 
-def test_bad_definition_comes_out_of_the_run(way: Way) -> None:
+def test_bad_definition_is_raised_by_the_run(way: Way) -> None:
     with pytest.raises(ToolDefinitionError, match="name is taken"):
         way.run(DONE, prompt="Hi", tools=lambda _: [delete, delete])
 
@@ -288,14 +288,14 @@ def test_agent_refuses_an_async_function_when_it_is_made() -> None:
         Agent(ScriptedTransport(), tools=choose_later)  # type: ignore[arg-type]  # the claim
 
 
-def test_agent_refuses_what_must_be_awaited_when_it_is_given() -> None:
+def test_agent_refuses_an_async_function_when_it_is_constructed() -> None:
     agent = Agent(ScriptedTransport(DONE), tools=lambda who: choose_later(who))  # type: ignore[arg-type,return-value]  # the claim
 
     with pytest.raises(TypeError, match="which only AsyncAgent can await"):
         agent.run("Hi")
 
 
-def test_tool_given_without_a_list_is_refused() -> None:
+def test_tool_without_a_list_is_refused() -> None:
     with pytest.raises(TypeError, match=r"write tools=\[look_up\]"):
         Agent(ScriptedTransport(), tools=look_up)  # type: ignore[arg-type]  # the claim
 

@@ -62,7 +62,7 @@ BODIES = [
 
 
 @pytest.mark.parametrize(("body", "code", "kind"), BODIES)
-def test_error_status_is_told_in_the_providers_words(
+def test_error_status_is_reported_with_the_providers_text(
     way: Way, body: bytes, code: str | None, kind: str | None
 ) -> None:
     conversation = Conversation()
@@ -83,7 +83,7 @@ def test_error_status_is_told_in_the_providers_words(
 @pytest.mark.parametrize(
     ("status", "retryable"), [(301, False), (400, False), (401, False), (404, False), (500, True)]
 )
-def test_empty_body_of_an_error_status_is_told(way: Way, status: int, retryable: bool) -> None:
+def test_empty_body_of_an_error_status_is_reported(way: Way, status: int, retryable: bool) -> None:
     with pytest.raises(ProviderError, match=f"answered {status}: with an empty body") as failed:
         way.run(raw(b"", status=status), prompt="Go.")
 
@@ -168,7 +168,7 @@ def test_error_in_a_stream_is_raised_after_its_deltas(way: Way) -> None:
     assert ran == []
 
 
-def test_malformed_answer_is_told_with_its_partial_and_its_history(way: Way) -> None:
+def test_malformed_answer_is_reported_with_its_partial_and_its_history(way: Way) -> None:
     with pytest.raises(MalformedResponse) as failed:
         way.run(raw(HELLO + b"data: {\n\n" + DONE), prompt="Go.")
 
@@ -313,7 +313,7 @@ class WeighingTransport(AsyncTransport):
 
 
 @pytest.mark.anyio
-async def test_open_stream_holds_neither_the_head_nor_what_was_read() -> None:
+async def test_open_stream_keeps_neither_the_head_nor_the_bytes_that_were_read() -> None:
     transport = WeighingTransport()
 
     await AsyncAgent(transport).run("Go.")
@@ -393,7 +393,7 @@ def test_model_that_takes_too_long_ends_the_run_at_its_limit(
     assert [m.role for m in result.conversation.messages] == ["user"]
 
 
-def test_run_goes_on_where_its_time_was_over() -> None:
+def test_run_continues_after_its_time_was_over() -> None:
     conversation = Conversation([UserMessage(content="Go.")])
     transport = ScriptedTransport("late")
     stopped = Agent(transport, limits=Limits(seconds=1e-9)).run(conversation=conversation)
@@ -461,7 +461,7 @@ def test_no_more_tools_run_at_once_than_allowed(backend: str) -> None:
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_refused_and_warned_calls_are_told_to_the_model(name: str) -> None:
+def test_model_reads_refusals_and_warnings_of_calls(name: str) -> None:
     ran: list[int] = []
 
     @tool

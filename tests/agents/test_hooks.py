@@ -125,7 +125,7 @@ def test_changed_request_is_sent_and_the_history_keeps_its_own(way: Way) -> None
     assert result.messages[0].text == "My pin is 4711."
 
 
-def test_request_holds_what_history_selects(way: Way) -> None:
+def test_request_has_the_messages_that_history_selects(way: Way) -> None:
     seen: list[list[str]] = []
 
     def look(call: ModelContext, request: ModelRequest) -> Steps:
@@ -331,7 +331,9 @@ class Awaits:
     ],
     ids=["empty", "class", "function", "async"],
 )
-def test_what_is_no_hook_is_refused_where_the_agent_is_made(given: Any, told: str) -> None:
+def test_value_that_is_not_a_hook_is_refused_by_the_agents_constructor(
+    given: Any, told: str
+) -> None:
     with pytest.raises(TypeError, match=told):
         Agent(ScriptedTransport(), hooks=[given])
 

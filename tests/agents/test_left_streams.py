@@ -123,7 +123,9 @@ LEFT = [
 
 
 @pytest.mark.parametrize("leave", LEFT)
-def test_next_run_goes_on_though_the_left_stream_is_kept(leave: Callable[..., object]) -> None:
+def test_next_run_continues_although_the_abandoned_stream_is_referenced(
+    leave: Callable[..., object],
+) -> None:
     agent, conversation = blocking(), Conversation()
     kept = leave(agent, conversation)
 
@@ -134,7 +136,7 @@ def test_next_run_goes_on_though_the_left_stream_is_kept(leave: Callable[..., ob
         kept[1].set()
 
 
-def test_left_stream_gives_nothing_any_more() -> None:
+def test_abandoned_stream_yields_nothing() -> None:
     agent, conversation = blocking(), Conversation()
     stream = agent.stream("Go.", conversation=conversation)
     items = iter(stream)
@@ -245,7 +247,7 @@ LEFT_ASYNC = [leave_a_loop_async, leave_a_generator_async, end_the_task, cancel_
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # trio's, if dropped
 @pytest.mark.parametrize("leave", LEFT_ASYNC)
 @pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "dropped"])
-async def test_next_run_goes_on_after_a_left_stream(
+async def test_next_run_continues_after_an_abandoned_stream(
     leave: Callable[..., Any], is_kept: bool
 ) -> None:
     agent, conversation = in_async(), Conversation()
@@ -415,7 +417,7 @@ def first_item(agent: AsyncAgent[str]) -> AsyncRunStream[str]:
 
 
 @pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "dropped"])
-def test_next_run_goes_on_after_a_closed_event_loop(is_kept: bool) -> None:
+def test_next_run_works_after_a_closed_event_loop(is_kept: bool) -> None:
     agent = in_async()
     stream = first_item(agent)
     conversation, known = stream.conversation, weakref.ref(stream.conversation)

@@ -105,7 +105,7 @@ class Sum(BaseModel):
     value: int
 
 
-def test_instructions_of_a_function_stand_before_the_request_for_a_type(way: Way) -> None:
+def test_instructions_of_a_function_precede_the_request_for_a_type(way: Way) -> None:
     prompted = way.run(
         '{"value": 3}',
         prompt="1 + 2?",

@@ -323,7 +323,7 @@ class SlowCleanUp:
         raise asyncio.CancelledError
 
 
-def test_tool_that_cleans_up_for_too_long_is_cancelled_again_and_the_run_goes_on() -> None:
+def test_tool_that_cleans_up_for_too_long_is_cancelled_again_and_the_run_continues() -> None:
     slow = SlowCleanUp()
     wait = Tool.from_function(slow.wait, timeout=SHORT)
     transport = AsyncScriptedTransport(calls(("wait", {})), "Done.")

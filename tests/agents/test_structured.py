@@ -362,7 +362,7 @@ ENDINGS = [
 
 @EACH_MODE
 @pytest.mark.parametrize(("ending", "ended_by", "why"), ENDINGS)
-def test_answer_that_cannot_come_is_named_and_not_asked_for_again(
+def test_refused_or_cut_answer_is_named_and_not_requested_again(
     way: Way, profile: EndpointProfile, ending: Entry, ended_by: str, why: str
 ) -> None:
     result = way.run(ending, prompt="?", profile=profile, output=Weather)
@@ -389,7 +389,7 @@ def test_final_call_that_was_cut_off_is_not_asked_for_again(way: Way, reason: st
     ]
 
 
-def test_tool_call_that_was_cut_off_is_told_to_the_model(way: Way) -> None:
+def test_model_reads_that_a_tool_call_was_cut_off(way: Way) -> None:
     cut = answer(calls=[("look", '{"city": "Os')], finish_reason="length")
 
     result = way.run(cut, calls(("final_answer", GOOD)), prompt="?", output=Weather, tools=[look])
@@ -413,9 +413,7 @@ def test_whole_answer_counts_whatever_ended_it(way: Way, profile: EndpointProfil
 
 
 @EACH_MODE
-def test_user_may_go_on_after_an_answer_that_could_not_come(
-    way: Way, profile: EndpointProfile
-) -> None:
+def test_user_may_continue_after_an_answer_that_failed(way: Way, profile: EndpointProfile) -> None:
     refused = way.run(
         raw_answer({"refusal": NO}, "stop"), prompt="?", profile=profile, output=Weather
     )
@@ -444,7 +442,7 @@ def test_tries_of_both_kinds_are_counted_together(way: Way) -> None:
     assert (result.limit, len(way.requests)) == ("output_retries", 3)
 
 
-def test_tries_are_counted_anew_when_the_user_speaks(way: Way) -> None:
+def test_user_message_restarts_the_count_of_tries(way: Way) -> None:
     limits = Limits(output_retries=1)
     first = way.run(COLD, COLD, prompt="?", profile=FORMAT, output=Weather, limits=limits)
 

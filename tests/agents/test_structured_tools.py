@@ -41,7 +41,7 @@ def test_tools_run_before_the_final_answer(way: Way) -> None:
     assert [m.text for m in result.messages if m.role == "tool"] == ["sunny in Oslo", "Accepted."]
 
 
-def test_tools_beside_the_final_answer_run_too(way: Way) -> None:
+def test_tools_in_the_batch_of_the_final_answer_also_run(way: Way) -> None:
     result = way.run(
         calls(("final_answer", GOOD), ("look", {"city": "Oslo"})),
         prompt="?",
@@ -123,7 +123,7 @@ def test_last_word_has_the_final_tool_alone_where_calls_cannot_be_required(way: 
     assert names == [["look", "final_answer"], ["final_answer"]]
 
 
-def test_cut_off_final_answer_says_so(way: Way) -> None:
+def test_cut_off_final_answer_has_its_reason(way: Way) -> None:
     cut_off = answer(calls=[("final_answer", '{"city": "Os')], finish_reason="length")
 
     result = way.run(cut_off, calls(("final_answer", GOOD)), prompt="?", output=Weather)
@@ -133,7 +133,7 @@ def test_cut_off_final_answer_says_so(way: Way) -> None:
     ]
 
 
-def test_conversation_goes_on_after_a_final_answer(way: Way) -> None:
+def test_conversation_continues_after_a_final_answer(way: Way) -> None:
     first = way.run(calls(("final_answer", GOOD)), prompt="?", output=Weather)
 
     second = way.run(

@@ -233,7 +233,7 @@ def stored(conversation: Conversation) -> Conversation:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_run_waits_for_the_approval_of_its_agent_and_goes_on_after_storage(
+def test_run_waits_for_the_approval_of_its_sub_agent_and_continues_after_storage(
     way: str, writer: Writer
 ) -> None:
     paid: list[int] = []
@@ -317,7 +317,7 @@ def test_agents_side_by_side_wait_for_decisions_of_their_own(way: str, writer: W
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_agents_within_agents_wait_and_go_on(way: str, writer: Writer) -> None:
+def test_nested_agents_wait_and_continue(way: str, writer: Writer) -> None:
     paid: list[int] = []
     innermost = writer(calls(("pay", {"amount": 5})), "paid for", tools=[payment(paid)])
     middle = writer(

@@ -104,14 +104,14 @@ async def test_generator_without_a_value_has_none_for_its_result() -> None:
     assert results(items) == ["done (no value)"]
 
 
-async def test_failure_is_the_result_and_what_was_said_before_is_reported() -> None:
+async def test_failure_is_the_result_and_earlier_reports_are_kept() -> None:
     items = await items_of(calls(("fail_half_way", {})), "Done.")
 
     assert reports(items) == ["one"]
     assert results(items) == ["ValueError: no three"]
 
 
-async def test_reports_of_a_batch_come_while_it_runs_and_results_in_call_order() -> None:
+async def test_reports_of_a_batch_arrive_while_it_runs_and_results_are_in_call_order() -> None:
     batch = calls(("count", {"to": 3}), ("plain", {"text": "p"}), ("count", {"to": 2}))
 
     items = await items_of(batch, "Done.")
@@ -222,7 +222,7 @@ def test_tool_of_blocking_code_that_reports_is_stopped_at_its_time(limits: Limit
     assert message.outcome == "timeout"
 
 
-def test_run_of_blocking_code_gives_the_last_value_only() -> None:
+def test_blocking_run_returns_only_the_last_value() -> None:
     result = blocking(calls(("count", {"to": 3})), "Done.").run("Go.")
 
     assert [m.role for m in result.messages] == ["user", "assistant", "tool", "assistant"]

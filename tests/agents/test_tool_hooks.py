@@ -113,7 +113,7 @@ def fail(a: int, b: int) -> NoReturn:
     raise AssertionError
 
 
-def test_tool_error_of_a_hook_is_what_the_model_and_outer_hooks_read(way: Way) -> None:
+def test_model_and_outer_hooks_read_the_tool_error_of_a_hook(way: Way) -> None:
     def refuse(call: ToolCall, arguments: dict[str, Any], context: ToolContext) -> Steps:
         raise ToolError("Ask a manager first.", retryable=False)
         yield

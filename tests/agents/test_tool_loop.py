@@ -64,7 +64,7 @@ def ended(thread: threading.Thread) -> bool:
     return not thread.is_alive()
 
 
-def test_what_async_tools_keep_works_in_the_next_run() -> None:
+def test_objects_of_async_tools_work_in_the_next_run() -> None:
     kept: dict[str, Any] = {}
     inner = AsyncAgent(
         AsyncScriptedTransport(*turns("count", 3)), tools=[counting := _counting(kept)]
@@ -146,7 +146,7 @@ def test_stream_keeps_the_event_loop_of_an_agent_that_nothing_else_refers_to() -
     assert len(set(loops.loops)) == 1
 
 
-def test_end_of_the_agent_lets_what_its_tools_left_behind_clean_up() -> None:
+def test_tasks_of_tools_clean_up_when_their_agent_closes() -> None:
     told: list[str] = []
     kept: list[object] = []
 

@@ -124,11 +124,11 @@ def is_gone(pid: int) -> bool:
 # - what comes back
 
 
-def test_value_comes_back_from_another_process(dispatch: Dispatch) -> None:
+def test_value_is_returned_from_another_process(dispatch: Dispatch) -> None:
     assert dispatch(process_tools.double, {"number": 21}).content == "42"
 
 
-def test_process_leads_a_group_of_its_own_and_is_gone_with_its_answer(dispatch: Dispatch) -> None:
+def test_process_has_its_own_group_and_ends_with_its_answer(dispatch: Dispatch) -> None:
     told = json.loads(dispatch(process_tools.where).text)
 
     assert told["parent"] == os.getpid() != told["process"] == told["group"]
@@ -180,7 +180,7 @@ def test_process_leads_a_group_of_its_own_and_is_gone_with_its_answer(dispatch: 
         ),
     ],
 )
-def test_what_gives_no_value_is_an_error_in_words(
+def test_call_without_a_value_is_an_error_with_a_text(
     dispatch: Dispatch, function: Function, arguments: dict[str, Any], text: str
 ) -> None:
     message = dispatch(function, arguments)
@@ -229,18 +229,18 @@ def test_largest_answer_is_taken_whole(dispatch: Dispatch) -> None:
     assert message.outcome == "value"
 
 
-def test_process_is_not_waited_for_where_a_thread_of_it_goes_on(dispatch: Dispatch) -> None:
+def test_process_with_a_running_thread_is_not_waited_for(dispatch: Dispatch) -> None:
     assert dispatch(process_tools.give_beside_a_thread).content == "given"
 
 
-def test_what_is_to_be_done_at_exit_is_done(dispatch: Dispatch, tmp_path: Path) -> None:
+def test_exit_handlers_run(dispatch: Dispatch, tmp_path: Path) -> None:
     path = tmp_path / "pid"
 
     assert dispatch(process_tools.at_exit, {"path": str(path)}).content == "done"
     assert is_gone(int(path.read_text()))
 
 
-def test_what_a_tool_prints_goes_to_stderr_and_it_reads_nothing(
+def test_tool_in_a_process_prints_to_stderr_and_reads_nothing(
     dispatch: Dispatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert dispatch(process_tools.talk).content == ""
@@ -257,7 +257,7 @@ def test_context_reaches_the_process(dispatch: Dispatch) -> None:
     assert 0 < left <= LONG
 
 
-def test_context_that_cannot_be_pickled_is_told(dispatch: Dispatch) -> None:
+def test_context_that_cannot_be_pickled_is_reported(dispatch: Dispatch) -> None:
     message = dispatch(process_tools.tell_context, context=lambda: None)
 
     assert message.outcome == "error"
@@ -316,7 +316,7 @@ def test_time_over_before_the_function_began_kills_too(dispatch: Dispatch) -> No
     assert message.outcome == "timeout"
 
 
-def test_what_a_killed_process_had_started_is_killed(pipe: Path) -> None:
+def test_children_of_a_killed_process_are_killed(pipe: Path) -> None:
     watched: list[Watched] = []
     reader = threading.Thread(target=lambda: watched.append(Watched.read(pipe)))
     reader.start()
@@ -330,7 +330,7 @@ def test_what_a_killed_process_had_started_is_killed(pipe: Path) -> None:
     assert watched[0].ends_within(20)
 
 
-def test_what_a_process_leaves_behind_is_killed_with_its_answer(dispatch: Dispatch) -> None:
+def test_children_of_a_process_are_killed_after_its_answer(dispatch: Dispatch) -> None:
     pid = int(dispatch(process_tools.leave_another).text)
 
     assert is_gone(pid) or Watched(pid).ends_within(20)
@@ -384,7 +384,7 @@ def test_process_that_is_stopped_before_it_began_is_never_begun(tmp_path: Path) 
 
 
 @pytest.mark.anyio
-async def test_time_of_the_run_kills_the_process_and_says_so(tmp_path: Path) -> None:
+async def test_time_of_the_run_kills_the_process_and_the_result_says_so(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     script = calls(("look", {"path": str(path)}))
     agent = AsyncAgent(
@@ -476,7 +476,7 @@ def test_tool_runs_by_the_python_of_its_environment_where_the_executable_is_none
 
 
 @pytest.mark.parametrize("executable", NO_PYTHONS)
-def test_python_that_multiprocessing_was_told_of_is_started(
+def test_multiprocessing_executable_is_started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, executable: str | None
 ) -> None:
     chosen = tmp_path / "python3.11"
@@ -542,11 +542,11 @@ def test_python_is_known_by_the_name_of_its_file(
     assert (python_executable() == str(executable)) is is_python
 
 
-def test_process_awaits_what_a_function_around_an_async_one_returns(dispatch: Dispatch) -> None:
+def test_process_awaits_the_value_of_a_wrapper_of_an_async_function(dispatch: Dispatch) -> None:
     assert dispatch(process_tools.wait_inside, {"number": 42}).content == "42"
 
 
-def test_python_without_docstrings_is_told_where_a_tool_is_defined(tmp_path: Path) -> None:
+def test_definition_of_a_tool_warns_if_python_removed_its_docstring(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from pathors_agent import tool\n"

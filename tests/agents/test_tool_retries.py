@@ -111,7 +111,7 @@ def _text(record: Any) -> str:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_no_wait_goes_beyond_the_time_of_the_run(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_wait_exceeds_the_time_of_the_run(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # tenacity's random number is the whole wait: an hour.
     monkeypatch.setattr("random.uniform", lambda low, high: high)
     tools = [look([OSError("away"), "never"], is_async=True, retries=HOUR)]

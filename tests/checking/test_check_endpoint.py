@@ -50,7 +50,7 @@ def own_report(own_server: Live) -> Report:
     return checked(own_server.base, own_server.key)
 
 
-def test_own_server_holds_but_for_what_its_rules_cannot(own_report: Report) -> None:
+def test_every_possible_rule_holds_at_our_own_server(own_report: Report) -> None:
     # A model of rules can be told neither to be brief nor to call, nor to write JSON.
     assert others(own_report) == {
         "max_tokens, finish_reason length": NO,
@@ -115,12 +115,12 @@ def test_fakellm_calls_tools_by_its_rules(fakellm_server: FakeLLMServer) -> None
     assert seen["call without arguments"] is NOT_SEEN  # it calls another tool
 
 
-def test_nobody_there_is_told_as_such() -> None:
+def test_unreachable_endpoint_is_reported_as_such() -> None:
     with pytest.raises(TransportError, match="No connection"):
         checked("http://127.0.0.1:9/v1")
 
 
-def test_refused_key_is_told_as_such(own_server: Live) -> None:
+def test_refused_key_is_reported_as_such(own_server: Live) -> None:
     with pytest.raises(ProviderError, match="Invalid authentication") as refused:
         checked(own_server.base, "sk_wrong")
 
@@ -286,7 +286,7 @@ def test_broken_arguments_reach_no_endpoint() -> None:
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_profile_says_what_an_endpoint_wants(name: str) -> None:
+def test_profile_decides_the_form_of_requests(name: str) -> None:
     rule, changes = REFUSALS[name]
 
     report = check_endpoint(refusing(rule))
@@ -328,7 +328,9 @@ def test_endpoint_without_tools_misses_something() -> None:
         ),
     ],
 )
-def test_what_answers_lack_is_said(change: tuple[bytes, bytes], name: str, detail: str) -> None:
+def test_missing_parts_of_answers_are_reported(
+    change: tuple[bytes, bytes], name: str, detail: str
+) -> None:
     report = check_endpoint(Odd(change))
 
     [finding] = [finding for finding in report.findings if finding.name == name]
@@ -356,7 +358,7 @@ def test_each_probe_is_announced() -> None:
     assert {of for _, _, of in told} == {len(told)}
 
 
-def test_answer_that_does_not_come_in_time_is_not_seen() -> None:
+def test_answer_that_is_too_late_is_reported_as_not_seen() -> None:
     class Slow(Odd):
         def refuses(self, fields: Fields) -> str:
             if "max_tokens" in fields:

@@ -346,7 +346,7 @@ def test_endpoint_without_a_defect_holds(serve: Callable[[Defect], str]) -> None
 
 
 @pytest.mark.parametrize("does", UNSEEN)
-def test_what_was_not_seen_is_not_said_to_hold(does: str, serve: Callable[[Defect], str]) -> None:
+def test_unseen_rule_does_not_hold(does: str, serve: Callable[[Defect], str]) -> None:
     defect, rule = UNSEEN[does]
 
     report = checked(serve(defect))
@@ -357,7 +357,7 @@ def test_what_was_not_seen_is_not_said_to_hold(does: str, serve: Callable[[Defec
 
 
 @pytest.mark.parametrize("does", MISSING)
-def test_what_no_profile_helps_is_missing(does: str, serve: Callable[[Defect], str]) -> None:
+def test_rule_that_no_profile_helps_is_missing(does: str, serve: Callable[[Defect], str]) -> None:
     defect, rule = MISSING[does]
 
     report = checked(serve(defect))

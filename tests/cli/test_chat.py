@@ -177,7 +177,7 @@ def test_ctrl_c_at_the_prompt_ends_nothing_and_exit_does(server: Server) -> None
     assert "\x1b" not in terminal.shown
 
 
-def test_line_typed_before_comes_back_with_the_arrow_key(server: Server) -> None:
+def test_arrow_key_recalls_an_earlier_line(server: Server) -> None:
     with on_terminal(server, "demo", NO_COLOR="1", INPUTRC="/dev/null") as terminal:
         terminal.wait_for("you     ")
         terminal.type("2 + 3\n")
@@ -354,7 +354,7 @@ def test_session_is_taken_up(server: Server) -> None:
     ]
 
 
-def test_json_tells_calls_results_and_tokens(server: Server) -> None:
+def test_json_has_calls_results_and_tokens(server: Server) -> None:
     shown = chat(server, "6 * 7\n", "--json")
 
     told = json.loads(shown.stdout)

@@ -79,7 +79,7 @@ def test_json_is_one_line(server: Live) -> None:
     assert server.key not in shown.stdout
 
 
-def test_what_is_missing_ends_with_3(no_tools: NoTools) -> None:
+def test_missing_feature_has_exit_status_3(no_tools: NoTools) -> None:
     shown = run("check", no_tools.url, "--key", "")
 
     assert shown.returncode == 3
@@ -91,7 +91,7 @@ def test_what_is_missing_ends_with_3(no_tools: NoTools) -> None:
     assert "tool call in a whole answer" in said
 
 
-def test_what_is_not_seen_ends_with_4(fakellm_server: FakeLLMServer) -> None:
+def test_rule_that_was_not_seen_has_exit_status_4(fakellm_server: FakeLLMServer) -> None:
     both = [{"name": "get_weather", "arguments": {"city": c}} for c in ("Oslo", "Rome")]
     fakellm_server.rules(
         {"name": "done", "when": {"tool_result_contains": "21"}, "respond": {"content": "Warm."}},

@@ -146,7 +146,7 @@ def test_process_that_a_thread_keeps_is_ended() -> None:
     assert ended.stderr == "error: the process was ended, because a tool still ran in it\n"
 
 
-def test_process_that_has_ended_what_it_had_to_end_goes_on() -> None:
+def test_process_that_stopped_in_time_is_not_killed() -> None:
     told = "end_process_within(0.2)()\nthreading.Event().wait(0.4)\nraise SystemExit(3)"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM_THAT_STAYS.format(told=told)],

@@ -126,7 +126,7 @@ def test_sessions_are_found_by_a_text_in_them(server: Server) -> None:
     assert nothing.stderr == "No session has this text.\n"
 
 
-def test_ended_session_is_listed_but_gone(server: Server) -> None:
+def test_ended_session_is_listed_without_contents(server: Server) -> None:
     server.ask("Hi", session="over")
 
     ended = run("sessions", "end", "over", "--database", server.database)
@@ -145,7 +145,7 @@ def test_ended_session_is_listed_but_gone(server: Server) -> None:
     assert "over" in on(server, "sessions", "list")
 
 
-def test_long_list_says_how_to_go_on(server: Server) -> None:
+def test_long_list_says_how_to_see_the_rest(server: Server) -> None:
     for name in ("one", "two"):
         server.ask("Hi", session=name)
 

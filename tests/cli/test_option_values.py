@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> Result:
 
 
 @pytest.mark.parametrize(("line", "names", "allowed"), WRONG, ids=[line for line, _, _ in WRONG])
-def test_wrong_value_is_refused_with_its_option_and_what_is_allowed(
+def test_wrong_value_is_refused_with_its_option_and_the_allowed_values(
     line: str, names: list[str], allowed: str
 ) -> None:
     shown = run(line.split())

@@ -155,7 +155,7 @@ def test_call_that_waits_for_approval_is_one_line(name: str, arguments: str) -> 
 
 
 @given(texts)
-def test_scenes_label_what_comes_from_outside(text: str) -> None:
+def test_demo_labels_outside_texts(text: str) -> None:
     call = ToolCall(id="1", name="pay", arguments=text)
     shows: list[tuple[str, Callable[[RunDisplay], None]]] = [
         ("you", lambda display: display.show_message(UserMessage(content=text))),

@@ -261,7 +261,7 @@ def test_checked_call_is_no_longer_in_doubt(command: Command, database: str) -> 
         ("list --offset -1", "--offset"),
     ],
 )
-def test_wrong_values_are_refused_where_they_are_given(
+def test_wrong_values_are_refused_at_construction(
     command: Command, arguments: str, said: str
 ) -> None:
     shown = command(*arguments.split())

@@ -117,7 +117,7 @@ def test_request_to_try_suits_projects_of_a_file(tmp_path: Path) -> None:
     assert printed.splitlines()[-1].endswith("""[{"role": "user", "content": "Hello!"}]}'""")
 
 
-def test_data_folder_is_where_the_system_keeps_such(tmp_path: Path) -> None:
+def test_data_folder_is_in_the_systems_place_for_data(tmp_path: Path) -> None:
     shown = run("keys", "list", XDG_DATA_HOME=str(tmp_path))
 
     file = tmp_path / "pathors-agent" / "sessions.db"
@@ -158,7 +158,7 @@ def test_running_turn_is_finished_after_sigterm_while_new_ones_are_refused(
     assert shown.stdout.splitlines()[1:] == ["you     Hi", "model   One two"]
 
 
-def test_turn_that_outlives_its_grace_is_told_so_and_leaves_no_trace(
+def test_turn_over_its_grace_time_gets_an_error_and_stores_nothing(
     tmp_path: Path, database: str, a_gate: Gate
 ) -> None:
     config = write_projects(tmp_path, "[server]\ngrace_seconds = 0.1\n")
@@ -382,7 +382,7 @@ def test_password_of_a_database_is_never_shown() -> None:
     assert "s3cret" not in shown.stdout + shown.stderr
 
 
-def test_log_of_requests_is_json_lines_beside_the_failures(tmp_path: Path, database: str) -> None:
+def test_log_has_json_lines_of_requests_and_failures(tmp_path: Path, database: str) -> None:
     config = write_projects(tmp_path)
     with serving(database, "--config", config, "--access-log", "json") as server:
         asked = server.ask("Hi", project="process", session="s1")

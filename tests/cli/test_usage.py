@@ -39,7 +39,7 @@ def test_help_names_the_exit_statuses(command: str) -> None:
         "check http://127.0.0.1:9 --seconds 0",
     ],
 )
-def test_wrong_usage_is_told_and_ends_with_2(arguments: str) -> None:
+def test_wrong_usage_is_reported_with_exit_status_2(arguments: str) -> None:
     shown = run(*arguments.split())
 
     assert shown.returncode == 2

@@ -105,7 +105,7 @@ def curl_version() -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", said)[:2])
 
 
-def test_curl_lines_do_what_the_page_says(server: Live, tmp_path: Path) -> None:
+def test_curl_commands_of_the_page_work(server: Live, tmp_path: Path) -> None:
     if curl_version() < (7, 82):
         pytest.skip("curl is not there, or too old to know --json")
     answers = []

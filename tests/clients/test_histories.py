@@ -104,7 +104,7 @@ def loaded(
 
 @pytest.mark.timeout(280)  # the first use installs the libraries
 @pytest.mark.parametrize(("name", "forms"), [("openai", 1), ("langchain", 3), ("pydantic-ai", 3)])
-def test_objects_of_a_library_and_what_it_writes_are_loaded_alike(
+def test_objects_of_a_library_and_its_dumps_load_equally(
     name: str, forms: int, loaded: dict[str, list[Any]]
 ) -> None:
     assert loaded[name] == [SEEN[name]] * forms

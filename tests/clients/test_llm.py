@@ -108,7 +108,7 @@ def test_clients_tool_is_called_and_its_result_used(llm: LLM, form: list[str]) -
         ]
 
 
-def test_projects_tool_runs_before_and_beside_the_clients(llm: LLM) -> None:
+def test_projects_tool_runs_before_and_together_with_the_clients(llm: LLM) -> None:
     add_two = ("add", {"a": 1, "b": 2})
     script = (calls(add_two), calls(OSLO, add_two), "3, and sunny.")
     with live(project(*script, tools=[add])) as server:
@@ -121,7 +121,7 @@ def test_projects_tool_runs_before_and_beside_the_clients(llm: LLM) -> None:
         ]
 
 
-def test_conversation_that_it_continues_adds_only_what_is_new(llm: LLM) -> None:
+def test_continued_conversation_adds_only_new_messages(llm: LLM) -> None:
     with live(project("one", calls(OSLO), "Sunny.", "three")) as server:
         llm.ask(server, "first")
         llm.ask(server, "-c", "second", "--functions", WEATHER)
@@ -148,7 +148,7 @@ def test_answer_of_a_schema_is_asked_for(llm: LLM) -> None:
         assert asked["json_schema"]["schema"]["properties"] == {"city": {"type": "string"}}
 
 
-def test_wrong_key_is_told(llm: LLM) -> None:
+def test_wrong_key_is_reported(llm: LLM) -> None:
     with live(project()) as server:
         done = llm.run(server, "Hi", key="sk_wrong")
 
@@ -156,7 +156,7 @@ def test_wrong_key_is_told(llm: LLM) -> None:
         assert "Invalid authentication" in done.stderr
 
 
-def test_bad_request_is_told(llm: LLM) -> None:
+def test_bad_request_is_reported(llm: LLM) -> None:
     with live(project(tools=[add])) as server:
         functions = "def add(a: int, b: int) -> int:\n    'Add.'\n    return 0\n"
         done = llm.run(server, "Hi", "--functions", functions, key=server.key)

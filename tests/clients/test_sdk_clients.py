@@ -215,7 +215,7 @@ def test_projects_tool_runs_before_the_clients(client: ClientProgram, stream: bo
 
 
 @FORMS
-def test_projects_tool_runs_beside_the_clients(client: ClientProgram, stream: bool) -> None:
+def test_projects_tool_runs_together_with_the_clients(client: ClientProgram, stream: bool) -> None:
     with live(project(calls(OSLO, SUM), "3, and sunny.", tools=[add])) as server:
         given: dict[str, Any] = {"messages": WEATHER, "stream": stream, "header": "s1"}
         seen = client.perform("tools", server, **given)
@@ -229,7 +229,7 @@ def test_projects_tool_runs_beside_the_clients(client: ClientProgram, stream: bo
 
 
 @FORMS
-def test_run_tools_goes_on_to_the_last_answer(node_openai: ClientProgram, stream: bool) -> None:
+def test_run_tools_continues_to_the_last_answer(node_openai: ClientProgram, stream: bool) -> None:
     with live(project(calls(OSLO), calls(SUM), "Sunny.", tools=[add])) as server:
         given: dict[str, Any] = {"messages": WEATHER, "stream": stream, "header": "s1"}
         seen = node_openai.perform("run_tools", server, **given)
@@ -268,7 +268,7 @@ def test_wrong_key_is_an_authentication_error(client: ClientProgram) -> None:
 
 
 @FORMS
-def test_bad_request_tells_what_was_bad(client: ClientProgram, stream: bool) -> None:
+def test_bad_request_names_the_bad_field(client: ClientProgram, stream: bool) -> None:
     with live(project()) as server:
         messages = [*HI, {"role": "tool", "tool_call_id": "call_9", "content": "x"}]
         fields = {"stream": stream}
@@ -292,7 +292,7 @@ def test_error_in_the_middle_of_a_stream_is_raised(client: ClientProgram) -> Non
 # - repeats, which these clients make by themselves -
 
 
-def test_client_comes_again_when_it_was_told_so_and_one_turn_is_stored(
+def test_client_retries_after_retry_after_and_one_turn_is_stored(
     client: ClientProgram,
 ) -> None:
     busy = http_error(429, "slow down", retry_after=0.01)
@@ -321,7 +321,7 @@ class BusyStore(MemoryStore):
         return await super().take_lease(project, session_id, holder=holder, seconds=seconds)
 
 
-def test_client_comes_again_to_a_busy_session_and_one_turn_is_stored(
+def test_client_retries_a_busy_session_and_one_turn_is_stored(
     client: ClientProgram,
 ) -> None:
     settings, store = ServerSettings(session_wait_seconds=0.05), BusyStore()
@@ -333,7 +333,7 @@ def test_client_comes_again_to_a_busy_session_and_one_turn_is_stored(
         assert stored(server, "s1") == [("user", "Hi"), ("assistant", "Hello!")]
 
 
-def test_client_does_not_come_again_after_a_tool_ran(client: ClientProgram) -> None:
+def test_client_does_not_retry_after_a_tool_ran(client: ClientProgram) -> None:
     with live(project(calls(SUM), http_error(500, "broken"), tools=[add])) as server:
         seen = client.perform("refused", server, messages=HI, retries=2)
 
@@ -341,7 +341,7 @@ def test_client_does_not_come_again_after_a_tool_ran(client: ClientProgram) -> N
         assert len(requests(server)) == 2
 
 
-def test_client_does_not_come_again_for_a_spent_quota(client: ClientProgram) -> None:
+def test_client_does_not_retry_a_spent_quota(client: ClientProgram) -> None:
     spent = http_error(429, "You exceeded your quota", code="insufficient_quota")
     with live(project(spent)) as server:
         seen = client.perform("refused", server, messages=HI, retries=2)

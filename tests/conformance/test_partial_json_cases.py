@@ -26,7 +26,7 @@ def read(text: str, piece: int) -> PartialJSON:
     return parser
 
 
-def test_every_cut_text_has_the_value_that_others_give_it(conformance_data: Path) -> None:
+def test_every_cut_text_has_the_value_of_other_parsers(conformance_data: Path) -> None:
     partial = cases(conformance_data, "partial.json")
     assert len(partial) >= 181
 

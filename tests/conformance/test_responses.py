@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the runner leaves its files open
-def test_every_recorded_answer_gives_its_message_or_the_providers_words(
+def test_every_recorded_answer_is_a_message_or_the_providers_error(
     conformance_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, str(conformance_data)])  # it imports the other

@@ -32,7 +32,7 @@ def load_runner(folder: Path, name: str) -> Any:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the runner leaves its files open
 @pytest.mark.timeout(300)  # every recorded stream, a byte at a time and at 40 early ends
-def test_every_recorded_stream_gives_its_message_however_it_is_cut(
+def test_every_recorded_stream_is_the_same_message_in_any_cut(
     conformance_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])  # the runner adds to it

@@ -166,7 +166,7 @@ def test_result_without_open_calls_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("message", [SYSTEM, USER, ANSWER, calling("c")])
-def test_nothing_may_come_before_the_results(message: Message) -> None:
+def test_nothing_may_precede_the_results(message: Message) -> None:
     conversation = Conversation([USER, calling("a", "b"), result("a")])
 
     with pytest.raises(ConversationError) as caught:
@@ -233,7 +233,7 @@ def test_messages_are_a_snapshot() -> None:
 @pytest.mark.parametrize(
     "copied", [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))]
 )
-def test_copy_goes_its_own_way(copied: Callable[[Conversation], Conversation]) -> None:
+def test_copy_is_independent(copied: Callable[[Conversation], Conversation]) -> None:
     original = Conversation([USER, calling("a", "b"), result("b")], session_id="s-1")
 
     twin = copied(original)
@@ -248,7 +248,7 @@ def test_copy_goes_its_own_way(copied: Callable[[Conversation], Conversation]) -
     assert list(original.messages[2:]) == [result("a", "other"), result("b")]
 
 
-def test_closed_calls_say_what_is_known_of_them_beside_the_results_there_are() -> None:
+def test_closed_calls_have_a_known_outcome_and_results_stay() -> None:
     batch = calling("done", "new", "begun", "clients", "loaded")
     conversation = Conversation([USER, batch, result("done")])
     _, new, begun, clients, _ = batch.tool_calls
@@ -560,7 +560,7 @@ def test_result_for_a_call_within_a_suspended_one_is_added_to_its_history() -> N
     assert conversation.waiting_calls == (call,)
 
 
-def test_result_of_the_caller_for_a_suspended_call_is_refused_naming_what_it_waits_for() -> None:
+def test_callers_result_for_a_suspended_call_is_refused_with_the_calls_it_waits_for() -> None:
     conversation = Conversation([USER, calling("b"), WAITING])
 
     with pytest.raises(ConversationError, match=r"'b' runs an agent .* waits for: 'x'$"):

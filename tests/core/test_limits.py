@@ -117,7 +117,7 @@ def test_answer_without_a_count_counts_nothing() -> None:
 # - repeats -
 
 
-def test_third_call_alike_is_warned_of_and_the_sixth_refused() -> None:
+def test_third_equal_call_gets_a_warning_and_the_sixth_is_refused() -> None:
     history: list[Message] = [USER]
     told = []
     for number in range(1, 7):

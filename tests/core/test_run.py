@@ -133,7 +133,7 @@ def test_asking_changes_nothing() -> None:
     assert run.conversation.messages == (USER, calling("a", "b"))
 
 
-def test_model_is_given_the_whole_history() -> None:
+def test_model_gets_the_whole_history() -> None:
     history = (SYSTEM, USER, calling("a"), result("a"))
 
     [effect] = Run(Conversation(history)).effects()
@@ -168,7 +168,7 @@ def test_a_misfit_is_not_recorded() -> None:
     assert pending(run) == ["tool/0/0 a"]
 
 
-def test_record_gives_the_message_back() -> None:
+def test_record_returns_the_message() -> None:
     run = Run(Conversation([USER]))
 
     assert run.record(ANSWER) is ANSWER
@@ -202,7 +202,7 @@ def test_suspended_calls_become_local_when_the_client_tools_say_so() -> None:
     assert pending(Run(conversation)) == ["tool/0/0 a"]
 
 
-def test_closing_open_calls_lets_a_suspended_run_go_on() -> None:
+def test_closing_open_calls_lets_a_suspended_run_continue() -> None:
     run = Run(Conversation([USER, calling("a:ask")]), client_tools={"ask"})
 
     run.conversation.close_open_calls("The user is gone.")
@@ -210,7 +210,7 @@ def test_closing_open_calls_lets_a_suspended_run_go_on() -> None:
     assert pending(run) == ["model/1"]
 
 
-def test_higher_limit_goes_on_where_a_run_stopped() -> None:
+def test_higher_limit_continues_a_stopped_run() -> None:
     conversation = Conversation([USER, calling("a"), result("a"), calling("b"), result("b")])
     stopped = Run(conversation, limits=Limits(turns=2))
     assert stopped.limit == "turns"

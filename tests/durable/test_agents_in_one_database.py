@@ -154,7 +154,7 @@ def to_first_format(database: str) -> None:
     engine.dispose()
 
 
-async def test_runs_of_the_first_format_go_on_under_their_agent(database: str) -> None:
+async def test_runs_of_the_first_format_continue_under_their_agent(database: str) -> None:
     keys: list[str] = []
 
     @tool(approve=True)

@@ -197,7 +197,7 @@ def test_batch_and_runs_on_the_command_line(command: Any, tmp_path: Path) -> Non
     )
 
 
-def test_worker_takes_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
+def test_worker_takes_runs_until_a_signal(tmp_path: Path) -> None:
     (tmp_path / "my_agent.py").write_text(AGENT)
     database = f"sqlite:///{tmp_path / 'runs.db'}"
     line = [sys.executable, "-m", "pathors_agent", "worker", "--database", database]

@@ -130,7 +130,7 @@ async def test_events_are_the_messages_as_they_are_recorded(opened: Open) -> Non
         assert said == ["user", "assistant", "tool", "assistant"]
 
 
-async def test_suspended_run_goes_on_when_approved(opened: Open) -> None:
+async def test_suspended_run_continues_when_approved(opened: Open) -> None:
     paid: list[str] = []
     async with opened(calls(("pay", {"cents": 5})), "paid", tools=[ran(paid)]) as durable:
         handle = await durable.start("pay", id="run")
@@ -149,7 +149,7 @@ async def test_suspended_run_goes_on_when_approved(opened: Open) -> None:
         ]
 
 
-async def test_approval_comes_from_a_process_that_runs_nothing(opened: Open) -> None:
+async def test_approval_can_come_from_a_process_that_runs_nothing(opened: Open) -> None:
     paid: list[str] = []
     tools = [ran(paid)]
     async with opened(calls(("pay", {"cents": 5})), "done", tools=tools, queue="q") as durable:
@@ -220,7 +220,7 @@ async def test_client_answers_its_own_tools(opened: Open) -> None:
             await durable.answer("run", {call.id: "again"})
 
 
-async def test_runs_of_a_session_come_one_after_another(opened: Open) -> None:
+async def test_runs_of_a_session_run_one_after_another(opened: Open) -> None:
     async with opened("one", "two", "three") as durable:
         handles = await asyncio.gather(*(durable.send("s", text) for text in "abc"))
         results = [await handle.result() for handle in handles]
@@ -232,7 +232,7 @@ async def test_runs_of_a_session_come_one_after_another(opened: Open) -> None:
     assert sorted(m["content"] for m in last if m["role"] == "user") == ["a", "b", "c"]
 
 
-async def test_lowest_priority_of_a_session_goes_first(opened: Open) -> None:
+async def test_lowest_priority_number_of_a_session_runs_first(opened: Open) -> None:
     async with opened("x", "y", "z", queue="q") as durable:
         handles = [
             await durable.start(f"priority {number}", session_id="s", priority=number)
@@ -272,7 +272,7 @@ async def test_same_id_is_the_same_run(opened: Open) -> None:
             await durable.get("other")
 
 
-async def test_cancelled_run_ends_and_its_session_goes_on(opened: Open) -> None:
+async def test_cancelled_run_ends_and_its_session_continues(opened: Open) -> None:
     begun = asyncio.Event()
 
     @tool
@@ -306,7 +306,7 @@ async def test_suspended_run_can_be_cancelled(opened: Open) -> None:
             await durable.answer(handle.id, {call.id: "late"})
 
 
-async def test_failed_run_resumes_from_what_it_owes(opened: Open) -> None:
+async def test_failed_run_resumes_with_its_pending_calls(opened: Open) -> None:
     times: list[int] = []
 
     @tool
@@ -331,7 +331,7 @@ async def test_failed_run_resumes_from_what_it_owes(opened: Open) -> None:
     assert times == [1]
 
 
-async def test_tool_that_is_gone_stops_the_run_until_it_is_back(opened: Open) -> None:
+async def test_missing_tool_stops_the_run_until_it_is_back(opened: Open) -> None:
     paid: list[str] = []
     pay = ran(paid)
     options = {"version": "1"}
@@ -396,7 +396,7 @@ async def test_async_output_function_refuses_and_accepts_answers(opened: Open, w
     assert asked == ["Atlantis", "Bern", "Bern", "Bern"]
 
 
-async def test_async_output_function_is_awaited_anew_after_a_failure(opened: Open) -> None:
+async def test_async_output_function_is_awaited_again_after_a_failure(opened: Open) -> None:
     is_up = False
 
     async def looked_up(city: City) -> int:
@@ -488,7 +488,7 @@ async def test_tool_has_its_context_and_one_key_in_the_session(tmp_path: Path) -
     assert seen == [("mine", "agent/s/tool/0/0", "s"), ("mine", "agent/s/tool/2/0", "s")]
 
 
-async def test_run_stopped_with_its_process_goes_on_in_the_next(opened: Open) -> None:
+async def test_run_that_stopped_with_its_process_continues_in_the_next(opened: Open) -> None:
     begun = asyncio.Event()
 
     @tool(idempotent=True)

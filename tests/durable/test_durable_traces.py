@@ -65,9 +65,7 @@ async def test_run_that_nothing_traced_is_linked_to_nothing(
     assert linked(exported.named("invoke_agent Cashier")) == []
 
 
-async def test_denied_call_is_seen_in_the_run_that_goes_on(
-    exported: Exported, tmp_path: Path
-) -> None:
+async def test_continued_run_has_the_denied_call(exported: Exported, tmp_path: Path) -> None:
     async with durable_agent(tmp_path, calls(("pay", {"cents": 5})), "Well.") as durable:
         handle = await durable.start("Pay 5 cents.")
         [approval] = await durable.approvals(handle.id)

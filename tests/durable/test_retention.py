@@ -172,7 +172,7 @@ async def test_session_is_kept_whole_while_one_of_its_runs_is_younger(database: 
         ]
 
 
-async def test_worker_deletes_what_is_too_old_in_small_pieces(database: str) -> None:
+async def test_worker_deletes_old_sessions_in_small_transactions(database: str) -> None:
     count = PIECE + 3
     async with opened(database, *["fine"] * count) as durable:
         runs = [await durable.start("go", id=f"run-{n}") for n in range(count)]
@@ -187,7 +187,7 @@ async def test_worker_deletes_what_is_too_old_in_small_pieces(database: str) -> 
         assert [run.id for run in await durable.list()] == ["new"]
 
 
-async def test_runs_beside_deletions_read_a_whole_history_or_begin_a_new_one(database: str) -> None:
+async def test_runs_during_deletions_read_a_whole_history_or_begin_a_new_one(database: str) -> None:
     turns = [(f"session-{n % 2}", f"prompt {n}") for n in range(24)]
     async with opened(database, *["fine"] * len(turns)) as durable:
         retention = Retention(durable.runs.client, "agent")

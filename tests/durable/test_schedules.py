@@ -84,7 +84,7 @@ def test_latest_time_after_the_last_run_is_due(
     assert schedule.due(at(now)) == (None if due is None else at(due))
 
 
-async def test_each_time_starts_one_run_whoever_looks(database: str) -> None:
+async def test_each_time_starts_one_run_with_several_workers(database: str) -> None:
     async with opened(database) as one, opened(database) as other:
         await one.schedule("report", "0 9 * * *", "Write it.", session_id="s")
         stored = (await one.schedules())[0].since

@@ -180,7 +180,7 @@ async def test_client_that_knows_the_name_starts_and_decides(database: str, open
                 pass
 
 
-async def test_client_of_an_unknown_agent_is_told(tmp_path: Path) -> None:
+async def test_client_of_an_unknown_agent_gets_an_error(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'runs.db'}"
     async with DurableAgent.client("nobody", database=database) as client:
         with pytest.raises(InvalidSetting, match="no worker of an agent 'nobody'"):

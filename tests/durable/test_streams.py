@@ -207,7 +207,7 @@ def test_deltas_of_a_recorded_message_are_left_out() -> None:
     assert texts(events) == ["Hi"]
 
 
-def test_answer_that_begins_again_after_a_crash_says_so() -> None:
+def test_answer_that_begins_again_after_a_crash_is_marked() -> None:
     given_deltas = [stored(1, "one"), stored(2, "two", attempt="b"), stored(3, "3", attempt="b")]
     events = [*_events(_RunPosition(step=1), DeltaReader(), given_deltas, [], has_ended=False)]
 

@@ -162,7 +162,7 @@ async def test_run_waits_for_code_of_its_version(database: str) -> None:
         assert (await (await durable.get("run")).result()).output == "done"
 
 
-async def test_tool_that_is_gone_stops_a_run_until_it_is_back(database: str) -> None:
+async def test_missing_tool_stops_a_run_until_it_is_back(database: str) -> None:
     cut = Cut()
     await begin_and_stop(cut, database, version="mine")
     without = DurableAgent(agent(), database=database, queue="q", version="mine")

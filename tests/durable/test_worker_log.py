@@ -106,7 +106,7 @@ async def test_runs_are_logged_as_they_are_taken_and_as_they_end(
     assert "secret" not in json.dumps(events.seen, default=str)
 
 
-async def test_database_that_goes_away_and_comes_back_is_logged_once_each(
+async def test_loss_and_return_of_a_database_are_logged_once_each(
     tmp_path: Path, events: Events
 ) -> None:
     file = tmp_path / "runs.db"
@@ -133,7 +133,7 @@ async def test_database_that_goes_away_and_comes_back_is_logged_once_each(
     assert fields["error"] == "IntegrityError"
 
 
-def test_database_is_away_once_however_many_statements_fail(events: Events) -> None:
+def test_unreachable_database_is_logged_once_for_many_failed_statements(events: Events) -> None:
     database = DatabaseLog("worker-1")
 
     database.answered()

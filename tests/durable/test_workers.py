@@ -56,7 +56,7 @@ async def opened(database: str, *script: Any, **options: Any) -> AsyncIterator[D
 # - order -
 
 
-async def test_urgent_runs_go_first_then_the_oldest(database: str) -> None:
+async def test_urgent_runs_start_first_and_then_the_oldest(database: str) -> None:
     async with opened(database, *["ok"] * 5) as durable:
         for run, priority in [("none", None), ("9", 9), ("1", 1), ("late", None), ("9b", 9)]:
             await durable.start("go", id=run, priority=priority)
@@ -147,7 +147,7 @@ def fill(durable: DurableAgent[Any], count: int) -> None:
 
 
 @pytest.mark.slow
-async def test_poll_of_a_long_queue_costs_what_one_of_a_short_queue_costs(database: str) -> None:
+async def test_poll_costs_the_same_for_long_and_short_queues(database: str) -> None:
     async with opened(database) as durable:
         await durable.start("go", id="run")
         costs = []
@@ -202,7 +202,7 @@ async def test_idle_worker_and_waiting_caller_poll_less_and_less(tmp_path: Path)
 # - sessions -
 
 
-async def test_runs_of_a_session_come_one_by_one_over_all_queues(database: str) -> None:
+async def test_runs_of_a_session_run_one_after_another_in_all_queues(database: str) -> None:
     at_once, most = 0, 0
 
     @tool
@@ -315,7 +315,7 @@ def die_with_a_run(durable: DurableAgent[Any], number: int) -> None:
     assert len(claims_of(durable, worker).take(1)) == 1
 
 
-async def test_run_whose_workers_died_is_given_up_until_resumed(database: str) -> None:
+async def test_run_whose_workers_died_fails_until_it_is_resumed(database: str) -> None:
     script = ["never", "done"]
     quick = Heartbeat(seconds=0.02, missed=2)
     async with opened(database, *script, heartbeat=quick, attempts=3) as durable:
@@ -339,7 +339,7 @@ async def test_run_whose_workers_died_is_given_up_until_resumed(database: str) -
             assert (await again.result()).output == "never"
 
 
-async def test_worker_that_stops_gives_its_runs_back_without_a_death(database: str) -> None:
+async def test_worker_that_stops_returns_its_runs_without_counting_a_death(database: str) -> None:
     begun, ended = asyncio.Event(), []
 
     @tool(idempotent=True)
@@ -397,7 +397,7 @@ async def test_tables_of_a_newer_engine_are_refused(database: str) -> None:
 
 
 @pytest.mark.slow
-async def test_program_that_uses_dbos_itself_goes_on_beside_us(database: str) -> None:
+async def test_program_may_use_dbos_itself_in_the_same_process(database: str) -> None:
     from dbos import DBOS
 
     url = engine.sync_url(database).render_as_string(hide_password=False)

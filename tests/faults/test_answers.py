@@ -246,7 +246,7 @@ STATUSES = {
 
 @with_each_client
 @pytest.mark.parametrize("body", [ERROR, HTML, b""], ids=["JSON", "HTML", "nothing"])
-def test_error_status_is_told_and_sent_again_only_where_it_may_pass(
+def test_error_status_is_reported_and_retried_only_if_it_may_pass(
     client: Client, body: bytes
 ) -> None:
     scripts = {
@@ -281,7 +281,7 @@ def test_answer_after_two_failures_is_an_answer(client: Client) -> None:
 
 
 @with_each_client
-def test_refused_connection_is_told(client: Client) -> None:
+def test_refused_connection_is_reported(client: Client) -> None:
     with serving({}) as server:
         seen = client.run_all(server, ["go"], url=f"http://127.0.0.1:{free_port()}/v1")[0]
 

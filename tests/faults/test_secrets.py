@@ -325,7 +325,7 @@ def test_text_of_a_bug_outside_of_turns_is_in_no_log(logged: Logged, tmp_path: P
     assert TEXT not in logged.text
 
 
-def test_asyncio_in_debug_mode_tells_no_text(logged: Logged, tmp_path: Path) -> None:
+def test_asyncio_in_debug_mode_logs_no_contents(logged: Logged, tmp_path: Path) -> None:
     agent = Agent(ScriptedTransport(calls(("give", {"word": TEXT})), TEXT), tools=[give])
 
     async def main() -> None:

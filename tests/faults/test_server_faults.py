@@ -351,7 +351,7 @@ TWICE = b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}'
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_wrong_body_is_told_and_changes_nothing(
+def test_wrong_body_is_reported_and_changes_nothing(
     bad: Bad, body: bytes, status: int, said: str
 ) -> None:
     before = bad.sessions()
@@ -381,7 +381,7 @@ def test_odd_characters_are_kept_within_their_text(bad: Bad, written: str) -> No
     assert bad.answer(ended).status == 200
 
 
-def test_body_too_large_is_refused_before_it_comes(bad: Bad) -> None:
+def test_too_large_body_is_refused_before_it_arrives(bad: Bad) -> None:
     raw = bad.answer(bad.head(length=MAX_BODY + 1, expect=EXPECT))
 
     assert raw.status == 413
@@ -448,7 +448,7 @@ def peak_memory(server: Server) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system tells no peaks")
-def test_readers_that_do_not_read_cost_little_memory_and_are_given_up(bad: Bad) -> None:
+def test_clients_that_do_not_read_cost_little_memory_and_are_abandoned(bad: Bad) -> None:
     with ExitStack() as stack:
         connections = [stack.enter_context(bad.connected()) for _ in range(READERS)]
         before = peak_memory(bad.server)
@@ -467,7 +467,7 @@ def test_readers_that_do_not_read_cost_little_memory_and_are_given_up(bad: Bad) 
 MANY = 500
 
 
-def test_hundreds_at_once_are_answered_or_sent_away_and_health_is_told(bad: Bad) -> None:
+def test_hundreds_of_requests_are_answered_or_refused_while_health_works(bad: Bad) -> None:
     request = bad.request(STREAM, project="held")
     with ExitStack() as stack:
         connections = [stack.enter_context(bad.connected()) for _ in range(MANY)]

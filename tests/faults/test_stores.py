@@ -208,7 +208,7 @@ async def test_server_on_tables_of_a_newer_version_takes_nothing(file: Path) -> 
             check_unavailable(await client.get(path))
 
 
-def test_turns_go_on_after_the_clock_was_put_back_an_hour(file: Path) -> None:
+def test_turns_continue_after_the_clock_was_set_back_an_hour(file: Path) -> None:
     store = SQLStore(f"sqlite:///{file}", timeout=LONG)
     with live(project(), store=store) as server:
         named = {"Idempotency-Key": "k1"}

@@ -146,7 +146,7 @@ def test_value_changes_no_head_and_makes_no_second_request(echo: Echo, value: st
 
 
 @for_each_value
-def test_session_id_that_is_no_word_goes_in_no_header(echo: Echo, value: str) -> None:
+def test_invalid_session_id_is_never_sent_in_a_header(echo: Echo, value: str) -> None:
     with HTTPTransport(base_url=echo.url, api_key=KEY) as transport:
         before = len(echo.requests)
         if value.isascii() and value.isprintable() and " " not in value:
@@ -260,7 +260,7 @@ def test_value_in_a_clients_tool_and_its_result_is_a_value(server: Live, value: 
 
 
 @for_each_value
-def test_value_where_it_may_not_stand_is_refused_in_one_answer(server: Live, value: str) -> None:
+def test_values_in_wrong_places_are_refused_in_one_answer(server: Live, value: str) -> None:
     hi = {"role": "user", "content": "Hi"}
     bodies: list[dict[str, Any]] = [
         {"messages": [{"role": value, "content": "x"}]},

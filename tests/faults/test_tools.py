@@ -140,7 +140,7 @@ RESULTS_IN_A_PROCESS = {
 
 @pytest.mark.slow
 @in_each(*HERE, "process")
-def test_what_a_tool_raises_is_the_result_of_its_call(place: Place, ran: Path) -> None:
+def test_exception_of_a_tool_is_the_result_of_its_call(place: Place, ran: Path) -> None:
     wanted = RESULTS_IN_A_PROCESS if place.kind == "process" else RESULTS
 
     seen = place.run(faulty_tools.fail, *[{"path": str(ran), "how": how} for how in wanted])
@@ -153,7 +153,7 @@ def test_what_a_tool_raises_is_the_result_of_its_call(place: Place, ran: Path) -
 
 @in_each(*HERE)
 @pytest.mark.parametrize("how", ["exit", "interrupt", "outsider"])
-def test_what_is_no_failure_is_the_callers_and_the_call_stays_open(
+def test_base_exception_reaches_the_caller_and_the_call_stays_open(
     place: Place, ran: Path, how: str
 ) -> None:
     said = Conversation()
@@ -169,7 +169,7 @@ def test_what_is_no_failure_is_the_callers_and_the_call_stays_open(
     "how", ["exit", "interrupt", "outsider", "cancelled", "closed", "nameless"]
 )
 @pytest.mark.parametrize("kind", ["plain", "async"])
-def test_server_goes_on_whatever_a_tool_raises(kind: str, how: str, ran: Path) -> None:
+def test_server_survives_any_exception_of_a_tool(kind: str, how: str, ran: Path) -> None:
     made = Place("asyncio", kind).tool(faulty_tools.fail)
     arguments = {"path": str(ran), "how": how}
     script = AsyncScriptedTransport(
@@ -224,7 +224,7 @@ HANGING = {
 @pytest.mark.parametrize(
     ("kind", "function", "fate"), [(*key, fate) for key, fate in HANGING.items()]
 )
-def test_tool_that_hangs_is_left_at_its_time_and_the_run_goes_on(
+def test_tool_that_hangs_is_abandoned_at_its_timeout_and_the_run_continues(
     way: str, kind: str, function: Callable[..., Any], fate: str, ran: Path
 ) -> None:
     # A process takes its time to begin.
@@ -267,7 +267,7 @@ TOO_MUCH_IN_A_PROCESS = {
 
 @pytest.mark.slow
 @in_each(*HERE, "process")
-def test_tool_that_gives_too_much_is_cut_or_refused_in_words(place: Place, ran: Path) -> None:
+def test_too_large_value_of_a_tool_is_cut_or_refused(place: Place, ran: Path) -> None:
     wanted = TOO_MUCH_IN_A_PROCESS if place.kind == "process" else TOO_MUCH
     key = "how" if place.kind == "async" else "what"
 

@@ -90,7 +90,7 @@ STORED: list[tuple[Message, str]] = [
 
 
 @pytest.mark.parametrize(("message", "text"), STORED, ids=[text for _, text in STORED])
-def test_message_is_stored_as_its_api_object_and_what_differs(message: Message, text: str) -> None:
+def test_message_is_stored_as_its_api_object_and_its_other_fields(message: Message, text: str) -> None:
     assert dump_messages([message]) == f'{{"version":1,"messages":[{text}]}}'
     assert write_message(message) == json.loads(text)
     assert load_messages(f'{{"version": 1, "messages": [{text}]}}') == [message]
@@ -165,7 +165,7 @@ def test_stored_history_may_be_bytes() -> None:
 
 
 @given(st.lists(strategies.messages, max_size=5))
-def test_what_was_stored_is_loaded_equal(messages: list[Message]) -> None:
+def test_stored_value_is_loaded_equal(messages: list[Message]) -> None:
     stored = dump_messages(messages)
 
     assert load_messages(stored) == messages

@@ -66,7 +66,7 @@ def test_openai_messages_are_loaded(source: Any) -> None:
     assert Conversation(messages).next_role == "user"
 
 
-def test_own_messages_may_stand_among_openai_ones() -> None:
+def test_own_messages_may_be_mixed_with_openai_messages() -> None:
     assert load("openai", READ[0], SAID[1], *READ[2:]) == READ
 
 
@@ -97,7 +97,7 @@ def test_fields_that_say_nothing_to_a_model_are_passed_over(place: int, name: st
 
 
 @pytest.mark.parametrize("name", ["name", "tool_name", "status"])
-def test_name_of_the_tool_may_stand_at_its_result(name: str) -> None:
+def test_result_may_have_the_name_of_its_tool(name: str) -> None:
     values = [*SAID[:3], {**SAID[3], name: "add"}, *SAID[4:]]
 
     assert load("openai", *values) == READ
@@ -163,7 +163,7 @@ def test_arguments_that_are_an_object_are_loaded_as_json(arguments: Any, text: s
     assert message == AssistantMessage(tool_calls=(ToolCall(id="c1", name="add", arguments=text),))
 
 
-def test_agent_goes_on_with_a_history_of_dicts() -> None:
+def test_agent_continues_a_history_of_dicts() -> None:
     called = {**CALL, "function": {"name": "add", "arguments": {"a": 1}}}
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": "1+2?", "id": "m1", "name": ""},
@@ -501,14 +501,14 @@ of_each_format = pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
     "source", ["{", "5", "null", '"text"', '{"version":1}', b"\xff", {"messages": "x"}, 5]
 )
-def test_what_is_no_list_of_messages_is_refused(form: HistoryFormat, source: Any) -> None:
+def test_value_that_is_not_a_list_of_messages_is_refused(form: HistoryFormat, source: Any) -> None:
     with pytest.raises(ConversationError, match="a history must be"):
         load_messages(source, format=form)
 
 
 @of_each_format
 @pytest.mark.parametrize("value", [5, "text", None, SimpleNamespace(role="user"), object()])
-def test_what_is_no_message_is_refused(form: HistoryFormat, value: Any) -> None:
+def test_value_that_is_not_a_message_is_refused(form: HistoryFormat, value: Any) -> None:
     with pytest.raises(ConversationError, match=r"messages\[0\]: a \w+ is not a message"):
         load(form, value)
 

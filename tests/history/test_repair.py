@@ -301,7 +301,7 @@ def test_error_without_repair_names_index_reason_and_option(load: Any) -> None:
         load()
 
 
-def test_report_and_left_out_are_not_both_given() -> None:
+def test_report_and_left_out_together_are_refused() -> None:
     with pytest.raises(TypeError, match="remove left_out="):
         load_messages([], format="openai", repair=True, left_out=[])  # type: ignore[call-overload]
 

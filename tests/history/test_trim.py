@@ -104,7 +104,7 @@ def test_feedback_is_part_of_its_turn() -> None:
     assert texts(last_turns(1)(history)) == ["two", "?", "Again."]
 
 
-def test_user_who_speaks_twice_begins_one_turn() -> None:
+def test_two_user_messages_begin_one_turn() -> None:
     history: list[Message] = [user("one"), said("1."), user("two"), user("and more")]
 
     assert texts(last_turns(1)(history)) == ["two", "and more"]
@@ -133,7 +133,7 @@ def test_turns_that_fit_in_the_budget_are_sent(tokens: int, expected: list[str])
     assert texts(budget(tokens, count=one_each)(HISTORY)) == expected
 
 
-def test_what_came_before_all_turns_belongs_to_the_first() -> None:
+def test_messages_before_all_turns_belong_to_the_first() -> None:
     history: list[Message] = [said("Hello."), user("one"), said("1."), user("two")]
 
     assert texts(budget(4, count=one_each)(history)) == texts(history)
@@ -196,7 +196,7 @@ def sent(way: Way, number: int = -1) -> list[str]:
     return [str(message["content"]) for message in way.requests[number]["messages"]]
 
 
-def test_request_holds_what_the_function_chose_and_the_history_all(way: Way) -> None:
+def test_request_has_the_selected_messages_and_the_conversation_has_all(way: Way) -> None:
     conversation = Conversation(HISTORY)
 
     result = way.run("3.", conversation=conversation, instructions="Answer.", history=last_turns(1))
@@ -244,7 +244,7 @@ def test_choice_that_no_model_can_answer_is_refused(
     assert texts(conversation.messages) == ["Hello."]
 
 
-def test_endpoint_that_keeps_the_history_is_sent_what_is_new(way: Way) -> None:
+def test_endpoint_that_keeps_the_history_gets_only_new_messages(way: Way) -> None:
     conversation = Conversation(HISTORY[:5], session_id="s")
 
     way.run(
@@ -337,7 +337,7 @@ def test_short_history_is_sent_as_it_is() -> None:
     assert transport.requests == []
 
 
-def test_summary_takes_the_place_of_what_falls_out() -> None:
+def test_summary_replaces_the_removed_messages() -> None:
     transport, history = summarizing("They spoke of one.", tokens=10)
 
     sent = history(HISTORY)
@@ -366,7 +366,7 @@ def test_summary_is_kept_for_the_next_request() -> None:
     assert len(transport.requests) == 1
 
 
-def test_summary_is_kept_by_what_was_said_and_not_by_what_is_sent() -> None:
+def test_summary_is_cached_by_the_history_and_not_by_the_request() -> None:
     transport, history = summarizing("First.", "Second.", tokens=10)
     broken = AssistantMessage(tool_calls=(ToolCall(id="c9", name="look", arguments="{oops"),))
     other = AssistantMessage(tool_calls=(ToolCall(id="c9", name="look", arguments="oops"),))
@@ -381,7 +381,7 @@ def test_summary_is_kept_by_what_was_said_and_not_by_what_is_sent() -> None:
     assert len(transport.requests) == 2
 
 
-def test_next_summary_goes_on_from_the_last() -> None:
+def test_next_summary_continues_the_last_one() -> None:
     transport, history = summarizing("Before.", "All of it.", tokens=8)
     longer = [*HISTORY, said("3."), user("four"), said("4."), user("five")]
 
@@ -420,7 +420,7 @@ def test_current_turn_is_never_summarised() -> None:
     assert transport.requests == []
 
 
-def test_long_results_are_cut_in_what_is_summarised() -> None:
+def test_long_results_are_cut_in_the_text_to_summarise() -> None:
     transport, history = summarizing("Before.", tokens=2)
     history([user("one"), said("a" * 9_000), user("two")])
 

@@ -60,7 +60,7 @@ async def test_names_are_prefixed_and_mended(connect: Callable[..., MCPTools]) -
     assert json.loads(message.text) == {"city": "Rome", "sun": True}
 
 
-async def test_names_that_become_the_same_are_told_apart(
+async def test_names_that_become_equal_stay_different(
     over_http: Callable[..., MCPTools],
 ) -> None:
     async with over_http() as tools:
@@ -148,7 +148,7 @@ async def test_http_server_that_died_in_a_call_leaves_it_unknown_and_is_found_ag
 
 @LEAVES_GENERATORS
 @pytest.mark.parametrize("kind", ["http", "old-http"])
-async def test_http_server_started_anew_between_calls_is_not_noticed(
+async def test_http_server_may_restart_between_calls(
     kind: str, start_server: Callable[[str], HTTPServerProcess]
 ) -> None:
     server = start_server(kind)
@@ -161,7 +161,7 @@ async def test_http_server_started_anew_between_calls_is_not_noticed(
     assert (after.outcome, after.content) == ("value", "3")
 
 
-async def test_http_server_that_is_gone_between_calls_is_told_as_not_reached(
+async def test_http_server_that_stopped_between_calls_is_reported_as_unreachable(
     start_server: Callable[[str], HTTPServerProcess],
 ) -> None:
     server = start_server("http")
@@ -176,7 +176,7 @@ async def test_http_server_that_is_gone_between_calls_is_told_as_not_reached(
 # - time -
 
 
-async def test_call_over_its_time_is_a_timeout_and_the_server_is_told(
+async def test_call_over_its_time_is_a_timeout_and_is_cancelled_at_the_server(
     connect: Callable[..., MCPTools], tmp_path: Path
 ) -> None:
     async with connect(timeout=0.5) as tools:
@@ -191,7 +191,7 @@ async def test_call_over_its_time_is_a_timeout_and_the_server_is_told(
     )
 
 
-async def test_cancelled_call_tells_the_server(
+async def test_cancelled_call_is_cancelled_at_the_server(
     connect: Callable[..., MCPTools], tmp_path: Path
 ) -> None:
     async with connect() as tools:
@@ -253,7 +253,7 @@ async def test_keys_are_not_shown() -> None:
     assert key not in repr(MCPTools.stdio("server", [key], env={"KEY": key}))
 
 
-async def test_server_gets_the_environment_that_is_given_and_little_of_ours(
+async def test_server_process_gets_env_and_a_few_of_our_variables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OUR_KEY", "secret")
@@ -271,7 +271,7 @@ async def test_process_has_ended_when_the_tools_are_closed() -> None:
         os.kill(process, 0)
 
 
-async def test_error_in_the_block_comes_out_as_it_is(connect: Callable[..., MCPTools]) -> None:
+async def test_error_in_the_block_is_raised_unchanged(connect: Callable[..., MCPTools]) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with connect():
             raise KeyError("mine")

@@ -73,7 +73,7 @@ async def test_agent_that_was_not_opened_says_what_to_do(
         await agent.run("Hi")
 
 
-async def test_agent_sends_the_tools_that_a_server_has_after_it_was_started_anew(
+async def test_agent_sends_the_tools_of_a_restarted_server(
     tmp_path: Path,
 ) -> None:
     learn, die, add = calls(("learn", {})), calls(("die", {})), calls(("add", {"a": 1, "b": 2}))
@@ -107,7 +107,7 @@ async def test_next_turn_has_the_tools_that_a_call_brought(
 
 
 @LEAVES_GENERATORS
-async def test_server_tells_by_http_of_its_new_tools(
+async def test_http_server_announces_its_new_tools(
     start_server: Callable[[str], HTTPServerProcess],
 ) -> None:
     tools = MCPTools.http(start_server("http").url)
@@ -271,7 +271,7 @@ def test_progress_reaches_the_blocking_stream(connect: Callable[..., MCPTools]) 
     assert reports == [{"progress": 1.0, "total": 2.0, "message": "step 1"}, {"progress": 2.0}]
 
 
-async def test_progress_that_nobody_reads_holds_up_no_call() -> None:
+async def test_unread_progress_blocks_no_call() -> None:
     async with over_stdio() as tools:
         assert (await call(tools, "count", steps=3 * MAX_WAITING_PROGRESS)).content == "300"
 

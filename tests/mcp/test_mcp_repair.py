@@ -193,9 +193,7 @@ STRICT = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
         ({}, "done (no value)"),
     ],
 )
-def test_finished_call_is_told_as_finished_with_its_content(
-    result: dict[str, Any], content: str
-) -> None:
+def test_finished_call_is_reported_with_its_content(result: dict[str, Any], content: str) -> None:
     transport = ScriptedTransport(calls(("charge", {})), "Done.")
     charge = {"name": "charge", "inputSchema": OBJECT, "outputSchema": STRICT}
 
@@ -206,7 +204,7 @@ def test_finished_call_is_told_as_finished_with_its_content(
     assert (message.outcome, message.content) == ("value", content)
 
 
-def test_picture_beside_an_unknown_block_is_still_a_picture() -> None:
+def test_image_next_to_an_unknown_block_stays_an_image() -> None:
     repaired = repaired_call({"content": [PICTURE, {"type": "chart", "n": 5}]})
 
     assert value_of(CallToolResult.model_validate(repaired)) == [

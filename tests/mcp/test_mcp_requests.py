@@ -110,7 +110,7 @@ async def test_prompt_is_a_conversation(connect: Connect) -> None:
     assert Agent(ScriptedTransport("Good.")).run(conversation=messages).output == "Good."
 
 
-async def test_server_says_what_is_not_there(connect: Connect) -> None:
+async def test_server_names_unknown_addresses(connect: Connect) -> None:
     server = connect()
     async with server:
         with pytest.raises(MCPError, match=r"(?i)unknown|not found"):
@@ -255,7 +255,7 @@ def test_blocking_agent_is_asked_as_well() -> None:
     assert result.messages[2].text == "Bob stays 1 nights"
 
 
-def test_what_is_no_function_is_refused() -> None:
+def test_value_that_is_not_a_function_is_refused() -> None:
     with pytest.raises(TypeError, match="elicit= should be a function, not str"):
         over_stdio(elicit="Ada")
 
@@ -263,7 +263,7 @@ def test_what_is_no_function_is_refused() -> None:
 # - lists that change -
 
 
-async def test_tool_that_the_server_lost_is_gone_in_the_next_request_of_a_run() -> None:
+async def test_next_request_of_a_run_lacks_a_tool_that_the_server_removed() -> None:
     model = AsyncScriptedTransport(calls(("forget", {})), "Gone.")
     server = over_stdio()
     async with server:

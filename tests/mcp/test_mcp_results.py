@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 # - results -
 
 
-async def test_wrong_arguments_are_told_without_asking_the_server(
+async def test_wrong_arguments_are_reported_without_a_request_to_the_server(
     over_http: Callable[..., MCPTools],
 ) -> None:
     async with over_http() as tools:
@@ -79,7 +79,7 @@ async def test_picture_is_sent_in_a_user_message(connect: Callable[..., MCPTools
     ]
 
 
-async def test_links_are_text_and_structured_content_is_added_to_what_says_less(
+async def test_links_are_text_and_structured_content_is_added_to_content_that_has_less(
     over_http: Callable[..., MCPTools],
 ) -> None:
     async with over_http() as tools:
@@ -171,7 +171,7 @@ def test_picture_among_other_structured_content_is_named() -> None:
     ]
 
 
-def test_error_tells_its_structured_content() -> None:
+def test_error_contains_its_structured_content() -> None:
     failed = CallToolResult(content=[], structured_content={"code": 7}, is_error=True)
     with pytest.raises(ToolError, match=r'^\{"code":7\}$'):
         value_of(failed)

@@ -103,7 +103,7 @@ def test_picture_of_a_file_is_sent_once_and_not_as_text(
     assert used.sent.count("R0lGODlhAAECAwQF") == 1
 
 
-def test_file_is_written_and_the_error_of_another_is_told(
+def test_file_is_written_and_the_error_of_another_file_is_reported(
     filesystem: ToolRegistry, home: Path
 ) -> None:
     written = Used(filesystem, "write_file", {"path": str(home / "new"), "content": "new"})

@@ -74,7 +74,7 @@ async def test_error_of_the_task_that_entered_closes_nothing_of_another() -> Non
 
 
 @BACKENDS
-def test_tools_used_on_another_event_loop_tell_the_model_why_not(backend: str) -> None:
+def test_model_reads_that_a_tool_belongs_to_another_event_loop(backend: str) -> None:
     tools = plain_server(**PING)
     anyio.run(tools.__aenter__, backend=backend)
 

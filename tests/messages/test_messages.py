@@ -240,7 +240,7 @@ def test_text_joins_text_parts_and_leaves_others_out() -> None:
         ("tool", ToolMessage),
     ],
 )
-def test_role_tells_messages_apart(role: str, kind: type) -> None:
+def test_role_selects_the_class_of_a_message(role: str, kind: type) -> None:
     call = {"tool_call_id": "a"} if role == "tool" else {}
 
     read: object = TypeAdapter(Message).validate_python({"role": role, "content": "x", **call})
@@ -299,9 +299,7 @@ def test_copy_with_other_content_is_encoded_afresh() -> None:
         (None, None),
     ],
 )
-def test_answer_says_what_ended_it_before_it_was_whole(
-    reason: str | None, ended_by: str | None
-) -> None:
+def test_incomplete_answer_says_what_ended_it(reason: str | None, ended_by: str | None) -> None:
     assert AssistantMessage(content="Hi", finish_reason=reason).ended_by == ended_by
 
 

@@ -128,7 +128,7 @@ def test_empty_conversation_has_an_empty_transcript() -> None:
     assert Conversation().transcript() == ""
 
 
-def test_result_shows_where_it_stands_above() -> None:
+def test_result_shows_its_status_above_its_messages() -> None:
     shown = result(
         UserMessage(content="Hi"),
         AssistantMessage(

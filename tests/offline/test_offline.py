@@ -261,7 +261,7 @@ MILES = [
         (MILES, "plus 5?", [calculate("42.16 + 5")]),
     ],
 )
-def test_prompt_may_go_on_from_the_call_before(
+def test_prompt_may_build_on_the_previous_call(
     history: list[Message], prompt: str, expected: list[tuple[str, Any]]
 ) -> None:
     assert calls_in(answer_to([*history, user(prompt)], DEMO_TOOLS)) == expected
@@ -280,7 +280,7 @@ def exchange(to: Literal["usd", "eur"], amount: float, source: Literal["usd", "e
         ("Exchange 20 euros: how many dollars?", "usd", "eur"),
     ],
 )
-def test_target_is_told_from_source_wherever_it_stands(prompt: str, to: str, source: str) -> None:
+def test_target_of_an_exchange_is_found_in_any_place(prompt: str, to: str, source: str) -> None:
     calls = calls_in(answer_to([user(prompt)], [exchange]))
 
     assert calls == [("exchange", {"to": to, "amount": 20, "source": source})]
@@ -312,7 +312,7 @@ def test_result_is_put_into_words(result: str, sentence: str) -> None:
     assert answer_to(messages, OFFICE_TOOLS)["content"] == sentence
 
 
-def test_what_could_not_be_done_is_said_beside_the_results() -> None:
+def test_impossible_steps_are_reported_with_the_results() -> None:
     prompt = "Time in Tokyo? And who is the mayor of Tokyo?"
     messages = [user(prompt), *called("local_time", "18:22", city="Tokyo")]
 
@@ -335,7 +335,7 @@ def test_unknown_wishes_are_answered_with_the_tools() -> None:
     )
 
 
-def test_without_tools_it_says_what_it_is() -> None:
+def test_stand_in_without_tools_says_that_it_is_a_stand_in() -> None:
     assert answer_to([user("Hello!")], [])["content"] == (
         "I am a stand-in that works by rules, no language model, and was given no tools."
     )
@@ -402,7 +402,7 @@ def test_answer_streams_word_by_word() -> None:
     assert done == b"data: [DONE]\n\n"
 
 
-def test_usage_counts_words_and_comes_when_asked_for() -> None:
+def test_usage_counts_words_and_is_sent_if_requested() -> None:
     messages = [user("What is the time?"), *called("clock", "high noon")]
     body = body_of(messages, stream=True, stream_options={"include_usage": True})
 
@@ -487,7 +487,7 @@ def test_agent_talks_to_it_over_several_turns() -> None:
 
 
 @pytest.mark.anyio
-async def test_async_transport_gives_the_same_answer() -> None:
+async def test_async_transport_returns_the_same_answer() -> None:
     agent = AsyncAgent(AsyncOfflineTransport(pace=0.0001), tools=[add])
 
     assert (await agent.run("Add 1 and 2")).output == "add (1, 2) gives 3."

@@ -97,7 +97,7 @@ EMPTY_PIECES = {"choices": [{"delta": {"tool_calls": [EMPTY_PIECE, EMPTY_PIECE]}
 
 @given(st.lists(chunks | spoiled(), max_size=4))
 @example([EMPTY_PIECES])
-def test_chunks_are_read_alike_by_both_readers(body: list[dict[str, Any]]) -> None:
+def test_both_readers_read_chunks_equally(body: list[dict[str, Any]]) -> None:
     # A usual chunk has one choice. The second one here has no content.
     tolerated = [
         {**chunk, "choices": [*chunk["choices"], {"index": 1}]}
@@ -170,7 +170,7 @@ def read_body(body: bytes) -> tuple[AssistantMessage | None, str | None, list[st
 
 
 @given(completions | spoiled_completions())
-def test_completions_are_read_alike_by_both_readers(completion: dict[str, Any]) -> None:
+def test_both_readers_read_completions_equally(completion: dict[str, Any]) -> None:
     # In a list, as some gateways wrap their answers, a completion has no usual shape.
     body = json.dumps(completion).encode()
 

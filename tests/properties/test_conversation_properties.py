@@ -189,7 +189,7 @@ TestConversationMachine: Any = ConversationMachine.TestCase
 
 
 @given(st.data(), st.integers(1, 8))
-def test_request_is_the_same_whatever_order_results_came_in(data: st.DataObject, size: int) -> None:
+def test_request_is_the_same_for_any_order_of_results(data: st.DataObject, size: int) -> None:
     ids = [f"call_{n}" for n in range(size)]
     results = [ToolMessage(tool_call_id=i, content=f"result of {i}") for i in ids]
     in_order = Conversation([UserMessage(content="go"), calling(ids), *results])

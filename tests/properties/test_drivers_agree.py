@@ -245,7 +245,7 @@ def test_run_cancelled_after_any_item_ends_as_the_whole(
 @EACH_WAY
 @few
 @given(script=scripts, data=st.data())
-def test_every_way_places_what_is_said_after_any_item_alike(
+def test_added_messages_have_the_same_place_in_every_kind_of_run(
     way: str, script: list[Turn], data: st.DataObject
 ) -> None:
     streamed = Way("blocking")
@@ -300,7 +300,7 @@ def test_any_prefix_of_a_history_ends_as_the_whole(way: str, script: list[Turn])
 @EACH_WAY
 @few
 @given(script=scripts, data=st.data())
-def test_results_that_came_in_any_order_end_as_the_whole(
+def test_results_in_any_order_lead_to_the_same_conversation(
     way: str, script: list[Turn], data: st.DataObject
 ) -> None:
     """A batch that was cancelled has any of its results: those of the fastest tools."""
@@ -368,7 +368,7 @@ def test_run_with_hooks_ends_as_the_whole_wherever_it_is_cancelled_or_left(
 @EACH_WAY
 @settings(max_examples=examples(10), suppress_health_check=[HealthCheck.too_slow])
 @given(script=scripts, data=st.data())
-def test_message_said_during_a_run_with_hooks_comes_after_what_was_answered(
+def test_message_added_during_a_run_with_hooks_follows_the_answer(
     way: str, script: list[Turn], data: st.DataObject
 ) -> None:
     place = data.draw(st.integers(0, 4))

@@ -84,7 +84,7 @@ def stands(run: Run) -> tuple[Any, ...]:
 
 
 @given(st.data(), LIMITS, st.sampled_from(ANSWERS), st.integers(1, 3))
-def test_run_that_went_along_stands_where_one_that_is_taken_up_does(
+def test_continued_run_has_the_same_state_as_an_uninterrupted_one(
     data: st.DataObject, limits: Limits, answers: AnswerType[int] | None, seldom: int
 ) -> None:
     def run_of(conversation: Conversation) -> Run:

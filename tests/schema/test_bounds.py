@@ -34,7 +34,7 @@ def test_copy_is_equal_and_another() -> None:
     assert copy["a"] is not value["a"]
 
 
-def test_copy_shows_nothing_of_what_is_long() -> None:
+def test_copy_hides_long_values() -> None:
     copy = copied_arguments({"a": ["secret"], "b": "secret" * 20})
 
     assert repr([copy, copy["a"], copy["b"]]) == "[{...}, [...], '...']"

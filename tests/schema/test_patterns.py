@@ -32,7 +32,7 @@ from pathors_agent.schema.references import compile_pattern
         (r"^[\s\S]+$", "a\n\U0001f600", ""),
     ],
 )
-def test_pattern_means_what_ecma_says(pattern: str, found: str, not_found: str) -> None:
+def test_pattern_has_the_meaning_of_ecma_262(pattern: str, found: str, not_found: str) -> None:
     compiled = compile_pattern(pattern)
 
     assert compiled.found_in(found)

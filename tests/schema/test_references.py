@@ -98,7 +98,7 @@ def test_references_to_elsewhere_are_refused(schema: Any, path: str) -> None:
     assert text.endswith(", which is not in this schema")
 
 
-def test_reference_to_what_is_no_schema_is_refused() -> None:
+def test_reference_to_a_value_that_is_not_a_schema_is_refused() -> None:
     schema = {"x": {"a": {"type": 5}}, "items": {"$ref": "#/x/a"}}
     path, text = refused(schema)
 
@@ -166,7 +166,7 @@ def test_draft_7_is_read_as_draft_7(named: str) -> None:
     ],
     ids=["no $schema: 2020-12", "draft 7"],
 )
-def test_keywords_beside_a_reference_count_unless_the_schema_names_draft_7(
+def test_keywords_next_to_a_reference_count_unless_the_schema_names_draft_7(
     schema: dict[str, Any], problems: int
 ) -> None:
     validator = compile_schema(schema | {"definitions": {"list": {"type": "array"}}})

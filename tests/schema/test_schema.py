@@ -81,7 +81,7 @@ def test_wrong_value_has_a_problem(changes: dict[str, Any], problem: ArgumentPro
     assert problems(**changes) == [problem]
 
 
-def test_every_member_of_a_union_says_what_it_wants() -> None:
+def test_problems_of_a_union_name_what_each_member_expects() -> None:
     assert problems(when="soon") == [
         ArgumentProblem("/when", "should be an integer", 'the string "soon"'),
         ArgumentProblem("/when", "should be an array", 'the string "soon"'),
@@ -369,7 +369,7 @@ def words(schema: Any, value: Any) -> list[str]:
         ),
     ],
 )
-def test_problem_shows_what_is_allowed(schema: Any, value: Any, line: str) -> None:
+def test_problem_lists_the_allowed_values(schema: Any, value: Any, line: str) -> None:
     assert words(schema, value) == [line]
 
 
@@ -389,7 +389,7 @@ def test_unknown_alternative_is_answered_with_the_known_ones() -> None:
     ]
 
 
-def test_ten_problems_are_told_and_the_others_counted() -> None:
+def test_ten_problems_are_listed_and_the_others_counted() -> None:
     lines = words({"items": {"type": "string"}}, list(range(1_000)))
 
     assert len(lines) == 11

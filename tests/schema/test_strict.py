@@ -37,7 +37,7 @@ LEFT_OUT = {"description": "(null: left out)"}
 # - what it is
 
 
-def test_definition_of_a_strict_tool_says_so_and_holds_the_closed_form() -> None:
+def test_definition_of_a_strict_tool_has_strict_and_the_closed_schema() -> None:
     look = Tool(name="look", description="Look.", parameters=an_object(city=STRING), strict=True)
 
     assert look.definition == {
@@ -255,7 +255,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("schema", "path", "words"), REFUSED)
-def test_what_has_no_closed_form_is_refused_by_its_path(schema: Any, path: str, words: str) -> None:
+def test_schema_without_a_closed_form_is_refused_with_its_path(
+    schema: Any, path: str, words: str
+) -> None:
     parameters = an_object("a", a=schema, b=STRING) | {"$defs": {"City": STRING}}
     path = f"parameters/properties/a{path}"
 
@@ -387,7 +389,7 @@ def bound(item: Any, **arguments: Any) -> dict[str, Any]:
     return result.kwargs
 
 
-def test_null_of_what_may_be_left_out_leaves_it_out() -> None:
+def test_null_for_an_optional_parameter_uses_its_default() -> None:
     assert bound(draw, city="Oslo", unit=None, limit=3, span=None, shape=None, tags=None) == {
         "city": "Oslo",
         "limit": 3,
@@ -395,7 +397,7 @@ def test_null_of_what_may_be_left_out_leaves_it_out() -> None:
     }
 
 
-def test_null_that_the_parameter_takes_anyhow_is_given_to_it() -> None:
+def test_null_is_passed_to_a_parameter_that_accepts_it() -> None:
     assert bound(draw, city="Oslo", limit=None) == {"city": "Oslo", "limit": None}
 
 
@@ -444,7 +446,7 @@ def test_tool_that_is_not_strict_takes_no_null_for_left_out() -> None:
     assert isinstance(refusal, ToolMessage)
 
 
-def test_name_given_twice_is_refused_also_beside_a_null() -> None:
+def test_duplicate_name_is_refused_even_with_a_null() -> None:
     call = ToolCall(id="c", name="draw", arguments='{"city":"a","city":"b","unit":null}')
 
     refusal = ToolRegistry([draw]).bind(call)
@@ -527,7 +529,7 @@ SCALAR_VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 
 @given(SCHEMAS, st.data())
-def test_what_fits_the_closed_form_can_be_bound(
+def test_arguments_that_fit_the_closed_schema_can_be_bound(
     schema: dict[str, Any], data: st.DataObject
 ) -> None:
     schema["$defs"] = {"Tree": TREE}
@@ -548,7 +550,9 @@ def test_what_fits_the_closed_form_can_be_bound(
 
 
 @given(st.data())
-def test_what_fits_the_closed_form_of_a_function_can_be_bound(data: st.DataObject) -> None:
+def test_arguments_that_fit_the_closed_schema_of_a_function_can_be_bound(
+    data: st.DataObject,
+) -> None:
     parameters = Tool.from_function(draw, strict=True).sent_parameters
     # Its dates are texts of one format, which `fitting` does not write.
     schema = {**parameters, "properties": parameters["properties"] | {"span": NULL}}

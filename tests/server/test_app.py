@@ -161,7 +161,7 @@ def test_two_projects_of_one_id_are_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", [Starlette, FastAPI])
-def test_app_is_mounted_in_another_that_tells_it_of_no_beginning(kind: Any) -> None:
+def test_app_works_inside_another_app_that_sends_no_lifespan_events(kind: Any) -> None:
     store = MemoryStore()
     text, key = make_key("demo")
     app = create_app([project("Hello!")], store)
@@ -205,7 +205,7 @@ def test_app_that_was_stopped_is_started_again_by_another_loop() -> None:
     assert [anyio.run(ask), anyio.run(ask)] == [200, 200]
 
 
-def test_address_names_all_its_methods_to_who_uses_another() -> None:
+def test_status_405_lists_all_methods_of_an_address() -> None:
     with live(project()) as server:
         refused = server.client.put("/sessions")
 
@@ -246,7 +246,7 @@ class Away(MemoryStore):
 @pytest.mark.parametrize(
     "method", ["find_key", "take_lease", "session", "save_turn", "begin_request"]
 )
-def test_store_that_is_away_is_a_503_that_can_be_sent_again(method: str) -> None:
+def test_unreachable_store_is_a_503_that_can_be_retried(method: str) -> None:
     store: Store = Away(method)
     with live(project("one"), store=store) as server:
         failed = server.complete("Hi", session="s1", headers={"Idempotency-Key": "k"})
@@ -260,7 +260,7 @@ def test_store_that_is_away_is_a_503_that_can_be_sent_again(method: str) -> None
             server.app.state.runtime.projects["demo"].transport.requests.append({})
 
 
-def test_readiness_tells_that_the_store_is_away() -> None:
+def test_readiness_fails_while_the_store_is_unreachable() -> None:
     with live(project(), store=Away("check")) as server:
         assert server.client.get(f"{server.url}/readyz").status_code == 503
         assert server.client.get(f"{server.url}/healthz").status_code == 200
@@ -274,7 +274,7 @@ class Broken(MemoryStore):
         return await super().find_key(digest)
 
 
-def test_bug_is_logged_by_its_kind_and_place_and_told_without_them(
+def test_bug_is_logged_with_its_class_and_place_which_the_client_never_reads(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "pathors_agent")
@@ -371,7 +371,7 @@ def test_turn_takes_a_lease_only_if_another_request_can_know_its_session(
     assert [name for name in store.names if name != "drop"] == transactions
 
 
-def test_request_whose_session_was_taken_over_is_left_to_who_answers_it() -> None:
+def test_request_of_a_session_that_was_taken_over_is_left_to_its_new_owner() -> None:
     store = TakenOver()
     with live(project("one"), store=store) as server:
         lost = server.complete("Hi", session="s1", headers={"Idempotency-Key": "k"})

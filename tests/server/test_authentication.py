@@ -53,7 +53,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Any) -> Store:
     return MemoryStore() if request.param == "memory" else SQLStore(f"sqlite:///{tmp_path}/s.db")
 
 
-def test_users_are_let_in_beside_keys_and_nobody_else() -> None:
+def test_users_and_keys_are_authenticated_and_others_are_refused() -> None:
     with live(project(), authenticate=by_header) as server:
         with as_user(server, "ann") as ann, as_user(server, "ann", "other") as elsewhere:
             assert say(ann, "Hi").status_code == 200
@@ -225,7 +225,7 @@ def test_function_reads_headers_cookies_and_the_path_but_no_body() -> None:
 
 
 @pytest.mark.parametrize("returned", ["ann", {"project": "demo"}, True])
-def test_what_is_no_principal_is_a_bug_and_lets_nobody_in(returned: Any) -> None:
+def test_value_that_is_not_a_principal_is_a_bug_and_authenticates_no_request(returned: Any) -> None:
     async def wrong(request: Request) -> Any:
         return returned
 
@@ -254,7 +254,7 @@ def test_object_with_an_async_call_authenticates() -> None:
         assert httpx2.get(f"{server.base}/sessions").status_code == 200
 
 
-def test_session_of_a_user_that_another_process_took_is_not_told_as_ended() -> None:
+def test_session_of_a_user_that_another_process_holds_is_not_reported_as_ended() -> None:
     store = MemoryStore()
 
     @tool

@@ -104,7 +104,7 @@ def test_stream_opens_with_the_role_and_ends_with_done() -> None:
         assert all("usage" not in c for c in chunks[:-1])
 
 
-def test_usage_chunk_comes_when_asked_for() -> None:
+def test_usage_chunk_is_sent_if_requested() -> None:
     usage = Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
     with live(project(answer("Hello!", usage=usage))) as server:
         answered = server.complete("Hi", stream=True, stream_options={"include_usage": True})
@@ -143,7 +143,7 @@ def test_texts_around_the_projects_own_tools_are_one_answer() -> None:
     assert not any("tool_calls" in c["choices"][0]["delta"] for c in streamed[:-1])
 
 
-def test_own_tools_are_told_of_when_asked_for() -> None:
+def test_activity_of_own_tools_is_sent_if_requested() -> None:
     script = (calls(("add", {"a": 1, "b": 2})), "It is 3.")
     with live(project(*script, tools=[add])) as server:
         asked = {"include_tool_activity": True}
@@ -159,7 +159,7 @@ def test_own_tools_are_told_of_when_asked_for() -> None:
         }
 
 
-def test_images_of_a_result_are_told_of_beside_its_text() -> None:
+def test_text_of_a_result_names_its_images() -> None:
     @tool
     def draw() -> list[ContentPart]:
         """Draw."""
@@ -180,7 +180,7 @@ def test_images_of_a_result_are_told_of_beside_its_text() -> None:
         ]
 
 
-def test_options_of_the_request_go_to_the_model_over_the_projects() -> None:
+def test_options_of_the_request_override_the_projects() -> None:
     options = ModelOptions(temperature=0.1, seed=7)
     with live(project("ok", options=options)) as server:
         server.complete(
@@ -242,7 +242,7 @@ def test_session_is_continued_by_the_bodys_field_and_the_header_wins() -> None:
         assert len(server.stored("s1")) == 4
 
 
-def test_whole_history_adds_only_what_is_new() -> None:
+def test_whole_history_adds_only_new_messages() -> None:
     with live(project("one", "two")) as server:
         system = {"role": "system", "content": "Be kind."}
         said = {"role": "assistant", "content": "one"}
@@ -318,7 +318,7 @@ def test_draining_server_takes_no_new_turns() -> None:
         assert server.client.get(f"{server.url}/healthz").status_code == 200
 
 
-def test_client_that_does_not_read_is_given_up_and_the_model_is_not_read_on(
+def test_client_that_does_not_read_is_abandoned_and_so_is_its_model_call(
     scripted_server: Any,
 ) -> None:
     upstream = scripted_server([*SLOW, Drip(chunk(said("x" * 50_000)), 0.0)])
@@ -333,7 +333,7 @@ def test_client_that_does_not_read_is_given_up_and_the_model_is_not_read_on(
         assert server.client.get("/sessions/s1").status_code == 404
 
 
-def test_turn_of_a_client_that_does_not_read_is_finished_where_the_project_says_so(
+def test_turn_of_a_client_that_does_not_read_is_finished_if_the_project_says_so(
     scripted_server: Any,
 ) -> None:
     # More than the buffers of two sockets take.
@@ -375,7 +375,7 @@ class SlowLease(MemoryStore):
         return lease
 
 
-def test_session_that_comes_when_the_wait_for_it_ends_is_taken() -> None:
+def test_session_that_becomes_free_at_the_end_of_the_wait_is_used() -> None:
     settings = ServerSettings(session_wait_seconds=0.01)
     with live(project("one"), settings=settings, store=SlowLease()) as server:
         assert server.complete("Hi", session="s1").status_code == 200

@@ -279,7 +279,7 @@ def send_until_closed(connection: socket.socket, piece: bytes) -> None:
 
 @EACH_PROTOCOL
 @pytest.mark.parametrize(("line", "status"), EARLY)
-def test_connection_is_closed_after_so_much_of_a_body_that_was_answered(
+def test_connection_is_closed_after_the_bound_of_a_body_that_was_answered(
     http: type[asyncio.Protocol],
     line: bytes,
     status: bytes,

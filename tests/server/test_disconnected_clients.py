@@ -107,7 +107,7 @@ def test_client_that_leaves_ends_the_model_call_and_nothing_is_stored(scripted_s
         assert server.client.get("/sessions/s1").status_code == 404
 
 
-def test_second_request_of_a_session_waits_and_then_is_told_so(scripted_server: Any) -> None:
+def test_second_request_of_a_session_waits_and_then_gets_409(scripted_server: Any) -> None:
     upstream = scripted_server([*SLOW, FIRST, STALL])
     one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
     with live(one, settings=ServerSettings(session_wait_seconds=0.1)) as server:
@@ -124,7 +124,7 @@ def test_second_request_of_a_session_waits_and_then_is_told_so(scripted_server: 
         assert refused.headers["retry-after"] == "1"
 
 
-def test_request_in_progress_is_waited_for_and_then_told_so(scripted_server: Any) -> None:
+def test_repeat_waits_for_a_running_request_and_then_gets_409(scripted_server: Any) -> None:
     upstream = scripted_server([*SLOW, FIRST, STALL])
     one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
     with live(one, settings=ServerSettings(session_wait_seconds=0.1)) as server:
@@ -140,7 +140,7 @@ def test_request_in_progress_is_waited_for_and_then_told_so(scripted_server: Any
         assert refused.json()["error"]["param"] == "Idempotency-Key"
 
 
-def test_turns_beyond_the_limit_are_told_to_come_again(scripted_server: Any) -> None:
+def test_turns_beyond_the_limit_get_retry_after(scripted_server: Any) -> None:
     upstream = scripted_server([*SLOW, FIRST, STALL])
     one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
     settings = ServerSettings(turns_per_key=1, queue_length=0)
@@ -184,7 +184,7 @@ def test_silence_is_broken_by_comments(scripted_server: Any) -> None:
             assert [next(lines) for _ in range(4)] == [": ping", "", ": ping", ""]
 
 
-def test_turn_of_a_client_that_left_is_finished_where_the_project_says_so() -> None:
+def test_turn_of_a_disconnected_client_is_finished_if_the_project_says_so() -> None:
     upstream = ReleasedServer()
     transport = AsyncHTTPTransport(upstream.url, api_key="")
     one = Project(id="demo", transport=transport, on_disconnect="finish")

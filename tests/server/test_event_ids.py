@@ -93,7 +93,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return MemoryStore() if request.param == "memory" else SQLStore(f"sqlite:///{tmp_path}/s.db")
 
 
-def test_stored_answer_goes_on_after_any_of_its_events(store: Store) -> None:
+def test_stored_answer_continues_after_any_of_its_events(store: Store) -> None:
     model = AsyncScriptedTransport(
         answer("I count \U0001f9ee.", reasoning="Hm, to three.", calls=[("count", {"to": 3})]),
         answer("1, 2 é 3.", reasoning="And the weather.", calls=[("weather", {"city": "Oslo"})]),
@@ -148,7 +148,7 @@ def test_stored_answer_has_the_events_about_tools_up_to_a_bound(
     assert (bounded["content"], bounded["tools"]) == ("Two.", [])
 
 
-def test_answer_of_a_turn_that_was_taken_up_goes_on_after_any_of_its_events() -> None:
+def test_answer_of_a_continued_turn_resumes_after_any_of_its_events() -> None:
     counting = answer("I count.", reasoning="To three.", calls=[("count", {"to": 3})])
     model = AsyncScriptedTransport(
         counting, http_error(500, "broken"), answer("Three.", reasoning="I did.")
@@ -181,7 +181,7 @@ ANSWERS = st.builds(
 
 
 @given(ANSWERS, TEXTS, TEXTS, st.booleans(), st.integers(0))
-def test_position_and_stored_answer_give_the_rest_of_a_stream(
+def test_rest_of_a_stream_follows_from_its_position_and_the_stored_answer(
     stored: TurnAnswer, texts: list[str], reasonings: list[str], include_usage: bool, cut: int
 ) -> None:
     text, reasoning = "".join(texts), "".join(reasonings)
@@ -313,7 +313,7 @@ def serving(model: AsyncTransport, how: Outliving, folder: Path) -> Iterator[Liv
             yield server
 
 
-def test_client_that_comes_back_follows_the_running_turn(how: Outliving, tmp_path: Path) -> None:
+def test_client_that_reconnects_follows_the_running_turn(how: Outliving, tmp_path: Path) -> None:
     model = Stepwise("One,", " two,", " three.")
     with serving(model, how, tmp_path) as server:
         model.step()

@@ -204,7 +204,7 @@ async def test_ui_last_event_says_how_the_run_ended(
     assert len([s for s in starts if s != "tool-input-start"]) == len(ends)
 
 
-async def test_ids_that_come_again_never_mix_two_calls() -> None:
+async def test_repeated_ids_never_mix_two_calls() -> None:
     again = answer(calls=[("add", {"a": 1, "b": 1})], ids=["same"])
     events = await ui(agent(again, again, "Done.").stream("Add."))
     found = [each["toolCallId"] for each in events if each["type"] == "tool-input-available"]
@@ -533,7 +533,7 @@ def test_ag_ui_body_with_an_illegal_history_or_tool_is_refused() -> None:
         ag_ui_request(tools=[{"name": "ask", "parameters": {"type": "object"}}] * 2)
 
 
-def test_bodies_hide_what_people_wrote() -> None:
+def test_bodies_hide_the_texts_of_people() -> None:
     assert "Hi" not in repr(ui_request(user())) + repr(
         ag_ui_request({"role": "user", "content": "Hi"})
     )

@@ -131,7 +131,7 @@ NEW = user("what now?")
 
 
 @given(sessions(), st.data(), ENCODINGS, st.booleans())
-def test_every_end_of_a_history_adds_only_what_is_new(
+def test_every_suffix_of_a_history_adds_only_new_messages(
     both: Both, data: st.DataObject, encode: Callable[[Message], Message], has_system: bool
 ) -> None:
     start = data.draw(st.integers(0, len(both.seen) - 1))
@@ -147,7 +147,7 @@ def test_every_end_of_a_history_adds_only_what_is_new(
 
 
 @given(sessions(), st.data(), st.sampled_from([user, said, SystemMessage]))
-def test_summary_may_stand_for_what_came_before_an_answer(
+def test_summary_may_replace_messages_before_an_answer(
     both: Both, data: st.DataObject, role: Callable[..., Message]
 ) -> None:
     starts = [0, *(seen for seen, _ in both.cuts[:-1])]
@@ -362,7 +362,7 @@ def test_decision_about_a_call_that_waits_for_approval_is_new() -> None:
     assert list(join(stored, [decision], OWN).new) == [decision]
 
 
-def test_system_messages_of_a_request_stand_for_the_stored_ones() -> None:
+def test_system_messages_of_a_request_replace_the_stored_ones() -> None:
     stored: list[Message] = [SystemMessage(content="Be kind."), user("a"), said("b")]
     brief = SystemMessage(content="Be brief.")
 

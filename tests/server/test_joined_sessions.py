@@ -132,7 +132,7 @@ def test_tool_loop_between_other_turns_is_one_session(
         ]
 
 
-def test_edited_question_replaces_what_came_after_it(store: Store, stream: bool) -> None:
+def test_edited_question_replaces_the_later_messages(store: Store, stream: bool) -> None:
     script = ("one", answer("Adding.", calls=[SUM]), "two", "deux", "trois")
     with live(project(*script, tools=[add]), store=store) as server:
         client = Client(server, stream)

@@ -152,7 +152,7 @@ def test_another_server_takes_a_dead_ones_turn_over(postgres_url: str, tmp_path:
         assert check(stored(other, key, "s1") or [], tmp_path) == set()
 
 
-def test_turn_goes_on_in_the_next_server_where_the_first_was_told_to_stop(tmp_path: Path) -> None:
+def test_turn_of_a_stopped_server_continues_in_the_next_server(tmp_path: Path) -> None:
     config = write_projects(tmp_path, "\n[server]\ngrace_seconds = 0.1\n")
     database = f"sqlite:///{tmp_path}/sessions.db"
     answers: list[Answered] = []

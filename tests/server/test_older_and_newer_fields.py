@@ -52,7 +52,7 @@ def test_reasoning_is_shown_if_the_project_and_the_request_want_it(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_reasoning_of_several_model_calls_is_joined_and_given_again(*, stream: bool) -> None:
+def test_reasoning_of_several_model_calls_is_joined_and_stored(*, stream: bool) -> None:
     @tool
     def add(a: int, b: int) -> int:
         return a + b
@@ -122,7 +122,7 @@ def test_functions_reach_the_model_as_tools(function_call: Any, tool_choice: Any
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_call_of_a_function_is_told_in_both_forms(*, stream: bool) -> None:
+def test_call_of_a_function_is_sent_in_both_forms(*, stream: bool) -> None:
     project, _ = scripted(calls(("weather", {"city": "Paris"})))
     with live(project) as server:
         answered = server.complete("Weather?", functions=[WEATHER], stream=stream)
@@ -188,7 +188,7 @@ def test_whole_histories_with_many_calls_of_a_function_stay_one_session() -> Non
     assert len(model.requests) == 5
 
 
-def test_functions_and_tools_may_come_together() -> None:
+def test_functions_and_tools_may_be_sent_together() -> None:
     project, model = scripted("ok")
     other = {"type": "function", "function": {**WEATHER, "name": "other"}}
     with live(project) as server:
@@ -227,7 +227,7 @@ def test_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_cached_and_reasoning_tokens_are_told(*, stream: bool) -> None:
+def test_cached_and_reasoning_tokens_are_reported(*, stream: bool) -> None:
     usage = Usage(
         prompt_tokens=10, completion_tokens=5, total_tokens=15, cached_tokens=8, reasoning_tokens=3
     )

@@ -72,7 +72,7 @@ BOUNDED = settings(
 
 @DOCUMENT.parametrize()
 @BOUNDED
-def test_server_does_what_the_document_says(case: Any) -> None:
+def test_server_answers_as_its_document_describes(case: Any) -> None:
     case.call_and_validate(checks=CHECKED, headers=HEADERS)
 
 
@@ -163,7 +163,7 @@ def test_document_is_open_and_the_same_each_time() -> None:
         "nowhere",
     ],
 )
-def test_bad_address_is_told_in_the_apis_words(path: str) -> None:
+def test_bad_address_is_reported_in_the_apis_form(path: str) -> None:
     with live(Project(id="demo", transport=AsyncOfflineTransport())) as server:
         refused = server.client.get(f"{server.base}/{path}")
 

@@ -66,7 +66,7 @@ def test_scripts_make_no_markup_of_texts() -> None:
 # - a conversation -
 
 
-def test_answer_and_tools_are_shown_as_they_come(new_tab: NewTab) -> None:
+def test_answer_and_tools_are_shown_as_they_arrive(new_tab: NewTab) -> None:
     script = [answer("Let me see.", calls=[("add", {"a": 1, "b": 2})]), "It is 3.\nReally."]
     with live(project(*script, tools=[add]), ui=True) as server:
         chat = opened(new_tab, server)
@@ -108,7 +108,7 @@ def test_tool_that_runs_shows_its_arguments_before_its_result(new_tab: NewTab) -
         assert "over" in chat.card("wait").locator("pre").all_text_contents()
 
 
-def test_second_message_goes_on_with_the_session(new_tab: NewTab) -> None:
+def test_second_message_continues_the_session(new_tab: NewTab) -> None:
     with live(project("Hello.", "Still here."), ui=True) as server:
         chat = opened(new_tab, server)
 

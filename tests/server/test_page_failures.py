@@ -91,7 +91,7 @@ def test_lost_answer_is_sent_again_and_doubles_nothing(new_tab: NewTab) -> None:
         assert chat.card("add").locator("pre").all_text_contents() == ['{"a": 1, "b": 2}', "3"]
 
 
-def test_session_in_use_is_told_and_the_message_sent_again(new_tab: NewTab) -> None:
+def test_busy_session_is_reported_and_the_message_is_sent_again(new_tab: NewTab) -> None:
     held = HoldingTransport(answer("Once upon a time", chunk_size=4), "Hello.")
     settings = ServerSettings(session_wait_seconds=0.05)
     with live(Project(id="demo", transport=held), settings=settings, ui=True) as server:
@@ -114,7 +114,7 @@ def test_session_in_use_is_told_and_the_message_sent_again(new_tab: NewTab) -> N
         chat.sees("Hello.")
 
 
-def test_model_that_breaks_off_is_told_in_words(new_tab: NewTab) -> None:
+def test_broken_answer_of_a_model_is_reported_in_words(new_tab: NewTab) -> None:
     script = [answer("Half of it is here", chunk_size=4).broken_after(events=3), "All of it."]
     with live(project(*script), ui=True) as server:
         chat = opened(new_tab, server)
@@ -140,7 +140,7 @@ def test_busy_model_says_how_long_to_wait(new_tab: NewTab) -> None:
         chat.sees("Now.")
 
 
-def test_bad_tools_are_told_with_their_details(new_tab: NewTab) -> None:
+def test_bad_tools_are_reported_with_their_details(new_tab: NewTab) -> None:
     with live(project(), ui=True) as server:
         chat = opened(new_tab, server, expected_errors=1)
         bring_tools(chat, [{"type": "function", "function": {"name": "a b"}}])
@@ -235,7 +235,7 @@ def test_signing_in_and_out_reaches_every_tab(new_tab: NewTab) -> None:
         assert page.evaluate("JSON.stringify([localStorage, sessionStorage])") == "[{},{}]"
 
 
-def test_key_is_asked_for_with_a_hint_where_it_comes_from(new_tab: NewTab) -> None:
+def test_sign_in_form_says_where_keys_come_from(new_tab: NewTab) -> None:
     with live(project(), ui=True) as server:
         page = new_tab(server.url)
         page.goto(f"{server.url}/")

@@ -85,7 +85,7 @@ def test_session_is_ended_after_a_confirmation(new_tab: NewTab) -> None:
         assert chat.texts() == []
 
 
-def test_new_session_begins_anew(new_tab: NewTab) -> None:
+def test_new_session_begins_empty(new_tab: NewTab) -> None:
     with live(project("Hello.", "Anew."), ui=True) as server:
         chat = opened(new_tab, server)
         chat.say("Hi")

@@ -54,7 +54,7 @@ def test_answer_is_copied_as_it_was_written(new_tab: NewTab) -> None:
 # - edit -
 
 
-def test_edited_message_replaces_what_followed_it(new_tab: NewTab) -> None:
+def test_edited_message_replaces_the_later_messages(new_tab: NewTab) -> None:
     model = AsyncScriptedTransport("First.", "Second.", "Other.")
     with live(Project(id="demo", transport=model), ui=True) as server:
         chat = opened(new_tab, server)
@@ -70,7 +70,7 @@ def test_edited_message_replaces_what_followed_it(new_tab: NewTab) -> None:
         assert chat.texts() == ["One", "First.", "Three", "Other."]
 
 
-def test_edited_message_after_tool_calls_replaces_what_followed_it(new_tab: NewTab) -> None:
+def test_edited_message_after_tool_calls_replaces_the_later_messages(new_tab: NewTab) -> None:
     sums = [calls(("add", {"a": 1, "b": 2})), "It is 3."]
     with live(project(*sums, "Second.", "Other.", tools=[add]), ui=True) as server:
         chat = opened(new_tab, server)
@@ -90,7 +90,7 @@ def test_edited_message_after_tool_calls_replaces_what_followed_it(new_tab: NewT
         assert contents(server, chat.session_id())[4:] == ["Three", "Other."]
 
 
-def test_edited_first_message_begins_the_session_anew(new_tab: NewTab) -> None:
+def test_edited_first_message_restarts_the_session(new_tab: NewTab) -> None:
     with live(project("First.", "Second.", "Other."), ui=True) as server:
         server.client.post("/sessions", json={"session_id": "old", "variables": {"name": "Ana"}})
         chat = opened(new_tab, server)
@@ -110,7 +110,7 @@ def test_edited_first_message_begins_the_session_anew(new_tab: NewTab) -> None:
             pass  # it is ended after the turn
 
 
-def test_edit_is_given_up_by_escape(new_tab: NewTab) -> None:
+def test_escape_ends_an_edit(new_tab: NewTab) -> None:
     with live(project("First.", "Second."), ui=True) as server:
         chat = opened(new_tab, server)
         say_twice(chat)
@@ -188,7 +188,7 @@ def test_call_that_waits_is_asked_for_again(new_tab: NewTab) -> None:
 # - what is shown of a turn -
 
 
-def test_reasoning_is_folded_away(new_tab: NewTab) -> None:
+def test_reasoning_is_collapsed(new_tab: NewTab) -> None:
     script = [answer("It is 3.", reasoning="1 + 2\nis <b>3</b>")]
     with live(project(*script), ui=True) as server:
         chat = opened(new_tab, server)

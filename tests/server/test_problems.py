@@ -28,7 +28,7 @@ def refused(status: int, message: str = "no", **fields: Any) -> ProviderError:
         (None, None),
     ],
 )
-def test_what_the_request_caused_keeps_status_code_param_and_words(
+def test_error_that_the_request_caused_keeps_status_code_param_and_text(
     status: int, code: str | None, param: str | None
 ) -> None:
     problem = of_model(refused(status, "Too long by 12 tokens.", code=code, param=param))
@@ -49,14 +49,14 @@ def test_what_the_request_caused_keeps_status_code_param_and_words(
         ({"error": {"message": "down", "type": "server_error"}}, 502),
     ],
 )
-def test_error_inside_an_answer_is_read_alike(answer: dict[str, Any], status: int) -> None:
+def test_errors_inside_an_answer_are_read_equally(answer: dict[str, Any], status: int) -> None:
     error = find_error(answer, is_answer=False)
     assert error is not None
 
     assert of_model(error).status == status
 
 
-def test_body_of_another_shape_is_read_alike() -> None:
+def test_bodies_of_several_shapes_are_read_equally() -> None:
     fastapi = decode_error(422, b'{"detail": [{"loc": ["body", "messages"], "msg": "required"}]}')
     html = decode_error(413, b"<html><h1>413 Request Entity Too Large</h1></html>")
     wrapped = decode_error(400, b'[{"error": {"error": {"message": "no", "param": "top_p"}}}]')
@@ -113,7 +113,7 @@ def test_plain_words_stay_as_they_are(words: str) -> None:
         (refused(500, "broken"), 502, "model_failed"),
     ],
 )
-def test_what_is_wrong_between_server_and_model_is_told_by_its_kind(
+def test_client_reads_only_the_kind_of_an_error_between_server_and_model(
     error: ProviderError, status: int, code: str
 ) -> None:
     problem = of_model(error)
@@ -131,14 +131,14 @@ def test_what_is_wrong_between_server_and_model_is_told_by_its_kind(
         refused(400, "Your credit balance is too low to access the API."),
     ],
 )
-def test_spent_quota_is_told_as_that_and_not_to_be_retried(error: ProviderError) -> None:
+def test_spent_quota_is_reported_as_such_and_as_final(error: ProviderError) -> None:
     problem = of_model(error)
 
     assert (problem.status, problem.code) == (429, "insufficient_quota")
     assert problem.headers == {"x-should-retry": "false"}
 
 
-def test_rate_limit_says_when_to_come_again() -> None:
+def test_rate_limit_answer_has_retry_after() -> None:
     problem = of_model(decode_error(429, b'{"error": {"message": "slow"}}', retry_after=7))
 
     assert (problem.status, problem.headers) == (429, {"Retry-After": "7"})

@@ -144,7 +144,7 @@ def test_every_setting_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
     ],
 )
-def test_what_is_wrong_is_named(folder: Path, text: str, problem: str) -> None:
+def test_problem_is_named(folder: Path, text: str, problem: str) -> None:
     path = write(folder, text)
 
     with pytest.raises(InvalidProjectFile) as caught:

@@ -72,7 +72,7 @@ def project(*script: Any) -> Project:
     return Project(id="demo", transport=AsyncScriptedTransport(*script))
 
 
-def test_key_that_used_its_requests_is_told_when_to_come_again() -> None:
+def test_key_that_used_its_requests_gets_retry_after() -> None:
     settings = ServerSettings(requests_per_minute=2)
     with live(project("one", "two"), settings=settings) as server:
         statuses = [server.complete("Hi").status_code for _ in range(2)]
@@ -87,7 +87,7 @@ def test_key_that_used_its_requests_is_told_when_to_come_again() -> None:
 
 
 @pytest.mark.parametrize("usage", [Usage(total_tokens=120), None], ids=["told", "estimated"])
-def test_key_that_used_its_tokens_is_told_when_to_come_again(usage: Usage | None) -> None:
+def test_key_that_used_its_tokens_gets_retry_after(usage: Usage | None) -> None:
     settings = ServerSettings(tokens_per_minute=100)
     text = "word " * 100  # 125 tokens by estimate
     with live(project(answer(text, usage=usage)), settings=settings) as server:

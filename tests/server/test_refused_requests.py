@@ -149,7 +149,7 @@ def test_body_beyond_the_limit_is_refused_with_and_without_its_length() -> None:
         assert (told.status_code, untold.status_code) == (413, 413)
 
 
-def test_body_that_comes_too_slowly_is_refused() -> None:
+def test_body_that_arrives_too_slowly_is_refused() -> None:
     with live(project(), settings=ServerSettings(body_seconds=0.05)) as server:
         gone = threading.Event()
 
@@ -230,7 +230,7 @@ def test_unknown_address_and_method_have_the_apis_errors() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/project/demo", "/api/project/demo"])
-def test_older_addresses_answer_alike_and_say_that_they_are_old(prefix: str) -> None:
+def test_older_addresses_answer_equally_with_a_deprecation_header(prefix: str) -> None:
     with live(project("Hello!")) as server:
         body = {"messages": [{"role": "user", "content": "Hi"}]}
         url = f"{server.url}{prefix}/integration/api/chat/completions"
@@ -254,7 +254,7 @@ def test_older_addresses_answer_alike_and_say_that_they_are_old(prefix: str) -> 
         (answer("Hello").broken_after(bytes=0), 502),
     ],
 )
-def test_error_of_the_model_is_told_by_status_and_not_in_its_words(
+def test_client_gets_the_status_of_a_models_error_and_not_its_text(
     entry: Any, status: int, stream: bool
 ) -> None:
     with live(project(entry)) as server:
@@ -301,7 +301,7 @@ def test_turn_beyond_its_time_is_a_504(scripted_server: Any) -> None:
         upstream.wait_until_clients_left()
 
 
-def test_turn_at_its_projects_limit_answers_with_what_there_is() -> None:
+def test_turn_at_its_projects_limit_answers_without_tools() -> None:
     script = (calls(("add", {"a": 1, "b": 2})), "So far: 3.")
     limits = Limits(turns=1, last_word=True)
     with live(project(*script, tools=[add], limits=limits)) as server:

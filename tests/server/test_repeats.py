@@ -187,7 +187,7 @@ def test_client_that_stopped_waiting_and_repeats_gets_its_answer_and_pays_once(
         assert roles(server, done.headers["x-session-id"]) == ANSWERS
 
 
-def test_answer_that_no_client_got_is_given_once() -> None:
+def test_undelivered_answer_is_returned_once() -> None:
     model, payments = Waiting("Done.", "Again.", waits_with=0), Payments()
     one = Project(id="demo", transport=model, tools=payments.tools(), on_disconnect="finish")
     with live(one) as server:
@@ -204,7 +204,7 @@ def sent(model: Waiting) -> list[dict[str, Any]]:
     return messages
 
 
-def test_next_turn_reads_what_the_tools_of_a_client_that_left_did() -> None:
+def test_next_turn_reads_the_results_of_the_tools_of_a_disconnected_client() -> None:
     payments, model = Payments(), Waiting(PAY, "Paid before.", "Bye.", waits_with=1)
     one = Project(id="demo", transport=model, tools=payments.tools())
     with live(one) as server:
@@ -295,7 +295,7 @@ def test_repeat_of_a_turn_that_another_one_followed_is_refused() -> None:
         assert len(payments.keys) == 1
 
 
-def test_what_another_turn_did_meanwhile_is_kept_when_the_first_is_repeated() -> None:
+def test_calls_of_a_turn_in_between_are_kept_when_the_first_turn_is_repeated() -> None:
     payments = Payments()
     model = Waiting(PAY, BROKEN, PAY, BROKEN, "Done.", "Ten.", waits_with=9)
     with live(Project(id="demo", transport=model, tools=payments.tools())) as server:
@@ -348,7 +348,7 @@ def test_approved_call_of_a_turn_that_failed_is_not_run_again() -> None:
         ]
 
 
-def test_interrupted_turn_stands_behind_the_results_of_its_clients_calls() -> None:
+def test_interrupted_turn_follows_the_results_of_its_clients_calls() -> None:
     payments = Payments()
     weather = external("weather", city=str)
     script = (calls(("weather", {"city": "Oslo"})), PAY, BROKEN, "Sunny, and paid.")
@@ -436,7 +436,7 @@ class SlowToBegin(MemoryStore):
         return found
 
 
-def test_request_gives_its_session_to_turns_that_were_let_in_before() -> None:
+def test_waiting_request_releases_its_session_for_earlier_turns() -> None:
     store, model = SlowToBegin(), AsyncScriptedTransport("One.", "Two.")
     settings = ServerSettings(turns_per_key=1)
     project = Project(id="demo", transport=model)

@@ -239,9 +239,7 @@ def test_one_origin_for_a_list_of_them_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/chat/completions", "/sessions", "/sessions/search"])
-def test_packed_body_is_refused_as_such(
-    server: Live, path: str, encoding: str, body: bytes
-) -> None:
+def test_compressed_body_is_refused(server: Live, path: str, encoding: str, body: bytes) -> None:
     packed = {**JSON, "Content-Encoding": encoding}
     refused = server.client.post(path, content=body, headers=packed)
 

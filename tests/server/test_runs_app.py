@@ -259,7 +259,7 @@ def test_unprotected_page_is_refused_at_the_start(
 
 
 @pytest.mark.slow
-def test_program_serves_the_page_until_it_is_told_to_stop(database: str) -> None:
+def test_program_serves_the_page_until_a_signal(database: str) -> None:
     line = [sys.executable, "-m", "pathors_agent", "runs", "serve", "--port", "0", "--json"]
     env = {**os.environ, "PATHORS_RUNS_KEY": KEY, "PATHORS_DATABASE": database}
     with subprocess.Popen(

@@ -22,7 +22,7 @@ def pay(amount: int) -> str:
 WEATHER = external("weather", city=str)
 
 
-def test_external_call_goes_to_the_client_and_its_result_comes_back_alone() -> None:
+def test_client_gets_an_external_call_and_sends_only_its_result() -> None:
     script = (calls(("weather", {"city": "Oslo"})), "Sunny.")
     with live(project(*script)) as server:
         asked = server.complete("Weather?", session="s1", tools=[WEATHER]).json()["choices"][0]
@@ -145,7 +145,7 @@ def test_call_that_waits_for_approval_is_shown_with_its_digest_and_run_after_a_y
         assert server.stored("s1")[2]["content"] == "paid 5"
 
 
-def test_call_of_a_sub_agent_waits_for_a_decision_and_its_agent_goes_on() -> None:
+def test_call_of_a_sub_agent_waits_for_a_decision_and_its_agent_continues() -> None:
     buyer = AsyncAgent(
         AsyncScriptedTransport(answer(calls=[("pay", {"amount": 5})], ids=["inner_1"]), "Bought."),
         tools=[pay],
@@ -172,7 +172,7 @@ def test_call_of_a_sub_agent_waits_for_a_decision_and_its_agent_goes_on() -> Non
 
 
 @pytest.mark.parametrize("words", [None, "I shall ask the buyer."])
-def test_client_that_resends_its_history_goes_on_with_a_suspended_sub_agent(
+def test_client_that_resends_its_history_continues_a_suspended_sub_agent(
     words: str | None,
 ) -> None:
     buyer = AsyncAgent(

@@ -105,7 +105,7 @@ def test_unknown_session_is_not_found() -> None:
         assert missing.json()["error"]["message"] == "Session not found"
 
 
-def test_ended_session_is_gone_and_may_begin_anew() -> None:
+def test_ended_session_is_deleted_and_may_be_created_again() -> None:
     with live(project("one", "two")) as server:
         server.complete("first", session="s1")
         ended = server.client.request("DELETE", "/sessions", json={"session_id": "s1"})
@@ -147,7 +147,7 @@ def test_search_finds_literal_text_with_case_newest_update_first() -> None:
         assert found("") == ["s3", "s2", "s1"]
 
 
-def test_search_tells_its_place_and_how_many_there_are() -> None:
+def test_search_reports_its_page_and_the_total() -> None:
     with live(project()) as server:
         for number in range(3):
             create(server, f"s{number}")
@@ -233,7 +233,7 @@ def test_one_id_in_two_projects_is_two_sessions() -> None:
 @pytest.mark.parametrize(
     "base", ["/project/demo", "/project/demo/integration/api", "/api/project/demo"]
 )
-def test_older_addresses_of_sessions_answer_alike(base: str) -> None:
+def test_older_addresses_of_sessions_answer_equally(base: str) -> None:
     with live(project()) as server:
         url = f"{server.url}{base}"
         made = server.client.post(f"{url}/session", json={"session_id": "s1"})

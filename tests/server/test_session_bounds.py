@@ -62,7 +62,7 @@ def test_page_of_a_search_ends_before_it_is_too_large() -> None:
         ]
 
 
-def test_session_that_is_larger_than_a_page_comes_alone() -> None:
+def test_session_larger_than_a_page_is_alone_on_its_page() -> None:
     with live(project()) as server:
         keep(server, "small", said(0.1))
         keep(server, "large", said(MAX_SEARCH_BYTES / 2**20 + 1))
@@ -266,7 +266,7 @@ def test_session_api_is_admitted_like_turns() -> None:
         assert [each.status_code for each in free] == [200] * len(REQUESTS)
 
 
-def test_client_that_reads_nothing_gives_its_place_back() -> None:
+def test_client_that_reads_nothing_loses_its_place() -> None:
     with live(project(), settings=ONE_AT_ONCE) as server, socket.socket() as lazy:
         keep(server, "s1", said(20))
         # The kernel takes less than the answer.

@@ -95,7 +95,7 @@ def test_broken_arguments_are_kept_in_the_session_and_mended_for_the_model() -> 
         assert wire["function"]["arguments"] == "{}"
 
 
-def test_broken_arguments_of_a_call_of_the_client_come_as_the_model_wrote_them() -> None:
+def test_client_gets_broken_arguments_as_the_model_wrote_them() -> None:
     @tool
     def weather(city: str) -> str:
         """Look up the weather."""
@@ -119,7 +119,7 @@ def test_broken_arguments_of_a_call_of_the_client_come_as_the_model_wrote_them()
     assert model.requests[1]["messages"][1]["tool_calls"][0]["function"]["arguments"] == "{}"
 
 
-def test_session_is_taken_up_by_an_agent_that_sends_only_what_is_new(server: Live) -> None:
+def test_agent_that_sends_only_new_messages_continues_a_session(server: Live) -> None:
     with HTTPTransport(server.base, api_key=server.key) as transport:
         agent = Agent(transport)
         first = agent.run("1+2?")

@@ -34,7 +34,7 @@ IMAGE = ContentPart(type="image_url")
         ([UserMessage(content="half \ud83d")], "half \ufffd"),
     ],
 )
-def test_title_is_what_the_user_says_first(messages: Sequence[Message], title: str) -> None:
+def test_title_is_the_first_message_of_the_user(messages: Sequence[Message], title: str) -> None:
     assert first_words(messages) == title
     assert len(title) <= 80
 

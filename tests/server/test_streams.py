@@ -163,7 +163,7 @@ def contents(body: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("event_ids", [True, False])
-def test_all_deltas_of_a_read_go_out_in_one_write(*, event_ids: bool) -> None:
+def test_all_deltas_of_a_read_are_sent_in_one_write(*, event_ids: bool) -> None:
     reads = [["a"], ["b", "c", "d"], ["e", "f"]]
 
     async def ask() -> list[bytes]:

@@ -124,7 +124,7 @@ def test_session_is_created(scripted_server: StartServer, client: Client) -> Non
     assert made == NewSession(id="s-1", project_id="p-1")
 
 
-def test_what_is_not_given_is_not_sent(scripted_server: StartServer, client: Client) -> None:
+def test_unset_options_are_not_sent(scripted_server: StartServer, client: Client) -> None:
     server = scripted_server([answer(b'{"session_id": "s-1"}')])
 
     made = client(server.url, create_it)
@@ -316,7 +316,7 @@ def test_time_is_read_where_it_can_be(
     assert session.created_at == time
 
 
-def test_times_are_utc_whatever_zone_they_came_in() -> None:
+def test_times_of_any_zone_are_converted_to_utc() -> None:
     session = read_session({"sessionId": "s", "data": {}, "updatedAt": "2025-01-01T09:00:00+09:00"})
 
     assert session.updated_at == datetime(2025, 1, 1, 9, tzinfo=timezone(timedelta(hours=9)))
@@ -338,7 +338,7 @@ def test_messages_that_cannot_be_read_are_left_in_data(ask: Callable[..., Any]) 
     assert session.data["messages"] == messages
 
 
-def test_what_only_our_server_says_of_a_message_is_read(ask: Callable[..., Any]) -> None:
+def test_fields_that_only_our_server_sends_are_read(ask: Callable[..., Any]) -> None:
     message = {"role": "tool", "tool_call_id": "c", "content": "late", "outcome": "timeout"}
 
     session = ask({"sessionId": "s-1", "data": {"messages": [message]}}, get_it)
@@ -346,7 +346,7 @@ def test_what_only_our_server_says_of_a_message_is_read(ask: Callable[..., Any])
     assert session.messages == (ToolMessage(tool_call_id="c", content="late", outcome="timeout"),)
 
 
-def test_messages_of_other_servers_are_read_as_far_as_they_go(ask: Callable[..., Any]) -> None:
+def test_incomplete_messages_of_other_servers_are_read(ask: Callable[..., Any]) -> None:
     function = {"name": "add", "arguments": {"a": 1}}
     messages = [
         {"role": "assistant", "tool_calls": [{"id": "c", "function": function}], "id": "m1"},
@@ -473,7 +473,7 @@ def test_empty_answer_is_incomplete(ask: Callable[..., Any]) -> None:
         (end_it, {"success": False}, "success of .* must be true"),
     ],
 )
-def test_answer_that_is_not_what_it_should_be_names_the_field(
+def test_error_for_an_answer_of_the_wrong_form_names_the_field(
     ask: Callable[..., Any], question: Ask, body: object, said: str
 ) -> None:
     with pytest.raises(MalformedResponse, match=said) as caught:
@@ -491,7 +491,7 @@ def test_answer_that_is_not_what_it_should_be_names_the_field(
     ],
     ids=["cut off", "wrong type", "too deep"],
 )
-def test_malformed_answer_is_told_without_its_contents(
+def test_malformed_answer_is_reported_without_its_contents(
     ask: Callable[..., Any], body: bytes
 ) -> None:
     with pytest.raises(MalformedResponse) as caught:

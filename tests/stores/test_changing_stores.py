@@ -527,7 +527,7 @@ class KeepsFinishedRequestsAnew(MemoryStore):
         (JoinsNames, "a project and an id are separate names"),
     ],
 )
-async def test_store_that_gives_out_twice_or_forgets_is_found_out(
+async def test_store_that_grants_twice_or_forgets_is_detected(
     store: type[MemoryStore], sentence: str
 ) -> None:
     with pytest.raises(AssertionError, match=sentence):

@@ -88,7 +88,7 @@ def replace(file: Path) -> None:
         (replace, "was removed or replaced"),
     ],
 )
-async def test_store_whose_file_is_damaged_or_gone_is_not_ready(
+async def test_store_whose_file_is_damaged_or_deleted_is_not_ready(
     file: Path, damage: Callable[[Path], None], said: str
 ) -> None:
     async with SQLStore(f"sqlite:///{file}", timeout=60) as store:
@@ -114,7 +114,7 @@ async def test_store_that_may_only_be_read_is_not_ready(file: Path) -> None:
         assert "the database is read-only" in await reason(store)
 
 
-async def test_store_is_ready_again_once_the_fault_is_gone(file: Path) -> None:
+async def test_store_is_ready_again_after_the_fault(file: Path) -> None:
     async with SQLStore(f"sqlite:///{file}") as store:
         run_sql(file, "ALTER TABLE pathors_messages RENAME TO away")
         await reason(store)

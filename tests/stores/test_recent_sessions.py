@@ -78,7 +78,7 @@ async def opened(store: SQLStore) -> Session | None:
 LONG = [f"{number}" for number in range(COUNT)]
 
 
-async def test_turn_of_a_long_session_parses_only_what_is_new(
+async def test_turn_of_a_long_session_parses_only_new_messages(
     store: SQLStore, parsed: list[str]
 ) -> None:
     await turn(store, *LONG)
@@ -108,7 +108,7 @@ async def test_messages_that_another_process_added_are_read(
     assert [m.text for m in session.messages[COUNT:]] == ["a", "b", "c"]
 
 
-async def test_session_that_another_process_rewound_is_read_anew(
+async def test_session_that_another_process_rewound_is_read_again(
     store: SQLStore, other: SQLStore
 ) -> None:
     await turn(store, *LONG)
@@ -135,7 +135,9 @@ async def test_session_that_is_rewound_here_keeps_its_first_messages(
     assert saved == await store.session("p", "s")
 
 
-async def test_session_that_another_process_ended_is_gone(store: SQLStore, other: SQLStore) -> None:
+async def test_session_that_another_process_ended_is_not_found(
+    store: SQLStore, other: SQLStore
+) -> None:
     await turn(store, *LONG)
     await other.end_session("p", "s")
     assert await opened(store) is None

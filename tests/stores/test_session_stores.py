@@ -102,7 +102,7 @@ def pay(amount: int) -> str:
 # - what a block stores -
 
 
-def test_next_block_goes_on_where_the_last_one_ended(sessions: SQLSessions) -> None:
+def test_next_block_continues_where_the_last_one_ended(sessions: SQLSessions) -> None:
     model = ScriptedTransport(calls(("add", {"a": 1, "b": 2})), "It is 3.", "Yes.")
     agent = Agent(model, tools=[add])
     for prompt in ("1 + 2?", "Sure?"):
@@ -116,7 +116,7 @@ def test_next_block_goes_on_where_the_last_one_ended(sessions: SQLSessions) -> N
 
 
 @pytest.mark.anyio
-async def test_async_block_goes_on_with_a_blocking_one(sessions: SQLSessions) -> None:
+async def test_async_block_continues_the_session_of_a_blocking_one(sessions: SQLSessions) -> None:
     with sessions.open("s1") as conversation:
         Agent(ScriptedTransport("Hi Ann")).run("I am Ann", conversation=conversation)
     agent = AsyncAgent(AsyncScriptedTransport("Ann"))
@@ -215,7 +215,7 @@ async def test_async_run_that_is_left_before_its_end_stores_nothing(
     assert sessions.list() == []
 
 
-def test_run_that_goes_on_after_a_failure_in_the_same_block_is_stored(
+def test_run_that_continues_after_a_failure_in_the_same_block_is_stored(
     sessions: SQLSessions,
 ) -> None:
     agent = Agent(ScriptedTransport(http_error(500, "down"), "Hi"))
@@ -262,7 +262,7 @@ def test_results_of_waiting_calls_are_stored_by_a_later_block(sessions: SQLSessi
         assert conversation.messages[-1].text == "Paid."
 
 
-def test_run_that_stops_at_a_limit_goes_on_in_the_next_block(sessions: SQLSessions) -> None:
+def test_run_that_stops_at_a_limit_continues_in_the_next_block(sessions: SQLSessions) -> None:
     model = ScriptedTransport(calls(("add", {"a": 1, "b": 2})), "It is 3.")
     with sessions.open("s1") as conversation:
         Agent(model, tools=[add], limits=Limits(turns=1)).run("?", conversation=conversation)

@@ -115,7 +115,7 @@ HISTORY = [
 @pytest.mark.parametrize(
     "tail", [last_turns(1), last_turns(2), token_budget(40)], ids=["one", "two", "budget"]
 )
-async def test_what_was_not_read_is_counted(
+async def test_skipped_parts_are_counted(
     store: SQLStore, tail: HistoryTail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql_sessions, "_READ_MORE", 2)
@@ -175,7 +175,7 @@ async def test_saved_turn_of_a_tail_keeps_the_messages_before_it(
     assert (saved.size, saved.revision) == (whole.size, whole.revision)
 
 
-def test_block_with_a_tail_says_and_stores_what_a_block_without_one_does(
+def test_blocks_with_and_without_a_tail_write_and_store_the_same(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql_sessions, "_READ_FIRST", 16)

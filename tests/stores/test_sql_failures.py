@@ -37,7 +37,7 @@ def anyio_backend() -> str:
 # - failures -
 
 
-async def test_store_that_is_not_open_says_so(sqlite_url: str) -> None:
+async def test_closed_store_raises_that_it_is_not_open(sqlite_url: str) -> None:
     store = SQLStore(sqlite_url)
 
     with pytest.raises(StoreError, match="use it inside `async with store:`"):
@@ -57,7 +57,7 @@ async def test_file_that_is_no_database_is_refused(sqlite_file: Path, sqlite_url
     assert "the file is no database, or is damaged" in await error_of(SQLStore(sqlite_url))
 
 
-async def test_damaged_file_is_told(sqlite_file: Path, sqlite_url: str) -> None:
+async def test_damaged_file_is_reported(sqlite_file: Path, sqlite_url: str) -> None:
     async with SQLStore(sqlite_url) as store:
         for number in range(50):
             await say(store, UserMessage(content="x" * 2000), id=f"s{number}")
@@ -69,7 +69,7 @@ async def test_damaged_file_is_told(sqlite_file: Path, sqlite_url: str) -> None:
             await store.search_sessions("project", "y", limit=1, offset=0)
 
 
-async def test_stored_message_that_is_damaged_is_told(url: str, store: SQLStore) -> None:
+async def test_damaged_stored_message_is_reported(url: str, store: SQLStore) -> None:
     await say(store, UserMessage(content="swordfish"))
     execute(url, 'UPDATE pathors_messages SET text = \'{"role": "swordfish\'')
 
@@ -80,7 +80,7 @@ async def test_stored_message_that_is_damaged_is_told(url: str, store: SQLStore)
     assert "swordfish" not in "".join(traceback.format_exception(caught.value))
 
 
-async def test_read_only_file_is_told(sqlite_file: Path, sqlite_url: str) -> None:
+async def test_read_only_file_is_reported(sqlite_file: Path, sqlite_url: str) -> None:
     async with SQLStore(sqlite_url) as store:
         await say(store, UserMessage(content="x"))
 
@@ -90,7 +90,7 @@ async def test_read_only_file_is_told(sqlite_file: Path, sqlite_url: str) -> Non
             await store.check()
 
 
-async def test_read_only_database_is_told(
+async def test_read_only_database_is_reported(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:
     async with SQLStore(postgres_url):
@@ -103,7 +103,7 @@ async def test_read_only_database_is_told(
             await store.check()
 
 
-async def test_locked_file_is_told_and_free_again(sqlite_file: Path, sqlite_url: str) -> None:
+async def test_locked_file_is_reported_until_it_is_free(sqlite_file: Path, sqlite_url: str) -> None:
     async with SQLStore(sqlite_url, timeout=0.1) as store:
         with closing(sqlite3.connect(sqlite_file)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -113,7 +113,7 @@ async def test_locked_file_is_told_and_free_again(sqlite_file: Path, sqlite_url:
         await store.check()
 
 
-async def test_locked_table_is_told_and_free_again(postgres_url: str) -> None:
+async def test_locked_table_is_reported_until_it_is_free(postgres_url: str) -> None:
     async with SQLStore(postgres_url, timeout=0.1) as store:
         with psycopg.connect(postgres_url) as other:
             other.execute(b"LOCK TABLE pathors_schema")
@@ -122,13 +122,13 @@ async def test_locked_table_is_told_and_free_again(postgres_url: str) -> None:
         await store.check()
 
 
-async def test_unreachable_server_is_told() -> None:
+async def test_unreachable_server_is_reported() -> None:
     nobody_there = "postgresql://user@127.0.0.1:1/name"
 
     assert "the database cannot be reached" in await error_of(SQLStore(nobody_there))
 
 
-async def test_connections_that_were_cut_are_made_anew(
+async def test_cut_connections_are_opened_again(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:
     async with SQLStore(postgres_url) as store:
@@ -155,7 +155,7 @@ async def test_statement_that_takes_too_long_is_ended(
         await hasty.check()
 
 
-async def test_error_tells_nothing_of_what_was_stored(url: str, store: SQLStore) -> None:
+async def test_error_contains_nothing_of_the_stored_messages(url: str, store: SQLStore) -> None:
     execute(url, "DROP TABLE pathors_messages")
 
     with pytest.raises(StoreError) as caught:

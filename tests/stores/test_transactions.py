@@ -149,7 +149,7 @@ async def test_transaction_that_sqlite_rolls_back_is_repeated_for_each_writer(
     assert await stored(database) == ["a", "b", "z"]
 
 
-async def test_writers_whose_commit_fails_are_told_of_their_own_commits(
+async def test_writer_gets_the_error_of_its_own_commit(
     database: SQLite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits: list[str] = []
@@ -262,7 +262,7 @@ def flushed(texts: list[str]) -> list[bool]:
     return found
 
 
-async def test_what_a_turn_stores_is_flushed_and_its_lease_is_not(
+async def test_commit_of_a_turn_is_flushed_and_its_lease_is_not(
     tmp_path: Path, executed: list[str]
 ) -> None:
     request = RequestId(project="p", api_key="k", name="r")

@@ -66,7 +66,7 @@ def test_failed_call_names_its_error_and_nothing_more(
         assert not span.events
 
 
-def test_failed_tool_names_what_it_raised(way: Way, exported: Exported) -> None:
+def test_failed_tool_names_its_exception(way: Way, exported: Exported) -> None:
     @tool
     def fail(how: str) -> None:
         """Fail."""
@@ -203,7 +203,7 @@ def test_stream_that_is_left_ends_its_spans(way: Way, exported: Exported) -> Non
     assert {span.status.status_code for span in exported.spans} == {trace.StatusCode.UNSET}
 
 
-def test_limit_that_ends_a_run_is_told(way: Way, exported: Exported) -> None:
+def test_limit_that_ends_a_run_is_reported(way: Way, exported: Exported) -> None:
     way.run(TURNS[0], prompt="Go.", tools=[look], limits=Limits(turns=1))
 
     told = attributes(exported.named("invoke_agent"))

@@ -122,7 +122,7 @@ def requests_of(exported: Exported) -> list[ReadableSpan]:
 
 @pytest.mark.parametrize("client", EVERY)
 @pytest.mark.usefixtures("instrumented")
-def test_span_of_the_client_stands_between_the_call_and_the_server(
+def test_span_of_the_client_is_between_those_of_the_call_and_the_server(
     exported: Exported, scripted_server: StartServer, client: str
 ) -> None:
     server = scripted_server([YES])
@@ -152,7 +152,7 @@ def test_every_attempt_is_a_span_below_the_one_call(
     assert attributes(call)["http.response.status_code"] == 200
 
 
-def test_status_of_the_answer_is_told(exported: Exported, scripted_server: StartServer) -> None:
+def test_status_of_the_answer_is_reported(exported: Exported, scripted_server: StartServer) -> None:
     server = scripted_server([answer(b"no", "418 I'm a Teapot")])
     with HTTPTransport(server.url, api_key="") as transport, pytest.raises(Exception, match="418"):
         Agent(transport, name="Potter").run("Go.")
@@ -179,7 +179,7 @@ class Sampler(StaticSampler):
 
 
 @pytest.mark.parametrize("around", [lambda transport: transport, RetryingTransport])
-def test_sampler_sees_what_is_asked_for_and_where(
+def test_sampler_sees_the_model_and_the_address(
     exported: Exported,
     scripted_server: StartServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -216,7 +216,7 @@ def test_provider_of_a_known_address_is_named_at_the_start(exported: Exported) -
     assert attributes(exported.named("chat"))["gen_ai.provider.name"] == "mistral_ai"
 
 
-def test_what_is_no_address_disturbs_nothing(exported: Exported) -> None:
+def test_value_that_is_not_an_address_is_ignored(exported: Exported) -> None:
     transport = ScriptedTransport("Yes.")
     transport.server_address = object()  # type: ignore[assignment]  # a program's own attribute
 

@@ -518,7 +518,7 @@ def test_events_reach_every_kind_of_logger(
     assert (paid["level"], paid["by"]) == ("warning", "card")
 
 
-def test_logger_that_filters_gets_what_it_lets_through(kept: list[dict[str, Any]]) -> None:
+def test_filtering_logger_gets_only_the_events_of_its_level(kept: list[dict[str, Any]]) -> None:
     quiet = structlog.make_filtering_bound_logger(logging.WARNING)
     structlog.configure(processors=[keep_in(kept)], wrapper_class=quiet)
     shop = Shop()

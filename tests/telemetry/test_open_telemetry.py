@@ -140,7 +140,7 @@ def test_every_name_is_published(way: Way, exported: Exported) -> None:
     assert exported.points().keys() - published <= younger
 
 
-def test_version_of_the_conventions_is_told_and_documented(exported: Exported) -> None:
+def test_version_of_the_conventions_is_reported_and_documented(exported: Exported) -> None:
     Agent(ScriptedTransport("Yes.")).run("Go.")
 
     scopes = [span.instrumentation_scope for span in exported.spans]
@@ -163,7 +163,7 @@ def test_time_to_the_first_chunk_is_that_of_streams_only(exported: Exported) -> 
     assert 0 <= first <= (span.end_time - span.start_time) / 1e9
 
 
-def test_cached_and_reasoning_tokens_are_told(way: Way, exported: Exported) -> None:
+def test_cached_and_reasoning_tokens_are_reported(way: Way, exported: Exported) -> None:
     usage = {
         "prompt_tokens": 5,
         "completion_tokens": 2,
@@ -185,7 +185,7 @@ def test_answer_of_a_type_is_said_to_be_json(way: Way, exported: Exported) -> No
     assert attributes(exported.named("chat"))["gen_ai.output.type"] == "json"
 
 
-def test_run_belongs_to_the_span_of_who_started_it(way: Way, exported: Exported) -> None:
+def test_run_belongs_to_the_span_of_its_caller(way: Way, exported: Exported) -> None:
     with trace.get_tracer("program").start_as_current_span("request") as mine:
         way.run("Done.", prompt="Go.")
         assert trace.get_current_span() is mine
@@ -194,7 +194,7 @@ def test_run_belongs_to_the_span_of_who_started_it(way: Way, exported: Exported)
 
 
 @pytest.mark.parametrize("stop_after", [None, 1])
-def test_no_span_is_current_for_who_reads_a_stream(
+def test_no_span_is_current_for_the_reader_of_a_stream(
     way: Way, exported: Exported, stop_after: int | None
 ) -> None:
     seen: list[Any] = []
@@ -351,7 +351,7 @@ def test_request_carries_the_trace_on(way: Way, exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("by_fastapi", [True, False])
-def test_server_goes_on_with_the_trace_of_its_client(
+def test_server_continues_the_trace_of_its_client(
     exported: Exported, monkeypatch: pytest.MonkeyPatch, *, by_fastapi: bool
 ) -> None:
     project = Project(id="demo", transport=AsyncScriptedTransport("Yes."))
@@ -374,7 +374,7 @@ def test_server_goes_on_with_the_trace_of_its_client(
     assert by_fastapi or len(parents) == 2
 
 
-def test_trace_of_a_request_is_taken_up_where_nobody_did(exported: Exported) -> None:
+def test_trace_of_a_request_is_continued_if_no_instrumentation_did_so(exported: Exported) -> None:
     headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
     with continued(headers):
         Agent(ScriptedTransport("Yes.")).run("Go.")

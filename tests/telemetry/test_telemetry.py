@@ -125,9 +125,7 @@ def test_events_go_to_the_standard_logger_otherwise(
 
 
 @pytest.mark.usefixtures("no_structlog")
-def test_nothing_is_written_while_nobody_listens(
-    way: Way, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_written_without_a_listener(way: Way, capfd: pytest.CaptureFixture[str]) -> None:
     way.run(*TURNS, prompt="Go.", tools=[look])
 
     assert capfd.readouterr() == ("", "")
@@ -145,7 +143,7 @@ def test_nothing_is_written_while_nobody_listens(
         (TransportError("no connection"), "TransportError"),
     ],
 )
-def test_failed_model_call_is_told_once_by_the_kind_of_its_error(
+def test_failed_model_call_is_logged_once_with_the_class_of_its_error(
     way: Way, structlog_events: list[dict[str, Any]], reply: Any, error: str
 ) -> None:
     with pytest.raises(TransportError):
@@ -155,7 +153,7 @@ def test_failed_model_call_is_told_once_by_the_kind_of_its_error(
     assert told == [("chat", "model/0", error), ("invoke_agent", None, error)]
 
 
-def test_failing_tool_is_told_as_a_failure(
+def test_failing_tool_is_reported_as_a_failure(
     way: Way, structlog_events: list[dict[str, Any]]
 ) -> None:
     @tool
@@ -170,7 +168,7 @@ def test_failing_tool_is_told_as_a_failure(
     assert event["error.type"] == "ValueError"
 
 
-def test_what_had_to_be_read_around_is_told(
+def test_tolerated_deviations_are_reported(
     way: Way, structlog_events: list[dict[str, Any]]
 ) -> None:
     body = b'data: {"choices": [{"delta": {"content": "Hello"}}]}\n\ndata: [DONE]\n\n'

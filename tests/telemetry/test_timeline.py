@@ -123,7 +123,7 @@ def test_page_needs_nothing_from_elsewhere() -> None:
     assert not re.search(r"\b(src|href)=|url\(|@import|https?:", text)
 
 
-def test_page_is_a_table_for_who_does_not_see_it() -> None:
+def test_page_has_a_table_for_screen_readers() -> None:
     tags = read(chart(MODEL))
     heads = [attrs["scope"] for tag, attrs in tags.found if tag == "th"]
 
@@ -206,7 +206,7 @@ def test_run_keeps_the_times_of_its_calls(way: Way) -> None:
     }
 
 
-def test_times_are_no_part_of_what_results_are_compared_by(way: Way) -> None:
+def test_comparison_of_results_ignores_their_times(way: Way) -> None:
     result = way.run("Done.", prompt="Go.")
 
     assert replace(result, times=()) == result
@@ -214,7 +214,7 @@ def test_times_are_no_part_of_what_results_are_compared_by(way: Way) -> None:
 
 
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
-def test_tools_that_wait_for_a_place_say_so(name: str) -> None:
+def test_wait_of_a_tool_for_a_place_is_reported(name: str) -> None:
     waits = Way(name)
     both = calls(("pause", {}), ("pause", {}))
     result = waits.run(both, "Done.", prompt="Go.", tools=[pause], limits=Limits(max_concurrency=1))

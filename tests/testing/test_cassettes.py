@@ -209,7 +209,7 @@ def test_equal_requests_are_replayed_in_their_order_and_no_further(tmp_path: Pat
         ),
     ],
 )
-def test_miss_tells_the_nearest_recording_and_its_first_difference(
+def test_miss_names_the_nearest_recording_and_its_first_difference(
     body: Any, difference: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.json"
@@ -278,7 +278,7 @@ def test_replaying_makes_no_transport(tmp_path: Path) -> None:
         assert response.status == 200
 
 
-def test_recording_anew_replaces_the_file(tmp_path: Path) -> None:
+def test_new_recording_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     record(path, raw(b"old"))
     record(path, raw(b"new"), record=True)
@@ -363,7 +363,7 @@ def test_failure_may_be_tried_again_as_it_might(retryable: bool, tmp_path: Path)
     assert caught.value.retryable is retryable
 
 
-def test_reader_that_goes_further_than_the_recorded_one_is_told(tmp_path: Path) -> None:
+def test_reader_that_reads_more_than_was_recorded_gets_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with Cassette(path, ScriptedTransport(raw(b"a\n\nb\n\n"))).send(PLAIN) as response:
         next(iter(response.pieces))
@@ -394,7 +394,7 @@ def test_run_that_is_left_early_is_recorded_as_far_as_it_went(tmp_path: Path) ->
         "Bearer abcdefghijklmnop1234",
     ],
 )
-def test_what_looks_like_a_secret_is_masked_everywhere(secret: str, tmp_path: Path) -> None:
+def test_texts_that_look_like_secrets_are_masked_everywhere(secret: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     request = Request(body=json.dumps({"prompt": f"my key is {secret}, keep it"}).encode())
     given = record(path, raw(f"data: your key is {secret}\n\n".encode()), request=request)
@@ -435,7 +435,7 @@ def test_secrets_that_are_one_text_or_empty_are_refused() -> None:
             Scrub(secrets=wrong)
 
 
-def test_body_may_leave_out_what_changes_from_run_to_run(tmp_path: Path) -> None:
+def test_scrub_removes_fields_of_a_body_that_change_in_every_run(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     scrub = Scrub(body=lambda body: {k: v for k, v in body.items() if k != "now"})
     recorded = record(path, "Hi", request=Request(body=b'{"a":1,"now":1}'), scrub=scrub)
@@ -473,7 +473,7 @@ def test_file_that_is_no_cassette_is_named(text: str, problem: str, tmp_path: Pa
         Cassette(path)
 
 
-def test_nothing_is_left_beside_the_file(tmp_path: Path) -> None:
+def test_no_other_file_is_left_in_the_folder(tmp_path: Path) -> None:
     record(tmp_path / "a.json", "Hi")
 
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
@@ -501,7 +501,7 @@ def test_tape_and_record_are_said_once(tmp_path: Path) -> None:
         Cassette(tape, record=True)
 
 
-def test_repr_tells_the_file_and_what_it_does(tmp_path: Path) -> None:
+def test_repr_has_the_file_and_the_mode(tmp_path: Path) -> None:
     record(tmp_path / "a.json", "Hi")
 
     assert repr(Tape(tmp_path / "a.json")).endswith("a.json', replays 1 exchanges)")

@@ -484,7 +484,7 @@ WRONG: list[tuple[type[Plain], str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "sentence"), WRONG, ids=[wrong.__name__ for wrong, _ in WRONG])
-def test_wrong_transport_is_told_its_rule(wrong: type[Plain], sentence: str) -> None:
+def test_wrong_transport_fails_with_its_broken_rule(wrong: type[Plain], sentence: str) -> None:
     with pytest.raises(AssertionError) as caught:
         check_transport(wrong, patience=SHORT)
 
@@ -585,7 +585,9 @@ async def test_right_async_transport_passes() -> None:
     ],
 )
 @pytest.mark.usefixtures("async_ones_closed_at_last")
-async def test_wrong_async_transport_is_told_its_rule(wrong: type[Around], sentence: str) -> None:
+async def test_wrong_async_transport_fails_with_its_broken_rule(
+    wrong: type[Around], sentence: str
+) -> None:
     with pytest.raises(AssertionError) as caught:
         await check_async_transport(wrong, patience=SHORT)
 

@@ -52,7 +52,7 @@ def oslo() -> RunResult[Any]:
     )
 
 
-def test_what_a_run_did_is_expected(oslo: RunResult[Any]) -> None:
+def test_expectations_of_a_run_hold(oslo: RunResult[Any]) -> None:
     expect(oslo).called("weather", city="Oslo").with_result({"degrees": 24}).then_called("now")
     expect(oslo).called("now").with_result("noon").then_called("weather").with_error("no such city")
     expect(oslo).called("weather").then_answered("It is 24 degrees in Oslo.")
@@ -115,7 +115,7 @@ def test_arguments_may_be_equal_in_a_way_of_their_own(oslo: RunResult[Any]) -> N
         ),
     ],
 )
-def test_what_was_not_done_is_told_with_the_run(
+def test_calls_that_were_not_made_are_reported_with_the_run(
     wrong: Any, sentence: str, oslo: RunResult[Any]
 ) -> None:
     with pytest.raises(AssertionError) as caught:
@@ -136,7 +136,7 @@ def test_what_was_not_done_is_told_with_the_run(
     ]
 
 
-def test_run_without_tools_says_so() -> None:
+def test_run_without_tools_is_described_as_such() -> None:
     with pytest.raises(AssertionError, match=r"expected a call now\(\); no tool was\n"):
         expect(ran("Hi")).called("now")
 
@@ -178,7 +178,7 @@ def test_answer_before_the_call_does_not_follow_it() -> None:
         expect(messages).called("now").then_answered("noon")
 
 
-def test_result_is_that_of_the_call_also_where_its_id_came_before() -> None:
+def test_result_belongs_to_the_open_call_even_if_its_id_was_used_before() -> None:
     messages: list[Message] = [UserMessage(content="?")]
     for name, result in (("now", "noon"), ("weather", "rain")):
         messages.append(AssistantMessage(tool_calls=(ToolCall(id="call_1", name=name),)))
@@ -238,7 +238,7 @@ def test_long_transcript_keeps_its_ends() -> None:
     assert lines[-1] == "user       99"
 
 
-def test_empty_transcript_says_so() -> None:
+def test_empty_transcript_has_a_note() -> None:
     assert transcript([]) == "(nothing was said)"
 
 

@@ -258,7 +258,7 @@ def test_ids_that_are_not_as_many_as_the_calls_are_refused() -> None:
         answer(calls=[("a", {}), ("b", {})], ids=["x"])
 
 
-def test_requests_beyond_the_script_get_what_comes_then() -> None:
+def test_requests_beyond_the_script_get_the_default_answer() -> None:
     transport = ScriptedTransport("a", then="z")
 
     assert [Agent(transport).run("?").output for _ in range(3)] == ["a", "z", "z"]
@@ -323,7 +323,7 @@ def test_naive_agent_takes_unknown_arguments_and_that_shrinks_to_one_call() -> N
     assert len(entry.calls) == 1
 
 
-def test_naive_agent_reads_what_is_no_json_and_that_shrinks_to_one_call() -> None:
+def test_failure_of_an_agent_that_parses_any_text_shrinks_to_one_call() -> None:
     [entry] = smallest(json.JSONDecodeError).entries
 
     assert isinstance(entry, Answer)

@@ -87,7 +87,7 @@ def again(way: str, log: Any, requests: Any = (), **settings_: Any) -> list[byte
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_run_goes_again_byte_for_byte(way: str) -> None:
+def test_run_is_replayed_byte_for_byte(way: str) -> None:
     conversation, sent = made(*SCRIPT)
 
     assert again(way, conversation) == sent
@@ -102,7 +102,7 @@ def test_result_is_a_log() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_tool_that_gives_something_else_is_told_with_its_request(way: str) -> None:
+def test_different_result_of_a_tool_is_reported_with_its_request(way: str) -> None:
     conversation, _ = made(*SCRIPT)
 
     @tool(name="add")
@@ -135,7 +135,7 @@ def test_tool_that_gives_something_else_is_told_with_its_request(way: str) -> No
         ({"tools": [add, ASK]}, "tools[1]: nothing before, {"),
     ],
 )
-def test_kept_requests_find_what_changed_of_the_agent(settings_: Any, difference: str) -> None:
+def test_recorded_requests_reveal_changes_of_the_agent(settings_: Any, difference: str) -> None:
     conversation, sent = made(*SCRIPT)
 
     with pytest.raises(ReplayDifference) as caught:
@@ -153,14 +153,14 @@ def test_bytes_that_are_equal_as_json_differ_nevertheless() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_turn_of_a_conversation_goes_again(way: str) -> None:
+def test_every_turn_of_a_conversation_is_replayed(way: str) -> None:
     conversation, sent = made(*SCRIPT, "Bye.", prompts=("Go.", "And?"))
 
     assert again(way, conversation) == sent
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_results_that_only_the_caller_has_come_from_the_log(way: str) -> None:
+def test_results_of_the_caller_are_read_from_the_log(way: str) -> None:
     model = ScriptedTransport(calls(("ask", {}), ("add", {"a": 1, "b": 2})), "Fine.")
     agent = Agent(model, tools=[add, ASK])
     conversation = agent.run("Go.").conversation
@@ -172,7 +172,7 @@ def test_results_that_only_the_caller_has_come_from_the_log(way: str) -> None:
     assert requests == [request.body for request in model.sent]
 
 
-def test_log_that_ends_in_the_middle_goes_as_far() -> None:
+def test_replay_of_a_log_that_ends_in_the_middle_ends_there() -> None:
     conversation, sent = made(*SCRIPT)
 
     assert again("blocking", conversation.messages[:4]) == sent
@@ -180,19 +180,19 @@ def test_log_that_ends_in_the_middle_goes_as_far() -> None:
     assert again("blocking", conversation.messages[:1]) == sent[:1]
 
 
-def test_log_of_a_run_that_suspended_goes_as_far() -> None:
+def test_replay_of_a_suspended_run_ends_there() -> None:
     conversation, sent = made(calls(("ask", {})), tools=[ASK])
 
     assert again("blocking", conversation, tools=[ASK]) == sent
 
 
-def test_log_of_a_run_that_reached_its_limit_goes_as_far() -> None:
+def test_replay_of_a_run_that_reached_its_limit_ends_there() -> None:
     conversation, sent = made(*[calls(("add", {"a": 1, "b": 2}))] * 2, limits=Limits(turns=2))
 
     assert again("blocking", conversation, limits=Limits(turns=2)) == sent
 
 
-def test_run_that_stops_earlier_now_is_told() -> None:
+def test_run_that_now_stops_earlier_is_a_difference() -> None:
     conversation, _ = made(*SCRIPT)
 
     with pytest.raises(ReplayDifference, match=r"messages differ: \[4\].*nothing now") as caught:
@@ -201,7 +201,7 @@ def test_run_that_stops_earlier_now_is_told() -> None:
     assert caught.value.request is None
 
 
-def test_answers_keep_all_that_came_with_them() -> None:
+def test_answers_keep_all_their_fields() -> None:
     extra: dict[str, JSONValue] = {"reasoning_details": [{"type": "text", "text": "Hm"}]}
     log = [
         SystemMessage(content="Be kind."),
@@ -239,7 +239,7 @@ def test_profile_is_that_of_the_endpoint() -> None:
 
 @given(script=hostile_scripts([add, subtract, ASK]))
 @settings(max_examples=examples(60))
-def test_whatever_a_hostile_model_made_of_a_run_goes_again(script: HostileScript) -> None:
+def test_any_run_with_a_hostile_model_is_replayed(script: HostileScript) -> None:
     tools, limits = ToolRegistry([add, subtract, ASK]), Limits(turns=4)
     conversation = Conversation()
     model = script.transport()

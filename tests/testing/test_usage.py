@@ -132,7 +132,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
 
 
 @pytest.mark.parametrize(("use", "said"), WRONG, ids=[said for _, said in WRONG])
-def test_wrong_use_says_what_was_meant(use: Callable[[], Any], said: str) -> None:
+def test_wrong_use_names_the_right_one(use: Callable[[], Any], said: str) -> None:
     pattern = re.escape(said).replace(r"\.\*", ".*").replace(r"an\?", "an?")
     with pytest.raises((TypeError, ValueError, AssertionError, Exception), match=pattern):
         use()

@@ -253,7 +253,7 @@ def test_description_of_a_flag_follows_that_of_its_class() -> None:
         ),
     ],
 )
-def test_schema_shows_what_is_read(annotation: Any, schema: Any) -> None:
+def test_schema_describes_the_accepted_values(annotation: Any, schema: Any) -> None:
     assert schema_of(annotation) == schema
 
 
@@ -287,7 +287,7 @@ def test_iterator_can_be_read_once_and_iterable_twice() -> None:
     assert [*twice.kwargs["x"], *twice.kwargs["x"]] == [1, 2, 1, 2]
 
 
-def test_numbers_beside_a_rewritten_one_stay_as_they_were_written() -> None:
+def test_numbers_next_to_a_rewritten_one_keep_their_text() -> None:
     def pay(times: int, amount: Decimal, note: str, rest: Any) -> None: ...
 
     registry = ToolRegistry([Tool.from_function(pay)])

@@ -118,7 +118,7 @@ def test_model_cannot_send_a_context() -> None:
     )
 
 
-def test_context_hides_what_it_holds() -> None:
+def test_repr_of_a_context_hides_its_contents() -> None:
     context = ToolContext("secret", session_id=None, call=call("x", '{"secret": 1}'), key="k")
 
     assert "secret" not in repr(context)
@@ -224,7 +224,7 @@ def test_author_s_validator_speaks_to_the_model() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, AssertionError])
-def test_validator_without_words_is_told_by_its_class(error: type[Exception]) -> None:
+def test_error_of_a_validator_without_text_is_named_by_its_class(error: type[Exception]) -> None:
     def check(value: object) -> object:
         raise error
 

@@ -48,7 +48,7 @@ def test_prompt_may_be_a_dict_of_openai(prompt: Any, sent: Any) -> None:
     assert model.requests[0]["messages"] == [{"role": "user", "content": sent}]
 
 
-def test_history_of_dicts_is_taken_up_where_it_stands() -> None:
+def test_history_of_dicts_is_continued_from_its_end() -> None:
     with ScriptedTransport("It is 3.") as model:
         result = Agent(model, tools=[add]).run(conversation=SAID)
 

@@ -164,7 +164,9 @@ def test_fifty_levels_are_written_and_one_more_is_refused() -> None:
         (Unhashed(), "Unhashed", "ZeroDivisionError"),
     ],
 )
-def test_value_that_raises_is_told_by_type_alone(value: object, kind: str, problem: str) -> None:
+def test_value_that_raises_is_reported_only_by_its_type(
+    value: object, kind: str, problem: str
+) -> None:
     message = result_of(value)
 
     assert message.content == (

@@ -176,7 +176,7 @@ def test_numpy_docstring_describes_two_parameters_at_once() -> None:
     assert described == {"x": "A coordinate.", "y": "A coordinate."}
 
 
-def test_field_description_goes_before_docstring() -> None:
+def test_field_description_overrides_the_docstring() -> None:
     def search(query: Annotated[str, Field(description="Words.")], page: int = 1) -> None:
         """Search.
 
@@ -207,5 +207,5 @@ def test_plain_docstring_is_the_description() -> None:
     assert Tool.from_function(none).description == ""
 
 
-def test_given_description_replaces_the_docstring() -> None:
+def test_description_argument_replaces_the_docstring() -> None:
     assert Tool.from_function(google, description="Short.").description == "Short."

@@ -63,7 +63,7 @@ def test_prefixed_client_tools_stay_client_tools() -> None:
     assert registry.client_tools == {"my_ask_user"}
 
 
-def test_prefixing_keeps_what_was_said_of_a_tool() -> None:
+def test_prefixed_tool_keeps_its_settings() -> None:
     assert ToolRegistry([book]).prefixed("trip_")["trip_book"].approve is True
 
 
@@ -75,7 +75,7 @@ def test_prefixing_leaves_the_registry_as_it_was() -> None:
     assert names(registry) == ["forecast"]
 
 
-def test_wrong_arguments_are_told_under_the_longer_name() -> None:
+def test_wrong_arguments_are_reported_under_the_longer_name() -> None:
     message = ToolRegistry([RAW]).prefixed("a_").bind(call("a_look_up", '{"word": 5}'))
 
     assert not isinstance(message, BoundCall)
@@ -101,7 +101,7 @@ def test_prefix_may_fill_a_name_to_64_characters() -> None:
 # - filtered -
 
 
-def test_filtered_registry_holds_what_is_wanted_in_order() -> None:
+def test_filtered_registry_has_the_selected_tools_in_order() -> None:
     registry = ToolRegistry([forecast, book, RAW]).filtered(lambda tool: not tool.approve)
 
     assert names(registry) == ["forecast", "look_up"]

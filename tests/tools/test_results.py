@@ -203,7 +203,7 @@ def test_page_and_test_have_the_same_rows() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_row_of_the_page_is_what_the_model_reads(row: str) -> None:
+def test_model_reads_the_text_in_the_row_of_the_page(row: str) -> None:
     shown = re.findall("`([^`]+)`", page_rows()[row])
 
     for value, content in ROWS[row]:
@@ -427,13 +427,13 @@ def test_text_within_the_cap_is_whole() -> None:
     assert result_of("x" * 10, max_result_characters=10).content == "x" * 10
 
 
-def test_longer_text_is_cut_and_says_so() -> None:
+def test_longer_text_is_cut_with_a_note() -> None:
     assert result_of("x" * 40_000).content == (
         "x" * 20_000 + "\n[cut: 20,000 of 40,000 characters shown]"
     )
 
 
-def test_longer_json_is_cut_and_says_so() -> None:
+def test_longer_json_is_cut_with_a_note() -> None:
     message = result_of(["abc", 1, True], max_result_characters=8)
 
     assert message.content == '["abc",1\n[cut: 8 of 14 characters shown]'
@@ -527,7 +527,7 @@ def test_fields_of_a_text_part_that_is_cut_are_kept() -> None:
     )
 
 
-def test_values_beside_parts_are_written_as_text_parts() -> None:
+def test_values_next_to_parts_are_written_as_text_parts() -> None:
     message = result_of(["Seen:", IMAGE, {"width": 640}, None])
 
     assert message.content == (
@@ -606,7 +606,7 @@ def test_value_that_fits_is_read_as_ever(schema: Any, value: object, content: st
         ),
     ],
 )
-def test_value_that_does_not_fit_is_told_without_being_shown(
+def test_value_that_does_not_fit_is_reported_without_its_text(
     schema: Any, value: object, words: str
 ) -> None:
     message = result_of(value, returns=schema)

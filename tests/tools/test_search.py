@@ -102,7 +102,7 @@ def test_best_match_comes_first(query: str, name: str) -> None:
 @pytest.mark.parametrize(
     "query", ["", "   ", "?!", "xylophone"], ids=["empty", "space", "signs", "other"]
 )
-def test_query_without_a_match_says_so(query: str) -> None:
+def test_query_without_a_match_is_reported_as_such(query: str) -> None:
     assert ToolSearch(MANY)(query) == (
         "No tool matches these words. Describe in other words what it should do."
     )

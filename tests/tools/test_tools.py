@@ -69,7 +69,7 @@ class Shop:
 # - defining -
 
 
-def test_decorated_function_stays_what_it_was() -> None:
+def test_decorated_function_is_not_changed() -> None:
     def function(city: str) -> str:
         return city
 
@@ -232,7 +232,7 @@ def test_raw_tool_with_unusable_name_is_refused(name: str) -> None:
         ({"type": "function"}, "tools=: the definition's function must be an object"),
     ],
 )
-def test_what_is_no_tool_is_refused(item: Any, text: str) -> None:
+def test_value_that_is_not_a_tool_is_refused(item: Any, text: str) -> None:
     with pytest.raises(ToolDefinitionError) as caught:
         ToolRegistry([item])
 
@@ -289,7 +289,7 @@ def test_decorating_a_bound_method_is_refused() -> None:
         tool(Shop(1).plain)
 
 
-def test_wrapper_around_a_decorated_function_is_what_runs() -> None:
+def test_wrapper_of_a_decorated_function_runs() -> None:
     @functools.wraps(get_weather)
     def louder(*args: Any, **kwargs: Any) -> str:
         return get_weather(*args, **kwargs).upper()
@@ -336,7 +336,7 @@ def test_decorated_callable_object_is_a_tool() -> None:
     ]
 
 
-def test_partial_has_the_name_of_its_function_and_hides_what_it_fills_in() -> None:
+def test_partial_has_the_name_of_its_function_and_hides_bound_arguments() -> None:
     made = Tool.from_function(functools.partial(ask, key="sesame"))
 
     assert (made.name, made.description) == ("ask", "Ask an oracle.")
@@ -393,7 +393,7 @@ def test_lambda_with_a_name_is_a_tool() -> None:
         (3, "tool 'int': a int is neither a Tool nor a function decorated with @tool"),
     ],
 )
-def test_what_is_no_tool_is_named(item: Any, words: str) -> None:
+def test_error_names_a_value_that_is_not_a_tool(item: Any, words: str) -> None:
     with pytest.raises(ToolDefinitionError) as caught:
         ToolRegistry([item])
 

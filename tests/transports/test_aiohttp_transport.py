@@ -78,7 +78,7 @@ async def test_every_rule_of_transports_is_kept() -> None:
 
 
 @pytest.mark.slow
-def test_missing_aiohttp_is_told_with_the_extra_that_brings_it() -> None:
+def test_missing_aiohttp_is_reported_with_its_extra() -> None:
     code = (
         "import sys; sys.modules['aiohttp'] = None\n"
         "from pathors_agent.transports.aiohttp import AiohttpTransport\n"
@@ -166,7 +166,7 @@ async def test_connection_of_a_finished_answer_is_used_again(scripted_server: St
     assert server.connections == 1
 
 
-async def test_last_bytes_on_their_way_are_read_so_that_the_connection_serves_again() -> None:
+async def test_last_bytes_of_an_answer_are_read_so_that_the_connection_is_reused() -> None:
     async def answer_twice(incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
         connections.append(outgoing)
         for _ in range(2):
@@ -240,7 +240,7 @@ def test_proxy_that_is_none_for_http_is_refused(monkeypatch: pytest.MonkeyPatch)
         AiohttpTransport("http://elsewhere.invalid/v1")
 
 
-async def test_profile_is_the_given_one_with_what_is_sent() -> None:
+async def test_profile_is_the_callers_with_the_mode_of_sending() -> None:
     profile = EndpointProfile(system_role="developer")
 
     transport = AiohttpTransport("http://127.0.0.1:1", profile=profile, sends="new_messages")
@@ -303,7 +303,7 @@ async def test_long_header_is_read(scripted_server: StartServer) -> None:
         assert response.headers["x-long"] == "x" * 20_000
 
 
-async def test_header_given_twice_is_joined(scripted_server: StartServer) -> None:
+async def test_repeated_header_is_joined(scripted_server: StartServer) -> None:
     twice = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Limit: a\r\nx-limit: b\r\n\r\n"
     server = scripted_server([twice])
 
@@ -314,7 +314,7 @@ async def test_header_given_twice_is_joined(scripted_server: StartServer) -> Non
         assert response.headers == {"content-length": "0", "x-limit": "a, b"}
 
 
-async def test_what_arrived_before_the_connection_broke_is_given() -> None:
+async def test_bytes_before_a_broken_connection_are_yielded() -> None:
     async def break_off(incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
         await incoming.readuntil(b"\r\n\r\n")
         outgoing.write(CHUNKED + chunk(b"a"))
@@ -373,7 +373,7 @@ async def test_silence_counts_only_while_a_read_waits(scripted_server: StartServ
         assert await anext(slow_pieces) == b"a"
 
 
-async def test_what_came_while_the_loop_was_busy_is_no_silence(
+async def test_bytes_that_arrive_while_the_loop_is_busy_are_not_a_timeout(
     scripted_server: StartServer,
 ) -> None:
     talkative = scripted_server([CHUNKED, Drip(chunk(b"a"), 0.1)])

@@ -92,7 +92,7 @@ def fetch(request: pytest.FixtureRequest) -> Fetch:
 # - who is asked -
 
 
-def test_good_answer_of_the_first_is_given(scripted_server: StartServer, fetch: Fetch) -> None:
+def test_good_answer_of_the_first_is_returned(scripted_server: StartServer, fetch: Fetch) -> None:
     first, second = scripted_server([answer(b"first")]), scripted_server(OK)
 
     assert fetch(first.url, second.url) == 200
@@ -134,7 +134,7 @@ def test_next_transport_gets_the_same_request(scripted_server: StartServer, fetc
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
-def test_status_of_trouble_goes_to_the_next(
+def test_next_transport_is_tried_after_a_status_of_trouble(
     scripted_server: StartServer, fetch: Fetch, status: int
 ) -> None:
     first, second = scripted_server([answer(b"no", f"{status} No")]), scripted_server(OK)
@@ -145,7 +145,9 @@ def test_status_of_trouble_goes_to_the_next(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
-def test_status_of_fault_is_given(scripted_server: StartServer, fetch: Fetch, status: int) -> None:
+def test_status_of_fault_is_returned(
+    scripted_server: StartServer, fetch: Fetch, status: int
+) -> None:
     first, second = scripted_server([answer(b"no", f"{status} No")]), scripted_server(OK)
 
     assert fetch(first.url, second.url) == status
@@ -154,7 +156,9 @@ def test_status_of_fault_is_given(scripted_server: StartServer, fetch: Fetch, st
     assert second.connections == 0
 
 
-def test_refused_connection_goes_to_the_next(scripted_server: StartServer, fetch: Fetch) -> None:
+def test_next_transport_is_tried_after_a_refused_connection(
+    scripted_server: StartServer, fetch: Fetch
+) -> None:
     server = scripted_server(OK)
 
     with refused_port() as closed:
@@ -173,7 +177,7 @@ def test_refused_connection_goes_to_the_next(scripted_server: StartServer, fetch
         pytest.param([answer(b"")], id="empty"),
     ],
 )
-def test_failure_before_the_first_byte_goes_to_the_next(
+def test_next_transport_is_tried_after_a_failure_before_the_first_byte(
     scripted_server: StartServer, fetch: Fetch, script: Iterable[Step]
 ) -> None:
     first, second = scripted_server(script), scripted_server(OK)
@@ -230,7 +234,7 @@ def test_last_error_is_raised(scripted_server: StartServer, fetch: Fetch) -> Non
         fetch(first.url, second.url)
 
 
-def test_last_answer_is_given(scripted_server: StartServer, fetch: Fetch) -> None:
+def test_last_answer_is_returned(scripted_server: StartServer, fetch: Fetch) -> None:
     first, second = scripted_server([CLOSE]), scripted_server([answer(b"still", "429 Slow")])
 
     assert fetch(first.url, second.url) == 429
@@ -248,7 +252,7 @@ def test_each_transport_can_try_several_times(scripted_server: StartServer, fetc
     assert (len(first.requests), len(second.requests)) == (3, 2)
 
 
-def test_each_fall_is_told(
+def test_each_fallback_is_logged(
     scripted_server: StartServer, fetch: Fetch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="pathors_agent")

@@ -36,7 +36,7 @@ from transports.fetching import (
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "401 No", "429 Slow", "500 Oops", "529 x"])
-def test_error_status_is_given_with_its_body(
+def test_error_status_is_returned_with_its_body(
     scripted_server: StartServer, fetch: Fetch, status: str
 ) -> None:
     server = scripted_server([answer(b'{"error": "no"}', status, Retry_After="1")])
@@ -48,7 +48,7 @@ def test_error_status_is_given_with_its_body(
     assert answered.headers == {"content-length": "15", "retry-after": "1"}
 
 
-def test_answer_without_content_is_given(scripted_server: StartServer, fetch: Fetch) -> None:
+def test_answer_without_content_is_returned(scripted_server: StartServer, fetch: Fetch) -> None:
     server = scripted_server([head("204 No Content")])
 
     answered = fetch(server.url)
@@ -70,7 +70,7 @@ def test_body_without_length_ends_with_the_connection(
     assert fetch(server.url).body == b"hello"
 
 
-def test_piece_is_given_as_soon_as_it_arrives(scripted_server: StartServer, fetch: Fetch) -> None:
+def test_piece_is_yielded_as_soon_as_it_arrives(scripted_server: StartServer, fetch: Fetch) -> None:
     server = scripted_server([CHUNKED, chunk(b"data: 1\n\n"), STALL])
 
     with pytest.raises(TransportError, match=r"between_bytes=0\.2"):
@@ -80,7 +80,7 @@ def test_piece_is_given_as_soon_as_it_arrives(scripted_server: StartServer, fetc
 
 
 @pytest.mark.parametrize(("encoding", "wbits"), [("gzip", 31), ("deflate", 15), ("deflate", -15)])
-def test_compressed_piece_is_given_as_soon_as_it_arrives(
+def test_compressed_piece_is_yielded_as_soon_as_it_arrives(
     scripted_server: StartServer, fetch: Fetch, encoding: str, wbits: int
 ) -> None:
     press = zlib.compressobj(wbits=wbits)
@@ -267,7 +267,7 @@ def test_no_limits_are_possible(scripted_server: StartServer, fetch: Fetch) -> N
     assert fetch(server.url, timeouts=timeouts).body == b"hi"
 
 
-def test_connection_that_is_not_accepted_is_given_up(fetch: Fetch) -> None:
+def test_connection_that_is_not_accepted_times_out(fetch: Fetch) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
         waiting = [socket.socket() for _ in range(3)]
@@ -352,7 +352,7 @@ def test_reset_in_the_body_is_a_transport_error(scripted_server: StartServer, fe
     assert caught.value.retryable
 
 
-def test_refused_connection_is_told(fetch: Fetch) -> None:
+def test_refused_connection_is_reported(fetch: Fetch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 

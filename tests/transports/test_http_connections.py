@@ -181,7 +181,7 @@ def test_client_of_the_caller_stays_open(scripted_server: StartServer) -> None:
         assert not client.is_closed
 
 
-def test_what_the_caller_changes_on_a_client_goes_with_the_next_request(
+def test_changes_of_a_callers_client_apply_to_the_next_request(
     scripted_server: StartServer,
 ) -> None:
     server = scripted_server([answer()], [answer()], [answer()])

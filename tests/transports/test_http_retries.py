@@ -261,7 +261,7 @@ def test_server_that_asks_for_too_long_is_not_asked_again(
     assert (asked.error.retry_after, asked.error.attempts) == (61, 1)
 
 
-def test_no_wait_goes_beyond_the_time_of_the_run(
+def test_no_wait_exceeds_the_time_of_the_run(
     scripted_server: StartServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = waits_of(monkeypatch)

@@ -42,7 +42,7 @@ BEGINNING = (
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kept", "dropped"])
 @pytest.mark.parametrize("transport", ["AsyncHTTPTransport", "AiohttpTransport"])
-def test_connection_of_a_left_stream_is_closed_while_the_program_goes_on(
+def test_connection_of_an_abandoned_stream_is_closed_while_the_program_runs(
     scripted_server: Callable[..., ScriptedServer], transport: str, how: str
 ) -> None:
     server = scripted_server([head(**STREAM), BEGINNING, STALL])

@@ -119,7 +119,7 @@ def test_secret_spread_over_a_stream_is_not_written(
     assert plain(log.getvalue()).splitlines()[-1]
 
 
-def test_answer_that_breaks_off_is_written_as_far_as_it_came(
+def test_arrived_part_of_a_broken_answer_is_written(
     scripted_server: StartServer, fetch: Fetch
 ) -> None:
     server = scripted_server([head(Transfer_Encoding="chunked"), chunk(b"data: 1\n\n"), CLOSE])
@@ -190,7 +190,7 @@ def test_logger_of_structlog_gets_events() -> None:
     assert "Hello." in events[1][1]
 
 
-def test_without_a_target_the_text_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_without_a_target_is_written_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     Agent(LoggingTransport(ScriptedTransport("Hello."))).run("Hi")
 
     out, err = capsys.readouterr()

@@ -116,7 +116,9 @@ def test_requests_of_one_loop_share_its_client(scripted_server: StartServer, mak
 
 
 @of_both_kinds
-def test_closed_transport_says_so_in_another_loop(scripted_server: StartServer, make: Make) -> None:
+def test_closed_transport_raises_that_it_is_closed_in_another_loop(
+    scripted_server: StartServer, make: Make
+) -> None:
     agent = AsyncAgent(make(scripted_server(HI).url))
     asyncio.run(ask_inside_with(agent))
 
@@ -138,7 +140,9 @@ async def use_given(server: ScriptedServer, make: Make) -> Any:
 @of_both_kinds
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the client was not closed in its loop
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_given_client_of_another_loop_is_named(scripted_server: StartServer, make: Make) -> None:
+def test_error_for_a_client_of_another_loop_names_it(
+    scripted_server: StartServer, make: Make
+) -> None:
     agent, client = asyncio.run(use_given(scripted_server(HI, HI), make))
 
     with pytest.raises(TransportError, match=r"client=.*another event loop.*leave out"):
@@ -148,7 +152,7 @@ def test_given_client_of_another_loop_is_named(scripted_server: StartServer, mak
     gc.collect()
 
 
-def test_given_client_without_connections_serves_every_loop() -> None:
+def test_callers_client_without_connections_works_on_every_loop() -> None:
     mock = httpx2.MockTransport(lambda request: httpx2.Response(200, content=COMPLETION))
     agent = AsyncAgent(
         AsyncHTTPTransport("http://model.test/v1", client=httpx2.AsyncClient(transport=mock))

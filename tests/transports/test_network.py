@@ -106,7 +106,7 @@ def tls_server(scripted_server: StartServer, folder: Path) -> tuple[str, Path]:
 
 
 @of_each_kind
-def test_certificate_that_is_not_trusted_is_named_with_what_is(
+def test_error_for_an_untrusted_certificate_says_how_to_trust_it(
     scripted_server: StartServer, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, _ = tls_server(scripted_server, tmp_path)
@@ -227,7 +227,7 @@ def test_hosts_without_a_proxy(
 
 
 @pytest.mark.parametrize("make", [HTTPTransport, AsyncHTTPTransport])
-def test_socks_without_its_package_says_what_to_install(
+def test_socks_without_its_package_names_the_package(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
@@ -259,7 +259,7 @@ def test_host_that_cannot_be_looked_up_is_refused(make: Any, host: str) -> None:
 
 
 @of_each_kind
-def test_dropped_connection_says_so(scripted_server: StartServer, make: Any) -> None:
+def test_dropped_connection_is_reported_as_such(scripted_server: StartServer, make: Any) -> None:
     error = error_of(make, scripted_server([CLOSE]).url)
 
     assert "after 0 bytes" in str(error)
@@ -288,7 +288,7 @@ def test_credentials_in_the_address_are_sent(
     "settings", [{"api_key": "sk_1"}, {"headers": {"authorization": "Bearer sk_1"}}]
 )
 @of_each_kind
-def test_credentials_beside_a_key_are_refused(make: Any, settings: dict[str, Any]) -> None:
+def test_credentials_and_a_key_together_are_refused(make: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(InvalidSetting, match="only one of them can be sent") as caught:
         make(ADDRESS, **settings)
 
@@ -296,7 +296,7 @@ def test_credentials_beside_a_key_are_refused(make: Any, settings: dict[str, Any
 
 
 @of_each_kind
-def test_credentials_of_the_environment_go_before_its_key(
+def test_credentials_of_the_environment_override_its_key(
     scripted_server: StartServer, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = scripted_server([answer(b"hi")])

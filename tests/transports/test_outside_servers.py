@@ -176,7 +176,7 @@ def test_llmock_calls_tools_side_by_side(
     ("kind", "told"),
     [("malformed_arguments", "are not JSON"), ("unknown_tool", "There is no tool")],
 )
-def test_llmock_reads_what_was_wrong_with_its_call(
+def test_llmock_reads_the_problem_of_its_call(
     client: Client, llmock_server: LLMockServer, kind: str, told: str
 ) -> None:
     llmock_server.scenario({"type": "tool_fault", "kind": kind})
@@ -223,7 +223,7 @@ def test_llmock_refuses_once_and_for_all(client: Client, llmock_server: LLMockSe
         ("malformed", MalformedResponse),
     ],
 )
-def test_llmock_breaks_off_and_the_run_goes_on_later(
+def test_run_continues_after_a_broken_answer_of_llmock(
     client: Client, llmock_server: LLMockServer, kind: str, error: type[IncompleteResponse]
 ) -> None:
     text = "one two three four five six seven"

@@ -104,7 +104,7 @@ def test_path_is_added_to_base_and_query_is_kept(
 
 
 @pytest.mark.parametrize("suffix", ["", "/chat/completions", "/chat/completions/"])
-def test_other_operation_goes_to_its_own_path(
+def test_other_operation_uses_its_own_path(
     scripted_server: StartServer, fetch: Fetch, suffix: str
 ) -> None:
     server = scripted_server([answer(b"hi")])
@@ -178,7 +178,9 @@ def test_method_or_path_that_cannot_be_sent_is_refused_unsent(
     assert server.connections == 0
 
 
-def test_session_goes_and_comes_in_header(scripted_server: StartServer, fetch: Fetch) -> None:
+def test_session_id_is_sent_and_read_in_a_header(
+    scripted_server: StartServer, fetch: Fetch
+) -> None:
     server = scripted_server([answer(X_Session_Id="session-2")])
 
     answered = fetch(server.url, Request(body=b"{}", session_id="session-1"))
@@ -253,7 +255,9 @@ def test_header_of_request_that_cannot_be_sent_is_refused_unseen(
     ],
 )
 @of_each_kind
-def test_address_decides_who_keeps_the_history(make: Any, address: str, keeps: bool) -> None:
+def test_address_decides_whether_the_endpoint_keeps_the_history(
+    make: Any, address: str, keeps: bool
+) -> None:
     by_address = "new_messages" if keeps else "history"
 
     assert keeps_history(address) is keeps
@@ -287,7 +291,7 @@ def test_cookies_are_not_kept_between_requests(scripted_server: StartServer) -> 
 # - settings -
 
 
-def test_environment_gives_address_and_key(
+def test_address_and_key_come_from_the_environment(
     scripted_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = scripted_server([answer()])
@@ -368,7 +372,7 @@ def test_project_makes_the_hosted_address(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("scheme", ["http://", ""])
-def test_environment_gives_a_proxy(
+def test_proxy_comes_from_the_environment(
     scripted_server: StartServer, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     proxy = scripted_server([answer(b"hi")])
@@ -390,13 +394,13 @@ def test_environment_names_hosts_without_a_proxy(
 
 
 @of_each_kind
-def test_missing_project_is_told(make: Callable[..., object]) -> None:
+def test_missing_project_is_reported(make: Callable[..., object]) -> None:
     with pytest.raises(AuthenticationError, match="project_id= or set PATHORS_PROJECT_ID"):
         make(api_key="k")
 
 
 @of_each_kind
-def test_missing_key_is_told(make: Callable[..., object]) -> None:
+def test_missing_key_is_reported(make: Callable[..., object]) -> None:
     with pytest.raises(AuthenticationError, match="api_key= or set PATHORS_API_KEY"):
         make(project_id="p")
 
@@ -458,7 +462,7 @@ def test_refused_setting_is_a_value_error_too() -> None:
         Timeouts(whole=0)
 
 
-def test_profile_is_the_given_one_with_what_is_sent() -> None:
+def test_profile_is_the_callers_with_the_mode_of_sending() -> None:
     profile = EndpointProfile(system_role="developer")
 
     with (

@@ -93,7 +93,7 @@ def test_status_of_trouble_is_sent_again(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
-def test_status_of_fault_is_given_at_once(
+def test_status_of_fault_is_returned_at_once(
     scripted_server: StartServer, fetch: Fetch, status: int
 ) -> None:
     server = scripted_server([answer(b"no", f"{status} No")], OK)
@@ -139,7 +139,7 @@ def test_failure_after_the_first_byte_is_not_sent_again(
     assert len(server.requests) == 1
 
 
-def test_failure_that_would_come_again_is_raised_at_once(
+def test_failure_that_would_repeat_is_raised_at_once(
     scripted_server: StartServer, fetch: Fetch
 ) -> None:
     server = scripted_server([answer(b"", "301 Moved", Location="http://127.0.0.1:1")], OK)
@@ -150,7 +150,7 @@ def test_failure_that_would_come_again_is_raised_at_once(
     assert fetch.waits == []
 
 
-def test_answer_without_content_is_given_at_once(
+def test_answer_without_content_is_returned_at_once(
     scripted_server: StartServer, fetch: Fetch
 ) -> None:
     server = scripted_server([head("204 No Content")], OK)
@@ -171,7 +171,7 @@ def test_server_can_forbid_another_attempt(scripted_server: StartServer, fetch: 
 # - what is given in the end -
 
 
-def test_last_status_is_given_with_its_body(scripted_server: StartServer, fetch: Fetch) -> None:
+def test_last_status_is_returned_with_its_body(scripted_server: StartServer, fetch: Fetch) -> None:
     server = scripted_server(BUSY, BUSY, [answer(b"still", "502 Bad")], OK)
 
     assert fetch(server.url, attempts=3) == 502
@@ -189,7 +189,7 @@ def test_last_error_is_raised_as_it_is(scripted_server: StartServer, fetch: Fetc
     assert caught.value.attempts == len(server.requests) == 2
 
 
-def test_last_empty_answer_is_given(scripted_server: StartServer, fetch: Fetch) -> None:
+def test_last_empty_answer_is_returned(scripted_server: StartServer, fetch: Fetch) -> None:
     server = scripted_server([answer(b"")], [answer(b"")], OK)
 
     assert fetch(server.url, attempts=2) == 200
@@ -337,7 +337,7 @@ def test_same_seed_waits_the_same(scripted_server: StartServer, fetch: Fetch) ->
 # - streams and events -
 
 
-def test_first_piece_is_given_before_the_second_arrives(
+def test_first_piece_is_yielded_before_the_second_arrives(
     scripted_server: StartServer, fetch: Fetch
 ) -> None:
     server = scripted_server([CHUNKED, chunk(b"a"), STALL])
@@ -404,7 +404,7 @@ async def test_requests_side_by_side_are_retried_apart(scripted_server: StartSer
     assert len(server.requests) == 10
 
 
-def test_each_retry_is_told(
+def test_each_retry_is_logged(
     scripted_server: StartServer, fetch: Fetch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="pathors_agent")

@@ -176,7 +176,7 @@ def damages(body: bytes) -> st.SearchStrategy[bytes]:
 
 
 @given(damaged(), places)
-def test_damaged_stream_gives_a_message_or_our_error_however_it_is_cut(
+def test_damaged_stream_is_a_message_or_our_error_in_any_cut(
     body: bytes, places: list[int]
 ) -> None:
     seen = assert_every_cut_agrees(body, places)

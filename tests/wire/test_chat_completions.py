@@ -58,7 +58,7 @@ def test_message_is_encoded_to_these_bytes(message: Message, wire: str) -> None:
         ("[" * 100_000, "{}"),
     ],
 )
-def test_arguments_go_back_as_written_and_as_an_empty_object_when_they_are_none(
+def test_arguments_are_sent_back_as_written_or_as_an_empty_object(
     arguments: str, sent: str
 ) -> None:
     message = AssistantMessage(tool_calls=(call(arguments=arguments),))
@@ -90,7 +90,7 @@ def test_illegal_function_names_are_mended(name: str, sent: str) -> None:
     assert message.tool_calls[0].name == name
 
 
-def test_extra_of_a_call_goes_back_and_cannot_replace_the_call() -> None:
+def test_extra_of_a_call_is_sent_back_and_cannot_replace_the_call() -> None:
     extra: dict[str, JSONValue] = {
         "extra_content": {"google": {"thought_signature": "sig"}},
         "index": 0,
@@ -130,7 +130,7 @@ def test_null_content_can_be_left_out() -> None:
     assert encode_message(AssistantMessage(), profile) == b'{"role":"assistant","content":""}'
 
 
-def test_reasoning_goes_back_with_calls_under_the_profiles_field() -> None:
+def test_reasoning_is_sent_back_with_calls_in_the_field_of_the_profile() -> None:
     profile = EndpointProfile(reasoning_field="reasoning_content")
     called = AssistantMessage(reasoning="Hm.", tool_calls=(call(),))
 
@@ -144,7 +144,7 @@ def test_reasoning_goes_back_with_calls_under_the_profiles_field() -> None:
     assert b"reasoning_content" not in encode_message(silent, profile)
 
 
-def test_extra_of_a_call_stays_here_where_the_profile_says_so() -> None:
+def test_extra_of_a_call_is_not_sent_if_the_profile_says_so() -> None:
     profile = EndpointProfile(echoes_call_fields=False)
     message = AssistantMessage(tool_calls=(call(signature="abc"),))
 
@@ -262,7 +262,7 @@ def test_request_with_everything() -> None:
     )
 
 
-def test_instructions_come_before_stored_system_messages() -> None:
+def test_instructions_precede_stored_system_messages() -> None:
     template = RequestTemplate(instructions="Be brief.")
 
     sent = body(template, [SystemMessage(content="s"), QUESTION])["messages"]
@@ -278,7 +278,7 @@ def test_instructions_take_the_profiles_system_role() -> None:
     assert body(template, [QUESTION])["messages"][0]["role"] == "developer"
 
 
-def test_empty_instructions_are_sent_as_given() -> None:
+def test_empty_instructions_are_sent_unchanged() -> None:
     assert body(RequestTemplate(instructions=""), [QUESTION])["messages"][0]["content"] == ""
 
 
@@ -294,7 +294,7 @@ def test_no_tools_no_tool_choice() -> None:
     assert with_tools["parallel_tool_calls"] is True
 
 
-def test_length_limit_goes_where_the_profile_says() -> None:
+def test_length_limit_is_sent_in_the_field_of_the_profile() -> None:
     profile = EndpointProfile(max_tokens_field="max_completion_tokens")
 
     sent = body(RequestTemplate(options=ModelOptions(max_tokens=5), profile=profile), [QUESTION])
@@ -353,7 +353,7 @@ def new_messages(history: Sequence[Message]) -> list[str]:
     return [m["content"] for m in body(template, history)["messages"]]
 
 
-def test_only_news_go_to_an_endpoint_that_keeps_the_history() -> None:
+def test_only_new_messages_are_sent_to_an_endpoint_that_keeps_the_history() -> None:
     first: list[Message] = [SystemMessage(content="s"), UserMessage(content="u1")]
     answered: list[Message] = [*first, AssistantMessage(content="a1"), UserMessage(content="u2")]
     called: list[Message] = [

@@ -103,7 +103,7 @@ def test_pieces_of_one_entry_become_one_entry_with_its_signature() -> None:
         ),
     ],
 )
-def test_reasoning_without_an_index_goes_on_with_the_last_block(
+def test_reasoning_without_an_index_continues_the_last_block(
     field: str, pieces: list[object], merged: object
 ) -> None:
     message, quirks = read(*({field: [piece]} for piece in pieces))
@@ -210,7 +210,7 @@ def test_pieces_of_audio_are_joined_and_its_id_is_set() -> None:
         ("seed", [1, 2], 2, []),
     ],
 )
-def test_unknown_field_is_joined_where_it_comes_in_pieces(
+def test_pieces_of_an_unknown_field_are_joined(
     field: str, values: list[object], kept: object, quirks: list[str]
 ) -> None:
     message, noted = read(*({field: value} for value in values))
@@ -233,7 +233,7 @@ def test_unknown_field_of_a_call_is_merged_as_those_of_a_message() -> None:
     assert call.extra == {"extra_content": {"google": signed}}
 
 
-def test_entries_of_a_whole_message_stay_as_they_came() -> None:
+def test_entries_of_a_whole_message_are_not_changed() -> None:
     entries = [{"index": 0, "text": "a"}, {"index": 0, "text": "b"}]
     answer = {"role": "assistant", "content": "", "blocks": entries}
     stream = ResponseStream()
@@ -265,7 +265,7 @@ def _joined(index: int, parts: Sequence[Mapping[str, str]]) -> dict[str, Any]:
 
 
 @given(entries_in_pieces())
-def test_any_entries_come_back_whole(
+def test_any_entries_are_read_back_equal(
     drawn: tuple[list[dict[str, Any]], list[dict[str, Any]]],
 ) -> None:
     entries, pieces = drawn

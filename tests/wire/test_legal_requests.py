@@ -79,7 +79,7 @@ GO = UserMessage(content="Go.")
 
 
 @pytest.mark.parametrize("profile", [PROFILES["default"], PROFILES["openai"]])
-def test_media_of_a_result_goes_into_a_user_message_behind_it(profile: EndpointProfile) -> None:
+def test_media_of_a_result_are_in_a_user_message_after_it(profile: EndpointProfile) -> None:
     messages: list[Message] = [GO, look("a"), result("a", text("Seen:"), PNG, WAV, FILE)]
 
     assert sent(messages, profile)[2:] == [
@@ -91,7 +91,7 @@ def test_media_of_a_result_goes_into_a_user_message_behind_it(profile: EndpointP
     ]
 
 
-def test_media_of_a_batch_stands_behind_all_its_results() -> None:
+def test_media_of_a_batch_follow_all_its_results() -> None:
     batch: list[Message] = [
         look("a", "b", "c"),
         result("a", PNG),
@@ -199,7 +199,7 @@ def test_media_is_no_part_of_the_record() -> None:
 # - order -
 
 
-def test_answer_stands_between_a_result_and_a_user_where_the_endpoint_wants_it() -> None:
+def test_answer_is_inserted_between_a_result_and_a_user_message_if_the_endpoint_needs_it() -> None:
     messages: list[Message] = [
         GO,
         look("a", "b"),
@@ -218,7 +218,7 @@ def test_answer_stands_between_a_result_and_a_user_where_the_endpoint_wants_it()
     ]
 
 
-def test_answer_stands_between_two_user_messages_where_the_endpoint_wants_it() -> None:
+def test_answer_is_inserted_between_two_user_messages_if_the_endpoint_needs_it() -> None:
     messages: list[Message] = [GO, GO, AssistantMessage(content="Done."), GO, GO]
 
     assert len(sent(messages, PROFILES["openai"])) == 5
@@ -406,7 +406,7 @@ def test_requests_of_the_suite_are_watched() -> None:
     assert "many" in problem
 
 
-def test_contract_names_what_does_not_fit(conformance_data: Path) -> None:
+def test_contract_names_the_part_that_does_not_fit(conformance_data: Path) -> None:
     told = problems_of(json.dumps({"messages": [{"role": "tool", "content": [IMAGE]}]}))
 
     assert any("messages" in problem for problem in told)

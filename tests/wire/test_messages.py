@@ -53,7 +53,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
 
 
 @given(MESSAGES)
-def test_what_was_written_is_read_equal(message: Message) -> None:
+def test_written_value_is_read_equal(message: Message) -> None:
     assert read_message(write_message(message)) == message
 
 

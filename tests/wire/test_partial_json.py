@@ -32,7 +32,7 @@ def test_no_text_has_no_value() -> None:
     assert value_of(" \t\r\n") is None
 
 
-def test_string_is_given_as_far_as_it_goes() -> None:
+def test_partial_string_is_returned() -> None:
     assert value_of('{"city": "Os') == {"city": "Os"}
 
 
@@ -53,7 +53,7 @@ def test_number_cut_into_pieces_is_one_number() -> None:
     assert value_of("[1", "2", ".", "5", "e", "1", "]") == [125.0]
 
 
-def test_word_is_given_with_its_last_letter() -> None:
+def test_word_is_yielded_with_its_last_letter() -> None:
     assert value_of("[tru") == []
     assert value_of("[tru", "e") == [True]
     assert value_of("[", "n", "u", "l", "l") == [None]
@@ -85,7 +85,7 @@ def test_containers_are_there_as_soon_as_they_open() -> None:
     assert value_of('[[], {"a": [') == [[], {"a": []}]
 
 
-def test_value_after_nested_containers_goes_to_the_outer_one() -> None:
+def test_value_after_nested_containers_belongs_to_the_outer_one() -> None:
     assert value_of('{"a": {"b": [1, {"c": 2}], "d": 3}, "e": [4') == {
         "a": {"b": [1, {"c": 2}], "d": 3},
         "e": [],
@@ -174,7 +174,7 @@ def test_whole_object_may_have_space_around_it() -> None:
     assert is_whole("{}")
 
 
-def test_object_that_goes_on_is_not_whole() -> None:
+def test_object_that_continues_is_not_complete() -> None:
     text = '{"a": [1, "}"], "b": 2.5}'
 
     assert [end for end in range(len(text) + 1) if is_whole(text[:end])] == [len(text)]

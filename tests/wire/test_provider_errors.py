@@ -37,7 +37,7 @@ def test_error_is_one_line(sent: bytes) -> None:
     assert str(decode_error(500, sent)) == "the provider answered 500: First. Second."
 
 
-def test_error_of_pages_is_cut_and_kept_beside() -> None:
+def test_long_error_is_cut_and_more_of_it_is_in_the_body() -> None:
     error = decode_error(500, body("x" * 5_000))
 
     assert str(error) == f"the provider answered 500: {'x' * 500}..."

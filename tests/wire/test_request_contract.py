@@ -173,7 +173,7 @@ def test_strict_endpoint_gets_no_field_that_is_null_or_unknown() -> None:
     }
 
 
-def test_reasoning_goes_back_to_an_endpoint_that_asks_for_it() -> None:
+def test_reasoning_is_sent_back_to_an_endpoint_that_needs_it() -> None:
     asked = AssistantMessage(tool_calls=(call(),), reasoning="hm")
 
     wire = json.loads(encode_message(asked, NAMED_PROFILES["deepseek"]))
@@ -227,7 +227,7 @@ def test_history_is_sent_the_same_whatever_was_sent_before(
         assert template.encode(tuple(messages)) == template.encode(fresh(messages))
 
 
-def test_two_conversations_that_share_a_message_are_told_apart() -> None:
+def test_two_conversations_that_share_a_message_are_distinguished() -> None:
     shared = UserMessage(content="And then?")
     one = [*said(60), shared, QUESTION]
     other = [*said(59), UserMessage(content="x"), shared, QUESTION]

@@ -34,7 +34,7 @@ CANARY = "hunter2-canary"
 # - What comes when
 
 
-def test_deltas_come_with_the_bytes_that_complete_them() -> None:
+def test_deltas_are_returned_with_the_bytes_that_complete_them() -> None:
     stream = ResponseStream()
     first, second = text("Hel"), text("lo")
 
@@ -265,7 +265,7 @@ def test_events_without_blank_lines_between_them_are_read(
 
 
 @CUTS
-def test_second_choice_is_kept_apart_and_gives_no_deltas(cut: Cut) -> None:
+def test_second_choice_is_kept_separately_without_deltas(cut: Cut) -> None:
     body = OPENING + text("mine") + chunk({"content": "other"}, index=1) * 4 + end()
 
     stream, deltas = read(cut(body))
@@ -279,7 +279,7 @@ def test_second_choice_is_kept_apart_and_gives_no_deltas(cut: Cut) -> None:
 @CUTS
 @pytest.mark.parametrize("odd", [b"", b": a comment \xcd\n\n", b"retry: 5\n\n", b"x: y\nz: 1\n\n"])
 @pytest.mark.parametrize("place", [1, 2, 6])
-def test_events_with_ids_are_read_alike_in_each_cut(cut: Cut, odd: bytes, place: int) -> None:
+def test_events_with_ids_are_read_equally_in_each_cut(cut: Cut, odd: bytes, place: int) -> None:
     chunks = [{"id": "answer", "choices": [{"index": 0, "delta": {"content": "a"}}]}] * 8
     events = [b"id: %d\n" % n + event(each) for n, each in enumerate(chunks)]
     events[place] = b"id: 9\n" + event({**chunks[0], "model": "late"})
@@ -292,7 +292,7 @@ def test_events_with_ids_are_read_alike_in_each_cut(cut: Cut, odd: bytes, place:
 
 
 @CUTS
-def test_what_follows_the_end_is_dropped(cut: Cut) -> None:
+def test_data_after_the_end_is_dropped(cut: Cut) -> None:
     body = HEAD + text("Hello") + end() + text(" world") + event({"error": {"message": "late"}})
 
     stream, deltas = read(cut(body))
@@ -302,7 +302,7 @@ def test_what_follows_the_end_is_dropped(cut: Cut) -> None:
     assert stream.feed(text("again")) == []
 
 
-def test_finish_tells_the_same_each_time() -> None:
+def test_finish_returns_the_same_each_time() -> None:
     good, _ = read([OPENING + end()])
     broken, _ = read([OPENING])
 

@@ -93,7 +93,7 @@ def test_body_is_read_as_these_events_whole_and_byte_by_byte(
         assert parsed([body[:cut], body[cut:]]) == events
 
 
-def test_event_is_given_with_the_byte_that_completes_it() -> None:
+def test_event_is_returned_with_the_byte_that_completes_it() -> None:
     parser = SSEParser()
 
     assert parser.feed(b"data: x\n") == []
@@ -207,7 +207,7 @@ def test_events_are_those_of_the_standard(body: bytes) -> None:
 
 
 @given(bodies, st.lists(st.integers(0, 200), max_size=12))
-def test_any_cut_gives_the_same_events(body: bytes, places: list[int]) -> None:
+def test_any_cut_yields_the_same_events(body: bytes, places: list[int]) -> None:
     pieces = cut_at(body, places)
     assert b"".join(pieces) == body
     whole, cut, single = SSEParser(), SSEParser(), SSEParser()
@@ -262,7 +262,7 @@ names = st.none() | st.text(st.characters(codec="utf-8", exclude_characters="\r\
 
 
 @given(st.text(), names)
-def test_what_is_written_is_read_back(data: str, name: str | None) -> None:
+def test_dumped_value_is_read_back(data: str, name: str | None) -> None:
     written = encode_event(data, event=name)
 
     kept = re.sub("\r\n|\r", "\n", data)

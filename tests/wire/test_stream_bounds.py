@@ -40,7 +40,7 @@ from stream_bodies import (
 
 
 @CUTS
-def test_stream_without_an_end_is_incomplete_and_gives_what_came(cut: Cut) -> None:
+def test_stream_without_an_end_is_incomplete_and_has_its_partial(cut: Cut) -> None:
     body = HEAD + text("Hel") + call(0, '{"a"', id="call_a", name="add")
 
     with pytest.raises(IncompleteResponse, match=f"after {len(body)} bytes") as broken:
@@ -63,7 +63,7 @@ def test_body_that_says_nothing_is_an_error(cut: Cut, body: bytes) -> None:
 
 
 @CUTS
-def test_error_in_a_stream_comes_after_its_deltas(cut: Cut) -> None:
+def test_error_in_a_stream_is_raised_after_its_deltas(cut: Cut) -> None:
     error = {"message": "overloaded", "type": "server_error", "code": 503}
     body = HEAD + text("Hel") + text("lo") + event({"error": error}) + text("!") + end()
 
@@ -141,7 +141,7 @@ def test_nesting_without_end_is_malformed(cut: Cut, head: bytes, depth: int) -> 
 
 @pytest.mark.parametrize("field", ["x", "content", "tool_calls", "role"])
 @pytest.mark.parametrize("value", [r'"\ud83d"', "1e999", "-1e999", "NaN", "1" * 400, "[null]"])
-def test_odd_value_gives_a_message_that_can_be_stored(field: str, value: str) -> None:
+def test_odd_value_becomes_a_message_that_can_be_stored(field: str, value: str) -> None:
     odd = f'data: {{"choices": [{{"delta": {{"{field}": {value}}}}}]}}\n\n'.encode()
 
     message = message_of(HEAD + odd + end())
@@ -160,7 +160,7 @@ def test_half_a_character_in_a_name_does_not_reach_the_message(field: str) -> No
     assert getattr(message, field) == "\ufffd"
 
 
-def test_given_ids_never_meet_the_ids_that_came() -> None:
+def test_derived_ids_never_equal_the_ids_of_the_server() -> None:
     own = [message_of(HEAD + call(i, "{}", name="add") + end()) for i in range(2)]
     taken = own[0].tool_calls[0].id
     body = HEAD + call(0, "{}", name="add") + call(1, "{}", id=taken, name="add") + end()
@@ -200,7 +200,7 @@ def test_half_a_character_at_the_end_becomes_one_that_can_be_sent(cut: Cut, head
 
 
 @CUTS
-def test_piece_without_index_goes_to_the_call_of_its_id(cut: Cut) -> None:
+def test_piece_without_index_belongs_to_the_call_of_its_id(cut: Cut) -> None:
     def piece(call_id: str, name: str, arguments: str) -> bytes:
         function = {"name": name, "arguments": arguments}
         return chunk({"tool_calls": [{"id": call_id, "function": function}]})
@@ -222,7 +222,7 @@ def test_index_below_zero_is_none_wherever_in_the_stream(head: bytes) -> None:
 
 
 @pytest.mark.parametrize("head", [OPENING, HEAD * 2])
-def test_bare_error_beside_empty_choices_is_an_error_wherever_in_the_stream(head: bytes) -> None:
+def test_bare_error_with_empty_choices_is_an_error_anywhere_in_the_stream(head: bytes) -> None:
     body = head + event({"choices": [], "message": "no room", "code": 400}) + end()
 
     with pytest.raises(ProviderError, match="no room"):
@@ -300,7 +300,7 @@ def test_event_may_have_as_many_bytes_as_its_bound(
 
 
 @CUTS
-def test_event_that_never_ends_is_given_up_at_its_bound(cut: Cut) -> None:
+def test_endless_event_is_refused_at_its_bound(cut: Cut) -> None:
     error = failing(HEAD + b"data: {" + b"x" * 1_000, cut, max_event_bytes=300)
 
     assert "an event is longer than 300 bytes" in str(error)

@@ -184,7 +184,7 @@ def pieces_of(body: bytes) -> list[list[bytes]]:
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_usage_of_a_stream_is_read_wherever_it_stands_and_never_taken_back(end: bytes) -> None:
+def test_usage_of_a_stream_is_read_in_any_place_and_never_reduced(end: bytes) -> None:
     for pieces in pieces_of(HEAD + end):
         stream = ResponseStream()
         for piece in pieces:
@@ -202,7 +202,7 @@ def test_usage_of_a_stream_is_read_wherever_it_stands_and_never_taken_back(end: 
         {"usage": {"input_tokens": 900, "output_tokens": 100}},
     ],
 )
-def test_usage_of_a_whole_answer_is_read_wherever_it_stands(place: dict[str, object]) -> None:
+def test_usage_of_a_whole_answer_is_read_in_any_place(place: dict[str, object]) -> None:
     message = {"role": "assistant", "content": "Hi"}
     stream = ResponseStream()
 
@@ -219,7 +219,7 @@ def now() -> str:
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_limit_of_tokens_holds_wherever_the_usage_stands(end: bytes) -> None:
+def test_limit_of_tokens_applies_to_usage_in_any_place(end: bytes) -> None:
     call = {"index": 0, "id": "a", "function": {"name": "now", "arguments": "{}"}}
     body = HEAD + event(choices=choice({"tool_calls": [call]})) + end + b"data: [DONE]\n\n"
     model = ScriptedTransport(then=raw(body))
