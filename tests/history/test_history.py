@@ -90,7 +90,9 @@ STORED: list[tuple[Message, str]] = [
 
 
 @pytest.mark.parametrize(("message", "text"), STORED, ids=[text for _, text in STORED])
-def test_message_is_stored_as_its_api_object_and_its_other_fields(message: Message, text: str) -> None:
+def test_message_is_stored_as_its_api_object_and_its_other_fields(
+    message: Message, text: str
+) -> None:
     assert dump_messages([message]) == f'{{"version":1,"messages":[{text}]}}'
     assert write_message(message) == json.loads(text)
     assert load_messages(f'{{"version": 1, "messages": [{text}]}}') == [message]
