@@ -143,7 +143,7 @@ class _Segment:
         run, run_setup = self._opened or await self._replay(begin)
         self._may_repeat = begin.get("attempt") != self._attempt
         run_setup.telemetry.started_by = self._input.trace
-        run_setup.telemetry.add_denied(
+        run_setup.telemetry.add_not_run(
             message
             for message in load(begin["added"])
             if isinstance(message, ToolMessage) and message.outcome == "not_run"
