@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pathors_agent.messages import JSONValue
 from pathors_agent.wire.provider_errors import decode_error, find_error
 
 
@@ -65,7 +66,7 @@ def test_error_inside_an_answer_is_one_line_too() -> None:
     ],
 )
 def test_error_in_a_stream_is_retryable_if_it_may_pass(
-    error: dict[str, object], is_retryable: bool
+    error: dict[str, JSONValue], is_retryable: bool
 ) -> None:
     found = find_error({"error": error}, is_answer=False)
     of_event = decode_error(200, json.dumps(error).encode())
