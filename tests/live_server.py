@@ -105,6 +105,7 @@ def live(
     settings: ServerSettings | None = None,
     store: Store | None = None,
     ui: bool = False,
+    front_ends: bool = False,
     key: str | None = None,
     http: type[asyncio.Protocol] = AutoHTTPProtocol,
     runs: str | None = None,
@@ -112,7 +113,8 @@ def live(
 ) -> Iterator[Live]:
     """Serve these projects while the block lasts; with a key that the store has, or a new one."""
     store = MemoryStore() if store is None else store
-    app = create_app(projects, store, settings, ui=ui, runs=runs, authenticate=authenticate)
+    options = {"ui": ui, "front_ends": front_ends}
+    app = create_app(projects, store, settings, runs=runs, authenticate=authenticate, **options)
     with socket.create_server(("127.0.0.1", 0)) as listener, served(app, listener, http):
         if key is None:
             key, stored = make_key(projects[0].id)

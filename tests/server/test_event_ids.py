@@ -18,15 +18,8 @@ from live_server import PATIENCE_SECONDS, Live, events, external, live
 from pathors_agent import AsyncResponse, AsyncTransport, Request, tool
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.server.http.problems import Problem
-from pathors_agent.server.turns.answer import (
-    MAX_KEPT_BYTES,
-    Chunks,
-    Head,
-    KeptEvents,
-    Position,
-    StreamName,
-    TurnAnswer,
-)
+from pathors_agent.server.streams.kept import MAX_KEPT_BYTES, KeptEvents, StreamName
+from pathors_agent.server.turns.answer import Chunks, Head, Position, TurnAnswer
 from pathors_agent.stores import MemoryStore, SQLStore, Store
 from pathors_agent.stores.base import RequestId
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error

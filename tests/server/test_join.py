@@ -193,6 +193,29 @@ def test_regenerated_answer_rewinds_its_question(both: Both) -> None:
     assert (list(joined.new), joined.keep) == ([user("question 99")], stored)
 
 
+@given(sessions(), st.booleans(), st.booleans())
+def test_rewind_replaces_the_first_message_as_if_the_session_were_new(
+    both: Both, has_stored_system: bool, has_system: bool
+) -> None:
+    lead = [SystemMessage(content="Be kind.")] * has_stored_system
+    system = [SystemMessage(content="Be brief.")] * has_system
+    first = user("question 0")
+
+    joined = join([*lead, *both.stored], [*system, first], OWN, rewinds=True)
+
+    anew = join(lead, [*system, first], OWN)
+    assert joined == anew
+    assert joined.keep == len(lead)
+
+
+@given(sessions(), st.data())
+def test_rewind_with_answers_is_joined_by_the_other_rules(both: Both, data: st.DataObject) -> None:
+    seen, _ = data.draw(st.sampled_from(both.cuts))
+    sent = [*both.seen[:seen], NEW]
+
+    assert join(both.stored, sent, OWN, rewinds=True) == join(both.stored, sent, OWN)
+
+
 @given(sessions(), st.integers(0, 1))
 def test_history_of_something_else_is_refused_naming_its_first_message(
     both: Both, place: int

@@ -9,7 +9,15 @@ SERVER = Path(__file__).parents[2] / "src" / "pathors_agent" / "server"
 PREFIX = "pathors_agent.server."
 
 # Names in one line do not import each other.
-ORDER = ["settings", "http", "turns streams", "config running", "endpoints page", "app runs_app"]
+ORDER = [
+    "settings",
+    "http",
+    "streams",
+    "turns",
+    "config running",
+    "endpoints front_ends page",
+    "app runs_app",
+]
 PLACES = {room: place for place, rooms in enumerate(ORDER) for room in rooms.split()}
 
 

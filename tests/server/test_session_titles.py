@@ -1,6 +1,7 @@
 """Sessions have titles: the user's first words, until they are renamed."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -10,6 +11,7 @@ from live_server import Live, live
 from pathors_agent import AssistantMessage, ContentPart, UserMessage
 from pathors_agent.messages import Message
 from pathors_agent.server import Project
+from pathors_agent.stores import MemoryStore, SQLStore
 from pathors_agent.stores.texts import first_words
 from pathors_agent.testing import AsyncScriptedTransport
 
@@ -71,6 +73,27 @@ def test_session_is_renamed() -> None:
 
         assert answered.json() == {"sessionId": "made", "title": 'The "week"'}
         assert titles(server) == titles(server, "week") == {"made": 'The "week"'}
+
+
+@pytest.mark.parametrize("store", ["memory", "SQLite"])
+@pytest.mark.parametrize(
+    ("name", "title"), [(None, "Rest"), ("My week", "My week")], ids=["first words", "renamed"]
+)
+def test_title_from_first_words_follows_an_edit_of_them(
+    store: str, name: str | None, title: str, tmp_path: Path
+) -> None:
+    kept = MemoryStore() if store == "memory" else SQLStore(f"sqlite:///{tmp_path}/s.db")
+    with live(project("Hello.", "More.", "Good."), store=kept) as server:
+        server.complete("Plan my week", session="made")
+        server.complete("And then?", session="made")
+        if name is not None:
+            rename(server, "made", {"title": name})
+
+        edited = server.complete("Rest", session="made", rewind=True)
+
+        assert edited.headers["x-session-rewound"] == "4"
+        assert titles(server) == {"made": title}
+        assert len(server.stored("made")) == 2
 
 
 def test_ended_session_has_no_title() -> None:

@@ -125,6 +125,12 @@ def serve(
         int, typer.Option(min=1, max=256, metavar="N", help="The number of processes.")
     ] = 1,
     ui: Annotated[bool, typer.Option("--ui", help="Serve a chat page at /.")] = False,
+    front_ends: Annotated[
+        bool,
+        typer.Option(
+            "--front-ends", help="Serve the protocols of useChat (AI SDK) and AG-UI, too."
+        ),
+    ] = False,
     durable: Annotated[
         bool,
         typer.Option(
@@ -160,6 +166,7 @@ def serve(
             database=stored_in(database),
             config=config,
             ui=ui,
+            front_ends=front_ends,
             durable=durable,
             log=log,
             access_log=access_log,

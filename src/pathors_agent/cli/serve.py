@@ -18,6 +18,7 @@ from pathors_agent.server.config import load_projects, load_settings
 from pathors_agent.server.http.keys import make_key
 from pathors_agent.server.running.serving import serve as serve_app
 from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.turns.front_ends import FRONT_ENDS
 from pathors_agent.server.turns.project import Project
 from pathors_agent.stores.database import read_url, shown
 from pathors_agent.stores.sql import SQLStore
@@ -36,6 +37,7 @@ class ServeOptions:
     database: str
     config: Path | None = None
     ui: bool = False
+    front_ends: bool = False
     durable: bool = False
     log: bool = False
     access_log: Literal["text", "json"] | None = None
@@ -66,7 +68,14 @@ def make_app(served: ServeOptions) -> FastAPI:
     log_to_stderr(everything=served.log, as_json=served.access_log == "json")
     runs = served.database if served.durable else None
     store = SQLStore(served.database)
-    return create_app(_projects(served), store, _settings(served), ui=served.ui, runs=runs)
+    return create_app(
+        _projects(served),
+        store,
+        _settings(served),
+        ui=served.ui,
+        front_ends=served.front_ends,
+        runs=runs,
+    )
 
 
 def _projects(served: ServeOptions) -> list[Project]:
@@ -113,6 +122,8 @@ def _tell(
     write_line(f"Listening on {address}")
     for project, base in bases.items():
         write_line(f"  project {project}: {base}")
+        for protocol in FRONT_ENDS if served.front_ends else ():
+            write_line(f"    {protocol.title}: {base}/{protocol.name}")
     write_line(f"  sessions and keys: {shown(read_url(served.database))}")
     if served.ui:
         write_line(f"  chat page: {address}/")

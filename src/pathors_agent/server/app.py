@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from pathors_agent.errors import StoreError
 from pathors_agent.server.endpoints import Completions, ModelEndpoints, SessionEndpoints
+from pathors_agent.server.front_ends import ABOUT_STREAMS, ABOUT_TURNS, RunningTurns
 from pathors_agent.server.http.document import (
     COMPLETION,
     CREATE,
@@ -46,6 +47,7 @@ from pathors_agent.server.http.problems import Problem, of_store, unavailable
 from pathors_agent.server.page import add_chat_page
 from pathors_agent.server.running.runtime import OpenDurable, Runtime
 from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.turns.front_ends import FRONT_ENDS
 from pathors_agent.server.turns.metrics import CONTENT_TYPE
 from pathors_agent.server.turns.project import Project
 from pathors_agent.server.turns.sending import TurnResponse
@@ -68,17 +70,19 @@ def create_app(
     settings: ServerSettings | None = None,
     *,
     ui: bool = False,
+    front_ends: bool = False,
     runs: str | None = None,
     authenticate: Authenticate | None = None,
 ) -> FastAPI:
     """Build the app that serves these projects. Run it with any ASGI server, or mount it in another.
 
-    With `ui`, the address `/` shows a chat page. `runs` is the URL of a database that keeps turns
-    while they run, so that they outlive this process (needs the extra `durable`). `authenticate` is
-    an async function that authenticates users without a key of the store. It gets the request,
-    without its body, and returns a `Principal` or None. A request with neither a principal nor a
-    key gets status 401; raise `HTTPException` for another status. `app.state.runtime.drain()`
-    refuses new turns, for a graceful shutdown.
+    With `ui`, the address `/` shows a chat page. With `front_ends`, each project also answers in the
+    protocols of front ends: the AI SDK's `useChat` at `ui-messages`, AG-UI at `ag-ui`. `runs` is the
+    URL of a database that keeps turns while they run, so that they outlive this process (needs the
+    extra `durable`). `authenticate` is an async function that authenticates users without a key of
+    the store. It gets the request, without its body, and returns a `Principal` or None. A request
+    with neither a principal nor a key gets status 401; raise `HTTPException` for another status.
+    `app.state.runtime.drain()` refuses new turns, for a graceful shutdown.
     """
     open_durable = None if runs is None else _durable_turns(runs)
     runtime = Runtime(projects, store, settings or ServerSettings(), open_durable, authenticate)
@@ -93,9 +97,11 @@ def create_app(
     )
     app.state.runtime = runtime
     _add_addresses(app, runtime)
+    if front_ends:
+        _add_front_ends(app, runtime)
     if ui:
         add_chat_page(app, runtime)
-    describe(app)
+    describe(app, FRONT_ENDS if front_ends else ())
     for error, answer in _ANSWERS.items():
         app.add_exception_handler(error, answer)
     app.add_middleware(UnexpectedErrors)
@@ -129,15 +135,7 @@ def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
     completions, sessions = Completions(runtime), SessionEndpoints(runtime)
     models = ModelEndpoints(runtime)
 
-    def add(path: str, endpoint: Any, method: str, about: dict[str, Any]) -> None:
-        # An older address works in the same way, and is not documented.
-        documented = about if path.startswith("/v1/") else {"include_in_schema": False}
-        app.add_api_route(path, endpoint, methods=[method], **documented)
-        _take_whole_path(app.routes[-1])
-        _call_directly(app.routes[-1], endpoint)
-        if method == "GET":
-            _add_head(app, path, endpoint)
-
+    add = partial(_add, app)
     add(f"{_CANONICAL}/chat/completions", completions.complete, "POST", COMPLETION)
     add(f"{_CANONICAL}/models", models.list_all, "GET", MODELS)
     add(f"{_CANONICAL}/models/{{model_id:path}}", models.query, "GET", MODEL)
@@ -159,6 +157,25 @@ def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
         add(f"{base}/session-history", sessions.list_all, "GET", LIST)
         add(f"{base}/session/{{session_id:path}}", sessions.query, "GET", QUERY)
     _add_health(app, runtime)
+
+
+def _add_front_ends(app: FastAPI, runtime: Runtime) -> None:
+    for protocol in FRONT_ENDS:
+        path = f"{_CANONICAL}/{protocol.name}"
+        turns, running = Completions(runtime, protocol.name), RunningTurns(runtime, protocol)
+        _add(app, path, turns.complete, "POST", ABOUT_TURNS[protocol])
+        stream = f"{path}/{{session_id:path}}/stream"
+        _add(app, stream, running.follow, "GET", ABOUT_STREAMS[protocol])
+
+
+def _add(app: FastAPI, path: str, endpoint: Any, method: str, about: dict[str, Any]) -> None:
+    # An older address works in the same way, and is not documented.
+    documented = about if path.startswith("/v1/") else {"include_in_schema": False}
+    app.add_api_route(path, endpoint, methods=[method], **documented)
+    _take_whole_path(app.routes[-1])
+    _call_directly(app.routes[-1], endpoint)
+    if method == "GET":
+        _add_head(app, path, endpoint)
 
 
 def _add_head(app: FastAPI, path: str, endpoint: Any) -> None:

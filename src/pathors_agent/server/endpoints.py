@@ -32,11 +32,12 @@ from pathors_agent.server.http.bodies import (
     SearchBody,
 )
 from pathors_agent.server.http.body import parse_object, parsed, read_body, read_object
-from pathors_agent.server.http.completion import CompletionRequest, check_header, read_request
+from pathors_agent.server.http.completion import check_header
 from pathors_agent.server.http.edge import json_response
 from pathors_agent.server.http.keys import Caller
 from pathors_agent.server.http.problems import Problem, bad_request, unavailable
 from pathors_agent.server.running.runtime import Runtime
+from pathors_agent.server.turns.front_ends import COMPLETIONS, READERS, Read, writer_of
 from pathors_agent.server.turns.project import DEFAULT_MODEL
 from pathors_agent.server.turns.sending import TurnResponse
 from pathors_agent.server.turns.turn import Turn, new_head
@@ -53,10 +54,11 @@ from pathors_agent.tools.registry import ToolRegistry
 
 
 class Completions:
-    """Answers requests for chat completions."""
+    """Answers requests for chat completions, or in the protocol of a front end."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, protocol: str = COMPLETIONS) -> None:
         self._runtime = runtime
+        self._read_fields = READERS[protocol]
 
     async def complete(self, request: Request, project_id: str) -> TurnResponse:
         """Read a request, and return the response that runs its turn."""
@@ -67,7 +69,7 @@ class Completions:
         runtime.services.admission.check_rates(caller.id)
         with runtime.services.admission.reading(project_id, caller.id):
             body = await read_body(request, runtime.settings)
-            asked = await parsed(len(body), lambda: self._read(body, request))
+            asked, front_end = await parsed(len(body), lambda: self._read(body, request))
         request_id, digest = _request_id(request, caller), _digest(body, asked.session_id)
         project = runtime.projects[project_id]
         session_id = asked.session_id or _new_session_id(request_id, digest)
@@ -81,16 +83,17 @@ class Completions:
             body=body,
             body_digest=digest,
             session_header=request.headers.get("x-session-id"),
+            front_end=front_end,
             headers=request.headers,
             request_id=request_id,
         )
         share(session=turn.session_id)
-        return TurnResponse(turn, runtime.start_soon, runtime.durable)
+        return TurnResponse(turn, runtime.start_soon, runtime.durable, writer_of=writer_of)
 
-    def _read(self, body: bytes, request: Request) -> CompletionRequest:
+    def _read(self, body: bytes, request: Request) -> Read:
         settings = self._runtime.settings
         session = request.headers.get("x-session-id")
-        return read_request(parse_object(body, settings), session, settings)
+        return self._read_fields(parse_object(body, settings), session, settings)
 
 
 def _digest(body: bytes, session_id: str | None) -> str:

@@ -30,6 +30,7 @@ from pathors_agent.stores.texts import (
     joined_size,
     joined_text,
     json_text,
+    lost_title,
     message_texts,
     off_loop,
     same_json,
@@ -312,10 +313,12 @@ class MemoryStore(Store):
         running = self._running(request)
         if live is None:
             live = self._begin(lease.project, lease.session_id, "{}", "")
+        lost = ""
         if keep is not None:
+            lost = lost_title(seen.messages, keep) if seen else ""
             del live.messages[keep:]
             live.incarnation = uuid4().hex
-        if not live.messages and not live.title:
+        if (lost or not live.messages) and live.title in ("", lost):
             live.title = first_words(messages)
         live.messages += texts
         live.message_count = len(live.messages)

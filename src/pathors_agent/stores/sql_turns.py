@@ -34,6 +34,7 @@ from pathors_agent.stores.tables import (
     sessions,
     span,
 )
+from pathors_agent.stores.texts import json_text, lost_title
 
 _KEPT_SPAN = span(ANSWER_HOURS * 3600)
 
@@ -155,7 +156,10 @@ _GROW = (
         revision=bindparam("new_revision", type_=BigInteger),
         updated_at=_NEXT_TIME,
         incarnation=bindparam("new_incarnation"),
-        title=case((sessions.c.title == "", bindparam("title")), else_=sessions.c.title),
+        title=case(
+            (sessions.c.title.in_(["", bindparam("old_title")]), bindparam("title")),
+            else_=sessions.c.title,
+        ),
     )
     .returning(sessions.c.number, sessions.c.updated_at)
 )
@@ -238,6 +242,7 @@ def _grow(
     """Set the revision of a session. Return None if the session changed since it was read."""
     incarnation = seen.incarnation if kept == seen.revision else uuid4().hex
     revision = kept + len(texts)
+    lost = lost_title(seen.messages, kept) if kept < seen.revision else ""
     row = connection.row(
         _GROW,
         project=lease.project,
@@ -246,7 +251,8 @@ def _grow(
         seen_revision=seen.revision,
         new_revision=revision,
         new_incarnation=incarnation,
-        title=title if kept == 0 else "",
+        title=title if kept == 0 or lost else "",
+        old_title=json_text(lost) if lost else "",
     )
     if row is None:
         return None

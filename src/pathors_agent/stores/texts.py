@@ -58,6 +58,12 @@ def first_words(messages: Iterable[Message]) -> str:
     return f"{whole or cut}…"
 
 
+def lost_title(messages: Sequence[Message], kept: int) -> str:
+    """Return the first words of a session that is rewound to `kept` messages and loses these words."""
+    words = first_words(messages)
+    return words if not first_words(messages[:kept]) else ""
+
+
 def _first_text(message: UserMessage) -> str:
     """Return a message's text, or the first of its texts: files may follow it."""
     if isinstance(message.content, str):

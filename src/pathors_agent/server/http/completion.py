@@ -220,6 +220,11 @@ class CompletionRequest(RequestBody):
     stream_options: StreamOptions | None = None
     session_id: SessionId | None = None
     include_reasoning: bool | None = None
+    rewind: bool | None = Field(
+        None,
+        description="Replace the session's first message too, if `messages` has no answer. Without"
+        " it such messages are a new turn.",
+    )
     tools: Annotated[
         ToolRegistry, PlainValidator(_read_tools, json_schema_input_type=list[ToolBody] | None)
     ] = Field(default_factory=ToolRegistry)

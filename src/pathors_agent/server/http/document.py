@@ -1,5 +1,6 @@
 """The OpenAPI document: the parameters, bodies and answers of each operation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -35,7 +36,7 @@ def _id_header(name: str, said: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": said, "schema": ID_SCHEMA}
 
 
-_COMPLETION_HEADERS = [
+COMPLETION_HEADERS = [
     _id_header("X-Session-ID", "The session to go on with; without it a new one is made."),
     _id_header(
         "Idempotency-Key",
@@ -99,15 +100,16 @@ def _error(status: int) -> dict[str, Any]:
     return {"description": _ERRORS[status], "model": ErrorBody, **headers}
 
 
-def _about(
+def about(
     summary: str,
     description: str,
-    answer: type[BaseModel],
+    answer: type[BaseModel] | None,
     body: type[BaseModel] | None = None,
     *statuses: int,
 ) -> dict[str, Any]:
+    """Return how an operation is documented; without an `answer`, all but its success."""
     statuses = (*_ALWAYS, *(_WITH_BODY if body else ()), *statuses)
-    ok = {"description": answer.__doc__, "model": answer}
+    ok = {"description": answer.__doc__, "model": answer} if answer else {}
     extra: dict[str, Any] = {}
     if body:
         schema = {"$ref": f"#/components/schemas/{body.__name__}"}
@@ -142,41 +144,40 @@ _EVENT = {
         }
     },
 }
-COMPLETION = _about(
+COMPLETION = about(
     "Complete a chat",
     "Whole or as a stream. Tools that come with the request are called by the client.",
     CompletionAnswer,
     CompletionRequest,
     *(409, 422, 429, 502, 504),
 )
-COMPLETION["openapi_extra"]["parameters"] = _COMPLETION_HEADERS
+COMPLETION["openapi_extra"]["parameters"] = COMPLETION_HEADERS
+SESSION_HEADERS: dict[str, Any] = {
+    "X-Session-ID": {
+        "description": "The session.",
+        "required": True,
+        "schema": ID_SCHEMA,
+    },
+    "X-Session-Rewound": {
+        "description": "How many stored messages an edited history replaced; absent without.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+}
 COMPLETION["responses"][200] |= {
     "description": "A completion; with `stream`, events: after the last chunk `[DONE]`, or an error",
-    "headers": {
-        "X-Session-ID": {
-            "description": "The session.",
-            "required": True,
-            "schema": ID_SCHEMA,
-        },
-        "X-Session-Rewound": {
-            "description": "How many stored messages an edited history replaced; absent without.",
-            "schema": {"type": "integer", "minimum": 1},
-        },
-    },
+    "headers": SESSION_HEADERS,
     "content": {"text/event-stream": {"schema": _EVENT}},
 }
-MODELS = _about("List models", "The project's one model.", ModelsAnswer)
-MODEL = _about("Query a model", "Whether the project has it.", ModelAnswer)
-CREATE = _about(
-    "Create a session", "With variables for the instructions.", Created, CreateBody, 409
-)
-QUERY = _about("Query a session", "Its variables and messages.", SessionAnswer)
-SEARCH = _about("Search sessions", "By a text in the JSON of their data.", SearchAnswer, SearchBody)
-RENAME = _about(
+MODELS = about("List models", "The project's one model.", ModelsAnswer)
+MODEL = about("Query a model", "Whether the project has it.", ModelAnswer)
+CREATE = about("Create a session", "With variables for the instructions.", Created, CreateBody, 409)
+QUERY = about("Query a session", "Its variables and messages.", SessionAnswer)
+SEARCH = about("Search sessions", "By a text in the JSON of their data.", SearchAnswer, SearchBody)
+RENAME = about(
     "Rename a session", "A session is named by its first words until then.", Renamed, RenameBody
 )
-END = _about("End a session", "Its variables and messages are gone for good.", Ended, EndBody)
-LIST = _about("List sessions", "Newest first, ended ones too.", ListAnswer)
+END = about("End a session", "Its variables and messages are gone for good.", Ended, EndBody)
+LIST = about("List sessions", "Newest first, ended ones too.", ListAnswer)
 LIST["openapi_extra"]["parameters"] = _PAGE_PARAMETERS
 
 
@@ -197,21 +198,24 @@ READYZ = _about_health("Can requests be answered now?", 503)
 _MORE = (CompletionRequest, CompletionChunk, CreateBody, SearchBody, EndBody)
 
 
-def describe(app: FastAPI) -> None:
-    """Complete the document that FastAPI makes: request bodies, and how to authenticate."""
+def describe(app: FastAPI, bodies: Sequence[type[BaseModel]] = ()) -> None:
+    """Complete the document that FastAPI makes: request bodies, and how to authenticate.
+
+    `bodies` are those of operations that this module does not know.
+    """
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
-            _complete(make())
+            _complete(make(), (*_MORE, *bodies))
         return make()
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this way
 
 
-def _complete(document: dict[str, Any]) -> None:
+def _complete(document: dict[str, Any], bodies: Sequence[type[BaseModel]]) -> None:
     schemas = document["components"]["schemas"]
-    for model in _MORE:
+    for model in bodies:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema

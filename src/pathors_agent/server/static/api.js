@@ -40,13 +40,6 @@ export class Api {
     return this.#json("GET", `sessions/${encodeURIComponent(id)}`);
   }
 
-  /** Make an empty session with variables; its id is returned. */
-  async create(variables) {
-    const id = `session-${randomName()}`;
-    await this.#json("POST", "sessions", JSON.stringify({ session_id: id, variables }));
-    return id;
-  }
-
   rename(id, title) {
     return this.#json("PATCH", `sessions/${encodeURIComponent(id)}`, JSON.stringify({ title }));
   }
@@ -75,13 +68,14 @@ export class Api {
   }
 
   /** Make a request for an answer. Sent again as it is, it is answered once all the same. */
-  request(messages, { session, tools }) {
+  request(messages, { session, tools, rewind }) {
     const fields = {
       messages,
       stream: true,
       stream_options: { include_usage: true, include_reasoning: true, include_tool_activity: true },
     };
     if (tools.length) fields.tools = tools;
+    if (rewind) fields.rewind = true;
     return { body: JSON.stringify(fields), session, name: `page-${randomName()}` };
   }
 

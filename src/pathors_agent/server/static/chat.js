@@ -21,14 +21,10 @@ export class Chat extends EventTarget {
   #cut = []; // what a turn that is not stored yet replaces
   #wanted = null; // the session that was asked for last
 
-  /**
-   * `composer.give(content)` puts a message back into the box; `titleOf(session)` is the title that the
-   * list of sessions shows.
-   */
-  constructor(composer, titleOf) {
+  /** `composer.give(content)` puts a message back into the box. */
+  constructor(composer) {
     super();
     this.#composer = composer;
-    this.titleOf = titleOf;
   }
 
   get api() {
@@ -60,7 +56,7 @@ export class Chat extends EventTarget {
 
   /**
    * Ask again from a message of the user on, or from another `text` in its place. The server replaces
-   * what follows an answer; before the first answer there is none, so that a session begins anew.
+   * what follows.
    */
   async #rewind(item, text = null) {
     if (this.isRunning || item === null) return;
@@ -76,47 +72,30 @@ export class Chat extends EventTarget {
         return;
       }
       const before = data.messages.slice(0, at).map(known).filter(Boolean);
-      const isRewind = before.some(({ role }) => role === "assistant");
       const message = { role: "user", content: edited(data.messages[at].content, text) };
-      const into = isRewind ? session : await this.#emptyCopy(data);
-      this.#replace(item, isRewind ? [...before, message] : [message], into, text);
+      this.#replace(item, [...before, message], text);
     } catch (error) {
       this.tell(error);
     }
   }
 
-  /** Return the id of a new session with the variables of this one, or null where there are none. */
-  #emptyCopy({ variables }) {
-    return Object.keys(variables).length ? this.api.create(variables) : null;
-  }
-
-  #replace(item, messages, session, text) {
-    const [old, { content }] = [this.session, messages.at(-1)];
+  #replace(item, messages, text) {
+    const { content } = messages.at(-1);
     this.#cut = this.#view.from(item);
     this.#cut.forEach((each) => (each.hidden = true));
     this.#open = [];
     const shown = this.#view.user(content);
     this.#view.follow();
     this.#composer.focus();
-    const request = this.#request(messages, session);
+    const request = this.#request(messages, { rewind: true });
     this.#run({
       request,
       items: [shown],
       undo: () => text === null || this.#composer.give(content),
       after: () => {
-        if (session !== old) this.#takePlaceOf(old, text === null);
-        else if (!request.rewound) this.#showStored(); // the server read it as a new turn
+        if (!request.rewound) this.#showStored(); // the server read it as a new turn
       },
     });
-  }
-
-  /** End the session that this one replaces, and take its title; both may fail. */
-  async #takePlaceOf(old, isSameQuestion) {
-    const title = this.titleOf(old);
-    const asked = [this.api.end(old)];
-    if (isSameQuestion && title) asked.push(this.api.rename(this.session, title));
-    await Promise.allSettled(asked);
-    this.dispatchEvent(new Event("turn"));
   }
 
   stop() {
@@ -147,8 +126,8 @@ export class Chat extends EventTarget {
     this.#failed.push(notice);
   }
 
-  #request(messages, session = this.session) {
-    return this.api.request(messages, { session, tools: kept("tools", []) });
+  #request(messages, { rewind = false } = {}) {
+    return this.api.request(messages, { session: this.session, tools: kept("tools", []), rewind });
   }
 
   /**

@@ -16,7 +16,7 @@ const composer = new Composer({
   send: (content) => chat.send(content),
 });
 const sessions = new SessionList({ chosen: (id) => openSession(id), loaded: () => showTitle() });
-const chat = new Chat(composer, (session) => sessions.title(session));
+const chat = new Chat(composer);
 
 // - signing in -
 

@@ -1,16 +1,13 @@
 """The events of AG-UI, the protocol of CopilotKit and other front ends for agents."""
 
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field
 
-from pathors_agent.agents.approvals import Decision
+from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.stream import AsyncRunStream
-from pathors_agent.core.conversation import Conversation
-from pathors_agent.core.run import Status
-from pathors_agent.errors import ConversationError, ToolDefinitionError
 from pathors_agent.messages import (
     AssistantMessage,
     Content,
@@ -25,19 +22,18 @@ from pathors_agent.messages import (
 from pathors_agent.server.streams.front_end import (
     MAX_FRONT_END_MESSAGES,
     Body,
-    add,
+    Events,
+    FrontEndRequest,
+    RunEnd,
     answer_of,
+    client_tool,
     decision,
-    denials,
-    error_text,
     file_part,
     frames,
     joined_parts,
     progress_value,
-    refused,
-    unanswerable,
+    written,
 )
-from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.deltas import (
     Delta,
@@ -62,18 +58,26 @@ _DECISION_SCHEMA = {
 # - the request
 
 
-class _Source(Body):
+class _AGUIPart(Body):
+    """A part of a message, which is kept whole."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class _AGUISource(_AGUIPart):
+    """Where the data of an image, a clip or a file is."""
+
     type: str
     value: str
     mime_type: str = ""
 
 
-class _ContentPart(Body):
+class _AGUIContent(_AGUIPart):
     """A part of a user's message; clients before version 1 send `binary`."""
 
     type: str
     text: str = ""
-    source: _Source | None = None
+    source: _AGUISource | None = None
     mime_type: str = ""
     data: str = ""
     url: str = ""
@@ -93,14 +97,18 @@ class _ContentPart(Body):
         return file_part(url, kind, self.filename)
 
 
-class _Function(Body):
+class _AGUIFunction(_AGUIPart):
+    """The function of a call, and its arguments as JSON text."""
+
     name: str
     arguments: str = ""
 
 
-class _Call(Body):
+class _AGUICall(_AGUIPart):
+    """A tool call."""
+
     id: str
-    function: _Function
+    function: _AGUIFunction
     metadata: dict[str, JSONValue] = Field(default_factory=dict)
 
     def read(self) -> ToolCall:
@@ -115,12 +123,18 @@ class _Call(Body):
         )
 
 
-class _Message(Body):
+class _AGUIMessage(_AGUIPart):
+    """A message of the history."""
+
     role: Literal["developer", "system", "user", "assistant", "tool", "reasoning", "activity"]
-    content: str | list[_ContentPart] | dict[str, JSONValue] | None = None
-    tool_calls: list[_Call] | None = None
+    content: str | list[_AGUIContent] | dict[str, JSONValue] | None = None
+    tool_calls: list[_AGUICall] | None = None
     tool_call_id: str = ""
     error: str | None = None
+
+    def sent(self) -> dict[str, JSONValue]:
+        """Return the message as the client sent it."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     @property
     def text(self) -> str:
@@ -137,13 +151,17 @@ class _Message(Body):
         return self.content if isinstance(self.content, str) else ""
 
 
-class _Tool(Body):
+class _AGUITool(Body):
+    """A tool that the front end runs."""
+
     name: str
     description: str = ""
     parameters: dict[str, JSONValue] | None = None
 
 
-class _Resume(Body):
+class _AGUIResume(Body):
+    """The answer to an interrupt."""
+
     interrupt_id: str
     status: Literal["resolved", "cancelled"]
     payload: JSONValue = None
@@ -160,7 +178,7 @@ class _Resume(Body):
         )
 
 
-class AGUIRequest(Body):
+class AGUIRequest(FrontEndRequest):
     """The body of a request of an AG-UI client (`RunAgentInput`).
 
     `conversation` and `decisions` are arguments of `AsyncAgent.stream`; `client_tools` are the
@@ -168,30 +186,35 @@ class AGUIRequest(Body):
     with status 422.
     """
 
+    name: ClassVar[str] = "ag-ui"
+    title: ClassVar[str] = "AG-UI"
+
     thread_id: str
     run_id: str
-    messages: list[_Message] = Field(max_length=MAX_FRONT_END_MESSAGES)
-    tools: list[_Tool] = Field(default_factory=list)
-    resume: list[_Resume] | None = None
+    messages: list[_AGUIMessage] = Field(max_length=MAX_FRONT_END_MESSAGES)
+    tools: list[_AGUITool] = Field(default_factory=list)
+    resume: list[_AGUIResume] | None = None
     state: JSONValue = None
     context: list[dict[str, JSONValue]] = Field(default_factory=list)
     forwarded_props: JSONValue = None
 
-    @cached_property
-    def conversation(self) -> Conversation:
-        """The client's history.
+    @property
+    def session_id(self) -> str:
+        """The id of the thread."""
+        return self.thread_id
 
-        Its last calls may be open. A user's message closes the calls that were open before it.
-        """
-        conversation = Conversation()
+    @cached_property
+    def sent_messages(self) -> Sequence[Message]:
+        """The messages of the history, as the client sent them."""
+        messages: list[Message] = []
         thoughts: list[str] = []
         for message in self.messages:
             if message.role == "reasoning":
                 thoughts.append(message.text)
             elif (each := _read(message, thoughts)) is not None:
-                add(conversation, each)
+                messages.append(each)
                 thoughts = []
-        return conversation
+        return messages
 
     @cached_property
     def decisions(self) -> list[Decision]:
@@ -201,25 +224,22 @@ class AGUIRequest(Body):
     @cached_property
     def client_tools(self) -> list[Tool]:
         """The front end's tools, which have no function here: a call of them suspends the run."""
-        return [
-            Tool(
-                name=each.name,
-                description=each.description,
-                parameters=each.parameters or {"type": "object", "properties": {}},
-            )
-            for each in self.tools
-        ]
+        return [client_tool(**dict(each)) for each in self.tools]
 
-    @model_validator(mode="after")
-    def _is_legal(self) -> Self:
-        try:
-            _ = self.conversation, ToolRegistry(self.client_tools)
-        except (ConversationError, ToolDefinitionError, ValidationError) as error:
-            raise refused(error) from None
-        return self
+    @property
+    def rewinds(self) -> bool:
+        """Whether `forwardedProps` asks for it: the protocol itself has no word for it."""
+        given = self.forwarded_props
+        return isinstance(given, dict) and given.get("rewind") is True
+
+    @property
+    def replay(self) -> bytes:
+        """The messages that the client sent, which replace those of a client that comes back."""
+        sent = [each.sent() for each in self.messages]
+        return frames({"type": "MESSAGES_SNAPSHOT", "messages": sent})
 
 
-def _read(message: _Message, thoughts: list[str]) -> Message | None:
+def _read(message: _AGUIMessage, thoughts: list[str]) -> Message | None:
     match message.role:
         case "system" | "developer":
             return SystemMessage(content=message.text)
@@ -251,70 +271,37 @@ async def ag_ui_events(
     run with interrupts; calls of the front end's tools end it without a result. An error becomes
     RUN_ERROR, with a text for clients.
     """
-    ids = {"threadId": request.thread_id, "runId": request.run_id}
-    yield frames({"type": "RUN_STARTED", **ids})
-    events = _Events(stream, request.run_id)
-    try:
-        async with stream:
-            if denied := frames(*map(events.result, denials(stream))):
-                yield denied
-            async for batch in stream.batches():
-                items = batch if isinstance(batch, list) else [batch]
-                if data := frames(*events.of(items)):
-                    yield data
-        yield frames(*events.close(), _end(stream, ids))
-    except Exception as error:  # noqa: BLE001  (the status is sent: the client reads the last event)
-        failed = {"type": "RUN_ERROR", "message": error_text(error)}
-        yield frames(*events.close(), failed)
+    known = stream.conversation.call_ids
+    async for data in written(stream, AGUIEvents(request.thread_id, request.run_id, known)):
+        yield data
 
 
-def _end(stream: AsyncRunStream[Any], ids: dict[str, str]) -> dict[str, object]:
-    """Return the last event of a run."""
-    if error := unanswerable(stream):
-        return {"type": "RUN_ERROR", "message": error}
-    result = stream.result
-    finished: dict[str, object] = {"type": "RUN_FINISHED", **ids}
-    if result.cancelled:
-        return {**finished, "outcome": {"type": "cancelled"}}
-    if result.approvals:
-        interrupts = [
-            {
-                "id": each.digest,
-                "reason": "tool_call",
-                "message": f"Approve the call of {each.call.name}?",
-                "toolCallId": each.call.id,
-                "responseSchema": _DECISION_SCHEMA,
-            }
-            for each in result.approvals
-        ]
-        return {**finished, "outcome": {"type": "interrupt", "interrupts": interrupts}}
-    if result.status is Status.SUSPENDED:
-        pending = [call.id for call in result.open_calls]
-        return {**finished, "outcome": {"type": "success", "pendingToolCallIds": pending}}
-    if result.status is Status.FINISHED:
-        return finished
-    return {**finished, "result": {"status": result.status.value}}
+class AGUIEvents(Events):
+    """Writes the events of one run while it goes on."""
 
-
-class _Events:
-    """The events of one run while it goes on."""
-
-    def __init__(self, stream: AsyncRunStream[Any], run_id: str) -> None:
-        self._run_id = run_id
+    def __init__(self, thread_id: str, run_id: str, known: Iterable[str] = ()) -> None:
+        self._ids = {"threadId": thread_id, "runId": run_id}
         self._count = 0
         self._answer = ""  # the id of the answer that arrives
         self._thought = ""  # the id of the reasoning that arrives
         self._is_open = False  # the answer's text grows
         self._has_text = False
         self._started: dict[int, str] = {}  # the ids of the calls that arrive, by their index
-        self._known = set(stream.conversation.call_ids)
+        self._known = set(known)
 
     def _new_id(self) -> str:
         self._count += 1
-        return f"{self._run_id}-{self._count}"
+        return f"{self._ids['runId']}-{self._count}"
 
-    def result(self, message: ToolMessage) -> dict[str, object]:
-        """Return the event of a tool's result."""
+    def begin(self) -> dict[str, object]:
+        """Return the first event."""
+        return {"type": "RUN_STARTED", **self._ids}
+
+    def denied(self, message: ToolMessage) -> dict[str, object]:
+        """Return the event of a denial that came with the request."""
+        return self._result(message)
+
+    def _result(self, message: ToolMessage) -> dict[str, object]:
         return {
             "type": "TOOL_CALL_RESULT",
             "messageId": self._new_id(),
@@ -339,7 +326,7 @@ class _Events:
             case AssistantMessage():
                 yield from self._whole(item)
             case ToolMessage() if item.outcome != "suspended":
-                yield self.result(item)
+                yield self._result(item)
             case ToolProgressDelta(call=call, value=value):
                 shown, is_json = progress_value(value)
                 if is_json:
@@ -418,7 +405,7 @@ class _Events:
     def _whole(self, message: AssistantMessage) -> Iterator[dict[str, object]]:
         """Yield the rest of an answer: its text if none was streamed, and its whole calls."""
         if not self._has_text:
-            yield from self._text(message.text)
+            yield from self._text(message.text or message.refusal or "")
         started = set(self._started.values())
         for call in message.tool_calls:
             if call.id not in started:
@@ -432,6 +419,31 @@ class _Events:
         yield from self.close()
         self._answer, self._has_text = "", False
 
+    def end(self, end: RunEnd) -> Iterator[dict[str, object]]:
+        """Yield the last event of the run, with its interrupts."""
+        if end.error:
+            yield from self.error(end.error)
+            return
+        yield from self.close()
+        finished: dict[str, object] = {"type": "RUN_FINISHED", **self._ids}
+        if end.reason == "cancelled":
+            yield {**finished, "outcome": {"type": "cancelled"}}
+        elif end.approvals:
+            interrupts = [_interrupt(each) for each in end.approvals]
+            yield {**finished, "outcome": {"type": "interrupt", "interrupts": interrupts}}
+        elif end.open_calls:
+            pending = list(end.open_calls)
+            yield {**finished, "outcome": {"type": "success", "pendingToolCallIds": pending}}
+        elif end.reason in ("limit_reached", "no_answer"):
+            yield {**finished, "result": {"status": end.reason}}
+        else:
+            yield finished
+
+    def error(self, text: str) -> Iterator[dict[str, object]]:
+        """Yield the ends of what is open, and an error."""
+        yield from self.close()
+        yield {"type": "RUN_ERROR", "message": text}
+
     def close(self) -> Iterator[dict[str, object]]:
         """Yield the ends of what is open."""
         yield from self._end_reasoning()
@@ -439,3 +451,13 @@ class _Events:
         for call_id in self._started.values():
             yield {"type": "TOOL_CALL_END", "toolCallId": call_id}
         self._started = {}
+
+
+def _interrupt(approval: Approval) -> dict[str, object]:
+    return {
+        "id": approval.digest,
+        "reason": "tool_call",
+        "message": f"Approve the call of {approval.call.name}?",
+        "toolCallId": approval.call.id,
+        "responseSchema": _DECISION_SCHEMA,
+    }

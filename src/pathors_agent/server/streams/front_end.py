@@ -1,16 +1,27 @@
-"""The parts that the protocols of front ends share: history, events as bytes, and errors."""
+"""The parts that the protocols of front ends share: requests, events as bytes, and errors."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+from starlette.exceptions import HTTPException
 
-from pathors_agent.agents.approvals import Decision
+from pathors_agent.agents.approvals import Approval, Decision
+from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream
 from pathors_agent.core.conversation import Conversation
-from pathors_agent.errors import AgentError, ConversationError, TransportError
+from pathors_agent.core.run import Status
+from pathors_agent.errors import (
+    AgentError,
+    ConversationError,
+    ToolDefinitionError,
+    TransportError,
+)
 from pathors_agent.messages import (
     AssistantMessage,
     Content,
@@ -22,6 +33,9 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.server.http.problems import log_bug, of_model
+from pathors_agent.tools.registry import ToolRegistry, Tools, registry_of
+from pathors_agent.tools.tool import Tool
+from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.messages import write_parts
 
 # The client keeps the history. A history that no model could read is a mistake or an attack.
@@ -45,27 +59,200 @@ class Body(BaseModel):
         return []  # they contain texts of people
 
 
-def frames(*events: Mapping[str, object]) -> bytes:
-    """Return server-sent events, each with a JSON object."""
-    return b"".join(
-        b"data: " + json.dumps(each, separators=(",", ":")).encode() + b"\n\n" for each in events
-    )
+class FrontEndRequest(Body, ABC):
+    """The body of a request of a front end, which holds the client's history."""
+
+    name: ClassVar[str]
+    """The name of the protocol, in addresses and in the database."""
+
+    title: ClassVar[str]
+    """The name of the protocol for people."""
+
+    headers: ClassVar[Mapping[str, str]] = {}
+    """The headers of an answer beside those of all server-sent events."""
+
+    @property
+    @abstractmethod
+    def session_id(self) -> str:
+        """The id of the chat; "" if the client names none."""
+
+    @property
+    @abstractmethod
+    def sent_messages(self) -> Sequence[Message]:
+        """The messages of the history, as the client sent them."""
+
+    @property
+    @abstractmethod
+    def decisions(self) -> list[Decision]:
+        """The approvals and denials, which name the calls that a person saw."""
+
+    @property
+    @abstractmethod
+    def client_tools(self) -> list[Tool]:
+        """The front end's tools, which have no function here: a call of one suspends the run."""
+
+    @property
+    @abstractmethod
+    def rewinds(self) -> bool:
+        """Whether the messages replace those that the server holds, the first one too."""
+
+    @property
+    @abstractmethod
+    def replay(self) -> bytes:
+        """The events that a client that comes back reads before those of the run.
+
+        They restore what the client held when it sent the request.
+        """
+
+    @cached_property
+    def conversation(self) -> Conversation:
+        """The client's history.
+
+        Its last calls may be open. A user's message closes the calls that were open before it.
+        """
+        conversation = Conversation()
+        for message in self.sent_messages:
+            if isinstance(message, UserMessage) and conversation.open_calls:
+                conversation.close_open_calls(_WENT_ON)
+            conversation.append(message)
+        return conversation
+
+    def tools_with(self, own: Tools) -> list[Tool]:
+        """Return the tools of a run: the server's `own`, then those of the client.
+
+        Raises Starlette's `HTTPException` with the status 422 if a tool of the client has the name
+        of one of the server.
+        """
+        registry = registry_of(own)
+        for index, tool in enumerate(self.client_tools):
+            if tool.name in registry:
+                raise HTTPException(
+                    422,
+                    f"tools.{index}: {tool.name} is a tool of the server; give yours another name",
+                )
+        return [*registry, *self.client_tools]
+
+    @model_validator(mode="after")
+    def _is_legal(self) -> Self:
+        try:
+            _ = self.conversation, ToolRegistry(self.client_tools)
+        except (ConversationError, ToolDefinitionError, ValidationError) as error:
+            raise _refused(error) from None
+        return self
 
 
-def add(conversation: Conversation, message: Message) -> None:
-    """Append a message of the client's history; a user's message closes the open calls."""
-    if isinstance(message, UserMessage) and conversation.open_calls:
-        conversation.close_open_calls(_WENT_ON)
-    conversation.append(message)
-
-
-def refused(error: AgentError | ValidationError) -> ValueError:
+def _refused(error: AgentError | ValidationError) -> ValueError:
     """Build the error for an invalid body."""
     if not isinstance(error, ValidationError):
         return ValueError(str(error))
     [first, *_] = error.errors(include_url=False, include_input=False, include_context=False)
     place = ".".join(map(str, first["loc"]))
     return ValueError(f"a message or tool call is not valid: {place}: {first['msg']}")
+
+
+# - the stream
+
+
+Reason = Literal[
+    "stop", "length", "content-filter", "tool-calls", "limit_reached", "no_answer", "cancelled"
+]
+"""Why a run ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How a run ended: why, the calls that wait for approval, and all calls without a result.
+
+    `error` is what the client reads instead, if it cannot go on with the run.
+    """
+
+    reason: Reason
+    approvals: Sequence[Approval] = ()
+    open_calls: Sequence[str] = ()
+    error: str = ""
+
+    @classmethod
+    def of(cls, stream: AsyncRunStream[Any]) -> Self:
+        """Return the end of a run whose stream was read to its end."""
+        result = stream.result
+        return cls(
+            reason=_reason(result),
+            approvals=result.approvals,
+            open_calls=[call.id for call in result.open_calls],
+            error=_unanswerable(stream.conversation),
+        )
+
+
+def _reason(result: RunResult[Any]) -> Reason:
+    if result.cancelled:
+        return "cancelled"
+    match result.status:
+        case Status.FINISHED:
+            return _REASONS.get(result.ended_by or "", "stop")
+        case Status.SUSPENDED:
+            return "tool-calls"
+        case Status.LIMIT_REACHED:
+            return "limit_reached"
+        case Status.RUNNING | Status.NO_ANSWER:
+            return "no_answer"
+
+
+_REASONS: Mapping[str, Reason] = {
+    "length": "length",
+    "content_filter": "content-filter",
+    "refusal": "content-filter",
+}
+
+
+class Events(ABC):
+    """Writes the events of one run."""
+
+    last: ClassVar[bytes] = b""
+    """What ends a stream, behind its last event."""
+
+    @abstractmethod
+    def begin(self) -> dict[str, object]:
+        """Return the first event."""
+
+    @abstractmethod
+    def denied(self, message: ToolMessage) -> dict[str, object]:
+        """Return the event of a denial that came with the request."""
+
+    @abstractmethod
+    def of(self, items: Iterable[Delta | Message]) -> Iterator[dict[str, object]]:
+        """Yield the events of deltas and messages that came together."""
+
+    @abstractmethod
+    def end(self, end: RunEnd) -> Iterator[dict[str, object]]:
+        """Yield the last events of a run."""
+
+    @abstractmethod
+    def error(self, text: str) -> Iterator[dict[str, object]]:
+        """Yield the last events of a run that failed."""
+
+
+async def written(stream: AsyncRunStream[Any], events: Events) -> AsyncGenerator[bytes, None]:
+    """Enter a stream, and yield its events as bytes until its end."""
+    yield frames(events.begin())
+    try:
+        async with stream:
+            if denied := frames(*map(events.denied, denials(stream))):
+                yield denied
+            async for batch in stream.batches():
+                if data := frames(*events.of(batch if isinstance(batch, list) else [batch])):
+                    yield data
+        yield frames(*events.end(RunEnd.of(stream)))
+    except Exception as error:  # noqa: BLE001  (the status is sent: the client reads the last event)
+        yield frames(*events.error(_error_text(error)))
+    if events.last:
+        yield events.last
+
+
+def frames(*events: Mapping[str, object]) -> bytes:
+    """Return server-sent events, each with a JSON object."""
+    return b"".join(
+        b"data: " + json.dumps(each, separators=(",", ":")).encode() + b"\n\n" for each in events
+    )
 
 
 def shown_content(content: Content) -> JSONValue:
@@ -103,6 +290,38 @@ def file_part(url: str, media_type: str, filename: str | None) -> ContentPart:
     return ContentPart.file(url, filename=filename, media_type=media_type)
 
 
+def client_tool(
+    name: str, description: str = "", parameters: dict[str, JSONValue] | None = None
+) -> Tool:
+    """Return a tool that the client runs."""
+    schema = parameters or {"type": "object", "properties": {}}
+    return Tool(name=name, description=description, parameters=schema)
+
+
+def media_parts(
+    content: Content | None, extra: Mapping[str, JSONValue] | None = None
+) -> list[JSONValue]:
+    """Return the parts of a content that is not text alone, and the lists of parts in `extra`."""
+    parts = () if content is None or isinstance(content, str) else content
+    written = write_parts(parts) if any(part.type != "text" for part in parts) else []
+    others = [(extra or {}).get(name) for name in ("content_parts", "images")]
+    return [*written, *(part for each in others if isinstance(each, list) for part in each)]
+
+
+def image_urls(message: AssistantMessage) -> list[str]:
+    """Return the URLs of the images that a model made."""
+    parts = media_parts(message.content, message.extra)
+    images = [part.get("image_url") for part in parts if isinstance(part, dict)]
+    urls = [image.get("url") for image in images if isinstance(image, dict)]
+    return [url for url in urls if isinstance(url, str)]
+
+
+def media_type(url: str) -> str:
+    """Return the media type of an image's URL, as far as the URL names it."""
+    kind = url.removeprefix("data:").partition(";")[0]
+    return kind if url.startswith("data:image/") else "image/*"
+
+
 def joined_parts(parts: Sequence[ContentPart]) -> Content:
     """Return the content of a user's message; a string if it has only text."""
     if all(part.type == "text" for part in parts):
@@ -128,7 +347,7 @@ def parsed_arguments(call: ToolCall) -> dict[str, JSONValue] | None:
     return value if isinstance(value, dict) else None
 
 
-def error_text(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """Return the text of an error that a client may read; log other errors by class and place."""
     if isinstance(error, TransportError):
         return of_model(error).message
@@ -139,11 +358,10 @@ def error_text(error: Exception) -> str:
     return f"The server could not finish the answer{kind}"
 
 
-def unanswerable(stream: AsyncRunStream[Any]) -> str | None:
+def _unanswerable(conversation: Conversation) -> str:
     """Return the error of a run that waits for a call inside an agent that runs as a tool."""
-    conversation = stream.conversation
     if not any(conversation.suspended(call) for call in conversation.open_calls):
-        return None
+        return ""
     return (
         "An agent that runs as a tool waits for an approval or for a result of the client. "
         "The client's history cannot hold that run: keep the conversation on the server"

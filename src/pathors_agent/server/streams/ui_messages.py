@@ -1,17 +1,14 @@
 """The UI message stream of Vercel's AI SDK (`useChat`, version 5 and later)."""
 
 import json
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from pathors_agent.agents.approvals import Decision
 from pathors_agent.agents.stream import AsyncRunStream
-from pathors_agent.core.conversation import Conversation
-from pathors_agent.core.run import Status
-from pathors_agent.errors import ConversationError
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -26,21 +23,24 @@ from pathors_agent.messages import (
 from pathors_agent.server.streams.front_end import (
     MAX_FRONT_END_MESSAGES,
     Body,
-    add,
+    Events,
+    FrontEndRequest,
+    RunEnd,
     answer_of,
+    client_tool,
     decision,
-    denials,
-    error_text,
     file_part,
     frames,
+    image_urls,
     joined_parts,
+    media_type,
     parsed_arguments,
     progress_value,
     read_content,
-    refused,
     shown_content,
-    unanswerable,
+    written,
 )
+from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.deltas import (
     Delta,
     ReasoningDelta,
@@ -57,14 +57,8 @@ UI_MESSAGE_HEADERS: Mapping[str, str] = {
 }
 """The headers of a response that carries a `ui_message_stream`."""
 
-_DONE = b"data: [DONE]\n\n"
 _METADATA = "pathors_agent"  # the key of this library in a part's providers
 _USER_PART = "data-user-message"  # a user's message inside a run: feedback, or `stream.say`
-_FINISH_REASONS = {
-    "length": "length",
-    "content_filter": "content-filter",
-    "refusal": "content-filter",
-}
 
 
 # - the stream
@@ -78,42 +72,33 @@ async def ui_message_stream(stream: AsyncRunStream[Any]) -> AsyncGenerator[bytes
     error becomes an `error` event, with a text for clients. Send `UI_MESSAGE_HEADERS` with the
     stream.
     """
-    yield frames({"type": "start"})
-    parts = _Parts(stream)
-    try:
-        async with stream:
-            if denied := frames(*parts.denied()):
-                yield denied
-            async for batch in stream.batches():
-                items = batch if isinstance(batch, list) else [batch]
-                if data := frames(*parts.events(items)):
-                    yield data
-        yield frames(*parts.end())
-    except Exception as error:  # noqa: BLE001  (the status is sent: the client reads the last event)
-        failed = {"type": "error", "errorText": error_text(error)}
-        yield frames(*parts.close(), failed)
-    yield _DONE
+    async for data in written(stream, UIMessageEvents(stream.conversation.call_ids)):
+        yield data
 
 
-class _Parts:
-    """The parts of one UI message while it arrives."""
+class UIMessageEvents(Events):
+    """Writes the parts of one UI message while it arrives."""
 
-    def __init__(self, stream: AsyncRunStream[Any]) -> None:
-        self._stream = stream
+    last = b"data: [DONE]\n\n"
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
         self._is_in_step = False
         self._open: tuple[str, str] | None = None  # the kind and the id of the growing part
         self._count = 0
         self._started: dict[int, str] = {}  # the ids of the calls that arrive, by their index
-        self._known = set(stream.conversation.call_ids)
+        self._known = set(known)
         self._has_text = False  # the answer that arrives has text
         self._is_answered = False  # the step's answer is complete, and another step follows
 
-    def denied(self) -> Iterator[dict[str, object]]:
-        """Yield the denials of the request."""
-        for message in denials(self._stream):
-            yield {"type": "tool-output-denied", "toolCallId": message.tool_call_id}
+    def begin(self) -> dict[str, object]:
+        """Return the first event."""
+        return {"type": "start"}
 
-    def events(self, items: Iterable[Delta | Message]) -> Iterator[dict[str, object]]:
+    def denied(self, message: ToolMessage) -> dict[str, object]:
+        """Return the event of a denial that came with the request."""
+        return {"type": "tool-output-denied", "toolCallId": message.tool_call_id}
+
+    def of(self, items: Iterable[Delta | Message]) -> Iterator[dict[str, object]]:
         """Yield the events of deltas and messages that arrived together."""
         for item in items:
             yield from self._item(item)
@@ -142,7 +127,7 @@ class _Parts:
             case SystemMessage():
                 pass
 
-    def _begin(self) -> Iterator[dict[str, object]]:
+    def _begin_part(self) -> Iterator[dict[str, object]]:
         """End the growing part, and begin a step with the first event of an answer."""
         yield from self._end_part()
         if self._is_answered:
@@ -155,7 +140,7 @@ class _Parts:
         if not text:
             return
         if self._open is None or self._open[0] != kind:
-            yield from self._begin()
+            yield from self._begin_part()
             self._count += 1
             self._open = kind, f"{kind}-{self._count}"
             yield {"type": f"{kind}-start", "id": self._open[1]}
@@ -180,7 +165,7 @@ class _Parts:
             # An id that is already in the history is replaced when the answer is complete.
             if not delta.id or not delta.name or not delta.arguments or delta.id in self._known:
                 return
-            yield from self._begin()
+            yield from self._begin_part()
             name = self._started[delta.index] = delta.id
             self._known.add(name)
             yield {"type": "tool-input-start", "toolCallId": name, "toolName": delta.name}
@@ -192,54 +177,64 @@ class _Parts:
 
     def _answer(self, message: AssistantMessage) -> Iterator[dict[str, object]]:
         """Yield the rest of an answer: its text if none was streamed, and its whole calls."""
-        if message.text and not self._has_text:
-            yield from self._text("text", message.text)
+        text = message.text or message.refusal
+        if text and not self._has_text:
+            yield from self._text("text", text)
+        for url in image_urls(message):
+            yield from self._begin_part()
+            yield {"type": "file", "url": url, "mediaType": media_type(url)}
         yield from self._end_part()
         for call in message.tool_calls:
-            yield from self._begin()
+            yield from self._begin_part()
             yield _whole_call(call)
         self._known.update(call.id for call in message.tool_calls)
         self._started.clear()
         self._is_answered = True
+
+    def end(self, end: RunEnd) -> Iterator[dict[str, object]]:
+        """Yield the approval requests, and the end of the message."""
+        if end.error:
+            yield from self.error(end.error)
+            return
+        for approval in end.approvals:
+            call = approval.call
+            if call.id not in self._known:  # of an agent that runs as a tool
+                yield from self._begin_part()
+                yield _whole_call(call, inner=True)
+            yield {
+                "type": "tool-approval-request",
+                "approvalId": approval.digest,
+                "toolCallId": call.id,
+            }
+        yield from self.close()
+        match end.reason:
+            case "cancelled":
+                yield {"type": "abort", "reason": "the run was cancelled"}
+            case "limit_reached" | "no_answer":
+                yield {"type": "finish", "finishReason": "other"}
+            case reason:
+                yield {"type": "finish", "finishReason": reason}
+
+    def error(self, text: str) -> Iterator[dict[str, object]]:
+        """Yield the end of the message, and an error."""
+        yield from self.close()
+        yield {"type": "error", "errorText": text}
 
     def close(self) -> Iterator[dict[str, object]]:
         """Yield the ends of the open parts."""
         yield from self._end_part()
         yield from self._end_step()
 
-    def end(self) -> Iterator[dict[str, object]]:
-        """Yield the approval requests, and the end of the message."""
-        result = self._stream.result
-        if error := unanswerable(self._stream):
-            yield from self.close()
-            yield {"type": "error", "errorText": error}
-            return
-        for approval in result.approvals:
-            yield {
-                "type": "tool-approval-request",
-                "approvalId": approval.digest,
-                "toolCallId": approval.call.id,
-            }
-        yield from self.close()
-        if result.cancelled:
-            yield {"type": "abort", "reason": "the run was cancelled"}
-            return
-        match result.status:
-            case Status.FINISHED:
-                reason = _FINISH_REASONS.get(result.ended_by or "", "stop")
-            case Status.SUSPENDED:
-                reason = "tool-calls"
-            case _:
-                reason = "other"
-        yield {"type": "finish", "finishReason": reason}
 
-
-def _whole_call(call: ToolCall) -> dict[str, object]:
+def _whole_call(call: ToolCall, *, inner: bool = False) -> dict[str, object]:
     """Return the event of a whole call.
 
-    The client's history will contain the text of the arguments and the call's `extra`.
+    The client's history will contain the text of the arguments and the call's `extra`. An `inner`
+    call is of an agent that runs as a tool, and is not part of the history.
     """
-    ours = {"arguments": call.arguments, **({"extra": call.extra} if call.extra else {})}
+    ours: dict[str, object] = {"arguments": call.arguments}
+    ours |= {"extra": call.extra} if call.extra else {}
+    ours |= {"inner": True} if inner else {}
     fields = {
         "toolCallId": call.id,
         "toolName": call.name,
@@ -266,13 +261,15 @@ def _result(message: ToolMessage) -> Iterator[dict[str, object]]:
 # - the request
 
 
-class _Approval(Body):
+class _UIApproval(Body):
+    """The request for an approval, and its answer."""
+
     id: str
-    approved: bool | None = None
+    approved: StrictBool | None = None
     reason: str = ""
 
 
-class _Part(Body):
+class _UIPart(Body):
     """One part of a UI message; its type and its state decide which fields it has."""
 
     type: str
@@ -289,26 +286,29 @@ class _Part(Body):
     output: JSONValue = None
     error_text: str = ""
     preliminary: bool = False
-    approval: _Approval | None = None
+    approval: _UIApproval | None = None
     call_provider_metadata: dict[str, JSONValue] = Field(default_factory=dict)
 
     @property
     def is_call(self) -> bool:
-        """Whether the part is a tool call whose arguments are complete."""
+        """Whether the part is a tool call of the history whose arguments are complete."""
         named = self.type == "dynamic-tool" or self.type.startswith("tool-")
-        return named and self.state != "input-streaming"
+        return named and self.state != "input-streaming" and "inner" not in self._kept
+
+    @property
+    def _kept(self) -> Mapping[str, JSONValue]:
+        ours = self.call_provider_metadata.get(_METADATA)
+        return ours if isinstance(ours, dict) else {}
 
     @property
     def call(self) -> ToolCall:
         """The tool call."""
         name = self.tool_name if self.type == "dynamic-tool" else self.type[len("tool-") :]
-        ours = self.call_provider_metadata.get(_METADATA)
-        kept = ours if isinstance(ours, dict) else {}
-        extra = kept.get("extra")
+        extra = self._kept.get("extra")
         return ToolCall(
             id=self.tool_call_id,
             name=name,
-            arguments=self._arguments(kept.get("arguments")),
+            arguments=self._arguments(self._kept.get("arguments")),
             extra=extra if isinstance(extra, dict) else {},
         )
 
@@ -349,31 +349,55 @@ def _same_value(first: str, second: str) -> bool:
 
 
 class _UIMessage(Body):
+    """A message of the history."""
+
+    id: str = ""
     role: Literal["system", "user", "assistant"]
-    parts: list[_Part]
+    parts: list[_UIPart]
 
 
-class UIMessageRequest(Body):
+class _UIFunction(Body):
+    """A tool's function; `parameters` is a JSON Schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, JSONValue] | None = None
+
+
+class _UITool(Body):
+    """A tool that the page runs."""
+
+    function: _UIFunction
+
+
+class UIMessageRequest(FrontEndRequest):
     """The body of a request of `useChat`: the chat's id, and its messages.
 
-    `conversation` and `decisions` are the arguments of `AsyncAgent.stream`. As the type of a
-    FastAPI argument, it refuses an invalid body with status 422.
+    `conversation` and `decisions` are the arguments of `AsyncAgent.stream`. `tools` are those that
+    the page runs, in the form of OpenAI; `useChat` sends them with its option `body`. A `message`
+    stands for `messages` with only that message. As the type of a FastAPI argument, it refuses an
+    invalid body with status 422.
     """
+
+    name: ClassVar[str] = "ui-messages"
+    title: ClassVar[str] = "useChat"
+    headers: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
 
     id: str = ""
     messages: list[_UIMessage] = Field(min_length=1, max_length=MAX_FRONT_END_MESSAGES)
+    trigger: str | None = None
+    message_id: str | None = None
+    tools: list[_UITool] = Field(default_factory=list)
+
+    @property
+    def session_id(self) -> str:
+        """The id of the chat; "" if the client names none."""
+        return self.id
 
     @cached_property
-    def conversation(self) -> Conversation:
-        """The client's history.
-
-        Its last calls may be open. A user's message closes the calls that were open before it.
-        """
-        conversation = Conversation()
-        for message in self.messages:
-            for each in _read(message):
-                add(conversation, each)
-        return conversation
+    def sent_messages(self) -> Sequence[Message]:
+        """The messages of the history, as the client sent them."""
+        return [each for message in self.messages for each in _read(message)]
 
     @cached_property
     def decisions(self) -> list[Decision]:
@@ -386,13 +410,35 @@ class UIMessageRequest(Body):
             and given.approved is not None
         ]
 
-    @model_validator(mode="after")
-    def _is_legal(self) -> Self:
-        try:
-            _ = self.conversation
-        except (ConversationError, ValidationError) as error:
-            raise refused(error) from None
-        return self
+    @cached_property
+    def client_tools(self) -> list[Tool]:
+        """The front end's tools, which have no function here: a call of one suspends the run."""
+        return [client_tool(**dict(each.function)) for each in self.tools]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_one(cls, given: object) -> object:
+        """Read a lone `message`. Nothing is known of those before it, so it rewinds nothing."""
+        if not isinstance(given, dict) or "messages" in given or "message" not in given:
+            return given
+        return {**given, "messages": [given["message"]], "trigger": None, "messageId": None}
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether the client regenerates an answer, or edited its last message."""
+        last = self.messages[-1]
+        is_edit = last.role == "user" and bool(last.id) and last.id == self.message_id
+        return self.trigger == "regenerate-message" or is_edit
+
+    @property
+    def replay(self) -> bytes:
+        """The parts of the message that the run goes on with, for a client that comes back."""
+        last = self.messages[-1]
+        if last.role != "assistant":
+            return b""
+        events = UIMessageEvents()
+        named = {"messageId": last.id} if last.id else {}
+        return frames({"type": "start", **named}, *events.of(_read(last)), *events.close())
 
 
 def _read(message: _UIMessage) -> Iterator[Message]:
@@ -405,7 +451,7 @@ def _read(message: _UIMessage) -> Iterator[Message]:
             yield from _answers(message.parts)
 
 
-def _user_parts(parts: Iterable[_Part]) -> Iterator[ContentPart]:
+def _user_parts(parts: Iterable[_UIPart]) -> Iterator[ContentPart]:
     for part in parts:
         if part.type == "text":
             yield ContentPart(type="text", text=part.text)
@@ -413,9 +459,9 @@ def _user_parts(parts: Iterable[_Part]) -> Iterator[ContentPart]:
             yield file_part(part.url, part.media_type, part.filename)
 
 
-def _answers(parts: list[_Part]) -> Iterator[Message]:
+def _answers(parts: list[_UIPart]) -> Iterator[Message]:
     """Yield the answers and results of one UI message, which has one answer for each step."""
-    step: list[_Part] = []
+    step: list[_UIPart] = []
     for part in parts:
         is_user = part.type == _USER_PART
         if is_user or part.type == "step-start":
@@ -428,7 +474,7 @@ def _answers(parts: list[_Part]) -> Iterator[Message]:
     yield from _step(step)
 
 
-def _step(parts: list[_Part]) -> Iterator[Message]:
+def _step(parts: list[_UIPart]) -> Iterator[Message]:
     calls = [part for part in parts if part.is_call]
     answer = answer_of(
         [part.text for part in parts if part.type == "text"],

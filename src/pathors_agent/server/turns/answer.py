@@ -1,17 +1,14 @@
 """An answer to a client, and its bytes: one JSON completion, or the chunks of a stream."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
-import anyio
 import msgspec
 
 from pathors_agent.json_text import whole_characters, write_json
-from pathors_agent.server.http.problems import unavailable
-from pathors_agent.stores.base import RequestId
 from pathors_agent.wire.completion_bytes import DONE, ChunkTemplate, answer_object, completion
 from pathors_agent.wire.sse import encode_comment
 
@@ -227,75 +224,3 @@ SENDS_EVENTS = "pathors_agent.sends_events"
 
 
 PING = encode_comment("ping")
-
-
-# - clients that come back -
-
-# A client that reconnects to a longer stream waits until its answer is stored.
-MAX_KEPT_BYTES = 8 * 2**20
-
-StreamName = tuple[RequestId, str]
-"""A request, and the digest of its body."""
-
-
-class KeptEvents:
-    """The events of a running stream, for clients that reconnect.
-
-    It is in `running` under its name until it is closed.
-    """
-
-    def __init__(
-        self, running: "dict[StreamName, KeptEvents]", name: StreamName, *, rewound: int
-    ) -> None:
-        running[name] = self
-        self._running = running
-        self._name = name
-        self.rewound = rewound
-        self._events: list[bytes] = []
-        self._size = 0
-        self._is_closed = self._is_whole = self._has_readers = False
-        self._change = anyio.Event()
-
-    def add(self, event: bytes, *, is_last: bool = False) -> None:
-        """Keep an event, and send it to the clients that follow."""
-        if self._is_closed:
-            return
-        self._events.append(event)
-        self._size += len(event)
-        self._is_whole = is_last
-        if is_last or self._size > MAX_KEPT_BYTES:
-            self.close()
-        elif self._has_readers:
-            self._wake()
-
-    def close(self) -> None:
-        """Keep no more events; a repeat finds the stored answer."""
-        self._is_closed = True
-        if self._running.get(self._name) is self:
-            del self._running[self._name]
-        self._wake()
-
-    async def after(self, event_id: str) -> AsyncIterator[bytes]:
-        """Yield the events after the event with this id, or all events, as they arrive."""
-        index = self._index_after(event_id)
-        while True:
-            while index < len(self._events):
-                yield self._events[index]
-                index += 1
-            if self._is_closed:
-                break
-            self._has_readers = True
-            await self._change.wait()
-        if not self._is_whole:
-            raise unavailable("The stream ended before its answer; repeat it with Last-Event-ID")
-
-    def _index_after(self, event_id: str) -> int:
-        start = f"id: {event_id}\n".encode()
-        count = len(self._events)
-        found = (i for i in range(count, 0, -1) if self._events[i - 1].startswith(start))
-        return next(found, 0)
-
-    def _wake(self) -> None:
-        self._has_readers = False
-        self._change.set()
-        self._change = anyio.Event()

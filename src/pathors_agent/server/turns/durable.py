@@ -24,11 +24,11 @@ from pathors_agent.durable.tables import Tables
 from pathors_agent.durable.worker import HEARTBEAT, Heartbeat, Worker, worker_name
 from pathors_agent.errors import AgentError, StoreError
 from pathors_agent.server.http.body import parse_object
-from pathors_agent.server.http.completion import read_request
 from pathors_agent.server.http.keys import Caller
 from pathors_agent.server.http.problems import Problem, log_failed_turn
 from pathors_agent.server.settings import ServerSettings
 from pathors_agent.server.turns.answer import TurnAnswer
+from pathors_agent.server.turns.front_ends import COMPLETIONS, READERS, writer_of
 from pathors_agent.server.turns.project import Project
 from pathors_agent.server.turns.run import Perform, TurnRun
 from pathors_agent.server.turns.turn import (
@@ -39,7 +39,7 @@ from pathors_agent.server.turns.turn import (
     Turn,
     new_head,
 )
-from pathors_agent.server.turns.writers import unread_writer
+from pathors_agent.server.turns.writers import unread_sender
 from pathors_agent.stores.base import RequestId
 from pathors_agent.telemetry.spans import continued, current_headers
 
@@ -47,7 +47,7 @@ from pathors_agent.telemetry.spans import continued, current_headers
 WORKFLOW = "pathors-agent-turn"
 QUEUE = "pathors-agent-turns"
 # The version of stored turns; servers of another version ignore them.
-VERSION = "turns-3"
+VERSION = "turns-4"
 
 # How many turns of dead servers a server continues at the same time.
 _CONCURRENCY = 20
@@ -162,7 +162,7 @@ class DurableTurns:
 
     async def _take_up(self, fields: Fields) -> None:
         turn = self._read(fields)
-        writer = unread_writer(turn)
+        writer = writer_of(turn, unread_sender(), {})
         run = TurnRun(turn, writer)
         renewing = asyncio.create_task(_renew_for_ever(run.held, turn.services.settings))
         try:
@@ -176,7 +176,8 @@ class DurableTurns:
         if project is None:
             raise Problem(404, f"The project {fields['project']} is not served any more")
         settings, body = self._services.settings, fields["body"].encode()
-        request = read_request(parse_object(body, settings), fields["session_header"], settings)
+        read = READERS[fields["protocol"]]
+        request, front_end = read(parse_object(body, settings), fields["session_header"], settings)
         return Turn(
             services=self._services,
             project=project,
@@ -187,6 +188,7 @@ class DurableTurns:
             body=body,
             body_digest=fields["body_digest"],
             session_header=fields["session_header"],
+            front_end=front_end,
             headers=fields["trace"],
             request_id=RequestId(**fields["request_id"]),
             lifetime="durable",
@@ -201,6 +203,7 @@ def _record(turn: Turn, beginning: Beginning) -> Fields:
     return {
         "project": turn.project.id,
         "session_id": turn.session_id,
+        "protocol": turn.front_end.name if turn.front_end else COMPLETIONS,
         "session_header": turn.session_header,
         "caller": asdict(turn.caller),
         "body": turn.body.decode(),

@@ -31,7 +31,7 @@ from pathors_agent.messages import (
     UserMessage,
     parse_message,
 )
-from pathors_agent.server.http.completion import FUNCTION_CALL
+from pathors_agent.server.http.completion import FUNCTION_CALL, CompletionRequest
 from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem, bad_request
 from pathors_agent.server.turns.project import Project, TurnContext
 from pathors_agent.tools.registry import ToolRegistry
@@ -78,14 +78,15 @@ class _ComparedMessage:
         )
 
 
-def needed_tail(project: Project, given: Sequence[Message]) -> HistoryTail | None:
+def needed_tail(project: Project, request: CompletionRequest) -> HistoryTail | None:
     """Return the policy that chooses what a turn needs of its session; None if it may need all.
 
     An answer of the request may match any of the session's, and so may a result without an id. Hooks
     may read all messages. The tools that the model has found are those of the whole history.
     """
+    given = request.messages
     may_match = any(isinstance(m, AssistantMessage) for m in given) or _has_function_calls(given)
-    if may_match or project.hooks or project.own_tools.has_deferred:
+    if request.rewind or may_match or project.hooks or project.own_tools.has_deferred:
         return None
     return project.history if isinstance(project.history, HistoryTail) else None
 
@@ -96,15 +97,21 @@ def join(
     own_tools: Iterable[str],
     *,
     lead: int | None = None,
+    rewinds: bool = False,
 ) -> Joined:
     """Return how a request continues a session; raise a 409 `Problem` if it does not.
 
     `lead` is the number of leading system messages of a session that was read without its first
-    turns.
+    turns. With `rewinds`, messages without an answer replace the whole session: its first message
+    was edited, or is answered again.
     """
     system = _leading_system(given)
     lead = _leading_system(stored) if lead is None else lead
     keep = len(stored)
+    if rewinds and not any(isinstance(message, AssistantMessage) for message in given):
+        start = system if lead else 0
+        applied = given[:system] if system and start else stored[:lead]
+        return Joined(tuple(applied), lead, start, given[start:])
     if _follows_an_answer(stored, given):
         applied = given[:system] or stored[:lead]
         return Joined((*applied, *stored[lead:]), keep, system, given[system:])
@@ -357,19 +364,23 @@ def add_new_messages(
     agent: AsyncAgent[str],
     context: TurnContext,
     own_tools: ToolRegistry,
+    *,
+    decided: Sequence[Decision] = (),
 ) -> list[Decision]:
-    """Add a request's new messages; return their decisions about calls that wait for approval.
-
-    The calls of an `interrupted` turn are added first, as soon as no call is open. A message of the
-    user closes the calls that are still open, unless a person decided about them.
-    """
+    """Add a request's new messages; return their decisions about calls that wait for approval."""
     own_names = [tool.name for tool in own_tools]
     pending = list(interrupted)
+    # Results that the session has: of decisions that the interrupted turn carried out, and of the
+    # project's calls beside those of the client.
     answered = {result.tool_call_id for result in _leading_results(pending)}
+    open_ids = {call.id for call in conversation.open_calls}
+    answered |= {
+        call.id for call in conversation.calls if call.name in own_names and call.id not in open_ids
+    }
     _add_interrupted(conversation, pending)
     own_calls = {call.id for call in conversation.open_calls if call.name in own_names}
     waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
-    decisions: dict[str, Decision] = {}
+    decisions = _by_call(decided, waiting.values())
     for index, message in enumerate(joined.new, start=joined.start):
         if isinstance(message, ToolMessage) and message.tool_call_id in waiting:
             approval = waiting[message.tool_call_id]
@@ -378,7 +389,7 @@ def add_new_messages(
                 raise _decided_twice(approval, index)
             continue
         if isinstance(message, ToolMessage) and message.tool_call_id in answered:
-            continue  # a decision that the interrupted turn has carried out
+            continue
         if isinstance(message, UserMessage) and not decisions:
             _close_open_calls(conversation, own_names)
         _add_interrupted(conversation, pending)
@@ -448,6 +459,18 @@ def _illegal(error: ConversationError, index: int) -> Problem:
     return bad_request(
         "The messages do not fit the session", f"messages[{index}]{field_name}: {error}"
     )
+
+
+def _by_call(decided: Iterable[Decision], waiting: Iterable[Approval]) -> dict[str, Decision]:
+    """Return decisions by the ids of their calls; raise a 400 `Problem` for one without a call."""
+    calls = {approval.digest: approval.call.id for approval in waiting}
+    for decision in decided:
+        if decision.digest not in calls:
+            raise bad_request(
+                "The approval is for another call",
+                f"no call waits for the approval {decision.digest}: it was answered, or has changed",
+            )
+    return {calls[decision.digest]: decision for decision in decided}
 
 
 def _decided_twice(approval: Approval, index: int) -> Problem:

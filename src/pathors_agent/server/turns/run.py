@@ -17,9 +17,16 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import SessionConflict
 from pathors_agent.history.loading import added_messages
-from pathors_agent.messages import AssistantMessage, JSONValue, Message, write_call
+from pathors_agent.messages import (
+    AssistantMessage,
+    JSONValue,
+    Message,
+    ToolMessage,
+    write_call,
+)
 from pathors_agent.server.http.body import SMALL_BODY_BYTES, parsed
 from pathors_agent.server.http.problems import Problem
+from pathors_agent.server.streams.front_end import denials
 from pathors_agent.server.turns.answer import Activity, TurnAnswer, finish_reason
 from pathors_agent.server.turns.join import (
     BETWEEN_TEXTS,
@@ -51,8 +58,12 @@ class Writer(Protocol):
     def activities(self) -> list[Activity]:
         """The events about tools to store with the answer."""
 
-    def begin(self, rewound: int) -> None:
-        """Record that the model is about to be called, and how many stored messages are replaced."""
+    def begin(self, rewound: int, denied: Sequence[ToolMessage]) -> None:
+        """Record that the model is about to be called.
+
+        `rewound` is how many stored messages are replaced, `denied` are the calls that the request
+        denied.
+        """
 
     async def items(self, items: Iterable[Delta | Message]) -> None:
         """Send deltas and messages that arrived together."""
@@ -76,7 +87,7 @@ class TurnRun:
         self._writer = writer
         self._store = turn.services.store
         self._journal: TurnJournal | None = None
-        self.held = HeldSession(turn, tail=needed_tail(turn.project, turn.request.messages))
+        self.held = HeldSession(turn, tail=needed_tail(turn.project, turn.request))
 
     @property
     def repeats_tools(self) -> bool:
@@ -178,13 +189,19 @@ class TurnRun:
         )
         interrupted = journal.earlier if journal else ()
         decisions = add_new_messages(
-            joined, interrupted, conversation, agent, context, project.own_tools
+            joined,
+            interrupted,
+            conversation,
+            agent,
+            context,
+            project.own_tools,
+            decided=turn.front_end.decisions if turn.front_end else (),
         )
         rewound = (len(seen.messages) if seen else 0) - joined.keep
-        self._writer.begin(rewound)
         async with agent.stream(
             conversation=conversation, context=context, decisions=decisions
         ) as stream:
+            self._writer.begin(rewound, denials(stream))
             if journal is not None:
                 await self._take_up(journal, stream)
             try:
@@ -209,7 +226,9 @@ class TurnRun:
         stored = seen.messages if seen else ()
         own_names = [tool.name for tool in turn.project.own_tools]
         given = with_stored_ids(turn.request.messages, stored)
-        joined = join(stored, given, own_names, lead=seen.leading if seen else None)
+        rewinds = bool(turn.request.rewind)
+        lead = seen.leading if seen else None
+        joined = join(stored, given, own_names, lead=lead, rewinds=rewinds)
         if is_large:
             template = RequestTemplate(profile=turn.project.transport.profile)
             template.encode([*joined.base, *joined.new])

@@ -17,14 +17,18 @@ from pathors_agent.server.http.problems import (
     of_store,
     unavailable,
 )
-from pathors_agent.server.turns.answer import SENDS_EVENTS, KeptEvents
+from pathors_agent.server.streams.kept import KeptEvents
+from pathors_agent.server.turns.answer import SENDS_EVENTS
 from pathors_agent.server.turns.metrics import CANCELLED
 from pathors_agent.server.turns.run import DurableRunner, TurnRun
 from pathors_agent.server.turns.turn import RENEWALS_PER_LEASE, Turn
-from pathors_agent.server.turns.writers import ClientSender, StreamWriter, WholeWriter
+from pathors_agent.server.turns.writers import ClientSender, EventWriter, WholeWriter
 
 StartSoon = Callable[..., None]
 """Starts an async function with its arguments without waiting for it."""
+
+WriterOf = Callable[[Turn, ClientSender, dict[str, str]], EventWriter | WholeWriter]
+"""Returns the writer of a turn's answer, with the headers of the answer."""
 
 # How long the last write to a client may take; a server that stops does not wait longer.
 _LAST_WORD_SECONDS = 2.0
@@ -34,11 +38,17 @@ class TurnResponse(Response):
     """An ASGI response that runs a turn while it answers.
 
     If the client disconnects, the turn is cancelled or continues in the background, depending on
-    its lifetime.
+    its lifetime. With `kept`, no turn is run: the client gets the events of a running turn.
     """
 
     def __init__(
-        self, turn: Turn, start_soon: StartSoon, durable: DurableRunner | None = None
+        self,
+        turn: Turn,
+        start_soon: StartSoon,
+        durable: DurableRunner | None = None,
+        *,
+        writer_of: WriterOf,
+        kept: KeptEvents | None = None,
     ) -> None:
         super().__init__()
         if durable is not None:
@@ -48,19 +58,17 @@ class TurnResponse(Response):
         self._turn = turn
         self._durable = durable
         self._start_soon = start_soon
+        self._writer_of = writer_of
+        self._kept = kept or self._named_events()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the turn and answer."""
-        turn, kept = self._turn, self._kept_events()
+        turn, kept = self._turn, self._kept
         outlived = turn.outlives_client and kept is None
         sender = ClientSender(send, turn.services.settings.write_seconds, outlived=outlived)
         headers = {"x-session-id": turn.session_id}
-        writer: StreamWriter | WholeWriter
-        if turn.request.stream:
-            scope.get("state", {})[SENDS_EVENTS] = True
-            writer = StreamWriter(turn, sender, headers)
-        else:
-            writer = WholeWriter(turn, sender, headers)
+        scope.get("state", {})[SENDS_EVENTS] = bool(turn.request.stream)
+        writer = self._writer_of(turn, sender, headers)
         serving = _Serving(turn, writer, sender, self._durable, kept)
         # Not in this task, where each read would resume the coroutines of all layers of the app.
         if outlived:
@@ -77,10 +85,10 @@ class TurnResponse(Response):
                         await asyncio.wait([task])
             task.result()  # raises a bug
 
-    def _kept_events(self) -> KeptEvents | None:
-        """Return the events of the running turn to which the client reconnects."""
+    def _named_events(self) -> KeptEvents | None:
+        """Return the events of the running turn that the request repeats."""
         turn = self._turn
-        if turn.stream_name is None or not turn.last_event_id or not turn.request.stream:
+        if turn.front_end is not None or not turn.last_event_id or not turn.request.stream:
             return None
         return turn.services.running_streams.get(turn.stream_name)
 
@@ -95,7 +103,7 @@ class _Serving:
     def __init__(
         self,
         turn: Turn,
-        writer: StreamWriter | WholeWriter,
+        writer: EventWriter | WholeWriter,
         sender: ClientSender,
         durable: DurableRunner | None,
         kept: KeptEvents | None,
@@ -172,7 +180,7 @@ class _Serving:
 
     async def _answer(self) -> None:
         """Run the turn, or follow the events of one that runs."""
-        if self._kept is not None and isinstance(self._writer, StreamWriter):
+        if self._kept is not None and isinstance(self._writer, EventWriter):
             await self._writer.follow(self._kept)
         elif self._durable is None:
             await self._run.run()

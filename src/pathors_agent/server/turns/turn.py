@@ -18,8 +18,10 @@ from pathors_agent.server.http.completion import CompletionRequest
 from pathors_agent.server.http.keys import Caller
 from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem, log_failed_turn
 from pathors_agent.server.settings import ServerSettings
+from pathors_agent.server.streams.front_end import FrontEndRequest
+from pathors_agent.server.streams.kept import KeptEvents, StreamName
 from pathors_agent.server.turns.admission import Admission, SessionQueue
-from pathors_agent.server.turns.answer import Head, KeptEvents, StreamName, TurnAnswer
+from pathors_agent.server.turns.answer import Head, TurnAnswer
 from pathors_agent.server.turns.metrics import Metrics
 from pathors_agent.server.turns.project import Project
 from pathors_agent.stores.base import Lease, OpenedSession, RequestId, RequestRecord, Session, Store
@@ -61,6 +63,7 @@ class Turn:
 
     - `caller`, `headers`, `body`, `session_header`: the request as it arrived.
     - `body_digest`: distinguishes requests with one Idempotency-Key.
+    - `front_end`: the body in a front end's own protocol; None for a chat completion.
     - `request_id`: the request's name in the store; None for a request without a name.
     - `lifetime`: whether the turn ends with its client, with its server, or with neither.
     - `began`: how the turn began on a server that died with it; None for a turn that begins here.
@@ -75,6 +78,7 @@ class Turn:
     body: bytes = field(repr=False)
     body_digest: str
     session_header: str | None = None
+    front_end: FrontEndRequest | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     request_id: RequestId | None = None
     lifetime: Literal["client", "server", "durable"] = "client"
@@ -106,13 +110,19 @@ class Turn:
 
     @property
     def last_event_id(self) -> str:
-        """The id of the last event that the client of a named request has; empty if it has none."""
-        return self.headers.get("last-event-id", "") if self.is_named else ""
+        """The id of the last event that the client has; empty if it has none.
+
+        A chat completion needs a name: its client comes back by a repeat of the request.
+        """
+        can_return = self.is_named or self.front_end is not None
+        return self.headers.get("last-event-id", "") if can_return else ""
 
     @property
     def stream_name(self) -> StreamName | None:
         """The name with which a client reconnects to the turn's stream."""
-        return None if self.request_id is None else (self.request_id, self.body_digest)
+        if self.front_end is not None:
+            return front_end_stream(self.front_end, self.caller, self.session_id)
+        return (self.request_id, self.body_digest) if self.is_named else None
 
     def made_durable(self) -> "Turn":
         """Return the turn with a lifetime of its own.
@@ -151,6 +161,13 @@ class Turn:
             status=status,
             contents=[self.project.instructions or "", *(message.text for message in messages)],
         )
+
+
+def front_end_stream(
+    front_end: FrontEndRequest | type[FrontEndRequest], caller: Caller, session_id: str
+) -> StreamName:
+    """Return the name of a stream of a front end: its client knows the session only."""
+    return front_end.name, caller.space, session_id
 
 
 def new_head(project: Project, request: CompletionRequest, session_id: str) -> Head:

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -20,15 +21,9 @@ from pathors_agent.messages import (
     write_call,
 )
 from pathors_agent.server.http.problems import Problem
-from pathors_agent.server.turns.answer import (
-    MAX_KEPT_BYTES,
-    PING,
-    Activity,
-    Chunks,
-    KeptEvents,
-    Position,
-    TurnAnswer,
-)
+from pathors_agent.server.streams.front_end import media_parts
+from pathors_agent.server.streams.kept import MAX_KEPT_BYTES, KeptEvents
+from pathors_agent.server.turns.answer import PING, Activity, Chunks, Position, TurnAnswer
 from pathors_agent.server.turns.join import BETWEEN_TEXTS
 from pathors_agent.server.turns.turn import Turn
 from pathors_agent.wire.deltas import (
@@ -38,7 +33,6 @@ from pathors_agent.wire.deltas import (
     ToolCallDelta,
     ToolProgressDelta,
 )
-from pathors_agent.wire.messages import write_parts
 
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -124,7 +118,7 @@ class WholeWriter:
         """Whether the client has disconnected, or does not read."""
         return self._sender.is_cut
 
-    def begin(self, rewound: int) -> None:
+    def begin(self, rewound: int, denied: Sequence[ToolMessage]) -> None:
         """Do nothing: the answer itself has the number."""
 
     @property
@@ -166,10 +160,10 @@ async def _send_whole(
     await sender.write(body, more=False)
 
 
-class StreamWriter:
-    """Answers with server-sent events, from the first delta of the model on.
+class EventWriter(ABC):
+    """Answers with server-sent events, each with an id, from the first delta of the model on.
 
-    If the turn outlives its client and its request has a name, its events are `kept` while it runs,
+    If the turn outlives its client and its stream has a name, its events are `kept` while it runs,
     so that a client that reconnects can follow them.
     """
 
@@ -179,26 +173,103 @@ class StreamWriter:
         self._headers = headers
         self._is_asked = False  # the model is asked: the answer's status is known
         self._rewound = 0
-        self._chunks = Chunks(turn.head, include_usage=turn.request.shows_usage)
         self.activities: list[Activity] = []
         self._activity_bytes = 0
+        self._keeps_activities = turn.is_named
         self._kept: KeptEvents | None = None
         self._followed_to: str | None = None  # the last event of another's stream that was sent
-        self._sent_kind = ""  # the kind of the last write: nothing, the opening, or text
-        self._pending_break = False
         self._shows_reasoning = turn.project.shows_reasoning(turn.request)
         self._shows_ids = turn.services.settings.event_ids
-        self._has_reasoned = False
-        self._reasoning_break = ""
 
     @property
     def is_unread(self) -> bool:
         """Whether the client has disconnected, or does not read."""
         return self._sender.is_cut
 
-    def begin(self, rewound: int) -> None:
+    def begin(self, rewound: int, denied: Sequence[ToolMessage] = ()) -> None:
         """Record that the model is about to be called, and how many stored messages are replaced."""
         self._is_asked, self._rewound = True, rewound
+
+    @abstractmethod
+    async def items(self, items: Iterable[Delta | Message]) -> None:
+        """Send deltas and messages that came together, in one write."""
+
+    @abstractmethod
+    async def end(self, answer: TurnAnswer) -> None:
+        """Send the rest of the answer."""
+
+    @abstractmethod
+    async def fail(self, problem: Problem) -> None:
+        """Send the problem: as the status if none was sent, else as the last event."""
+
+    async def ping(self) -> None:
+        """Send a comment, if the model was called."""
+        if self._is_asked:
+            await self._start()
+            await self._sender.write(PING)
+
+    async def follow(self, kept: KeptEvents) -> None:
+        """Send the events of a running turn, after the last one that the client has."""
+        self._is_asked, self._rewound = True, kept.rewound
+        await self._start()
+        async for event in kept.after(self._turn.last_event_id):
+            await self._write([event])
+            self._followed_to = event[len(b"id: ") : event.index(b"\n")].decode()
+        await self._sender.write(b"", more=False)
+
+    def close(self) -> None:
+        """Stop keeping events: the whole answer is stored, or the turn failed."""
+        if self._kept is not None:
+            self._kept.close()
+
+    def _keep_events(self, replay: bytes = b"") -> None:
+        turn = self._turn
+        if turn.outlives_client and turn.stream_name is not None:
+            running = turn.services.running_streams
+            self._kept = KeptEvents(running, turn.stream_name, rewound=self._rewound, replay=replay)
+
+    def _keep_activity(self, value: dict[str, Any], size: int, place: tuple[int, int]) -> None:
+        """Keep an event about a tool for repeats of the request, with its place in the answer."""
+        self._activity_bytes += size
+        if self._keeps_activities and self._activity_bytes <= MAX_KEPT_BYTES:
+            self.activities.append(Activity(value, *place))
+
+    async def _start(self) -> None:
+        """Send the status and the headers, unless they were sent."""
+        if not self._sender.is_open:
+            rewound = _rewound(self._rewound)
+            await self._sender.start(200, {**self._headers, **rewound, **_STREAM_HEADERS})
+
+    def _send(self, events: Sequence[bytes], *, more: bool = True) -> Coroutine[Any, Any, None]:
+        """Send events, and keep them for the clients that follow."""
+        if self._kept is not None:
+            for number, event in enumerate(events, 1):
+                self._kept.add(event, is_last=not more and number == len(events))
+        return self._write(events, more=more)
+
+    def _write(self, events: Sequence[bytes], *, more: bool = True) -> Coroutine[Any, Any, None]:
+        """Send events at once, without their ids if the setting says so."""
+        if not self._shows_ids:
+            events = [event.partition(b"\n")[2] for event in events]
+        data = events[0] if len(events) == 1 else b"".join(events)
+        return self._sender.write(data, more=more)
+
+    async def _refuse(self, problem: Problem) -> None:
+        """Send a problem as a status: nothing was sent yet."""
+        headers = {**self._headers, **problem.headers}
+        await _send_whole(self._sender, problem.status, headers, problem.body)
+
+
+class StreamWriter(EventWriter):
+    """Answers with the chunks of a completion."""
+
+    def __init__(self, turn: Turn, sender: ClientSender, headers: dict[str, str]) -> None:
+        super().__init__(turn, sender, headers)
+        self._chunks = Chunks(turn.head, include_usage=turn.request.shows_usage)
+        self._sent_kind = ""  # the kind of the last write: nothing, the opening, or text
+        self._pending_break = False
+        self._has_reasoned = False
+        self._reasoning_break = ""
 
     async def items(self, items: Iterable[Delta | Message]) -> None:
         """Send text, and events about the project's tools if the client asked, in one write."""
@@ -230,22 +301,14 @@ class StreamWriter:
             self._reasoning_break = BETWEEN_TEXTS if self._has_reasoned else ""
             self._pending_break = self._sent_kind == "text"
         if self._turn.request.shows_tool_activity:
-            yield from map(self._shown_activity, _activity(item))
+            yield from map(self._shown_activity, activity(item))
 
     def _shown_activity(self, value: dict[str, Any]) -> bytes:
         """Return an event about a tool, and keep it for repeats of the request."""
         event = self._chunks.activity(value)
-        self._activity_bytes += len(event)
-        if self._turn.is_named and self._activity_bytes <= MAX_KEPT_BYTES:
-            place = self._chunks.text_sent, self._chunks.reasoning_sent
-            self.activities.append(Activity(value, *place))
+        place = self._chunks.text_sent, self._chunks.reasoning_sent
+        self._keep_activity(value, len(event), place)
         return event
-
-    async def ping(self) -> None:
-        """Send a comment, if the model was called."""
-        if self._is_asked:
-            await self._start()
-            await self._sender.write(PING)
 
     async def end(self, answer: TurnAnswer) -> None:
         """Send the rest of the answer.
@@ -275,34 +338,17 @@ class StreamWriter:
 
     async def fail(self, problem: Problem) -> None:
         """Send the problem: as the status if none was sent, else as the last event."""
-        if not self._sender.is_open:
-            headers = {**self._headers, **problem.headers}
-            await _send_whole(self._sender, problem.status, headers, problem.body)
-            return
-        await self._send([self._chunks.error(problem.body, after=self._followed_to)], more=False)
+        if self._sender.is_open:
+            event = self._chunks.error(problem.body, after=self._followed_to)
+            await self._send([event], more=False)
+        else:
+            await self._refuse(problem)
 
     async def follow(self, kept: KeptEvents) -> None:
         """Send the events of a running turn, after the last one that the client has."""
-        turn = self._turn
-        self.begin(kept.rewound)
-        if Position.read(turn.last_event_id):
-            self._followed_to = turn.last_event_id
-        await self._start()
-        async for event in kept.after(turn.last_event_id):
-            await self._write([event])
-            self._followed_to = event[len(b"id: ") : event.index(b"\n")].decode()
-        await self._sender.write(b"", more=False)
-
-    def close(self) -> None:
-        """Stop keeping events: the whole answer is stored, or the turn failed."""
-        if self._kept is not None:
-            self._kept.close()
-
-    def _keep_events(self) -> None:
-        turn = self._turn
-        if turn.outlives_client and turn.is_named and turn.stream_name is not None:
-            running = turn.services.running_streams
-            self._kept = KeptEvents(running, turn.stream_name, rewound=self._rewound)
+        if Position.read(self._turn.last_event_id):
+            self._followed_to = self._turn.last_event_id
+        await super().follow(kept)
 
     async def _open_stored(self, answer: TurnAnswer) -> list[bytes]:
         """Begin an answer of which nothing was sent, because it is stored or has no text."""
@@ -321,34 +367,15 @@ class StreamWriter:
         self._sent_kind = "opening"
         return self._chunks.opening()
 
-    async def _start(self) -> None:
-        if not self._sender.is_open:
-            rewound = _rewound(self._rewound)
-            await self._sender.start(200, {**self._headers, **rewound, **_STREAM_HEADERS})
 
-    def _send(self, events: Sequence[bytes], *, more: bool = True) -> Coroutine[Any, Any, None]:
-        """Send events, and keep them for the clients that follow."""
-        if self._kept is not None:
-            for number, event in enumerate(events, 1):
-                self._kept.add(event, is_last=not more and number == len(events))
-        return self._write(events, more=more)
+def unread_sender() -> ClientSender:
+    """Return the sender of a turn whose client disconnected.
 
-    def _write(self, events: Sequence[bytes], *, more: bool = True) -> Coroutine[Any, Any, None]:
-        """Send events at once, without their ids if the setting says so."""
-        if not self._shows_ids:
-            events = [event.partition(b"\n")[2] for event in events]
-        data = events[0] if len(events) == 1 else b"".join(events)
-        return self._sender.write(data, more=more)
-
-
-def unread_writer(turn: Turn) -> WholeWriter | StreamWriter:
-    """Return the writer of a turn whose client disconnected.
-
-    Clients that reconnect may follow it.
+    Clients that reconnect may follow the turn.
     """
     sender = ClientSender(_drop, math.inf, outlived=True)
     sender.cut()
-    return (StreamWriter if turn.request.stream else WholeWriter)(turn, sender, {})
+    return sender
 
 
 async def _drop(message: ASGIMessage) -> None:
@@ -359,20 +386,22 @@ def _rewound(count: int) -> dict[str, str]:
     return {"x-session-rewound": str(count)} if count else {}
 
 
-def _media(content: Content | None, *others: JSONValue) -> list[dict[str, Any]]:
-    """Return an event with the parts of a mixed content and of other lists of parts."""
-    parts = () if content is None or isinstance(content, str) else content
-    written = write_parts(parts) if any(part.type != "text" for part in parts) else []
-    every = [*written, *(part for each in others if isinstance(each, list) for part in each)]
-    return [{"parts": every}] if every else []
+def _media(
+    content: Content | None, extra: Mapping[str, JSONValue] | None = None
+) -> list[dict[str, Any]]:
+    """Return an event with the parts of a mixed content and of `extra`."""
+    parts = media_parts(content, extra)
+    return [{"parts": parts}] if parts else []
 
 
-def _activity(item: Delta | Message) -> list[dict[str, Any]]:
+def activity(item: Delta | Message) -> list[dict[str, Any]]:
     """Return the events about tools for clients that asked for them."""
     match item:
         case AssistantMessage():
-            media = _media(item.content, item.extra.get("content_parts"), item.extra.get("images"))
-            return [*media, *({"call": write_call(call)} for call in item.tool_calls)]
+            return [
+                *_media(item.content, item.extra),
+                *({"call": write_call(call)} for call in item.tool_calls),
+            ]
         case ToolMessage():
             said = {"tool_call_id": item.tool_call_id, "outcome": item.outcome}
             parts = next(iter(_media(item.content)), {})

@@ -1,0 +1,14 @@
+import { HttpAgent, runHttpRequest, transformHttpEventStream } from "@ag-ui/client";
+
+/** Goes on with the running turn of its thread: `await agent.connectAgent()`. */
+export class ResumableAgent extends HttpAgent {
+  connect({ threadId }) {
+    const address = `${this.url}/${encodeURIComponent(threadId)}/stream`;
+    const ask = async () => {
+      const response = await this.fetch(address, { headers: this.headers });
+      if (response.status === 204) throw new Error("No turn is running");
+      return response;
+    };
+    return transformHttpEventStream(runHttpRequest(ask));
+  }
+}

@@ -1,0 +1,554 @@
+"""The addresses of front ends: the same turns as a chat completion's, in their own protocols."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from live_server import PATIENCE_SECONDS, Live, live
+from pathors_agent import tool
+from pathors_agent.server import Project, ServerSettings
+from pathors_agent.stores import MemoryStore, SQLStore, Store
+from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
+
+UI, AG_UI = "/ui-messages", "/ag-ui"
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add."""
+    return a + b
+
+
+@tool(approve=True)
+def pay(amount: float) -> str:
+    """Pay."""
+    return f"paid {amount}"
+
+
+ASK = {"name": "ask", "description": "Ask.", "parameters": {"type": "object", "properties": {}}}
+
+
+def project(*script: Any, **settings: Any) -> Project:
+    return Project(
+        id="demo", transport=AsyncScriptedTransport(*script), tools=[add, pay], **settings
+    )
+
+
+@contextmanager
+def serving(*script: Any, store: Store | None = None, **settings: Any) -> Iterator[Live]:
+    with live(project(*script, **settings), front_ends=True, store=store) as server:
+        yield server
+
+
+def user(text: str, message_id: str = "u1") -> dict[str, Any]:
+    return {"id": message_id, "role": "user", "parts": [{"type": "text", "text": text}]}
+
+
+def assistant(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "a1", "role": "assistant", "parts": [{"type": "step-start"}, *parts]}
+
+
+def text_part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def ui(server: Live, *messages: Any, headers: Any = None, **fields: Any) -> httpx2.Response:
+    body = {"id": "chat", "messages": messages, **fields}
+    return server.client.post(UI, json=body, headers=headers)
+
+
+def ag_ui(server: Live, *messages: Any, **fields: Any) -> httpx2.Response:
+    body = {"threadId": "chat", "runId": "r", "messages": messages, **fields}
+    return server.client.post(AG_UI, json=body)
+
+
+def said(text: str) -> dict[str, Any]:
+    """Return a user's message of AG-UI."""
+    return {"id": "u1", "role": "user", "content": text}
+
+
+def events(response: httpx2.Response) -> list[Any]:
+    """Return the events of a stream, without `[DONE]`; each must have an id of its own."""
+    assert response.status_code == 200, response.text
+    lines = response.text.split("\n")
+    ids = [line for line in lines if line.startswith("id: ")]
+    assert len(set(ids)) == len(ids) == len([line for line in lines if line.startswith("data: ")])
+    return read(response.text)
+
+
+def read(text: str) -> list[Any]:
+    lines = [line for line in text.split("\n") if line.startswith("data: ")]
+    data = [line.removeprefix("data: ") for line in lines]
+    return [json.loads(each) for each in data if each != "[DONE]"]
+
+
+def types(found: list[Any]) -> list[str]:
+    return [each["type"] for each in found]
+
+
+def roles(server: Live, session: str = "chat") -> list[tuple[str, Any]]:
+    return [(each["role"], each.get("content")) for each in server.stored(session)]
+
+
+# - one turn -
+
+
+def test_addresses_are_off_unless_they_are_asked_for() -> None:
+    with live(project("Hi")) as server:
+        assert ui(server, user("Hi")).status_code == 404
+        assert ag_ui(server, said("Hi")).status_code == 404
+
+
+def test_ui_turn_is_stored_in_the_session_of_the_chat() -> None:
+    with serving(calls(("add", {"a": 1, "b": 2})), answer("It is 3.", reasoning="hm")) as server:
+        response = ui(server, user("Add."))
+        found = events(response)
+        assert response.headers["x-vercel-ai-ui-message-stream"] == "v1"
+        assert response.headers["x-session-id"] == "chat"
+        assert response.text.endswith("data: [DONE]\n\n")
+        assert found[0] == {"type": "start"}
+        assert found[-1] == {"type": "finish", "finishReason": "stop"}
+        assert {"type": "tool-output-available", "toolCallId": "call_1", "output": "3"} in found
+        assert {"type": "reasoning-delta", "id": "reasoning-1", "delta": "hm"} in found
+        assert roles(server) == [
+            ("user", "Add."),
+            ("assistant", None),
+            ("tool", "3"),
+            ("assistant", "It is 3."),
+        ]
+
+
+def test_ag_ui_turn_is_stored_in_the_session_of_the_thread() -> None:
+    with serving("Hello.") as server:
+        response = ag_ui(server, said("Hi"))
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert events(response) == [
+            {"type": "RUN_STARTED", "threadId": "chat", "runId": "r"},
+            {"type": "TEXT_MESSAGE_START", "messageId": "r-1", "role": "assistant"},
+            {"type": "TEXT_MESSAGE_CONTENT", "messageId": "r-1", "delta": "Hello."},
+            {"type": "TEXT_MESSAGE_END", "messageId": "r-1"},
+            {"type": "RUN_FINISHED", "threadId": "chat", "runId": "r"},
+        ]
+        assert roles(server) == [("user", "Hi"), ("assistant", "Hello.")]
+
+
+def test_chat_without_an_id_gets_a_session() -> None:
+    with serving("Hello.") as server:
+        session = server.client.post(UI, json={"messages": [user("Hi")]}).headers["x-session-id"]
+        assert roles(server, session)[-1] == ("assistant", "Hello.")
+
+
+def test_reasoning_that_the_project_never_shows_is_not_sent() -> None:
+    with serving(*[answer("Hi", reasoning="secret")] * 2, reasoning="never") as server:
+        assert "secret" not in ui(server, user("Hi")).text
+        assert "secret" not in ag_ui(server, said("Hi")).text
+
+
+def test_whole_history_of_the_client_adds_its_new_message_only() -> None:
+    with serving(calls(("add", {"a": 1, "b": 2})), "It is 3.", "Bye.") as server:
+        ui(server, user("Add."))
+        part = {"type": "tool-add", "toolCallId": "call_1", "state": "output-available"}
+        step = assistant(
+            {**part, "input": {"a": 1, "b": 2}, "output": "forged"},
+            {"type": "step-start"},
+            text_part("It is 3."),
+        )
+        ui(server, user("Add."), step, user("Thanks.", "u2"))
+        assert [content for _, content in roles(server)] == [
+            "Add.",
+            None,
+            "3",
+            "It is 3.",
+            "Thanks.",
+            "Bye.",
+        ]
+
+
+def test_lone_message_is_a_new_turn() -> None:
+    with serving("One.", "Two.") as server:
+        ui(server, user("Hi"))
+        body = {"id": "chat", "message": user("More"), "trigger": "submit-message"}
+        events(server.client.post(UI, json=body))
+        assert [content for _, content in roles(server)] == ["Hi", "One.", "More", "Two."]
+
+
+# - refused before the stream begins -
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "problem"),
+    [
+        (UI, {"messages": []}, "messages"),
+        (UI, {"messages": [{"role": "boss", "parts": []}]}, "messages[0].role"),
+        (UI, {"messages": [assistant(text_part("Hi"))]}, "nothing to answer"),
+        (UI, {"id": "a b", "messages": [user("Hi")]}, "session id"),
+        (
+            UI,
+            {"messages": [user("Hi")], "tools": [{"function": {**ASK, "name": "add"}}]},
+            "add is a tool of the project; give yours another name",
+        ),
+        (AG_UI, {"threadId": "t", "runId": "r"}, "messages"),
+        (
+            AG_UI,
+            {
+                "threadId": "t",
+                "runId": "r",
+                "messages": [said("Hi")],
+                "tools": [{**ASK, "name": "add"}],
+            },
+            "add is a tool of the project; give yours another name",
+        ),
+        (
+            AG_UI,
+            {
+                "threadId": "t",
+                "runId": "r",
+                "messages": [said("Hi")],
+                "resume": [{"interruptId": "d", "status": "resolved", "payload": True}],
+            },
+            "no call waits for the approval d",
+        ),
+    ],
+)
+def test_body_that_does_not_fit_is_refused_with_400(path: str, body: Any, problem: str) -> None:
+    with serving() as server:
+        refused = server.client.post(path, json=body)
+        assert refused.status_code == 400
+        assert problem in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", [UI, AG_UI])
+def test_keys_and_limits_are_those_of_completions(path: str) -> None:
+    settings = ServerSettings(requests_per_minute=1, max_messages=2, max_tools=1)
+    body = {"id": "chat", "threadId": "chat", "runId": "r"}
+    first = user("Hi") if path == UI else said("Hi")
+    with live(project("Hi"), front_ends=True, settings=settings) as server:
+        unknown = server.client.post(path, json=body, headers={"Authorization": "Bearer sk_no"})
+        long = server.client.post(path, json={**body, "messages": [first] * 3})
+        after = server.client.post(path, json={**body, "messages": [first]})
+    assert unknown.status_code == 401
+    assert (long.status_code, "more than 2" in long.text) == (400, True)
+    assert after.status_code == 429
+    assert int(after.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("path", [UI, AG_UI])
+def test_error_before_the_first_event_is_a_status(path: str) -> None:
+    with serving(http_error(500, "the key sk-secret1234567890")) as server:
+        response = ui(server, user("Hi")) if path == UI else ag_ui(server, said("Hi"))
+        assert response.status_code == 502
+        assert "sk-secret" not in response.text
+        assert server.client.get("/sessions/chat").status_code == 404
+
+
+def test_error_in_the_middle_is_the_last_event_and_stores_nothing() -> None:
+    broken = answer("Half an answer").ended_after(events=2)
+    with serving(broken, broken) as server:
+        found = events(ui(server, user("Hi")))
+        assert found[-2:] == [
+            {"type": "finish-step"},
+            {"type": "error", "errorText": "The model gave no whole answer"},
+        ]
+        assert events(ag_ui(server, said("Hi")))[-1] == {
+            "type": "RUN_ERROR",
+            "message": "The model gave no whole answer",
+        }
+        assert server.client.get("/sessions/chat").status_code == 404
+
+
+# - approvals and tools of the client -
+
+
+def asked(found: list[Any]) -> str:
+    [request] = [each for each in found if each["type"] == "tool-approval-request"]
+    return str(request["approvalId"])
+
+
+def pay_part(digest: str, *, approved: Any, **fields: Any) -> dict[str, Any]:
+    approval = {"id": digest, "approved": approved, **fields}
+    call = {"type": "tool-pay", "toolCallId": "call_1", "input": {"amount": 5}}
+    return {**call, "state": "approval-responded", "approval": approval}
+
+
+def test_ui_approved_call_runs() -> None:
+    with serving(calls(("pay", {"amount": 5.0})), "Done.") as server:
+        digest = asked(events(ui(server, user("Pay."))))
+        found = events(ui(server, user("Pay."), assistant(pay_part(digest, approved=True))))
+        output = {"type": "tool-output-available", "toolCallId": "call_1", "output": "paid 5.0"}
+        assert found[1] == output
+        assert roles(server)[-1] == ("assistant", "Done.")
+
+
+def test_ui_denied_call_does_not_run() -> None:
+    with serving(calls(("pay", {"amount": 5.0})), "Pity.") as server:
+        digest = asked(events(ui(server, user("Pay."))))
+        denied = assistant(pay_part(digest, approved=False, reason="too much"))
+        found = events(ui(server, user("Pay."), denied))
+        assert found[1] == {"type": "tool-output-denied", "toolCallId": "call_1"}
+        assert roles(server)[2] == ("tool", "Not run: a person said no: too much.")
+
+
+@pytest.mark.parametrize("approved", ["yes", 1, "true"])
+def test_approval_is_a_boolean(approved: Any) -> None:
+    with serving(calls(("pay", {"amount": 5.0}))) as server:
+        digest = asked(events(ui(server, user("Pay."))))
+        refused = ui(server, user("Pay."), assistant(pay_part(digest, approved=approved)))
+        assert refused.status_code == 400
+        assert roles(server)[-1][0] == "assistant"
+
+
+def test_approval_of_another_call_is_refused() -> None:
+    with serving(calls(("pay", {"amount": 5.0}))) as server:
+        events(ui(server, user("Pay.")))
+        refused = ui(server, user("Pay."), assistant(pay_part("forged", approved=True)))
+        assert (refused.status_code, "no call waits" in refused.text) == (400, True)
+
+
+def test_ag_ui_interrupt_is_resolved_with_other_arguments() -> None:
+    with serving(calls(("pay", {"amount": 5.0})), "Done.") as server:
+        [interrupt] = events(ag_ui(server, said("Pay.")))[-1]["outcome"]["interrupts"]
+        payload = {"approved": True, "arguments": {"amount": 1.0}}
+        entry = {"interruptId": interrupt["id"], "status": "resolved", "payload": payload}
+        function = {"name": "pay", "arguments": '{"amount": 5.0}'}
+        call = {"id": "call_1", "type": "function", "function": function}
+        asking = {"id": "a1", "role": "assistant", "toolCalls": [call]}
+        found = events(ag_ui(server, said("Pay."), asking, resume=[entry]))
+        [result] = [each for each in found if each["type"] == "TOOL_CALL_RESULT"]
+        assert result["content"].startswith("paid 1.0")
+
+
+def test_result_of_the_clients_tool_may_stand_before_that_of_the_server() -> None:
+    with serving(calls(("ask", {}), ("add", {"a": 1, "b": 2})), "Done.") as server:
+        tools = [{"type": "function", "function": ASK}]
+        found = events(ui(server, user("Go."), tools=tools))
+        assert found[-1] == {"type": "finish", "finishReason": "tool-calls"}
+        part = {"state": "output-available", "input": {}}
+        answered = assistant(
+            {**part, "type": "tool-ask", "toolCallId": "call_1", "output": {"color": "red"}},
+            {**part, "type": "tool-add", "toolCallId": "call_2", "output": "3"},
+        )
+        events(ui(server, user("Go."), answered, tools=tools))
+        assert roles(server)[2:] == [
+            ("tool", "3"),
+            ("tool", '{"color": "red"}'),
+            ("assistant", "Done."),
+        ]
+
+
+# - regenerate and edit -
+
+
+def test_regenerated_answer_replaces_the_last_one() -> None:
+    with serving("One.", "Two.", "Three.") as server:
+        ui(server, user("Hi"))
+        history = user("Hi"), assistant(text_part("One.")), user("More", "u2")
+        ui(server, *history)
+        again = ui(server, *history, trigger="regenerate-message")
+        assert again.headers["x-session-rewound"] == "2"
+        assert [content for _, content in roles(server)] == ["Hi", "One.", "More", "Three."]
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("Hi", {"trigger": "regenerate-message", "messageId": "a1"}),
+        ("Hello", {"trigger": "submit-message", "messageId": "u1"}),
+    ],
+    ids=["regenerated", "edited"],
+)
+def test_first_message_is_answered_again_in_the_same_session(
+    text: str, fields: dict[str, str]
+) -> None:
+    with serving("One.", "Two.") as server:
+        ui(server, user("Hi"))
+        again = ui(server, user(text), **fields)
+        assert again.headers["x-session-rewound"] == "2"
+        assert roles(server) == [("user", text), ("assistant", "Two.")]
+
+
+def test_ag_ui_first_message_is_replaced_if_the_client_says_so() -> None:
+    with serving("One.", "Two.", "Three.") as server:
+        ag_ui(server, said("Hi"))
+        ag_ui(server, said("Hello"), forwardedProps={"rewind": True})
+        assert roles(server) == [("user", "Hello"), ("assistant", "Two.")]
+        ag_ui(server, said("More"))
+        assert len(roles(server)) == 4
+
+
+# - repeats -
+
+
+@pytest.fixture(params=["memory", "SQLite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return MemoryStore() if request.param == "memory" else SQLStore(f"sqlite:///{tmp_path}/s.db")
+
+
+def whole(found: list[Any]) -> list[Any]:
+    """Return the events without the pieces of arguments, and each text and reasoning whole."""
+    kept: list[Any] = []
+    for event in found:
+        if event["type"] in ("tool-input-start", "tool-input-delta"):
+            continue
+        if kept and event["type"].endswith("-delta") and kept[-1]["type"] == event["type"]:
+            kept[-1] = {**event, "delta": kept[-1]["delta"] + event["delta"]}
+        else:
+            kept.append(event)
+    return kept
+
+
+def test_repeat_with_a_key_gets_the_same_answer_and_runs_nothing(store: Store) -> None:
+    script = (
+        answer("I add \U0001f9ee.", reasoning="hm", calls=[("add", {"a": 1, "b": 2})]),
+        answer("It is 3.", reasoning="so", calls=[("pay", {"amount": 5.0})]),
+    )
+    key = {"Idempotency-Key": "k1"}
+    with serving(*script, store=store) as server:
+        first = events(ui(server, user("Add."), headers=key))
+        again = events(ui(server, user("Add."), headers=key))
+        assert whole(again) == whole(first)
+        assert types(again)[-3:] == ["tool-approval-request", "finish-step", "finish"]
+        assert ui(server, user("Other."), headers=key).status_code == 422
+
+
+# - clients that come back -
+
+
+@pytest.fixture
+def gate() -> threading.Event:
+    return threading.Event()
+
+
+def waiting_tool(gate: threading.Event) -> Any:
+    @tool
+    def wait() -> str:
+        """Wait."""
+        assert gate.wait(PATIENCE_SECONDS)
+        return "waited"
+
+    return wait
+
+
+def waiting(gate: threading.Event, *script: Any) -> Project:
+    return Project(
+        id="demo",
+        transport=AsyncScriptedTransport(*script),
+        tools=[waiting_tool(gate), pay],
+        on_disconnect="finish",
+    )
+
+
+WAITS = answer("Wait.", calls=[("wait", {})])
+
+
+@contextmanager
+def cut(server: Live, path: str, body: Any, until: str) -> Iterator[str]:
+    """Send a request, and leave when the text `until` was read; yield what was read."""
+    text = ""
+    with server.client.stream("POST", path, json=body) as response:
+        for piece in response.iter_text():
+            text += piece
+            if until in text:
+                break
+    yield text
+
+
+def test_nothing_to_come_back_to_is_204() -> None:
+    with serving("Hi") as server:
+        assert server.client.get(f"{UI}/chat/stream").status_code == 204
+        events(ui(server, user("Hi")))
+        assert server.client.get(f"{UI}/chat/stream").status_code == 204
+        assert server.client.head(f"{AG_UI}/chat/stream").status_code == 204
+        refused = server.client.get(f"{UI}/chat/stream", headers={"Authorization": "Bearer sk_no"})
+        assert refused.status_code == 401
+
+
+def test_ui_client_that_comes_back_gets_the_whole_turn(gate: threading.Event) -> None:
+    body = {"id": "chat", "messages": [user("Hi")]}
+    with (
+        live(waiting(gate, WAITS, "Done."), front_ends=True) as server,
+        cut(server, UI, body, "tool-input-available") as seen,
+        server.client.stream("GET", f"{UI}/chat/stream") as back,
+    ):
+        assert back.headers["x-vercel-ai-ui-message-stream"] == "v1"
+        gate.set()
+        text = back.read().decode()
+        found = read(text)
+        assert read(seen) == found[: len(read(seen))]
+        assert text.endswith("data: [DONE]\n\n")
+        assert found[-1] == {"type": "finish", "finishReason": "stop"}
+        assert {
+            "type": "tool-output-available",
+            "toolCallId": "call_1",
+            "output": "waited",
+        } in found
+        assert roles(server)[-1] == ("assistant", "Done.")
+
+
+def test_client_that_names_its_last_event_gets_those_after_it(gate: threading.Event) -> None:
+    body = {"id": "chat", "messages": [user("Hi")]}
+    with (
+        live(waiting(gate, WAITS, "Done."), front_ends=True) as server,
+        cut(server, UI, body, "tool-input-available") as seen,
+    ):
+        last = [line for line in seen.split("\n") if line.startswith("id: ")][-1]
+        header = {"Last-Event-ID": last.removeprefix("id: ")}
+        with server.client.stream("GET", f"{UI}/chat/stream", headers=header) as back:
+            gate.set()
+            rest = read(back.read().decode())
+        assert rest[0] == {
+            "type": "tool-output-available",
+            "toolCallId": "call_1",
+            "output": "waited",
+        }
+
+
+def test_client_that_comes_back_to_an_approved_call_gets_the_message_it_belongs_to(
+    gate: threading.Event,
+) -> None:
+    script = answer("I pay.", calls=[("pay", {"amount": 5.0})]), WAITS, "Done."
+    with live(waiting(gate, *script), front_ends=True) as server:
+        digest = asked(events(ui(server, user("Pay."))))
+        asking = assistant(text_part("I pay."), pay_part(digest, approved=True))
+        body = {"id": "chat", "messages": [user("Pay."), asking]}
+        with (
+            cut(server, UI, body, "paid 5.0"),
+            server.client.stream("GET", f"{UI}/chat/stream") as back,
+        ):
+            gate.set()
+            found = read(back.read().decode())
+    assert found[:2] == [{"type": "start"}, {"type": "start", "messageId": "a1"}]
+    known = types(found)
+    assert known.index("tool-input-available") < known.index("tool-output-available")
+    assert found[known.index("text-delta")]["delta"] == "I pay."
+
+
+def test_ag_ui_client_that_comes_back_gets_its_messages_and_the_run(gate: threading.Event) -> None:
+    sent = {**said("Hi"), "name": "Ann"}
+    body = {"threadId": "chat", "runId": "r", "messages": [sent]}
+    with (
+        live(waiting(gate, WAITS, "Done."), front_ends=True) as server,
+        cut(server, AG_UI, body, "TOOL_CALL_END"),
+        server.client.stream("GET", f"{AG_UI}/chat/stream") as back,
+    ):
+        gate.set()
+        found = read(back.read().decode())
+    assert found[0] == {"type": "RUN_STARTED", "threadId": "chat", "runId": "r"}
+    assert found[1] == {"type": "MESSAGES_SNAPSHOT", "messages": [sent]}
+    assert found[-1]["type"] == "RUN_FINISHED"
+
+
+def test_client_that_comes_back_to_a_turn_that_fails_reads_the_error(gate: threading.Event) -> None:
+    body = {"id": "chat", "messages": [user("Hi")]}
+    with (
+        live(waiting(gate, WAITS, http_error(500, "no")), front_ends=True) as server,
+        cut(server, UI, body, "tool-input-available"),
+        server.client.stream("GET", f"{UI}/chat/stream") as back,
+    ):
+        gate.set()
+        assert read(back.read().decode())[-1]["type"] == "error"
