@@ -52,7 +52,10 @@ _CONTENTS: dict[str, object] = {"messages": (), "partial": None, "body": "", "da
 
 def error_text(error: BaseException) -> str:
     """Return an exception's text, or the name of its class if it has no text."""
-    return str(error).strip() or type(error).__name__
+    try:
+        return str(error).strip() or type(error).__name__
+    except Exception as second:  # noqa: BLE001  (an exception's own __str__ may raise)
+        return f"(its text could not be read: {type(second).__name__})"
 
 
 def named_error(error: BaseException) -> str:

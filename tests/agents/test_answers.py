@@ -1,10 +1,8 @@
 """Answers of every type at every endpoint: asked for, read out of any text, shown while they arrive."""
 
-import copy
 import enum
 import functools
 import json
-import pickle
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -434,50 +432,16 @@ class Registry:
     def find(self, name: str) -> int:
         return self.names.index(name)
 
-    def __call__(self, name: str) -> int:
-        return self.names.index(name)
-
-
-def oslo_by_keyword(*, name: str) -> int:
-    return ["Rome", "Oslo"].index(name)
-
-
-def oslo_by_alias(city: Annotated[str, Field(alias="name")]) -> int:
-    return ["Rome", "Oslo"].index(city)
-
 
 @pytest.mark.parametrize(
     "function",
-    [
-        Registry("Rome", "Oslo").find,
-        Registry("Rome", "Oslo"),
-        functools.partial(place_in, ["Rome", "Oslo"]),
-        functools.partial(place_in, names=["Rome", "Oslo"]),
-        oslo_by_keyword,
-        oslo_by_alias,
-    ],
-    ids=["bound-method", "callable-object", "partial", "partial-keyword", "keyword-only", "alias"],
+    [Registry("Rome", "Oslo").find, functools.partial(place_in, ["Rome", "Oslo"])],
+    ids=["bound-method", "partial"],
 )
-@WAYS_TO_ASK
-def test_other_callables_are_output_functions(function: Any, structured: Any) -> None:
-    profile = EndpointProfile(structured=structured)
-    script = entry(profile, '{"name": "Oslo"}')
+def test_bound_methods_and_partial_functions_are_functions(function: Any) -> None:
+    model = ScriptedTransport(calls(("final_answer", {"name": "Oslo"})))
 
-    assert Agent(ScriptedTransport(script, profile=profile), output=function).run("?").output == 1
-
-
-@pytest.mark.parametrize(
-    ("output", "value"),
-    [(City, City(name="Oslo", people=1)), (known_city, "Oslo!")],
-    ids=["type", "function"],
-)
-def test_result_with_a_typed_answer_can_be_pickled_and_copied(output: Any, value: Any) -> None:
-    model = ScriptedTransport(calls(("final_answer", {"name": "Oslo", "people": 1})))
-    result = Agent[Any](model, output=output).run("?")
-
-    for twin in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result), copy.copy(result)):
-        assert twin.output == value
-        assert twin.messages == result.messages
+    assert Agent(model, output=function).run("?").output == 1
 
 
 async def is_async(city: City) -> City:

@@ -610,6 +610,59 @@ async def test_hook_ends_a_run_at_a_limit_of_its_own(opened: Open) -> None:
     assert (result.status, result.limit) == (Status.LIMIT_REACHED, "review")
 
 
+class Unreadable(Exception):
+    """An exception whose text cannot be read."""
+
+    def __init__(self, what: str, *, why: str) -> None:
+        super().__init__(what)
+        self.why = why
+
+    def __str__(self) -> str:
+        raise ValueError(self.why)
+
+
+async def cancelled() -> None:
+    """Await something that another task cancelled."""
+    shared = asyncio.get_running_loop().create_future()
+    shared.cancel()
+    await shared
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (None, "CancelledError: CancelledError"),
+        (SystemExit(3), "SystemExit: 3"),
+        (BaseExceptionGroup("two", [KeyboardInterrupt()]), "BaseExceptionGroup: two"),
+        (Unreadable("what", why="why"), r"Unreadable: \(its text could not be read: ValueError\)"),
+    ],
+    ids=["cancelled", "exit", "group", "unreadable"],
+)
+async def test_run_that_any_exception_stops_fails_once_and_is_resumed(
+    opened: Open, error: BaseException | None, said: str
+) -> None:
+    asked = 0
+
+    class Ask:
+        async def around_model(self, call: Any, request: Any, next_: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == 1 and error is None:
+                await cancelled()
+            if asked == 1 and error is not None:
+                raise error
+            return await next_(request)
+
+    async with opened("Hello.", hooks=[Ask()]) as durable:
+        handle = await durable.start("Hi.")
+        with pytest.raises(RunFailed, match=said):
+            await handle.result()
+        await durable.resume(handle.id)
+
+        assert (await handle.result()).output == "Hello."
+    assert asked == 2
+
+
 async def test_run_whose_hook_fails_is_resumed_with_the_pending_call(opened: Open) -> None:
     is_down = True
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from pathors_agent import AsyncAgent, ToolMessage, tool
-from pathors_agent.durable import DurableAgent, RunFailed
-from pathors_agent.errors import StoreError
+from pathors_agent.durable import DurableAgent, RunFailed, RunHandle, engine, runs
+from pathors_agent.errors import RunNotFound, StoreError
 from pathors_agent.testing import AsyncScriptedTransport, calls
 
 pytestmark = pytest.mark.anyio
@@ -121,11 +122,64 @@ async def test_use_outside_of_its_block_is_said(database: str) -> None:
         await durable.start("go")
 
 
-@pytest.mark.parametrize("run_id", ["", " ", "a#2"])
+UNUSABLE = [" ", "a\x00b", "a\nb", "\ud800", "é" * 501]
+
+
+@pytest.mark.parametrize("run_id", ["", "a#2", *UNUSABLE])
 async def test_unusable_id_is_refused(database: str, run_id: str) -> None:
     async with DurableAgent(agent(), database=database, queue="q") as durable:
         with pytest.raises(ValueError, match="a run's id"):
             await durable.start("go", id=run_id)
+        with pytest.raises(RunNotFound):
+            await durable.get(run_id)
+
+
+@pytest.mark.parametrize("session_id", UNUSABLE)
+async def test_unusable_session_id_is_refused(database: str, session_id: str) -> None:
+    async with DurableAgent(agent(), database=database, queue="q") as durable:
+        with pytest.raises(ValueError, match="session_id must have"):
+            await durable.send(session_id, "go")
+
+
+async def test_run_that_cannot_be_stored_or_read_is_said_without_its_contents(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "AWAY_SECONDS", 0.0)
+    async with DurableAgent(agent(), database=database, queue="q") as durable:
+        handle = await durable.start("my secret", id="run")
+        with sqlite3.connect(tmp_path / "runs.db") as connection:
+            connection.execute("ALTER TABLE workflow_input RENAME TO gone")
+        connection.close()
+
+        for failing in (durable.start("my secret"), durable.get("run"), handle.result()):
+            with pytest.raises(StoreError) as caught:
+                await failing
+            assert "could not" in str(caught.value).lower()
+            assert "secret" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+@pytest.mark.parametrize("failing", range(1, 7))
+async def test_caller_that_waits_endures_a_statement_that_fails_once(
+    database: str, failing: int
+) -> None:
+    async with DurableAgent(agent("Hello."), database=database) as durable:
+        handle = await durable.start("Hi.", id="run")
+        await handle.result()
+    async with DurableAgent(agent(), database=database, queue="q") as durable:
+        executed = 0
+
+        def fail_once(*_: Any) -> None:
+            nonlocal executed
+            executed += 1
+            if executed == failing:
+                raise sa.exc.OperationalError("SELECT", None, sqlite3.OperationalError("away"))
+
+        sa.event.listen(engine.sql(durable.runs.client), "before_cursor_execute", fail_once)
+        handle = RunHandle(durable, "run")
+        result, events = await handle.result(), [message.text async for message in handle.events()]
+
+        assert (result.output, events) == ("Hello.", ["Hi.", "Hello."])
+        assert executed > failing
 
 
 async def begin_and_stop(cut: Cut, database: str, *, version: str | None = None) -> None:

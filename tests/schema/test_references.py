@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pathors_agent.schema.compiled import InvalidSchema, compile_schema
-from pathors_agent.schema.references import MAX_CHAIN
+from pathors_agent.schema.references import MAX_CHAIN, MAX_WEIGHT, foreign_schema
 
 DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
 
@@ -215,3 +215,79 @@ def test_part_that_names_its_draft_is_checked_within_the_same_bounds() -> None:
 )
 def test_refusal_names_the_place(schema: Any, path: str) -> None:
     assert refused(schema)[0] == path
+
+
+# - schemas that other programs wrote -
+
+# As zod writes them: of an e-mail address, and of a time with an offset that is written twice.
+EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+TWICE = r"^(a|b)\1$"
+
+
+@pytest.mark.parametrize("pattern", [EMAIL, TWICE, "(?<=a)b", "(["])
+@pytest.mark.parametrize(
+    "within",
+    [
+        lambda part: {"properties": {"x": part}},
+        lambda part: {"properties": {"x": {"anyOf": [part, {"type": "null"}]}}},
+        lambda part: {"properties": {"x": {"$ref": "#/$defs/X"}}, "$defs": {"X": part}},
+        lambda part: {"additionalProperties": part},
+    ],
+)
+def test_patterns_that_cannot_be_searched_for_are_left_out_of_foreign_schemas(
+    pattern: str, within: Any
+) -> None:
+    given = within({"type": "string", "minLength": 3, "pattern": pattern})
+    before = repr(given)
+
+    own = foreign_schema(given)
+
+    assert own == within({"type": "string", "minLength": 3})
+    assert repr(given) == before
+    assert [fits(own, {"x": value}) for value in ("ada@example.org", "a", 5)] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_other_patterns_and_values_of_foreign_schemas_stay() -> None:
+    given = {
+        "properties": {"pattern": {"type": "string", "pattern": "^a+$"}},
+        "default": {"pattern": "(?=x)"},
+        "enum": [{"pattern": "(?=x)"}],
+    }
+
+    assert foreign_schema(given) == given
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "https://json-schema.org/draft/2019-09/schema#",
+        "http://json-schema.org/draft-04/schema#",
+        "http://json-schema.org/draft-06/schema#",
+        5,
+    ],
+)
+def test_foreign_schema_of_another_draft_is_read_as_the_one_that_it_fits(named: Any) -> None:
+    pair = {"type": "array", "items": [{"type": "integer"}, {"type": "string"}]}
+    plain = foreign_schema({"$schema": named, "properties": {"x": {"type": "integer"}}})
+    tuples = foreign_schema({"$schema": named, "properties": {"x": pair}})
+
+    assert [fits(plain, {"x": value}) for value in (1, "a")] == [True, False]
+    assert [fits(tuples, {"x": value}) for value in ([1, "a"], ["a", 1])] == [True, False]
+
+
+def test_foreign_schema_with_too_many_patterns_is_left_as_it_is() -> None:
+    heavy = f"(?:a{{{MAX_WEIGHT // 2}}})"
+    given = {"allOf": [{"pattern": EMAIL}, {"pattern": heavy}, {"pattern": heavy + "b"}]}
+
+    assert foreign_schema(given) == given
+
+
+def test_foreign_schema_may_hold_itself() -> None:
+    given: dict[str, Any] = {"properties": {}}
+    given["properties"]["x"] = given
+
+    assert foreign_schema(given)["properties"] is given["properties"]

@@ -4,8 +4,10 @@ import hashlib
 import hmac
 import logging
 import re
+import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -26,6 +28,7 @@ from pathors_agent.stores import (
     OpenedSession,
     RequestId,
     Session,
+    SQLStore,
     Store,
     StoredKey,
 )
@@ -258,6 +261,29 @@ def test_unreachable_store_is_a_503_that_can_be_retried(method: str) -> None:
             assert server.app.state.runtime.projects["demo"].transport.requests == []
         else:
             server.app.state.runtime.projects["demo"].transport.requests.append({})
+
+
+@pytest.mark.slow
+def test_durable_turn_that_cannot_be_stored_is_a_503_that_can_be_sent_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = f"sqlite:///{tmp_path}/sessions.db"
+    with live(project("Hello."), store=SQLStore(database), runs=database) as server:
+        with sqlite3.connect(tmp_path / "sessions.db") as connection:
+            connection.execute(
+                "CREATE TRIGGER full BEFORE INSERT ON workflow_status"
+                " BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
+            )
+            failed = server.complete("my canary", session="s1")
+            connection.execute("DROP TRIGGER full")
+        connection.close()
+        again = server.complete("my canary", session="s1")
+
+        assert (failed.status_code, failed.headers["retry-after"]) == (503, "1")
+        assert "x-should-retry" not in failed.headers
+        assert (again.status_code, len(server.stored("s1"))) == (200, 2)
+    assert "could not store a durable turn" in caplog.text.lower()
+    assert "canary" not in caplog.text
 
 
 def test_readiness_fails_while_the_store_is_unreachable() -> None:

@@ -1,5 +1,6 @@
 """An app's own users: let in beside keys, and kept apart from each other."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -243,6 +244,21 @@ def test_wrong_principals_and_functions_are_refused_at_once() -> None:
 
     with pytest.raises(TypeError, match="authenticate= must be an async function"):
         create_app([project()], MemoryStore(), authenticate=blocking)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_login_that_is_cancelled_by_itself_is_a_500() -> None:
+    """As one that awaits keys which several requests share."""
+
+    async def cancelled(request: Request) -> Principal | None:
+        shared: asyncio.Future[Principal] = asyncio.get_running_loop().create_future()
+        shared.cancel()
+        return await shared
+
+    with live(project(), authenticate=cancelled) as server:
+        answers = [server.complete("Hi"), server.client.get("/sessions")]
+
+    assert [answer.status_code for answer in answers] == [500, 500]
+    assert {answer.json()["error"]["message"] for answer in answers} == {"Internal server error"}
 
 
 def test_object_with_an_async_call_authenticates() -> None:

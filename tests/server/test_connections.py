@@ -1,6 +1,7 @@
 """Connections: heads of every size, and clients that end their side or all of it while they wait."""
 
 import asyncio
+import itertools
 import json
 import socket
 import threading
@@ -12,6 +13,8 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -248,6 +251,85 @@ def test_head_without_an_end_is_refused(http: type[asyncio.Protocol]) -> None:
         received = to_end(connection)
 
     assert received.startswith(b"HTTP/1.1 431 ")
+
+
+# - offers of another protocol, which Java's clients make in every plain request -
+
+OFFERS = [
+    b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c\r\n",
+    b"upgrade:h2c\r\nUPGRADE: websocket\r\nConnection: upgrade\r\n",
+]
+
+
+@EACH_PROTOCOL
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_body_behind_an_offer_of_another_protocol_is_read(
+    http: type[asyncio.Protocol], offer: bytes, *, is_chunked: bool
+) -> None:
+    model = Waiting()
+    model.may_answer.set()
+    with (
+        live(Project(id="demo", transport=model), http=http) as server,
+        socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS) as connection,
+    ):
+        head, _, body = request(server).partition(b"\r\n\r\n")
+        if is_chunked:
+            head = head.partition(b"\r\nContent-Length")[0] + b"\r\nTransfer-Encoding: chunked"
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        for _ in range(2):  # the second one on the same connection
+            connection.sendall(head + b"\r\n" + offer + b"\r\n" + body)
+            received = connection.recv(65536)
+            while not received.endswith(b"}}"):
+                received += connection.recv(65536)
+
+            assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+class Recorder(asyncio.Protocol):
+    """Stands for uvicorn's protocol: keeps what it is given, and never begins to answer."""
+
+    def __init__(self) -> None:
+        self.cycle = None
+        self.received = b""
+
+    def data_received(self, data: bytes) -> None:
+        assert data, "h11 reads no bytes as the end of the connection"
+        self.received += data
+
+
+HEADS = st.lists(
+    st.sampled_from(
+        [
+            b"Upgrade: h2c\r\n",
+            b"UPGRADE:x\r\n",
+            b"X-Upgrade: y\r\n",
+            b"Up: upgrade: z\r\n",
+            b"U: \r\n",
+        ]
+    ),
+    max_size=5,
+)
+
+
+@given(HEADS, st.lists(st.integers(1, 200), max_size=12))
+def test_offers_are_left_out_of_a_head_however_it_is_cut(
+    lines: list[bytes], cuts: list[int]
+) -> None:
+    begin, rest = b"POST /upgrade: HTTP/1.1\r\n", b"\r\n\nupgrade: this is the body\r\n"
+    sent = begin + b"".join(lines) + rest
+    kept = [line for line in lines if not line.lower().startswith(b"upgrade:")]
+    places = [0, *sorted({cut for cut in cuts if cut < len(sent)}), len(sent)]
+
+    async def received() -> bytes:
+        made: Any = connections.limited_protocol(Recorder)()
+        made.connection_made(asyncio.Transport())
+        for start, end in itertools.pairwise(places):
+            made.data_received(sent[start:end])
+        made.connection_lost(None)
+        return bytes(made.received)
+
+    assert asyncio.run(received()) == begin + b"".join(kept) + rest
 
 
 # - bodies that nothing reads -

@@ -269,12 +269,14 @@ def plain_join(stored: list[Message], sent: list[Message]) -> tuple[int, int] | 
                 and not isinstance(old[-1], UserMessage)
             )
         )
-        and (not isinstance(old[-1], UserMessage) or any(map(is_answer, new)))
+        # Behind a question, the session has an empty answer.
+        and (not isinstance(old[-1], UserMessage) or any(map(is_answer, sent)))
+        and (not isinstance(old[-1], UserMessage) or told[end - 1] < len(sent) - 1)
     ]
     if tails:
         return len(stored), [*told, len(sent)][max(tails)]
     if not any(map(is_answer, new)):
-        return len(stored), 0
+        return len(stored), [*told, len(sent)][0] if any(map(is_answer, sent)) else 0
     begun = [
         (end, until)
         for end in range(1, len(new) + 1)
@@ -432,3 +434,34 @@ def test_call_of_a_suspended_agent_is_known_by_the_calls_that_it_waits_for() -> 
     assert list(join(stored, [user("a"), said("Wait.", "inner"), decision], OWN).new) == [decision]
     with pytest.raises(Problem, match="not a history of this session"):
         join(stored, [user("b"), said("Wait.", "outer", name="add"), NEW], OWN)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept", "new"),
+    [
+        (["q", "a", "hi", "", "hi", "", "hi"], 6, ["hi"]),
+        (["hi", "", "hi"], 6, ["hi"]),
+        (["", "hi"], 6, ["hi"]),
+        (["hi"], 6, ["hi"]),
+        (["q", "a", "hi", "hi", "hi"], 6, ["hi"]),  # the client drops empty answers
+        (["q", "a", "hi"], 2, ["hi"]),  # or asks for another answer
+    ],
+)
+def test_question_behind_an_empty_answer_is_stored_once(
+    sent: list[str], kept: int, new: list[str]
+) -> None:
+    answers = ("", "a")
+    turn: list[Message] = [user("hi"), said("")]
+    stored: list[Message] = [user("q"), said("a"), *turn, *turn]
+    given: list[Message] = [said(text) if text in answers else user(text) for text in sent]
+
+    joined = join(stored, given, OWN)
+
+    assert (joined.keep, [message.text for message in joined.new]) == (kept, new)
+
+
+def test_half_a_character_is_what_the_store_keeps_of_it() -> None:
+    cut = "\N{GRINNING FACE}".encode("utf-16-le")[:2].decode("utf-16-le", "surrogatepass")
+    stored: list[Message] = [user("hi \ufffd"), said("a \ufffd")]
+
+    assert join(stored, [user(f"hi {cut}"), said(f"a {cut}"), NEW], OWN).new == [NEW]

@@ -9,7 +9,7 @@ from live_server import live
 from pathors_agent.errors import ProviderError
 from pathors_agent.server import Project
 from pathors_agent.server.http.problems import of_model
-from pathors_agent.testing import AsyncScriptedTransport
+from pathors_agent.testing import AsyncScriptedTransport, http_error
 from pathors_agent.wire.provider_errors import decode_error, find_error
 
 
@@ -54,6 +54,44 @@ def test_errors_inside_an_answer_are_read_equally(answer: dict[str, Any], status
     assert error is not None
 
     assert of_model(error).status == status
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "code"),
+    [
+        (refused(404, "no such model", code="model_not_found"), "no such model", "model_not_found"),
+        (refused(404, "model 'x' not found"), "model 'x' not found", "model_not_found"),
+        (refused(404, "The model `x` does not exist.", code="404", param="model"), None, None),
+    ],
+)
+def test_model_that_the_request_chose_and_that_does_not_exist_is_told(
+    error: ProviderError, words: str | None, code: str | None
+) -> None:
+    problem = of_model(error, names_model=True)
+
+    assert (problem.status, problem.param) == (404, "model")
+    assert problem.message == (words or "The model `x` does not exist.")
+    assert problem.code == (code or "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "status"),
+    [(None, "gpt-9", 404), (None, "pathway-default", 502), (None, None, 502), ("gpt-4", "x", 502)],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_model_that_does_not_exist_is_the_fault_of_the_one_that_chose_it(
+    own: str | None, asked: str | None, status: int, *, stream: bool
+) -> None:
+    model = AsyncScriptedTransport(http_error(404, "no such model"))
+    with live(Project(id="demo", transport=model, model=own)) as server:
+        answered = server.complete("Hi", model=asked, stream=stream)
+
+    assert answered.status_code == status
+    assert answered.json()["error"]["param"] == ("model" if status == 404 else None)
+
+
+def test_wrong_address_of_the_model_is_no_fault_of_the_request() -> None:
+    assert of_model(refused(404, "404 page not found"), names_model=True).status == 502
 
 
 def test_bodies_of_several_shapes_are_read_equally() -> None:

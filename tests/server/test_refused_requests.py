@@ -12,6 +12,7 @@ from pathors_agent import (
     AsyncHTTPTransport,
     Limits,
 )
+from pathors_agent.messages import JSONValue
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
 from servers import STALL, head
@@ -188,6 +189,28 @@ def test_schema_of_an_external_tool_that_cannot_be_checked_is_refused() -> None:
 
         assert first.status_code == second.status_code == 400
         assert first.json()["error"]["details"][0].startswith("tools[0].function.parameters")
+        assert first.json()["error"]["param"] == "tools[0].function.parameters"
+
+
+def test_tool_whose_schema_another_program_wrote_is_taken() -> None:
+    """zod writes patterns with look-around, and a draft of its own for OpenAI."""
+    email = {"type": "string", "format": "email", "pattern": r"^(?!\.)(?!.*\.\.)[\w.+-]+@[\w.-]+$"}
+    pair = {"type": "array", "items": [{"type": "integer"}, {"type": "string"}]}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2019-09/schema#",
+        "type": "object",
+        "properties": {"to": email, "pair": pair},
+    }
+    function = {"name": "write", "parameters": schema}
+    arguments: dict[str, JSONValue] = {"to": "ada@example.org", "pair": [1, "a"]}
+    with live(project(calls(("write", arguments)), calls(("write", arguments)))) as server:
+        answers = [
+            server.complete("Hi", tools=[{"type": "function", "function": function}]),
+            server.complete("Hi", functions=[function]),
+        ]
+
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert answers[0].json()["choices"][0]["finish_reason"] == "tool_calls"
 
 
 def test_every_wrong_key_gets_the_same_answer() -> None:

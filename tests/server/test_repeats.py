@@ -166,6 +166,35 @@ def test_error_after_tools_ran_is_not_to_be_retried_without_a_key(serve: Serve) 
         assert failed.headers["x-should-retry"] == "false"
 
 
+class Shared(AsyncScriptedTransport):
+    """A model whose second request awaits something that another task cancels."""
+
+    is_cancelled = False
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncGenerator[AsyncResponse]:
+        if len(self.requests) == 1 and not self.is_cancelled:
+            self.is_cancelled = True
+            shared = asyncio.get_running_loop().create_future()
+            shared.cancel()
+            await shared
+        async with super().send(request) as response:
+            yield response
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_model_that_is_cancelled_by_itself_fails_the_turn(serve: Serve, *, stream: bool) -> None:
+    payments = Payments()
+    with serve(Shared(PAY, "Hello."), payments) as server:
+        failed = ask(server, body("Pay 5", stream=stream))
+        again = ask(server, body("Hi"))
+
+        assert '{"error":{"message":"Internal server error"' in failed.text
+        assert "[DONE]" not in failed.text
+        assert stream or (failed.status_code, failed.headers["x-should-retry"]) == (500, "false")
+        assert (again.status_code, len(payments.keys)) == (200, 1)
+
+
 def test_error_before_any_tool_ran_may_be_retried(serve: Serve) -> None:
     with serve(AsyncScriptedTransport(BROKEN), Payments()) as server:
         assert "x-should-retry" not in ask(server, body("Hi")).headers

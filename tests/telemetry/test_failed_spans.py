@@ -144,24 +144,6 @@ def test_call_that_a_person_denied_is_seen_below_the_next_run(way: Way, exported
     assert CANARY not in everything(exported)
 
 
-def test_call_that_a_new_prompt_closed_is_seen_below_its_run(way: Way, exported: Exported) -> None:
-    @tool(approve=True, name="look")
-    def guarded(at: str) -> str:
-        """Look at something."""
-        return within(at)
-
-    conversation = Conversation()
-    way.run(TURNS[0], prompt="Go.", tools=[guarded], conversation=conversation)
-    way.run("Done.", prompt="Never mind.", tools=[guarded], conversation=conversation)
-
-    _, _, run, call, _ = exported.spans
-    assert call.name == "execute_tool look"
-    assert is_below(call, run)
-    told = attributes(call)
-    assert (told["pathors_agent.effect"], told["pathors_agent.outcome"]) == ("tool/0/0", "not_run")
-    assert told["error.type"] == "not_run"
-
-
 def test_call_that_the_end_of_the_run_cuts_off_is_out_of_time(way: Way, exported: Exported) -> None:
     @tool
     async def wait() -> None:

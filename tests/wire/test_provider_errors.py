@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from pathors_agent.messages import JSONValue
 from pathors_agent.wire.provider_errors import decode_error, find_error
 
 
@@ -49,27 +48,3 @@ def test_error_inside_an_answer_is_one_line_too() -> None:
     error = find_error({"error": {"message": "First.\nSecond."}}, is_answer=False)
 
     assert str(error) == "the provider sent an error inside its answer: First. Second."
-
-
-@pytest.mark.parametrize(
-    ("error", "is_retryable"),
-    [
-        ({"type": "overloaded_error", "message": "Overloaded"}, True),
-        ({"code": "rate_limit_exceeded", "type": "tokens", "message": "Slow down"}, True),
-        ({"code": "server_is_overloaded", "message": "Later"}, True),
-        ({"code": 503, "message": "Later"}, True),
-        ({"code": "429", "type": "insufficient_quota", "message": "Slow down"}, True),
-        ({"code": 400, "type": "server_error", "message": "No"}, False),
-        ({"type": "invalid_request_error", "message": "No"}, False),
-        ({"code": "context_length_exceeded", "message": "No"}, False),
-        ({"message": "No"}, False),
-    ],
-)
-def test_error_in_a_stream_is_retryable_if_it_may_pass(
-    error: dict[str, JSONValue], is_retryable: bool
-) -> None:
-    found = find_error({"error": error}, is_answer=False)
-    of_event = decode_error(200, json.dumps(error).encode())
-
-    assert found is not None
-    assert (found.retryable, of_event.retryable) == (is_retryable, is_retryable)

@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from json import JSONDecoder, dumps
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeGuard
@@ -65,9 +66,8 @@ class AnswerType(Generic[OutputT]):
     """
 
     def __init__(self, output: object, way: Literal["response_format", "tool", "prompt"]) -> None:
-        self._output = output
+        self._function = output if _is_function(output) else None
         signature = _signature(output)
-        self._function = _by_keyword(output) if _is_function(output) else None
         self._member = next(iter(signature.schema["properties"]))
         self.way = way
         self.schema, self.is_wrapped = _unwrapped(signature.schema, self._member)
@@ -79,16 +79,15 @@ class AnswerType(Generic[OutputT]):
         )
         # What the function returned or refused, by the answer's text: it is called once for each.
         self._known: dict[str, OutputT | ArgumentsRefused] = {}
-        self.is_async = _is_function(output) and _is_async(output)
+        self.is_async = self._function is not None and _is_async(self._function)
 
     def for_run(self) -> "AnswerType[OutputT]":
         """Return the type for one run: two runs share no values of the function."""
         if self._function is None:
             return self
-        return _restored(self._output, self.way, {}, like=self)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self._output, self.way, self._known)
+        twin = copy(self)
+        twin._known = {}
+        return twin
 
     @property
     def final_tool(self) -> str | None:
@@ -231,11 +230,11 @@ class AnswerType(Generic[OutputT]):
     def _read(self, text: str) -> Any:
         """Read the text into a value of the type, or raise `ArgumentsRefused`."""
         if self.way == "tool":
-            return self._value(text)
+            return self._reader.read(text)[self._member]
         if not text.strip():
             raise ArgumentsRefused("are empty. Send one JSON object.")
         if self.way == "response_format":
-            return self._value(text)
+            return self._reader.read(text)[self._member]
         try:
             return self._read_prompted(text)
         except ArgumentsRefused:
@@ -243,20 +242,15 @@ class AnswerType(Generic[OutputT]):
                 raise
         return self._read_prompted(part)
 
-    def _value(self, text: str) -> Any:
-        """Return the only value of the object that the reader returns, under its name in Python."""
-        [value] = self._reader.read(text).values()
-        return value
-
     def _read_prompted(self, text: str) -> Any:
         """Read a JSON text, even if the object that should wrap the value is missing."""
         try:
-            return self._value(text)
+            return self._reader.read(text)[self._member]
         except ArgumentsRefused:
             if not self.is_wrapped or not _is_json(text):
                 raise
             with suppress(ArgumentsRefused):
-                return self._value(f'{{"{self._member}":{text}}}')
+                return self._reader.read(f'{{"{self._member}":{text}}}')[self._member]
             raise
 
     def unwrapped(self, value: JSONValue) -> JSONValue:
@@ -381,45 +375,8 @@ def _closed(schema: dict[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-# The modules of types that are objects, such as `list[int]` and `Optional[int]`.
-_TYPES = ("types", "typing", "typing_extensions")
-
-
-def _restored(
-    output: object,
-    way: Literal["response_format", "tool", "prompt"],
-    known: dict[str, Any],
-    like: "AnswerType[Any] | None" = None,
-) -> "AnswerType[Any]":
-    """Return an answer type with values of its function, as a twin of `like` if there is one."""
-    if like is None:
-        made: AnswerType[Any] = AnswerType(output, way)
-    else:
-        made = object.__new__(type(like))
-        vars(made).update(vars(like))
-    made._known = known
-    return made
-
-
-def _by_keyword(function: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Return a function of one value; the parameter may be keyword-only."""
-    name = next(iter(_parameters(function)), "")
-    return lambda value: function(**{name: value})
-
-
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a function, without those that a partial fills in."""
-    bound = function.keywords if isinstance(function, functools.partial) else {}
-    parameters = inspect.signature(function).parameters
-    return {name: each for name, each in parameters.items() if name not in bound}
-
-
 def _is_function(output: object) -> TypeGuard[Callable[..., Any]]:
-    if inspect.isroutine(output) or isinstance(output, functools.partial):
-        return True
-    # Types are callable as well, and so are those of `typing`.
-    is_type = isinstance(output, type) or type(output).__module__ in _TYPES
-    return callable(output) and not is_type
+    return inspect.isroutine(output) or isinstance(output, functools.partial)
 
 
 def _signature(output: object) -> Signature:
@@ -440,15 +397,14 @@ def _signature(output: object) -> Signature:
 
 
 def _function_signature(function: Callable[..., Any]) -> Signature:
-    is_partial = isinstance(function, functools.partial)
-    unnamed = "a partial function" if is_partial else type(function).__name__
-    name = getattr(function, "__name__", unnamed)
+    name = getattr(function, "__name__", "a partial function")
     try:
         signature = read_signature(function, tool=name, descriptions={})
     except ToolDefinitionError as error:
         raise TypeError(f"output={name} is not a function of a model's answer: {error}") from error
-    parameters = [*_parameters(function).values()]
-    is_typed = len(parameters) == 1 and parameters[0].annotation is not inspect.Parameter.empty
+    parameters = inspect.signature(function).parameters
+    names = list(signature.schema.get("properties", {}))
+    is_typed = len(names) == 1 and parameters[names[0]].annotation is not inspect.Parameter.empty
     if not is_typed or signature.context_parameter or signature.is_method:
         raise TypeError(
             f"output={name} must take one argument, the answer, with its type; it gets no "
@@ -458,10 +414,7 @@ def _function_signature(function: Callable[..., Any]) -> Signature:
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
-    inner = inspect.unwrap(getattr(function, "func", function))
-    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
-        getattr(inner, "__call__", None)  # noqa: B004  (wanted: the method of a callable object)
-    )
+    return inspect.iscoroutinefunction(inspect.unwrap(getattr(function, "func", function)))
 
 
 # What sends an answer back to the model.

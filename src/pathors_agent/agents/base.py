@@ -213,11 +213,10 @@ def open_run(
     message = None if prompt is None else user_message(prompt)
     control.take_conversation()
     try:
-        setup.telemetry.add_not_run(setup.approvals.decide(decisions))
+        setup.telemetry.add_denied(setup.approvals.decide(decisions))
         if message is not None and conversation.calls and not setup.approvals.has_approved:
             run.hand_out_client_calls()
-            closed = conversation.close_open_calls(_WENT_ON)
-            setup.telemetry.add_not_run(m for m in closed if m.outcome == "not_run")
+            conversation.close_open_calls(_WENT_ON)
         conversation.append_queued()
         if message is not None:
             conversation.append(message)

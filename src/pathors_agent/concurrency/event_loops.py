@@ -56,6 +56,17 @@ def in_trio_task() -> bool:
     return trio is not None and trio.lowlevel.in_trio_task()
 
 
+def task_is_cancelled() -> bool:
+    """Return True if the running task of asyncio was cancelled.
+
+    A `CancelledError` also comes out of a task that awaits something that was cancelled.
+    """
+    import asyncio
+
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 class AsyncioLoop:
     """An event loop of asyncio."""
 

@@ -256,21 +256,18 @@ class Conversation(Transcribed):
         if self._batch is not None:
             self._batch.states[call.id] = state
 
-    def close_open_calls(self, reason: str) -> tuple[ToolMessage, ...]:
-        """Answer every open call, so that the user can speak again; return the answers.
+    def close_open_calls(self, reason: str) -> None:
+        """Answer every open call, so that the user can speak again; recorded results are kept.
 
         The model reads the `reason` and the state of the call (see `CallState`): it was not run
         (outcome "not_run"), was interrupted or not answered by the caller ("cancelled"), or may have
-        been carried out ("unknown"). Recorded results are kept.
+        been carried out ("unknown").
         """
         reason = reason.strip().rstrip(".") or "it was closed"
-        batch = self._batch
-        calls = self.open_calls
-        closing = tuple([batch.closing(call, reason) for call in calls]) if batch else ()
-        for message in closing:
-            self._add(message)
+        if (batch := self._batch) is not None:
+            for _, call in batch.open_places:
+                self._add(batch.closing(call, reason))
         self.append_queued()
-        return closing
 
     def count_omitted(self, *, turns: int, call_ids: Iterable[str]) -> None:
         """Count the answers, and the ids of the calls, of earlier messages that are not held here.

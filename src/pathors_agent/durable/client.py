@@ -21,6 +21,7 @@ from pathors_agent.durable.history import Histories
 from pathors_agent.durable.records import (
     SEPARATOR,
     SegmentInput,
+    check_id,
     owned,
 )
 from pathors_agent.durable.retention import Retention
@@ -131,10 +132,11 @@ class DurableClient(Generic[OutputT]):
         run.
         """
         run = token_hex(16) if id is None else id
-        if SEPARATOR in run or not run.strip():
-            raise InvalidSetting(
-                f"a run's id must not be empty or contain {SEPARATOR!r}, not {run!r}"
-            )
+        check_id(run, "a run's id")
+        if SEPARATOR in run:
+            raise InvalidSetting(f"a run's id must not contain {SEPARATOR!r}, and is {run!r}")
+        if session_id:
+            check_id(session_id, "session_id")
         check_count("priority", priority)
         segment_input = SegmentInput(
             run=run,

@@ -204,7 +204,15 @@ def _client(url: sa.URL, **options: Any) -> DBOSClient:
     if not isinstance(getattr(getattr(client, "_sys_db", None), "engine", None), sa.Engine):
         client.destroy()
         raise _unfit("DBOSClient._sys_db.engine")
+    sql(client).hide_parameters = True  # errors would quote what users write
+    if url.get_backend_name() == "postgresql":
+        sa.event.listen(sql(client), "checkout", _prepare_nothing)
     return client
+
+
+def _prepare_nothing(connection: Any, *_: object) -> None:
+    """Keep statements unprepared: a pooler may run each transaction on another connection."""
+    connection.prepare_threshold = None
 
 
 def _silence() -> None:
@@ -279,7 +287,7 @@ def finish(
 # - values in the engine's tables -
 
 
-def write_failure(error: Exception) -> dict[str, Any]:
+def write_failure(error: BaseException) -> dict[str, Any]:
     """Write the failure that stopped a run."""
     retryable = error.retryable if isinstance(error, TransportError) else False
     status = error.status if isinstance(error, ProviderError) else None
@@ -303,7 +311,7 @@ class JSONSerializer(Serializer):
 
     def serialize(self, data: Any) -> str:
         """Write a value."""
-        if isinstance(data, Exception):
+        if isinstance(data, BaseException):
             data = {"exception": write_failure(data)}
         return json.dumps(data, separators=(",", ":"))
 

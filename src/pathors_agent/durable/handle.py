@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, Protocol
 
 from pathors_agent.agents.answers import OutputT
@@ -112,14 +113,13 @@ async def follow(runs: Runs[Any], run: str, after: str) -> AsyncIterator[RunEven
     """Yield the events of a run after a position, until it ends or waits for a person."""
     place, deltas, pause = _RunPosition.read(after), DeltaReader(), LOOK_SECONDS
     while True:
-        segments = await runs.segments(run)
+        segments = await runs.segments(run, patiently=True)
         if place.segment > len(segments):
             raise InvalidSetting(f"run {run!r} has no position {after!r}")
         row = segments[place.segment - 1]
         has_ended = status_of(row) not in AT_WORK
-        news = await asyncio.to_thread(
-            runs.tables.news, row.workflow_id, step=place.step, deltas=place.deltas
-        )
+        read = partial(runs.tables.news, row.workflow_id, step=place.step, deltas=place.deltas)
+        news = await runs.patiently(partial(asyncio.to_thread, read))
         has_news = False
         for event in _events(place, deltas, *news, has_ended=has_ended):
             has_news = True

@@ -9,6 +9,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 from dbos import DBOSClient
 
+from pathors_agent.concurrency.event_loops import task_is_cancelled
 from pathors_agent.durable import engine
 from pathors_agent.durable.engine import JSONSerializer
 from pathors_agent.durable.records import Fields, run_of
@@ -46,6 +47,15 @@ class StepJournal:
     def close(self) -> None:
         """Begin no more steps; a running step may still be recorded."""
         self._is_closed = True
+
+    def is_stop(self, error: BaseException) -> bool:
+        """Return whether an exception ends this execution, and not the run.
+
+        A `CancelledError` of something that the run awaited is an error of the run.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            return self._is_closed or task_is_cancelled()
+        return isinstance(error, (KeyboardInterrupt, GeneratorExit))
 
     def reserve(self) -> int:
         """Return the number of the next step: steps are read back in the order of their numbers."""
@@ -91,7 +101,9 @@ class StepJournal:
         if await asyncio.to_thread(owner) != self._owner:
             raise engine.LostOwnership(self.segment)
 
-    async def finish(self, *, output: Fields | None = None, error: Exception | None = None) -> None:
+    async def finish(
+        self, *, output: Fields | None = None, error: BaseException | None = None
+    ) -> None:
         """Record how the segment ended."""
         write = partial(engine.finish, self._client, self.segment, owner=self._owner)
         if not await self._insist(partial(write, output=output, error=error)):

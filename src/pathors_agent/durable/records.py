@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pathors_agent.agents.approvals import Decision
+from pathors_agent.errors import InvalidSetting
 from pathors_agent.messages import JSONValue, Message, write_message
 from pathors_agent.wire.messages import read_message
 
@@ -18,6 +19,9 @@ SEPARATOR = "#"
 
 # The workflows of an agent have this name and the agent's: other programs may use the database too.
 WORKFLOW_PREFIX = "pathors_agent."
+
+# PostgreSQL's indexes take 2,700 bytes, and an engine's id has the agent's name, too.
+MAX_ID_BYTES = 1_000
 
 Fields = dict[str, Any]
 
@@ -77,6 +81,19 @@ class SegmentInput:
             context=fields.get("context"),
             settings=fields.get("settings", {}),
             closes=fields["closes"],
+        )
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text can be the id of a run or a session."""
+    return bool(text.strip()) and text.isprintable() and len(text.encode()) <= MAX_ID_BYTES
+
+
+def check_id(text: str, what: str) -> None:
+    """Raise `InvalidSetting` for a text that cannot be an id; `what` names it."""
+    if not is_id(text):
+        raise InvalidSetting(
+            f"{what} must have 1 to {MAX_ID_BYTES} bytes of printable characters, and is {text!r:.80}"
         )
 
 

@@ -1,12 +1,21 @@
 """Read and extend runs in the database: their segments, status and results."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
@@ -35,6 +44,7 @@ from pathors_agent.durable.records import (
     Fields,
     SegmentInput,
     Step,
+    is_id,
     segment_id,
     segment_number,
     workflow_name,
@@ -50,7 +60,11 @@ from pathors_agent.durable.run_list import (
 from pathors_agent.durable.tables import Tables, check_count
 from pathors_agent.errors import InvalidSetting, RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message, ToolCall
+from pathors_agent.stores.database import shown
+from pathors_agent.stores.errors import as_store_errors
 from pathors_agent.telemetry.spans import current_headers
+
+T = TypeVar("T")
 
 # A run that ended with one of these statuses has recorded steps.
 _WITH_STEPS = frozenset({"finished", "suspended", "limit_reached", "no_answer"})
@@ -106,7 +120,8 @@ class Runs(Generic[OutputT]):
         if delay is not None:
             options["delay_seconds"] = delay
         segment_input = replace(segment_input, trace=current_headers())
-        await asyncio.to_thread(store, self.client, options, segment_input.dump())
+        with self._store_errors("store a durable run"):
+            await asyncio.to_thread(store, self.client, options, segment_input.dump())
         self.bell.ring(self.queue)
 
     async def start(
@@ -130,8 +145,19 @@ class Runs(Generic[OutputT]):
                 ) from None
             return False
 
-    async def segments(self, run: str) -> Sequence[WorkflowStatus]:
+    async def segments(self, run: str, *, patiently: bool = False) -> Sequence[WorkflowStatus]:
         """Return the segments of a run, in order; raise `RunNotFound` if there is no such run."""
+        if patiently:
+            return await self.patiently(partial(self._segments, run))
+        with self._store_errors("read a durable run"):
+            return await self._segments(run)
+
+    def _store_errors(self, doing: str) -> AbstractContextManager[None]:
+        return as_store_errors(doing, shown(engine.sql(self.client).url))
+
+    async def _segments(self, run: str) -> Sequence[WorkflowStatus]:
+        if not is_id(run):
+            raise RunNotFound(f"there is no run {run!r:.80}")
         count = await asyncio.to_thread(self.tables.count_segments, self.name, run)
         ids = [segment_id(self.name, run, number) for number in range(1, count + 1)]
         found = await self.client.list_workflows_async(workflow_ids=ids) if ids else []
@@ -157,28 +183,39 @@ class Runs(Generic[OutputT]):
 
     async def settled(self, run: str) -> Sequence[WorkflowStatus]:
         """Wait until a run is neither queued nor running; return its segments."""
-        pause, answered = LOOK_SECONDS, monotonic()
+        pause = LOOK_SECONDS
         with self.bell.listen(ended_topic(segment_id(self.name, run, 1))) as ended:
             while True:
                 ended.clear()
-                try:
-                    segments = await self.segments(run)
-                    answered = monotonic()
-                    if status_of(segments[-1]) not in AT_WORK:
-                        return segments
-                except sa.exc.OperationalError:
-                    # Workers continue when the database is back, and so does this wait.
-                    if monotonic() - answered > AWAY_SECONDS:
-                        raise
+                segments = await self.segments(run, patiently=True)
+                if status_of(segments[-1]) not in AT_WORK:
+                    return segments
                 with suppress(TimeoutError):  # another process may carry the run out
                     async with asyncio.timeout(pause):
                         await ended.wait()
                 pause = min(pause * 2, LONGEST_LOOK_SECONDS)
 
+    async def patiently(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Read for a caller that waits: read again while the database is away, up to a limit.
+
+        Workers continue when the database is back, and so does their caller.
+        """
+        deadline, pause = monotonic() + AWAY_SECONDS, LOOK_SECONDS
+        with self._store_errors("read a durable run"):
+            while True:
+                try:
+                    return await read()
+                except (sa.exc.OperationalError, sa.exc.InterfaceError):
+                    if monotonic() >= deadline:
+                        raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_LOOK_SECONDS)
+
     async def page(self, wanted: RunFilter, *, limit: int, offset: int = 0) -> RunPage:
         """Return runs, the last started or continued first."""
         query = RunList(self.client)
-        return await asyncio.to_thread(query.page, wanted, limit=limit, offset=offset)
+        with self._store_errors("list durable runs"):
+            return await asyncio.to_thread(query.page, wanted, limit=limit, offset=offset)
 
     async def go_on(
         self, run: str, *, messages: Sequence[Message] = (), decisions: Sequence[Decision] = ()
@@ -251,15 +288,14 @@ class Runs(Generic[OutputT]):
     async def result(self, segments: Sequence[WorkflowStatus]) -> RunResult[OutputT]:
         """Return the result of a run; raise `RunFailed` if an error stopped it."""
         ids = [row.workflow_id for row in segments]
-        steps = await asyncio.to_thread(self.tables.recorded, ids)
+        steps = await self.patiently(partial(asyncio.to_thread, self.tables.recorded, ids))
         # A segment that failed before it began has not used its input.
         begin = next(filter(None, (begin_of(steps[segment]) for segment in ids)), {})
         segment_input = input_of(segments[0])
         if not begin and status_of(segments[-1]) in _WITH_STEPS:
             raise RunNotFound(f"run {segment_input.run!r} was deleted")
-        recorded = await self.histories.read(
-            self.name, segment_input.session, begin.get("previous")
-        )
+        session, previous = segment_input.session, begin.get("previous")
+        recorded = await self.patiently(lambda: self.histories.read(self.name, session, previous))
         conversation = recorded.conversation(segment_input)
         run, baseline, setup = prepare_run(
             self.agent,

@@ -143,7 +143,7 @@ class _Segment:
         run, run_setup = self._opened or await self._replay(begin)
         self._may_repeat = begin.get("attempt") != self._attempt
         run_setup.telemetry.started_by = self._input.trace
-        run_setup.telemetry.add_not_run(
+        run_setup.telemetry.add_denied(
             message
             for message in load(begin["added"])
             if isinstance(message, ToolMessage) and message.outcome == "not_run"
@@ -280,7 +280,9 @@ class _Segment:
                     message = await ask_async(run, effect, run_setup, control, transport, report)
             except LimitReached as stop:
                 return {"limit": stop.limit}
-            except Exception as error:  # noqa: BLE001  (recorded, and raised when the result is read)
+            except BaseException as error:  # recorded, and raised when the result is read
+                if self._journal.is_stop(error):
+                    raise
                 return {"failure": write_failure(error)}
             known = [c.name for c in message.tool_calls if c.name in run_setup.tools]
             return {

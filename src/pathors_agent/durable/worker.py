@@ -194,7 +194,9 @@ class Worker:
             output = await self._run_segment(journal, fields)
         except (engine.LostOwnership, sa.exc.SQLAlchemyError, StoreError):
             raise
-        except Exception as error:  # noqa: BLE001  (recorded, and raised for the caller of `result`)
+        except BaseException as error:  # recorded, and raised for the caller of `result`
+            if journal.is_stop(error):
+                raise
             await journal.finish(error=error)
         else:
             await journal.finish(output=output)

@@ -7,7 +7,7 @@ read.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from mcp.types import (
@@ -38,16 +38,14 @@ from pathors_agent.messages import (
     SystemMessage,
     UserMessage,
 )
+from pathors_agent.schema.references import foreign_schema
 
 # - repairs -
 
 _BLOCK: TypeAdapter[ContentBlock] = TypeAdapter(ContentBlock)
 
-# In schemas of older drafts a list of `items` describes a tuple; 2020-12 forbids that.
-_DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 # The other fields of a list of tools, in the version 2026-07-28.
 _LISTING = ("resultType", "ttlMs", "cacheScope")
-_SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
 
 class RefusedDefinition(NamedTuple):
@@ -125,26 +123,7 @@ def _shown_name(given: Any, number: int, field: str = "tools") -> str:
 
 def _definition(given: dict[str, Any]) -> dict[str, Any]:
     texts = {k: given[k] for k in ("title", "description") if isinstance(given.get(k), str)}
-    schema = given["inputSchema"]
-    if "$schema" not in schema and any(_has_tuples(schema)):
-        schema = {"$schema": _DRAFT_7, **schema}
-    return {"name": given["name"], **texts, "inputSchema": schema}
-
-
-def _has_tuples(schema: Any) -> Iterator[bool]:
-    """Yield True for each list of `items` in a schema, at any depth."""
-    waiting = [schema]
-    while waiting:
-        part = waiting.pop()
-        if not isinstance(part, dict):
-            continue
-        for keyword, value in part.items():
-            if keyword == "items" and isinstance(value, list):
-                yield True
-            if keyword in _SUBSCHEMAS and isinstance(value, dict):
-                waiting += value.values()
-            elif keyword not in ("enum", "const", "default", "examples"):
-                waiting += value if isinstance(value, list) else [value]
+    return {"name": given["name"], **texts, "inputSchema": foreign_schema(given["inputSchema"])}
 
 
 def repaired_call(result: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Resolve the references of a schema within the schema, and compile its patterns. Pure.
 
-Nothing is ever fetched.
+Nothing is ever fetched. What other programs wrote is made readable first.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,9 +61,8 @@ def draft_of(schema: Any) -> str:
     `$ref` apply to it, which draft 7 ignores.
     """
     named = schema.get("$schema", DRAFT_2020_12) if isinstance(schema, dict) else DRAFT_2020_12
-    for draft in (DRAFT_2020_12, DRAFT_7):
-        if isinstance(named, str) and _plain(named) == _plain(draft):
-            return draft
+    if _is_known_draft(named):
+        return DRAFT_7 if _plain(named) == _plain(DRAFT_7) else DRAFT_2020_12
     raise InvalidSchema(
         f"is {quote(named)}; drafts 2020-12 and 7 can be checked here", path="$schema"
     )
@@ -150,6 +151,73 @@ def _translated(pattern: str) -> str:
         return found if not inside else "".join("\\" + c if c != "^" else c for c in found)
 
     return _TOKEN.sub(token, pattern)
+
+
+# - schemas that other programs wrote
+
+# A server reads the tools of each request again, and most requests have the same ones.
+MAX_KNOWN_PATTERNS = 256
+
+
+def foreign_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema that another program wrote in a form that can be checked here.
+
+    An unknown draft is read as the known one with the same tuples. Patterns that cannot be searched
+    for are left out, as that of e-mail addresses by zod: the other program checks its arguments
+    itself, and model endpoints refuse most such patterns.
+    """
+    own = dict(schema)
+    if any(_unsearchable(own)):
+        own = deepcopy(own)
+        for part in list(_unsearchable(own)):
+            del part["pattern"]
+    if not _is_known_draft(own.get("$schema")):
+        own.pop("$schema", None)
+        if any(isinstance(part.get("items"), list) for part in _schemas(own)):
+            return {"$schema": DRAFT_7, **own}
+    return own
+
+
+def _is_known_draft(named: object) -> bool:
+    return isinstance(named, str) and _plain(named) in map(_plain, (DRAFT_2020_12, DRAFT_7))
+
+
+def _unsearchable(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the schemas with a pattern that cannot be searched for, within the bound of a schema."""
+    weight = 0
+    for part in _schemas(root):
+        pattern = part.get("pattern")
+        if isinstance(pattern, str):
+            weight += _weight(pattern) + PATTERN_WEIGHT
+            if weight > MAX_WEIGHT:
+                return
+            if not _is_searchable(pattern):
+                yield part
+
+
+@lru_cache(maxsize=MAX_KNOWN_PATTERNS)
+def _is_searchable(pattern: str) -> bool:
+    try:
+        compile_pattern(pattern)
+    except InvalidSchema:
+        return False
+    return True
+
+
+def _schemas(root: Any) -> Iterator[dict[str, Any]]:
+    """Yield a schema that is not checked yet, and the schemas in it."""
+    waiting, seen = [root], set[int]()
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, dict) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        for keyword, value in part.items():
+            if keyword in _BY_NAME and isinstance(value, dict):
+                waiting += value.values()
+            elif keyword in _HOLDERS_OF[DRAFT_2020_12] or keyword == "additionalItems":
+                waiting += value if isinstance(value, list) else [value]
 
 
 # - linking

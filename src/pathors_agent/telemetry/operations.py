@@ -56,7 +56,7 @@ class Observers:
     """
 
     __slots__ = (
-        *("_not_run", "_stop", "_times", "api", "deadline", "facts", "is_logged", "is_observed"),
+        *("_denied", "_stop", "_times", "api", "deadline", "facts", "is_logged", "is_observed"),
         *("model", "name", "parent", "server", "started_by"),
     )
 
@@ -79,7 +79,7 @@ class Observers:
         self.parent: Context | None = None
         self.facts: Facts = {} if self.is_observed else _NO_FACTS
         self._times: list[TimedCall] | None = None  # allocated by the first call
-        self._not_run: list[ToolMessage] = []
+        self._denied: list[ToolMessage] = []
 
     @property
     def times(self) -> tuple[TimedCall, ...]:
@@ -108,14 +108,14 @@ class Observers:
             stop, self._stop = self._stop, None
             raise stop
 
-    def add_not_run(self, messages: Iterable[ToolMessage]) -> None:
-        """Report calls that a person denied, or that a prompt closed, once the run has begun."""
-        self._not_run += messages
+    def add_denied(self, messages: Iterable[ToolMessage]) -> None:
+        """Report calls that a person denied, once the run has begun."""
+        self._denied += messages
 
-    def take_not_run(self) -> list[ToolMessage]:
-        """Return the results of such calls that are not reported yet."""
-        messages, self._not_run = self._not_run, []
-        return messages
+    def take_denied(self) -> list[ToolMessage]:
+        """Return the denied calls that are not reported yet."""
+        denied, self._denied = self._denied, []
+        return denied
 
     def attached(self) -> AbstractContextManager[object]:
         """Return a context manager inside which the run's span is the current one."""

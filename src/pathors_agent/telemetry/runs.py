@@ -56,7 +56,7 @@ class RunTelemetry(Observers):
         """Return the context manager for a run's loop."""
         if run.limits.seconds is not None:
             self.deadline = monotonic() + run.limits.seconds
-        if not self.is_observed and not self._not_run:
+        if not self.is_observed and not self._denied:
             return NOTHING
         return RunOperation(self, "", run=run)
 
@@ -109,8 +109,8 @@ class RunOperation(Operation, kw_only=True):
         if telemetry.api is not None:
             self.begin(AGENT, telemetry.name, self._first_facts, telemetry.started_by)
             telemetry.parent = self.context()
-        for message in telemetry.take_not_run():
-            self._report_not_run(message)
+        for message in telemetry.take_denied():
+            self._report_denied(message)
         return self
 
     def __exit__(
@@ -129,7 +129,7 @@ class RunOperation(Operation, kw_only=True):
             "gen_ai.conversation.id": conversation_id(self.run.conversation),
         }
 
-    def _report_not_run(self, message: ToolMessage) -> None:
+    def _report_denied(self, message: ToolMessage) -> None:
         for effect_key, call in self.run.keyed_calls():
             if call.id == message.tool_call_id:
                 report_answered(self.telemetry, effect_key, call, message)

@@ -20,6 +20,7 @@ from pathors_agent.messages import Message, ToolCall, ToolMessage
 from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, closest, listed
 from pathors_agent.schema.bounds import cut, quote
 from pathors_agent.schema.compiled import InvalidSchema
+from pathors_agent.schema.references import foreign_schema
 from pathors_agent.tools.interpreter import no_python, python_executable
 from pathors_agent.tools.search import SEARCH_TOOL, ToolSearch, found_tools
 from pathors_agent.tools.signature import ToolContext, refused
@@ -309,7 +310,7 @@ def read_definition(definition: object) -> Tool:
     return Tool(
         name=name,
         description=_typed(function, "description", str, "must be a string") or "",
-        parameters={"type": "object", "properties": {}} | dict(parameters or {}),
+        parameters={"type": "object", "properties": {}} | foreign_schema(parameters or {}),
         strict=_typed(function, "strict", bool, "must be true or false") is True,
     )
 

@@ -103,6 +103,7 @@ _WORDS = {
     "tuple_type": ("", "must be a list"),
     "string_type": ("", "must be a string"),
     "string_too_short": ("", "must not be empty"),
+    "string_unicode": ("", "must not hold half a character"),
     "model_type": ("", "must be an object"),
     "model_attributes_type": ("", "must be an object"),
 }

@@ -1,7 +1,6 @@
 """Read the error of a provider in any form: JSON of five kinds, HTML, text, or an empty body."""
 
 import json
-import re
 from collections.abc import Mapping
 
 from pathors_agent.errors import QUOTED_BODY_BYTES, ProviderError
@@ -13,13 +12,6 @@ MAX_ERROR_BODY_BYTES = 64 * 1024
 # Timeout, conflict, rate limit, by RFC 9110 and the providers' documentation; 5xx as well.
 _RETRYABLE_STATUSES = frozenset({408, 409, 429})
 _SERVER_ERRORS = range(500, 600)
-
-# In the code or the type of errors that are sent with status 200, after the answer has begun.
-_TRANSIENT = re.compile(
-    r"overload|rate_?limit|server_?error|internal_?error|api_error|timeout|timed_out|unavailable"
-    r"|bad_gateway|too_many_requests|resource_exhausted",
-    re.IGNORECASE,
-)
 
 # Gateways wrap the errors of other gateways; the deepest known nesting is three.
 _WRAPPINGS = 8
@@ -65,7 +57,7 @@ def decode_error(
         said=_one_line(words),
         body=quoted,
         retry_after=retry_after,
-        retryable=_is_transient(code, kind) if status == _OK else is_retryable(status),
+        retryable=is_retryable(status),
     )
     error.attempts = attempts
     return error
@@ -81,6 +73,7 @@ def find_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> ProviderE
         return None
     body = json.dumps(answer, default=str, ensure_ascii=False)[:QUOTED_BODY_BYTES]
     words, code, kind = _words(dict(answer))
+    retryable = code is not None and code.isdecimal() and is_retryable(int(code))
     return ProviderError(
         f"the provider sent an error inside its answer: {_one_line(words or body)}",
         status=_OK,
@@ -89,15 +82,8 @@ def find_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> ProviderE
         param=_param(dict(answer)),
         said=_one_line(words),
         body=body,
-        retryable=_is_transient(code, kind),
+        retryable=retryable,
     )
-
-
-def _is_transient(code: str | None, kind: str | None) -> bool:
-    """Return True if an error in an answer with status 200 may pass: by its status or its words."""
-    if code is not None and code.isdecimal():
-        return is_retryable(int(code))
-    return any(_TRANSIENT.search(word) for word in (code, kind) if word is not None)
 
 
 def _holds_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> bool:

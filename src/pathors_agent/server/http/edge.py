@@ -1,5 +1,6 @@
 """The edge of the app: ASGI middleware, and responses for requests of a bad form."""
 
+import asyncio
 import logging
 import re
 import secrets
@@ -11,6 +12,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pathors_agent.concurrency.event_loops import task_is_cancelled
 from pathors_agent.json_text import write_json
 from pathors_agent.server.http.problems import Problem, log_bug
 from pathors_agent.telemetry.events import LOG, observe, shared_fields, write
@@ -232,7 +234,9 @@ class UnexpectedErrors:
             await self._app(scope, receive, send)
             if (response := scope.pop(_RESPONSE, None)) is not None:
                 await response(scope, receive, send)
-        except Exception as error:  # noqa: BLE001  (any bug)
+        except (Exception, asyncio.CancelledError) as error:  # any bug
+            if isinstance(error, asyncio.CancelledError) and task_is_cancelled():
+                raise
             log_bug("request_failed", error)
             if scope[_SENT].status != CLIENT_LEFT:
                 raise _BodyCutOff from None

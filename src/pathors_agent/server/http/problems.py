@@ -27,8 +27,11 @@ DO_NOT_RETRY = {"x-should-retry": "false"}
 # Enough for a person; thousands of bad messages must not become thousands of lines.
 MAX_DETAILS = 20
 MAX_DETAIL_CHARACTERS = 300
-# The place of a field precedes the first colon of a detail, such as `messages[2].tool_call_id`.
-_PLACE = re.compile(r"([A-Za-z_][\w-]*(?:\[\d+\])*(?:\.[A-Za-z_][\w-]*(?:\[\d+\])*)*): ", re.ASCII)
+# The place of a field precedes the first colon of a detail, such as `messages[2].tool_call_id`. A place
+# in a JSON Schema follows its field, as in `tools[0].function.parameters/properties/a`.
+_PLACE = re.compile(
+    r"([A-Za-z_][\w-]*(?:\[\d+\])*(?:\.[A-Za-z_][\w-]*(?:\[\d+\])*)*)(?:/\S*)?: ", re.ASCII
+)
 
 
 class Problem(Exception):
@@ -117,11 +120,12 @@ def unavailable(message: str) -> Problem:
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, message, headers=headers)
 
 
-def of_model(error: TransportError) -> Problem:
+def of_model(error: TransportError, *, names_model: bool = False) -> Problem:
     """Return the answer to a client whose model did not answer.
 
-    A refusal that the client's request caused keeps its status and words. The client reads only the
-    kind of an error between server and model.
+    A refusal that the client's request caused keeps its status and words. With `names_model`, the
+    request chose the model, which may not exist. The client reads only the kind of an error between
+    server and model.
     """
     if error.timed_out:
         return Problem(
@@ -140,12 +144,16 @@ def of_model(error: TransportError) -> Problem:
         )
     if error.status == HTTPStatus.TOO_MANY_REQUESTS:
         return busy("The model is asked too often", error.retry_after or 1)
-    if (status := _client_fault(error)) is not None:
+    is_no_model = names_model and _is_no_model(error)
+    if (status := error.status if is_no_model else _client_fault(error)) is not None:
         words = (
             _SECRETS.sub("[...]", error.said) or f"The model refused the request (status {status})"
         )
         param = error.param if error.param and _PARAM.fullmatch(error.param) else None
-        return Problem(status, words, code=_word(error.code), param=param)
+        code = _word(error.code)
+        if is_no_model:
+            code, param = code or "model_not_found", param or "model"
+        return Problem(status, words, code=code, param=param)
     message = f"The model answered with an error (status {error.status})"
     return Problem(HTTPStatus.BAD_GATEWAY, message, code=_word(error.code) or "model_failed")
 
@@ -178,6 +186,12 @@ _SECRETS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+
+
+def _is_no_model(error: ProviderError) -> bool:
+    """Return whether an endpoint does not know the model; other 404s are of a wrong address."""
+    is_told = "model" in f"{error.said} {error.code} {error.param}".lower()
+    return error.status == HTTPStatus.NOT_FOUND and is_told
 
 
 def _client_fault(error: ProviderError) -> int | None:

@@ -1,6 +1,7 @@
 """Limits of connections: the heads of requests, unread bodies, and clients that half-closed."""
 
 import asyncio
+import re
 import socket
 from typing import Any, cast
 
@@ -22,6 +23,12 @@ UNREAD_SECONDS = 30.0
 # How often a half-closed connection is checked for a reset.
 LOOK_SECONDS = 0.1
 
+# Java's HTTP client offers HTTP/2 in each plain request, as `Upgrade: h2c`. A server may ignore an
+# offer (RFC 9110, 7.8), but httptools then drops the body. No request of this API has another use
+# for the field.
+_OFFER = b"upgrade:"
+_OFFER_LINE = re.compile(rb"(?<=\n)upgrade:[^\n]*\n", re.IGNORECASE)
+
 _PING_CHUNK = b"%x\r\n%b\r\n" % (len(PING), PING)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -37,6 +44,7 @@ class _Limited(asyncio.Protocol):
     # Python stores an object with more than 30 other attributes in 1.5 KB, and uvicorn's have 29.
     __slots__ = (
         "_head_bytes",
+        "_held",
         "_is_half_closed",
         "_is_refused",
         "_last_bytes",
@@ -51,7 +59,7 @@ class _Limited(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._head_bytes = self._unread_bytes = 0
-        self._last_bytes = b""
+        self._last_bytes = self._held = b""
         self._is_refused = False
         self._is_half_closed = False
         self._timer: asyncio.TimerHandle | None = None
@@ -76,7 +84,8 @@ class _Limited(asyncio.Protocol):
         if is_in_head and self._head_size(data) > MAX_HEAD_BYTES:
             self._refuse_head()
             return
-        super().data_received(data)
+        if parsed := self._without_offer(data) if is_in_head else data:
+            super().data_received(parsed)
         if self.cycle is not before:
             self._stop_waiting()
         elif is_in_head:
@@ -90,6 +99,22 @@ class _Limited(asyncio.Protocol):
         ends = [at for end in (b"\n\r\n", b"\n\n") if (at := seen.find(end)) >= 0]
         size = min(ends) + 1 if ends else len(seen)
         return self._head_bytes - len(self._last_bytes) + size
+
+    def _without_offer(self, data: bytes) -> bytes:
+        """Return data of a head without the line that offers another protocol.
+
+        A piece of such a line is held until its end comes.
+        """
+        end = max(0, self._head_size(data) - self._head_bytes)
+        is_at_line = bool(self._held) or self._last_bytes.endswith(b"\n")
+        head = (b"\n" if is_at_line else b" ") + self._held + data[:end]
+        self._held = b""
+        if _OFFER in head.lower():
+            head = _OFFER_LINE.sub(b"", head)
+        line = head.rpartition(b"\n")[2]
+        if end == len(data) and line and _OFFER.startswith(line[: len(_OFFER)].lower()):
+            self._held = line
+        return head[1 : len(head) - len(self._held)] + data[end:]
 
     def _count_head(self, data: bytes) -> None:
         self._head_bytes += len(data)
@@ -111,7 +136,8 @@ class _Limited(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._close)
 
     def _stop_waiting(self) -> None:
-        self._head_bytes, self._unread_bytes, self._last_bytes = 0, 0, b""
+        self._head_bytes, self._unread_bytes = 0, 0
+        self._last_bytes = self._held = b""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -41,6 +41,8 @@ from pathors_agent.server.turns.turn import (
 )
 from pathors_agent.server.turns.writers import unread_sender
 from pathors_agent.stores.base import RequestId
+from pathors_agent.stores.database import shown
+from pathors_agent.stores.errors import as_store_errors
 from pathors_agent.telemetry.spans import continued, current_headers
 
 # Separate from the runs of agents, whose names have another prefix.
@@ -133,7 +135,8 @@ class DurableTurns:
         name = f"turn-{turn.head.id}"
         self._here[name] = perform
         try:
-            await self._worker.run_here(name, _record(turn, beginning))
+            with as_store_errors("store a durable turn", shown(engine.sync_url(self._database))):
+                await self._worker.run_here(name, _record(turn, beginning))
             outcome = self._outcomes[name]
         finally:
             self._here.pop(name, None)
@@ -150,9 +153,9 @@ class DurableTurns:
                 self._outcomes[name] = await perform()
             else:
                 await self._take_up(fields)
-        except (anyio.get_cancelled_exc_class(), GeneratorExit):
-            raise  # this server ends; another continues
-        except BaseException as error:  # noqa: BLE001  (recorded; raised for the client, where one waits)
+        except BaseException as error:  # recorded; raised for the client, where one waits
+            if journal.is_stop(error):
+                raise  # this server ends; another continues
             if perform is not None:
                 self._outcomes[name] = error
             else:

@@ -20,7 +20,7 @@ from pathors_agent.core.batch import CallState
 from pathors_agent.core.conversation import Conversation, Role, inner_conversation
 from pathors_agent.errors import ConversationError
 from pathors_agent.history.trim import HistoryTail
-from pathors_agent.json_text import is_json_object
+from pathors_agent.json_text import is_json_object, whole_characters
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -119,10 +119,11 @@ def join(
     known, sent = calls.stored_entries(), calls.given_entries(given, system)
     if not known:
         start = system if lead else 0
-    elif (matched := _tail(known, sent)) is not None:
+    elif (matched := _tail(known, sent, given)) is not None:
         start = _next_place(sent, matched, len(given))
-    elif not _has_answer(sent):
-        start = system
+    elif all(entry.role != "assistant" for entry in sent):
+        # Empty answers before the new messages are the end of what the client keeps.
+        start = _next_place(sent, 0, len(given)) if _has_answer(given) else system
     else:
         stored_count, sent_count = _rewound(known, sent)
         keep = _next_place(known, stored_count, len(stored))
@@ -139,7 +140,7 @@ def _follows_an_answer(stored: Sequence[Message], given: Sequence[Message]) -> b
     """
     last = stored[-1] if stored else None
     has_text = isinstance(last, AssistantMessage) and bool((last.text or "").strip())
-    return has_text and not any(isinstance(message, AssistantMessage) for message in given)
+    return has_text and not _has_answer(given)
 
 
 def _leading_system(messages: Sequence[Message]) -> int:
@@ -236,20 +237,20 @@ def _inner_ids(run: JSONValue) -> Iterator[str]:
 
 def _entry(place: int, message: Message, hidden: Mapping[str, bool]) -> list[_ComparedMessage]:
     """Return a message in the form that is compared; an empty list if it is not compared."""
+    # A store replaces halves of characters, which clients may cut and send again.
     match message:
         case AssistantMessage():
             calls = frozenset(c.id for c in message.tool_calls if not hidden.get(c.id))
             # Clients store the answers that they show, so white space inside may differ.
-            text = " ".join((message.text or message.refusal or "").split())
+            text = " ".join(whole_characters(message.text or message.refusal or "").split())
             return [_ComparedMessage(place, "assistant", text, calls)] if text or calls else []
         case ToolMessage():
             if hidden.get(message.tool_call_id):
                 return []
-            return [
-                _ComparedMessage(place, "tool", message.text.strip(), answers=message.tool_call_id)
-            ]
+            text = whole_characters(message.text).strip()
+            return [_ComparedMessage(place, "tool", text, answers=message.tool_call_id)]
         case UserMessage() | SystemMessage():
-            return [_ComparedMessage(place, message.role, message.text.strip())]
+            return [_ComparedMessage(place, message.role, whole_characters(message.text).strip())]
 
 
 def _consumed(
@@ -281,16 +282,24 @@ def _consumed(
 # - the rules -
 
 
-def _has_answer(entries: Iterable[_ComparedMessage]) -> bool:
-    return any(entry.role == "assistant" for entry in entries)
+def _has_answer(messages: Iterable[Message]) -> bool:
+    """Return True if messages hold an answer, be it an empty one."""
+    return any(isinstance(message, AssistantMessage) for message in messages)
 
 
-def _tail(known: Sequence[_ComparedMessage], sent: Sequence[_ComparedMessage]) -> int | None:
+def _tail(
+    known: Sequence[_ComparedMessage],
+    sent: Sequence[_ComparedMessage],
+    given: Sequence[Message],
+) -> int | None:
     """Return how many of a request's entries the session has, if they have the same end."""
-    if known[-1].role == "user" and not _has_answer(sent):
-        return None  # the last answer was empty, so the same question is a new message
+    end = len(sent)
+    if known[-1].role == "user":  # the last answer was empty, so the same question is a new message
+        if not _has_answer(given):
+            return None
+        end -= bool(sent) and sent[-1].place == len(given) - 1
     last = len(known) - 1
-    ends = (end for end in range(len(sent), 0, -1) if _consumed(sent[end - 1], known, last, -1))
+    ends = (end for end in range(end, 0, -1) if _consumed(sent[end - 1], known, last, -1))
     return next((end for end in islice(ends, _MOST_ENDS) if _ends_alike(known, sent, end)), None)
 
 

@@ -122,13 +122,15 @@ class Project:
         is_asked = self.reasoning == "asked" and request.asks_for_reasoning
         return is_asked or self.reasoning == "always"
 
-    def _model(self, request: CompletionRequest) -> str | None:
-        """Return the model to request.
+    def takes_model_of(self, request: CompletionRequest) -> bool:
+        """Return whether the request chooses the model.
 
         The listed name of a project without a model is no choice.
         """
-        asked = None if request.model == DEFAULT_MODEL else request.model
-        return self.model or asked
+        return not self.model and request.model not in (None, "", DEFAULT_MODEL)
+
+    def _model(self, request: CompletionRequest) -> str | None:
+        return request.model if self.takes_model_of(request) else self.model
 
     def _instructions(self, variables: Mapping[str, JSONValue]) -> str | None:
         if self.instructions is None:

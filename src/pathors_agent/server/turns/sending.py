@@ -9,6 +9,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from pathors_agent.concurrency.event_loops import task_is_cancelled
 from pathors_agent.errors import StoreError, TransportError
 from pathors_agent.server.http.problems import (
     DO_NOT_RETRY,
@@ -150,11 +151,12 @@ class _Serving:
                 try:
                     await self._answer()
                     status = "200"
-                except (anyio.get_cancelled_exc_class(), GeneratorExit):
-                    raise
                 # A bug must not cut the connection, and a tool's SystemExit must not end the
-                # server.
-                except BaseException as error:  # noqa: BLE001
+                # server. A cancelled future that the turn awaits is a bug as well.
+                except BaseException as error:
+                    is_stop = isinstance(error, asyncio.CancelledError) and task_is_cancelled()
+                    if is_stop or isinstance(error, GeneratorExit):
+                        raise
                     problem = self._problem(error)
             if self._error is not None and status != "200":
                 problem = self._problem(self._error)
@@ -201,7 +203,8 @@ class _Serving:
             case Problem():
                 problem = error
             case TransportError():
-                problem = of_model(error)
+                turn = self._turn
+                problem = of_model(error, names_model=turn.project.takes_model_of(turn.request))
             case StoreError():
                 problem = of_store(error)
             case _:
