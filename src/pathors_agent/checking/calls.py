@@ -28,6 +28,7 @@ from pathors_agent.messages import (
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.tool import tool
 from pathors_agent.wire.chat_completions import ModelOptions
+from pathors_agent.wire.profiles import ECHOED_FIELDS
 
 
 @tool
@@ -388,7 +389,7 @@ PROBES = (
     Probe("call ids of any form", _takes(_history(_LONG_ID), call_ids="any")),
     Probe(
         "unknown fields of messages",
-        _takes(_history(_NINE[0], extra=_MESSAGE_EXTRA), echoed_fields=("reasoning_details",)),
+        _takes(_history(_NINE[0], extra=_MESSAGE_EXTRA), echoed_fields=ECHOED_FIELDS),
     ),
     Probe("unknown fields of calls", _takes(_ONE, echoes_call_fields=True)),
 )
