@@ -1,4 +1,4 @@
-"""The packages of npm that read the streams of front ends, against an application of one's own."""
+"""The packages of npm that read the streams of front ends, against the server and one's own application."""
 
 import json
 import shutil
@@ -17,7 +17,9 @@ from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
 from browser import NewTab
 from client_programs import NODE_PACKAGES, PROGRAMS, CannotInstall, install, plain_environment
+from live_server import Live, live
 from pathors_agent import AsyncAgent, JSONValue, Tool, tool
+from pathors_agent.server import Project
 from pathors_agent.server.streams import (
     UI_MESSAGE_HEADERS,
     AGUIRequest,
@@ -117,11 +119,17 @@ def packages() -> Path:
         pytest.skip(f"front-ends cannot be installed: {error}")
 
 
-def perform(name: str, url: str, home: Path) -> Any:
+def perform(name: str, url: str, home: Path, key: str = "") -> Any:
     node, folder = shutil.which("node"), packages()
+    # It imports a package, which Node looks for beside the file.
+    agent = shutil.copy(EXAMPLES / "resumable_agent.mjs", folder)
     done = subprocess.run(
-        [str(node), str(PROGRAMS / "front_ends.mjs"), name, url],
-        env={**plain_environment(home), "CLIENT_PACKAGES": str(folder)},
+        [str(node), str(PROGRAMS / "front_ends.mjs"), name, url, key],
+        env={
+            **plain_environment(home),
+            "CLIENT_PACKAGES": str(folder),
+            "RESUMABLE_AGENT": str(agent),
+        },
         cwd=PROGRAMS.parent,
         capture_output=True,
         text=True,
@@ -213,6 +221,194 @@ def test_ag_ui_client_shows_a_run_answers_interrupts_and_runs_its_own_tool(tmp_p
     assert [end and end["type"] for end in seen["ends"]] == ["interrupt", "success", None]
     assert seen["errors"] == ["The model answered with an error (status 500)"]
     assert history(model.requests[2]) == [*HISTORY, ("tool", "red", [])]
+
+
+# - addresses of the server -
+
+
+UI, AG_UI = "ui-messages", "ag-ui"
+
+
+def served(model: AsyncScriptedTransport, *tools: Any, **settings: Any) -> Any:
+    project = Project(id="demo", transport=model, tools=[add, pay, *tools], **settings)
+    return live(project, front_ends=True)
+
+
+@contextmanager
+def waiting(model: AsyncScriptedTransport) -> Iterator[Live]:
+    """Serve a project whose tool `wait` waits until the client sends `/go`."""
+    gate = threading.Event()
+
+    @tool
+    def wait() -> str:
+        """Wait."""
+        assert gate.wait(PATIENCE_SECONDS)
+        return "waited"
+
+    async def go() -> None:
+        gate.set()
+
+    with served(model, wait, on_disconnect="finish") as server:
+        server.app.add_api_route("/go", go, methods=["POST"])
+        yield server
+
+
+WAITS = answer("Wait.", reasoning="hm", calls=[("wait", {})])
+
+
+def contents(server: Live, session: str = "chat") -> list[tuple[str, Any]]:
+    return [(each["role"], each.get("content")) for each in server.stored(session)]
+
+
+def test_use_chat_talks_to_an_address_of_the_server(tmp_path: Path) -> None:
+    model = script()
+    with served(model) as server:
+        seen = perform("ai", f"{server.base}/{UI}", tmp_path, server.key)
+        stored = contents(server)
+
+    before, approved, after = seen["seen"]
+    opening = [("reasoning", "hm"), ("text", "Grüße."), ("tool-add", ("output-available", "3"))]
+    assert shown(before["parts"]) == [
+        *opening,
+        ("tool-pay", ("approval-requested", None)),
+        ("tool-pay", ("approval-requested", None)),
+    ]
+    decided = [
+        *opening,
+        ("tool-pay", ("output-available", "paid Ann")),
+        ("tool-pay", ("output-denied", None)),
+    ]
+    assert shown(approved["parts"]) == [*decided, ("tool-ask_user", ("input-available", None))]
+    assert shown(after["parts"]) == [
+        *decided,
+        ("tool-ask_user", ("output-available", {"color": "red"})),
+        ("text", "Done."),
+    ]
+    assert json.loads(seen["error"])["error"]["message"] == (
+        "The model answered with an error (status 500)"
+    )
+    assert history(model.requests[2]) == [*HISTORY, ("tool", '{"color": "red"}', [])]
+    assert [role for role, _ in stored].count("user") == 1
+    assert stored[-1] == ("assistant", "Done.")
+
+
+def test_use_chat_regenerates_and_edits_the_first_message(tmp_path: Path) -> None:
+    model = AsyncScriptedTransport("A.", "B.", "C.", "D.", "E.")
+    with served(model) as server:
+        seen = perform("ai_edits", f"{server.base}/{UI}", tmp_path, server.key)
+        stored = contents(server)
+
+    def texts(messages: Any) -> list[str]:
+        return [text for each in messages for _, text in shown(each["parts"])]
+
+    assert texts(seen["regenerated"]) == ["One", "A.", "Two", "C."]
+    assert texts(seen["edited"]) == ["Other", "E."]
+    assert seen.get("error") is None
+    assert stored == [("user", "Other"), ("assistant", "E.")]
+
+
+def test_use_chat_reads_an_error_in_the_middle_and_asks_again(tmp_path: Path) -> None:
+    model = AsyncScriptedTransport(answer("Half an answer").ended_after(events=2), "Whole.")
+    with served(model) as server:
+        seen = perform("ai_breaks", f"{server.base}/{UI}", tmp_path, server.key)
+        stored = contents(server)
+
+    assert seen["half"]["error"] == "The model gave no whole answer"
+    assert shown(seen["parts"]) == [("text", "Whole.")]
+    assert seen.get("error") is None
+    assert stored == [("user", "Hi"), ("assistant", "Whole.")]
+
+
+WAITED = [
+    ("reasoning", "hm"),
+    ("text", "Wait."),
+    ("tool-wait", ("output-available", "waited")),
+    ("text", "Done."),
+]
+
+
+def test_use_chat_resumes_its_stream_after_its_connection_is_lost(tmp_path: Path) -> None:
+    with waiting(AsyncScriptedTransport(WAITS, "Done.")) as server:
+        seen = perform("ai_resumes", f"{server.base}/{UI}", tmp_path, server.key)
+        stored = contents(server)
+
+    assert seen["broken"]["status"] == "error"
+    assert shown(seen["broken"]["parts"])[-1] == ("tool-wait", ("input-available", None))
+    for messages in (seen["resumed"], seen["reloaded"]):
+        assert [each["role"] for each in messages] == ["user", "assistant"]
+        assert shown(messages[1]["parts"]) == WAITED
+    assert seen["status"] == "ready"
+    assert stored[-1] == ("assistant", "Done.")
+
+
+def test_use_chat_resumes_the_answer_to_an_approval(tmp_path: Path) -> None:
+    asks = answer("I pay.", calls=[("pay", ANN)])
+    with waiting(AsyncScriptedTransport(asks, WAITS, "Done.")) as server:
+        seen = perform("ai_resumes_approval", f"{server.base}/{UI}", tmp_path, server.key)
+
+    for messages in (seen["resumed"], seen["reloaded"]):
+        assert [each["role"] for each in messages] == ["user", "assistant"]
+        assert shown(messages[1]["parts"]) == [
+            ("text", "I pay."),
+            ("tool-pay", ("output-available", "paid Ann")),
+            *WAITED,
+        ]
+
+
+def test_ag_ui_client_talks_to_an_address_of_the_server(tmp_path: Path) -> None:
+    model = script()
+    with served(model) as server:
+        seen = perform("agui", f"{server.base}/{AG_UI}", tmp_path, server.key)
+        stored = contents(server, "thread")
+
+    assert [(each["role"], each.get("content")) for each in seen["messages"]] == [
+        ("user", "Pay Ann."),
+        ("reasoning", "hm"),
+        ("assistant", "Grüße."),
+        ("tool", "3"),
+        ("tool", "Not run: a person said no: too much."),
+        ("tool", "paid Ann"),
+        ("assistant", None),
+        ("tool", "red"),
+        ("assistant", "Done."),
+    ]
+    assert [end and end["type"] for end in seen["ends"]] == ["interrupt", "success", None]
+    assert "The model answered with an error (status 500)" in seen["refused"]
+    assert history(model.requests[2]) == [*HISTORY, ("tool", "red", [])]
+    assert stored[-1] == ("assistant", "Done.")
+
+
+def test_ag_ui_client_changes_arguments_and_has_the_first_message_answered_again(
+    tmp_path: Path,
+) -> None:
+    broken = answer("Half an answer").ended_after(events=2)
+    model = AsyncScriptedTransport(calls(("pay", ANN)), "Paid.", "Hello.", broken)
+    with served(model) as server:
+        seen = perform("agui_changes", f"{server.base}/{AG_UI}", tmp_path, server.key)
+        stored = contents(server, "thread")
+
+    [result] = [each for each in seen["paid"] if each["role"] == "tool"]
+    assert result["content"].startswith("paid Ann")
+    assert '"amount": 1' in result["content"]
+    assert [each["content"] for each in seen["regenerated"]] == ["Pay Ann.", "Hello."]
+    assert seen["errors"] == ["The model gave no whole answer"]
+    assert stored == [("user", "Pay Ann."), ("assistant", "Hello.")]
+
+
+def test_ag_ui_client_of_the_guide_comes_back_to_its_run(tmp_path: Path) -> None:
+    with waiting(AsyncScriptedTransport(WAITS, "Done.")) as server:
+        seen = perform("agui_resumes", f"{server.base}/{AG_UI}", tmp_path, server.key)
+
+    assert "network" in seen["error"]
+    for messages in (seen["resumed"], seen["other"]):
+        assert [(each["role"], each.get("content")) for each in messages] == [
+            ("user", "Hi"),
+            ("reasoning", "hm"),
+            ("assistant", "Wait."),
+            ("tool", "waited"),
+            ("assistant", "Done."),
+        ]
+    assert seen["idle"] == "No turn is running"
 
 
 # - the pages of the guide, in a browser -

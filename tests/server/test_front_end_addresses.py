@@ -522,7 +522,8 @@ def test_client_that_comes_back_to_an_approved_call_gets_the_message_it_belongs_
         ):
             gate.set()
             found = read(back.read().decode())
-    assert found[:2] == [{"type": "start"}, {"type": "start", "messageId": "a1"}]
+    assert found[0] == {"type": "start", "messageId": "a1"}
+    assert "start" not in types(found[1:])
     known = types(found)
     assert known.index("tool-input-available") < known.index("tool-output-available")
     assert found[known.index("text-delta")]["delta"] == "I pay."

@@ -234,9 +234,10 @@ class AGUIRequest(FrontEndRequest):
 
     @property
     def replay(self) -> bytes:
-        """The messages that the client sent, which replace those of a client that comes back."""
+        """The client's messages, which replace those of a client that reconnects."""
         sent = [each.sent() for each in self.messages]
-        return frames({"type": "MESSAGES_SNAPSHOT", "messages": sent})
+        started = AGUIEvents(self.thread_id, self.run_id).begin()
+        return frames(started, {"type": "MESSAGES_SNAPSHOT", "messages": sent})
 
 
 def _read(message: _AGUIMessage, thoughts: list[str]) -> Message | None:

@@ -99,9 +99,9 @@ class FrontEndRequest(Body, ABC):
     @property
     @abstractmethod
     def replay(self) -> bytes:
-        """The events that a client that comes back reads before those of the run.
+        """The first events for a client that reconnects; empty if they are those of the run.
 
-        They restore what the client held when it sent the request.
+        They restore the state of the client that sent the request.
         """
 
     @cached_property

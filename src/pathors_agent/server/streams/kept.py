@@ -16,8 +16,8 @@ StreamName = Hashable
 class KeptEvents:
     """The events of a running stream, for clients that reconnect.
 
-    It is in `running` under its name until it is closed. A client without events reads `replay`
-    after the first event.
+    It is in `running` under its name until it is closed. A client without events reads `replay`, if
+    there is one, in place of the first event.
     """
 
     def __init__(
@@ -62,9 +62,8 @@ class KeptEvents:
         index = self._index_after(event_id)
         while True:
             while index < len(self._events):
-                yield self._events[index]
-                if index == 0 and replays and self._replay:
-                    yield self._replay
+                is_replay = index == 0 and replays and self._replay
+                yield self._replay if is_replay else self._events[index]
                 index += 1
             if self._is_closed:
                 break
@@ -101,7 +100,7 @@ class RunningStreams:
     ) -> AsyncIterator[bytes]:
         """Read `events` to their end in the background, and yield them to the first client.
 
-        `replay` is that of the request: a client that reconnects reads it after the first event.
+        `replay` is that of the request: a client that reconnects reads it in place of the first event.
         """
         kept = KeptEvents(self._kept, name, replay=replay)
         task = asyncio.create_task(self._read(kept, events))

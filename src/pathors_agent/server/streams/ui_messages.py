@@ -432,7 +432,7 @@ class UIMessageRequest(FrontEndRequest):
 
     @property
     def replay(self) -> bytes:
-        """The parts of the message that the run goes on with, for a client that comes back."""
+        """The parts of the message that the run continues, for a client that reconnects."""
         last = self.messages[-1]
         if last.role != "assistant":
             return b""
