@@ -1,5 +1,6 @@
 """Streams for front ends: the events of runs, written out, and the bodies of requests as messages."""
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator
@@ -26,10 +27,13 @@ from pathors_agent import (
 from pathors_agent.server.streams import (
     UI_MESSAGE_HEADERS,
     AGUIRequest,
+    RunningStreams,
     UIMessageRequest,
     ag_ui_events,
     ui_message_stream,
 )
+from pathors_agent.server.streams.ag_ui import AGUIEvents
+from pathors_agent.server.streams.ui_messages import UIMessageEvents
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
 
 pytestmark = pytest.mark.anyio
@@ -537,3 +541,120 @@ def test_bodies_hide_the_texts_of_people() -> None:
     assert "Hi" not in repr(ui_request(user())) + repr(
         ag_ui_request({"role": "user", "content": "Hi"})
     )
+
+
+@pytest.mark.parametrize("protocol", ["AG-UI", "AI SDK"])
+def test_client_tool_with_the_name_of_a_tool_of_the_server_is_refused_with_422(
+    protocol: str,
+) -> None:
+    app = FastAPI()
+
+    @app.post("/AG-UI")
+    async def run(request: AGUIRequest) -> StreamingResponse:
+        stream = agent("Hi").stream("Hi", tools=request.tools_with([add]))
+        return StreamingResponse(ag_ui_events(stream, request))
+
+    @app.post("/AI SDK")
+    async def chat(request: UIMessageRequest) -> StreamingResponse:
+        stream = agent("Hi").stream("Hi", tools=request.tools_with([add]))
+        return StreamingResponse(ui_message_stream(stream))
+
+    def body(*names: str) -> dict[str, Any]:
+        tools = [{"name": name} for name in names]
+        if protocol == "AG-UI":
+            message = {"role": "user", "content": "Hi"}
+            return {"threadId": "t", "runId": "r", "messages": [message], "tools": tools}
+        return {"messages": [user()], "tools": [{"function": each} for each in tools]}
+
+    with TestClient(app) as client:
+        refused = client.post(protocol, json=body("ask", "add"))
+        taken = client.post(protocol, json=body("ask"))
+    assert (refused.status_code, refused.json()["detail"]) == (
+        422,
+        "tools.1: add is a tool of the server; give yours another name",
+    )
+    assert "Hi" in taken.text
+
+
+# - streams that outlive their clients -
+
+
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+
+async def gated(gate: asyncio.Event, *pieces: bytes) -> AsyncGenerator[bytes, None]:
+    """Yield the first piece, and the others once the gate is open."""
+    yield pieces[0]
+    await gate.wait()
+    for piece in pieces[1:]:
+        yield piece
+
+
+@on_asyncio
+async def test_stream_continues_without_its_client_and_is_followed_from_the_start() -> None:
+    running, gate = RunningStreams(), asyncio.Event()
+    first = running.start("chat", gated(gate, b"1", b"2", b"3"))
+    assert await anext(first) == b"1"  # and the client is gone
+
+    back = running.follow("chat")
+    assert back is not None
+    assert await anext(back) == b"1"
+    gate.set()
+    assert b"".join([piece async for piece in back]) == b"23"
+    assert running.follow("chat") is None
+    assert running.follow("other") is None
+
+
+@on_asyncio
+async def test_client_that_reconnects_reads_the_replay_in_place_of_the_first_event() -> None:
+    running, gate = RunningStreams(), asyncio.Event()
+    first = running.start("chat", gated(gate, b"1", b"2"), replay=b"0")
+    back = running.follow("chat")
+    assert back is not None
+    gate.set()
+    assert b"".join([piece async for piece in back]) == b"02"
+    assert b"".join([piece async for piece in first]) == b"12"
+
+
+@on_asyncio
+async def test_stopped_stream_ends_for_its_clients() -> None:
+    running, gate = RunningStreams(), asyncio.Event()
+    first = running.start("chat", gated(gate, b"1", b"2"))
+    assert await anext(first) == b"1"
+    running.stop("chat")
+    running.stop("other")
+    assert b"".join([piece async for piece in first]) == b""
+    assert running.follow("chat") is None
+
+
+def test_replay_of_a_request_restores_the_messages_of_the_client() -> None:
+    asking = of_assistant({"type": "text", "text": "Well."}, call_part("approval-responded"))
+    assert ui_request(user()).replay == b""
+    found = ui_request(user(), asking).replay.decode().split("\n\n")[:-1]
+    read = [json.loads(each.removeprefix("data: ")) for each in found]
+    assert read[0] == {"type": "start", "messageId": "2"}
+    assert [each["type"] for each in read[1:]] == [
+        "start-step",
+        "text-start",
+        "text-delta",
+        "text-end",
+        "tool-input-available",
+        "finish-step",
+    ]
+
+    sent = {"id": "1", "role": "user", "content": "Hi", "other": {"kept": True}}
+    started, snapshot, _ = ag_ui_request(sent).replay.decode().split("\n\n")
+    assert "RUN_STARTED" in started
+    assert json.loads(snapshot.removeprefix("data: "))["messages"] == [sent]
+
+
+def test_images_of_an_answer_are_files_and_a_refusal_is_text() -> None:
+    image = ContentPart.image(PNG)
+    message = AssistantMessage(content=(ContentPart(type="text", text="Look"), image))
+    [file] = [each for each in UIMessageEvents().of([message]) if each["type"] == "file"]
+    assert file == {"type": "file", "url": PNG, "mediaType": "image/png"}
+
+    refused = AssistantMessage(refusal="I will not.")
+    for events in (UIMessageEvents(), AGUIEvents("t", "r")):
+        deltas = [each["delta"] for each in events.of([refused]) if "delta" in each]
+        assert deltas == ["I will not."]

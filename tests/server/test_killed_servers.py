@@ -39,18 +39,22 @@ def served(database: str, folder: Path, *options: str) -> Iterator[Server]:
         yield server
 
 
-def ask(server: Server, key: str, name: str) -> Answered:
+def ask(
+    server: Server, key: str, name: str, address: str = "chat/completions", *, body: Any = None
+) -> Answered:
     """Ask in a session, under an Idempotency-Key; both have the same name."""
     headers = {**bearer(key), "X-Session-ID": name, "Idempotency-Key": name}
-    body = json.dumps({"messages": [{"role": "user", "content": "go"}]})
-    path = "/v1/projects/killed/chat/completions"
-    return answered(server.connection(), "POST", path, headers, body)
+    body = body or {"messages": [{"role": "user", "content": "go"}]}
+    path = f"/v1/projects/killed/{address}"
+    return answered(server.connection(), "POST", path, headers, json.dumps(body))
 
 
-def ask_and_kill(server: Server, key: str, name: str, place: str, folder: Path) -> None:
+def ask_and_kill(
+    server: Server, key: str, name: str, place: str, folder: Path, **asked: Any
+) -> None:
     (folder / "kill").write_text(place)
     with suppress(OSError, HTTPException):
-        ask(server, key, name)
+        ask(server, key, name, **asked)
     assert server.process.wait(30) == -9
 
 
@@ -203,3 +207,35 @@ def test_turn_of_a_session_that_was_ended_meanwhile_stores_nothing(
 def session_api(server: Server, key: str, method: str) -> Answered:
     body = json.dumps({"session_id": "s1"})
     return answered(server.connection(), method, "/v1/projects/killed/sessions", bearer(key), body)
+
+
+FRONT_ENDS: dict[str, tuple[dict[str, Any], str]] = {
+    "ui-messages": (
+        {"messages": [{"role": "user", "parts": [{"type": "text", "text": "go"}]}]},
+        '"finish"',
+    ),
+    "ag-ui": (
+        {"threadId": "t", "runId": "r", "messages": [{"role": "user", "content": "go"}]},
+        '"RUN_FINISHED"',
+    ),
+}
+
+
+def test_turn_of_a_front_end_survives_its_server_and_its_repeat_gets_the_answer(
+    tmp_path: Path,
+) -> None:
+    database = f"sqlite:///{tmp_path}/sessions.db"
+    key = ""
+    for address, (body, end) in FRONT_ENDS.items():
+        asked: Any = {"address": address, "body": body}
+        with served(database, tmp_path, "--durable", "--front-ends") as server:
+            key = key or server.key("killed")
+            ask_and_kill(server, key, address, "after writing b", tmp_path, **asked)
+        with served(database, tmp_path, "--durable", "--front-ends") as server:
+            messages = until(partial(stored, server, key, address))
+            check(messages, tmp_path)
+            repeated = ask(server, key, address, **asked)
+
+            assert end in repeated.body
+            assert '"done"' in repeated.body
+            assert (tmp_path / "lines").exists() is False  # nothing ran again

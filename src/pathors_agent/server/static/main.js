@@ -121,6 +121,7 @@ chat.addEventListener("change", () => {
   byId("session-name").textContent = chat.session ?? "New session";
   showTitle();
   byId("hint").textContent = chat.openCalls ? "Answer the open calls above, then go on." : HINT;
+  byId("hint").classList.toggle("keys", !chat.openCalls);
   sessions.mark(chat.session);
 });
 
