@@ -163,6 +163,24 @@ def test_arguments_that_are_an_object_are_loaded_as_json(arguments: Any, text: s
     assert message == AssistantMessage(tool_calls=(ToolCall(id="c1", name="add", arguments=text),))
 
 
+def test_call_that_was_gathered_from_a_stream_is_loaded_without_its_index() -> None:
+    call = {"index": 0, **CALL, "custom": None}
+
+    [message] = load("openai", {"role": "assistant", "content": None, "tool_calls": [call]})
+
+    assert isinstance(message, AssistantMessage)
+    assert message.tool_calls[0].extra == {}
+
+
+@pytest.mark.parametrize("kind", ["input_text", "output_text"])
+def test_text_part_of_the_responses_api_is_a_text_part(kind: str) -> None:
+    parts = [{"type": kind, "text": "Hi.", "annotations": []}]
+
+    [message] = load("openai", {"role": "user", "content": parts})
+
+    assert message == UserMessage(content=(ContentPart(type="text", text="Hi."),))
+
+
 def test_agent_continues_a_history_of_dicts() -> None:
     called = {**CALL, "function": {"name": "add", "arguments": {"a": 1}}}
     messages: list[dict[str, Any]] = [
@@ -193,6 +211,14 @@ def test_agent_continues_a_history_of_dicts() -> None:
             ".function_call: a call without an id is not supported",
         ),
         ({"type": "function_call", "name": "f"}, ": an item of the Responses API"),
+        (
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "f"}]},
+            ": a part 'tool_use' is of another API",
+        ),
+        (
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c"}]},
+            ": a part 'tool_result' is of another API",
+        ),
     ],
 )
 def test_unsupported_parts_of_an_openai_history_are_named(value: Any, problem: str) -> None:

@@ -143,6 +143,8 @@ def _read_message(reader: HistoryReader, value: Object) -> None:
         return
     messages, problems = read_client_messages([_with_text(value)])
     reader.problems += [text.replace("messages[0]", reader.path, 1) for text in problems]
+    for kind in _foreign_parts(value.get("content")):
+        reader.note(f"a part {kind!r} is of another API; write it as tool_calls or a tool message")
     for message in messages:
         rest = _unknown(value)
         if rest.pop("function_call", None):
@@ -150,6 +152,18 @@ def _read_message(reader: HistoryReader, value: Object) -> None:
         reader.messages.append(_with_rest(message, rest))
         for name in _unsupported(message, rest):
             reader.note("is not supported", f".{name}")
+
+
+# Of Anthropic's Messages API and of Gemini's. Endpoints of chat completions refuse them.
+_FOREIGN_PARTS = frozenset({"tool_use", "tool_result", "function_call", "function_response"})
+
+
+def _foreign_parts(content: Any) -> list[str]:
+    parts = content if isinstance(content, list) else []
+    kinds = dict.fromkeys(
+        part["type"] for part in parts if isinstance(part, dict) and "type" in part
+    )
+    return [kind for kind in kinds if kind in _FOREIGN_PARTS]
 
 
 def _with_text(value: Object) -> dict[str, Any]:

@@ -74,7 +74,25 @@ def _client_fields(value: Mapping[str, JSONValue]) -> dict[str, object]:
     given = {k: v for k, v in value.items() if k in known and v is not None}
     if role != "assistant":
         given.setdefault("content", "")
+    if isinstance(content := given.get("content"), list):
+        given["content"] = [_part_of_chat(part) for part in content]
+    if isinstance(calls := given.get("tool_calls"), list):
+        given["tool_calls"] = [_call_of_message(call) for call in calls]
     return {**given, "role": role}
+
+
+def _part_of_chat(part: JSONValue) -> JSONValue:
+    """Return a text part of the Responses API as a text part of chat completions."""
+    if not isinstance(part, dict) or part.get("type") not in ("input_text", "output_text"):
+        return part
+    return {"type": "text", "text": part.get("text")}
+
+
+def _call_of_message(call: JSONValue) -> JSONValue:
+    """Return a call without its index in a stream, which endpoints refuse, and without nulls."""
+    if not isinstance(call, dict):
+        return call
+    return {name: value for name, value in call.items() if name != "index" and value is not None}
 
 
 def _problems(error: ValidationError, where: str) -> list[str]:
