@@ -5,7 +5,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pathors_agent import Agent, AsyncAgent, Request, TransportError, Usage, tool
+from pathors_agent import Agent, AssistantMessage, AsyncAgent, Request, TransportError, Usage, tool
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     Entry,
@@ -291,6 +291,20 @@ def test_request_beyond_the_script_is_an_assertion_error_with_its_number() -> No
         transport.send(PLAIN),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [
+        (AssistantMessage(content="Hi."), "AssistantMessage"),
+        ({"content": "Hi."}, "dict"),
+        (TimeoutError, "type"),
+        (None, "NoneType"),
+    ],
+)
+def test_script_with_something_else_is_refused(entry: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"entry 1 of the script is a {kind}, and not a text"):
+        ScriptedTransport("Hi.", entry)
 
 
 def test_script_that_is_not_used_up_is_an_assertion_error() -> None:

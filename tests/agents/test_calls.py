@@ -228,6 +228,11 @@ def test_function_that_returns_a_future_runs_on_the_event_loop() -> None:
     assert message.content == "3"
 
 
+def noted(error: Exception, note: str) -> Exception:
+    error.add_note(note)
+    return error
+
+
 def raising(error: BaseException) -> Function:
     def fail() -> NoReturn:
         raise error
@@ -247,8 +252,14 @@ def raising(error: BaseException) -> Function:
         (ValueError("no such day"), "ValueError: no such day"),
         (KeyError("day"), "KeyError: 'day'"),
         (Mute(), "Mute: (its text could not be read: ZeroDivisionError)"),
-        (ValueError("half \ud83d"), "ValueError: half ?"),
-        (ExceptionGroup("both", [ValueError("a")]), "ExceptionGroup: both (1 sub-exception)"),
+        (ValueError("half \ud83d"), "ValueError: half �"),
+        (
+            ExceptionGroup("all", [ValueError("a"), ExceptionGroup("in", [KeyError()]), Mute()]),
+            "ExceptionGroup: all (3 sub-exceptions)\n- ValueError: a\n"
+            "- ExceptionGroup: in (1 sub-exception)\n- KeyError\n"
+            "- Mute: (its text could not be read: ZeroDivisionError)",
+        ),
+        (noted(ValueError("a"), "Ask for a day."), "ValueError: a\nAsk for a day."),
         (TimeoutError(), "TimeoutError"),
     ],
 )

@@ -87,6 +87,12 @@ class _Script(Player):
         profile: EndpointProfile = DEFAULT_PROFILE,
     ) -> None:
         super().__init__(cut=cut, profile=profile)
+        for place, entry in enumerate(entries if then is None else (*entries, then)):
+            if not isinstance(entry, Entry):
+                raise TypeError(
+                    f"entry {place} of the script is a {type(entry).__name__}, and not a text, an"
+                    " exception, or what answer(), calls(), http_error() or raw() returns"
+                )
         self._entries = entries
         self._then = then
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
+from pathors_agent.agents.perform.child import text_of_error
 from pathors_agent.agents.perform.tasks import (
     MAX_HUNG_CALLS,
     FunctionCall,
@@ -26,6 +27,7 @@ from pathors_agent.agents.perform.threads import (
 )
 from pathors_agent.concurrency.event_loops import Cancellation, RunCancelled
 from pathors_agent.errors import ToolError, ToolLoopError
+from pathors_agent.json_text import whole_characters
 from pathors_agent.messages import ToolMessage
 from pathors_agent.telemetry.events import bound_logger
 from pathors_agent.telemetry.facts import call_facts
@@ -306,7 +308,7 @@ def _refusal(bound: BoundCall) -> ToolMessage | None:
 
 def failure_message(bound: BoundCall, error: Exception) -> ToolMessage:
     """Return the result of a call that failed."""
-    text, kind = _text_of(error), kind_name(error)
+    text, kind = whole_characters(text_of_error(error)), kind_name(error)
     named = text if isinstance(error, ToolError) else f"{kind}: {text}"
     return ToolMessage(
         tool_call_id=bound.call.id,
@@ -314,11 +316,3 @@ def failure_message(bound: BoundCall, error: Exception) -> ToolMessage:
         outcome=error.outcome if isinstance(error, Unanswered) else "error",
         ends_tool=isinstance(error, ToolError) and not error.retryable,
     )
-
-
-def _text_of(error: Exception) -> str:
-    try:
-        text = str(error)
-        return text if text.isascii() else text.encode(errors="replace").decode()
-    except Exception as second:  # noqa: BLE001  (an exception's own __str__ may raise)
-        return f"(its text could not be read: {kind_name(second)})"

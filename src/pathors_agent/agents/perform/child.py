@@ -155,7 +155,7 @@ def _too_much(error: MemoryError, memory: int | None) -> ProcessAnswer:
 
 def _raised(error: Exception) -> ProcessAnswer:
     kind = type(error).__name__
-    said = _text_of(error)
+    said = text_of_error(error)
     module = sys.modules.get("pathors_agent.errors")
     if module is not None and isinstance(error, module.ToolError):
         return "error", (said if said.strip() else kind)[:MAX_ERROR_CHARACTERS], error.retryable
@@ -163,11 +163,16 @@ def _raised(error: Exception) -> ProcessAnswer:
     return "error", text[:MAX_ERROR_CHARACTERS], True
 
 
-def _text_of(error: Exception) -> str:
+def text_of_error(error: BaseException) -> str:
+    """Return the text of an exception and of its notes; for a group, of its exceptions as well."""
     try:
-        return str(error)
+        lines = [str(error), *map(str, getattr(error, "__notes__", ()))]
+        inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+        texts = (f"- {type(each).__name__}: {text_of_error(each)}" for each in inner)
+        lines += (text.removesuffix(": ") for text in texts)
     except Exception as second:  # noqa: BLE001  (an exception's own __str__ may raise)
         return f"(its text could not be read: {type(second).__name__})"
+    return "\n".join(lines)
 
 
 # - the answer -
