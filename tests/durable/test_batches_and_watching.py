@@ -107,6 +107,31 @@ def test_every_bad_line_is_named() -> None:
     ]
 
 
+@pytest.mark.parametrize("line_id", ["", " ", "a\x00", "\ud800", "x" * 501])
+def test_id_that_no_run_can_have_is_named(line_id: str) -> None:
+    with pytest.raises(BatchRefused, match="line 1: id: must be a string of 1 to 500 bytes"):
+        read_batch([json.dumps({"id": line_id, "prompt": "x"})])
+
+
+def test_files_of_other_programs_are_read(tmp_path: Path) -> None:
+    """Windows programs write a mark at the start, and `\\r\\n`; texts may hold any character."""
+    text = "one\u2028two\x85three"
+    lines = [{"id": "a", "prompt": text}, {"id": "b", "prompt": "four"}]
+    written = [json.dumps(line, ensure_ascii=False) for line in lines]
+    (tmp_path / "in.jsonl").write_bytes(("\ufeff" + "\r\n".join(written)).encode())
+    with (tmp_path / "in.jsonl").open(encoding="utf-8") as file:
+        read = read_batch(file)
+
+    assert [(line.id, line.messages[0].text) for line in read] == [("a", text), ("b", "four")]
+
+
+def test_any_result_is_written(tmp_path: Path) -> None:
+    write_batch([{"id": "a", "output": "\ud800 \u2028"}], tmp_path / "out.jsonl")
+
+    [line] = (tmp_path / "out.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert json.loads(line) == {"id": "a", "output": "\ufffd \u2028"}
+
+
 async def test_timeline_shows_calls_and_their_outcomes(tmp_path: Path) -> None:
     @tool
     async def good() -> str:
@@ -194,6 +219,21 @@ def test_batch_and_runs_on_the_command_line(command: Any, tmp_path: Path) -> Non
     assert (missing.returncode, missing.stderr) == (
         1,
         f"error: there is no run 'nothing' in sqlite:///{tmp_path / 'runs.db'}\n",
+    )
+
+
+@pytest.mark.timeout(120)
+def test_batch_reads_lines_of_utf_8_only(command: Any, tmp_path: Path) -> None:
+    line = json.dumps({"id": "a", "prompt": "one\u2028two"}, ensure_ascii=False)
+    (tmp_path / "in.jsonl").write_text(line, encoding="utf-8")
+    (tmp_path / "wide.jsonl").write_text(line, encoding="utf-16")
+    more = ("--output", "out.jsonl", "--app", "my_agent:agent")
+
+    assert command("batch", "in.jsonl", *more).returncode == 0
+    refused = command("batch", "wide.jsonl", *more)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "error: wide.jsonl is not UTF-8 (byte 0)\n",
     )
 
 

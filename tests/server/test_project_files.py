@@ -7,6 +7,7 @@ import pytest
 from pathors_agent import Limits, ModelOptions
 from pathors_agent.errors import InvalidProjectFile
 from pathors_agent.server import load_projects
+from pathors_agent.server.config import load_settings
 
 TOOLS = '''
 from pathors_agent import tool
@@ -151,6 +152,21 @@ def test_problem_is_named(folder: Path, text: str, problem: str) -> None:
         load_projects(path)
     assert str(caught.value).startswith(str(path))
     assert problem in str(caught.value)
+
+
+def test_files_of_windows_programs_are_read(folder: Path) -> None:
+    (folder / "shop.md").write_text("Für dich.", encoding="utf-8-sig")
+    path = folder / "projects.toml"
+    text = (
+        '[projects.shop]\ntransport = "shop_tools:model"\ninstructions_file = "shop.md"\n'
+        "[server]\naccess_log = true\n"
+    )
+    path.write_text(text, encoding="utf-8-sig", newline="\r\n")
+
+    [project] = load_projects(path)
+
+    assert project.instructions == "Für dich."
+    assert load_settings(path).access_log
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.durable.agent import DurableAgent
 from pathors_agent.durable.batch import read_batch, run_batch, write_batch
 from pathors_agent.durable.worker import ATTEMPTS, STOP_SECONDS
+from pathors_agent.errors import BatchRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +199,11 @@ async def batch(
     as_json: bool,
 ) -> int:
     """Run the lines of a file; return how many failed."""
-    text = await anyio.Path(source).read_text(encoding="utf-8")
-    lines = read_batch(text.splitlines())
+    try:
+        text = await anyio.Path(source).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BatchRefused(f"{source} is not UTF-8 (byte {error.start})") from None
+    lines = read_batch(text.split("\n"))  # texts may contain other ends of lines, such as U+2028
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]} failed"))
     async with AsyncExitStack() as stack:
         durable = await stack.enter_async_context(made.durable())

@@ -12,16 +12,28 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from pathors_agent.durable.agent import DurableAgent
-from pathors_agent.durable.records import SEPARATOR, SegmentInput, dump, owned, run_of, segment_id
+from pathors_agent.durable.records import (
+    SEPARATOR,
+    SegmentInput,
+    dump,
+    is_id,
+    owned,
+    run_of,
+    segment_id,
+)
 from pathors_agent.durable.run_list import AT_WORK
 from pathors_agent.durable.runs import status_of
 from pathors_agent.errors import BatchRefused, RunFailed, RunNotFinished
+from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue, Message, UserMessage
 from pathors_agent.telemetry.events import observe
 from pathors_agent.wire.messages import read_client_messages
 
 Progress = Callable[[int, int], None]
 """Called with the numbers of finished and of failed lines; its exceptions are dropped."""
+
+# The id of a run also contains the name of its batch.
+MAX_LINE_ID = 500
 
 # How often the database is asked for finished runs, and for how many at once.
 _LOOK_SECONDS = 0.5
@@ -43,7 +55,8 @@ def read_batch(lines: Iterable[str]) -> list[BatchLine]:
     An `id` is optional. Raises `BatchRefused` with every bad line named.
     """
     read, problems = [], []
-    for number, text in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=1):
+        text = line.removeprefix("\ufeff")  # Windows programs write it at the start of files
         if not text.strip():
             continue
         try:
@@ -69,8 +82,8 @@ def _read_line(number: int, text: str) -> BatchLine:
     if not isinstance(value, dict):
         raise ValueError("must be an object")
     line_id = value.get("id", str(number))
-    if not isinstance(line_id, str) or not line_id:
-        raise ValueError("id: must be a string")
+    if not isinstance(line_id, str) or not is_id(line_id) or len(line_id.encode()) > MAX_LINE_ID:
+        raise ValueError(f"id: must be a string of 1 to {MAX_LINE_ID} bytes, all printable")
     return BatchLine(number, line_id, _messages(value))
 
 
@@ -117,7 +130,7 @@ def write_batch(results: Iterable[dict[str, JSONValue]], path: Path) -> None:
     part = path.with_name(f"{path.name}.part")
     with part.open("w", encoding="utf-8") as file:
         for result in results:
-            file.write(json.dumps(result, ensure_ascii=False) + "\n")
+            file.write(write_json(result).decode() + "\n")
     part.replace(path)
 
 

@@ -26,6 +26,9 @@ from pathors_agent.transports.base import AsyncTransport
 from pathors_agent.wire.chat_completions import ModelOptions
 from pathors_agent.wire.profiles import PROFILES
 
+# UTF-8, with or without the mark that Windows programs write at the start of a file.
+_ENCODING = "utf-8-sig"
+
 # The keys of a project's table whose values are texts. It may also have the tables `options` and
 # `limits`.
 _TEXTS = (
@@ -58,7 +61,7 @@ def load_projects(path: str | Path) -> list[Project]:
     """
     path = Path(path)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding=_ENCODING))
     except OSError as error:
         raise InvalidProjectFile(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -161,7 +164,7 @@ class _Table:
                 "instructions_file", "cannot be used with instructions; set one of them"
             )
         try:
-            return Path(self._path.resolve().parent, file).read_text(encoding="utf-8")
+            return Path(self._path.resolve().parent, file).read_text(encoding=_ENCODING)
         except (OSError, UnicodeDecodeError):
             raise self._wrong("instructions_file", f"{file} cannot be read") from None
 
@@ -222,7 +225,7 @@ def load_settings(path: str | Path) -> ServerSettings:
     """Read the table `[server]` of a file: the fields of `ServerSettings`, all optional."""
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("server", {})
+        table = tomllib.loads(path.read_text(encoding=_ENCODING)).get("server", {})
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
         raise InvalidProjectFile(f"{path}: cannot be read as TOML") from None
     if not isinstance(table, dict):
