@@ -237,6 +237,21 @@ def test_batch_reads_lines_of_utf_8_only(command: Any, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("output", ["in.jsonl", "nowhere/out.jsonl", "."])
+def test_batch_whose_results_cannot_be_written_is_refused(
+    command: Any, tmp_path: Path, output: str
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hello"}\n')
+
+    refused = command("batch", "in.jsonl", "--output", output, "--app", "my_agent:agent")
+
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("error: the results ")
+    assert (tmp_path / "in.jsonl").read_text() == '{"prompt": "hello"}\n'
+    assert not (tmp_path / "runs.db").exists()
+
+
 def test_worker_takes_runs_until_a_signal(tmp_path: Path) -> None:
     (tmp_path / "my_agent.py").write_text(AGENT)
     database = f"sqlite:///{tmp_path / 'runs.db'}"

@@ -187,6 +187,14 @@ async def work(
             task.result()
 
 
+def _check_output(source: Path, output: Path) -> None:
+    """Raise before any run if the results could not be written at the end."""
+    if output.is_dir() or not output.parent.is_dir():
+        raise BatchRefused(f"the results cannot be written to {output}: name a file in a folder")
+    if output.resolve() == source.resolve():
+        raise BatchRefused(f"the results would replace the input {source}: name another output")
+
+
 async def batch(
     made: AgentOptions,
     source: Path,
@@ -199,6 +207,7 @@ async def batch(
     as_json: bool,
 ) -> int:
     """Run the lines of a file; return how many failed."""
+    await asyncio.to_thread(_check_output, source, output)
     try:
         text = await anyio.Path(source).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
