@@ -141,6 +141,12 @@ async def test_unusable_session_id_is_refused(database: str, session_id: str) ->
             await durable.send(session_id, "go")
 
 
+@pytest.mark.parametrize("name", ["", *UNUSABLE, "x" * 256])
+async def test_unusable_name_of_an_agent_is_refused(database: str, name: str) -> None:
+    with pytest.raises(ValueError, match="the name of a durable agent must have"):
+        DurableAgent(agent(), database=database, name=name)
+
+
 async def test_run_that_cannot_be_stored_or_read_is_said_without_its_contents(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,9 +17,7 @@ from pathors_agent.core.run import Status
 from pathors_agent.durable import engine
 from pathors_agent.durable.claims import Source
 from pathors_agent.durable.client import DurableClient, no_tools
-from pathors_agent.durable.records import (
-    workflow_name,
-)
+from pathors_agent.durable.records import MAX_NAME_BYTES, check_id, workflow_name
 from pathors_agent.durable.retention import expire_for_ever, read_age
 from pathors_agent.durable.runs import LOOK_SECONDS
 from pathors_agent.durable.schedules import Scheduler
@@ -74,8 +72,7 @@ class DurableAgent(DurableClient[OutputT]):
         attempts: int = ATTEMPTS,
         deltas: bool = False,
     ) -> None:
-        if not name.strip():
-            raise InvalidSetting("the name of a durable agent must not be empty")
+        check_id(name, "the name of a durable agent", MAX_NAME_BYTES)
         check_count("attempts", attempts)
         super().__init__(
             agent,

@@ -82,7 +82,7 @@ def _read_line(number: int, text: str) -> BatchLine:
     if not isinstance(value, dict):
         raise ValueError("must be an object")
     line_id = value.get("id", str(number))
-    if not isinstance(line_id, str) or not is_id(line_id) or len(line_id.encode()) > MAX_LINE_ID:
+    if not isinstance(line_id, str) or not is_id(line_id, MAX_LINE_ID):
         raise ValueError(f"id: must be a string of 1 to {MAX_LINE_ID} bytes, all printable")
     return BatchLine(number, line_id, _messages(value))
 

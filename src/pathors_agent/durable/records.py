@@ -20,8 +20,10 @@ SEPARATOR = "#"
 # The workflows of an agent have this name and the agent's: other programs may use the database too.
 WORKFLOW_PREFIX = "pathors_agent."
 
-# PostgreSQL's indexes take 2,700 bytes, and an engine's id has the agent's name, too.
+# PostgreSQL's indexes take 2,700 bytes. The id of a segment also contains the agent's name, with
+# up to three bytes for each of its bytes.
 MAX_ID_BYTES = 1_000
+MAX_NAME_BYTES = 255
 
 Fields = dict[str, Any]
 
@@ -84,16 +86,16 @@ class SegmentInput:
         )
 
 
-def is_id(text: str) -> bool:
-    """Return whether a text can be the id of a run or a session."""
-    return bool(text.strip()) and text.isprintable() and len(text.encode()) <= MAX_ID_BYTES
+def is_id(text: str, most: int = MAX_ID_BYTES) -> bool:
+    """Return whether a text of at most so many bytes can be the id of a run or a session."""
+    return bool(text.strip()) and text.isprintable() and len(text.encode()) <= most
 
 
-def check_id(text: str, what: str) -> None:
+def check_id(text: str, what: str, most: int = MAX_ID_BYTES) -> None:
     """Raise `InvalidSetting` for a text that cannot be an id; `what` names it."""
-    if not is_id(text):
+    if not is_id(text, most):
         raise InvalidSetting(
-            f"{what} must have 1 to {MAX_ID_BYTES} bytes of printable characters, and is {text!r:.80}"
+            f"{what} must have 1 to {most} bytes of printable characters, and is {text!r:.80}"
         )
 
 
