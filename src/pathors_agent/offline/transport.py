@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 
 import anyio
 
@@ -21,36 +20,22 @@ from pathors_agent.wire.completion_bytes import error_body, plain_body, stream_e
 _WORD = re.compile(r"\s*\S+|\s+$")
 
 
-@dataclass(frozen=True, slots=True)
-class _OfflineReply:
-    status: int
-    content_type: str
-    pieces: list[bytes]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"content-type": self.content_type}
-
-
-def _reply(body: bytes) -> _OfflineReply:
-    """Answer a request body, each event a piece."""
+def _reply(body: bytes) -> tuple[int, str, list[bytes]]:
+    """Return the status, the content type and the pieces of an answer, each event a piece."""
     try:
         request = read_request(body)
     except InvalidRequest as error:
-        return _OfflineReply(400, "application/json", [_refusal(error)])
+        refusal = error_body(
+            f"Invalid request body: {error.details[0]}",
+            type="invalid_request_error",
+            details=list(error.details),
+        )
+        return 400, "application/json", [refusal]
     message = respond(request)
     if not request.stream:
-        return _OfflineReply(200, "application/json", [plain_body(message)])
+        return 200, "application/json", [plain_body(message)]
     events = stream_events(message, split=_WORD.findall, include_usage=request.include_usage)
-    return _OfflineReply(200, "text/event-stream; charset=utf-8", events)
-
-
-def _refusal(error: InvalidRequest) -> bytes:
-    return error_body(
-        f"Invalid request body: {error.details[0]}",
-        type="invalid_request_error",
-        details=error.details,
-    )
+    return 200, "text/event-stream; charset=utf-8", events
 
 
 class OfflineTransport(Transport):
@@ -68,9 +53,9 @@ class OfflineTransport(Transport):
     @contextmanager
     def send(self, request: Request) -> Iterator[Response]:
         """Answer by rules."""
-        reply = _reply(request.body)
-        pieces = self._paced(reply.pieces)
-        yield Response(status=reply.status, headers=reply.headers, pieces=pieces)
+        status, content_type, pieces = _reply(request.body)
+        headers = {"content-type": content_type}
+        yield Response(status=status, headers=headers, pieces=self._paced(pieces))
 
     def _paced(self, pieces: list[bytes]) -> Iterator[bytes]:
         for piece in pieces:
@@ -88,9 +73,10 @@ class AsyncOfflineTransport(AsyncTransport):
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
         """Answer by rules."""
-        reply = _reply(request.body)
-        async with aclosing(self._paced(reply.pieces)) as pieces:
-            yield AsyncResponse(status=reply.status, headers=reply.headers, pieces=pieces)
+        status, content_type, pieces = _reply(request.body)
+        headers = {"content-type": content_type}
+        async with aclosing(self._paced(pieces)) as paced:
+            yield AsyncResponse(status=status, headers=headers, pieces=paced)
 
     async def _paced(self, pieces: list[bytes]) -> AsyncGenerator[bytes, None]:
         for piece in pieces:
