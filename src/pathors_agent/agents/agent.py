@@ -17,8 +17,6 @@ from pathors_agent.agents.base import (
     AgentBase,
     AgentSettings,
     RunSettings,
-    open_run,
-    prepare_run,
 )
 from pathors_agent.agents.mistakes import refuse_mistakes
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
@@ -243,11 +241,10 @@ class Agent(_AsTool, AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
         *,
         streams: bool,
     ) -> "RunStream[OutputT]":
-        from pathors_agent.agents import control as controls
-        from pathors_agent.agents import drivers, stream
+        from pathors_agent.agents import control, drivers, stream
 
         refuse_async("tools", tools)
-        run, baseline, setup = prepare_run(
+        run, baseline, setup = stream.prepare_run(
             self,
             conversation,
             session_id=session_id,
@@ -258,10 +255,10 @@ class Agent(_AsTool, AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
         )
         if run.conversation.open_calls:
             setup.choose_tools(run)
-        control = controls.RunControl(run, setup.budgets)
-        open_run(setup, run, control, prompt, session_id, decisions)
-        items = drivers.drive(run, self.transport, setup, control, self._tool_thread())
-        return stream.RunStream(run, baseline, setup, control, items)
+        controls = control.RunControl(run, setup.budgets)
+        stream.open_run(setup, run, controls, prompt, session_id, decisions)
+        items = drivers.drive(run, self.transport, setup, controls, self._tool_thread())
+        return stream.RunStream(run, baseline, setup, controls, items)
 
     def _tool_thread(self) -> "ToolThread":
         """Return the event loop of async tools, which all runs share."""
@@ -398,10 +395,9 @@ class AsyncAgent(_AsTool, AgentBase, AsyncLifetime, Generic[OutputT, ContextT_co
 
         The arguments are those of `run`.
         """
-        from pathors_agent.agents import control as controls
-        from pathors_agent.agents import drivers, stream
+        from pathors_agent.agents import control, drivers, stream
 
-        run, baseline, setup = prepare_run(
+        run, baseline, setup = stream.prepare_run(
             self,
             conversation,
             session_id=session_id,
@@ -409,14 +405,14 @@ class AsyncAgent(_AsTool, AgentBase, AsyncLifetime, Generic[OutputT, ContextT_co
             tools=tools,
             settings=settings,
         )
-        control = controls.RunControl(run, setup.budgets)
-        items = drivers.drive_async(run, self.transport, setup, control)
+        controls = control.RunControl(run, setup.budgets)
+        items = drivers.drive_async(run, self.transport, setup, controls)
         if setup.choice is None or not run.conversation.open_calls:
-            open_run(setup, run, control, prompt, session_id, decisions)
-            return stream.AsyncRunStream(run, baseline, setup, control, items)
+            stream.open_run(setup, run, controls, prompt, session_id, decisions)
+            return stream.AsyncRunStream(run, baseline, setup, controls, items)
 
         async def open_with_its_tools() -> None:
             await setup.choose_tools_async(run)
-            open_run(setup, run, control, prompt, session_id, decisions)
+            stream.open_run(setup, run, controls, prompt, session_id, decisions)
 
-        return stream.AsyncRunStream(run, baseline, setup, control, items, open_with_its_tools)
+        return stream.AsyncRunStream(run, baseline, setup, controls, items, open_with_its_tools)

@@ -1,5 +1,6 @@
-"""Streams of runs: deltas and messages for the reader, and the result at the end."""
+"""How a run begins, and its stream: deltas and messages for the reader, and the result at the end."""
 
+import os
 import sys
 from collections.abc import (
     AsyncGenerator,
@@ -7,21 +8,31 @@ from collections.abc import (
     Awaitable,
     Callable,
     Generator,
+    Iterable,
     Iterator,
     Sequence,
 )
+from dataclasses import replace
+from random import Random
 from types import FrameType, TracebackType
 from typing import Generic, Self, cast
 
-from pathors_agent.agents.answers import OutputT
+from pathors_agent.agents.answers import ArrivingAnswer, OutputT, name_taken
+from pathors_agent.agents.approvals import Approvals, Decision
+from pathors_agent.agents.base import RUN_ARGUMENTS, AgentBase, RunSettings
+from pathors_agent.agents.budgets import charged_budgets
 from pathors_agent.agents.control import RunControl
+from pathors_agent.agents.hooks import NO_HOOKS
+from pathors_agent.agents.mistakes import refuse_settings
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.setup import Journal, RunSetup
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run, Status
 from pathors_agent.errors import StreamInUse
-from pathors_agent.history.loading import Prompt, user_message
+from pathors_agent.history.loading import GivenConversation, Prompt, conversation_of, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
+from pathors_agent.telemetry.runs import RunTelemetry
+from pathors_agent.tools.registry import AsyncToolChoice, Tools, choice_of, registry_of
 from pathors_agent.wire.deltas import Delta
 
 
@@ -52,6 +63,116 @@ class Baseline:
         if any(message is each for each in self._suspended):
             return True
         return isinstance(message, ToolMessage) and message.tool_call_id in self._results
+
+
+def prepare_run(
+    agent: AgentBase,
+    given: GivenConversation | None,
+    *,
+    session_id: str | None = None,
+    context: object = None,
+    tools: Tools | AsyncToolChoice | None = None,
+    settings: RunSettings | None = None,
+    streams: bool = True,
+) -> tuple[Run, Baseline, RunSetup]:
+    """Return a run of the agent that continues a conversation, or begins a new one.
+
+    `tools` and `settings` override the agent's. Without `streams`, nothing reads its deltas.
+    Nothing is performed yet, and nothing is appended to the conversation.
+    """
+    conversation = Conversation() if given is None else conversation_of(given)
+    if session_id is not None:
+        _refuse_other_session(conversation, session_id)
+    answers = agent._answers.for_run() if agent._answers else None
+    settings = settings or {}
+    refuse_settings("a run", {"tools": tools, **settings}, RUN_ARGUMENTS)
+    budgets = charged_budgets(agent.budget, settings.get("budget"))
+    choice, registry = agent._choice, agent.tools
+    if tools is not None:
+        choice, registry = choice_of(tools), registry_of(() if callable(tools) else tools)
+        if answers and answers.final_tool in registry:
+            raise name_taken()
+    plain, template = agent._plain, agent._template
+    if tools is not None or settings.get("model") or settings.get("options"):
+        plain = replace(
+            plain,
+            model=settings.get("model") or plain.model,
+            options=plain.options.updated(settings.get("options")),
+            tools=registry.definitions(),
+        )
+        template = agent._asked(plain)
+    setup = RunSetup(
+        tools=registry,
+        choice=choice,
+        instruct=agent._instruct,
+        approvals=Approvals(conversation, registry, context),
+        plain=plain,
+        template=template,
+        context=context,
+        known_quirks=agent._known_quirks,
+        answers=answers,
+        arriving=ArrivingAnswer(answers) if answers else None,
+        history=agent._history,
+        hooks=agent._hooks or NO_HOOKS,
+        budgets=budgets,
+        streams=streams,
+        telemetry=RunTelemetry(agent.name, model=template.model, server=agent._server_address),
+    )
+    run = Run(
+        conversation,
+        limits=settings.get("limits") or agent.limits,
+        client_tools=registry.client_tools,
+        is_held=setup.approvals.is_held,
+        answers=answers,
+    )
+    return run, Baseline(conversation), setup
+
+
+# Ids must be unique, not secret: asking the operating system for each would take ten times as long.
+_IDS = Random()  # noqa: S311
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_IDS.seed)
+
+# The reason that the model reads of a call that was open when the user spoke again.
+_WENT_ON = "the user went on"
+
+
+def open_run(
+    setup: RunSetup,
+    run: Run,
+    control: RunControl,
+    prompt: Prompt | None,
+    session_id: str | None,
+    decisions: Iterable[Decision],
+) -> None:
+    """Append the decisions and the prompt to the history.
+
+    A prompt closes the open calls, unless a decision approves one of them.
+    """
+    conversation = run.conversation
+    message = None if prompt is None else user_message(prompt)
+    control.take_conversation()
+    try:
+        setup.telemetry.add_denied(setup.approvals.decide(decisions))
+        if message is not None and conversation.calls and not setup.approvals.has_approved:
+            run.hand_out_client_calls()
+            conversation.close_open_calls(_WENT_ON)
+        conversation.append_queued()
+        if message is not None:
+            conversation.append(message)
+    finally:
+        control.release_conversation()
+    conversation.session_id = conversation.session_id or session_id
+    # Set before the first effect, so that code that stores the growing history can store it as well.
+    conversation.id = conversation.id or session_id or f"{_IDS.getrandbits(128):032x}"
+
+
+def _refuse_other_session(conversation: Conversation, session_id: str) -> None:
+    if conversation.session_id not in (None, session_id):
+        raise ValueError(
+            f"the conversation belongs to session {conversation.session_id!r}, "
+            f"not to session_id={session_id!r}; pass one of the two"
+        )
 
 
 class _StreamBase(Generic[OutputT]):

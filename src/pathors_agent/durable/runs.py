@@ -23,10 +23,10 @@ from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import AnswerType, OutputT
 from pathors_agent.agents.approvals import Approval, Decision
-from pathors_agent.agents.base import load_settings, prepare_run
+from pathors_agent.agents.base import load_settings
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.result import RunResult
-from pathors_agent.agents.stream import AsyncRunStream
+from pathors_agent.agents.stream import AsyncRunStream, prepare_run
 from pathors_agent.core.run import Run, Status
 from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell, ended_topic

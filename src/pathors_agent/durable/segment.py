@@ -17,12 +17,13 @@ from dbos import DBOSClient
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import AnswerType
 from pathors_agent.agents.ask import ReportDeltas, ask_async
-from pathors_agent.agents.base import load_settings, prepare_run
+from pathors_agent.agents.base import load_settings
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.drivers import side_by_side
 from pathors_agent.agents.perform.calls import perform_async
 from pathors_agent.agents.perform.reconcile import settle
 from pathors_agent.agents.setup import RunSetup
+from pathors_agent.agents.stream import prepare_run
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
 from pathors_agent.durable.deltas import Add, DeltaWriter
 from pathors_agent.durable.engine import write_failure

@@ -334,7 +334,6 @@ class LoopTask(Waiting, Generic[T]):
             return
         self._task = asyncio.get_running_loop().create_task(self._run())
         _TASKS.add(self._task)
-        self._task.add_done_callback(self._done)
 
     async def wait(self, seconds: float | None) -> bool:
         """As `Waiting.wait`."""
@@ -364,6 +363,7 @@ class LoopTask(Waiting, Generic[T]):
             self._scope.cancel()
             await self.wait_shielded(seconds)
             return
+        self._task.add_done_callback(self._done)
         # An event loop that shuts down has cancelled its tasks: this task already cleans up.
         if not self._task.cancelling():
             self._task.cancel()
@@ -387,6 +387,7 @@ class LoopTask(Waiting, Generic[T]):
         # `result` raises it; a KeyboardInterrupt raised here would end the event loop.
         except BaseException as error:  # noqa: BLE001
             self._error = error
+        _TASKS.discard(self._task)
         self.end()
 
     async def _run_on_trio(self, scope: anyio.CancelScope) -> None:
@@ -405,4 +406,4 @@ class LoopTask(Waiting, Generic[T]):
 
 
 # The event loop holds its tasks weakly.
-_TASKS: set[asyncio.Task[None]] = set()
+_TASKS: set[asyncio.Task[None] | None] = set()
