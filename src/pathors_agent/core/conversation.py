@@ -206,6 +206,8 @@ class Conversation(Transcribed):
     @property
     def waiting_calls(self) -> tuple[ToolCall, ...]:
         """The open calls, with those of a suspended agent in place of the call that runs it."""
+        if self._batch is None:
+            return ()
         calls: list[ToolCall] = []
         for call in self.open_calls:
             suspended = self.suspended(call)

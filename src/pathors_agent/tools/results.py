@@ -208,4 +208,5 @@ class _Cap:
 
     def ended(self, text: str) -> str:
         """Return the text, with the note below it if something was cut."""
-        return f"{text}\n{self.note}" if self.note else text
+        note = self.note
+        return f"{text}\n{note}" if note else text
