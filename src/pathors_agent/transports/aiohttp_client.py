@@ -242,8 +242,7 @@ class AiohttpAnswer(AsyncAnswer):
         self._waiting_since = None
         if not piece:
             raise StopAsyncIteration
-        self._exchange.count(piece)
-        return self._exchange.masked(piece)
+        return self._exchange.take(piece)
 
     def _take_rest(self) -> bytes:
         """Return the bytes that arrived before a failure: aiohttp would hold them back."""

@@ -208,17 +208,15 @@ class Exchange:
                 retryable=False,
             )
 
-    def count(self, piece: bytes) -> None:
-        """Count a piece of the body. Raise `TransportError` if it arrived too late."""
+    def take(self, piece: bytes) -> bytes:
+        """Count a piece of the body, and return it. Raise `TransportError` if it arrived too late.
+
+        In the body of an error, secrets are masked. A secret that is cut by the network is not
+        found, but most errors are one piece.
+        """
         self._received += len(piece)
         if monotonic() >= self._whole_end:
             raise self.timed_out("whole")
-
-    def masked(self, piece: bytes) -> bytes:
-        """Return a piece of the body; in the body of an error, secrets are masked.
-
-        A secret that is cut by the network is not found, but most errors are one piece.
-        """
         return self._secrets.masked_bytes(piece) if self._is_error else piece
 
     # - failures -

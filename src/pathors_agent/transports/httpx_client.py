@@ -94,8 +94,7 @@ class HTTPXClient:
 def _pieces(answer: httpx2.Response, exchange: Exchange) -> Iterator[bytes]:
     try:
         for piece in _plain_body(answer) or answer.iter_bytes():
-            exchange.count(piece)
-            yield exchange.masked(piece)
+            yield exchange.take(piece)
     except httpx2.HTTPError as error:
         raise exchange.failure(error, _KINDS) from exchange.cause(error)
 
@@ -198,8 +197,7 @@ class _AsyncHTTPXAnswer(AsyncAnswer):
             piece = await self._source.__anext__()
         except httpx2.HTTPError as error:
             raise self._exchange.failure(error, _KINDS) from self._exchange.cause(error)
-        self._exchange.count(piece)
-        return self._exchange.masked(piece)
+        return self._exchange.take(piece)
 
     async def __aexit__(
         self,

@@ -266,7 +266,7 @@ class CompletionRequest(RequestBody):
     @property
     def external_tools(self) -> ToolRegistry:
         """The client's tools, in both forms."""
-        return self.tools + self.functions
+        return self.tools + self.functions if self.functions else self.tools
 
     @property
     def shows_usage(self) -> bool:

@@ -118,10 +118,10 @@ class AmbiguousLengths:
 def _with_header(send: Send, name: bytes, value: bytes) -> Send:
     """Return a `send` that adds a header to the answer."""
 
-    async def sent(message: Message) -> None:
+    def sent(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], (name, value)]
-        await send(message)
+        return send(message)
 
     return sent
 
@@ -183,13 +183,14 @@ class RequestLog:
         begun = perf_counter()
         scope[_SENT] = sent = _Sent()
 
-        async def noted(message: Message) -> None:
+        # Not a coroutine, which would take time for each chunk of a stream.
+        def noted(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 sent.status = int(message["status"])
                 message["headers"] = [*message.get("headers", ()), header]
-            else:
+            elif self._writes_lines:
                 sent.size += len(message.get("body", b""))
-            await send(message)
+            return send(message)
 
         with shared_fields(request_id=request_id):
             try:

@@ -1,9 +1,9 @@
 """A project: the agent that is served under one address."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from pathors_agent.agents.agent import AsyncAgent
@@ -22,6 +22,9 @@ from pathors_agent.wire.chat_completions import ModelOptions
 # The ids of projects are parts of addresses, and are stored in the database.
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 _VARIABLE = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
+
+# To make an agent takes a twentieth of the time of a turn.
+_KEPT_AGENTS = 16
 
 # The name of the model in answers if neither the client nor the project names one.
 DEFAULT_MODEL = "pathway-default"
@@ -94,19 +97,37 @@ class Project:
         self, request: CompletionRequest, variables: Mapping[str, JSONValue]
     ) -> AsyncAgent[str]:
         """Return the agent that answers one request."""
-        for tool in request.external_tools:
+        external, options = request.external_tools, request.model_options(self.options)
+        for tool in external:
             if tool.name in self.own_tools:
                 raise bad_request(
                     "A tool of the request has the name of one of the project's own",
                     f"tools: {tool.name} is a tool of the project; give yours another name",
                 )
+        model, instructions = self._model(request), self._instructions(variables)
+        if external or options is not self.options:
+            return self._made(model, instructions, options, external)
+        return self._kept_agents(model, instructions)
+
+    @cached_property
+    def _kept_agents(self) -> Callable[[str | None, str | None], AsyncAgent[str]]:
+        """Returns the agent for requests with neither tools nor options; the last ones are kept."""
+        return lru_cache(_KEPT_AGENTS)(self._made)
+
+    def _made(
+        self,
+        model: str | None,
+        instructions: str | None,
+        options: ModelOptions | None = None,
+        external: ToolRegistry | None = None,
+    ) -> AsyncAgent[str]:
         return AsyncAgent(
             self.transport,
             name=self.id,
-            model=self._model(request),
-            instructions=self._instructions(variables),
-            tools=self.own_tools + request.external_tools,
-            options=request.model_options(self.options),
+            model=model,
+            instructions=instructions,
+            tools=self.own_tools + external if external else self.own_tools,
+            options=self.options if options is None else options,
             limits=self.limits,
             history=self.history,
             hooks=self.hooks,

@@ -65,7 +65,7 @@ class Writer(Protocol):
         denied.
         """
 
-    async def items(self, items: Iterable[Delta | Message]) -> None:
+    def items(self, items: Iterable[Delta | Message]) -> Awaitable[None]:
         """Send deltas and messages that arrived together."""
 
     async def end(self, answer: TurnAnswer) -> None:

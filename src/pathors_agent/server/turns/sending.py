@@ -1,7 +1,7 @@
 """Run a turn while its answer is sent over ASGI, and watch over its client and its session."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -145,9 +145,11 @@ class _Serving:
         """Run the turn under watch."""
         problem: Problem | None = None
         begun, status = self._sender.now(), CANCELLED
+        ending = self._turn.services.ending
+        ending.add(self._end)
         try:
             self._wait()
-            with self._scope, self._turn.services.ending.calls(self._end):
+            with self._scope:
                 try:
                     await self._answer()
                     status = "200"
@@ -161,17 +163,21 @@ class _Serving:
             if self._error is not None and status != "200":
                 problem = self._problem(self._error)
         finally:
+            ending.remove(self._end)
             try:
                 await self._stop_watching()
                 if problem is not None:
                     status = str(int(problem.status))
                     await self._tell(problem)
-                self._writer.close()
-                seconds = self._sender.now() - begun
-                self._turn.services.metrics.turn(self._turn.project.id, status, seconds)
             finally:
-                # Most servers end the request by themselves, now that it is answered.
-                self._loop.call_soon(self._leave)
+                self._finish(status, self._sender.now() - begun)
+
+    def _finish(self, status: str, seconds: float) -> None:
+        """Count the turn, and end its request."""
+        self._writer.close()
+        self._turn.services.metrics.turn(self._turn.project.id, status, seconds)
+        # Most servers end the request by themselves, now that it is answered.
+        self._loop.call_soon(self._leave)
 
     async def _tell(self, problem: Problem) -> None:
         """Send the client the error."""
@@ -180,14 +186,11 @@ class _Serving:
         with anyio.move_on_after(_LAST_WORD_SECONDS):
             await self._writer.fail(problem)
 
-    async def _answer(self) -> None:
+    def _answer(self) -> Awaitable[None]:
         """Run the turn, or follow the events of one that runs."""
         if self._kept is not None and isinstance(self._writer, EventWriter):
-            await self._writer.follow(self._kept)
-        elif self._durable is None:
-            await self._run.run()
-        else:
-            await self._durable.run(self._run)
+            return self._writer.follow(self._kept)
+        return self._run.run() if self._durable is None else self._durable.run(self._run)
 
     def _leave(self) -> None:
         """End the request, unless the client has left."""

@@ -327,21 +327,19 @@ class HeldSession:
     async def _opened_in_time(self) -> OpenedSession:
         turn = self._turn
         wait = turn.services.settings.session_wait_seconds
-        try:
-            with anyio.fail_after(None if turn.is_taken_over else wait):
-                await self._queue.enter(*self._name)
-                try:
-                    return await self._opened()
-                except BaseException:
-                    self._queue.leave(*self._name)
-                    raise
-        except TimeoutError:
-            raise Problem(
-                409,
-                "Another request of this session is still running; try again",
-                code="session_busy",
-                headers={"Retry-After": "1"},
-            ) from None
+        with anyio.move_on_after(None if turn.is_taken_over else wait):
+            await self._queue.enter(*self._name)
+            try:
+                return await self._opened()
+            except BaseException:
+                self._queue.leave(*self._name)
+                raise
+        raise Problem(
+            409,
+            "Another request of this session is still running; try again",
+            code="session_busy",
+            headers={"Retry-After": "1"},
+        )
 
     async def _opened(self) -> OpenedSession:
         """Open the session as soon as no other process holds it."""

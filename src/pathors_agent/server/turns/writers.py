@@ -3,7 +3,7 @@
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -191,7 +191,7 @@ class EventWriter(ABC):
         self._is_asked, self._rewound = True, rewound
 
     @abstractmethod
-    async def items(self, items: Iterable[Delta | Message]) -> None:
+    def items(self, items: Iterable[Delta | Message]) -> Awaitable[None]:
         """Send deltas and messages that came together, in one write."""
 
     @abstractmethod
@@ -251,8 +251,7 @@ class EventWriter(ABC):
         """Send events at once, without their ids if the setting says so."""
         if not self._shows_ids:
             events = [event.partition(b"\n")[2] for event in events]
-        data = events[0] if len(events) == 1 else b"".join(events)
-        return self._sender.write(data, more=more)
+        return self._sender.write(b"".join(events), more=more)
 
     async def _refuse(self, problem: Problem) -> None:
         """Send a problem as a status: nothing was sent yet."""
@@ -266,29 +265,34 @@ class StreamWriter(EventWriter):
     def __init__(self, turn: Turn, sender: ClientSender, headers: dict[str, str]) -> None:
         super().__init__(turn, sender, headers)
         self._chunks = Chunks(turn.head, include_usage=turn.request.shows_usage)
-        self._sent_kind = ""  # the kind of the last write: nothing, the opening, or text
-        self._pending_break = False
+        # The kind of the last write: "" for none, "opening", "text", or text before a "break".
+        self._sent_kind = ""
         self._has_reasoned = False
         self._reasoning_break = ""
 
-    async def items(self, items: Iterable[Delta | Message]) -> None:
+    def items(self, items: Iterable[Delta | Message]) -> Awaitable[None]:
         """Send text, and events about the project's tools if the client asked, in one write."""
+        # Not a coroutine around the one of the sender, which would take time for each piece of text.
         events: list[bytes] = []
-        if not self._sent_kind:
+        if is_first := not self._sent_kind:
             self._keep_events()
-            await self._start()
             events.append(self._opening())
         for item in items:
             if isinstance(item, TextDelta):
-                if self._pending_break:
-                    self._pending_break = False
-                    events.append(self._chunks.text(BETWEEN_TEXTS))
+                if self._sent_kind != "text":
+                    if self._sent_kind == "break":
+                        events.append(self._chunks.text(BETWEEN_TEXTS))
+                    self._sent_kind = "text"
                 events.append(self._chunks.text(item.text))
-                self._sent_kind = "text"
             else:
                 events += self._events(item)
-        if events:
-            await self._send(events)
+        if is_first:
+            return self._send_first(events)
+        return self._send(events) if events else _nothing()
+
+    async def _send_first(self, events: Sequence[bytes]) -> None:
+        await self._start()
+        await self._send(events)
 
     def _events(self, item: Delta | Message) -> Iterator[bytes]:
         """Yield the events of all items except text."""
@@ -299,7 +303,8 @@ class StreamWriter(EventWriter):
             return
         if isinstance(item, AssistantMessage):
             self._reasoning_break = BETWEEN_TEXTS if self._has_reasoned else ""
-            self._pending_break = self._sent_kind == "text"
+            if self._sent_kind == "text":
+                self._sent_kind = "break"
         if self._turn.request.shows_tool_activity:
             yield from map(self._shown_activity, activity(item))
 
@@ -333,7 +338,7 @@ class StreamWriter(EventWriter):
         if reasoning and not self._has_reasoned:
             yield self._chunks.reasoning(reasoning)
         text = (answer.text or "")[self._chunks.text_sent : text_to]
-        if text and self._sent_kind != "text":
+        if text and self._sent_kind not in ("text", "break"):
             yield self._chunks.text(text)
 
     async def fail(self, problem: Problem) -> None:
@@ -366,6 +371,10 @@ class StreamWriter(EventWriter):
     def _opening(self) -> bytes:
         self._sent_kind = "opening"
         return self._chunks.opening()
+
+
+async def _nothing() -> None:
+    """Send nothing."""
 
 
 def unread_sender() -> ClientSender:
