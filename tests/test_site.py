@@ -141,6 +141,47 @@ def test_command_is_copied_without_its_prompt(address: str, host: str, new_tab: 
     ).startswith('"$')
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_copy_button_is_seen(scheme: str, address: str, host: str, new_tab: NewTab) -> None:
+    page = new_tab(host, color_scheme=scheme)
+    page.goto(address)
+
+    button = page.locator(".md-code__button").first
+    button.wait_for()
+    color = button.evaluate("button => getComputedStyle(button).color")
+
+    alpha = re.fullmatch(r"rgba\(.+, ([\d.]+)\)", color)
+    assert alpha is None or float(alpha[1]) > 0.5, color
+
+
+def test_recorded_picture_is_dark_where_its_page_is(
+    address: str, host: str, new_tab: NewTab
+) -> None:
+    def filter_of(scheme: str) -> str:
+        page = new_tab(host, color_scheme=scheme)
+        page.goto(address)
+        value: str = page.locator("img[src$='timeline.png']").evaluate(
+            "image => getComputedStyle(image).filter"
+        )
+        return value
+
+    assert filter_of("light") == "none"
+    assert "invert" in filter_of("dark")
+
+
+def test_phone_shows_the_whole_name_beside_the_version(
+    address: str, host: str, new_tab: NewTab
+) -> None:
+    page = new_tab(host, **PHONE)
+    page.goto(address)
+    page.locator(".md-version").wait_for()
+
+    name = page.locator(".md-header__topic .md-ellipsis").first
+
+    assert name.inner_text() == "pathors-agent"
+    assert name.evaluate("name => name.scrollWidth <= name.clientWidth")
+
+
 @pytest.mark.parametrize(
     "drawing", sorted((ROOT / "docs" / "images").glob("*.svg")), ids=lambda path: path.name
 )
