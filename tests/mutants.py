@@ -183,7 +183,7 @@ MUTANTS = [
     Mutant(
         "an event grows for ever",
         "rule 11, promise 6",
-        at="ResponseStream._hold",
+        at="EventLanes._hold",
         old='if len(self._tail) - data.endswith(b"\\n") > bound:',
         new="if not self._tail:",
         tests=("test_endless_event_is_refused_at_its_bound",),
@@ -326,7 +326,7 @@ MUTANTS = [
     Mutant(
         "an error quotes the key that the provider quoted",
         "promise 11, key checks",
-        at="Exchange.masked",
+        at="Exchange.take",
         old="return self._secrets.masked_bytes(piece) if self._is_error else piece",
         new="return piece",
         tests=("test_key_in_an_error_of_the_provider_is_masked",),

@@ -177,5 +177,6 @@ print(sorted(name for name in sys.modules if name.startswith("pathors_agent")))
 
     assert printed.splitlines() == [
         "[]",
-        "['pathors_agent', 'pathors_agent.testing', 'pathors_agent.testing.pytest_plugin']",
+        "['pathors_agent', 'pathors_agent.lazy_names', 'pathors_agent.testing', "
+        "'pathors_agent.testing.pytest_plugin']",
     ]
