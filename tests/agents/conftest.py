@@ -9,7 +9,7 @@ import pytest
 
 from dispatched_calls import Dispatch, Function, bound
 from pathors_agent.agents.perform.bound import call_tool, call_tool_async
-from pathors_agent.agents.perform.threads import ToolThread
+from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.messages import ToolMessage
 from ways import WAYS
 

@@ -20,7 +20,8 @@ from pathors_agent.agents.perform.tasks import (
     FunctionCall,
     hung_calls,
 )
-from pathors_agent.agents.perform.threads import ToolThread, thread_limit
+from pathors_agent.agents.perform.threads import thread_limit
+from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
 from pathors_agent.errors import ToolError

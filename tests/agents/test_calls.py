@@ -19,7 +19,7 @@ from pydantic import BaseModel, field_serializer
 
 from dispatched_calls import LONG, SHORT, Dispatch, Function, bound
 from pathors_agent.agents.perform.bound import MAX_ERROR_CHARACTERS, call_tool, call_tool_async
-from pathors_agent.agents.perform.threads import ToolThread
+from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.errors import ToolError
 from pathors_agent.messages import ContentPart, ToolCall, ToolMessage
 from pathors_agent.tools.signature import ToolContext

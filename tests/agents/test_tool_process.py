@@ -24,7 +24,7 @@ from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.perform.bound import call_tool, call_tool_async
 from pathors_agent.agents.perform.child import MAX_ANSWER_BYTES
 from pathors_agent.agents.perform.process import ToolProcess
-from pathors_agent.agents.perform.threads import ToolThread
+from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.limits import Limits
 from pathors_agent.errors import ToolDefinitionError, ToolError

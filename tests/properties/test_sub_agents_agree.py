@@ -14,7 +14,7 @@ from effort import THOROUGH, examples
 from hook_kinds import hook
 from pathors_agent import Agent, AsyncAgent, ToolContext, tool
 from pathors_agent.agents import hooks, sub_agent
-from pathors_agent.agents.perform import tasks, threads
+from pathors_agent.agents.perform import tasks, threads, tool_thread
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream, RunStream
 from pathors_agent.core.conversation import Conversation
@@ -42,7 +42,7 @@ def patience() -> Iterator[None]:
     """Give interrupted runs time to end: a busy machine must not abandon them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sub_agent, "STOP_SECONDS", 30.0)
-        patch.setattr(threads, "CLOSE_SECONDS", 30.0)
+        patch.setattr(tool_thread, "CLOSE_SECONDS", 30.0)
         patch.setattr(threads, "STOP_SECONDS", 30.0)
         patch.setattr(hooks, "STOP_SECONDS", 30.0)
         patch.setattr(tasks.LoopTask.stop, "__defaults__", (30.0,))

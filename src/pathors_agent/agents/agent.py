@@ -35,7 +35,7 @@ from pathors_agent.transports.base import AsyncTransport, Transport
 
 if TYPE_CHECKING:
     from pathors_agent.agents.hooks import AsyncHook, Hook
-    from pathors_agent.agents.perform.threads import ToolThread
+    from pathors_agent.agents.perform.tool_thread import ToolThread
     from pathors_agent.agents.result import RunResult
     from pathors_agent.agents.stream import AsyncRunStream, RunStream
     from pathors_agent.agents.sub_agent import Streaming
@@ -262,11 +262,11 @@ class Agent(_AsTool, AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
 
     def _tool_thread(self) -> "ToolThread":
         """Return the event loop of async tools, which all runs share."""
-        from pathors_agent.agents.perform import threads
+        from pathors_agent.agents.perform import tool_thread
 
         with self._starting:
             if self._thread is None:
-                self._thread = threads.ToolThread()
+                self._thread = tool_thread.ToolThread()
             return self._thread
 
 

@@ -23,7 +23,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from pathors_agent.agents.ask import ModelCall, ask, ask_async, ask_in_hooks, close_pieces
 from pathors_agent.agents.control import AddMessage, RunControl
 from pathors_agent.agents.perform.calls import ReportDelta, perform, perform_async, with_reports
-from pathors_agent.agents.perform.threads import ToolThread
+from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.agents.setup import RunSetup
 from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.core.run import CallModel, CallTool, Effect, GiveFeedback, Run

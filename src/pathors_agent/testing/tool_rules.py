@@ -18,7 +18,7 @@ from typing import Any
 
 from pathors_agent.agents.hooks import Arguments
 from pathors_agent.agents.perform.bound import call_tool
-from pathors_agent.agents.perform.threads import ToolThread
+from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.errors import ToolDefinitionError, ToolError, named_error
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.testing.arguments import (

@@ -19,12 +19,12 @@ from pathors_agent.agents.perform.tasks import (
     run_in_task,
 )
 from pathors_agent.agents.perform.threads import (
-    ToolThread,
     run_in_thread,
     run_in_thread_async,
     teller,
     thread_limit,
 )
+from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.concurrency.event_loops import Cancellation, RunCancelled
 from pathors_agent.errors import ToolError, ToolLoopError
 from pathors_agent.json_text import whole_characters

@@ -30,9 +30,7 @@ from pathors_agent.agents.perform.tasks import (
     LoopTask,
     Report,
 )
-from pathors_agent.agents.perform.threads import (
-    ToolThread,
-)
+from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.agents.setup import Journal, RunSetup
 from pathors_agent.concurrency.event_loops import RunCancelled
 from pathors_agent.core.run import CallTool, Run
