@@ -1,6 +1,7 @@
 """Sessions that a program keeps itself: what a block stores, who may have it, and who shares it."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -674,3 +675,52 @@ with sessions.open("s1") as conversation:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+FORKS = """
+import os, sys
+from pathors_agent import UserMessage
+from pathors_agent.stores import SQLSessions
+
+sessions = SQLSessions(sys.argv[1])
+
+def say(session, text):
+    with sessions.open(session) as conversation:
+        conversation.append(UserMessage(content=text))
+
+say("parent", "before")
+with sessions.open("held") as conversation:  # its lease is the parent's to renew
+    children = []
+    for number in range(3):
+        child = os.fork()
+        if child == 0:
+            for turn in range(5):
+                say(f"child-{number}", f"{turn}")
+            say("shared", f"{number}")
+            sys.exit()
+        children.append(child)
+    ends = [os.waitpid(child, 0)[1] for child in children]
+    conversation.append(UserMessage(content="held"))
+say("parent", "after")
+print(ends, sorted(sessions.list()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+def test_forked_processes_have_connections_of_their_own(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS, url],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+    names = ["child-0", "child-1", "child-2", "held", "parent", "shared"]
+    assert (done.stdout, done.stderr) == (f"[0, 0, 0] {names}\n", "")
+    with SQLSessions(url) as sessions:
+        assert texts(sessions, "child-1") == ["0", "1", "2", "3", "4"]
+        assert texts(sessions, "parent") == ["before", "after"]
+        assert sorted(texts(sessions, "shared")) == ["0", "1", "2"]
+        assert texts(sessions, "held") == ["held"]

@@ -1,5 +1,6 @@
 """Sessions that a program keeps itself: a store of four methods, and the block that opens a session."""
 
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -121,6 +122,7 @@ class OpenSession:
         self._base: Sequence[Message] = ()
         self._after = 0  # the number of stored messages
         self._is_entered = self._is_open = self._is_given_up = False
+        self._process = os.getpid()
         # Renewing must not take the lease again after it was released.
         self._lock = threading.Lock()
 
@@ -202,6 +204,8 @@ class OpenSession:
 
     def _close(self, *, is_kept: bool) -> None:
         """Store what was added, or only release the lease."""
+        if self._process != os.getpid():  # a forked process leaves the block of its parent
+            return
         renewals_of(self._store).remove(self)
         with self._lock:
             if not self._is_open:
@@ -258,6 +262,7 @@ class Renewals:
         self._due: dict[OpenSession, float] = {}  # by time
         self._changed = threading.Condition()
         self._runs = False
+        self.process = os.getpid()  # a forked process lacks the thread
 
     def add(self, session: OpenSession) -> None:
         """Renew the lease of a session from now on."""
@@ -298,5 +303,7 @@ class Renewals:
 def renewals_of(store: SessionStore) -> Renewals:
     """Return the renewals of a store."""
     renewals = vars(store).setdefault("_renewals", Renewals())
+    if renewals.process != os.getpid():
+        renewals = vars(store)["_renewals"] = Renewals()
     assert isinstance(renewals, Renewals)
     return renewals

@@ -1,6 +1,7 @@
 """Sessions of a program in a database: the tables and transactions of the server's store."""
 
 import asyncio
+import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -28,7 +29,7 @@ class SQLSessions(SessionStore):
     sessions. An operation waits up to `timeout` seconds for a connection or a lock.
 
     The database is opened by the first operation, and closed by `close` or the end of a `with`
-    block, or else when the store is collected.
+    block, or else when the store is collected. A forked process opens it anew.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class SQLSessions(SessionStore):
         self._held: dict[tuple[str, str], OpenedSession] = {}  # by id and holder
         self._opened: _OpenedDatabase | None = None
         self._lock = threading.Lock()
+        _ALL.add(self)
 
     def __repr__(self) -> str:
         return f"SQLSessions({self._database.shown!r}, project={self._project!r})"
@@ -60,6 +62,13 @@ class SQLSessions(SessionStore):
             opened, self._opened = self._opened, None
         if opened is not None:
             opened.close()
+
+    def forget_parent(self) -> None:
+        """Leave the database to the parent of this forked process, which lacks its threads."""
+        self._lock, self._held = threading.Lock(), {}
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.abandon()
 
     def load(self, session_id: str, *, holder: str, seconds: float) -> Sequence[str | bytes] | None:
         """Acquire the lease of a session, or renew it, and return its messages."""
@@ -181,6 +190,11 @@ class _OpenedDatabase:
         """Run an operation on the event loop, and wait for it."""
         return _submit(work(self._database), self._loop).result()
 
+    def abandon(self) -> None:
+        """Keep everything as it is: closing a connection would close that of the parent process."""
+        self._end.detach()
+        _OF_PARENTS.append(self)
+
     def close(self) -> None:
         """Close the database and end the event loop."""
         self._end()
@@ -204,3 +218,18 @@ def _end(loop: asyncio.AbstractEventLoop, database: Database) -> None:
     closing = _submit(database.close(), loop)
     # After the callbacks of the task, which end anyio's worker threads.
     closing.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+
+
+# - forked processes -
+
+_ALL: "weakref.WeakSet[SQLSessions]" = weakref.WeakSet()
+_OF_PARENTS: list[_OpenedDatabase] = []
+
+
+def _forget_parents() -> None:
+    for sessions in [*_ALL]:
+        sessions.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)
