@@ -1,6 +1,9 @@
 """HTTP transports against real sockets: TLS, closing, secrets, and servers made by others."""
 
+import os
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -298,3 +301,56 @@ def test_llmock_breaking_off_is_a_transport_error(
 def completion(*, stream: bool) -> Request:
     said = '"model": "gpt-4o", "messages": [{"role": "user", "content": "Tell me about tea."}]'
     return Request(body=f'{{{said}, "stream": {str(stream).lower()}}}'.encode())
+
+
+# - forked processes -
+
+FORKED = """
+import json, os, sys, threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathors_agent import Agent, HTTPTransport
+
+class Echo(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        said = {"role": "assistant", "content": body["messages"][0]["content"]}
+        out = json.dumps({"choices": [{"message": said, "finish_reason": "stop"}]}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(out)))
+        self.end_headers()
+        self.wfile.write(out)
+
+    def log_message(self, *args):
+        pass
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+with HTTPTransport(f"http://127.0.0.1:{server.server_port}/v1", api_key="") as transport:
+    agent = Agent(transport)
+    agent.run("parent")
+    children = []
+    for number in range(4):
+        child = os.fork()
+        if child == 0:
+            texts = [f"{number} {turn}" for turn in range(30)]
+            os._exit(int([agent.run(text).output for text in texts] != texts))
+        children.append(child)
+    ends = [os.waitpid(child, 0)[1] for child in children]
+    print(ends, agent.run("parent").output)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+def test_forked_processes_have_connections_of_their_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("[0, 0, 0, 0] parent\n", "")

@@ -4,11 +4,13 @@ httpx2 is imported by the first request, or when a transport is constructed with
 address, with a client, or where the environment sets proxies or certificates.
 """
 
+import os
 from abc import abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
+from weakref import WeakSet
 
 from pathors_agent.telemetry.events import ServerAddress
 from pathors_agent.transports.base import (
@@ -29,6 +31,18 @@ if TYPE_CHECKING:
     from pathors_agent.transports.httpx_client import HTTPXClient
 
 __all__ = ["AsyncHTTPTransport", "HTTPTransport", "Timeouts"]
+
+_ALL: "WeakSet[EndpointTransport[Any, Any]]" = WeakSet()
+_OF_PARENTS: list[object] = []
+
+
+def _forget_parents() -> None:
+    for transport in [*_ALL]:
+        transport.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)
 
 ClientT_co = TypeVar("ClientT_co", covariant=True)
 SenderT = TypeVar("SenderT")
@@ -69,6 +83,7 @@ class EndpointTransport(Generic[ClientT_co, SenderT]):
         self._require_packages()
         if self._endpoint.is_resolved:
             self._connected = self._connect()
+        _ALL.add(self)
 
     def _require_packages(self) -> None:
         """Raise `ModuleNotFoundError` if an extra is not installed."""
@@ -82,6 +97,16 @@ class EndpointTransport(Generic[ClientT_co, SenderT]):
                     self._endpoint.resolve()
                     self._connected = self._connect()
         return self._connected
+
+    def forget_parent(self) -> None:
+        """Leave the connections to the parent of this forked process.
+
+        Both processes would write to them, and each would read the other's answers.
+        """
+        self._connecting = Lock()
+        if self._given is None and self._connected is not None:
+            _OF_PARENTS.append(self._connected)  # to close one might tell the server of it
+            self._connected = None
 
     @abstractmethod
     def _connect(self) -> SenderT:
@@ -107,6 +132,8 @@ class HTTPTransport(EndpointTransport["httpx2.Client", "HTTPXClient"], Transport
       endpoint's session. The default depends on the address.
     - `profile`: the form of the requests that the endpoint accepts.
     - `retries`: how often a failed request is sent again.
+
+    A forked process has connections of its own, unless they belong to a `client`.
     """
 
     def _connect(self) -> "HTTPXClient":
