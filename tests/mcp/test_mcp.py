@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -294,3 +295,39 @@ async def test_second_connection_at_the_same_time_is_refused(
         with pytest.raises(RuntimeError, match="is already connected"):
             async with server:
                 pass
+
+
+FORKED = """
+import os
+from mcp_connections import plain_server
+from pathors_agent import Agent
+from pathors_agent.testing import ScriptedTransport, calls
+
+script = [calls(("process", {})), "parent", calls(("process", {})), "again"]
+with Agent(ScriptedTransport(*script), tools=plain_server()) as agent:
+    said = [agent.run("Go.").output]
+    child = os.fork()
+    if child == 0:
+        try:
+            agent.run("Go.")
+        except RuntimeError as error:
+            os._exit(int("was connected by another process" not in str(error)))
+        os._exit(2)
+    said.append(os.waitpid(child, 0)[1])
+    print(*said, agent.run("Go.").output)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+def test_forked_process_is_told_that_the_connection_is_its_parents() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("parent 0 again\n", "")

@@ -3,6 +3,7 @@
 The package `mcp` implements the protocol; it is imported when a server is named.
 """
 
+import os
 import re
 from collections.abc import (
     AsyncGenerator,
@@ -109,6 +110,7 @@ class MCPTools:
         self._timeout = timeout
         self._registry: ToolRegistry | None = None
         self._portal: BlockingPortal | None = None
+        self._process = os.getpid()
         self._shown = server.shown
 
     @classmethod
@@ -170,7 +172,8 @@ class MCPTools:
 
     async def __aexit__(self, *_: object) -> None:
         self._registry = None
-        await self._exits.aclose()
+        if self._process == os.getpid():
+            await self._exits.aclose()
 
     def __enter__(self) -> ToolRegistry:
         self._refuse_second_use()
@@ -183,7 +186,8 @@ class MCPTools:
 
     def __exit__(self, *_: object) -> None:
         self._registry = self._portal = None
-        self._blocking_exits.close()
+        if self._process == os.getpid():
+            self._blocking_exits.close()
 
     def __call__(self, context: object = None) -> ToolRegistry:
         """Return the tools that the server listed last; agents call this for `tools=`."""
@@ -270,10 +274,13 @@ class MCPTools:
     def _require_open(self) -> None:
         if self._registry is None:
             raise RuntimeError(f"{self!r} is not connected; use it, or the agent, in `async with`")
+        if self._process != os.getpid():  # its threads, its loop and its pipes are the parent's
+            raise RuntimeError(f"{self!r} was connected by another process; connect a new one here")
 
     def _refuse_second_use(self) -> None:
         if self._registry is not None and self._connection.is_open:
             raise RuntimeError(f"{self!r} is already connected")
+        self._process = os.getpid()
 
     def _take(self) -> ToolRegistry:
         self._listed = self._connection.tools
