@@ -178,6 +178,28 @@ def test_lone_message_is_a_new_turn() -> None:
         assert [content for _, content in roles(server)] == ["Hi", "One.", "More", "Two."]
 
 
+PNG = "data:image/png;base64,iVBORw0KGgo="
+
+
+@pytest.mark.parametrize("path", [UI, AG_UI])
+def test_files_of_the_client_reach_the_model_and_the_session(path: str) -> None:
+    served = project("A dot.")
+    with live(served, front_ends=True) as server:
+        if path == UI:
+            file = {"type": "file", "mediaType": "image/png", "url": PNG}
+            message = user("What is it?")
+            events(ui(server, {**message, "parts": [*message["parts"], file]}))
+        else:
+            source = {"type": "data", "value": PNG.partition(",")[2], "mimeType": "image/png"}
+            parts = [text_part("What is it?"), {"type": "image", "source": source}]
+            events(ag_ui(server, {**said(""), "content": parts}))
+        [asked] = server.stored("chat")[:1]
+    content = [text_part("What is it?"), {"type": "image_url", "image_url": {"url": PNG}}]
+    assert asked["content"] == content
+    assert isinstance(served.transport, AsyncScriptedTransport)
+    assert served.transport.requests[0]["messages"][0]["content"] == content
+
+
 # - refused before the stream begins -
 
 

@@ -1,4 +1,4 @@
-"""The addresses of front ends: one for each protocol, and one to come back to its running stream."""
+"""The addresses of front ends: one for each protocol, and one to reconnect to its running stream."""
 
 from http import HTTPStatus
 from typing import Any
@@ -21,7 +21,7 @@ from pathors_agent.telemetry.events import share
 
 
 class RunningTurns:
-    """Answers clients that come back to the running turn of their chat."""
+    """Answers clients that reconnect to the running turn of their chat."""
 
     def __init__(self, runtime: Runtime, protocol: type[FrontEndRequest]) -> None:
         self._runtime = runtime
@@ -30,7 +30,7 @@ class RunningTurns:
     async def follow(self, request: Request, project_id: str, session_id: str) -> Response:
         """Send the events of the session's running turn, after the one of `Last-Event-ID`.
 
-        The status is 204 if no turn runs in this process that a client can come back to.
+        The status is 204 if this process runs no turn of the session that outlives its client.
         """
         runtime = self._runtime
         caller = await runtime.authenticated(request, project_id)
@@ -87,7 +87,9 @@ def _about_stream(summary: str) -> dict[str, Any]:
     said = about(summary, "From its first event on, or after the one of `Last-Event-ID`.", None)
     said["openapi_extra"]["parameters"] = COMPLETION_HEADERS[2:]
     said["responses"][200] = _events("The events of the running turn")
-    said["responses"][204] = {"description": "No turn runs that a client can come back to"}
+    said["responses"][204] = {
+        "description": "No turn of the session runs, or it ends with its client"
+    }
     return said
 
 

@@ -278,7 +278,7 @@ async def ag_ui_events(
 
 
 class AGUIEvents(Events):
-    """Writes the events of one run while it goes on."""
+    """Writes the events of one run."""
 
     def __init__(self, thread_id: str, run_id: str, known: Iterable[str] = ()) -> None:
         self._ids = {"threadId": thread_id, "runId": run_id}
@@ -441,12 +441,12 @@ class AGUIEvents(Events):
             yield finished
 
     def error(self, text: str) -> Iterator[dict[str, object]]:
-        """Yield the ends of what is open, and an error."""
+        """Yield the ends of the open messages and calls, and an error."""
         yield from self.close()
         yield {"type": "RUN_ERROR", "message": text}
 
     def close(self) -> Iterator[dict[str, object]]:
-        """Yield the ends of what is open."""
+        """Yield the ends of the open messages and calls."""
         yield from self._end_reasoning()
         yield from self._end_text()
         for call_id in self._started.values():

@@ -163,7 +163,7 @@ Reason = Literal[
 class RunEnd:
     """How a run ended: why, the calls that wait for approval, and all calls without a result.
 
-    `error` is what the client reads instead, if it cannot go on with the run.
+    `error` is the text for a client that cannot continue the run.
     """
 
     reason: Reason

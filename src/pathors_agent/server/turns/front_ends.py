@@ -146,7 +146,7 @@ class FrontEndWriter(EventWriter):
         self._front_end = front_end
         self._events = _events_of(front_end)
         self._count = 0
-        self._opening: list[bytes] = []  # what is sent with the first items
+        self._opening: list[bytes] = []  # sent with the first items
         self._has_items = False
         self._texts, self._reasonings = 0, 0  # characters of the answer so far
         # A repeat without a name may get an answer that no client read.

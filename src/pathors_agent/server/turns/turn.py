@@ -112,7 +112,7 @@ class Turn:
     def last_event_id(self) -> str:
         """The id of the last event that the client has; empty if it has none.
 
-        A chat completion needs a name: its client comes back by a repeat of the request.
+        A chat completion needs a name: its client reconnects by repeating the request.
         """
         can_return = self.is_named or self.front_end is not None
         return self.headers.get("last-event-id", "") if can_return else ""
