@@ -325,6 +325,26 @@ def test_approval_is_a_boolean(approved: Any) -> None:
         assert roles(server)[-1][0] == "assistant"
 
 
+def test_client_that_lost_the_answer_to_its_approval_continues_the_session() -> None:
+    with serving(calls(("pay", {"amount": 5.0})), "Paid.", "Bye.") as server:
+        digest = asked(events(ui(server, user("Pay."))))
+        approved = assistant(pay_part(digest, approved=True))
+        events(ui(server, user("Pay."), approved))
+
+        events(ui(server, user("Pay."), approved, user("Thanks.", "u2")))
+        again = ui(server, user("Pay."), approved)
+
+        assert [content for _, content in roles(server)] == [
+            "Pay.",
+            None,
+            "paid 5.0",
+            "Paid.",
+            "Thanks.",
+            "Bye.",
+        ]
+        assert (again.status_code, "no call waits" in again.text) == (400, True)
+
+
 def test_approval_of_another_call_is_refused() -> None:
     with serving(calls(("pay", {"amount": 5.0}))) as server:
         events(ui(server, user("Pay.")))

@@ -356,6 +356,18 @@ def test_results_of_calls_that_the_user_passed_over_are_not_compared() -> None:
         assert list(join(stored, history, OWN).new) == [NEW]
 
 
+@pytest.mark.parametrize("results", [[], [result("c1", "3")]], ids=["no result", "result"])
+def test_client_that_has_a_call_and_not_its_answer_adds_its_new_message_only(
+    results: list[Message],
+) -> None:
+    call = said(None, "c1", name="add")
+    stored = [user("add"), call, result("c1", "3"), said("It is 3.")]
+
+    joined = join(stored, [user("add"), call, *results, NEW], OWN)
+
+    assert (list(joined.new), joined.keep) == ([NEW], 4)
+
+
 def test_tool_loop_that_sends_its_turn_again_adds_the_result() -> None:
     stored: list[Message] = [user("hi"), said("Hello."), user("Weather?"), said(None, "c1")]
 

@@ -122,8 +122,7 @@ def join(
     elif (matched := _tail(known, sent, given)) is not None:
         start = _next_place(sent, matched, len(given))
     elif all(entry.role != "assistant" for entry in sent):
-        # Empty answers before the new messages are the end of what the client keeps.
-        start = _next_place(sent, 0, len(given)) if _has_answer(given) else system
+        start = _after_known_answers(given, sent, system)
     else:
         stored_count, sent_count = _rewound(known, sent)
         keep = _next_place(known, stored_count, len(stored))
@@ -141,6 +140,21 @@ def _follows_an_answer(stored: Sequence[Message], given: Sequence[Message]) -> b
     last = stored[-1] if stored else None
     has_text = isinstance(last, AssistantMessage) and bool((last.text or "").strip())
     return has_text and not _has_answer(given)
+
+
+def _after_known_answers(
+    given: Sequence[Message], sent: Sequence[_ComparedMessage], system: int
+) -> int:
+    """Return where the new messages of a request begin, none of whose answers can be compared.
+
+    Empty answers before the new messages are the end of the client's history. A call of the
+    project's tools is in the session, and so are the messages before it: the client lost its
+    connection before the answer.
+    """
+    called = [i for i, m in enumerate(given) if isinstance(m, AssistantMessage) and m.tool_calls]
+    if called:
+        return next((entry.place for entry in sent if entry.place > called[-1]), len(given))
+    return _next_place(sent, 0, len(given)) if _has_answer(given) else system
 
 
 def _leading_system(messages: Sequence[Message]) -> int:
