@@ -1,5 +1,6 @@
 """The packages of npm that read the streams of front ends, against the server and one's own application."""
 
+import asyncio
 import json
 import shutil
 import socket
@@ -23,6 +24,7 @@ from pathors_agent.server import Project
 from pathors_agent.server.streams import (
     UI_MESSAGE_HEADERS,
     AGUIRequest,
+    RunningStreams,
     UIMessageRequest,
     ag_ui_events,
     ui_message_stream,
@@ -52,6 +54,14 @@ def pay(to: str, amount: float) -> str:
     """Pay."""
     return f"paid {to}"
 
+
+WAITS = answer("Wait.", reasoning="hm", calls=[("wait", {})])
+WAITED = [
+    ("reasoning", "hm"),
+    ("text", "Wait."),
+    ("tool-wait", ("output-available", "waited")),
+    ("text", "Done."),
+]
 
 ANN: dict[str, JSONValue] = {"to": "Ann", "amount": 5.0}
 BOB: dict[str, JSONValue] = {"to": "Bob", "amount": 70.0}
@@ -223,6 +233,43 @@ def test_ag_ui_client_shows_a_run_answers_interrupts_and_runs_its_own_tool(tmp_p
     assert history(model.requests[2]) == [*HISTORY, ("tool", "red", [])]
 
 
+def test_use_chat_resumes_a_stream_of_ones_own_application(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    @tool
+    async def wait() -> str:
+        """Wait."""
+        await gate.wait()
+        return "waited"
+
+    agent = AsyncAgent(AsyncScriptedTransport(WAITS, "Done."), tools=[wait])
+    app, running = FastAPI(), RunningStreams()
+
+    @app.post("/chat")
+    async def chat(request: UIMessageRequest) -> StreamingResponse:
+        stream = agent.stream(conversation=request.conversation, decisions=request.decisions)
+        events = running.start(request.id, ui_message_stream(stream), replay=request.replay)
+        return StreamingResponse(events, headers=UI_MESSAGE_HEADERS)
+
+    @app.get("/chat/{chat_id}/stream")
+    async def resume(chat_id: str) -> Response:
+        events = running.follow(chat_id)
+        if events is None:
+            return Response(status_code=204)
+        return StreamingResponse(events, headers=UI_MESSAGE_HEADERS)
+
+    @app.post("/go")
+    async def go() -> None:
+        gate.set()
+
+    with serving(app) as url:
+        seen = perform("ai_resumes", f"{url}/chat", tmp_path)
+
+    assert seen["broken"]["status"] == "error"
+    for messages in (seen["resumed"], seen["reloaded"]):
+        assert shown(messages[1]["parts"]) == WAITED
+
+
 # - addresses of the server -
 
 
@@ -251,9 +298,6 @@ def waiting(model: AsyncScriptedTransport) -> Iterator[Live]:
     with served(model, wait, on_disconnect="finish") as server:
         server.app.add_api_route("/go", go, methods=["POST"])
         yield server
-
-
-WAITS = answer("Wait.", reasoning="hm", calls=[("wait", {})])
 
 
 def contents(server: Live, session: str = "chat") -> list[tuple[str, Any]]:
@@ -317,14 +361,6 @@ def test_use_chat_reads_an_error_in_the_middle_and_asks_again(tmp_path: Path) ->
     assert shown(seen["parts"]) == [("text", "Whole.")]
     assert seen.get("error") is None
     assert stored == [("user", "Hi"), ("assistant", "Whole.")]
-
-
-WAITED = [
-    ("reasoning", "hm"),
-    ("text", "Wait."),
-    ("tool-wait", ("output-available", "waited")),
-    ("text", "Done."),
-]
 
 
 def test_use_chat_resumes_its_stream_after_its_connection_is_lost(tmp_path: Path) -> None:

@@ -361,7 +361,7 @@ def test_client_that_has_a_call_and_not_its_answer_adds_its_new_message_only(
     results: list[Message],
 ) -> None:
     call = said(None, "c1", name="add")
-    stored = [user("add"), call, result("c1", "3"), said("It is 3.")]
+    stored: list[Message] = [user("add"), call, result("c1", "3"), said("It is 3.")]
 
     joined = join(stored, [user("add"), call, *results, NEW], OWN)
 
