@@ -37,7 +37,7 @@ from pathors_agent.server.turns.writers import (
 )
 from pathors_agent.stores.base import session_id_problem
 from pathors_agent.tools.registry import ToolRegistry
-from pathors_agent.wire.deltas import Delta, ReasoningDelta
+from pathors_agent.wire.deltas import Delta, ReasoningDelta, TextDelta
 
 # - requests -
 
@@ -156,7 +156,8 @@ class FrontEndWriter(EventWriter):
         """Record that the model is about to be called, and let clients follow from now on."""
         super().begin(rewound, denied)
         opening = self._numbered(self._events.begin())
-        replay = self._front_end.replay
+        # All messages of a large history are written for AG-UI: only if a client may read them.
+        replay = self._front_end.replay if self._turn.outlives_client else b""
         self._keep_events(opening.partition(b"\n")[0] + b"\n" + replay if replay else b"")
         self._opening = [opening, *(self._denied(message) for message in denied)]
         if self._kept is not None:
@@ -197,6 +198,8 @@ class FrontEndWriter(EventWriter):
 
     def _note(self, item: Delta | Message) -> None:
         """Keep the events about tools for a repeat, with their places in the whole answer."""
+        if not self._keeps_activities or isinstance(item, TextDelta):
+            return
         if isinstance(item, AssistantMessage):
             self._texts += _grown(self._texts, item.text)
             self._reasonings += _grown(self._reasonings, item.reasoning)
