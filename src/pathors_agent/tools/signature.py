@@ -9,7 +9,8 @@ relaxes one parameter.
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import NoneType, SimpleNamespace, UnionType
 from typing import (
@@ -116,7 +117,8 @@ def read_signature(
 ) -> Signature:
     """Read a function's signature; raise `ToolDefinitionError` for a type that no model can send."""
     is_method, parameters = _split_self(_parameters(function, tool))
-    hints = {p.name: _hint(p, _namespace(function), tool) for p in parameters}
+    scope = _scope(function, parameters)
+    hints = {p.name: _hint(p, scope, tool) for p in parameters}
     context_parameter = _context_parameter(hints, tool)
     for parameter in parameters:
         _check_default(parameter, hints[parameter.name], tool)
@@ -132,13 +134,15 @@ def read_signature(
 def find_context_parameter(function: Callable[..., Any], *, tool: str) -> str | None:
     """Return the parameter that takes a `ToolContext`, for a function with a schema of its own."""
     try:
-        parameters = inspect.signature(function).parameters.values()
         bound = _bound_keywords(function)
+        signature = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a builtin without a signature
         return None
-    namespace = _namespace(function)
-    hints = {p.name: _hint(p, namespace, tool) for p in parameters if p.name not in bound}
-    return _context_parameter(hints, tool)
+    parameters = [parameter for parameter in signature if parameter.name not in bound]
+    scope = _scope(function, parameters)
+    # The other annotations are not needed, and may name what only a type checker imports.
+    named = [p for p in parameters if "ToolContext" in str(p.annotation)]
+    return _context_parameter({p.name: _hint(p, scope, tool) for p in named}, tool)
 
 
 def _parameters(function: Callable[..., Any], tool: str) -> list[inspect.Parameter]:
@@ -188,21 +192,62 @@ def _split_self(parameters: list[inspect.Parameter]) -> tuple[bool, list[inspect
             return False, parameters
 
 
-def _namespace(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the globals of the module in which the annotations were written."""
+class _Scope(NamedTuple):
+    """The names that annotations written as text may use: of the module, and of inner scopes."""
+
+    module: dict[str, Any]
+    inner: dict[str, Any]
+
+
+def _scope(function: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> _Scope:
     inner: Any = inspect.unwrap(function)
     while isinstance(inner, functools.partial):
         inner = inspect.unwrap(inner.func)
     inner = inner if hasattr(inner, "__globals__") else getattr(inner, "__call__", inner)  # noqa: B004  (wanted: the method of a callable object)
-    return getattr(getattr(inner, "__func__", inner), "__globals__", {})
+    inner = getattr(inner, "__func__", inner)
+    module = getattr(inner, "__globals__", {})
+    is_text = any(isinstance(p.annotation, str) or "ForwardRef(" in repr(p) for p in parameters)
+    return _Scope(module, _enclosing_names(inner, module) if is_text else {})
 
 
-def _hint(parameter: inspect.Parameter, namespace: dict[str, Any], tool: str) -> Any:
+def _enclosing_names(function: Any, module: dict[str, Any]) -> dict[str, Any]:
+    """Return the names of the functions and classes around a function, the inner ones first.
+
+    A function that runs is found on the stack; of one that has returned only the names are known
+    that the function uses itself.
+    """
+    parts = getattr(function, "__qualname__", "").split(".")
+    around = [".".join(parts[:end]) for end in range(1, len(parts)) if parts[end - 1] != "<locals>"]
+    found: dict[str, Mapping[str, Any]] = {}
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals is module and frame.f_code.co_qualname in around:
+            found.setdefault(frame.f_code.co_qualname, dict(frame.f_locals))
+        frame = frame.f_back
+    names: dict[str, Any] = {}
+    for path in around:
+        names |= found.get(path) or _names_of_class(path, module)
+    code = getattr(function, "__code__", None)
+    free = code.co_freevars if code else ()
+    for name, cell in zip(free, getattr(function, "__closure__", None) or (), strict=True):
+        with suppress(ValueError):  # not set yet
+            names[name] = cell.cell_contents
+    return names
+
+
+def _names_of_class(path: str, module: dict[str, Any]) -> Mapping[str, Any]:
+    found: Any = module.get(path.partition(".")[0])
+    for name in path.split(".")[1:]:
+        found = getattr(found, name, None)
+    return vars(found) if isinstance(found, type) else {}
+
+
+def _hint(parameter: inspect.Parameter, scope: _Scope, tool: str) -> Any:
     if parameter.annotation is inspect.Parameter.empty:
         return Any
     holder = SimpleNamespace(__annotations__={"hint": parameter.annotation})
     try:
-        return get_type_hints(holder, globalns=namespace, include_extras=True)["hint"]
+        return get_type_hints(holder, scope.module, scope.inner, include_extras=True)["hint"]
     except (NameError, AttributeError, SyntaxError, TypeError) as error:
         raise refused(tool, _at(parameter.name), _NO_TYPE, error) from error
 
