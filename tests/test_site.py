@@ -94,14 +94,32 @@ def test_every_page_fits_a_phone_and_loads_nothing_from_elsewhere(
     assert {path for path, pixels in wide.items() if pixels > 0} == set()
 
 
-def test_search_finds_a_page(address: str, host: str, new_tab: NewTab) -> None:
+@pytest.mark.parametrize(
+    ("words", "pages"),
+    [
+        ("take_lease", ["reference/api/stores"]),
+        ("azure", ["howto/connect-a-model"]),
+        ("image", ["howto/images-and-files", "reference/limits"]),
+        ("fastapi", ["howto/embed-in-fastapi"]),
+        ("cost", ["howto/limit-a-run", "howto/images-and-files"]),
+        ("system prompt", ["howto/connect-a-model"]),
+        ("ollama", ["howto/connect-a-model"]),
+        ("postgres", ["howto/deploy", "howto/use-postgres"]),
+    ],
+)
+def test_search_puts_the_page_on_a_subject_first(
+    words: str, pages: list[str], address: str, host: str, new_tab: NewTab
+) -> None:
     page = new_tab(host)
     page.goto(address)
 
     page.locator(".md-search__button").click()
-    page.get_by_placeholder("Search").last.fill("lease")
+    page.get_by_placeholder("Search").last.fill(words)
 
-    page.get_by_text("take_lease").first.wait_for()
+    first = page.locator("a[href*='?h=']").first
+    first.wait_for()
+    path = (first.get_attribute("href") or "").partition("/latest/")[2].partition("/?")[0]
+    assert path in pages
 
 
 @pytest.mark.parametrize(
