@@ -7,19 +7,25 @@ type. It returns the answer, or raises an error whose text tells the model what 
 async function does I/O: the driver awaits `check` before it asks for effects.
 """
 
-import functools
-import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from json import JSONDecoder, dumps
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
-from pydantic import ValidationError
 from typing_extensions import TypeVar
 
+from pathors_agent.agents.answer_types import (
+    FINAL_TOOL,
+    AnswerReader,
+    closed,
+    is_async,
+    is_function,
+    signature_of,
+    unwrapped,
+)
 from pathors_agent.core.limits import is_object
 from pathors_agent.errors import ToolDefinitionError, ToolError
 from pathors_agent.messages import (
@@ -35,25 +41,19 @@ from pathors_agent.messages import (
 from pathors_agent.schema.arguments import (
     MAX_TEXT,
     ArgumentsRefused,
-    TypedArguments,
-    parse_object,
-    report,
-    with_whole_numbers,
 )
-from pathors_agent.schema.bounds import InvalidSchema, cut
-from pathors_agent.schema.strict import ArgumentsReader, StrictArguments, close_schema
+from pathors_agent.schema.bounds import cut
+from pathors_agent.schema.strict import ArgumentsReader, StrictArguments
 from pathors_agent.tools.registry import ToolRegistry
-from pathors_agent.tools.signature import Signature, read_signature, refused
+from pathors_agent.tools.signature import refused
 from pathors_agent.wire.chat_completions import RequestTemplate
 from pathors_agent.wire.message_builder import MessageBuilder
 from pathors_agent.wire.partial_json import PartialJSON
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+    pass
 
 OutputT = TypeVar("OutputT", default=str)
-
-FINAL_TOOL = "final_answer"
 
 ACCEPTED = "Accepted."
 
@@ -66,20 +66,20 @@ class AnswerType(Generic[OutputT]):
     """
 
     def __init__(self, output: object, way: Literal["response_format", "tool", "prompt"]) -> None:
-        self._function = output if _is_function(output) else None
-        signature = _signature(output)
+        self._function = output if is_function(output) else None
+        signature = signature_of(output)
         self._member = next(iter(signature.schema["properties"]))
         self.way = way
-        self.schema, self.is_wrapped = _unwrapped(signature.schema, self._member)
+        self.schema, self.is_wrapped = unwrapped(signature.schema, self._member)
         wrapper = None if self.is_wrapped else self._member
-        reader = _AnswerReader(signature, self.schema, wrapper=wrapper)
-        self._closed = _closed(self.schema) if way == "response_format" else None
+        reader = AnswerReader(signature, self.schema, wrapper=wrapper)
+        self._closed = closed(self.schema) if way == "response_format" else None
         self._reader: ArgumentsReader = (
             reader if self._closed is None else StrictArguments(reader, self.schema)
         )
         # What the function returned or refused, by the answer's text: it is called once for each.
         self._known: dict[str, OutputT | ArgumentsRefused] = {}
-        self.is_async = self._function is not None and _is_async(self._function)
+        self.is_async = self._function is not None and is_async(self._function)
 
     def for_run(self) -> "AnswerType[OutputT]":
         """Return the type for one run: two runs share no values of the function."""
@@ -367,56 +367,6 @@ def _last_answer(messages: Sequence[Message]) -> AssistantMessage | None:
     return None
 
 
-def _closed(schema: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the form of a schema that endpoints can enforce, or None if it has none."""
-    try:
-        return close_schema(schema)
-    except InvalidSchema:
-        return None
-
-
-def _is_function(output: object) -> TypeGuard[Callable[..., Any]]:
-    return inspect.isroutine(output) or isinstance(output, functools.partial)
-
-
-def _signature(output: object) -> Signature:
-    """Return the signature of an output function, or of a function whose parameter has the type."""
-    if _is_function(output):
-        return _function_signature(output)
-
-    def answer(value: Any) -> None: ...
-
-    answer.__annotations__["value"] = output
-    try:
-        return read_signature(answer, tool=FINAL_TOOL, descriptions={})
-    except ToolDefinitionError as error:
-        reason = str(error).partition("value ")[2]
-        raise TypeError(
-            f"output is not a type that a model can answer with: it {reason}"
-        ) from error
-
-
-def _function_signature(function: Callable[..., Any]) -> Signature:
-    name = getattr(function, "__name__", "a partial function")
-    try:
-        signature = read_signature(function, tool=name, descriptions={})
-    except ToolDefinitionError as error:
-        raise TypeError(f"output={name} is not a function of a model's answer: {error}") from error
-    parameters = inspect.signature(function).parameters
-    names = list(signature.schema.get("properties", {}))
-    is_typed = len(names) == 1 and parameters[names[0]].annotation is not inspect.Parameter.empty
-    if not is_typed or signature.context_parameter or signature.is_method:
-        raise TypeError(
-            f"output={name} must take one argument, the answer, with its type; it gets no "
-            "ToolContext, and a method must be bound to its object"
-        )
-    return signature
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(inspect.unwrap(getattr(function, "func", function)))
-
-
 # What sends an answer back to the model.
 _REFUSALS = (ArgumentsRefused, ValueError, ToolError)
 # Before the driver has awaited an async function.
@@ -426,52 +376,6 @@ _NOT_CHECKED = ArgumentsRefused("have not been checked.")
 def _refusal_of(error: Exception) -> ArgumentsRefused:
     is_known = isinstance(error, ArgumentsRefused)
     return ArgumentsRefused(*error.args) if is_known else ArgumentsRefused(f"are refused: {error}")
-
-
-def _unwrapped(whole: dict[str, Any], member: str) -> tuple[dict[str, Any], bool]:
-    """Return the schema to send, and whether it wraps the value."""
-    inner = whole["properties"][member]
-    definitions = dict(whole.get("$defs", {}))
-    reference = inner.get("$ref", "")
-    name = reference.removeprefix("#/$defs/")
-    schema = definitions.get(name, inner)
-    if schema.get("type") != "object":
-        return whole, True
-    if f'"{reference}"' not in dumps([schema, definitions]):
-        definitions.pop(name, None)
-    return schema | ({"$defs": definitions} if definitions else {}), False
-
-
-class _AnswerReader(TypedArguments):
-    """Read the JSON text of an answer into an object with one member: the value.
-
-    `wrapper` is the member's name, if the text has only the value.
-    """
-
-    def __init__(
-        self, signature: Signature, schema: dict[str, Any], *, wrapper: str | None
-    ) -> None:
-        super().__init__(signature.read, schema.get("properties", {}))
-        self._wrapper = wrapper
-
-    def read(self, text: str) -> dict[str, Any]:
-        """Return the value, or raise `ArgumentsRefused`."""
-        text = text if text.strip() else "{}"
-        given = parse_object(text)
-        try:
-            return self._validate(f'{{"{self._wrapper}":{text}}}' if self._wrapper else text)
-        except ValidationError as error:
-            details = list(map(self._as_sent, error.errors(include_url=False)))
-            if (whole := with_whole_numbers(text, details)) is not None:
-                return self.read(whole)
-            problems = [self._problem(detail, given) for detail in details]
-            raise ArgumentsRefused(report(problems, "the schema")) from None
-        except Exception as error:  # noqa: BLE001  (a validator of the type's author may raise anything)
-            raise ArgumentsRefused(f"could not be checked ({type(error).__name__}).") from None
-
-    def _as_sent(self, detail: "ErrorDetails") -> "ErrorDetails":
-        """Return an error with its place in the model's text."""
-        return {**detail, "loc": detail["loc"][1:]} if self._wrapper else detail
 
 
 # - JSON with text around it -
