@@ -122,9 +122,9 @@ def test_large_history_is_parsed_written_and_searched_off_the_event_loop(
     def watch(module: object, name: str) -> None:
         function: Callable[..., Any] = getattr(module, name)
 
-        def noted(*arguments: Any) -> Any:
+        def noted(*arguments: Any, **named: Any) -> Any:
             threads.setdefault(name, set()).add(threading.get_ident())
-            return function(*arguments)
+            return function(*arguments, **named)
 
         monkeypatch.setattr(module, name, noted)
 
