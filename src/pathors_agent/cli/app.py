@@ -79,7 +79,9 @@ AccessLog = Literal["text", "json"]
 Model = Annotated[
     str | None, typer.Option(parser=filled, metavar="NAME", help="The model to ask for.")
 ]
-SessionId = Annotated[str, typer.Argument(metavar="SESSION")]
+SessionId = Annotated[
+    str, typer.Argument(metavar="SESSION", help="The session's id, as shown by `sessions list`.")
+]
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  (typer calls it)

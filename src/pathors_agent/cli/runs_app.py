@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -39,7 +39,12 @@ runs = typer.Typer(
     rich_markup_mode=None,
 )
 
-OnlyStatus = Annotated[Status | None, typer.Option(help="Only runs with this status.")]
+OnlyStatus = Annotated[
+    Status | None,
+    typer.Option(
+        metavar="STATUS", help=f"Only runs with this status: {', '.join(get_args(Status))}."
+    ),
+]
 OnlyAgent = Annotated[
     str | None, typer.Option(metavar="NAME", help="Only runs of the agent with this name.")
 ]
