@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from pathors_agent import AsyncAgent, ToolMessage, tool
 from pathors_agent.durable import DurableAgent, RunFailed, RunHandle, engine, runs
-from pathors_agent.errors import RunNotFound, StoreError
+from pathors_agent.errors import RunExists, RunNotFound, StoreError
 from pathors_agent.testing import AsyncScriptedTransport, calls
 
 pytestmark = pytest.mark.anyio
@@ -162,6 +162,50 @@ async def test_run_that_cannot_be_stored_or_read_is_said_without_its_contents(
                 await failing
             assert "could not" in str(caught.value).lower()
             assert "secret" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+OPERATIONS: dict[str, Callable[[DurableAgent[Any]], Awaitable[object]]] = {
+    "start": lambda durable: durable.start("my secret"),
+    "send": lambda durable: durable.send("s1", "my secret"),
+    "get": lambda durable: durable.get("run"),
+    "status": lambda durable: RunHandle(durable, "run").status(),
+    "list": lambda durable: durable.list(),
+    "cancel": lambda durable: durable.cancel("run"),
+    "resume": lambda durable: durable.resume("run"),
+    "delete": lambda durable: durable.delete("run"),
+    "delete_session": lambda durable: durable.delete_session("run"),
+    "in_doubt": lambda durable: durable.in_doubt(),
+    "schedule": lambda durable: durable.schedule("s", "@daily", "my secret"),
+    "schedules": lambda durable: durable.schedules(),
+    "unschedule": lambda durable: durable.unschedule("s"),
+    "limit_queue": lambda durable: durable.limit_queue(total=1),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("failing", [1, 2, 3])
+async def test_operation_of_a_database_that_fails_raises_its_error_without_contents(
+    database: str, name: str, failing: int
+) -> None:
+    async with DurableAgent(agent(), database=database, queue="q") as durable:
+        await durable.start("my secret", id="run")
+        executed = 0
+
+        def fail(*_: Any) -> None:
+            nonlocal executed
+            executed += 1
+            if executed >= failing:
+                raise sa.exc.IntegrityError("my secret", None, sqlite3.IntegrityError("my secret"))
+
+        sa.event.listen(engine.sql(durable.runs.client), "before_cursor_execute", fail)
+        caught: Exception | None = None
+        try:
+            await OPERATIONS[name](durable)
+        except (RunExists, StoreError) as error:  # a run that has not ended is not deleted
+            caught = error
+
+        assert isinstance(caught, StoreError) or executed < failing
+        assert "secret" not in f"{caught!r} {caught and caught.__cause__!r}"
 
 
 @pytest.mark.parametrize("failing", range(1, 7))

@@ -166,7 +166,7 @@ class DurableAgent(DurableClient[OutputT]):
         bounds = Bounds(total=total, rate=rate)
         runs = self.runs
         register = partial(runs.tables.register_agent, queue=self.queue, version=self.version)
-        await asyncio.to_thread(register, self.name)
+        await runs.in_thread("store a durable agent", register, self.name)
         async with AsyncExitStack() as opened:
             children = {
                 tool.name: await opened.enter_async_context(self._child(tool.name, tool.function))

@@ -153,9 +153,14 @@ class DurableClient(Generic[OutputT]):
 
     async def _registered(self) -> Runs[OutputT]:
         """Return the runs, with the queue and the version of the worker that started last."""
-        found = await asyncio.to_thread(self.runs.tables.registered, self.name)
+        found = await self.runs.in_thread(
+            "read a durable agent", self.runs.tables.registered, self.name
+        )
         if found is None:
-            known = ", ".join(await asyncio.to_thread(self.runs.tables.agents)) or "none"
+            known = (
+                ", ".join(await self.runs.in_thread("read durable agents", self.runs.tables.agents))
+                or "none"
+            )
             raise InvalidSetting(
                 f"no worker of an agent {self.name!r} has ever started with this database: check"
                 f" the name, or start a worker of it first (agents with workers: {known})"
@@ -217,7 +222,8 @@ class DurableClient(Generic[OutputT]):
         """
         [first, *_] = await self.runs.segments(run_id)
         retention = Retention(self.runs.client, self.name)
-        await asyncio.to_thread(retention.delete, input_of(first).session, runs=[run_id])
+        session = input_of(first).session
+        await self.runs.in_thread("delete a durable run", retention.delete, session, runs=[run_id])
 
     async def delete_session(self, session_id: str) -> int:
         """Delete a session with all its runs and their contents; return the number of runs.
@@ -226,7 +232,7 @@ class DurableClient(Generic[OutputT]):
         begins a new history.
         """
         retention = Retention(self.runs.client, self.name)
-        return await asyncio.to_thread(retention.delete, session_id)
+        return await self.runs.in_thread("delete a session", retention.delete, session_id)
 
     async def resume(self, run_id: str) -> RunHandle[OutputT]:
         """Continue a run that failed, with the calls that were pending."""
@@ -284,11 +290,12 @@ class DurableClient(Generic[OutputT]):
 
     async def in_doubt(self, run_id: str | None = None) -> Sequence[DoubtfulCall]:
         """Return this agent's calls that may or may not have run, for a person to check."""
-        return await asyncio.to_thread(self.runs.tables.doubts, agent=self.name, run=run_id)
+        doubts = self.runs.tables.doubts
+        return await self.runs.in_thread("read doubts", doubts, agent=self.name, run=run_id)
 
     async def forget_doubt(self, call: DoubtfulCall) -> bool:
         """Remove a call from `in_doubt` after a person has checked it."""
-        return await asyncio.to_thread(self.runs.tables.forget_doubt, call)
+        return await self.runs.in_thread("delete a doubt", self.runs.tables.forget_doubt, call)
 
     # - schedules -
 
@@ -317,15 +324,15 @@ class DurableClient(Generic[OutputT]):
             context=_json(context),
             since=datetime.now(UTC),
         )
-        await asyncio.to_thread(self._schedules.put, schedule)
+        await self.runs.in_thread("store a schedule", self._schedules.put, schedule)
 
     async def schedules(self) -> Sequence[Schedule]:
         """Return the schedules of the agent, sorted by name."""
-        return await asyncio.to_thread(self._schedules.all)
+        return await self.runs.in_thread("read schedules", self._schedules.all)
 
     async def unschedule(self, name: str) -> bool:
         """Delete a schedule; return False if there is none. Runs that it started continue."""
-        return await asyncio.to_thread(self._schedules.delete, name)
+        return await self.runs.in_thread("delete a schedule", self._schedules.delete, name)
 
     @property
     def _schedules(self) -> Schedules:
@@ -334,7 +341,8 @@ class DurableClient(Generic[OutputT]):
     async def limit_queue(self, *, total: int | None = None, rate: Rate | None = None) -> None:
         """Replace the bounds of the queue; None removes a bound. Workers apply them at once."""
         bounds = Bounds(total=total, rate=rate)
-        await asyncio.to_thread(self.runs.tables.set_bounds, self.queue, bounds)
+        set_bounds = self.runs.tables.set_bounds
+        await self.runs.in_thread("store the bounds of a queue", set_bounds, self.queue, bounds)
 
 
 class _NoModel(AsyncTransport):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
@@ -65,6 +65,7 @@ from pathors_agent.stores.errors import as_store_errors
 from pathors_agent.telemetry.spans import current_headers
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 # A run that ended with one of these statuses has recorded steps.
 _WITH_STEPS = frozenset({"finished", "suspended", "limit_reached", "no_answer"})
@@ -120,8 +121,8 @@ class Runs(Generic[OutputT]):
         if delay is not None:
             options["delay_seconds"] = delay
         segment_input = replace(segment_input, trace=current_headers())
-        with self._store_errors("store a durable run"):
-            await asyncio.to_thread(store, self.client, options, segment_input.dump())
+        dumped = segment_input.dump()
+        await self.in_thread("store a durable run", store, self.client, options, dumped)
         self.bell.ring(self.queue)
 
     async def start(
@@ -151,6 +152,13 @@ class Runs(Generic[OutputT]):
             return await self.patiently(partial(self._segments, run))
         with self._store_errors("read a durable run"):
             return await self._segments(run)
+
+    async def in_thread(
+        self, doing: str, function: Callable[P, T], *args: P.args, **options: P.kwargs
+    ) -> T:
+        """Call a function that uses the database; `doing` completes "could not" in its errors."""
+        with self._store_errors(doing):
+            return await asyncio.to_thread(function, *args, **options)
 
     def _store_errors(self, doing: str) -> AbstractContextManager[None]:
         return as_store_errors(doing, shown(engine.sql(self.client).url))
@@ -214,8 +222,8 @@ class Runs(Generic[OutputT]):
     async def page(self, wanted: RunFilter, *, limit: int, offset: int = 0) -> RunPage:
         """Return runs, the last started or continued first."""
         query = RunList(self.client)
-        with self._store_errors("list durable runs"):
-            return await asyncio.to_thread(query.page, wanted, limit=limit, offset=offset)
+        doing = "list durable runs"
+        return await self.in_thread(doing, query.page, wanted, limit=limit, offset=offset)
 
     async def go_on(
         self, run: str, *, messages: Sequence[Message] = (), decisions: Sequence[Decision] = ()
@@ -224,9 +232,10 @@ class Runs(Generic[OutputT]):
         while True:
             segments = await self.settled(run)
             segment_input = next_input(segments, messages=messages, decisions=decisions)
-            if status_of(segments[-1]) == "failed":
-                segment_input = await self._with_untaken(segment_input, segments[-1])
-            await self._rehearse(segment_input, segments[-1])
+            with self._store_errors("read a durable run"):
+                if status_of(segments[-1]) == "failed":
+                    segment_input = await self._with_untaken(segment_input, segments[-1])
+                await self._rehearse(segment_input, segments[-1])
             try:
                 return await self.of(segments[-1]).enqueue(len(segments) + 1, segment_input)
             except engine.IDInUse:
@@ -279,7 +288,8 @@ class Runs(Generic[OutputT]):
         segments = await self.segments(run)
         status = status_of(segments[-1])
         if status in AT_WORK:
-            await self.client.cancel_workflow_async(segments[-1].workflow_id)
+            with self._store_errors("cancel a durable run"):
+                await self.client.cancel_workflow_async(segments[-1].workflow_id)
         elif status != "suspended":
             return
         runs = self.of(segments[-1])
