@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Optional
@@ -155,3 +156,27 @@ def test_names_for_type_checkers_matter_only_to_a_schema_made_of_them() -> None:
     assert content_of(raw, {"city": {}}) == "look"
     with pytest.raises(ToolDefinitionError, match="'OnlyForTypes' is not defined"):
         Tool.from_function(look)
+
+
+GENERIC = """
+from __future__ import annotations
+
+@tool
+def double[T: int](x: T) -> T:
+    return x * 2
+
+class Box[T: int]:
+    @tool
+    def put(self, x: T) -> T:
+        return x * 3
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is that of Python 3.12")
+def test_type_parameters_are_found() -> None:
+    namespace: dict[str, Any] = {"tool": tool, "__name__": __name__}
+    exec(GENERIC, namespace)
+
+    assert content_of(namespace["double"], {"x": 2}) == "4"
+    assert content_of(namespace["Box"]().put, {"x": 2}) == "6"
+    assert "integer" in str(content_of(namespace["double"], {"x": "2"}))

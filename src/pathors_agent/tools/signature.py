@@ -211,7 +211,7 @@ def _scope(function: Callable[..., Any], parameters: Iterable[inspect.Parameter]
 
 
 def _enclosing_names(function: Any, module: dict[str, Any]) -> dict[str, Any]:
-    """Return the names of the functions and classes around a function, the inner ones first.
+    """Return the names of the functions and classes around a function; inner scopes take precedence.
 
     A function that runs is found on the stack; of one that has returned only the names are known
     that the function uses itself.
@@ -226,7 +226,9 @@ def _enclosing_names(function: Any, module: dict[str, Any]) -> dict[str, Any]:
         frame = frame.f_back
     names: dict[str, Any] = {}
     for path in around:
-        names |= found.get(path) or _names_of_class(path, module)
+        scope = {**_names_at(path, module), **found.get(path, {})}
+        names |= {**_type_parameters(scope.get("__type_params__")), **scope}
+    names |= _type_parameters(getattr(function, "__type_params__", None))
     code = getattr(function, "__code__", None)
     free = code.co_freevars if code else ()
     for name, cell in zip(free, getattr(function, "__closure__", None) or (), strict=True):
@@ -235,11 +237,19 @@ def _enclosing_names(function: Any, module: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
-def _names_of_class(path: str, module: dict[str, Any]) -> Mapping[str, Any]:
+def _type_parameters(parameters: Any) -> dict[str, Any]:
+    """Return the type parameters of a class or function (Python 3.12 and later) by name."""
+    return {each.__name__: each for each in parameters} if isinstance(parameters, tuple) else {}
+
+
+def _names_at(path: str, module: dict[str, Any]) -> Mapping[str, Any]:
+    """Return the names of a class, or the type parameters of a function, by its path."""
     found: Any = module.get(path.partition(".")[0])
     for name in path.split(".")[1:]:
         found = getattr(found, name, None)
-    return vars(found) if isinstance(found, type) else {}
+    if isinstance(found, type):
+        return vars(found)
+    return {"__type_params__": getattr(found, "__type_params__", None)}
 
 
 def _hint(parameter: inspect.Parameter, scope: _Scope, tool: str) -> Any:
