@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, case, select
 
 from pathors_agent.history.trim import HistoryTail
 from pathors_agent.messages import Message, UserMessage
-from pathors_agent.stores import sql_sessions, sql_turns
+from pathors_agent.stores import sql_lists, sql_sessions, sql_turns
 from pathors_agent.stores.base import (
     MAX_SEARCH_BYTES,
     PROBE_CHARACTERS,
@@ -194,7 +194,7 @@ class SQLStore(Store):
         """Return the sessions whose `data_text` contains the text, newest update first."""
         return await self._database.read(
             "search the sessions",
-            lambda c: sql_sessions.search(
+            lambda c: sql_lists.search(
                 c, project, text, limit=limit, offset=offset, max_bytes=max_bytes
             ),
         )
@@ -205,7 +205,7 @@ class SQLStore(Store):
         """List sessions, newest first, ended ones included."""
         return await self._database.read(
             "list the sessions",
-            lambda c: sql_sessions.summaries(c, project, text, limit, offset),
+            lambda c: sql_lists.summaries(c, project, text, limit, offset),
         )
 
     async def rename_session(self, project: str, session_id: str, title: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 from pathors_agent.errors import SessionConflict
 from pathors_agent.history.trim import HistoryTail
-from pathors_agent.stores import sql_sessions, sql_turns
+from pathors_agent.stores import sql_lists, sql_sessions, sql_turns
 from pathors_agent.stores.base import OpenedSession
 from pathors_agent.stores.database import Connection, Database
 from pathors_agent.stores.session_store import LoadedSession, SessionStore
@@ -122,7 +122,7 @@ class SQLSessions(SessionStore):
         return self._run(
             lambda database: database.read(
                 "list the sessions",
-                lambda c: sql_sessions.live_ids(c, self._project, limit, offset),
+                lambda c: sql_lists.live_ids(c, self._project, limit, offset),
             )
         )
 

@@ -1,7 +1,7 @@
-"""Transactions on sessions: create, read, search, list and end them."""
+"""Transactions on one session: create, read, rename and end it."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -19,25 +19,22 @@ from sqlalchemy import (
     literal,
     literal_column,
     not_,
-    or_,
     select,
 )
 from sqlalchemy.dialects.postgresql import insert
 
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.history.trim import HistoryTail
-from pathors_agent.stores.base import Omitted, Page, Session, SessionSummary
+from pathors_agent.stores.base import Omitted, Session
 from pathors_agent.stores.database import Connection
 from pathors_agent.stores.tables import (
     call_ids,
     clock,
     joined,
-    json_numbers,
     leases,
     messages,
     notes,
     position,
-    read_optional_time,
     read_time,
     requests,
     sessions,
@@ -45,29 +42,23 @@ from pathors_agent.stores.tables import (
     text_bytes,
 )
 from pathors_agent.stores.texts import (
-    joined_text,
     json_text,
     read_message_text,
     same_values,
-    searchable,
 )
 
 # Another writer may end a session between two statements, and a third create it again.
 _TRIES = 10
 
-# Sessions of a page whose sizes are read together. SQLite reads a text to know its size, so the
-# sizes of all sessions behind the end of a page would be wasted work.
-_READ_AT_ONCE = 20
-
-_LIVE = sessions.c.ended_at.is_(None)
+LIVE = sessions.c.ended_at.is_(None)
 _THIS = (
     sessions.c.project == bindparam("project"),
     sessions.c.id == bindparam("session_id"),
-    _LIVE,
+    LIVE,
 )
 
 
-def _joined_messages(separator: str, *conditions: ColumnElement[bool]) -> ScalarSelect[str]:
+def joined_messages(separator: str, *conditions: ColumnElement[bool]) -> ScalarSelect[str]:
     """Return the expression for the texts of a session's messages, or NULL if it has none."""
     ordered = (
         select(messages.c.text, messages.c.revision)
@@ -167,15 +158,15 @@ def _with_messages(*conditions: ColumnElement[bool]) -> Select[Any]:
         sessions.c.variables,
         sessions.c.provider,
         # JSON text holds no raw line break, so one separates the messages.
-        _joined_messages("\n", *conditions),
+        joined_messages("\n", *conditions),
         sessions.c.revision,
         sessions.c.created_at,
         sessions.c.updated_at,
     )
 
 
-_WHOLE = _with_messages()
-_ONE = _WHOLE.where(*_THIS)
+WHOLE = _with_messages()
+_ONE = WHOLE.where(*_THIS)
 _LAST = _with_messages(
     messages.c.revision > sessions.c.revision - bindparam("count", type_=BigInteger)
 ).where(*_THIS)
@@ -190,7 +181,7 @@ _REST = select(
     sessions.c.incarnation,
     sessions.c.revision,
     sessions.c.updated_at,
-    _joined_messages("\n", messages.c.revision > _KNOWN),
+    joined_messages("\n", messages.c.revision > _KNOWN),
 ).where(*_THIS)
 
 
@@ -221,7 +212,7 @@ def read(
     if tail is not None:
         return _read_tail(connection, this, tail)
     row = connection.row(_ONE, **this)
-    return None if row is None else _session(row)
+    return None if row is None else session_of(row)
 
 
 # Messages of a session that are read first; if its tail is longer, it is read with more of them.
@@ -267,7 +258,7 @@ def _read_tail(
     """Return a session without messages that a tail leaves out, or None if there is none."""
     count = _READ_FIRST
     while (row := connection.row(_LAST, **this, count=count)) is not None:
-        session = _session(row, count)
+        session = session_of(row, count)
         if session.revision <= count:
             return session
         if place := tail.start(session.messages):
@@ -324,7 +315,8 @@ def whole(connection: Connection, project: str, session_id: str) -> Session:
     return session
 
 
-def _session(row: Sequence[Any], count: int | None = None) -> Session:
+def session_of(row: Sequence[Any], count: int | None = None) -> Session:
+    """Return the session of a row of `WHOLE`; `count` is the number of messages that were read."""
     project, session_id, incarnation, variables, provider, lines, revision, *times = row
     texts = _split(lines, revision if count is None else min(count, revision))
     created_at, updated_at = map(read_time, times)
@@ -378,156 +370,3 @@ def rename(connection: Connection, project: str, session_id: str, title: str) ->
     """Set a session's title. Return False if there is no such session."""
     named = {"project": project, "session_id": session_id}
     return connection.change(_RENAME, **named, title=json_text(title)) > 0
-
-
-# - lists -
-
-_TEXT = bindparam("text", type_=Text)
-_DATA = (
-    literal('{"variables":', Text)
-    + sessions.c.variables
-    + literal(',"messages":[', Text)
-    + func.coalesce(_joined_messages(","), literal("", Text))
-    + literal("]}", Text)
-)
-_DATA_CONTAINS = position(_DATA, _TEXT) > 0
-_OF_PROJECT = sessions.c.project == bindparam("project")
-_SUMMARY = (
-    sessions.c.id,
-    sessions.c.provider,
-    sessions.c.revision,
-    sessions.c.created_at,
-    sessions.c.ended_at,
-    sessions.c.title,
-)
-
-
-class _ListStatements:
-    """The statements of a list: a page of rows, each with the total at its end; the total alone."""
-
-    def __init__(
-        self,
-        columns: Iterable[ColumnElement[Any]],
-        conditions: Iterable[ColumnElement[bool]],
-        newest: ColumnElement[int],
-    ) -> None:
-        found = select(*columns).where(_OF_PROJECT, *conditions)
-        self._page = (
-            found.add_columns(func.count().over())
-            .order_by(newest.desc(), sessions.c.number.desc())
-            .limit(bindparam("limit", type_=BigInteger))
-            .offset(bindparam("offset", type_=BigInteger))
-        )
-        self._count = select(func.count()).select_from(found.subquery())
-
-    def read(
-        self, connection: Connection, limit: int, offset: int, **values: str
-    ) -> tuple[list[Any], int]:
-        """Return the rows of a page, and the number of all rows."""
-        rows = connection.rows(self._page, limit=limit, offset=offset, **values)
-        # Without a row, the page is empty or past the end.
-        total = rows[0][-1] if rows else connection.value(self._count, **values)
-        return rows, int(total or 0)
-
-
-_NUMBER = (sessions.c.number,)
-_ALL_LIVE = _ListStatements(_NUMBER, [_LIVE], sessions.c.updated_at)
-_LIVE_IDS = _ListStatements((sessions.c.id,), [_LIVE], sessions.c.updated_at)
-_FOUND = _ListStatements(_NUMBER, [_LIVE, _DATA_CONTAINS], sessions.c.updated_at)
-_ALL = _ListStatements(_SUMMARY, [], sessions.c.created_at)
-_LISTED = _ListStatements(
-    _SUMMARY,
-    [
-        or_(
-            position(sessions.c.id, _TEXT) > 0,
-            position(sessions.c.title, _TEXT) > 0,
-            _LIVE & _DATA_CONTAINS,
-        )
-    ],
-    sessions.c.created_at,
-)
-
-_AMONG = sessions.c.number.op("IN")(json_numbers(bindparam("numbers", type_=Text)))
-_MESSAGE_BYTES = (
-    select(func.coalesce(func.sum(text_bytes(messages.c.text)), 0))
-    .where(messages.c.session == sessions.c.number)
-    .correlate(sessions)
-    .scalar_subquery()
-)
-_COMMAS = case((sessions.c.revision > 0, sessions.c.revision - 1), else_=0)
-_SIZES = select(
-    sessions.c.number,
-    _MESSAGE_BYTES + text_bytes(sessions.c.variables) + _COMMAS + len(joined_text("", ())),
-).where(_AMONG)
-_SEVERAL = _WHOLE.add_columns(sessions.c.number).where(_AMONG)
-
-
-def search(
-    connection: Connection, project: str, text: str, *, limit: int, offset: int, max_bytes: int
-) -> Page[Session]:
-    """Return the sessions whose data contains a text, newest update first."""
-    wanted = searchable(text)
-    if wanted is None:
-        return Page((), total=0)
-    values = {"project": project} | ({"text": wanted} if wanted else {})
-    rows, total = (_FOUND if wanted else _ALL_LIVE).read(connection, limit, offset, **values)
-    page: list[Session] = []
-    left = max_bytes
-    for start in range(0, len(rows), _READ_AT_ONCE):
-        numbers = [number for number, _ in rows[start : start + _READ_AT_ONCE]]
-        fitting = _fitting(connection, numbers, left, is_first=not page)
-        added = _several(connection, fitting)
-        page += added
-        left -= sum(session.size for session in added)
-        if len(fitting) < len(numbers):
-            break
-    return Page(tuple(page), total=total)
-
-
-def live_ids(connection: Connection, project: str, limit: int, offset: int) -> list[str]:
-    """Return the ids of the sessions that have not ended, newest update first."""
-    rows, _ = _LIVE_IDS.read(connection, limit, offset, project=project)
-    return [session_id for session_id, _ in rows]
-
-
-def _fitting(
-    connection: Connection, numbers: Sequence[int], left: int, *, is_first: bool
-) -> Sequence[int]:
-    """Return the sessions from the first on whose data fits into the bytes that are left."""
-    sizes = dict(connection.rows(_SIZES, numbers=json.dumps(numbers)))
-    for index, number in enumerate(numbers):
-        left -= sizes[number]
-        if left < 0 and not (is_first and index == 0):
-            return numbers[:index]
-    return numbers
-
-
-def _several(connection: Connection, numbers: Sequence[int]) -> list[Session]:
-    if not numbers:
-        return []
-    rows = connection.rows(_SEVERAL, numbers=json.dumps(numbers))
-    return [_session(row[:-1]) for row in sorted(rows, key=lambda row: numbers.index(row[-1]))]
-
-
-def summaries(
-    connection: Connection, project: str, text: str, limit: int, offset: int
-) -> Page[SessionSummary]:
-    """List sessions, newest first, ended ones included."""
-    wanted = searchable(text)
-    if wanted is None:
-        return Page((), total=0)
-    values = {"project": project} | ({"text": wanted} if wanted else {})
-    rows, total = (_LISTED if wanted else _ALL).read(connection, limit, offset, **values)
-    return Page(tuple(_summary(row) for row in rows), total=total)
-
-
-def _summary(row: Sequence[Any]) -> SessionSummary:
-    session_id, provider, revision, created_at, ended_at, title, _ = row
-    return SessionSummary(
-        id=session_id,
-        provider=json.loads(provider),
-        message_count=revision,
-        created_at=read_time(created_at),
-        ended_at=read_optional_time(ended_at),
-        title=json.loads(title) if title else "",
-    )
