@@ -31,10 +31,13 @@ PUBLIC_NAMES = {
     *("Transport", "AsyncTransport", "Request", "Response", "AsyncResponse"),
     *("HTTPTransport", "AsyncHTTPTransport", "AiohttpTransport", "Timeouts"),
     *("RetryingTransport", "AsyncRetryingTransport", "FallbackTransport"),
-    "AsyncFallbackTransport",
+    *("AsyncFallbackTransport", "EndpointProfile", "PROFILES"),
+    # which messages a model is sent
+    *("last_turns", "token_budget", "summarized"),
     # the exceptions that programs catch most often
     *("AgentError", "ConversationError", "ToolDefinitionError", "ToolError", "SessionNotFound"),
     *("TransportError", "ProviderError", "AuthenticationError"),
+    *("IncompleteResponse", "MalformedResponse", "RunNotFinished"),
 }
 
 # The packages whose names are for programs, too.
@@ -43,7 +46,7 @@ NAMES_OF_PACKAGES = {
         *("ModelContext", "ModelRequest", "Instructions", "AsyncInstructions"),
         *("ModelHook", "AsyncModelHook", "NextModel", "AsyncNextModel"),
         *("ToolHook", "AsyncToolHook", "NextTool", "AsyncNextTool"),
-        *("summarized", "Price", "Amounts"),
+        *("Price", "Amounts"),
     },
     "checking": {"check_endpoint", "Finding", "Report", "Verdict"},
     "core": {"Run", "CallModel", "CallTool", "GiveFeedback", "Status"},
@@ -54,14 +57,7 @@ NAMES_OF_PACKAGES = {
         *("BatchRefused", "RunExists", "RunFailed", "RunNotFound"),
     },
     "history": {
-        *(
-            "last_turns",
-            "token_budget",
-            "estimate_tokens",
-            "History",
-            "AsyncHistory",
-            "HistoryTail",
-        ),
+        *("estimate_tokens", "History", "AsyncHistory", "HistoryTail"),
         *("Prompt", "GivenConversation"),
     },
     "offline": {"OfflineTransport", "AsyncOfflineTransport"},
@@ -94,7 +90,7 @@ NAMES_OF_PACKAGES = {
         *("ToolChoice", "AsyncToolChoice"),
     },
     "transports": {"LoggingTransport", "AsyncLoggingTransport"},
-    "wire": {"EndpointProfile", "PROFILES", "Quirk", "Delta", "RequestTemplate", "ResponseStream"},
+    "wire": {"Quirk", "Delta", "RequestTemplate", "ResponseStream"},
 }
 PACKAGES = {"pathors_agent": PUBLIC_NAMES} | {
     f"pathors_agent.{name}": names for name, names in NAMES_OF_PACKAGES.items()

@@ -17,6 +17,7 @@ from pathors_agent import (
     AiohttpTransport,
     AsyncHTTPTransport,
     AsyncRetryingTransport,
+    EndpointProfile,
     HTTPTransport,
     Limits,
     ModelOptions,
@@ -27,7 +28,6 @@ from pathors_agent import (
 )
 from pathors_agent.server import ServerSettings
 from pathors_agent.telemetry.spans import CAPTURE
-from pathors_agent.wire import EndpointProfile
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"

@@ -5,7 +5,16 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pathors_agent import Agent, AssistantMessage, AsyncAgent, Request, TransportError, Usage, tool
+from pathors_agent import (
+    Agent,
+    AssistantMessage,
+    AsyncAgent,
+    EndpointProfile,
+    Request,
+    TransportError,
+    Usage,
+    tool,
+)
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     Entry,
@@ -15,7 +24,6 @@ from pathors_agent.testing import (
     http_error,
     raw,
 )
-from pathors_agent.wire import EndpointProfile
 
 STREAMED = Request(body=b'{"model":"m","stream":true,"messages":[]}')
 COUNTED = Request(body=b'{"stream":true,"stream_options":{"include_usage":true}}')

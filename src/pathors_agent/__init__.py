@@ -11,20 +11,25 @@ if TYPE_CHECKING:
     from pathors_agent.agents.hooks import AsyncHook, Hook
     from pathors_agent.agents.result import RunResult
     from pathors_agent.agents.stream import AsyncRunStream, RunStream
+    from pathors_agent.agents.summaries import summarized
     from pathors_agent.core.conversation import Conversation
     from pathors_agent.core.limits import Limits
     from pathors_agent.errors import (
         AgentError,
         AuthenticationError,
         ConversationError,
+        IncompleteResponse,
         LimitReached,
+        MalformedResponse,
         ProviderError,
+        RunNotFinished,
         SessionNotFound,
         ToolDefinitionError,
         ToolError,
         TransportError,
     )
     from pathors_agent.history.loading import dump_messages, load_messages
+    from pathors_agent.history.trim import last_turns, token_budget
     from pathors_agent.mcp.tools import MCPTools
     from pathors_agent.messages import (
         AssistantMessage,
@@ -57,6 +62,7 @@ if TYPE_CHECKING:
         ToolCallDelta,
         ToolProgressDelta,
     )
+    from pathors_agent.wire.profiles import PROFILES, EndpointProfile
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -67,20 +73,25 @@ else:
             "agents.hooks": ("AsyncHook", "Hook"),
             "agents.result": ("RunResult",),
             "agents.stream": ("AsyncRunStream", "RunStream"),
+            "agents.summaries": ("summarized",),
             "core.conversation": ("Conversation",),
             "core.limits": ("Limits",),
             "errors": (
                 "AgentError",
                 "AuthenticationError",
                 "ConversationError",
+                "IncompleteResponse",
                 "LimitReached",
+                "MalformedResponse",
                 "ProviderError",
+                "RunNotFinished",
                 "SessionNotFound",
                 "ToolDefinitionError",
                 "ToolError",
                 "TransportError",
             ),
             "history.loading": ("dump_messages", "load_messages"),
+            "history.trim": ("last_turns", "token_budget"),
             "mcp.tools": ("MCPTools",),
             "messages": (
                 "AssistantMessage",
@@ -108,12 +119,14 @@ else:
             "transports.retry": ("AsyncRetryingTransport", "RetryingTransport"),
             "wire.chat_completions": ("ModelOptions",),
             "wire.deltas": ("ReasoningDelta", "TextDelta", "ToolCallDelta", "ToolProgressDelta"),
+            "wire.profiles": ("PROFILES", "EndpointProfile"),
         },
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PROFILES",
     "Agent",
     "AgentError",
     "AiohttpTransport",
@@ -133,13 +146,16 @@ __all__ = [
     "Conversation",
     "ConversationError",
     "Decision",
+    "EndpointProfile",
     "FallbackTransport",
     "HTTPTransport",
     "Hook",
+    "IncompleteResponse",
     "JSONValue",
     "LimitReached",
     "Limits",
     "MCPTools",
+    "MalformedResponse",
     "ModelOptions",
     "ProviderError",
     "ReasoningDelta",
@@ -147,6 +163,7 @@ __all__ = [
     "Response",
     "Retry",
     "RetryingTransport",
+    "RunNotFinished",
     "RunResult",
     "RunStream",
     "SessionNotFound",
@@ -167,6 +184,9 @@ __all__ = [
     "Usage",
     "UserMessage",
     "dump_messages",
+    "last_turns",
     "load_messages",
+    "summarized",
+    "token_budget",
     "tool",
 ]

@@ -18,9 +18,11 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from effort import examples
 from pathors_agent import (
+    PROFILES,
     Agent,
     AsyncAgent,
     Conversation,
+    EndpointProfile,
     Limits,
     ToolContext,
     ToolError,
@@ -34,7 +36,6 @@ from pathors_agent.core import Status
 from pathors_agent.errors import RunNotFinished
 from pathors_agent.schema.arguments import ArgumentsRefused
 from pathors_agent.testing import AsyncScriptedTransport, Entry, ScriptedTransport, calls
-from pathors_agent.wire import PROFILES, EndpointProfile
 from pathors_agent.wire.message_builder import MessageBuilder
 from ways import Way
 

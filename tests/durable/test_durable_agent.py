@@ -16,6 +16,7 @@ from pathors_agent import (
     AsyncAgent,
     Budget,
     ConversationError,
+    EndpointProfile,
     LimitReached,
     Limits,
     ModelOptions,
@@ -34,7 +35,6 @@ from pathors_agent.durable import (
 )
 from pathors_agent.messages import JSONValue
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
-from pathors_agent.wire import EndpointProfile
 from pathors_agent.wire.profiles import DEFAULT_PROFILE
 
 pytestmark = pytest.mark.anyio

@@ -16,10 +16,10 @@ from pathors_agent import (
     ProviderError,
     RetryingTransport,
     SessionNotFound,
+    last_turns,
     tool,
 )
 from pathors_agent.errors import SessionConflict
-from pathors_agent.history import last_turns
 from pathors_agent.messages import Message
 from pathors_agent.server import Project
 from pathors_agent.sessions import AsyncEndpointSessions, EndpointSessions

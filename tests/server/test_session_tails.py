@@ -18,9 +18,11 @@ from pathors_agent import (
     AsyncTransport,
     Request,
     ToolContext,
+    last_turns,
+    token_budget,
     tool,
 )
-from pathors_agent.history import History, last_turns, token_budget
+from pathors_agent.history import History
 from pathors_agent.server import Project
 from pathors_agent.stores import SQLStore, sql, sql_sessions
 

@@ -12,6 +12,7 @@ from pathors_agent import (
     Agent,
     AsyncAgent,
     AsyncHTTPTransport,
+    EndpointProfile,
     HTTPTransport,
     Limits,
     ProviderError,
@@ -34,7 +35,6 @@ from pathors_agent.testing import (
     calls,
     raw,
 )
-from pathors_agent.wire import EndpointProfile
 from servers import CLOSE, ScriptedServer, chunk, head
 from ways import WAYS
 

@@ -14,6 +14,7 @@ from pathors_agent import (
     AsyncAgent,
     ContentPart,
     Conversation,
+    EndpointProfile,
     JSONValue,
     Limits,
     ModelOptions,
@@ -39,7 +40,6 @@ from pathors_agent.testing import (
     replay,
     replay_async,
 )
-from pathors_agent.wire import EndpointProfile
 from ways import WAYS
 
 

@@ -6,8 +6,7 @@ from typing import Any, TypedDict, assert_type
 
 from pydantic import BaseModel
 
-from pathors_agent import Agent, AsyncAgent, AsyncTransport, RunResult, Transport
-from pathors_agent.agents import summarized
+from pathors_agent import Agent, AsyncAgent, AsyncTransport, RunResult, Transport, summarized
 from pathors_agent.messages import Message
 
 

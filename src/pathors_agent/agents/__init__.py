@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         NextTool,
         ToolHook,
     )
-    from pathors_agent.agents.summaries import summarized
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -38,7 +37,6 @@ else:
                 "NextTool",
                 "ToolHook",
             ),
-            "agents.summaries": ("summarized",),
         },
     )
 
@@ -57,5 +55,4 @@ __all__ = [
     "NextTool",
     "Price",
     "ToolHook",
-    "summarized",
 ]

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
         History,
         HistoryTail,
         estimate_tokens,
-        last_turns,
-        token_budget,
     )
 else:
     __getattr__, __dir__ = lazy_names(
@@ -24,8 +22,6 @@ else:
                 "History",
                 "HistoryTail",
                 "estimate_tokens",
-                "last_turns",
-                "token_budget",
             ),
         },
     )
@@ -37,6 +33,4 @@ __all__ = [
     "HistoryTail",
     "Prompt",
     "estimate_tokens",
-    "last_turns",
-    "token_budget",
 ]

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from pathors_agent.wire.chat_completions import RequestTemplate
     from pathors_agent.wire.deltas import Delta
     from pathors_agent.wire.message_builder import Quirk
-    from pathors_agent.wire.profiles import PROFILES, EndpointProfile
     from pathors_agent.wire.response_stream import ResponseStream
 else:
     __getattr__, __dir__ = lazy_names(
@@ -17,15 +16,12 @@ else:
             "wire.chat_completions": ("RequestTemplate",),
             "wire.deltas": ("Delta",),
             "wire.message_builder": ("Quirk",),
-            "wire.profiles": ("PROFILES", "EndpointProfile"),
             "wire.response_stream": ("ResponseStream",),
         },
     )
 
 __all__ = [
-    "PROFILES",
     "Delta",
-    "EndpointProfile",
     "Quirk",
     "RequestTemplate",
     "ResponseStream",
