@@ -15,11 +15,10 @@ from pathors_agent import (
     HTTPTransport,
     ProviderError,
     RetryingTransport,
-    SessionNotFound,
     last_turns,
     tool,
 )
-from pathors_agent.errors import SessionConflict
+from pathors_agent.errors import SessionConflict, SessionNotFound
 from pathors_agent.messages import Message
 from pathors_agent.server import Project
 from pathors_agent.sessions import AsyncEndpointSessions, EndpointSessions

@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from pathors_agent import SessionNotFound
-from pathors_agent.errors import SessionConflict, StoreError
+from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.messages import AssistantMessage, UserMessage
 from pathors_agent.stores import Lease, Session, SQLStore
 
