@@ -289,13 +289,13 @@ def _field(parameter: inspect.Parameter, hint: Any, description: str | None, too
     hint = read_whole(hint)
     metadata = getattr(hint, "__metadata__", ())
     inner: Any = get_args(hint)[0] if metadata else hint
-    if parameter.default is None and inner not in (Any, object):  # models send the default
-        inner = Optional[inner]  # noqa: UP045  (a forward reference has no "|")
     ours = Field(
         description=next(filter(None, map(_documentation, metadata)), description),
         json_schema_extra=_shown_default(parameter.default) if has_default else None,
     )
     try:
+        if parameter.default is None and inner not in (Any, object):  # models send the default
+            inner = Optional[inner]  # noqa: UP045  (a forward reference has no "|")
         annotated = _ANNOTATED[(inner, ours, *metadata)]
     except (AttributeError, TypeError) as error:  # a value is no type
         raise refused(tool, _at(parameter.name), _NO_TYPE, error) from error
