@@ -9,15 +9,12 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from pathors_agent.durable import engine
 from pathors_agent.durable.records import SEPARATOR
 from pathors_agent.telemetry.events import emit
-
-if TYPE_CHECKING:
-    import psycopg
 
 CHANNEL = "pathors_durable"
 
@@ -82,7 +79,9 @@ class Bell:
         while not ended.is_set():
             try:
                 with psycopg.connect(address, autocommit=True, connect_timeout=10) as connection:
-                    if _is_pooled(connection):
+                    # A LISTEN would stay in a session of a pooler, and its notifications would
+                    # reach another client.
+                    if engine.is_pooled(connection):
                         emit("listen_impossible")
                         return
                     connection.execute(f"LISTEN {CHANNEL}")
@@ -92,15 +91,6 @@ class Bell:
             except psycopg.Error as error:
                 emit("listen_failed", error=type(error).__name__)
                 ended.wait(_LISTEN_SECONDS)
-
-
-def _is_pooled(connection: "psycopg.Connection[Any]") -> bool:
-    """Return whether a pooler answers, which may share a server's session among its clients.
-
-    A LISTEN would stay in that session, and its notifications would reach another client.
-    """
-    row = connection.execute("SELECT pg_backend_pid()").fetchone()
-    return row is None or row[0] != connection.info.backend_pid
 
 
 def ended_topic(segment: str) -> str:

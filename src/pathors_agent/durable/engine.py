@@ -17,7 +17,7 @@ from secrets import token_hex
 from typing import Any
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient, Serializer
+from dbos import DBOSClient, Serializer
 
 from pathors_agent.errors import (
     ProviderError,
@@ -40,6 +40,11 @@ CONNECT_SECONDS = 10
 # A check that takes longer is a failed one: probes wait a few seconds for it.
 CHECK_SECONDS = 5
 _CHECK_MS = CHECK_SECONDS * 1000
+
+# PostgreSQL ends a session that leaves a transaction open for so long, and releases its locks: its
+# program may be paused.
+IDLE_MS = 60_000
+_SET_UP = "pathors_agent"
 
 # A worker records many runs at once.
 WORKER_CONNECTIONS = 20
@@ -78,6 +83,7 @@ PRIVATE_NAMES = (
     "_schemas.system_database:SystemSchema.workflow_status.c.workflow_uuid",
     "_sys_db:SystemDatabase._now_ms_sql",
     "_sys_db:SystemDatabase.record_operation_result",
+    "_sys_db:SystemDatabase.run_migrations",
     "_sys_db:SystemDatabase.update_last_fired_at",
     "_sys_db:SystemDatabase.update_workflow_outcome",
 )
@@ -133,8 +139,13 @@ def connect(database: str) -> DBOSClient:
     url = sync_url(database)
     with as_store_errors("open the durable runs", shown(url)):
         _check(url)
-    DBOS.migrate(url.render_as_string(hide_password=False))
-    return _client(url)
+    client = _client(url)
+    try:
+        client._sys_db.run_migrations()
+    except BaseException:
+        client.destroy()
+        raise
+    return client
 
 
 def connect_worker(database: str) -> DBOSClient:
@@ -199,6 +210,7 @@ def _client(url: sa.URL, **options: Any) -> DBOSClient:
         system_database_url=url.render_as_string(hide_password=False),
         serializer=JSONSerializer(),
         application_name=APPLICATION,
+        sys_db_idle_transaction_timeout_sec=0,  # see `_set_up`
         **options,
     )
     if not isinstance(getattr(getattr(client, "_sys_db", None), "engine", None), sa.Engine):
@@ -206,13 +218,29 @@ def _client(url: sa.URL, **options: Any) -> DBOSClient:
         raise _unfit("DBOSClient._sys_db.engine")
     sql(client).hide_parameters = True  # errors would quote what users write
     if url.get_backend_name() == "postgresql":
-        sa.event.listen(sql(client), "checkout", _prepare_nothing)
+        sa.event.listen(sql(client), "checkout", _set_up)
     return client
 
 
-def _prepare_nothing(connection: Any, *_: object) -> None:
-    """Keep statements unprepared: a pooler may run each transaction on another connection."""
+def _set_up(connection: Any, record: Any, _proxy: object) -> None:
+    """Set a new connection up: without prepared statements, and bounded between statements.
+
+    A pooler may run each transaction in another session, which other programs use next. So nothing
+    is set in a session of a pooler.
+    """
+    if _SET_UP in record.info:
+        return
+    record.info[_SET_UP] = True
     connection.prepare_threshold = None
+    if not is_pooled(connection):
+        connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_MS}")
+    connection.commit()
+
+
+def is_pooled(connection: Any) -> bool:
+    """Return whether a pooler answers, which may share a server's session among its clients."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row is None or row[0] != connection.info.backend_pid
 
 
 def _silence() -> None:
