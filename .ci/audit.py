@@ -74,7 +74,7 @@ def audited(pins):
 
 
 def tool_python(command):
-    """Run pip-audit in an environment of its own; give what it said on stderr."""
+    """Run pip-audit in an environment of its own; return what it said on stderr."""
     python = TOOL / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(TOOL)], check=True)

@@ -61,7 +61,7 @@ def environment(name, packages):
 
 
 def build(tools):
-    """Build both, the wheel out of the source; give their paths."""
+    """Build both, the wheel out of the source; return their paths."""
     shutil.rmtree(DIST, ignore_errors=True)
     options = ["--installer", "uv"] if uv() else []
     call([python(tools), "-m", "build", *options, "--outdir", str(DIST), ROOT])

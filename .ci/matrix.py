@@ -30,7 +30,7 @@ def main():
 
 
 def tested(version, path):
-    """Run the suite on one Python; give whether it passed, and pytest's closing line."""
+    """Run the suite on one Python; return whether it passed, and pytest's closing line."""
     name = "{}.{}".format(*version)
     print(f"\n=== Python {name}: {path}", flush=True)
     directory = ROOT / ".venvs" / name
@@ -79,7 +79,7 @@ def version_of(path):
 
 
 def asked(command):
-    """Run a command; give what it printed, or None when it failed or is not there."""
+    """Run a command; return what it printed, or None when it failed or is not there."""
     try:
         run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):

@@ -84,7 +84,7 @@ class Client:
         self._answer()
 
     def ask(self, **what: Any) -> Any:
-        """Have it do something; give its answer."""
+        """Have it do something; return its answer."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps(what) + "\n")
         self._process.stdin.flush()

@@ -21,7 +21,7 @@ STATM = Path("/proc/self/statm")
 
 OnDelta = Callable[[], object]
 Read = Callable[[str, OnDelta], Awaitable[str]]
-"""Ask the model of that name; call the function at each piece of text; give the whole text."""
+"""Ask the model of that name; call the function at each piece of text; return the whole text."""
 
 
 def aiohttp_reader(base_url: str) -> Read:
@@ -111,7 +111,7 @@ class Clock:
 
 
 async def time_streams(read: Read, model: str, streams: int) -> dict[str, Any]:
-    """Read so many streams side by side; give the CPU seconds, and the texts' lengths."""
+    """Read so many streams side by side; return the CPU seconds, and the texts' lengths."""
     gc.collect()
     clock = Clock()
     texts = await asyncio.gather(*(read(model, clock.on_delta) for _ in range(streams)))
@@ -120,7 +120,7 @@ async def time_streams(read: Read, model: str, streams: int) -> dict[str, Any]:
 
 
 async def weigh_streams(read: Read, fewer: int, more: int) -> dict[str, Any]:
-    """Open streams and hold them; give the bytes of memory for each beyond the fewer."""
+    """Open streams and hold them; return the bytes of memory for each beyond the fewer."""
     opened = asyncio.Semaphore(0)
     tasks: list[asyncio.Task[str]] = []
     light = await _open_up_to(fewer, tasks, read, opened)
@@ -134,7 +134,7 @@ async def weigh_streams(read: Read, fewer: int, more: int) -> dict[str, Any]:
 async def _open_up_to(
     count: int, tasks: list[asyncio.Task[str]], read: Read, opened: asyncio.Semaphore
 ) -> int:
-    """Open streams, a few at a time, each to its first piece; give the memory in use."""
+    """Open streams, a few at a time, each to its first piece; return the memory in use."""
     while len(tasks) < count:
         few = min(count - len(tasks), 10)
         tasks += [asyncio.ensure_future(_hold(read, opened)) for _ in range(few)]

@@ -68,7 +68,7 @@ def new_tab(chromium: "Browser") -> Iterator[NewTab]:
 
 
 def watch(page: "Page", origin: str, expected_errors: int) -> Callable[[], None]:
-    """Watch over a tab; give what asserts at the end that it behaved.
+    """Watch over a tab; return what asserts at the end that it behaved.
 
     Each answer with an error status is an error on the console: so many are expected.
     """

@@ -179,7 +179,7 @@ class ClientProgram:
     def perform(
         self, scenario: str, server: "Live", *, key: str | None = None, **given: Any
     ) -> Any:
-        """Let it perform a scenario; give what it saw, as its program says."""
+        """Let it perform a scenario; return what it saw, as its program says."""
         about = {"scenario": scenario, "base_url": server.base, "key": key or server.key}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({**about, "given": given}).encode() + b"\n")

@@ -203,7 +203,7 @@ class Server:
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str]:
-        """Wait for its end; give its status, and what it wrote to standard error."""
+        """Wait for its end; return its status, and what it wrote to standard error."""
         _, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
         return self.process.returncode, errors
 
@@ -296,7 +296,7 @@ def gate() -> Iterator[Gate]:
 
 
 def write_projects(folder: Path, more: str = "") -> str:
-    """Write a project file and its models; give its path."""
+    """Write a project file and its models; return its path."""
     (folder / "models_of_tests.py").write_text(MODELS)
     (folder / "projects.toml").write_text(PROJECTS + more)
     return str(folder / "projects.toml")

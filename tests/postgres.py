@@ -133,7 +133,7 @@ def end_with_parent() -> list[str]:
 def start(
     postgres: list[str], folder: Path, more: Mapping[str, str]
 ) -> tuple["subprocess.Popen[bytes]", int]:
-    """Start the server and wait for it; give its process and port."""
+    """Start the server and wait for it; return its process and port."""
     for _ in range(TRIES):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = int(free.getsockname()[1])

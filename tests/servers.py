@@ -237,7 +237,7 @@ class ModelServer:
         raise RuntimeError(f"the server did not start: {log.read_text()}")
 
     def ask(self, method: str, path: str, body: object = None) -> object:
-        """Send a request to the server's own control pages; give the JSON of its answer."""
+        """Send a request to the server's own control pages; return the JSON of its answer."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))

@@ -71,7 +71,7 @@ Cut = Callable[[bytes], list[bytes]]
 
 
 def read(pieces: Iterable[bytes]) -> tuple[ResponseStream, list[Delta]]:
-    """Feed every piece; give the stream, closed, and all its deltas."""
+    """Feed every piece; return the stream, closed, and all its deltas."""
     stream = ResponseStream()
     return stream, feed(stream, pieces)
 

@@ -253,7 +253,7 @@ def test_own_prompts_are_one_conversation_and_errors_are_shown() -> None:
 
 
 def on_terminal(*arguments: str, **more: str) -> str:
-    """Run the demo with a terminal for its output; give what it showed."""
+    """Run the demo with a terminal for its output; return what it showed."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "pathors_agent", "demo", "-p", "1 + 1", *arguments],

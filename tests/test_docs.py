@@ -68,7 +68,7 @@ class PageRun:
         self.printed: dict[Block, list[str]] = {}
 
     def run_to(self, last: Block) -> list[str]:
-        """Run the page up to a block, as far as it has not run; give what that block printed."""
+        """Run the page up to a block, as far as it has not run; return what that block printed."""
         while last not in self.printed and self.waiting:
             block = self.waiting.pop(0)
             self.printed[block] = self.run(block)
@@ -83,7 +83,7 @@ class PageRun:
 
 
 def printed_by(run: object, folder: Path) -> list[str]:
-    """Call something in a folder of its own; give the lines it printed."""
+    """Call something in a folder of its own; return the lines it printed."""
     assert callable(run)
     output = io.StringIO()
     before = Path.cwd()

@@ -93,7 +93,7 @@ class Terminal:
         self._read_to = 0
 
     def wait_for(self, text: str) -> str:
-        """Read until a text was shown; give what came with it."""
+        """Read until a text was shown; return what came with it."""
         while (found := self.shown.find(text, self._read_to)) < 0:
             piece = os.read(self._ours, 4096)
             self.shown += piece.decode().replace("\r\n", "\n")

@@ -17,7 +17,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def on(server: Server, *arguments: str) -> str:
-    """Run a command on the server's database; give what it wrote to standard output."""
+    """Run a command on the server's database; return what it wrote to standard output."""
     done = run(*arguments, "--database", server.database)
     assert done.returncode == 0, done.stderr
     return done.stdout

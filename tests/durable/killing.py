@@ -24,7 +24,7 @@ SECONDS = 20
 
 
 def child(database: str, folder: Path, run: str, last: int | None) -> int:
-    """Carry the run out in a process of its own; give the signal that ended it."""
+    """Carry the run out in a process of its own; return the signal that ended it."""
     folder.mkdir(exist_ok=True)
     pid = os.fork()
     if pid == 0:

@@ -484,7 +484,7 @@ def test_hundreds_of_requests_are_answered_or_refused_while_health_works(bad: Ba
 
 
 def read_head(connection: socket.socket) -> tuple[int, bool]:
-    """Read the head of an answer; give its status, and whether it says when to come again."""
+    """Read the head of an answer; return its status, and whether it says when to come again."""
     received = b""
     while b"\r\n\r\n" not in received:
         piece = connection.recv(65536)

@@ -46,7 +46,7 @@ class Place:
         conversation: Conversation | None = None,
         timeout: float | None = None,
     ) -> list[tuple[str, str]]:
-        """Let a model ask for these calls at once, and answer; give their outcomes and texts."""
+        """Let a model ask for these calls at once, and answer; return their outcomes and texts."""
         made = self.tool(function, timeout)
         said = Conversation() if conversation is None else conversation
         asked = calls(*[(made.name, each) for each in arguments])

@@ -270,7 +270,7 @@ def _model_event(delta: dict[str, str], reason: str | None) -> bytes:
 
 @contextmanager
 def opened(server: Live, **headers: str) -> Iterator[Iterator[str]]:
-    """Send a request, and give the events of its answer one by one; leave at the end."""
+    """Send a request, and return the events of its answer one by one; leave at the end."""
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
     with server.client.stream("POST", "/chat/completions", json=body, headers=headers) as got:
         assert got.status_code == 200, got.read()

@@ -69,7 +69,7 @@ def stored(server: Server, key: str, name: str) -> list[dict[str, Any]] | None:
 
 
 def check(messages: list[dict[str, Any]], folder: Path) -> set[str]:
-    """Check that nothing was done twice; give the lines whose writing is in doubt."""
+    """Check that nothing was done twice; return the lines whose writing is in doubt."""
     assert [message["role"] for message in messages] == [
         "user",
         *("assistant", "tool", "tool", "tool"),

@@ -20,7 +20,7 @@ from soak.ways import SEEN, soak_async, soak_blocking
 
 @contextmanager
 def model() -> Iterator[str]:
-    """Run the model in another process; give its address."""
+    """Run the model in another process; return its address."""
     command = [sys.executable, str(Path(__file__).with_name("model_server.py"))]
     # Debug mode is for this process: there it would tell how slow a busy machine is.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONASYNCIODEBUG"}

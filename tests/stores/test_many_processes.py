@@ -59,7 +59,7 @@ async def stored(url: str) -> Session:
 
 @pytest.fixture
 def four_writers(url: str) -> list[str]:
-    """Let 20 tasks in 4 processes save turns at once; give the turns that were saved."""
+    """Let 20 tasks in 4 processes save turns at once; return the turns that were saved."""
     with (
         started("five_writers", url, "a") as a,
         started("five_writers", url, "b") as b,

@@ -29,7 +29,7 @@ TURNS = (
 
 @pytest.fixture
 def structlog_events() -> Iterator[list[dict[str, Any]]]:
-    """Configure structlog as a user does, and give the events that go there."""
+    """Configure structlog as a user does, and return the events that go there."""
     events: list[dict[str, Any]] = []
 
     def keep(logger: Any, method: str, event: MutableMapping[str, Any]) -> NoReturn:

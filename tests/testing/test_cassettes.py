@@ -142,7 +142,7 @@ PLAIN = Request(body=b'{"messages":[],"model":"m"}')
 
 
 def record(path: Path, *entries: Entry, request: Request = PLAIN, **options: Any) -> list[bytes]:
-    """Send one request to a script, through a cassette that records; give the pieces."""
+    """Send one request to a script, through a cassette that records; return the pieces."""
     with Cassette(path, ScriptedTransport(*entries), **options).send(request) as response:
         return list(response.pieces)
 

@@ -74,7 +74,7 @@ class Ran:
 
 
 def run(way: str, script: HostileScript, ran: Ran, *, cut: int | None = None) -> Conversation:
-    """Run our agent through a script in one of the ways; give the history, however it ended."""
+    """Run our agent through a script in one of the ways; return the history, however it ended."""
     conversation = Conversation()
     settings_: dict[str, Any] = {"tools": ran.tools(), "limits": LIMITS}
 

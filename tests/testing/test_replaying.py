@@ -60,7 +60,7 @@ SCRIPT = (calls(("add", {"a": 1, "b": 2}), ("add", {"a": 3, "b": 4})), "3 and 7"
 
 
 def made(*script: Entry, prompts: tuple[str, ...] = ("Go.",), **settings_: Any) -> Any:
-    """Run an agent through a script; give its conversation and the requests that it sent."""
+    """Run an agent through a script; return its conversation and the requests that it sent."""
     model = ScriptedTransport(*script)
     conversation = Conversation()
     for prompt in prompts:

@@ -52,7 +52,7 @@ async def read_all(transport: AiohttpTransport, request: Request = REQUEST) -> b
 async def serving(
     handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[str]:
-    """Handle connections in this event loop; give the base URL."""
+    """Handle connections in this event loop; return the base URL."""
 
     async def handle_and_close(
         incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter
