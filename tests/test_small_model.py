@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pathors_agent import Agent, HTTPTransport, ModelOptions, TextDelta
+from pathors_agent import Agent, EndpointProfile, HTTPTransport, ModelOptions, TextDelta
 from pathors_agent.core import Status
-from pathors_agent.wire import EndpointProfile
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,6 @@
 """Call a function with arguments that a small model fills in."""
 
-from pathors_agent import Agent, HTTPTransport, ModelOptions
-from pathors_agent.wire import EndpointProfile
+from pathors_agent import Agent, EndpointProfile, HTTPTransport, ModelOptions
 
 
 def weather(city: str) -> str:
