@@ -23,7 +23,7 @@ from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
 from types import SimpleNamespace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -32,6 +32,7 @@ from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import ContentPart
 from pathors_agent.schema.arguments import json_pointer
 from pathors_agent.schema.bounds import MAX_DEPTH, MAX_DIGITS
+from pathors_agent.tools.table_values import NOT_A_TIME, Plain, has_methods, reader_of
 
 # As in schema.bounds: writing a number takes time by the square of its digits.
 _MAX_BITS = MAX_DIGITS * 10 // 3
@@ -147,130 +148,6 @@ def _enum(value: Enum, walk: JSONWalk, depth: int) -> Any:
     return walk.value(value.value, depth)
 
 
-# - values of numpy, pandas, polars, pyarrow and their like -
-#
-# They are read by their methods, and nothing of these packages is imported. The methods are looked up
-# in the class, because a mock has every attribute.
-
-# What pandas and numpy write for a missing date.
-NOT_A_TIME: Final = "NaT"
-
-
-class Plain(NamedTuple):
-    """A built-in value, or an iterator over items; not whole if rows are left out."""
-
-    value: Any
-    is_whole: bool = True
-
-
-Read = Callable[[Any, int], Plain]
-"""Takes a value and the number of JSON characters that there is room for."""
-
-
-def reader_of(kind: type) -> Read | None:
-    """Return what reads values of a type, or None for an unknown type."""
-    return next((read for is_known, read in _READERS if is_known(kind)), None)
-
-
-def _frame(value: Any, room: int) -> Plain:
-    """Read a table as its rows, with their labels unless these are row numbers."""
-    rows = _head(value, room // max(len(value.columns), 1))
-    if not _is_numbered(rows.index):
-        rows = rows.reset_index()
-    if rows.columns.nlevels > 1:
-        rows.columns = [" ".join(filter(None, map(str, names))) for names in rows.columns]
-    is_whole = len(rows) == len(value)
-    if rows.columns.is_unique:
-        return Plain(rows.to_dict("records"), is_whole)
-    cells = [*rows.itertuples(index=False, name=None)]
-    return Plain({"columns": rows.columns.tolist(), "rows": cells}, is_whole)
-
-
-def _series(value: Any, room: int) -> Plain:
-    """Read a column as a list, or as an object if its rows have labels."""
-    rows = _head(value, room)
-    is_whole = len(rows) == len(value)
-    if _is_numbered(rows.index):
-        return Plain(rows.tolist(), is_whole)
-    if rows.index.is_unique and rows.index.nlevels == 1:
-        return Plain(rows.to_dict(), is_whole)
-    return Plain(_frame(rows.reset_index(), room).value, is_whole)
-
-
-def _head(value: Any, rows: int) -> Any:
-    """Return the first `rows` rows and one more, with None for missing values."""
-    first = value.head(rows + 1)
-    return first.astype(object).where(first.notna(), None)
-
-
-def _is_numbered(index: Any) -> bool:
-    """Return True if the labels of rows are only their numbers."""
-    return type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
-
-
-def _numpy_array(value: Any, room: int) -> Plain:
-    """Read an array item by item, and a scalar as a built-in value."""
-    if getattr(value, "ndim", 1):
-        return Plain(_items(value))
-    kind = getattr(getattr(value, "dtype", None), "kind", "")
-    single = _moment(value) if kind in ("M", "m") else value.tolist()
-    # `tolist` leaves numpy's longest floats as they are.
-    return Plain(float(value) if type(single) is type(value) else single)
-
-
-def _columnar(value: Any, room: int) -> Plain:
-    """Read a table of polars as its rows, or a column of it as a list."""
-    rows = value.head(room + 1)
-    read = rows.to_dicts if hasattr(rows, "to_dicts") else rows.to_list
-    return Plain(read(), is_whole=len(rows) == len(value))
-
-
-def _arrow(value: Any, room: int) -> Plain:
-    """Read a table of pyarrow as its rows, or an array as a list."""
-    rows = value.slice(0, room + 1)
-    return Plain(rows.to_pylist(), is_whole=len(rows) == len(value))
-
-
-def _items(value: Any) -> Iterator[Any]:
-    # An index of several levels has the method, and raises.
-    if not hasattr(type(value), "isna") or getattr(value, "nlevels", 1) > 1:
-        return iter(value)
-    return (None if gone else item for item, gone in zip(value, value.isna(), strict=True))
-
-
-def _moment(value: Any) -> Any:
-    """Return a date or a duration in microseconds: `tolist` of nanoseconds is a bare number."""
-    single = value.tolist()
-    is_bare = isinstance(single, int)
-    return value.astype(f"{value.dtype.kind}8[us]").tolist() if is_bare else single
-
-
-def _has(*names: str) -> Callable[[type], bool]:
-    return lambda kind: all(hasattr(kind, name) for name in names)
-
-
-def _is_pandas_scalar(kind: type) -> bool:
-    """Return True for the types of periods and intervals, and for the types of columns."""
-    own: object = kind.__str__
-    is_known = f"{kind.__module__}.".startswith(("pandas.", "numpy.dtypes."))
-    return is_known and own is not object.__str__
-
-
-# The first entry that knows a type reads it.
-_READERS: Final[list[tuple[Callable[[type], bool], Read]]] = [
-    (_has("to_dict", "columns", "head", "reset_index"), _frame),
-    (_has("to_dict", "tolist", "head", "reset_index"), _series),
-    (_has("to_dicts", "head"), _columnar),
-    (_has("to_list", "head"), _columnar),
-    (_has("to_pylist", "slice"), _arrow),
-    (_has("as_py"), lambda value, _: Plain(value.as_py())),
-    (_has("tolist"), _numpy_array),
-    (_has("to_dict"), lambda value, _: Plain(value.to_dict())),
-    (lambda kind: kind.__name__ == "NAType", lambda value, _: Plain(None)),
-    (_is_pandas_scalar, lambda value, _: Plain(str(value))),
-]
-
-
 # - values that hold others -
 
 
@@ -364,17 +241,20 @@ def _attributes(names: Callable[[Any], Iterable[str]]) -> Items:
 # What knows a row of a database (of sqlite3, SQLAlchemy, asyncpg) and a tuple with names. They are
 # sequences of their values.
 _ROWS: Final[list[tuple[Callable[[type], bool], Items]]] = [
-    (_has("_fields", "_asdict"), lambda row: zip(row._fields, row, strict=True)),
+    (has_methods("_fields", "_asdict"), lambda row: zip(row._fields, row, strict=True)),
     (
-        lambda kind: _has("__getitem__")(kind) and callable(getattr(kind, "keys", None)),
+        lambda kind: has_methods("__getitem__")(kind) and callable(getattr(kind, "keys", None)),
         lambda row: [(name, row[name]) for name in row.keys()],  # noqa: SIM118  (it has values)
     ),
 ]
 # What knows a class with fields: dataclasses, those of attrs and msgspec, namespaces.
 _CLASSES: Final[list[tuple[Callable[[type], bool], Items]]] = [
     (is_dataclass, _attributes(lambda value: [field.name for field in fields(value)])),
-    (_has("__attrs_attrs__"), _attributes(lambda value: [a.name for a in value.__attrs_attrs__])),
-    (_has("__struct_fields__"), _attributes(lambda value: value.__struct_fields__)),
+    (
+        has_methods("__attrs_attrs__"),
+        _attributes(lambda value: [a.name for a in value.__attrs_attrs__]),
+    ),
+    (has_methods("__struct_fields__"), _attributes(lambda value: value.__struct_fields__)),
     (lambda kind: issubclass(kind, SimpleNamespace), lambda value: vars(value).items()),
 ]
 
