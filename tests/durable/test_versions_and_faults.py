@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,29 @@ async def test_unusable_session_id_is_refused(database: str, session_id: str) ->
     async with DurableAgent(agent(), database=database, queue="q") as durable:
         with pytest.raises(ValueError, match="session_id must have"):
             await durable.send(session_id, "go")
+
+
+async def test_client_that_comes_after_its_caller_was_cancelled_is_closed(database: str) -> None:
+    may_connect, closed = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class Client:
+        def destroy(self) -> None:
+            loop.call_soon_threadsafe(closed.set)
+
+    def connect(url: str) -> Any:
+        assert url == database
+        may_connect.wait(60)
+        return Client()
+
+    opening = asyncio.create_task(engine.opened(connect, database))
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    may_connect.set()
+
+    await asyncio.wait_for(closed.wait(), 60)
 
 
 @pytest.mark.parametrize("name", ["", *UNUSABLE, "x" * 256])

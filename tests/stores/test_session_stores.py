@@ -677,6 +677,43 @@ with sessions.open("s1") as conversation:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_task_that_is_cancelled_as_it_leaves_a_block_frees_the_session(
+    sessions: SQLSessions,
+) -> None:
+    async def leave() -> None:
+        async with sessions.open("s1") as conversation:
+            conversation.append(UserMessage(content="Hello"))
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()  # at the next await, which is in leaving the block
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(leave())
+
+    with sessions.open("s1", wait=PATIENCE_SECONDS) as conversation:
+        assert list(conversation.messages) == []
+
+
+def test_task_that_is_cancelled_as_it_closes_a_store_closes_its_connections(url: str) -> None:
+    def threads() -> set[str]:
+        pools = ("AnyIO", "asyncio_")
+        return {t.name for t in threading.enumerate() if not t.name.startswith(pools)}
+
+    async def leave() -> None:
+        async with SQLStore(url) as store:
+            await store.list_sessions("p", limit=1, offset=0)
+            assert threads() > before
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+    before = threads()
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(leave())
+
+    assert threads() == before
+
+
 FORKS = """
 import os, sys
 from pathors_agent import UserMessage

@@ -206,7 +206,7 @@ class DurableAgent(DurableClient[OutputT]):
         stop_seconds: int,
     ) -> AsyncIterator[None]:
         runs = self.runs
-        client = await asyncio.to_thread(engine.connect_worker, self._database)
+        client = await engine.opened(engine.connect_worker, self._database)
         setup = SegmentSetup(
             agent=self.agent,
             client=client,

@@ -66,7 +66,7 @@ class DurableClient(Generic[OutputT]):
         self._open_runs: Runs[OutputT] | None = None
 
     async def __aenter__(self) -> Self:
-        client = await asyncio.to_thread(engine.connect, self._database)
+        client = await engine.opened(engine.connect, self._database)
         self._opened.callback(client.destroy)
         try:
             tables = Tables(engine.sql(client))

@@ -4,10 +4,12 @@ Workflows are carried out by our own workers, so a program may use DBOS itself i
 and the same database.
 """
 
+import asyncio
 import json
 import logging
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -155,6 +157,21 @@ def connect_worker(database: str) -> DBOSClient:
         retry_connection_errors=False,
         system_database_pool_size=WORKER_CONNECTIONS,
     )
+
+
+async def opened(connect: Callable[[str], DBOSClient], database: str) -> DBOSClient:
+    """Connect in a thread; close a client that comes after its caller was cancelled."""
+    connecting = asyncio.get_running_loop().run_in_executor(None, connect, database)
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_destroy)
+        raise
+
+
+def _destroy(connected: "asyncio.Future[DBOSClient]") -> None:
+    if not connected.cancelled() and connected.exception() is None:
+        connected.result().destroy()
 
 
 def check_writable(database: str) -> None:

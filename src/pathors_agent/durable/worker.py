@@ -120,7 +120,14 @@ class Worker:
         check_seconds("poll", poll)
         if bounds is not None:
             await asyncio.to_thread(self._tables.agree_on_bounds, self._queue, bounds)
-        await asyncio.to_thread(self._watch.start)
+        starting = asyncio.ensure_future(asyncio.to_thread(self._watch.start))
+        try:
+            await asyncio.shield(starting)
+        except BaseException:  # the thread of a cancelled start would keep its connection
+            self._watch.give_up()
+            with suppress(Exception):
+                await starting
+            raise
         self._opened.enter_context(self._bell.receiving())
         wake = self._opened.enter_context(self._bell.listen(self._queue))
         self._polling = asyncio.create_task(self._poll(concurrency, poll, wake))
@@ -338,6 +345,10 @@ class WorkerMonitor:
         """Begin, and take over from dead workers at once."""
         self.look()
         self._thread.start()
+
+    def give_up(self) -> None:
+        """Let the thread end, now or as soon as it has begun."""
+        self._ended.set()
 
     def stop(self) -> None:
         """Stop, and return the segments of this worker to their queues."""

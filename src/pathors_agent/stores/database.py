@@ -312,8 +312,7 @@ class Database(ABC):
     async def close(self) -> None:
         """Close every connection."""
         self._is_open = False
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._stop)
+        await _run_to_its_end(self._stop)
 
     async def read(self, doing: str, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run a transaction that sees the database as it is at one moment."""
@@ -424,6 +423,21 @@ class Database(ABC):
             found = self._version(connection)
             for statement in tables.upgrade(connection.texts.dialect, found):
                 connection.execute(statement)
+
+
+async def _run_to_its_end(function: Callable[[], None]) -> None:
+    """Run a blocking function in a thread to its end, however often the caller is cancelled."""
+    ended = asyncio.get_running_loop().run_in_executor(None, function)
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not ended.done():
+            try:
+                await asyncio.shield(ended)
+            except asyncio.CancelledError as error:
+                cancelled = error
+    ended.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _end_of(job: Job[Any]) -> None:

@@ -158,7 +158,7 @@ class OpenSession:
         except BaseException:
             # The thread of a cancelled task may still acquire the lease.
             self._is_given_up = True
-            threading.Thread(target=self._close, kwargs={"is_kept": False}, daemon=True).start()
+            self._close_beside()
             raise
         return self._conversation
 
@@ -168,8 +168,17 @@ class OpenSession:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(lambda: self._close(is_kept=error is None))
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(lambda: self._close(is_kept=error is None))
+        except BaseException:
+            # A task of asyncio that is cancelled now may not have begun the thread.
+            self._close_beside()
+            raise
+
+    def _close_beside(self) -> None:
+        """Release the lease in a thread, unless another one has closed the session."""
+        threading.Thread(target=self._close, kwargs={"is_kept": False}, daemon=True).start()
 
     # - both -
 

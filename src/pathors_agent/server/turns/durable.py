@@ -83,12 +83,12 @@ class DurableTurns:
         self._worker: Worker | None = None
 
     async def __aenter__(self) -> Self:
-        client = await asyncio.to_thread(engine.connect, self._database)
+        client = await engine.opened(engine.connect, self._database)
         self._opened.callback(client.destroy)
         try:
             tables = Tables(engine.sql(client))
             await asyncio.to_thread(tables.prepare)
-            writing = await asyncio.to_thread(engine.connect_worker, self._database)
+            writing = await engine.opened(engine.connect_worker, self._database)
             self._opened.callback(writing.destroy)
             self._worker = Worker(
                 self._carry_out,
