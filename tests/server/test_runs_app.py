@@ -215,7 +215,7 @@ def test_database_that_fails_is_said_and_its_contents_are_not(database: str) -> 
     shown = CliRunner().invoke(command_line, ["runs", "list", "--database", database])
 
     assert shown.exit_code == 1
-    assert re.fullmatch("error: Could not read or change the durable runs in .*\n", shown.stderr)
+    assert re.fullmatch("error: Could not list durable runs in .*\n", shown.stderr)
 
 
 def test_figures_are_written_for_prometheus() -> None:
