@@ -21,7 +21,7 @@ from pathors_agent.server.http.problems import Problem
 from pathors_agent.server.streams.kept import MAX_KEPT_BYTES, KeptEvents, StreamName
 from pathors_agent.server.turns.answer import Chunks, Head, Position, TurnAnswer
 from pathors_agent.stores import MemoryStore, SQLStore, Store
-from pathors_agent.stores.base import RequestId
+from pathors_agent.stores.values import RequestId
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
 
 HEAD = Head(id="chatcmpl-1", created=1, model="m", session_id="s1")

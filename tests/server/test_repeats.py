@@ -20,8 +20,8 @@ from pathors_agent.cli.runs import list_doubts
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.server.turns import journal
 from pathors_agent.stores import MemoryStore, SQLStore, Store
-from pathors_agent.stores.base import OpenedSession, RequestRecord
 from pathors_agent.stores.sqlite import SQLiteConnection
+from pathors_agent.stores.values import OpenedSession, RequestRecord
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
 
 PAY = calls(("pay", {"amount": 5}))

@@ -13,10 +13,10 @@ from sqlalchemy import select
 from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.messages import UserMessage
 from pathors_agent.stores import SQLStore
-from pathors_agent.stores.base import RequestId
 from pathors_agent.stores.database import Connection, read_url
 from pathors_agent.stores.sqlite import SQLite, SQLiteConnection
 from pathors_agent.stores.tables import keys
+from pathors_agent.stores.values import RequestId
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pathors_agent.tools.signature import read_docstring
+from pathors_agent.tools.docstring import read_docstring
 from pathors_agent.tools.tool import Tool
 
 # Each says "The width." of x and "The height." of y.

@@ -12,7 +12,8 @@ from pathors_agent.cli.output import (
     write_table,
 )
 from pathors_agent.server.http.keys import make_key
-from pathors_agent.stores.base import Store, StoredKey
+from pathors_agent.stores.base import Store
+from pathors_agent.stores.values import StoredKey
 
 _TITLES = ("id", "project", "name", "key", "created", "last used", "revoked")
 

@@ -17,7 +17,8 @@ from pathors_agent.cli.output import (
 from pathors_agent.cli.terminal import RunDisplay
 from pathors_agent.errors import SessionNotFound
 from pathors_agent.json_text import iso
-from pathors_agent.stores.base import Session, SessionSummary, Store
+from pathors_agent.stores.base import Store
+from pathors_agent.stores.values import Session, SessionSummary
 
 
 async def show_all(

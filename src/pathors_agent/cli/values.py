@@ -86,7 +86,7 @@ filled = _matching(re.compile(r"[\s\S]*\S[\s\S]*"), "must not be empty")
 
 def session_id(text: str) -> str:
     """Read the id of a session."""
-    from pathors_agent.stores.base import session_id_problem  # late: `--help` needs no store
+    from pathors_agent.stores.values import session_id_problem  # late: `--help` needs no store
 
     if problem := session_id_problem(text):
         raise typer.BadParameter(problem)

@@ -23,9 +23,9 @@ from pathors_agent.durable.tables import Bounds, DoubtfulCall, Rate
 from pathors_agent.durable.timeline import Timeline, as_json, read_timeline
 from pathors_agent.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message, ToolCall, write_message
-from pathors_agent.stores.base import TurnNote
 from pathors_agent.stores.database import shown
 from pathors_agent.stores.errors import store_error
+from pathors_agent.stores.values import TurnNote
 
 # Runs are read from the database in pages of this size while many of them are changed.
 _BLOCK = 200

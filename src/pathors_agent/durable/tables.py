@@ -13,8 +13,8 @@ from pathors_agent.durable.engine import STATUS, STEPS
 from pathors_agent.durable.migration import migrate
 from pathors_agent.durable.records import SEPARATOR, WORKFLOW_PREFIX, Step, segment_id
 from pathors_agent.errors import InvalidSetting, StoreError
-from pathors_agent.stores.base import TurnNote
 from pathors_agent.stores.tables import is_over, leases, notes
+from pathors_agent.stores.values import TurnNote
 
 # The format of these tables and of the recorded JSON. A program refuses a higher number.
 FORMAT = 2

@@ -41,14 +41,9 @@ from pathors_agent.server.turns.front_ends import COMPLETIONS, READERS, Read, wr
 from pathors_agent.server.turns.project import DEFAULT_MODEL
 from pathors_agent.server.turns.sending import TurnResponse
 from pathors_agent.server.turns.turn import Turn, new_head
-from pathors_agent.stores.base import (
-    MAX_SEARCH_BYTES,
-    RequestId,
-    Session,
-    SessionSummary,
-    session_id_problem,
-)
+from pathors_agent.stores.base import MAX_SEARCH_BYTES
 from pathors_agent.stores.texts import json_text, read_message_text, utf8_size
+from pathors_agent.stores.values import RequestId, Session, SessionSummary, session_id_problem
 from pathors_agent.telemetry.events import share
 from pathors_agent.tools.registry import ToolRegistry
 

@@ -16,7 +16,7 @@ from pathors_agent.server.streams.ui_messages import UIMessageRequest
 from pathors_agent.server.turns.front_ends import writer_of
 from pathors_agent.server.turns.sending import TurnResponse
 from pathors_agent.server.turns.turn import Turn, front_end_stream, new_head
-from pathors_agent.stores.base import session_id_problem
+from pathors_agent.stores.values import session_id_problem
 from pathors_agent.telemetry.events import share
 
 

@@ -9,21 +9,7 @@ from uuid import uuid4
 
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.messages import Message
-from pathors_agent.stores.base import (
-    ANSWER_HOURS,
-    MAX_SEARCH_BYTES,
-    Lease,
-    Page,
-    RequestId,
-    RequestRecord,
-    Session,
-    SessionSummary,
-    Store,
-    StoredKey,
-    TurnNote,
-    changed_conflict,
-    now,
-)
+from pathors_agent.stores.base import ANSWER_HOURS, MAX_SEARCH_BYTES, Store
 from pathors_agent.stores.texts import (
     Variables,
     first_words,
@@ -35,6 +21,18 @@ from pathors_agent.stores.texts import (
     off_loop,
     same_json,
     searchable,
+)
+from pathors_agent.stores.values import (
+    Lease,
+    Page,
+    RequestId,
+    RequestRecord,
+    Session,
+    SessionSummary,
+    StoredKey,
+    TurnNote,
+    changed_conflict,
+    now,
 )
 
 # Old entries deleted for each new one: more than one, so that the store shrinks again.

@@ -17,8 +17,8 @@ from pathors_agent.errors import SessionConflict
 from pathors_agent.history.loading import added_messages
 from pathors_agent.history.trim import HistoryTail
 from pathors_agent.messages import Message
-from pathors_agent.stores.base import Omitted, session_id_problem
 from pathors_agent.stores.texts import message_text, read_message_text
+from pathors_agent.stores.values import Omitted, session_id_problem
 
 # How long a session stays locked if its process dies. An open session renews its lease.
 LEASE_SECONDS = 30.0

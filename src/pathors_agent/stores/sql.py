@@ -14,20 +14,7 @@ from sqlalchemy import bindparam, case, select
 from pathors_agent.history.trim import HistoryTail
 from pathors_agent.messages import Message, UserMessage
 from pathors_agent.stores import sql_lists, sql_sessions, sql_turns
-from pathors_agent.stores.base import (
-    MAX_SEARCH_BYTES,
-    PROBE_CHARACTERS,
-    Lease,
-    OpenedSession,
-    Page,
-    RequestId,
-    RequestRecord,
-    Session,
-    SessionSummary,
-    Store,
-    StoredKey,
-    TurnNote,
-)
+from pathors_agent.stores.base import MAX_SEARCH_BYTES, PROBE_CHARACTERS, Store
 from pathors_agent.stores.database import Connection, Database, read_url
 from pathors_agent.stores.sqlite import SQLite
 from pathors_agent.stores.tables import (
@@ -44,6 +31,17 @@ from pathors_agent.stores.texts import (
     json_text,
     message_text,
     message_texts,
+)
+from pathors_agent.stores.values import (
+    Lease,
+    OpenedSession,
+    Page,
+    RequestId,
+    RequestRecord,
+    Session,
+    SessionSummary,
+    StoredKey,
+    TurnNote,
 )
 
 # Far longer than a turn needs from a database that works.

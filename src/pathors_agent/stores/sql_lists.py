@@ -16,7 +16,6 @@ from sqlalchemy import (
     select,
 )
 
-from pathors_agent.stores.base import Page, Session, SessionSummary
 from pathors_agent.stores.database import Connection
 from pathors_agent.stores.sql_sessions import LIVE, WHOLE, joined_messages, session_of
 from pathors_agent.stores.tables import (
@@ -32,6 +31,7 @@ from pathors_agent.stores.texts import (
     joined_text,
     searchable,
 )
+from pathors_agent.stores.values import Page, Session, SessionSummary
 
 # Sessions of a page whose sizes are read together. SQLite reads a text to know its size, so the
 # sizes of all sessions behind the end of a page would be wasted work.

@@ -13,10 +13,10 @@ from typing import Any, Self, TypeVar
 from pathors_agent.errors import SessionConflict
 from pathors_agent.history.trim import HistoryTail
 from pathors_agent.stores import sql_lists, sql_sessions, sql_turns
-from pathors_agent.stores.base import OpenedSession
 from pathors_agent.stores.database import Connection, Database
 from pathors_agent.stores.session_store import LoadedSession, SessionStore
 from pathors_agent.stores.sql import TIMEOUT_SECONDS, database_of
+from pathors_agent.stores.values import OpenedSession
 
 ResultT = TypeVar("ResultT")
 

@@ -25,7 +25,6 @@ from sqlalchemy.dialects.postgresql import insert
 
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.history.trim import HistoryTail
-from pathors_agent.stores.base import Omitted, Session
 from pathors_agent.stores.database import Connection
 from pathors_agent.stores.tables import (
     call_ids,
@@ -46,6 +45,7 @@ from pathors_agent.stores.texts import (
     read_message_text,
     same_values,
 )
+from pathors_agent.stores.values import Omitted, Session
 
 # Another writer may end a session between two statements, and a third create it again.
 _TRIES = 10

@@ -11,16 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from pathors_agent.errors import SessionConflict
 from pathors_agent.history.trim import HistoryTail
 from pathors_agent.stores import sql_sessions
-from pathors_agent.stores.base import (
-    ANSWER_HOURS,
-    Lease,
-    OpenedSession,
-    RequestId,
-    RequestRecord,
-    Session,
-    TurnNote,
-    changed_conflict,
-)
+from pathors_agent.stores.base import ANSWER_HOURS
 from pathors_agent.stores.database import Connection
 from pathors_agent.stores.tables import (
     clock,
@@ -35,6 +26,15 @@ from pathors_agent.stores.tables import (
     span,
 )
 from pathors_agent.stores.texts import json_text, lost_title
+from pathors_agent.stores.values import (
+    Lease,
+    OpenedSession,
+    RequestId,
+    RequestRecord,
+    Session,
+    TurnNote,
+    changed_conflict,
+)
 
 _KEPT_SPAN = span(ANSWER_HOURS * 3600)
 

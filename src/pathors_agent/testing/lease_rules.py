@@ -8,7 +8,7 @@ import anyio
 from pathors_agent.errors import SessionConflict
 from pathors_agent.history.trim import last_turns
 from pathors_agent.messages import AssistantMessage, SystemMessage, UserMessage
-from pathors_agent.stores.base import Lease
+from pathors_agent.stores.values import Lease
 from pathors_agent.testing.store_rules import (
     LONG,
     PATIENCE,

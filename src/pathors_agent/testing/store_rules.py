@@ -19,8 +19,9 @@ from pathors_agent.messages import (
     Usage,
     UserMessage,
 )
-from pathors_agent.stores.base import Lease, RequestId, Session, Store, StoredKey, now
+from pathors_agent.stores.base import Store
 from pathors_agent.stores.texts import data_text
+from pathors_agent.stores.values import Lease, RequestId, Session, StoredKey, now
 
 # Seconds for what never takes as long; a lease that must not end meanwhile.
 LONG = 600.0

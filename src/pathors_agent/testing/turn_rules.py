@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pathors_agent.errors import SessionConflict
 from pathors_agent.messages import AssistantMessage, UserMessage
-from pathors_agent.stores.base import Lease, OpenedSession, RequestId, Session
+from pathors_agent.stores.values import Lease, OpenedSession, RequestId, Session
 from pathors_agent.testing.lease_rules import HELLO, MANY, MORE, at_once, let_pass, until
 from pathors_agent.testing.store_rules import (
     LONG,

@@ -13,7 +13,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.stores.base import Lease, RequestId, StoredKey, now
+from pathors_agent.stores.values import Lease, RequestId, StoredKey, now
 from pathors_agent.testing.store_rules import LONG, Rule, Trial, require
 
 # The longest that the server takes from its clients.

@@ -22,11 +22,11 @@ from pathors_agent.schema.arguments import (
 )
 from pathors_agent.schema.compiled import compile_schema
 from pathors_agent.schema.strict import ArgumentsReader, StrictArguments, close_schema
+from pathors_agent.tools.docstring import read_docstring
 from pathors_agent.tools.signature import (
     Signature,
     ToolContext,
     find_context_parameter,
-    read_docstring,
     read_signature,
     refused,
 )

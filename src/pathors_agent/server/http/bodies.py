@@ -18,8 +18,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pathors_agent.server.http.problems import bad_request
-from pathors_agent.stores.base import MAX_SESSION_ID, session_id_problem
 from pathors_agent.stores.texts import MAX_TITLE
+from pathors_agent.stores.values import MAX_SESSION_ID, session_id_problem
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200

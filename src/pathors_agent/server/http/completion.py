@@ -30,7 +30,7 @@ from pathors_agent.server.http.bodies import (
 )
 from pathors_agent.server.http.problems import bad_request
 from pathors_agent.server.settings import ServerSettings
-from pathors_agent.stores.base import id_problem, session_id_problem
+from pathors_agent.stores.values import id_problem, session_id_problem
 from pathors_agent.tools.registry import ToolRegistry, read_definition
 from pathors_agent.tools.tool import Tool
 from pathors_agent.wire.chat_completions import ModelOptions

@@ -16,7 +16,8 @@ from starlette.requests import Request
 
 from pathors_agent.errors import StoreError
 from pathors_agent.server.http.problems import unauthorized, unavailable
-from pathors_agent.stores.base import Store, StoredKey, now
+from pathors_agent.stores.base import Store
+from pathors_agent.stores.values import StoredKey, now
 
 KEY_PREFIX = "sk_"
 # 256 bits; in base62 they are 43 characters.

@@ -40,9 +40,9 @@ from pathors_agent.server.turns.turn import (
     new_head,
 )
 from pathors_agent.server.turns.writers import unread_sender
-from pathors_agent.stores.base import RequestId
 from pathors_agent.stores.database import shown
 from pathors_agent.stores.errors import as_store_errors
+from pathors_agent.stores.values import RequestId
 from pathors_agent.telemetry.spans import continued, current_headers
 
 # Separate from the runs of agents, whose names have another prefix.

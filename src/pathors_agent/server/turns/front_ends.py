@@ -35,7 +35,7 @@ from pathors_agent.server.turns.writers import (
     WholeWriter,
     activity,
 )
-from pathors_agent.stores.base import session_id_problem
+from pathors_agent.stores.values import session_id_problem
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.wire.deltas import Delta, ReasoningDelta, TextDelta
 

@@ -24,8 +24,9 @@ from pathors_agent.messages import (
 )
 from pathors_agent.server.http.body import parsed
 from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem
-from pathors_agent.stores.base import Lease, Store, TurnNote
+from pathors_agent.stores.base import Store
 from pathors_agent.stores.texts import json_text, message_text, read_message_text
+from pathors_agent.stores.values import Lease, TurnNote
 from pathors_agent.telemetry.events import emit, warn
 from pathors_agent.tools.registry import BoundCall
 

@@ -39,7 +39,7 @@ from pathors_agent.server.turns.join import (
 from pathors_agent.server.turns.journal import TurnJournal, state_note
 from pathors_agent.server.turns.project import TurnContext
 from pathors_agent.server.turns.turn import Beginning, HeldSession, Turn, session_ended, state_of
-from pathors_agent.stores.base import Lease, OpenedSession, Session, TurnNote
+from pathors_agent.stores.values import Lease, OpenedSession, Session, TurnNote
 from pathors_agent.telemetry.events import emit
 from pathors_agent.telemetry.spans import continued
 from pathors_agent.wire.chat_completions import RequestTemplate

@@ -24,7 +24,8 @@ from pathors_agent.server.turns.admission import Admission, SessionQueue
 from pathors_agent.server.turns.answer import Head, TurnAnswer
 from pathors_agent.server.turns.metrics import Metrics
 from pathors_agent.server.turns.project import Project
-from pathors_agent.stores.base import Lease, OpenedSession, RequestId, RequestRecord, Session, Store
+from pathors_agent.stores.base import Store
+from pathors_agent.stores.values import Lease, OpenedSession, RequestId, RequestRecord, Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
