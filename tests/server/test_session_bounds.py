@@ -19,7 +19,7 @@ from pathors_agent import AsyncResponse, AsyncTransport, Request, Tool
 from pathors_agent.messages import AssistantMessage, ContentPart, Message, UserMessage
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.server.endpoints import BATCH_CHARACTERS, batches
-from pathors_agent.stores import MAX_SEARCH_BYTES, MemoryStore, base, texts
+from pathors_agent.stores import MAX_SEARCH_BYTES, MemoryStore, texts, values
 from pathors_agent.testing import AsyncScriptedTransport, calls
 from pathors_agent.wire import chat_completions
 from pathors_agent.wire.completion_bytes import stream_events
@@ -90,7 +90,7 @@ def test_search_and_list_parse_no_message(monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(text: str) -> Message:
         raise AssertionError("a message was parsed")
 
-    monkeypatch.setattr(base, "read_message_text", refuse)
+    monkeypatch.setattr(values, "read_message_text", refuse)
     with live(project()) as server:
         keep(server, "s1", said(0.1), AssistantMessage(content="ok"))
 
@@ -105,7 +105,7 @@ def test_query_parses_nothing_before_the_last_answer(monkeypatch: pytest.MonkeyP
         parsed.append(texts.read_message_text(text))
         return parsed[-1]
 
-    monkeypatch.setattr(base, "read_message_text", noted)
+    monkeypatch.setattr(values, "read_message_text", noted)
     monkeypatch.setattr("pathors_agent.server.endpoints.read_message_text", noted)
     with live(project()) as server:
         keep(server, "s1", said(0.1), AssistantMessage(content="ok"))
@@ -136,7 +136,7 @@ def test_large_history_is_parsed_written_and_searched_off_the_event_loop(
         parts = (ContentPart(type="text", text=""),) * 10_000
         watch(texts, "message_text")
         keep(server, "s1", UserMessage(content=parts), AssistantMessage(content="xyz"))
-        watch(base, "read_message_text")
+        watch(values, "read_message_text")
         watch(chat_completions, "wire_message")
         watch(__import__("pathors_agent.server.turns.run", fromlist=["join"]), "join")
         watch(__import__("pathors_agent.stores.memory", fromlist=["x"]), "joined_text")

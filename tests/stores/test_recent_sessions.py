@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pathors_agent.messages import Message, UserMessage
-from pathors_agent.stores import Session, SQLStore, base, sql
+from pathors_agent.stores import Session, SQLStore, sql, values
 from pathors_agent.stores.texts import read_message_text
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +50,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         texts.append(text)
         return read(text)
 
-    monkeypatch.setattr(base, "read_message_text", record)
+    monkeypatch.setattr(values, "read_message_text", record)
     return texts
 
 

@@ -16,7 +16,7 @@ from pathors_agent.messages import (
     ToolMessage,
     UserMessage,
 )
-from pathors_agent.stores import Session, SQLSessions, SQLStore, base, sql, sql_sessions
+from pathors_agent.stores import Session, SQLSessions, SQLStore, sql, sql_sessions, values
 from pathors_agent.stores.texts import read_message_text
 from pathors_agent.testing import ScriptedTransport, calls
 
@@ -83,14 +83,14 @@ async def test_new_process_reads_the_last_64_of_5000_messages(
         read.append(text)
         return read_message_text(text)
 
-    monkeypatch.setattr(base, "read_message_text", record)
+    monkeypatch.setattr(values, "read_message_text", record)
 
     session = await opened(store, last_turns(5))
 
     assert len(read) == 64
     assert [m.text for m in session.messages[::2]] == [f"{n}?" for n in range(2_495, 2_500)]
     assert session.revision == 5_000
-    assert session.omitted == base.Omitted(
+    assert session.omitted == values.Omitted(
         leading=0, turns=2_495, size=session.size - session.size_read
     )
 

@@ -119,6 +119,12 @@ def estimate_tokens(message: Message) -> int:
     return TOKENS_PER_MESSAGE + math.ceil(size / BYTES_PER_TOKEN)
 
 
+def leading_system(messages: Sequence[Message]) -> int:
+    """Return the number of system messages before any other."""
+    others = (i for i, m in enumerate(messages) if not isinstance(m, SystemMessage))
+    return next(others, len(messages))
+
+
 def from_turn(
     messages: Sequence[Message], cut: int, between: Sequence[Message] = ()
 ) -> list[Message]:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Generic, Literal, Self, TypeVar
 
 from pathors_agent.errors import SessionConflict
+from pathors_agent.history.trim import leading_system
 from pathors_agent.messages import AssistantMessage, Message, SystemMessage
 from pathors_agent.stores.texts import (
     Variables,
@@ -142,8 +143,7 @@ class Session:
         """The number of system messages before any other."""
         if self.omitted is not None:
             return self.omitted.leading
-        others = (i for i, m in enumerate(self.messages) if not isinstance(m, SystemMessage))
-        return next(others, len(self.messages))
+        return leading_system(self.messages)
 
     @cached_property
     def size(self) -> int:

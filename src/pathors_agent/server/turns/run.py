@@ -1,7 +1,4 @@
-"""Run a turn.
-
-join its request to the session, run the agent, and store all new messages or none.
-"""
+"""Run a turn: join its request to the session, run the agent, and store its messages or none."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,6 +14,7 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import SessionConflict
 from pathors_agent.history.loading import added_messages
+from pathors_agent.history.trim import HistoryTail
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -31,12 +29,12 @@ from pathors_agent.server.turns.answer import Activity, TurnAnswer, finish_reaso
 from pathors_agent.server.turns.join import (
     BETWEEN_TEXTS,
     Joined,
-    add_new_messages,
+    has_function_calls,
     join,
-    needed_tail,
     with_stored_ids,
 )
 from pathors_agent.server.turns.journal import TurnJournal, state_note
+from pathors_agent.server.turns.new_messages import add_new_messages
 from pathors_agent.server.turns.project import TurnContext
 from pathors_agent.server.turns.turn import Beginning, HeldSession, Turn, session_ended, state_of
 from pathors_agent.stores.values import Lease, OpenedSession, Session, TurnNote
@@ -79,6 +77,19 @@ Carry = Callable[[Turn, Beginning, Perform], Awaitable[TurnAnswer]]
 """Performs a turn so that another server can continue it."""
 
 
+def _needed_tail(turn: Turn) -> HistoryTail | None:
+    """Return the policy that chooses what a turn needs of its session; None if it may need all.
+
+    An answer of the request may match any of the session's, and so may a result without an id. Hooks
+    may read all messages. The tools that the model has found are those of the whole history.
+    """
+    project, given = turn.project, turn.request.messages
+    may_match = any(isinstance(m, AssistantMessage) for m in given) or has_function_calls(given)
+    if turn.request.rewind or may_match or project.hooks or project.own_tools.has_deferred:
+        return None
+    return project.history if isinstance(project.history, HistoryTail) else None
+
+
 class TurnRun:
     """A turn that runs, for the client of a writer."""
 
@@ -87,7 +98,7 @@ class TurnRun:
         self._writer = writer
         self._store = turn.services.store
         self._journal: TurnJournal | None = None
-        self.held = HeldSession(turn, tail=needed_tail(turn.project, turn.request))
+        self.held = HeldSession(turn, tail=_needed_tail(turn))
 
     @property
     def repeats_tools(self) -> bool:

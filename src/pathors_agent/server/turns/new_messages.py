@@ -1,0 +1,164 @@
+"""Add the new messages of a request to its session, and read the decisions among them. Pure."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence, Set
+from typing import Any
+
+from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.approvals import Approval, Decision
+from pathors_agent.core.batch import CallState
+from pathors_agent.core.conversation import Conversation, Role
+from pathors_agent.errors import ConversationError
+from pathors_agent.messages import Message, ToolMessage, UserMessage
+from pathors_agent.server.http.problems import Problem, bad_request
+from pathors_agent.server.turns.join import Joined
+from pathors_agent.server.turns.project import TurnContext
+from pathors_agent.tools.registry import ToolRegistry
+
+# The model reads this after "Not answered: " for a call that its client left open.
+_WENT_ON = "the user went on"
+
+
+def add_new_messages(
+    joined: Joined,
+    interrupted: Sequence[Message],
+    conversation: Conversation,
+    agent: AsyncAgent[str],
+    context: TurnContext,
+    own_tools: ToolRegistry,
+    *,
+    decided: Sequence[Decision] = (),
+) -> list[Decision]:
+    """Add a request's new messages; return their decisions about calls that wait for approval."""
+    own_names = [tool.name for tool in own_tools]
+    pending = list(interrupted)
+    # Results that the session has: of decisions that the interrupted turn carried out, and of the
+    # project's calls beside those of the client.
+    answered = {result.tool_call_id for result in _leading_results(pending)}
+    open_ids = {call.id for call in conversation.open_calls}
+    answered |= {
+        call.id for call in conversation.calls if call.name in own_names and call.id not in open_ids
+    }
+    _add_interrupted(conversation, pending)
+    own_calls = {call.id for call in conversation.open_calls if call.name in own_names}
+    waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
+    decisions = _by_call(decided, waiting.values())
+    for index, message in enumerate(joined.new, start=joined.start):
+        if isinstance(message, ToolMessage) and message.tool_call_id in waiting:
+            approval = waiting[message.tool_call_id]
+            decision = _decision(message.text, approval, f"messages[{index}]")
+            if decisions.setdefault(approval.call.id, decision) is not decision:
+                raise _decided_twice(approval, index)
+            continue
+        if isinstance(message, ToolMessage) and message.tool_call_id in answered:
+            continue
+        if isinstance(message, UserMessage) and not decisions:
+            _close_open_calls(conversation, own_names)
+        _add_interrupted(conversation, pending)
+        try:
+            conversation.append(message)
+        except ConversationError as error:
+            raise _illegal(error, index) from None
+    _refuse_open_calls(conversation, own_calls - (waiting.keys() - decisions))
+    _add_interrupted(conversation, pending)
+    if conversation.next_role is Role.USER and not decisions:
+        raise bad_request(
+            "There is nothing to answer",
+            "messages: must end with a message of the user, or a tool's result, that is new",
+            param="messages",
+        )
+    return list(decisions.values())
+
+
+def _add_interrupted(conversation: Conversation, pending: list[Message]) -> None:
+    """Add the messages of an interrupted turn while no other calls are open."""
+    while pending:
+        message, open_ids = pending[0], {call.id for call in conversation.open_calls}
+        if isinstance(message, ToolMessage):
+            if message.tool_call_id in open_ids:  # or a rewind removed its call
+                conversation.append(message)
+        elif open_ids:
+            return
+        else:
+            conversation.append(message)
+        del pending[0]
+
+
+def _close_open_calls(conversation: Conversation, own_names: Sequence[str]) -> None:
+    """Answer the calls that the user ignored."""
+    for call in conversation.open_calls:
+        is_own = call.name in own_names  # it waits for an approval, and has not begun
+        state = CallState.NOT_BEGUN if is_own else CallState.HANDED_OUT
+        conversation.note_call_state(call, state)
+    conversation.close_open_calls(_WENT_ON)
+
+
+def _refuse_open_calls(conversation: Conversation, runnable: Set[str]) -> None:
+    """Refuse a request that leaves open calls that are not `runnable`.
+
+    A call of the project's tools is runnable if the model made it in a turn of the session. A
+    client cannot add such a call by writing it into its history.
+    """
+    still_open = [call.id for call in conversation.open_calls if call.id not in runnable]
+    if still_open:
+        raise bad_request(
+            "Some tool calls have no result",
+            f"messages: no tool message for {', '.join(still_open)}",
+            param="messages",
+        )
+
+
+def _leading_results(messages: Sequence[Message]) -> Iterator[ToolMessage]:
+    """Yield the results of calls that were open before an interrupted turn."""
+    for message in messages:
+        if not isinstance(message, ToolMessage):
+            return
+        yield message
+
+
+def _illegal(error: ConversationError, index: int) -> Problem:
+    field_name = ".tool_call_id" if error.event == "tool_result" else ""
+    return bad_request(
+        "The messages do not fit the session", f"messages[{index}]{field_name}: {error}"
+    )
+
+
+def _by_call(decided: Iterable[Decision], waiting: Iterable[Approval]) -> dict[str, Decision]:
+    """Return decisions by the ids of their calls; raise a 400 `Problem` for one without a call."""
+    calls = {approval.digest: approval.call.id for approval in waiting}
+    for decision in decided:
+        if decision.digest not in calls:
+            raise bad_request(
+                "The approval is for another call",
+                f"no call waits for the approval {decision.digest}: it was answered, or has changed",
+            )
+    return {calls[decision.digest]: decision for decision in decided}
+
+
+def _decided_twice(approval: Approval, index: int) -> Problem:
+    return bad_request(
+        "The messages do not fit the session",
+        f"messages[{index}].tool_call_id: {approval.call.id} was decided about before",
+    )
+
+
+def _decision(text: str, approval: Approval, place: str) -> Decision:
+    """Read a person's decision about a call that waits for it."""
+    try:
+        said: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict) or not isinstance(said.get("approved"), bool):
+        raise bad_request(
+            "The call waits for a person's approval",
+            f'{place}.content: must be {{"approved": true or false, "digest": "..."}} as JSON text',
+        )
+    if said.get("digest") != approval.digest:
+        raise bad_request(
+            "The approval is for another call",
+            f"{place}.content: digest must be {approval.digest}, that of the call as it is now",
+        )
+    if not said["approved"]:
+        return approval.deny(str(said.get("reason") or ""))
+    arguments = said.get("arguments")
+    return approval.approve(arguments if isinstance(arguments, dict) else None)
