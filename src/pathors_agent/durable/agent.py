@@ -15,13 +15,14 @@ from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.sub_agent import SubAgent, value_of
 from pathors_agent.core.run import Status
 from pathors_agent.durable import engine
+from pathors_agent.durable.calls import SegmentSetup
 from pathors_agent.durable.claims import Source
 from pathors_agent.durable.client import DurableClient, no_tools
 from pathors_agent.durable.records import MAX_NAME_BYTES, check_id, workflow_name
 from pathors_agent.durable.retention import expire_for_ever, read_age
 from pathors_agent.durable.runs import LOOK_SECONDS
 from pathors_agent.durable.schedules import Scheduler
-from pathors_agent.durable.segment import SegmentSetup, run_segment
+from pathors_agent.durable.segment import run_segment
 from pathors_agent.durable.tables import FORMAT, Bounds, Rate, Tables, check_count
 from pathors_agent.durable.worker import (
     ATTEMPTS,

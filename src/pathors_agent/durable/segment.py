@@ -5,32 +5,25 @@ the recorded messages in the same way as new ones.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Iterable, Sequence
 from secrets import token_hex
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
-from dbos import DBOSClient
-
-from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import AnswerType
 from pathors_agent.agents.ask import ReportDeltas, ask_async
 from pathors_agent.agents.base import load_settings
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.drivers import side_by_side
-from pathors_agent.agents.perform.calls import perform_async
-from pathors_agent.agents.perform.reconcile import settle
 from pathors_agent.agents.setup import RunSetup
 from pathors_agent.agents.stream import prepare_run
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
+from pathors_agent.durable.calls import SegmentCalls, SegmentSetup, writing
 from pathors_agent.durable.deltas import Add, DeltaWriter
 from pathors_agent.durable.engine import write_failure
 from pathors_agent.durable.history import (
     BEGIN,
     STARTED,
-    Histories,
     RecordedSession,
     apply_input,
     check_key,
@@ -38,19 +31,15 @@ from pathors_agent.durable.history import (
 )
 from pathors_agent.durable.journal import StepJournal, Work
 from pathors_agent.durable.records import (
-    SEPARATOR,
     Fields,
     SegmentInput,
     load,
     segment_number,
 )
-from pathors_agent.durable.tables import DoubtfulCall, Tables
-from pathors_agent.errors import ConversationError, LimitReached, RunFailed, ToolError, ToolMissing
-from pathors_agent.messages import JSONValue, Outcome, ToolMessage, write_message
+from pathors_agent.errors import ConversationError, LimitReached, ToolMissing
+from pathors_agent.messages import ToolMessage, write_message
 from pathors_agent.telemetry.events import emit, warn
-from pathors_agent.tools.registry import BoundCall
-from pathors_agent.tools.results import result_message
-from pathors_agent.wire.deltas import Delta, ToolProgressDelta
+from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.messages import read_message
 
 
@@ -60,33 +49,6 @@ class _Stopped(Exception):
     def __init__(self, output: Fields) -> None:
         super().__init__()
         self.output = output
-
-
-class Child(Protocol):
-    """An agent that is a tool: each call is a durable run of its own, named by the call's key."""
-
-    async def ask(self, run: str, prompt: str, context: JSONValue) -> object:
-        """Start the run unless it exists, wait until it ends, and return its answer."""
-
-    async def cancel(self, run: str) -> None:
-        """End the run for good; no effect if there is none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentSetup:
-    """The parts that segments need in this process."""
-
-    agent: AsyncAgent[Any]
-    client: DBOSClient
-    tables: Tables
-    histories: Histories
-    name: str
-    """The agent's name."""
-    worker: str
-    context: object = None
-    stores_deltas: bool = False
-    children: Mapping[str, Child] = field(default_factory=dict)
-    """By the names of their tools."""
 
 
 async def run_segment(setup: SegmentSetup, journal: StepJournal, fields: Fields) -> Fields:
@@ -122,6 +84,7 @@ class _Segment:
         self._deltas: DeltaWriter | None = None
         if setup.stores_deltas:
             self._deltas = DeltaWriter(setup.tables, self._id, self._attempt)
+        self._calls = SegmentCalls(setup, journal, segment_input, self._deltas)
         self._last: tuple[str, str] | None = None
         # Until this execution calls the model, an earlier execution may have begun the pending
         # calls.
@@ -150,7 +113,7 @@ class _Segment:
             if isinstance(message, ToolMessage) and message.outcome == "not_run"
         )
         if self._input.closes:
-            await self._cancel_children(run)
+            await self._calls.cancel_children(run)
         else:
             await self._drive(run, run_setup)
         self._keep(run, token=begin.get("attempt", ""))
@@ -201,14 +164,10 @@ class _Segment:
         run, _, run_setup = prepare_run(
             self._setup.agent,
             conversation,
-            context=self._context,
+            context=self._calls.context,
             settings=load_settings(self._input.settings),
         )
         return run, run_setup
-
-    @property
-    def _context(self) -> object:
-        return self._setup.context if self._input.context is None else self._input.context
 
     def _keep(self, run: Run, *, token: str) -> None:
         """Keep the history in memory for the next run of the session."""
@@ -276,7 +235,7 @@ class _Segment:
             self._may_repeat = False
             try:
                 transport = self._setup.agent.transport
-                async with self._writing(effect.key) as add:
+                async with writing(self._deltas, effect.key) as add:
                     report = None if add is None else _adder(add)
                     message = await ask_async(run, effect, run_setup, control, transport, report)
             except LimitReached as stop:
@@ -302,14 +261,6 @@ class _Segment:
         if self._deltas is not None:
             await self._deltas.done(key)
         self._record(run, output)
-
-    @asynccontextmanager
-    async def _writing(self, key: str) -> AsyncIterator[Add | None]:
-        if self._deltas is None:
-            yield None
-            return
-        async with self._deltas.writing(key) as add:
-            yield add
 
     def _refuse_missing(self, calls: Sequence[CallTool], run_setup: RunSetup) -> None:
         """Stop before a batch with calls of tools that no longer exist."""
@@ -353,7 +304,7 @@ class _Segment:
                 began_before = began_before or effect.key in self._recorded.begun
 
                 async def calling() -> Fields:
-                    return await self._call_one(
+                    return await self._calls.perform(
                         run, effect, run_setup, left, began_before=began_before
                     )
 
@@ -366,90 +317,6 @@ class _Segment:
     async def _note_start(self) -> Fields:
         return {"attempt": self._attempt, "by": self._setup.worker}
 
-    async def _call_one(
-        self,
-        run: Run,
-        effect: CallTool,
-        run_setup: RunSetup,
-        left: float | None,
-        *,
-        began_before: bool,
-    ) -> Fields:
-        child = self._setup.children.get(effect.call.name)
-        if child is not None and effect.verdict.refusal is None:
-            message = await self._ask_child(run, effect, run_setup, child, left)
-            run_setup.report_answered(effect, message)
-            return {"message": write_message(message), "by": self._setup.worker}
-        journal = _CallJournal(self._settle if began_before else None)
-        try:
-            async with self._writing(effect.key) as add:
-                report = None if add is None else _reporter(add)
-                message = await perform_async(
-                    run, effect, run_setup, report=report, left=left, journal=journal
-                )
-        except LimitReached as stop:
-            return {"limit": stop.limit}
-        except Exception as error:  # noqa: BLE001  (of a hook: recorded as one of a model call is)
-            return {"failure": write_failure(error)}
-        except (SystemExit, KeyboardInterrupt) as error:
-            # The tool itself raised it: a worker handles signals separately, and continues.
-            text = f"{type(error).__name__}: {error}".removesuffix(": ")
-            message = ToolMessage(tool_call_id=effect.call.id, content=text, outcome="error")
-        return {"message": write_message(message), "by": self._setup.worker, **journal.facts}
-
-    async def _ask_child(
-        self, run: Run, effect: CallTool, run_setup: RunSetup, child: Child, left: float | None
-    ) -> ToolMessage:
-        """Run an agent that is a tool; a later execution waits for the same run."""
-        key = run.call_key(effect)
-        bound = run_setup.tools.bind(
-            run_setup.approvals.as_approved(effect.call),
-            self._context,
-            session_id=run.conversation.session_id,
-            key=key,
-        )
-        if isinstance(bound, ToolMessage):
-            return bound
-        outcome: Outcome = "error"
-        try:
-            async with asyncio.timeout(left):
-                answer = await child.ask(
-                    _child_run(key), bound.kwargs["prompt"], self._input.context
-                )
-            return result_message(bound, answer)
-        except TimeoutError:
-            await child.cancel(_child_run(key))
-            text, outcome = "The time of the run is over; the agent was stopped.", "timeout"
-        except (ToolError, RunFailed) as error:
-            text = str(error)
-        return ToolMessage(tool_call_id=effect.call.id, content=text, outcome=outcome)
-
-    async def _cancel_children(self, run: Run) -> None:
-        """Cancel the runs of agents that the last answer called."""
-        for key, call in run.keyed_calls():
-            if (child := self._setup.children.get(call.name)) is not None:
-                await child.cancel(_child_run(f"{run.conversation.id}/{key}"))
-
-    async def _settle(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
-        """Decide about a call that an earlier execution had begun."""
-        await self._journal.check_owner()
-        message = await settle(run, effect, bound, self._context)
-        doubtful = message is not None and message.outcome == "unknown"
-        log = warn if doubtful else emit
-        named = {"run": self._input.run, "agent": self._setup.name, "worker": self._setup.worker}
-        log("call_in_doubt", key=effect.key, known=not doubtful, **named)
-        if doubtful:
-            doubt = DoubtfulCall(
-                agent=self._setup.name,
-                run_id=self._input.run,
-                effect=effect.key,
-                tool=bound.tool.name,
-                call_id=effect.call.id,
-                key=run.call_key(effect),
-            )
-            await asyncio.to_thread(self._setup.tables.add_doubt, doubt)
-        return message
-
 
 def _raise_stop(output: Fields) -> None:
     """Raise the limit or the failure that a step recorded instead of a message."""
@@ -459,49 +326,11 @@ def _raise_stop(output: Fields) -> None:
         raise _Stopped({"status": "failed", "failure": output["failure"]})
 
 
-Settle = Callable[[Run, CallTool, BoundCall], Awaitable[ToolMessage | None]]
-
-
-class _CallJournal:
-    """The journal of one call, whose begin and result are steps of the engine.
-
-    `settle` decides about a call that an earlier execution began; it is None for all other calls.
-    `facts` are recorded with the result.
-    """
-
-    def __init__(self, settle: Settle | None) -> None:
-        self._settle = settle
-        self.facts: Fields = {}
-
-    async def begin(self, run: Run, effect: CallTool, bound: BoundCall) -> ToolMessage | None:
-        """Return the result of a call that must not run again."""
-        if self._settle is None:
-            return None
-        message = await self._settle(run, effect, bound)
-        self.facts = {"again": True} if message is None else {"doubt": message.outcome}
-        return message
-
-    async def end(self, message: ToolMessage) -> None:
-        """Do nothing: the step records the result."""
-
-
 def _adder(add: Add) -> ReportDeltas:
     async def report(deltas: list[Delta]) -> None:
         add(deltas)
 
     return report
-
-
-def _reporter(add: Add) -> Callable[[ToolProgressDelta], Awaitable[None]]:
-    async def report(delta: ToolProgressDelta) -> None:
-        add([delta])
-
-    return report
-
-
-def _child_run(key: str) -> str:
-    """Return the id of the run that a call of a sub-agent starts."""
-    return key.replace(SEPARATOR, "-")
 
 
 def _saying(effect: GiveFeedback) -> Work:
