@@ -291,6 +291,8 @@ def test_copy_with_other_content_is_encoded_afresh() -> None:
         ("content_filter", "content_filter"),
         ("content-filter", "content_filter"),
         ("SAFETY", "content_filter"),
+        ("content_filter: RECITATION", "content_filter"),
+        ("ERROR_LIMIT", "length"),
         ("refusal", "refusal"),
         ("stop", None),
         ("tool_calls", None),

@@ -6,8 +6,9 @@ import pytest
 
 from pathors_agent.errors import (
     IncompleteResponse,
+    ProviderError,
 )
-from pathors_agent.messages import AssistantMessage, ToolCall, Usage
+from pathors_agent.messages import AssistantMessage, JSONValue, ToolCall, Usage
 from pathors_agent.wire.deltas import (
     TextDelta,
     ToolCallDelta,
@@ -300,6 +301,83 @@ def test_data_after_the_end_is_dropped(cut: Cut) -> None:
     assert deltas == [TextDelta("Hello")]
     assert stream.finish().content == "Hello"
     assert stream.feed(text("again")) == []
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "error",
+        "ERROR",
+        "network_error",
+        "insufficient_system_resource",
+        "abort",
+        "MALFORMED_FUNCTION_CALL",
+        "function_call_filter: MALFORMED_FUNCTION_CALL",
+    ],
+)
+def test_finish_reason_of_a_failure_is_an_error_and_no_short_answer(reason: str) -> None:
+    choice = {"delta": {}, "finish_reason": reason}
+    stream, _ = read([HEAD + text("Hel") + event({"choices": [choice]}) + DONE])
+    whole = {"choices": [{"message": {"role": "assistant"}, "finish_reason": reason}]}
+    plain, _ = read([json.dumps(whole).encode()])
+
+    for answer in (stream, plain):
+        with pytest.raises(ProviderError, match=f"the finish_reason is {reason}") as caught:
+            answer.finish()
+        assert caught.value.retryable
+    assert stream.partial.content == "Hel"
+
+
+@pytest.mark.parametrize("end", [DONE, b""], ids=["DONE", "no DONE"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"errors": [{"message": "No credit."}]},
+        {"success": False, "message": "No credit."},
+        {"status": 500, "message": "No credit."},
+        {"base_resp": {"status_code": 1008, "status_msg": "No credit."}, "choices": None},
+    ],
+)
+def test_stream_without_any_chunk_is_an_error_with_the_words_of_its_events(
+    fields: dict[str, JSONValue], end: bytes
+) -> None:
+    stream, _ = read([event(fields) + end])
+
+    with pytest.raises(ProviderError, match="No credit"):
+        stream.finish()
+
+
+def test_event_that_is_no_chunk_does_no_harm_to_an_answer() -> None:
+    odd = event({"status": "loading", "message": "Wait."})
+
+    assert message_of(odd * 4 + text("Hi") + odd + DONE).content == "Hi"
+    assert message_of(odd + text("Hi") + odd + end()).content == "Hi"
+
+
+def test_error_in_the_fields_of_groq_is_an_error() -> None:
+    choice = {"delta": {}, "finish_reason": "stop"}
+    stream, _ = read(
+        [HEAD + event({"choices": [choice], "x_groq": {"error": "over capacity"}}) + DONE]
+    )
+
+    with pytest.raises(ProviderError, match="over capacity"):
+        stream.finish()
+
+
+@pytest.mark.parametrize("kind", [str, float])
+def test_index_of_a_call_may_be_a_text_or_a_float(kind: type) -> None:
+    def piece(index: int, arguments: str, **more: str) -> bytes:
+        function = {"arguments": arguments, **more}
+        delta = {"tool_calls": [{"index": kind(index), "function": function}]}
+        return event({"choices": [{"delta": delta}]})
+
+    heads = piece(0, '{"a":', name="add") + piece(1, '{"b":', name="sub")
+    message = message_of(HEAD + heads + piece(0, "1}") + piece(1, "2}") + end())
+
+    assert [(c.name, c.arguments) for c in message.tool_calls] == [
+        ("add", '{"a":1}'),
+        ("sub", '{"b":2}'),
+    ]
 
 
 def test_finish_returns_the_same_each_time() -> None:

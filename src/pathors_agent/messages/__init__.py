@@ -228,7 +228,8 @@ class UserMessage(MessageBase):
 EndedBy = Literal["length", "content_filter", "refusal"]
 """What ends an answer before it is whole."""
 
-# In lower case, with underscores. OpenAI's words first; then Anthropic's, Gemini's, Mistral's and GLM's.
+# In lower case, with underscores. OpenAI's words first; then those of Anthropic, Gemini, Mistral, GLM
+# and Cohere.
 _ENDED_BY: dict[str, EndedBy] = {
     **dict.fromkeys(
         (
@@ -238,6 +239,7 @@ _ENDED_BY: dict[str, EndedBy] = {
             "max_length",
             "model_length",
             "model_context_window_exceeded",
+            "error_limit",
         ),
         "length",
     ),
@@ -252,6 +254,9 @@ _ENDED_BY: dict[str, EndedBy] = {
             "spii",
             "sensitive",
             "guardrail_intervened",
+            "image_safety",
+            "image_prohibited_content",
+            "error_toxic",
         ),
         "content_filter",
     ),
@@ -290,7 +295,8 @@ class AssistantMessage(MessageBase):
         None for an answer that the model ended itself. Providers' other words for the
         finish_reason are read as OpenAI's.
         """
-        reason = (self.finish_reason or "").lower().replace("-", "_")
+        # Gemini's gateways send such as "content_filter: RECITATION".
+        reason = (self.finish_reason or "").partition(":")[0].lower().replace("-", "_")
         if ended_by := _ENDED_BY.get(reason):
             return ended_by
         is_refused = self.refusal and not self.text and not self.tool_calls

@@ -5,6 +5,7 @@ tolerates any shape; a whole completion is a chunk whose delta is the message.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from sys import intern
 from typing import Annotated, Literal
@@ -16,7 +17,7 @@ from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue, Usage
 from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.message_builder import MessageBuilder
-from pathors_agent.wire.provider_errors import find_error
+from pathors_agent.wire.provider_errors import find_error, is_failure
 from pathors_agent.wire.usage import merged_usage, read_usage, usages_of
 
 # Deeper than any answer; everything kept here must be serialisable again.
@@ -177,7 +178,7 @@ def read_completion(body: bytes, builder: MessageBuilder, deltas: list[Delta]) -
     except UNUSUAL:
         return False
     [choice] = completion.choices
-    if choice.finish_reason == "error":
+    if is_failure(choice.finish_reason):
         return False
     builder.id = completion.id or None
     builder.model = intern(completion.model) if completion.model else None
@@ -394,6 +395,7 @@ def _read_call(
 
 _CALL_FIELDS = frozenset({"index", "id", "type", "function"})
 _FLAT_CALL_FIELDS = _CALL_FIELDS | {"name", "arguments"}
+_INDEX = re.compile("[0-9]{1,9}")
 
 
 # - Lenient coercions.
@@ -420,7 +422,11 @@ def as_object(value: JSONValue) -> dict[str, JSONValue]:
 
 
 def as_index(value: JSONValue) -> int | None:
-    """Return an integer from 0, or None for any other value."""
+    """Return an integer from 0, also if it came as text or 0.0; None for any other value."""
+    if isinstance(value, str) and _INDEX.fullmatch(value):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if type(value) is int and value >= 0 else None
 
 

@@ -21,6 +21,24 @@ _SAID_CHARACTERS = 500
 
 _OK = 200
 
+# The finish_reasons of answers that failed at the provider, in lower case: OpenRouter's, GLM's,
+# DeepSeek's, vLLM's, Gemini's (also with a prefix of its gateways) and Bedrock's.
+_FAILED = frozenset(
+    {
+        "error",
+        "network_error",
+        "insufficient_system_resource",
+        "abort",
+        "malformed_function_call",
+        "function_call_filter",
+        "unexpected_tool_call",
+        "too_many_tool_calls",
+        "malformed_response",
+        "malformed_tool_use",
+        "malformed_model_output",
+    }
+)
+
 _WHAT_TO_DO = {
     401: "; check the key (api_key=, PATHORS_API_KEY)",
     403: "; check what the key may do (api_key=, model=)",
@@ -32,6 +50,13 @@ _WHAT_TO_DO = {
 def is_retryable(status: int) -> bool:
     """Return True if the same request may succeed after an answer with this status."""
     return status in _RETRYABLE_STATUSES or status in _SERVER_ERRORS
+
+
+def is_failure(finish_reason: JSONValue) -> bool:
+    """Return True if a finish_reason tells that the answer failed at the provider."""
+    if not isinstance(finish_reason, str):
+        return False
+    return finish_reason.partition(":")[0].lower() in _FAILED
 
 
 def decode_error(
@@ -67,13 +92,19 @@ def find_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> ProviderE
     """Return the error inside an answer with status 200, or None.
 
     If `is_answer`, the object has choices as well: then only an explicit `error` or the finish_reason
-    "error" is an error.
+    of a failure is an error.
     """
+    groq = answer.get("x_groq")
+    if isinstance(groq, dict) and groq.get("error"):
+        answer = {**answer, "error": groq["error"]}
     if not _holds_error(answer, is_answer=is_answer):
         return None
     body = json.dumps(answer, default=str, ensure_ascii=False)[:QUOTED_BODY_BYTES]
     words, code, kind = _words(dict(answer))
-    retryable = code is not None and code.isdecimal() and is_retryable(int(code))
+    reason = answer.get("finish_reason")
+    has_failed = not words and is_failure(reason)  # mostly for a moment
+    words = f"the finish_reason is {reason}" if has_failed else words
+    has_status = code is not None and code.isdecimal() and is_retryable(int(code))
     return ProviderError(
         f"the provider sent an error inside its answer: {_one_line(words or body)}",
         status=_OK,
@@ -82,7 +113,7 @@ def find_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> ProviderE
         param=_param(dict(answer)),
         said=_one_line(words),
         body=body,
-        retryable=retryable,
+        retryable=has_status or has_failed,
     )
 
 
@@ -90,7 +121,7 @@ def _holds_error(answer: Mapping[str, JSONValue], *, is_answer: bool) -> bool:
     if answer.get("error") not in (None, False, "", {}, []):
         return True
     if is_answer:
-        return answer.get("finish_reason") == "error"
+        return is_failure(answer.get("finish_reason"))
     if answer.get("object") == "error":
         return True
     return ("message" in answer and "code" in answer) or "detail" in answer
@@ -104,8 +135,8 @@ def _words(value: JSONValue, depth: int = 0) -> tuple[str, str | None, str | Non
         return value, None, None
     if not isinstance(value, dict):
         return "", None, None
-    inner = value.get("error")
-    if isinstance(inner, dict | str) and inner and depth < _WRAPPINGS:
+    inner = value.get("error") or value.get("errors")
+    if isinstance(inner, dict | str | list) and inner and depth < _WRAPPINGS:
         words, code, kind = _words(inner, depth + 1)
         return words or _message(value), code or _code(value), kind
     named = value.get("type")

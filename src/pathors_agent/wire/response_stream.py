@@ -6,11 +6,13 @@
 from collections.abc import Iterable
 
 from pathors_agent.errors import (
+    QUOTED_BODY_BYTES,
     IncompleteResponse,
     MalformedResponse,
     ProviderError,
     TransportError,
 )
+from pathors_agent.json_text import write_json
 from pathors_agent.messages import AssistantMessage, JSONValue
 from pathors_agent.wire.chunks import (
     UNUSUAL,
@@ -64,6 +66,7 @@ class ResponseStream(EventLanes):
         "_done",
         "_failure",
         "_max_arguments",
+        "_odd",
         "_others",
         "_turn",
     )
@@ -85,6 +88,8 @@ class ResponseStream(EventLanes):
         self._builder = MessageBuilder(turn)
         self._others: dict[int, MessageBuilder] | None = None  # of further choices
         self._failure: TransportError | None = None
+        # The first event that is no chunk, for the error of a stream without chunks; None after one.
+        self._odd: bytes | None = b""
         self._done = False  # [DONE] was seen, or the closing brace of a plain completion
         self._closed = False
 
@@ -248,8 +253,13 @@ class ResponseStream(EventLanes):
             return
         if error is not None:
             self._fail(error)
+            return
+        if isinstance(value.get("choices"), list):
+            self._odd = None
+        elif self._odd == b"":
+            self._odd = write_json(value)[:QUOTED_BODY_BYTES]
         # Small items of unknown fields take many times the bytes that were received for them.
-        elif any(builder.gathered > self._max_message for builder in self._builders()):
+        if any(builder.gathered > self._max_message for builder in self._builders()):
             self._check_sizes()
 
     def _read_whole_body(self, deltas: list[Delta]) -> None:
@@ -297,8 +307,16 @@ class ResponseStream(EventLanes):
         self._in_fast_lane = False
 
     def _end_on_purpose(self) -> None:
+        if self._odd and self._is_empty:
+            self._fail(decode_error(_OK, self._odd, place=_NO_COMPLETION))
         self._done = True
         self._end()
+
+    @property
+    def _is_empty(self) -> bool:
+        """Whether nothing of a message arrived."""
+        first = self._builder
+        return not (first.text or first.reasoning or first.calls or first.usage)
 
     def _fail(self, error: TransportError) -> None:
         if isinstance(error, ProviderError | MalformedResponse):
@@ -318,6 +336,8 @@ class ResponseStream(EventLanes):
     def _incomplete(self) -> TransportError:
         if not self.received:
             return IncompleteResponse("the provider answered with an empty body")
+        if self._odd and self._is_empty:
+            return decode_error(_OK, self._odd, place=_NO_COMPLETION)
         if not self._events_read and self._head.strip() and not _begins_event(self._head.lstrip()):
             return decode_error(_OK, self._head, place=_NO_COMPLETION)
         return IncompleteResponse(
