@@ -26,8 +26,8 @@ def lazy_names(
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` of a package whose names are defined in `modules`.
 
-    `modules` maps modules of `pathors_agent` to the names that they define. `extra` is the extra
-    that brings the other packages which these modules import.
+    `modules` maps modules of `pathors_agent` to the names that they define. `extra` is the
+    extra that installs the packages which these modules import.
     """
     module_of = {name: module for module, names in modules.items() for name in names}
 

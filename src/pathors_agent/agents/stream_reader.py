@@ -1,4 +1,4 @@
-"""Find out if the stream of a run was abandoned: nothing will read it any more. Then close it."""
+"""Detect and close an abandoned stream of a run: one that nothing will read any more."""
 
 import sys
 import threading

@@ -20,7 +20,7 @@ from pathors_agent.cli.output import (
 )
 from pathors_agent.cli.values import (
     api_key,
-    database_url,
+    database_option,
     endpoint,
     filled,
     project_id,
@@ -50,16 +50,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(sessions, name="sessions")
 app.add_typer(runs_app.runs, name="runs")
 
-Database = Annotated[
-    str | None,
-    typer.Option(
-        envvar="PATHORS_DATABASE",
-        parser=database_url,
-        metavar="URL",
-        help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: a file in the user's data folder"
-        " (PATHORS_DATA_DIR).",
-    ),
-]
+Database = Annotated[str | None, database_option("a file")]
 ProjectName = Annotated[
     str, typer.Option(parser=project_id, metavar="NAME", help="The project's name.")
 ]

@@ -362,7 +362,7 @@ class _Keyboard:
 
     @contextmanager
     def without_echo(self) -> Iterator[None]:
-        """Hide the text that is typed meanwhile; it waits for the next prompt."""
+        """Hide the text that is typed inside the block, and keep it for the next prompt."""
         try:
             import termios
         except ImportError:  # Windows has none

@@ -45,7 +45,7 @@ _EVENT_END = b"\n\n"
 
 
 class ToolActivity(Transport):
-    """Passes on another transport's answers; `tells` gets their events about tools, in order."""
+    """Passes on another transport's answers; calls `tell` with their events about tools, in order."""
 
     def __init__(self, transport: Transport, tell: Callable[[Mapping[str, Any]], None]) -> None:
         self._transport = transport

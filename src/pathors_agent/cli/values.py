@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -121,13 +121,15 @@ def per_minute(rate: int | None) -> tuple[int, float] | None:
     return None if rate is None else (rate, _RATE_SECONDS)
 
 
-Database = Annotated[
-    str | None,
-    typer.Option(
+def database_option(file: str) -> Any:
+    """Return the option of a command for its database, whose default is a `file`."""
+    return typer.Option(
         envvar="PATHORS_DATABASE",
         parser=database_url,
         metavar="URL",
-        help="sqlite:///FILE or postgresql://USER@HOST/NAME. Default: runs.db in the user's data"
+        help=f"sqlite:///FILE or postgresql://USER@HOST/NAME. Default: {file} in the user's data"
         " folder (PATHORS_DATA_DIR).",
-    ),
-]
+    )
+
+
+Database = Annotated[str | None, database_option("runs.db")]

@@ -69,7 +69,7 @@ class Batch:
         return [place for place in enumerate(self.calls) if place[0] not in self.results]
 
     def results_in_call_order(self) -> list[ToolMessage]:
-        """Return the results so far, those of suspended calls as well."""
+        """Return the results so far, including those of suspended calls."""
         results = {**self.results, **self.suspended}
         return [results[place] for place in sorted(results)]
 

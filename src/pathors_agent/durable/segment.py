@@ -267,8 +267,8 @@ class _Segment:
         for name in (effect.call.name for effect in calls):
             if name in self._recorded.known and name not in run_setup.tools:
                 missing = ToolMissing(
-                    f"the tool {name!r} was called, and the agent has it no more: give it back,"
-                    " and resume the run"
+                    f"the model called the tool {name!r}, which the agent no longer has: add the tool"
+                    " again, and resume the run"
                 )
                 raise _Stopped({"status": "failed", "failure": write_failure(missing)})
 

@@ -18,7 +18,7 @@ JSONValue = JsonValue
 
 
 class Value(BaseModel):
-    """A frozen value; its repr and its errors say how much it holds, never what."""
+    """A frozen value. Its repr and its errors show the size of its contents, never the contents."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -27,15 +27,15 @@ class Value(BaseModel):
         allow_inf_nan=False,  # no JSON text can hold them
     )
 
-    # Plain in a repr: what people match on. Everything else may be private and is counted.
+    # A repr shows these fields, by which programs tell values apart. All others may be private.
     _SHOWN: ClassVar[frozenset[str]] = frozenset(
         {"id", "name", "tool_call_id", "finish_reason", "model", "type", "outcome"}
     )
 
     def __setattr__(self, name: str, value: object) -> None:
-        # pydantic's own refusal quotes the value.
+        # pydantic's own error contains the value.
         kind = type(self).__name__
-        raise AttributeError(f"{kind} is frozen; model_copy(update={{...}}) gives another")
+        raise AttributeError(f"{kind} is frozen; model_copy(update={{...}}) returns a changed copy")
 
     def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
         for name, field in type(self).model_fields.items():
@@ -47,7 +47,7 @@ class Value(BaseModel):
 
 
 class _Counted:
-    """Stand in for a value in a repr: its size, or its items when they hide themselves."""
+    """Stands for a private value in a repr: shows its size, or its items if they hide their own."""
 
     def __init__(self, value: object) -> None:
         self._value = value

@@ -163,7 +163,7 @@ def foreign_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a schema that another program wrote in a form that can be checked here.
 
     An unknown draft is read as the known one with the same tuples. Patterns that cannot be searched
-    for are left out, as that of e-mail addresses by zod: the other program checks its arguments
+    for, such as zod's for e-mail addresses, are left out: the other program checks its arguments
     itself, and model endpoints refuse most such patterns.
     """
     own = dict(schema)

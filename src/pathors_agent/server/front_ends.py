@@ -52,7 +52,7 @@ class RunningTurns:
             head=new_head(project, asked, session_id),
             body=b"",
             body_digest="",
-            # The request that the turn answers is not at hand: nothing of it is sent.
+            # This request does not contain the messages of the turn, and none of them are sent.
             front_end=self._protocol.model_construct(
                 messages=[], thread_id=session_id, run_id=session_id
             ),

@@ -118,7 +118,7 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _protected(endpoint: _Endpoint, key: str | None) -> _Endpoint:
-    """Accept requests with the key, or without a key those of this machine."""
+    """Accept requests with the key; if there is no key, accept requests from this machine."""
     digest = digest_of(key) if key is not None else None
 
     async def protected(request: Request) -> Response:

@@ -34,7 +34,7 @@ from pathors_agent.stores.texts import (
 from pathors_agent.stores.values import Page, Session, SessionSummary
 
 # Sessions of a page whose sizes are read together. SQLite reads a text to know its size, so the
-# sizes of all sessions behind the end of a page would be wasted work.
+# sizes of all sessions after the end of a page would be wasted work.
 _READ_AT_ONCE = 20
 
 _TEXT = bindparam("text", type_=Text)
@@ -75,10 +75,14 @@ class _ListStatements:
         )
         self._count = select(func.count()).select_from(found.subquery())
 
-    def read(
-        self, connection: Connection, limit: int, offset: int, **values: str
+    def search(
+        self, connection: Connection, project: str, text: str, limit: int, offset: int
     ) -> tuple[list[Any], int]:
-        """Return the rows of a page, and the number of all rows."""
+        """Return the rows of a page, and the number of all rows. Without `text`, find all rows."""
+        wanted = searchable(text)
+        if wanted is None:
+            return [], 0
+        values = {"project": project} | ({"text": wanted} if wanted else {})
         rows = connection.rows(self._page, limit=limit, offset=offset, **values)
         # Without a row, the page is empty or past the end.
         total = rows[0][-1] if rows else connection.value(self._count, **values)
@@ -121,11 +125,8 @@ def search(
     connection: Connection, project: str, text: str, *, limit: int, offset: int, max_bytes: int
 ) -> Page[Session]:
     """Return the sessions whose data contains a text, newest update first."""
-    wanted = searchable(text)
-    if wanted is None:
-        return Page((), total=0)
-    values = {"project": project} | ({"text": wanted} if wanted else {})
-    rows, total = (_FOUND if wanted else _ALL_LIVE).read(connection, limit, offset, **values)
+    statements = _FOUND if text else _ALL_LIVE
+    rows, total = statements.search(connection, project, text, limit, offset)
     page: list[Session] = []
     left = max_bytes
     for start in range(0, len(rows), _READ_AT_ONCE):
@@ -141,7 +142,7 @@ def search(
 
 def live_ids(connection: Connection, project: str, limit: int, offset: int) -> list[str]:
     """Return the ids of the sessions that have not ended, newest update first."""
-    rows, _ = _LIVE_IDS.read(connection, limit, offset, project=project)
+    rows, _ = _LIVE_IDS.search(connection, project, "", limit, offset)
     return [session_id for session_id, _ in rows]
 
 
@@ -168,11 +169,8 @@ def summaries(
     connection: Connection, project: str, text: str, limit: int, offset: int
 ) -> Page[SessionSummary]:
     """List sessions, newest first, ended ones included."""
-    wanted = searchable(text)
-    if wanted is None:
-        return Page((), total=0)
-    values = {"project": project} | ({"text": wanted} if wanted else {})
-    rows, total = (_LISTED if wanted else _ALL).read(connection, limit, offset, **values)
+    statements = _LISTED if text else _ALL
+    rows, total = statements.search(connection, project, text, limit, offset)
     return Page(tuple(_summary(row) for row in rows), total=total)
 
 

@@ -191,7 +191,7 @@ class _OpenedDatabase:
         return _submit(work(self._database), self._loop).result()
 
     def abandon(self) -> None:
-        """Keep everything as it is: closing a connection would close that of the parent process."""
+        """Close nothing: the connections belong to the parent process."""
         self._end.detach()
         _OF_PARENTS.append(self)
 

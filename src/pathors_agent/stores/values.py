@@ -64,10 +64,9 @@ class Session:
     use, in time and memory proportional to their size.
 
     `message_texts` are in the order they were stored; those that `omitted` describes are missing.
-    `revision` is the number of all messages; a writer passes
-    the session it has seen, and the store compares the revisions. `incarnation` distinguishes
-    sessions that had the same id one after the other. A session that is rewound gets a new one,
-    because its revision passes through old numbers again.
+    `revision` is the number of all messages; a writer passes the session it has seen, and the store
+    compares the revisions. `incarnation` distinguishes sessions that had the same id one after the
+    other. A session that is rewound gets a new one, because its revision repeats old numbers.
     """
 
     project: str
@@ -123,7 +122,7 @@ class Session:
         known = self.omitted or Omitted(leading=self.leading, turns=0, size=0)
         system = [i for i, message in enumerate(first) if isinstance(message, SystemMessage)]
         answers = [message for message in first if isinstance(message, AssistantMessage)]
-        size = sum(utf8_size(text) + 1 for text in texts[:count])  # with the comma behind each
+        size = sum(utf8_size(text) + 1 for text in texts[:count])  # with the comma after each
         size -= sum(utf8_size(texts[i]) + 1 for i in system)
         ids = (call.id for message in answers for call in message.tool_calls)
         return replace(

@@ -105,7 +105,7 @@ class EndpointTransport(Generic[ClientT_co, SenderT]):
         """
         self._connecting = Lock()
         if self._given is None and self._connected is not None:
-            _OF_PARENTS.append(self._connected)  # to close one might tell the server of it
+            _OF_PARENTS.append(self._connected)  # closing it might end it for the parent, too
             self._connected = None
 
     @abstractmethod

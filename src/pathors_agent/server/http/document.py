@@ -176,7 +176,7 @@ SEARCH = about("Search sessions", "By a text in the JSON of their data.", Search
 RENAME = about(
     "Rename a session", "A session is named by its first words until then.", Renamed, RenameBody
 )
-END = about("End a session", "Its variables and messages are gone for good.", Ended, EndBody)
+END = about("End a session", "Deletes its variables and messages permanently.", Ended, EndBody)
 LIST = about("List sessions", "Newest first, ended ones too.", ListAnswer)
 LIST["openapi_extra"]["parameters"] = _PAGE_PARAMETERS
 
@@ -201,7 +201,7 @@ _MORE = (CompletionRequest, CompletionChunk, CreateBody, SearchBody, EndBody)
 def describe(app: FastAPI, bodies: Sequence[type[BaseModel]] = ()) -> None:
     """Complete the document that FastAPI makes: request bodies, and how to authenticate.
 
-    `bodies` are those of operations that this module does not know.
+    `bodies` are the request bodies of operations that this module does not know.
     """
     make = app.openapi
 

@@ -287,7 +287,7 @@ class Supervisor:
         worker.process.close()
         self._workers.remove(worker)
         if self._is_stopping:
-            # A worker that did not yet listen to signals had nothing to end.
+            # A worker that SIGTERM ended before it listened to signals had nothing to finish.
             self._status = self._status or int(code not in (0, -signal.SIGTERM))
         elif not self._has_served:
             self._status = 1

@@ -22,11 +22,11 @@ from pathors_agent.messages import (
 from pathors_agent.server.streams.front_end import (
     MAX_FRONT_END_MESSAGES,
     Body,
+    ClientTool,
     Events,
     FrontEndRequest,
     RunEnd,
     answer_of,
-    client_tool,
     decision,
     file_part,
     frames,
@@ -151,14 +151,6 @@ class _AGUIMessage(_AGUIPart):
         return self.content if isinstance(self.content, str) else ""
 
 
-class _AGUITool(Body):
-    """A tool that the front end runs."""
-
-    name: str
-    description: str = ""
-    parameters: dict[str, JSONValue] | None = None
-
-
 class _AGUIResume(Body):
     """The answer to an interrupt."""
 
@@ -192,7 +184,7 @@ class AGUIRequest(FrontEndRequest):
     thread_id: str
     run_id: str
     messages: list[_AGUIMessage] = Field(max_length=MAX_FRONT_END_MESSAGES)
-    tools: list[_AGUITool] = Field(default_factory=list)
+    tools: list[ClientTool] = Field(default_factory=list)
     resume: list[_AGUIResume] | None = None
     state: JSONValue = None
     context: list[dict[str, JSONValue]] = Field(default_factory=list)
@@ -224,7 +216,7 @@ class AGUIRequest(FrontEndRequest):
     @cached_property
     def client_tools(self) -> list[Tool]:
         """The front end's tools, which have no function here: a call of them suspends the run."""
-        return [client_tool(**dict(each)) for each in self.tools]
+        return [each.read() for each in self.tools]
 
     @property
     def rewinds(self) -> bool:

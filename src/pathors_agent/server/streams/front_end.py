@@ -69,7 +69,7 @@ class FrontEndRequest(Body, ABC):
     """The name of the protocol for people."""
 
     headers: ClassVar[Mapping[str, str]] = {}
-    """The headers of an answer beside those of all server-sent events."""
+    """The headers of an answer, in addition to those of all server-sent events."""
 
     @property
     @abstractmethod
@@ -208,7 +208,7 @@ class Events(ABC):
     """Writes the events of one run."""
 
     last: ClassVar[bytes] = b""
-    """What ends a stream, behind its last event."""
+    """The bytes after the last event of a stream."""
 
     @abstractmethod
     def begin(self) -> dict[str, object]:
@@ -290,12 +290,17 @@ def file_part(url: str, media_type: str, filename: str | None) -> ContentPart:
     return ContentPart.file(url, filename=filename, media_type=media_type)
 
 
-def client_tool(
-    name: str, description: str = "", parameters: dict[str, JSONValue] | None = None
-) -> Tool:
-    """Return a tool that the client runs."""
-    schema = parameters or {"type": "object", "properties": {}}
-    return Tool(name=name, description=description, parameters=schema)
+class ClientTool(Body):
+    """A tool that the front end runs; `parameters` is a JSON Schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, JSONValue] | None = None
+
+    def read(self) -> Tool:
+        """Return the tool."""
+        schema = self.parameters or {"type": "object", "properties": {}}
+        return Tool(name=self.name, description=self.description, parameters=schema)
 
 
 def media_parts(

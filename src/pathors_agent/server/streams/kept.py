@@ -100,7 +100,7 @@ class RunningStreams:
     ) -> AsyncIterator[bytes]:
         """Read `events` to their end in the background, and yield them to the first client.
 
-        `replay` is that of the request: a client that reconnects reads it in place of the first event.
+        A client that reconnects reads the `replay` of the request in place of the first event.
         """
         kept = KeptEvents(self._kept, name, replay=replay)
         task = asyncio.create_task(self._read(kept, events))

@@ -23,11 +23,11 @@ from pathors_agent.messages import (
 from pathors_agent.server.streams.front_end import (
     MAX_FRONT_END_MESSAGES,
     Body,
+    ClientTool,
     Events,
     FrontEndRequest,
     RunEnd,
     answer_of,
-    client_tool,
     decision,
     file_part,
     frames,
@@ -356,18 +356,10 @@ class _UIMessage(Body):
     parts: list[_UIPart]
 
 
-class _UIFunction(Body):
-    """A tool's function; `parameters` is a JSON Schema of an object."""
-
-    name: str
-    description: str = ""
-    parameters: dict[str, JSONValue] | None = None
-
-
 class _UITool(Body):
     """A tool that the page runs."""
 
-    function: _UIFunction
+    function: ClientTool
 
 
 class UIMessageRequest(FrontEndRequest):
@@ -413,7 +405,7 @@ class UIMessageRequest(FrontEndRequest):
     @cached_property
     def client_tools(self) -> list[Tool]:
         """The front end's tools, which have no function here: a call of one suspends the run."""
-        return [client_tool(**dict(each.function)) for each in self.tools]
+        return [each.function.read() for each in self.tools]
 
     @model_validator(mode="before")
     @classmethod

@@ -135,8 +135,8 @@ _REASONS: Mapping[str, Reason] = {
 class FrontEndWriter(EventWriter):
     """Answers with the events of a front end's protocol.
 
-    A stored answer is written from its text and its events about tools, with other ids than those of
-    the events that were sent while it ran.
+    A stored answer is written from its text and its events about tools. Its events have other ids
+    than the events that were sent while it ran.
     """
 
     def __init__(

@@ -105,7 +105,7 @@ def _follows_an_answer(stored: Sequence[Message], given: Sequence[Message]) -> b
 def _after_known_answers(
     given: Sequence[Message], sent: Sequence[ComparedMessage], system: int
 ) -> int:
-    """Return where the new messages of a request begin, none of whose answers can be compared.
+    """Return where the new messages begin in a request without answers that can be compared.
 
     Empty answers before the new messages are the end of the client's history. A call of the
     project's tools is in the session, and so are the messages before it: the client lost its
@@ -123,7 +123,7 @@ def _next_place(entries: Sequence[ComparedMessage], count: int, end: int) -> int
 
 
 def _has_answer(messages: Iterable[Message]) -> bool:
-    """Return True if messages hold an answer, be it an empty one."""
+    """Return True if messages contain an answer, even an empty one."""
     return any(isinstance(message, AssistantMessage) for message in messages)
 
 

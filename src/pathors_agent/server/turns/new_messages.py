@@ -32,8 +32,8 @@ def add_new_messages(
     """Add a request's new messages; return their decisions about calls that wait for approval."""
     own_names = [tool.name for tool in own_tools]
     pending = list(interrupted)
-    # Results that the session has: of decisions that the interrupted turn carried out, and of the
-    # project's calls beside those of the client.
+    # The calls whose results the session has: calls that the interrupted turn carried out after a
+    # decision, and calls of the project's tools in the same answer as calls of the client's.
     answered = {result.tool_call_id for result in _leading_results(pending)}
     open_ids = {call.id for call in conversation.open_calls}
     answered |= {
