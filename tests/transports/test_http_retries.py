@@ -233,7 +233,7 @@ def test_number_of_retries_can_be_set(scripted_server: StartServer, ask: Ask) ->
 
 @pytest.mark.parametrize("make", [HTTPTransport, AsyncHTTPTransport, AiohttpTransport])
 def test_negative_number_is_refused(make: Callable[..., object]) -> None:
-    with pytest.raises(InvalidSetting, match="retries must be 0 or more, not -1"):
+    with pytest.raises(InvalidSetting, match="retries must be a whole number from 0, not -1"):
         make("http://127.0.0.1:1", retries=-1)
 
 

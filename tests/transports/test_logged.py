@@ -266,12 +266,12 @@ def test_profile_is_that_of_the_transport_inside() -> None:
     [
         (
             lambda: LoggingTransport(cast(Any, AsyncScriptedTransport())),
-            "LoggingTransport logs a Transport, not a AsyncScriptedTransport; "
+            "LoggingTransport takes a Transport, not a AsyncScriptedTransport; "
             "use AsyncLoggingTransport",
         ),
         (
             lambda: AsyncLoggingTransport(cast(Any, ScriptedTransport())),
-            "AsyncLoggingTransport logs a AsyncTransport, not a ScriptedTransport; "
+            "AsyncLoggingTransport takes a AsyncTransport, not a ScriptedTransport; "
             "use LoggingTransport",
         ),
         (

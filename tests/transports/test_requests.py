@@ -5,13 +5,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import httpx2
 import pytest
 
 import pathors_agent
 from pathors_agent.errors import AuthenticationError, InvalidSetting, TransportError
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.endpoint import Endpoint, keeps_history
-from pathors_agent.transports.http import HTTPTransport, Timeouts
+from pathors_agent.transports.fallback import FallbackTransport
+from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
+from pathors_agent.transports.retry import RetryingTransport
 from pathors_agent.wire.profiles import EndpointProfile
 from servers import (
     STALL,
@@ -451,8 +454,59 @@ def test_header_name_that_is_none_is_refused(make: Callable[..., object]) -> Non
         make("http://127.0.0.1:1", headers={"X Y": "1"})
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-def test_limit_of_time_that_is_none_is_refused(seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"api_key": lambda: CANARY}, "The API key is of the type function"),
+        ({"api_key": b"12345678"}, "The API key is of the type bytes"),
+        ({"api_key": "Bearer " + CANARY}, 'The API key begins with "Bearer"'),
+        ({"headers": {"X-Team": None}}, "The header X-Team is of the type NoneType"),
+        ({"headers": {"X-Team": 5}}, "The header X-Team is of the type int"),
+        ({"headers": [("X-Team", "5")]}, "headers= is of the type list"),
+        ({"headers": {b"X-Team": "5"}}, "A header's name"),
+        ({"session_header": None}, "A header's name"),
+        ({"base_url": b"http://127.0.0.1:1"}, "base_url= is of the type bytes"),
+        ({"timeouts": 30}, "timeouts= is of the type int"),
+        ({"timeouts": None}, "timeouts="),
+        ({"retries": None}, "retries must be a whole number from 0, not None"),
+        ({"retries": 2.0}, "retries must be a whole number from 0, not 2.0"),
+        ({"sends": "all"}, "sends="),
+        ({"profile": "openai"}, "profile= is of the type str"),
+        ({"client": "http"}, "client= is str; pass an"),
+    ],
+)
+@of_each_kind
+def test_setting_of_another_type_is_refused_before_any_request(
+    make: Callable[..., object], settings: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(InvalidSetting, match=text) as caught:
+        make(**{"base_url": "http://127.0.0.1:1", **settings})
+
+    assert CANARY not in told(caught.value)
+
+
+@of_each_kind
+def test_client_of_another_kind_is_refused(make: Callable[..., object]) -> None:
+    sync = make is HTTPTransport
+    other = httpx2.AsyncClient() if sync else httpx2.Client()
+
+    with pytest.raises(InvalidSetting, match=r"client= is httpx2\."):
+        make("http://127.0.0.1:1", client=other)
+
+
+@pytest.mark.parametrize("around", [RetryingTransport, FallbackTransport])
+def test_transport_around_one_of_another_kind_is_refused(around: Callable[..., object]) -> None:
+    inner = AsyncHTTPTransport("http://127.0.0.1:1")
+    count = 1 if around is RetryingTransport else 2
+
+    with pytest.raises(TypeError, match="takes a Transport, not a AsyncHTTPTransport; use Async"):
+        around(*[inner] * count)
+    with pytest.raises(TypeError, match="call it, and pass what it returns"):
+        around(*[HTTPTransport] * count)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "5", True])
+def test_limit_of_time_that_is_none_is_refused(seconds: Any) -> None:
     with pytest.raises(InvalidSetting, match=r"Timeouts\.first_byte"):
         Timeouts(first_byte=seconds)
 

@@ -16,7 +16,12 @@ from multidict import CIMultiDict, CIMultiDictProxy, istr
 from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.errors import InvalidSetting, TransportError
 from pathors_agent.transports.base import AsyncResponse, Request
-from pathors_agent.transports.connections import LoopClients, Route, client_of_another_loop
+from pathors_agent.transports.connections import (
+    LoopClients,
+    Route,
+    check_client,
+    client_of_another_loop,
+)
 from pathors_agent.transports.endpoint import AsyncAnswer, Endpoint
 from pathors_agent.transports.exchange import KEEP_ALIVE_SECONDS, Exchange
 
@@ -49,6 +54,7 @@ class AiohttpClients:
     """The clients of a transport, one for each event loop, with the address and the headers."""
 
     def __init__(self, given: aiohttp.ClientSession | None, endpoint: Endpoint) -> None:
+        check_client(given, aiohttp.ClientSession)
         self.endpoint = endpoint
         self._url = yarl.URL(str(endpoint.url), encoded=True)
         # aiohttp keeps a request's headers while its answer is open; copies share the strings.

@@ -128,6 +128,19 @@ class AsyncTransport(ABC):
         """As `Transport.send`."""
 
 
+def check_inner(transport: object, outer: object) -> None:
+    """Raise TypeError for an object that is not the kind of transport that `outer` goes around."""
+    wanted = AsyncTransport if isinstance(outer, AsyncTransport) else Transport
+    if isinstance(transport, wanted):
+        return
+    own, hint = type(outer).__name__, ""
+    if isinstance(transport, Transport | AsyncTransport):
+        hint = f"; use {own.removeprefix('Async') if wanted is AsyncTransport else 'Async' + own}"
+    elif isinstance(transport, type):
+        hint = "; call it, and pass what it returns"
+    raise TypeError(f"{own} takes a {wanted.__name__}, not a {type(transport).__name__}{hint}")
+
+
 # - answers opened up to their first byte -
 
 Send = Callable[[Request], AbstractContextManager[Response]]

@@ -221,6 +221,18 @@ class LoopClients(Generic[ClientT]):
             await closer.aclose()
 
 
+def check_client(given: object, wanted: type[object]) -> None:
+    """Raise `InvalidSetting` for a `client=` of another kind, such as one of httpx."""
+    if given is not None and not isinstance(given, wanted):
+        raise InvalidSetting(
+            f"client= is {_full_name(type(given))}; pass an {_full_name(wanted)}, or leave it out."
+        )
+
+
+def _full_name(kind: type[object]) -> str:
+    return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}".removeprefix("builtins.")
+
+
 def client_of_another_loop() -> TransportError:
     """Return the error for a given client that was first used on another event loop."""
     return TransportError(

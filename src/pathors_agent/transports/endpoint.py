@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
 
@@ -59,6 +60,9 @@ class Endpoint:
         *,
         is_own_client: bool,
     ) -> None:
+        _check_kind("base_url", base_url, str | None, "a string, such as str(url)")
+        _check_kind("project_id", project_id, str | None, "a string")
+        _check_kind("timeouts", timeouts, Timeouts, "Timeouts(...), such as Timeouts(whole=60)")
         address = base_url or os.environ.get("PATHORS_BASE_URL")
         self._base = address or _hosted_base(project_id)
         self._is_own_client = is_own_client
@@ -103,6 +107,9 @@ class Endpoint:
         self, profile: EndpointProfile | None, sends: Literal["history", "new_messages"] | None
     ) -> EndpointProfile:
         """Return the profile for a transport's arguments; `keeps_history` decides without `sends`."""
+        _check_kind("profile", profile, EndpointProfile | None, "an EndpointProfile")
+        if sends not in (None, "history", "new_messages"):
+            raise InvalidSetting('sends= must be "history" or "new_messages", or left out.')
         profile = profile or DEFAULT_PROFILE
         by_address = "new_messages" if self._keeps_history else profile.sends
         return replace(profile, sends=sends or by_address)
@@ -302,8 +309,12 @@ def _environment_key(host: str | None) -> str:
     return key if host is None or host in _THIS_MACHINE or host in meant else ""
 
 
-def _bearer_authorization(api_key: str, *, needed: bool) -> dict[str, str]:
-    if api_key:
+def _bearer_authorization(api_key: object, *, needed: bool) -> dict[str, str]:
+    if api_key or not isinstance(api_key, str):
+        if str(api_key)[:7].lower() == "bearer ":
+            raise InvalidSetting(
+                'The API key begins with "Bearer", which the transport adds itself.'
+            )
         return {"Authorization": f"Bearer {_checked_value('The API key', api_key)}"}
     if needed:
         raise AuthenticationError("No API key: pass api_key= or set PATHORS_API_KEY.")
@@ -344,22 +355,32 @@ def _merged(*groups: Mapping[str, str]) -> dict[str, str]:
     return dict(named.values())
 
 
+def _check_kind(name: str, value: object, kind: type[object] | UnionType, wanted: str) -> None:
+    """Raise `InvalidSetting` for an argument of another type, which would fail in a request."""
+    if not isinstance(value, kind):
+        # The value is not quoted: it may be a secret.
+        raise InvalidSetting(f"{name}= is of the type {type(value).__name__}; it must be {wanted}.")
+
+
 def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    _check_kind("headers", headers, Mapping, "a mapping of names to values")
     return {
         _checked_name(name): _checked_value(f"The header {name}", value)
         for name, value in headers.items()
     }
 
 
-def _checked_name(name: str) -> str:
-    if not _HEADER_NAME.fullmatch(name):
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
         raise InvalidSetting(
             "A header's name is empty or has a character that is not allowed there."
         )
     return name
 
 
-def _checked_value(what: str, value: str) -> str:
+def _checked_value(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidSetting(f"{what} is of the type {type(value).__name__}, not a string.")
     # The value is not quoted: it may be a secret.
     if not _HEADER_VALUE.fullmatch(value):
         raise InvalidSetting(

@@ -49,7 +49,9 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
-            if not self.seconds(name) > 0 or getattr(self, name) == math.inf:
+            value: object = getattr(self, name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < self.seconds(name) < math.inf):
                 raise InvalidSetting(f"Timeouts.{name} must be a positive number, or None.")
 
     def seconds(self, name: str) -> float:

@@ -20,6 +20,7 @@ from pathors_agent.transports.base import (
     Request,
     Response,
     Transport,
+    check_inner,
     failure_fields,
     open_answer,
     open_answer_async,
@@ -32,6 +33,8 @@ class _Fallback(Generic[TransportT]):
     """The transports of a fallback, in the order in which they are tried."""
 
     def __init__(self, first: TransportT, second: TransportT, *more: TransportT) -> None:
+        for transport in (first, second, *more):
+            check_inner(transport, self)
         self._transports: tuple[TransportT, ...] = (first, second, *more)
         self._given: tuple[object, ...] = self._transports
         self.profile = first.profile

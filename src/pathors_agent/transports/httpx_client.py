@@ -17,7 +17,7 @@ import httpx2
 
 from pathors_agent.errors import InvalidSetting, TransportError
 from pathors_agent.transports.base import AsyncResponse, Request, Response
-from pathors_agent.transports.connections import CLOSED, LoopClients, Route
+from pathors_agent.transports.connections import CLOSED, LoopClients, Route, check_client
 from pathors_agent.transports.endpoint import AsyncAnswer, Endpoint
 from pathors_agent.transports.exchange import KEEP_ALIVE_SECONDS, Exchange
 
@@ -52,6 +52,7 @@ class HTTPXClient:
     """A blocking client: the caller's, or one of our own."""
 
     def __init__(self, given: httpx2.Client | None, endpoint: Endpoint) -> None:
+        check_client(given, httpx2.Client)
         self._endpoint = endpoint
         self._is_own = given is None
         self._client = given or httpx2.Client(**_own_client_settings(endpoint.route))
@@ -114,6 +115,7 @@ class AsyncHTTPXClients:
     """The clients of an async transport, one for each event loop."""
 
     def __init__(self, given: httpx2.AsyncClient | None, endpoint: Endpoint) -> None:
+        check_client(given, httpx2.AsyncClient)
         self.endpoint = endpoint
         settings = _own_client_settings(endpoint.route) if given is None else {}
         self.loops: LoopClients[_HTTPXLoopClient] = LoopClients(

@@ -25,6 +25,7 @@ from pathors_agent.transports.base import (
     Request,
     Response,
     Transport,
+    check_inner,
 )
 from pathors_agent.transports.retry import TransportT
 from pathors_agent.transports.scrubbing import Scrub
@@ -57,11 +58,7 @@ class _Logging(Generic[TransportT]):
         *,
         secrets: Sequence[str] = (),
     ) -> None:
-        kind, own, other = _KINDS[isinstance(self, AsyncTransport)]
-        given: object = transport
-        if not isinstance(given, kind):
-            hint = f"; use {other}" if isinstance(given, Transport | AsyncTransport) else ""
-            raise TypeError(f"{own} logs a {kind.__name__}, not a {type(given).__name__}{hint}")
+        check_inner(transport, self)
         self._given: tuple[object, ...] = (transport,)
         self._transport = transport
         self.profile = transport.profile
@@ -126,12 +123,6 @@ class AsyncLoggingTransport(_Logging[AsyncTransport], AsyncTransport, AsyncLifet
             close = getattr(pieces, "aclose", None)
             if close is not None:
                 await close()
-
-
-_KINDS: dict[bool, tuple[type[Transport] | type[AsyncTransport], str, str]] = {
-    False: (Transport, "LoggingTransport", "AsyncLoggingTransport"),
-    True: (AsyncTransport, "AsyncLoggingTransport", "LoggingTransport"),
-}
 
 
 def _writer(to: LogTarget | None) -> Callable[[str], object]:

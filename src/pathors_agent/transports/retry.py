@@ -33,6 +33,7 @@ from pathors_agent.transports.base import (
     Response,
     Send,
     Transport,
+    check_inner,
     failure_fields,
     open_answer,
     open_answer_async,
@@ -72,8 +73,9 @@ class _Retrying(Generic[TransportT, SleepT]):
         clock: Callable[[], float] = time.time,
         seed: int | None = None,
     ) -> None:
-        if attempts < 1:
-            raise InvalidSetting(f"attempts must be at least 1, not {attempts}.")
+        if type(attempts) is not int or attempts < 1:
+            raise InvalidSetting(f"attempts must be a whole number from 1, not {attempts!r}.")
+        check_inner(transport, self)
         self._given: tuple[object, ...] = (transport,)
         self._transport = transport
         self.profile = transport.profile
@@ -136,8 +138,8 @@ class RetryPolicy:
         clock: Callable[[], float] = time.time,
         seed: int | None = None,
     ) -> None:
-        if retries < 0:
-            raise InvalidSetting(f"retries must be 0 or more, not {retries}.")
+        if type(retries) is not int or retries < 0:
+            raise InvalidSetting(f"retries must be a whole number from 0, not {retries!r}.")
         self.retries = retries
         self.is_around = is_around
         self.max_retry_after = max_retry_after
