@@ -54,6 +54,14 @@ def start_another(path: str) -> NoReturn:
             time.sleep(60)
 
 
+def leave_a_fork() -> int:
+    """Return while a copy of the process goes on."""
+    if pid := os.fork():
+        return pid
+    while True:
+        time.sleep(60)
+
+
 def leave_another() -> int:
     """Return while a process of our own goes on."""
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid

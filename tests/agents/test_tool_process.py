@@ -330,8 +330,11 @@ def test_children_of_a_killed_process_are_killed(pipe: Path) -> None:
     assert watched[0].ends_within(20)
 
 
-def test_children_of_a_process_are_killed_after_its_answer(dispatch: Dispatch) -> None:
-    pid = int(dispatch(process_tools.leave_another).text)
+@pytest.mark.parametrize("function", [process_tools.leave_another, process_tools.leave_a_fork])
+def test_children_of_a_process_are_killed_after_its_answer(
+    dispatch: Dispatch, function: Function
+) -> None:
+    pid = int(dispatch(function).text)
 
     assert is_gone(pid) or Watched(pid).ends_within(20)
 

@@ -5,7 +5,7 @@ import enum
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from datetime import date
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
 from pydantic import (
@@ -14,9 +14,11 @@ from pydantic import (
     AliasChoices,
     AliasPath,
     BaseModel,
+    Discriminator,
     Field,
     HttpUrl,
     Json,
+    Tag,
 )
 from pydantic_core import PydanticCustomError
 
@@ -74,6 +76,16 @@ class BlueBox(BaseModel):
     color: Literal[Color.BLUE] = Field(Color.BLUE, alias="paint")
 
 
+class Pair(NamedTuple):
+    left: int
+    right: int
+
+
+def _kind(value: Any) -> Any:
+    return value.get("kind")
+
+
+PETS = Annotated[Annotated[Cat, Tag("cat")] | Annotated[Dog, Tag("dog")], Discriminator(_kind)]
 BOX = Annotated[RedBox | BlueBox, Field(discriminator="color")]
 
 
@@ -177,6 +189,8 @@ def test_json_that_the_schema_allows_becomes_value(annotation: Any, json: str, v
         (Annotated[Cat | Dog, Field(discriminator="kind")], '{"lives": 3}', "- /x/kind: is missing"),
         (BOX, "{}", "- /x/paint: is missing"),
         (BOX, '{"paint": "green"}', "- /x: tag 'green' found using 'paint' does not match any of the expected tags: 'red', 'blue', got"),
+        (PETS, '{"lives": 3}', '- /x: is none of the alternatives, got the object {"lives":3}'),
+        (Pair, "[1, 2, 3]", "- /x: NamedTuple should have at most 2 items"),
         (Aliased, '{"inside": {"deep": 1}}', "- /x/deep: is missing"),
         (ByName | int, '"a"', '- /x: should be an object or a valid integer, got the string "a"'),
         (UUID4, '"a"', "- /x: should be a valid UUID, invalid length"),

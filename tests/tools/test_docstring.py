@@ -168,6 +168,18 @@ BOTH = {
         y : int
             The height.
         """,
+    "types in three pairs of parentheses": """Draw.
+
+        Args:
+            x (tuple(int, (int, str))): The width.
+            y (int): The height.
+        """,
+    "a space before the colon": """Draw.
+
+        Arguments :
+            x : The width.
+            y : The height.
+        """,
     "keyword arguments of numpy": """Draw.
 
         Parameters
@@ -239,6 +251,17 @@ def test_lines_of_an_entry_stay_together() -> None:
         "z": "The others.",
         "y": "The others.",
     }
+
+
+@pytest.mark.parametrize("title", ["## Returns", "**Returns**", "**Returns:**", "Returns:"])
+def test_list_of_parameters_ends_at_the_next_title(title: str) -> None:
+    text = (
+        f"Draw.\n\n## Parameters\n\n- `x`: The width.\n- `y`: The height.\n\n{title}\n\nA picture."
+    )
+
+    read = read_docstring(documented(text))
+
+    assert read.parameters == {"x": "The width.", "y": "The height."}
 
 
 @pytest.mark.parametrize(

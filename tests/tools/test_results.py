@@ -250,6 +250,14 @@ class Written(BaseModel):
         return at.year
 
 
+class Measured(BaseModel):
+    """A model whose values pydantic does not know."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    values: Any
+    more: Any = None
+
+
 class Numbers(RootModel[list[int]]):
     pass
 
@@ -279,10 +287,14 @@ class Checked:
         (Secret(key=SecretStr("k-123")), '{"key":"**********"}'),
         (Written(at=date(2024, 2, 29)), '{"at":2024}'),
         (Numbers([1, 2]), "[1,2]"),
+        (Measured(values=numpy.array([1, 2]), more=[numpy.int64(3)]), '{"values":[1,2],"more":[3]}'),
+        (Measured(values={"s": SALES[:1]}), '{"values":{"s":[{"city":"Oslo","sold":1}]},"more":null}'),
         (Checked(at=date(2024, 2, 29)), '{"at":"2024-02-29"}'),
         (RootModel[str]("plain"), "plain"),
         (bytearray(b"\x00"), '{"type":"bytearray","length":1,"base64":"AA=="}'),
         (memoryview(b"\x00"), '{"type":"memoryview","length":1,"base64":"AA=="}'),
+        (memoryview(b"abcd")[::2], '{"type":"memoryview","length":2,"base64":"YWM="}'),
+        (memoryview(array("d")), '{"type":"memoryview","length":0,"base64":""}'),
         ({"a": b""}, '{"a":{"type":"bytes","length":0,"base64":""}}'),
         (OrderedDict(b=1, a=2), '{"b":1,"a":2}'),
         (MappingProxyType({"a": 1}), '{"a":1}'),
@@ -298,7 +310,7 @@ class Checked:
         (frozenset({frozenset({1, 2}), frozenset({3})}), "[[1,2],[3]]"),
         ([None], "[null]"),
     ],
-)
+)  # fmt: skip
 def test_value_is_read_as(value: object, content: str) -> None:
     assert result_of(value) == ToolMessage(tool_call_id="call_1", content=content)
 

@@ -8,6 +8,8 @@ from uuid import UUID
 
 import pytest
 from pydantic import (
+    AfterValidator,
+    Base64Str,
     BaseModel,
     BeforeValidator,
     Field,
@@ -26,6 +28,7 @@ class Unit(enum.Enum):
 
 
 ORIGIN = Point(0)
+UNSET: Any = None
 
 
 class Person(BaseModel):
@@ -315,7 +318,7 @@ def test_pydantic_model_keeps_its_own_rules() -> None:
     assert bound.kwargs == {"x": Lax(count=5)}
 
 
-NAMES = "model_config model_x schema json self_ copy items keys validate dict title __doc__"
+NAMES = "self cls context callable model_config model_x schema json self_ copy items keys validate dict title __doc__"
 
 
 @pytest.mark.parametrize("name", NAMES.split())
@@ -346,13 +349,14 @@ def test_annotated_text_describes_the_parameter() -> None:
         city: Annotated[str, "The city."],
         day: Annotated[str, Doc("The day.")] = "today",
         hour: Annotated[int, Field(description="The hour."), "a note"] = 12,
+        unit: Annotated[str, Field(description="The unit."), AfterValidator(str.upper)] = UNSET,
     ) -> str:
         return city
 
     tool = Tool.from_function(look)
 
     assert [p["description"] for p in tool.sent_parameters["properties"].values()] == [
-        *("The city.", "The day.", "The hour."),
+        *("The city.", "The day.", "The hour.", "The unit."),
     ]
 
 
@@ -362,6 +366,9 @@ def test_annotated_text_describes_the_parameter() -> None:
         (int, {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
         (Annotated[int, Field(gt=2)], {"anyOf": [{"exclusiveMinimum": 2, "type": "integer"}, {"type": "null"}]}),
         (str | None, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        (Annotated[str, AfterValidator(str.upper)], {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        (Annotated[int, BeforeValidator(abs)], {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
+        (Base64Str, {"anyOf": [{"type": "string", "format": "base64"}, {"type": "null"}]}),
         (Any, {}),
     ],
 )  # fmt: skip

@@ -113,6 +113,10 @@ class _Rewriting:
 
     def _keys(self, node: Node, *, by_name: bool) -> Any:
         kind = self._originals.get(node.get("schema_ref", ""), node)
+        if kind.get("type") in _NEVER_KEYS:
+            raise TypeError(
+                "the keys of objects are strings in JSON, and cannot be read as this type"
+            )
         replaced = _text_keys(kind)
         if replaced is None:
             return self.node(node, by_name=by_name)
@@ -283,6 +287,11 @@ def _shown_as(node: Node) -> Callable[..., Any]:
 
 
 # - the keys of objects -
+
+# Types that are read from arrays, objects or null, and so never from the name of a member.
+_NEVER_KEYS: Final = frozenset(
+    {"list", "tuple", "set", "frozenset", "none", "model", "dataclass", "typed-dict", "named-tuple"}
+)
 
 
 def _text_keys(node: Node) -> Node | None:

@@ -111,6 +111,8 @@ class TypedArguments:
         known = self._properties if len(path) == 1 else {}
         if detail["type"].startswith("missing"):
             return ArgumentProblem(pointer, missing(known.get(name, {})))
+        if detail["type"] == "union_tag_not_found" and _tag(detail).endswith("()"):
+            return ArgumentProblem(pointer, "is none of the alternatives", given(detail["input"]))
         if detail["type"] == "union_tag_not_found":
             return ArgumentProblem(json_pointer([*path, _tag(detail)]), "is missing")
         if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -253,7 +255,8 @@ def _wanted(detail: "ErrorDetails") -> str:
     if detail["type"] not in _KNOWN:  # a text of the author of the tool
         return message
     first = message.partition(" ")[0]
-    lowered = message if first.isupper() else message[:1].lower() + message[1:]
+    is_word = first[1:].islower() or len(first) == 1
+    lowered = message[:1].lower() + message[1:] if is_word else message
     return _WORDS.get(detail["type"], lowered)
 
 

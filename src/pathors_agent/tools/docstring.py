@@ -49,14 +49,14 @@ def _read(docstring: str | None) -> Docstring:
 _TITLE: Final = re.compile(
     r"(?P<markup>#+\s*|\*\*)?"
     r"(?:args|arguments|params|parameters|kwargs|(?:keyword|other) (?:args|arguments|parameters))"
-    r"(?P<end>:?\*\*:?|:)?\s*",
+    r"(?P<end>:?\*\*:?|\s?:)?\s*",  # French has a space before a colon
     re.IGNORECASE,
 )
-_ANY_TITLE: Final = re.compile(r"[A-Z][A-Za-z ]*:\s*")
+_ANY_TITLE: Final = re.compile(r"#+\s.*|\*\*[^*]+\*\*:?\s*|[A-Z][A-Za-z ]*:\s*")
 _BULLET: Final = re.compile(r"^[-*+•]\s+")
 _ENTRY: Final = re.compile(
     r"(?P<names>[\w.*`]+(?:\s*,\s*[\w.*`]+)*)"
-    r"\s*(?:\((?:[^()]|\([^()]*\))*\))?"
+    r"\s*(?:\(.*?\))?"
     r"(?:\s*:\s*|\s+[-\u2013\u2014]{1,2}\s+)"
     r"(?P<text>.*)"
 )

@@ -21,6 +21,7 @@ from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Any, Final
@@ -124,7 +125,8 @@ _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 def _bytes(value: bytes | bytearray | memoryview, walk: JSONWalk, depth: int) -> dict[str, Any]:
     """Return the type, the length, and as many of the bytes in base64 as there is room for."""
-    view = memoryview(value).cast("B")
+    view = memoryview(value)
+    view = view.cast("B") if view.nbytes and view.c_contiguous else memoryview(view.tobytes())
     shown = _text(b64encode(view[: max(walk.left, 0) + 3]).decode(), walk, depth)
     return {"type": type(value).__name__, "length": len(view), "base64": shown}
 
@@ -220,14 +222,27 @@ def _set(value: Set[object], walk: JSONWalk, depth: int) -> list[Any]:
 
 
 def _model(value: BaseModel, walk: JSONWalk, depth: int) -> Any:
-    return walk.value(value.model_dump(mode="json", by_alias=True, warnings=False), depth)
+    unknown = partial(_unknown, walk, depth)
+    dumped = value.model_dump(mode="json", by_alias=True, warnings=False, fallback=unknown)
+    return walk.value(dumped, depth)
 
 
 def _pydantic(value: Any, walk: JSONWalk, depth: int) -> Any:
     serializer = type(value).__pydantic_serializer__
-    return walk.value(
-        serializer.to_python(value, mode="json", by_alias=True, warnings=False), depth
+    unknown = partial(_unknown, walk, depth)
+    dumped = serializer.to_python(
+        value, mode="json", by_alias=True, warnings=False, fallback=unknown
     )
+    return walk.value(dumped, depth)
+
+
+def _unknown(walk: JSONWalk, depth: int, value: object) -> Any:
+    """Convert a value inside of a model that pydantic does not know, such as an array."""
+    _check_depth(depth)
+    inner = JSONWalk(walk.left)  # the walk counts the model's values once they are all converted
+    converted = inner.value(value, depth - 1)
+    walk.full |= inner.full
+    return converted
 
 
 Items = Callable[[Any], Iterable[tuple[str, object]]]

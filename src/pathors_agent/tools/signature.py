@@ -114,7 +114,7 @@ def read_signature(
     function: Callable[..., Any], *, tool: str, descriptions: Mapping[str, str]
 ) -> Signature:
     """Read a function's signature; raise `ToolDefinitionError` for a type that no model can send."""
-    is_method, parameters = _split_self(_parameters(function, tool))
+    is_method, parameters = _split_self(function, _parameters(function, tool))
     scope = _scope(function, parameters)
     hints = {p.name: _hint(p, scope, tool) for p in parameters}
     context_parameter = _context_parameter(hints, tool)
@@ -181,10 +181,13 @@ def _check_default(parameter: inspect.Parameter, hint: Any, tool: str) -> None:
             raise refused(tool, _at(parameter.name), problem)
 
 
-def _split_self(parameters: list[inspect.Parameter]) -> tuple[bool, list[inspect.Parameter]]:
+def _split_self(
+    function: Callable[..., Any], parameters: list[inspect.Parameter]
+) -> tuple[bool, list[inspect.Parameter]]:
     """Return whether a function was decorated inside its class, and its parameters without `self`."""
+    place = getattr(function, "__qualname__", "").rpartition("<locals>.")[2]
     match parameters:
-        case [inspect.Parameter(name="self" | "cls"), *others]:
+        case [inspect.Parameter(name="self" | "cls"), *others] if "." in place:
             return True, others
         case _:
             return False, parameters
@@ -293,6 +296,9 @@ def _field(parameter: inspect.Parameter, hint: Any, description: str | None, too
     )
     try:
         if parameter.default is None and inner not in (Any, object):  # models send the default
+            if not all(isinstance(item, str | FieldInfo) for item in metadata):
+                # Validators and encodings are for values, and would not know None.
+                inner, metadata = hint, ()
             inner = Optional[inner]  # noqa: UP045  (a forward reference has no "|")
         annotated = _ANNOTATED[(inner, ours, *metadata)]
     except (AttributeError, TypeError) as error:  # a value is no type
@@ -301,7 +307,9 @@ def _field(parameter: inspect.Parameter, hint: Any, description: str | None, too
 
 
 def _documentation(metadata: object) -> str | None:
-    """Return a description inside `Annotated`: a string, or the `Doc` of PEP 727."""
+    """Return a description inside `Annotated`: a string, of `Field`, or the `Doc` of PEP 727."""
+    if isinstance(metadata, FieldInfo):
+        return metadata.description
     found = getattr(metadata, "documentation", metadata)
     return found if isinstance(found, str) else None
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from typing import Any, BinaryIO, Literal, NoReturn, TypedDict
 
@@ -65,6 +66,8 @@ def _take_pipes() -> tuple[BinaryIO, int]:
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
+    if hasattr(os, "register_at_fork"):  # the parent reads until all copies of the pipe are closed
+        os.register_at_fork(after_in_child=partial(os.dup2, 0, answers))
     return open(requests, "rb"), answers  # noqa: PTH123
 
 
