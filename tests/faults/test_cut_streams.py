@@ -55,7 +55,8 @@ def check(seen: Seen, stream: Stream, sent: int, client: Client, end: Step) -> N
     assert type(seen.error) in kinds, (what, seen.error)
     assert isinstance(seen.error, TransportError)
     assert seen.error.retryable, what
-    assert seen.requests == requests, what
+    # A request may reach a busy server only after its time is over.
+    assert (seen.error.attempts if end is STALL else seen.requests) == requests, what
     assert len(seen.waits) == requests - 1, what
     assert seen.tool_runs == [], what
     assert seen.roles == ["user"], what
@@ -106,7 +107,7 @@ def test_stream_that_stalls_after_any_byte_is_left_at_the_limit(client: Client, 
         all_seen = client.run_all(server, list(scripts), together=TOGETHER, timeouts=timeouts)
     for (stream, sent), seen in zip(cuts, all_seen, strict=True):
         check(seen, stream, sent, client, STALL)
-        assert seen.seconds <= seen.requests * SHORT + LONG
+        assert seen.seconds < LONG
         if isinstance(seen.error, TransportError):
             assert seen.error.timed_out
             assert f"Timeouts({limit}={SHORT:g})" in str(seen.error)

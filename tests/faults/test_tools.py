@@ -107,7 +107,7 @@ def runs(path: Path) -> int:
 RESULTS = {
     "value": "ValueError: no such day",
     "key": "KeyError: 'day'",
-    "group": "ExceptionGroup: two (2 sub-exceptions)",
+    "group": "ExceptionGroup: two (2 sub-exceptions)\n- ValueError: a\n- KeyError: 'b'",
     "memory": "MemoryError",
     "timeout": "TimeoutError: the clock's own",
     "end of an async iterator": "StopAsyncIteration",
@@ -120,7 +120,7 @@ RESULTS = {
     "mute": "Mute: (its text could not be read: RuntimeError)",
     "wordless": "Wordless: (its text could not be read: TypeError)",
     "endless": "Endless: (its text could not be read: RecursionError)",
-    "half": "Half: half of ?",
+    "half": "Half: half of \ufffd",
     "nameless": "Nameless: its words",
     "told": "Ask for a day.",
     "of my own": "There is no Atlantis.",
