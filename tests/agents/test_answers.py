@@ -1,8 +1,11 @@
 """Answers of every type at every endpoint: asked for, read out of any text, shown while they arrive."""
 
+import copy
 import enum
 import functools
 import json
+import pickle
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -583,3 +586,63 @@ async def test_time_limit_ends_the_wait_for_the_function(structured: str) -> Non
     result = await AsyncAgent(model, output=waits, limits=Limits(seconds=0.5)).run("?")
 
     assert result.limit == "seconds"
+
+
+def abs_of(number: int) -> int:
+    return abs(number)
+
+
+class _Doubled:
+    """A callable object that is an output function."""
+
+    def __call__(self, number: int) -> int:
+        return 2 * number
+
+
+class _DoubledLater:
+    async def __call__(self, number: int) -> int:
+        await anyio.lowlevel.checkpoint()
+        return 2 * number
+
+
+def test_output_may_be_a_callable_object() -> None:
+    model = ScriptedTransport(calls(("final_answer", {"number": 4})))
+
+    assert Agent(model, output=_Doubled()).run("Two times four?").output == 8
+
+
+def test_output_of_an_async_agent_may_be_an_object_with_an_async_call() -> None:
+    async def main() -> int:
+        model = AsyncScriptedTransport(calls(("final_answer", {"number": 4})))
+        return (await AsyncAgent(model, output=_DoubledLater()).run("Two times four?")).output
+
+    assert anyio.run(main) == 8
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))]
+)
+@pytest.mark.parametrize("output", [int, int | None, Annotated[int, Field(ge=0)], abs_of])
+def test_result_with_a_typed_answer_is_copied_and_pickled_with_its_answer(
+    output: Any, copied: Callable[[Any], Any]
+) -> None:
+    member = "number" if output is abs_of else "value"
+    model = ScriptedTransport(calls(("final_answer", {member: 4})))
+    result: Any = Agent(model, output=output).run("Two times two?")
+
+    twin = copied(result)
+
+    assert twin.output == 4
+    assert twin.conversation.messages == result.conversation.messages
+    assert twin.status == result.status
+
+
+def test_result_without_an_answer_is_pickled() -> None:
+    model = ScriptedTransport(calls(("final_answer", {"value": "four"})))
+    result = Agent(model, output=int, limits=Limits(output_retries=0)).run("Two times two?")
+
+    twin = pickle.loads(pickle.dumps(result))
+
+    assert twin.limit == "output_retries"
+    with pytest.raises(RunNotFinished):
+        _ = twin.output

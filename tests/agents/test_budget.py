@@ -4,6 +4,7 @@ import copy
 import pickle
 import threading
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -195,3 +196,33 @@ def test_threads_reserve_each_call_once() -> None:
 
     assert len(made) == 200
     assert budget.spent == {"tokens": 200, "cost": 0, "calls": 200}
+
+
+@pytest.mark.parametrize("price", [float("nan"), float("inf"), -1])
+def test_price_that_would_unset_the_limit_is_refused(price: float) -> None:
+    budget = Budget(cost=1, price=lambda model, usage: price)
+
+    with pytest.raises(ValueError, match=r"Budget\.price returned"):
+        budget.reserve(None, used(1))
+
+
+def test_price_that_is_no_number_is_refused_by_name() -> None:
+    nothing: Any = None
+    budget = Budget(cost=1, price=lambda model, usage: nothing)
+
+    with pytest.raises(TypeError, match=r"Budget\.price returned a NoneType"):
+        budget.reserve(None, used(1))
+
+
+def test_call_whose_usage_has_no_price_is_charged_its_reserved_share() -> None:
+    def price(model: str | None, usage: Usage) -> float:
+        return {10: 0.5}[usage.total_tokens or 0]
+
+    budget = Budget(cost=1, price=price)
+    share = budget.reserve(None, used(10))
+
+    with pytest.raises(KeyError):
+        budget.settle(share, None, used(12))
+
+    assert budget.spent == {"tokens": 10, "cost": 0.5, "calls": 1}
+    budget.reserve(None, used(10))  # nothing of the first call is reserved any more

@@ -373,3 +373,43 @@ def test_hook_type_names_both_kinds_of_methods() -> None:
     given: list[Hook] = [Looks()]
 
     assert Agent(ScriptedTransport("Hi."), hooks=given).run("?").output == "Hi."
+
+
+def test_next_that_is_called_after_the_hook_returned_is_an_error_and_does_not_hang() -> None:
+    kept: list[Any] = []
+
+    class Keeping:
+        def around_model(self, call: ModelContext, request: ModelRequest, next_: Any) -> Any:
+            kept.append((next_, request))
+            return next_(request)
+
+    with Agent(ScriptedTransport("Hello.", "Late."), hooks=[Keeping()]).stream("Hi.") as stream:
+        list(stream)
+
+    [(next_, request)] = kept
+    with pytest.raises(RuntimeError, match="after its hook returned"):
+        next_(request)
+
+
+@pytest.mark.parametrize("way", ["history", "hook"])
+def test_messages_of_histories_and_hooks_may_be_the_dicts_of_the_api(way: str) -> None:
+    said: Any = [{"role": "user", "content": "Shorter."}]
+
+    class Shorter:
+        def around_model(self, call: ModelContext, request: ModelRequest, next_: Any) -> Any:
+            return next_(replace(request, messages=said))
+
+    transport = ScriptedTransport("Yes.")
+    if way == "hook":
+        Agent(transport, hooks=[Shorter()]).run("A long question.")
+    else:
+        Agent(transport, history=lambda messages: said).run("A long question.")
+
+    assert transport.requests[0]["messages"] == said
+
+
+def test_history_that_returns_no_list_is_an_error_that_names_it() -> None:
+    nothing: Any = None
+
+    with pytest.raises(TypeError, match="the messages of history= are a NoneType"):
+        Agent(ScriptedTransport("Yes."), history=lambda messages: nothing).run("Hi.")

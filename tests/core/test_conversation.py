@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -588,3 +589,16 @@ def test_suspended_result_without_the_history_of_its_agent_is_refused(run: JSONV
 
     with pytest.raises(ConversationError, match=r"^messages\[2\]: .*'b' is suspended, but"):
         Conversation([USER, calling("b"), message])
+
+
+@pytest.mark.parametrize(
+    "before", [(), (AssistantMessage(tool_calls=(ToolCall(id="c", name="f"),)),)]
+)
+def test_dict_is_refused_with_the_function_that_reads_it(before: tuple[Message, ...]) -> None:
+    conversation = Conversation(before)
+    message: Any = {"role": "user", "content": "Hello."}
+
+    with pytest.raises(TypeError, match=r"a dict is not a message; load_messages"):
+        conversation.append(message)
+
+    assert conversation.messages == before

@@ -390,3 +390,24 @@ def test_any_history_is_legal_after_repair_and_each_change_is_named(history: lis
     )
     others = [without_calls(m) for m in kept if m.role != "tool"]  # only results are moved
     assert [without_calls(m) for m in mended if m.role != "tool"] == others
+
+
+def test_parts_of_another_api_are_left_out_and_the_rest_is_kept() -> None:
+    source = [
+        {"role": "user", "content": [{"type": "text", "text": "Add 1 and 2."}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "I add them."},
+                {"type": "tool_use", "id": "t1", "name": "add", "input": {"a": 1, "b": 2}},
+            ],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "3"}]},
+        {"role": "assistant", "content": "It is 3."},
+    ]
+
+    messages, report = load_messages(source, format="openai", repair=True)
+
+    assert [m.text for m in messages] == ["Add 1 and 2.", "I add them.", "It is 3."]
+    assert "tool_use" not in dump_messages(messages)
+    assert [line.partition(":")[0] for line in report] == ["messages[1]", "messages[2]"]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # The tool whose call is an answer.
 FINAL_TOOL = "final_answer"
 
+_MODULES_OF_TYPES = frozenset({"builtins", "types", "typing", "typing_extensions"})
+
 
 def closed(schema: dict[str, Any]) -> dict[str, Any] | None:
     """Return the form of a schema that endpoints can enforce, or None if it has none."""
@@ -36,8 +38,12 @@ def closed(schema: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def is_function(output: object) -> TypeGuard[Callable[..., Any]]:
-    """Return True for a function of answers, and False for a type."""
-    return inspect.isroutine(output) or isinstance(output, functools.partial)
+    """Return True for a function of answers or a callable object, and False for a type."""
+    if inspect.isroutine(output) or isinstance(output, functools.partial):
+        return True
+    # Types of `typing`, such as `Optional[int]`, can be called as well.
+    is_typing = type(output).__module__ in _MODULES_OF_TYPES
+    return callable(output) and not isinstance(output, type) and not is_typing
 
 
 def signature_of(output: object) -> Signature:
@@ -58,7 +64,9 @@ def signature_of(output: object) -> Signature:
 
 
 def _function_signature(function: Callable[..., Any]) -> Signature:
-    name = getattr(function, "__name__", "a partial function")
+    is_partial = isinstance(function, functools.partial)
+    default = "a partial function" if is_partial else f"a {type(function).__name__}"
+    name = getattr(function, "__name__", default)
     try:
         signature = read_signature(function, tool=name, descriptions={})
     except ToolDefinitionError as error:
@@ -75,8 +83,10 @@ def _function_signature(function: Callable[..., Any]) -> Signature:
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Return True for an async function, also inside a `functools.partial`."""
-    return inspect.iscoroutinefunction(inspect.unwrap(getattr(function, "func", function)))
+    """Return True for an async function, also in a `functools.partial` or a callable object."""
+    inner = inspect.unwrap(getattr(function, "func", function))
+    called = getattr(inner, "__call__", None)  # noqa: B004  (wanted: its method)
+    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(called)
 
 
 def unwrapped(whole: dict[str, Any], member: str) -> tuple[dict[str, Any], bool]:

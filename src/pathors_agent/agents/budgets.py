@@ -1,8 +1,6 @@
-"""Budgets.
+"""Budgets: the most that many runs may spend together. A run stops if too little is left."""
 
-the most that many runs may spend together. A run stops as at a limit if too little is left.
-"""
-
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from contextlib import AbstractContextManager, contextmanager
@@ -125,15 +123,28 @@ class Budget:
 
     def settle(self, share: Amounts, model: str | None, usage: Usage | None) -> None:
         """Replace a call's reserved share by its usage, which is None if the call used nothing."""
-        used = (0.0, 0.0, 0.0) if usage is None else self._share(model, usage)
-        with self._lock:
-            for place in range(_RESERVED):
-                self._amounts[place + _RESERVED] -= share[place]
-                self._amounts[place] += used[place]
+        used = share  # if the price of the usage cannot be computed
+        try:
+            used = (0.0, 0.0, 0.0) if usage is None else self._share(model, usage)
+        finally:
+            with self._lock:
+                for place in range(_RESERVED):
+                    self._amounts[place + _RESERVED] -= share[place]
+                    self._amounts[place] += used[place]
 
     def _share(self, model: str | None, usage: Usage) -> Amounts:
-        cost = 0.0 if self._price is None else float(self._price(model, usage))
+        cost = 0.0 if self._price is None else _cost(self._price(model, usage))
         return float(total_tokens(usage)), cost, 1.0
+
+
+def _cost(price: object) -> float:
+    """Return what a price function returned; raise if it is no amount: it would unset the limit."""
+    if not isinstance(price, int | float | Decimal):
+        raise TypeError(f"Budget.price returned a {type(price).__name__}, and not a number")
+    cost = float(price)
+    if not 0 <= cost < math.inf:
+        raise ValueError(f"Budget.price returned {cost}; a cost is 0 or more")
+    return cost
 
 
 class Charge:

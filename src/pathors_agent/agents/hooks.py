@@ -279,18 +279,18 @@ class _Handover(Generic[ValueT, ResultT]):
     def __init__(self) -> None:
         self.queue: SimpleQueue[tuple[ValueT, Future[ResultT]] | None] = SimpleQueue()
         self._open: set[Future[ResultT]] = set()
-        self._is_closed = False
+        self._closed: Exception | None = None
         self._lock = threading.Lock()
 
     def next(self, value: ValueT) -> ResultT:
         """Pass a value to the other thread, and wait for the answer.
 
-        Raises `RunCancelled` after `close`.
+        Raises the exception of `close` after it.
         """
         answer: Future[ResultT] = Future()
         with self._lock:
-            if self._is_closed:
-                raise RunCancelled
+            if self._closed is not None:
+                raise self._closed
             self._open.add(answer)
         self.queue.put((value, answer))
         try:
@@ -303,13 +303,13 @@ class _Handover(Generic[ValueT, ResultT]):
         """Wake the thread that makes the calls."""
         self.queue.put(None)
 
-    def close(self) -> None:
-        """End all waiting for answers."""
+    def close(self, error: Exception) -> None:
+        """End all waiting for answers: `next` raises the error."""
         with self._lock:
-            self._is_closed = True
+            self._closed = error
             left = [answer for answer in self._open if not answer.done()]
         for answer in left:
-            answer.set_exception(RunCancelled())
+            answer.set_exception(error)
 
 
 def with_hooks(
@@ -342,11 +342,14 @@ def _in_thread(
         with control.cancellation.calls(handover.wake):
             yield from _serve(handover, outcome, call, control)
     except BaseException as error:
-        handover.close()
+        handover.close(RunCancelled())
         wait([outcome], STOP_SECONDS)
         # A value that hooks return soon after a cancellation counts, as with tools.
         if not outcome.done() or not isinstance(error, RunCancelled | LimitReached):
             raise
+    else:
+        # Another thread of the hooks may call `next` too late.
+        handover.close(RuntimeError("next() was called after its hook returned"))
     return outcome.result()
 
 

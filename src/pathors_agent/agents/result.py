@@ -51,7 +51,7 @@ class RunResult(Transcribed, Generic[OutputT]):
     """Whether `cancel` of its stream ended the run."""
     answer: str | None = field(default=None, repr=False)
     """The text of the answer, as written by the model."""
-    answers: AnswerType[OutputT] | None = field(default=None, repr=False)
+    answers: AnswerType[OutputT] | None = field(default=None, repr=False, compare=False)
     """The type of the answer, or None for text."""
     spent: tuple[Usage, ...] = field(default=(), repr=False)
     """The tokens of summaries that its requests needed."""
@@ -73,6 +73,12 @@ class RunResult(Transcribed, Generic[OutputT]):
             status=self.status,
             messages=self.conversation.messages,
         )
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return the fields for pickles and copies: the answer's value instead of its type."""
+        if self.status is Status.FINISHED and self.answer is not None:
+            _ = self.output  # a cached property, which is one of the fields from now on
+        return {**self.__dict__, "answers": None}
 
     @property
     def usage(self) -> Usage:

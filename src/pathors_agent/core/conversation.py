@@ -16,6 +16,7 @@ from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
     Message,
+    MessageBase,
     SystemMessage,
     ToolCall,
     ToolMessage,
@@ -395,6 +396,11 @@ class Conversation(Transcribed):
         return places
 
     def _refusal(self, message: Message, event: Event) -> ConversationError:
+        if not isinstance(message, MessageBase):
+            raise TypeError(
+                f"a {type(message).__name__} is not a message; load_messages([...], "
+                'format="openai") reads the messages of OpenAI\'s API'
+            )
         if self._batch is not None:
             ids = self._batch.open_ids()
             text = f"no {message.role} message may come before the results of {ids}"

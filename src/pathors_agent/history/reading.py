@@ -141,10 +141,16 @@ def _read_message(reader: HistoryReader, value: Object) -> None:
     if "role" not in value and "type" in value:
         reader.note("an item of the Responses API; this reads messages of chat completions")
         return
+    if kinds := _foreign_parts(value.get("content")):
+        for kind in kinds:
+            reader.note(
+                f"a part {kind!r} is of another API; write it as tool_calls or a tool message"
+            )
+        value = {**value, "content": [p for p in value["content"] if _kind(p) not in kinds]}
+        if not value["content"] and not value.get("tool_calls"):
+            return  # nothing of the message is left
     messages, problems = read_client_messages([_with_text(value)])
     reader.problems += [text.replace("messages[0]", reader.path, 1) for text in problems]
-    for kind in _foreign_parts(value.get("content")):
-        reader.note(f"a part {kind!r} is of another API; write it as tool_calls or a tool message")
     for message in messages:
         rest = _unknown(value)
         if rest.pop("function_call", None):
@@ -160,10 +166,11 @@ _FOREIGN_PARTS = frozenset({"tool_use", "tool_result", "function_call", "functio
 
 def _foreign_parts(content: Any) -> list[str]:
     parts = content if isinstance(content, list) else []
-    kinds = dict.fromkeys(
-        part["type"] for part in parts if isinstance(part, dict) and "type" in part
-    )
-    return [kind for kind in kinds if kind in _FOREIGN_PARTS]
+    return [kind for kind in dict.fromkeys(map(_kind, parts)) if kind in _FOREIGN_PARTS]
+
+
+def _kind(part: Any) -> str:
+    return as_text(part.get("type")) if isinstance(part, dict) else ""
 
 
 def _with_text(value: Object) -> dict[str, Any]:

@@ -7,14 +7,22 @@ with a user message that follows an answer. System messages and the current turn
 
 import math
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
 from pathors_agent.core.conversation import REPAIR_HINT, Conversation, Role, turn_starts
 from pathors_agent.errors import ConversationError
-from pathors_agent.messages import AssistantMessage, Content, Message, SystemMessage, Usage
+from pathors_agent.history.loading import load_messages
+from pathors_agent.messages import (
+    AssistantMessage,
+    Content,
+    Message,
+    MessageBase,
+    SystemMessage,
+    Usage,
+)
 
 History = Callable[[Sequence[Message]], Sequence[Message]]
 """Returns the messages to send instead of the whole history."""
@@ -168,8 +176,15 @@ def once(function: Callable[[Message], ResultT]) -> Callable[[Message], ResultT]
 def checked(messages: Sequence[Message], *, source: str) -> Sequence[Message]:
     """Return the messages of a request; raise `ConversationError` if they are illegal.
 
-    `source` is the code that chose them, for the error.
+    `source` is the code that chose them, for the error. OpenAI's dicts are read.
     """
+    if not isinstance(messages, Iterable) or isinstance(messages, str | bytes | Mapping):
+        kind = type(messages).__name__
+        raise TypeError(f"the messages of {source} are a {kind}, and not a list of messages")
+    if not isinstance(messages, list | tuple):
+        messages = list(messages)
+    if not all(isinstance(message, MessageBase) for message in messages):
+        messages = load_messages(messages, format="openai")
     try:
         next_role = Conversation(messages).next_role
     except ConversationError as error:
