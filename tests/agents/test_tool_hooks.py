@@ -10,7 +10,7 @@ from anyio import to_thread
 
 from hook_kinds import Around, hook
 from hooked_agents import ADDING, Steps, add, noting, results
-from pathors_agent import ToolContext
+from pathors_agent import Budget, ToolContext
 from pathors_agent.agents import ModelContext, ModelRequest
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.core.conversation import Conversation
@@ -397,3 +397,22 @@ def test_time_of_the_run_ends_a_waiting_hook(way: Way) -> None:
     end.set()
 
     assert (result.status, result.limit) == (Status.LIMIT_REACHED, "seconds")
+
+
+def test_run_that_a_tool_hook_starts_is_charged_to_the_budget_of_the_run(way: Way) -> None:
+    budget = Budget(calls=10)
+
+    def asked(call: Any, arguments: Any, context: Any) -> Any:
+        Agent(ScriptedTransport("It is allowed.")).run("May it be done?")
+        return (yield arguments)
+
+    way.run(
+        ADDING,
+        "3.",
+        prompt="1 + 2?",
+        tools=[add],
+        hooks=[hook(way.name, tool=asked)],
+        budget=budget,
+    )
+
+    assert budget.spent["calls"] == 3

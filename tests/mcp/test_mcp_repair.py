@@ -302,3 +302,26 @@ def test_repaired_result_is_one_that_the_package_takes_and_a_value(
             value_of(answer)
     else:
         value_of(answer)
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "resource"])
+def test_media_that_is_no_base64_is_named_and_not_sent(kind: str) -> None:
+    media = {"type": kind, "data": "!! no base64", "mimeType": f"{kind}/png"}
+    resource = {"uri": "file:///a.png", "blob": "!! no base64", "mimeType": "image/png"}
+    block = {"type": kind, "resource": resource} if kind == "resource" else media
+
+    value = value_of(CallToolResult.model_validate({"content": [block]}))
+
+    assert isinstance(value, str)
+    assert value.endswith("/png, not shown: its data is not base64]")
+
+
+@pytest.mark.parametrize(
+    "data", ["iVBORw0KGgo=", "data:image/png;base64,iVBORw0KGgo=", "iVBO\nRw0KGgo=\n"]
+)
+def test_image_is_read_from_data_urls_and_lines_as_well(data: str) -> None:
+    block = {"type": "image", "data": data, "mimeType": "image/png"}
+
+    value = value_of(CallToolResult.model_validate({"content": [block]}))
+
+    assert value == [ContentPart.image("data:image/png;base64,iVBORw0KGgo=")]

@@ -275,6 +275,46 @@ def test_summary_that_a_run_needs_is_written_below_it(exported: Exported) -> Non
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
+@pytest.mark.parametrize("reading", ["run", "stream"])
+def test_spans_of_hooks_and_of_functions_of_the_caller_are_below_the_run(
+    exported: Exported, reading: str
+) -> None:
+    tracer = trace.get_tracer("app")
+
+    def traced(name: str, value: Any) -> Any:
+        with tracer.start_as_current_span(name):
+            return value
+
+    class Traced:
+        def around_model(self, call: Any, request: Any, next_: Any) -> Any:
+            with tracer.start_as_current_span("model hook"):
+                return next_(request)
+
+        def around_tool(self, call: Any, arguments: Any, context: Any, next_: Any) -> Any:
+            with tracer.start_as_current_span("tool hook"):
+                return next_(arguments)
+
+    agent = Agent(
+        ScriptedTransport(*TURNS),
+        tools=lambda context: traced("tools", [look]),
+        instructions=lambda context: traced("instructions", "Be brief."),
+        hooks=[Traced()],
+    )
+    with tracer.start_as_current_span("app"):
+        if reading == "run":
+            agent.run("Go.")
+        else:
+            with agent.stream("Go.") as stream:
+                list(stream)
+
+    run = exported.named("invoke_agent")
+    own = [
+        s for s in exported.spans if s.name in {"model hook", "tool hook", "tools", "instructions"}
+    ]
+    assert len({span.name for span in own}) == 4
+    assert all(is_below(span, run) for span in own)
+
+
 # - metrics -
 
 

@@ -22,7 +22,7 @@ from typing import Self
 
 import anyio
 
-from pathors_agent.agents.budgets import Charge, charging
+from pathors_agent.agents.budgets import Charge
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.hooks import (
     AsyncNextModel,
@@ -332,7 +332,7 @@ def ask_in_hooks(
 
     def hooked(next_: NextModel) -> AssistantMessage:
         outermost: NextModel = layered(setup.hooks.model, layer, next_)
-        with charging(setup.budgets):
+        with setup.attached():
             return outermost(request)
 
     message = yield from with_hooks(hooked, call, control, is_read=setup.streams)
@@ -384,7 +384,7 @@ async def ask_async(
         request = ModelRequest.of(setup.offer_tools(effect.messages), messages)
         layer = partial(async_model_layer, _context(run, effect, setup))
         hooked: AsyncNextModel = layered(setup.hooks.model, layer, ask)
-        with charging(setup.budgets):
+        with setup.attached():
             message = await hooked(request)
         if report is not None and not any(call.stream.received for call in streamed):
             await report(_deltas_of(message))

@@ -160,7 +160,7 @@ async def _checked_effects(
 ) -> Sequence[Effect | AddMessage]:
     """Await the output function for the last answer, and return the pending effects."""
     assert setup.answers is not None
-    with anyio.move_on_after(control.left()) as in_time, control.interruptible():
+    with anyio.move_on_after(control.left()) as in_time, control.interruptible(), setup.attached():
         await setup.answers.check(run.conversation.messages)
     if in_time.cancelled_caught:
         raise LimitReached("seconds")

@@ -279,7 +279,7 @@ class _Handover(Generic[ValueT, ResultT]):
     def __init__(self) -> None:
         self.queue: SimpleQueue[tuple[ValueT, Future[ResultT]] | None] = SimpleQueue()
         self._open: set[Future[ResultT]] = set()
-        self._closed: Exception | None = None
+        self._closed: BaseException | None = None
         self._lock = threading.Lock()
 
     def next(self, value: ValueT) -> ResultT:
@@ -303,7 +303,7 @@ class _Handover(Generic[ValueT, ResultT]):
         """Wake the thread that makes the calls."""
         self.queue.put(None)
 
-    def close(self, error: Exception) -> None:
+    def close(self, error: BaseException) -> None:
         """End all waiting for answers: `next` raises the error."""
         with self._lock:
             self._closed = error

@@ -85,24 +85,32 @@ class RunSetup:
         """Choose the tools and the instructions of the next turn, if functions return them."""
         self.choose_tools(run)
         if self.instruct is not None:
-            self._instruct(self.instruct(self.context))
+            with self.attached():
+                text = self.instruct(self.context)
+            self._instruct(text)
 
     async def begin_turn_async(self, run: Run) -> None:
         """As `begin_turn`; the functions may be async."""
         await self.choose_tools_async(run)
         if self.instruct is not None:
-            text = self.instruct(self.context)
-            self._instruct(await text if isinstance(text, Awaitable) else text)
+            with self.attached():
+                text = self.instruct(self.context)
+                said = await text if isinstance(text, Awaitable) else text
+            self._instruct(said)
 
     def choose_tools(self, run: Run) -> None:
         """Choose the tools of the next turn, if they are chosen for each turn."""
         if self.choice is not None:
-            self._take(chosen(self.choice, self.context), run)
+            with self.attached():
+                tools = chosen(self.choice, self.context)
+            self._take(tools, run)
 
     async def choose_tools_async(self, run: Run) -> None:
         """Choose the tools of the next turn; the function may be async."""
         if self.choice is not None:
-            self._take(await chosen_async(self.choice, self.context), run)
+            with self.attached():
+                tools = await chosen_async(self.choice, self.context)
+            self._take(tools, run)
 
     def offer_tools(self, messages: Sequence[Message]) -> RequestTemplate:
         """Return the template with the tools that the model sees after these messages."""
@@ -110,6 +118,15 @@ class RunSetup:
         if offered != self.template.tools:
             self.template = replace(self.template, tools=offered)
         return self.template
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Charge runs that hooks and functions of the caller start to the run's budgets.
+
+        Their spans are below the run's.
+        """
+        with charging(self.budgets), self.telemetry.attached():
+            yield
 
     @contextmanager
     def counting(self) -> Iterator[None]:

@@ -178,11 +178,11 @@ def checked(messages: Sequence[Message], *, source: str) -> Sequence[Message]:
 
     `source` is the code that chose them, for the error. OpenAI's dicts are read.
     """
-    if not isinstance(messages, Iterable) or isinstance(messages, str | bytes | Mapping):
-        kind = type(messages).__name__
+    given: object = messages
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
+        kind = type(given).__name__
         raise TypeError(f"the messages of {source} are a {kind}, and not a list of messages")
-    if not isinstance(messages, list | tuple):
-        messages = list(messages)
+    messages = given if isinstance(given, list | tuple) else list(given)
     if not all(isinstance(message, MessageBase) for message in messages):
         messages = load_messages(messages, format="openai")
     try:

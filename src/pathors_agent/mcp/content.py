@@ -6,6 +6,7 @@ the package validates them: a bad definition is left out, and a result keeps eve
 read.
 """
 
+import base64
 import json
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
@@ -314,12 +315,34 @@ def _text(text: str) -> ContentPart:
 
 
 def _image(block: "ImageContent") -> ContentPart:
-    return _media("image_url", {"url": f"data:{block.mime_type};base64,{block.data}"})
+    return _image_of(block.mime_type, block.data)
+
+
+def _image_of(kind: str, data: str) -> ContentPart:
+    if (plain := _base64(data)) is None:
+        return _text(f"[image, {kind}, not shown: its data is not base64]")
+    return _media("image_url", {"url": f"data:{kind};base64,{plain}"})
 
 
 def _audio(block: "AudioContent") -> ContentPart:
-    kind = audio_format(block.mime_type)
-    return _media("input_audio", {"data": block.data, "format": kind})
+    if (data := _base64(block.data)) is None:
+        return _text(f"[audio, {block.mime_type}, not shown: its data is not base64]")
+    return _media("input_audio", {"data": data, "format": audio_format(block.mime_type)})
+
+
+def _base64(data: str) -> str | None:
+    """Return data as plain base64, or None: endpoints would refuse each request that has it.
+
+    Some servers send a whole `data:` URL, or lines.
+    """
+    if data.startswith("data:"):
+        data = data.partition(",")[2]
+    data = "".join(data.split())
+    try:
+        is_data = bool(base64.b64decode(data, validate=True))
+    except ValueError:
+        return None
+    return data if is_data else None
 
 
 def _resource(block: "EmbeddedResource") -> ContentPart:
@@ -328,7 +351,7 @@ def _resource(block: "EmbeddedResource") -> ContentPart:
     if hasattr(resource, "text"):
         return _text(resource.text)
     if kind.startswith("image/"):
-        return _media("image_url", {"url": f"data:{kind};base64,{resource.blob}"})
+        return _image_of(kind, resource.blob)
     return _text(f"[resource {resource.uri}, {kind}, not shown]")
 
 

@@ -251,6 +251,8 @@ def now() -> datetime:
 
 def id_problem(text: str) -> str | None:
     """Return the problem of a text that cannot be an id, or None."""
+    if not isinstance(text, str):
+        raise TypeError(f"an id must be a text, not a {type(text).__name__}")
     is_visible = text.isascii() and text.isprintable() and " " not in text
     if 0 < len(text) <= MAX_SESSION_ID and is_visible:
         return None

@@ -259,7 +259,8 @@ def _in_hooks(
     hooked = _HookedCall(run, effect, setup, bound)
 
     def hooks(next_: NextTool) -> ToolMessage:
-        return layered(setup.hooks.tool, hooked.layer, next_)(hooked.arguments)
+        with setup.attached():
+            return layered(setup.hooks.tool, hooked.layer, next_)(hooked.arguments)
 
     def call(arguments: Arguments) -> Generator[ToolProgressDelta, None, ToolMessage]:
         return perform_bound(hooked.with_arguments(arguments))
@@ -283,7 +284,8 @@ async def _in_hooks_async(
     async def call(arguments: Arguments) -> ToolMessage:
         return await perform_bound(hooked=hooked.with_arguments(arguments))
 
-    message = await layered(setup.hooks.tool, hooked.layer_async, call)(hooked.arguments)
+    with setup.attached():
+        message = await layered(setup.hooks.tool, hooked.layer_async, call)(hooked.arguments)
     if not hooked.is_run:
         setup.report_answered(effect, message, error="hook")
     return message
