@@ -272,3 +272,13 @@ def test_arguments_and_reasons_are_in_no_repr() -> None:
     shown = repr([approval, approval.approve({"to": "hunter2"})])
 
     assert "hunter2" not in shown
+
+
+def test_approval_in_place_of_a_decision_is_refused_with_the_methods_that_decide() -> None:
+    agent, conversation, [approval] = asking(("pay", {"to": "Ann", "amount": 5}))
+    given: Any = [approval]
+
+    with pytest.raises(TypeError, match=r"contains a Approval; pass what approval\.approve\(\)"):
+        agent.run(conversation=conversation, decisions=given)
+
+    assert RAN == []

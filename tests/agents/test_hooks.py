@@ -391,8 +391,10 @@ def test_next_that_is_called_after_the_hook_returned_is_an_error_and_does_not_ha
         next_(request)
 
 
-@pytest.mark.parametrize("way", ["history", "hook"])
-def test_messages_of_histories_and_hooks_may_be_the_dicts_of_the_api(way: str) -> None:
+@pytest.mark.parametrize("source", ["history=", "the request that a hook passed to next()"])
+def test_dicts_of_histories_and_hooks_are_refused_with_the_function_that_reads_them(
+    source: str,
+) -> None:
     said: Any = [{"role": "user", "content": "Shorter."}]
 
     class Shorter:
@@ -400,12 +402,15 @@ def test_messages_of_histories_and_hooks_may_be_the_dicts_of_the_api(way: str) -
             return next_(replace(request, messages=said))
 
     transport = ScriptedTransport("Yes.")
-    if way == "hook":
-        Agent(transport, hooks=[Shorter()]).run("A long question.")
-    else:
-        Agent(transport, history=lambda messages: said).run("A long question.")
+    agent = (
+        Agent(transport, history=lambda messages: said)
+        if source == "history="
+        else Agent(transport, hooks=[Shorter()])
+    )
+    with pytest.raises(TypeError, match="a dict is not a message; load_messages") as refused:
+        agent.run("A long question.")
 
-    assert transport.requests[0]["messages"] == said
+    assert str(refused.value).startswith(f"the messages of {source}:")
 
 
 def test_history_that_returns_no_list_is_an_error_that_names_it() -> None:

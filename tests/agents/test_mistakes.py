@@ -8,15 +8,18 @@ import pytest
 from pathors_agent import (
     Agent,
     AsyncAgent,
+    ContentPart,
     Conversation,
+    ConversationError,
     Limits,
     ModelOptions,
     SystemMessage,
     Tool,
+    UserMessage,
     tool,
 )
 from pathors_agent.agents.base import AgentSettings
-from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
 
 MODEL = ScriptedTransport("Hello.")
 agent: Any = Agent
@@ -209,3 +212,30 @@ def test_right_values_are_taken() -> None:
         instructions="Be brief.",
     )
     Agent(MODEL, tools=lambda context: [], options=None, limits=None, model=None)
+
+
+@pytest.mark.parametrize("prompt", [5, b"Hello.", SystemMessage(content="Be brief.")])
+def test_prompt_of_another_type_is_refused_by_name(prompt: Any) -> None:
+    with pytest.raises(TypeError, match=f"prompt= is a {type(prompt).__name__}; pass a text"):
+        Agent(ScriptedTransport("Hello.")).run(prompt)
+
+
+def test_list_of_messages_as_a_prompt_is_refused_with_the_argument_for_it() -> None:
+    messages: Any = [UserMessage(content="Hello.")]
+
+    with pytest.raises(ConversationError, match="pass it as conversation="):
+        Agent(ScriptedTransport("Hello.")).run(messages)
+
+
+def test_prompt_may_be_one_content_part() -> None:
+    part = ContentPart(type="text", text="Hello.")
+
+    result = Agent(ScriptedTransport("Hello.")).run(part)
+
+    assert result.messages[0] == UserMessage(content=(part,))
+
+
+@pytest.mark.parametrize("given", ["add", ("add",), ("add", [1, 2]), (1, {})])
+def test_scripted_call_that_is_no_pair_is_refused_with_an_example(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"write calls\(\(\"add\""):
+        calls(given)

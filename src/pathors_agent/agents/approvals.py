@@ -126,6 +126,13 @@ class Approvals:
         decisions = list(decisions)
         if not decisions:
             return []
+        given: list[object] = [*decisions]
+        for each in given:
+            if not isinstance(each, Decision):
+                raise TypeError(
+                    f"decisions= contains a {type(each).__name__}; pass what approval.approve() or "
+                    "approval.deny() returns"
+                )
         open_ = {waiting.approval.digest: waiting for waiting in self._waiting()}
         decided: list[tuple[ToolCall, Decision]] = []
         inner: dict[str, list[Decision]] = {}

@@ -163,6 +163,8 @@ class Hooks:
     @classmethod
     def of(cls, hooks: Iterable[object], *, is_async: bool) -> "Hooks":
         """Return the methods of hooks; raise `TypeError` for an object that is not a hook."""
+        if not isinstance(hooks, Iterable):
+            raise TypeError(f"hooks= is a {type(hooks).__name__}; write hooks=[...]")
         given = tuple(hooks)
         for hook in given:
             _check(hook, is_async=is_async)

@@ -18,6 +18,7 @@ from pathors_agent.messages import (
     ContentPart,
     JSONValue,
     Message,
+    MessageBase,
     ToolMessage,
     UserMessage,
     own_fields,
@@ -39,9 +40,13 @@ HistoryFormat = Literal["openai", "langchain", "pydantic-ai"]
 """The library whose messages a history holds."""
 
 Prompt = (
-    str | Sequence[str | ContentPart | Mapping[str, object]] | UserMessage | Mapping[str, object]
+    str
+    | ContentPart
+    | Sequence[str | ContentPart | Mapping[str, object]]
+    | UserMessage
+    | Mapping[str, object]
 )
-"""A user's input: text, a list of texts and content parts, or a whole message.
+"""A user's input: text, a content part, a list of texts and content parts, or a whole message.
 
 Parts and messages may be OpenAI's dicts.
 """
@@ -67,13 +72,21 @@ def user_message(prompt: Prompt) -> UserMessage:
                 "pass a history as conversation="
             )
         return message
-    return UserMessage(content=tuple(_part(index, part) for index, part in enumerate(prompt)))
+    parts: object = prompt
+    if isinstance(parts, ContentPart):
+        return UserMessage(content=(parts,))
+    if isinstance(parts, bytes | MessageBase) or not isinstance(parts, Iterable):
+        raise TypeError(
+            f"prompt= is a {type(parts).__name__}; pass a text, a list of texts and content parts, "
+            "or a UserMessage"
+        )
+    return UserMessage(content=tuple(_part(index, part) for index, part in enumerate(parts)))
 
 
 def _part(index: int, part: object) -> ContentPart:
     if isinstance(part, str):
         return ContentPart(type="text", text=part)
-    if isinstance(part, Mapping) and "role" in part:
+    if isinstance(part, MessageBase) or (isinstance(part, Mapping) and "role" in part):
         raise ConversationError("prompt= is a list of messages; pass it as conversation=")
     try:
         return ContentPart.model_validate(part)

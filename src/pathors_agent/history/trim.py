@@ -14,12 +14,10 @@ from typing import TypeVar
 
 from pathors_agent.core.conversation import REPAIR_HINT, Conversation, Role, turn_starts
 from pathors_agent.errors import ConversationError
-from pathors_agent.history.loading import load_messages
 from pathors_agent.messages import (
     AssistantMessage,
     Content,
     Message,
-    MessageBase,
     SystemMessage,
     Usage,
 )
@@ -176,17 +174,17 @@ def once(function: Callable[[Message], ResultT]) -> Callable[[Message], ResultT]
 def checked(messages: Sequence[Message], *, source: str) -> Sequence[Message]:
     """Return the messages of a request; raise `ConversationError` if they are illegal.
 
-    `source` is the code that chose them, for the error. OpenAI's dicts are read.
+    `source` is the code that chose them, for the error.
     """
     given: object = messages
     if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
         kind = type(given).__name__
         raise TypeError(f"the messages of {source} are a {kind}, and not a list of messages")
     messages = given if isinstance(given, list | tuple) else list(given)
-    if not all(isinstance(message, MessageBase) for message in messages):
-        messages = load_messages(messages, format="openai")
     try:
         next_role = Conversation(messages).next_role
+    except TypeError as error:  # an entry is not a message
+        raise TypeError(f"the messages of {source}: {error}") from None
     except ConversationError as error:
         said = str(error).removesuffix(REPAIR_HINT)
         error.args = (f"the messages of {source} are not a legal history: {said}",)

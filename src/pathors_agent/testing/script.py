@@ -216,6 +216,7 @@ def answer(
     """
     if chunk_size < 1:
         raise ValueError("chunk_size must be at least 1")
+    _check_calls(calls)
     if ids and len(ids) != len(calls):
         raise ValueError(f"ids must be as many as calls: {len(ids)} for {len(calls)}")
     return Answer(
@@ -296,6 +297,18 @@ def _stop(events: int | None, size: int | None, kind: Literal["broken", "ended"]
             return Stop(after=size, unit="bytes", kind=kind)
         case _:
             raise TypeError("pass either events= or bytes=")
+
+
+def _check_calls(calls: Sequence[object]) -> None:
+    for number, call in enumerate(calls):
+        match call:
+            case (str(), str() | Mapping()):
+                pass
+            case _:
+                raise TypeError(
+                    f"calls[{number}] is not a pair of a name and arguments; write "
+                    'calls(("add", {"a": 1, "b": 2}))'
+                )
 
 
 def _text(arguments: Mapping[str, JSONValue] | str) -> str:
