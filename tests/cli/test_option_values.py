@@ -91,6 +91,18 @@ def test_empty_name_is_refused(option: str) -> None:
     assert f"--{option}" in shown.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["keys revoke", "runs limit", *(f"runs list --{each}" for each in ("agent", "queue"))],
+)
+def test_name_of_an_unset_variable_is_refused(command: str) -> None:
+    """Keys may have an empty name, so that the command would revoke one of them."""
+    shown = run([*command.split(), ""])
+
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "must not be empty" in shown.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_short_option_shows_help(command: str) -> None:
     short, long = (run([*command.split(), option]) for option in ("-h", "--help"))

@@ -107,6 +107,25 @@ def test_every_bad_line_is_named() -> None:
     ]
 
 
+def test_first_of_many_bad_lines_are_named() -> None:
+    with pytest.raises(BatchRefused, match="line 20: is not JSON; and 980 more$") as caught:
+        read_batch(["no"] * 1000)
+    assert len(str(caught.value).split("; ")) == 21
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("[" * 100_000, "is not JSON"),
+        ('{"prompt": "x", "messages": []}', "must have a prompt or messages, not both"),
+    ],
+    ids=["deep", "both"],
+)
+def test_line_that_cannot_be_carried_out_is_refused(line: str, problem: str) -> None:
+    with pytest.raises(BatchRefused, match=f"^line 1: {problem}$"):
+        read_batch([line])
+
+
 @pytest.mark.parametrize("line_id", ["", " ", "a\x00", "\ud800", "x" * 501])
 def test_id_that_no_run_can_have_is_named(line_id: str) -> None:
     with pytest.raises(BatchRefused, match="line 1: id: must be a string of 1 to 500 bytes"):

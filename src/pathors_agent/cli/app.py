@@ -329,7 +329,9 @@ def list_keys(
 
 @keys.command("revoke", epilog=EXIT_STATUS)
 def revoke_key(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id, or its name.")],
+    key: Annotated[
+        str, typer.Argument(parser=filled, metavar="KEY", help="The key's id, or its name.")
+    ],
     *,
     project: AnyProject = None,
     database: Database = None,

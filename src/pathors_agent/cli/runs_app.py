@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from pathors_agent.cli.output import EXIT_STATUS, AsJSON, reporting
-from pathors_agent.cli.values import TIME, Database, json_object, moment
+from pathors_agent.cli.values import TIME, Database, filled, json_object, moment
 
 if TYPE_CHECKING:
     from pathors_agent.cli.runs import Act
@@ -46,13 +46,16 @@ OnlyStatus = Annotated[
     ),
 ]
 OnlyAgent = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Only runs of the agent with this name.")
+    str | None,
+    typer.Option(parser=filled, metavar="NAME", help="Only runs of the agent with this name."),
 ]
 OnlySession = Annotated[
-    str | None, typer.Option(metavar="ID", help="Only runs of the session with this id.")
+    str | None,
+    typer.Option(parser=filled, metavar="ID", help="Only runs of the session with this id."),
 ]
 OnlyQueue = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Only runs of the queue with this name.")
+    str | None,
+    typer.Option(parser=filled, metavar="NAME", help="Only runs of the queue with this name."),
 ]
 Since = Annotated[
     datetime | None,
@@ -377,7 +380,7 @@ def answer_call(
 
 @runs.command("limit", epilog=EXIT_STATUS)
 def limit_queue(
-    queue: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue's name.")],
+    queue: Annotated[str, typer.Argument(parser=filled, metavar="QUEUE", help="The queue's name.")],
     *,
     total: Annotated[
         int | None,

@@ -39,6 +39,8 @@ MAX_LINE_ID = 500
 _LOOK_SECONDS = 0.5
 _BLOCK = 500
 
+_SHOWN_PROBLEMS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
@@ -52,7 +54,7 @@ class BatchLine:
 def read_batch(lines: Iterable[str]) -> list[BatchLine]:
     """Read lines like `{"id": "a", "prompt": "..."}`, or with `messages` as the API has them.
 
-    An `id` is optional. Raises `BatchRefused` with every bad line named.
+    An `id` is optional. Raises `BatchRefused` with the first bad lines named.
     """
     read, problems = [], []
     for number, line in enumerate(lines, start=1):
@@ -70,15 +72,17 @@ def read_batch(lines: Iterable[str]) -> list[BatchLine]:
         if taken.setdefault(line.id, line.number) != line.number
     ]
     if problems:
-        raise BatchRefused("; ".join(problems))
+        more = len(problems) - _SHOWN_PROBLEMS
+        rest = [f"and {more} more"] if more > 0 else []
+        raise BatchRefused("; ".join([*problems[:_SHOWN_PROBLEMS], *rest]))
     return read
 
 
 def _read_line(number: int, text: str) -> BatchLine:
     try:
         value = json.loads(text)
-    except ValueError:
-        raise ValueError("is no JSON") from None
+    except (ValueError, RecursionError):
+        raise ValueError("is not JSON") from None
     if not isinstance(value, dict):
         raise ValueError("must be an object")
     line_id = value.get("id", str(number))
@@ -89,6 +93,8 @@ def _read_line(number: int, text: str) -> BatchLine:
 
 def _messages(value: dict[str, Any]) -> tuple[Message, ...]:
     match value:
+        case {"prompt": _, "messages": _}:
+            raise ValueError("must have a prompt or messages, not both")
         case {"prompt": str(prompt)}:
             return (UserMessage(content=prompt),)
         case {"messages": [_, *_] as given}:
