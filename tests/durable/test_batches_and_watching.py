@@ -108,7 +108,7 @@ def test_every_bad_line_is_named() -> None:
 
 
 def test_first_of_many_bad_lines_are_named() -> None:
-    with pytest.raises(BatchRefused, match="line 20: is not JSON; and 980 more$") as caught:
+    with pytest.raises(BatchRefused, match=r"line 20: is not JSON; and 980 more$") as caught:
         read_batch(["no"] * 1000)
     assert len(str(caught.value).split("; ")) == 21
 

@@ -33,6 +33,7 @@ from pathors_agent.durable import (
     RunFailed,
     RunNotFound,
 )
+from pathors_agent.errors import InvalidSetting
 from pathors_agent.messages import JSONValue
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
 from pathors_agent.wire.profiles import DEFAULT_PROFILE
@@ -304,6 +305,78 @@ async def test_suspended_run_can_be_cancelled(opened: Open) -> None:
             await handle.result()
         with pytest.raises(ConversationError):
             await durable.answer(handle.id, {call.id: "late"})
+
+
+async def test_run_that_several_callers_cancel_at_once_is_cancelled_once(opened: Open) -> None:
+    async with opened(calls(("ask_user", {})), tools=[CLIENT_TOOL]) as durable:
+        handle = await durable.start("go")
+        await handle.result()
+        await asyncio.gather(*(durable.cancel(handle.id) for _ in range(3)))
+        with pytest.raises(RunFailed, match="cancelled"):
+            await handle.result()
+        assert len(await durable.runs.segments(handle.id)) == 2
+
+
+async def test_cancelling_wins_over_an_approval_at_the_same_time(opened: Open) -> None:
+    paid: list[str] = []
+    script = [calls(("pay", {"cents": 5})), calls(("pay", {"cents": 6})), "done"]
+    async with opened(*script, tools=[ran(paid)]) as durable:
+        handle = await durable.start("go")
+        [approval] = (await handle.result()).approvals
+        approving = durable.approve(handle.id, approval)
+        await asyncio.gather(approving, durable.cancel(handle.id), return_exceptions=True)
+        with pytest.raises(RunFailed, match="cancelled"):
+            await handle.result()
+
+
+async def test_run_that_two_callers_resume_at_once_is_resumed_once(opened: Open) -> None:
+    script = [http_error(503, "down"), http_error(503, "down"), "done"]
+    async with opened(*script) as durable:
+        handle = await durable.start("go")
+        with pytest.raises(RunFailed):
+            await handle.result()
+        resumed = await asyncio.gather(
+            *(durable.resume(handle.id) for _ in range(3)), return_exceptions=True
+        )
+        assert sorted(type(each).__name__ for each in resumed) == [
+            *("RunExists", "RunExists", "RunHandle"),
+        ]
+        with pytest.raises(RunFailed, match="down"):
+            await handle.result()
+        assert len(await durable.runs.segments(handle.id)) == 2
+
+
+async def test_run_that_waits_is_resumed_only_if_its_tool_no_longer_asks(opened: Open) -> None:
+    paid: list[str] = []
+    async with opened(calls(("pay", {"cents": 5})), tools=[ran(paid)]) as durable:
+        await (await durable.start("go", id="run")).result()
+        with pytest.raises(RunExists, match="approve, deny or answer its open calls"):
+            await durable.resume("run")
+
+    @tool(name="pay")
+    async def pays_at_once(cents: int) -> str:
+        return f"paid {cents} at once"
+
+    async with opened("done", tools=[pays_at_once]) as durable:
+        result = await (await durable.resume("run")).result()
+        assert result.output == "done"
+        assert [m.text for m in result.messages if isinstance(m, ToolMessage)] == ["paid 5 at once"]
+        assert paid == []
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), {1, 2}], ids=["object", "nan", "set"])
+async def test_answer_or_arguments_that_are_not_json_are_refused(
+    opened: Open, value: JSONValue
+) -> None:
+    script = calls(("ask_user", {}), ("pay", {"cents": 5}))
+    async with opened(script, tools=[CLIENT_TOOL, ran([])]) as durable:
+        handle = await durable.start("go")
+        result = await handle.result()
+        with pytest.raises(InvalidSetting, match="the answer to a call must be JSON"):
+            await durable.answer(handle.id, {result.open_calls[0].id: value})
+        with pytest.raises(InvalidSetting, match="the arguments of a call must be JSON"):
+            await durable.approve(handle.id, result.approvals[0], arguments={"cents": value})
+        assert await handle.status() == "suspended"
 
 
 async def test_failed_run_resumes_with_its_pending_calls(opened: Open) -> None:

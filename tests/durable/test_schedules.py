@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from pathors_agent import AsyncAgent, ToolContext, UserMessage, tool
 from pathors_agent.durable import DurableAgent, Schedule
+from pathors_agent.durable.engine import sql
 from pathors_agent.durable.schedules import LOOK_SECONDS, Scheduler
 from pathors_agent.errors import InvalidSetting
 from pathors_agent.testing import AsyncScriptedTransport, calls
@@ -84,6 +86,65 @@ def test_latest_time_after_the_last_run_is_due(
     assert schedule.due(at(now)) == (None if due is None else at(due))
 
 
+@pytest.mark.parametrize(
+    ("cron", "hours", "started"),
+    [
+        ("30 1 * * *", 4, ["05:30"]),
+        ("30 0-2 * * *", 4, ["04:30", "05:30", "07:30"]),
+        ("30 * * * *", 4, ["04:30", "05:30", "06:30", "07:30"]),
+        ("0 */30 1 * * *", 4, ["05:00", "05:30"]),
+        ("@hourly", 4, ["04:00", "05:00", "06:00", "07:00"]),
+    ],
+)
+def test_only_a_schedule_of_every_hour_starts_runs_again_in_a_repeated_hour(
+    cron: str, hours: int, started: list[str]
+) -> None:
+    """In New York, the hour from 01:00 is 05:00 in UTC, and again 06:00."""
+    midnight = at("2026-11-01T04:00:00+00:00")
+    schedule = replace(
+        DAILY, cron=cron, timezone="America/New_York", since=midnight - timedelta(seconds=1)
+    )
+    assert starts(schedule, midnight, hours) == started
+
+
+@pytest.mark.parametrize(
+    ("cron", "started"),
+    [("30 2 * * *", ["07:30"]), ("0 * * * *", ["05:00", "06:00", "07:00", "08:00"])],
+)
+def test_schedule_in_a_skipped_hour_starts_one_run(cron: str, started: list[str]) -> None:
+    """In New York, the hour from 02:00 does not exist: 07:00 in UTC is 03:00."""
+    midnight = at("2026-03-08T05:00:00+00:00")
+    schedule = replace(
+        DAILY, cron=cron, timezone="America/New_York", since=midnight - timedelta(seconds=1)
+    )
+    assert starts(schedule, midnight, 4) == started
+
+
+def starts(schedule: Schedule, start: datetime, hours: int) -> list[str]:
+    """Return the times in UTC for which a worker that looks each ten minutes starts runs."""
+    found = []
+    for minutes in range(0, hours * 60, 10):
+        if (when := schedule.due(start + timedelta(minutes=minutes))) is not None:
+            schedule = replace(schedule, started_at=at(when.isoformat()))
+            found.append(when.astimezone(UTC).strftime("%H:%M"))
+    return found
+
+
+async def test_schedule_whose_times_are_over_does_not_stop_the_others(tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{tmp_path / 'runs.db'}") as durable:
+        await durable.schedule("a", "0 9 * * *", "go")
+        await durable.schedule("b", "0 9 * * *", "go")
+        with sql(durable.runs.client).begin() as connection:
+            connection.execute(
+                sa.text(
+                    "UPDATE workflow_schedules SET schedule = '0 0 30 2 *'"
+                    " WHERE schedule_name = 'agent/a'"
+                )
+            )
+        await Scheduler(durable.runs).look(NOON)
+        assert [run.id for run in await durable.list()] == ["b/2030-06-01T09:00:00+00:00"]
+
+
 async def test_each_time_starts_one_run_with_several_workers(database: str) -> None:
     async with opened(database) as one, opened(database) as other:
         await one.schedule("report", "0 9 * * *", "Write it.", session_id="s")
@@ -149,10 +210,15 @@ async def test_schedules_are_replaced_listed_and_deleted_by_name(database: str) 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"name": ""},
         {"name": "a#b"},
         {"cron": "every day"},
         {"cron": "61 * * * *"},
+        {"cron": "0 0 30 2 *"},
+        {"cron": "* * * * * * 2099"},
+        {"name": ""},
+        {"name": "a\nb"},
+        {"name": "x" * 256},
+        {"session_id": "a\x00b"},
         {"timezone": "Mars/Base"},
         {"context": {1, 2}},
     ],

@@ -103,11 +103,15 @@ async def test_delayed_run_can_be_cancelled(opened: Open) -> None:
         {"at": datetime(2030, 1, 1)},  # noqa: DTZ001  (the test's subject)
         {"at": datetime(9999, 1, 1, tzinfo=UTC)},
         {"delay": 1, "at": datetime(2030, 1, 1, tzinfo=UTC)},
+        {"delay": "5"},
+        {"at": "2030-01-01"},
+        {"id": 5},
         {"context": {"key": object()}},
         {"context": math.nan},
     ],
     ids=[
         *("negative", "nan", "infinite", "without a zone", "too far", "delay and time"),
+        *("text as delay", "text as time", "number as id"),
         *("context with an object", "context with nan"),
     ],
 )

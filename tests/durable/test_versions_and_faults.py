@@ -171,6 +171,12 @@ async def test_unusable_name_of_an_agent_is_refused(database: str, name: str) ->
         DurableAgent(agent(), database=database, name=name)
 
 
+@pytest.mark.parametrize("queue", ["", *UNUSABLE])
+def test_unusable_name_of_a_queue_is_refused(queue: str) -> None:
+    with pytest.raises(ValueError, match="queue must have"):
+        DurableAgent(agent(), database="sqlite:///runs.db", queue=queue)
+
+
 async def test_run_that_cannot_be_stored_or_read_is_said_without_its_contents(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,7 @@ def test_runs_are_listed_opened_and_changed(database: str) -> None:
         (lambda c: c.get("/api/run?id=nothing"), 404, "there is no run 'nothing'"),
         (lambda c: c.post("/api/runs/approve", json={"id": "run"}), 400, "The body needs agent"),
         (lambda c: c.post("/api/runs/cancel", content="id=run"), 415, "Content-Type"),
-        (lambda c: act(c, "resume"), 409, "is suspended: only a run that failed"),
+        (lambda c: act(c, "resume"), 409, "is suspended: approve, deny or answer"),
         (lambda c: act(c, "approve", digest="0123"), 409, "no call waits for approval '0123'"),
         (lambda c: act(c, "approve", digest="0", arguments=[]), 400, "must be a JSON object"),
         (lambda c: act(c, "answer", call="call_1"), 400, "The body needs a result"),

@@ -74,6 +74,8 @@ class DurableAgent(DurableClient[OutputT]):
         deltas: bool = False,
     ) -> None:
         check_id(name, "the name of a durable agent", MAX_NAME_BYTES)
+        if queue is not None:
+            check_id(queue, "queue")
         check_count("attempts", attempts)
         super().__init__(
             agent,

@@ -26,15 +26,14 @@ from pathors_agent.durable.records import (
 )
 from pathors_agent.durable.retention import Retention
 from pathors_agent.durable.run_list import (
-    RESUMABLE,
     RunFilter,
     RunPage,
     RunStatus,
 )
-from pathors_agent.durable.runs import Runs, input_of, start_delay, status_of
+from pathors_agent.durable.runs import Runs, input_of, start_delay
 from pathors_agent.durable.schedules import Schedule, Schedules
 from pathors_agent.durable.tables import Bounds, DoubtfulCall, Rate, Tables, check_count
-from pathors_agent.errors import InvalidSetting, RunExists
+from pathors_agent.errors import InvalidSetting
 from pathors_agent.history.loading import Prompt, user_message
 from pathors_agent.messages import JSONValue, ToolMessage
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
@@ -235,12 +234,12 @@ class DurableClient(Generic[OutputT]):
         return await self.runs.in_thread("delete a session", retention.delete, session_id)
 
     async def resume(self, run_id: str) -> RunHandle[OutputT]:
-        """Continue a run that failed, with the calls that were pending."""
-        segments = await self.runs.segments(run_id)
-        status = status_of(segments[-1])
-        if status not in RESUMABLE:
-            raise RunExists(f"run {run_id!r} is {status}: only a run that failed is resumed")
-        await self.runs.go_on(run_id)
+        """Continue a run that failed or reached a limit, with the calls that were pending.
+
+        A suspended run continues if its calls wait for no one any more, because their tools have
+        changed. Raises `RunExists` for any other run.
+        """
+        await self.runs.go_on(run_id, resumes=True)
         return RunHandle(self, run_id)
 
     # - suspended runs -
@@ -263,7 +262,7 @@ class DurableClient(Generic[OutputT]):
 
         Raises `ConversationError` if the call has changed or already has a decision.
         """
-        text = None if arguments is None else json.dumps(dict(arguments), ensure_ascii=False)
+        text = None if arguments is None else _text(dict(arguments), "the arguments of a call")
         return await self._decide(run_id, Decision(_digest(approval), True, arguments=text))  # noqa: FBT003
 
     async def deny(
@@ -281,7 +280,7 @@ class DurableClient(Generic[OutputT]):
         messages = [
             ToolMessage(
                 tool_call_id=call_id,
-                content=value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+                content=value if isinstance(value, str) else _text(value, "the answer to a call"),
             )
             for call_id, value in results.items()
         ]
@@ -359,12 +358,16 @@ def no_tools() -> AsyncAgent[Any]:
 
 def _json(context: JSONValue) -> JSONValue:
     """Return a context as the database will return it; raise `InvalidSetting` if it is not JSON."""
-    try:
-        text = json.dumps(context, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidSetting(f"the context of a durable run must be JSON: {error}") from None
-    value: JSONValue = json.loads(text)
+    value: JSONValue = json.loads(_text(context, "the context of a durable run"))
     return value
+
+
+def _text(value: JSONValue, what: str) -> str:
+    """Write a value as JSON; raise `InvalidSetting` if it is not JSON."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidSetting(f"{what} must be JSON: {error}") from None
 
 
 def _digest(approval: Approval | str) -> str:

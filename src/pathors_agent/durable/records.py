@@ -86,9 +86,14 @@ class SegmentInput:
         )
 
 
-def is_id(text: str, most: int = MAX_ID_BYTES) -> bool:
+def is_id(text: object, most: int = MAX_ID_BYTES) -> bool:
     """Return whether a text of at most so many bytes can be the id of a run or a session."""
-    return bool(text.strip()) and text.isprintable() and len(text.encode()) <= most
+    return (
+        isinstance(text, str)
+        and bool(text.strip())
+        and text.isprintable()
+        and len(text.encode()) <= most
+    )
 
 
 def check_id(text: str, what: str, most: int = MAX_ID_BYTES) -> None:

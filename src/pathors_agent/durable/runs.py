@@ -52,6 +52,7 @@ from pathors_agent.durable.records import (
 from pathors_agent.durable.run_list import (
     AT_WORK,
     ENGINE_STATUSES,
+    RESUMABLE,
     RunFilter,
     RunList,
     RunPage,
@@ -226,11 +227,21 @@ class Runs(Generic[OutputT]):
         return await self.in_thread(doing, query.page, wanted, limit=limit, offset=offset)
 
     async def go_on(
-        self, run: str, *, messages: Sequence[Message] = (), decisions: Sequence[Decision] = ()
+        self,
+        run: str,
+        *,
+        messages: Sequence[Message] = (),
+        decisions: Sequence[Decision] = (),
+        resumes: bool = False,
     ) -> None:
-        """Start a run's next segment. The id is a primary key, so the first of two callers wins."""
+        """Start a run's next segment. The id is a primary key, so the first of two callers wins.
+
+        With `resumes`, raise `RunExists` unless the run has stopped and waits for no person.
+        """
         while True:
-            segments = await self.settled(run)
+            segments = await (self.segments(run) if resumes else self.settled(run))
+            if resumes:
+                await self._check_resumable(run, segments)
             segment_input = next_input(segments, messages=messages, decisions=decisions)
             with self._store_errors("read a durable run"):
                 if status_of(segments[-1]) == "failed":
@@ -240,6 +251,21 @@ class Runs(Generic[OutputT]):
                 return await self.of(segments[-1]).enqueue(len(segments) + 1, segment_input)
             except engine.IDInUse:
                 continue
+
+    async def _check_resumable(self, run: str, segments: Sequence[WorkflowStatus]) -> None:
+        status = status_of(segments[-1])
+        if status in RESUMABLE:
+            return
+        if status == "suspended":
+            # The tool of a waiting call may have changed or gone: the call waits for no one then.
+            result = await self.result(segments)
+            tools = (call.name in self.agent.tools for call in result.open_calls)
+            if result.status is Status.RUNNING and (self.is_local or all(tools)):
+                return
+            raise RunExists(
+                f"run {run!r} is suspended: approve, deny or answer its open calls, or cancel it"
+            )
+        raise RunExists(f"run {run!r} is {status}: only a run that failed is resumed")
 
     async def _with_untaken(
         self, segment_input: SegmentInput, last: WorkflowStatus
@@ -285,15 +311,20 @@ class Runs(Generic[OutputT]):
 
     async def cancel(self, run: str) -> None:
         """End a run for good, and answer its open calls as cancelled."""
-        segments = await self.segments(run)
-        status = status_of(segments[-1])
-        if status in AT_WORK:
-            with self._store_errors("cancel a durable run"):
-                await self.client.cancel_workflow_async(segments[-1].workflow_id)
-        elif status != "suspended":
-            return
-        runs = self.of(segments[-1])
-        await runs.enqueue(len(segments) + 1, next_input(segments, closes=True))
+        while True:
+            segments = await self.segments(run)
+            last, status = segments[-1], status_of(segments[-1])
+            if input_of(last).closes:  # another caller has cancelled the run
+                return None
+            if status in AT_WORK:
+                with self._store_errors("cancel a durable run"):
+                    await self.client.cancel_workflow_async(last.workflow_id)
+                continue  # the segment may have ended before
+            if status not in ("suspended", "cancelled"):
+                return None
+            closing = next_input(segments, closes=True)
+            with suppress(engine.IDInUse):  # another caller has continued or cancelled the run
+                return await self.of(last).enqueue(len(segments) + 1, closing)
 
     async def result(self, segments: Sequence[WorkflowStatus]) -> RunResult[OutputT]:
         """Return the result of a run; raise `RunFailed` if an error stopped it."""
@@ -408,6 +439,10 @@ async def _nothing() -> AsyncGenerator[Any, None]:
 
 def start_delay(delay: float | None, at: datetime | None) -> float | None:
     """Return how many seconds a run waits before it starts, or None."""
+    if not isinstance(at, datetime | None):
+        raise InvalidSetting(f"at must be a datetime with a time zone, not {at!r}")
+    if not isinstance(delay, int | float | None):
+        raise InvalidSetting(f"delay must be a number of seconds, not {delay!r}")
     if at is None:
         if delay is not None and not 0 <= delay <= MAX_DELAY_SECONDS:
             raise InvalidSetting(f"delay must be 0 to {MAX_DELAY_SECONDS:g} seconds, not {delay!r}")

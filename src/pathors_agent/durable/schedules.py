@@ -8,11 +8,20 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
-from croniter import croniter
+from croniter import CroniterError, croniter
 from dbos import DBOSClient
 
 from pathors_agent.durable import engine
-from pathors_agent.durable.records import SEPARATOR, SegmentInput, dump, load, owned, workflow_name
+from pathors_agent.durable.records import (
+    MAX_NAME_BYTES,
+    SEPARATOR,
+    SegmentInput,
+    check_id,
+    dump,
+    load,
+    owned,
+    workflow_name,
+)
 from pathors_agent.durable.runs import Runs
 from pathors_agent.errors import InvalidSetting, RunExists, StoreError
 from pathors_agent.messages import JSONValue, UserMessage
@@ -43,11 +52,24 @@ class Schedule:
 
     def due(self, now: datetime) -> datetime | None:
         """Return the latest time of the schedule for which a run must be started, or None."""
+        zone = ZoneInfo(self.timezone)
         # A microsecond later, so that a time that is exactly now counts.
-        moment = now.astimezone(ZoneInfo(self.timezone)) + timedelta(microseconds=1)
-        times = croniter(self.cron, moment, second_at_beginning=True)
-        latest: datetime = times.get_prev(datetime)
-        return latest if latest > max(self.since, self.started_at or self.since) else None
+        clock = now.astimezone(zone).replace(tzinfo=None, fold=0) + timedelta(microseconds=1)
+        times = croniter(self.cron, clock, second_at_beginning=True)
+        local: datetime = times.get_prev(datetime)
+        # In the hour that the clock repeats, a schedule of every hour starts runs again. One of
+        # certain hours does not.
+        folds = (1, 0) if self._is_of_every_hour else (0,)
+        passed = (local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in folds)
+        latest = next((time for time in passed if time <= now), None)
+        if latest is None or latest <= max(self.since, self.started_at or self.since):
+            return None
+        return latest.astimezone(zone)
+
+    @property
+    def _is_of_every_hour(self) -> bool:
+        fields = self.cron.split()
+        return self.cron.strip() == "@hourly" or (len(fields) > 1 and fields[-4].startswith("*"))
 
     def next(self, now: datetime) -> datetime:
         """Return the first time of the schedule after `now`."""
@@ -67,19 +89,18 @@ class Schedules:
 
     def put(self, schedule: Schedule) -> None:
         """Create or replace a schedule; an unchanged one keeps its times."""
-        if not schedule.name or SEPARATOR in schedule.name:
+        check_id(schedule.name, "the name of a schedule", MAX_NAME_BYTES)
+        if SEPARATOR in schedule.name:
             raise InvalidSetting(
-                f"the name of a schedule must not be empty or contain {SEPARATOR!r},"
-                f" not {schedule.name!r}"
+                f"the name of a schedule must not contain {SEPARATOR!r}, and is {schedule.name!r}"
             )
-        if not croniter.is_valid(schedule.cron, second_at_beginning=True):
-            raise InvalidSetting(
-                f"{schedule.cron!r} is not a cron expression of five or six fields"
-            )
+        if schedule.session_id:
+            check_id(schedule.session_id, "session_id")
         try:
             ZoneInfo(schedule.timezone)
-        except (ValueError, OSError, LookupError):
+        except (ValueError, OSError, LookupError, TypeError):
             raise InvalidSetting(f"there is no time zone {schedule.timezone!r}") from None
+        _check_cron(schedule)
         since = schedule.since
         for held in self.all():
             same = (held.cron, held.timezone) == (schedule.cron, schedule.timezone)
@@ -135,6 +156,18 @@ class Schedules:
         )
 
 
+def _check_cron(schedule: Schedule) -> None:
+    cron = str(schedule.cron)
+    is_short = len(cron.split()) in (5, 6) or cron.startswith("@")
+    if not is_short or not croniter.is_valid(cron, second_at_beginning=True):
+        raise InvalidSetting(f"{cron!r} is not a cron expression of five or six fields")
+    try:
+        schedule.due(schedule.since)
+        schedule.next(schedule.since)
+    except CroniterError:  # such as February 30
+        raise InvalidSetting(f"the cron expression {cron!r} never comes") from None
+
+
 class Scheduler:
     """Starts the runs that are due.
 
@@ -162,10 +195,15 @@ class Scheduler:
         """
         pause = LOOK_SECONDS
         for schedule in await asyncio.to_thread(self._schedules.all):
-            if (when := schedule.due(now)) is not None:
+            try:
+                when, following = schedule.due(now), schedule.next(now)
+            except CroniterError as error:  # its times are over
+                emit("schedules_failed", agent=self._runs.name, error=type(error).__name__)
+                continue
+            if when is not None:
                 await self._start(schedule, when)
                 await asyncio.to_thread(self._schedules.note_started, schedule, when)
-            pause = min(pause, (schedule.next(now) - now).total_seconds())
+            pause = min(pause, (following - now).total_seconds())
         return max(pause, 0.0)
 
     async def _start(self, schedule: Schedule, when: datetime) -> None:
