@@ -53,6 +53,46 @@ def test_version_is_that_of_the_package() -> None:
     assert run("--version").stdout == f"pathors-agent {__version__}\n"
 
 
+def shell(command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line of the program, `p`, in a shell."""
+    line = command.replace("p ", f"{sys.executable} -m pathors_agent ", 1)
+    return subprocess.run(
+        ["sh", "-c", line],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    "command", ["p keys list >&-", "p demo >&- 2>&-", "p chat <&-", "p keys create >&-", "p -h >&-"]
+)
+def test_command_runs_with_closed_streams(command: str, tmp_path: Path) -> None:
+    shown = shell(command, PATHORS_DATA_DIR=str(tmp_path))
+
+    assert shown.returncode == 0
+    assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", ["p --help", "p --version", "p keys list --json"])
+def test_output_that_cannot_be_written_is_one_error(command: str, tmp_path: Path) -> None:
+    shown = shell(f"{command} >/dev/full", PATHORS_DATA_DIR=str(tmp_path))
+
+    assert (shown.returncode, shown.stderr.count("\n")) == (1, 1)
+    assert "No space left on device" in shown.stderr
+
+
+def test_characters_that_the_terminal_lacks_are_replaced(tmp_path: Path) -> None:
+    here = {"PATHORS_DATA_DIR": str(tmp_path), "PYTHONIOENCODING": "ascii"}
+    run("keys", "create", "caf\u00e9", **here)
+
+    assert "caf?" in run("keys", "list", **here).stdout
+
+
 def test_script_of_the_package_is_the_same_program() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 

@@ -117,6 +117,14 @@ async def test_database_of_a_newer_version_is_refused(database: str, tmp_path: P
     connection.close()
 
 
+async def test_open_agent_is_not_opened_again(database: str) -> None:
+    async with DurableAgent(agent(), database=database, queue="q") as durable:
+        with pytest.raises(RuntimeError, match="already open"):
+            async with durable:
+                pass
+        assert len(await durable.list()) == 0
+
+
 async def test_use_outside_of_its_block_is_said(database: str) -> None:
     durable = DurableAgent(agent(), database=database)
     with pytest.raises(RuntimeError, match="async with"):

@@ -24,7 +24,6 @@ from pathors_agent.cli.output import (
     in_own_words,
     listen_to_ctrl_c,
     one_line,
-    tolerate_narrow_terminals,
     wants_colour,
     write_json,
     write_note,
@@ -76,7 +75,6 @@ def chat(
 ) -> int:
     """Answer line after line of standard input; return the exit status."""
     listen_to_ctrl_c()
-    tolerate_narrow_terminals()
     screen = Screen(NoOutput()) if as_json else Screen(sys.stdout, colour=wants_colour())
     if can_render() and not as_json:
         from pathors_agent.cli.markdown import MarkdownStream  # late: pipes need no rich

@@ -21,7 +21,6 @@ from pathors_agent.cli.output import (
     NoOutput,
     Screen,
     fail,
-    tolerate_narrow_terminals,
     wants_colour,
     write_json,
 )
@@ -64,7 +63,6 @@ def run_demo(
     as_json: bool = False,
 ) -> None:
     """Show the conversation on standard output, and the calls in a file."""
-    tolerate_narrow_terminals()
     screen = Screen(NoOutput()) if as_json else Screen(sys.stdout, colour=colour and wants_colour())
     names_endpoint = any(map(os.environ.get, ("PATHORS_API_KEY", "PATHORS_BASE_URL")))
     if model is not None and not names_endpoint:

@@ -3,7 +3,6 @@
 labelled lines, in colour if wanted, which no text of a model or user can forge.
 """
 
-import io
 import json
 import logging
 import os
@@ -166,12 +165,6 @@ def wants_colour() -> bool:
 def can_render() -> bool:
     """Return whether standard output is a terminal whose cursor can be moved."""
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb")
-
-
-def tolerate_narrow_terminals() -> None:
-    """Replace characters that the terminal cannot encode."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
 
 
 def write_line(text: str) -> None:

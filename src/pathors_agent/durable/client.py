@@ -65,6 +65,8 @@ class DurableClient(Generic[OutputT]):
         self._open_runs: Runs[OutputT] | None = None
 
     async def __aenter__(self) -> Self:
+        if self._open_runs is not None:
+            raise RuntimeError("the DurableAgent is already open: open another one")
         client = await engine.opened(engine.connect, self._database)
         self._opened.callback(client.destroy)
         try:
