@@ -1,4 +1,8 @@
-"""Import the public names of a package at their first use."""
+"""Import the public names of a package at their first use.
+
+Each package lists its names three times. Type checkers read only imports and a literal `__all__`, and
+Python must not run the imports, so it needs the module of each name. A test compares the lists.
+"""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence

@@ -133,9 +133,6 @@ _IDS = Random()  # noqa: S311
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_IDS.seed)
 
-# The reason that the model reads of a call that was open when the user spoke again.
-_WENT_ON = "the user went on"
-
 
 def open_run(
     setup: RunSetup,
@@ -156,7 +153,7 @@ def open_run(
         setup.telemetry.add_denied(setup.approvals.decide(decisions))
         if message is not None and conversation.calls and not setup.approvals.has_approved:
             run.hand_out_client_calls()
-            conversation.close_open_calls(_WENT_ON)
+            conversation.close_open_calls()
         conversation.append_queued()
         if message is not None:
             conversation.append(message)

@@ -259,7 +259,7 @@ class Conversation(Transcribed):
         if self._batch is not None:
             self._batch.states[call.id] = state
 
-    def close_open_calls(self, reason: str) -> None:
+    def close_open_calls(self, reason: str = "the user went on") -> None:
         """Answer every open call, so that the user can speak again; recorded results are kept.
 
         The model reads the `reason` and the state of the call (see `CallState`): it was not run

@@ -253,8 +253,8 @@ def _attributes(names: Callable[[Any], Iterable[str]]) -> Items:
     return lambda value: [(name, getattr(value, name)) for name in names(value)]
 
 
-# What knows a row of a database (of sqlite3, SQLAlchemy, asyncpg) and a tuple with names. They are
-# sequences of their values.
+# Rows of databases (sqlite3, SQLAlchemy, asyncpg) and named tuples, which are sequences of their
+# values: a check of the type, and a function that returns the items.
 _ROWS: Final[list[tuple[Callable[[type], bool], Items]]] = [
     (has_methods("_fields", "_asdict"), lambda row: zip(row._fields, row, strict=True)),
     (
@@ -262,7 +262,7 @@ _ROWS: Final[list[tuple[Callable[[type], bool], Items]]] = [
         lambda row: [(name, row[name]) for name in row.keys()],  # noqa: SIM118  (it has values)
     ),
 ]
-# What knows a class with fields: dataclasses, those of attrs and msgspec, namespaces.
+# Classes with fields: dataclasses, those of attrs and msgspec, namespaces.
 _CLASSES: Final[list[tuple[Callable[[type], bool], Items]]] = [
     (is_dataclass, _attributes(lambda value: [field.name for field in fields(value)])),
     (
@@ -275,7 +275,7 @@ _CLASSES: Final[list[tuple[Callable[[type], bool], Items]]] = [
 
 
 def _named(kind: type, known: Sequence[tuple[Callable[[type], bool], Items]]) -> Convert | None:
-    """Return what writes values of a type as objects, or None if none of `known` knows it."""
+    """Return the function that writes values of a type as objects; None if `known` lacks the type."""
     items_of = next((items for is_known, items in known if is_known(kind)), None)
     if items_of is None:
         return None

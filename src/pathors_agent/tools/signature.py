@@ -214,8 +214,8 @@ def _scope(function: Callable[..., Any], parameters: Iterable[inspect.Parameter]
 def _enclosing_names(function: Any, module: dict[str, Any]) -> dict[str, Any]:
     """Return the names of the functions and classes around a function; inner scopes take precedence.
 
-    A function that runs is found on the stack; of one that has returned only the names are known
-    that the function uses itself.
+    The names of an outer function that is still running are read from the stack. If it has returned,
+    only the names that the inner function uses are known.
     """
     parts = getattr(function, "__qualname__", "").split(".")
     around = [".".join(parts[:end]) for end in range(1, len(parts)) if parts[end - 1] != "<locals>"]

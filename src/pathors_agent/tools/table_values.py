@@ -23,7 +23,7 @@ Read = Callable[[Any, int], Plain]
 
 
 def reader_of(kind: type) -> Read | None:
-    """Return what reads values of a type, or None for an unknown type."""
+    """Return the function that reads values of a type, or None for an unknown type."""
     return next((read for is_known, read in _READERS if is_known(kind)), None)
 
 

@@ -182,7 +182,7 @@ def _read_tools(given: Any, info: ValidationInfo) -> ToolRegistry:
             problems.append(f"{place}{within}.{error.path}: {error}")
         else:
             if tool.name in known or tools.setdefault(tool.name, tool) is not tool:
-                problems.append(f"{place}{within}.name: {tool.name} is there twice")
+                problems.append(f"{place}{within}.name: {tool.name} is the name of another tool")
     if problems:
         raise _several(*problems)
     return ToolRegistry(tools.values())

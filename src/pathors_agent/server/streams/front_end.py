@@ -40,7 +40,6 @@ from pathors_agent.wire.messages import write_parts
 
 # The client keeps the history. A history that no model could read is a mistake or an attack.
 MAX_FRONT_END_MESSAGES = 10_000
-_WENT_ON = "the user went on"
 _PART_TYPES = frozenset({"text", "image_url", "input_audio", "file"})
 
 
@@ -113,7 +112,7 @@ class FrontEndRequest(Body, ABC):
         conversation = Conversation()
         for message in self.sent_messages:
             if isinstance(message, UserMessage) and conversation.open_calls:
-                conversation.close_open_calls(_WENT_ON)
+                conversation.close_open_calls()
             conversation.append(message)
         return conversation
 

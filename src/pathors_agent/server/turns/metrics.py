@@ -86,7 +86,7 @@ class Metrics:
                 self._tokens.labels(project, kind).inc(count)
         for call in result.times:
             if call.kind == "tool":
-                # Other names are inventions of a model, without a bound.
+                # A model can invent any number of other names.
                 name = call.name if call.name in tools else UNKNOWN_TOOL
                 self._tools.labels(project, name, call.outcome).inc()
 

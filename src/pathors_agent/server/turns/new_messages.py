@@ -15,9 +15,6 @@ from pathors_agent.server.turns.join import Joined
 from pathors_agent.server.turns.project import TurnContext
 from pathors_agent.tools.registry import ToolRegistry
 
-# The model reads this after "Not answered: " for a call that its client left open.
-_WENT_ON = "the user went on"
-
 
 def add_new_messages(
     joined: Joined,
@@ -90,7 +87,7 @@ def _close_open_calls(conversation: Conversation, own_names: Sequence[str]) -> N
         is_own = call.name in own_names  # it waits for an approval, and has not begun
         state = CallState.NOT_BEGUN if is_own else CallState.HANDED_OUT
         conversation.note_call_state(call, state)
-    conversation.close_open_calls(_WENT_ON)
+    conversation.close_open_calls()
 
 
 def _refuse_open_calls(conversation: Conversation, runnable: Set[str]) -> None:
@@ -138,7 +135,7 @@ def _by_call(decided: Iterable[Decision], waiting: Iterable[Approval]) -> dict[s
 def _decided_twice(approval: Approval, index: int) -> Problem:
     return bad_request(
         "The messages do not fit the session",
-        f"messages[{index}].tool_call_id: {approval.call.id} was decided about before",
+        f"messages[{index}].tool_call_id: {approval.call.id} already has a decision",
     )
 
 

@@ -23,7 +23,7 @@ from pathors_agent.wire.chat_completions import ModelOptions
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 _VARIABLE = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
 
-# To make an agent takes a twentieth of the time of a turn.
+# Building an agent takes a twentieth of the time of a turn.
 _KEPT_AGENTS = 16
 
 # The name of the model in answers if neither the client nor the project names one.

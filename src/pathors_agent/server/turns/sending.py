@@ -125,7 +125,7 @@ class _Serving:
         self._chore: asyncio.Task[None] | None = None
 
     async def listen(self, receive: Receive) -> None:
-        """Wait until the client disconnects or is left, and send it nothing more."""
+        """Wait until the client disconnects or is abandoned, and send it nothing more."""
         try:
             async with self._listening:
                 while (await receive())["type"] != "http.disconnect":
