@@ -54,6 +54,11 @@ def test_async_tool_is_cancelled_when_its_time_is_over(
     assert [kind.__name__ for kind in seen] in (["CancelledError"], ["Cancelled"])
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+def test_timeout_may_be_longer_than_a_lock_can_wait(dispatch: Dispatch, seconds: float) -> None:
+    assert dispatch(lambda: "seen", timeout=seconds).content == "seen"
+
+
 def test_timeout_of_a_tool_wins_over_the_general_one(dispatch: Dispatch) -> None:
     async def pause() -> str:
         await anyio.sleep(0.05)

@@ -639,9 +639,12 @@ def test_function_that_no_process_would_find_is_refused(
         ({"timeout": 0}, "timeout"),
         ({"timeout": -1.0}, "timeout"),
         ({"timeout": float("nan")}, "timeout"),
+        ({"timeout": "5"}, "timeout"),
+        ({"timeout": True}, "timeout"),
         ({"run_in": "cloud"}, "run_in"),
         ({"memory": 1_000_000}, "memory"),
         ({"memory": 0, "run_in": "process"}, "memory"),
+        ({"memory": "1 GB", "run_in": "process"}, "memory"),
     ],
 )
 def test_placement_that_cannot_be_kept_is_refused(options: dict[str, Any], path: str) -> None:

@@ -1,5 +1,7 @@
 """Registries made of registries: prefixed, filtered and added, with nothing checked twice."""
 
+from typing import Any
+
 import pytest
 
 from pathors_agent import Tool, ToolCall, ToolDefinitionError, ToolRegistry, tool
@@ -145,6 +147,32 @@ def test_sum_with_a_name_in_both_is_refused_and_names_both() -> None:
     assert f"{__name__}.forecast and " in text
     assert "names_both.<locals>.other_forecast have it" in text
     assert (caught.value.tool, caught.value.path) == ("forecast", "name")
+
+
+def test_tool_that_is_given_twice_is_named_once() -> None:
+    with pytest.raises(ToolDefinitionError, match=r"is taken: \S+\.forecast is given twice"):
+        ToolRegistry([forecast, forecast])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("name", 5),
+        ("description", 5),
+        ("sequential", "no"),
+        ("strict", "no"),
+        ("idempotent", 1),
+        ("approve", "no"),
+        ("max_result_characters", True),
+    ],
+)
+def test_option_of_another_type_is_refused(option: str, value: Any) -> None:
+    options: dict[str, Any] = {"name": "look_up", option: value}
+
+    with pytest.raises(ToolDefinitionError) as caught:
+        ToolRegistry([Tool(function=RAW.function, **options)])
+
+    assert caught.value.path == option
 
 
 def test_same_tool_in_both_is_refused_too() -> None:

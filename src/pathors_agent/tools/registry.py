@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Concatenate, NamedTuple
+from numbers import Integral, Real
+from typing import Any, Concatenate, NamedTuple, cast
 
 from msgspec import Struct
 from typing_extensions import TypeVar
@@ -47,6 +48,7 @@ def _checked(tool: Tool) -> _Entry:
         raise refused(tool.name, "parameters/type", 'should be "object"')
     if tool.is_method and not hasattr(tool.function, "__self__"):
         raise refused(tool.name, "", "is a method; register it from an instance, as `thing.method`")
+    _check_options(tool)
     _check_process(tool)
     _check_results(tool)
     with _schema_errors(tool, "parameters"):
@@ -54,17 +56,34 @@ def _checked(tool: Tool) -> _Entry:
         return _Entry(tool, tool.arguments.read, tool.context_parameter)
 
 
+def _check_options(tool: Tool) -> None:
+    """Raise for options of another type: every text is true, also "no"."""
+    description: object = tool.description
+    if not isinstance(description, str):
+        raise refused(tool.name, "description", "should be a string")
+    for name in ("sequential", "strict", "idempotent"):
+        if not isinstance(getattr(tool, name), bool):
+            raise refused(tool.name, name, "should be True or False")
+    if not isinstance(tool.approve, bool) and not callable(tool.approve):
+        raise refused(tool.name, "approve", "should be True, False or a function of the arguments")
+
+
+def _is_over_zero(value: object, kind: type) -> bool:
+    """Return True for a number of a kind that is over 0; False for True."""
+    return isinstance(value, kind) and not isinstance(value, bool) and cast(float, value) > 0
+
+
 def _check_process(tool: Tool) -> None:
     """Raise unless the tool can run where its definition says."""
     run_in: str = tool.run_in
-    if tool.timeout is not None and not tool.timeout > 0:
-        raise refused(tool.name, "timeout", "should be over 0, or None")
+    if tool.timeout is not None and not _is_over_zero(tool.timeout, Real):
+        raise refused(tool.name, "timeout", "should be a number over 0, or None")
     if run_in not in ("thread", "process"):
         raise refused(tool.name, "run_in", 'should be "thread" or "process"')
     if tool.memory is not None and run_in != "process":
         raise refused(tool.name, "memory", 'needs run_in="process"')
-    if tool.memory is not None and not tool.memory > 0:
-        raise refused(tool.name, "memory", "should be over 0, or None")
+    if tool.memory is not None and not _is_over_zero(tool.memory, Integral):
+        raise refused(tool.name, "memory", "should be a whole number over 0, or None")
     if run_in == "process" and (problem := _process_problem(tool.function)):
         raise refused(tool.name, "run_in", problem)
 
@@ -87,8 +106,7 @@ def _process_problem(function: Callable[..., Any] | None) -> str | None:
 
 
 def _check_results(tool: Tool) -> None:
-    characters: object = tool.max_result_characters
-    if not isinstance(characters, int) or characters < 1:
+    if not _is_over_zero(tool.max_result_characters, Integral):
         raise refused(tool.name, "max_result_characters", "should be a number of 1 or more")
     with _schema_errors(tool, "returns"):
         _ = tool.result_validator
@@ -118,6 +136,12 @@ def _search(tools: list[Tool]) -> Tool:
         "found can be called from the next answer on.",
         idempotent=True,
     )
+
+
+def _taken(tool: Tool, other: Tool) -> str:
+    if tool is other:
+        return f"is taken: {_origin(tool)} is given twice"
+    return f"is taken: {_origin(tool)} and {_origin(other)} have it; prefix one"
 
 
 def _origin(tool: Tool) -> str:
@@ -166,8 +190,7 @@ class ToolRegistry:
         for entry in entries:
             name = entry.tool.name
             if name in self._entries:
-                both = f"{_origin(self[name])} and {_origin(entry.tool)}"
-                raise refused(name, "name", f"is taken: {both} have it; prefix one")
+                raise refused(name, "name", _taken(self[name], entry.tool))
             self._entries[name] = entry
             if entry.deferred:
                 self._deferred[name] = None

@@ -397,5 +397,6 @@ def _undecorated(item: object) -> ToolDefinitionError:
 
 def check_name(name: str) -> None:
     """Raise `ToolDefinitionError` for a name that OpenAI's API does not accept."""
-    if not _NAME.fullmatch(name):
+    given: object = name
+    if not isinstance(given, str) or not _NAME.fullmatch(given):
         raise refused(name, "name", "should be 1 to 64 of the characters a-z A-Z 0-9 _ -")
