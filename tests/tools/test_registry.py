@@ -1,10 +1,11 @@
 """Registries made of registries: prefixed, filtered and added, with nothing checked twice."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pathors_agent import Tool, ToolCall, ToolDefinitionError, ToolRegistry, tool
+from pathors_agent import Tool, ToolCall, ToolContext, ToolDefinitionError, ToolRegistry, tool
 from pathors_agent.tools.registry import BoundCall
 
 
@@ -34,6 +35,10 @@ def call(name: str, arguments: str = "{}") -> ToolCall:
 
 def names(registry: ToolRegistry) -> list[str]:
     return [definition["function"]["name"] for definition in registry.definitions()]
+
+
+async def approve_later(arguments: object) -> bool:
+    return False
 
 
 # - prefixed -
@@ -163,6 +168,7 @@ def test_tool_that_is_given_twice_is_named_once() -> None:
         ("strict", "no"),
         ("idempotent", 1),
         ("approve", "no"),
+        ("approve", approve_later),
         ("max_result_characters", True),
     ],
 )
@@ -173,6 +179,16 @@ def test_option_of_another_type_is_refused(option: str, value: Any) -> None:
         ToolRegistry([Tool(function=RAW.function, **options)])
 
     assert caught.value.path == option
+
+
+def test_schema_with_the_name_of_the_context_is_refused() -> None:
+    def look(word: ToolContext) -> str:
+        return word.key
+
+    with pytest.raises(ToolDefinitionError) as caught:
+        ToolRegistry([replace(RAW, function=look)])
+
+    assert caught.value.path == "parameters/properties/word"
 
 
 def test_same_tool_in_both_is_refused_too() -> None:

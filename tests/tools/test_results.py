@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from counting import work_of
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ContentPart, ToolMessage
 from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.tools.result_values import JSONWalk
 from pathors_agent.tools.tool import Tool
 from result_types import IMAGE, SALES, Color, Place, Point, image_part, result_of
 
@@ -422,6 +424,14 @@ def test_large_table_is_read_only_as_far_as_it_is_shown(value: object) -> None:
     text = result_of(value, max_result_characters=1_000).text
 
     assert text.splitlines()[1].startswith("[cut: 1,000 of more than ")
+
+
+def test_array_of_numbers_is_converted_at_once() -> None:
+    few, many = (numpy.arange(count, dtype=numpy.int16) for count in (10, 1_000))
+
+    assert JSONWalk(10_000).value(many) == list(range(1_000))
+    lines = [work_of(partial(JSONWalk(10_000).value, each)).lines for each in (few, many)]
+    assert lines[1] - lines[0] <= 12 * 990
 
 
 def test_half_of_a_character_is_mended_everywhere() -> None:

@@ -48,6 +48,9 @@ def _checked(tool: Tool) -> _Entry:
         raise refused(tool.name, "parameters/type", 'should be "object"')
     if tool.is_method and not hasattr(tool.function, "__self__"):
         raise refused(tool.name, "", "is a method; register it from an instance, as `thing.method`")
+    if tool.context_parameter in parameters.get("properties", ()):
+        path = f"parameters/properties/{tool.context_parameter}"
+        raise refused(tool.name, path, "is the name of the ToolContext, which no model can send")
     _check_options(tool)
     _check_process(tool)
     _check_results(tool)
@@ -66,6 +69,8 @@ def _check_options(tool: Tool) -> None:
             raise refused(tool.name, name, "should be True or False")
     if not isinstance(tool.approve, bool) and not callable(tool.approve):
         raise refused(tool.name, "approve", "should be True, False or a function of the arguments")
+    if inspect.iscoroutinefunction(tool.approve):
+        raise refused(tool.name, "approve", "should be a sync function")
 
 
 def _is_over_zero(value: object, kind: type) -> bool:

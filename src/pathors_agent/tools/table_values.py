@@ -63,11 +63,17 @@ def _is_numbered(index: Any) -> bool:
     return type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
 
 
+# The kinds of numbers, booleans and texts, which numpy converts together.
+_BUILT_IN: Final = "biufU"
+
+
 def _numpy_array(value: Any, room: int) -> Plain:
-    """Read an array item by item, and a scalar as a built-in value."""
-    if getattr(value, "ndim", 1):
+    """Read an array item by item or at once, and a scalar as a built-in value."""
+    dimensions, kind = getattr(value, "ndim", 1), getattr(getattr(value, "dtype", None), "kind", "")
+    if dimensions == 1 and kind and kind in _BUILT_IN and not hasattr(type(value), "isna"):
+        return Plain(iter(value[: room + 1].tolist()), is_whole=len(value) <= room + 1)
+    if dimensions:
         return Plain(_items(value))
-    kind = getattr(getattr(value, "dtype", None), "kind", "")
     single = _moment(value) if kind in ("M", "m") else value.tolist()
     # `tolist` leaves numpy's longest floats as they are.
     return Plain(float(value) if type(single) is type(value) else single)

@@ -57,7 +57,7 @@ def run_in_thread(call: FunctionCall, seconds: float, cancellation: Cancellation
     outcome.add_done_callback(lambda _: woken.set())
     try:
         with cancellation.calls(woken.set):
-            woken.wait(None if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+            woken.wait(min(seconds, threading.TIMEOUT_MAX))
         if cancellation.is_set:
             call.stop()
             wait([outcome], STOP_SECONDS)
