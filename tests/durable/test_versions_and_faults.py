@@ -15,6 +15,7 @@ from pathors_agent import AsyncAgent, ToolMessage, tool
 from pathors_agent.durable import DurableAgent, RunFailed, RunHandle, engine, runs
 from pathors_agent.errors import RunExists, RunNotFound, StoreError
 from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.tools import Happened
 
 pytestmark = pytest.mark.anyio
 
@@ -277,6 +278,48 @@ async def begin_and_stop(cut: Cut, database: str, *, version: str | None = None)
         async with durable.working(poll=POLL, stop_seconds=0):
             await durable.start("go", id="run")
             await cut.begun.wait()
+
+
+def raises(error: BaseException) -> object:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "reconcile",
+    [
+        lambda: raises(ValueError()),
+        lambda: raises(SystemExit(2)),
+        lambda: raises(KeyboardInterrupt()),
+        lambda: None,
+        lambda: True,
+        lambda: Happened,
+        lambda: (each for each in "x"),
+    ],
+    ids=["error", "exit", "interrupt", "none", "true", "class", "generator"],
+)
+async def test_call_whose_reconcile_function_does_not_decide_stays_in_doubt(
+    tmp_path: Path, reconcile: Callable[[], Any]
+) -> None:
+    begun, times = asyncio.Event(), []
+
+    @tool(reconcile=lambda _context, _arguments: reconcile())
+    async def charge() -> str:
+        times.append(1)
+        begun.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    database = f"sqlite:///{tmp_path / 'runs.db'}"
+    code = agent(calls(("charge", {})), "done", tools=[charge])
+    async with DurableAgent(code, database=database, queue="q") as durable:
+        async with durable.working(poll=POLL, stop_seconds=0):
+            handle = await durable.start("go")
+            await begun.wait()
+        async with durable.working(poll=POLL):
+            result = await handle.result()
+        outcomes = [m.outcome for m in result.messages if isinstance(m, ToolMessage)]
+        assert (outcomes, len(times)) == (["unknown"], 1)
+        assert [doubt.tool for doubt in await durable.in_doubt()] == ["charge"]
 
 
 async def test_new_code_with_the_same_tools_ends_the_run(database: str) -> None:

@@ -38,7 +38,7 @@ async def settle(
             return None
         if isinstance(found, Happened):
             return result_message(bound, found.value)
-    except Exception:  # noqa: BLE001  (the author's function: its failure leaves the call unknown)
+    except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001  (of the author's function)
         return unknown
     return unknown
 
