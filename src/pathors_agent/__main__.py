@@ -18,6 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"error: the command line needs {error.name}: pip install 'pathors-agent[cli]'\n"
         )
         return 2
+    except KeyboardInterrupt:  # the imports take some time; commands handle Ctrl-C themselves
+        return 130
     try:
         app(arguments, prog_name="pathors-agent")  # ends the process, with the command's status
     except OSError as error:  # the help or the version could not be written; commands report theirs

@@ -3,10 +3,12 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from command_line import environment, run
+from pathors_agent.__main__ import main
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +86,19 @@ def test_output_that_cannot_be_written_is_one_error(command: str, tmp_path: Path
 
     assert (shown.returncode, shown.stderr.count("\n")) == (1, 1)
     assert "No space left on device" in shown.stderr
+
+
+def test_ctrl_c_during_the_imports_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    module = "pathors_agent.cli.app"
+    monkeypatch.setitem(sys.modules, module, Interrupted(module))
+
+    assert main([]) == 130
 
 
 def test_characters_that_the_terminal_lacks_are_replaced(tmp_path: Path) -> None:
