@@ -33,7 +33,7 @@ from pathors_agent.durable import (
     RunFailed,
     RunNotFound,
 )
-from pathors_agent.errors import InvalidSetting
+from pathors_agent.errors import InvalidSetting, RunNotFinished
 from pathors_agent.messages import JSONValue
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
 from pathors_agent.wire.profiles import DEFAULT_PROFILE
@@ -362,6 +362,15 @@ async def test_run_that_waits_is_resumed_only_if_its_tool_no_longer_asks(opened:
         assert result.output == "done"
         assert [m.text for m in result.messages if isinstance(m, ToolMessage)] == ["paid 5 at once"]
         assert paid == []
+
+
+async def test_answer_of_a_type_that_the_agent_had_before_is_not_its_output(opened: Open) -> None:
+    async with opened(calls(("final_answer", {"value": 5})), output=int) as durable:
+        assert (await (await durable.start("go", id="run")).result()).output == 5
+    async with opened(output=list[str]) as durable:
+        result = await (await durable.get("run")).result()
+        with pytest.raises(RunNotFinished, match="not of the agent's output type"):
+            _ = result.output
 
 
 @pytest.mark.parametrize("value", [object(), float("nan"), {1, 2}], ids=["object", "nan", "set"])

@@ -15,6 +15,7 @@ from pathors_agent.core.run import Status
 from pathors_agent.errors import RunNotFinished
 from pathors_agent.messages import AssistantMessage, EndedBy, Message, ToolCall, Usage
 from pathors_agent.messages.transcript import Transcribed
+from pathors_agent.schema.arguments import ArgumentsRefused
 from pathors_agent.schema.bounds import cut
 from pathors_agent.telemetry.timeline import Chart, TimedCall, page
 from pathors_agent.wire.message_builder import Quirk
@@ -62,11 +63,18 @@ class RunResult(Transcribed, Generic[OutputT]):
     def output(self) -> OutputT:
         """The answer: its text, or a value of the agent's `output` type.
 
-        Raises `RunNotFinished` if there is no answer yet.
+        Raises `RunNotFinished` if there is no answer yet, or a stored one of another type.
         """
         if self.status is Status.FINISHED and self.answer is not None:
             if self.answers is not None:
-                return self.answers.read(self.answer)
+                try:
+                    return self.answers.read(self.answer)
+                except ArgumentsRefused as refused:  # a stored answer, and the type has changed
+                    raise RunNotFinished(
+                        f"the answer of the run is not of the agent's output type: its fields {refused}",
+                        status=self.status,
+                        messages=self.conversation.messages,
+                    ) from None
             return cast(OutputT, self.answer)  # without a type it is `str`
         raise RunNotFinished(
             f"the run has no answer: {self._why_not()}",
