@@ -362,6 +362,22 @@ def test_refused_connection_is_reported(fetch: Fetch) -> None:
     assert caught.value.retryable
 
 
+@pytest.mark.parametrize("way", ["blocking", "asyncio", "trio"])
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad"])
+def test_packing_that_was_not_asked_for_is_named(
+    scripted_server: StartServer, status: str, way: str
+) -> None:
+    server = scripted_server([answer(b"\x1f\x9d\x90", status, Content_Encoding="compress")])
+
+    with pytest.raises(
+        TransportError, match=f"answered {status[:3]} .* packed as compress"
+    ) as caught:
+        Fetch(way)(server.url)
+
+    assert not caught.value.retryable
+    assert len(server.requests) == 1
+
+
 # httpx2 leaves a generator to the garbage collector when its own decoder fails; trio warns of it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_body_that_cannot_be_unpacked_is_final(scripted_server: StartServer, fetch: Fetch) -> None:

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from pathors_agent.errors import ProviderError, TransportError
 from pathors_agent.testing import ScriptedTransport
-from pathors_agent.transports.base import Request, Response, Transport
+from pathors_agent.transports.base import AsyncResponse, Request, Response, Transport
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport, retry_after
 from pathors_agent.wire.profiles import EndpointProfile
@@ -451,6 +451,31 @@ def test_raised_refusal_that_asks_for_too_long_is_raised() -> None:
 
     assert caught.value.retry_after == 61
     assert waits == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"pieces": b"{}"}, "pieces= is a bytes; pass a list of bytes"),
+        ({"pieces": "{}"}, "pieces= is a str; pass a list of bytes"),
+        ({"pieces": None}, "pieces= is a NoneType; pass a list of bytes"),
+        ({"status": "200"}, "status= is a str; pass a number"),
+        ({"headers": None}, "headers= is a NoneType; pass a mapping"),
+        ({"headers": [("a", "b")]}, "headers= is a list; pass a mapping"),
+    ],
+)
+def test_response_that_cannot_be_read_is_refused_where_it_is_made(
+    fields: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(TypeError, match=text):
+        Response(**{"status": 200, **fields})
+
+
+def test_async_response_without_an_async_iterable_is_refused_where_it_is_made() -> None:
+    pieces: Any = [b"{}"]
+
+    with pytest.raises(TypeError, match="pieces= is a list; pass an async iterable"):
+        AsyncResponse(status=200, pieces=pieces)
 
 
 def test_profile_is_that_of_the_transport_inside() -> None:

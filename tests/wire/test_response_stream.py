@@ -380,6 +380,11 @@ def test_index_of_a_call_may_be_a_text_or_a_float(kind: type) -> None:
     ]
 
 
+def test_piece_that_is_text_is_refused() -> None:
+    with pytest.raises(TypeError, match="a piece of an answer is a str; pieces are bytes"):
+        ResponseStream().feed(DONE.decode())  # type: ignore[arg-type]  # as an odd transport does
+
+
 def test_finish_returns_the_same_each_time() -> None:
     good, _ = read([OPENING + end()])
     broken, _ = read([OPENING])

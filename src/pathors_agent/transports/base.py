@@ -83,6 +83,9 @@ class Response:
     attempts: int = 1
     masked: Callable[[str], str] = field(default=str, repr=False)
 
+    def __post_init__(self) -> None:
+        _check_response(self, "__iter__", "a list of bytes, or another iterable")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AsyncResponse:
@@ -94,6 +97,20 @@ class AsyncResponse:
     session_id: str | None = None
     attempts: int = 1
     masked: Callable[[str], str] = field(default=str, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_response(self, "__aiter__", "an async iterable of bytes")
+
+
+def _check_response(response: Response | AsyncResponse, iterates: str, wanted: str) -> None:
+    """Raise TypeError for a field that could not be read later, such as a body in one piece."""
+    status, headers, pieces = response.status, response.headers, response.pieces
+    if not isinstance(status, int):
+        raise TypeError(f"status= is a {type(status).__name__}; pass a number, such as 200")
+    if not hasattr(headers, "get"):
+        raise TypeError(f"headers= is a {type(headers).__name__}; pass a mapping, such as {{}}")
+    if not hasattr(pieces, iterates) or isinstance(pieces, bytes | bytearray | str):
+        raise TypeError(f"pieces= is a {type(pieces).__name__}; pass {wanted}")
 
 
 class Transport(ABC):

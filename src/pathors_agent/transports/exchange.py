@@ -257,6 +257,14 @@ class Exchange:
         # TLS begins after the proxy has connected to the host.
         return "no proxy" if self._proxy and not any("SSL" in name for name in names) else "refused"
 
+    def unknown_packing(self, packing: str, status: int) -> TransportError:
+        """Return the error for a body in a packing that was not asked for."""
+        return TransportError(
+            f"{self._host} answered {status} with a body packed as {packing}, which was not asked "
+            "for and cannot be read; turn off the compression of the server or its proxy.",
+            retryable=False,
+        )
+
     def closed(self) -> TransportError:
         """Return the error for a read after the `with` block."""
         return TransportError(f"The answer of {self._host} was closed before its end.")

@@ -28,6 +28,9 @@ NEVER_SECONDS = 1e6
 _CONNECTED = (".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")
 _WRITTEN = ".send_request_headers.started"
 
+# Packings that httpx2 reads only if a package for them is installed, and then asks for.
+_PACKINGS = frozenset({"br", "zstd", "compress"})
+
 # httpx2's errors by name: the kind of failure, or the limit that was reached.
 _KINDS = {
     "ConnectTimeout": "connect",
@@ -94,7 +97,7 @@ class HTTPXClient:
 
 def _pieces(answer: httpx2.Response, exchange: Exchange) -> Iterator[bytes]:
     try:
-        for piece in _plain_body(answer) or answer.iter_bytes():
+        for piece in _plain_body(answer, exchange) or answer.iter_bytes():
             yield exchange.take(piece)
     except httpx2.HTTPError as error:
         raise exchange.failure(error, _KINDS) from exchange.cause(error)
@@ -181,7 +184,7 @@ class _AsyncHTTPXAnswer(AsyncAnswer):
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         if self._source is None:
-            self._source = aiter(_plain_body(self._answer) or self._unpack())
+            self._source = aiter(_plain_body(self._answer, self._exchange) or self._unpack())
         return self
 
     def _unpack(self) -> AsyncIterator[bytes]:
@@ -253,12 +256,16 @@ class _ResumableStream(httpx2.AsyncByteStream):
 # - both -
 
 
-def _plain_body(answer: httpx2.Response) -> Any:
+def _plain_body(answer: httpx2.Response, exchange: Exchange) -> Any:
     """Return the body as it arrives, or None if it must be decompressed.
 
     This avoids two generators for each piece.
     """
-    is_plain = answer.headers.get("content-encoding", "identity") == "identity"
+    packing = answer.headers.get("content-encoding", "identity")
+    is_plain = packing == "identity"
+    asked_for = "" if is_plain else answer.request.headers.get("accept-encoding", "")
+    if packing in _PACKINGS and packing not in asked_for:
+        raise exchange.unknown_packing(packing, answer.status_code)
     return answer.stream if is_plain and not answer.is_stream_consumed else None
 
 

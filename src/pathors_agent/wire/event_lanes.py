@@ -108,6 +108,8 @@ class EventLanes:
 
     def _choose_format(self, data: bytes) -> bytes:
         """Distinguish a stream from a plain body by the first byte; return the bytes to read."""
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(f"a piece of an answer is a {type(data).__name__}; pieces are bytes")
         self._head += data
         if BYTE_ORDER_MARK.startswith(self._head):
             return b""
