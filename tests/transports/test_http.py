@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from pathors_agent.errors import TransportError
-from pathors_agent.transports.http import HTTPTransport, Timeouts
+from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
 from servers import (
     CLOSE,
     RESET,
@@ -358,6 +358,60 @@ def test_refused_connection_is_reported(fetch: Fetch) -> None:
 
     with pytest.raises(TransportError, match=f"No connection to http://127.0.0.1:{port}") as caught:
         fetch(f"http://127.0.0.1:{port}/v1")
+
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_status_that_a_hook_of_the_client_raises_is_an_answer(
+    scripted_server: StartServer, reads: bool
+) -> None:
+    def hook(response: httpx2.Response) -> None:
+        if reads:
+            response.read()
+        response.raise_for_status()
+
+    body = gzip.compress(b"No such model.")
+    server = scripted_server(
+        [answer(b"", "503 Busy", Retry_After="0")],
+        [answer(body, "400 Bad", Content_Encoding="gzip")],
+    )
+    with httpx2.Client(event_hooks={"response": [hook]}) as client:
+        transport = HTTPTransport(server.url, client=client)
+        with transport.send(REQUEST) as response:
+            pieces = b"".join(response.pieces)
+
+    assert response.status == 400
+    assert pieces == (b"No such model." if reads else b"")
+    assert len(server.requests) == 2
+
+
+@pytest.mark.anyio
+async def test_status_that_a_hook_of_an_async_client_raises_is_an_answer(
+    scripted_server: StartServer,
+) -> None:
+    async def hook(response: httpx2.Response) -> None:
+        await response.aread()
+        response.raise_for_status()
+
+    server = scripted_server([answer(b"No such model.", "400 Bad")])
+    async with httpx2.AsyncClient(event_hooks={"response": [hook]}) as client:
+        transport = AsyncHTTPTransport(server.url, client=client)
+        async with transport.send(REQUEST) as response:
+            pieces = [piece async for piece in response.pieces]
+
+    assert (response.status, b"".join(pieces)) == (400, b"No such model.")
+    assert len(server.requests) == 1
+
+
+def test_error_of_the_system_in_a_clients_transport_is_a_transport_error() -> None:
+    def broken(request: httpx2.Request) -> httpx2.Response:
+        raise ConnectionResetError("the tunnel broke")
+
+    with httpx2.Client(transport=httpx2.MockTransport(broken)) as client:
+        transport = HTTPTransport("http://127.0.0.1:1", retries=0, client=client)
+        with pytest.raises(TransportError, match="the tunnel broke") as caught:
+            read_all(transport)
 
     assert caught.value.retryable
 

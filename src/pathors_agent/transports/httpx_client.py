@@ -46,7 +46,9 @@ _KINDS = {
     "LocalProtocolError": "request",
     "UnsupportedProtocol": "request",
     "HTTPError": "other",
+    "OSError": "other",  # of a transport of the caller's client
 }
+_FAILURES = (httpx2.HTTPError, OSError)
 
 # - blocking -
 
@@ -82,7 +84,9 @@ class HTTPXClient:
         posted = self._requests.build(request, exchange)
         try:
             return self._client.send(posted, stream=True, follow_redirects=False)
-        except httpx2.HTTPError as error:
+        except httpx2.HTTPStatusError as error:
+            return _raised_answer(error)
+        except _FAILURES as error:
             raise exchange.failure(error, _KINDS) from exchange.cause(error)
         except RuntimeError:
             if not self._client.is_closed:
@@ -99,7 +103,7 @@ def _pieces(answer: httpx2.Response, exchange: Exchange) -> Iterator[bytes]:
     try:
         for piece in _plain_body(answer, exchange) or answer.iter_bytes():
             yield exchange.take(piece)
-    except httpx2.HTTPError as error:
+    except _FAILURES as error:
         raise exchange.failure(error, _KINDS) from exchange.cause(error)
 
 
@@ -177,7 +181,9 @@ class _AsyncHTTPXAnswer(AsyncAnswer):
         posted = loop_client.requests.build(request, exchange)
         try:
             return await loop_client.client.send(posted, stream=True, follow_redirects=False)
-        except httpx2.HTTPError as error:
+        except httpx2.HTTPStatusError as error:
+            return _raised_answer(error)
+        except _FAILURES as error:
             raise exchange.failure(error, _KINDS) from exchange.cause(error)
         except RuntimeError as error:
             raise self._clients.loops.failure(error) from error
@@ -200,7 +206,7 @@ class _AsyncHTTPXAnswer(AsyncAnswer):
         assert self._source  # set by __aiter__
         try:
             piece = await self._source.__anext__()
-        except httpx2.HTTPError as error:
+        except _FAILURES as error:
             raise self._exchange.failure(error, _KINDS) from self._exchange.cause(error)
         return self._exchange.take(piece)
 
@@ -274,6 +280,22 @@ def _head(endpoint: Endpoint, exchange: Exchange, answer: httpx2.Response) -> di
     exchange.begin_answer(answer.status_code, answer.headers)
     _ask_before_reads(answer.extensions.get("network_stream"))
     return endpoint.head(answer.status_code, answer.headers)
+
+
+def _raised_answer(error: httpx2.HTTPStatusError) -> httpx2.Response:
+    """Return the answer whose status a hook of the caller's client has raised.
+
+    It has as much of the body as the hook read: httpx2 closes the answer of a hook that raises.
+    """
+    answer, body = error.response, b""
+    with suppress(httpx2.ResponseNotRead):
+        body = answer.content
+    headers = answer.headers.copy()
+    for name in ("content-encoding", "content-length", "transfer-encoding"):
+        headers.pop(name, None)
+    return httpx2.Response(
+        answer.status_code, headers=headers, content=body, request=answer.request
+    )
 
 
 class _RequestFactory:
