@@ -352,7 +352,7 @@ async def test_missing_tool_stops_a_run_until_it_is_back(database: str) -> None:
     await begin_and_stop(cut, database, version="mine")
     without = DurableAgent(agent(), database=database, queue="q", version="mine")
     async with without as durable, durable.working(poll=POLL):
-        with pytest.raises(RunFailed, match="the tool 'cut' was called") as caught:
+        with pytest.raises(RunFailed, match="the model called the tool 'cut'") as caught:
             await (await durable.get("run")).result()
         assert caught.value.kind == "ToolMissing"
 

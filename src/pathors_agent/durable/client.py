@@ -238,8 +238,8 @@ class DurableClient(Generic[OutputT]):
     async def resume(self, run_id: str) -> RunHandle[OutputT]:
         """Continue a run that failed or reached a limit, with the calls that were pending.
 
-        A suspended run continues if its calls wait for no one any more, because their tools have
-        changed. Raises `RunExists` for any other run.
+        A suspended run continues if none of its calls still waits, because their tools have changed.
+        Raises `RunExists` for any other run.
         """
         await self.runs.go_on(run_id, resumes=True)
         return RunHandle(self, run_id)
