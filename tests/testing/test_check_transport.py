@@ -503,6 +503,7 @@ class Around(AsyncTransport):
     """An async transport around a right one."""
 
     def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
         self.inner = AsyncHTTPTransport(base_url, retries=0)
 
     async def __aenter__(self) -> Self:
@@ -548,7 +549,8 @@ class EndsInSilence(Around):
 class SendsAgain(Around):
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
-        async with self.inner.send(request):
+        # Over another connection, for the server may close the one whose answer is not read.
+        async with AsyncHTTPTransport(self.base_url, retries=0) as first, first.send(request):
             pass
         async with super().send(request) as response:
             yield response
