@@ -11,13 +11,24 @@ from client_programs import PROGRAMS, Environments, plain_environment
 
 pytestmark = pytest.mark.slow
 
+
+def called(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    """Write a tool call."""
+    return {
+        "id": call_id,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+
+
 SEEN: dict[str, list[dict[str, Any]]] = {
     "openai": [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is 1 + 2?"},
         {
             "role": "assistant",
-            "tool_calls": [{"id": "call_1", "name": "add", "arguments": '{"a":1}'}],
+            "content": None,
+            "tool_calls": [called("call_1", "add", '{"a":1}')],
         },
         {"role": "tool", "tool_call_id": "call_1", "content": "3"},
         {"role": "assistant", "content": "It is 3."},
@@ -36,8 +47,8 @@ SEEN: dict[str, list[dict[str, Any]]] = {
             "content": "Wait.",
             "reasoning": "Hm.",
             "tool_calls": [
-                {"id": "call_1", "name": "look", "arguments": '{"at":1}'},
-                {"id": "call_2", "name": "look", "arguments": "{oops"},
+                called("call_1", "look", '{"at":1}'),
+                called("call_2", "look", "{oops"),
             ],
             "finish_reason": "tool_calls",
             "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12},
@@ -63,8 +74,8 @@ SEEN: dict[str, list[dict[str, Any]]] = {
             "content": "Wait.",
             "reasoning": "Hm.",
             "tool_calls": [
-                {"id": "call_1", "name": "look", "arguments": '{"at":1}'},
-                {"id": "call_2", "name": "look", "arguments": '{"at":2}'},
+                called("call_1", "look", '{"at":1}'),
+                called("call_2", "look", '{"at":2}'),
             ],
             "finish_reason": "tool_calls",
             "usage": {
