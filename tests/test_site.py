@@ -232,57 +232,58 @@ def add_release(version: str, built: Path, site: Path, work: Path) -> None:
 
 
 @pytest.fixture
-def releases(built: Path, tmp_path: Path) -> Path:
-    """Make the sites of two releases out of the one that was built, the second with a folder more."""
+def releases(built: Path, tmp_path: Path) -> Iterator[str]:
+    """Serve two releases of the site that was built, the second with a folder more.
+
+    Tests name it before `new_tab`: a tab that is still loading is closed before the server.
+    """
     site, newer = tmp_path / "site", tmp_path / "newer"
     shutil.copytree(built, newer)
     shutil.copytree(built / "howto", newer / "new")
     add_release("0.9.3", built, site, tmp_path)
     add_release("0.10.0", newer, site, tmp_path)
-    return site
+    with served(site) as host:
+        yield host
 
 
-def test_chooser_leads_to_the_same_page_of_another_release(releases: Path, new_tab: NewTab) -> None:
-    with served(releases) as host:
-        page = new_tab(host)
-        page.goto(f"{host}/")
-        page.wait_for_url(f"{host}/latest/")
-        page.goto(f"{host}/latest/howto/deploy/")
+def test_chooser_leads_to_the_same_page_of_another_release(releases: str, new_tab: NewTab) -> None:
+    page = new_tab(releases)
+    page.goto(f"{releases}/")
+    page.wait_for_url(f"{releases}/latest/")
+    page.goto(f"{releases}/latest/howto/deploy/")
 
-        chooser = page.locator(".md-version")
-        assert chooser.locator("button").inner_text() == "0.10.0latest"
-        chooser.hover()
-        chooser.get_by_role("link", name="0.9.3").click()
+    chooser = page.locator(".md-version")
+    assert chooser.locator("button").inner_text() == "0.10.0latest"
+    chooser.hover()
+    chooser.get_by_role("link", name="0.9.3").click()
 
-        page.wait_for_url(f"{host}/0.9/howto/deploy/")
-        assert page.locator(".md-version button").inner_text() == "0.9.3"
+    page.wait_for_url(f"{releases}/0.9/howto/deploy/")
+    assert page.locator(".md-version button").inner_text() == "0.9.3"
 
 
-def test_older_release_links_to_the_newest(releases: Path, new_tab: NewTab) -> None:
-    with served(releases) as host:
-        page = new_tab(host)
+def test_older_release_links_to_the_newest(releases: str, new_tab: NewTab) -> None:
+    page = new_tab(releases)
 
-        page.goto(f"{host}/latest/howto/deploy/")
-        page.locator(".md-version").wait_for()
-        assert not page.get_by_text("an older release").is_visible()
+    page.goto(f"{releases}/latest/howto/deploy/")
+    page.locator(".md-version").wait_for()
+    assert not page.get_by_text("an older release").is_visible()
 
-        page.goto(f"{host}/0.9/howto/deploy/")
-        page.get_by_role("link", name="Read those of the newest.").click()
+    page.goto(f"{releases}/0.9/howto/deploy/")
+    page.get_by_role("link", name="Read those of the newest.").click()
 
-        page.wait_for_url(f"{host}/latest/")
+    page.wait_for_url(f"{releases}/latest/")
 
 
 def test_page_that_is_new_in_a_release_leads_to_the_start_of_an_older_one(
-    releases: Path, new_tab: NewTab
+    releases: str, new_tab: NewTab
 ) -> None:
-    with served(releases) as host:
-        page = new_tab(host)
-        page.goto(f"{host}/0.10/new/deploy/")
+    page = new_tab(releases)
+    page.goto(f"{releases}/0.10/new/deploy/")
 
-        page.locator(".md-version").hover()
-        page.get_by_role("link", name="0.9.3").click()
+    page.locator(".md-version").hover()
+    page.get_by_role("link", name="0.9.3").click()
 
-        page.wait_for_url(f"{host}/0.9/")
+    page.wait_for_url(f"{releases}/0.9/")
 
 
 def small_site(folder: Path, text: str = "") -> Path:
