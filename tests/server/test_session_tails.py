@@ -118,7 +118,9 @@ POLICIES = {
 }
 
 
-@pytest.fixture(params=[False, True], ids=["new process", "same process"])
+@pytest.fixture(
+    params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["new process", "same process"]
+)
 def keeps_sessions(request: pytest.FixtureRequest) -> Iterator[bool]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sql, "RECENT_MESSAGES", 1 if request.param else 1_000_000)

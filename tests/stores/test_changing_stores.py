@@ -25,6 +25,13 @@ from pathors_agent.testing import check_store
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture(scope="module", params=["asyncio", pytest.param("trio", marks=pytest.mark.slow)])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run the tests on asyncio, and in `make test-all` on trio as well."""
+    return str(request.param)
+
+
 Change = Callable[[str], str]
 
 

@@ -316,6 +316,7 @@ def smallest(kind: type[Exception], *, faults: list[Fault] | None = None) -> Hos
     return found
 
 
+@pytest.mark.slow
 def test_naive_agent_takes_unknown_arguments_and_that_shrinks_to_one_call() -> None:
     [entry] = smallest(TypeError).entries
 
