@@ -163,20 +163,9 @@ def _state(part: dict[str, Any]) -> tuple[str, Any]:
     return part["state"], part.get("output")
 
 
-def test_use_chat_shows_a_run_approves_calls_and_runs_its_own_tool(tmp_path: Path) -> None:
-    model = script()
-    agent = AsyncAgent(model, tools=[add, pay, ASK])
-    app = FastAPI()
-
-    @app.post("/chat")
-    async def chat(request: UIMessageRequest) -> StreamingResponse:
-        stream = agent.stream(conversation=request.conversation, decisions=request.decisions)
-        return StreamingResponse(ui_message_stream(stream), headers=UI_MESSAGE_HEADERS)
-
-    with serving(app) as url:
-        seen = perform("ai", f"{url}/chat", tmp_path)
-
-    before, approved, after = seen["seen"]
+def check_three_steps(steps: list[dict[str, Any]]) -> None:
+    """Check what `useChat` shows before the decisions, after them, and after the client's tool."""
+    before, approved, after = steps
     opening = [("reasoning", "hm"), ("text", "Grüße."), ("tool-add", ("output-available", "3"))]
     assert shown(before["parts"]) == [
         *opening,
@@ -194,6 +183,22 @@ def test_use_chat_shows_a_run_approves_calls_and_runs_its_own_tool(tmp_path: Pat
         ("tool-ask_user", ("output-available", {"color": "red"})),
         ("text", "Done."),
     ]
+
+
+def test_use_chat_shows_a_run_approves_calls_and_runs_its_own_tool(tmp_path: Path) -> None:
+    model = script()
+    agent = AsyncAgent(model, tools=[add, pay, ASK])
+    app = FastAPI()
+
+    @app.post("/chat")
+    async def chat(request: UIMessageRequest) -> StreamingResponse:
+        stream = agent.stream(conversation=request.conversation, decisions=request.decisions)
+        return StreamingResponse(ui_message_stream(stream), headers=UI_MESSAGE_HEADERS)
+
+    with serving(app) as url:
+        seen = perform("ai", f"{url}/chat", tmp_path)
+
+    check_three_steps(seen["seen"])
     assert [each["status"] for each in seen["seen"]] == ["ready", "ready", "ready"]
     assert seen["error"] == "The model answered with an error (status 500)"
     assert history(model.requests[2]) == [*HISTORY, ("tool", '{"color": "red"}', [])]
@@ -310,24 +315,7 @@ def test_use_chat_talks_to_an_address_of_the_server(tmp_path: Path) -> None:
         seen = perform("ai", f"{server.base}/{UI}", tmp_path, server.key)
         stored = contents(server)
 
-    before, approved, after = seen["seen"]
-    opening = [("reasoning", "hm"), ("text", "Grüße."), ("tool-add", ("output-available", "3"))]
-    assert shown(before["parts"]) == [
-        *opening,
-        ("tool-pay", ("approval-requested", None)),
-        ("tool-pay", ("approval-requested", None)),
-    ]
-    decided = [
-        *opening,
-        ("tool-pay", ("output-available", "paid Ann")),
-        ("tool-pay", ("output-denied", None)),
-    ]
-    assert shown(approved["parts"]) == [*decided, ("tool-ask_user", ("input-available", None))]
-    assert shown(after["parts"]) == [
-        *decided,
-        ("tool-ask_user", ("output-available", {"color": "red"})),
-        ("text", "Done."),
-    ]
+    check_three_steps(seen["seen"])
     assert json.loads(seen["error"])["error"]["message"] == (
         "The model answered with an error (status 500)"
     )

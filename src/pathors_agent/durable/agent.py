@@ -278,7 +278,7 @@ class _DurableChild:
         return value_of(result)
 
     async def cancel(self, run: str) -> None:
-        """End the run for good; no effect if there is no such run."""
+        """Cancel the run permanently; no effect if there is no such run."""
         with suppress(RunNotFound):
             await self._durable.cancel(run)
 

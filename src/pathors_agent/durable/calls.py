@@ -34,7 +34,7 @@ class Child(Protocol):
         """Start the run unless it exists, wait until it ends, and return its answer."""
 
     async def cancel(self, run: str) -> None:
-        """End the run for good; no effect if there is none."""
+        """Cancel the run permanently; no effect if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

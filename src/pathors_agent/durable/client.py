@@ -213,7 +213,7 @@ class DurableClient(Generic[OutputT]):
         return await self.runs.page(wanted, limit=limit, offset=offset)
 
     async def cancel(self, run_id: str) -> None:
-        """End a run for good, and answer its open calls as cancelled."""
+        """Cancel a run permanently, and answer its open calls as cancelled."""
         await self.runs.cancel(run_id)
 
     async def delete(self, run_id: str) -> None:

@@ -257,7 +257,7 @@ class Runs(Generic[OutputT]):
         if status in RESUMABLE:
             return
         if status == "suspended":
-            # The tool of a waiting call may have changed or gone: the call waits for no one then.
+            # A waiting call needs no decision any more if its tool has changed or is gone.
             result = await self.result(segments)
             tools = (call.name in self.agent.tools for call in result.open_calls)
             if result.status is Status.RUNNING and (self.is_local or all(tools)):
@@ -310,7 +310,7 @@ class Runs(Generic[OutputT]):
                 yield Approval(call, recorded[call.id])
 
     async def cancel(self, run: str) -> None:
-        """End a run for good, and answer its open calls as cancelled."""
+        """Cancel a run permanently, and answer its open calls as cancelled."""
         while True:
             segments = await self.segments(run)
             last, status = segments[-1], status_of(segments[-1])
