@@ -14,6 +14,7 @@ from pathors_agent.errors import (
     TransportError,
 )
 from pathors_agent.messages import AssistantMessage
+from pathors_agent.wire.deltas import TextDelta
 from pathors_agent.wire.response_stream import ResponseStream
 from stream_bodies import (
     DONE,
@@ -27,6 +28,7 @@ from stream_bodies import (
     outcome,
     places,
     read,
+    text,
     whole,
 )
 
@@ -124,6 +126,76 @@ def test_made_stream_means_the_same_however_it_is_cut(body: bytes, places: list[
         assert seen.text == (seen.message.content or "")
         assert seen.reasoning == (seen.message.reasoning or "")
         assert list(seen.arguments.values()) == [c.arguments for c in seen.message.tool_calls]
+
+
+# - Chunks that differ only in their text
+
+_COMMON_TEXTS = st.text(max_size=8) | st.sampled_from(['"', "\\", "\n", "?", "note", "content", ""])
+# What servers, and broken ones, send around a text; %b is its JSON string.
+_FRAMES = st.sampled_from(
+    [
+        b'{"id": "a", "choices": [{"delta": {"content": %b}, "finish_reason": null}]}',
+        b'{"choices":[{"index":0,"delta":{"content":%b}}],"created":1}',
+        b'{"choices":[{"index":0,"delta":{"content":%b}}],"created":2}',
+        b'{"content":%b,"choices":[{"delta":{"content":"note"}}]}',
+        b'{"content":"note","choices":[{"delta":{"role":"assistant","content":%b}}]}',
+        b'{"choices":[{"delta":{"content":"?","content":%b}}]}',
+        b'{"choices":[{"delta":{"content":%b,"content":"?"}}]}',
+        b'{"choices":[{"delta":{"content":%b\n}}]}',
+        b'{"choices":[{"delta":{"content":%b}},{"delta":{"content":"note"}}]}',
+        b'{"choices":[{"delta":{"content":%b,"reasoning_content":"note"}}]}',
+        b'{"choices":[{"delta":{"content":[%b]}}]}',
+        b'{"choices":[{"delta":{"content":%b"}}]}',
+    ]
+)
+
+
+@given(st.lists(st.tuples(_FRAMES, _COMMON_TEXTS, st.booleans()), max_size=12), line_ends, places)
+def test_text_is_the_same_whatever_stands_around_it(
+    chunks: list[tuple[bytes, str, bool]], line_end: bytes, places: list[int]
+) -> None:
+    events = [
+        b"data: "
+        + frame.replace(b"%b", json.dumps(content, ensure_ascii=is_ascii).encode())
+        + b"\n\n"
+        for frame, content, is_ascii in chunks
+    ]
+
+    assert_every_cut_agrees(b"".join([HEAD, *events]).replace(b"\n", line_end), places)
+
+
+def test_known_frame_does_not_hide_the_end_of_a_text() -> None:
+    stream, deltas = read(
+        [text("one"), text("two"), text('thr"ee'), text(""), text("\u00e9\n"), DONE]
+    )
+
+    assert deltas == [
+        TextDelta("one"),
+        TextDelta("two"),
+        TextDelta('thr"ee'),
+        TextDelta("\u00e9\n"),
+    ]
+    assert stream.finish().content == 'onetwothr"ee\u00e9\n'
+
+
+def test_text_is_never_the_one_of_another_field() -> None:
+    events = [
+        event({"content": other, "choices": [{"delta": {"content": "note"}}]})
+        for other in ("note", "secret", "note")
+    ]
+
+    _, deltas = read([HEAD, *events, DONE])
+
+    assert deltas == [TextDelta("note")] * 3
+
+
+def test_frame_that_changes_with_each_chunk_changes_no_text() -> None:
+    events = [event({"choices": [{"delta": {"content": "x"}}], "created": n}) for n in range(9)]
+
+    stream, deltas = read([HEAD, *events, DONE])
+
+    assert deltas == [TextDelta("x")] * 9
+    assert stream.finish().content == "x" * 9
 
 
 @given(st.lists(chunks_of_a_stream, max_size=8), line_ends, places)

@@ -10,10 +10,11 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pathors_agent.errors import StoreError
 from pathors_agent.server.endpoints import Completions, ModelEndpoints, SessionEndpoints
@@ -86,7 +87,7 @@ def create_app(
     """
     open_durable = None if runs is None else _durable_turns(runs)
     runtime = Runtime(projects, store, settings or ServerSettings(), open_durable, authenticate)
-    app = FastAPI(
+    app = _App(
         title="pathors_agent",
         version=library_version(),
         lifespan=_lifespan(runtime),
@@ -113,6 +114,20 @@ def create_app(
     # The outermost one: every answer has a request id.
     app.add_middleware(RequestLog, writes_lines=runtime.settings.access_log)
     return app
+
+
+class _App(FastAPI):
+    """An app without Starlette's layer that answers bugs, which would cost each chunk of a stream.
+
+    `UnexpectedErrors` answers them.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Build the layers."""
+        stack = super().build_middleware_stack()
+        if isinstance(stack, ServerErrorMiddleware) and not stack.handler and not self.debug:
+            return stack.app
+        return stack
 
 
 def _durable_turns(database: str) -> OpenDurable:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import yarl
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
@@ -141,9 +142,8 @@ class _Connector(aiohttp.TCPConnector):
 
 def _exchange_of(request: Any) -> Exchange | None:
     """Return the exchange of aiohttp's request, which its body carries."""
-    body = getattr(getattr(request, "body", None), "_value", None)
-    exchange = getattr(body, "exchange", None)
-    return exchange if isinstance(exchange, Exchange) else None
+    body = getattr(request, "body", None)
+    return body.exchange if isinstance(body, _Body) else None
 
 
 def _checked_proxy(route: Route) -> str | None:
@@ -202,9 +202,7 @@ class AiohttpAnswer(AsyncAnswer):
         self._watchdog = client.watchdog
         try:
             async with asyncio.timeout_at(exchange.whole_end) as limit:
-                return await self._post(
-                    client.session, request, _Body(request.body, exchange, limit)
-                )
+                return await self._post(client.session, request, limit)
         except aiohttp.ClientError as error:
             raise _failure(exchange, error) from exchange.cause(error)
         except TimeoutError:
@@ -213,20 +211,21 @@ class AiohttpAnswer(AsyncAnswer):
             raise self._clients.failure(error) from exchange.cause(error)
 
     async def _post(
-        self, client: aiohttp.ClientSession, request: Request, body: "_Body"
+        self, client: aiohttp.ClientSession, request: Request, limit: asyncio.Timeout
     ) -> aiohttp.ClientResponse:
         headers = self._clients.headers.copy()
         headers.update(self._clients.endpoint.request_headers(request))
-        if request.body:
-            headers[aiohttp.hdrs.CONTENT_LENGTH] = str(len(request.body))
-        else:
-            body.leave_out(headers)
+        body = _Body(request.body, self._exchange, limit) if request.body else None
+        if body is None:
+            headers.pop(aiohttp.hdrs.CONTENT_TYPE, None)
+            # Nothing tells when all is sent: the limit of the answer includes connecting.
+            limit.reschedule(self._exchange.read_end(monotonic()))
         # Without `ceil_threshold` aiohttp rounds a limit of more than 5 s up to a full second.
         connect = self._exchange.seconds_for("connect")
         return await client.request(
             request.method,
             self._clients.address(request),
-            data=body if request.body else None,
+            data=body,
             headers=headers,
             timeout=aiohttp.ClientTimeout(connect=connect, ceil_threshold=math.inf),
             allow_redirects=False,
@@ -238,17 +237,21 @@ class AiohttpAnswer(AsyncAnswer):
         if self._pushed_back:
             piece, self._pushed_back = self._pushed_back, b""
             return piece
-        self._waiting_since = monotonic()
+        exchange = self._exchange
+        self._waiting_since = now = monotonic()
+        if now >= exchange.whole_end:
+            raise exchange.closed() if exchange.is_closed else exchange.timed_out("whole")
         try:
             piece = await self._content.readany()
         except (aiohttp.ClientError, RuntimeError) as error:
             piece = self._take_rest()
             if not piece:
-                raise self._read_failure(error) from self._exchange.cause(error)
+                raise self._read_failure(error) from exchange.cause(error)
         self._waiting_since = None
         if not piece:
             raise StopAsyncIteration
-        return self._exchange.take(piece)
+        exchange.received += len(piece)
+        return exchange.masked(piece) if exchange.is_error else piece
 
     def _take_rest(self) -> bytes:
         """Return the bytes that arrived before a failure: aiohttp would hold them back."""
@@ -343,29 +346,32 @@ class _Watchdog:
             self._check_at(min(times))
 
 
-class _Body:
+class _Body(aiohttp.Payload):
     """A request's body, which sets the deadline of each step when aiohttp reaches it."""
 
+    _autoclose = True  # it has nothing to close
+    _value: bytes
+
     def __init__(self, data: bytes, exchange: Exchange, limit: asyncio.Timeout) -> None:
-        self._data = data
-        self.exchange = exchange
+        super().__init__(data)
+        self._size = len(data)
         self._limit = limit
+        self.exchange = exchange
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        data, self._data = self._data, b""
-        if not data:  # all is sent
-            self._reschedule(self.exchange.read_end(monotonic()))
-            raise StopAsyncIteration
+    async def write_with_length(self, writer: AbstractStreamWriter, _: int | None) -> None:
+        """Write the body."""
         self._reschedule(self.exchange.write_end(monotonic()))
-        return data
-
-    def leave_out(self, headers: CIMultiDict[str]) -> None:
-        """Send no body; the time limit of the answer then includes connecting."""
-        headers.pop("Content-Type", None)
+        await writer.write(self._value)
+        self._value = b""  # an open stream must not keep it
         self._reschedule(self.exchange.read_end(monotonic()))
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write the body."""
+        await self.write_with_length(writer, None)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return the body as text."""
+        return self._value.decode(encoding, errors)
 
     def _reschedule(self, end: float) -> None:
         with suppress(RuntimeError):  # the answer arrived before all was sent

@@ -74,16 +74,16 @@ class Exchange:
         "_drained_from",
         "_first_end",
         "_host",
-        "_is_error",
         "_proxy",
-        "_received",
         "_secrets",
         "_timeouts",
         "_waited_for",
-        "_whole_end",
         "connection",
         "is_closed",
+        "is_error",
+        "received",
         "reuse",
+        "whole_end",
     )
 
     def __init__(self, host: str, timeouts: Timeouts, secrets: "Secrets", proxy: str = "") -> None:
@@ -91,11 +91,14 @@ class Exchange:
         self._proxy = proxy
         self._timeouts = timeouts
         self._secrets = secrets
-        self._whole_end = monotonic() + timeouts.seconds("whole")
+        self.whole_end = monotonic() + timeouts.seconds("whole")
+        """The deadline of the whole exchange."""
+        self.received = 0
+        """How many bytes of the answer's body have arrived."""
         self._first_end: float | None = None
-        self._received = 0
         self._drained_from = 0
-        self._is_error = False
+        self.is_error = False
+        """Whether the status is one of an error, whose body may quote secrets."""
         self._waited_for = "whole"
         self.is_closed = False
         self._cancellation: Cancellation | None = None
@@ -129,7 +132,7 @@ class Exchange:
 
     def read_end(self, start: float) -> float:
         """Return the deadline of a read that starts, or started, at `start`."""
-        if self._received:
+        if self.received:
             return self._end(start + self._timeouts.seconds("between_bytes"), "between_bytes")
         if self._first_end is None:
             self._first_end = start + self._timeouts.seconds("first_byte")
@@ -137,7 +140,7 @@ class Exchange:
 
     def _end(self, when: float, name: str) -> float:
         """Return the earlier of this deadline and the one of the whole; remember which it is."""
-        when, self._waited_for = min((when, name), (self._whole_end, "whole"))
+        when, self._waited_for = min((when, name), (self.whole_end, "whole"))
         return when
 
     def next_check(self, waiting_since: float | None, now: float) -> float:
@@ -146,25 +149,15 @@ class Exchange:
         # The limit after the first piece is usually shorter.
         return min(end, now + self._timeouts.seconds("between_bytes"))
 
-    @property
-    def whole_end(self) -> float:
-        """The deadline of the whole exchange."""
-        return self._whole_end
-
-    @property
-    def received(self) -> int:
-        """How many bytes of the answer's body have arrived."""
-        return self._received
-
     def hurry(self) -> None:
         """Limit the rest of the answer to the time of a drain."""
-        self._whole_end = min(self._whole_end, monotonic() + DRAIN_SECONDS)
-        self._drained_from = self._received
+        self.whole_end = min(self.whole_end, monotonic() + DRAIN_SECONDS)
+        self._drained_from = self.received
 
     @property
     def may_drain(self) -> bool:
         """Whether the drain may continue: few enough bytes were read since `hurry`."""
-        return self._received - self._drained_from < DRAIN_BYTES
+        return self.received - self._drained_from < DRAIN_BYTES
 
     def close(self) -> None:
         """Refuse further reads."""
@@ -195,7 +188,7 @@ class Exchange:
 
     def begin_answer(self, status: int, headers: Mapping[str, str]) -> None:
         """Take over an answer's head. Raise `TransportError` for a redirect, or a proxy's 407."""
-        self._is_error = status >= _FIRST_ERROR
+        self.is_error = status >= _FIRST_ERROR
         self.reuse = "unknown"  # a later failure is not a connection that was closed while idle
         if status == _PROXY_REFUSES and self._proxy:
             raise TransportError(
@@ -211,15 +204,18 @@ class Exchange:
             )
 
     def take(self, piece: bytes) -> bytes:
-        """Count a piece of the body, and return it. Raise `TransportError` if it arrived too late.
-
-        In the body of an error, secrets are masked. A secret that is cut by the network is not
-        found, but most errors are one piece.
-        """
-        self._received += len(piece)
-        if monotonic() >= self._whole_end:
+        """Count a piece of the body, and return it. Raise `TransportError` if it arrived too late."""
+        self.received += len(piece)
+        if monotonic() >= self.whole_end:
             raise self.timed_out("whole")
-        return self._secrets.masked_bytes(piece) if self._is_error else piece
+        return self.masked(piece) if self.is_error else piece
+
+    def masked(self, piece: bytes) -> bytes:
+        """Mask the secrets in a piece of the body of an error.
+
+        A secret that is cut by the network is not found, but most errors are one piece.
+        """
+        return self._secrets.masked_bytes(piece)
 
     # - failures -
 
@@ -240,7 +236,7 @@ class Exchange:
         text = FAILURES[kind].format(
             host=self._host,
             proxy=f" {self._proxy}" if self._proxy else "",
-            received=self._received,
+            received=self.received,
             reason=reason,
             trust=trust_hint() if kind == "certificate" else "",
         )
@@ -283,7 +279,7 @@ class Exchange:
         through = f" through the proxy {self._proxy}" if self._proxy else ""
         return TransportError(
             f"{_SLOW[name].format(host=self._host, through=through, seconds=seconds)}, "
-            f"after {self._received} bytes "
+            f"after {self.received} bytes "
             f"of the answer; the limit is Timeouts({name}={seconds:g}).",
             retryable=name != "whole",  # the caller allowed no more time
             timed_out=True,

@@ -20,6 +20,8 @@ from pathors_agent.wire.message_builder import MessageBuilder
 from pathors_agent.wire.provider_errors import find_error, is_failure
 from pathors_agent.wire.usage import merged_usage, read_usage, usages_of
 
+# How many events of a stream are compared with later ones: some servers send a time with each.
+MAX_FRAMES = 3
 # Deeper than any answer; everything kept here must be serialisable again.
 MAX_DEPTH = 100
 
@@ -80,9 +82,41 @@ class Chunk(msgspec.Struct, gc=False):
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
+decode_text = msgspec.json.Decoder(str).decode
 
-# What `decode_chunk` raises for other shapes; UnicodeDecodeError is not a `DecodeError`.
+# What both raise for anything else; UnicodeDecodeError is not a `DecodeError`.
 UNUSUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class TextFrame(msgspec.Struct, frozen=True, gc=False):
+    """The bytes of an event around its text, from the quote before it and to the quote after it.
+
+    Most servers send the same frame with each piece of a text. Of an event with a known frame only
+    the JSON string must be decoded, which is the slice from `start` to `stop`.
+    """
+
+    before: bytes
+    after: bytes
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, chunk: bytes, content: str) -> "TextFrame | None":
+        """Return the frame of a usual chunk; None if its string is not found."""
+        string = b'"%b"' % content.encode()
+        place = chunk.find(string, chunk.find(b'"content"') + 1)
+        if place < 0:  # it is written with escapes
+            return None
+        before, after = chunk[: place + 1], chunk[place + len(string) - 1 :]
+        other = content[1:] + "?"
+        try:
+            [choice] = decode_chunk(b"%b%b%b" % (before, other.encode(), after)).choices
+        except UNUSUAL:
+            return None
+        if choice.delta.content != other or other == content:  # the string of another field
+            return None
+        before, after = b"data: " + before, after + b"\n\n"
+        return cls(before, after, len(before) - 1, 1 - len(after))
 
 
 # - The usual completion, with the same rules.

@@ -1,13 +1,14 @@
 """Split the bytes of an answer into events. Pure: no I/O.
 
-Three lanes with one meaning, fastest first: a read that is exactly one event; a read of several
-events of one `data` line each; and everything else, as the standard specifies.
+Four lanes with one meaning, fastest first: a read that differs from an earlier event only in its
+text; a read that is exactly one event; a read of several events of one `data` line each; and
+everything else, as the standard specifies.
 """
 
 from collections.abc import Iterable
 
 from pathors_agent.errors import QUOTED_BODY_BYTES
-from pathors_agent.wire.chunks import loads
+from pathors_agent.wire.chunks import TextFrame, loads
 from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.sse import BYTE_ORDER_MARK, LineEnds, SSEParser
 
@@ -27,6 +28,7 @@ class EventLanes:
         "_check_at",
         "_events_read",
         "_expects_usual_chunk",
+        "_frame",
         "_head",
         "_in_fast_lane",
         "_is_stream",
@@ -56,6 +58,7 @@ class EventLanes:
         # False at the head, after half a character and at the end, for the tolerant reader.
         self._expects_usual_chunk = False
         self._in_fast_lane = False
+        self._frame: TextFrame | None = None
         self._parser: SSEParser | None = None  # allocated lazily
 
     def feed(self, data: bytes) -> list[Delta]:
@@ -63,22 +66,32 @@ class EventLanes:
         deltas: list[Delta] = []
         if self._in_fast_lane:
             self.received += len(data)
-            if _CR in data:  # an int: a search for bytes takes four times as long
-                data = self._line_ends.normalise(data)
-                self._in_fast_lane = not self._line_ends.pending
-            size = len(data)
-            # Lane (a): JSON text holds no raw line end, so a read whose first LF is its last
-            # byte but one, and whose last byte is LF too, is one event.
+            frame = self._frame
             if (
-                data.find(b"\n") == size - 2
-                and data[:7] == _DATA_OBJECT
-                and data[-1] == _LF
-                and size <= self._max_event
+                frame is not None
+                and data.startswith(frame.before)
+                and data.endswith(frame.after)
+                and len(data) <= self._max_event
+                and self._read_text(data[frame.start : frame.stop], deltas)
             ):
-                self._read_usual_chunk(data[6:-2], deltas)
-            elif data:
-                self._read_lines(data, deltas)
-                self._in_fast_lane = self._is_between_events()
+                pass  # lane (a): JSON text holds no raw line end, so the read is one event
+            else:
+                if _CR in data:  # an int: a search for bytes takes four times as long
+                    data = self._line_ends.normalise(data)
+                    self._in_fast_lane = not self._line_ends.pending
+                size = len(data)
+                # Lane (b): a read whose first LF is its last byte but one, and whose last byte is
+                # LF too, is one event.
+                if (
+                    data.find(b"\n") == size - 2
+                    and data[:7] == _DATA_OBJECT
+                    and data[-1] == _LF
+                    and size <= self._max_event
+                ):
+                    self._read_usual_chunk(data[6:-2], deltas)
+                elif data:
+                    self._read_lines(data, deltas)
+                    self._in_fast_lane = self._is_between_events()
         elif data and not self.ended:
             self.received += len(data)
             self._read_bytes(data, deltas)
@@ -143,7 +156,7 @@ class EventLanes:
 
     def _read_events(self, data: bytes, deltas: list[Delta]) -> None:
         """Read whole events, each followed by a blank line."""
-        # Lane (b): split where a data line follows a blank line. If these and the last are all
+        # Lane (c): split where a data line follows a blank line. If these and the last are all
         # line ends, each piece is the only data line of its event.
         pieces = data[6:-2].split(b"\n\ndata: ")
         is_all = data.count(b"\n") == 2 * len(pieces) and data[:7] == _DATA_OBJECT
@@ -154,7 +167,7 @@ class EventLanes:
             self._read_texts(texts, deltas)
 
     def _read_block(self, block: bytes, deltas: list[Delta]) -> None:
-        """Read event by event (lane c); events of other than one `data` line by the standard."""
+        """Read event by event (lane d); events of other than one `data` line by the standard."""
         for event in block.split(b"\n\n"):
             if self.ended:
                 return
@@ -206,6 +219,10 @@ class EventLanes:
 
     def _read_texts(self, texts: Iterable[bytes], deltas: list[Delta]) -> None:
         """Read events of one `data` line each; drop what follows the end of the answer."""
+        raise NotImplementedError
+
+    def _read_text(self, string: bytes, deltas: list[Delta]) -> bool:
+        """Read the text in a known frame. Return False if it is not one JSON string."""
         raise NotImplementedError
 
     def _read_usual_chunk(self, text: bytes, deltas: list[Delta]) -> None:

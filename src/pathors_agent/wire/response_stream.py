@@ -15,9 +15,12 @@ from pathors_agent.errors import (
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import AssistantMessage, JSONValue
 from pathors_agent.wire.chunks import (
+    MAX_FRAMES,
     UNUSUAL,
     CallPiece,
+    TextFrame,
     decode_chunk,
+    decode_text,
     holds_message,
     loads,
     read_chunk,
@@ -65,6 +68,7 @@ class ResponseStream(EventLanes):
         "_closed",
         "_done",
         "_failure",
+        "_frames_left",
         "_max_arguments",
         "_odd",
         "_others",
@@ -88,6 +92,7 @@ class ResponseStream(EventLanes):
         self._builder = MessageBuilder(turn)
         self._others: dict[int, MessageBuilder] | None = None  # of further choices
         self._failure: TransportError | None = None
+        self._frames_left = MAX_FRAMES
         # The first event that is no chunk, for the error of a stream without chunks; None after one.
         self._odd: bytes | None = b""
         self._done = False  # [DONE] was seen, or the closing brace of a plain completion
@@ -160,6 +165,17 @@ class ResponseStream(EventLanes):
             elif not self.ended:
                 self._read_event("message", text.decode(errors="replace"), deltas)
 
+    def _read_text(self, string: bytes, deltas: list[Delta]) -> bool:
+        """Read the text in a known frame. Return False if it is not one JSON string."""
+        try:
+            content = decode_text(string)
+        except UNUSUAL:
+            return False
+        if content:
+            self._builder.text.append(content)
+            deltas.append(TextDelta(content))
+        return True
+
     def _read_usual_chunk(self, text: bytes, deltas: list[Delta]) -> None:
         """Read a chunk by its usual shape, or by the tolerant reader if it has another."""
         try:
@@ -175,6 +191,9 @@ class ResponseStream(EventLanes):
             builder.text.append(content)
             deltas.append(TextDelta(content))
         if (pieces := delta.tool_calls) is None:
+            if content and self._frames_left and not reasoning:
+                self._frames_left -= 1
+                self._frame = TextFrame.of(text, content) or self._frame
             return
         for piece in pieces:
             function = piece.function

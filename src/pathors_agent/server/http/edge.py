@@ -146,6 +146,8 @@ CLIENT_LEFT = 499
 # The key of `_Sent` in a request's scope. If each layer inspected all messages, each chunk of a
 # stream would take more time.
 _SENT = "pathors_agent.sent"
+# The key of the `send` for the body of an answer, past the layers that only read or change its head.
+SEND_BODY = "pathors_agent.send_body"
 
 # Longer paths are attacks or mistakes.
 _PATH_CHARACTERS = 500
@@ -188,10 +190,11 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 sent.status = int(message["status"])
                 message["headers"] = [*message.get("headers", ()), header]
-            elif self._writes_lines:
+            else:
                 sent.size += len(message.get("body", b""))
             return send(message)
 
+        scope[SEND_BODY] = noted if self._writes_lines else send
         with shared_fields(request_id=request_id):
             try:
                 await self._app(scope, receive, noted)

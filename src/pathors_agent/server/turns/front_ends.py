@@ -194,7 +194,7 @@ class FrontEndWriter(EventWriter):
         opening, self._opening = self._opening, []
         if opening:
             await self._start()
-            await self._write(opening)
+            await self._send(opening, are_kept=True)
 
     def _note(self, item: Delta | Message) -> None:
         """Keep the events about tools for a repeat, with their places in the whole answer."""

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from pathors_agent.concurrency.event_loops import task_is_cancelled
 from pathors_agent.errors import StoreError, TransportError
+from pathors_agent.server.http.edge import SEND_BODY
 from pathors_agent.server.http.problems import (
     DO_NOT_RETRY,
     Problem,
@@ -66,7 +67,12 @@ class TurnResponse(Response):
         """Run the turn and answer."""
         turn, kept = self._turn, self._kept
         outlived = turn.outlives_client and kept is None
-        sender = ClientSender(send, turn.services.settings.write_seconds, outlived=outlived)
+        sender = ClientSender(
+            send,
+            turn.services.settings.write_seconds,
+            outlived=outlived,
+            send_body=scope.get(SEND_BODY),
+        )
         headers = {"x-session-id": turn.session_id}
         scope.get("state", {})[SENDS_EVENTS] = bool(turn.request.stream)
         writer = self._writer_of(turn, sender, headers)

@@ -40,17 +40,20 @@ _STREAM_HEADERS = {
     "x-accel-buffering": "no",  # for nginx, and proxies that use its header
 }
 _JSON = {"content-type": "application/json"}
-_NEVER = math.inf
 
 
 class ClientSender:
     """Sends bytes to a client in order, one write at a time, until the client disconnects.
 
-    If its turn outlives the client (`outlived`), a blocked write does not block the turn.
+    If its turn outlives the client (`outlived`), a blocked write does not block the turn. The body
+    goes to `send_body`, if there is a shorter way for it than `send`.
     """
 
-    def __init__(self, send: Send, write_seconds: float, *, outlived: bool) -> None:
+    def __init__(
+        self, send: Send, write_seconds: float, *, outlived: bool, send_body: Send | None = None
+    ) -> None:
         self._send = send
+        self._send_body = send_body or send
         self._write_seconds = write_seconds
         self._written: asyncio.Event | None = None  # for a write that waits for an earlier write
         self._write: anyio.CancelScope | None = None
@@ -60,12 +63,16 @@ class ClientSender:
         self.is_cut = False
         self.is_open = False
         self.last_sent = self.now()
-        self.write_end = _NEVER
+
+    @property
+    def write_end(self) -> float:
+        """When the client is abandoned because it does not read; infinity if nothing waits."""
+        waits = self.is_writing and not self.is_cut
+        return self.last_sent + self._write_seconds if waits else math.inf
 
     def cut(self) -> None:
         """Stop sending: the client disconnected, or does not read."""
         self.is_cut = True
-        self.write_end = _NEVER
         if self._write is not None:
             self._write.cancel()
 
@@ -74,10 +81,11 @@ class ClientSender:
         self.is_open = True
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         await self.put({"type": "http.response.start", "status": status, "headers": raw})
+        self._send = self._send_body
 
-    def write(self, data: bytes, *, more: bool = True) -> Coroutine[Any, Any, None]:
+    async def write(self, data: bytes, *, more: bool = True) -> None:
         """Send a piece of the body."""
-        return self.put({"type": "http.response.body", "body": data, "more_body": more})
+        await self.put({"type": "http.response.body", "body": data, "more_body": more})
 
     async def put(self, message: dict[str, Any]) -> None:
         """Send a message of ASGI, after the previous one."""
@@ -88,8 +96,7 @@ class ClientSender:
         if self.is_cut:
             return
         self.is_writing = True
-        self.last_sent = now = self.now()
-        self.write_end = now + self._write_seconds
+        self.last_sent = self.now()
         try:
             if self.outlived:
                 with anyio.CancelScope() as self._write:
@@ -100,7 +107,6 @@ class ClientSender:
             self.is_cut = True
         finally:
             self.is_writing = False
-            self.write_end = _NEVER
             if self._written is not None:
                 self._written.set()
                 self._written = None
@@ -213,7 +219,7 @@ class EventWriter(ABC):
         self._is_asked, self._rewound = True, kept.rewound
         await self._start()
         async for event in kept.after(self._turn.last_event_id):
-            await self._write([event])
+            await self._send([event], are_kept=True)
             self._followed_to = event[len(b"id: ") : event.index(b"\n")].decode()
         await self._sender.write(b"", more=False)
 
@@ -240,18 +246,20 @@ class EventWriter(ABC):
             rewound = _rewound(self._rewound)
             await self._sender.start(200, {**self._headers, **rewound, **_STREAM_HEADERS})
 
-    def _send(self, events: Sequence[bytes], *, more: bool = True) -> Coroutine[Any, Any, None]:
-        """Send events, and keep them for the clients that follow."""
-        if self._kept is not None:
+    def _send(
+        self, events: Sequence[bytes], *, more: bool = True, are_kept: bool = False
+    ) -> Coroutine[Any, Any, None]:
+        """Send events in one write, and keep them for the clients that follow.
+
+        They are sent without their ids if the setting says so.
+        """
+        if self._kept is not None and not are_kept:
             for number, event in enumerate(events, 1):
                 self._kept.add(event, is_last=not more and number == len(events))
-        return self._write(events, more=more)
-
-    def _write(self, events: Sequence[bytes], *, more: bool = True) -> Coroutine[Any, Any, None]:
-        """Send events at once, without their ids if the setting says so."""
         if not self._shows_ids:
             events = [event.partition(b"\n")[2] for event in events]
-        return self._sender.write(b"".join(events), more=more)
+        data = b"".join(events)
+        return self._sender.put({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _refuse(self, problem: Problem) -> None:
         """Send a problem as a status: nothing was sent yet."""
@@ -274,6 +282,7 @@ class StreamWriter(EventWriter):
         """Send text, and events about the project's tools if the client asked, in one write."""
         # Not a coroutine around the one of the sender, which would take time for each piece of text.
         events: list[bytes] = []
+        chunks = self._chunks
         if is_first := not self._sent_kind:
             self._keep_events()
             events.append(self._opening())
@@ -281,9 +290,9 @@ class StreamWriter(EventWriter):
             if isinstance(item, TextDelta):
                 if self._sent_kind != "text":
                     if self._sent_kind == "break":
-                        events.append(self._chunks.text(BETWEEN_TEXTS))
+                        events.append(chunks.text(BETWEEN_TEXTS))
                     self._sent_kind = "text"
-                events.append(self._chunks.text(item.text))
+                events.append(chunks.text(item.text))
             else:
                 events += self._events(item)
         if is_first:
