@@ -295,20 +295,24 @@ def test_refused_connection_is_reported(client: Client) -> None:
 
 
 @with_each_client
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_key_does_not_follow_a_redirect(client: Client, status: int) -> None:
+def test_key_does_not_follow_a_redirect(client: Client) -> None:
+    statuses = [301, 302, 303, 307, 308]
     with serving({}) as elsewhere:
         there = f"http://localhost:{elsewhere.port}/v1/chat/completions"
-        moved = answer(b"", f"{status} Moved", Location=there, Connection="close")
-        with serving({"go": [[moved]]}) as server:
-            seen = client.run(server, "go")
-
-    assert type(seen.error) is TransportError
-    assert not seen.error.retryable
-    assert seen.requests == 1
+        scripts: dict[str, list[Script]] = {
+            str(status): [[answer(b"", f"{status} Moved", Location=there, Connection="close")]]
+            for status in statuses
+        }
+        with serving(scripts) as server:
+            all_seen = client.run_all(server, list(scripts))
+    for status, seen in zip(statuses, all_seen, strict=True):
+        assert type(seen.error) is TransportError, status
+        assert f"answered {status}" in str(seen.error)
+        assert not seen.error.retryable, status
+        assert seen.requests == 1, status
+        assert KEY not in str(seen.error), status
+        assert seen.roles == ["user"], status
     assert (elsewhere.connections, elsewhere.requests) == (0, [])
-    assert KEY not in str(seen.error)
-    assert seen.roles == ["user"]
 
 
 # - Retry-After -

@@ -1,20 +1,20 @@
 """Whole requests by each transport over HTTP, for tests."""
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import anyio
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.base import AsyncTransport, Request
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
-from servers import (
-    ScriptedServer,
-    head,
-)
+from servers import ScriptedServer, head
 
 CANARY = "sk_canary_0123456789"
 REQUEST = Request(body=b'{"messages": []}')
@@ -31,12 +31,59 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True)
+class Open:
+    """A transport that stays open for several requests, used from blocking code."""
+
+    transport: Any
+    portal: BlockingPortal | None = None
+
+    def read(self, most: int | None = None) -> bytes:
+        """Send a request and read its answer, or this many pieces of it before leaving."""
+        if self.portal:
+            return self.portal.call(self._read_async, most)
+        with self.transport.send(REQUEST) as response:
+            return b"".join(islice(response.pieces, most))
+
+    async def _read_async(self, most: int | None) -> bytes:
+        pieces: list[bytes] = []
+        async with self.transport.send(REQUEST) as response:
+            if most != 0:
+                async for piece in response.pieces:
+                    pieces.append(piece)
+                    if len(pieces) == most:
+                        break
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Close the transport."""
+        if self.portal:
+            self.portal.call(self.transport.aclose)
+        else:
+            self.transport.close()
+
+
 @dataclass
 class Fetch:
     """One whole request and answer: by the blocking transport, an async one, or aiohttp's."""
 
     way: str
     pieces: list[bytes] = field(default_factory=list)
+
+    @contextmanager
+    def opened(self, base_url: str, **settings: Any) -> Iterator[Open]:
+        """Open a transport for several requests."""
+        settings.setdefault("retries", 0)
+        if self.way == "blocking":
+            with HTTPTransport(base_url, **settings) as transport:
+                yield Open(transport)
+            return
+        make = AiohttpTransport if self.way == "aiohttp" else AsyncHTTPTransport
+        with (
+            start_blocking_portal("trio" if self.way == "trio" else "asyncio") as portal,
+            portal.wrap_async_context_manager(make(base_url, **settings)) as opened,
+        ):
+            yield Open(opened, portal)
 
     def __call__(self, base_url: str, request: Request = REQUEST, **settings: Any) -> Answer:
         if self.way == "blocking":

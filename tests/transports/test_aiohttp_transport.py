@@ -19,22 +19,15 @@ from pathors_agent.transports.aiohttp_client import AiohttpAnswer
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.exchange import Timeouts
 from pathors_agent.transports.http import HTTPTransport
-from pathors_agent.wire.profiles import EndpointProfile
 from servers import (
     STALL,
     Drip,
-    ScriptedServer,
     answer,
     chunk,
-    head,
 )
+from transports.fetching import CHUNKED, REQUEST, StartServer
 
 pytestmark = pytest.mark.anyio
-
-REQUEST = Request(body=b'{"messages": []}')
-CHUNKED = head(Transfer_Encoding="chunked")
-
-StartServer = Callable[..., ScriptedServer]
 
 
 @pytest.fixture(scope="module")
@@ -119,28 +112,6 @@ def test_on_trio_another_transport_is_named() -> None:
 # - clients -
 
 
-async def test_own_client_is_closed(scripted_server: StartServer) -> None:
-    server = scripted_server([answer()])
-
-    async with AiohttpTransport(server.url, retries=0) as transport:
-        await read_all(transport)
-
-    await anyio.to_thread.run_sync(server.wait_until_clients_left)
-    with pytest.raises(TransportError, match="closed"):
-        await read_all(transport)
-
-
-async def test_transport_closed_unused_sends_nothing(scripted_server: StartServer) -> None:
-    server = scripted_server([answer()])
-    transport = AiohttpTransport(server.url, retries=0)
-
-    await transport.aclose()
-
-    with pytest.raises(TransportError, match="closed"):
-        await read_all(transport)
-    assert server.connections == 0
-
-
 async def test_client_of_the_caller_stays_open(scripted_server: StartServer) -> None:
     server = scripted_server([answer(b"1")], [answer(b"2")])
 
@@ -155,15 +126,6 @@ async def test_client_of_the_caller_raises_no_status(scripted_server: StartServe
 
     async with aiohttp.ClientSession(raise_for_status=True) as client:
         assert await read_all(AiohttpTransport(server.url, retries=0, client=client)) == b"no"
-
-
-async def test_connection_of_a_finished_answer_is_used_again(scripted_server: StartServer) -> None:
-    server = scripted_server([answer(b"1")], [CHUNKED, chunk(b"2"), chunk(b"")], [answer(b"3")])
-
-    async with AiohttpTransport(server.url, retries=0) as transport:
-        assert [await read_all(transport) for _ in range(3)] == [b"1", b"2", b"3"]
-
-    assert server.connections == 1
 
 
 async def test_last_bytes_of_an_answer_are_read_so_that_the_connection_is_reused() -> None:
@@ -223,30 +185,11 @@ async def test_finished_answer_is_forgotten(scripted_server: StartServer) -> Non
         assert sendings() <= before
 
 
-async def test_cookies_are_not_kept_between_requests(scripted_server: StartServer) -> None:
-    server = scripted_server([answer(Set_Cookie="session=1; Path=/")], [answer()])
-
-    async with AiohttpTransport(server.url, retries=0) as transport:
-        await read_all(transport)
-        await read_all(transport)
-
-    assert "cookie" not in server.requests[1].headers
-
-
 def test_proxy_that_is_none_for_http_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
 
     with pytest.raises(InvalidSetting, match="no HTTP proxy"):
         AiohttpTransport("http://elsewhere.invalid/v1")
-
-
-async def test_profile_is_the_callers_with_the_mode_of_sending() -> None:
-    profile = EndpointProfile(system_role="developer")
-
-    transport = AiohttpTransport("http://127.0.0.1:1", profile=profile, sends="new_messages")
-
-    assert transport.profile == EndpointProfile(system_role="developer", sends="new_messages")
-    assert repr(transport) == "AiohttpTransport('http://127.0.0.1:1/chat/completions')"
 
 
 # - what is sent, what comes back -
@@ -394,19 +337,6 @@ async def test_bytes_that_arrive_while_the_loop_is_busy_are_not_a_timeout(
         assert set(await anext(pieces)) == set(b"a")
 
 
-async def test_limits_hold_on_a_connection_used_again(scripted_server: StartServer) -> None:
-    server = scripted_server([answer(b"1")], [b"HTTP/1.1 200 OK\r\n", Drip(b"X: y\r\n", 0.02)])
-
-    async with AiohttpTransport(
-        server.url, retries=0, timeouts=Timeouts(first_byte=0.3)
-    ) as transport:
-        await read_all(transport)
-        with pytest.raises(TransportError, match=r"first_byte=0\.3"):
-            await read_all(transport)
-
-    assert server.connections == 1
-
-
 async def test_wait_for_a_free_connection_is_limited(scripted_server: StartServer) -> None:
     server = scripted_server([CHUNKED, chunk(b"a"), STALL])
 
@@ -417,23 +347,3 @@ async def test_wait_for_a_free_connection_is_limited(scripted_server: StartServe
         async with transport.send(REQUEST):
             with pytest.raises(TransportError, match=r"connect=0\.2"):
                 await read_all(transport)
-
-
-async def test_server_that_never_ends_its_body_does_not_hold_the_caller(
-    scripted_server: StartServer,
-) -> None:
-    server = scripted_server([CHUNKED, chunk(b"data: [DONE]\n\n"), STALL])
-
-    async with AiohttpTransport(server.url, retries=0) as transport:
-        with anyio.fail_after(5):
-            async with transport.send(REQUEST) as response:
-                await anext(aiter(response.pieces))
-
-
-async def test_flood_after_the_answer_is_not_read(scripted_server: StartServer) -> None:
-    server = scripted_server([CHUNKED, chunk(b"data: [DONE]\n\n"), Drip(chunk(b"x" * 9_000), 0)])
-
-    async with AiohttpTransport(server.url, retries=0) as transport:
-        async with transport.send(REQUEST) as response:
-            await anext(aiter(response.pieces))
-        await anyio.to_thread.run_sync(server.wait_until_clients_left)

@@ -11,14 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effort import examples
-from pathors_agent.errors import TransportError
-from pathors_agent.transports.base import Request
 from pathors_agent.transports.endpoint import Endpoint
 from pathors_agent.transports.exchange import DEFAULT_TIMEOUTS
 from pathors_agent.transports.http import HTTPTransport
 from servers import ScriptedServer, answer
+from transports.fetching import REQUEST
 
-REQUEST = Request(body=b'{"messages": []}')
 SENDERS = 8
 
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,6}[a-z0-9])?", fullmatch=True)
@@ -34,12 +32,6 @@ addresses = st.builds(
     st.lists(segments.map(lambda segment: f"/{segment}"), max_size=4),
     st.sampled_from(["", "/", "/chat/completions", "/chat/completions/"]),
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_certificates_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def endpoint(address: str, *, is_own_client: bool = True) -> Endpoint:
@@ -121,14 +113,6 @@ def test_threads_that_send_first_share_one_client(
         assert list(pool.map(send, range(SENDERS))) == [b"hi"] * SENDERS
 
     assert len(opened) == 1
-
-
-def test_transport_that_was_closed_before_its_first_request_sends_none() -> None:
-    transport = HTTPTransport("http://127.0.0.1:1/v1")
-    transport.close()
-
-    with pytest.raises(TransportError, match="was closed"), transport.send(REQUEST):
-        pass
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Fallback transports against real sockets: who is asked, when the next is, and what is given."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 
@@ -19,16 +19,14 @@ from pathors_agent.transports.fallback import AsyncFallbackTransport, FallbackTr
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
 from pathors_agent.wire.profiles import EndpointProfile
-from servers import CLOSE, RESET, STALL, ScriptedServer, Step, answer, chunk, head
+from servers import CLOSE, RESET, STALL, Step, answer, chunk, head
+from transports.fetching import CHUNKED, StartServer
 
 REQUEST = Request(body=b'{"n": 1}', session_id="session-1")
-CHUNKED = head(Transfer_Encoding="chunked")
 OK = [answer(b"fine")]
 BUSY = [answer(b"busy", "503 Busy")]
 # A server may answer late on a busy machine: only silence that lasts is a failure here.
 TIMEOUTS = Timeouts(first_byte=1, between_bytes=0.2)
-
-StartServer = Callable[..., ScriptedServer]
 
 
 @dataclass
@@ -133,7 +131,7 @@ def test_next_transport_gets_the_same_request(scripted_server: StartServer, fetc
 # - when the next one is asked -
 
 
-@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
+@pytest.mark.parametrize("status", [429, 503])
 def test_next_transport_is_tried_after_a_status_of_trouble(
     scripted_server: StartServer, fetch: Fetch, status: int
 ) -> None:
@@ -144,7 +142,7 @@ def test_next_transport_is_tried_after_a_status_of_trouble(
     assert fetch.pieces == [b"fine"]
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+@pytest.mark.parametrize("status", [400, 404])
 def test_status_of_fault_is_returned(
     scripted_server: StartServer, fetch: Fetch, status: int
 ) -> None:

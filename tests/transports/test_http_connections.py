@@ -80,72 +80,41 @@ def test_server_that_does_not_answer_in_tls_is_left_at_the_limit(
         fetch(server.url.replace("http:", "https:"), timeouts=Timeouts(connect=0.2))
 
 
+@pytest.mark.parametrize("way", ["blocking", "asyncio", "trio"])
 def test_limits_hold_over_tls(
-    scripted_server: StartServer, tls: ssl.SSLContext, certificate: Path
+    scripted_server: StartServer,
+    tls: ssl.SSLContext,
+    certificate: Path,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    fetch = Fetch(way)
     server = scripted_server([CHUNKED, chunk(b"a"), STALL], tls=tls)
-    trusting = ssl.create_default_context(cafile=certificate)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
 
-    with httpx2.Client(verify=trusting) as client:
-        transport = HTTPTransport(
-            server.url, client=client, timeouts=Timeouts(first_byte=30, between_bytes=0.2)
+    with pytest.raises(TransportError, match="between_bytes"):
+        fetch(
+            server.url.replace("http:", "https:"),
+            timeouts=Timeouts(first_byte=30, between_bytes=0.2),
         )
-        with pytest.raises(TransportError, match="between_bytes"):
-            read_all(transport)
 
-
-@pytest.mark.anyio
-async def test_limits_hold_over_tls_async(
-    scripted_server: StartServer, tls: ssl.SSLContext, certificate: Path
-) -> None:
-    server = scripted_server([CHUNKED, chunk(b"a"), STALL], tls=tls)
-    trusting = ssl.create_default_context(cafile=certificate)
-
-    async with httpx2.AsyncClient(verify=trusting) as client:
-        transport = AsyncHTTPTransport(
-            server.url, client=client, timeouts=Timeouts(first_byte=30, between_bytes=0.2)
-        )
-        with pytest.raises(TransportError, match="between_bytes"):
-            await read_all_async(transport)
+    assert fetch.pieces == [b"a"]
 
 
 # - closing -
 
 
-def test_leaving_early_closes_the_connection(scripted_server: StartServer) -> None:
+@pytest.mark.parametrize("read", [0, 1])
+def test_leaving_early_closes_the_connection(
+    scripted_server: StartServer, fetch: Fetch, read: int
+) -> None:
     server = scripted_server([CHUNKED, chunk(b"a"), STALL], [answer(b"next")])
 
-    with HTTPTransport(server.url, retries=0) as transport:
-        with transport.send(REQUEST) as response:
-            for _ in response.pieces:
-                break
+    with fetch.opened(server.url) as transport:
+        assert transport.read(read) == b"a" * read
+
         server.wait_until_clients_left()
-        assert read_all(transport) == b"next"
-
-
-def test_leaving_unread_closes_the_connection(scripted_server: StartServer) -> None:
-    server = scripted_server([CHUNKED, STALL])
-
-    with HTTPTransport(server.url, retries=0) as transport:
-        with transport.send(REQUEST):
-            pass
-        server.wait_until_clients_left()
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("read", [0, 1])
-@on_each_loop
-async def test_leaving_early_closes_the_connection_async(
-    scripted_server: StartServer, make: AsyncMaker, read: int
-) -> None:
-    server = scripted_server([CHUNKED, chunk(b"a"), STALL])
-
-    async with make(server.url, retries=0) as transport:
-        async with transport.send(REQUEST) as response:
-            if read:
-                async for _ in response.pieces:
-                    break
-        await anyio.to_thread.run_sync(server.wait_until_clients_left)
+        assert transport.read() == b"next"
 
 
 @pytest.mark.anyio
@@ -164,15 +133,21 @@ async def test_cancelling_closes_the_connection(
     assert scope.cancelled_caught
 
 
-def test_own_client_is_closed(scripted_server: StartServer) -> None:
-    server = scripted_server([answer()])
+@pytest.mark.parametrize("requests", [0, 1])
+def test_closed_transport_has_no_connection_and_sends_nothing(
+    scripted_server: StartServer, fetch: Fetch, requests: int
+) -> None:
+    server = scripted_server(*[[answer()]] * 2)
 
-    with HTTPTransport(server.url, retries=0) as transport:
-        read_all(transport)
+    with fetch.opened(server.url) as transport:
+        for _ in range(requests):
+            transport.read()
+        transport.close()
+        server.wait_until_clients_left()
+        with pytest.raises(TransportError, match="closed"):
+            transport.read()
 
-    server.wait_until_clients_left()
-    with pytest.raises(TransportError, match="closed"):
-        read_all(transport)
+    assert server.connections == requests
 
 
 def test_client_of_the_caller_stays_open(scripted_server: StartServer) -> None:

@@ -1,6 +1,6 @@
 """What transports over HTTP send again by themselves, against real sockets."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,6 @@ from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.concurrency.event_loops import Cancellation
 from pathors_agent.core.limits import Limits
 from pathors_agent.errors import (
-    InvalidSetting,
     ProviderError,
     RunNotFinished,
     SessionConflict,
@@ -26,15 +25,13 @@ from pathors_agent.transports.exchange import Timeouts
 from pathors_agent.transports.fallback import AsyncFallbackTransport, FallbackTransport
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
-from servers import CLOSE, RESET, STALL, ScriptedServer, Step, answer, chunk, head
+from servers import CLOSE, RESET, STALL, Step, answer, chunk
+from transports.fetching import CHUNKED, StartServer
 
 COMPLETION = b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}'
 OK: list[Step] = [answer(COMPLETION)]
 BUSY: list[Step] = [answer(b"busy", "503 Busy")]
-CHUNKED = head(Transfer_Encoding="chunked")
 EVENT = chunk(b'data: {"id": "c", "choices": [{"delta": {"content": "Hi"}}]}\n\n')
-
-StartServer = Callable[..., ScriptedServer]
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +94,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 # - what is sent again -
 
 
-@pytest.mark.parametrize("status", [408, 409, 429, 500, 501, 502, 503, 504, 520, 529])
+@pytest.mark.parametrize("status", [409, 429, 503])
 def test_status_that_may_pass_is_sent_again(
     scripted_server: StartServer, ask: Ask, status: int
 ) -> None:
@@ -138,7 +135,7 @@ def test_failure_after_the_first_byte_is_never_sent_again(
     assert (asked.error.attempts, len(server.requests)) == (1, 1)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+@pytest.mark.parametrize("status", [400, 404])
 def test_status_of_a_fault_is_not_sent_again(
     scripted_server: StartServer, ask: Ask, status: int
 ) -> None:
@@ -229,12 +226,6 @@ def test_number_of_retries_can_be_set(scripted_server: StartServer, ask: Ask) ->
     server = scripted_server(*[BUSY] * 5, OK)
 
     assert ask(server.url, retries=5).outputs == ["Hi"]
-
-
-@pytest.mark.parametrize("make", [HTTPTransport, AsyncHTTPTransport, AiohttpTransport])
-def test_negative_number_is_refused(make: Callable[..., object]) -> None:
-    with pytest.raises(InvalidSetting, match="retries must be a whole number from 0, not -1"):
-        make("http://127.0.0.1:1", retries=-1)
 
 
 # - how long -

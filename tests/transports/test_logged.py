@@ -26,9 +26,8 @@ from pathors_agent.transports import logged
 from pathors_agent.transports.base import Request
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.transports.logged import AsyncLoggingTransport, LoggingTransport
-from servers import CLOSE, ScriptedServer, answer, chunk, free_port, head
-
-StartServer = Callable[..., ScriptedServer]
+from servers import CLOSE, answer, chunk, free_port, head
+from transports.fetching import StartServer
 
 KEY = "an-odd-key-of-this-transport"
 SHAPED = "sk-proj-abcdefghijklmnop0123456789"

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -14,15 +13,12 @@ import pytest
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.errors import TransportError
 from pathors_agent.transports.aiohttp import AiohttpTransport
-from pathors_agent.transports.base import Request
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from servers import ScriptedServer, Step, answer
+from transports.fetching import REQUEST, StartServer
 
 COMPLETION = b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}'
 HI: list[Step] = [answer(COMPLETION)]
-REQUEST = Request(body=b"{}")
-
-StartServer = Callable[..., ScriptedServer]
 Make = type[AsyncHTTPTransport] | type[AiohttpTransport]
 
 of_both_kinds = pytest.mark.parametrize("make", [AsyncHTTPTransport, AiohttpTransport])
@@ -46,22 +42,18 @@ def test_each_loop_gets_its_own_client(scripted_server: StartServer, make: Make)
     assert server.connections == 4
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_clients_are_closed_with_their_loop(scripted_server: StartServer, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("make", "backend"),
+    [(AsyncHTTPTransport, "asyncio"), (AsyncHTTPTransport, "trio"), (AiohttpTransport, "asyncio")],
+)
+def test_clients_are_closed_with_their_loop(
+    scripted_server: StartServer, make: Make, backend: str
+) -> None:
     server = scripted_server(HI, HI)
-    agent = AsyncAgent(AsyncHTTPTransport(server.url))
+    agent = AsyncAgent(make(server.url))
 
     for _ in range(2):
         assert anyio.run(ask, agent, backend=backend) == "Hi"
-        server.wait_until_clients_left()
-
-
-def test_aiohttp_clients_are_closed_with_their_loop(scripted_server: StartServer) -> None:
-    server = scripted_server(HI, HI)
-    agent = AsyncAgent(AiohttpTransport(server.url))
-
-    for _ in range(2):
-        assert asyncio.run(ask(agent)) == "Hi"
         server.wait_until_clients_left()
 
 

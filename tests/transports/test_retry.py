@@ -1,6 +1,6 @@
 """Retrying transports against real sockets: what is sent again, when, and what is given."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,16 +15,14 @@ from pathors_agent.transports.base import AsyncResponse, Request, Response, Tran
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport, retry_after
 from pathors_agent.wire.profiles import EndpointProfile
-from servers import CLOSE, RESET, STALL, LLMockServer, ScriptedServer, Step, answer, chunk, head
+from servers import CLOSE, STALL, LLMockServer, Step, answer, chunk, head
+from transports.fetching import CHUNKED, StartServer
 
 REQUEST = Request(body=b"{}", session_id="session-1")
-CHUNKED = head(Transfer_Encoding="chunked")
 OK = [answer(b"fine")]
 BUSY = [answer(b"busy", "503 Busy")]
 # Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110
 NOVEMBER_1994 = 784111777.0
-
-StartServer = Callable[..., ScriptedServer]
 
 
 @dataclass
@@ -79,49 +77,13 @@ def fetch(request: pytest.FixtureRequest) -> Fetch:
 # - what is sent again -
 
 
-@pytest.mark.parametrize("status", [408, 409, 429, 500, 501, 502, 503, 504, 520, 529, 599])
-def test_status_of_trouble_is_sent_again(
-    scripted_server: StartServer, fetch: Fetch, status: int
+def test_silence_before_the_first_byte_is_sent_again(
+    scripted_server: StartServer, fetch: Fetch
 ) -> None:
-    server = scripted_server([answer(b"no", f"{status} No")], OK)
-
-    assert fetch(server.url) == 200
-
-    assert fetch.pieces == [b"fine"]
-    assert len(fetch.waits) == 1
-    assert len(server.requests) == 2
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
-def test_status_of_fault_is_returned_at_once(
-    scripted_server: StartServer, fetch: Fetch, status: int
-) -> None:
-    server = scripted_server([answer(b"no", f"{status} No")], OK)
-
-    assert fetch(server.url) == status
-
-    assert (fetch.pieces, fetch.waits) == ([b"no"], [])
-
-
-@pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param([RESET], id="reset"),
-        pytest.param([CLOSE], id="closed"),
-        pytest.param([b"HTTP/1.1 200 O", CLOSE], id="closed in the head"),
-        pytest.param([CHUNKED, RESET], id="reset before the first byte"),
-        pytest.param([CHUNKED, STALL], id="silent before the first byte"),
-        pytest.param([answer(b"")], id="empty"),
-    ],
-)
-def test_failure_before_the_first_byte_is_sent_again(
-    scripted_server: StartServer, fetch: Fetch, script: Iterable[Step]
-) -> None:
-    server = scripted_server(script, OK)
+    server = scripted_server([CHUNKED, STALL], OK)
 
     # A failing server may answer the second request late: only the first has little time.
     assert fetch(server.url, timeouts=Timeouts(first_byte=1)) == 200
-
     assert fetch.pieces == [b"fine"]
     assert len(server.requests) == 2
 
@@ -137,17 +99,6 @@ def test_failure_after_the_first_byte_is_not_sent_again(
 
     assert (fetch.pieces, fetch.waits) == ([b"a"], [])
     assert len(server.requests) == 1
-
-
-def test_failure_that_would_repeat_is_raised_at_once(
-    scripted_server: StartServer, fetch: Fetch
-) -> None:
-    server = scripted_server([answer(b"", "301 Moved", Location="http://127.0.0.1:1")], OK)
-
-    with pytest.raises(TransportError, match="301"):
-        fetch(server.url)
-
-    assert fetch.waits == []
 
 
 def test_answer_without_content_is_returned_at_once(
@@ -271,35 +222,6 @@ def test_failed_attempt_is_closed_before_the_wait(
 )
 def test_retry_after_is_read(headers: dict[str, str], seconds: float) -> None:
     assert retry_after(headers, now=NOVEMBER_1994) == seconds
-
-
-@pytest.mark.parametrize(
-    ("asked", "seconds"),
-    [
-        ({"Retry_After": "7"}, 7),
-        ({"Retry_After": "12.5"}, 12.5),
-        ({"Retry_After_Ms": "9500"}, 9.5),
-        ({"Retry_After": "Sun, 06 Nov 1994 08:49:57 GMT"}, 20),
-    ],
-)
-def test_server_is_left_alone_as_long_as_it_asks(
-    scripted_server: StartServer, fetch: Fetch, asked: dict[str, str], seconds: float
-) -> None:
-    server = scripted_server([answer(b"", "429 Slow", **asked)], OK)
-
-    assert fetch(server.url, clock=lambda: NOVEMBER_1994) == 200
-
-    assert fetch.waits == [seconds]
-
-
-def test_server_that_asks_for_too_long_is_not_asked_again(
-    scripted_server: StartServer, fetch: Fetch
-) -> None:
-    server = scripted_server([answer(b"tomorrow", "429 Slow", Retry_After="61")], OK)
-
-    assert fetch(server.url) == 429
-
-    assert (fetch.pieces, fetch.waits) == ([b"tomorrow"], [])
 
 
 def test_longest_wait_can_be_set(scripted_server: StartServer, fetch: Fetch) -> None:
