@@ -4,6 +4,7 @@ import gc
 import ipaddress
 import logging
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -42,6 +43,16 @@ LONGEST = [
     "properties/test_sub_agents_agree.py",
     "properties/test_drivers_agree.py",
 ]
+
+
+SLOW_FILE = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files of slow tests where those are deselected: each worker would import them."""
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        return bool(SLOW_FILE.search(collection_path.read_text(encoding="utf-8"))) or None
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -503,7 +503,7 @@ def test_work_of_a_flood_of_results_is_linear() -> None:
 
         return answer
 
-    check_linear(answering, 250)
+    check_linear(answering, 60)
 
 
 # - suspended calls

@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from effort import examples
+from effort import THOROUGH, examples
 from hook_kinds import hook
 from pathors_agent import ToolContext
 from pathors_agent.agents import ModelContext, ModelRequest
@@ -175,6 +175,11 @@ EACH_WAY = pytest.mark.parametrize("way", WAYS)
 few = settings(max_examples=examples(25), suppress_health_check=[HealthCheck.too_slow])
 
 
+def places_of(items: Sequence[object]) -> range:
+    """Return the places of a stream where it is interrupted: all, or some of a long one."""
+    return range(1, len(items) + 1, 1 if THOROUGH else 1 + len(items) // 12)
+
+
 @EACH_WAY
 @given(script=scripts)
 @example(script=REPEATING)
@@ -198,7 +203,7 @@ def test_run_left_after_any_item_ends_as_the_whole(
     streamed = Way(way)
     streamed.stream(*replies(script), prompt="Go.", tools=TOOLS)
 
-    for stop_after in range(1, len(streamed.items) + 1):
+    for stop_after in places_of(streamed.items):
         conversation = Conversation()
         Way(way).stream(
             *replies(script),
@@ -224,7 +229,7 @@ def test_run_cancelled_after_any_item_ends_as_the_whole(
     streamed = Way(way)
     streamed.stream(*replies(script), prompt="Go.", tools=TOOLS)
 
-    for cancel_after in range(len(streamed.items) + 1):
+    for cancel_after in (0, *places_of(streamed.items)):
         conversation, cancelled = Conversation(), Way(way)
 
         def cancel(count: int, stream: Stream, place: int = cancel_after) -> None:
@@ -244,38 +249,34 @@ def test_run_cancelled_after_any_item_ends_as_the_whole(
 
 @EACH_WAY
 @few
-@given(script=scripts, data=st.data())
+@given(script=scripts, hooked=st.booleans(), data=st.data())
 def test_added_messages_have_the_same_place_in_every_kind_of_run(
-    way: str, script: list[Turn], data: st.DataObject
+    way: str, script: list[Turn], data: st.DataObject, *, hooked: bool
 ) -> None:
-    streamed = Way("blocking")
-    streamed.stream(*replies(script), prompt="Go.", tools=TOOLS)
-    place = data.draw(st.integers(0, len(streamed.items)))
-
-    def said(name: str) -> tuple[Message, ...]:
+    def streamed(
+        name: str, script: Sequence[Turn], place: int = -1
+    ) -> tuple[list[Any], tuple[Message, ...]]:
         def say(count: int, stream: Stream) -> None:
             if count == place:
                 stream.say("And this.")
 
-        conversation = Conversation()
-        result = Way(name).stream(
-            *replies([*script, Turn("Also done.", ())]),
-            prompt="Go.",
-            conversation=conversation,
-            tools=TOOLS,
-            act=say,
-        )
+        ran, hooks = Way(name), hooks_of(name, hooked=hooked)
+        result = ran.stream(*replies(script), prompt="Go.", tools=TOOLS, hooks=hooks, act=say)
         assert result.status in ENDS
-        return conversation.messages
+        return ran.items, result.conversation.messages
 
-    history = said(way)
+    items, _ = streamed("blocking", script)
+    place = data.draw(st.integers(0, len(items)))
+    longer = [*script, Turn("Also done.", ())]
 
-    assert history == said("blocking")
+    _, history = streamed(way, longer, place)
+    assert history == streamed("blocking", longer, place)[1]
+
     [after] = [i for i, message in enumerate(history) if is_said(message)]
     answers = [i for i, message in enumerate(history) if isinstance(message, AssistantMessage)]
-    # Whatever the model had answered by then comes before it, with all results; then the model
-    # is asked again, as long as the script goes.
-    known = [item for item in streamed.items[:place] if isinstance(item, AssistantMessage)]
+    # What the model had answered by then comes before it, with all results; then the model is
+    # asked again, until the script ends.
+    known = [item for item in items[:place] if isinstance(item, AssistantMessage)]
     before = [history[i] for i in answers if i < after]
     assert before[: len(known)] == known
     assert len(before) <= len(known) + 1
@@ -293,7 +294,7 @@ def is_said(message: Message) -> bool:
 def test_any_prefix_of_a_history_ends_as_the_whole(way: str, script: list[Turn]) -> None:
     history = whole("blocking", script)
 
-    for length in range(1, len(history) + 1):
+    for length in places_of(history):
         assert finish(way, script, history[:length]) == history
 
 
@@ -363,34 +364,3 @@ def test_run_with_hooks_ends_as_the_whole_wherever_it_is_cancelled_or_left(
     )
 
     assert finish(other, script, conversation.messages, hooked=True) == history
-
-
-@EACH_WAY
-@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.too_slow])
-@given(script=scripts, data=st.data())
-def test_message_added_during_a_run_with_hooks_follows_the_answer(
-    way: str, script: list[Turn], data: st.DataObject
-) -> None:
-    place = data.draw(st.integers(0, 4))
-
-    def said(name: str) -> tuple[Message, ...]:
-        def say(count: int, stream: Stream) -> None:
-            if count == place:
-                stream.say("And this.")
-
-        conversation = Conversation()
-        result = Way(name).stream(
-            *replies([*script, Turn("Also done.", ())]),
-            prompt="Go.",
-            conversation=conversation,
-            tools=TOOLS,
-            hooks=hooks_of(name),
-            act=say,
-        )
-        assert result.status in ENDS
-        return conversation.messages
-
-    history = said(way)
-
-    assert history == said("blocking")
-    assert sum(map(is_said, history)) <= 1

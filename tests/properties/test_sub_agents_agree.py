@@ -33,7 +33,7 @@ from ways import WAYS
 
 EACH_WAY = pytest.mark.parametrize("way", WAYS)
 few = settings(
-    max_examples=examples(30), suppress_health_check=[HealthCheck.too_slow], deadline=None
+    max_examples=examples(20), suppress_health_check=[HealthCheck.too_slow], deadline=None
 )
 
 
@@ -277,7 +277,7 @@ def test_run_cancelled_after_any_item_ends_as_the_whole_and_pays_once(
     way: str, plan: Plan, data: st.DataObject | None, other: str, *, hooked: bool
 ) -> None:
     history = without_usage(Story(plan).whole("blocking"))
-    places = range(1, 40, 1 if THOROUGH else 5) if data is None else [data.draw(st.integers(1, 30))]
+    places = range(1, 40, 1 if THOROUGH else 8) if data is None else [data.draw(st.integers(1, 30))]
 
     for cancel_after in places:
         story, conversation, ways = Story(plan, hooked=hooked), Conversation(), [way, other] * 100

@@ -301,7 +301,7 @@ def small(delta: object) -> bytes:
     ],
 )
 def test_memory_stays_under_twice_the_bound(head: bytes, piece: bytes) -> None:
-    bound = 1024 * 1024
+    bound = 256 * 1024
     stream = ResponseStream(
         max_event_bytes=bound, max_message_bytes=bound, max_arguments_bytes=bound
     )

@@ -375,7 +375,7 @@ def test_bound_is_passed_by_every_cut_or_by_none(
 
 # - growth -
 
-SIZE = 50_000
+SIZE = 20_000
 
 
 def one_long_line(size: int) -> list[bytes]:
@@ -423,7 +423,7 @@ def test_work_is_linear_in_the_bytes(shape: Callable[[int], list[bytes]]) -> Non
         pieces = shape(size)
         return lambda: parsed(pieces)
 
-    check_linear(reading, SIZE // 64)
+    check_linear(reading, SIZE // 50)
 
 
 @pytest.mark.parametrize("shape", [one_long_line, many_data_lines])
