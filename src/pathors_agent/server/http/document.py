@@ -95,9 +95,14 @@ _CHALLENGE = {
 _ERROR_HEADERS = {401: _CHALLENGE, 409: _RETRY_AFTER, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
 
 
+def _json_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a body by reference: FastAPI would build a validator for each use of a model."""
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+
+
 def _error(status: int) -> dict[str, Any]:
     headers = {"headers": _ERROR_HEADERS[status]} if status in _ERROR_HEADERS else {}
-    return {"description": _ERRORS[status], "model": ErrorBody, **headers}
+    return {"description": _ERRORS[status], "content": _json_of(ErrorBody), **headers}
 
 
 def about(
@@ -112,11 +117,7 @@ def about(
     ok = {"description": answer.__doc__, "model": answer} if answer else {}
     extra: dict[str, Any] = {}
     if body:
-        schema = {"$ref": f"#/components/schemas/{body.__name__}"}
-        extra["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": schema}},
-        }
+        extra["requestBody"] = {"required": True, "content": _json_of(body)}
     return {
         "summary": summary,
         "description": description,
@@ -195,7 +196,7 @@ HEALTHZ = _about_health("Is the process alive?")
 READYZ = _about_health("Can requests be answered now?", 503)
 
 # Models that the operations use in places that FastAPI does not search.
-_MORE = (CompletionRequest, CompletionChunk, CreateBody, SearchBody, EndBody)
+_MORE = (CompletionRequest, CompletionChunk, CreateBody, SearchBody, EndBody, ErrorBody)
 
 
 def describe(app: FastAPI, bodies: Sequence[type[BaseModel]] = ()) -> None:
