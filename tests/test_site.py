@@ -406,11 +406,24 @@ def test_llms_text_lists_every_page_once(tmp_path: Path) -> None:
     assert (tmp_path / "llms-full.txt").read_text().count("\n# ") >= len(pages)
 
 
-def test_check_finds_a_dead_link_of_the_llms_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("llms.txt", "- [Start](./)\n- [Gone](howto/gone/)\n", "links to howto/gone/"),
+        (
+            "site.css",
+            '@import "https://fonts.example/a.css";',
+            "loads https://fonts.example/a.css",
+        ),
+    ],
+)
+def test_check_finds_dead_links_and_files_from_elsewhere(
+    tmp_path: Path, name: str, text: str, found: str
+) -> None:
     (tmp_path / "index.html").write_text("<p>")
-    (tmp_path / "llms.txt").write_text("- [Start](./)\n- [Gone](howto/gone/)\n")
+    (tmp_path / name).write_text(text)
 
-    assert check(tmp_path).stderr.strip() == "llms.txt links to howto/gone/"
+    assert check(tmp_path).stderr.strip() == f"{name} {found}"
 
 
 @pytest.mark.parametrize(
@@ -470,10 +483,3 @@ def test_check_finds(html: str, problem: str, tmp_path: Path) -> None:
     checked = check(tmp_path)
 
     assert (checked.returncode, checked.stderr.strip()) == (1, problem)
-
-
-def test_check_finds_a_style_sheet_with_a_font_from_elsewhere(tmp_path: Path) -> None:
-    (tmp_path / "index.html").write_text("<p>")
-    (tmp_path / "site.css").write_text('@import "https://fonts.example/a.css";')
-
-    assert check(tmp_path).stderr.strip() == "site.css loads https://fonts.example/a.css"

@@ -1,6 +1,7 @@
 """Budgets reserve before a call, settle after it, and are never overspent by what is reserved."""
 
 import copy
+import math
 import pickle
 import threading
 from decimal import Decimal
@@ -198,19 +199,19 @@ def test_threads_reserve_each_call_once() -> None:
     assert budget.spent == {"tokens": 200, "cost": 0, "calls": 200}
 
 
-@pytest.mark.parametrize("price", [float("nan"), float("inf"), -1])
-def test_price_that_would_unset_the_limit_is_refused(price: float) -> None:
+@pytest.mark.parametrize(
+    ("price", "error", "text"),
+    [
+        *((price, ValueError, r"Budget\.price returned") for price in (math.nan, math.inf, -1)),
+        (None, TypeError, r"Budget\.price returned a NoneType"),
+    ],
+)
+def test_price_that_would_unset_the_limit_is_refused(
+    price: Any, error: type[Exception], text: str
+) -> None:
     budget = Budget(cost=1, price=lambda model, usage: price)
 
-    with pytest.raises(ValueError, match=r"Budget\.price returned"):
-        budget.reserve(None, used(1))
-
-
-def test_price_that_is_no_number_is_refused_by_name() -> None:
-    nothing: Any = None
-    budget = Budget(cost=1, price=lambda model, usage: nothing)
-
-    with pytest.raises(TypeError, match=r"Budget\.price returned a NoneType"):
+    with pytest.raises(error, match=text):
         budget.reserve(None, used(1))
 
 

@@ -28,29 +28,24 @@ from ways import Way
 # - The final tool among others
 
 
-def test_tools_run_before_the_final_answer(way: Way) -> None:
-    result = way.run(
-        calls(("look", {"city": "Oslo"})),
-        calls(("final_answer", GOOD)),
-        prompt="?",
-        output=Weather,
-        tools=[look],
-    )
+LOOK, FINAL = ("look", {"city": "Oslo"}), ("final_answer", GOOD)
+
+
+@pytest.mark.parametrize(
+    ("script", "results"),
+    [
+        ([calls(LOOK), calls(FINAL)], ["sunny in Oslo", "Accepted."]),
+        ([calls(FINAL, LOOK)], ["Accepted.", "sunny in Oslo"]),
+    ],
+    ids=["before it", "in its batch"],
+)
+def test_tools_run_before_the_final_answer_and_in_its_batch(
+    way: Way, script: list[Any], results: list[str]
+) -> None:
+    result = way.run(*script, prompt="?", output=Weather, tools=[look])
 
     assert result.output.city == "Oslo"
-    assert [m.text for m in result.messages if m.role == "tool"] == ["sunny in Oslo", "Accepted."]
-
-
-def test_tools_in_the_batch_of_the_final_answer_also_run(way: Way) -> None:
-    result = way.run(
-        calls(("final_answer", GOOD), ("look", {"city": "Oslo"})),
-        prompt="?",
-        output=Weather,
-        tools=[look],
-    )
-
-    assert result.output.city == "Oslo"
-    assert [m.text for m in result.messages if m.role == "tool"] == ["Accepted.", "sunny in Oslo"]
+    assert [m.text for m in result.messages if m.role == "tool"] == results
 
 
 def test_first_of_two_final_answers_that_fits_is_taken(way: Way) -> None:

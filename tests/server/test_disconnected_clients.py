@@ -1,10 +1,14 @@
 """Clients that disconnect, clients that come at once, and repeats."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from completion_requests import REST, SLOW, add, project, sent
-from live_server import events, joined, live
+from live_server import Live, events, joined, live
 from pathors_agent import (
     AsyncHTTPTransport,
     ToolContext,
@@ -41,23 +45,15 @@ def test_repeated_stream_is_a_stream_with_the_same_answer() -> None:
         assert again[-2] == first[-2]
 
 
-def test_other_body_with_the_same_key_is_refused() -> None:
-    with live(project("one")) as server:
-        named = {"Idempotency-Key": "k1"}
-        server.complete("Hi", headers=named)
-        refused = server.complete("Ho", headers=named)
-
-        assert refused.status_code == 422
-        assert refused.json()["error"]["param"] == "Idempotency-Key"
-
-
-def test_other_session_with_the_same_key_is_refused() -> None:
+@pytest.mark.parametrize(("text", "session"), [("Ho", "s1"), ("Hi", "s2")])
+def test_other_body_or_session_with_the_same_key_is_refused(text: str, session: str) -> None:
     with live(project("one")) as server:
         named = {"Idempotency-Key": "k1"}
         server.complete("Hi", session="s1", headers=named)
-        refused = server.complete("Hi", session="s2", headers=named)
 
+        refused = server.complete(text, session=session, headers=named)
         assert refused.status_code == 422
+        assert refused.json()["error"]["param"] == "Idempotency-Key"
         assert server.client.get("/sessions/s2").status_code == 404
 
 
@@ -90,66 +86,64 @@ def test_tool_of_a_failed_request_is_not_run_again_when_it_is_repeated() -> None
 # - clients that go away, and clients at once
 
 FIRST = chunk(b'data: {"choices":[{"index":0,"delta":{"content":"Hel"}}]}\n\n')
+BODY = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+
+
+def model_of(upstream: ScriptedServer, **options: Any) -> Project:
+    """Return a project whose model is this server."""
+    transport = AsyncHTTPTransport(upstream.url, api_key="")
+    return Project(id="demo", transport=transport, **options)
+
+
+@contextmanager
+def begun_stream(server: Live, **headers: str) -> Iterator[None]:
+    """Hold a stream whose first text was read."""
+    with server.client.stream("POST", "/chat/completions", json=BODY, headers=headers) as got:
+        lines = got.iter_lines()
+        while '"Hel"' not in next(lines):
+            pass
+        yield
 
 
 def test_client_that_leaves_ends_the_model_call_and_nothing_is_stored(scripted_server: Any) -> None:
     upstream = scripted_server([*SLOW, FIRST, STALL])
-    one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
-    with live(one) as server:
-        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        headers = {"X-Session-ID": "s1"}
-        with server.client.stream("POST", "/chat/completions", json=body, headers=headers) as got:
-            lines = got.iter_lines()
-            while '"Hel"' not in next(lines):
-                pass
-        upstream.wait_until_clients_left()
+    with live(model_of(upstream)) as server:
+        with begun_stream(server, **{"X-Session-ID": "s1"}):
+            pass
 
+        upstream.wait_until_clients_left()
         assert server.client.get("/sessions/s1").status_code == 404
 
 
-def test_second_request_of_a_session_waits_and_then_gets_409(scripted_server: Any) -> None:
+@pytest.mark.parametrize(
+    ("headers", "code", "param"),
+    [
+        ({"X-Session-ID": "s1"}, "session_busy", None),
+        ({"Idempotency-Key": "k1"}, None, "Idempotency-Key"),
+    ],
+    ids=["second request of a session", "repeat"],
+)
+def test_request_waits_for_the_running_one_and_then_gets_409(
+    scripted_server: Any, headers: dict[str, str], code: str | None, param: str | None
+) -> None:
     upstream = scripted_server([*SLOW, FIRST, STALL])
-    one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
-    with live(one, settings=ServerSettings(session_wait_seconds=0.1)) as server:
-        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        headers = {"X-Session-ID": "s1"}
-        with server.client.stream("POST", "/chat/completions", json=body, headers=headers) as got:
-            lines = got.iter_lines()
-            while '"Hel"' not in next(lines):
-                pass
-            refused = server.complete("Me, too", session="s1")
+    settings = ServerSettings(session_wait_seconds=0.1)
+    with live(model_of(upstream), settings=settings) as server:
+        with begun_stream(server, **headers):
+            refused = server.client.post("/chat/completions", json=BODY, headers=headers)
 
         assert refused.status_code == 409
-        assert refused.json()["error"]["code"] == "session_busy"
+        error = refused.json()["error"]
+        assert code in (None, error["code"])
+        assert error["param"] == param
         assert refused.headers["retry-after"] == "1"
-
-
-def test_repeat_waits_for_a_running_request_and_then_gets_409(scripted_server: Any) -> None:
-    upstream = scripted_server([*SLOW, FIRST, STALL])
-    one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
-    with live(one, settings=ServerSettings(session_wait_seconds=0.1)) as server:
-        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        named = {"Idempotency-Key": "k1"}
-        with server.client.stream("POST", "/chat/completions", json=body, headers=named) as got:
-            lines = got.iter_lines()
-            while '"Hel"' not in next(lines):
-                pass
-            refused = server.client.post("/chat/completions", json=body, headers=named)
-
-        assert refused.status_code == 409
-        assert refused.json()["error"]["param"] == "Idempotency-Key"
 
 
 def test_turns_beyond_the_limit_get_retry_after(scripted_server: Any) -> None:
     upstream = scripted_server([*SLOW, FIRST, STALL])
-    one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
     settings = ServerSettings(turns_per_key=1, queue_length=0)
-    with live(one, settings=settings) as server:
-        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        with server.client.stream("POST", "/chat/completions", json=body) as got:
-            lines = got.iter_lines()
-            while '"Hel"' not in next(lines):
-                pass
+    with live(model_of(upstream), settings=settings) as server:
+        with begun_stream(server):
             refused = server.complete("Me, too")
             health = server.client.get(f"{server.url}/healthz")
 
@@ -160,14 +154,9 @@ def test_turns_beyond_the_limit_get_retry_after(scripted_server: Any) -> None:
 
 def test_turn_that_waits_for_a_place_asks_no_model_until_it_has_one(scripted_server: Any) -> None:
     upstream = scripted_server([*SLOW, FIRST, STALL], [*SLOW, FIRST, REST])
-    one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
     settings = ServerSettings(turns_per_key=1, queue_length=1, queue_seconds=0.2)
-    with live(one, settings=settings) as server:
-        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        with server.client.stream("POST", "/chat/completions", json=body) as got:
-            lines = got.iter_lines()
-            while '"Hel"' not in next(lines):
-                pass
+    with live(model_of(upstream), settings=settings) as server:
+        with begun_stream(server):
             refused = server.complete("Me, too")
 
         assert refused.status_code == 429
@@ -176,29 +165,22 @@ def test_turn_that_waits_for_a_place_asks_no_model_until_it_has_one(scripted_ser
 
 def test_silence_is_broken_by_comments(scripted_server: Any) -> None:
     upstream = scripted_server([*SLOW, STALL])
-    one = Project(id="demo", transport=AsyncHTTPTransport(upstream.url, api_key=""))
-    with live(one, settings=ServerSettings(ping_seconds=0.05)) as server:
-        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        with server.client.stream("POST", "/chat/completions", json=body) as got:
+    with live(model_of(upstream), settings=ServerSettings(ping_seconds=0.05)) as server:
+        with server.client.stream("POST", "/chat/completions", json=BODY) as got:
             lines = got.iter_lines()
             assert [next(lines) for _ in range(4)] == [": ping", "", ": ping", ""]
 
 
 def test_turn_of_a_disconnected_client_is_finished_if_the_project_says_so() -> None:
     upstream = ReleasedServer()
-    transport = AsyncHTTPTransport(upstream.url, api_key="")
-    one = Project(id="demo", transport=transport, on_disconnect="finish")
-    with live(one) as server:
-        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-        headers = {"X-Session-ID": "s1", "Idempotency-Key": "k1"}
-        with server.client.stream("POST", "/chat/completions", json=body, headers=headers) as got:
-            lines = got.iter_lines()
-            while '"Hel"' not in next(lines):
-                pass
+    headers = {"X-Session-ID": "s1", "Idempotency-Key": "k1"}
+    with live(model_of(upstream, on_disconnect="finish")) as server:
+        with begun_stream(server, **headers):
+            pass
         upstream.release()
-        server.complete("Next", session="s1")  # waits for the turn before
 
-        again = server.client.post("/chat/completions", json=body, headers=headers)
+        server.complete("Next", session="s1")  # waits for the turn before
+        again = server.client.post("/chat/completions", json=BODY, headers=headers)
         assert joined(events(again.text)) == "Hello"
         assert [m["content"] for m in server.stored("s1")] == ["Hi", "Hello", "Next", "Hello"]
     upstream.stop()

@@ -210,43 +210,27 @@ def test_values_and_texts_are_cut() -> None:
     assert len(refused([get_weather], "get_weather", f'{{"city": "Bonn", {many}}}')) == 2000
 
 
-def test_author_s_validator_speaks_to_the_model() -> None:
-    def check(value: object) -> object:
-        raise ValueError("only cities, in Europe")
-
-    @tool
-    def visit(city: Annotated[str, BeforeValidator(check)]) -> None: ...
-
-    assert refused([visit], "visit", '{"city": "Lima"}') == (
-        "The arguments of visit do not fit its parameters:\n"
-        '- /city: only cities, in Europe, got the string "Lima"'
-    )
+UNFIT = 'The arguments of visit do not fit its parameters:\n- /city: {}, got the string "Lima"'
 
 
-@pytest.mark.parametrize("error", [ValueError, AssertionError])
-def test_error_of_a_validator_without_text_is_named_by_its_class(error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("only cities, in Europe"), UNFIT.format("only cities, in Europe")),
+        (ValueError(), UNFIT.format("is refused (ValueError)")),
+        (AssertionError(), UNFIT.format("is refused (AssertionError)")),
+        (KeyError("secret"), "The arguments of visit could not be checked (KeyError)."),
+    ],
+    ids=str,
+)
+def test_model_reads_what_a_validator_raised(error: Exception, text: str) -> None:
     def check(value: object) -> object:
         raise error
 
     @tool
     def visit(city: Annotated[str, BeforeValidator(check)]) -> None: ...
 
-    assert refused([visit], "visit", '{"city": "Lima"}') == (
-        "The arguments of visit do not fit its parameters:\n"
-        f'- /city: is refused ({error.__name__}), got the string "Lima"'
-    )
-
-
-def test_validator_that_fails_is_an_error_message() -> None:
-    def check(value: object) -> object:
-        raise KeyError("secret")
-
-    @tool
-    def visit(city: Annotated[str, BeforeValidator(check)]) -> None: ...
-
-    assert refused([visit], "visit", '{"city": "Lima"}') == (
-        "The arguments of visit could not be checked (KeyError)."
-    )
+    assert refused([visit], "visit", '{"city": "Lima"}') == text
 
 
 def test_half_a_surrogate_pair_never_reaches_the_answer() -> None:

@@ -221,24 +221,6 @@ def test_raw_tool_with_unusable_name_is_refused(name: str) -> None:
     assert caught.value.path == "name"
 
 
-@pytest.mark.parametrize(
-    ("item", "text"),
-    [
-        (call, "tool 'call': is a plain function; decorate it with @tool"),
-        (Shop(1).plain, "tool 'plain': is a plain function; decorate it with @tool"),
-        (len, "tool 'len': is a plain function; decorate it with @tool"),
-        (5, "tool 'int': a int is neither a Tool nor a function decorated with @tool"),
-        (Shop, "tool 'Shop': a type is neither a Tool nor a function decorated with @tool"),
-        ({"type": "function"}, "tools=: the definition's function must be an object"),
-    ],
-)
-def test_value_that_is_not_a_tool_is_refused(item: Any, text: str) -> None:
-    with pytest.raises(ToolDefinitionError) as caught:
-        ToolRegistry([item])
-
-    assert str(caught.value).startswith(text)
-
-
 # - methods -
 
 
@@ -390,7 +372,11 @@ def test_lambda_with_a_name_is_a_tool() -> None:
             "tool 'Search': a Search is neither a Tool nor a function decorated with @tool; "
             "pass Tool.from_function(it)",
         ),
+        (Shop(1).plain, "tool 'plain': is a plain function; decorate it with @tool"),
+        (len, "tool 'len': is a plain function; decorate it with @tool"),
         (3, "tool 'int': a int is neither a Tool nor a function decorated with @tool"),
+        (Shop, "tool 'Shop': a type is neither a Tool nor a function decorated with @tool"),
+        ({"type": "function"}, "tools=: the definition's function must be an object"),
     ],
 )
 def test_error_names_a_value_that_is_not_a_tool(item: Any, words: str) -> None:
