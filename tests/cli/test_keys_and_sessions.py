@@ -57,7 +57,7 @@ def test_list_shows_keys_by_their_ends_only(server: Server) -> None:
     line = next(line for line in shown.splitlines() if "tablet" in line)
     assert line.split()[:4] == [made["id"], "demo", "tablet", f"{key[:7]}...{key[-4:]}"]
     assert key not in shown
-    ours = next(each for each in told if each["id"] == made["id"])
+    ours = next(each for each in told["data"] if each["id"] == made["id"])
     assert ours == {
         "id": made["id"],
         "project": "demo",
@@ -75,7 +75,7 @@ def test_keys_of_one_project_are_listed_alone(server: Server) -> None:
 
     told = json.loads(on(server, "keys", "list", "--project", "other", "--json"))
 
-    assert [key["project"] for key in told] == ["other"]
+    assert [key["project"] for key in told["data"]] == ["other"]
 
 
 def test_key_that_is_none_or_two_is_not_revoked(server: Server) -> None:
@@ -87,7 +87,7 @@ def test_key_that_is_none_or_two_is_not_revoked(server: Server) -> None:
 
     assert (none.returncode, two.returncode) == (1, 1)
     assert none.stderr == "error: no key has this id or name; see `keys list`\n"
-    assert two.stderr == "error: 2 keys have this name: give the id; see `keys list`\n"
+    assert two.stderr == "error: 2 keys have this name: pass the id; see `keys list`\n"
 
 
 # - sessions -
@@ -120,7 +120,7 @@ def test_sessions_are_found_by_a_text_in_them(server: Server) -> None:
     nothing = run("sessions", "search", "5 KM TO M", "--database", server.database)
 
     assert shown.splitlines()[-1].split()[:2] == ["found", "4"]
-    assert [found["sessionId"] for found in told["results"]] == ["found"]
+    assert [found["sessionId"] for found in told["data"]] == ["found"]
     assert told["total"] == 1
     assert (nothing.returncode, nothing.stdout) == (0, "")
     assert nothing.stderr == "No session has this text.\n"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -23,7 +24,11 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("runs cancel --status finished", ["--status"], "queued or running or suspended"),
     ("runs list --since yesterday", ["--since"], "an age such as 30m"),
     ("runs approve r c --arguments [1]", ["--arguments"], "a JSON object"),
-    ("runs list --limit 0", ["--limit"], "1"),
+    ("runs list --limit 0", ["--limit"], "'0' is not a whole number from 1 to 10000"),
+    ("runs list --offset=-1", ["--offset"], "'-1' is not a whole number of 0 or more"),
+    ("serve --port 65536", ["--port"], "from 0 to 65535"),
+    ("serve --workers two", ["--workers"], "'two' is not a whole number from 1 to 256"),
+    ("check http://h/v1 --seconds nan", ["--seconds"], "'nan' is not a number from 1 to 86400"),
     ("chat --url http://127.0.0.1:9/v1/chat/completions", ["--url"], "leave out /chat/completions"),
     ("check http://127.0.0.1:9/v1/chat/completions/", ["URL"], "leave out /chat/completions"),
     ("chat --key sk_x", ["--key"], "pass --url, or set PATHORS_BASE_URL"),
@@ -45,6 +50,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("worker --app json:agent --queue q", ["--app"], "has no 'agent'"),
     ("worker --app json:dumps --queue q", ["--app"], "an AsyncAgent"),
     ("worker --app json:decoder --queue q", ["--app"], "of the type module"),
+    ("batch pyproject.toml --output . --app a:b", ["--output"], "name a file in a folder"),
     ("worker --app a:b --queue q --retention 3x", ["--retention"], "such as 30d"),
     ("serve --config missing.toml", ["--config"], "does not exist"),
     ("serve --access-log xml", ["--access-log"], "'text', 'json'"),
@@ -146,13 +152,52 @@ def test_project_that_the_database_does_not_know_is_refused_with_those_it_knows(
 def test_tables_and_json_have_the_same_iso_times(tmp_path: Path) -> None:
     database = ["--database", f"sqlite:///{tmp_path / 'sessions.db'}"]
     run(["keys", "create", *database])
-    (key,) = json.loads(run(["keys", "list", "--json", *database]).stdout)
+    (key,) = json.loads(run(["keys", "list", "--json", *database]).stdout)["data"]
 
     shown = run(["keys", "list", *database]).stdout
 
     (time,) = re.findall(r"\d{4}-\d\d-\d\dT\S+", shown)
     assert time == key["created_at"]
     assert datetime.fromisoformat(time).utcoffset() is not None
+
+
+def test_revoked_key_is_not_revoked_by_its_name_again(tmp_path: Path) -> None:
+    database = ["--database", f"sqlite:///{tmp_path / 'sessions.db'}"]
+    run(["keys", "create", "laptop", *database])
+    run(["keys", "revoke", "laptop", *database])
+
+    again = run(["keys", "revoke", "laptop", *database])
+
+    assert again.exit_code == 1
+    assert again.stderr == "error: the key with this name is already revoked; see `keys list`\n"
+
+
+@pytest.mark.parametrize("command", ["keys list", "sessions list", "sessions search x"])
+def test_lists_are_one_object_with_their_data(command: str, tmp_path: Path) -> None:
+    database = ["--database", f"sqlite:///{tmp_path / 'sessions.db'}"]
+
+    shown = run([*command.split(), "--json", *database])
+
+    assert json.loads(shown.stdout)["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [("1 / 0", "ZeroDivisionError: division"), ("import no.such", "no module")]
+)
+def test_module_that_cannot_be_imported_is_shown_without_our_frames(
+    code: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_agent.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    shown = run(["worker", "--app", "broken_agent:agent", "--queue", "q"])
+
+    assert shown.exit_code == 1
+    *trace, last = shown.stderr.lower().splitlines()
+    assert trace[1] == f'  file "{tmp_path}/broken_agent.py", line 1, in <module>'.lower()
+    assert last.startswith("error: --app broken_agent:agent: the module cannot be imported: ")
+    assert error.lower() in last
 
 
 def test_revoked_key_is_written_as_json(tmp_path: Path) -> None:

@@ -147,6 +147,47 @@ def test_table_in_a_pipe_has_a_line_for_each_row_and_no_padding_at_its_end(
     ]
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown_on_a_terminal(
+    rows: list[tuple[str, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    out = Terminal()
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys, "stdout", out)
+    write_table(("rule", "seen", "remark"), rows, empty="nothing")
+    return out.getvalue().splitlines()
+
+
+def test_terminal_wraps_the_last_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("[DONE]", "holds", " ".join(["remark"] * 9)), ("usage", "no", "")]
+
+    assert shown_on_a_terminal(rows, monkeypatch) == [
+        "rule     seen    remark",
+        "[DONE]   holds   remark remark remark remark remark remark",
+        "                 remark remark remark",
+        "usage    no",
+    ]
+
+
+def test_terminal_without_room_shows_rows_as_blocks_with_whole_ids(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [("i" * 40, "holds", "r" * 40), ("a", "", "b")]
+
+    assert shown_on_a_terminal(rows, monkeypatch) == [
+        f"rule     {'i' * 40}",
+        "seen     holds",
+        f"remark   {'r' * 40}",
+        "",
+        "rule     a",
+        "remark   b",
+    ]
+
+
 @given(name=texts, arguments=texts)
 def test_call_that_waits_for_approval_is_one_line(name: str, arguments: str) -> None:
     call = ToolCall(id="1", name=name, arguments=arguments)

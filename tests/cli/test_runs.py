@@ -226,7 +226,7 @@ def test_checked_call_is_no_longer_in_doubt(command: Command, database: str) -> 
         insert = "INSERT INTO pathors_durable_doubts VALUES (?, 'run', 'tool/0/0', 'pay', 'c', 'k')"
         connection.executemany(insert, [("shop",), ("bank",)])
     connection.close()
-    assert [each["agent"] for each in rows(command("doubts", "--json"))] == ["bank", "shop"]
+    assert [each["agent"] for each in rows(command("doubts", "--json"))["data"]] == ["bank", "shop"]
 
     unclear = command("forget", "run", "tool/0/0")
     assert (unclear.exit_code, unclear.stderr) == (
@@ -235,7 +235,7 @@ def test_checked_call_is_no_longer_in_doubt(command: Command, database: str) -> 
     )
     assert command("forget", "run", "tool/0/0", "--agent", "bank").exit_code == 0
 
-    assert [each["agent"] for each in rows(command("doubts", "--json"))] == ["shop"]
+    assert [each["agent"] for each in rows(command("doubts", "--json"))["data"]] == ["shop"]
     missing = command("forget", "run", "tool/9/9")
     assert (missing.exit_code, missing.stderr) == (
         1,

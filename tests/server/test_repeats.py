@@ -403,7 +403,7 @@ def test_calls_in_doubt_are_listed_until_their_session_ends(
 
     def listed() -> list[tuple[str, str, str]]:
         asyncio.run(list_doubts(database, as_json=True))
-        found = json.loads(capsys.readouterr().out)
+        found = json.loads(capsys.readouterr().out)["data"]
         return [(doubt["run_id"], doubt["tool"], doubt["effect"]) for doubt in found]
 
     script = (calls(("pay", {"amount": 5}), ("transfer", {"amount": 7})), "Look it up.", "Yes.")

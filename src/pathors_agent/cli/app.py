@@ -1,78 +1,37 @@
 """The commands and their options; their code is imported when they run."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
 from pathors_agent import __version__
-from pathors_agent.cli import durable_app, runs_app
-from pathors_agent.cli.output import (
-    EXIT_STATUS,
-    AsJSON,
-    listen_to_ctrl_c,
-    place,
-    reporting,
-    stored_in,
-)
+from pathors_agent.cli import durable_app, runs_app, stored
+from pathors_agent.cli.output import EXIT_STATUS, listen_to_ctrl_c, reporting, stored_in
 from pathors_agent.cli.values import (
-    api_key,
-    database_option,
+    AsJSON,
+    Host,
+    Key,
+    Model,
+    Port,
+    Seconds,
+    Timeline,
+    choice_option,
     endpoint,
-    filled,
-    project_id,
+    new_app,
+    number_option,
     session_id,
 )
 
-if TYPE_CHECKING:
-    from pathors_agent.stores.base import Store
-
-_HERE = "Works directly on the database, without a key or a running server."
-
-# No locals in tracebacks, because they may contain keys. Plain help, because it is fast.
-_new_app = partial(
-    typer.Typer,
-    epilog=EXIT_STATUS,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app = _new_app(
+app = new_app(
     name="pathors-agent",
     help="Serve agents as an OpenAI-compatible API with sessions, and talk to them.",
 )
-keys = _new_app(add_completion=False, help=f"Create, list and revoke API keys. {_HERE}")
-sessions = _new_app(add_completion=False, help=f"List, show, search and end sessions. {_HERE}")
-app.add_typer(keys, name="keys")
-app.add_typer(sessions, name="sessions")
+app.add_typer(stored.keys, name="keys")
+app.add_typer(stored.sessions, name="sessions")
 app.add_typer(runs_app.runs, name="runs")
 
-Database = Annotated[str | None, database_option("a file")]
-ProjectName = Annotated[
-    str, typer.Option(parser=project_id, metavar="NAME", help="The project's name.")
-]
-AnyProject = Annotated[
-    str | None,
-    typer.Option(parser=project_id, metavar="NAME", help="Only the keys of this project."),
-]
-Limit = Annotated[
-    int, typer.Option(min=1, max=1000, metavar="N", help="The maximum number of rows.")
-]
-Offset = Annotated[int, typer.Option(min=0, metavar="N", help="The number of rows to skip.")]
-Timeline = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Write a timeline of all calls to an HTML file."),
-]
 AccessLog = Literal["text", "json"]
-Model = Annotated[
-    str | None, typer.Option(parser=filled, metavar="NAME", help="The model to ask for.")
-]
-SessionId = Annotated[
-    str, typer.Argument(metavar="SESSION", help="The session's id, as shown by `sessions list`.")
-]
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  (typer calls it)
@@ -104,19 +63,10 @@ def serve(
             help="A TOML file of projects. Default: the project `demo`.",
         ),
     ] = None,
-    database: Database = None,
-    host: Annotated[
-        str, typer.Option(metavar="HOST", help="The address to listen on.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            min=0, max=65535, metavar="PORT", help="The port to listen on; 0 picks a free one."
-        ),
-    ] = 8000,
-    workers: Annotated[
-        int, typer.Option(min=1, max=256, metavar="N", help="The number of processes.")
-    ] = 1,
+    database: stored.Database = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, number_option("The number of processes, up to 256.", most=256)] = 1,
     ui: Annotated[bool, typer.Option("--ui", help="Serve a chat page at /.")] = False,
     front_ends: Annotated[
         bool,
@@ -135,10 +85,10 @@ def serve(
     ] = False,
     access_log: Annotated[
         AccessLog | None,
-        typer.Option(
-            "--access-log",
+        choice_option(
+            get_args(AccessLog),
+            "Log one line per request to standard error. With json, every log line is JSON.",
             metavar="text|json",
-            help="Log one line per request to standard error. With json, every log line is JSON.",
         ),
     ] = None,
     metrics: Annotated[
@@ -181,14 +131,7 @@ def chat(
             " PATHORS_BASE_URL, or the hosted project PATHORS_PROJECT_ID, or the demo in this process.",
         ),
     ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            parser=api_key,
-            metavar="KEY",
-            help="The API key, which other users of the machine can see. Default: PATHORS_API_KEY, if PATHORS_BASE_URL has the same host, and for this machine.",
-        ),
-    ] = None,
+    key: Key = None,
     session: Annotated[
         str | None,
         typer.Option(parser=session_id, metavar="ID", help="Continue this session."),
@@ -224,21 +167,12 @@ def check(
         ),
     ],
     *,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            parser=api_key,
-            metavar="KEY",
-            help="The API key, which other users of the machine can see. Default: PATHORS_API_KEY, if PATHORS_BASE_URL has the same host, and for this machine.",
-        ),
-    ] = None,
+    key: Key = None,
     model: Model = None,
     tokens: Annotated[
-        int, typer.Option(min=16, metavar="N", help="The maximum number of tokens per answer.")
+        int, number_option("The maximum number of tokens per answer, at least 16.", least=16)
     ] = 256,
-    seconds: Annotated[
-        float, typer.Option(min=1, metavar="S", help="The timeout of one answer.")
-    ] = 60,
+    seconds: Seconds = 60,
     as_json: AsJSON = False,
 ) -> None:
     """Test what an endpoint supports, and print the profile to use.
@@ -266,9 +200,7 @@ def demo(
             help="A prompt; repeat the option for a longer conversation.",
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model to ask the endpoint for.")
-    ] = None,
+    model: Model = None,
     timeline: Timeline = None,
     no_color: Annotated[bool, typer.Option("--no-color", help="Write without colours.")] = False,
     as_json: AsJSON = False,
@@ -293,146 +225,3 @@ def demo(
 
 
 durable_app.register(app)
-
-# - keys -
-
-
-@keys.command("create", epilog=EXIT_STATUS)
-def create_key(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for.")] = "",
-    *,
-    project: ProjectName = "demo",
-    database: Database = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Create a key, and print it once.
-
-    The database keeps only its digest.
-    """
-    with reporting():
-        from pathors_agent.cli import keys as commands
-
-        _with_store(database, lambda s: commands.create(s, project, name, as_json=as_json))
-
-
-@keys.command("list", epilog=EXIT_STATUS)
-def list_keys(
-    *, project: AnyProject = None, database: Database = None, as_json: AsJSON = False
-) -> None:
-    """List keys, including revoked ones."""
-    with reporting():
-        from pathors_agent.cli import keys as commands
-
-        where = place(stored_in(database))
-        _with_store(database, lambda s: commands.show_all(s, project, where=where, as_json=as_json))
-
-
-@keys.command("revoke", epilog=EXIT_STATUS)
-def revoke_key(
-    key: Annotated[
-        str, typer.Argument(parser=filled, metavar="KEY", help="The key's id, or its name.")
-    ],
-    *,
-    project: AnyProject = None,
-    database: Database = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Revoke a key permanently. Running servers refuse it within a second."""
-    with reporting():
-        from pathors_agent.cli import keys as commands
-
-        _with_store(database, lambda s: commands.revoke(s, project, key, as_json=as_json))
-
-
-# - sessions -
-
-
-@sessions.command("list", epilog=EXIT_STATUS)
-def list_sessions(
-    *,
-    project: ProjectName = "demo",
-    limit: Limit = 50,
-    offset: Offset = 0,
-    database: Database = None,
-    as_json: AsJSON = False,
-) -> None:
-    """List sessions, newest first, including ended ones."""
-    with reporting():
-        from pathors_agent.cli import sessions as commands
-
-        where = place(stored_in(database))
-        _with_store(
-            database,
-            lambda s: commands.show_all(
-                s, project, where=where, limit=limit, offset=offset, as_json=as_json
-            ),
-        )
-
-
-@sessions.command("show", epilog=EXIT_STATUS)
-def show_session(
-    session: SessionId,
-    *,
-    project: ProjectName = "demo",
-    database: Database = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Show the messages of a session."""
-    with reporting():
-        from pathors_agent.cli import sessions as commands
-
-        _with_store(database, lambda s: commands.show(s, project, session, as_json=as_json))
-
-
-@sessions.command("search", epilog=EXIT_STATUS)
-def search_sessions(
-    text: Annotated[
-        str,
-        typer.Argument(metavar="TEXT", help="The text as it appears in the JSON; case-sensitive."),
-    ],
-    *,
-    project: ProjectName = "demo",
-    limit: Limit = 50,
-    offset: Offset = 0,
-    database: Database = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Find sessions that contain a text, last updated first.
-
-    Their messages and variables are searched.
-    """
-    with reporting():
-        from pathors_agent.cli import sessions as commands
-
-        _with_store(
-            database,
-            lambda s: commands.search(
-                s, project, text, limit=limit, offset=offset, as_json=as_json
-            ),
-        )
-
-
-@sessions.command("end", epilog=EXIT_STATUS)
-def end_session(
-    session: SessionId,
-    *,
-    project: ProjectName = "demo",
-    database: Database = None,
-    as_json: AsJSON = False,
-) -> None:
-    """End a session, and delete its variables and messages permanently."""
-    with reporting():
-        from pathors_agent.cli import sessions as commands
-
-        _with_store(database, lambda s: commands.end(s, project, session, as_json=as_json))
-
-
-def _with_store(database: str | None, use: "Callable[[Store], Awaitable[None]]") -> None:
-    """Open the database for one command."""
-    from pathors_agent.stores.sql import SQLStore
-
-    async def run() -> None:
-        async with SQLStore(stored_in(database)) as store:
-            await use(store)
-
-    asyncio.run(run())

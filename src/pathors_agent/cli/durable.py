@@ -5,6 +5,7 @@ import inspect
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from datetime import timedelta
 from importlib import import_module
 from inspect import Parameter
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, TypeGuard
 
 import anyio
@@ -27,6 +28,7 @@ from pathors_agent.cli.output import (
     fail,
     place,
     stored_in,
+    what_to_install,
     write_json,
     write_note,
 )
@@ -35,7 +37,7 @@ from pathors_agent.concurrency.lifetime import CLOSE_SECONDS, end_process_within
 from pathors_agent.durable.agent import DurableAgent
 from pathors_agent.durable.batch import read_batch, run_batch, write_batch
 from pathors_agent.durable.worker import ATTEMPTS, STOP_SECONDS
-from pathors_agent.errors import BatchRefused
+from pathors_agent.errors import BatchRefused, error_text, named_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,13 @@ def load_agent(app: str) -> AsyncAgent[Any]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and module.startswith(error.name or "/"):
+            fail(f"--app {app}: there is no module {error.name}", WRONG_USAGE)
+        if isinstance(error, ImportError) and what_to_install(error):
             raise
-        fail(f"--app {app}: there is no module {error.name}", WRONG_USAGE)
+        traceback.print_exception(error.with_traceback(_own_frames(error)))
+        fail(f"--app {app}: the module cannot be imported: {named_error(error)}")
     imported = sys.modules[module]
     if not hasattr(imported, name):
         agents = [each for each, value in vars(imported).items() if isinstance(value, AsyncAgent)]
@@ -120,6 +125,16 @@ def load_agent(app: str) -> AsyncAgent[Any]:
             WRONG_USAGE,
         )
     return made
+
+
+def _own_frames(error: Exception) -> TracebackType | None:
+    """Return the frames of the module, without those that import it."""
+    frames = error.__traceback__
+    while frames and (
+        "importlib" in (name := frames.tb_frame.f_code.co_filename) or name == __file__
+    ):
+        frames = frames.tb_next
+    return frames
 
 
 def _takes_nothing(found: object) -> TypeGuard[Callable[[], object]]:
@@ -188,11 +203,11 @@ async def work(
 
 
 def _check_output(source: Path, output: Path) -> None:
-    """Raise before any run if the results could not be written at the end."""
+    """Exit before any run if the results could not be written at the end."""
     if output.is_dir() or not output.parent.is_dir():
-        raise BatchRefused(f"the results cannot be written to {output}: name a file in a folder")
+        fail(f"--output {output}: name a file in a folder that exists", WRONG_USAGE)
     if output.resolve() == source.resolve():
-        raise BatchRefused(f"the results would replace the input {source}: name another output")
+        fail(f"--output {output}: would replace the input; name another file", WRONG_USAGE)
 
 
 async def batch(
@@ -210,9 +225,13 @@ async def batch(
     await asyncio.to_thread(_check_output, source, output)
     try:
         text = await anyio.Path(source).read_text(encoding="utf-8")
+        lines = read_batch(
+            text.split("\n")
+        )  # texts may contain other ends of lines, such as U+2028
     except UnicodeDecodeError as error:
         raise BatchRefused(f"{source} is not UTF-8 (byte {error.start})") from None
-    lines = read_batch(text.split("\n"))  # texts may contain other ends of lines, such as U+2028
+    except BatchRefused as error:
+        raise BatchRefused(f"{source}: {error_text(error)}") from None
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]} failed"))
     async with AsyncExitStack() as stack:
         durable = await stack.enter_async_context(made.durable())

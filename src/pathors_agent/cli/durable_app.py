@@ -7,27 +7,20 @@ from typing import Annotated
 
 import typer
 
-from pathors_agent.cli.output import EXIT_STATUS, AsJSON, log_to_stderr, reporting
-from pathors_agent.cli.values import Database, age, app_object, filled
+from pathors_agent.cli.output import EXIT_STATUS, log_to_stderr, reporting
+from pathors_agent.cli.values import (
+    AsJSON,
+    Database,
+    Rate,
+    age,
+    app_object,
+    filled,
+    number_option,
+)
 
-App = Annotated[
-    str,
-    typer.Option(
-        parser=app_object,
-        metavar="MODULE:OBJECT",
-        help="An AsyncAgent, or a function without arguments that returns one.",
-    ),
-]
-Name = Annotated[
-    str, typer.Option(parser=filled, metavar="NAME", help="The agent's name in the database.")
-]
+_APP = "An AsyncAgent, or a function without arguments that returns one."
 Concurrency = Annotated[
-    int,
-    typer.Option(min=1, metavar="N", help="The maximum number of concurrent runs in this process."),
-]
-Rate = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="The maximum number of runs that start per minute."),
+    int, number_option("The maximum number of concurrent runs in this process.")
 ]
 
 
@@ -44,7 +37,7 @@ def worker(
         typer.Option(
             parser=app_object,
             metavar="MODULE:OBJECT",
-            help="An AsyncAgent, or a function without arguments that returns one. Can be repeated.",
+            help=f"{_APP} Can be repeated.",
         ),
     ],
     queue: Annotated[
@@ -68,11 +61,7 @@ def worker(
     concurrency: Concurrency = 10,
     total: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="The maximum number of concurrent runs of the queue, over all workers.",
-        ),
+        number_option("The maximum number of concurrent runs of the queue, over all workers."),
     ] = None,
     rate: Rate = None,
     app_version: Annotated[
@@ -82,8 +71,7 @@ def worker(
         ),
     ] = None,
     attempts: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="Fail a run after its process died this many times."),
+        int, number_option("Fail a run after its process died this many times.")
     ] = 3,
     retention: Annotated[
         timedelta | None,
@@ -134,8 +122,10 @@ def batch(
     ],
     *,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The file for the results.")],
-    app: App,
-    name: Name = "agent",
+    app: Annotated[str, typer.Option(parser=app_object, metavar="MODULE:OBJECT", help=_APP)],
+    name: Annotated[
+        str, typer.Option(parser=filled, metavar="NAME", help="The agent's name in the database.")
+    ] = "agent",
     batch_name: Annotated[
         str | None,
         typer.Option(

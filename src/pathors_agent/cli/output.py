@@ -5,16 +5,19 @@ labelled lines, in colour if wanted, which no text of a model or user can forge.
 
 import json
 import logging
+import math
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import typer
 
@@ -43,6 +46,8 @@ _COLOURS = {
     "note": "2",
 }
 _LABEL_WIDTH = 8
+# A narrower last column is not worth wrapping to.
+_LEAST_LAST_COLUMN = 24
 # The width of a label at the beginning of a line; the other lines of a text are indented.
 _NEXT_LINE = "\n" + " " * _LABEL_WIDTH
 
@@ -190,36 +195,37 @@ def write_json(value: object) -> None:
 def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Write rows in columns to standard output, or `empty` to standard error if there are none.
 
-    A terminal wraps long cells. Files and pipes get one line for each row.
+    Files and pipes get one line for each row. A terminal wraps the last column; if it has no room
+    for the others, each row becomes a block of lines, so that ids can be copied whole.
     """
+    from rich.cells import cell_len, set_cell_size  # some characters are two columns wide
+
     cells = [[_cell(value) for value in row] for row in rows]
     if not cells:
         write_note(empty)
-    elif sys.stdout.isatty():
-        _write_wrapped(titles, cells)
-    else:
-        _write_unwrapped([titles, *cells])
+        return
+    widths = [max(map(cell_len, column)) for column in zip(titles, *cells, strict=True)]
+    room = math.inf
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - sum(widths[:-1]) - 3 * len(widths[:-1])
+    if room < min(widths[-1], _LEAST_LAST_COLUMN):
+        _write_blocks(titles, cells)
+        return
+    for row in (titles, *cells):
+        first = "   ".join(map(set_cell_size, row[:-1], widths))
+        lines = [row[-1]] if room >= widths[-1] else textwrap.wrap(row[-1], int(room)) or [""]
+        for at, line in enumerate(lines):
+            write_line(f"{first if not at else ' ' * cell_len(first)}   {line}".rstrip())
 
 
-def _write_wrapped(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*titles, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console(no_color=not wants_colour(), highlight=False).print(table)
-
-
-def _write_unwrapped(rows: Sequence[Sequence[str]]) -> None:
-    from rich.cells import cell_len, set_cell_size  # some characters are two columns wide
-
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        padded = map(set_cell_size, row, widths)
-        write_line("   ".join(padded).rstrip())
+def _write_blocks(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    width = max(map(len, titles))
+    for number, row in enumerate(rows):
+        if number:
+            write_text("")
+        for title, cell in zip(titles, row, strict=True):
+            if cell:
+                write_line(f"{title:{width}}   {cell}")
 
 
 def write_rest(shown: int, total: int, offset: int) -> None:
@@ -246,8 +252,6 @@ WRONG_USAGE = 2
 INTERRUPTED = 130  # the status that shells report for a program that Ctrl-C ended
 
 EXIT_STATUS = "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
-
-AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value per line.")]
 
 # The extra of each package that may be missing.
 _EXTRAS = {
@@ -279,7 +283,7 @@ def reporting(options: Mapping[str, str] | None = None) -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except ImportError as error:
-        hint = _what_to_install(error)
+        hint = what_to_install(error)
         if hint is None:
             raise
         fail(hint, WRONG_USAGE)
@@ -328,7 +332,7 @@ def in_own_words(text: str, options: Mapping[str, str]) -> str:
     return _PARAMETER.sub(named, text).replace(", )", ")").replace(" ()", "")
 
 
-def _what_to_install(error: ImportError) -> str | None:
+def what_to_install(error: ImportError) -> str | None:
     """Return how to install a missing module, or None if no extra brings it."""
     if "pip install" in str(error):
         return str(error)

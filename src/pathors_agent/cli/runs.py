@@ -82,17 +82,17 @@ async def list_runs(
         return
     rows = [
         (
-            run.id,
-            run.agent,
-            run.session_id,
-            run.queue,
-            run.status,
-            run.segments,
-            run.created_at,
-            run.worker,
-            run.version,
+            r.id,
+            r.agent,
+            r.session_id,
+            r.queue,
+            r.status,
+            r.segments,
+            r.created_at,
+            r.worker,
+            r.version,
         )
-        for run in page
+        for r in page
     ]
     which = "no runs" if wanted == RunFilter() else "no runs that match the options"
     write_table(_TITLES, rows, empty=f"{where} has {which}.")
@@ -141,9 +141,9 @@ async def change(
     return changes.end(where)
 
 
-async def delete(database: str | None, chosen: ChosenRuns, *, as_json: bool) -> int:
+async def delete(database: str | None, chosen: ChosenRuns, *, done: str, as_json: bool) -> int:
     """Delete the chosen runs; return how many could not be deleted."""
-    changes = _Changes("is deleted", as_json=as_json)
+    changes = _Changes(done, as_json=as_json)
     async with _operating(database) as (operator, where):
         async for run, problem in operator.delete(await chosen.runs(operator)):
             changes.add(run, problem)
@@ -209,7 +209,7 @@ async def list_doubts(database: str | None, *, as_json: bool) -> None:
             )
         )
     if as_json:
-        write_json([asdict(doubt) for doubt in doubts])
+        write_json({"data": [asdict(doubt) for doubt in doubts]})
         return
     rows = [(d.agent, d.run_id, d.effect, d.tool, d.call_id, d.key) for d in doubts]
     titles = ("agent", "run", "effect", "tool", "call", "key")

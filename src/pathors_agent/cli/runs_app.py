@@ -8,8 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from pathors_agent.cli.output import EXIT_STATUS, AsJSON, reporting
-from pathors_agent.cli.values import TIME, Database, filled, json_object, moment
+from pathors_agent.cli.output import EXIT_STATUS, reporting
+from pathors_agent.cli.values import (
+    TIME,
+    AsJSON,
+    Database,
+    Host,
+    Offset,
+    Port,
+    Rate,
+    choice_option,
+    filled,
+    json_object,
+    moment,
+    new_group,
+    number_option,
+)
 
 if TYPE_CHECKING:
     from pathors_agent.cli.runs import Act
@@ -31,18 +45,14 @@ CANCELLABLE: tuple[Status, ...] = ("queued", "running", "suspended")
 RESUMABLE: tuple[Status, ...] = ("failed", "limit_reached")
 ENDED: tuple[Status, ...] = ("finished", "limit_reached", "no_answer", "failed", "cancelled")
 
-runs = typer.Typer(
-    help="List durable runs and act on them, directly in their database.",
-    epilog=EXIT_STATUS,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+runs = new_group("List durable runs and act on them, directly in their database.")
 
 OnlyStatus = Annotated[
     Status | None,
-    typer.Option(
-        metavar="STATUS", help=f"Only runs with this status: {', '.join(get_args(Status))}."
+    choice_option(
+        get_args(Status),
+        f"Only runs with this status: {', '.join(get_args(Status))}.",
+        metavar="STATUS",
     ),
 ]
 OnlyAgent = Annotated[
@@ -109,17 +119,48 @@ def _check_choice(ids: list[str] | None, *conditions: object) -> None:
         )
 
 
-def _among(allowed: Sequence[Status], status: Status | None) -> Sequence[Status]:
-    """Return the statuses of runs that a change applies to; refuse any other `--status`."""
-    if status is not None and status not in allowed:
-        raise typer.BadParameter(
-            f"must be {' or '.join(allowed)} here, not {status}", param_hint="--status"
-        )
-    return allowed if status is None else (status,)
+def _add_change(
+    name: str,
+    description: str,
+    act: "Act | None",
+    done: str,
+    *,
+    allowed: Sequence[Status],
+    default: Sequence[Status],
+) -> None:
+    """Add a command that changes the named runs, or all that match its options.
+
+    Without `--status`, runs with a `default` status match. An `act` of None deletes the runs.
+    """
+
+    def change(
+        ids: RunIds = None,
+        *,
+        status: OnlyStatus = None,
+        agent: OnlyAgent = None,
+        session: OnlySession = None,
+        queue: OnlyQueue = None,
+        since: Since = None,
+        until: Until = None,
+        database: Database = None,
+        as_json: AsJSON = False,
+    ) -> None:
+        _check_choice(ids, status, None if ids else agent, session, queue, since, until)
+        if status is not None and status not in allowed:
+            raise typer.BadParameter(
+                f"must be {' or '.join(allowed)} here, not {status}", param_hint="--status"
+            )
+        statuses = default if status is None else (status,)
+        if act is None and session and status is None:
+            statuses = ()  # the whole session
+        wanted = _filter(statuses, agent, session, queue, since, until)
+        _change(act, done, allowed, database, ids, wanted, as_json=as_json)
+
+    runs.command(name, help=description, epilog=EXIT_STATUS)(change)
 
 
 def _change(
-    act: "Act",
+    act: "Act | None",
     done: str,
     allowed: Sequence[Status],
     database: str | None,
@@ -133,10 +174,11 @@ def _change(
         from pathors_agent.cli import runs as commands
 
         chosen = commands.ChosenRuns(ids or (), wanted)
-        failed = asyncio.run(
-            commands.change(database, chosen, act, allowed, done=done, as_json=as_json)
-        )
-        raise typer.Exit(1 if failed else 0)
+        if act is None:
+            work = commands.delete(database, chosen, done=done, as_json=as_json)
+        else:
+            work = commands.change(database, chosen, act, allowed, done=done, as_json=as_json)
+        raise typer.Exit(1 if asyncio.run(work) else 0)
 
 
 @runs.command("list", epilog=EXIT_STATUS)
@@ -149,11 +191,9 @@ def list_runs(
     since: Since = None,
     until: Until = None,
     limit: Annotated[
-        int, typer.Option(min=1, max=10_000, metavar="N", help="The maximum number of rows.")
+        int, number_option("The maximum number of rows, up to 10000.", most=10_000)
     ] = 50,
-    offset: Annotated[
-        int, typer.Option(min=0, metavar="N", help="The number of rows to skip.")
-    ] = 0,
+    offset: Offset = 0,
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -188,97 +228,35 @@ def show_run(
         asyncio.run(commands.show(database, run, agent, html=html, json=as_json))
 
 
-@runs.command("cancel", epilog=EXIT_STATUS)
-def cancel_runs(
-    ids: RunIds = None,
-    *,
-    status: OnlyStatus = None,
-    agent: OnlyAgent = None,
-    session: OnlySession = None,
-    queue: OnlyQueue = None,
-    since: Since = None,
-    until: Until = None,
-    database: Database = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Cancel queued, running and suspended runs permanently.
-
-    The named runs, or all that match the options.
-    """
-    _check_choice(ids, status, None if ids else agent, session, queue, since, until)
-    wanted = _filter(_among(CANCELLABLE, status), agent, session, queue, since, until)
-    _change(
-        lambda durable, run_id: durable.cancel(run_id),
-        "is cancelled",
-        CANCELLABLE,
-        database,
-        ids,
-        wanted,
-        as_json=as_json,
-    )
-
-
-@runs.command("resume", epilog=EXIT_STATUS)
-def resume_runs(
-    ids: RunIds = None,
-    *,
-    status: OnlyStatus = None,
-    agent: OnlyAgent = None,
-    session: OnlySession = None,
-    queue: OnlyQueue = None,
-    since: Since = None,
-    until: Until = None,
-    database: Database = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Continue runs that failed or reached a limit, where they stopped.
-
-    The named runs, or all that match the options; without --status, those that failed.
-    """
-    _check_choice(ids, status, None if ids else agent, session, queue, since, until)
-    statuses = _among(RESUMABLE, status or "failed")
-    wanted = _filter(statuses, agent, session, queue, since, until)
-    _change(
-        lambda durable, run_id: durable.resume(run_id),
-        "waits for a worker",
-        RESUMABLE,
-        database,
-        ids,
-        wanted,
-        as_json=as_json,
-    )
-
-
-@runs.command("delete", epilog=EXIT_STATUS)
-def delete_runs(
-    ids: RunIds = None,
-    *,
-    status: OnlyStatus = None,
-    agent: OnlyAgent = None,
-    session: OnlySession = None,
-    queue: OnlyQueue = None,
-    since: Since = None,
-    until: Until = None,
-    database: Database = None,
-    as_json: AsJSON = False,
-) -> None:
-    """Delete runs that have ended, with their contents.
-
-    The named runs, or all that match the options. A run is only deleted together with all other
-    runs of its session, which read its messages. --session deletes a whole session; suspended runs
-    need it, or --status suspended.
-    """
-    _check_choice(ids, status, None if ids else agent, session, queue, since, until)
-    statuses = _among((*ENDED, "suspended"), status)
-    if status is None:
-        statuses = () if session else ENDED
-    wanted = _filter(statuses, agent, session, queue, since, until)
-    with reporting():
-        from pathors_agent.cli import runs as commands
-
-        chosen = commands.ChosenRuns(ids or (), wanted)
-        failed = asyncio.run(commands.delete(database, chosen, as_json=as_json))
-        raise typer.Exit(1 if failed else 0)
+_add_change(
+    "cancel",
+    "Cancel queued, running and suspended runs permanently.\n\n"
+    "The named runs, or all that match the options.",
+    lambda durable, run_id: durable.cancel(run_id),
+    "is cancelled",
+    allowed=CANCELLABLE,
+    default=CANCELLABLE,
+)
+_add_change(
+    "resume",
+    "Continue runs that failed or reached a limit, where they stopped.\n\n"
+    "The named runs, or all that match the options; without --status, those that failed.",
+    lambda durable, run_id: durable.resume(run_id),
+    "waits for a worker",
+    allowed=RESUMABLE,
+    default=("failed",),
+)
+_add_change(
+    "delete",
+    "Delete runs that have ended, with their contents.\n\n"
+    "The named runs, or all that match the options. A run is only deleted together with all other"
+    " runs of its session, which read its messages. --session deletes a whole session; suspended"
+    " runs need it, or --status suspended.",
+    None,
+    "is deleted",
+    allowed=(*ENDED, "suspended"),
+    default=ENDED,
+)
 
 
 @runs.command("waiting", epilog=EXIT_STATUS)
@@ -303,6 +281,14 @@ def list_waiting(
         asyncio.run(commands.list_waiting(database, chosen, as_json=as_json))
 
 
+def _decide(
+    run: str, agent: str | None, act: "Act", database: str | None, *, as_json: bool
+) -> None:
+    """Decide about a call of a suspended run."""
+    wanted = _filter(agent=agent)
+    _change(act, "continues", ("suspended",), database, [run], wanted, as_json=as_json)
+
+
 @runs.command("approve", epilog=EXIT_STATUS)
 def approve_call(
     run: RunId,
@@ -321,13 +307,11 @@ def approve_call(
     as_json: AsJSON = False,
 ) -> None:
     """Approve a call: it runs, and the run continues."""
-    _change(
+    _decide(
+        run,
+        agent,
         lambda durable, run_id: durable.approve(run_id, call, arguments=arguments),
-        "continues",
-        ("suspended",),
         database,
-        [run],
-        _filter(agent=agent),
         as_json=as_json,
     )
 
@@ -343,13 +327,11 @@ def deny_call(
     as_json: AsJSON = False,
 ) -> None:
     """Deny a call: the model reads the reason, and the run continues."""
-    _change(
+    _decide(
+        run,
+        agent,
         lambda durable, run_id: durable.deny(run_id, call, reason=reason),
-        "continues",
-        ("suspended",),
         database,
-        [run],
-        _filter(agent=agent),
         as_json=as_json,
     )
 
@@ -367,13 +349,11 @@ def answer_call(
     as_json: AsJSON = False,
 ) -> None:
     """Answer a call of a client's tool; the run continues."""
-    _change(
+    _decide(
+        run,
+        agent,
         lambda durable, run_id: durable.answer(run_id, {call: result}),
-        "continues",
-        ("suspended",),
         database,
-        [run],
-        _filter(agent=agent),
         as_json=as_json,
     )
 
@@ -383,15 +363,9 @@ def limit_queue(
     queue: Annotated[str, typer.Argument(parser=filled, metavar="QUEUE", help="The queue's name.")],
     *,
     total: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="The maximum number of concurrent runs, over all workers."
-        ),
+        int | None, number_option("The maximum number of concurrent runs, over all workers.")
     ] = None,
-    rate: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="The maximum number of runs that start per minute."),
-    ] = None,
+    rate: Rate = None,
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -438,15 +412,8 @@ def forget_doubt(
 @runs.command("serve", epilog=EXIT_STATUS)
 def serve_runs(
     *,
-    host: Annotated[
-        str, typer.Option(metavar="HOST", help="The address to listen on.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            min=0, max=65535, metavar="PORT", help="The port to listen on; 0 picks a free one."
-        ),
-    ] = 8001,
+    host: Host = "127.0.0.1",
+    port: Port = 8001,
     database: Database = None,
     as_json: AsJSON = False,
 ) -> None:

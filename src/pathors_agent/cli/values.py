@@ -5,12 +5,16 @@ A wrong value is refused with the option's name: exit status 2.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import typer
+
+from pathors_agent.cli.output import EXIT_STATUS
 
 if TYPE_CHECKING:
     from pathors_agent.messages import JSONValue
@@ -24,6 +28,24 @@ _DATABASE = re.compile(r"(sqlite|postgres(ql)?)(\+\w+)?://")
 _VISIBLE = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 _RATE_SECONDS = 60
+
+NumberT = TypeVar("NumberT", int, float)
+
+# No locals in tracebacks, because they may contain keys. Plain help, because it is fast.
+new_app = partial(
+    typer.Typer,
+    epilog=EXIT_STATUS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def new_group(help: str) -> typer.Typer:  # noqa: A002  (typer's name)
+    """Return a group of commands."""
+    return new_app(add_completion=False, help=help)
+
 
 TIME = "an age such as 30m, 12h or 7d, or a time such as 2026-11-28T10:00 (local without a zone)"
 
@@ -59,14 +81,14 @@ def json_object(text: str) -> dict[str, "JSONValue"]:
 
 
 def _matching(
-    pattern: re.Pattern[str], rule: str, *, is_secret: bool = False
+    pattern: re.Pattern[str], rule: str, *, is_quoted: bool = True
 ) -> Callable[[str], str]:
-    """Return a parser that refuses texts that do not match; it never quotes a secret."""
+    """Return a parser that refuses texts that do not match; secrets must not be quoted."""
 
     def parse(text: str) -> str:
         if pattern.fullmatch(text):
             return text
-        raise typer.BadParameter(rule if is_secret else f"{text!r} {rule}")
+        raise typer.BadParameter(f"{text!r} {rule}" if is_quoted else rule)
 
     return parse
 
@@ -79,9 +101,51 @@ app_object = _matching(_APP, "does not name an agent: write MODULE:OBJECT, such 
 api_key = _matching(
     re.compile(f"({_VISIBLE.pattern})?"),
     "must be visible ASCII characters, without a space or a line break at its ends",
-    is_secret=True,
+    is_quoted=False,
 )
-filled = _matching(re.compile(r"[\s\S]*\S[\s\S]*"), "must not be empty")
+filled = _matching(re.compile(r"[\s\S]*\S[\s\S]*"), "must not be empty", is_quoted=False)
+
+
+def _number(kind: type[NumberT], least: NumberT, most: NumberT | None) -> Callable[[str], NumberT]:
+    """Return a parser of numbers in this range."""
+    name = "a whole number" if kind is int else "a number"
+    ends = f"of {least} or more" if most is None else f"from {least} to {most}"
+
+    def parse(text: str) -> NumberT:
+        try:
+            value = kind(text)
+        except (ValueError, OverflowError):
+            value = None
+        if value is None or not least <= value or (most is not None and value > most):
+            raise typer.BadParameter(f"{text!r} is not {name} {ends}")
+        return value
+
+    return parse
+
+
+def number_option(
+    help: str,  # noqa: A002  (typer's name)
+    *,
+    least: int = 1,
+    most: int | None = None,
+    metavar: str = "N",
+) -> Any:
+    """Return an option for a whole number."""
+    return typer.Option(parser=_number(int, least, most), metavar=metavar, help=help)
+
+
+def choice_option(names: Sequence[str], help: str, *, metavar: str) -> Any:  # noqa: A002  (typer's name)
+    """Return an option whose value is one of these names."""
+
+    def parse(text: str) -> str:
+        if text in names:
+            return text
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, names))}")
+
+    def completed(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return typer.Option(parser=parse, autocompletion=completed, metavar=metavar, help=help)
 
 
 def session_id(text: str) -> str:
@@ -132,4 +196,39 @@ def database_option(file: str) -> Any:
     )
 
 
+# - options of several commands -
+
+AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value per line.")]
 Database = Annotated[str | None, database_option("runs.db")]
+Host = Annotated[str, typer.Option(metavar="HOST", help="The address to listen on.")]
+Port = Annotated[
+    int,
+    number_option(
+        "The port to listen on; 0 picks a free one.", least=0, most=65_535, metavar="PORT"
+    ),
+]
+Limit = Annotated[int, number_option("The maximum number of rows, up to 1000.", most=1_000)]
+Offset = Annotated[int, number_option("The number of rows to skip.", least=0)]
+Rate = Annotated[int | None, number_option("The maximum number of runs that start per minute.")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        parser=api_key,
+        metavar="KEY",
+        help="The API key, which other users of the machine can see. Default: PATHORS_API_KEY,"
+        " which is sent only to this machine and to the host of PATHORS_BASE_URL.",
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option(parser=filled, metavar="NAME", help="The model to ask for.")
+]
+Seconds = Annotated[
+    float,
+    typer.Option(
+        parser=_number(float, 1, 86_400), metavar="S", help="The timeout of one answer in seconds."
+    ),
+]
+Timeline = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a timeline of all calls to an HTML file."),
+]
