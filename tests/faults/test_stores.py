@@ -152,7 +152,7 @@ async def forget_time(store: SQLStore) -> None:
         for table in ("pathors_leases", "pathors_requests"):
             connection.execute(f"UPDATE {table} SET until = 0")
 
-    await store._database.write("pass the time", pass_time)
+    await store._database.run("write", "pass the time", pass_time)
 
 
 def test_file_on_a_disk_mounted_read_only_is_read_and_not_written(file: Path) -> None:

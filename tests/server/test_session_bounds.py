@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -78,7 +79,8 @@ def test_stored_text_is_served_as_it_is() -> None:
     with live(project()) as server:
         keep(server, "s1", UserMessage(content="x"))
         assert isinstance(server.store, MemoryStore)
-        server.store._live["demo", "s1"].messages[0] = text
+        stored = server.store._live["demo", "s1"]
+        stored.session = replace(stored.session, message_texts=(text,))
         queried = server.client.get("/sessions/s1").text
         found = server.client.post("/sessions/search", json={"search_string": "u0078"}).text
 

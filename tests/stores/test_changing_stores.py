@@ -446,7 +446,7 @@ async def test_store_that_shares_values_is_found_out(
 class DropsLeasesOfSavedTurns(Plain):
     async def save_turn(self, lease: Lease, messages: Sequence[Message], **given: Any) -> Session:
         saved = await super().save_turn(lease, messages, **given)
-        self._leases[lease.project, lease.session_id].until = 0
+        self._leases[lease.project, lease.session_id] = lease, 0.0
         return saved
 
 
@@ -455,8 +455,8 @@ class DropsLeasesOfRefusedTurns(Plain):
         try:
             return await super().save_turn(lease, messages, **given)
         except Exception:
-            if self._held(lease) is not None and (lease.project, lease.session_id) in self._live:
-                self._leases[lease.project, lease.session_id].until = 0
+            if self._is_held(lease) and (lease.project, lease.session_id) in self._live:
+                self._leases[lease.project, lease.session_id] = lease, 0.0
             raise
 
 
@@ -474,8 +474,8 @@ class DropsLeasesOfAnybody(MemoryStore):
 
 class DropsLeasesByHolder(MemoryStore):
     async def drop_lease(self, lease: Lease) -> None:
-        held = self._leases.get((lease.project, lease.session_id))
-        if held is not None and held.lease.holder == lease.holder:
+        held, _ = self._leases.get((lease.project, lease.session_id), (None, 0.0))
+        if held is not None and held.holder == lease.holder:
             del self._leases[lease.project, lease.session_id]
 
 

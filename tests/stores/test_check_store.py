@@ -74,8 +74,7 @@ class SearchesWithoutCase(MemoryStore):
         return Page(tuple(items[offset : offset + limit]), total=len(items))
 
     def text(self, session: Session) -> str:
-        stored = self._live[session.project, session.id]
-        return f'{{"variables":{stored.variables},"messages":[{",".join(stored.messages)}]}}'
+        return "".join(self._live[session.project, session.id].session.data_pieces())
 
 
 class SearchesMessageByMessage(MemoryStore):
@@ -137,7 +136,7 @@ class LooksAtNoIncarnation(MemoryStore):
     ) -> Session:
         live = self._live.get((lease.project, lease.session_id))
         if seen and live:
-            seen = replace(seen, incarnation=live.incarnation)
+            seen = replace(seen, incarnation=live.session.incarnation)
         return await super().save_turn(lease, messages, seen=seen, **more)
 
 
@@ -147,7 +146,7 @@ class LooksAtNoRevision(MemoryStore):
     ) -> Session:
         live = self._live.get((lease.project, lease.session_id))
         if seen and live:
-            seen = replace(seen, revision=len(live.messages))
+            seen = replace(seen, revision=live.session.revision)
         return await super().save_turn(lease, messages, seen=seen, **more)
 
 
@@ -155,8 +154,7 @@ class LooksAtNoLease(MemoryStore):
     async def save_turn(
         self, lease: Lease, messages: Sequence[Message], *, seen: Session | None, **more: Any
     ) -> Session:
-        held = self._leases.get((lease.project, lease.session_id))
-        lease = held.lease if held else lease
+        lease, _ = self._leases.get((lease.project, lease.session_id), (lease, 0.0))
         return await super().save_turn(lease, messages, seen=seen, **more)
 
 
@@ -200,8 +198,9 @@ class KeepsTheIncarnation(MemoryStore):
     ) -> Session:
         saved = await super().save_turn(lease, messages, seen=seen, **more)
         incarnation = seen.incarnation if seen else saved.incarnation
-        self._live[lease.project, lease.session_id].incarnation = incarnation
-        return replace(saved, incarnation=incarnation)
+        saved = replace(saved, incarnation=incarnation)
+        self._live[lease.project, lease.session_id].session = saved
+        return saved
 
 
 class TakesNotesOfAnybody(MemoryStore):
@@ -220,9 +219,9 @@ class GivesLeasesAgainToTheirHolder(MemoryStore):
     async def take_lease(
         self, project: str, session_id: str, *, holder: str, seconds: float
     ) -> Lease | None:
-        held = self._leases.get((project, session_id))
-        if held and held.lease.holder == holder:
-            return held.lease
+        held, _ = self._leases.get((project, session_id), (None, 0.0))
+        if held and held.holder == holder:
+            return held
         return await super().take_lease(project, session_id, holder=holder, seconds=seconds)
 
 
@@ -258,7 +257,7 @@ class HoldsLeasesForEver(MemoryStore):
 
 class KeepsNothingUp(MemoryStore):
     async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
-        return self._held(lease) is not None
+        return self._is_held(lease)
 
 
 class TellsTheLastDigest(MemoryStore):

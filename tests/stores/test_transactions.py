@@ -70,7 +70,7 @@ class Busy:
             loop.call_soon_threadsafe(began.set)
             assert self._may_end.wait(LONG)
 
-        self.task = asyncio.create_task(self._database.write("wait", wait))
+        self.task = asyncio.create_task(self._database.run("write", "wait", wait))
         await began.wait()
         return self
 
@@ -91,13 +91,13 @@ async def started(
     database: SQLite, *works: Callable[[Connection], object]
 ) -> list[asyncio.Task[object]]:
     """Start transactions in order; each waits for the writing thread when this returns."""
-    tasks = [asyncio.create_task(database.write("insert", work)) for work in works]
+    tasks = [asyncio.create_task(database.run("write", "insert", work)) for work in works]
     await asyncio.sleep(0)
     return tasks
 
 
 async def stored(database: SQLite) -> list[str]:
-    rows = await database.read("list", lambda connection: connection.rows(IDS))
+    rows = await database.run("read", "list", lambda connection: connection.rows(IDS))
     return [name for (name,) in rows]
 
 
@@ -209,7 +209,7 @@ async def test_scope_that_is_cancelled_while_a_writer_runs_gets_its_result(
 
     async def write(scope: anyio.CancelScope) -> None:
         with scope:
-            results.append(await database.write("wait", wait))
+            results.append(await database.run("write", "wait", wait))
             await anyio.lowlevel.checkpoint()
             results.append("went on")
 
@@ -297,9 +297,9 @@ async def test_lease_that_shares_a_commit_with_a_stored_turn_is_flushed(
 ) -> None:
     async with Busy(database):
         waiting = [
-            asyncio.create_task(database.lock("lock", insert("a"))),
-            asyncio.create_task(database.write("write", insert("b"))),
-            asyncio.create_task(database.lock("lock", insert("c"))),
+            asyncio.create_task(database.run("lock", "lock", insert("a"))),
+            asyncio.create_task(database.run("write", "write", insert("b"))),
+            asyncio.create_task(database.run("lock", "lock", insert("c"))),
         ]
         await asyncio.sleep(0)  # they wait for the writing thread now
         executed.clear()
@@ -307,5 +307,5 @@ async def test_lease_that_shares_a_commit_with_a_stored_turn_is_flushed(
     assert flushed(executed) == [True]
 
     executed.clear()
-    await database.lock("lock", insert("d"))
+    await database.run("lock", "lock", insert("d"))
     assert flushed(executed) == [False]

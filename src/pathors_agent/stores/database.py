@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import anyio
 from sqlalchemy import URL, Dialect, SelectBase, UpdateBase, make_url
@@ -144,22 +144,41 @@ class Connection(ABC):
 # - jobs -
 
 
+Kind = Literal["read", "write", "lock", "erase", "probe"]
+"""The kind of a transaction.
+
+- `read` sees the database as it is at one moment.
+- `write` ends when it is stored as a whole. It may run twice if the first try was rolled back.
+- `lock` is about who may write, such as the holder of a lease. Its result matters as long as the
+  processes run that share the database. So SQLite, whose processes share a machine, does not flush
+  it to the disk.
+- `erase` is a `write` that deletes content. It also overwrites what is left of the content outside
+  of the tables. That is best effort: while others read, it happens after a later deletion.
+- `probe` writes, and is rolled back.
+"""
+
+
 class Job(Generic[ResultT]):
-    """A transaction that a caller waits for.
+    """A transaction that a caller waits for: a task of `loop`, or a thread if that is None.
 
     Its caller may withdraw it until a thread has claimed it; from then on it runs to its end.
     """
 
-    def __init__(self, doing: str, work: Callable[[Connection], ResultT], kind: str) -> None:
-        self.doing, self.work, self.kind = doing, work, kind
-        self.loop = asyncio.get_running_loop()
-        self.ended = self.loop.create_future()
+    def __init__(
+        self,
+        kind: Kind,
+        doing: str,
+        work: Callable[[Connection], ResultT],
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        self.kind, self.doing, self.work, self.loop = kind, doing, work, loop
+        self.wake: Callable[[], object]
+        self.timer: asyncio.TimerHandle
         self.is_claimed = self.is_withdrawn = self.has_ended = False
         self.result: Any = None
         self.error: BaseException | None = None
         self.obstacle: BaseException = TooBusy()
         self.put, self.begun = time.monotonic(), math.inf
-        self.timer: asyncio.TimerHandle
         self.connection: Connection | None = None  # while it runs
         self._lock = threading.Lock()
 
@@ -194,10 +213,9 @@ class Job(Generic[ResultT]):
                 self.connection.interrupt()
 
     def end(self) -> None:
-        """Wake the caller; called on the caller's event loop."""
+        """Wake the caller; called on the caller's event loop, if it has one."""
         self.has_ended = True
-        if not self.ended.done():
-            self.ended.set_result(None)
+        self.wake()
 
 
 def _end(jobs: Iterable[Job[Any]]) -> None:
@@ -241,10 +259,13 @@ class Threads(Generic[ConnectionT]):
         """Wake the callers of jobs; called by the threads' own function, once for each job."""
         with self._lock:
             self._open_jobs -= len(jobs)
-        by_loop: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop | None, list[Job[Any]]] = {}
         for job in jobs:
             by_loop.setdefault(job.loop, []).append(job)
         for loop, ended in by_loop.items():
+            if loop is None:
+                _end(ended)
+                continue
             with suppress(RuntimeError):  # the loop was closed, and its callers are gone
                 loop.call_soon_threadsafe(_end, ended)
 
@@ -260,11 +281,11 @@ class Threads(Generic[ConnectionT]):
                 taken.append(job)
         return taken
 
-    def stop(self) -> None:
-        """Close every connection, once the jobs before are done; blocks."""
+    def stop(self, *, waits: bool = True) -> None:
+        """Close every connection, once the jobs before are done; blocks if it `waits`."""
         for _ in self._threads:
             self._jobs.put(None)
-        for thread in self._threads:
+        for thread in self._threads if waits else ():
             thread.join()
         self._threads.clear()
 
@@ -281,98 +302,123 @@ class Threads(Generic[ConnectionT]):
 
 
 class Database(ABC):
-    """A database by its URL; `timeout` is how long to wait for a connection or a lock."""
+    """A database by its URL; `timeout` is how long to wait for a connection or a lock.
+
+    Async code uses `open`, `run` and `close`; blocking code uses `connect`, `run_blocking` and
+    `disconnect`.
+    """
 
     def __init__(self, url: URL, timeout: float) -> None:
         self.shown = shown(url)
         self._url, self._timeout = url, timeout
-        self._is_open = False
+        self.is_open = False
         self._texts: StatementTexts
+        self._readers: Threads[Any]
+        self._writers: Threads[Any]
 
-    @property
-    def is_open(self) -> bool:
-        """Return True between `open` and `close`."""
-        return self._is_open
-
-    async def open(self) -> None:
-        """Connect, and bring the tables to this version."""
-        self._is_open = True
+    def connect(self) -> None:
+        """Connect, and bring the tables to this version; blocks."""
+        self.is_open = True
+        doing = "open the sessions"
         try:
-            await anyio.to_thread.run_sync(self._prepare)
-            doing = "open the sessions"
-            if not await self.read(doing, self._is_up_to_date):
-                await self.write(doing, self._migrate)
+            self._prepare()
+            if not self.run_blocking("read", doing, self._is_up_to_date):
+                self.run_blocking("write", doing, self._migrate)
         except BaseException as error:
-            await self.close()
-            found = store_error(error, "open the sessions", self.shown)
+            self.disconnect()
+            found = store_error(error, doing, self.shown)
             if found is error:
                 raise
             raise found from None
 
+    def disconnect(self, *, waits: bool = True) -> None:
+        """Close every connection; blocks if it `waits` for running transactions."""
+        self.is_open = False
+        self._readers.stop(waits=waits)
+        self._writers.stop(waits=waits)
+
+    async def open(self) -> None:
+        """Connect, and bring the tables to this version."""
+        try:
+            await _run_to_its_end(self.connect)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+
     async def close(self) -> None:
         """Close every connection."""
-        self._is_open = False
-        await _run_to_its_end(self._stop)
+        await _run_to_its_end(self.disconnect)
 
-    async def read(self, doing: str, work: Callable[[Connection], ResultT]) -> ResultT:
-        """Run a transaction that sees the database as it is at one moment."""
-        return await self._done(Job(doing, work, "read"))
+    def run_blocking(
+        self, kind: Kind, doing: str, work: Callable[[Connection], ResultT]
+    ) -> ResultT:
+        """Run a transaction for the calling thread, and return its result; blocks."""
+        job, ended = Job(kind, doing, work, None), threading.Event()
+        job.wake = ended.set
+        self._put(job)
+        try:
+            while not ended.wait(self._look_seconds):
+                self._limit(job)
+        except BaseException:  # Ctrl-C
+            job.withdraw()
+            raise
+        return self._result(job)
 
-    async def write(self, doing: str, work: Callable[[Connection], ResultT]) -> ResultT:
-        """Run a transaction; return its result once it is stored as a whole.
-
-        `work` may run twice if the first transaction was rolled back.
-        """
-        return await self._done(Job(doing, work, "write"))
-
-    async def lock(self, doing: str, work: Callable[[Connection], ResultT]) -> ResultT:
-        """Run a transaction about who may write, such as one about a lease.
-
-        Its result matters as long as the processes run that share the database. So a database that
-        only processes of its own machine share need not flush it to the disk.
-        """
-        return await self._done(Job(doing, work, "lock"))
-
-    async def probe(self, doing: str, work: Callable[[Connection], object]) -> None:
-        """Run a transaction that writes, and roll it back."""
-        await self._done(Job(doing, work, "probe"))
-
-    async def forget_deleted(self) -> None:  # noqa: B027  (PostgreSQL needs nothing)
-        """Overwrite deleted content where the database still has it outside of its tables."""
-
-    async def _done(self, job: Job[ResultT]) -> ResultT:
-        """Wait until a job has ended, and return its result.
+    async def run(self, kind: Kind, doing: str, work: Callable[[Connection], ResultT]) -> ResultT:
+        """Run a transaction for a task, and return its result.
 
         A job that has begun runs to its end, also if its caller is cancelled.
         """
-        if not self._is_open:
-            raise StoreError("The store is not open: use it inside `async with store:`.")
-        self._watch(job)
+        loop = asyncio.get_running_loop()
+        job = Job(kind, doing, work, loop)
+        ended = _end_of(job, loop)
         self._put(job)
+        self._watch(job, loop)
         try:
-            try:
-                await job.ended
-            except asyncio.CancelledError:
-                by_scope = anyio.current_effective_deadline() == -math.inf
-                if not job.has_ended:
-                    if job.withdraw():
-                        raise
-                    await _end_of(job)
-                # A cancelled scope cancels again at the next checkpoint. So the caller learns, for
-                # example, which lease it has to give back.
-                if not by_scope:
+            await ended
+        except asyncio.CancelledError:
+            by_scope = anyio.current_effective_deadline() == -math.inf
+            if not job.has_ended:
+                if job.withdraw():
                     raise
+                with anyio.CancelScope(shield=True):
+                    while not job.has_ended:
+                        with suppress(asyncio.CancelledError):
+                            await _end_of(job, loop)
+            # A cancelled scope cancels again at the next checkpoint. So the caller learns, for
+            # example, which lease it has to give back.
+            if not by_scope:
+                raise
         finally:
             job.timer.cancel()
+        return self._result(job)
+
+    def _put(self, job: Job[Any]) -> None:
+        if not self.is_open:
+            raise StoreError("The store is not open: use it inside `async with store:`.")
+        (self._readers if job.kind == "read" else self._writers).put(job)
+
+    def _result(self, job: Job[ResultT]) -> ResultT:
         if job.error is not None:
-            raise self._told(job) from None
+            error, job.error = job.error, None  # no cycle of the error, its frames and the job
+            raise store_error(error, job.doing, self.shown) from None
         result: ResultT = job.result
         return result
 
-    def _watch(self, job: Job[Any]) -> None:
-        """Look at a job again and again until it has ended."""
-        seconds = min(self._timeout, STATEMENT_SECONDS)
-        job.timer = job.loop.call_later(seconds, self._limit, job)
+    @property
+    def _look_seconds(self) -> float:
+        """How often to look at a job until it has ended."""
+        return min(self._timeout, STATEMENT_SECONDS)
+
+    def _watch(self, job: Job[Any], loop: asyncio.AbstractEventLoop) -> None:
+        """Limit a job of a task again and again until it has ended."""
+
+        def look() -> None:
+            self._limit(job)
+            if not job.has_ended:
+                self._watch(job, loop)
+
+        job.timer = loop.call_later(self._look_seconds, look)
 
     def _limit(self, job: Job[Any]) -> None:
         """End a job that has waited or run for too long."""
@@ -382,26 +428,10 @@ class Database(ABC):
         elif now >= job.put + self._timeout and job.withdraw():
             job.error = job.obstacle
             job.end()
-            return
-        self._watch(job)
-
-    def _told(self, job: Job[Any]) -> BaseException:
-        error = job.error
-        assert error is not None
-        job.error = None  # no cycle of the error, its frames and the job
-        return store_error(error, job.doing, self.shown)
 
     @abstractmethod
     def _prepare(self) -> None:
         """Check that connections can be made; blocks."""
-
-    @abstractmethod
-    def _stop(self) -> None:
-        """Close every connection; blocks."""
-
-    @abstractmethod
-    def _put(self, job: Job[Any]) -> None:
-        """Queue a job for a thread."""
 
     @abstractmethod
     def _version(self, connection: Connection) -> int:
@@ -440,10 +470,13 @@ async def _run_to_its_end(function: Callable[[], None]) -> None:
         raise cancelled
 
 
-async def _end_of(job: Job[Any]) -> None:
-    """Wait until a job has ended, however often the caller is cancelled."""
-    with anyio.CancelScope(shield=True):
-        while not job.has_ended:
-            job.ended = job.loop.create_future()
-            with suppress(asyncio.CancelledError):
-                await job.ended
+def _end_of(job: Job[Any], loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """Return a future that is done when a job ends."""
+    ended = loop.create_future()
+
+    def wake() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    job.wake = wake
+    return ended

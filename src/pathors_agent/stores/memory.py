@@ -1,9 +1,10 @@
 """A store in the memory of this process: for tests, and for data that may be lost."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
+from math import inf
 from time import monotonic
 from uuid import uuid4
 
@@ -13,7 +14,6 @@ from pathors_agent.stores.base import ANSWER_HOURS, MAX_SEARCH_BYTES, Store
 from pathors_agent.stores.texts import (
     Variables,
     first_words,
-    joined_size,
     joined_text,
     json_text,
     lost_title,
@@ -38,58 +38,30 @@ from pathors_agent.stores.values import (
 # Old entries deleted for each new one: more than one, so that the store shrinks again.
 _FORGOTTEN_AT_ONCE = 10
 
+_KEPT_SECONDS = ANSWER_HOURS * 3600
+
 
 @dataclass(slots=True)
 class _StoredSession:
-    """One session with its stored texts. An ended session has none."""
+    """A session, its number and its title. An ended session has no messages and variables."""
 
-    project: str
-    id: str
+    session: Session
     number: int
-    variables: str
-    provider: str
-    created_at: datetime
-    updated_at: datetime
-    incarnation: str = field(default_factory=lambda: uuid4().hex)
-    messages: list[str] = field(default_factory=list)
-    ended_at: datetime | None = None
-    message_count: int = 0
     title: str = ""
-
-    @property
-    def size(self) -> int:
-        return joined_size(self.variables, self.messages)
+    ended_at: datetime | None = None
 
     def value(self) -> Session:
-        return Session(
-            project=self.project,
-            id=self.id,
-            incarnation=self.incarnation,
-            variables_text=self.variables,
-            provider=self.provider,
-            message_texts=tuple(self.messages),
-            revision=len(self.messages),
-            created_at=self.created_at,
-            updated_at=self.updated_at,
-        )
+        return replace(self.session)  # a copy: what its user parses is not kept
 
     def summary(self) -> SessionSummary:
         return SessionSummary(
-            id=self.id,
-            provider=self.provider,
-            message_count=self.message_count,
-            created_at=self.created_at,
+            id=self.session.id,
+            provider=self.session.provider,
+            message_count=self.session.revision,
+            created_at=self.session.created_at,
             ended_at=self.ended_at,
             title=self.title,
         )
-
-
-@dataclass(slots=True)
-class _HeldLease:
-    """A lease and the monotonic time when it expires."""
-
-    lease: Lease
-    until: float
 
 
 @dataclass(slots=True)
@@ -101,30 +73,9 @@ class _NamedRequest:
     answer: str | None = None
     session: int | None = None
 
-    def record(self) -> RequestRecord:
-        return RequestRecord(
-            state="running" if self.answer is None else "finished",
-            body_digest=self.body_digest,
-            answer=self.answer,
-        )
-
-    def is_about(self, session: _StoredSession) -> bool:
-        return self.session == session.number
-
-    def is_over(self) -> bool:
-        return self.until <= monotonic()
-
     def can_be_forgotten(self) -> bool:
         # A running request may still be saved after its seconds.
-        return self.until + (ANSWER_HOURS * 3600 if self.answer is None else 0) <= monotonic()
-
-
-@dataclass(frozen=True, slots=True)
-class _Note:
-    """A note of a turn, and the monotonic time when it expires."""
-
-    note: TurnNote
-    until: float = field(default_factory=lambda: monotonic() + ANSWER_HOURS * 3600)
+        return self.until + (_KEPT_SECONDS if self.answer is None else 0) <= monotonic()
 
 
 class MemoryStore(Store):
@@ -134,10 +85,11 @@ class MemoryStore(Store):
         self._keys: dict[str, StoredKey] = {}
         self._sessions: list[_StoredSession] = []
         self._live: dict[tuple[str, str], _StoredSession] = {}
-        self._leases: dict[tuple[str, str], _HeldLease] = {}
+        # Leases and notes with the monotonic times when they expire.
+        self._leases: dict[tuple[str, str], tuple[Lease, float]] = {}
         self._fence = 0
         self._requests: dict[RequestId, _NamedRequest] = {}
-        self._notes: dict[tuple[str, str], list[_Note]] = {}
+        self._notes: dict[tuple[str, str], list[tuple[TurnNote, float]]] = {}
 
     async def check(self) -> None:
         """Return: memory can always be written."""
@@ -181,8 +133,9 @@ class MemoryStore(Store):
         live = self._live.get((project, session_id))
         if live is None:
             return self._begin(project, session_id, json_text(variables), provider).value()
-        same = await same_json(live.variables, json_text(variables))
-        if live.messages or live.provider != provider or not same:
+        found = live.session
+        is_same = await same_json(found.variables_text, json_text(variables))
+        if found.revision or found.provider != provider or not is_same:
             raise SessionConflict(f"The session {session_id} exists with other content.")
         return live.value()
 
@@ -190,9 +143,16 @@ class MemoryStore(Store):
         self, project: str, session_id: str, variables: str, provider: str
     ) -> _StoredSession:
         time = now()
-        begun = _StoredSession(
-            project, session_id, len(self._sessions), variables, provider, time, time
+        session = Session(
+            project=project,
+            id=session_id,
+            incarnation=uuid4().hex,
+            variables_text=variables,
+            provider=provider,
+            created_at=time,
+            updated_at=time,
         )
+        begun = _StoredSession(session, number=len(self._sessions))
         self._sessions.append(begun)
         self._live[project, session_id] = begun
         return begun
@@ -214,13 +174,13 @@ class MemoryStore(Store):
         max_bytes: int = MAX_SEARCH_BYTES,
     ) -> Page[Session]:
         """Return the sessions whose `data_text` contains the text, newest update first."""
-        live = [each for each in self._live.values() if each.project == project]
+        live = [each for each in self._live.values() if each.session.project == project]
         found = await _containing(text, live)
-        found.sort(key=lambda each: (each.updated_at, each.number), reverse=True)
+        found.sort(key=lambda each: (each.session.updated_at, each.number), reverse=True)
         page: list[Session] = []
         size = 0
         for each in found[offset : offset + limit]:
-            size += each.size
+            size += each.session.size
             if page and size > max_bytes:
                 break
             page.append(each.value())
@@ -230,7 +190,7 @@ class MemoryStore(Store):
         self, project: str, *, limit: int, offset: int, text: str = ""
     ) -> Page[SessionSummary]:
         """List sessions, newest first, including ended sessions."""
-        of_project = [each for each in reversed(self._sessions) if each.project == project]
+        of_project = [each for each in reversed(self._sessions) if each.session.project == project]
         live = [each for each in of_project if each.ended_at is None]
         containing = {each.number for each in await _containing(text, live)}
         wanted = searchable(text)
@@ -238,9 +198,13 @@ class MemoryStore(Store):
             each
             for each in of_project
             if wanted is not None
-            and (wanted in each.id or wanted in json_text(each.title) or each.number in containing)
+            and (
+                wanted in each.session.id
+                or wanted in json_text(each.title)
+                or each.number in containing
+            )
         ]
-        found.sort(key=lambda each: each.created_at, reverse=True)
+        found.sort(key=lambda each: each.session.created_at, reverse=True)
         page = found[offset : offset + limit]
         return Page(tuple(each.summary() for each in page), total=len(found))
 
@@ -259,9 +223,9 @@ class MemoryStore(Store):
         self._forget_notes(project, session_id)
         if live is None:
             return False
-        live.ended_at = now()
-        live.variables, live.messages, live.title = "{}", [], ""
-        self._forget(each for each, known in self._requests.items() if known.is_about(live))
+        live.ended_at, live.title = now(), ""
+        live.session = replace(live.session, variables_text="{}", message_texts=())
+        self._forget(of for of, known in self._requests.items() if known.session == live.number)
         return True
 
     # - turns -
@@ -270,27 +234,28 @@ class MemoryStore(Store):
         self, project: str, session_id: str, *, holder: str, seconds: float
     ) -> Lease | None:
         """Acquire the lease of a session. Return None while another holder has it."""
-        held = self._leases.get((project, session_id))
-        if held is not None and held.until > monotonic():
+        _, until = self._leases.get((project, session_id), (None, -inf))
+        if until > monotonic():
             return None
         self._fence += 1
         lease = Lease(project=project, session_id=session_id, holder=holder, fence=self._fence)
-        self._leases[project, session_id] = _HeldLease(lease, monotonic() + seconds)
+        self._leases[project, session_id] = lease, monotonic() + seconds
         return lease
 
-    def _held(self, lease: Lease) -> _HeldLease | None:
-        held = self._leases.get((lease.project, lease.session_id))
-        return held if held is not None and held.lease == lease else None
+    def _is_held(self, lease: Lease) -> bool:
+        held, _ = self._leases.get((lease.project, lease.session_id), (None, 0.0))
+        return held == lease
 
     async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
         """Renew a lease. Return False if another holder has taken it over."""
-        if held := self._held(lease):
-            held.until = monotonic() + seconds
-        return held is not None
+        is_held = self._is_held(lease)
+        if is_held:
+            self._leases[lease.project, lease.session_id] = lease, monotonic() + seconds
+        return is_held
 
     async def drop_lease(self, lease: Lease) -> None:
         """Release a lease. No effect if another holder has taken it over."""
-        if self._held(lease):
+        if self._is_held(lease):
             del self._leases[lease.project, lease.session_id]
 
     async def save_turn(
@@ -311,19 +276,19 @@ class MemoryStore(Store):
         running = self._running(request)
         if live is None:
             live = self._begin(lease.project, lease.session_id, "{}", "")
-        lost = ""
-        if keep is not None:
-            lost = lost_title(seen.messages, keep) if seen else ""
-            del live.messages[keep:]
-            live.incarnation = uuid4().hex
-        if (lost or not live.messages) and live.title in ("", lost):
+        kept = live.session.revision if keep is None else keep
+        lost = lost_title(seen.messages, kept) if seen and keep is not None else ""
+        if (lost or kept == 0) and live.title in ("", lost):
             live.title = first_words(messages)
-        live.messages += texts
-        live.message_count = len(live.messages)
-        live.updated_at = max(live.updated_at, now())
+        live.session = live.session.grown(
+            texts,
+            kept=kept,
+            incarnation=None if keep is None else uuid4().hex,
+            updated_at=max(live.session.updated_at, now()),
+        )
         if running is not None:
             running.answer, running.session = answer or "", live.number
-            running.until = monotonic() + ANSWER_HOURS * 3600
+            running.until = monotonic() + _KEPT_SECONDS
         if drop:
             await self.drop_lease(lease)
         if turn is not None:
@@ -332,17 +297,18 @@ class MemoryStore(Store):
 
     async def note_turn(self, lease: Lease, turn: str, notes: Sequence[str]) -> None:
         """Append notes about a running turn. Raise `SessionConflict` if the lease has expired."""
-        if self._held(lease) is None:
+        if not self._is_held(lease):
             raise changed_conflict(lease)
         self._forget_old_notes()
         of = {"project": lease.project, "session_id": lease.session_id, "turn": turn}
         held = self._notes.setdefault((lease.project, lease.session_id), [])
-        held += [_Note(TurnNote(**of, text=text)) for text in notes]
+        until = monotonic() + _KEPT_SECONDS
+        held += [(TurnNote(**of, text=text), until) for text in notes]
 
     def _forget_old_notes(self) -> None:
         oldest = list(islice(self._notes.items(), _FORGOTTEN_AT_ONCE))
-        for session, notes in oldest:
-            if notes[-1].until <= monotonic():
+        for session, [*_, (_, until)] in oldest:
+            if until <= monotonic():
                 del self._notes[session]
 
     async def turn_notes(
@@ -350,31 +316,30 @@ class MemoryStore(Store):
     ) -> list[TurnNote]:
         """Return the notes of turns that were not saved, in the order they were written."""
         if project is not None and session_id is not None:
-            return [each.note for each in self._notes.get((project, session_id), ())]
-        every = (each.note for notes in self._notes.values() for each in notes)
+            return [note for note, _ in self._notes.get((project, session_id), ())]
+        every = (note for notes in self._notes.values() for note, _ in notes)
         return [note for note in every if project in (None, note.project)]
 
     async def forget_notes(self, lease: Lease, turn: str) -> None:
         """Delete the notes of a turn. Raise `SessionConflict` if the lease has expired."""
-        if self._held(lease) is None:
+        if not self._is_held(lease):
             raise changed_conflict(lease)
         self._forget_notes(lease.project, lease.session_id, turn)
 
     def _forget_notes(self, project: str, session_id: str, turn: str | None = None) -> None:
         notes = self._notes.pop((project, session_id), [])
-        if left := [each for each in notes if turn not in (None, each.note.turn)]:
+        if left := [each for each in notes if turn not in (None, each[0].turn)]:
             self._notes[project, session_id] = left
 
     def _as_seen(self, lease: Lease, seen: Session | None) -> _StoredSession | None:
         """Return the session that the writer has seen, or None if it is new."""
-        live = self._live.get((lease.project, lease.session_id))
-        found = None if live is None else (live.incarnation, len(live.messages))
-        wanted = None if seen is None else (seen.incarnation, seen.revision)
+        place = lease.project, lease.session_id
+        live = self._live.get(place)
         if lease.fence == 0:  # the session's id is new
-            is_held = live is None and (lease.project, lease.session_id) not in self._leases
+            is_held = live is None and place not in self._leases
         else:
-            is_held = self._held(lease) is not None
-        if not is_held or found != wanted:
+            is_held = self._is_held(lease)
+        if not is_held or _version(seen) != _version(live.session if live else None):
             raise changed_conflict(lease)
         return live
 
@@ -394,8 +359,12 @@ class MemoryStore(Store):
         """Begin a named request, or return its state if it has begun before."""
         self._forget_old_answers()
         known = self._requests.get(request)
-        if known is not None and not known.is_over():
-            return known.record()
+        if known is not None and known.until > monotonic():
+            return RequestRecord(
+                state="running" if known.answer is None else "finished",
+                body_digest=known.body_digest,
+                answer=known.answer,
+            )
         self._requests[request] = _NamedRequest(body_digest, monotonic() + seconds)
         return RequestRecord(state="begun", body_digest=body_digest)
 
@@ -420,6 +389,10 @@ class MemoryStore(Store):
             del self._requests[request]
 
 
+def _version(session: Session | None) -> tuple[str, int] | None:
+    return None if session is None else (session.incarnation, session.revision)
+
+
 async def _containing(text: str, live: Sequence[_StoredSession]) -> list[_StoredSession]:
     """Return the sessions whose data contains a text; looks through it off the event loop."""
     wanted = searchable(text)
@@ -428,12 +401,12 @@ async def _containing(text: str, live: Sequence[_StoredSession]) -> list[_Stored
     if not wanted:
         return list(live)
     # As they are now: the sessions may change meanwhile.
-    texts = [(each, each.variables, tuple(each.messages)) for each in live]
+    sessions = [(each, each.session) for each in live]
     return await off_loop(
-        sum(len(variables) + sum(map(len, messages)) for _, variables, messages in texts),
+        sum(session.size for _, session in sessions),
         lambda: [
             each
-            for each, variables, messages in texts
-            if wanted in joined_text(variables, messages)
+            for each, session in sessions
+            if wanted in joined_text(session.variables_text, session.message_texts)
         ],
     )

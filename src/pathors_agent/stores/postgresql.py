@@ -135,16 +135,10 @@ class PostgreSQL(Database):
             **dialect.create_connect_args(url)[1],
             "client_encoding": "UTF8",
         }
-        self._threads = Threads("pathors-postgresql", CONNECTIONS, self._transact)
-
-    def _put(self, job: Job[Any]) -> None:
-        self._threads.put(job)
+        self._readers = self._writers = Threads("pathors-postgresql", CONNECTIONS, self._transact)
 
     def _prepare(self) -> None:
         self._connect().close()
-
-    def _stop(self) -> None:
-        self._threads.stop()
 
     def _version(self, connection: Connection) -> int:
         if not connection.value(_HAS_TABLES):
@@ -175,7 +169,7 @@ class PostgreSQL(Database):
                 connection.execute("COMMIT" if is_kept else "ROLLBACK")
         except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
             job.error = job.error or error
-        self._threads.deliver([job])
+        self._writers.deliver([job])
         if connection is not None and not connection.is_idle:
             connection.close()
             return None

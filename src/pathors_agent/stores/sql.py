@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +22,6 @@ from pathors_agent.stores.tables import (
     clock,
     keys,
     read_optional_time,
-    read_time,
     schema,
     write_time,
 )
@@ -60,6 +60,7 @@ RECENT_SECONDS = 600.0
 _MESSAGE_WEIGHT = 2_000
 
 _KEY_COLUMNS = [column for column in keys.c if column is not keys.c.number]
+_KEY_TIMES = ("created_at", "revoked_at", "last_used_at")
 _KEYS = select(*_KEY_COLUMNS).order_by(keys.c.created_at, keys.c.number)
 _KEYS_OF_PROJECT = _KEYS.where(keys.c.project == bindparam("project"))
 _KEY_BY_DIGEST = _KEYS.where(keys.c.digest == bindparam("digest"))
@@ -104,8 +105,8 @@ class SQLStore(Store):
 
     async def check(self) -> None:
         """Raise `StoreError` unless a turn could be stored now. Nothing of the check is kept."""
-        await self._database.probe("check the sessions", _try_turn)
-        await self._database.write("check the sessions", lambda c: c.change(_NOTE_CHECKED))
+        await self._database.run("probe", "check the sessions", _try_turn)
+        await self._database.run("write", "check the sessions", lambda c: c.change(_NOTE_CHECKED))
 
     # - keys -
 
@@ -128,12 +129,12 @@ class SQLStore(Store):
     async def add_key(self, key: StoredKey) -> None:
         """Store a new key. Like `keys` and `revoke_key`, it works on a store that is not open."""
         async with self._opened() as database:
-            await database.write("add a key", lambda c: c.change(_ADD_KEY, **_key_row(key)))
+            await database.run("write", "add a key", lambda c: c.change(_ADD_KEY, **_key_row(key)))
 
     async def find_key(self, digest: str) -> StoredKey | None:
         """Return the key with this SHA-256 digest, including revoked keys, or None."""
-        found = await self._database.read(
-            "find a key", lambda c: c.row(_KEY_BY_DIGEST, digest=digest)
+        found = await self._database.run(
+            "read", "find a key", lambda c: c.row(_KEY_BY_DIGEST, digest=digest)
         )
         return None if found is None else _key(found)
 
@@ -146,20 +147,21 @@ class SQLStore(Store):
             return connection.rows(_KEYS_OF_PROJECT, project=project)
 
         async with self._opened() as database:
-            return [_key(row) for row in await database.read("list the keys", read)]
+            return [_key(row) for row in await database.run("read", "list the keys", read)]
 
     async def revoke_key(self, project: str, key_id: str) -> bool:
         """Revoke a key permanently. Return False if the project has no such key. Idempotent."""
         async with self._opened() as database:
-            return await database.write(
+            return await database.run(
+                "write",
                 "revoke a key",
                 lambda c: c.change(_REVOKE_KEY, project=project, key_id=key_id) > 0,
             )
 
     async def note_key_used(self, key_id: str) -> None:
         """Set a key's `last_used_at` to now."""
-        await self._database.lock(
-            "note that a key was used", lambda c: c.change(_NOTE_KEY_USED, key_id=key_id)
+        await self._database.run(
+            "lock", "note that a key was used", lambda c: c.change(_NOTE_KEY_USED, key_id=key_id)
         )
 
     # - sessions -
@@ -169,15 +171,16 @@ class SQLStore(Store):
     ) -> Session:
         """Create an empty session, or return the same one if it exists and is still empty."""
         text = json_text(variables)
-        return await self._database.write(
+        return await self._database.run(
+            "write",
             "make a session",
             lambda c: sql_sessions.create(c, project, session_id, text, provider),
         )
 
     async def session(self, project: str, session_id: str) -> Session:
         """Return a session with its messages. Raise `SessionNotFound` if there is none."""
-        return await self._database.read(
-            "read a session", lambda c: sql_sessions.whole(c, project, session_id)
+        return await self._database.run(
+            "read", "read a session", lambda c: sql_sessions.whole(c, project, session_id)
         )
 
     async def search_sessions(
@@ -190,7 +193,8 @@ class SQLStore(Store):
         max_bytes: int = MAX_SEARCH_BYTES,
     ) -> Page[Session]:
         """Return the sessions whose `data_text` contains the text, newest update first."""
-        return await self._database.read(
+        return await self._database.run(
+            "read",
             "search the sessions",
             lambda c: sql_lists.search(
                 c, project, text, limit=limit, offset=offset, max_bytes=max_bytes
@@ -201,25 +205,26 @@ class SQLStore(Store):
         self, project: str, *, limit: int, offset: int, text: str = ""
     ) -> Page[SessionSummary]:
         """List sessions, newest first, ended ones included."""
-        return await self._database.read(
+        return await self._database.run(
+            "read",
             "list the sessions",
             lambda c: sql_lists.summaries(c, project, text, limit, offset),
         )
 
     async def rename_session(self, project: str, session_id: str, title: str) -> bool:
         """Set a session's title. Return False if there is no such session."""
-        return await self._database.write(
-            "rename a session", lambda c: sql_sessions.rename(c, project, session_id, title)
+        return await self._database.run(
+            "write",
+            "rename a session",
+            lambda c: sql_sessions.rename(c, project, session_id, title),
         )
 
     async def end_session(self, project: str, session_id: str) -> bool:
         """Delete a session's content permanently. Return False if there was none."""
-        ended = await self._database.write(
-            "end a session", lambda c: sql_sessions.end(c, project, session_id)
+        ended = await self._database.run(
+            "erase", "end a session", lambda c: sql_sessions.end(c, project, session_id)
         )
         self._recent.forget(project, session_id)
-        if ended:
-            await self._database.forget_deleted()
         return ended
 
     # - turns -
@@ -228,7 +233,8 @@ class SQLStore(Store):
         self, project: str, session_id: str, *, holder: str, seconds: float
     ) -> Lease | None:
         """Acquire the lease of a session. Return None while another holder has it."""
-        return await self._database.lock(
+        return await self._database.run(
+            "lock",
             "take the lease of a session",
             lambda c: sql_turns.take_lease(c, project, session_id, holder, seconds),
         )
@@ -244,7 +250,8 @@ class SQLStore(Store):
     ) -> OpenedSession | None:
         """Acquire the lease of a session and read the session, in one transaction."""
         known = self._recent.get(project, session_id)
-        opened = await self._database.lock(
+        opened = await self._database.run(
+            "lock",
             "open a session",
             lambda c: sql_turns.open_session(c, project, session_id, holder, seconds, known, tail),
         )
@@ -254,14 +261,14 @@ class SQLStore(Store):
 
     async def keep_lease(self, lease: Lease, *, seconds: float) -> bool:
         """Renew a lease. Return False if another holder has taken it over."""
-        return await self._database.lock(
-            "keep the lease of a session", lambda c: sql_turns.keep_lease(c, lease, seconds)
+        return await self._database.run(
+            "lock", "keep the lease of a session", lambda c: sql_turns.keep_lease(c, lease, seconds)
         )
 
     async def drop_lease(self, lease: Lease) -> None:
         """Release a lease. Idempotent; a lease that another holder took over stays theirs."""
-        await self._database.lock(
-            "drop the lease of a session", lambda c: sql_turns.drop_lease(c, lease)
+        await self._database.run(
+            "lock", "drop the lease of a session", lambda c: sql_turns.drop_lease(c, lease)
         )
 
     async def save_turn(
@@ -280,7 +287,8 @@ class SQLStore(Store):
         texts = await message_texts(messages)
         words = first_words(messages)
         title = json_text(words) if words else ""
-        saved = await self._database.write(
+        saved = await self._database.run(
+            "write" if keep is None else "erase",
             "save a turn",
             lambda c: sql_turns.save(
                 c,
@@ -296,28 +304,28 @@ class SQLStore(Store):
             ),
         )
         self._recent.keep(saved)
-        if keep is not None:
-            await self._database.forget_deleted()
         return saved
 
     async def note_turn(self, lease: Lease, turn: str, notes: Sequence[str]) -> None:
         """Append notes of a running turn. Raise `SessionConflict` if the lease was lost."""
-        await self._database.write(
-            "note a turn", lambda c: sql_turns.add_notes(c, lease, turn, notes)
+        await self._database.run(
+            "write", "note a turn", lambda c: sql_turns.add_notes(c, lease, turn, notes)
         )
 
     async def forget_notes(self, lease: Lease, turn: str) -> None:
         """Delete the notes of a turn. Raise `SessionConflict` if the lease was lost."""
-        await self._database.write(
-            "forget the notes of a turn", lambda c: sql_turns.forget_notes(c, lease, turn)
+        await self._database.run(
+            "write", "forget the notes of a turn", lambda c: sql_turns.forget_notes(c, lease, turn)
         )
 
     async def turn_notes(
         self, project: str | None = None, session_id: str | None = None
     ) -> list[TurnNote]:
         """Return the notes of turns that were not saved, in the order they were written."""
-        return await self._database.read(
-            "read the notes of turns", lambda c: sql_turns.read_notes(c, project, session_id)
+        return await self._database.run(
+            "read",
+            "read the notes of turns",
+            lambda c: sql_turns.read_notes(c, project, session_id),
         )
 
     # - requests -
@@ -326,7 +334,8 @@ class SQLStore(Store):
         self, request: RequestId, body_digest: str, *, seconds: float
     ) -> RequestRecord:
         """Begin a named request, or return the record of the one that has begun."""
-        return await self._database.lock(
+        return await self._database.run(
+            "lock",
             "begin a request",
             lambda c: sql_turns.begin_request(c, request, body_digest, seconds),
         )
@@ -352,21 +361,21 @@ class SQLStore(Store):
                 connection, request.project, session_id, holder, seconds, known, tail
             )
 
-        record, opened = await self._database.lock("begin a request", begin)
+        record, opened = await self._database.run("lock", "begin a request", begin)
         if opened is not None and opened.session is not None:
             self._recent.keep(opened.session)
         return record, opened
 
     async def keep_request(self, request: RequestId, *, seconds: float) -> None:
         """Renew a running request."""
-        await self._database.lock(
-            "keep a request", lambda c: sql_turns.keep_request(c, request, seconds)
+        await self._database.run(
+            "lock", "keep a request", lambda c: sql_turns.keep_request(c, request, seconds)
         )
 
     async def forget_request(self, request: RequestId) -> None:
         """Forget a request without an answer. A finished request stays."""
-        await self._database.lock(
-            "forget a request", lambda c: sql_turns.forget_request(c, request)
+        await self._database.run(
+            "lock", "forget a request", lambda c: sql_turns.forget_request(c, request)
         )
 
 
@@ -413,32 +422,14 @@ def _weight(session: Session) -> int:
 
 
 def _key_row(key: StoredKey) -> dict[str, object]:
-    return {
-        "id": key.id,
-        "project": key.project,
-        "digest": key.digest,
-        "prefix": key.prefix,
-        "last_four": key.last_four,
-        "name": json_text(key.name),
-        "created_at": write_time(key.created_at),
-        "revoked_at": write_time(key.revoked_at),
-        "last_used_at": write_time(key.last_used_at),
-    }
+    times = {name: write_time(getattr(key, name)) for name in _KEY_TIMES}
+    return asdict(key) | times | {"name": json_text(key.name)}
 
 
 def _key(row: Sequence[Any]) -> StoredKey:
-    key_id, project, digest, prefix, last_four, name, created_at, revoked_at, last_used_at = row
-    return StoredKey(
-        id=key_id,
-        project=project,
-        digest=digest,
-        prefix=prefix,
-        last_four=last_four,
-        name=json.loads(name),
-        created_at=read_time(created_at),
-        revoked_at=read_optional_time(revoked_at),
-        last_used_at=read_optional_time(last_used_at),
-    )
+    values = dict(zip((column.name for column in _KEY_COLUMNS), row, strict=True))
+    times = {name: read_optional_time(values[name]) for name in _KEY_TIMES}
+    return StoredKey(**values | times | {"name": json.loads(values["name"])})
 
 
 def _try_turn(connection: Connection) -> None:
@@ -452,15 +443,7 @@ def _try_turn(connection: Connection) -> None:
     sql_turns.begin_request(connection, request, "", _PROBE_LEASE_SECONDS)
     sql_turns.add_notes(connection, lease, name, ["{}"])
     sql_turns.save(
-        connection,
-        lease,
-        [message],
-        seen=None,
-        keep=None,
-        request=request,
-        answer="{}",
-        drop=True,
-        turn=name,
+        connection, lease, [message], seen=None, request=request, answer="{}", drop=True, turn=name
     )
     sql_sessions.whole(connection, _PROBE_PROJECT, name)
 

@@ -1,19 +1,16 @@
 """Sessions of a program in a database: the tables and transactions of the server's store."""
 
-import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
-from contextvars import Context
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from pathors_agent.errors import SessionConflict
 from pathors_agent.history.trim import HistoryTail
 from pathors_agent.stores import sql_lists, sql_sessions, sql_turns
-from pathors_agent.stores.database import Connection, Database
+from pathors_agent.stores.database import Connection, Kind
 from pathors_agent.stores.session_store import LoadedSession, SessionStore
 from pathors_agent.stores.sql import TIMEOUT_SECONDS, database_of
 from pathors_agent.stores.values import OpenedSession
@@ -38,7 +35,8 @@ class SQLSessions(SessionStore):
         self._url, self._project, self._timeout = url, project, timeout
         self._database = database_of(url, timeout)
         self._held: dict[tuple[str, str], OpenedSession] = {}  # by id and holder
-        self._opened: _OpenedDatabase | None = None
+        # Called once: by `close`, or when the store is collected, or at the end of the program.
+        self._end: weakref.finalize[..., SQLSessions] | None = None
         self._lock = threading.Lock()
         _ALL.add(self)
 
@@ -59,39 +57,39 @@ class SQLSessions(SessionStore):
     def close(self) -> None:
         """Close the database, until the next operation. Idempotent."""
         with self._lock:
-            opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.close()
+            if self._end is not None:
+                self._end.detach()
+                self._database.disconnect()
+            self._end = None
 
     def forget_parent(self) -> None:
         """Leave the database to the parent of this forked process, which lacks its threads."""
         self._lock, self._held = threading.Lock(), {}
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.abandon()
+        self._database = database_of(self._url, self._timeout)
+        if self._end is not None:
+            self._end.detach()
+        self._end = None
 
     def load(self, session_id: str, *, holder: str, seconds: float) -> Sequence[str | bytes] | None:
         """Acquire the lease of a session, or renew it, and return its messages."""
-        loaded = self._load(session_id, holder, seconds)
+        loaded = self.load_tail(session_id, holder=holder, seconds=seconds, tail=None)
         return None if loaded is None else loaded.messages
 
     def load_tail(
-        self, session_id: str, *, holder: str, seconds: float, tail: HistoryTail
+        self, session_id: str, *, holder: str, seconds: float, tail: HistoryTail | None
     ) -> LoadedSession | None:
         """Acquire or renew the lease; return the messages without those that a tail leaves out."""
-        return self._load(session_id, holder, seconds, tail)
-
-    def _load(
-        self, session_id: str, holder: str, seconds: float, tail: HistoryTail | None = None
-    ) -> LoadedSession | None:
         held = self._held.get((session_id, holder))
         if held is not None:
             lease = held.lease
-            is_kept = self._write(
-                "keep the lease of a session", lambda c: sql_turns.keep_lease(c, lease, seconds)
+            is_kept = self._run(
+                "lock",
+                "keep the lease of a session",
+                lambda c: sql_turns.keep_lease(c, lease, seconds),
             )
             return _loaded(held) if is_kept else None
-        opened = self._write(
+        opened = self._run(
+            "lock",
             "open a session",
             lambda c: sql_turns.open_session(
                 c, self._project, session_id, holder, seconds, tail=tail
@@ -108,11 +106,17 @@ class SQLSessions(SessionStore):
         if held is None or _loaded(held).count != after:
             return False
         if not messages:
-            return self._write(
-                "drop the lease of a session", lambda c: sql_turns.drop_lease(c, held.lease)
+            return self._run(
+                "lock",
+                "drop the lease of a session",
+                lambda c: sql_turns.drop_lease(c, held.lease),
             )
         try:
-            self._write("save a turn", lambda c: _save(c, held, messages))
+            self._run(
+                "write",
+                "save a turn",
+                lambda c: sql_turns.save(c, held.lease, messages, seen=held.session, drop=True),
+            )
         except SessionConflict:
             return False
         return True
@@ -120,31 +124,23 @@ class SQLSessions(SessionStore):
     def list(self, *, limit: int = 100, offset: int = 0) -> Sequence[str]:
         """Return the ids of the sessions, the most recently updated first."""
         return self._run(
-            lambda database: database.read(
-                "list the sessions",
-                lambda c: sql_lists.live_ids(c, self._project, limit, offset),
-            )
+            "read",
+            "list the sessions",
+            lambda c: sql_lists.live_ids(c, self._project, limit, offset),
         )
 
     def delete(self, session_id: str) -> None:
         """Delete a session and its lease. A server's list still has its id and times."""
-        ended = self._write(
-            "end a session", lambda c: sql_sessions.end(c, self._project, session_id)
+        self._run(
+            "erase", "end a session", lambda c: sql_sessions.end(c, self._project, session_id)
         )
-        if ended:
-            self._run(lambda database: database.forget_deleted())
 
-    def _write(self, doing: str, work: Callable[[Connection], ResultT]) -> ResultT:
-        return self._run(lambda database: database.write(doing, work))
-
-    def _run(self, work: Callable[[Database], Coroutine[Any, Any, ResultT]]) -> ResultT:
-        """Run an operation of the database on its event loop, and wait for it."""
+    def _run(self, kind: Kind, doing: str, work: Callable[[Connection], ResultT]) -> ResultT:
         with self._lock:
-            if self._opened is None:
-                database = database_of(self._url, self._timeout)
-                self._opened = _OpenedDatabase(self, database)
-            opened = self._opened
-        return opened.run(work)
+            if self._end is None:
+                self._database.connect()
+                self._end = weakref.finalize(self, self._database.disconnect, waits=False)
+        return self._database.run_blocking(kind, doing, work)
 
 
 def _loaded(opened: OpenedSession) -> LoadedSession:
@@ -154,76 +150,9 @@ def _loaded(opened: OpenedSession) -> LoadedSession:
     return LoadedSession(session.message_texts, session.revision, session.omitted)
 
 
-def _save(connection: Connection, held: OpenedSession, messages: Sequence[str]) -> None:
-    sql_turns.save(
-        connection,
-        held.lease,
-        messages,
-        seen=held.session,
-        keep=None,
-        request=None,
-        answer=None,
-        drop=True,
-        turn=None,
-    )
-
-
-class _OpenedDatabase:
-    """An open database, and the event loop in a thread that its operations need."""
-
-    def __init__(self, owner: SQLSessions, database: Database) -> None:
-        self._database = database
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=_run_loop, args=(self._loop,), name="pathors-sessions", daemon=True
-        )
-        self._thread.start()
-        # Called once: by `close`, or when the owner is collected, or at the end of the program.
-        self._end = weakref.finalize(owner, _end, self._loop, database)
-        try:
-            self.run(lambda database: database.open())
-        except BaseException:
-            self.close()
-            raise
-
-    def run(self, work: Callable[[Database], Coroutine[Any, Any, ResultT]]) -> ResultT:
-        """Run an operation on the event loop, and wait for it."""
-        return _submit(work(self._database), self._loop).result()
-
-    def abandon(self) -> None:
-        """Close nothing: the connections belong to the parent process."""
-        self._end.detach()
-        _OF_PARENTS.append(self)
-
-    def close(self) -> None:
-        """Close the database and end the event loop."""
-        self._end()
-        self._thread.join()
-
-
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
-
-
-def _submit(work: Coroutine[Any, Any, ResultT], loop: asyncio.AbstractEventLoop) -> Future[ResultT]:
-    # In a context of its own: that of a caller on trio says that its code runs on trio.
-    return Context().run(asyncio.run_coroutine_threadsafe, work, loop)
-
-
-def _end(loop: asyncio.AbstractEventLoop, database: Database) -> None:
-    """Close the database on its event loop, and stop the loop; do not wait for it."""
-    closing = _submit(database.close(), loop)
-    # After the callbacks of the task, which end anyio's worker threads.
-    closing.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
-
-
 # - forked processes -
 
 _ALL: "weakref.WeakSet[SQLSessions]" = weakref.WeakSet()
-_OF_PARENTS: list[_OpenedDatabase] = []
 
 
 def _forget_parents() -> None:

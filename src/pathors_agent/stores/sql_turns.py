@@ -191,11 +191,11 @@ def save(
     texts: Sequence[str],
     *,
     seen: Session | None,
-    keep: int | None,
-    request: RequestId | None,
-    answer: str | None,
-    drop: bool,
-    turn: str | None,
+    keep: int | None = None,
+    request: RequestId | None = None,
+    answer: str | None = None,
+    drop: bool = False,
+    turn: str | None = None,
     title: str = "",
 ) -> Session:
     """Add the messages of a turn. Raise `SessionConflict` if the session changed since it was read."""

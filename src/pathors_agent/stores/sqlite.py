@@ -37,9 +37,6 @@ _LONGEST_PAUSE_SECONDS = 0.02
 # Writers that share a commit: enough for one fsync to serve many, and short for the first.
 GROUP_SIZE = 100
 
-# The kinds of jobs that share a commit.
-_GROUPED = ("write", "lock")
-
 _SETTINGS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
@@ -108,23 +105,8 @@ class SQLite(Database):
         (self._path,), self._options = dialect.create_connect_args(url)
         # The file when it was opened.
         self._file: tuple[Path, os.stat_result] | None = None
-        self._writer = Threads("pathors-writer", 1, self._write)
+        self._writers = Threads("pathors-writer", 1, self._write)
         self._readers = Threads("pathors-reader", CONNECTIONS - 1, self._read)
-
-    async def forget_deleted(self) -> None:
-        """Overwrite deleted content in the log beside the file.
-
-        Best effort: while others read, it happens after a later deletion.
-        """
-        with suppress(StoreError):
-            await self._done(Job("clear the log", _clear_log, "alone"))
-
-    def _put(self, job: Job[Any]) -> None:
-        (self._readers if job.kind == "read" else self._writer).put(job)
-
-    def _stop(self) -> None:
-        self._readers.stop()
-        self._writer.stop()
 
     def _version(self, connection: Connection) -> int:
         names = {name for (name,) in connection.rows(_TABLE_NAMES)}
@@ -201,44 +183,48 @@ class SQLite(Database):
 
     def _write(self, job: Job[Any], connection: SQLiteConnection | None) -> SQLiteConnection | None:
         """Run a job, and the transactions that wait already together with it."""
-        jobs, others = [job], list[Job[Any]]()
+        jobs, probes = [job], list[Job[Any]]()
         try:
             if job.kind == "probe":
                 self._probe(job)
-            elif connection is None:
-                connection = self._connect(timeout=0)
-            if job.kind in _GROUPED and connection is not None:
-                self._begin(connection, jobs, others)
+            else:
+                connection = connection or self._connect(timeout=0)
+                self._begin(connection, jobs, probes)
                 self._run_together(connection, jobs)
-            elif job.kind == "alone" and connection is not None and job.claim():
-                job.run(connection)
         except Exception as error:  # noqa: BLE001  (raised again where it is waited for)
             for each in jobs:
                 each.error = each.error or error
         connection = _rolled_back(connection)
-        self._writer.deliver(jobs)
-        for other in others:
-            connection = self._write(other, connection)
+        erasing = [each for each in jobs if each.kind == "erase"]
+        self._writers.deliver([each for each in jobs if each.kind != "erase"])
+        if erasing:
+            # It does not wait for readers: no other writer could work meanwhile.
+            with suppress(sqlite3.Error):
+                if connection is not None:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._writers.deliver(erasing)
+        for probe in probes:
+            connection = self._write(probe, connection)
         return connection
 
     def _begin(
-        self, connection: SQLiteConnection, jobs: list[Job[Any]], others: list[Job[Any]]
+        self, connection: SQLiteConnection, jobs: list[Job[Any]], probes: list[Job[Any]]
     ) -> None:
         """Lock the file for writing, as long as a job waits for it.
 
-        Jobs that come meanwhile are added: transactions to `jobs`, and the rest to `others`.
+        Jobs that come meanwhile are added: transactions to `jobs`, and the rest to `probes`.
         """
         pause = _FIRST_PAUSE_SECONDS
         while not all(job.is_withdrawn for job in jobs):
-            for job in self._writer.take_waiting(GROUP_SIZE - len(jobs)):
-                (jobs if job.kind in _GROUPED else others).append(job)
+            for job in self._writers.take_waiting(GROUP_SIZE - len(jobs)):
+                (probes if job.kind == "probe" else jobs).append(job)
             try:
-                connection.begin(flushes=any(job.kind == "write" for job in jobs))
+                connection.begin(flushes=any(job.kind != "lock" for job in jobs))
                 return
             except sqlite3.Error as error:
                 if not is_locked(error):
                     raise
-                for job in (*jobs, *others):
+                for job in (*jobs, *probes):
                     job.obstacle = error
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -275,7 +261,7 @@ class SQLite(Database):
         """Run a job in a transaction that has begun, or in a new one."""
         try:
             if not connection.in_transaction:
-                connection.begin(flushes=job.kind == "write")
+                connection.begin(flushes=job.kind != "lock")
             job.run(connection)
             if job.error is None:
                 connection.execute("COMMIT")
@@ -301,11 +287,6 @@ class SQLite(Database):
             job.run(connection)
         finally:
             connection.close()
-
-
-def _clear_log(connection: Connection) -> None:
-    # It does not wait for readers: no other writer could work meanwhile.
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _rolled_back(connection: SQLiteConnection | None) -> SQLiteConnection | None:
