@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from durable_program import Boundaries, lines, make_agent
 from pathors_agent.durable import DurableAgent
-from pathors_agent.durable.engine import sync_url
 from pathors_agent.durable.records import segment_id
 from pathors_agent.messages import write_message
+from pathors_agent.stores.database import read_url
 
 SECONDS = 20
 
@@ -52,7 +52,7 @@ async def carry_out(database: str, folder: Path, run: str, passes: Boundaries) -
 
 def recorded(database: str, segment: str) -> set[str]:
     """Return the names of a segment's recorded steps, from the engine's own tables."""
-    engine = sa.create_engine(sync_url(database))
+    engine = sa.create_engine(read_url(database))
     schema = "" if engine.dialect.name == "sqlite" else "dbos."
     query = f"SELECT function_name FROM {schema}operation_outputs WHERE workflow_uuid = :segment"
     with engine.connect() as connection:

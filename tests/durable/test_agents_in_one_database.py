@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pathors_agent import AsyncAgent, ToolContext, tool
 from pathors_agent.durable import DurableAgent, RunNotFound
-from pathors_agent.durable.engine import sync_url
+from pathors_agent.stores.database import read_url
 from pathors_agent.testing import AsyncScriptedTransport, calls
 
 pytestmark = pytest.mark.anyio
@@ -118,7 +118,7 @@ UPDATE pathors_durable_format SET format = 1
 
 def to_first_format(database: str) -> None:
     """Rewrite what this version stored as format 1: ids without the names of agents."""
-    engine = sa.create_engine(sync_url(database))
+    engine = sa.create_engine(read_url(database))
     schema = "" if engine.dialect.name == "sqlite" else "dbos."
     with engine.begin() as connection:
         steps = f"SELECT workflow_uuid, output FROM {schema}operation_outputs"

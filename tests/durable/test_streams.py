@@ -19,7 +19,8 @@ from pathors_agent.durable import DurableAgent, RunEvent, RunNotFound
 from pathors_agent.durable.deltas import DeltaReader, _merge, _write
 from pathors_agent.durable.engine import sql
 from pathors_agent.durable.handle import _events, _RunPosition
-from pathors_agent.durable.tables import DELTAS, StoredDeltas, StoredStep
+from pathors_agent.durable.records import Step
+from pathors_agent.durable.tables import DELTAS, StoredDeltas
 from pathors_agent.errors import InvalidSetting
 from pathors_agent.messages import AssistantMessage, UserMessage, write_message
 from pathors_agent.testing import AsyncScriptedTransport, calls
@@ -168,9 +169,9 @@ async def test_stream_continues_behind_any_position(database: str) -> None:
             await durable.get("other")
 
 
-def recorded(number: int, name: str, text: str) -> StoredStep:
+def recorded(number: int, name: str, text: str) -> Step:
     message = write_message(AssistantMessage(content=text))
-    return StoredStep(number, {"function_name": name, "output": {"message": message}})
+    return {"function_id": number, "function_name": name, "output": {"message": message}}
 
 
 def texts(events: list[RunEvent]) -> list[str]:

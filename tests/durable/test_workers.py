@@ -17,6 +17,7 @@ from pathors_agent.durable.claims import Claims, Source
 from pathors_agent.durable.tables import Bounds, Tables
 from pathors_agent.durable.worker import IDLE_POLL_SECONDS
 from pathors_agent.errors import InvalidSetting, StoreError
+from pathors_agent.stores.database import read_url
 from pathors_agent.testing import AsyncScriptedTransport, calls
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -400,7 +401,7 @@ async def test_tables_of_a_newer_engine_are_refused(database: str) -> None:
 async def test_program_may_use_dbos_itself_in_the_same_process(database: str) -> None:
     from dbos import DBOS
 
-    url = engine.sync_url(database).render_as_string(hide_password=False)
+    url = read_url(database).render_as_string(hide_password=False)
     DBOS(config={"name": "other-program", "system_database_url": url})
 
     @DBOS.workflow(name="theirs")

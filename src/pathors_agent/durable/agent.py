@@ -18,12 +18,13 @@ from pathors_agent.durable import engine
 from pathors_agent.durable.calls import SegmentSetup
 from pathors_agent.durable.claims import Source
 from pathors_agent.durable.client import DurableClient, no_tools
+from pathors_agent.durable.migration import FORMAT
 from pathors_agent.durable.records import MAX_NAME_BYTES, check_id, workflow_name
 from pathors_agent.durable.retention import expire_for_ever, read_age
 from pathors_agent.durable.runs import LOOK_SECONDS
 from pathors_agent.durable.schedules import Scheduler
 from pathors_agent.durable.segment import run_segment
-from pathors_agent.durable.tables import FORMAT, Bounds, Rate, Tables, check_count
+from pathors_agent.durable.tables import Bounds, Rate, Tables, check_count
 from pathors_agent.durable.worker import (
     ATTEMPTS,
     HEARTBEAT,
@@ -223,8 +224,7 @@ class DurableAgent(DurableClient[OutputT]):
         )
         worker = Worker(
             partial(run_segment, setup),
-            client=setup.client,
-            tables=setup.tables,
+            client=client,
             name=setup.worker,
             source=Source(
                 queue=self.queue,

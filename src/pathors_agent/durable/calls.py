@@ -1,8 +1,8 @@
 """Perform a tool call of a segment: a function, or an agent, whose calls are runs of their own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from pathors_agent.agents.perform.calls import perform_async
 from pathors_agent.agents.perform.reconcile import settle
 from pathors_agent.agents.setup import RunSetup
 from pathors_agent.core.run import CallTool, Run
-from pathors_agent.durable.deltas import Add, DeltaWriter
+from pathors_agent.durable.deltas import DeltaWriter
 from pathors_agent.durable.engine import write_failure
 from pathors_agent.durable.history import Histories
 from pathors_agent.durable.journal import StepJournal
@@ -24,7 +24,6 @@ from pathors_agent.messages import JSONValue, Outcome, ToolMessage, write_messag
 from pathors_agent.telemetry.events import emit, warn
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.results import result_message
-from pathors_agent.wire.deltas import ToolProgressDelta
 
 
 class Child(Protocol):
@@ -90,8 +89,8 @@ class SegmentCalls:
             return {"message": write_message(message), "by": self._setup.worker}
         journal = _CallJournal(self._settle if began_before else None)
         try:
-            async with writing(self._deltas, effect.key) as add:
-                report = None if add is None else _reporter(add)
+            async with self._deltas.writing(effect.key) if self._deltas else nullcontext() as add:
+                report = None if add is None else lambda delta: add([delta])
                 message = await perform_async(
                     run, effect, run_setup, report=report, left=left, journal=journal
                 )
@@ -183,23 +182,6 @@ class _CallJournal:
 
     async def end(self, message: ToolMessage) -> None:
         """Do nothing: the step records the result."""
-
-
-@asynccontextmanager
-async def writing(deltas: DeltaWriter | None, key: str) -> AsyncIterator[Add | None]:
-    """Yield the function that stores the deltas of an effect, or None if they are not stored."""
-    if deltas is None:
-        yield None
-        return
-    async with deltas.writing(key) as add:
-        yield add
-
-
-def _reporter(add: Add) -> Callable[[ToolProgressDelta], Awaitable[None]]:
-    async def report(delta: ToolProgressDelta) -> None:
-        add([delta])
-
-    return report
 
 
 def _child_run(key: str) -> str:

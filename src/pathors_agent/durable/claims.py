@@ -12,21 +12,16 @@ from typing import Any
 
 import sqlalchemy as sa
 from dbos import DBOSClient, EnqueueOptions
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pathors_agent.durable import engine
 from pathors_agent.durable.bell import notify
 from pathors_agent.durable.engine import INPUT, STATUS
 from pathors_agent.durable.records import Fields
-from pathors_agent.durable.tables import QUEUES, SESSIONS, Bounds
+from pathors_agent.durable.run_list import AT_WORK, engine_statuses
+from pathors_agent.durable.tables import QUEUES, SESSIONS, Bounds, Row, bounds_of, upsert
 
 # Urgent runs come first: runs without a priority come after every priority.
 NO_PRIORITY = 2**31 - 1
-
-# Rows of the engine's tables: their types are not known.
-Row = Any
-
-_AT_WORK = ("ENQUEUED", "PENDING")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +60,6 @@ class Claims:
         self._source = source
         self._worker = worker
         is_sqlite = self._engine.dialect.name == "sqlite"
-        self._insert = sqlite.insert if is_sqlite else postgresql.insert
         # The order of rows with equal times: SQLite's times are whole seconds, and its rows are
         # numbered.
         self._place: Any = sa.literal_column("rowid") if is_sqlite else STATUS.c.workflow_uuid
@@ -79,10 +73,10 @@ class Claims:
         after: tuple[Any, ...] | None = None
         with self._engine.begin() as connection:
             self._end_delays(connection)
-            bounds = self._bounds(connection)
+            bounds = bounds_of(connection, self._source.queue)
             while wanted := room - len(claims):
                 rows = self._candidates(connection, wanted, after)
-                if rows and after is None and bounds is not None:
+                if rows and after is None and bounds != Bounds():
                     room = min(room, self._left(connection, bounds))
                 claims += self._claim(connection, rows[:room], bounds)
                 if len(rows) < wanted or room <= len(claims):
@@ -119,11 +113,6 @@ class Claims:
                 .values(**self._started(owner))
             )
         return Claim(segment, owner, fields)
-
-    def _bounds(self, connection: sa.Connection) -> Bounds | None:
-        query = sa.select(QUEUES).where(QUEUES.c.queue == self._source.queue)
-        row = connection.execute(query).first()
-        return Bounds.read(row) if row else None
 
     def _candidates(
         self, connection: sa.Connection, limit: int, after: tuple[Any, ...] | None
@@ -166,20 +155,17 @@ class Claims:
             left = min(left, runs - connection.execute(started).scalar_one())
         return max(left, 0)
 
-    def _claim(
-        self, connection: sa.Connection, rows: Sequence[Row], bounds: Bounds | None
-    ) -> list[Claim]:
+    def _claim(self, connection: sa.Connection, rows: Sequence[Row], bounds: Bounds) -> list[Claim]:
         wanted = [row.workflow_uuid for row in rows]
         if self._source.agent is not None:
             wanted = self._hold(connection, self._source.agent, rows)
         if not wanted:
             return []
         owner = token_hex(16)
-        is_rated = bounds is not None and bounds.rate is not None
         claimed = (
             sa.update(STATUS)
             .where(STATUS.c.workflow_uuid.in_(wanted), STATUS.c.status == "ENQUEUED")
-            .values(**self._started(owner), rate_limited=is_rated)
+            .values(**self._started(owner), rate_limited=bounds.rate is not None)
             .returning(STATUS.c.workflow_uuid)
         )
         taken = {row[0] for row in connection.execute(claimed)}
@@ -210,33 +196,26 @@ class Claims:
             {"agent": agent, "session": session, "holder": first[session]}
             for session in sorted(first)
         ]
-        insert = self._insert(SESSIONS).values(values)
         # Locks the existing rows, and changes nothing in them.
-        lock = insert.on_conflict_do_update(
-            index_elements=[SESSIONS.c.agent, SESSIONS.c.session],
-            set_={"agent": insert.excluded.agent},
-        ).returning(SESSIONS.c.session, SESSIONS.c.holder)
+        lock = upsert(SESSIONS, values, agent=agent).returning(
+            SESSIONS.c.session, SESSIONS.c.holder
+        )
         holders = {row.session: row.holder for row in connection.execute(lock)}
         others = {session for session, holder in holders.items() if holder != first[session]}
         if others:
             # A statement of its own: it sees what the lock waited for.
             query = sa.select(STATUS.c.workflow_uuid).where(
                 STATUS.c.workflow_uuid.in_({holders[session] for session in others}),
-                STATUS.c.status.in_(_AT_WORK),
+                STATUS.c.status.in_(engine_statuses(AT_WORK)),
             )
             at_work = {row[0] for row in connection.execute(query)}
             free = {session for session in others if holders[session] not in at_work}
             first = {s: segment for s, segment in first.items() if s in free or s not in others}
-            self._pass_on(connection, agent, {session: first[session] for session in free})
+            if free:
+                new = sa.case({s: first[s] for s in free}, value=SESSIONS.c.session)
+                of_free = (SESSIONS.c.agent == agent, SESSIONS.c.session.in_(free))
+                connection.execute(sa.update(SESSIONS).where(*of_free).values(holder=new))
         return [*first.values()]
-
-    def _pass_on(self, connection: sa.Connection, agent: str, holders: dict[str, str]) -> None:
-        if holders:
-            connection.execute(
-                sa.update(SESSIONS)
-                .where(SESSIONS.c.agent == agent, SESSIONS.c.session.in_(holders))
-                .values(holder=sa.case(holders, value=SESSIONS.c.session))
-            )
 
 
 def give_back(

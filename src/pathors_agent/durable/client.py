@@ -18,6 +18,7 @@ from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell
 from pathors_agent.durable.handle import RunHandle
 from pathors_agent.durable.history import Histories
+from pathors_agent.durable.migration import prepare
 from pathors_agent.durable.records import (
     SEPARATOR,
     SegmentInput,
@@ -70,11 +71,11 @@ class DurableClient(Generic[OutputT]):
         client = await engine.opened(engine.connect, self._database)
         self._opened.callback(client.destroy)
         try:
-            tables = Tables(engine.sql(client))
-            await asyncio.to_thread(tables.prepare)
+            await asyncio.to_thread(prepare, engine.sql(client))
         except BaseException:
             await self._opened.aclose()
             raise
+        tables = Tables(engine.sql(client))
         self._open_runs = Runs(
             agent=self.agent,
             client=client,

@@ -7,8 +7,8 @@ runs, and deletes them when the message is recorded.
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,7 +29,7 @@ from pathors_agent.wire.deltas import (
 # Frequent enough for a reader, and at most four small writes a second.
 WRITE_SECONDS = 0.25
 
-Add = Callable[[Iterable[Delta]], None]
+Add = Callable[[Iterable[Delta]], Awaitable[None]]
 
 
 class DeltaWriter:
@@ -52,7 +52,7 @@ class DeltaWriter:
         waiting: list[JSONValue] = []
         has_more, is_over = asyncio.Event(), asyncio.Event()
 
-        def add(deltas: Iterable[Delta]) -> None:
+        async def add(deltas: Iterable[Delta]) -> None:
             for delta in deltas:
                 _merge(waiting, _write(delta))
                 has_more.set()
@@ -85,11 +85,10 @@ class DeltaWriter:
             if is_over.is_set():
                 return
             has_more.clear()
+            # Larger than all earlier numbers, including those of dead workers.
+            self._last = max(self._last + 1, int(time.time() * 1000))
             deltas = StoredDeltas(
-                number=self._number(),
-                effect=effect,
-                attempt=self._attempt,
-                text=json.dumps(waiting),
+                number=self._last, effect=effect, attempt=self._attempt, text=json.dumps(waiting)
             )
             waiting.clear()
             self._stored.add(effect)
@@ -97,16 +96,9 @@ class DeltaWriter:
                 await asyncio.to_thread(self._tables.add_deltas, self._segment, deltas)
             except sa.exc.SQLAlchemyError as error:  # nothing depends on them
                 emit("deltas_lost", error=type(error).__name__)
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(WRITE_SECONDS):
                     await is_over.wait()
-            except TimeoutError:
-                pass
-
-    def _number(self) -> int:
-        """Return a number that is larger than all earlier ones, including those of dead workers."""
-        self._last = max(self._last + 1, int(time.time() * 1000))
-        return self._last
 
 
 def _write(delta: Delta) -> list[JSONValue]:

@@ -51,6 +51,19 @@ _SET_UP = "pathors_agent"
 # A worker records many runs at once.
 WORKER_CONNECTIONS = 20
 
+_COLUMNS = [
+    f"{table}.c.{column}"
+    for table, columns in {
+        "operation_outputs": "function_id function_name output workflow_uuid",
+        "workflow_input": "inputs workflow_uuid",
+        "workflow_output": "output workflow_uuid",
+        "workflow_status": "application_version completed_at created_at delay_until_epoch_ms"
+        " executor_id name output owner_xid priority queue_name queue_partition_key rate_limited"
+        " recovery_attempts started_at_epoch_ms status updated_at workflow_uuid",
+    }.items()
+    for column in columns.split()
+]
+
 PRIVATE_NAMES = (
     "_error:DBOSWorkflowConflictIDError",
     "_error:DBOSWorkflowIDInUseError",
@@ -58,31 +71,7 @@ PRIVATE_NAMES = (
     "_migration:get_sqlite_migration_versions",
     "_schemas:SCHEMA_PLACEHOLDER",
     "_schemas.system_database:SystemSchema.metadata_obj.tables",
-    "_schemas.system_database:SystemSchema.operation_outputs.c.function_id",
-    "_schemas.system_database:SystemSchema.operation_outputs.c.function_name",
-    "_schemas.system_database:SystemSchema.operation_outputs.c.output",
-    "_schemas.system_database:SystemSchema.operation_outputs.c.workflow_uuid",
-    "_schemas.system_database:SystemSchema.workflow_input.c.inputs",
-    "_schemas.system_database:SystemSchema.workflow_input.c.workflow_uuid",
-    "_schemas.system_database:SystemSchema.workflow_output.c.output",
-    "_schemas.system_database:SystemSchema.workflow_output.c.workflow_uuid",
-    "_schemas.system_database:SystemSchema.workflow_status.c.application_version",
-    "_schemas.system_database:SystemSchema.workflow_status.c.completed_at",
-    "_schemas.system_database:SystemSchema.workflow_status.c.created_at",
-    "_schemas.system_database:SystemSchema.workflow_status.c.delay_until_epoch_ms",
-    "_schemas.system_database:SystemSchema.workflow_status.c.executor_id",
-    "_schemas.system_database:SystemSchema.workflow_status.c.name",
-    "_schemas.system_database:SystemSchema.workflow_status.c.output",
-    "_schemas.system_database:SystemSchema.workflow_status.c.owner_xid",
-    "_schemas.system_database:SystemSchema.workflow_status.c.priority",
-    "_schemas.system_database:SystemSchema.workflow_status.c.queue_name",
-    "_schemas.system_database:SystemSchema.workflow_status.c.queue_partition_key",
-    "_schemas.system_database:SystemSchema.workflow_status.c.rate_limited",
-    "_schemas.system_database:SystemSchema.workflow_status.c.recovery_attempts",
-    "_schemas.system_database:SystemSchema.workflow_status.c.started_at_epoch_ms",
-    "_schemas.system_database:SystemSchema.workflow_status.c.status",
-    "_schemas.system_database:SystemSchema.workflow_status.c.updated_at",
-    "_schemas.system_database:SystemSchema.workflow_status.c.workflow_uuid",
+    *(f"_schemas.system_database:SystemSchema.{column}" for column in _COLUMNS),
     "_sys_db:SystemDatabase._now_ms_sql",
     "_sys_db:SystemDatabase.record_operation_result",
     "_sys_db:SystemDatabase.run_migrations",
@@ -112,12 +101,8 @@ def _unfit(name: str) -> StoreError:
     )
 
 
-def _check_names() -> None:
-    for name in PRIVATE_NAMES:
-        private(name)
-
-
-_check_names()
+for _name in PRIVATE_NAMES:
+    private(_name)
 
 IDInUse: type[Exception] = private("_error:DBOSWorkflowIDInUseError")
 LostOwnership: type[Exception] = private("_error:DBOSWorkflowConflictIDError")
@@ -129,16 +114,10 @@ OUTPUT: sa.Table = _TABLES.workflow_output
 STEPS: sa.Table = _TABLES.operation_outputs
 
 
-def sync_url(text: str) -> sa.URL:
-    """Parse a database URL, for drivers that block."""
-    url = read_url(text)
-    return url.set(drivername="sqlite") if url.get_backend_name() == "sqlite" else url
-
-
 def connect(database: str) -> DBOSClient:
     """Open a database and migrate its engine's tables. Blocks."""
     _silence()
-    url = sync_url(database)
+    url = read_url(database)
     with as_store_errors("open the durable runs", shown(url)):
         _check(url)
     client = _client(url)
@@ -153,7 +132,7 @@ def connect(database: str) -> DBOSClient:
 def connect_worker(database: str) -> DBOSClient:
     """Open a migrated database for a worker, which handles lost connections by itself. Blocks."""
     return _client(
-        sync_url(database),
+        read_url(database),
         retry_connection_errors=False,
         system_database_pool_size=WORKER_CONNECTIONS,
     )
@@ -181,7 +160,7 @@ def check_writable(database: str) -> None:
     or made read-only. SQLite gets a cache of one page, so that a write needs room on the
     disk before the transaction is rolled back.
     """
-    url = sync_url(database)
+    url = read_url(database)
     is_sqlite = url.get_backend_name() == "sqlite"
     options: dict[str, Any] = {"connect_args": {"connect_timeout": CHECK_SECONDS}}
     if is_sqlite:

@@ -11,9 +11,10 @@ from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.result import RunResult
 from pathors_agent.durable.deltas import DeltaReader
 from pathors_agent.durable.history import new_messages
+from pathors_agent.durable.records import Step
 from pathors_agent.durable.run_list import AT_WORK, RunStatus
 from pathors_agent.durable.runs import LONGEST_LOOK_SECONDS, LOOK_SECONDS, Runs, status_of
-from pathors_agent.durable.tables import StoredDeltas, StoredStep
+from pathors_agent.durable.tables import StoredDeltas
 from pathors_agent.errors import InvalidSetting
 from pathors_agent.messages import Message
 from pathors_agent.wire.deltas import Delta
@@ -137,20 +138,21 @@ def _events(
     place: _RunPosition,
     reader: DeltaReader,
     stored: Sequence[StoredDeltas],
-    steps: Sequence[StoredStep],
+    steps: Sequence[Step],
     *,
     has_ended: bool,
 ) -> Iterable[RunEvent]:
     for step in steps:
         # The steps of parallel calls are recorded in any order, and yielded in the order of the calls.
-        if not has_ended and place.step and step.number > place.step + 1:
+        number = step["function_id"]
+        if not has_ended and place.step and number > place.step + 1:
             break
-        if step.number > place.step:
-            place.step, place.messages = step.number, 0
-        for message in new_messages(step.step)[place.messages :]:
+        if number > place.step:
+            place.step, place.messages = number, 0
+        for message in new_messages(step)[place.messages :]:
             place.messages += 1
             yield RunEvent(str(place), message)
-    recorded = {step.step["function_name"] for step in steps}
+    recorded = {step["function_name"] for step in steps}
     for deltas in stored:
         place.deltas = deltas.number
         if deltas.effect not in recorded and not has_ended:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from pathors_agent.agents.setup import RunSetup
@@ -11,6 +12,7 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run
 from pathors_agent.durable.records import Fields, SegmentInput, Step, dump, load
 from pathors_agent.durable.tables import Tables
+from pathors_agent.history.loading import added_messages
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage
 from pathors_agent.wire.messages import read_message
 
@@ -74,10 +76,8 @@ class Histories:
         if token is not None and (kept := self._take_out((through, token))) is not None:
             self.keep((through, token), kept)
             return kept.copy()
-        return await asyncio.to_thread(self._read, agent, session, through)
-
-    def _read(self, agent: str, session: str, through: str) -> RecordedSession:
-        return past_of(self._tables.history(agent, session, through=through))
+        read = partial(self._tables.history, agent, session, through=through)
+        return await asyncio.to_thread(lambda: past_of(read()))
 
     def keep(
         self,
@@ -105,7 +105,15 @@ def past_of(steps: Iterable[Step]) -> RecordedSession:
     recorded = RecordedSession()
     run = Run(recorded.history)
     for step in steps:
-        _take(step, recorded, run)
+        for message in new_messages(step):
+            take(message, run)
+        name, output = step["function_name"], step["output"] or {}
+        if name.endswith(STARTED):
+            recorded.begun.add(name.removesuffix(STARTED))
+        elif "message" in output:
+            recorded.begun.discard(name)
+        if "known" in output:
+            note_answer(recorded, output)
     return recorded
 
 
@@ -120,18 +128,6 @@ def take(message: Message, run: Run) -> None:
         run.record(message)
     else:
         run.conversation.append(message)
-
-
-def _take(step: Step, recorded: RecordedSession, run: Run) -> None:
-    for message in new_messages(step):
-        take(message, run)
-    name, output = step["function_name"], step["output"] or {}
-    if name.endswith(STARTED):
-        recorded.begun.add(name.removesuffix(STARTED))
-    elif "message" in output:
-        recorded.begun.discard(name)
-    if isinstance(output, dict) and "known" in output:
-        note_answer(recorded, output)
 
 
 def check_key(run: Run, place: int) -> str:
@@ -160,23 +156,12 @@ def apply_input(
     conversation: Conversation, setup: RunSetup, segment_input: SegmentInput
 ) -> list[Fields]:
     """Apply the input of a segment to the history; return the messages that it added."""
-    calls = {call.id for call in conversation.open_calls}
-    before = len(conversation)
+    base = conversation.messages
     setup.approvals.decide(segment_input.decisions)
-    denied = [m for m in conversation.messages if _answers(m, calls)]
     for message in segment_input.messages:
         conversation.append(message)
     if segment_input.closes:
-        closed = [
-            ToolMessage(tool_call_id=call.id, content=CLOSED, outcome="cancelled")
-            for call in conversation.open_calls
-        ]
-        for result in closed:
-            conversation.append(result)
-        return dump([*denied, *segment_input.messages, *closed])
-    assert len(conversation) == before + len(denied) + len(segment_input.messages)
-    return dump([*denied, *segment_input.messages])
-
-
-def _answers(message: object, calls: set[str]) -> bool:
-    return isinstance(message, ToolMessage) and message.tool_call_id in calls
+        for call in conversation.open_calls:
+            closed = ToolMessage(tool_call_id=call.id, content=CLOSED, outcome="cancelled")
+            conversation.append(closed)
+    return dump(added_messages(base, conversation.messages))

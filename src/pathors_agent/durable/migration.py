@@ -1,18 +1,71 @@
-"""Migrate stored runs of format 1, in which the ids of all agents shared one namespace."""
+"""Create our tables in a database, or migrate those that an older version made."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import sqlalchemy as sa
 
 from pathors_agent.durable.engine import INPUT, OUTPUT, STATUS, STEPS
 from pathors_agent.durable.records import WORKFLOW_PREFIX, owned
+from pathors_agent.durable.tables import DOUBTS, SEGMENTS, SESSIONS, TABLES
+from pathors_agent.errors import StoreError
 
-# These refer to a workflow by its id, without a foreign key.
-_REFERRING = (STEPS, INPUT, OUTPUT)
+# The format of our tables and of the recorded JSON. A program refuses a higher number.
+FORMAT = 2
+
+# Any number that no other program in the database locks.
+_LOCK = 7233219
+
+_FORMAT = sa.Table(
+    "pathors_durable_format", sa.MetaData(), sa.Column("format", sa.Integer, primary_key=True)
+)
+
+# The runs of a session: to list them, to delete them, and to see that all have ended.
+_SESSION_RUNS = sa.Index(
+    "pathors_durable_session_runs", STATUS.c.queue_partition_key, STATUS.c.name
+)
+
+# Workers look for the first of the runs that they may carry out. DBOS's own index has no versions
+# and names, so a poll would read the runs of all agents.
+_DUE = sa.Index(
+    "pathors_durable_due",
+    *(STATUS.c.queue_name, STATUS.c.name, STATUS.c.application_version),
+    *(STATUS.c.priority, STATUS.c.created_at),
+    sqlite_where=STATUS.c.status == "ENQUEUED",
+    postgresql_where=STATUS.c.status == "ENQUEUED",
+)
 
 
-def migrate(connection: sa.Connection) -> None:
+def prepare(engine: sa.Engine) -> None:
+    """Create or migrate the tables; raise `StoreError` if a newer program made them. Blocks."""
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            # CREATE TABLE IF NOT EXISTS fails when two programs run it at once.
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        else:
+            connection.execute(sa.text("BEGIN IMMEDIATE"))
+        _FORMAT.create(connection, checkfirst=True)
+        found = connection.execute(sa.select(sa.func.max(_FORMAT.c.format))).scalar()
+        if found is None:
+            connection.execute(sa.insert(_FORMAT).values(format=FORMAT))
+        elif found > FORMAT:
+            raise StoreError(
+                f"The durable runs in the database have format {found}, and this program knows"
+                f" {FORMAT}: install a newer version of pathors-agent."
+            )
+        elif found < FORMAT:
+            _migrate(connection)
+            connection.execute(sa.update(_FORMAT).values(format=FORMAT))
+        TABLES.create_all(connection)
+        _SESSION_RUNS.create(connection, checkfirst=True)
+        _DUE.create(connection, checkfirst=True)
+
+
+# - format 1, in which the ids of all agents shared one namespace -
+
+
+def _migrate(connection: sa.Connection) -> None:
     """Prefix the ids of workflows, sessions and doubts with their agents' names."""
     agents = _agents(connection)
     sessions, segments = _sessions(connection, agents)
@@ -25,49 +78,15 @@ def migrate(connection: sa.Connection) -> None:
     # Format 1 counted the starts of a run here; this format counts the deaths of its workers.
     ours = STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
     connection.execute(sa.update(STATUS).where(ours).values(recovery_attempts=0))
-    for table in ("sessions", "doubts"):
-        connection.execute(sa.text(f"DROP TABLE pathors_durable_{table}"))
-    connection.execute(
-        sa.text(
-            "CREATE TABLE pathors_durable_sessions (agent TEXT NOT NULL, session TEXT NOT NULL,"
-            " last_segment TEXT, holder TEXT, PRIMARY KEY (agent, session))"
-        )
-    )
-    connection.execute(
-        sa.text(
-            "CREATE TABLE pathors_durable_segments (agent TEXT NOT NULL, session TEXT NOT NULL,"
-            " segment TEXT NOT NULL, number INTEGER NOT NULL, token TEXT NOT NULL,"
-            " PRIMARY KEY (agent, session, segment))"
-        )
-    )
-    connection.execute(
-        sa.text(
-            "CREATE UNIQUE INDEX pathors_durable_segments_by_session"
-            " ON pathors_durable_segments (agent, session, number)"
-        )
-    )
-    connection.execute(
-        sa.text(
-            "CREATE TABLE pathors_durable_doubts (agent TEXT NOT NULL, run TEXT NOT NULL,"
-            " effect TEXT NOT NULL, tool TEXT NOT NULL, call_id TEXT NOT NULL, key TEXT NOT NULL,"
-            " PRIMARY KEY (agent, run, effect))"
-        )
-    )
-    _insert(connection, "pathors_durable_sessions", sessions)
-    _insert(connection, "pathors_durable_segments", segments)
-    _insert(connection, "pathors_durable_doubts", doubts)
+    for table in (SESSIONS, DOUBTS):
+        table.drop(connection)
+    for table, rows in ((SESSIONS, sessions), (SEGMENTS, segments), (DOUBTS, doubts)):
+        table.create(connection)
+        if rows:
+            connection.execute(sa.insert(table), rows)
 
 
 Row = dict[str, str | int]
-
-
-def _insert(connection: sa.Connection, table: str, rows: Sequence[Mapping[str, object]]) -> None:
-    if rows:
-        columns = [
-            sa.Column(name, sa.Integer if isinstance(value, int) else sa.Text)
-            for name, value in rows[0].items()
-        ]
-        connection.execute(sa.insert(sa.Table(table, sa.MetaData(), *columns)), rows)
 
 
 def _agents(connection: sa.Connection) -> dict[str, str]:
@@ -83,7 +102,7 @@ def _sessions(connection: sa.Connection, agents: dict[str, str]) -> tuple[list[R
 
     A session that agents shared continues for each of them from its own last turn.
     """
-    previous = dict(_previous(connection))
+    previous = {segment: output["previous"] for segment, _, output in _begins(connection)}
     chains: dict[tuple[str, str], list[str]] = {}
     stored = connection.execute(
         sa.text("SELECT session, last_segment FROM pathors_durable_sessions")
@@ -116,30 +135,25 @@ def _sessions(connection: sa.Connection, agents: dict[str, str]) -> tuple[list[R
     return sessions, segments
 
 
-def _begins(connection: sa.Connection) -> Iterator[tuple[str, int, dict[str, object]]]:
+def _begins(connection: sa.Connection) -> Iterator[tuple[str, int, dict[str, Any]]]:
     columns = (STEPS.c.workflow_uuid, STEPS.c.function_id, STEPS.c.output)
     query = sa.select(*columns).where(STEPS.c.function_name == "begin")
     for segment, number, output in connection.execute(query).all():
         yield segment, number, json.loads(output)
 
 
-def _previous(connection: sa.Connection) -> Iterator[tuple[str, str | None]]:
-    for segment, _, output in _begins(connection):
-        previous = output["previous"]
-        yield segment, previous if isinstance(previous, str) else None
-
-
 def _rename_segments(connection: sa.Connection, agents: dict[str, str]) -> None:
     for segment, number, output in _begins(connection):
         previous = output["previous"]
-        if segment in agents and isinstance(previous, str) and previous in agents:
+        if segment in agents and previous in agents:
             output["previous"] = owned(agents[previous], previous)
             text = json.dumps(output, separators=(",", ":"))
             where = (STEPS.c.workflow_uuid == segment, STEPS.c.function_id == number)
             connection.execute(sa.update(STEPS).where(*where).values(output=text))
     for agent in sorted(set(agents.values())):
         ours = sa.select(STATUS.c.workflow_uuid).where(STATUS.c.name == WORKFLOW_PREFIX + agent)
-        for table in (*_REFERRING, STATUS):
+        # The others refer to a workflow by its id, without a foreign key.
+        for table in (STEPS, INPUT, OUTPUT, STATUS):
             column = table.c.workflow_uuid
             connection.execute(
                 sa.update(table)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from pathors_agent.durable import engine
 from pathors_agent.durable.client import DurableClient, no_tools
 from pathors_agent.durable.history import new_messages
 from pathors_agent.durable.retention import Retention
@@ -23,7 +22,7 @@ from pathors_agent.durable.tables import Bounds, DoubtfulCall, Rate
 from pathors_agent.durable.timeline import Timeline, as_json, read_timeline
 from pathors_agent.errors import RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message, ToolCall, write_message
-from pathors_agent.stores.database import shown
+from pathors_agent.stores.database import read_url, shown
 from pathors_agent.stores.errors import store_error
 from pathors_agent.stores.values import TurnNote
 
@@ -226,5 +225,5 @@ async def operating(database: str) -> AsyncIterator[Operator]:
         try:
             yield Operator(durable, database)
         except sa.exc.SQLAlchemyError as error:
-            place = shown(engine.sync_url(database))
+            place = shown(read_url(database))
             raise store_error(error, "read or change the durable runs", place) from None

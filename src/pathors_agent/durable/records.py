@@ -28,7 +28,7 @@ MAX_NAME_BYTES = 255
 Fields = dict[str, Any]
 
 Step = Mapping[str, Any]
-"""A recorded step of a segment: its `function_name` and its `output`."""
+"""A recorded step of a segment: its `function_id`, its `function_name` and its `output`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,10 @@ from dbos import DBOSClient
 from pathors_agent.durable import engine
 from pathors_agent.durable.engine import INPUT, OUTPUT, STATUS, STEPS
 from pathors_agent.durable.records import WORKFLOW_PREFIX, run_of
-from pathors_agent.durable.run_list import is_last, milliseconds, run_status
+from pathors_agent.durable.run_list import AT_WORK, engine_statuses, is_last, run_status
 from pathors_agent.durable.tables import DELTAS, DOUBTS, SEGMENTS, SESSIONS
 from pathors_agent.errors import InvalidSetting, RunExists
+from pathors_agent.stores.tables import write_time
 from pathors_agent.telemetry.events import emit, warn
 
 # How often to look for expired sessions, how many to delete in one transaction, and how long to
@@ -27,7 +28,7 @@ _BLOCK = 500
 
 _LONGEST = timedelta(days=36_500)
 
-_AT_WORK = ("ENQUEUED", "DELAYED", "PENDING")
+_AT_WORK = engine_statuses(AT_WORK)
 
 
 def read_age(retention: timedelta | float) -> timedelta:
@@ -98,7 +99,7 @@ class Retention:
     def _expired(self, before: datetime) -> sa.Select[Any]:
         """Sessions whose runs have all ended before a time, and wait for nothing."""
         other, output = STATUS.alias(), OUTPUT.alias()
-        moment = milliseconds(before)
+        moment = write_time(before)
         is_sqlite = self._engine.dialect.name == "sqlite"
         waits = sa.and_(
             run_status(other, output, is_sqlite=is_sqlite) == "suspended",

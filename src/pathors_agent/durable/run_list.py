@@ -1,6 +1,6 @@
 """Lists and counts of runs, filtered by the database: one row per run, that of its last segment."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args, overload
@@ -18,6 +18,7 @@ from pathors_agent.durable.records import (
     segment_number,
 )
 from pathors_agent.durable.tables import DOUBTS
+from pathors_agent.stores.tables import read_optional_time, read_time, write_time
 
 RunStatus = Literal[
     "queued",
@@ -205,16 +206,16 @@ class RunList:
             yield row.name == f"{WORKFLOW_PREFIX}{wanted.agent}"
         if wanted.statuses:
             # The engine's status first: it has an index.
-            yield row.status.in_(_engine_statuses(wanted.statuses))
+            yield row.status.in_(engine_statuses(wanted.statuses))
             yield run_status(STATUS, OUTPUT, is_sqlite=self._is_sqlite).in_(wanted.statuses)
         if wanted.session_id is not None:
             yield row.queue_partition_key == wanted.session_id
         if wanted.queue is not None:
             yield row.queue_name == wanted.queue
         if wanted.since is not None:
-            yield row.created_at >= milliseconds(wanted.since)
+            yield row.created_at >= write_time(wanted.since)
         if wanted.until is not None:
-            yield row.created_at < milliseconds(wanted.until)
+            yield row.created_at < write_time(wanted.until)
 
 
 def is_last(row: sa.FromClause, *, is_sqlite: bool) -> sa.ColumnElement[bool]:
@@ -246,24 +247,13 @@ def run_status(
 _WITH_OUTPUT = STATUS.outerjoin(OUTPUT, STATUS.c.workflow_uuid == OUTPUT.c.workflow_uuid)
 
 
-def _engine_statuses(statuses: Sequence[RunStatus]) -> list[str]:
+def engine_statuses(statuses: Collection[RunStatus]) -> list[str]:
     """Return the statuses of the engine that may stand for these."""
     states = [state for state, status in ENGINE_STATUSES.items() if status in statuses]
     return states if AT_WORK.issuperset(statuses) else [*states, "SUCCESS"]
 
 
-def milliseconds(time: datetime) -> int:
-    """Return a time as the engine stores it."""
-    return round(time.timestamp() * 1000)
-
-
-def _time(milliseconds: int | None) -> datetime | None:
-    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
 def _summary(row: Any) -> RunSummary:
-    created_at = _time(row.created_at)
-    assert created_at is not None
     return RunSummary(
         id=run_of(row.workflow_uuid),
         agent=row.name.removeprefix(WORKFLOW_PREFIX),
@@ -271,8 +261,8 @@ def _summary(row: Any) -> RunSummary:
         queue=row.queue_name or "",
         status=row.run_status or "failed",
         segments=segment_number(row.workflow_uuid),
-        created_at=created_at,
-        ended_at=_time(row.completed_at),
+        created_at=read_time(row.created_at),
+        ended_at=read_optional_time(row.completed_at),
         worker=row.executor_id,
         version=row.application_version,
     )

@@ -6,20 +6,22 @@ the recorded messages in the same way as new ones.
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from secrets import token_hex
 from time import monotonic
 from typing import Any
 
 from pathors_agent.agents.answers import AnswerType
-from pathors_agent.agents.ask import ReportDeltas, ask_async
+from pathors_agent.agents.ask import ask_async
 from pathors_agent.agents.base import load_settings
 from pathors_agent.agents.control import RunControl
 from pathors_agent.agents.drivers import side_by_side
 from pathors_agent.agents.setup import RunSetup
 from pathors_agent.agents.stream import prepare_run
 from pathors_agent.core.run import CallModel, CallTool, GiveFeedback, Run, Status
-from pathors_agent.durable.calls import SegmentCalls, SegmentSetup, writing
-from pathors_agent.durable.deltas import Add, DeltaWriter
+from pathors_agent.durable.calls import SegmentCalls, SegmentSetup
+from pathors_agent.durable.deltas import DeltaWriter
 from pathors_agent.durable.engine import write_failure
 from pathors_agent.durable.history import (
     BEGIN,
@@ -39,7 +41,6 @@ from pathors_agent.durable.records import (
 from pathors_agent.errors import ConversationError, LimitReached, ToolMissing
 from pathors_agent.messages import ToolMessage, write_message
 from pathors_agent.telemetry.events import emit, warn
-from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.messages import read_message
 
 
@@ -134,12 +135,10 @@ class _Segment:
         self._last = last
         previous, token = last or (None, None)
         run, run_setup = await self._open(previous, token=token)
-        before = len(run.conversation)
         try:
             added = apply_input(run.conversation, run_setup, self._input)
         except ConversationError as error:
             return {"previous": previous, "added": [], "refused": write_failure(error)}
-        assert len(run.conversation) == before + len(added)
         self._opened = run, run_setup
         by = {"by": self._setup.worker, "attempt": self._attempt}
         return {"previous": previous, "added": added, **by}
@@ -156,14 +155,12 @@ class _Segment:
         self, previous: str | None, *, token: str | None = None
     ) -> tuple[Run, RunSetup]:
         # Outside of any step: segments that have ended do not change, so nothing is recorded again.
-        segment_input = self._input
         self._recorded = await self._setup.histories.read(
-            self._setup.name, segment_input.session, previous, token=token
+            self._setup.name, self._input.session, previous, token=token
         )
-        conversation = self._recorded.conversation(segment_input)
         run, _, run_setup = prepare_run(
             self._setup.agent,
-            conversation,
+            self._recorded.conversation(self._input),
             context=self._calls.context,
             settings=load_settings(self._input.settings),
         )
@@ -195,7 +192,8 @@ class _Segment:
                         self._refuse_missing(calls, run_setup)
                         await self._call(run, calls, run_setup, control)
                     case GiveFeedback() as effect:
-                        await self._step(run, effect.key, _saying(effect))
+                        fields = {"message": write_message(effect.message)}
+                        await self._step(run, effect.key, partial(_value, fields))
 
     async def _check_answer(self, run: Run, answers: AnswerType[Any], control: RunControl) -> None:
         """Await an async output function for the last answer.
@@ -235,8 +233,8 @@ class _Segment:
             self._may_repeat = False
             try:
                 transport = self._setup.agent.transport
-                async with writing(self._deltas, effect.key) as add:
-                    report = None if add is None else _adder(add)
+                deltas = self._deltas.writing(effect.key) if self._deltas else nullcontext()
+                async with deltas as report:
                     message = await ask_async(run, effect, run_setup, control, transport, report)
             except LimitReached as stop:
                 return {"limit": stop.limit}
@@ -299,7 +297,9 @@ class _Segment:
                 began_before = self._may_repeat
                 if started is not None:
                     name = effect.key + STARTED
-                    note = await self._journal.step(name, self._note_start, number=started)
+                    attempt = {"attempt": self._attempt, "by": self._setup.worker}
+                    begin = partial(_value, attempt)
+                    note = await self._journal.step(name, begin, number=started)
                     began_before = note["attempt"] != self._attempt
                 began_before = began_before or effect.key in self._recorded.begun
 
@@ -314,9 +314,6 @@ class _Segment:
         for batch in side_by_side(effects, run_setup.tools):
             await all_of(call(effect) for effect in batch)
 
-    async def _note_start(self) -> Fields:
-        return {"attempt": self._attempt, "by": self._setup.worker}
-
 
 def _raise_stop(output: Fields) -> None:
     """Raise the limit or the failure that a step recorded instead of a message."""
@@ -326,18 +323,8 @@ def _raise_stop(output: Fields) -> None:
         raise _Stopped({"status": "failed", "failure": output["failure"]})
 
 
-def _adder(add: Add) -> ReportDeltas:
-    async def report(deltas: list[Delta]) -> None:
-        add(deltas)
-
-    return report
-
-
-def _saying(effect: GiveFeedback) -> Work:
-    async def saying() -> Fields:
-        return {"message": write_message(effect.message)}
-
-    return saying
+async def _value(fields: Fields) -> Fields:
+    return fields
 
 
 async def all_of(work: Iterable[Awaitable[None]]) -> None:

@@ -18,11 +18,11 @@ from dbos import DBOSClient
 
 from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell, ended_topic
-from pathors_agent.durable.claims import Claim, Claims, Row, Source, give_back
+from pathors_agent.durable.claims import Claim, Claims, Source, give_back
 from pathors_agent.durable.engine import STATUS
 from pathors_agent.durable.journal import StepJournal
 from pathors_agent.durable.records import WORKFLOW_PREFIX, Fields, run_of
-from pathors_agent.durable.tables import Bounds, Tables, check_count, check_seconds
+from pathors_agent.durable.tables import Bounds, Row, Tables, check_count, check_seconds
 from pathors_agent.errors import StoreError
 from pathors_agent.telemetry.events import emit, warn
 
@@ -90,7 +90,6 @@ class Worker:
         run: RunSegment,
         *,
         client: DBOSClient,
-        tables: Tables,
         name: str,
         source: Source,
         heartbeat: Heartbeat = HEARTBEAT,
@@ -101,7 +100,7 @@ class Worker:
         self._run_segment = run
         self._client = client
         self._queue = source.queue
-        self._tables = tables
+        self._tables = tables = Tables(engine.sql(client))
         self._claims = Claims(client, source, name)
         self._bell = Bell(engine.sql(client).url)
         self._carried = CarriedSegments()
@@ -385,10 +384,10 @@ class WorkerMonitor:
         """Beat once, take over from dead workers, and check this worker's own segments."""
         self._tables.beat(self._worker, self._machine, os.getpid())
         workers = self._tables.workers()
-        self._seen = {name: self._seen.get(name, (-1, 0)) for name, *_ in workers}
-        for name, where, pid, beats in workers:
-            if name != self._worker and self._is_dead(name, where, pid, beats):
-                self._take_over(name)
+        self._seen = {row.worker: self._seen.get(row.worker, (-1, 0)) for row in workers}
+        for row in workers:
+            if row.worker != self._worker and self._is_dead(row):
+                self._take_over(row.worker)
         self.check_own()
 
     def check_own(self) -> None:
@@ -403,11 +402,12 @@ class WorkerMonitor:
         for segment in carried - pending.keys():
             self._carried.lose(segment)
 
-    def _is_dead(self, name: str, where: str, pid: int, beats: int) -> bool:
-        before, looks = self._seen[name]
-        looks = looks + 1 if beats == before else 0
-        self._seen[name] = (beats, looks)
-        return looks >= self._heartbeat.missed or (where == self._machine and not _exists(pid))
+    def _is_dead(self, row: Row) -> bool:
+        before, looks = self._seen[row.worker]
+        looks = looks + 1 if row.beats == before else 0
+        self._seen[row.worker] = (row.beats, looks)
+        is_here = row.machine == self._machine
+        return looks >= self._heartbeat.missed or (is_here and not _exists(row.pid))
 
     def _pending(self, worker: str) -> Sequence[Row]:
         query = sa.select(

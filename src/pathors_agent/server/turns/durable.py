@@ -19,8 +19,8 @@ from pathors_agent.durable import engine
 from pathors_agent.durable.claims import Source
 from pathors_agent.durable.engine import write_failure
 from pathors_agent.durable.journal import StepJournal
+from pathors_agent.durable.migration import prepare
 from pathors_agent.durable.records import Fields
-from pathors_agent.durable.tables import Tables
 from pathors_agent.durable.worker import HEARTBEAT, Heartbeat, Worker, worker_name
 from pathors_agent.errors import AgentError, StoreError
 from pathors_agent.server.http.body import parse_object
@@ -40,7 +40,7 @@ from pathors_agent.server.turns.turn import (
     new_head,
 )
 from pathors_agent.server.turns.writers import unread_sender
-from pathors_agent.stores.database import shown
+from pathors_agent.stores.database import read_url, shown
 from pathors_agent.stores.errors import as_store_errors
 from pathors_agent.stores.values import RequestId
 from pathors_agent.telemetry.spans import continued, current_headers
@@ -86,14 +86,12 @@ class DurableTurns:
         client = await engine.opened(engine.connect, self._database)
         self._opened.callback(client.destroy)
         try:
-            tables = Tables(engine.sql(client))
-            await asyncio.to_thread(tables.prepare)
+            await asyncio.to_thread(prepare, engine.sql(client))
             writing = await engine.opened(engine.connect_worker, self._database)
             self._opened.callback(writing.destroy)
             self._worker = Worker(
                 self._carry_out,
                 client=writing,
-                tables=Tables(engine.sql(writing)),
                 name=worker_name(),
                 source=Source(queue=QUEUE, workflow=WORKFLOW, version=VERSION, agent=None),
                 heartbeat=self._heartbeat,
@@ -135,7 +133,7 @@ class DurableTurns:
         name = f"turn-{turn.head.id}"
         self._here[name] = perform
         try:
-            with as_store_errors("store a durable turn", shown(engine.sync_url(self._database))):
+            with as_store_errors("store a durable turn", shown(read_url(self._database))):
                 await self._worker.run_here(name, _record(turn, beginning))
             outcome = self._outcomes[name]
         finally:
