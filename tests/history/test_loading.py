@@ -354,7 +354,7 @@ def test_langchain_blocks_become_parts_of_openai(block: Any, part: dict[str, Any
         ),
         (
             {"type": "human", "data": {"content": [{"type": "video", "url": "x"}]}},
-            ".content[0]: a block of type 'video' is not supported",
+            ".content[0]: a part of type 'video' is not supported",
         ),
         (
             {"type": "human", "data": {"content": [{"type": "text", "text": 5}]}},
@@ -495,7 +495,7 @@ def request(**part: Any) -> dict[str, Any]:
         ),
         (
             request(part_kind="user-prompt", content=[{"kind": "video-url", "url": "x"}]),
-            ".parts[0].content[0]: an item of kind 'video-url' is not supported",
+            ".parts[0].content[0]: a part of kind 'video-url' is not supported",
         ),
         (
             request(part_kind="tool-return", content="x", tool_call_id="c", metadata={"a": 1}),

@@ -213,7 +213,6 @@ class DurableAgent(DurableClient[OutputT]):
         client = await engine.opened(engine.connect_worker, self._database)
         setup = SegmentSetup(
             agent=self.agent,
-            client=client,
             tables=Tables(engine.sql(client)),
             histories=runs.histories,
             name=self.name,

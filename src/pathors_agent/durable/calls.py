@@ -6,8 +6,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dbos import DBOSClient
-
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.perform.calls import perform_async
 from pathors_agent.agents.perform.reconcile import settle
@@ -41,7 +39,6 @@ class SegmentSetup:
     """The parts that segments need in this process."""
 
     agent: AsyncAgent[Any]
-    client: DBOSClient
     tables: Tables
     histories: Histories
     name: str

@@ -14,9 +14,10 @@ from pathors_agent.durable.retention import Retention
 from pathors_agent.durable.run_list import (
     Figures,
     RunFilter,
-    RunList,
     RunPage,
     RunSummary,
+    read_figures,
+    runs_named,
 )
 from pathors_agent.durable.tables import Bounds, DoubtfulCall, Rate
 from pathors_agent.durable.timeline import Timeline, as_json, read_timeline
@@ -78,7 +79,7 @@ class Operator:
         """Return the run with this id; raise `RunNotFound` without one, `RunExists` with several."""
         runs = self._durable.runs
         agents = [agent] if agent else await asyncio.to_thread(runs.tables.agents_of, run_id)
-        found = await asyncio.to_thread(RunList(runs.client).named, run_id, agents)
+        found = await asyncio.to_thread(runs_named, runs.client, run_id, agents)
         if not found:
             where = "" if agent is None else f" of the agent {agent!r}"
             raise RunNotFound(f"there is no run {run_id!r}{where}")
@@ -111,7 +112,7 @@ class Operator:
 
     async def figures(self) -> Figures:
         """Count runs, their takeovers and their calls in doubt."""
-        return await asyncio.to_thread(RunList(self._durable.runs.client).figures)
+        return await asyncio.to_thread(read_figures, self._durable.runs.client)
 
     def agent_of(self, run: RunSummary) -> DurableClient[Any]:
         """Return the agent of a run, for changes that do not need its code."""

@@ -100,11 +100,7 @@ class Retention:
         """Sessions whose runs have all ended before a time, and wait for nothing."""
         other, output = STATUS.alias(), OUTPUT.alias()
         moment = write_time(before)
-        is_sqlite = self._engine.dialect.name == "sqlite"
-        waits = sa.and_(
-            run_status(other, output, is_sqlite=is_sqlite) == "suspended",
-            is_last(other, is_sqlite=is_sqlite),
-        )
+        waits = sa.and_(run_status(other, output) == "suspended", is_last(other))
         joined = other.outerjoin(output, other.c.workflow_uuid == output.c.workflow_uuid)
         is_younger = other.c.completed_at.is_(None) | (other.c.completed_at >= moment)
         kept = (

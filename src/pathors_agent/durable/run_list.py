@@ -128,114 +128,116 @@ class Figures:
     """Calls in doubt, by agent."""
 
 
-class RunList:
-    """Queries over the runs of a database; each blocks, and belongs in a thread."""
-
-    def __init__(self, client: DBOSClient) -> None:
-        self._engine = engine.sql(client)
-        self._is_sqlite = self._engine.dialect.name == "sqlite"
-
-    def page(self, wanted: RunFilter, *, limit: int, offset: int = 0) -> RunPage:
-        """Return runs, the last started or continued first."""
-        for name, number in (("limit", limit), ("offset", offset)):
-            if number < 0:
-                raise ValueError(f"{name} must not be negative, and is {number}")
-        conditions = [*self._conditions(wanted)]
-        # SQLite's times may be whole seconds, but its rows are numbered.
-        place: Any = sa.literal_column("workflow_status.rowid")
-        order = (STATUS.c.created_at, place if self._is_sqlite else STATUS.c.workflow_uuid)
-        query = self._summaries().where(*conditions).order_by(*(each.desc() for each in order))
-        total = sa.select(sa.func.count()).select_from(_WITH_OUTPUT).where(*conditions)
-        with self._engine.begin() as connection:
-            rows = connection.execute(query.limit(limit).offset(offset)).all()
-            count = connection.execute(total).scalar_one()
-        return RunPage(tuple(map(_summary, rows)), count)
-
-    def named(self, run: str, agents: Sequence[str]) -> Sequence[RunSummary]:
-        """Return the runs with this id of these agents."""
-        segment = STATUS.c.workflow_uuid
-        firsts = [segment_id(agent, run, 1) for agent in agents]
-        later = [segment.startswith(f"{first}{SEPARATOR}", autoescape=True) for first in firsts]
-        is_its = sa.or_(segment.in_(firsts), *later)
-        query = self._summaries().where(is_its, *self._conditions(RunFilter()))
-        with self._engine.begin() as connection:
-            return [*map(_summary, connection.execute(query).all())]
-
-    def figures(self) -> Figures:
-        """Count all runs."""
-        is_ours = STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
-        rows = self._summaries().where(*self._conditions(RunFilter())).subquery().c
-        group = (rows.name, rows.queue_name, rows.run_status)
-        runs = sa.select(*group, sa.func.count(), sa.func.min(rows.created_at)).group_by(*group)
-        deaths = sa.func.sum(sa.func.coalesce(STATUS.c.recovery_attempts, 0))
-        takeovers = sa.select(STATUS.c.name, deaths).where(is_ours).group_by(STATUS.c.name)
-        doubts = sa.select(DOUBTS.c.agent, sa.func.count()).group_by(DOUBTS.c.agent)
-        with self._engine.begin() as connection:
-            counted = connection.execute(runs).all()
-            died = connection.execute(takeovers).all()
-            doubtful = connection.execute(doubts).all()
-        moment = datetime.now(UTC).timestamp()
-        depth: dict[tuple[str, ...], float] = {}
-        oldest: dict[tuple[str, ...], float] = {}
-        for _, queue, status, count, created_at in counted:
-            if status == "queued":
-                depth[(queue,)] = depth.get((queue,), 0) + count
-                age = max(0.0, moment - created_at / 1000)
-                oldest[(queue,)] = max(oldest.get((queue,), 0.0), age)
-        return Figures(
-            runs={
-                (name.removeprefix(WORKFLOW_PREFIX), queue or "", status): count
-                for name, queue, status, count, _ in counted
-            },
-            depth=depth,
-            oldest=oldest,
-            takeovers={(name.removeprefix(WORKFLOW_PREFIX),): int(count) for name, count in died},
-            doubts={(agent,): count for agent, count in doubtful},
-        )
-
-    def _summaries(self) -> sa.Select[Any]:
-        status = run_status(STATUS, OUTPUT, is_sqlite=self._is_sqlite).label("run_status")
-        return sa.select(STATUS, status).select_from(_WITH_OUTPUT)
-
-    def _conditions(self, wanted: RunFilter) -> Iterator[sa.ColumnElement[bool]]:
-        row = STATUS.c
-        yield is_last(STATUS, is_sqlite=self._is_sqlite)
-        if wanted.agent is None:
-            yield row.name.startswith(WORKFLOW_PREFIX, autoescape=True)
-        else:
-            yield row.name == f"{WORKFLOW_PREFIX}{wanted.agent}"
-        if wanted.statuses:
-            # The engine's status first: it has an index.
-            yield row.status.in_(engine_statuses(wanted.statuses))
-            yield run_status(STATUS, OUTPUT, is_sqlite=self._is_sqlite).in_(wanted.statuses)
-        if wanted.session_id is not None:
-            yield row.queue_partition_key == wanted.session_id
-        if wanted.queue is not None:
-            yield row.queue_name == wanted.queue
-        if wanted.since is not None:
-            yield row.created_at >= write_time(wanted.since)
-        if wanted.until is not None:
-            yield row.created_at < write_time(wanted.until)
+def read_page(client: DBOSClient, wanted: RunFilter, *, limit: int, offset: int = 0) -> RunPage:
+    """Return runs, the last started or continued first. Blocks."""
+    for name, number in (("limit", limit), ("offset", offset)):
+        if number < 0:
+            raise ValueError(f"{name} must not be negative, and is {number}")
+    conditions = [*_conditions(wanted)]
+    is_sqlite = engine.sql(client).dialect.name == "sqlite"
+    # SQLite's times may be whole seconds, but its rows are numbered.
+    place: Any = sa.literal_column("workflow_status.rowid")
+    order = (STATUS.c.created_at, place if is_sqlite else STATUS.c.workflow_uuid)
+    query = _summaries().where(*conditions).order_by(*(each.desc() for each in order))
+    total = sa.select(sa.func.count()).select_from(_WITH_OUTPUT).where(*conditions)
+    with engine.sql(client).begin() as connection:
+        rows = connection.execute(query.limit(limit).offset(offset)).all()
+        count = connection.execute(total).scalar_one()
+    return RunPage(tuple(map(_summary, rows)), count)
 
 
-def is_last(row: sa.FromClause, *, is_sqlite: bool) -> sa.ColumnElement[bool]:
+def runs_named(client: DBOSClient, run: str, agents: Sequence[str]) -> Sequence[RunSummary]:
+    """Return the runs with this id of these agents. Blocks."""
+    segment = STATUS.c.workflow_uuid
+    firsts = [segment_id(agent, run, 1) for agent in agents]
+    later = [segment.startswith(f"{first}{SEPARATOR}", autoescape=True) for first in firsts]
+    is_its = sa.or_(segment.in_(firsts), *later)
+    query = _summaries().where(is_its, *_conditions(RunFilter()))
+    with engine.sql(client).begin() as connection:
+        return [*map(_summary, connection.execute(query).all())]
+
+
+def read_figures(client: DBOSClient) -> Figures:
+    """Count all runs, their takeovers and their calls in doubt. Blocks."""
+    is_ours = STATUS.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
+    rows = _summaries().where(*_conditions(RunFilter())).subquery().c
+    group = (rows.name, rows.queue_name, rows.run_status)
+    runs = sa.select(*group, sa.func.count(), sa.func.min(rows.created_at)).group_by(*group)
+    deaths = sa.func.sum(sa.func.coalesce(STATUS.c.recovery_attempts, 0))
+    takeovers = sa.select(STATUS.c.name, deaths).where(is_ours).group_by(STATUS.c.name)
+    doubts = sa.select(DOUBTS.c.agent, sa.func.count()).group_by(DOUBTS.c.agent)
+    with engine.sql(client).begin() as connection:
+        counted = connection.execute(runs).all()
+        died = connection.execute(takeovers).all()
+        doubtful = connection.execute(doubts).all()
+    moment = datetime.now(UTC).timestamp()
+    depth: dict[tuple[str, ...], float] = {}
+    oldest: dict[tuple[str, ...], float] = {}
+    for _, queue, status, count, created_at in counted:
+        if status == "queued":
+            depth[(queue,)] = depth.get((queue,), 0) + count
+            age = max(0.0, moment - created_at / 1000)
+            oldest[(queue,)] = max(oldest.get((queue,), 0.0), age)
+    return Figures(
+        runs={
+            (name.removeprefix(WORKFLOW_PREFIX), queue or "", status): count
+            for name, queue, status, count, _ in counted
+        },
+        depth=depth,
+        oldest=oldest,
+        takeovers={(name.removeprefix(WORKFLOW_PREFIX),): int(count) for name, count in died},
+        doubts={(agent,): count for agent, count in doubtful},
+    )
+
+
+def _summaries() -> sa.Select[Any]:
+    status = run_status(STATUS, OUTPUT).label("run_status")
+    return sa.select(STATUS, status).select_from(_WITH_OUTPUT)
+
+
+def _conditions(wanted: RunFilter) -> Iterator[sa.ColumnElement[bool]]:
+    row = STATUS.c
+    yield is_last(STATUS)
+    if wanted.agent is None:
+        yield row.name.startswith(WORKFLOW_PREFIX, autoescape=True)
+    else:
+        yield row.name == f"{WORKFLOW_PREFIX}{wanted.agent}"
+    if wanted.statuses:
+        # The engine's status first: it has an index.
+        yield row.status.in_(engine_statuses(wanted.statuses))
+        yield run_status(STATUS, OUTPUT).in_(wanted.statuses)
+    if wanted.session_id is not None:
+        yield row.queue_partition_key == wanted.session_id
+    if wanted.queue is not None:
+        yield row.queue_name == wanted.queue
+    if wanted.since is not None:
+        yield row.created_at >= write_time(wanted.since)
+    if wanted.until is not None:
+        yield row.created_at < write_time(wanted.until)
+
+
+def is_last(row: sa.FromClause) -> sa.ColumnElement[bool]:
     """Return whether no later segment continues a workflow's run: a lookup by primary key."""
     segment, later = row.c.workflow_uuid, STATUS.alias()
-    place = (sa.func.instr if is_sqlite else sa.func.strpos)(segment, SEPARATOR)
-    number = sa.cast(sa.func.substr(segment, place + 1), sa.Integer) + 1
+    start = sa.func.rtrim(segment, "0123456789")
+    digits = sa.func.nullif(sa.func.substr(segment, sa.func.length(start) + 1), "")
     after = sa.case(
-        (place == 0, segment + f"{SEPARATOR}2"),
-        else_=sa.func.substr(segment, 1, place) + sa.cast(number, sa.Text),
+        (
+            start.endswith(SEPARATOR),
+            start + sa.cast(sa.cast(digits, sa.Integer) + 1, sa.Text),
+        ),
+        else_=segment + f"{SEPARATOR}2",
     )
     return ~sa.exists().where(later.c.workflow_uuid == after)
 
 
-def run_status(
-    row: sa.FromClause, output: sa.FromClause, *, is_sqlite: bool
-) -> sa.ColumnElement[str]:
+# SQLite reads JSON from texts.
+_JSON = sa.JSON().with_variant(sa.Text(), "sqlite")
+
+
+def run_status(row: sa.FromClause, output: sa.FromClause) -> sa.ColumnElement[str]:
     """Return the status of a workflow's segment in SQL; `status_of` does the same in Python."""
-    text = sa.func.coalesce(output.c.output, row.c.output)
-    fields = sa.type_coerce(text, sa.JSON) if is_sqlite else sa.cast(text, sa.JSON)
+    fields: Any = sa.cast(sa.func.coalesce(output.c.output, row.c.output), _JSON)
     is_ours = row.c.name.startswith(WORKFLOW_PREFIX, autoescape=True)
     return sa.case(
         *((row.c.status == state, status) for state, status in ENGINE_STATUSES.items()),

@@ -54,11 +54,11 @@ from pathors_agent.durable.run_list import (
     ENGINE_STATUSES,
     RESUMABLE,
     RunFilter,
-    RunList,
     RunPage,
     RunStatus,
+    read_page,
 )
-from pathors_agent.durable.tables import Tables, check_count
+from pathors_agent.durable.tables import Tables
 from pathors_agent.errors import InvalidSetting, RunExists, RunFailed, RunNotFound
 from pathors_agent.messages import Message, ToolCall
 from pathors_agent.stores.database import shown
@@ -117,7 +117,6 @@ class Runs(Generic[OutputT]):
             "workflow_id_reuse_policy": "reject",
             "app_version": self.version,
         }
-        check_count("priority", priority)
         options["priority"] = NO_PRIORITY if priority is None else priority
         if delay is not None:
             options["delay_seconds"] = delay
@@ -222,9 +221,9 @@ class Runs(Generic[OutputT]):
 
     async def page(self, wanted: RunFilter, *, limit: int, offset: int = 0) -> RunPage:
         """Return runs, the last started or continued first."""
-        query = RunList(self.client)
         doing = "list durable runs"
-        return await self.in_thread(doing, query.page, wanted, limit=limit, offset=offset)
+        read = partial(read_page, self.client, wanted, limit=limit, offset=offset)
+        return await self.in_thread(doing, read)
 
     async def go_on(
         self,

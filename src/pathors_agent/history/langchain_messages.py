@@ -6,6 +6,7 @@ from typing import Any
 from pathors_agent.history.reading import (
     HistoryReader,
     Object,
+    PartReaders,
     as_text,
     data_url,
     image,
@@ -109,7 +110,9 @@ def _usage(usage: Object | None) -> Usage | None:
 def _result(reader: HistoryReader, fields: Object) -> None:
     if fields.get("artifact") is not None:
         reader.note("is not sent to models", ".artifact")
-    content = _result_content(reader, fields.get("content"))
+    content = fields.get("content")
+    is_text = isinstance(content, list | str) or content is None
+    content = _content(reader, content) if is_text else json_text(content)
     is_error = fields.get("status") == "error"
     reader.add(
         lambda: ToolMessage(
@@ -135,12 +138,6 @@ _READERS: dict[str, Callable[[HistoryReader, Object], None]] = {
 # - contents -
 
 
-def _result_content(reader: HistoryReader, content: Any) -> str | tuple[ContentPart, ...]:
-    if isinstance(content, list | str) or content is None:
-        return _content(reader, content)
-    return json_text(content)
-
-
 def _content(reader: HistoryReader, content: Any) -> str | tuple[ContentPart, ...]:
     if not isinstance(content, list):
         return as_text(content)
@@ -152,30 +149,12 @@ def _content(reader: HistoryReader, content: Any) -> str | tuple[ContentPart, ..
 
 
 def _part(reader: HistoryReader, block: Any, path: str) -> ContentPart | None:
-    if isinstance(block, str):
-        return ContentPart(type="text", text=block)
     kind = block.get("type") if isinstance(block, Mapping) else None
-    if kind in _CALL_BLOCKS | _THOUGHTS:
+    if isinstance(kind, str) and kind in _CALL_BLOCKS | _THOUGHTS:
         if block.get("signature"):
             reader.note("is not supported", f"{path}.signature")
         return None
-    part = _BLOCKS.get(kind, _unsupported)(block)
-    if part is None:
-        reader.note(f"a block of type {kind!r} is not supported", path)
-        return None
-    return reader.part(part, path)
-
-
-def _unsupported(block: Object) -> Object | None:
-    return None
-
-
-def _unchanged(block: Object) -> Object | None:
-    return block
-
-
-def _text(block: Object) -> Object | None:
-    return {"type": "text", "text": block.get("text")}
+    return reader.part(block, path, "type", _BLOCKS)
 
 
 def _image(block: Object) -> Object | None:
@@ -220,11 +199,11 @@ def _media_type(block: Object) -> str:
 # OpenAI's names of formats by their MIME subtypes.
 _FORMS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}
 
-_BLOCKS: dict[Any, Callable[[Object], Object | None]] = {
-    "text": _text,
+_BLOCKS: PartReaders = {
+    "text": lambda block: {"type": "text", "text": block.get("text")},
     "image": _image,
     "audio": _audio,
     "file": _file,
-    "image_url": _unchanged,
-    "input_audio": _unchanged,
+    "image_url": dict,
+    "input_audio": dict,
 }

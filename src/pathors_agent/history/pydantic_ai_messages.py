@@ -6,6 +6,7 @@ from typing import Any
 from pathors_agent.history.reading import (
     HistoryReader,
     Object,
+    PartReaders,
     as_text,
     data_url,
     image,
@@ -14,7 +15,6 @@ from pathors_agent.history.reading import (
 )
 from pathors_agent.messages import (
     AssistantMessage,
-    ContentPart,
     SystemMessage,
     ToolMessage,
     Usage,
@@ -60,41 +60,13 @@ def _user(reader: HistoryReader, part: Object) -> None:
     content = part.get("content")
     if isinstance(content, list):
         items = [
-            _item(reader, item, f".content[{index}]")
+            reader.part(item, f".content[{index}]", "kind", _ITEMS)
             for index, item in enumerate(content)
-            if not _is_cache_point(item)
+            # A marker of where a provider may cache, which no model reads.
+            if not (isinstance(item, dict) and item.get("kind") == "cache-point")
         ]
         content = tuple(item for item in items if item is not None)
     reader.add(lambda: UserMessage(content=content or ""))
-
-
-def _is_cache_point(item: Any) -> bool:
-    """Return True for a marker of where a provider may cache, which no model reads."""
-    return isinstance(item, dict) and item.get("kind") == "cache-point"
-
-
-def _item(reader: HistoryReader, item: Any, path: str) -> ContentPart | None:
-    """Read one item of a user's content."""
-    if isinstance(item, str):
-        return ContentPart(type="text", text=item)
-    kind = item.get("kind") if isinstance(item, dict) else None
-    part = _ITEMS.get(kind, _unsupported)(item)
-    if part is None:
-        reader.note(f"an item of kind {kind!r} is not supported", path)
-        return None
-    return reader.part(part, path)
-
-
-def _unsupported(item: Object) -> Object | None:
-    return None
-
-
-def _text_item(item: Object) -> Object | None:
-    return {"type": "text", "text": item.get("content")}
-
-
-def _image_url(item: Object) -> Object | None:
-    return image(as_text(item.get("url")))
 
 
 def _binary(item: Object) -> Object | None:
@@ -104,9 +76,9 @@ def _binary(item: Object) -> Object | None:
     return image(data_url(media_type, data))
 
 
-_ITEMS: dict[Any, Callable[[Object], Object | None]] = {
-    "text-content": _text_item,
-    "image-url": _image_url,
+_ITEMS: PartReaders = {
+    "text-content": lambda item: {"type": "text", "text": item.get("content")},
+    "image-url": lambda item: image(as_text(item.get("url"))),
     "binary": _binary,
 }
 

@@ -70,13 +70,28 @@ class HistoryReader:
             path = ".".join(str(part) for part in first["loc"])
             self.note(f"{first['msg']} ({path})")
 
-    def part(self, value: Any, path: str) -> ContentPart | None:
-        """Build a content part, or report that it is invalid and return None."""
+    def part(self, value: Any, path: str, kind: str, readers: "PartReaders") -> ContentPart | None:
+        """Read a text or an object of a content; report it, and return None, if it is not supported.
+
+        `kind` is the field with the kind of an object, and `readers` are by kind.
+        """
+        if isinstance(value, str):
+            return ContentPart(type="text", text=value)
+        found = value.get(kind) if isinstance(value, Mapping) else None
+        read = readers.get(found) if isinstance(found, str) else None
+        part = None if read is None else read(value)
+        if part is None:
+            self.note(f"a part of {kind} {found!r} is not supported", path)
+            return None
         try:
-            return ContentPart.model_validate(value)
+            return ContentPart.model_validate(part)
         except ValidationError:
             self.note("is not a content part", path)
             return None
+
+
+PartReaders = Mapping[str, Callable[[Object], Object | None]]
+"""Functions from an object of another library to OpenAI's content part, or None."""
 
 
 def _as_json(value: Any) -> Object | None:
