@@ -350,9 +350,9 @@ MUTANTS = [
     Mutant(
         "a turn is stored without its lease",
         "promise 10, leases",
-        at="save",
-        old="    if not _is_held(connection, lease, drop=drop):\n        raise changed_conflict(lease)\n",
-        new="    _is_held(connection, lease, drop=drop)\n",
+        at="_check_held",
+        old="    if not is_held:\n        raise changed_conflict(lease)\n",
+        new="",
         tests=("test_sqlite_store_follows_every_rule",),
     ),
     Mutant(
@@ -369,8 +369,8 @@ MUTANTS = [
     Mutant(
         "a session of another project exists",
         "promise 11",
-        at="_THIS",
-        old='    sessions.c.project == bindparam("project"),\n',
+        at="THIS",
+        old='matching(sessions, "project"), ',
         new="",
         tests=("test_sqlite_store_follows_every_rule",),
     ),

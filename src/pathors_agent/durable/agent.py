@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from hashlib import blake2b
-from types import TracebackType
 from typing import Any, Self
 
 from pathors_agent.agents.agent import AsyncAgent
@@ -118,15 +117,10 @@ class DurableAgent(DurableClient[OutputT]):
                 raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for worker in [*self._workers]:
             await worker.stop()
-        await super().__aexit__(kind, error, traceback)
+        await super().__aexit__()
 
     # - work -
 

@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from pathors_agent.durable.records import (
     SegmentInput,
     dump,
     is_id,
-    owned,
     run_of,
     segment_id,
 )
@@ -146,30 +144,22 @@ async def _start(durable: DurableAgent[Any], line: BatchLine, name: str) -> str:
     text = json.dumps([line.id, dump(line.messages)])
     digest = blake2b(text.encode(), digest_size=4).hexdigest()
     run = f"{name}/{line.id}/{digest}".replace(SEPARATOR, "-")
-    segment_input = SegmentInput(
-        run=run, session=run, keys=owned(durable.name, run), messages=line.messages
-    )
-    if await durable.runs.start(segment_input):
-        return segment_id(durable.name, segment_input.run, 1)
-    segments = await durable.runs.segments(segment_input.run)
+    if await durable.runs.start(SegmentInput.first(durable.name, run, messages=line.messages)):
+        return segment_id(durable.name, run, 1)
+    segments = await durable.runs.segments(run)
     if status_of(segments[-1]) == "failed":
-        await durable.resume(segment_input.run)
-        return segment_id(durable.name, segment_input.run, len(segments) + 1)
+        await durable.resume(run)
+        return segment_id(durable.name, run, len(segments) + 1)
     return segments[-1].workflow_id
 
 
 async def _ended(durable: DurableAgent[Any], segments: list[str]) -> list[str]:
     ended: list[str] = []
-    for block in _blocks(segments):
+    for start in range(0, len(segments), _BLOCK):
+        block = segments[start : start + _BLOCK]
         rows = await durable.runs.client.list_workflows_async(workflow_ids=block, load_input=False)
         ended += [row.workflow_id for row in rows if status_of(row) not in AT_WORK]
     return ended
-
-
-def _blocks(items: list[str]) -> Iterator[list[str]]:
-    left = iter(items)
-    while block := list(islice(left, _BLOCK)):
-        yield block
 
 
 async def _outcome(
@@ -183,11 +173,6 @@ async def _outcome(
         return {**told, "error": {"kind": error.kind, "message": str(error)}}
     told |= {"status": str(result.status), "usage": result.usage.model_dump(exclude_none=True)}
     try:
-        return {**told, "output": _plain(result.output)}
+        return {**told, "output": to_jsonable_python(result.output)}
     except RunNotFinished as error:
         return {**told, "error": {"kind": str(result.status), "message": str(error)}}
-
-
-def _plain(output: object) -> JSONValue:
-    value: JSONValue = to_jsonable_python(output)
-    return value

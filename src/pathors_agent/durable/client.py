@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from secrets import token_hex
-from types import TracebackType
 from typing import Any, Generic, Self, Unpack
 
 from pathors_agent.agents.agent import AsyncAgent
@@ -19,18 +18,9 @@ from pathors_agent.durable.bell import Bell
 from pathors_agent.durable.handle import RunHandle
 from pathors_agent.durable.history import Histories
 from pathors_agent.durable.migration import prepare
-from pathors_agent.durable.records import (
-    SEPARATOR,
-    SegmentInput,
-    check_id,
-    owned,
-)
+from pathors_agent.durable.records import SegmentInput, check_id, check_run_id
 from pathors_agent.durable.retention import Retention
-from pathors_agent.durable.run_list import (
-    RunFilter,
-    RunPage,
-    RunStatus,
-)
+from pathors_agent.durable.run_list import RunFilter, RunPage, RunStatus
 from pathors_agent.durable.runs import Runs, input_of, start_delay
 from pathors_agent.durable.schedules import Schedule, Schedules
 from pathors_agent.durable.tables import Bounds, DoubtfulCall, Rate, Tables, check_count
@@ -91,12 +81,7 @@ class DurableClient(Generic[OutputT]):
         )
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._open_runs = None
         await self._opened.aclose()
 
@@ -134,17 +119,14 @@ class DurableClient(Generic[OutputT]):
         run.
         """
         run = token_hex(16) if id is None else id
-        check_id(run, "a run's id")
-        if SEPARATOR in run:
-            raise InvalidSetting(f"a run's id must not contain {SEPARATOR!r}, and is {run!r}")
+        check_run_id(run, "a run's id")
         if session_id:
             check_id(session_id, "session_id")
         check_count("priority", priority)
-        segment_input = SegmentInput(
-            run=run,
-            session=session_id or run,
-            keys=owned(self.name, session_id or run),
-            endpoint_session=session_id,
+        segment_input = SegmentInput.first(
+            self.name,
+            run,
+            session_id,
             messages=(user_message(prompt),),
             context=_json(context),
             settings=dump_settings(settings),
@@ -159,13 +141,11 @@ class DurableClient(Generic[OutputT]):
             "read a durable agent", self.runs.tables.registered, self.name
         )
         if found is None:
-            known = (
-                ", ".join(await self.runs.in_thread("read durable agents", self.runs.tables.agents))
-                or "none"
-            )
+            known = await self.runs.in_thread("read durable agents", self.runs.tables.agents)
             raise InvalidSetting(
                 f"no worker of an agent {self.name!r} has ever started with this database: check"
-                f" the name, or start a worker of it first (agents with workers: {known})"
+                " the name, or start a worker of it first (agents with workers:"
+                f" {', '.join(known) or 'none'})"
             )
         queue, version = found
         return replace(self.runs, queue=queue, version=version)

@@ -5,7 +5,7 @@ or is suspended.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from urllib.parse import quote
 
@@ -53,37 +53,28 @@ class SegmentInput:
     closes: bool = False
     """Whether to answer the open calls as cancelled, and do nothing else."""
 
+    @classmethod
+    def first(
+        cls, agent: str, run: str, session_id: str | None = None, **fields: Any
+    ) -> "SegmentInput":
+        """Return the input that starts a run. Without a session, the run has one of its own."""
+        session = session_id or run
+        keys = owned(agent, session)
+        return cls(run=run, session=session, keys=keys, endpoint_session=session_id, **fields)
+
     def dump(self) -> Fields:
         """Return the input as JSON."""
-        return {
-            "run": self.run,
-            "session": self.session,
-            "keys": self.keys,
-            "endpoint_session": self.endpoint_session,
-            "messages": dump(self.messages),
-            "decisions": [asdict(decision) for decision in self.decisions],
-            "trace": dict(self.trace),
-            "context": self.context,
-            "settings": self.settings,
-            "closes": self.closes,
-        }
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        decisions = [asdict(decision) for decision in self.decisions]
+        return values | {"messages": dump(self.messages), "decisions": decisions}
 
     @classmethod
-    def load(cls, fields: Mapping[str, Any]) -> "SegmentInput":
+    def load(cls, stored: Mapping[str, Any]) -> "SegmentInput":
         """Read what `dump` wrote."""
-        return cls(
-            run=fields["run"],
-            session=fields["session"],
-            # The keys of runs of format 1 contain only the session, and stay the same.
-            keys=fields.get("keys", fields["session"]),
-            endpoint_session=fields["endpoint_session"],
-            messages=load(fields["messages"]),
-            decisions=tuple(Decision(**decision) for decision in fields["decisions"]),
-            trace=fields["trace"],
-            context=fields.get("context"),
-            settings=fields.get("settings", {}),
-            closes=fields["closes"],
-        )
+        # The keys of runs of format 1 contain only the session, and stay the same.
+        values = {"keys": stored["session"], **stored}
+        decisions = tuple(Decision(**decision) for decision in stored["decisions"])
+        return cls(**values | {"messages": load(stored["messages"]), "decisions": decisions})
 
 
 def is_id(text: object, most: int = MAX_ID_BYTES) -> bool:
@@ -102,6 +93,13 @@ def check_id(text: str, what: str, most: int = MAX_ID_BYTES) -> None:
         raise InvalidSetting(
             f"{what} must have 1 to {most} bytes of printable characters, and is {text!r:.80}"
         )
+
+
+def check_run_id(text: str, what: str, most: int = MAX_ID_BYTES) -> None:
+    """Raise `InvalidSetting` for a text that cannot be, or begin, the id of a run."""
+    check_id(text, what, most)
+    if SEPARATOR in text:
+        raise InvalidSetting(f"{what} must not contain {SEPARATOR!r}, and is {text!r}")
 
 
 def owned(agent: str, name: str) -> str:

@@ -387,14 +387,8 @@ def next_input(
     closes: bool = False,
 ) -> SegmentInput:
     """Return the input of a run's next segment."""
-    last = input_of(segments[-1])
-    return SegmentInput(
-        run=last.run,
-        session=last.session,
-        keys=last.keys,
-        endpoint_session=last.endpoint_session,
-        context=last.context,
-        settings=last.settings,
+    return replace(
+        input_of(segments[-1]),
         messages=tuple(messages),
         decisions=tuple(decisions),
         closes=closes,

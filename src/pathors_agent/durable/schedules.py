@@ -14,9 +14,9 @@ from dbos import DBOSClient
 from pathors_agent.durable import engine
 from pathors_agent.durable.records import (
     MAX_NAME_BYTES,
-    SEPARATOR,
     SegmentInput,
     check_id,
+    check_run_id,
     dump,
     load,
     owned,
@@ -89,11 +89,7 @@ class Schedules:
 
     def put(self, schedule: Schedule) -> None:
         """Create or replace a schedule; an unchanged one keeps its times."""
-        check_id(schedule.name, "the name of a schedule", MAX_NAME_BYTES)
-        if SEPARATOR in schedule.name:
-            raise InvalidSetting(
-                f"the name of a schedule must not contain {SEPARATOR!r}, and is {schedule.name!r}"
-            )
+        check_run_id(schedule.name, "the name of a schedule", MAX_NAME_BYTES)
         if schedule.session_id:
             check_id(schedule.session_id, "session_id")
         try:
@@ -101,11 +97,9 @@ class Schedules:
         except (ValueError, OSError, LookupError, TypeError):
             raise InvalidSetting(f"there is no time zone {schedule.timezone!r}") from None
         _check_cron(schedule)
-        since = schedule.since
-        for held in self.all():
-            same = (held.cron, held.timezone) == (schedule.cron, schedule.timezone)
-            if held.name == schedule.name and same:
-                since = held.since
+        same = (schedule.name, schedule.cron, schedule.timezone)
+        stored = (each for each in self.all() if (each.name, each.cron, each.timezone) == same)
+        since = next((each.since for each in stored), schedule.since)
         self._client.apply_schedules(
             [
                 {
@@ -208,11 +202,10 @@ class Scheduler:
 
     async def _start(self, schedule: Schedule, when: datetime) -> None:
         run = f"{schedule.name}/{when.isoformat()}"
-        segment_input = SegmentInput(
-            run=run,
-            session=schedule.session_id or run,
-            keys=owned(self._runs.name, schedule.session_id or run),
-            endpoint_session=schedule.session_id,
+        segment_input = SegmentInput.first(
+            self._runs.name,
+            run,
+            schedule.session_id,
             messages=(schedule.prompt,),
             context=schedule.context,
         )

@@ -23,11 +23,20 @@ TABLES = sa.MetaData()
 # Rows of the engine's tables: their types are not known.
 Row = Any
 
+
+def _keys(*names: str) -> list[sa.Column[str]]:
+    """Return text columns of a primary key."""
+    return [sa.Column(name, sa.Text, primary_key=True) for name in names]
+
+
+def _texts(*names: str) -> list[sa.Column[str]]:
+    return [sa.Column(name, sa.Text, nullable=False) for name in names]
+
+
 SESSIONS = sa.Table(
     "pathors_durable_sessions",
     TABLES,
-    sa.Column("agent", sa.Text, primary_key=True),
-    sa.Column("session", sa.Text, primary_key=True),
+    *_keys("agent", "session"),
     # The segment that wrote to the session last.
     sa.Column("last_segment", sa.Text),
     # The segment that may write, until its workflow has ended.
@@ -38,13 +47,11 @@ SESSIONS = sa.Table(
 SEGMENTS = sa.Table(
     "pathors_durable_segments",
     TABLES,
-    sa.Column("agent", sa.Text, primary_key=True),
-    sa.Column("session", sa.Text, primary_key=True),
-    sa.Column("segment", sa.Text, primary_key=True),
+    *_keys("agent", "session", "segment"),
     sa.Column("number", sa.Integer, nullable=False),
     # Different from the token of a deleted run with the same id, which a worker may still have in
     # memory.
-    sa.Column("token", sa.Text, nullable=False),
+    *_texts("token"),
     sa.Index("pathors_durable_segments_by_session", "agent", "session", "number", unique=True),
 )
 
@@ -52,7 +59,7 @@ SEGMENTS = sa.Table(
 QUEUES = sa.Table(
     "pathors_durable_queues",
     TABLES,
-    sa.Column("queue", sa.Text, primary_key=True),
+    *_keys("queue"),
     sa.Column("total", sa.Integer),
     sa.Column("rate_runs", sa.Integer),
     sa.Column("rate_seconds", sa.Float),
@@ -61,8 +68,8 @@ QUEUES = sa.Table(
 _WORKERS = sa.Table(
     "pathors_durable_workers",
     TABLES,
-    sa.Column("worker", sa.Text, primary_key=True),
-    sa.Column("machine", sa.Text, nullable=False),
+    *_keys("worker"),
+    *_texts("machine"),
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("beats", sa.BigInteger, nullable=False),
 )
@@ -71,32 +78,20 @@ _WORKERS = sa.Table(
 DELTAS = sa.Table(
     "pathors_durable_deltas",
     TABLES,
-    sa.Column("segment", sa.Text, primary_key=True),
+    *_keys("segment"),
     sa.Column("number", sa.BigInteger, primary_key=True),
-    sa.Column("effect", sa.Text, nullable=False),
-    sa.Column("attempt", sa.Text, nullable=False),
-    sa.Column("text", sa.Text, nullable=False),
+    *_texts("effect", "attempt", "text"),
 )
 
 # The queue and the version that the last worker of an agent registered, for programs that know only
 # its name.
-_AGENTS = sa.Table(
-    "pathors_durable_agents",
-    TABLES,
-    sa.Column("agent", sa.Text, primary_key=True),
-    sa.Column("queue", sa.Text, nullable=False),
-    sa.Column("version", sa.Text, nullable=False),
-)
+_AGENTS = sa.Table("pathors_durable_agents", TABLES, *_keys("agent"), *_texts("queue", "version"))
 
 DOUBTS = sa.Table(
     "pathors_durable_doubts",
     TABLES,
-    sa.Column("agent", sa.Text, primary_key=True),
-    sa.Column("run", sa.Text, primary_key=True),
-    sa.Column("effect", sa.Text, primary_key=True),
-    sa.Column("tool", sa.Text, nullable=False),
-    sa.Column("call_id", sa.Text, nullable=False),
-    sa.Column("key", sa.Text, nullable=False),
+    *_keys("agent", "run", "effect"),
+    *_texts("tool", "call_id", "key"),
 )
 
 

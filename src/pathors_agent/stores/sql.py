@@ -7,10 +7,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import bindparam, case, select
+from sqlalchemy import case, select
 
 from pathors_agent.history.trim import HistoryTail
 from pathors_agent.messages import Message, UserMessage
@@ -19,8 +18,10 @@ from pathors_agent.stores.base import MAX_SEARCH_BYTES, PROBE_CHARACTERS, Store
 from pathors_agent.stores.database import Connection, Database, read_url
 from pathors_agent.stores.sqlite import SQLite
 from pathors_agent.stores.tables import (
+    bound,
     clock,
     keys,
+    matching,
     read_optional_time,
     schema,
     write_time,
@@ -62,15 +63,15 @@ _MESSAGE_WEIGHT = 2_000
 _KEY_COLUMNS = [column for column in keys.c if column is not keys.c.number]
 _KEY_TIMES = ("created_at", "revoked_at", "last_used_at")
 _KEYS = select(*_KEY_COLUMNS).order_by(keys.c.created_at, keys.c.number)
-_KEYS_OF_PROJECT = _KEYS.where(keys.c.project == bindparam("project"))
-_KEY_BY_DIGEST = _KEYS.where(keys.c.digest == bindparam("digest"))
-_ADD_KEY = keys.insert().values({c: bindparam(c.name) for c in _KEY_COLUMNS}).inline()
+_KEYS_OF_PROJECT = _KEYS.where(matching(keys, "project"))
+_KEY_BY_DIGEST = _KEYS.where(matching(keys, "digest"))
+_ADD_KEY = keys.insert().values(bound(*(column.name for column in _KEY_COLUMNS))).inline()
 _REVOKE_KEY = (
     keys.update()
-    .where(keys.c.project == bindparam("project"), keys.c.id == bindparam("key_id"))
+    .where(matching(keys, "project", "id"))
     .values(revoked_at=case((keys.c.revoked_at.is_(None), clock()), else_=keys.c.revoked_at))
 )
-_NOTE_KEY_USED = keys.update().where(keys.c.id == bindparam("key_id")).values(last_used_at=clock())
+_NOTE_KEY_USED = keys.update().where(matching(keys, "id")).values(last_used_at=clock())
 _NOTE_CHECKED = schema.update().values(checked=clock())
 
 
@@ -95,12 +96,7 @@ class SQLStore(Store):
         await self._database.open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._database.close()
 
     async def check(self) -> None:
@@ -155,13 +151,13 @@ class SQLStore(Store):
             return await database.run(
                 "write",
                 "revoke a key",
-                lambda c: c.change(_REVOKE_KEY, project=project, key_id=key_id) > 0,
+                lambda c: c.change(_REVOKE_KEY, project=project, id=key_id) > 0,
             )
 
     async def note_key_used(self, key_id: str) -> None:
         """Set a key's `last_used_at` to now."""
         await self._database.run(
-            "lock", "note that a key was used", lambda c: c.change(_NOTE_KEY_USED, key_id=key_id)
+            "lock", "note that a key was used", lambda c: c.change(_NOTE_KEY_USED, id=key_id)
         )
 
     # - sessions -

@@ -23,14 +23,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
+from pathors_agent.errors import SessionConflict, SessionNotFound
 from pathors_agent.history.trim import HistoryTail
 from pathors_agent.stores.database import Connection
 from pathors_agent.stores.tables import (
+    bound,
     call_ids,
     clock,
     joined,
     leases,
+    matching,
     messages,
     notes,
     position,
@@ -41,6 +43,7 @@ from pathors_agent.stores.tables import (
     text_bytes,
 )
 from pathors_agent.stores.texts import (
+    damaged,
     json_text,
     read_message_text,
     same_values,
@@ -51,11 +54,7 @@ from pathors_agent.stores.values import Omitted, Session
 _TRIES = 10
 
 LIVE = sessions.c.ended_at.is_(None)
-_THIS = (
-    sessions.c.project == bindparam("project"),
-    sessions.c.id == bindparam("session_id"),
-    LIVE,
-)
+THIS = (matching(sessions, "project"), sessions.c.id == bindparam("session_id"), LIVE)
 
 
 def joined_messages(separator: str, *conditions: ColumnElement[bool]) -> ScalarSelect[str]:
@@ -76,13 +75,8 @@ def joined_messages(separator: str, *conditions: ColumnElement[bool]) -> ScalarS
 _INSERT = (
     insert(sessions)
     .values(
-        project=bindparam("project"),
+        **bound("project", "incarnation", "provider", "variables", "title", "revision"),
         id=bindparam("session_id"),
-        incarnation=bindparam("incarnation"),
-        provider=bindparam("provider"),
-        variables=bindparam("variables"),
-        title=bindparam("title"),
-        revision=bindparam("revision"),
         created_at=statement_time(),
         updated_at=statement_time(),
     )
@@ -166,10 +160,10 @@ def _with_messages(*conditions: ColumnElement[bool]) -> Select[Any]:
 
 
 WHOLE = _with_messages()
-_ONE = WHOLE.where(*_THIS)
+_ONE = WHOLE.where(*THIS)
 _LAST = _with_messages(
     messages.c.revision > sessions.c.revision - bindparam("count", type_=BigInteger)
-).where(*_THIS)
+).where(*THIS)
 _KNOWN = case(
     (
         sessions.c.incarnation == bindparam("known_incarnation"),
@@ -182,7 +176,7 @@ _REST = select(
     sessions.c.revision,
     sessions.c.updated_at,
     joined_messages("\n", messages.c.revision > _KNOWN),
-).where(*_THIS)
+).where(*THIS)
 
 
 def read(
@@ -222,7 +216,7 @@ _READ_MORE = 4
 _FIRST = (
     select(messages.c.text, messages.c.revision)
     .where(
-        messages.c.session == select(sessions.c.number).where(*_THIS).scalar_subquery(),
+        messages.c.session == select(sessions.c.number).where(*THIS).scalar_subquery(),
         messages.c.revision <= bindparam("last", type_=BigInteger),
     )
     .order_by(messages.c.revision)
@@ -301,9 +295,7 @@ def _split(lines: str | None, count: int) -> tuple[str, ...]:
     """Return the texts of messages. Raise `StoreError` if they are not as many as they should be."""
     texts = () if lines is None else tuple(lines.split("\n"))
     if len(texts) != count:
-        raise StoreError(
-            "A stored session cannot be read: the database is damaged; restore it from a backup."
-        )
+        raise damaged("session")
     return texts
 
 
@@ -335,16 +327,12 @@ def session_of(row: Sequence[Any], count: int | None = None) -> Session:
 
 _END = (
     sessions.update()
-    .where(*_THIS)
+    .where(*THIS)
     .values(ended_at=clock(), variables="{}", title="")
     .returning(sessions.c.number)
 )
-_DELETE_LEASE = leases.delete().where(
-    leases.c.project == bindparam("project"), leases.c.session_id == bindparam("session_id")
-)
-_DELETE_NOTES = notes.delete().where(
-    notes.c.project == bindparam("project"), notes.c.session_id == bindparam("session_id")
-)
+_DELETE_LEASE = leases.delete().where(matching(leases, "project", "session_id"))
+_DELETE_NOTES = notes.delete().where(matching(notes, "project", "session_id"))
 _DELETE_MESSAGES = messages.delete().where(messages.c.session == bindparam("number"))
 _DELETE_ANSWERS = requests.delete().where(requests.c.session == bindparam("number"))
 
@@ -363,7 +351,7 @@ def end(connection: Connection, project: str, session_id: str) -> bool:
     return True
 
 
-_RENAME = sessions.update().where(*_THIS).values(title=bindparam("title"))
+_RENAME = sessions.update().where(*THIS).values(title=bindparam("title"))
 
 
 def rename(connection: Connection, project: str, session_id: str, title: str) -> bool:

@@ -14,10 +14,12 @@ from pathors_agent.stores import sql_sessions
 from pathors_agent.stores.base import ANSWER_HOURS
 from pathors_agent.stores.database import Connection
 from pathors_agent.stores.tables import (
+    bound,
     clock,
     has_been_over,
     is_over,
     leases,
+    matching,
     messages,
     notes,
     read_time,
@@ -50,32 +52,19 @@ _UNTIL = clock() + _SPAN
 
 # - leases -
 
-_OF_SESSION = (
-    leases.c.project == bindparam("project"),
-    leases.c.session_id == bindparam("session_id"),
-)
-_THIS_LEASE = and_(
-    leases.c.fence == bindparam("fence"),
-    leases.c.holder == bindparam("holder"),
-    *_OF_SESSION,
-)
+_OF_SESSION = matching(leases, "project", "session_id")
+_THIS_LEASE = matching(leases, "project", "session_id", "fence", "holder")
 # Fences are row numbers, which only grow, whatever was deleted.
 _TAKE_LEASE = (
     insert(leases)
-    .values(
-        project=bindparam("project"),
-        session_id=bindparam("session_id"),
-        holder=bindparam("holder"),
-        until=_UNTIL,
-        span=_SPAN,
-    )
+    .values(**bound("project", "session_id", "holder"), until=_UNTIL, span=_SPAN)
     .on_conflict_do_nothing()
     .returning(leases.c.fence)
 )
-_DELETE_EXPIRED_LEASE = leases.delete().where(*_OF_SESSION, is_over(leases))
+_DELETE_EXPIRED_LEASE = leases.delete().where(_OF_SESSION, is_over(leases))
 _KEEP_LEASE = leases.update().where(_THIS_LEASE).values(until=_UNTIL, span=_SPAN)
 _DROP_LEASE = leases.delete().where(_THIS_LEASE)
-_ANY_LEASE = select(leases.c.fence).where(*_OF_SESSION)
+_ANY_LEASE = select(leases.c.fence).where(_OF_SESSION)
 # In a transaction that writes, the lease is locked or deleted: no other process can take it over
 # until the transaction has ended.
 _LOCK_LEASE = select(leases.c.fence).where(_THIS_LEASE).with_for_update()
@@ -146,11 +135,9 @@ _NEXT_TIME = case((clock() > sessions.c.updated_at, clock()), else_=sessions.c.u
 _GROW = (
     sessions.update()
     .where(
-        sessions.c.project == bindparam("project"),
-        sessions.c.id == bindparam("session_id"),
+        *sql_sessions.THIS,
         sessions.c.incarnation == bindparam("seen_incarnation"),
         sessions.c.revision == bindparam("seen_revision"),
-        sessions.c.ended_at.is_(None),
     )
     .values(
         revision=bindparam("new_revision", type_=BigInteger),
@@ -199,8 +186,7 @@ def save(
     title: str = "",
 ) -> Session:
     """Add the messages of a turn. Raise `SessionConflict` if the session changed since it was read."""
-    if not _is_held(connection, lease, drop=drop):
-        raise changed_conflict(lease)
+    _check_held(connection, lease, drop=drop)
     if lease.fence == 0:
         seen = None
     kept = 0 if seen is None else seen.revision if keep is None else keep
@@ -227,13 +213,17 @@ def save(
     return saved
 
 
-def _is_held(connection: Connection, lease: Lease, *, drop: bool) -> bool:
+def _check_held(connection: Connection, lease: Lease, *, drop: bool = False) -> None:
+    """Raise `SessionConflict` if another holder has the lease, or `drop` it."""
     if lease.fence == 0:  # the session's id is new
         of_session = {"project": lease.project, "session_id": lease.session_id}
-        return connection.value(_ANY_LEASE, **of_session) is None
-    if drop:
-        return drop_lease(connection, lease)
-    return connection.value(_LOCK_LEASE, **_named(lease)) is not None
+        is_held = connection.value(_ANY_LEASE, **of_session) is None
+    elif drop:
+        is_held = drop_lease(connection, lease)
+    else:
+        is_held = connection.value(_LOCK_LEASE, **_named(lease)) is not None
+    if not is_held:
+        raise changed_conflict(lease)
 
 
 def _grow(
@@ -265,13 +255,7 @@ def _grow(
 
 _ADD_NOTE = (
     notes.insert()
-    .values(
-        project=bindparam("project"),
-        session_id=bindparam("session_id"),
-        turn=bindparam("turn"),
-        text=bindparam("text"),
-        until=clock() + _KEPT_SPAN,
-    )
+    .values(**bound("project", "session_id", "turn", "text"), until=clock() + _KEPT_SPAN)
     .inline()
 )
 _OLD_NOTES = (
@@ -280,23 +264,18 @@ _OLD_NOTES = (
     .limit(_FORGOTTEN_AT_ONCE)
     .with_for_update(skip_locked=True)
 )
-_DELETE_NOTE = notes.delete().where(notes.c.number == bindparam("number"))
-_DELETE_NOTES = notes.delete().where(
-    notes.c.project == bindparam("project"),
-    notes.c.session_id == bindparam("session_id"),
-    notes.c.turn == bindparam("turn"),
-)
+_DELETE_NOTE = notes.delete().where(matching(notes, "number"))
+_DELETE_NOTES = notes.delete().where(matching(notes, "project", "session_id", "turn"))
 _NOTES = select(notes.c.project, notes.c.session_id, notes.c.turn, notes.c.text).order_by(
     notes.c.number
 )
-_NOTES_OF_PROJECT = _NOTES.where(notes.c.project == bindparam("project"))
-_NOTES_OF_SESSION = _NOTES_OF_PROJECT.where(notes.c.session_id == bindparam("session_id"))
+_NOTES_OF_PROJECT = _NOTES.where(matching(notes, "project"))
+_NOTES_OF_SESSION = _NOTES.where(matching(notes, "project", "session_id"))
 
 
 def add_notes(connection: Connection, lease: Lease, turn: str, texts: Sequence[str]) -> None:
     """Add notes of a turn. Raise `SessionConflict` if another holder has the lease."""
-    if not _is_held(connection, lease, drop=False):
-        raise changed_conflict(lease)
+    _check_held(connection, lease)
     of = {"project": lease.project, "session_id": lease.session_id, "turn": turn}
     for text in texts:  # one statement for each: their numbers are their order
         connection.change(_ADD_NOTE, **of, text=text)
@@ -322,8 +301,7 @@ def read_notes(
 
 def forget_notes(connection: Connection, lease: Lease, turn: str) -> None:
     """Delete the notes of a turn. Raise `SessionConflict` if another holder has the lease."""
-    if not _is_held(connection, lease, drop=False):
-        raise changed_conflict(lease)
+    _check_held(connection, lease)
     _delete_notes(connection, lease, turn)
 
 
@@ -333,11 +311,7 @@ def _delete_notes(connection: Connection, lease: Lease, turn: str) -> None:
 
 # - named requests -
 
-_THIS_REQUEST = and_(
-    requests.c.project == bindparam("project"),
-    requests.c.api_key == bindparam("api_key"),
-    requests.c.name == bindparam("request"),
-)
+_THIS_REQUEST = matching(requests, "project", "api_key", "name")
 _RUNNING = _THIS_REQUEST & requests.c.answer.is_(None)
 # An answer is kept for its whole time: if the clock was set back, nothing is done twice.
 _DELETE_EXPIRED_REQUEST = requests.delete().where(
@@ -345,14 +319,7 @@ _DELETE_EXPIRED_REQUEST = requests.delete().where(
 )
 _BEGIN = (
     insert(requests)
-    .values(
-        project=bindparam("project"),
-        api_key=bindparam("api_key"),
-        name=bindparam("request"),
-        body_digest=bindparam("body_digest"),
-        until=_UNTIL,
-        span=_SPAN,
-    )
+    .values(**bound("project", "api_key", "name", "body_digest"), until=_UNTIL, span=_SPAN)
     .on_conflict_do_nothing()
 )
 _KNOWN = select(requests.c.body_digest, requests.c.answer).where(_THIS_REQUEST)
@@ -408,7 +375,7 @@ def begin_request(
 def _forget_old_requests(connection: Connection) -> None:
     """Delete some expired answers, and requests that never got one."""
     for project, api_key, name in connection.rows(_OLD_REQUESTS):
-        connection.change(_DELETE_REQUEST, project=project, api_key=api_key, request=name)
+        connection.change(_DELETE_REQUEST, project=project, api_key=api_key, name=name)
 
 
 def keep_request(connection: Connection, request: RequestId, seconds: float) -> None:
@@ -428,4 +395,4 @@ def _finish(connection: Connection, request: RequestId, answer: str, number: int
 
 
 def _of(request: RequestId) -> Mapping[str, str]:
-    return {"project": request.project, "api_key": request.api_key, "request": request.name}
+    return {"project": request.project, "api_key": request.api_key, "name": request.name}

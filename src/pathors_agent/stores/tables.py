@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Column,
     ColumnElement,
     Dialect,
@@ -22,6 +23,8 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     UpdateBase,
+    and_,
+    bindparam,
     or_,
     select,
     text,
@@ -186,6 +189,19 @@ def upgrade(dialect: Dialect, found: int) -> Iterator[str]:
 
 def _literally(statement: UpdateBase, dialect: Dialect) -> str:
     return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+# - values by name -
+
+
+def bound(*names: str) -> dict[str, BindParameter[Any]]:
+    """Return the values of columns that a statement gets by their names."""
+    return {name: bindparam(name) for name in names}
+
+
+def matching(table: Table, *names: str) -> ColumnElement[bool]:
+    """Return the condition that columns have the values that a statement gets by their names."""
+    return and_(*(table.c[name] == value for name, value in bound(*names).items()))
 
 
 # - functions of SQL that the databases spell differently -

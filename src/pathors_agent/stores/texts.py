@@ -119,7 +119,7 @@ def read_message_text(text: str | bytes) -> Message:
     try:
         return read_message(json.loads(text))
     except (ValueError, ConversationError):
-        raise _damaged("message") from None
+        raise damaged("message") from None
 
 
 def read_variables_text(text: str) -> Variables:
@@ -127,13 +127,14 @@ def read_variables_text(text: str) -> Variables:
     try:
         value = json.loads(text)
     except ValueError:
-        raise _damaged("session") from None
+        raise damaged("session") from None
     if not isinstance(value, dict):
-        raise _damaged("session")
+        raise damaged("session")
     return value
 
 
-def _damaged(what: str) -> StoreError:
+def damaged(what: str) -> StoreError:
+    """Return the error for stored data that cannot be read."""
     return StoreError(
         f"A stored {what} cannot be read: the database is damaged; restore it from a backup."
     )
