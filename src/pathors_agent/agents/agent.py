@@ -203,8 +203,21 @@ class Agent(_AsTool, AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
         the agent's budget. Raises `TransportError` if a model call fails, with the history so far
         in its `messages`.
         """
-        with self._stream(
-            prompt, conversation, session_id, context, decisions, tools, settings, streams=False
+        import pathors_agent.agents.drivers as runs
+
+        refuse_async("tools", tools)
+        with runs.open_stream(
+            self,
+            self.transport,
+            self._tool_thread(),
+            prompt,
+            conversation,
+            session_id,
+            context,
+            decisions,
+            tools,
+            settings,
+            streams=False,
         ) as stream:
             for _ in stream:
                 pass
@@ -225,40 +238,22 @@ class Agent(_AsTool, AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
 
         The arguments are those of `run`.
         """
-        return self._stream(
-            prompt, conversation, session_id, context, decisions, tools, settings, streams=True
-        )
-
-    def _stream(
-        self,
-        prompt: Prompt | None,
-        conversation: GivenConversation | None,
-        session_id: str | None,
-        context: object,
-        decisions: Iterable[Decision],
-        tools: Tools | ToolChoice | None,
-        settings: RunSettings,
-        *,
-        streams: bool,
-    ) -> "RunStream[OutputT]":
-        from pathors_agent.agents import control, drivers, stream
+        import pathors_agent.agents.drivers as runs
 
         refuse_async("tools", tools)
-        run, baseline, setup = stream.prepare_run(
+        return runs.open_stream(
             self,
+            self.transport,
+            self._tool_thread(),
+            prompt,
             conversation,
-            session_id=session_id,
-            context=context,
-            tools=tools,
-            settings=settings,
-            streams=streams,
+            session_id,
+            context,
+            decisions,
+            tools,
+            settings,
+            streams=True,
         )
-        if run.conversation.open_calls:
-            setup.choose_tools(run)
-        controls = control.RunControl(run, setup.budgets)
-        stream.open_run(setup, run, controls, prompt, session_id, decisions)
-        items = drivers.drive(run, self.transport, setup, controls, self._tool_thread())
-        return stream.RunStream(run, baseline, setup, controls, items)
 
     def _tool_thread(self) -> "ToolThread":
         """Return the event loop of async tools, which all runs share."""
@@ -367,16 +362,21 @@ class AsyncAgent(_AsTool, AgentBase, AsyncLifetime, Generic[OutputT, ContextT_co
         **settings: Unpack[RunSettings],
     ) -> "RunResult[OutputT]":
         """Run as `Agent.run` does, with the same arguments."""
-        async with self.stream(
+        import pathors_agent.agents.drivers as runs
+
+        async with runs.open_async_stream(
+            self,
+            self.transport,
             prompt,
-            conversation=conversation,
-            session_id=session_id,
-            context=context,
-            decisions=decisions,
-            tools=tools,
-            **settings,
+            conversation,
+            session_id,
+            context,
+            decisions,
+            tools,
+            settings,
+            streams=False,
         ) as stream:
-            async for _ in stream:
+            async for _ in stream.batches():
                 pass
         return stream.result
 
@@ -395,24 +395,17 @@ class AsyncAgent(_AsTool, AgentBase, AsyncLifetime, Generic[OutputT, ContextT_co
 
         The arguments are those of `run`.
         """
-        from pathors_agent.agents import control, drivers, stream
+        import pathors_agent.agents.drivers as runs
 
-        run, baseline, setup = stream.prepare_run(
+        return runs.open_async_stream(
             self,
+            self.transport,
+            prompt,
             conversation,
-            session_id=session_id,
-            context=context,
-            tools=tools,
-            settings=settings,
+            session_id,
+            context,
+            decisions,
+            tools,
+            settings,
+            streams=True,
         )
-        controls = control.RunControl(run, setup.budgets)
-        items = drivers.drive_async(run, self.transport, setup, controls)
-        if setup.choice is None or not run.conversation.open_calls:
-            stream.open_run(setup, run, controls, prompt, session_id, decisions)
-            return stream.AsyncRunStream(run, baseline, setup, controls, items)
-
-        async def open_with_its_tools() -> None:
-            await setup.choose_tools_async(run)
-            stream.open_run(setup, run, controls, prompt, session_id, decisions)
-
-        return stream.AsyncRunStream(run, baseline, setup, controls, items, open_with_its_tools)

@@ -13,7 +13,6 @@ from collections.abc import (
 )
 from contextlib import (
     AbstractAsyncContextManager,
-    AbstractContextManager,
     contextmanager,
 )
 from functools import partial
@@ -58,7 +57,6 @@ from pathors_agent.transports.base import (
     Transport,
 )
 from pathors_agent.transports.retry import retry_after
-from pathors_agent.wire.chat_completions import RequestTemplate
 from pathors_agent.wire.completion_bytes import plain_body
 from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.message_builder import Quirk
@@ -122,8 +120,11 @@ class ModelCall:
     ) -> Iterator[Iterable[bytes]]:
         """Send the request, and open the pieces of the answer; `sent` is the request of hooks."""
         try:
-            request = self._request(effect, sent)
-            with self._sending(transport, request) as response:
+            messages = self._setup.select(effect) if sent is None else sent.messages
+            request = self._request(effect, messages, sent)
+            send = partial(transport.send, request)
+            span = self._operation if self._operation and self._operation.span else None
+            with send() if span is None else span.sending(send) as response:
                 if not self._is_good(response):
                     raise _refusal(response, _read_error(response.pieces))
                 yield response.pieces
@@ -166,9 +167,15 @@ class ModelCall:
         self, effect: CallModel, transport: AsyncTransport, sent: ModelRequest | None = None
     ) -> AbstractAsyncContextManager[AsyncResponse]:
         """Build the request, and return the context manager that sends it."""
-        request = await self._request_async(effect, sent)
-        send = partial(transport.send, request)
-        return send() if self._operation is None else self._operation.sending_async(send)
+        messages = effect.messages if sent is None else sent.messages
+        if sent is None and self._setup.history is not None:
+            with self._control.interruptible():
+                messages = await self._setup.select_async(effect)
+        request = self._request(effect, messages, sent)
+        operation = self._operation
+        if operation is None or operation.span is None:
+            return transport.send(request)
+        return operation.sending_async(partial(transport.send, request))
 
     async def pieces_async(self, response: AsyncResponse) -> AsyncIterator[bytes]:
         """Return the pieces of a good response; raise the error of any other."""
@@ -185,76 +192,61 @@ class ModelCall:
             message = self.stream.finish()
         except TransportError as error:
             raise self._ending(error) from None
-        self._take_up_session(self.stream.builder.session_id)
+        if session_id := self.stream.builder.session_id:
+            self._take_up_session(session_id)
         if self._charge is not None:
             self._charge.settle(_used(message, self._charge.estimated))
         if self._operation is not None:
             self._operation.message = message
-        if quirks := self.stream.quirks:
-            self._notice_quirks(quirks)
+        if self.stream.builder.quirks:
+            self._notice_quirks(self.stream.quirks)
         return message
 
     # - the request -
 
-    def _request(self, effect: CallModel, sent: ModelRequest | None) -> Request:
-        if sent is not None:
-            return self._hooked(effect, sent)
-        messages = self._setup.select(effect)
-        return self._build(effect, messages, self._setup.offer_tools(effect.messages))
-
-    async def _request_async(self, effect: CallModel, sent: ModelRequest | None) -> Request:
-        if sent is not None:
-            return self._hooked(effect, sent)
-        messages: Sequence[Message] = effect.messages
-        if self._setup.history is not None:
-            with self._control.interruptible():
-                messages = await self._setup.select_async(effect)
-        return self._build(effect, messages, self._setup.offer_tools(effect.messages))
-
-    def _hooked(self, effect: CallModel, sent: ModelRequest) -> Request:
-        messages = checked(sent.messages, source="the request that a hook passed to next()")
-        return self._build(effect, messages, sent.applied_to(self._setup.template))
-
-    def _build(
-        self, effect: CallModel, messages: Sequence[Message], template: RequestTemplate
+    def _request(
+        self, effect: CallModel, messages: Sequence[Message], sent: ModelRequest | None
     ) -> Request:
-        self._refuse_fragment(template)
+        setup, conversation = self._setup, self._conversation
+        if sent is None:
+            template = setup.offer_tools(effect.messages)
+        else:
+            messages = checked(messages, source="the request that a hook passed to next()")
+            template = sent.applied_to(setup.template)
+        profile = template.profile
+        if profile.sends == "new_messages":
+            self._refuse_fragment()
         if effect.last_word:
             template = template.without_calls
-        elif self._conversation.turns_since_user:
+        elif conversation.turns_since_user:
             template = template.after_first
-        if self._setup.budgets:
+        if setup.budgets:
             estimated = _estimated(messages, template.options.max_tokens)
-            self._charge = Charge(self._setup.budgets, template.model, estimated)
-        self._operation = operation = self._setup.telemetry.begin_model(
-            self._key, template, self._conversation, messages
+            self._charge = Charge(setup.budgets, template.model, estimated)
+        self._operation = operation = setup.telemetry.begin_model(
+            self._key, template, conversation, messages
         )
-        session_id = self._conversation.session_id
-        in_body = template.profile.session_in == "body"
+        session_id = conversation.session_id
+        in_body = profile.session_in == "body"
         return Request(
             body=template.encode(messages, session_id=session_id if in_body else None),
-            headers=operation.headers(),
+            headers=operation.headers() if operation.span else {},
             session_id=None if in_body else session_id,
             seconds=self._control.left(),
             on_event=operation.note,
             cancellation=self._control.cancellation,
         )
 
-    def _refuse_fragment(self, template: RequestTemplate) -> None:
+    def _refuse_fragment(self) -> None:
         """Raise if the endpoint would get only the last messages of a history it cannot know."""
         turns = self._conversation.turns
-        if template.profile.sends == "new_messages" and turns and not self._conversation.session_id:
+        if turns and not self._conversation.session_id:
             raise TransportError(
                 "only new messages are sent to this endpoint, but no session is known: the "
                 f"history holds {turns} answers, and none named its session; pass session_id= to "
                 'name it, or sends="history" to send the whole history',
                 retryable=False,
             )
-
-    def _sending(self, transport: Transport, request: Request) -> AbstractContextManager[Response]:
-        """Send the request in the context of the call's span."""
-        send = partial(transport.send, request)
-        return send() if self._operation is None else self._operation.sending(send)
 
     # - the response -
 
@@ -265,13 +257,14 @@ class ModelCall:
             self._operation.status = response.status
         if response.status not in GOOD_STATUSES:
             return False
-        self._take_up_session(response.session_id)
+        if response.session_id:
+            self._take_up_session(response.session_id)
         return True
 
-    def _take_up_session(self, session_id: str | None) -> None:
+    def _take_up_session(self, session_id: str) -> None:
         """Keep the session that an answer names, if the endpoint keeps the history in it."""
         keeps_history = self._setup.template.profile.sends == "new_messages"
-        if keeps_history and session_id and self._conversation.session_id is None:
+        if keeps_history and self._conversation.session_id is None:
             self._conversation.session_id = session_id
 
     def break_off(self, error: TransportError) -> None:

@@ -135,9 +135,8 @@ class RunControl:
         if effects := self._run.effects():
             return effects
         self._is_open = False
-        message = (
-            conversation.next_queued()
-        )  # queued before `add_message` saw that the run has ended
+        # It may have been queued before `add_message` saw that the run has ended.
+        message = conversation.next_queued()
         self._is_open = message is not None
         return [] if message is None else [AddMessage(message)]
 
@@ -157,7 +156,8 @@ class RunControl:
 
         Raises `LimitReached` if no time is left, and `RunCancelled` if the run was cancelled.
         """
-        self.check()
+        if self.cancellation.is_set:
+            raise RunCancelled
         if self._end is None:
             return None
         left = self._end - time.monotonic()

@@ -1,4 +1,4 @@
-"""Perform the effects of a run: a short loop for blocking code, and one for async code.
+"""Open runs and perform their effects: a short loop for blocking code, and one for async code.
 
 Async code runs the calls of an answer side by side, and records their results in call order.
 """
@@ -15,23 +15,96 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager
 from time import monotonic
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from pathors_agent.agents.approvals import Decision
 from pathors_agent.agents.ask import ModelCall, ask, ask_async, ask_in_hooks, close_pieces
+from pathors_agent.agents.base import AgentBase, RunSettings
 from pathors_agent.agents.control import AddMessage, RunControl
 from pathors_agent.agents.perform.calls import ReportDelta, perform, perform_async, with_reports
 from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.agents.setup import RunSetup
+from pathors_agent.agents.stream import AsyncRunStream, RunStream, open_run, prepare_run
 from pathors_agent.concurrency.event_loops import in_trio_task
 from pathors_agent.core.run import CallModel, CallTool, Effect, GiveFeedback, Run
 from pathors_agent.errors import LimitReached, TransportError
+from pathors_agent.history.loading import GivenConversation, Prompt
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
-from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.tools.registry import AsyncToolChoice, ToolChoice, ToolRegistry, Tools
 from pathors_agent.transports.base import AsyncTransport, Transport
 from pathors_agent.wire.deltas import Delta, ToolProgressDelta
+
+
+def open_stream(
+    agent: AgentBase,
+    transport: Transport,
+    thread: ToolThread,
+    prompt: Prompt | None,
+    conversation: GivenConversation | None,
+    session_id: str | None,
+    context: object,
+    decisions: Iterable[Decision],
+    tools: Tools | ToolChoice | None,
+    settings: RunSettings,
+    *,
+    streams: bool,
+) -> RunStream[Any]:
+    """Return the stream of a run, for blocking code."""
+    run, baseline, setup = prepare_run(
+        agent,
+        conversation,
+        session_id=session_id,
+        context=context,
+        tools=tools,
+        settings=settings,
+        streams=streams,
+    )
+    if run.conversation.open_calls:
+        setup.choose_tools(run)
+    control = RunControl(run, setup.budgets)
+    open_run(setup, run, control, prompt, session_id, decisions)
+    items = drive(run, transport, setup, control, thread)
+    return RunStream(run, baseline, setup, control, items)
+
+
+def open_async_stream(
+    agent: AgentBase,
+    transport: AsyncTransport,
+    prompt: Prompt | None,
+    conversation: GivenConversation | None,
+    session_id: str | None,
+    context: object,
+    decisions: Iterable[Decision],
+    tools: Tools | AsyncToolChoice | None,
+    settings: RunSettings,
+    *,
+    streams: bool,
+) -> AsyncRunStream[Any]:
+    """Return the stream of a run, for async code."""
+    run, baseline, setup = prepare_run(
+        agent,
+        conversation,
+        session_id=session_id,
+        context=context,
+        tools=tools,
+        settings=settings,
+        streams=streams,
+    )
+    control = RunControl(run, setup.budgets)
+    items = drive_async(run, transport, setup, control)
+    if setup.choice is None or not run.conversation.open_calls:
+        open_run(setup, run, control, prompt, session_id, decisions)
+        return AsyncRunStream(run, baseline, setup, control, items)
+
+    async def open_with_its_tools() -> None:
+        await setup.choose_tools_async(run)
+        open_run(setup, run, control, prompt, session_id, decisions)
+
+    return AsyncRunStream(run, baseline, setup, control, items, open_with_its_tools)
 
 
 def drive(
@@ -92,6 +165,11 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
                             async for item in items:
                                 yield item
                         control.cancels_task = True
+                        continue
+                    if not setup.streams:
+                        yield control.record(
+                            await ask_async(run, effect, setup, control, transport)
+                        )
                         continue
                     with ModelCall(run, effect.key, setup, control) as call:
                         try:

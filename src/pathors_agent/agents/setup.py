@@ -10,8 +10,10 @@ from collections.abc import (
 from contextlib import (
     contextmanager,
 )
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from pathors_agent.agents.answers import AnswerType, ArrivingAnswer, name_taken
 from pathors_agent.agents.approvals import Approvals
@@ -48,8 +50,7 @@ class Journal(Protocol):
         """Record the result of a call, before the conversation does."""
 
 
-@dataclass(slots=True, kw_only=True)
-class RunSetup:
+class RunSetup(Struct, kw_only=True):
     """The parts that a driver needs to perform the effects of a run.
 
     Tools get `context` as `ToolContext.context`. `choice` returns the `tools` of each turn, and

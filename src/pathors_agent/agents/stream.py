@@ -32,7 +32,12 @@ from pathors_agent.errors import StreamInUse
 from pathors_agent.history.loading import GivenConversation, Prompt, conversation_of, user_message
 from pathors_agent.messages import JSONValue, Message, ToolMessage
 from pathors_agent.telemetry.runs import RunTelemetry
-from pathors_agent.tools.registry import AsyncToolChoice, Tools, choice_of, registry_of
+from pathors_agent.tools.registry import (
+    AsyncToolChoice,
+    Tools,
+    choice_of,
+    registry_of,
+)
 from pathors_agent.wire.deltas import Delta
 
 
@@ -45,17 +50,20 @@ class Baseline:
     __slots__ = ("_batch_end", "_results", "_start", "_suspended")
 
     def __init__(self, conversation: Conversation) -> None:
-        calls = conversation.calls
-        still_open = {call.id for call in conversation.open_calls} if calls else ()
-        # A tuple: an empty set takes 216 bytes.
-        self._results = tuple([call.id for call in calls if call.id not in still_open])
-        held = [conversation.suspended(call) for call in calls]
-        self._suspended = tuple([message for message in held if message is not None])
-        self._start = len(conversation.settled)
-        self._batch_end = self._start + len(calls)
+        self._results: tuple[str, ...] = ()  # an empty set takes 216 bytes
+        self._suspended: tuple[Message, ...] = ()
+        self._start = self._batch_end = len(conversation.settled)
+        if calls := conversation.calls:
+            still_open = {call.id for call in conversation.open_calls}
+            self._results = tuple([call.id for call in calls if call.id not in still_open])
+            held = [conversation.suspended(call) for call in calls]
+            self._suspended = tuple([message for message in held if message is not None])
+            self._batch_end += len(calls)
 
     def added(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Return the messages that the run added."""
+        if self._start == self._batch_end:
+            return tuple(messages[self._start :])
         batch = messages[self._start : self._batch_end]
         return (*(m for m in batch if not self._held(m)), *messages[self._batch_end :])
 
@@ -81,12 +89,15 @@ def prepare_run(
     Nothing is performed yet, and nothing is appended to the conversation.
     """
     conversation = Conversation() if given is None else conversation_of(given)
-    if session_id is not None:
-        _refuse_other_session(conversation, session_id)
+    if session_id is not None and conversation.session_id not in (None, session_id):
+        raise ValueError(
+            f"the conversation belongs to session {conversation.session_id!r}, "
+            f"not to session_id={session_id!r}; pass one of the two"
+        )
     answers = agent._answers.for_run() if agent._answers else None
     settings = settings or {}
-    refuse_settings("a run", {"tools": tools, **settings}, RUN_ARGUMENTS)
-    budgets = charged_budgets(agent.budget, settings.get("budget"))
+    if settings or tools is not None:
+        refuse_settings("a run", {"tools": tools, **settings}, RUN_ARGUMENTS)
     choice, registry = agent._choice, agent.tools
     if tools is not None:
         choice, registry = choice_of(tools), registry_of(() if callable(tools) else tools)
@@ -114,7 +125,7 @@ def prepare_run(
         arriving=ArrivingAnswer(answers) if answers else None,
         history=agent._history,
         hooks=agent._hooks or NO_HOOKS,
-        budgets=budgets,
+        budgets=charged_budgets(agent.budget, settings.get("budget")),
         streams=streams,
         telemetry=RunTelemetry(agent.name, model=template.model, server=agent._server_address),
     )
@@ -150,7 +161,8 @@ def open_run(
     message = None if prompt is None else user_message(prompt)
     control.take_conversation()
     try:
-        setup.telemetry.add_denied(setup.approvals.decide(decisions))
+        if decisions:
+            setup.telemetry.add_denied(setup.approvals.decide(decisions))
         if message is not None and conversation.calls and not setup.approvals.has_approved:
             run.hand_out_client_calls()
             conversation.close_open_calls()
@@ -164,22 +176,23 @@ def open_run(
     conversation.id = conversation.id or session_id or f"{_IDS.getrandbits(128):032x}"
 
 
-def _refuse_other_session(conversation: Conversation, session_id: str) -> None:
-    if conversation.session_id not in (None, session_id):
-        raise ValueError(
-            f"the conversation belongs to session {conversation.session_id!r}, "
-            f"not to session_id={session_id!r}; pass one of the two"
-        )
-
-
 class _StreamBase(Generic[OutputT]):
     __slots__ = ("__weakref__", "_baseline", "_control", "_run", "_setup")
 
-    def __init__(self, run: Run, baseline: Baseline, setup: RunSetup, control: RunControl) -> None:
+    def __init__(
+        self,
+        run: Run,
+        baseline: Baseline,
+        setup: RunSetup,
+        control: RunControl,
+        items: Generator[Delta | Message, None, None]
+        | AsyncGenerator[Delta | Message | list[Delta], None],
+    ) -> None:
         self._run = run
         self._baseline = baseline
         self._setup = setup
         self._control = control
+        control.reader.follow(items, self)
 
     def cancel(self) -> None:
         """Cancel the run, from any thread or task. Returns at once. Idempotent.
@@ -252,9 +265,8 @@ class RunStream(_StreamBase[OutputT]):
         control: RunControl,
         items: Generator[Delta | Message, None, None],
     ) -> None:
-        super().__init__(run, baseline, setup, control)
+        super().__init__(run, baseline, setup, control, items)
         self._items = items
-        control.reader.follow(items, self)
 
     def __enter__(self) -> Self:
         self._control.reader.enter_block(sys._getframe(1))
@@ -297,9 +309,8 @@ class AsyncRunStream(_StreamBase[OutputT]):
         items: AsyncGenerator[Delta | Message | list[Delta], None],
         opening: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(run, baseline, setup, control)
+        super().__init__(run, baseline, setup, control, items)
         self._items = items
-        control.reader.follow(items, self)
         self._opening = opening
 
     def keep_journal(self, journal: Journal) -> None:

@@ -8,7 +8,7 @@ from collections.abc import (
     Generator,
 )
 from contextlib import suppress
-from types import AsyncGeneratorType, FrameType, GeneratorType
+from types import AsyncGeneratorType, FrameType
 from typing import Any
 
 from pathors_agent.concurrency.event_loops import (
@@ -29,11 +29,12 @@ class StreamReader:
     It refers weakly to the stream and its items: a stream that was dropped is abandoned.
     """
 
-    __slots__ = ("_block", "_is_in_with", "_items", "_owner", "_reader", "loop")
+    __slots__ = ("_block", "_is_async", "_is_in_with", "_items", "_owner", "_reader", "loop")
 
     def __init__(self) -> None:
         self.loop: EventLoop | None = None
         """The event loop of an async stream, once it is entered or read."""
+        self._is_async = False
         self._items: weakref.ref[_Items] | None = None
         self._owner: weakref.ref[object] | None = None
         self._reader: object = None  # the task or thread that began to read last
@@ -43,6 +44,7 @@ class StreamReader:
     def follow(self, items: _Items, stream: object) -> None:
         """Set the driver's generator, and the stream that iterates it."""
         self._items, self._owner = weakref.ref(items), weakref.ref(stream)
+        self._is_async = isinstance(items, AsyncGeneratorType)
 
     def enter_block(self, frame: FrameType) -> None:
         """Set the frame whose `with` block contains the reading."""
@@ -55,7 +57,7 @@ class StreamReader:
             self._begin(frame)
 
     def _begin(self, frame: FrameType) -> None:
-        self.loop = loop = running_loop() if isinstance(self.items, AsyncGeneratorType) else None
+        self.loop = loop = running_loop() if self._is_async else None
         self._reader = threading.current_thread() if loop is None else loop.current_task()
         self._block = id(frame)
 
@@ -76,13 +78,10 @@ class StreamReader:
     @property
     def is_running(self) -> bool:
         """Whether the driver runs, or something waits for its next item."""
-        match self.items:
-            case AsyncGeneratorType() as items:
-                return bool(items.ag_running)
-            case GeneratorType() as items:
-                return bool(items.gi_running)
-            case _:
-                return False
+        items: Any = None if self._items is None else self._items()
+        if items is None:
+            return False
+        return bool(items.ag_running if self._is_async else items.gi_running)
 
     @property
     def is_left(self) -> bool:

@@ -1,10 +1,12 @@
 """The tool calls of one answer, while some of them have no result."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from reprlib import Repr
 from typing import Self
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pathors_agent.messages import Outcome, ToolCall, ToolMessage
 
@@ -48,29 +50,24 @@ _QUOTE.maxstring = 70  # the longest ids of providers have 64 characters
 quoted = _QUOTE.repr
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(Struct):
     """The calls of an answer, and the results so far; a suspended call has a result and is open."""
 
     calls: tuple[ToolCall, ...]
     places: dict[str, int]  # call id -> index in call order
-    results: dict[int, ToolMessage] = field(default_factory=dict)  # by index
-    suspended: dict[int, ToolMessage] = field(default_factory=dict)  # by index, of open calls
-    states: dict[str, CallState] = field(default_factory=dict)  # by call id, if known
-
-    @property
-    def waits_for_one(self) -> bool:
-        """Whether a single result is missing."""
-        return len(self.places) - len(self.results) == 1
+    results: dict[int, ToolMessage] = {}  # by index
+    suspended: dict[int, ToolMessage] = {}  # by index, of open calls
+    states: dict[str, CallState] = {}  # by call id, if known
 
     @property
     def open_places(self) -> Sequence[tuple[int, ToolCall]]:
         """The calls without a result, each with its index."""
-        return [place for place in enumerate(self.calls) if place[0] not in self.results]
+        results, places = self.results, enumerate(self.calls)
+        return [place for place in places if place[0] not in results] if results else [*places]
 
     def results_in_call_order(self) -> list[ToolMessage]:
         """Return the results so far, including those of suspended calls."""
-        results = {**self.results, **self.suspended}
+        results = {**self.results, **self.suspended} if self.suspended else self.results
         return [results[place] for place in sorted(results)]
 
     def state(self, call: ToolCall) -> CallState:

@@ -220,7 +220,8 @@ class Conversation(Transcribed):
 
     def suspended(self, call: ToolCall) -> ToolMessage | None:
         """Return the message of an open call that is suspended, or None for any other call."""
-        return self._batch.suspended_result(call) if self._batch else None
+        batch = self._batch
+        return batch.suspended_result(call) if batch is not None and batch.suspended else None
 
     def append(self, message: Message) -> None:
         """Add a message, or raise `ConversationError` and change nothing.
@@ -237,12 +238,13 @@ class Conversation(Transcribed):
         if next_role is None:
             raise self._refusal(message, event)
         match message:
-            case ToolMessage():
-                self._take_result(message)
             case AssistantMessage():
-                self._open_batch(message)
+                if message.tool_calls:
+                    self._open_batch(message)
                 self._messages.append(message)
                 self._turns += 1
+            case ToolMessage():
+                self._take_result(message)
             case UserMessage():
                 self._messages.append(message)
                 self._turns_at_user = self._turns
@@ -346,21 +348,16 @@ class Conversation(Transcribed):
 
     def _event(self, message: Message) -> Event:
         match message:
-            case SystemMessage():
-                return Event.SYSTEM
-            case UserMessage():
-                return Event.USER
             case AssistantMessage():
                 return Event.TOOL_CALLS if message.tool_calls else Event.ANSWER
             case ToolMessage():
-                self._check_names_open_call(message)
-                if message.outcome == "suspended":
-                    inner_conversation(message)
-                is_last = self._batch is not None and self._batch.waits_for_one
-                is_last = is_last and message.outcome != "suspended"
-                return Event.LAST_TOOL_RESULT if is_last else Event.TOOL_RESULT
+                return self._result_event(message)
+            case UserMessage():
+                return Event.USER
+            case SystemMessage():
+                return Event.SYSTEM
 
-    def _check_names_open_call(self, message: ToolMessage) -> None:
+    def _result_event(self, message: ToolMessage) -> Event:
         batch = self._batch  # without one the table refuses the message
         if batch is not None and (problem := batch.problem(message)):
             raise self._error(
@@ -368,13 +365,11 @@ class Conversation(Transcribed):
                 f"open calls: {batch.open_ids()}",
                 Event.TOOL_RESULT,
             )
-
-    def _open_batch(self, message: AssistantMessage) -> None:
-        if message.tool_calls:
-            places = self._places(message)
-            self._batch = Batch(message.tool_calls, places)
-            self._call_ids = self._call_ids or set()
-            self._call_ids.update(places)
+        if message.outcome == "suspended":
+            inner_conversation(message)
+            return Event.TOOL_RESULT
+        is_last = batch is not None and len(batch.places) - len(batch.results) == 1
+        return Event.LAST_TOOL_RESULT if is_last else Event.TOOL_RESULT
 
     def _take_result(self, message: ToolMessage) -> None:
         assert self._batch  # otherwise the table has refused it
@@ -383,8 +378,8 @@ class Conversation(Transcribed):
             self._messages.extend(self._batch.results_in_call_order())
             self._batch = None
 
-    def _places(self, message: AssistantMessage) -> dict[str, int]:
-        """Return the index of each call id of a message; raise if an id occurs twice."""
+    def _open_batch(self, message: AssistantMessage) -> None:
+        """Open the calls of a message; raise if an id occurs twice."""
         places: dict[str, int] = {}
         for place, call in enumerate(message.tool_calls):
             if places.setdefault(call.id, place) != place:
@@ -393,7 +388,9 @@ class Conversation(Transcribed):
                     "ids must differ",
                     Event.TOOL_CALLS,
                 )
-        return places
+        self._batch = Batch(message.tool_calls, places)
+        self._call_ids = self._call_ids or set()
+        self._call_ids.update(places)
 
     def _refusal(self, message: Message, event: Event) -> ConversationError:
         if not isinstance(message, MessageBase):

@@ -99,6 +99,7 @@ MAY_RUN = CallVerdict()
 
 _NO_VERDICTS: Mapping[str, CallVerdict] = MappingProxyType({})
 _NO_NAMES: frozenset[str] = frozenset()
+_NEVER = (0, 0)
 
 
 class Tally:
@@ -157,25 +158,20 @@ class Tally:
         for place in range(self.place - 1, start - 1, -1):
             message = history[place]
             if isinstance(message, UserMessage) and not message.feedback:
-                self._start()
+                if start:
+                    self._start()
                 start = place + 1
                 break
         for place in range(start, self.place):
-            self._count_message(history[place])
-
-    def _count_message(self, message: Message) -> None:
-        match message:
-            case AssistantMessage():
-                self._count_answer(message)
-            case ToolMessage():
-                if message.extra:
-                    self._tokens += run_tokens(message)
-                if self._names:
-                    self._count_result(self._names[message.tool_call_id], message)
-            case UserMessage():  # feedback
-                self.failed_answers += 1
-            case SystemMessage():  # no limit counts it
-                pass
+            match history[place]:
+                case AssistantMessage() as answer:
+                    self._count_answer(answer)
+                case ToolMessage() as result:
+                    self._count_result(result)
+                case UserMessage():  # feedback
+                    self.failed_answers += 1
+                case SystemMessage():  # no limit counts it
+                    pass
 
     @property
     def limit(self) -> str | None:
@@ -213,15 +209,21 @@ class Tally:
                 verdicts[call.id] = verdict
         self.verdicts = verdicts
         self._turns += 1
-        self._tokens += _tokens(answer)
+        if answer.usage is not None:
+            self._tokens += total_tokens(answer.usage)
         self.failed_answers += self._final_tool is not None and self._final_tool in names.values()
 
-    def _count_result(self, name: str, result: ToolMessage) -> None:
+    def _count_result(self, result: ToolMessage) -> None:
+        if result.extra:
+            self._tokens += run_tokens(result)
+        if not self._names:  # of the messages that the counts begin with
+            return
+        name = self._names[result.tool_call_id]
         if result.ends_tool:
             self._ended |= {name}
         if result.invalid:
             self._invalid = self._invalid or {}
-            times, turn = self._invalid.get(name, (0, 0))
+            times, turn = self._invalid.get(name, _NEVER)
             if turn != self._turns:  # the model reads the results of one answer together
                 self._invalid[name] = (times + 1, self._turns)
         elif self._invalid and result.outcome != "not_run":
@@ -241,12 +243,14 @@ class Tally:
         A call of the final tool always may: it is the answer.
         """
         if call.name == self._final_tool:
-            cut_off = _cut_off(call, reason)
+            cut_off = None if reason is None else _cut_off(call, reason)
             return CallVerdict(cut_off) if cut_off else MAY_RUN
         self._calls += 1
         repetitions = self._count(call)
         refusal = self._refusal(call, reason, repetitions)
-        warning = self._warning(call, repetitions)
+        warned, warning = self._limits.repeats_warned, None
+        if warned is not None and repetitions >= warned:
+            warning = f"(This was call {repetitions} of {call.name} with the same arguments.)"
         return CallVerdict(refusal, warning) if refusal or warning else MAY_RUN
 
     def _count(self, call: ToolCall) -> int:
@@ -259,21 +263,15 @@ class Tally:
         self._most = max(self._most, self._counts[same])
         return self._counts[same]
 
-    def _warning(self, call: ToolCall, repetitions: int) -> str | None:
-        warned = self._limits.repeats_warned
-        if warned is None or repetitions < warned:
-            return None
-        return f"(This was call {repetitions} of {call.name} with the same arguments.)"
-
     def _refusal(self, call: ToolCall, reason: str | None, repetitions: int) -> str | None:
         limits = self._limits
         if self.limit_before:
             return _not_run(f"the limit of {self.limit_before} is reached")
-        if cut_off := _cut_off(call, reason):
+        if reason is not None and (cut_off := _cut_off(call, reason)):
             return cut_off
         if call.name in self._ended:
             return f"Not run: {call.name} has failed for good; do without it."
-        invalid = self._invalid_answers(call.name)
+        invalid = self._invalid.get(call.name, _NEVER)[0] if self._invalid else 0
         if limits.call_retries is not None and invalid > limits.call_retries:
             return _not_run(f"{invalid} answers in a row called {call.name} with invalid arguments")
         if limits.tool_calls is not None and self._calls > limits.tool_calls:
@@ -281,9 +279,6 @@ class Tally:
         if limits.repeats is not None and repetitions >= limits.repeats:
             return _not_run(f"this is call {repetitions} of {call.name} with the same arguments")
         return None
-
-    def _invalid_answers(self, name: str) -> int:
-        return self._invalid[name][0] if self._invalid and name in self._invalid else 0
 
 
 def canonical_arguments(arguments: str) -> str:
@@ -295,11 +290,6 @@ def canonical_arguments(arguments: str) -> str:
         return json.dumps(json.loads(arguments or "{}"), sort_keys=True, separators=(",", ":"))
     except (ValueError, RecursionError):
         return arguments
-
-
-def _tokens(answer: AssistantMessage) -> int:
-    """Return the total of an answer's tokens, or the sum of the parts that are known."""
-    return 0 if answer.usage is None else total_tokens(answer.usage)
 
 
 def total_tokens(usage: Usage) -> int:
@@ -322,8 +312,8 @@ def _same(call: ToolCall) -> tuple[str, str]:
     return call.name, canonical_arguments(call.arguments)
 
 
-def _cut_off(call: ToolCall, reason: str | None) -> str | None:
-    if reason is None or is_object(call.arguments):
+def _cut_off(call: ToolCall, reason: str) -> str | None:
+    if is_object(call.arguments):
         return None
     return (
         f"Not run: the answer was ended ({reason}) before the arguments of "

@@ -10,6 +10,8 @@ from enum import StrEnum
 from sys import intern
 from typing import Protocol
 
+from msgspec import Struct
+
 from pathors_agent.core.batch import CallState
 from pathors_agent.core.conversation import Conversation, Role
 from pathors_agent.core.limits import (
@@ -50,20 +52,21 @@ class Status(StrEnum):
     FINISHED = "finished"
 
 
-@dataclass(frozen=True, slots=True)
-class CallModel:
+class CallModel(Struct, frozen=True):
     """Call the model. `key` is equal on every replay of this history.
 
     For the `last_word` the model is called without tools, because a limit is reached.
     """
 
     key: str
-    messages: tuple[Message, ...] = field(repr=False)
+    messages: tuple[Message, ...]
     last_word: bool = False
 
+    def __repr__(self) -> str:
+        return f"CallModel(key={self.key!r}, last_word={self.last_word!r})"
 
-@dataclass(frozen=True, slots=True)
-class CallTool:
+
+class CallTool(Struct, frozen=True):
     """Run a tool. `key` is equal on every replay of this history.
 
     `verdict` is the decision of the limits: a refused call does not run.
@@ -185,13 +188,17 @@ class Run:
         A call whose id was used before gets another id: endpoints refuse a history with two equal
         ids.
         """
-        if isinstance(message, AssistantMessage) and message.tool_calls:
-            message = self._with_unused_ids(message)
-        self.conversation._add(message)  # not a result of the caller
-        if self.notes_begun_calls and isinstance(message, AssistantMessage) and message.tool_calls:
+        conversation = self.conversation
+        if not isinstance(message, AssistantMessage) or not message.tool_calls:
+            conversation._add(message)  # not a result of the caller
+            return message
+        message = self._with_unused_ids(message)
+        conversation._add(message)
+        if self.notes_begun_calls:
             for call in message.tool_calls:
-                self.conversation.note_call_state(call, CallState.NOT_BEGUN)
-            self.hand_out_client_calls()
+                is_clients = call.name in self.client_tools
+                state = CallState.HANDED_OUT if is_clients else CallState.NOT_BEGUN
+                conversation.note_call_state(call, state)
         return message
 
     def begin(self, effect: CallTool) -> None:
@@ -249,7 +256,7 @@ class Run:
             return None
         if self._fault() and not self.stopped_at:
             return "output_retries"
-        return self._limit()
+        return self.stopped_at or self._counted().limit
 
     @property
     def answer(self) -> str | None:
@@ -293,33 +300,25 @@ class Run:
         tally.read(self.conversation.settled)
         return tally
 
-    def _limit(self) -> str | None:
-        return self.stopped_at or self._counted().limit
-
     def _model_call(self) -> list[CallModel]:
-        limit = self._limit()
-        if limit and (not self.limits.last_word or self._last_word_is_over(limit)):
-            return []
-        key = intern(f"model/{self.conversation.turns}")  # shared by all runs
-        return [CallModel(key, self.conversation.messages, last_word=limit is not None)]
-
-    def _last_word_is_over(self, limit: str) -> bool:
-        if self.stopped_at or limit == "output_retries":  # it would not help
-            return True
-        return self._counted().limit_before is not None
+        tally, conversation = self._counted(), self.conversation
+        limit = self.stopped_at or tally.limit
+        if limit is not None:
+            # A last word would not help at the limits of the driver, and of failed answers.
+            may_speak = self.limits.last_word and not self.stopped_at and limit != "output_retries"
+            if not may_speak or tally.limit_before is not None:
+                return []
+        key = intern(f"model/{conversation.turns}")  # shared by all runs
+        return [CallModel(key, conversation.messages, limit is not None)]
 
     def _open_local_calls(self) -> list[CallTool]:
         if self.stopped_at:
             return []
-        verdicts = self._counted().verdicts
+        verdicts, is_held = self._counted().verdicts, self._is_held
         pending = []
         for place, call in self.conversation.open_places:
             verdict = verdicts.get(call.id, MAY_RUN)
-            if verdict.refusal or not self._must_wait(call):
+            waits = call.name in self.client_tools or (is_held is not None and is_held(call))
+            if verdict.refusal or not waits:
                 pending.append(CallTool(self._tool_key(place), call, verdict))
         return pending
-
-    def _must_wait(self, call: ToolCall) -> bool:
-        if call.name in self.client_tools:
-            return True
-        return self._is_held is not None and self._is_held(call)

@@ -5,6 +5,7 @@ call then costs an object and a reading of the clock.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from time import monotonic
@@ -73,7 +74,8 @@ class Observers:
         self.server = server
         self.started_by: Mapping[str, str] = {}
         self.deadline: float | None = None
-        self.api = self.observe(SPANS, active_api)
+        is_imported = "opentelemetry" in sys.modules
+        self.api = self.observe(SPANS, active_api) if is_imported else None
         self.is_logged = self.observe(LOG, is_enabled)
         self.is_observed = self.is_logged or self.api is not None
         self.parent: Context | None = None

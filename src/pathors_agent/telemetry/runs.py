@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from time import monotonic
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run
@@ -37,9 +37,6 @@ from pathors_agent.telemetry.spans import (
 )
 from pathors_agent.telemetry.timeline import TimedCall
 from pathors_agent.wire.chat_completions import RequestTemplate
-
-if TYPE_CHECKING:
-    pass
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,17 +78,15 @@ class RunTelemetry(Observers):
         self,
         key: str,
         call: ToolCall,
+        description: str,
         *,
-        name: str,
-        description: str | None = None,
         queued: float | None = None,
     ) -> "ToolOperation":
-        """Begin a tool call.
+        """Begin a call of a tool with this description.
 
-        `name` and `description` are those of the tool; `queued` is when the call began to wait in
-        the queue, or None if it did not wait.
+        `queued` is when the call began to wait in the queue, if it had to wait.
         """
-        operation = ToolOperation(self, key, call=call, name=name, description=description)
+        operation = ToolOperation(self, key, call=call, name=call.name, description=description)
         if self.api is not None:
             operation.start_span()
         if queued is not None:

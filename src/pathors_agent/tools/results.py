@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
-from typing import NamedTuple
 
 from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import Content, ContentPart, JSONValue, Outcome, ToolMessage
-from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused
+from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, SchemaValidator
 from pathors_agent.schema.bounds import cut
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.result_values import JSONWalk, Unsendable, kind_name, text_of
@@ -80,44 +79,37 @@ def _content(tool: Tool, value: object) -> Content:
     cap = _Cap(tool.max_result_characters)
     if _has_parts(value):
         return _parts_content(tool, value, cap)
-    return cap.ended(cap.taken(_written(tool, value)))
+    text, left_out = _written(tool, value)
+    shown = cap.taken(text, left_out=left_out)
+    return f"{shown}\n{note}" if (note := cap.note) else shown
 
 
-class _ResultText(NamedTuple):
-    """A value as text; with `more`, only its beginning."""
-
-    text: str
-    more: bool = False
-
-
-def _written(tool: Tool, value: object) -> _ResultText:
+def _written(tool: Tool, value: object) -> tuple[str, bool]:
+    """Return a value as text, and whether something of the value is left out."""
+    left_out = False
     if isinstance(value, str) and not isinstance(value, Enum):
-        text = text_of(value)
-        _check_returns(tool, text)
-        return _ResultText(text)
-    walk = JSONWalk(tool.max_result_characters * WRITTEN_CAPS)
-    converted = walk.value(value)
-    _check_returns(tool, converted, whole=not walk.full)
-    return _ResultText(_text_of(converted), more=walk.full)
-
-
-def _text_of(converted: JSONValue) -> str:
+        converted = text_of(value)
+    else:
+        walk = JSONWalk(tool.max_result_characters * WRITTEN_CAPS)
+        converted, left_out = walk.value(value), walk.full
+    if tool.result_validator is not None:
+        _check_returns(tool, tool.result_validator, converted, whole=not left_out)
     if isinstance(converted, str):
-        return converted
-    return NO_VALUE if converted is None else write_json(converted).decode()
+        return converted, left_out
+    return NO_VALUE if converted is None else write_json(converted).decode(), left_out
 
 
 # - the schema of the value -
 
 
-def _check_returns(tool: Tool, value: JSONValue, *, whole: bool = True) -> None:
-    if tool.result_validator is None:
-        return
+def _check_returns(
+    tool: Tool, validator: SchemaValidator, value: JSONValue, *, whole: bool
+) -> None:
     if not whole:
         characters = tool.max_result_characters * WRITTEN_CAPS
         raise Unsendable(f"more than {characters:,} characters", "That is too long to be checked.")
     try:
-        problems = tool.result_validator.problems(value)
+        problems = validator.problems(value)
     except ArgumentsRefused:
         raise Unsendable("something too large to be checked", "It should return less.") from None
     if problems:
@@ -149,16 +141,15 @@ def _parts_content(tool: Tool, value: object, cap: "_Cap") -> tuple[ContentPart,
 
 def _parts(tool: Tool, item: object, cap: "_Cap", media: JSONWalk) -> Iterator[ContentPart]:
     if not isinstance(item, ContentPart):
-        yield from _text_part(ContentPart(type="text", text=""), cap, _written(tool, item))
+        text, left_out = _written(tool, item)
+        part = ContentPart(type="text", text="")
     elif item.text is not None:
-        yield from _text_part(item, cap, _ResultText(item.text))
+        text, left_out, part = item.text, False, item
     else:
         yield _media_part(item, media)
-
-
-def _text_part(part: ContentPart, cap: "_Cap", written: _ResultText) -> Iterator[ContentPart]:
-    shown = cap.taken(written)
-    if shown or not written.text:
+        return
+    shown = cap.taken(text, left_out=left_out)
+    if shown or not text:
         yield part.model_copy(update={"text": shown})
 
 
@@ -184,9 +175,11 @@ class _Cap:
         self._shown = self._total = 0
         self._more = False
 
-    def taken(self, written: _ResultText) -> str:
-        """Return as much of a text as there is room for, in whole characters."""
-        text = written.text
+    def taken(self, text: str, *, left_out: bool) -> str:
+        """Return as much of a text as there is room for, in whole characters.
+
+        With `left_out` the text is only the beginning of a value.
+        """
         if len(text) <= 2 * self._left:
             text = whole_characters(text)
             shown = text[: self._left]
@@ -195,7 +188,7 @@ class _Cap:
         self._left -= len(shown)
         self._shown += len(shown)
         self._total += len(text)
-        self._more |= written.more
+        self._more |= left_out
         return shown
 
     @property
@@ -205,8 +198,3 @@ class _Cap:
             return ""
         total = f"more than {self._total:,}" if self._more else f"{self._total:,}"
         return f"[cut: {self._shown:,} of {total} characters shown]"
-
-    def ended(self, text: str) -> str:
-        """Return the text, with the note below it if something was cut."""
-        note = self.note
-        return f"{text}\n{note}" if note else text

@@ -257,19 +257,18 @@ class MessageBuilder:
     # - the message
 
     def finish(self, deltas: list[Delta]) -> None:
-        """Flush a pending half of a surrogate pair."""
-        if self.half:
-            self.half = ""
-            self.text.append("\ufffd")
-            deltas.append(TextDelta("\ufffd"))
+        """Flush the pending half of a surrogate pair."""
+        self.half = ""
+        self.text.append("\ufffd")
+        deltas.append(TextDelta("\ufffd"))
 
     def message(self) -> AssistantMessage:
         """Return the message so far."""
         return AssistantMessage(
-            content=_joined(self.text),
+            content=_joined(self.text) if self.text else None,
             tool_calls=self._tool_calls() if self.calls else (),
-            reasoning=_joined(self.reasoning),
-            refusal=_joined(self.refusal),
+            reasoning=_joined(self.reasoning) if self.reasoning else None,
+            refusal=_joined(self.refusal) if self.refusal else None,
             finish_reason=self.finish_reason and whole_characters(self.finish_reason),
             usage=self.usage,
             model=self.model and whole_characters(self.model),
@@ -299,9 +298,9 @@ class MessageBuilder:
         return tuple(calls)
 
 
-def _joined(pieces: list[str] | None) -> str | None:
+def _joined(pieces: list[str]) -> str | None:
     """Return a text of pieces, or None if it is empty."""
-    return whole_characters("".join(pieces)) or None if pieces else None
+    return whole_characters("".join(pieces)) or None
 
 
 def _begins_call(call: CallBuilder, id: str, name: str, arguments: str) -> bool:  # noqa: A002

@@ -127,16 +127,16 @@ class ResponseStream(EventLanes):
 
     def close(self) -> list[Delta]:
         """Read the end of the body; return the deltas that it completes."""
-        deltas: list[Delta] = []
         if self._closed:
-            return deltas
+            return []
         self._closed = True
+        deltas: list[Delta] = []
         if not self.ended:
             if self._is_stream:
                 self._read_cut_off_event(deltas)
             elif self._is_stream is False:
                 self._read_whole_body(deltas)
-        if self._failure is None:
+        if self._builder.half and self._failure is None:
             self._builder.finish(deltas)
         if self.received * _MOST_PER_BYTE > self._check_at:
             self._check_sizes()

@@ -44,18 +44,13 @@ if TYPE_CHECKING:
 MAX_ERROR_CHARACTERS = 2_000
 
 
-def begin_tool(
-    telemetry: RunTelemetry, key: str, bound: BoundCall, *, queued: float | None = None
-) -> ToolOperation:
-    """Begin to observe a bound call."""
-    tool = bound.tool
-    return telemetry.begin_tool(
-        key, bound.call, name=tool.name, description=tool.description, queued=queued
-    )
-
-
 def _do_nothing() -> None:
     pass
+
+
+def _unobserved(bound: BoundCall) -> ToolOperation:
+    """Return the operation of a call that is part of no run."""
+    return RunTelemetry().begin_tool("", bound.call, bound.tool.description)
 
 
 def call_tool(
@@ -76,9 +71,9 @@ def call_tool(
     stop it. `begin` is called right before the tool begins. `cancellation` stops the tool as its
     timeout would; then `RunCancelled` is raised.
     """
-    with operation or begin_tool(RunTelemetry(), "", bound) as observed:
-        observed.message = _refusal(bound)
-        if observed.message is not None:
+    with operation or _unobserved(bound) as observed:
+        if hung_calls(bound.function) >= MAX_HUNG_CALLS:
+            observed.message = _too_many_hung(bound)
             return observed.message
         try:
             cancellation = cancellation or Cancellation()
@@ -117,9 +112,9 @@ async def call_tool_async(
     A tool that continues to run is abandoned, with the outcome "unknown". `begin` is called right
     before the tool begins.
     """
-    with operation or begin_tool(RunTelemetry(), "", bound) as observed:
-        observed.message = _refusal(bound)
-        if observed.message is not None:
+    with operation or _unobserved(bound) as observed:
+        if hung_calls(bound.function) >= MAX_HUNG_CALLS:
+            observed.message = _too_many_hung(bound)
             return observed.message
         try:
             if bound.tool.retries is None:
@@ -155,7 +150,7 @@ def _run(
             if cancellation.is_set:
                 raise RunCancelled from None
             raise
-    if bound.is_async:
+    if bound.tool.is_async:
         call = _call(bound, seconds)
         return thread.run(run_in_task, call, seconds, cancellation=cancellation)
     begun = time.monotonic()
@@ -180,7 +175,7 @@ async def _run_async(
     begin: Callable[[], None],
 ) -> object:
     seconds = _shorter(bound.tool.timeout or default, left)
-    if bound.is_async:
+    if bound.tool.is_async:
         begin()
         return await run_in_task(_call(bound, seconds, report), seconds)
     # The timeout begins when the call has a thread.
@@ -296,9 +291,7 @@ def _retry_settings(
 # - results without a value -
 
 
-def _refusal(bound: BoundCall) -> ToolMessage | None:
-    if hung_calls(bound.function) < MAX_HUNG_CALLS:
-        return None
+def _too_many_hung(bound: BoundCall) -> ToolMessage:
     text = (
         f"Not run: {MAX_HUNG_CALLS} calls of {bound.tool.name} were not finished in time and have "
         "not returned yet; do without it for now."

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import anyio
 
@@ -21,7 +21,6 @@ from pathors_agent.agents.hooks import (
     with_hooks,
 )
 from pathors_agent.agents.perform.bound import (
-    begin_tool,
     call_tool,
     call_tool_async,
     failure_message,
@@ -43,9 +42,6 @@ from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.signature import ToolContext, ToolLog
 from pathors_agent.wire.deltas import ToolProgressDelta
-
-if TYPE_CHECKING:
-    pass
 
 # A tool that reports faster than its caller reads waits for the caller.
 MAX_WAITING_REPORTS = 16
@@ -73,12 +69,12 @@ def perform(
     `hooked` is the bound call that its hooks have passed on.
     """
     bound = hooked or _bind(run, effect, setup)
-    if isinstance(bound, ToolMessage):
+    if not isinstance(bound, BoundCall):
         return bound
     if setup.hooks.tool and hooked is None:
         call = partial(perform, run, effect, setup, thread, control)
         return (yield from _in_hooks(run, effect, setup, control, bound, call))
-    operation = begin_tool(setup.telemetry, effect.key, bound)
+    operation = setup.telemetry.begin_tool(effect.key, bound.call, bound.tool.description)
     limits = {"seconds": run.limits.tool_seconds, "left": control.left()}
     begin, cancellation = partial(run.begin, effect), control.cancellation
     if not bound.tool.reports:
@@ -128,7 +124,7 @@ async def perform_async(
     call that its hooks have passed on.
     """
     bound = hooked or _bind(run, effect, setup)
-    if isinstance(bound, ToolMessage):
+    if not isinstance(bound, BoundCall):
         return bound
     journal = None if hooked else journal or setup.journal
     if journal and (known := await journal.begin(run, effect, bound)):
@@ -138,17 +134,21 @@ async def perform_async(
         call = partial(perform_async, run, effect, setup, report=report, queued=queued, left=left)
         message = await _in_hooks_async(run, effect, setup, bound, call)
     else:
-        # A tool that runs an agent reports the agent's deltas.
-        is_counted = bound.tool.reports or bool(setup.budgets)
-        with setup.counting() if is_counted else NOTHING:
-            result = await call_tool_async(
-                bound,
-                begin_tool(setup.telemetry, effect.key, bound, queued=queued),
-                seconds=run.limits.tool_seconds,
-                left=left,
-                report=None if report is None else _reporter(effect, report),
-                begin=partial(run.begin, effect),
-            )
+        called = call_tool_async(
+            bound,
+            setup.telemetry.begin_tool(
+                effect.key, bound.call, bound.tool.description, queued=queued
+            ),
+            seconds=run.limits.tool_seconds,
+            left=left,
+            report=None if report is None else _reporter(effect, report),
+            begin=partial(run.begin, effect),
+        )
+        if bound.tool.reports or setup.budgets:  # a tool that runs an agent reports its deltas
+            with setup.counting():
+                result = await called
+        else:
+            result = await called
         message = _with_notes(result, effect, setup)
     if journal:
         await journal.end(message)
@@ -158,31 +158,25 @@ async def perform_async(
 def _bind(run: Run, effect: CallTool, setup: RunSetup) -> BoundCall | ToolMessage:
     """Bind a call of a run, or return the result of a call that must not run."""
     setup.telemetry.raise_stop()  # before the call is reported as begun
-    bound = _bound(run, effect, setup)
-    if isinstance(bound, ToolMessage):
-        setup.report_answered(effect, bound)
-    return bound
-
-
-def _bound(run: Run, effect: CallTool, setup: RunSetup) -> BoundCall | ToolMessage:
+    call, answers = effect.call, setup.answers
+    bound: BoundCall | ToolMessage
     if refusal := effect.verdict.refusal:
-        return ToolMessage(tool_call_id=effect.call.id, content=refusal, outcome="not_run")
-    answers = setup.answers
-    if answers and effect.call.name == answers.final_tool:
-        return answers.take(effect.call)
-    bound = setup.tools.bind(
-        setup.approvals.as_approved(effect.call),
-        setup.context,
-        session_id=run.conversation.session_id,
-        key=run.call_key(effect),
-    )
-    return bound if isinstance(bound, ToolMessage) else _for_agent(run, setup, bound)
-
-
-def _for_agent(run: Run, setup: RunSetup, bound: BoundCall) -> BoundCall:
-    """Return a call that runs an agent within the run's limits; return any other call unchanged."""
+        bound = ToolMessage(tool_call_id=call.id, content=refusal, outcome="not_run")
+    elif answers and call.name == answers.final_tool:
+        bound = answers.take(call)
+    else:
+        bound = setup.tools.bind(
+            setup.approvals.as_approved(call),
+            setup.context,
+            session_id=run.conversation.session_id,
+            key=run.call_key(effect),
+        )
+    if not isinstance(bound, BoundCall):
+        setup.report_answered(effect, bound)
+        return bound
     bound = setup.approvals.resumed(bound)
-    limited = getattr(bound.function, "limited", None)
+    # A tool that runs an agent shares the run's limit of tokens.
+    limited = getattr(bound.tool.function, "limited", None)
     if limited is None or (left := run.tokens_left) is None:
         return bound
     return BoundCall(bound.call, replace(bound.tool, function=limited(left)), bound.kwargs)

@@ -17,7 +17,7 @@ from contextvars import copy_context
 from functools import partial
 from time import monotonic
 from types import CoroutineType
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar
 
 import anyio
 
@@ -322,7 +322,7 @@ class LoopTask(Waiting, Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._scope: anyio.CancelScope | None = None  # on trio
         self._is_stopped = False
-        self._value: T | None = None
+        self._value: Any = None
         self._error: BaseException | None = None
 
     def start(self) -> None:
@@ -340,7 +340,7 @@ class LoopTask(Waiting, Generic[T]):
         if not self._on_trio:
             # Many tools end as soon as they get the event loop: they need neither future nor timer.
             await asyncio.sleep(0)
-        return await super().wait(seconds)
+        return self.has_ended or await super().wait(seconds)
 
     @property
     def was_cancelled(self) -> bool:
@@ -379,7 +379,8 @@ class LoopTask(Waiting, Generic[T]):
             raise stopped_within(error) from error
         if error is not None:
             raise error
-        return cast(T, self._value)
+        value: T = self._value
+        return value
 
     async def _run(self) -> None:
         try:
