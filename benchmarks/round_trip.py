@@ -6,9 +6,8 @@ ours gives bytes through a transport, the peers' give the library's objects.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 from jsonschema import Draft202012Validator
 
@@ -105,16 +104,33 @@ class Ours(AsyncTransport):
         self._turn = 1
         self._agent = AsyncAgent(self, tools=[add])
 
-    @asynccontextmanager
-    async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
+    def send(self, request: Request) -> "_Answer":
         self._turn = 1 - self._turn
-        yield AsyncResponse(status=200, pieces=self._pieces(self._bodies[self._turn]))
-
-    async def _pieces(self, body: bytes) -> AsyncIterator[bytes]:
-        yield body
+        return _Answer(self._bodies[self._turn])
 
     async def run(self) -> str:
         return (await self._agent.run("What is 1 and 2?")).output
+
+
+class _Answer:
+    """An answer of one piece, in the least code: the models of the peers return objects at once."""
+
+    def __init__(self, body: bytes) -> None:
+        self._pieces = [body]
+
+    async def __aenter__(self) -> AsyncResponse:
+        return AsyncResponse(status=200, pieces=self)
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._pieces:
+            raise StopAsyncIteration
+        return self._pieces.pop()
 
 
 ADD = '{"a": 1, "b": 2}'

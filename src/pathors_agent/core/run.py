@@ -151,13 +151,13 @@ class Run:
 
     def effects(self) -> list[CallModel] | list[CallTool] | list[GiveFeedback]:
         """Return the pending effects, which are independent of each other."""
-        match self.conversation.next_role:
+        match self.conversation._next_role:
             case Role.USER:
                 return self._feedback()
             case Role.TOOL:
                 return self._open_local_calls()
             case Role.ASSISTANT:
-                return [] if self._is_answered() or self._is_cut_off() else self._model_call()
+                return self._model_call()
 
     @property
     def tokens_left(self) -> int | None:
@@ -268,7 +268,7 @@ class Run:
 
     def _last_answer(self) -> AssistantMessage | None:
         """Return the answer that the history ends with, unless it calls tools."""
-        history = self.conversation.settled
+        history = self.conversation._messages
         last = history[-1] if history else None
         return last if isinstance(last, AssistantMessage) and not last.tool_calls else None
 
@@ -288,7 +288,7 @@ class Run:
         return self._answers.feedback(self.conversation.messages)
 
     def _feedback(self) -> list[GiveFeedback]:
-        fault = self._fault()
+        fault = None if self._answers is None else self._fault()
         if fault is None or self.stopped_at or self._is_cut_off():
             return []
         if self._counted().failed_answers >= self.limits.output_retries:
@@ -296,11 +296,14 @@ class Run:
         return [GiveFeedback(f"feedback/{self.conversation.turns}", fault)]
 
     def _counted(self) -> Tally:
-        tally = self._tally
-        tally.read(self.conversation.settled)
+        tally, history = self._tally, self.conversation._messages
+        if tally.place != len(history):
+            tally.read(history)
         return tally
 
     def _model_call(self) -> list[CallModel]:
+        if self._answers is not None and (self._is_answered() or self._is_cut_off()):
+            return []
         tally, conversation = self._counted(), self.conversation
         limit = self.stopped_at or tally.limit
         if limit is not None:
@@ -308,7 +311,7 @@ class Run:
             may_speak = self.limits.last_word and not self.stopped_at and limit != "output_retries"
             if not may_speak or tally.limit_before is not None:
                 return []
-        key = intern(f"model/{conversation.turns}")  # shared by all runs
+        key = intern(f"model/{conversation._turns}")  # shared by all runs
         return [CallModel(key, conversation.messages, limit is not None)]
 
     def _open_local_calls(self) -> list[CallTool]:

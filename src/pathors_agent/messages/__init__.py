@@ -264,6 +264,9 @@ _ENDED_BY: dict[str, EndedBy] = {
 }
 
 
+_USUAL_ENDS = frozenset({"stop", "tool_calls"})
+
+
 class AssistantMessage(MessageBase):
     """An answer of the model: text, tool calls, or both.
 
@@ -295,10 +298,11 @@ class AssistantMessage(MessageBase):
         None for an answer that the model ended itself. Providers' other words for the
         finish_reason are read as OpenAI's.
         """
-        # Gemini's gateways send such as "content_filter: RECITATION".
-        reason = (self.finish_reason or "").partition(":")[0].lower().replace("-", "_")
-        if ended_by := _ENDED_BY.get(reason):
-            return ended_by
+        if self.finish_reason not in _USUAL_ENDS:
+            # Gemini's gateways send such as "content_filter: RECITATION".
+            reason = (self.finish_reason or "").partition(":")[0].lower().replace("-", "_")
+            if ended_by := _ENDED_BY.get(reason):
+                return ended_by
         is_refused = self.refusal and not self.text and not self.tool_calls
         return "refusal" if is_refused else None
 

@@ -109,7 +109,7 @@ def _check_response(response: Response | AsyncResponse, iterates: str, wanted: s
         raise TypeError(f"status= is a {type(status).__name__}; pass a number, such as 200")
     if not hasattr(headers, "get"):
         raise TypeError(f"headers= is a {type(headers).__name__}; pass a mapping, such as {{}}")
-    if not hasattr(pieces, iterates) or isinstance(pieces, bytes | bytearray | str):
+    if not hasattr(pieces, iterates) or isinstance(pieces, (bytes, bytearray, str)):
         raise TypeError(f"pieces= is a {type(pieces).__name__}; pass {wanted}")
 
 

@@ -213,22 +213,19 @@ def _keep(message: Message, encoded: _Encoded) -> _Encoded:
 
 def _encode_all(messages: Sequence[Message], profile: EndpointProfile) -> list[bytes]:
     """Return the bytes of the messages in pieces; the first piece may contain many messages."""
-    start, tail, parts = len(messages), [], []
+    start, tail, parts, carries = len(messages), [], [], profile.answers_results
     while start:
         encoded = _encoded(messages[start - 1], profile)
         if encoded.joined and encoded.before == tuple(messages[: start - 1]):
             parts.append(encoded.joined)
             break
-        tail.append(encoded)
+        tail.append(encoded.data)
+        carries = carries or bool(encoded.carried)
         start -= 1
     tail.reverse()
-    parts += [encoded.data for encoded in tail]
+    parts += tail
     added: list[bytes] = []
-    if (
-        profile.answers_results
-        or any([encoded.carried for encoded in tail])  # noqa: C419  (a generator is slower)
-        or (start and _carried(_results_before(messages, start), profile))
-    ):
+    if carries or (start and _carried(_results_before(messages, start), profile)):
         _insert_between(messages, start, parts, profile)
         added = _between(messages, len(messages), profile)
     if len(parts) > _JOINED_TOGETHER:
