@@ -157,7 +157,6 @@ class ModelCall:
                     await close_pieces(pieces)
         except TransportError as error:
             self.break_off(error)
-        self._control.check()
         deltas = self.stream.close()
         if deltas and report is not None:
             await report(deltas)
@@ -192,13 +191,14 @@ class ModelCall:
             message = self.stream.finish()
         except TransportError as error:
             raise self._ending(error) from None
-        if session_id := self.stream.builder.session_id:
-            self._take_up_session(session_id)
+        builder = self.stream.builder
+        if builder.session_id:
+            self._take_up_session(builder.session_id)
         if self._charge is not None:
             self._charge.settle(_used(message, self._charge.estimated))
         if self._operation is not None:
             self._operation.message = message
-        if self.stream.builder.quirks:
+        if builder.quirks:
             self._notice_quirks(self.stream.quirks)
         return message
 

@@ -128,7 +128,8 @@ class RunControl:
 
     def effects(self) -> Sequence[Effect | AddMessage]:
         """Return the pending effects, a queued message first; raise if the run is cancelled."""
-        self.check()
+        if self.cancellation.is_set:
+            raise RunCancelled
         conversation = self._run.conversation
         if (message := conversation.next_queued()) is not None:
             return [AddMessage(message)]

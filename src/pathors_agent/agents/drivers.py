@@ -201,7 +201,8 @@ async def drive_async(  # noqa: C901, PLR0912, PLR0915  (a generator inside woul
                     yield control.record(answer)
                 case CallTool():
                     calls = [effect for effect in effects if isinstance(effect, CallTool)]
-                    for batch in side_by_side(calls, setup.tools):
+                    batches = side_by_side(calls, setup.tools) if len(calls) > 1 else [calls]
+                    for batch in batches:
                         if (result := await call_alone(run, batch, setup, control)) is not None:
                             yield result
                             continue

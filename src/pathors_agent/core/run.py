@@ -212,7 +212,7 @@ class Run:
                 self.conversation.note_call_state(call, CallState.HANDED_OUT)
 
     def _with_unused_ids(self, message: AssistantMessage) -> AssistantMessage:
-        used = self.conversation.call_ids
+        used = self.conversation._call_ids
         if not used or used.isdisjoint([call.id for call in message.tool_calls]):
             return message
         taken = {*used, *(call.id for call in message.tool_calls)}

@@ -76,10 +76,12 @@ def _failed(bound: BoundCall, text: str) -> ToolMessage:
 
 
 def _content(tool: Tool, value: object) -> Content:
-    cap = _Cap(tool.max_result_characters)
     if _has_parts(value):
-        return _parts_content(tool, value, cap)
+        return _parts_content(tool, value, _Cap(tool.max_result_characters))
     text, left_out = _written(tool, value)
+    if len(text) <= tool.max_result_characters and not left_out:
+        return whole_characters(text)
+    cap = _Cap(tool.max_result_characters)
     shown = cap.taken(text, left_out=left_out)
     return f"{shown}\n{note}" if (note := cap.note) else shown
 

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from types import MemberDescriptorType
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec.structs
+from msgspec import Struct
 
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import (
@@ -163,7 +166,7 @@ class RequestTemplate:
         )
 
 
-class _Encoded(NamedTuple):
+class _Encoded(Struct, frozen=True):
     """The cached bytes of a message, and for some messages those of the history up to it.
 
     `carried` are the content parts of a tool's result that a user message has (`_between`).
@@ -202,12 +205,8 @@ def _encoded(message: Message, profile: EndpointProfile) -> _Encoded:
     # A copy: the buffer of msgspec is half as large again, and these bytes are cached.
     data = bytes(memoryview(write_json(wire_message(message, profile))))
     carried = _carried_parts(message, profile) if isinstance(message, ToolMessage) else b""
-    return _keep(message, _Encoded(profile, data, carried))
-
-
-def _keep(message: Message, encoded: _Encoded) -> _Encoded:
-    # The message is frozen; this slot is not part of its value.
-    _WIRE.__set__(message, encoded)
+    encoded = _Encoded(profile, data, carried)
+    _WIRE.__set__(message, encoded)  # the message is frozen; this slot is not part of its value
     return encoded
 
 
@@ -244,9 +243,10 @@ def _join(
     for message in messages[max(0, start - 1) : -1]:
         encoded = _encoded(message, profile)
         if encoded.joined:
-            _keep(message, encoded._replace(before=(), joined=b""))
+            _WIRE.__set__(message, msgspec.structs.replace(encoded, before=(), joined=b""))
     last = _encoded(messages[-1], profile)
-    _keep(messages[-1], last._replace(before=tuple(messages[:-1]), joined=joined))
+    before = tuple(messages[:-1])
+    _WIRE.__set__(messages[-1], msgspec.structs.replace(last, before=before, joined=joined))
     return joined
 
 

@@ -145,7 +145,8 @@ class ResponseStream(EventLanes):
 
     def finish(self) -> AssistantMessage:
         """Return the message, or raise the error that kept it from being complete."""
-        self.close()
+        if not self._closed:
+            self.close()
         if self._failure is not None:
             raise self._failure
         if not self.is_complete:
