@@ -1,7 +1,9 @@
 """Agents run conversations to an answer, a limit, or a call that only the caller can run."""
 
+import copy
 import json
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -35,6 +37,8 @@ from pathors_agent.testing import (
 from pathors_agent.tools.registry import ToolRegistry
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.tools.tool import Tool, tool
+from pathors_agent.transports.aiohttp import AiohttpTransport
+from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.wire.chat_completions import ModelOptions
 from talking_agents import ADD, APPROVE, CLIENT_CALL, DOUBLE, GO, add, double, said
 from ways import Way
@@ -474,3 +478,22 @@ def test_run_that_continues_after_a_cut_answer_has_no_ended_by(way: Way) -> None
     result = way.run(cut, "Three.", prompt="1 + 2?", tools=[add])
 
     assert (result.output, result.ended_by) == ("Three.", None)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: HTTPTransport("http://127.0.0.1:1/v1"),
+        lambda: AsyncHTTPTransport("http://127.0.0.1:1/v1"),
+        lambda: AiohttpTransport("http://127.0.0.1:1/v1"),
+        lambda: Agent(ScriptedTransport("Hello.")),
+        lambda: AsyncAgent(AsyncScriptedTransport("Hello.")),
+    ],
+    ids=["http", "async-http", "aiohttp", "agent", "async-agent"],
+)
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_object_with_connections_is_neither_pickled_nor_copied(
+    build: Callable[[], object], copied: Callable[[object], object]
+) -> None:
+    with pytest.raises(TypeError, match="cannot be pickled or copied, because its connections"):
+        copied(build())

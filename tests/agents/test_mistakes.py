@@ -216,7 +216,7 @@ def test_right_values_are_taken() -> None:
 
 @pytest.mark.parametrize("prompt", [5, b"Hello.", SystemMessage(content="Be brief.")])
 def test_prompt_of_another_type_is_refused_by_name(prompt: Any) -> None:
-    with pytest.raises(TypeError, match=f"prompt= is a {type(prompt).__name__}; pass a text"):
+    with pytest.raises(TypeError, match=f"prompt= is of type {type(prompt).__name__}; pass a text"):
         Agent(ScriptedTransport("Hello.")).run(prompt)
 
 

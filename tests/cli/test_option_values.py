@@ -20,12 +20,18 @@ RUNS = ["list", "show", "cancel", "resume", "delete", "waiting", "approve", "den
 COMMANDS += ["runs", *(f"runs {each}" for each in (*RUNS, "limit", "doubts", "forget", "serve"))]
 
 WRONG: list[tuple[str, list[str], str]] = [
-    ("runs list --status done", ["--status"], "'queued', 'running'"),
+    ("runs list --status done", ["--status"], "'done' is not one of 'queued', 'running'"),
+    ("runs list --offset 9223372036854775808", ["--offset"], "9223372036854775807"),
+    ("sessions list --project p --offset 9223372036854775808", ["--offset"], "9223372036854775807"),
     ("runs cancel --status finished", ["--status"], "queued or running or suspended"),
     ("runs list --since yesterday", ["--since"], "an age such as 30m"),
     ("runs approve r c --arguments [1]", ["--arguments"], "a JSON object"),
     ("runs list --limit 0", ["--limit"], "'0' is not a whole number from 1 to 10000"),
-    ("runs list --offset=-1", ["--offset"], "'-1' is not a whole number of 0 or more"),
+    (
+        "runs list --offset=-1",
+        ["--offset"],
+        "'-1' is not a whole number from 0 to 9223372036854775807",
+    ),
     ("serve --port 65536", ["--port"], "from 0 to 65535"),
     ("serve --workers two", ["--workers"], "'two' is not a whole number from 1 to 256"),
     ("check http://h/v1 --seconds nan", ["--seconds"], "'nan' is not a number from 1 to 86400"),
@@ -53,7 +59,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("batch pyproject.toml --output . --app a:b", ["--output"], "name a file in a folder"),
     ("worker --app a:b --queue q --retention 3x", ["--retention"], "such as 30d"),
     ("serve --config missing.toml", ["--config"], "does not exist"),
-    ("serve --access-log xml", ["--access-log"], "'text', 'json'"),
+    ("serve --access-log xml", ["--access-log"], "'xml' is not one of 'text', 'json'"),
     ("chat --url localhost:8000", ["--url"], "https://host/path"),
     ("chat --url http://host:port/v1", ["--url"], "https://host/path"),
     ("chat --session ..", ["--session"], "must not be"),
@@ -73,6 +79,7 @@ def test_wrong_value_is_refused_with_its_option_and_the_allowed_values(
 
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert "Traceback" not in shown.stderr
+    assert "Value error" not in shown.stderr
     for text in (*names, allowed):
         assert text in shown.stderr
     assert "s3cret" not in shown.stderr
@@ -99,7 +106,13 @@ def test_empty_name_is_refused(option: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["keys revoke", "runs limit", *(f"runs list --{each}" for each in ("agent", "queue"))],
+    [
+        "keys revoke",
+        "runs limit",
+        "serve --host",
+        "runs serve --host",
+        *(f"runs list --{each}" for each in ("agent", "queue")),
+    ],
 )
 def test_name_of_an_unset_variable_is_refused(command: str) -> None:
     """Keys may have an empty name, so that the command would revoke one of them."""

@@ -1,6 +1,7 @@
 """An agent as a tool of a durable agent is a durable run of its own."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -102,3 +103,37 @@ async def test_cancelling_the_run_cancels_its_sub_agent(database: str) -> None:
                 await waiting.result()
 
     assert story.paid == []
+
+
+async def test_block_that_is_cancelled_twice_leaves_nothing_open(tmp_path: Path) -> None:
+    """A generator that is still open when its event loop ends would be closed there, with errors."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+            await asyncio.sleep(0)
+
+    writer = AsyncAgent(Script(calls(("wait", {}))), tools=[wait])
+    agent = AsyncAgent(Script(ASK), tools=[writer.as_tool("writer", "Writes.")])
+    durable = DurableAgent(agent, database=f"sqlite:///{tmp_path / 'runs.db'}")
+
+    async def block() -> None:
+        async with durable:
+            await (await durable.start("go")).result()
+
+    task = asyncio.create_task(block())
+    await begun.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert ended.is_set()
+    assert durable._workers == []
+    assert [each for each in threading.enumerate() if each.name == "pathors-watch"] == []

@@ -743,6 +743,23 @@ async def test_run_that_any_exception_stops_fails_once_and_is_resumed(
     assert asked == 2
 
 
+async def test_wrong_arguments_are_refused_by_name(opened: Open) -> None:
+    mistakes: Any
+    async with opened("never") as durable:
+        mistakes = durable
+        with pytest.raises(TypeError, match="prompt= is of type int"):
+            await mistakes.start(5)
+        for results in (None, "yes", ["yes"], {1: "yes"}):
+            with pytest.raises(TypeError, match="results= must be a mapping from the ids of calls"):
+                await mistakes.answer("run", results)
+        for approval in (None, 5, b"digest"):
+            with pytest.raises(TypeError, match="approval= must be an Approval or its digest"):
+                await mistakes.approve("run", approval)
+        for rate in (5, (5,), [5, 60.0], (5, 60.0, 1)):
+            with pytest.raises(InvalidSetting, match=r"rate must be \(runs, seconds\)"):
+                await mistakes.limit_queue(rate=rate)
+
+
 async def test_run_whose_hook_fails_is_resumed_with_the_pending_call(opened: Open) -> None:
     is_down = True
 

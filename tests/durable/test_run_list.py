@@ -137,13 +137,17 @@ async def test_all_agents_are_listed_without_a_name(stored: DurableAgent[Any]) -
     assert [(run.id, run.agent) for run in others] == [("of-another-agent", "other")]
 
 
+WRONG_NUMBERS: list[Any] = [-1, 2**63, 10**30, 1.5, "5", True, None]
+
+
 async def test_values_that_match_nothing_by_mistake_are_refused(tmp_path: Path) -> None:
     async with DurableAgent(agent(), database=f"sqlite:///{tmp_path / 'runs.db'}") as durable:
         with pytest.raises(ValueError, match="status must be one of queued, running, suspended"):
             await durable.list(status="done")  # type: ignore[arg-type]  # a mistake
-        with pytest.raises(ValueError, match="since must have a time zone"):
+        with pytest.raises(ValueError, match="since must be a datetime with a time zone"):
             await durable.list(since=datetime(2026, 1, 1))  # noqa: DTZ001
-        with pytest.raises(ValueError, match="limit"):
-            await durable.list(limit=-1)
-        with pytest.raises(ValueError, match="offset"):
-            await durable.list(offset=-1)
+        for number in WRONG_NUMBERS:
+            with pytest.raises(ValueError, match="limit must be a whole number from 0 to 2"):
+                await durable.list(limit=number)
+            with pytest.raises(ValueError, match="offset must be a whole number from 0 to 2"):
+                await durable.list(offset=number)

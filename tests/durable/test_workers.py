@@ -284,7 +284,13 @@ async def test_rate_counts_the_starts_of_all_workers(database: str) -> None:
 # - errors of tools and of processes -
 
 
-@pytest.mark.parametrize("error", [SystemExit("bye"), SystemExit(3), KeyboardInterrupt()])
+class Halt(BaseException):
+    """An exception of a program's own that no `except Exception` catches."""
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit("bye"), SystemExit(3), KeyboardInterrupt(), Halt("stop")]
+)
 @pytest.mark.parametrize("sync", [False, True])
 async def test_tool_that_exits_ends_only_its_call(
     tmp_path: Path, error: BaseException, sync: bool
@@ -307,6 +313,19 @@ async def test_tool_that_exits_ends_only_its_call(
     [message] = [m for m in result.messages if m.role == "tool"]
     assert message.outcome == "error"
     assert message.text.startswith(type(error).__name__)
+
+
+async def test_failure_between_calls_is_told_once(tmp_path: Path) -> None:
+    def instructions(context: object) -> str:
+        raise Halt("no such user")
+
+    agent = AsyncAgent(Script("never"), instructions=instructions)
+    database = f"sqlite:///{tmp_path / 'runs.db'}"
+    async with DurableAgent(agent, database=database) as durable:
+        with pytest.raises(RunFailed) as caught:
+            await (await durable.start("go")).result()
+
+    assert (str(caught.value), caught.value.kind) == ("the run stopped: Halt: no such user", "Halt")
 
 
 def die_with_a_run(durable: DurableAgent[Any], number: int) -> None:

@@ -161,6 +161,21 @@ def test_stored_history_may_be_bytes() -> None:
     assert load_messages(stored) == [UserMessage(content="Grüß dich 🎈")]
 
 
+@pytest.mark.parametrize("half", ["\ud800", "\ud800 \udfff", "\udc80\ud83d"])
+def test_half_of_a_surrogate_pair_is_loaded_equal(half: str) -> None:
+    call = ToolCall(id="1", name="look", arguments=f'{{"a": "{half}"}}', extra={"x": [half]})
+    messages: list[Message] = [
+        UserMessage(content=f"a{half}b é"),
+        AssistantMessage(content=None, reasoning=half, tool_calls=(call,)),
+        ToolMessage(tool_call_id="1", content=half, extra={"x": half}),
+    ]
+
+    stored = dump_messages(messages)
+
+    assert load_messages(stored) == messages
+    assert load_messages(stored.encode()) == messages
+
+
 @given(st.lists(strategies.messages, max_size=5))
 def test_stored_value_is_loaded_equal(messages: list[Message]) -> None:
     stored = dump_messages(messages)

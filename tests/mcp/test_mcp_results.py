@@ -23,6 +23,8 @@ from pathors_agent import (
     MCPTools,
     ToolCall,
     ToolError,
+    ToolMessage,
+    tool,
 )
 from pathors_agent.mcp.content import value_of
 from pathors_agent.testing import AsyncScriptedTransport, calls
@@ -229,3 +231,24 @@ def test_resources_are_text(block: ContentBlock, said: str) -> None:
 def test_error_without_words_says_that() -> None:
     with pytest.raises(ToolError, match="failed without an error message"):
         value_of(CallToolResult(content=[], is_error=True))
+
+
+@pytest.mark.parametrize("text", ["", "The page did not load."])
+async def test_image_of_an_error_is_shown_and_the_call_counts_as_failed(text: str) -> None:
+    image = ImageContent(type="image", data="aGk=", mime_type="image/png")
+    blocks = [TextContent(type="text", text=text)] if text else []
+    failed = CallToolResult(content=[*blocks, image], is_error=True)
+
+    @tool
+    def screenshot() -> object:
+        return value_of(failed)
+
+    model = AsyncScriptedTransport(calls(("screenshot", {})), "I see.")
+    result = await AsyncAgent(model, tools=[screenshot]).run("Look.")
+
+    [message] = [each for each in result.messages if isinstance(each, ToolMessage)]
+    assert message.outcome == "error"
+    assert message.content == (
+        ContentPart(type="text", text=text or "The tool failed, and returned this:"),
+        ContentPart.image("data:image/png;base64,aGk="),
+    )

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from datetime import date
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ToolCall, ToolMessage
 from pathors_agent.schema.strict import close_schema
 from pathors_agent.tools.registry import BoundCall, ToolRegistry
-from pathors_agent.tools.tool import Tool, tool
+from pathors_agent.tools.tool import Tool, as_tool, tool
 
 
 def an_object(*required: str, **properties: Any) -> dict[str, Any]:
@@ -559,3 +559,43 @@ def test_arguments_that_fit_the_closed_schema_of_a_function_can_be_bound(
     arguments = data.draw(fitting(schema, parameters["$defs"]))
 
     assert bound(draw, **arguments)["city"] == arguments["city"]
+
+
+# - named tuples
+
+
+class Size(NamedTuple):
+    width: int
+    height: int = 1
+
+
+class Crate(NamedTuple):
+    sizes: list[Size]
+    label: str | None = None
+
+
+def test_named_tuple_is_an_object_and_both_its_forms_are_read() -> None:
+    @tool(strict=True)
+    def pack(crate: Crate, spare: Crate | None = None) -> None: ...
+
+    made = as_tool(pack)
+    size = made.sent_parameters["$defs"]["Size"]
+
+    assert size["anyOf"] == [
+        closed_object(
+            width=INTEGER,
+            height={"description": "(default: 1; null: left out)", "type": ["integer", "null"]},
+        )
+    ]
+    read = made.arguments.read
+    closed = '{"crate": {"sizes": [{"width": 2, "height": null}], "label": null}, "spare": null}'
+    assert read(closed) == {"crate": Crate([Size(2, 1)], None), "spare": None}
+    assert read('{"crate": [[[2, 3]]]}') == {"crate": Crate([Size(2, 3)], None)}
+
+
+def test_tuple_without_names_is_refused_with_its_parameter() -> None:
+    @tool(strict=True)
+    def pack(size: tuple[int, str]) -> None: ...
+
+    with pytest.raises(ToolDefinitionError, match="parameters/properties/size/prefixItems is not"):
+        ToolRegistry([pack])

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -25,7 +26,7 @@ from pathors_agent import (
 )
 from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.server import Project
-from pathors_agent.stores import SessionStore, SQLSessions, SQLStore, session_store
+from pathors_agent.stores import MemoryStore, SessionStore, SQLSessions, SQLStore, session_store
 from pathors_agent.testing import (
     AsyncScriptedTransport,
     ScriptedTransport,
@@ -520,6 +521,22 @@ def test_session_that_the_program_deletes_is_unknown_to_the_server(
         sessions.delete("s1")
 
         assert server.client.get("/sessions/s1").status_code == 404
+
+
+@pytest.mark.parametrize("number", [-1, 2**63, 1.5, "5", True, None])
+def test_page_of_a_number_that_no_database_takes_is_refused(url: str, number: Any) -> None:
+    async def pages() -> None:
+        async with SQLStore(url) as shared:
+            for store in (MemoryStore(), shared):
+                for limit, offset, name in ((number, 0, "limit"), (1, number, "offset")):
+                    with pytest.raises(ValueError, match=f"{name} must be a whole number from 0"):
+                        await store.list_sessions("p", limit=limit, offset=offset)
+                    with pytest.raises(ValueError, match=f"{name} must be a whole number from 0"):
+                        await store.search_sessions("p", "", limit=limit, offset=offset)
+
+    anyio.run(pages)
+    with SQLSessions(url) as sessions, pytest.raises(ValueError, match="limit must be a whole"):
+        sessions.list(limit=number)
 
 
 # - the check of stores -

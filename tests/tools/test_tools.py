@@ -1,8 +1,10 @@
 """Tools are defined once, registered under unique names, and bound to a model's calls."""
 
+import copy
 import functools
 import inspect
 import pickle
+from collections.abc import Callable
 from typing import Any, Optional
 
 import pytest
@@ -83,6 +85,25 @@ def test_decorated_function_is_not_changed() -> None:
 
 def test_decorated_function_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(get_weather)) is get_weather
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))]
+)
+def test_tool_is_copied_and_pickled_with_its_reader(copied: Callable[[Tool], Tool]) -> None:
+    made = Tool.from_function(get_weather, name="weather", strict=True, timeout=3)
+    made.arguments.read('{"city": "Bonn"}')  # the readers are built from the fields
+
+    twin = copied(made)
+
+    assert twin == made
+    assert twin.arguments.read('{"city": "Bonn"}') == {"city": "Bonn"}
+
+
+def test_tool_with_a_schema_is_pickled() -> None:
+    made = Tool(name="look", parameters={"type": "object", "properties": {}}, function=get_weather)
+
+    assert pickle.loads(pickle.dumps(made)) == made
 
 
 def test_decorator_keeps_the_tool() -> None:

@@ -347,3 +347,18 @@ async def test_wait_for_a_free_connection_is_limited(scripted_server: StartServe
         async with transport.send(REQUEST):
             with pytest.raises(TransportError, match=r"connect=0\.2"):
                 await read_all(transport)
+
+
+@pytest.mark.parametrize(("packing", "package"), [("br", "Brotli"), ("zstd", "backports.zstd")])
+async def test_packing_without_its_package_is_final_and_names_the_package(
+    scripted_server: StartServer, monkeypatch: pytest.MonkeyPatch, packing: str, package: str
+) -> None:
+    monkeypatch.setattr("aiohttp.http_parser.HAS_BROTLI", False)
+    monkeypatch.setattr("aiohttp.http_parser.HAS_ZSTD", False)
+    server = scripted_server([answer(b"\x1b\x00\x00", Content_Encoding=packing)])
+
+    with pytest.raises(TransportError, match=f"cannot be decompressed.*{package}") as caught:
+        await read_all(AiohttpTransport(server.url))
+
+    assert not caught.value.retryable
+    assert len(server.requests) == 1

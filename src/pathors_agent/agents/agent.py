@@ -19,7 +19,7 @@ from pathors_agent.agents.base import (
     RunSettings,
 )
 from pathors_agent.agents.mistakes import refuse_mistakes
-from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
+from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime, OneProcess
 from pathors_agent.history.loading import GivenConversation, Prompt
 from pathors_agent.history.trim import AsyncHistory, History
 from pathors_agent.tools.registry import (
@@ -50,7 +50,7 @@ AsyncInstructions = str | Callable[[ContextT], str | Awaitable[str | None] | Non
 """`Instructions`, or an async function of the same kind."""
 
 
-class _AsTool:
+class _AsTool(OneProcess):
     """An agent as a tool of other agents."""
 
     def as_tool(self, name: str, description: str, *, timeout: float | None = None) -> Tool:

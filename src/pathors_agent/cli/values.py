@@ -200,15 +200,18 @@ def database_option(file: str) -> Any:
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON, one value per line.")]
 Database = Annotated[str | None, database_option("runs.db")]
-Host = Annotated[str, typer.Option(metavar="HOST", help="The address to listen on.")]
+Host = Annotated[str, typer.Option(parser=filled, metavar="HOST", help="The address to listen on.")]
 Port = Annotated[
     int,
     number_option(
         "The port to listen on; 0 picks a free one.", least=0, most=65_535, metavar="PORT"
     ),
 ]
+# The largest number that databases accept.
+LARGEST_NUMBER = 2**63 - 1
+
 Limit = Annotated[int, number_option("The maximum number of rows, up to 1000.", most=1_000)]
-Offset = Annotated[int, number_option("The number of rows to skip.", least=0)]
+Offset = Annotated[int, number_option("The number of rows to skip.", least=0, most=LARGEST_NUMBER)]
 Rate = Annotated[int | None, number_option("The maximum number of runs that start per minute.")]
 Key = Annotated[
     str | None,

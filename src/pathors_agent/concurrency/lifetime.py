@@ -12,7 +12,17 @@ from contextlib import (
     suppress,
 )
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
+
+
+class OneProcess:
+    """An object with connections or threads: it can be neither pickled nor copied."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied, because its connections belong to "
+            "one process: create it where it is used"
+        )
 
 
 class Lifetime:

@@ -118,9 +118,11 @@ class DurableAgent(DurableClient[OutputT]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for worker in [*self._workers]:
-            await worker.stop()
-        await super().__aexit__()
+        try:
+            for worker in [*self._workers]:
+                await worker.stop()
+        finally:  # also if this task is cancelled again
+            await super().__aexit__()
 
     # - work -
 

@@ -9,15 +9,16 @@ from typing import Any, Protocol
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.perform.calls import perform_async
 from pathors_agent.agents.perform.reconcile import settle
+from pathors_agent.agents.perform.tasks import STOPS
 from pathors_agent.agents.setup import RunSetup
 from pathors_agent.core.run import CallTool, Run
 from pathors_agent.durable.deltas import DeltaWriter
-from pathors_agent.durable.engine import write_failure
+from pathors_agent.durable.engine import LostOwnership, write_failure
 from pathors_agent.durable.history import Histories
 from pathors_agent.durable.journal import StepJournal
 from pathors_agent.durable.records import SEPARATOR, Fields, SegmentInput
 from pathors_agent.durable.tables import DoubtfulCall, Tables
-from pathors_agent.errors import LimitReached, RunFailed, ToolError
+from pathors_agent.errors import LimitReached, RunFailed, ToolError, named_error
 from pathors_agent.messages import JSONValue, Outcome, ToolMessage, write_message
 from pathors_agent.telemetry.events import emit, warn
 from pathors_agent.tools.registry import BoundCall
@@ -95,9 +96,11 @@ class SegmentCalls:
             return {"limit": stop.limit}
         except Exception as error:  # noqa: BLE001  (of a hook: recorded as one of a model call is)
             return {"failure": write_failure(error)}
-        except (SystemExit, KeyboardInterrupt) as error:
+        except (LostOwnership, *STOPS):
+            raise
+        except BaseException as error:  # noqa: BLE001
             # The tool itself raised it: a worker handles signals separately, and continues.
-            text = f"{type(error).__name__}: {error}".removesuffix(": ")
+            text = named_error(error)
             message = ToolMessage(tool_call_id=effect.call.id, content=text, outcome="error")
         return {"message": write_message(message), "by": self._setup.worker, **journal.facts}
 

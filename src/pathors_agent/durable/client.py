@@ -13,6 +13,7 @@ from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.base import RunSettings, dump_settings
+from pathors_agent.concurrency.lifetime import OneProcess
 from pathors_agent.durable import engine
 from pathors_agent.durable.bell import Bell
 from pathors_agent.durable.handle import RunHandle
@@ -30,7 +31,7 @@ from pathors_agent.messages import JSONValue, ToolMessage
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
 
 
-class DurableClient(Generic[OutputT]):
+class DurableClient(OneProcess, Generic[OutputT]):
     """An agent's runs in the database, without carrying them out. An async context manager."""
 
     def __init__(
@@ -260,6 +261,9 @@ class DurableClient(Generic[OutputT]):
 
     async def answer(self, run_id: str, results: Mapping[str, JSONValue]) -> RunHandle[OutputT]:
         """Record the results of client tools, by the ids of their calls."""
+        given: object = results
+        if not isinstance(given, Mapping) or not all(isinstance(each, str) for each in given):
+            raise TypeError("results= must be a mapping from the ids of calls to their results")
         messages = [
             ToolMessage(
                 tool_call_id=call_id,
@@ -354,4 +358,7 @@ def _text(value: JSONValue, what: str) -> str:
 
 
 def _digest(approval: Approval | str) -> str:
+    if not isinstance(approval, Approval | str):
+        kind = type(approval).__name__
+        raise TypeError(f"approval= must be an Approval or its digest, not of type {kind}")
     return approval if isinstance(approval, str) else approval.digest

@@ -294,17 +294,11 @@ def record(client: DBOSClient, step: Any, *, ended: int, owner: str) -> None:
     client._sys_db.record_operation_result(step, completed_at_epoch_ms=ended, owner_xid=owner)
 
 
-def finish(
-    client: DBOSClient, segment: str, *, output: Any = None, error: Any = None, owner: str
-) -> bool:
+def finish(client: DBOSClient, segment: str, *, output: Any, owner: str) -> bool:
     """Store how a workflow ended; return False unless it was still this owner's. Blocks."""
-    write = JSONSerializer().serialize
+    text = JSONSerializer().serialize(output)
     return client._sys_db.update_workflow_outcome(
-        segment,
-        "SUCCESS" if error is None else "ERROR",
-        output=None if error is not None else write(output),
-        error=None if error is None else write(error),
-        owner_xid=owner,
+        segment, "SUCCESS", output=text, error=None, owner_xid=owner
     )
 
 
@@ -335,16 +329,11 @@ class JSONSerializer(Serializer):
 
     def serialize(self, data: Any) -> str:
         """Write a value."""
-        if isinstance(data, BaseException):
-            data = {"exception": write_failure(data)}
         return json.dumps(data, separators=(",", ":"))
 
     def deserialize(cls, serialized_data: str) -> Any:  # noqa: N805  (so named in the base class)
         """Read a value."""
-        value = json.loads(serialized_data)
-        if isinstance(value, dict) and value.keys() == {"exception"}:
-            return read_failure(value["exception"])
-        return value
+        return json.loads(serialized_data)
 
     def name(self) -> str:
         """Name the format in the database."""

@@ -101,12 +101,10 @@ class StepJournal:
         if await asyncio.to_thread(owner) != self._owner:
             raise engine.LostOwnership(self.segment)
 
-    async def finish(
-        self, *, output: Fields | None = None, error: BaseException | None = None
-    ) -> None:
+    async def finish(self, output: Fields) -> None:
         """Record how the segment ended."""
         write = partial(engine.finish, self._client, self.segment, owner=self._owner)
-        if not await self._insist(partial(write, output=output, error=error)):
+        if not await self._insist(partial(write, output=output)):
             raise engine.LostOwnership(self.segment)
 
     async def _insist(self, write: Callable[[], T]) -> T:

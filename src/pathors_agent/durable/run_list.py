@@ -19,6 +19,7 @@ from pathors_agent.durable.records import (
 )
 from pathors_agent.durable.tables import DOUBTS
 from pathors_agent.stores.tables import read_optional_time, read_time, write_time
+from pathors_agent.stores.values import check_page
 
 RunStatus = Literal[
     "queued",
@@ -108,8 +109,8 @@ class RunFilter:
                 raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
         for name in ("since", "until"):
             time = getattr(self, name)
-            if time is not None and time.tzinfo is None:
-                raise ValueError(f"{name} must have a time zone, as datetime.now(UTC) has")
+            if time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
+                raise ValueError(f"{name} must be a datetime with a time zone, not {time!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +131,7 @@ class Figures:
 
 def read_page(client: DBOSClient, wanted: RunFilter, *, limit: int, offset: int = 0) -> RunPage:
     """Return runs, the last started or continued first. Blocks."""
-    for name, number in (("limit", limit), ("offset", offset)):
-        if number < 0:
-            raise ValueError(f"{name} must not be negative, and is {number}")
+    check_page(limit, offset)
     conditions = [*_conditions(wanted)]
     is_sqlite = engine.sql(client).dialect.name == "sqlite"
     # SQLite's times may be whole seconds, but its rows are numbered.

@@ -109,6 +109,9 @@ class Bounds:
     def __post_init__(self) -> None:
         check_count("total", self.total)
         if self.rate is not None:
+            given: object = self.rate
+            if not isinstance(given, tuple) or len(given) != 2:
+                raise InvalidSetting(f"rate must be (runs, seconds), not {self.rate!r}")
             check_count("rate", self.rate[0])
             check_seconds("the seconds of rate", self.rate[1])
 

@@ -133,20 +133,26 @@ class Worker:
         emit("worker_started", worker=self.name, queue=self._queue)
 
     async def stop(self, *, seconds: float = STOP_SECONDS) -> None:
-        """Stop taking segments, wait `seconds` for running ones, and return the rest to the queue."""
+        """Stop taking segments, wait `seconds` for running ones, and return the rest to the queue.
+
+        If the caller is cancelled, return the rest at once.
+        """
         if self._polling is None:
             return
         polling, self._polling = self._polling, None
         self._carried.close()
         polling.cancel()
-        await asyncio.wait([polling])
-        if tasks := self._carried.tasks():
-            await asyncio.wait(tasks, timeout=seconds)
-        self._carried.cancel()
-        if tasks := self._carried.tasks():
-            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
-        self._opened.close()
-        await asyncio.to_thread(self._watch.stop)
+        try:
+            await asyncio.wait([polling])
+            if tasks := self._carried.tasks():
+                await asyncio.wait(tasks, timeout=seconds)
+            self._carried.cancel()
+            if tasks := self._carried.tasks():
+                await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
+        finally:
+            self._carried.cancel()
+            self._opened.close()
+            await asyncio.shield(asyncio.to_thread(self._watch.stop))
         self._bell.ring(self._queue)
         emit("worker_stopped", worker=self.name, queue=self._queue)
 
@@ -203,9 +209,10 @@ class Worker:
         except BaseException as error:  # recorded, and raised for the caller of `result`
             if journal.is_stop(error):
                 raise
-            await journal.finish(error=error)
-        else:
-            await journal.finish(output=output)
+            failure = engine.write_failure(error)
+            warn("run_failed", run=run_of(journal.segment), worker=self.name, kind=failure["kind"])
+            output = {"status": "failed", "failure": failure}
+        await journal.finish(output)
 
 
 class DatabaseLog:

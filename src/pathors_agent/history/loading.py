@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
+import msgspec
 from pydantic import ValidationError
 
 from pathors_agent.core.conversation import REPAIR_HINT, Conversation
@@ -77,7 +78,7 @@ def user_message(prompt: Prompt) -> UserMessage:
         return UserMessage(content=(parts,))
     if isinstance(parts, bytes | MessageBase) or not isinstance(parts, Iterable):
         raise TypeError(
-            f"prompt= is a {type(parts).__name__}; pass a text, a list of texts and content parts, "
+            f"prompt= is of type {type(parts).__name__}; pass a text, a list of texts and content parts, "
             "or a UserMessage"
         )
     return UserMessage(content=tuple(_part(index, part) for index, part in enumerate(parts)))
@@ -101,7 +102,7 @@ def conversation_of(given: GivenConversation | None) -> Conversation:
         return given
     if isinstance(given, str | bytes | Mapping):
         raise TypeError(
-            f"conversation= is a {type(given).__name__}; pass a Conversation or a list of "
+            f"conversation= is of type {type(given).__name__}; pass a Conversation or a list of "
             "messages, such as the result of load_messages()"
         )
     return Conversation(load_messages(given, format="openai") if given else ())
@@ -221,7 +222,14 @@ def _report(problems: list[str], name: HistoryFormat) -> str:
 
 def dump_messages(messages: Iterable[Message]) -> str:
     """Dump messages as one JSON text, which `load_messages` loads."""
-    return write_json(stored_form(messages)).decode()
+    return _dumped(stored_form(messages))
+
+
+def _dumped(stored: dict[str, JSONValue]) -> str:
+    try:
+        return msgspec.json.encode(stored).decode()
+    except UnicodeEncodeError:  # unpaired surrogates, which JSON can hold as escapes
+        return json.dumps(stored, separators=(",", ":"))
 
 
 def stored_form(messages: Iterable[Message]) -> dict[str, JSONValue]:

@@ -40,6 +40,7 @@ from pathors_agent.messages import (
     UserMessage,
 )
 from pathors_agent.schema.references import foreign_schema
+from pathors_agent.tools.results import PartsError
 
 # - repairs -
 
@@ -183,10 +184,18 @@ def value_of(result: "CallToolResult") -> str | list[ContentPart] | None:
         texts.append(rest if isinstance(rest, str) else write_json(rest).decode())
         parts.append(_text(texts[-1]))
     if result.is_error:
-        raise ToolError("\n".join(texts) or "The tool failed without an error message.")
+        raise _failure(texts, parts)
     if len(texts) < len(parts):
         return parts
     return "\n".join(texts) if texts else None
+
+
+def _failure(texts: list[str], parts: list[ContentPart]) -> ToolError:
+    if len(texts) == len(parts):
+        return ToolError("\n".join(texts) or "The tool failed without an error message.")
+    if not texts:
+        parts = [_text("The tool failed, and returned this:"), *parts]
+    return PartsError("\n".join(texts) or "The tool failed.", parts)
 
 
 _REPEATED: Final = "repeated"

@@ -22,6 +22,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from pathors_agent.agents.perform.tasks import Waiting
 from pathors_agent.concurrency.event_loops import EventLoop, running_loop
+from pathors_agent.concurrency.lifetime import OneProcess
 from pathors_agent.errors import ToolDefinitionError
 from pathors_agent.messages import ContentPart, Message
 from pathors_agent.tools.registry import ToolRegistry
@@ -61,7 +62,7 @@ class MCPOptions(TypedDict, total=False):
     sample: "Sample | None"
 
 
-class MCPTools:
+class MCPTools(OneProcess):
     """The tools of one MCP server: a context manager that connects and returns a registry.
 
     Needs the extra `mcp`. With `async with` the tools belong to the running event loop, and any of

@@ -113,7 +113,9 @@ class _Closing:
         if not self._alternatives.are_distinguishable(schema):
             problem = f"has two objects with the same properties and no const to distinguish them{_STRICT}"
             raise InvalidSchema(problem, path=_at(path, keyword))
-        members = enumerate(schema[keyword])
+        members = [*enumerate(schema[keyword])]
+        if _are_named_tuple(schema[keyword]):
+            del members[0]  # the array, which has no closed form
         return {"anyOf": [self._closed(m, _at(path, keyword, str(i))) for i, m in members]}
 
     def _reference(self, reference: str, path: str) -> dict[str, Any]:
@@ -195,6 +197,15 @@ def _check_alone(schema: Schema, keyword: str, path: str) -> None:
         if other in _SHAPES and other != keyword:
             problem = f"is not supported beside {keyword}{_STRICT}"
             raise InvalidSchema(problem, path=_at(path, other))
+
+
+def _are_named_tuple(members: list[Any]) -> bool:
+    """Return True for the two forms of a named tuple, of which a closed schema allows the object."""
+    match members:
+        case [{"prefixItems": [*items]}, {"properties": {**fields}}]:
+            return list(fields.values()) == items
+        case _:
+            return False
 
 
 def _is_enforced(keyword: str, value: Any) -> bool:

@@ -32,6 +32,7 @@ from pathors_agent.stores.values import (
     StoredKey,
     TurnNote,
     changed_conflict,
+    check_page,
     now,
 )
 
@@ -174,6 +175,7 @@ class MemoryStore(Store):
         max_bytes: int = MAX_SEARCH_BYTES,
     ) -> Page[Session]:
         """Return the sessions whose `data_text` contains the text, newest update first."""
+        check_page(limit, offset)
         live = [each for each in self._live.values() if each.session.project == project]
         found = await _containing(text, live)
         found.sort(key=lambda each: (each.session.updated_at, each.number), reverse=True)
@@ -190,6 +192,7 @@ class MemoryStore(Store):
         self, project: str, *, limit: int, offset: int, text: str = ""
     ) -> Page[SessionSummary]:
         """List sessions, newest first, including ended sessions."""
+        check_page(limit, offset)
         of_project = [each for each in reversed(self._sessions) if each.session.project == project]
         live = [each for each in of_project if each.ended_at is None]
         containing = {each.number for each in await _containing(text, live)}

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from sqlalchemy import case, select
 
+from pathors_agent.concurrency.lifetime import OneProcess
 from pathors_agent.history.trim import HistoryTail
 from pathors_agent.messages import Message, UserMessage
 from pathors_agent.stores import sql_lists, sql_sessions, sql_turns
@@ -75,7 +76,7 @@ _NOTE_KEY_USED = keys.update().where(matching(keys, "id")).values(last_used_at=c
 _NOTE_CHECKED = schema.update().values(checked=clock())
 
 
-class SQLStore(Store):
+class SQLStore(OneProcess, Store):
     """A store in a database, for asyncio.
 
     The URL is `sqlite:///file.db` (a file on a disk of this machine) or

@@ -31,7 +31,7 @@ from pathors_agent.stores.texts import (
     joined_text,
     searchable,
 )
-from pathors_agent.stores.values import Page, Session, SessionSummary
+from pathors_agent.stores.values import Page, Session, SessionSummary, check_page
 
 # Sessions of a page whose sizes are read together. SQLite reads a text to know its size, so the
 # sizes of all sessions after the end of a page would be wasted work.
@@ -79,6 +79,7 @@ class _ListStatements:
         self, connection: Connection, project: str, text: str, limit: int, offset: int
     ) -> tuple[list[Any], int]:
         """Return the rows of a page, and the number of all rows. Without `text`, find all rows."""
+        check_page(limit, offset)
         wanted = searchable(text)
         if wanted is None:
             return [], 0

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Self, TypeVar
 
+from pathors_agent.concurrency.lifetime import OneProcess
 from pathors_agent.errors import SessionConflict
 from pathors_agent.history.trim import HistoryTail
 from pathors_agent.stores import sql_lists, sql_sessions, sql_turns
@@ -17,7 +18,7 @@ from pathors_agent.stores.values import OpenedSession
 ResultT = TypeVar("ResultT")
 
 
-class SQLSessions(SessionStore):
+class SQLSessions(OneProcess, SessionStore):
     """Sessions in a database, for blocking and for async code.
 
     The URL is `sqlite:///file.db` or `postgresql://user:password@host:5432/name`, as that of

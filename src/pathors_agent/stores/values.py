@@ -22,6 +22,16 @@ ItemT = TypeVar("ItemT")
 
 MAX_SESSION_ID = 255
 
+# The numbers that databases accept.
+_PLACES = range(2**63)
+
+
+def check_page(limit: int, offset: int) -> None:
+    """Raise `ValueError` unless both are whole numbers from 0 that a database accepts."""
+    for name, number in (("limit", limit), ("offset", offset)):
+        if type(number) is not int or number not in _PLACES:
+            raise ValueError(f"{name} must be a whole number from 0 to 2**63 - 1, not {number!r}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredKey:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
+from pathors_agent.errors import ToolError
 from pathors_agent.json_text import whole_characters, write_json
 from pathors_agent.messages import Content, ContentPart, JSONValue, Outcome, ToolMessage
 from pathors_agent.schema.arguments import MAX_TEXT, ArgumentsRefused, SchemaValidator
@@ -32,6 +33,14 @@ class RunInterrupted(Exception):
     def __init__(self, value: RunValue) -> None:
         super().__init__("the run was interrupted")
         self.value = value
+
+
+class PartsError(ToolError):
+    """Raised for a call that failed with content parts, which the model sees."""
+
+    def __init__(self, text: str, parts: list[ContentPart]) -> None:
+        super().__init__(text)
+        self.parts = parts
 
 
 # The result of a tool without a value; models read "null" as something missing.

@@ -174,6 +174,17 @@ class Tool:
                 "idempotent=True allows",
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickles and copies hold: not the readers that are built from the fields."""
+        if self._signature is not None and self.function is not None:
+            return partial(Tool.from_function, self.function, **self.options), ()
+        fields: dict[str, Any] = {
+            "parameters": self.parameters,
+            "function": self.function,
+            **self.options,
+        }
+        return partial(Tool, **fields), ()
+
     @classmethod
     def from_function(
         cls,

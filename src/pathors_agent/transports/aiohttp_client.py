@@ -29,6 +29,9 @@ from pathors_agent.transports.exchange import KEEP_ALIVE_SECONDS, Exchange
 # The limit of httpx2; aiohttp's own 8 KB are too little for some gateways.
 LONGEST_HEADER_BYTES = 100 * 1024
 
+# Packings that aiohttp reads, one at a time, if it does not raise an error of its own.
+_READABLE = ("br", "zstd")
+
 # A read may wait this long for a connection that broke unnoticed; time limits are kept exactly.
 CHECK_SECONDS = 1.0
 
@@ -189,6 +192,9 @@ class AiohttpAnswer(AsyncAnswer):
         self._content = answer.content
         headers = LowerCaseHeaders(answer.headers)
         try:
+            packing = headers.get("content-encoding", "identity").lower()
+            readable = () if "," in packing else _READABLE
+            self._exchange.check_packing(packing, answer.status, readable=readable)
             self._exchange.begin_answer(answer.status, headers)
         except TransportError:
             answer.close()
@@ -402,7 +408,8 @@ class LowerCaseHeaders(Mapping[str, str]):
 def _failure(exchange: Exchange, error: Exception) -> TransportError:
     """Return the `TransportError` for an error of aiohttp."""
     cause = getattr(error, "os_error", None) or error.__cause__ or error
-    is_packing = type(cause).__name__ == "ContentEncodingError"
+    names = {type(each).__name__ for each in (cause, cause.__cause__)}
+    is_packing = "ContentEncodingError" in names
     kinds = {"ClientError": "packing"} if is_packing else _KINDS
     return exchange.failure(error, kinds, reason=_text(cause))
 

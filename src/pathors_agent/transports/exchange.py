@@ -2,7 +2,7 @@
 
 import math
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from time import monotonic
@@ -25,6 +25,9 @@ KEEP_ALIVE_SECONDS = 30.0
 # The end of the body follows `[DONE]`, mostly in the same packet. A new connection costs more.
 DRAIN_SECONDS = 0.05
 DRAIN_BYTES = 16 * 1024
+
+# Packings that clients read only if a package for them is installed, and then ask for.
+_PACKINGS = frozenset({"br", "zstd", "compress", "x-compress", "x-gzip"})
 
 _FIRST_ERROR = 400
 _PROXY_REFUSES = 407
@@ -253,9 +256,12 @@ class Exchange:
         # TLS begins after the proxy has connected to the host.
         return "no proxy" if self._proxy and not any("SSL" in name for name in names) else "refused"
 
-    def unknown_packing(self, packing: str, status: int) -> TransportError:
-        """Return the error for a body in a packing that was not asked for."""
-        return TransportError(
+    def check_packing(self, packing: str, status: int, *, readable: Container[str]) -> None:
+        """Raise `TransportError` for a body in a packing that the client cannot read."""
+        packings = {each.strip() for each in packing.split(",")} & _PACKINGS
+        if all(each in readable for each in packings):
+            return
+        raise TransportError(
             f"{self._host} answered {status} with a body packed as {packing}, which was not asked "
             "for and cannot be read; turn off the compression of the server or its proxy.",
             retryable=False,

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 from weakref import WeakSet
 
+from pathors_agent.concurrency.lifetime import OneProcess
 from pathors_agent.telemetry.events import ServerAddress
 from pathors_agent.transports.base import (
     AsyncResponse,
@@ -48,7 +49,7 @@ ClientT_co = TypeVar("ClientT_co", covariant=True)
 SenderT = TypeVar("SenderT")
 
 
-class EndpointTransport(Generic[ClientT_co, SenderT]):
+class EndpointTransport(OneProcess, Generic[ClientT_co, SenderT]):
     """The settings of a transport that sends to an OpenAI-compatible endpoint."""
 
     def __init__(

@@ -28,9 +28,6 @@ NEVER_SECONDS = 1e6
 _CONNECTED = (".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")
 _WRITTEN = ".send_request_headers.started"
 
-# Packings that httpx2 reads only if a package for them is installed, and then asks for.
-_PACKINGS = frozenset({"br", "zstd", "compress"})
-
 # httpx2's errors by name: the kind of failure, or the limit that was reached.
 _KINDS = {
     "ConnectTimeout": "connect",
@@ -267,11 +264,10 @@ def _plain_body(answer: httpx2.Response, exchange: Exchange) -> Any:
 
     This avoids two generators for each piece.
     """
-    packing = answer.headers.get("content-encoding", "identity")
+    packing = answer.headers.get("content-encoding", "identity").lower()
     is_plain = packing == "identity"
     asked_for = "" if is_plain else answer.request.headers.get("accept-encoding", "")
-    if packing in _PACKINGS and packing not in asked_for:
-        raise exchange.unknown_packing(packing, answer.status_code)
+    exchange.check_packing(packing, answer.status_code, readable=asked_for)
     return answer.stream if is_plain and not answer.is_stream_consumed else None
 
 

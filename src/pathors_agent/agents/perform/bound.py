@@ -34,7 +34,7 @@ from pathors_agent.telemetry.facts import call_facts
 from pathors_agent.telemetry.runs import RunTelemetry, ToolOperation
 from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.result_values import kind_name
-from pathors_agent.tools.results import RunInterrupted, result_message
+from pathors_agent.tools.results import PartsError, RunInterrupted, result_message
 from pathors_agent.tools.signature import ToolContext, ToolLog
 
 if TYPE_CHECKING:
@@ -301,6 +301,8 @@ def _too_many_hung(bound: BoundCall) -> ToolMessage:
 
 def failure_message(bound: BoundCall, error: Exception) -> ToolMessage:
     """Return the result of a call that failed."""
+    if isinstance(error, PartsError):
+        return result_message(bound, error.parts).model_copy(update={"outcome": "error"})
     text, kind = whole_characters(text_of_error(error)), kind_name(error)
     named = text if isinstance(error, ToolError) else f"{kind}: {text}"
     return ToolMessage(
