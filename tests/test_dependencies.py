@@ -42,12 +42,49 @@ def test_page_names_each_package_of_an_extra_with_its_bound() -> None:
     }
 
 
-@pytest.mark.process  # what is imported here cannot be imported again
-def test_durable_runs_without_their_packages_name_the_extra() -> None:
-    code = "import sys; sys.modules['dbos'] = None; from pathors_agent.durable import DurableAgent"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def run_code(code: str) -> "subprocess.CompletedProcess[str]":
+    """Run code in a process: what is imported here cannot be imported again."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
-    assert done.stderr.splitlines()[-1] == (
-        "ModuleNotFoundError: pathors_agent.durable.DurableAgent needs dbos:"
-        " pip install 'pathors-agent[durable]'"
-    )
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (
+            "import sys; sys.modules['dbos'] = None\n"
+            "from pathors_agent.durable import DurableAgent",
+            "pathors_agent.durable.DurableAgent needs dbos: pip install 'pathors-agent[durable]'",
+        ),
+        (
+            "import sys; sys.modules['aiohttp'] = None\n"
+            "from pathors_agent import AiohttpTransport; AiohttpTransport('http://127.0.0.1:1')",
+            "AiohttpTransport needs aiohttp: pip install 'pathors-agent[aiohttp]'",
+        ),
+    ],
+    ids=["durable runs", "aiohttp"],
+)
+def test_part_without_its_packages_names_the_extra(code: str, error: str) -> None:
+    assert run_code(code).stderr.splitlines()[-1] == f"ModuleNotFoundError: {error}"
+
+
+USES = {
+    "import pathors_agent.transports.http": {"httpx2"},
+    "import pathors_agent as p; p.HTTPTransport('http://a.example')": {"httpx2"},
+    "import pathors_agent as p; p.AsyncHTTPTransport('http://127.0.0.1:1/v1')": {"httpx2"},
+    "import pathors_agent.transports.aiohttp": {"aiohttp"},
+    "import pathors_agent as p; p.Conversation([p.UserMessage(content='Hi')])._repr_html_()": {
+        "rich"
+    },
+    "from pathors_agent import tool, ToolRegistry\n"
+    "def f(x: int) -> int:\n    'Double.'\n    return 2 * x\n"
+    "ToolRegistry([tool(f)])": {"jsonschema", "referencing", "docstring_parser", "difflib"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", USES)
+def test_heavy_packages_are_imported_only_where_they_are_needed(code: str) -> None:
+    done = run_code(f"{code}\nimport sys; print({USES[code]} & sys.modules.keys())")
+
+    assert (done.stdout, done.stderr) == ("set()\n", "")

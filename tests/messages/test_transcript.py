@@ -1,8 +1,6 @@
 """What notebooks and rich show of conversations and results: all of it, and nothing but text."""
 
 import io
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -182,16 +180,3 @@ def test_of_a_long_history_the_last_is_shown() -> None:
 @pytest.mark.parametrize("shown", [Conversation(MESSAGES), result(MESSAGES[1], MESSAGES[-1])])
 def test_plain_repr_shows_no_contents(shown: object) -> None:
     assert not [word for word in ("See?", "brief", "You.") if word in repr(shown)]
-
-
-@pytest.mark.slow
-def test_rich_is_imported_only_to_show() -> None:
-    code = """
-import sys
-from pathors_agent import Conversation, UserMessage
-conversation = Conversation([UserMessage(content="Hi")])
-print(bool(conversation._repr_html_()), "rich" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    assert done.stdout == "True False\n"

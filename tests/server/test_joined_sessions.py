@@ -1,6 +1,6 @@
 """Sessions continued over HTTP by every kind of history, on every store, streamed and not."""
 
-from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +30,36 @@ def pay(amount: int) -> str:
     return f"paid {amount}"
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    match request.param:
+# The other pairs of a store and a form of answers are for the slow tests.
+QUICK = [("memory", "plain"), ("sqlite", "streamed")]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(pair, id="-".join(pair), marks=() if pair in QUICK else pytest.mark.slow)
+        for pair in product(("memory", "sqlite", "postgresql"), ("plain", "streamed"))
+    ]
+)
+def kind(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Return a kind of store, and whether answers are streamed."""
+    store, form = request.param
+    return store, form
+
+
+@pytest.fixture
+def store(kind: tuple[str, str], request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    match kind[0]:
         case "memory":
-            yield MemoryStore()
+            return MemoryStore()
         case "sqlite":
-            yield SQLStore(f"sqlite:///{tmp_path}/sessions.db")
+            return SQLStore(f"sqlite:///{tmp_path}/sessions.db")
         case _:
-            yield SQLStore(request.getfixturevalue("postgres_url"))
+            return SQLStore(request.getfixturevalue("postgres_url"))
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "streamed"])
-def stream(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
+@pytest.fixture
+def stream(kind: tuple[str, str]) -> bool:
+    return kind[1] == "streamed"
 
 
 def project(*script: Any, **settings: Any) -> Project:

@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -68,28 +66,6 @@ async def test_every_rule_of_transports_is_kept() -> None:
 
 
 # - the extra, the loop -
-
-
-@pytest.mark.slow
-def test_missing_aiohttp_is_reported_with_its_extra() -> None:
-    code = (
-        "import sys; sys.modules['aiohttp'] = None\n"
-        "from pathors_agent.transports.aiohttp import AiohttpTransport\n"
-        "AiohttpTransport('http://127.0.0.1:1')"
-    )
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-    assert done.stderr.splitlines()[-1] == (
-        "ModuleNotFoundError: AiohttpTransport needs aiohttp: pip install 'pathors-agent[aiohttp]'"
-    )
-
-
-@pytest.mark.slow
-def test_importing_the_module_does_not_import_aiohttp() -> None:
-    code = "import sys, pathors_agent.transports.aiohttp; sys.exit('aiohttp' in sys.modules)"
-
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_transport_is_made_outside_of_a_loop_and_used_inside(scripted_server: StartServer) -> None:

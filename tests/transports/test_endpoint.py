@@ -1,7 +1,5 @@
 """The addresses of endpoints, and when a transport parses them."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -113,14 +111,3 @@ def test_threads_that_send_first_share_one_client(
         assert list(pool.map(send, range(SENDERS))) == [b"hi"] * SENDERS
 
     assert len(opened) == 1
-
-
-@pytest.mark.slow
-def test_constructing_a_transport_does_not_import_httpx2() -> None:
-    code = (
-        "import sys, pathors_agent as p\n"
-        "p.HTTPTransport('http://127.0.0.1:1/v1'); p.AsyncHTTPTransport('http://a.example')\n"
-        "sys.exit('httpx2' in sys.modules)"
-    )
-
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,7 +1,5 @@
 """HTTP transports against real sockets: what is sent, and the settings."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -483,10 +481,3 @@ def test_repr_hides_user_name_and_query(make: Any) -> None:
     transport = make(f"http://me:{CANARY}@127.0.0.1:1/v1?key={CANARY}")
 
     assert repr(transport) == f"{make.__name__}('http://127.0.0.1:1/v1/chat/completions')"
-
-
-@pytest.mark.slow
-def test_importing_the_module_does_not_import_httpx2() -> None:
-    code = "import sys, pathors_agent.transports.http; sys.exit('httpx2' in sys.modules)"
-
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
