@@ -2,9 +2,12 @@
 
 import json
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from pydantic_core import from_json
+
+from pathors_agent.messages import JSONValue, ToolCall
 
 # Rejects numbers that overflow a double: JSON's grammar allows them, but readers do not.
 _OBJECT = msgspec.json.Decoder(dict[str, object])
@@ -20,6 +23,29 @@ def write_json(value: object) -> bytes:
         return whole_characters(
             json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         ).encode()
+
+
+def read_json(text: str | bytes, default: Any = None) -> Any:
+    """Return the value of a JSON text, or `default` for any other text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return default
+
+
+def call_arguments(call: ToolCall) -> dict[str, JSONValue] | None:
+    """Return a call's arguments, or None if they are not a JSON object; no text means {}."""
+    value = read_json(call.arguments or "{}")
+    return value if isinstance(value, dict) else None
+
+
+def call_text(call: ToolCall) -> str:
+    """Return a call as Python would write it: `weather(city="Oslo")`."""
+    arguments = call_arguments(call)
+    if arguments is None:
+        return f"{call.name}({call.arguments})"
+    given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    return f"{call.name}({', '.join(given)})"
 
 
 def iso(time: datetime | None) -> str | None:

@@ -348,8 +348,8 @@ def test_same_request_gets_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
-        (b"no json", "body: Invalid JSON"),
-        (b"[]", "body: Input should be an object"),
+        (b"no json", "body: must be a JSON object"),
+        (b"[]", "body: must be a JSON object"),
         (b"{}", "messages: a list with at least one message"),
         (b'{"messages": []}', "messages: a list with at least one message"),
         (b'{"messages": [{"role": "robot"}]}', "messages[0].role: must be one of system"),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pathors_agent.checking.report import Finding, Verdict
 from pathors_agent.errors import TransportError, error_text
-from pathors_agent.json_text import write_json
+from pathors_agent.json_text import read_json, write_json
 from pathors_agent.messages import AssistantMessage, JSONValue, Message
 from pathors_agent.transports.base import GOOD_STATUSES, Request, Transport
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
@@ -65,7 +65,7 @@ class EndpointAnswer:
     @cached_property
     def value(self) -> Any:
         """Its body as JSON; None if it is not JSON."""
-        return _loads(self.body)
+        return read_json(self.body)
 
     @cached_property
     def events(self) -> list[str]:
@@ -75,7 +75,7 @@ class EndpointAnswer:
     @cached_property
     def chunks(self) -> list[dict[str, Any]]:
         """The JSON objects among its events."""
-        return [value for value in map(_loads, self.events) if isinstance(value, dict)]
+        return [value for value in map(read_json, self.events) if isinstance(value, dict)]
 
     @cached_property
     def read(self) -> ResponseStream:
@@ -210,13 +210,6 @@ class ProbeClient:
     def note_session(self, session_id: str | None) -> None:
         """Remember a session that the endpoint began."""
         self.sessions |= {session_id} if session_id else set()
-
-
-def _loads(text: bytes | str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 class Observation(NamedTuple):

@@ -1,10 +1,10 @@
 """The findings about an endpoint."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from pathors_agent.messages import JSONValue
-from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.profiles import EndpointProfile, changed_settings
 
 ANY_PROFILE = "any profile"
 """The `profile` of a finding that this library handles with any settings."""
@@ -78,17 +78,15 @@ class Report:
 
     def profile_changes(self) -> dict[str, JSONValue]:
         """Return the settings of the profile that differ from their defaults."""
-        pairs = [(f.name, getattr(self.profile, f.name)) for f in fields(EndpointProfile)]
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in pairs
-            if value != getattr(DEFAULT_PROFILE, name)
+            for name, value in changed_settings(self.profile).items()
         }
 
     def profile_code(self) -> str:
         """Return the profile as Python code."""
-        pairs = ((name, getattr(self.profile, name)) for name in self.profile_changes())
-        return f"EndpointProfile({', '.join(f'{name}={value!r}' for name, value in pairs)})"
+        changes = (f"{name}={value!r}" for name, value in changed_settings(self.profile).items())
+        return f"EndpointProfile({', '.join(changes)})"
 
     def as_json(self) -> dict[str, JSONValue]:
         """Return the whole report as JSON values."""
@@ -97,13 +95,6 @@ class Report:
             "works": self.works,
             "profile": self.profile_changes(),
             "findings": [
-                {
-                    "name": finding.name,
-                    "verdict": finding.verdict.value,
-                    "detail": finding.detail,
-                    "profile": finding.profile,
-                    "optional": finding.optional,
-                }
-                for finding in self.findings
+                {**asdict(finding), "verdict": finding.verdict.value} for finding in self.findings
             ],
         }

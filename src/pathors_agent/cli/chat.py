@@ -1,6 +1,5 @@
 """Chat with an endpoint on the terminal: send lines, read answers, and stop them."""
 
-import json
 import os
 import re
 import shlex
@@ -41,7 +40,7 @@ from pathors_agent.cli.terminal import (
 )
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import AgentError, error_text
-from pathors_agent.json_text import iso
+from pathors_agent.json_text import iso, read_json
 from pathors_agent.messages import AssistantMessage, ToolCall, UserMessage
 from pathors_agent.offline.transport import OfflineTransport
 
@@ -396,10 +395,7 @@ def verdict(said: str) -> Verdict:
     if text.lower() in ("y", "yes"):
         return Verdict(approved=True)
     if text[:1] in ("{", "["):
-        try:
-            arguments = json.loads(text)
-        except (ValueError, RecursionError):
-            arguments = None
+        arguments = read_json(text)
         if not isinstance(arguments, dict):
             raise ValueError('The arguments must be a JSON object such as {"amount": 5}.')
         return Verdict(approved=True, arguments=arguments)

@@ -15,6 +15,7 @@ from pathors_agent.agents.result import RunResult
 from pathors_agent.cli.output import Screen, one_line, write_note
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import SessionNotFound
+from pathors_agent.json_text import call_text
 from pathors_agent.messages import (
     AssistantMessage,
     JSONValue,
@@ -222,14 +223,7 @@ class RunDisplay:
 
 def described(call: ToolCall) -> str:
     """Return a call on one line, as Python would write it."""
-    try:
-        arguments = json.loads(call.arguments or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        return one_line(f"{call.name}({call.arguments})")
-    given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
-    return one_line(f"{call.name}({', '.join(given)})")
+    return one_line(call_text(call))
 
 
 def answer_as_json(

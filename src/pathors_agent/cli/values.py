@@ -3,7 +3,6 @@
 A wrong value is refused with the option's name: exit status 2.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -71,10 +70,9 @@ def moment(text: str) -> datetime:
 
 def json_object(text: str) -> dict[str, "JSONValue"]:
     """Read a JSON object."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
+    from pathors_agent.json_text import read_json  # late: `--help` needs no JSON
+
+    value: dict[str, JSONValue] | None = read_json(text)
     if not isinstance(value, dict):
         raise typer.BadParameter('must be a JSON object such as {"amount": 5}')
     return value

@@ -4,11 +4,10 @@ One dict of facts is both an event of the log and the attributes of a span. Cont
 only spans contain them, and only if the program asks for contents.
 """
 
-import json
 from collections.abc import Iterable
 
 from pathors_agent.core.conversation import Conversation
-from pathors_agent.json_text import write_json
+from pathors_agent.json_text import read_json, write_json
 from pathors_agent.messages import (
     AssistantMessage,
     Content,
@@ -177,8 +176,5 @@ def _text(text: str) -> _Part:
 
 
 def _call(call: ToolCall) -> _Part:
-    try:
-        arguments = json.loads(call.arguments or "{}")
-    except (ValueError, RecursionError):
-        arguments = call.arguments
+    arguments = read_json(call.arguments or "{}", call.arguments)
     return {"type": "tool_call", "id": call.id, "name": call.name, "arguments": arguments}

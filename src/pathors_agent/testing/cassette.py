@@ -3,18 +3,13 @@
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    aclosing,
-    asynccontextmanager,
-    contextmanager,
-)
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
 from pathors_agent.agents.ask import close_pieces
+from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.errors import CassetteMiss, CassetteRefused, TransportError
 from pathors_agent.testing.scripted_transport import each_piece
 from pathors_agent.testing.tape import AskedRequest, Failure, RecordedExchange, Tape
@@ -27,7 +22,6 @@ from pathors_agent.transports.base import (
 )
 from pathors_agent.transports.scrubbing import Scrub
 from pathors_agent.transports.spread_text import spread_texts
-from pathors_agent.wire.profiles import EndpointProfile
 
 TransportT = TypeVar("TransportT", Transport, AsyncTransport)
 
@@ -54,10 +48,6 @@ class _Recorder(Generic[TransportT]):
             self.transport = _made(transport, kind)
             self.tape.profile = self.transport.profile
         self._scrub = scrub or Scrub()
-
-    @property
-    def profile(self) -> EndpointProfile:
-        return self.tape.profile
 
     def asked(self, request: Request) -> AskedRequest:
         """Return a request in the form in which it is compared."""
@@ -175,7 +165,7 @@ def _head(exchange: RecordedExchange) -> dict[str, Any]:
     }
 
 
-class Cassette(Transport):
+class Cassette(Transport, Lifetime):
     """A transport that records what another one answers, and replays it from then on.
 
     `tape` is a file of readable JSON, or a `Tape`; where the file exists it is replayed, unless
@@ -197,7 +187,8 @@ class Cassette(Transport):
         self._recorder = _Recorder[Transport](
             tape, transport, kind=Transport, record=record, scrub=scrub
         )
-        self.profile = self._recorder.profile
+        self.profile = self._recorder.tape.profile
+        self._given = (self._recorder.transport,)
 
     @contextmanager
     def send(self, request: Request) -> Iterator[Response]:
@@ -235,17 +226,8 @@ class Cassette(Transport):
             raise
         exchange.complete = True
 
-    def __enter__(self) -> Self:
-        if isinstance(self._recorder.transport, AbstractContextManager):
-            self._recorder.transport.__enter__()
-        return self
 
-    def __exit__(self, *error: Any) -> None:
-        if isinstance(self._recorder.transport, AbstractContextManager):
-            self._recorder.transport.__exit__(*error)
-
-
-class AsyncCassette(AsyncTransport):
+class AsyncCassette(AsyncTransport, AsyncLifetime):
     """`Cassette` for asyncio and trio; it reads and writes the same files."""
 
     def __init__(
@@ -259,7 +241,8 @@ class AsyncCassette(AsyncTransport):
         self._recorder = _Recorder[AsyncTransport](
             tape, transport, kind=AsyncTransport, record=record, scrub=scrub
         )
-        self.profile = self._recorder.profile
+        self.profile = self._recorder.tape.profile
+        self._given = (self._recorder.transport,)
 
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
@@ -305,12 +288,3 @@ class AsyncCassette(AsyncTransport):
         finally:
             await close_pieces(pieces)
         exchange.complete = True
-
-    async def __aenter__(self) -> Self:
-        if isinstance(self._recorder.transport, AbstractAsyncContextManager):
-            await self._recorder.transport.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        if isinstance(self._recorder.transport, AbstractAsyncContextManager):
-            await self._recorder.transport.__aexit__(*error)

@@ -10,6 +10,7 @@ from pathors_agent.agents.result import RunResult
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
 from pathors_agent.errors import RunNotFinished
+from pathors_agent.json_text import call_arguments, call_text
 from pathors_agent.messages import (
     AssistantMessage,
     Message,
@@ -33,17 +34,6 @@ def transcript(messages: Iterable[Message]) -> str:
         left_out = f"({len(lines) - MOST_LINES} lines)"
         lines[MOST_LINES // 2 : -MOST_LINES // 2] = [left_out]
     return "\n".join(lines) or "(nothing was said)"
-
-
-def call_text(call: ToolCall) -> str:
-    """Write a call as Python would: `weather(city="Oslo")`."""
-    try:
-        arguments = json.loads(call.arguments or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        return f"{call.name}({call.arguments})"
-    return f"{call.name}({arguments_text(arguments)})"
 
 
 def arguments_text(arguments: dict[str, object]) -> str:
@@ -261,20 +251,12 @@ def _calls(messages: Sequence[Message]) -> list[_MadeCall]:
     ]
 
 
-def _arguments(call: ToolCall) -> dict[str, Any]:
-    try:
-        value = json.loads(call.arguments or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _fits(call: ToolCall, wanted: dict[str, Any]) -> bool:
     return _equal(call, wanted) == len(wanted)
 
 
 def _equal(call: ToolCall, wanted: dict[str, Any]) -> int:
-    given = _arguments(call)
+    given = call_arguments(call) or {}
     return sum(name in given and bool(given[name] == value) for name, value in wanted.items())
 
 

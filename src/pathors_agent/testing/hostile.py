@@ -3,8 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from pathors_agent.errors import TransportError
 from pathors_agent.messages import JSONValue
@@ -307,7 +306,7 @@ class _Hostility(Player):
         self._entries.append(entry)
         return entry
 
-    def _explain(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         if error is not None:
             with suppress(Exception):  # a note must not replace the error that it explains
                 error.add_note(f"The model of seed {self.seed} answered:\n{self.script!r}")
@@ -323,28 +322,6 @@ class HostileTransport(_Hostility, PlayerTransport):
     error that leaves the block the script that led there, as code.
     """
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._explain(error)
-
 
 class AsyncHostileTransport(_Hostility, AsyncPlayerTransport):
     """`HostileTransport` for `AsyncAgent`."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._explain(error)

@@ -58,12 +58,12 @@ def replay(
     """
     replaying = _Replay(log, requests, profile)
     for history in replaying.histories():
-        probe = _ReplayProbe(profile)
+        probe = _Model(_no_answer, profile)
         with suppress(_LogEnds):
             make(probe).run(conversation=history, context=context)
         replaying.expect(history, probe)
     while replaying.goes_on():
-        model = _Answers(profile, replaying)
+        model = _Model(replaying.answer, profile)
         with suppress(_LogEnds):
             make(model).run(conversation=replaying.conversation, context=context)
     return replaying.finish()
@@ -80,12 +80,12 @@ async def replay_async(
     """As `replay`, with an `AsyncAgent`."""
     replaying = _Replay(log, requests, profile)
     for history in replaying.histories():
-        probe = _AsyncProbe(profile)
+        probe = _AsyncModel(_no_answer, profile)
         with suppress(_LogEnds):
             await make(probe).run(conversation=history, context=context)
         replaying.expect(history, probe)
     while replaying.goes_on():
-        model = _AsyncAnswers(profile, replaying)
+        model = _AsyncModel(replaying.answer, profile)
         with suppress(_LogEnds):
             await make(model).run(conversation=replaying.conversation, context=context)
     return replaying.finish()
@@ -216,38 +216,24 @@ def _completion(message: AssistantMessage) -> bytes:
     return json.dumps(body if message.usage else {**body, "usage": None}).encode()
 
 
-class _Probing(Player):
-    """Takes a request and does not answer it."""
+class _Decided(Player):
+    """Answers each request as a function of its body decides."""
 
-    def __init__(self, profile: EndpointProfile) -> None:
+    def __init__(self, decide: Callable[[bytes], Entry], profile: EndpointProfile) -> None:
         super().__init__(cut=None, profile=profile)
+        self._decide = decide
 
     def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
-        raise _LogEnds
+        return self._decide(self.sent[-1].body)
 
 
-class _Answering(Player):
-    """Answers from a log."""
-
-    def __init__(self, profile: EndpointProfile, replaying: _Replay) -> None:
-        super().__init__(cut=None, profile=profile)
-        self._replaying = replaying
-
-    def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
-        return self._replaying.answer(self.sent[-1].body)
-
-
-class _ReplayProbe(_Probing, PlayerTransport):
+class _Model(_Decided, PlayerTransport):
     pass
 
 
-class _AsyncProbe(_Probing, AsyncPlayerTransport):
+class _AsyncModel(_Decided, AsyncPlayerTransport):
     pass
 
 
-class _Answers(_Answering, PlayerTransport):
-    pass
-
-
-class _AsyncAnswers(_Answering, AsyncPlayerTransport):
-    pass
+def _no_answer(_body: bytes) -> Entry:
+    raise _LogEnds

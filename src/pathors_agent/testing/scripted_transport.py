@@ -42,6 +42,9 @@ class Player:
     def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
         """Return the answer to request `number`, counted from 1."""
 
+    def _end(self, error: BaseException | None) -> None:
+        """End a `with` block, which `error` leaves."""
+
     def _take(self, request: Request) -> tuple[Reply, Asked]:
         """Record the request and return its entry; raise the entry if it is an exception."""
         body = json.loads(request.body)
@@ -105,6 +108,10 @@ class _Script(Player):
                 f" only {len(self.requests)} requests came"
             )
 
+    def _end(self, error: BaseException | None) -> None:
+        if error is None:
+            self.assert_used_up()
+
     def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
         if number <= len(self._entries):
             return self._entries[number - 1]
@@ -148,6 +155,17 @@ def _response_fields(reply: Reply, asked: Asked) -> dict[str, Any]:
 class PlayerTransport(Player, Transport):
     """A `Player` that blocking code sends its requests to."""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end(error)
+
     @contextmanager
     def send(self, request: Request) -> Iterator[Response]:
         """Answer with the entry for this request."""
@@ -157,6 +175,17 @@ class PlayerTransport(Player, Transport):
 
 class AsyncPlayerTransport(Player, AsyncTransport):
     """A `Player` for asyncio and trio."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end(error)
 
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
@@ -176,33 +205,9 @@ class ScriptedTransport(_Script, PlayerTransport):
     up.
     """
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.assert_used_up()
-
 
 class AsyncScriptedTransport(_Script, AsyncPlayerTransport):
     """`ScriptedTransport` for `AsyncAgent`."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.assert_used_up()
 
 
 async def each_piece(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -3,15 +3,16 @@
 import base64
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from pathors_agent.errors import CassetteMiss, Difference, TransportError
 from pathors_agent.messages import JSONValue
-from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile, changed_settings
 
 SHOWN_CHARACTERS = 100
 
@@ -63,7 +64,8 @@ def _around_difference(text: str, other: str) -> str:
 
 
 VERSION = 1
-# So many differences tell which recording is nearest; more tell nothing further.
+_ADVICE = "Record anew with pytest --record, or Tape(record=True)."
+# Enough to find the nearest recording.
 MOST_DIFFERENCES = 200
 
 
@@ -79,6 +81,9 @@ class AskedRequest:
     def key(self) -> str:
         """A text that is equal for equal requests."""
         return json.dumps([self.method, self.path, self.body], sort_keys=True)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,17 +152,13 @@ class Tape:
             times = len(same)
             raise CassetteMiss(
                 f"{self.path} has {times} recordings of this request, and it came {times + 1} "
-                f"times: {_named(request)}. {self._advice}"
+                f"times: {request}. {_ADVICE}"
             )
         raise self._miss(request)
 
-    @property
-    def _advice(self) -> str:
-        return "Record anew with pytest --record, or Tape(record=True)."
-
     def _miss(self, request: AskedRequest) -> CassetteMiss:
         if not self._exchanges:
-            return CassetteMiss(f"there is no recording in {self.path}. {self._advice}")
+            return CassetteMiss(f"there is no recording in {self.path}. {_ADVICE}")
         # One that was not played yet is rather meant.
         places = [i for i in range(len(self._exchanges)) if i not in self._played]
         nearest = min(
@@ -165,9 +166,9 @@ class Tape:
         )
         difference = next(self._differences(nearest, request))
         return CassetteMiss(
-            f"no recording in {self.path} is of {_named(request)}; the nearest, number "
+            f"no recording in {self.path} is of {request}; the nearest, number "
             f"{nearest + 1} of {len(self._exchanges)}, differs first in {difference}. "
-            f"{self._advice}",
+            f"{_ADVICE}",
             difference=difference,
         )
 
@@ -175,8 +176,7 @@ class Tape:
         return differences(asdict(self._exchanges[place].request), asdict(request))
 
     def _distance(self, place: int, request: AskedRequest) -> int:
-        found = zip(self._differences(place, request), range(MOST_DIFFERENCES), strict=False)
-        return sum(1 for _ in found)
+        return sum(1 for _ in islice(self._differences(place, request), MOST_DIFFERENCES))
 
     # - recording -
 
@@ -200,8 +200,8 @@ class Tape:
 
     def _write(self) -> None:
         document: dict[str, Any] = {"version": VERSION}
-        if self.profile != DEFAULT_PROFILE:
-            document["profile"] = _profile_fields(self.profile)
+        if settings := changed_settings(self.profile):
+            document["profile"] = settings
         document["exchanges"] = [_written(each) for each in self._exchanges if each.done]
         text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,42 +215,28 @@ class Tape:
             version = document.get("version")
             if version != VERSION:
                 raise ValueError(f"its version is {version!r}, and {VERSION} is read")
-            self.profile = EndpointProfile(**_as_profile(document.get("profile", {})))
+            stored: dict[str, Any] = document.get("profile", {})
+            settings: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()
+            }
+            self.profile = EndpointProfile(**settings)
             self._exchanges = [_exchange(each) for each in document["exchanges"]]
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ValueError(f"{self.path} is no cassette: {error}") from error
 
 
-def _named(request: AskedRequest) -> str:
-    return f"{request.method} {request.path}"
-
-
-def _profile_fields(profile: EndpointProfile) -> dict[str, Any]:
-    given = {each.name: getattr(profile, each.name) for each in fields(profile)}
-    return {k: v for k, v in given.items() if v != getattr(DEFAULT_PROFILE, k)}
-
-
-def _as_profile(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
 def _written(exchange: RecordedExchange) -> dict[str, Any]:
     request = asdict(exchange.request)
+    failure = {} if exchange.failure is None else {"failure": asdict(exchange.failure)}
     if exchange.status is None:
-        return {"request": request, "failure": _written_failure(exchange.failure)}
+        return {"request": request, **failure}
     response: dict[str, Any] = {"status": exchange.status, "headers": exchange.headers}
     if exchange.session_id is not None:
         response["session_id"] = exchange.session_id
     response["pieces"] = [_written_piece(piece) for piece in exchange.pieces]
-    if exchange.failure is not None:
-        response["failure"] = _written_failure(exchange.failure)
-    elif not exchange.complete:
+    if not failure and not exchange.complete:
         response["read_on"] = False
-    return {"request": request, "response": response}
-
-
-def _written_failure(failure: Failure | None) -> JSONValue:
-    return None if failure is None else asdict(failure)
+    return {"request": request, "response": {**response, **failure}}
 
 
 def _written_piece(piece: bytes) -> JSONValue:
@@ -271,14 +257,10 @@ def _exchange(value: dict[str, Any]) -> RecordedExchange:
         status=response["status"],
         headers=response["headers"],
         session_id=response.get("session_id"),
-        pieces=_pieces(response["pieces"]),
+        pieces=[
+            piece.encode() if isinstance(piece, str) else base64.b64decode(piece["base64"])
+            for piece in response["pieces"]
+        ],
         complete=response.get("read_on", True) and "failure" not in response,
         failure=Failure(**response["failure"]) if "failure" in response else None,
     )
-
-
-def _pieces(values: Sequence[Any]) -> list[bytes]:
-    return [
-        value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])
-        for value in values
-    ]

@@ -1,12 +1,7 @@
 """Check a custom transport against a real loopback server, rule by rule."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    asynccontextmanager,
-    contextmanager,
-)
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -66,6 +61,11 @@ class Outcome:
     open_after_close: int = 0
     """Those that it kept open after the transport was closed, if it can be closed."""
 
+    @property
+    def has_headers(self) -> bool:
+        """Whether the headers of the answer came through."""
+        return all(self.headers.get(k.lower()) == v for k, v in ANSWER_HEADERS.items())
+
     def note(self, response: Response | AsyncResponse) -> None:
         """Keep the response's head."""
         self.status = response.status
@@ -78,207 +78,144 @@ class Outcome:
         server.note_read(len(piece))
 
 
+Claims = Iterator[tuple[str, bool]]
+"""What must hold, and whether it does."""
+
+Judge = Callable[[Outcome, LoopbackServer], Claims]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """The conduct of the server, the request and how its answer is read, and the verdict."""
+    """The conduct of the server, the request and how its answer is read, and the claims."""
 
     conduct: Conduct
-    judge: Callable[[Outcome, LoopbackServer], None]
+    judge: Judge
     request: Request = PLAIN_REQUEST
     reads: Literal["all", "first", "none", "fails"] = "all"
     """How much of the answer is read; "fails" raises inside of the block."""
     times: int = 1
+    may_repeat: bool = False
+    """Whether the transport may send the request again."""
+    repeated: str = "a request must be sent once"
 
 
-def _require(sentence: str, outcome: Outcome, *, holds: bool) -> None:
-    """Raise the sentence, with the error that was raised instead if there was one."""
-    if holds:
-        return
-    error = outcome.error
-    came = "" if error is None else f"; {type(error).__name__} was raised instead"
-    raise AssertionError(sentence + came) from error
+def _require(rule: Rule, outcome: Outcome, server: LoopbackServer) -> None:
+    """Raise the first claim that does not hold, with the error that was raised instead, if any."""
+    for sentence, holds in rule.judge(outcome, server):
+        if not holds:
+            error = outcome.error
+            came = "" if error is None else f"; {type(error).__name__} was raised instead"
+            raise AssertionError(sentence + came) from error
+    if not rule.may_repeat and len(server.requests) != rule.times:
+        raise AssertionError(rule.repeated)
 
 
-def _request_arrives(outcome: Outcome, server: LoopbackServer) -> None:
+def _request_arrives(outcome: Outcome, server: LoopbackServer) -> Claims:
     received = server.received
-    _require("a request must be sent by POST", outcome, holds=received.method == "POST")
-    _require(
-        "the body must arrive as the exact bytes of Request.body",
-        outcome,
-        holds=received.body == BODY,
-    )
+    yield "a request must be sent by POST", received.method == "POST"
+    yield "the body must arrive as the exact bytes of Request.body", received.body == BODY
     kind = received.headers.get("content-type", "")
-    _require(
-        "Content-Type must be application/json", outcome, holds=kind.startswith("application/json")
-    )
+    yield "Content-Type must be application/json", kind.startswith("application/json")
     added = {name: received.headers.get(name.lower()) for name in ADDED_HEADERS}
-    _require(
-        "Request.headers must be sent beside the transport's own",
-        outcome,
-        holds=added == ADDED_HEADERS,
-    )
-    _require_sent(server)
+    yield "Request.headers must be sent beside the transport's own", added == ADDED_HEADERS
 
 
-def _require_sent(server: LoopbackServer, sentence: str = "", times: int = 1) -> None:
-    """Judge how often the request was sent; an error that was raised has nothing to do with it."""
-    if len(server.requests) != times:
-        raise AssertionError(sentence or "a request must be sent once")
+def _large_request_arrives(outcome: Outcome, server: LoopbackServer) -> Claims:
+    sentence = "a large body must arrive as the exact bytes of Request.body"
+    yield sentence, server.received.body == LARGE_BODY
 
 
-def _large_request_arrives(outcome: Outcome, server: LoopbackServer) -> None:
-    _require(
-        "a large body must arrive as the exact bytes of Request.body",
-        outcome,
-        holds=server.received.body == LARGE_BODY,
-    )
-
-
-def _response_comes_through(outcome: Outcome, server: LoopbackServer) -> None:
-    _require("a complete answer must raise nothing", outcome, holds=outcome.error is None)
-    _require("Response.status must be the status", outcome, holds=outcome.status == _OK)
+def _response_comes_through(outcome: Outcome, server: LoopbackServer) -> Claims:
+    yield "a complete answer must raise nothing", outcome.error is None
+    yield "Response.status must be the status", outcome.status == _OK
     lower = all(name == name.lower() for name in outcome.headers)
-    _require("the names in Response.headers must be in lower case", outcome, holds=lower)
-    _require_headers("Response.headers must hold the headers", outcome)
+    yield "the names in Response.headers must be in lower case", lower
+    yield "Response.headers must hold the headers", outcome.has_headers
     whole = b"".join(outcome.pieces) == conducts.BODY
-    _require("the pieces, joined, must be the exact bytes of the body", outcome, holds=whole)
-    _require_sent(server)
+    yield "the pieces, joined, must be the exact bytes of the body", whole
 
 
-def _require_headers(sentence: str, outcome: Outcome) -> None:
-    kept = {name: outcome.headers.get(name.lower()) for name in ANSWER_HEADERS}
-    _require(sentence, outcome, holds=kept == ANSWER_HEADERS)
-
-
-def _large_response_comes_through(outcome: Outcome, server: LoopbackServer) -> None:
+def _large_response_comes_through(outcome: Outcome, server: LoopbackServer) -> Claims:
     whole = outcome.error is None and b"".join(outcome.pieces) == conducts.LARGE_BODY
-    _require("the pieces of a large body, joined, must be its exact bytes", outcome, holds=whole)
+    yield "the pieces of a large body, joined, must be its exact bytes", whole
 
 
-def _error_status_is_returned(status: int) -> Callable[[Outcome, LoopbackServer], None]:
-    def judge(outcome: Outcome, server: LoopbackServer) -> None:
+def _error_status_is_returned(status: int) -> Judge:
+    def judge(outcome: Outcome, server: LoopbackServer) -> Claims:
         returned = outcome.error is None and outcome.status == status
-        _require(
-            "an error status must be returned like any other, not raised", outcome, holds=returned
-        )
-        sentence = "an error status must come with its headers and its body"
-        _require_headers(sentence, outcome)
+        yield "an error status must be returned like any other, not raised", returned
         whole = b"".join(outcome.pieces) == conducts.BODY
-        _require(sentence, outcome, holds=whole and outcome.headers.get("retry-after") == "0")
+        headers = outcome.has_headers and outcome.headers.get("retry-after") == "0"
+        yield "an error status must come with its headers and its body", whole and headers
 
     return judge
 
 
-def _refused_request_may_be_repeated(outcome: Outcome, server: LoopbackServer) -> None:
-    sent = len(server.requests)
-    expected = 503 if sent == 1 else _OK
-    _require(
+def _refused_request_may_be_repeated(outcome: Outcome, server: LoopbackServer) -> Claims:
+    expected = 503 if len(server.requests) == 1 else _OK
+    yield (
         "after an error status, either it must be returned, or the answer to the request that was "
         "sent again",
-        outcome,
-        holds=outcome.error is None and outcome.status == expected,
+        outcome.error is None and outcome.status == expected,
     )
-    _require("a request must not be sent again after its answer", outcome, holds=sent <= 2)
+    yield "a request must not be sent again after its answer", len(server.requests) <= 2
 
 
-def _pieces_come_at_once(outcome: Outcome, server: LoopbackServer) -> None:
-    _require(
-        "pieces must be yielded as they arrive, before the answer is complete",
-        outcome,
-        holds=not server.waited_in_vain and outcome.error is None,
-    )
-    _require_sent(server)
+def _pieces_come_at_once(outcome: Outcome, server: LoopbackServer) -> Claims:
+    at_once = not server.waited_in_vain and outcome.error is None
+    yield "pieces must be yielded as they arrive, before the answer is complete", at_once
 
 
-def _early_exit_releases(outcome: Outcome, server: LoopbackServer) -> None:
-    _require("leaving an answer early must raise nothing", outcome, holds=outcome.error is None)
-    _require(
-        "leaving the `with` block early must close the connection",
-        outcome,
-        holds=server.wait_for_finish() and not server.waited_in_vain,
-    )
-    _require_sent(server)
+def _early_exit_releases(outcome: Outcome, server: LoopbackServer) -> Claims:
+    yield "leaving an answer early must raise nothing", outcome.error is None
+    is_closed = server.wait_for_finish() and not server.waited_in_vain
+    yield "leaving the `with` block early must close the connection", is_closed
 
 
-def _broken_connection_raises(outcome: Outcome, server: LoopbackServer) -> None:
-    _require(
-        "a connection that breaks inside the body must raise TransportError,"
-        " not end the pieces as if complete",
-        outcome,
-        holds=isinstance(outcome.error, TransportError),
-    )
-    _require_sent(server, "a request must not be sent again once its answer has begun")
+def _raises(what: str, rest: str = "") -> Judge:
+    """Return a judge of answers that cannot be read: they must raise `TransportError`."""
+
+    def judge(outcome: Outcome, server: LoopbackServer) -> Claims:
+        yield f"{what} must raise TransportError{rest}", isinstance(outcome.error, TransportError)
+
+    return judge
 
 
-def _short_body_raises(outcome: Outcome, server: LoopbackServer) -> None:
-    _require(
-        "a body that is shorter than its Content-Length must raise TransportError,"
-        " not end the pieces as if complete",
-        outcome,
-        holds=isinstance(outcome.error, TransportError),
-    )
-    _require_sent(server, "a request must not be sent again once its answer has begun")
-
-
-def _missing_answer_raises(outcome: Outcome, server: LoopbackServer) -> None:
-    _require(
-        "a connection that breaks before the answer must raise TransportError",
-        outcome,
-        holds=isinstance(outcome.error, TransportError),
-    )
-
-
-def _refused_connection_raises(outcome: Outcome, server: LoopbackServer) -> None:
-    refused = isinstance(outcome.error, TransportError)
-    _require("a refused connection must raise TransportError", outcome, holds=refused)
-
-
-def _connections_are_released(outcome: Outcome, server: LoopbackServer) -> None:
+def _connections_are_released(outcome: Outcome, server: LoopbackServer) -> Claims:
     """Judge a few answers, each on a connection that only the client closes."""
-    _require("a complete answer must raise nothing", outcome, holds=outcome.error is None)
-    _require_released(outcome)
-    _require_sent(server, times=TIMES)
+    yield "a complete answer must raise nothing", outcome.error is None
+    yield from _released(outcome)
 
 
-def _unread_answers_are_released(outcome: Outcome, server: LoopbackServer) -> None:
-    _require("leaving an answer unread must raise nothing", outcome, holds=outcome.error is None)
-    _require_released(outcome)
+def _unread_answers_are_released(outcome: Outcome, server: LoopbackServer) -> Claims:
+    yield "leaving an answer unread must raise nothing", outcome.error is None
+    yield from _released(outcome)
 
 
-def _own_error_leaves_the_block(outcome: Outcome, server: LoopbackServer) -> None:
-    _require(
-        "an exception raised inside the `with` block must leave it unchanged",
-        outcome,
-        holds=isinstance(outcome.error, OwnError),
-    )
-    _require_released(outcome)
+def _own_error_leaves_the_block(outcome: Outcome, server: LoopbackServer) -> Claims:
+    unchanged = isinstance(outcome.error, OwnError)
+    yield "an exception raised inside the `with` block must leave it unchanged", unchanged
+    yield from _released(outcome)
 
 
-def _require_released(outcome: Outcome) -> None:
-    _require(
-        f"a connection must be closed or used again after its answer; {outcome.still_open} are open",
-        outcome,
-        holds=outcome.still_open <= MOST_KEPT,
-    )
-    _require(
-        "closing the transport must close its connections",
-        outcome,
-        holds=outcome.open_after_close == 0,
-    )
+def _released(outcome: Outcome) -> Claims:
+    count = outcome.still_open
+    sentence = f"a connection must be closed or used again after its answer; {count} are open"
+    yield sentence, count <= MOST_KEPT
+    yield "closing the transport must close its connections", outcome.open_after_close == 0
 
 
-def _session_id_goes_round(outcome: Outcome, server: LoopbackServer) -> None:
+def _session_id_goes_round(outcome: Outcome, server: LoopbackServer) -> Claims:
     sent = server.received.headers.get("x-session-id")
-    _require("Request.session_id must be sent as X-Session-ID", outcome, holds=sent == SESSION_ID)
-    returned = outcome.session_id == SESSION_ID
-    _require("Response.session_id must be the answer's X-Session-ID", outcome, holds=returned)
+    yield "Request.session_id must be sent as X-Session-ID", sent == SESSION_ID
+    yield "Response.session_id must be the answer's X-Session-ID", outcome.session_id == SESSION_ID
 
 
-def _new_session_id_comes_back(outcome: Outcome, server: LoopbackServer) -> None:
+def _new_session_id_comes_back(outcome: Outcome, server: LoopbackServer) -> Claims:
     silent = "x-session-id" not in server.received.headers
-    _require("X-Session-ID must not be sent when Request.session_id is None", outcome, holds=silent)
+    yield "X-Session-ID must not be sent when Request.session_id is None", silent
     returned = outcome.session_id == "made-by-the-server"
-    _require("Response.session_id must be the answer's X-Session-ID", outcome, holds=returned)
+    yield "Response.session_id must be the answer's X-Session-ID", returned
 
 
 # A transport that obeys it repeats the request at once.
@@ -286,6 +223,16 @@ _RETRY_NOW = ANSWER_HEADERS | {"Retry-After": "0"}
 _ANSWER = conducts.answer_at_once(_OK, ANSWER_HEADERS)
 _ANSWER_ON_OPEN_CONNECTION = conducts.answer_at_once(_OK, ANSWER_HEADERS, stays_open=True)
 _REFUSAL_ON_OPEN_CONNECTION = conducts.answer_at_once(400, ANSWER_HEADERS, stays_open=True)
+
+_NOT_SILENT = ", not end the pieces as if complete"
+_broken_connection_raises = _raises("a connection that breaks inside the body", _NOT_SILENT)
+_short_body_raises = _raises("a body that is shorter than its Content-Length", _NOT_SILENT)
+_ONCE_BEGUN = "a request must not be sent again once its answer has begun"
+
+
+def _status_rule(status: int, conduct: Conduct) -> Rule:
+    return Rule(conduct=conduct, judge=_error_status_is_returned(status), may_repeat=True)
+
 
 _RULES = (
     Rule(
@@ -299,28 +246,33 @@ _RULES = (
         judge=_large_response_comes_through,
     ),
     *(
-        Rule(
-            conduct=conducts.answer_at_once(status, _RETRY_NOW),
-            judge=_error_status_is_returned(status),
-        )
+        _status_rule(status, conducts.answer_at_once(status, _RETRY_NOW))
         for status in (400, 401, 404, 429, 500)
     ),
-    Rule(
-        conduct=conducts.answer_with_length(422, _RETRY_NOW), judge=_error_status_is_returned(422)
-    ),
-    Rule(conduct=conducts.refuse_first, judge=_refused_request_may_be_repeated),
+    _status_rule(422, conducts.answer_with_length(422, _RETRY_NOW)),
+    Rule(conduct=conducts.refuse_first, judge=_refused_request_may_be_repeated, may_repeat=True),
     Rule(conduct=conducts.answer_step_by_step, judge=_pieces_come_at_once),
     Rule(conduct=conducts.answer_and_wait_for_close, judge=_early_exit_releases, reads="first"),
-    Rule(conduct=conducts.break_between_chunks, judge=_broken_connection_raises),
-    Rule(conduct=conducts.break_inside_chunk, judge=_broken_connection_raises),
-    Rule(conduct=conducts.break_short_of_length, judge=_short_body_raises),
-    Rule(conduct=conducts.break_at_once, judge=_missing_answer_raises),
+    *(
+        Rule(conduct=conduct, judge=judge, repeated=_ONCE_BEGUN)
+        for conduct, judge in (
+            (conducts.break_between_chunks, _broken_connection_raises),
+            (conducts.break_inside_chunk, _broken_connection_raises),
+            (conducts.break_short_of_length, _short_body_raises),
+        )
+    ),
+    Rule(
+        conduct=conducts.break_at_once,
+        judge=_raises("a connection that breaks before the answer"),
+        may_repeat=True,
+    ),
     Rule(conduct=_ANSWER_ON_OPEN_CONNECTION, judge=_connections_are_released, times=TIMES),
     Rule(
         conduct=_REFUSAL_ON_OPEN_CONNECTION,
         judge=_unread_answers_are_released,
         reads="none",
         times=TIMES,
+        may_repeat=True,
     ),
     Rule(conduct=_ANSWER_ON_OPEN_CONNECTION, judge=_own_error_leaves_the_block, reads="fails"),
 )
@@ -337,7 +289,9 @@ _SESSION_RULES = (
     ),
 )
 
-REFUSED = Rule(conduct=conducts.break_at_once, judge=_refused_connection_raises)
+REFUSED = Rule(
+    conduct=conducts.break_at_once, judge=_raises("a refused connection"), may_repeat=True
+)
 
 
 def rules(*, sessions: bool) -> tuple[Rule, ...]:
@@ -369,12 +323,12 @@ def check_transport(
 
     for rule in rules(sessions=sessions):
         with LoopbackServer(rule.conduct, patience=patience) as server:
-            rule.judge(_try(made(server.base_url), rule, server), server)
+            _require(rule, _try(made(server.base_url), rule, server), server)
     with (
         refused_port() as base_url,
         LoopbackServer(REFUSED.conduct, patience=0) as unused,
     ):
-        REFUSED.judge(_try(made(base_url), REFUSED, unused), unused)
+        _require(REFUSED, _try(made(base_url), REFUSED, unused), unused)
 
 
 async def check_async_transport(
@@ -392,12 +346,12 @@ async def check_async_transport(
 
     for rule in rules(sessions=sessions):
         with LoopbackServer(rule.conduct, patience=patience) as server:
-            rule.judge(await _try_async(made(server.base_url), rule, server), server)
+            _require(rule, await _try_async(made(server.base_url), rule, server), server)
     with (
         refused_port() as base_url,
         LoopbackServer(REFUSED.conduct, patience=0) as unused,
     ):
-        REFUSED.judge(await _try_async(made(base_url), REFUSED, unused), unused)
+        _require(REFUSED, await _try_async(made(base_url), REFUSED, unused), unused)
 
 
 _EXAMPLE = "lambda base_url: MyTransport(base_url)"
@@ -405,7 +359,7 @@ _EXAMPLE = "lambda base_url: MyTransport(base_url)"
 
 def _try(transport: Transport, rule: Rule, server: LoopbackServer) -> Outcome:
     outcome = Outcome()
-    with _closing(transport):
+    with transport if isinstance(transport, AbstractContextManager) else nullcontext():
         for _ in range(rule.times):
             outcome = _send(transport, rule, server)
             if outcome.error is not None:
@@ -436,7 +390,7 @@ def _send(transport: Transport, rule: Rule, server: LoopbackServer) -> Outcome:
 
 async def _try_async(transport: AsyncTransport, rule: Rule, server: LoopbackServer) -> Outcome:
     outcome = Outcome()
-    async with _closing_async(transport):
+    async with transport if isinstance(transport, AbstractAsyncContextManager) else nullcontext():
         for _ in range(rule.times):
             outcome = await _send_async(transport, rule, server)
             if outcome.error is not None:
@@ -479,21 +433,3 @@ async def _read_async(
                 break
     finally:
         await close_pieces(pieces)
-
-
-@contextmanager
-def _closing(transport: Transport) -> Iterator[None]:
-    if isinstance(transport, AbstractContextManager):
-        with transport:
-            yield
-    else:
-        yield
-
-
-@asynccontextmanager
-async def _closing_async(transport: AsyncTransport) -> AsyncIterator[None]:
-    if isinstance(transport, AbstractAsyncContextManager):
-        async with transport:
-            yield
-    else:
-        yield

@@ -6,7 +6,7 @@ An endpoint has answered with the first byte of the body, as in `retry`.
 import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Generic
 
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
@@ -26,7 +26,7 @@ from pathors_agent.transports.base import (
     open_answer_async,
 )
 from pathors_agent.transports.retry import TransportT
-from pathors_agent.wire.profiles import EndpointProfile
+from pathors_agent.wire.profiles import EndpointProfile, changed_settings
 
 
 class _Fallback(Generic[TransportT]):
@@ -125,12 +125,7 @@ class AsyncFallbackTransport(_Fallback[AsyncTransport], AsyncTransport, AsyncLif
 
 
 def _check_profile(profile: EndpointProfile, first: EndpointProfile) -> None:
-    names = [
-        field.name
-        for field in fields(EndpointProfile)
-        if getattr(profile, field.name) != getattr(first, field.name)
-    ]
-    if names:
+    if names := changed_settings(profile, first):
         raise ValueError(
             "A request is encoded once, for all the transports that it may be sent through: their "
             f"profiles may not differ, but do in {', '.join(names)}; pass each the same profile=."

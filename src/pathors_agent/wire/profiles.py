@@ -1,7 +1,7 @@
 """Profiles: the differences between endpoints in what they accept."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 ResultMedia = Literal["user_message", "tool_message", "left_out"]
 """Where to send the parts of a tool's result other than text."""
@@ -60,6 +60,15 @@ class EndpointProfile:
 
 DEFAULT_PROFILE = EndpointProfile()
 """The profile of endpoints that accept what OpenAI's does."""
+
+
+def changed_settings(
+    profile: EndpointProfile, default: EndpointProfile = DEFAULT_PROFILE
+) -> dict[str, Any]:
+    """Return the settings of a profile that differ from another's."""
+    values = {field.name: getattr(profile, field.name) for field in fields(profile)}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
+
 
 PROFILES = {
     "default": DEFAULT_PROFILE,

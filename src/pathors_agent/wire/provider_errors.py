@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 
 from pathors_agent.errors import QUOTED_BODY_BYTES, ProviderError
+from pathors_agent.json_text import read_json
 from pathors_agent.messages import JSONValue
 
 # Far more than any provider's error; the rest is not read.
@@ -69,7 +70,7 @@ def decode_error(
 ) -> ProviderError:
     """Return the error of an answer with an error status, or of a body that is not an answer."""
     quoted = body[:QUOTED_BODY_BYTES].decode(errors="replace")
-    value = _loads(body)
+    value = read_json(body)
     words, code, kind = _words(value)
     said = _one_line(words or quoted) or "with an empty body"
     sent = f"; the request was sent {attempts} times" if attempts > 1 else ""
@@ -181,14 +182,6 @@ def _param(value: JSONValue) -> str | None:
         found = param if isinstance(param, str) and param else found
         value = value.get("error")
     return found
-
-
-def _loads(body: bytes) -> JSONValue:
-    try:
-        value: JSONValue = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return value
 
 
 def _one_line(text: str) -> str:

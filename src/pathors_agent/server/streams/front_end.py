@@ -342,15 +342,6 @@ def progress_value(value: object) -> tuple[JSONValue, bool]:
     return value, True  # type: ignore[return-value]  # json.dumps has checked it
 
 
-def parsed_arguments(call: ToolCall) -> dict[str, JSONValue] | None:
-    """Return a call's arguments as an object, or None if they are not an object."""
-    try:
-        value = json.loads(call.arguments or "{}")
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _error_text(error: Exception) -> str:
     """Return the text of an error that a client may read; log other errors by class and place."""
     if isinstance(error, TransportError):

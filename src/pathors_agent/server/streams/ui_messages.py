@@ -9,6 +9,7 @@ from pydantic import Field, StrictBool, model_validator
 
 from pathors_agent.agents.approvals import Decision
 from pathors_agent.agents.stream import AsyncRunStream
+from pathors_agent.json_text import call_arguments
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -34,7 +35,6 @@ from pathors_agent.server.streams.front_end import (
     image_urls,
     joined_parts,
     media_type,
-    parsed_arguments,
     progress_value,
     read_content,
     shown_content,
@@ -240,7 +240,7 @@ def _whole_call(call: ToolCall, *, inner: bool = False) -> dict[str, object]:
         "toolName": call.name,
         "providerMetadata": {_METADATA: ours},
     }
-    arguments = parsed_arguments(call)
+    arguments = call_arguments(call)
     if arguments is None:
         error = "The arguments are not a JSON object"
         return {"type": "tool-input-error", **fields, "input": call.arguments, "errorText": error}

@@ -1,14 +1,13 @@
 """Add the new messages of a request to its session, and read the decisions among them. Pure."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence, Set
-from typing import Any
 
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.core.batch import CallState
 from pathors_agent.core.conversation import Conversation, Role
 from pathors_agent.errors import ConversationError
+from pathors_agent.json_text import read_json
 from pathors_agent.messages import Message, ToolMessage, UserMessage
 from pathors_agent.server.http.problems import Problem, bad_request
 from pathors_agent.server.turns.join import Joined
@@ -141,10 +140,7 @@ def _decided_twice(approval: Approval, index: int) -> Problem:
 
 def _decision(text: str, approval: Approval, place: str) -> Decision:
     """Read a person's decision about a call that waits for it."""
-    try:
-        said: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        said = None
+    said = read_json(text)
     if not isinstance(said, dict) or not isinstance(said.get("approved"), bool):
         raise bad_request(
             "The call waits for a person's approval",
