@@ -25,6 +25,7 @@ class Value(BaseModel):
         extra="forbid",
         hide_input_in_errors=True,
         allow_inf_nan=False,  # no JSON text can hold them
+        defer_build=True,  # until the first value: a tenth of the time of this library's imports
     )
 
     # A repr shows these fields, by which programs tell values apart. All others may be private.

@@ -5,7 +5,6 @@ Only a transcript shows the contents of messages; a repr shows their sizes.
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
@@ -62,9 +61,14 @@ class Transcribed:
 
     def _repr_html_(self) -> str:
         """Return the messages as HTML with all text escaped, in the colours of the surrounding page."""
+        from html import escape  # here: few programs need it
+
         heading, messages = self._shown()
         head = f'<p style="margin:0 0 .5em;opacity:.75">{escape(heading)}</p>' if heading else ""
-        rows = "".join(map(_html_row, _rows(messages)))
+        rows = "".join(
+            _ROW.format(label=escape(row.label), text=escape(row.text), remark=escape(_remark(row)))
+            for row in _rows(messages)
+        )
         return f'<div style="max-width:60em">{head}<table style="{_TABLE}">{rows}</table></div>'
 
     def __rich_console__(self, *_: object) -> "Iterator[RenderableType]":
@@ -107,10 +111,6 @@ _ROW = (
     f'<tr style="background:none"><th scope="row" style="{_ROLE}">{{label}}</th>'
     f'<td style="{_TEXT}">{{text}}<small style="opacity:.65">{{remark}}</small></td></tr>'
 )
-
-
-def _html_row(row: _Row) -> str:
-    return _ROW.format(label=escape(row.label), text=escape(row.text), remark=escape(_remark(row)))
 
 
 def _remark(row: _Row) -> str:
