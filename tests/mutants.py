@@ -380,6 +380,6 @@ MUTANTS = [
         at="HeldSession._begun",
         old="if record.body_digest != turn.body_digest:",
         new="if not record.body_digest:",
-        tests=("test_other_body_with_the_same_key_is_refused",),
+        tests=("test_other_body_or_session_with_the_same_key_is_refused",),
     ),
 ]
