@@ -211,7 +211,7 @@ MUTANTS = [
     Mutant(
         "two calls of one message share an id",
         "promise 4, state table, rule 10",
-        at="Conversation._places",
+        at="Conversation._open_batch",
         old="if places.setdefault(call.id, place) != place:",
         new="if places.setdefault(call.id, place) < 0:",
         tests=("test_two_calls_with_one_id_are_rejected",),
@@ -326,8 +326,8 @@ MUTANTS = [
     Mutant(
         "an error quotes the key that the provider quoted",
         "promise 11, key checks",
-        at="Exchange.take",
-        old="return self._secrets.masked_bytes(piece) if self._is_error else piece",
+        at="Exchange.masked",
+        old="return self._secrets.masked_bytes(piece)",
         new="return piece",
         tests=("test_key_in_an_error_of_the_provider_is_masked",),
     ),

@@ -24,6 +24,10 @@ def result_of(value: object, **options: Any) -> ToolMessage:
     return result_message(bound, value)
 
 
+def text_part(text: str) -> ContentPart:
+    return ContentPart(type="text", text=text)
+
+
 class Place(BaseModel):
     city: str
     since: date

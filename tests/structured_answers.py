@@ -1,5 +1,7 @@
 """Models that answer with values of types, in each mode."""
 
+import json
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
@@ -37,6 +39,33 @@ class Weather(BaseModel):
 def look(city: str) -> str:
     """Look out of the window."""
     return f"sunny in {city}"
+
+
+class City(BaseModel):
+    name: str
+    people: int = 0
+
+
+@dataclass
+class River:
+    length: float
+
+
+def sent_schema(request: dict[str, Any], profile: EndpointProfile) -> dict[str, Any]:
+    """Return the schema that a request asks for."""
+    match profile.structured:
+        case "tool":
+            found = request["tools"][0]["function"]["parameters"]
+        case "response_format":
+            found = request["response_format"]["json_schema"]["schema"]
+        case "prompt":
+            found = json.loads(request["messages"][0]["content"].splitlines()[-1])
+    schema: dict[str, Any] = found
+    return schema
+
+
+def entry(profile: EndpointProfile, text: str) -> Entry:
+    return calls(("final_answer", text)) if profile.structured == "tool" else text
 
 
 def given_by(profile: EndpointProfile, text: str) -> Entry:

@@ -28,6 +28,7 @@ from pathors_agent.messages import (
 )
 
 FLOOD = 10_000
+UNKNOWN = "the tool message for '{}' names no call of the last assistant message; open calls: {}"
 CANARY = "hunter2-canary"
 
 
@@ -123,47 +124,38 @@ def test_two_calls_with_one_id_are_rejected() -> None:
     conversation.append(calling("a", "b"))
 
 
-def test_result_for_closed_call_is_rejected() -> None:
-    conversation = Conversation([USER, calling("a", "b"), result("b")])
+@pytest.mark.parametrize(
+    ("history", "call_id", "text"),
+    [
+        (
+            [USER, calling("a", "b"), result("b")],
+            "b",
+            "the tool message for 'b' is a second result for its call; open calls: 'a'",
+        ),
+        ([USER, calling("a", "b")], "z", UNKNOWN.format("z", "'a', 'b'")),
+        (
+            [USER, calling("old"), result("old"), calling("new")],
+            "old",
+            UNKNOWN.format("old", "'new'"),
+        ),
+        ([USER], "a", "no tool message may come while no call is open (got one for 'a')"),
+    ],
+    ids=["closed call", "unknown call", "call of an earlier batch", "no open call"],
+)
+def test_result_for_a_call_that_is_not_open_is_rejected(
+    history: list[Message], call_id: str, text: str
+) -> None:
+    conversation = Conversation(history)
+    state = conversation.messages, conversation.next_role, open_ids(conversation)
 
     with pytest.raises(ConversationError) as caught:
-        conversation.append(result("b", "again"))
+        conversation.append(result(call_id, "again"))
 
-    assert str(caught.value) == (
-        "the tool message for 'b' is a second result for its call; open calls: 'a'"
-    )
-    assert caught.value.next_role == "tool"
+    assert str(caught.value) == text
+    assert caught.value.next_role == conversation.next_role.value
     assert caught.value.event == "tool_result"
-    assert caught.value.open_calls == ("a",)
-    assert conversation.messages == (USER, calling("a", "b"), result("b"))
-
-
-def test_result_for_unknown_call_is_rejected() -> None:
-    conversation = Conversation([USER, calling("a", "b")])
-
-    with pytest.raises(ConversationError) as caught:
-        conversation.append(result("z"))
-
-    assert str(caught.value) == (
-        "the tool message for 'z' names no call of the last assistant message; open calls: 'a', 'b'"
-    )
-    assert caught.value.open_calls == ("a", "b")
-
-
-def test_result_for_a_call_of_an_earlier_batch_is_rejected() -> None:
-    conversation = Conversation([USER, calling("old"), result("old"), calling("new")])
-
-    with pytest.raises(ConversationError, match="'old' names no call"):
-        conversation.append(result("old"))
-
-    assert open_ids(conversation) == ("new",)
-
-
-def test_result_without_open_calls_is_rejected() -> None:
-    with pytest.raises(ConversationError) as caught:
-        Conversation([USER]).append(result("a"))
-
-    assert str(caught.value) == ("no tool message may come while no call is open (got one for 'a')")
+    assert caught.value.open_calls == open_ids(conversation)
+    assert (conversation.messages, conversation.next_role, open_ids(conversation)) == state
 
 
 @pytest.mark.parametrize("message", [SYSTEM, USER, ANSWER, calling("c")])

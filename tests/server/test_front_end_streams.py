@@ -1,6 +1,5 @@
 """Streams for front ends: the events of runs, written out, and the bodies of requests as messages."""
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator
@@ -27,7 +26,6 @@ from pathors_agent import (
 from pathors_agent.server.streams import (
     UI_MESSAGE_HEADERS,
     AGUIRequest,
-    RunningStreams,
     UIMessageRequest,
     ag_ui_events,
     ui_message_stream,
@@ -38,6 +36,7 @@ from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_er
 
 pytestmark = pytest.mark.anyio
 
+LOCAL_FILE = {"type": "file", "mediaType": "image/png", "url": "file:///etc/passwd"}
 PNG = "data:image/png;base64,iVBORw0KGgo="
 ASK = Tool(name="ask", description="Ask.", parameters={"type": "object", "properties": {}})
 
@@ -438,19 +437,7 @@ async def test_ui_approval_of_the_client_runs_the_call_in_the_same_message() -> 
             {"messages": [of_assistant(call_part("output-available") | {"toolCallId": ""})]},
             "not valid: id",
         ),
-        (
-            {
-                "messages": [
-                    {
-                        "role": "user",
-                        "parts": [
-                            {"type": "file", "mediaType": "image/png", "url": "file:///etc/passwd"}
-                        ],
-                    }
-                ]
-            },
-            "data:",
-        ),
+        ({"messages": [{"role": "user", "parts": [LOCAL_FILE]}]}, "data:"),
     ],
     ids=["empty", "role", "twice", "no id", "local file"],
 )
@@ -574,57 +561,6 @@ def test_client_tool_with_the_name_of_a_tool_of_the_server_is_refused_with_422(
         "tools.1: add is a tool of the server; give yours another name",
     )
     assert "Hi" in taken.text
-
-
-# - streams that outlive their clients -
-
-
-on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-
-
-async def gated(gate: asyncio.Event, *pieces: bytes) -> AsyncGenerator[bytes, None]:
-    """Yield the first piece, and the others once the gate is open."""
-    yield pieces[0]
-    await gate.wait()
-    for piece in pieces[1:]:
-        yield piece
-
-
-@on_asyncio
-async def test_stream_continues_without_its_client_and_is_followed_from_the_start() -> None:
-    running, gate = RunningStreams(), asyncio.Event()
-    first = running.start("chat", gated(gate, b"1", b"2", b"3"))
-    assert await anext(first) == b"1"  # and the client is gone
-
-    back = running.follow("chat")
-    assert back is not None
-    assert await anext(back) == b"1"
-    gate.set()
-    assert b"".join([piece async for piece in back]) == b"23"
-    assert running.follow("chat") is None
-    assert running.follow("other") is None
-
-
-@on_asyncio
-async def test_client_that_reconnects_reads_the_replay_in_place_of_the_first_event() -> None:
-    running, gate = RunningStreams(), asyncio.Event()
-    first = running.start("chat", gated(gate, b"1", b"2"), replay=b"0")
-    back = running.follow("chat")
-    assert back is not None
-    gate.set()
-    assert b"".join([piece async for piece in back]) == b"02"
-    assert b"".join([piece async for piece in first]) == b"12"
-
-
-@on_asyncio
-async def test_stopped_stream_ends_for_its_clients() -> None:
-    running, gate = RunningStreams(), asyncio.Event()
-    first = running.start("chat", gated(gate, b"1", b"2"))
-    assert await anext(first) == b"1"
-    running.stop("chat")
-    running.stop("other")
-    assert b"".join([piece async for piece in first]) == b""
-    assert running.follow("chat") is None
 
 
 def test_replay_of_a_request_restores_the_messages_of_the_client() -> None:
