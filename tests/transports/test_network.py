@@ -81,18 +81,28 @@ def tls_server(scripted_server: StartServer, folder: Path) -> tuple[str, Path]:
     return server.url.replace("http:", "https:"), file
 
 
+@pytest.mark.parametrize("trusts_others", [False, True])
 @of_each_kind
 def test_error_for_an_untrusted_certificate_says_how_to_trust_it(
-    scripted_server: StartServer, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scripted_server: StartServer,
+    make: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trusts_others: bool,
 ) -> None:
-    url, _ = tls_server(scripted_server, tmp_path)
+    url, file = tls_server(scripted_server, tmp_path)
+    said = "set SSL_CERT_FILE to a file with the certificate of its authority"
+    if trusts_others:
+        trustme.CA().cert_pem.write_to_path(file)
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        said = f"trusted are the authorities in SSL_CERT_FILE={file}"
 
     error = error_of(make, url)
 
     assert isinstance(error, TransportError)
     assert not error.retryable
     assert "has a certificate that is not trusted" in str(error)
-    assert "set SSL_CERT_FILE to a file with the certificate of its authority" in str(error)
+    assert said in str(error)
 
 
 @of_each_kind
