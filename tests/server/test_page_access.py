@@ -176,3 +176,46 @@ def test_page_works_below_a_prefix(new_tab: NewTab) -> None:
         chat.say("Hi")
         chat.sees("Hello.")
         server.client.close()
+
+
+@pytest.mark.parametrize("mark", [{"isComposing": True}, {"keyCode": 229}], ids=["usual", "Safari"])
+def test_enter_that_ends_a_composition_sends_nothing(
+    new_tab: NewTab, mark: dict[str, object]
+) -> None:
+    press = """([box, mark]) => box.dispatchEvent(
+        new KeyboardEvent("keydown", {key: "Enter", bubbles: true, cancelable: true, ...mark}))"""
+    with live(project("Hello.", "Again."), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        chat.box.fill("Konnichiwa")
+        chat.page.evaluate(press, [chat.box.element_handle(), mark])
+        assert chat.box.input_value() == "Konnichiwa"
+        chat.box.press("Enter")
+        chat.sees("Hello.")
+        chat.waits_until_answered()
+
+        chat.button("Edit").click()
+        editor = chat.conversation.get_by_role("textbox")
+        chat.page.evaluate(press, [editor.element_handle(), mark])
+        assert editor.is_visible()
+        editor.press("Enter")
+        chat.sees("Again.")
+
+
+def test_print_has_the_whole_conversation_and_no_controls(new_tab: NewTab) -> None:
+    text = "\n\n".join(f"Paragraph {number}" for number in range(100))
+    with live(project(text), ui=True) as server:
+        chat = opened(new_tab, server)
+        chat.say("Tell")
+        chat.sees("Paragraph 99")
+        chat.waits_until_answered()
+
+        chat.page.emulate_media(media="print")
+        height, shown = chat.page.evaluate(
+            "[document.documentElement.scrollHeight, conversation.getBoundingClientRect().height]"
+        )
+
+        assert height >= shown > 3_000
+        assert not chat.button("Send").is_visible()
+        assert not chat.button("New session").is_visible()
+        assert not chat.button("Copy").is_visible()

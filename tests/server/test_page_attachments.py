@@ -10,8 +10,8 @@ from browser import NewTab
 from chat_page import Chat, opened, project
 from live_server import live
 from pathors_agent import ContentPart, tool
-from pathors_agent.server import ServerSettings
-from pathors_agent.testing import answer, calls, http_error, raw
+from pathors_agent.server import Project, ServerSettings
+from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error, raw
 
 pytestmark = pytest.mark.slow
 
@@ -252,3 +252,36 @@ def test_image_from_elsewhere_is_not_loaded(new_tab: NewTab) -> None:
 
         assert chat.conversation.locator("img").count() == 0
         assert chat.conversation.locator(".chip pre").text_content() == url
+
+
+def test_message_is_sent_once_while_its_file_is_read(new_tab: NewTab) -> None:
+    slow = """(() => {
+        const read = FileReader.prototype.readAsDataURL;
+        FileReader.prototype.readAsDataURL = function (file) { window.go = () => read.call(this, file); };
+    })()"""
+    model = AsyncScriptedTransport("Red.")
+    with live(Project(id="demo", transport=model), ui=True) as server:
+        chat = opened(new_tab, server)
+        chat.page.evaluate(slow)
+        attach(chat, PICTURE)
+        chat.page.wait_for_function("() => window.go")
+
+        chat.say("What is it?")
+        chat.say("And now?")
+        chat.page.evaluate("go()")
+        chat.sees("Red.")
+        chat.waits_until_answered()
+
+        assert chat.box.input_value() == "And now?"
+        [said, _] = server.stored(chat.session_id())
+        assert [part["type"] for part in said["content"]] == ["text", "image_url"]
+
+
+def test_name_of_a_file_shows_the_characters_that_would_turn_it(new_tab: NewTab) -> None:
+    with live(project(), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        attach(chat, {**NOTES, "name": "\u202egpj.exe"})
+        chat.hears("Attached \\u202egpj.exe")
+
+        assert names(chat) == ["\\u202egpj.exe"]

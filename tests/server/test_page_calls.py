@@ -1,13 +1,14 @@
 """Calls on the chat page that a person approves, or answers."""
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from browser import NewTab
-from chat_page import ASK_PERSON, bring_tools, opened, pay, project
+from chat_page import ASK_PERSON, add, bring_tools, opened, pay, project
 from live_server import live
-from pathors_agent.testing import calls
+from pathors_agent.testing import answer, calls
 
 if TYPE_CHECKING:
     pass
@@ -99,3 +100,33 @@ def test_all_open_calls_are_answered_before_any_is_sent(new_tab: NewTab) -> None
 
         results = {m["content"] for m in server.stored(chat.session_id()) if m["role"] == "tool"}
         assert results == {"Ana got 5.", "Because"}
+
+
+def test_deep_arguments_are_shown_as_they_are(new_tab: NewTab) -> None:
+    deep = '{"a":' + "[" * 30_000 + "]" * 30_000 + "}"
+    with live(project(answer(calls=[("add", deep)]), "Done.", tools=[add]), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        chat.say("Go")
+        chat.sees("Done.")
+
+        shown = chat.card("add").locator("pre").first.text_content() or ""
+        assert len(shown) == 50_000
+        assert shown == deep[:50_000]
+
+
+def test_long_arguments_are_shown_on_demand(new_tab: NewTab) -> None:
+    long = json.dumps({"to": "Ana" * 20_000, "amount": 5})
+    with live(project(answer(calls=[("pay", long)]), tools=[pay]), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        chat.say("Pay")
+        shown = chat.card("pay").locator("pre")
+        chat.button(f"Show all {len(indented(long)):,} characters").click()
+
+        assert shown.text_content() == indented(long)
+        assert chat.button("Approve").is_visible()
+
+
+def indented(text: str) -> str:
+    return json.dumps(json.loads(text), indent=2)

@@ -1,5 +1,6 @@
 """The chat page when an answer is stopped, fails, or the key is not valid."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ import anyio
 import pytest
 
 from browser import NewTab
-from chat_page import Chat, HoldingTransport, add, bring_tools, opened, project
+from chat_page import ASK_PERSON, Chat, HoldingTransport, add, bring_tools, opened, project
 from live_server import live, on_loop
 from pathors_agent import tool
 from pathors_agent.server import Project, ServerSettings, make_key
@@ -246,3 +247,134 @@ def test_sign_in_form_says_where_keys_come_from(new_tab: NewTab) -> None:
 
         assert "pathors-agent keys create --project NAME" in page.locator(hint).inner_text()
         assert page.locator("form#sign-in-form input").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "text"),
+    [
+        (503, '{"error": "asleep"}', {"Retry-After": "7"}, "asleep"),
+        (502, '{"error": {"code": 502}}', {}, "The server answered with status 502"),
+        (429, '{"error": {"message": ["no"], "details": "x"}}', {}, "The server answered with status 429"),
+        (500, '{"error": null}', {}, "The server answered with status 500"),
+        (504, "<h1>Gateway Time-out</h1>", {}, "The server answered with status 504"),
+    ],
+)  # fmt: skip
+def test_error_of_a_proxy_is_reported_in_words(
+    new_tab: NewTab, status: int, body: str, headers: dict[str, str], text: str
+) -> None:
+    with live(project("Hello."), ui=True) as server:
+        chat = opened(new_tab, server, expected_errors=1)
+
+        def refuse(route: "Route") -> None:
+            route.fulfill(status=status, body=body, headers=headers)
+
+        chat.page.route("**/chat/completions", refuse, times=1)
+        chat.say("Hi")
+        chat.alert.get_by_text(text, exact=True).wait_for()
+        waits = chat.alert.get_by_text("The server asks to wait 7 s.").count()
+        chat.button("Send again").click()
+        chat.sees("Hello.")
+
+        assert waits == len(headers)
+
+
+def test_time_to_wait_may_be_a_date(new_tab: NewTab) -> None:
+    with live(project("Hello."), ui=True) as server:
+        chat = opened(new_tab, server, expected_errors=1)
+
+        def refuse(route: "Route") -> None:
+            route.fulfill(status=503, headers={"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"})
+
+        chat.page.route("**/chat/completions", refuse, times=1)
+        chat.say("Hi")
+        chat.alert.get_by_text(re.compile(r"The server asks to wait \d{9,} s\.")).wait_for()
+        chat.button("Send again").click()
+        chat.sees("Hello.")
+
+
+def test_key_is_not_asked_for_again_when_the_server_is_away(new_tab: NewTab) -> None:
+    with live(project("Hello."), ui=True) as server:
+        chat = opened(new_tab, server, expected_errors=1)
+
+        def refuse(route: "Route") -> None:
+            route.fulfill(status=503)
+
+        chat.page.route("**/page/account", refuse, times=1)
+        chat.page.reload()
+        chat.page.get_by_text("The server answered with status 503.").wait_for()
+        chat.button("Open").click()
+        chat.say("Hi")
+        chat.sees("Hello.")
+
+
+def test_unsent_message_is_put_back_when_another_session_is_opened(new_tab: NewTab) -> None:
+    script = answer("Once upon a time", chunk_size=4), "The end."
+    with live(Project(id="demo", transport=HoldingTransport(*script)), ui=True) as server:
+        chat = opened(new_tab, server, expected_errors=1)
+
+        chat.say("Tell me a story")
+        chat.answers.get_by_text("Once").wait_for()
+        chat.button("New session").click()
+        begun = chat.box.input_value()
+        chat.box.press("Enter")
+        chat.sees("The end.")
+        chat.waits_until_answered()
+        told = chat.session_id()
+        chat.button("New session").click()
+
+        def refuse(route: "Route") -> None:
+            route.fulfill(status=503)
+
+        chat.page.route("**/chat/completions", refuse, times=1)
+        chat.say("Another one")
+        chat.button("Send again").wait_for()
+        chat.open(told)
+        chat.sees("The end.")
+        failed = chat.box.input_value()
+        chat.button("Sign out").click()
+        chat.sign_in()
+        chat.box.wait_for()
+
+        assert (begun, failed) == ("Tell me a story", "Another one")
+        assert chat.box.input_value() == ""
+
+
+def test_message_whose_answer_was_lost_is_not_put_back_if_it_is_stored(new_tab: NewTab) -> None:
+    with live(project("Hello.", "Stored."), ui=True) as server:
+        chat = opened(new_tab, server)
+        chat.say("Hi")
+        chat.sees("Hello.")
+        chat.waits_until_answered()
+
+        def lose(route: "Route") -> None:
+            route.fetch()
+            route.abort("connectionreset")
+
+        chat.page.route("**/chat/completions", lose, times=1)
+        chat.say("Go on")
+        chat.button("Show the session as it is stored").click()
+        chat.sees("Stored.")
+        shown = chat.box.input_value()
+        chat.page.reload()
+        chat.sees("Stored.")
+
+        assert (shown, chat.box.input_value()) == ("", "")
+
+
+def test_page_works_where_storage_is_forbidden(new_tab: NewTab) -> None:
+    forbid = """for (const name of ["localStorage", "sessionStorage"])
+        Object.defineProperty(window, name, {get() { throw new DOMException("no", "SecurityError"); }});"""
+    script = calls(("ask_person", {"question": "Why?"}))
+    with live(project("Hello.", script), ui=True) as server:
+        page = new_tab(server.url)
+        page.add_init_script(forbid)
+        page.goto(f"{server.url}/")
+        chat = Chat(page, server).sign_in()
+
+        chat.say("Hi")
+        chat.sees("Hello.")
+        page.locator("#sessions [aria-current]").wait_for()
+        bring_tools(chat, ASK_PERSON)
+        chat.say("Ask me")
+
+        page.get_by_label("What does ask_person give?").wait_for()

@@ -1,5 +1,7 @@
 """Answers in Markdown on the chat page, in a real browser."""
 
+from typing import TYPE_CHECKING
+
 import anyio
 import pytest
 
@@ -9,6 +11,9 @@ from live_server import live, on_loop
 from pathors_agent import tool
 from pathors_agent.server import Project, page
 from pathors_agent.testing import answer, calls
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Request
 
 pytestmark = pytest.mark.slow
 
@@ -167,11 +172,56 @@ def test_answers_are_plain_where_no_renderer_is_installed(
         assert chat.texts()[1:] == ["*a*\n\nb"]
 
 
-def test_answer_that_is_too_long_to_render_is_plain(new_tab: NewTab) -> None:
-    with live(project("*a* " * 20_000), ui=True) as server:
+def test_paragraph_that_is_too_long_to_render_is_plain(new_tab: NewTab) -> None:
+    with live(project("**b**\n\n" + "*a* " * 20_000), ui=True) as server:
         chat = opened(new_tab, server)
 
         chat.say("Hi")
         chat.waits_until_answered()
+        chat.answers.locator("strong").wait_for()
 
-        assert chat.texts()[1] == "*a* " * 20_000
+        assert chat.texts()[1] == "b" + "*a* " * 20_000
+
+
+def test_long_answer_is_rendered_in_sections(new_tab: NewTab) -> None:
+    count = 6_000
+    long = "\n\n".join(f"**{number}** is a number" for number in range(count))
+    with live(project(answer(long, chunk_size=1_000)), ui=True) as server:
+        chat = opened(new_tab, server)
+        sizes: list[int] = []
+
+        def note(request: "Request") -> None:
+            if request.url.endswith("/markdown"):
+                sizes.append(len(request.post_data_json["texts"][0]))
+
+        chat.page.on("request", note)
+        for _ in range(2):  # as it arrives, and from the session
+            chat.say("Count") if not sizes else chat.page.reload()
+            chat.answers.locator("strong", has_text=str(count - 1)).wait_for()
+            chat.waits_until_answered()
+            texts = chat.answers.locator("strong").all_text_contents()
+            assert texts == [str(number) for number in range(count)]
+        assert max(sizes) <= 20_000
+        assert len(long) > 120_000
+
+
+def test_long_plain_text_is_laid_out_in_pieces(new_tab: NewTab) -> None:
+    lines = "".join(f"line {number}\n" for number in range(20_000))
+    with live(project(answer(lines, chunk_size=1_000)), ui=True) as server:
+        chat = opened(new_tab, server)
+
+        chat.say("Count")
+        chat.answers.get_by_text("line 19999").wait_for()
+        chat.waits_until_answered()
+
+        boxes = chat.answers.locator(".plain > p")
+        assert max(map(len, boxes.all_text_contents())) < 5_100  # with one more piece
+        assert chat.texts()[1] == lines
+        assert edges(boxes.nth(1))[0] == edges(boxes.nth(0))[1]  # no empty line
+
+
+def edges(box: "Locator") -> tuple[float, float]:
+    """Return the top and the bottom of a box."""
+    place = box.bounding_box()
+    assert place is not None
+    return place["y"], place["y"] + place["height"]

@@ -10,7 +10,7 @@ from live_server import live
 from pathors_agent.testing import calls
 
 if TYPE_CHECKING:
-    pass
+    from playwright.sync_api import Route
 
 
 pytestmark = pytest.mark.slow
@@ -157,3 +157,44 @@ def test_deleted_sessions_are_not_listed(new_tab: NewTab) -> None:
         chat.page.get_by_text("1 session", exact=True).wait_for()
 
         assert titles(chat) == ["Number 0"]
+
+
+def test_session_that_arrives_late_does_not_replace_a_newer_one(new_tab: NewTab) -> None:
+    with live(project("Old.", "New."), ui=True) as server:
+        server.complete("Hi", session="old")
+        chat = opened(new_tab, server)
+        held: list[Route] = []
+
+        def hold(route: "Route") -> None:
+            held.append(route)
+
+        chat.page.route("**/sessions/old", hold)
+
+        with chat.page.expect_request("**/sessions/old"):
+            chat.open("old")
+        chat.button("New session").click()
+        chat.say("Hello")
+        chat.sees("New.")
+        chat.waits_until_answered()
+        with chat.page.expect_response("**/sessions/old"):
+            held[0].continue_()
+        chat.button("Copy").click()
+        chat.hears("Copied")
+
+        assert chat.texts() == ["Hello", "New."]
+
+
+def test_session_is_listed_once_when_a_new_one_moves_it(new_tab: NewTab) -> None:
+    with live(project(*["Hello."] * 22), ui=True) as server:
+        for number in range(21):
+            server.complete("Hi", session=f"s{number}")
+        chat = opened(new_tab, server)
+        server.complete("Hi", session="new")
+
+        chat.button("Show older ones").click()
+        chat.page.get_by_text("22 sessions").wait_for()
+
+        ids = chat.page.locator("#sessions button").evaluate_all(
+            "all => all.map(b => b.dataset.session)"
+        )
+        assert ids == [f"s{number}" for number in range(20, -1, -1)]

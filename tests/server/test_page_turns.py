@@ -234,3 +234,27 @@ def test_nothing_can_be_done_with_a_turn_while_another_runs(new_tab: NewTab) -> 
         chat.sees("The end.")
         chat.waits_until_answered()
         assert chat.button("Edit").is_visible()
+
+
+@pytest.mark.parametrize("way", ["Regenerate", "Edit"])
+def test_turns_of_another_tab_are_shown_before_they_are_replaced(new_tab: NewTab, way: str) -> None:
+    with live(project("First.", "Second.", "Better."), ui=True) as server:
+        chat = opened(new_tab, server)
+        chat.say("One")
+        chat.sees("First.")
+        chat.waits_until_answered()
+        session = chat.session_id()
+        server.complete("Two", session=session)
+
+        if way == "Edit":
+            edit(chat, "One", "Three")
+        else:
+            chat.button("Regenerate").click()
+        chat.alert.get_by_text("The session went on elsewhere").wait_for()
+        assert chat.texts() == ["One", "First.", "Two", "Second."]
+        assert contents(server, session) == chat.texts()
+        chat.button("Regenerate").click()
+        chat.sees("Better.")
+        chat.waits_until_answered()
+
+        assert contents(server, session) == ["One", "First.", "Two", "Better."]

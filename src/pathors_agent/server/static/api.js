@@ -133,18 +133,29 @@ async function whole(response) {
 
 async function refusal(response) {
   const { status } = response;
-  const retryAfter = Number(response.headers.get("Retry-After")) || null;
+  const retryAfter = secondsUntil(response.headers.get("Retry-After"));
   const text = await response.text().catch(() => "");
   try {
     return problem(JSON.parse(text).error, { status, retryAfter });
   } catch {
     const details = text ? [text.slice(0, SHOWN_CHARACTERS)] : [];
-    return new ApiError(`The server answered with status ${status}`, { status, details, retryAfter });
+    return new ApiError(withStatus(status), { status, details, retryAfter });
   }
 }
 
-function problem({ message, code = null, details = [] }, about) {
-  return new ApiError(message, { ...about, code, details });
+/** Return the error that a body tells of: as this API does, or in the text alone, as proxies do. */
+function problem(error, about) {
+  const { message, code = null, details } = typeof error === "string" ? { message: error } : error;
+  const text = typeof message === "string" && message ? message : withStatus(about.status);
+  return new ApiError(text, { ...about, code, details: Array.isArray(details) ? details : [] });
+}
+
+const withStatus = (status) => `The server answered with status ${status}`;
+
+/** Return the seconds of a `Retry-After`, which may be a time, or null. */
+function secondsUntil(text) {
+  const seconds = Number(text) || Math.ceil((Date.parse(text) - Date.now()) / 1000);
+  return seconds > 0 ? seconds : null;
 }
 
 function randomName() {

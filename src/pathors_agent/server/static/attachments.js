@@ -2,6 +2,7 @@
 
 import { isPicture, nameOf, textFilePart } from "./content.js";
 import { button, byId, element, say } from "./elements.js";
+import { shown } from "./json_text.js";
 
 const MAX_FILES = 10;
 // Of a request's size, what its text and the names of its fields need.
@@ -66,9 +67,9 @@ export class Attachments {
       this.#checkRoom(size);
       this.#items.push({ name: file.name || nameOf(part), part, size });
       this.#show();
-      say(`Attached ${file.name}`);
+      say(`Attached ${shown(file.name)}`);
     } catch (error) {
-      this.#problem.textContent = `${file.name || "The file"} is not attached: ${error.message}.`;
+      this.#problem.textContent = `${shown(file.name) || "The file"} is not attached: ${error.message}.`;
     }
   }
 
@@ -117,9 +118,9 @@ export class Attachments {
       this.#show();
       byId("prompt").focus();
     }, "quiet act");
-    remove.setAttribute("aria-label", `Remove ${name}`);
+    remove.setAttribute("aria-label", `Remove ${shown(name)}`);
     const picture = isPicture(part) ? element("img", { src: part.image_url.url, alt: "" }) : null;
-    return element("li", { class: "chip" }, picture, element("bdi", {}, name), remove);
+    return element("li", { class: "chip" }, picture, element("bdi", {}, shown(name)), remove);
   }
 }
 

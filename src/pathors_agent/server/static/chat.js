@@ -1,7 +1,7 @@
 // The session that is open: send, stop, send again, answer calls, take up another one.
 
 import { ApiError } from "./api.js";
-import { attachedTo, comparedText, contentOf } from "./content.js";
+import { attachedTo, comparedText, contentOf, textOf } from "./content.js";
 import { Conversation, errorNotice } from "./conversation.js";
 import { say } from "./elements.js";
 import { keep, kept } from "./kept.js";
@@ -18,6 +18,7 @@ export class Chat extends EventTarget {
   #running = null; // the AbortController of the answer that is arriving
   #open = []; // the cards that wait for a person
   #failed = []; // what is shown of a turn that failed and may be sent again
+  #unsent = null; // the content that a person wrote for a turn that is not stored yet
   #cut = []; // what a turn that is not stored yet replaces
   #wanted = null; // the session that was asked for last
 
@@ -50,7 +51,7 @@ export class Chat extends EventTarget {
     this.#run({
       request: this.#request([{ role: "user", content }]),
       items: [item],
-      undo: () => this.#composer.give(content),
+      written: content,
     });
   }
 
@@ -62,15 +63,16 @@ export class Chat extends EventTarget {
     if (this.isRunning || item === null) return;
     this.#clear();
     const session = this.session;
-    const place = this.#view.placeOf(item);
     try {
       const { data } = await this.api.session(session);
       if (this.session !== session || this.isRunning) return;
-      const at = data.messages.findIndex(isUsersAt(place));
-      if (at < 0) {
-        this.#showStored(); // another tab went on with the session
+      const users = data.messages.filter(isUsers);
+      if (!this.#view.showsUsers(users)) {
+        await this.open(session);
+        this.tell(new ApiError("The session went on elsewhere. This is how it is stored"));
         return;
       }
+      const at = data.messages.indexOf(users[this.#view.placeOf(item)]);
       const before = data.messages.slice(0, at).map(known).filter(Boolean);
       const message = { role: "user", content: edited(data.messages[at].content, text) };
       this.#replace(item, [...before, message], text);
@@ -91,7 +93,7 @@ export class Chat extends EventTarget {
     this.#run({
       request,
       items: [shown],
-      undo: () => text === null || this.#composer.give(content),
+      written: text === null ? null : content,
       after: () => {
         if (!request.rewound) this.#showStored(); // the server read it as a new turn
       },
@@ -113,6 +115,10 @@ export class Chat extends EventTarget {
     this.#wanted = id;
     const { data } = await this.api.session(id);
     if (this.#wanted !== id) return;
+    if (id === this.session && this.#holds(data.messages)) {
+      this.#unsent = null;
+      this.#composer.stored();
+    }
     this.#leave();
     const waiting = this.#view.show(data.messages);
     this.#become(id);
@@ -131,11 +137,13 @@ export class Chat extends EventTarget {
   }
 
   /**
-   * Run a turn: its `request`, the `items` that show it, `undo` for one that came to nothing, what is
-   * `done` once it is stored, and what comes `after` that.
+   * Run a turn: its `request`, the `items` that show it, the content that a person has `written` for
+   * it, `undo` for one that came to nothing, what is `done` once it is stored, and what comes `after`.
    */
   async #run(turn) {
     const running = new AbortController();
+    this.#wanted = null;
+    this.#unsent = turn.written;
     this.#become(this.session, running);
     const answer = this.#view.answer();
     const start = performance.now();
@@ -156,6 +164,7 @@ export class Chat extends EventTarget {
   #finish(turn, answer, seconds) {
     this.#cut.forEach((item) => item.remove());
     this.#cut = [];
+    this.#unsent = null;
     turn.items.forEach((item) => this.#view.allowEdit(item));
     turn.done?.();
     this.#become(answer.sessionId);
@@ -200,7 +209,8 @@ export class Chat extends EventTarget {
   #undo(turn) {
     this.#uncut();
     this.#failed.forEach((item) => item.classList.add("dropped"));
-    turn.undo();
+    this.#giveBack();
+    turn.undo?.();
   }
 
   /** Let a person answer the open calls; once all are answered, send that. */
@@ -227,6 +237,7 @@ export class Chat extends EventTarget {
     this.#run({
       request: this.#request(cards.map((card) => card.answer.message)),
       items: [],
+      written: null,
       undo: () => this.#ask(cards.map((card) => ({ card }))),
       done: () => cards.forEach((card) => card.settleByAnswer()),
     });
@@ -244,8 +255,21 @@ export class Chat extends EventTarget {
     this.#cut = [];
   }
 
+  /** Whether the last turn was stored, although its answer did not arrive. */
+  #holds(messages) {
+    return this.#unsent !== null && textOf(messages.findLast(isUsers)?.content) === textOf(this.#unsent);
+  }
+
+  /** Put what a person wrote back into the box: nothing of it is stored. */
+  #giveBack() {
+    if (this.#unsent !== null) this.#composer.give(this.#unsent);
+    this.#unsent = null;
+  }
+
   #leave() {
     this.stop();
+    this.#giveBack();
+    this.#wanted = null;
     this.#running = null;
     this.#failed = [];
     this.#cut = [];
@@ -266,11 +290,8 @@ export class Chat extends EventTarget {
 
 // - a session's messages, sent again -
 
-/** Return a test for the message at a place among the user's own. */
-function isUsersAt(place) {
-  let passed = 0;
-  return ({ role, feedback }) => role === "user" && !feedback && passed++ === place;
-}
+/** Whether a message is the user's own: the library writes in the user's place, too. */
+const isUsers = ({ role, feedback }) => role === "user" && !feedback;
 
 /** Return what the server compares of a stored message, or null if that is nothing. */
 function known({ role, content, refusal, tool_calls: calls, tool_call_id: answers }) {

@@ -2,12 +2,13 @@
 
 import { Attachments } from "./attachments.js";
 import { attachedTo, contentOf, textOf } from "./content.js";
-import { byId } from "./elements.js";
+import { byId, isComposing } from "./elements.js";
 import { keep, kept } from "./kept.js";
 
 export class Composer {
   #box = byId("prompt");
   #sent = null; // the text that was sent last, until it is stored
+  #isReading = false; // the files of the message that is about to be sent
   attachments = new Attachments();
 
   /** `send(content)` returns false if nothing can be sent now; `maySend()` tells beforehand. */
@@ -15,18 +16,21 @@ export class Composer {
     this.#box.value = kept("draft", "");
     this.#box.addEventListener("input", () => this.#remember());
     this.#box.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
       event.preventDefault();
       byId("composer").requestSubmit();
     });
     byId("composer").addEventListener("submit", async (event) => {
       event.preventDefault();
       const text = this.#box.value;
-      if (!maySend() || (!text.trim() && this.attachments.isEmpty)) return;
+      if (!maySend() || this.#isReading || (!text.trim() && this.attachments.isEmpty)) return;
       this.#sent = text;
       this.#box.value = "";
       this.#remember();
-      send(contentOf(await this.attachments.take(), text.trim() && text));
+      this.#isReading = true;
+      const parts = await this.attachments.take();
+      this.#isReading = false;
+      send(contentOf(parts, text.trim() && text));
       this.focus();
     });
   }

@@ -2,7 +2,7 @@
 
 import { Answer } from "./answer.js";
 import { attachedTo, mediaBox, textOf } from "./content.js";
-import { button, byId, element, labelled } from "./elements.js";
+import { button, byId, element, isComposing, labelled } from "./elements.js";
 import { Markdown } from "./markdown.js";
 
 // As close to the end as this, the page goes along with what is added.
@@ -74,7 +74,7 @@ export class Conversation {
     const form = element("div", { class: "editor", role: "group", "aria-label": "Edit your message" });
     form.append(labelled("Your message; what follows it is replaced", box), buttons);
     form.addEventListener("keydown", (event) => {
-      if (event.isComposing) return;
+      if (isComposing(event)) return;
       if (event.key === "Escape") cancel.click();
       else if (event.key === "Enter" && event.target === box && !event.shiftKey) send.click();
       else return;
@@ -89,6 +89,12 @@ export class Conversation {
   /** Return the place of a message among the user's. */
   placeOf(item) {
     return this.#users().indexOf(item);
+  }
+
+  /** Return whether these messages of the user are shown, and no others. */
+  showsUsers(messages) {
+    const texts = this.#users().map((item) => item.querySelector(".text").textContent);
+    return texts.length === messages.length && messages.every(({ content }, place) => textOf(content) === texts[place]);
   }
 
   get lastUser() {

@@ -18,6 +18,12 @@ export function button(text, onclick, kind = "") {
   return element("button", { type: "button", class: kind, onclick }, text);
 }
 
+/**
+ * Whether a key belongs to an input method. Safari ends the composition before the Enter that
+ * ends it, and marks that key by its code alone.
+ */
+export const isComposing = (event) => event.isComposing || event.keyCode === 229;
+
 // As long as "Copied" stands on the button.
 const COPIED_MS = 2_000;
 

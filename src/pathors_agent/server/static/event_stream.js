@@ -16,15 +16,20 @@ export async function* eventData(body) {
 
 async function* linesOf(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
+  let begun = []; // the pieces of a line that has not ended
+  let half = ""; // a carriage return may be the first half of a line's end
   try {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return; // an event without its blank line is none
-      // A carriage return at the end may be the first half of a line's end.
-      const lines = (rest + value).split(/\r\n|\n|\r(?!$)/);
-      rest = lines.pop();
-      yield* lines;
+      const [, text, end] = (half + value).match(/^(.*?)(\r?)$/s);
+      half = end;
+      const [first, ...others] = text.split(/\r\n|\n|\r/);
+      begun.push(first);
+      if (!others.length) continue;
+      yield begun.join("");
+      begun = [others.pop()];
+      yield* others;
     }
   } finally {
     reader.cancel().catch(() => {});

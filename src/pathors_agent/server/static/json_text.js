@@ -18,10 +18,15 @@ function escaped(character) {
 
 // A JSON text as short as this is read on one line.
 const SHORT = 72;
+// A longer text, or one that is nested deeper, is not indented: no person reads it, and the spaces
+// of a deep one are more than a browser holds.
+const LONG = 100_000;
+const MAX_DEPTH = 64;
 
 /** Give a text for people: JSON that is longer on lines of its own, anything else as it is. */
 export function shownJson(text) {
-  return shown(text.length > SHORT && isJson(text) ? indented(text) : text);
+  const isRead = text.length > SHORT && text.length <= LONG && isJson(text);
+  return shown((isRead && indented(text)) || text);
 }
 
 export function isJson(text) {
@@ -33,9 +38,10 @@ export function isJson(text) {
   }
 }
 
-/** Indent a JSON text without reading its values: a parser would round numbers. */
+/** Indent a JSON text without reading its values: a parser would round numbers. Null if it is too deep. */
 function indented(text) {
   const tokens = text.match(TOKEN);
+  if (depthOf(tokens) > MAX_DEPTH) return null;
   let depth = 0;
   const line = () => `\n${"  ".repeat(depth)}`;
   const written = tokens.map((token, place) => {
@@ -59,4 +65,13 @@ function indented(text) {
     }
   });
   return written.join("");
+}
+
+function depthOf(tokens) {
+  let depth = 0;
+  return tokens.reduce((most, token) => {
+    if ("{[".includes(token)) depth += 1;
+    else if ("}]".includes(token)) depth -= 1;
+    return Math.max(most, depth);
+  }, 0);
 }

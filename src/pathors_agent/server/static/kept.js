@@ -4,19 +4,23 @@
 const PLACE = `chat ${new URL(".", location.href).pathname} `;
 const SHARED = ["account"];
 
+const unstored = new Map(); // values where storage is forbidden or full: until the page is loaded anew
+
 const storeOf = (name) => (SHARED.includes(name) ? localStorage : sessionStorage);
 
 /** Remember a value; null forgets it. */
 export function keep(name, value) {
+  unstored.delete(name);
   try {
     if (value === null) storeOf(name).removeItem(PLACE + name);
     else storeOf(name).setItem(PLACE + name, JSON.stringify(value));
   } catch {
-    // Storage is forbidden or full: the page works on, and a reload starts anew.
+    unstored.set(name, value);
   }
 }
 
 export function kept(name, otherwise = null) {
+  if (unstored.has(name)) return unstored.get(name) ?? otherwise;
   try {
     return JSON.parse(storeOf(name).getItem(PLACE + name)) ?? otherwise;
   } catch {

@@ -3,7 +3,7 @@
 import { Api } from "./api.js";
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
-import { byId } from "./elements.js";
+import { byId, isComposing } from "./elements.js";
 import { shown } from "./json_text.js";
 import { forgetAll, keep, kept, whenAccountChanges } from "./kept.js";
 import { setUpOwnTools } from "./own_tools.js";
@@ -20,8 +20,8 @@ const chat = new Chat(composer);
 
 // - signing in -
 
-function askForKey(problem = "") {
-  byId("key").value = "";
+function askForKey(problem = "", key = "") {
+  byId("key").value = key;
   byId("sign-in-problem").textContent = problem;
   byId("chat").hidden = true;
   byId("sign-in").hidden = false;
@@ -72,10 +72,10 @@ function leave() {
   askForKey();
 }
 
-/** Sign in with the key that is remembered, or ask for one. */
+/** Sign in with the key that is remembered, or ask for one. Any other problem passes: the key stays in its field. */
 function start() {
-  const account = kept("account");
-  if (account?.key) signIn(account.key).catch((error) => askForKey(inWords(error)));
+  const key = kept("account")?.key;
+  if (key) signIn(key).catch((error) => askForKey(inWords(error), error.status === 401 ? "" : key));
   else askForKey();
 }
 
@@ -190,7 +190,7 @@ byId("skip").addEventListener("click", (event) => {
   composer.focus();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || event.isComposing || document.querySelector("dialog[open]")) return;
+  if (event.key !== "Escape" || isComposing(event) || document.querySelector("dialog[open]")) return;
   if (byId("chat").classList.contains("sidebar-shown")) showSidebar(false);
   else chat.stop();
 });

@@ -6,6 +6,10 @@ import { copyButton, element } from "./elements.js";
 // The bounds of a request to the server.
 const MAX_CHARACTERS = 50_000;
 const MAX_TEXTS = 100;
+// Rendered together: each new paragraph costs a request with those of its section.
+const SECTION_CHARACTERS = 20_000;
+// With each piece, a browser lays out its box anew.
+const BOX_CHARACTERS = 4_000;
 
 /** Renders texts, one request at a time. */
 export class Markdown {
@@ -49,27 +53,32 @@ export class Markdown {
   }
 }
 
-/** A text that grows: rendered up to its last whole paragraph, and plain from there on. */
+/**
+ * A text that grows: rendered up to its last whole paragraph, and plain from there on. A long text
+ * is rendered in sections, so that no paragraph costs more than the one before it.
+ */
 export class GrowingText {
   #markdown;
-  #rich = element("div", { class: "rich" });
-  #plain = document.createTextNode("");
-  #blocks = []; // what is rendered, as the server sent it
-  #rendered = 0; // the characters of it
+  #rich; // the section that is rendered
+  #blocks = []; // what is rendered of it, as the server sent it
+  #start = 0; // where it begins in the source
+  #rendered = 0; // the characters of the source that are rendered
+  #paragraphs = new Paragraphs();
+  #plain = new PlainText();
   #isBusy = false;
   #isWhole = false;
   source = "";
 
   constructor(markdown) {
     this.#markdown = markdown;
-    const plain = element("p", { class: "plain" }, this.#plain);
-    this.node = element("div", { class: "text", dir: "auto" }, this.#rich, plain);
+    this.node = element("div", { class: "text", dir: "auto" }, this.#plain.node);
+    this.#beginSection();
   }
 
   append(piece) {
     this.source += piece;
-    this.#plain.appendData(piece);
-    if (piece.includes("\n")) this.#render();
+    this.#plain.append(piece);
+    if (this.#paragraphs.add(piece)) this.#render();
   }
 
   /** Render the rest: nothing more comes. */
@@ -78,19 +87,30 @@ export class GrowingText {
     return this.#render();
   }
 
+  #beginSection() {
+    this.#start = this.#rendered;
+    this.#blocks = [];
+    this.#rich = element("div", { class: "rich" });
+    this.#plain.node.before(this.#rich);
+  }
+
   async #render() {
     if (this.#isBusy) return;
     this.#isBusy = true;
-    for (let end = this.#end(); end > this.#rendered; end = this.#end()) {
-      const blocks = await this.#markdown.render(this.source.slice(0, end));
+    for (let end = this.#next(); end > this.#rendered; end = this.#next()) {
+      const blocks = await this.#markdown.render(this.source.slice(this.#start, end));
       if (blocks === null) break;
       this.#show(blocks, end);
     }
     this.#isBusy = false;
   }
 
-  #end() {
-    return this.#isWhole ? this.source.length : endOfParagraphs(this.source);
+  /** Return where the next rendering ends; begin a section if the last one is full. */
+  #next() {
+    const whole = this.#isWhole ? this.source.length : 0;
+    const end = this.#paragraphs.endWithin(this.#start + SECTION_CHARACTERS, this.#rendered, whole);
+    if (end - this.#start > SECTION_CHARACTERS && this.#start < this.#rendered) this.#beginSection();
+    return end;
   }
 
   /** Replace the blocks that changed: a selection in the others, or a focused button, stays. */
@@ -102,24 +122,74 @@ export class GrowingText {
     this.#rich.append(...blocks.slice(first).map(copied));
     this.#blocks = blocks;
     this.#rendered = end;
-    this.#plain.data = this.source.slice(end);
+    this.#plain.set(this.source.slice(end));
   }
 }
 
-/** Return where the last blank line ends that is outside of a fenced block of code. */
-function endOfParagraphs(text) {
-  let place = 0;
-  let end = 0;
-  let fence = null;
-  const lines = text.split("\n");
-  for (const line of lines.slice(0, -1)) {
-    const [, mark] = line.match(/^\s*(`{3,}|~{3,})/) ?? [];
-    place += line.length + 1;
-    if (fence === null && mark) fence = mark;
-    else if (fence !== null && mark?.startsWith(fence)) fence = null;
-    if (fence === null && !line.trim()) end = place;
+/** Finds the paragraphs of a text that grows: each ends with a blank line outside of fenced code. */
+class Paragraphs {
+  #ends = [];
+  #place = 0; // where the last line begins
+  #line = "";
+  #fence = null;
+
+  /** Add a piece; return whether a paragraph ended. */
+  add(piece) {
+    this.#line += piece;
+    if (!piece.includes("\n")) return false;
+    const lines = this.#line.split("\n");
+    this.#line = lines.pop();
+    const count = this.#ends.length;
+    lines.forEach((line) => this.#addLine(line));
+    return this.#ends.length > count;
   }
-  return end;
+
+  #addLine(line) {
+    const [, mark] = line.match(/^\s*(`{3,}|~{3,})/) ?? [];
+    this.#place += line.length + 1;
+    if (this.#fence === null && mark) this.#fence = mark;
+    else if (this.#fence !== null && mark?.startsWith(this.#fence)) this.#fence = null;
+    if (this.#fence === null && !line.trim()) this.#ends.push(this.#place);
+  }
+
+  /**
+   * Return the last end up to a place, or else the first one behind it, of those after `begin`; 0 if
+   * there is none. `whole` is the end of a text that is whole, or 0.
+   */
+  endWithin(place, begin, whole) {
+    while (this.#ends[0] <= begin) this.#ends.shift();
+    const ends = whole > begin ? [...this.#ends, whole] : this.#ends;
+    return ends.findLast((end) => end <= place) ?? ends[0] ?? 0;
+  }
+}
+
+/** A text that is shown as it is; a browser lays out each of its boxes once. */
+class PlainText {
+  node = element("div", { class: "plain" });
+  #last = null; // the text node that grows
+
+  append(text) {
+    for (let rest = text; rest; ) {
+      if (this.#last === null) this.#begin();
+      // A line break at the end of a box is not shown.
+      const cut = this.#last.length > BOX_CHARACTERS ? rest.indexOf("\n") + 1 : 0;
+      const end = cut || Math.min(rest.length, BOX_CHARACTERS);
+      this.#last.appendData(rest.slice(0, end));
+      if (cut) this.#last = null;
+      rest = rest.slice(end);
+    }
+  }
+
+  set(text) {
+    this.node.replaceChildren();
+    this.#last = null;
+    this.append(text);
+  }
+
+  #begin() {
+    this.#last = document.createTextNode("");
+    this.node.append(element("p", {}, this.#last));
+  }
 }
 
 // - copying -

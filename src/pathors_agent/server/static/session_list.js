@@ -2,7 +2,6 @@
 
 import { byId, element } from "./elements.js";
 import { shown } from "./json_text.js";
-import { kept } from "./kept.js";
 
 // Long enough for the next letter to be typed.
 const TYPING_MS = 250;
@@ -17,6 +16,7 @@ export class SessionList {
   #titles = new Map(); // by the ids of the sessions that were loaded
   #ended = 0; // sessions in the list that have ended, and are not shown
   #asked = 0;
+  #current = null; // the id of the session that is open
   #timer = 0;
   api = null;
 
@@ -49,6 +49,7 @@ export class SessionList {
   }
 
   mark(session) {
+    this.#current = session;
     for (const choice of this.#list.querySelectorAll("button")) {
       if (choice.dataset.session === session) choice.setAttribute("aria-current", "true");
       else choice.removeAttribute("aria-current");
@@ -74,13 +75,16 @@ export class SessionList {
     const live = data.filter(({ endTime }) => !endTime);
     this.#ended += data.length - live.length;
     for (const { sessionId, title } of live) this.#titles.set(sessionId, title);
-    this.#list.append(...live.map((session) => this.#line(session)));
+    // A new session moves those before it to the next page.
+    const known = new Set([...this.#list.querySelectorAll("button")].map(({ dataset }) => dataset.session));
+    const others = live.filter(({ sessionId }) => !known.has(sessionId));
+    this.#list.append(...others.map((session) => this.#line(session)));
     const hasMore = page < pagination.totalPages;
     this.#more.hidden = !hasMore;
     // A page of sessions that have all ended shows nothing.
     if (hasMore && !live.length) this.#load(page + 1);
     this.#tellCount(pagination.total - this.#ended);
-    this.mark(kept("session"));
+    this.mark(this.#current);
     this.#loaded();
   }
 

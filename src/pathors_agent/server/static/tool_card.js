@@ -15,6 +15,9 @@ const OUTCOMES = {
 
 // Characters of the arguments that stand beside the name; one line shows no more of them.
 const PREVIEW = 200;
+// Characters of arguments or of a result that are shown until a person asks for all: a browser takes
+// seconds for a million.
+const SHOWN = 50_000;
 
 export class ToolCard {
   #call;
@@ -156,8 +159,14 @@ export class ToolCard {
 
   #part(title, text) {
     const about = `${title} of ${this.name}`;
-    const box = element("pre", { tabindex: "0", role: "group", "aria-label": about }, shownJson(text));
-    return element("div", { class: "part" }, element("h3", {}, title), box);
+    const whole = shownJson(text);
+    const box = element("pre", { tabindex: "0", role: "group", "aria-label": about }, whole.slice(0, SHOWN));
+    const all = button(`Show all ${whole.length.toLocaleString("en")} characters`, () => {
+      box.textContent = whole;
+      all.remove();
+      box.focus();
+    }, "quiet act");
+    return element("div", { class: "part" }, element("h3", {}, title), box, whole.length > SHOWN ? all : null);
   }
 
   #become(state, word) {
