@@ -2,16 +2,17 @@
 
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 
 from live_server import PATIENCE_SECONDS, Live, live
-from pathors_agent import tool
+from pathors_agent import AsyncResponse, Request, tool
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.stores import MemoryStore, SQLStore, Store
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
@@ -595,3 +596,108 @@ def test_client_that_comes_back_to_a_turn_that_fails_reads_the_error(gate: threa
     ):
         gate.set()
         assert read(back.read().decode())[-1]["type"] == "error"
+
+
+# - clients that stop an answer, and go on from what they have of it -
+
+
+class StuckTransport(AsyncScriptedTransport):
+    """Plays its script, but the second answer never ends."""
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[AsyncResponse]:
+        async with super().send(request) as response:
+            is_stuck = len(self.requests) == 2
+            pieces = begun(response.pieces) if is_stuck else response.pieces
+            yield AsyncResponse(status=200, headers=response.headers, pieces=pieces)
+
+
+async def begun(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    async for piece in pieces:
+        yield piece
+        await anyio.sleep_forever()
+
+
+def stopped(server: Live, path: str, until: str) -> None:
+    """Send the first message, leave when the text `until` was read, and wait for the turn's end."""
+    key = {"threadId": "chat", "runId": "r", "messages": [said("Hi")]}
+    body = {"id": "chat", "messages": [user("Hi")]} if path == UI else key
+    with cut(server, path, body, until):
+        pass
+
+
+def went_on(server: Live, path: str, text: str, tool: str, output: str | None) -> httpx2.Response:
+    """Send the next message, behind the stopped answer as the front end has it."""
+    if path == UI:
+        state = "input-available" if output is None else "output-available"
+        part = {"type": f"tool-{tool}", "toolCallId": "call_1", "state": state, "input": {}}
+        kept = assistant(text_part(text), part | ({"output": output} if output else {}))
+        return ui(server, user("Hi"), kept, user("More", "u2"))
+    call = {"id": "call_1", "type": "function", "function": {"name": tool, "arguments": "{}"}}
+    answered = {"id": "a1", "role": "assistant", "content": text, "toolCalls": [call]}
+    results = [{"id": "t1", "role": "tool", "toolCallId": "call_1", "content": output}]
+    messages = [said("Hi"), answered, *(results if output else []), {**said("More"), "id": "u2"}]
+    return ag_ui(server, *messages)
+
+
+@pytest.mark.parametrize("has_output", [True, False])
+@pytest.mark.parametrize("path", [UI, AG_UI])
+def test_call_of_a_stopped_answer_is_told_to_the_model_once(path: str, has_output: bool) -> None:
+    ran: list[str] = []
+
+    @tool
+    def order() -> str:
+        """Order."""
+        ran.append("order")
+        return "ordered"
+
+    script = answer("I order.", calls=[("order", {})]), answer("Done, and more.", chunk_size=4)
+    model = StuckTransport(*script, "Yes.")
+    with live(Project(id="demo", transport=model, tools=[order]), front_ends=True) as server:
+        stopped(server, path, "ordered")
+        events(went_on(server, path, "I order.", "order", "ordered" if has_output else None))
+        assert roles(server) == [
+            *(("user", "Hi"), ("assistant", "I order."), ("tool", "ordered")),
+            *(("user", "More"), ("assistant", "Yes.")),
+        ]
+    assert ran == ["order"]
+
+
+@pytest.mark.parametrize("path", [UI, AG_UI])
+def test_call_that_a_stopped_answer_left_in_doubt_is_not_told_as_not_run(path: str) -> None:
+    @tool
+    async def order() -> str:
+        """Order."""
+        await anyio.sleep_forever()
+        return "never"
+
+    script = answer("I order.", calls=[("order", {})]), "Yes."
+    with live(
+        Project(id="demo", transport=AsyncScriptedTransport(*script), tools=[order]),
+        front_ends=True,
+    ) as server:
+        stopped(server, path, "TOOL_CALL_END" if path == AG_UI else "tool-input-available")
+        events(went_on(server, path, "I order.", "order", None))
+        [_, _, (role, content), *rest] = roles(server)
+        assert role == "tool"
+        assert content.startswith("Outcome unknown")
+        assert rest == [("user", "More"), ("assistant", "Yes.")]
+
+
+@pytest.mark.parametrize("path", [UI, AG_UI])
+def test_answer_that_was_stopped_and_finished_without_its_client_is_continued(
+    path: str, gate: threading.Event
+) -> None:
+    script = WAITS, "Done: all of it.", "Yes.", "Sure."
+    with live(waiting(gate, *script), front_ends=True) as server:
+        stopped(server, path, "TOOL_CALL_END" if path == AG_UI else "tool-input-available")
+        gate.set()
+        while server.client.get("/sessions/chat").status_code == 404:
+            pass  # the turn is stored at its end
+        whole = ["Hi", "Wait.", "waited", "Done: all of it."]
+        assert [content for _, content in roles(server)] == whole
+
+        response = went_on(server, path, "Wait", "wait", None)
+        assert "x-session-rewound" not in response.headers
+        events(response)
+        assert [content for _, content in roles(server)] == [*whole, "More", "Yes."]

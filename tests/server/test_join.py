@@ -231,6 +231,21 @@ def test_history_of_something_else_is_refused_naming_its_first_message(
     assert refused.value.headers == {"x-should-retry": "false"}
 
 
+def test_beginning_of_an_answer_stands_for_the_whole_where_it_may_be_cut() -> None:
+    whole = said("I look.", "x"), result("x"), said("It is sunny today.")
+    stored = [user("a"), *whole, user("b"), said("Yes.")]
+    told = [user("a"), said("I look.", "x"), said("It is")]
+
+    for sent, keep in ((told, 4), ([*told, user("b"), said("Ye")], 6)):
+        joined = join(stored, [*sent, NEW], {"weather"}, may_be_cut=True)
+        assert (joined.keep, joined.new) == (keep, [NEW])
+    for text in ("Is it", "It is sunny today. Or not"):
+        with pytest.raises(Problem):
+            join(stored, [user("a"), said(text), NEW], {"weather"}, may_be_cut=True)
+    with pytest.raises(Problem):
+        join(stored, [user("a"), said("I loo"), NEW], {"weather"})
+
+
 @given(sessions())
 def test_everything_is_new_to_an_empty_session(both: Both) -> None:
     sent = [SystemMessage(content="Be kind."), *both.seen, NEW]

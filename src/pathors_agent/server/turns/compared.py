@@ -8,6 +8,7 @@ tool, the client knows the calls inside it that wait, and not the call that runs
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import takewhile
 
 from pathors_agent.core.conversation import inner_conversation
 from pathors_agent.history.trim import leading_system
@@ -149,6 +150,17 @@ def _entry(place: int, message: Message, hidden: Mapping[str, bool]) -> list[Com
             return [ComparedMessage(place, "tool", text, answers=message.tool_call_id)]
         case UserMessage() | SystemMessage():
             return [ComparedMessage(place, message.role, whole_characters(message.text).strip())]
+
+
+def begun(entry: ComparedMessage, known: Sequence[ComparedMessage], at: int) -> int:
+    """Return how many stored answers a request's answer is the beginning of, from a place on.
+
+    They are all answers up to the next message of another role.
+    """
+    answers = list(takewhile(lambda each: each.role == "assistant", known[at:]))
+    text = " ".join(each.text for each in answers if each.text)
+    is_begun = entry.role == "assistant" and not entry.calls and text.startswith(entry.text)
+    return len(answers) if is_begun else 0
 
 
 def consumed(entry: ComparedMessage, known: Sequence[ComparedMessage], at: int, step: int) -> int:

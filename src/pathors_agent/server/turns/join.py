@@ -24,6 +24,7 @@ from pathors_agent.server.http.problems import DO_NOT_RETRY, Problem
 from pathors_agent.server.turns.compared import (
     ComparedMessage,
     KnownCalls,
+    begun,
     call_ids,
     consumed,
 )
@@ -58,12 +59,14 @@ def join(
     *,
     lead: int | None = None,
     rewinds: bool = False,
+    may_be_cut: bool = False,
 ) -> Joined:
     """Return how a request continues a session; raise a 409 `Problem` if it does not.
 
     `lead` is the number of leading system messages of a session that was read without its first
     turns. With `rewinds`, messages without an answer replace the whole session: its first message
-    was edited, or is answered again.
+    was edited, or is answered again. With `may_be_cut`, the beginning of an answer stands for the
+    whole: a front end keeps what it has read of an answer that its user stopped.
     """
     system = leading_system(given)
     lead = leading_system(stored) if lead is None else lead
@@ -84,7 +87,7 @@ def join(
     elif all(entry.role != "assistant" for entry in sent):
         start = _after_known_answers(given, sent, system)
     else:
-        stored_count, sent_count = _rewound(known, sent)
+        stored_count, sent_count = _rewound(known, sent, may_be_cut=may_be_cut)
         keep = _next_place(known, stored_count, len(stored))
         start = _next_place(sent, sent_count, len(given))
     applied = given[:system] if system and start else stored[:lead]
@@ -166,13 +169,16 @@ def _ends_alike(
     return True
 
 
-def _rewound(known: Sequence[ComparedMessage], sent: Sequence[ComparedMessage]) -> tuple[int, int]:
+def _rewound(
+    known: Sequence[ComparedMessage], sent: Sequence[ComparedMessage], *, may_be_cut: bool
+) -> tuple[int, int]:
     """Return how many entries of session and request begin equally, up to an answered question."""
     best: tuple[int, int] | None = None
     at, index = 0, 0
     open_calls: set[str] = set()
     while index < len(sent) and at < len(known):
         count = consumed(sent[index], known, at, 1)
+        count = count or (begun(sent[index], known, at) if may_be_cut else 0)
         if not count:
             break
         open_calls |= sent[index].calls

@@ -1,6 +1,6 @@
 """Add the new messages of a request to its session, and read the decisions among them. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.approvals import Approval, Decision
@@ -8,7 +8,7 @@ from pathors_agent.core.batch import CallState
 from pathors_agent.core.conversation import Conversation, Role
 from pathors_agent.errors import ConversationError
 from pathors_agent.json_text import read_json
-from pathors_agent.messages import Message, ToolMessage, UserMessage
+from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.server.http.problems import Problem, bad_request
 from pathors_agent.server.turns.join import Joined
 from pathors_agent.server.turns.project import TurnContext
@@ -25,17 +25,15 @@ def add_new_messages(
     *,
     decided: Sequence[Decision] = (),
 ) -> list[Decision]:
-    """Add a request's new messages; return their decisions about calls that wait for approval."""
+    """Add a request's new messages; return their decisions about calls that wait for approval.
+
+    `interrupted` are the calls of turns that were interrupted, with their results. If the client's
+    history shows such a call, the call is not added again, and it gets the result that is known here.
+    """
     own_names = [tool.name for tool in own_tools]
-    pending = list(interrupted)
-    # The calls whose results the session has: calls that the interrupted turn carried out after a
-    # decision, and calls of the project's tools in the same answer as calls of the client's.
-    answered = {result.tool_call_id for result in _leading_results(pending)}
-    open_ids = {call.id for call in conversation.open_calls}
-    answered |= {
-        call.id for call in conversation.calls if call.name in own_names and call.id not in open_ids
-    }
-    _add_interrupted(conversation, pending)
+    pending, shown = _without_shown(interrupted, joined.new)
+    answered = _answered(conversation, own_names, pending) | shown.keys()
+    _add_interrupted(conversation, pending, shown)
     own_calls = {call.id for call in conversation.open_calls if call.name in own_names}
     waiting = {a.call.id: a for a in agent.approvals(conversation, context=context)}
     decisions = _by_call(decided, waiting.values())
@@ -48,15 +46,18 @@ def add_new_messages(
             continue
         if isinstance(message, ToolMessage) and message.tool_call_id in answered:
             continue
+        if not isinstance(message, ToolMessage):
+            _add_results(conversation, shown)
         if isinstance(message, UserMessage) and not decisions:
             _close_open_calls(conversation, own_names)
-        _add_interrupted(conversation, pending)
+        _add_interrupted(conversation, pending, shown)
         try:
             conversation.append(message)
         except ConversationError as error:
             raise _illegal(error, index) from None
+    _add_results(conversation, shown)
     _refuse_open_calls(conversation, own_calls - (waiting.keys() - decisions))
-    _add_interrupted(conversation, pending)
+    _add_interrupted(conversation, pending, shown)
     if conversation.next_role is Role.USER and not decisions:
         raise bad_request(
             "There is nothing to answer",
@@ -66,14 +67,49 @@ def add_new_messages(
     return list(decisions.values())
 
 
-def _add_interrupted(conversation: Conversation, pending: list[Message]) -> None:
-    """Add the messages of an interrupted turn while no other calls are open."""
+def _without_shown(
+    interrupted: Sequence[Message], new: Iterable[Message]
+) -> tuple[list[Message], dict[str, ToolMessage]]:
+    """Return interrupted messages without those in a client's history, and the results of those.
+
+    A front end keeps what it has read of an answer that its user stopped.
+    """
+    calls = {(c.id, c.name) for m in new if isinstance(m, AssistantMessage) for c in m.tool_calls}
+    pending: list[Message] = []
+    shown: dict[str, ToolMessage] = {}
+    ids: set[str] = set()  # of the calls of the last answer, if the client shows it
+    for message in interrupted:
+        if isinstance(message, AssistantMessage):
+            is_shown = all((call.id, call.name) in calls for call in message.tool_calls)
+            ids = {call.id for call in message.tool_calls} if is_shown else set()
+            pending += [] if is_shown else [message]
+        elif isinstance(message, ToolMessage) and message.tool_call_id in ids:
+            shown[message.tool_call_id] = message
+        else:
+            pending.append(message)
+    return pending, shown
+
+
+def _add_results(conversation: Conversation, results: dict[str, ToolMessage]) -> None:
+    """Answer the open calls whose results are known, and remove these results."""
+    for call in conversation.open_calls:
+        if call.id in results:
+            conversation.append(results.pop(call.id))
+
+
+def _add_interrupted(
+    conversation: Conversation, pending: list[Message], shown: Mapping[str, ToolMessage]
+) -> None:
+    """Add the messages of an interrupted turn while no other calls are open.
+
+    Its answers come after those that the client shows.
+    """
     while pending:
         message, open_ids = pending[0], {call.id for call in conversation.open_calls}
         if isinstance(message, ToolMessage):
             if message.tool_call_id in open_ids:  # or a rewind removed its call
                 conversation.append(message)
-        elif open_ids:
+        elif open_ids or shown:
             return
         else:
             conversation.append(message)
@@ -102,6 +138,19 @@ def _refuse_open_calls(conversation: Conversation, runnable: Set[str]) -> None:
             f"messages: no tool message for {', '.join(still_open)}",
             param="messages",
         )
+
+
+def _answered(
+    conversation: Conversation, own_names: Sequence[str], pending: Sequence[Message]
+) -> set[str]:
+    """Return the ids of the calls of the project's tools whose results the server has.
+
+    They are calls that the interrupted turn carried out after a decision, and calls in the same
+    answer as calls of the client's.
+    """
+    open_ids = {call.id for call in conversation.open_calls}
+    own = {call.id for call in conversation.calls if call.name in own_names}
+    return {result.tool_call_id for result in _leading_results(pending)} | (own - open_ids)
 
 
 def _leading_results(messages: Sequence[Message]) -> Iterator[ToolMessage]:

@@ -239,7 +239,14 @@ class TurnRun:
         given = with_stored_ids(turn.request.messages, stored)
         rewinds = bool(turn.request.rewind)
         lead = seen.leading if seen else None
-        joined = join(stored, given, own_names, lead=lead, rewinds=rewinds)
+        joined = join(
+            stored,
+            given,
+            own_names,
+            lead=lead,
+            rewinds=rewinds,
+            may_be_cut=turn.front_end is not None,
+        )
         if is_large:
             template = RequestTemplate(profile=turn.project.transport.profile)
             template.encode([*joined.base, *joined.new])
