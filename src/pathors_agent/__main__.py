@@ -29,14 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare_streams() -> None:
-    """Replace closed standard streams, and characters that their encoding does not have."""
+    """Replace closed standard streams, and bytes or characters that their encoding does not have."""
     streams = (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY))
     for number, (name, mode) in enumerate(streams):
         if getattr(sys, name) is None:  # closed by the caller, as by `>&-`
             _open_null(number, mode)
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
         stream = getattr(sys, name)
-        if number and isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 

@@ -338,6 +338,15 @@ def test_lines_of_a_pipe_are_one_conversation(server: Server) -> None:
     ]
 
 
+def test_bytes_of_a_pipe_that_are_no_text_are_replaced(server: Server) -> None:
+    here = {"PATHORS_API_KEY": server.key("demo"), "PYTHONIOENCODING": "ascii"}
+
+    shown = run("chat", "--url", server.base("demo"), stdin="What is 6 * 7? Caf\u00e9\n", **here)
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "model   6 * 7 = 42." in shown.stdout
+
+
 def test_session_is_taken_up(server: Server) -> None:
     chat(server, "What is 6 * 7?\n", "--session", "mine")
 

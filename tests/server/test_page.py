@@ -38,11 +38,13 @@ def test_page_lets_nothing_in_from_elsewhere() -> None:
         assert answered.headers["content-type"] == "text/html; charset=utf-8"
 
 
-def test_unchanged_file_is_not_sent_twice() -> None:
+@pytest.mark.parametrize("known", ["{}", "W/{}", '"old", {}'], ids=["same", "weak", "list"])
+def test_unchanged_file_is_not_sent_twice(known: str) -> None:
     with live(project(), ui=True) as server:
         url = f"{server.url}/static/main.js"
         first = httpx2.get(url, trust_env=False)
-        again = httpx2.get(url, headers={"If-None-Match": first.headers["etag"]}, trust_env=False)
+        header = {"If-None-Match": known.format(first.headers["etag"])}
+        again = httpx2.get(url, headers=header, trust_env=False)
 
         assert first.headers["content-type"] == "text/javascript; charset=utf-8"
         assert (again.status_code, again.content) == (304, b"")

@@ -65,6 +65,10 @@ def test_call_that_a_client_wrote_for_a_tool_of_the_project_is_not_run(
             "session_id: must be 1 to 255 visible ASCII characters without spaces",
         ),
         (
+            {"messages": [{"role": "user", "content": "x"}], "session_id": ""},
+            "session_id: must be 1 to 255 visible ASCII characters without spaces",
+        ),
+        (
             {"messages": [{"role": "assistant", "content": "x"}]},
             "messages: must end with a message of the user, or a tool's result, that is new",
         ),

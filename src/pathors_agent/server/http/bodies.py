@@ -63,7 +63,8 @@ class RequestBody(BaseModel):
             return cls.model_validate(given, context=context)
         except ValidationError as error:
             errors = error.errors()
-            if not fields.get("session_id") and errors[0]["loc"] == ("session_id",):
+            is_missing = errors[0]["loc"] == ("session_id",) and not fields.get("session_id")
+            if is_missing and cls.model_fields["session_id"].is_required():
                 raise bad_request("session_id is required", param="session_id") from None
             is_id = errors[0]["type"] == SESSION_ID
             details = [text for each in errors for text in _details(each, cls)]

@@ -59,7 +59,8 @@ def _file_endpoint(content: bytes, media_type: str) -> Callable[[Request], Await
     headers = {**_HEADERS, "ETag": tag}
 
     async def endpoint(request: Request) -> Response:
-        if request.headers.get("if-none-match") == tag:
+        # A list of tags; a proxy that compresses the answer marks them as weak.
+        if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers, media_type=media_type)
 
