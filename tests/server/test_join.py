@@ -233,8 +233,8 @@ def test_history_of_something_else_is_refused_naming_its_first_message(
 
 def test_beginning_of_an_answer_stands_for_the_whole_where_it_may_be_cut() -> None:
     whole = said("I look.", "x"), result("x"), said("It is sunny today.")
-    stored = [user("a"), *whole, user("b"), said("Yes.")]
-    told = [user("a"), said("I look.", "x"), said("It is")]
+    stored: list[Message] = [user("a"), *whole, user("b"), said("Yes.")]
+    told: list[Message] = [user("a"), said("I look.", "x"), said("It is")]
 
     for sent, keep in ((told, 4), ([*told, user("b"), said("Ye")], 6)):
         joined = join(stored, [*sent, NEW], {"weather"}, may_be_cut=True)

@@ -1,5 +1,6 @@
 """Answers in Markdown on the chat page, in a real browser."""
 
+import json
 from typing import TYPE_CHECKING
 
 import anyio
@@ -192,7 +193,7 @@ def test_long_answer_is_rendered_in_sections(new_tab: NewTab) -> None:
 
         def note(request: "Request") -> None:
             if request.url.endswith("/markdown"):
-                sizes.append(len(request.post_data_json["texts"][0]))
+                sizes.append(len(json.loads(request.post_data or "")["texts"][0]))
 
         chat.page.on("request", note)
         for _ in range(2):  # as it arrives, and from the session
