@@ -25,7 +25,7 @@ def _project_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PROJECT)
 
 
-@pytest.mark.timeout(240)  # some start a dozen processes
+@pytest.mark.timeout(600)  # some start a dozen processes, one after another
 @pytest.mark.parametrize("section", SECTIONS)
 def test_section_runs_and_writes_its_results(section: str, tmp_path: Path) -> None:
     files = {"--json": tmp_path / "found.json", "--svg": tmp_path / "found.svg"}
