@@ -262,23 +262,6 @@ def test_limit_of_turns_stops_the_run_and_a_higher_one_continues_it(way: Way) ->
     assert result.limit is None
 
 
-def test_new_prompt_restarts_the_count(way: Way) -> None:
-    conversation = Conversation()
-    limits = Limits(turns=1)
-    way.run(calls(ADD), prompt="Go.", conversation=conversation, tools=[add], limits=limits)
-
-    result = way.run("Hi.", prompt="Hello?", conversation=conversation, limits=limits)
-
-    assert result.output == "Hi."
-
-
-def test_answer_of_the_last_turn_counts(way: Way) -> None:
-    result = way.run("Hello.", prompt="Hi.", limits=Limits(turns=1))
-
-    assert result.status is Status.FINISHED
-    assert result.limit is None
-
-
 # - tools of the client
 
 

@@ -1,6 +1,5 @@
 """Runs that share a budget stop where it is spent, as they stop at limits."""
 
-import threading
 from typing import Any
 
 import anyio
@@ -260,25 +259,6 @@ def test_tasks_never_make_more_calls_than_the_budget_has(backend: str) -> None:
     assert statuses.count(Status.FINISHED) == 7
     assert statuses.count(Status.LIMIT_REACHED) == 13
     assert len(transport.requests) == 7
-
-
-def test_threads_never_make_more_calls_than_the_budget_has() -> None:
-    budget = Budget(calls=7)
-    statuses: list[Status] = []
-
-    def work() -> None:
-        for _ in range(5):
-            agent = Agent(ScriptedTransport(then="Hi."), budget=budget)
-            statuses.append(agent.run("?").status)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-
-    assert statuses.count(Status.FINISHED) == 7
-    assert len(statuses) == 20
 
 
 def test_value_that_is_not_a_budget_is_refused() -> None:

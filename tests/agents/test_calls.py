@@ -336,13 +336,6 @@ async def test_tool_sees_context_variables_set_inside_the_event_loop(kind: Kind)
         asked_by.reset(token)
 
 
-def test_blocking_code_runs_sync_tools_in_its_own_thread() -> None:
-    with ToolThread() as thread:
-        message = call_tool(bound(threading.get_ident), thread)
-
-    assert message.content == str(threading.get_ident())
-
-
 @pytest.mark.anyio
 async def test_sync_tool_runs_in_a_thread_and_async_tool_on_the_event_loop() -> None:
     sync = await call_tool_async(bound(threading.get_ident))
@@ -372,14 +365,6 @@ def test_async_tools_of_blocking_code_share_one_event_loop_that_ends_with_its_bl
     assert len(threads) == 1
     assert threads != {threading.current_thread()}
     assert not any(thread.is_alive() for thread in threads)
-
-
-@pytest.mark.anyio
-async def test_blocking_code_runs_async_tools_inside_a_running_event_loop() -> None:
-    with ToolThread() as thread:
-        message = call_tool(bound(as_async(lambda: "seen")), thread)
-
-    assert message.content == "seen"
 
 
 def test_tool_thread_ends_also_when_its_block_fails() -> None:

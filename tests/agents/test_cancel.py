@@ -86,21 +86,6 @@ async def test_calls_of_a_cancelled_run_have_different_outcomes() -> None:
     ]
 
 
-def test_interrupted_blocking_run_knows_which_call_had_begun() -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    conversation = Conversation()
-    tools = [Tool.from_function(interrupt, description="Interrupt."), Tool.from_function(add)]
-    agent = Agent(ScriptedTransport(calling("interrupt", "add")), tools=tools)
-    with pytest.raises(KeyboardInterrupt):
-        agent.run("Go.", conversation=conversation)
-
-    conversation.close_open_calls("Ctrl-C")
-
-    assert [outcome for outcome, _ in closed(conversation)] == ["cancelled", "not_run"]
-
-
 def test_prompt_does_not_close_a_call_that_was_approved_with_it() -> None:
     paid = threading.Event()
     pay = Tool.from_function(paid.set, name="pay", description="Pay.", approve=True)

@@ -282,7 +282,7 @@ def test_interrupted_batch_keeps_its_results_and_leaves_the_rest_pending(
     assert said(result.messages) == ["done (no value)", "Done."]
 
 
-def test_interrupted_blocking_batch_does_not_start_the_rest() -> None:
+def test_interrupted_blocking_batch_does_not_start_the_rest_and_knows_which_had_begun() -> None:
     ran: list[str] = []
 
     def interrupt() -> NoReturn:
@@ -301,6 +301,10 @@ def test_interrupted_blocking_batch_does_not_start_the_rest() -> None:
 
     assert ran == ["a"]
     assert open_names(conversation) == ["b", "c"]
+
+    conversation.close_open_calls("Ctrl-C")
+    outcomes = [m.outcome for m in conversation.messages if isinstance(m, ToolMessage)]
+    assert outcomes == ["value", "cancelled", "not_run"]
 
 
 @pytest.mark.parametrize("names", [["let_through"], ["first", "let_through"]])

@@ -5,7 +5,7 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from pathors_agent import (
     Conversation,
     Limits,
     ToolMessage,
-    ToolProgressDelta,
     tool,
 )
 from pathors_agent.errors import ToolLoopError
@@ -294,28 +293,6 @@ def test_event_loop_that_a_tool_blocks_is_left_at_ctrl_c_and_the_next_run_has_an
 
     assert len(set(loops.loops)) == 2
     assert ended(loops.threads[0])
-
-
-def test_stream_that_is_left_stops_a_tool_that_reports() -> None:
-    told: list[str] = []
-
-    @tool
-    async def search() -> AsyncIterator[str]:
-        """Search, and tell how far it came."""
-        try:
-            yield "a"
-            yield "b"
-            await asyncio.Event().wait()
-        finally:
-            await asyncio.sleep(0)
-            told.append("closed")
-
-    agent = Agent(ScriptedTransport(calls(("search", {}))), tools=[search])
-    with agent, agent.stream("Go.") as stream:
-        reports = (item for item in stream if isinstance(item, ToolProgressDelta))
-        assert next(reports).value == "a"
-        stream.__exit__(None, None, None)
-        assert told == ["closed"]
 
 
 # - programs of their own

@@ -258,17 +258,6 @@ def test_whole_history_adds_only_new_messages() -> None:
         ]
 
 
-def test_whole_history_is_known_though_own_tools_ran_between() -> None:
-    script = (answer("Let me see.", calls=[("add", {"a": 1, "b": 2})]), "It is 3.", "Bye.")
-    with live(project(*script, tools=[add])) as server:
-        server.complete("1+2?", session="s1")
-        seen = {"role": "assistant", "content": "Let me see.\n\nIt is 3."}
-        server.complete("1+2?", seen, "Thanks", session="s1")
-
-        roles = [m["role"] for m in server.stored("s1")]
-        assert roles == ["user", "assistant", "tool", "assistant", "user", "assistant"]
-
-
 def test_failed_turn_leaves_the_session_as_it_was() -> None:
     script = ("one", http_error(500, "broken"), "two")
     with live(project(*script)) as server:

@@ -66,26 +66,6 @@ def test_server_runs_its_own_and_keeps_the_results_until_the_client_has_run_the_
         ]
 
 
-def test_whole_history_of_a_mixed_turn_is_known() -> None:
-    script = (calls(("weather", {"city": "Oslo"}), ("add", {"a": 1, "b": 2})), "Fine.", "Bye.")
-    with live(project(*script, tools=[add])) as server:
-        asked = server.complete("Both?", session="s1", tools=[WEATHER]).json()["choices"][0]
-        history = ["Both?", asked["message"], result("call_1", "sunny")]
-        server.complete(*history, session="s1", tools=[WEATHER])
-        history += [{"role": "assistant", "content": "Fine."}, "Thanks"]
-        server.complete(*history, session="s1", tools=[WEATHER])
-
-        assert [m["role"] for m in server.stored("s1")] == [
-            "user",
-            "assistant",
-            "tool",
-            "tool",
-            "assistant",
-            "user",
-            "assistant",
-        ]
-
-
 @pytest.mark.parametrize(
     ("messages", "named"),
     [

@@ -13,14 +13,11 @@ import pytest
 import trustme
 
 from pathors_agent.errors import TransportError
-from pathors_agent.transports.base import Request
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport, Timeouts
 from servers import (
     CLOSE,
     RESET,
     STALL,
-    FakeLLMServer,
-    LLMockServer,
     Step,
     answer,
     chunk,
@@ -237,45 +234,6 @@ def test_secret_header_is_in_no_error(scripted_server: StartServer, fetch: Fetch
 
     assert CANARY not in told(caught.value)
     assert "***" in str(caught.value)
-
-
-# - model servers made by others -
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_llmock_answers(llmock_server: LLMockServer, fetch: Fetch, stream: bool) -> None:
-    answered = fetch(llmock_server.url, completion(stream=stream), api_key="sk_x")
-
-    assert answered.status == 200
-    assert answered.body.endswith(b"data: [DONE]\n\n") is stream
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_fakellm_answers_by_rule(fakellm_server: FakeLLMServer, fetch: Fetch, stream: bool) -> None:
-    fakellm_server.rules(
-        {"name": "r", "when": {"header.x-test": "yes"}, "respond": {"content": "pong"}}
-    )
-
-    answered = fetch(fakellm_server.url, completion(stream=stream), headers={"X-Test": "yes"})
-
-    assert answered.status == 200
-    assert b"pong" in answered.body
-
-
-def test_llmock_breaking_off_is_a_transport_error(
-    llmock_server: LLMockServer, fetch: Fetch
-) -> None:
-    llmock_server.scenario({"type": "stream_fault", "kind": "disconnect", "after_chunks": 2})
-
-    with pytest.raises(TransportError, match=r"after [1-9]\d* bytes"):
-        fetch(llmock_server.url, completion(stream=True))
-
-    assert b"data: " in b"".join(fetch.pieces)
-
-
-def completion(*, stream: bool) -> Request:
-    said = '"model": "gpt-4o", "messages": [{"role": "user", "content": "Tell me about tea."}]'
-    return Request(body=f'{{{said}, "stream": {str(stream).lower()}}}'.encode())
 
 
 # - forked processes -

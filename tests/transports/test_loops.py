@@ -96,18 +96,6 @@ def test_loop_that_was_only_closed_is_forgotten(scripted_server: StartServer, ma
 
 
 @of_both_kinds
-def test_requests_of_one_loop_share_its_client(scripted_server: StartServer, make: Make) -> None:
-    server = scripted_server(HI, HI)
-    agent = AsyncAgent(make(server.url))
-
-    async def twice() -> list[str]:
-        return [await ask(agent), await ask(agent)]
-
-    assert asyncio.run(twice()) == ["Hi", "Hi"]
-    assert server.connections == 1
-
-
-@of_both_kinds
 def test_closed_transport_raises_that_it_is_closed_in_another_loop(
     scripted_server: StartServer, make: Make
 ) -> None:

@@ -14,6 +14,7 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.errors import IncompleteResponse, MalformedResponse, ProviderError
 from pathors_agent.messages import Message, ToolMessage, UserMessage
 from pathors_agent.tools.tool import tool
+from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.transports.retry import AsyncRetryingTransport, RetryingTransport
 from pathors_agent.wire.chat_completions import ModelOptions
@@ -43,7 +44,7 @@ async def get_time(city: str) -> str:
 
 @dataclass
 class Client:
-    """Runs agents against a server, in one of three ways; items and waits are noted."""
+    """Runs agents against a server, in one of four ways; items and waits are noted."""
 
     way: str
     items: list[Delta | Message] = field(default_factory=list)
@@ -62,9 +63,8 @@ class Client:
         settings = {"model": "gpt-4o", "tools": tools, **settings}
         if self.way == "blocking":
             return self._blocking(url, prompt, conversation, retries, settings)
-        return anyio.run(
-            self._async, url, prompt, conversation, retries, settings, backend=self.way
-        )
+        backend = "asyncio" if self.way == "aiohttp" else self.way
+        return anyio.run(self._async, url, prompt, conversation, retries, settings, backend=backend)
 
     def _blocking(
         self,
@@ -89,7 +89,8 @@ class Client:
         retries: bool,
         settings: dict[str, Any],
     ) -> RunResult:
-        async with AsyncHTTPTransport(url, api_key="key", profile=profile_of(settings)) as http:
+        make = AiohttpTransport if self.way == "aiohttp" else AsyncHTTPTransport
+        async with make(url, api_key="key", profile=profile_of(settings)) as http:
             transport = AsyncRetryingTransport(http, sleep=self._sleep) if retries else http
             agent = AsyncAgent(transport, **settings)
             async with agent.stream(prompt, conversation=conversation) as stream:
@@ -107,7 +108,7 @@ def profile_of(settings: dict[str, Any]) -> EndpointProfile:
     return EndpointProfile(include_usage=settings.get("options") is not UNSTREAMED)
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=(*WAYS, "aiohttp"))
 def client(request: pytest.FixtureRequest) -> Client:
     return Client(request.param)
 

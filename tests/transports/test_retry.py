@@ -259,17 +259,6 @@ def test_same_seed_waits_the_same(scripted_server: StartServer, fetch: Fetch) ->
 # - streams and events -
 
 
-def test_first_piece_is_yielded_before_the_second_arrives(
-    scripted_server: StartServer, fetch: Fetch
-) -> None:
-    server = scripted_server([CHUNKED, chunk(b"a"), STALL])
-
-    with pytest.raises(TransportError, match="between_bytes"):
-        fetch(server.url, timeouts=Timeouts(between_bytes=0.2))
-
-    assert fetch.pieces == [b"a"]
-
-
 def test_leaving_early_closes_the_connection(scripted_server: StartServer) -> None:
     server = scripted_server([CHUNKED, chunk(b"a"), STALL])
 
@@ -405,17 +394,6 @@ def test_profile_is_that_of_the_transport_inside() -> None:
 
 
 # - a model server made by others -
-
-
-def test_llmock_is_asked_again_after_the_time_it_asks(
-    llmock_server: LLMockServer, fetch: Fetch
-) -> None:
-    llmock_server.scenario({"type": "fail", "status": 429, "retry_after": 2, "times": 1})
-
-    assert fetch(llmock_server.url, completion()) == 200
-
-    assert fetch.waits == [2]
-    assert [request["status"] for request in llmock_server.requests()] == [429, 200]
 
 
 def test_llmock_finds_no_fault_with_a_client_that_waits(llmock_server: LLMockServer) -> None:
