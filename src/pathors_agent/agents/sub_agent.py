@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -57,21 +57,32 @@ class Streaming(Protocol):
         """Return the calls of a conversation that wait for approval."""
 
 
+@dataclass(frozen=True, eq=False)
 class SubAgent:
     """The function of a tool that runs an agent: each call is a run of its own.
 
     The deltas and messages of the run are the tool's progress, and its answer is the result. Its
     tokens count to the outer run, and its tools get the context of the outer run. Cancelling the
-    call cancels the run.
+    call cancels the run. The call may use at most `tokens`. With `suspended`, the function
+    continues a suspended run, with the `decisions` about its calls.
     """
 
-    def __init__(self, agent: Streaming, tokens: int | None = None) -> None:
-        self.agent = agent
-        self._tokens = tokens
+    agent: Streaming
+    tokens: int | None = None
+    suspended: ToolMessage | None = None
+    decisions: Iterable[Decision] = ()
 
     def limited(self, tokens: int) -> "SubAgent":
-        """Return the function for a call that may use at most this number of tokens."""
-        return SubAgent(self.agent, tokens)
+        """Return the function for a call that may use at most this number of further tokens."""
+        return replace(self, tokens=tokens)
+
+    def approvals(self, suspended: ToolMessage, context: object) -> list[Approval]:
+        """Return the calls of a suspended run that wait for approval."""
+        return self.agent.approvals(inner_conversation(suspended), context=context)
+
+    def resumed(self, suspended: ToolMessage, decisions: Iterable[Decision]) -> "SubAgent":
+        """Return the function that goes on with a suspended run."""
+        return replace(self, suspended=suspended, decisions=decisions)
 
     async def __call__(self, prompt: str, context: ToolContext) -> AsyncGenerator[object, None]:
         """Run the agent.
@@ -80,62 +91,36 @@ class SubAgent:
             prompt: The task, with everything that is needed to do it.
             context: The context of the outer run.
         """
-        stream = self.agent.stream(
-            prompt,
-            conversation=Conversation(id=context.key or None),
-            context=context.context,
-            limits=_limits(self.agent, self._tokens),
-        )
-        async with aclosing(_run(stream)) as items:
-            async for item in items:
-                yield item
-
-    def approvals(self, suspended: ToolMessage, context: object) -> list[Approval]:
-        """Return the calls of a suspended run that wait for approval."""
-        return self.agent.approvals(inner_conversation(suspended), context=context)
-
-    def resumed(self, suspended: ToolMessage, decisions: Iterable[Decision]) -> "ResumedSubAgent":
-        """Return the function that goes on with a suspended run."""
-        return ResumedSubAgent(self.agent, suspended, decisions)
-
-
-class ResumedSubAgent:
-    """The function of a call that continues a suspended run."""
-
-    def __init__(
-        self,
-        agent: Streaming,
-        suspended: ToolMessage,
-        decisions: Iterable[Decision],
-        tokens: int | None = None,
-    ) -> None:
-        self._agent = agent
-        self._suspended = suspended
-        self._decisions = decisions
-        self._tokens = tokens
-
-    def limited(self, tokens: int) -> "ResumedSubAgent":
-        """Return the function for a call that may use at most this number of further tokens."""
-        return ResumedSubAgent(self._agent, self._suspended, self._decisions, tokens)
-
-    async def __call__(self, prompt: str, context: ToolContext) -> AsyncGenerator[object, None]:
-        """Continue the run; the prompt is in its history."""
-        conversation = inner_conversation(self._suspended)
+        before = self.suspended
+        conversation = Conversation() if before is None else inner_conversation(before)
         conversation.id = context.key or None
-        conversation.session_id = _run_of(self._suspended).get("session_id")
-        stream = self._agent.stream(
+        if before is not None:
+            conversation.session_id = _run_of(before).get("session_id")
+        stream = self.agent.stream(
+            prompt if before is None else None,  # a suspended run has the prompt in its history
             conversation=conversation,
             context=context.context,
-            decisions=self._decisions,
-            limits=_limits(self._agent, self._tokens, run_tokens(self._suspended)),
+            decisions=self.decisions,
+            limits=self._limits(),
         )
-        async with aclosing(_run(stream, self._suspended)) as items:
+        async with aclosing(_run(stream, before)) as items:
             async for item in items:
                 yield item
+
+    def _limits(self) -> Limits | None:
+        """Return the limits of the inner run: no more tokens than the outer run has left."""
+        if self.tokens is None:
+            return None
+        if self.tokens <= 0:
+            raise ToolError("Not run: the limit of total_tokens is reached.")
+        own = self.agent.limits.total_tokens
+        # The limit counts the tokens of the suspended part of the run again.
+        left = self.tokens + (run_tokens(self.suspended) if self.suspended else 0)
+        return replace(self.agent.limits, total_tokens=left if own is None else min(own, left))
 
 
 async def _run(
-    stream: RunStream[Any] | AsyncRunStream[Any], before: ToolMessage | None = None
+    stream: RunStream[Any] | AsyncRunStream[Any], before: ToolMessage | None
 ) -> AsyncGenerator[object, None]:
     """Yield the items of a run, and its `RunValue` last; `before` is its suspended part.
 
@@ -200,20 +185,6 @@ async def _items_in_thread(stream: RunStream[Any]) -> AsyncGenerator[object, Non
 def _put(send: MemoryObjectSendStream[object], item: object) -> None:
     with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the reader has left
         send.send_nowait(item)
-
-
-def _limits(agent: Streaming, tokens: int | None, used: int = 0) -> Limits | None:
-    """Return the agent's limits, with at most the tokens that the outer run has left.
-
-    `used` are those of the suspended part of the run, which its limit counts again.
-    """
-    if tokens is None:
-        return None
-    if tokens <= 0:
-        raise ToolError("Not run: the limit of total_tokens is reached.")
-    own = agent.limits.total_tokens
-    left = tokens + used
-    return replace(agent.limits, total_tokens=left if own is None else min(own, left))
 
 
 def value_of(result: RunResult[Any], before: ToolMessage | None = None) -> RunValue:

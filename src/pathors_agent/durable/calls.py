@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pathors_agent.agents.agent import AsyncAgent
+from pathors_agent.agents.perform.bound import settle
 from pathors_agent.agents.perform.calls import perform_async
-from pathors_agent.agents.perform.reconcile import settle
 from pathors_agent.agents.perform.tasks import STOPS
 from pathors_agent.agents.setup import RunSetup
 from pathors_agent.core.run import CallTool, Run

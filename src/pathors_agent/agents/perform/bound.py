@@ -1,5 +1,9 @@
-"""Run a bound call: its function with its timeout and retries, in a thread, a task or a process."""
+"""Run a bound call: its function with its timeout and retries, in a thread, a task or a process.
 
+After a crash, settle the calls in doubt: run them again, or find out what they did.
+"""
+
+import inspect
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -26,6 +30,7 @@ from pathors_agent.agents.perform.threads import (
 )
 from pathors_agent.agents.perform.tool_thread import ToolThread
 from pathors_agent.concurrency.event_loops import Cancellation, RunCancelled
+from pathors_agent.core.run import CallTool, Run
 from pathors_agent.errors import ToolError, ToolLoopError
 from pathors_agent.json_text import whole_characters
 from pathors_agent.messages import ToolMessage
@@ -36,6 +41,7 @@ from pathors_agent.tools.registry import BoundCall
 from pathors_agent.tools.result_values import kind_name
 from pathors_agent.tools.results import PartsError, RunInterrupted, result_message
 from pathors_agent.tools.signature import ToolContext, ToolLog
+from pathors_agent.tools.tool import NOT_HAPPENED, Happened
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -311,3 +317,45 @@ def failure_message(bound: BoundCall, error: Exception) -> ToolMessage:
         outcome=error.outcome if isinstance(error, Unanswered) else "error",
         ends_tool=isinstance(error, ToolError) and not error.retryable,
     )
+
+
+# - calls in doubt: begun by a process that died before their results were recorded -
+
+
+async def settle(
+    run: Run, effect: CallTool, bound: BoundCall, context: object
+) -> ToolMessage | None:
+    """Return the result of a call in doubt, or None if it may run again.
+
+    `context` is the caller's value, which the tool gets as `ToolContext.context`.
+    """
+    if bound.tool.idempotent:
+        return None
+    unknown = unknown_result(bound.call.id, bound.tool.name)
+    if bound.tool.reconcile is None:
+        return unknown
+    session_id, key = run.conversation.session_id, run.call_key(effect)
+    tool_context: ToolContext[Any] = ToolContext(context, session_id, bound.call, key)
+    hidden = bound.tool.context_parameter
+    arguments = {name: value for name, value in bound.kwargs.items() if name != hidden}
+    try:
+        found = bound.tool.reconcile(tool_context, arguments)
+        if inspect.isawaitable(found):
+            found = await found
+        if found is NOT_HAPPENED:
+            return None
+        if isinstance(found, Happened):
+            return result_message(bound, found.value)
+    except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001  (of the author's function)
+        return unknown
+    return unknown
+
+
+def unknown_result(call_id: str, tool: str) -> ToolMessage:
+    """Return the result of a call that began and whose end is unknown."""
+    text = (
+        f"Outcome unknown: the program stopped while {tool} ran, and it is not known"
+        " whether it was carried out. It was not run again. Do not repeat it before you have"
+        " found out, or tell the user."
+    )
+    return ToolMessage(tool_call_id=call_id, content=text, outcome="unknown")

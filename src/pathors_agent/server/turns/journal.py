@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from pathors_agent.agents.perform.reconcile import settle, unknown_result
+from pathors_agent.agents.perform.bound import settle, unknown_result
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import CallTool, Run
 from pathors_agent.errors import ConversationError, StoreError
