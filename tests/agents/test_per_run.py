@@ -140,7 +140,7 @@ def test_blocking_agent_names_instructions_that_turn_out_to_be_async() -> None:
     instructions: Callable[[User], Any] = lambda user: greeting("asyncio")(user)  # noqa: E731
     agent = Agent(ScriptedTransport("Hi."), instructions=instructions)
 
-    with pytest.raises(TypeError, match="returned a coroutine, which only AsyncAgent can await"):
+    with pytest.raises(TypeError, match="returned an awaitable, which only AsyncAgent can await"):
         agent.run("?", context=User("Ada"))
 
 

@@ -5,7 +5,6 @@ What the two share is in `agents.base`, which also says why runs import modules 
 
 from collections.abc import Awaitable, Callable, Iterable
 from threading import Lock
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Unpack, cast, overload
 
 from typing_extensions import TypeVar
@@ -170,17 +169,12 @@ class Agent(_AsTool, AgentBase, Lifetime, Generic[OutputT, ContextT_contra]):
         self._thread: ToolThread | None = None  # started by the first run
         self._starting = Lock()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: Any) -> None:
         try:
             if self._thread is not None:
                 self._thread.close()  # its tools may use the connections that are closed next
         finally:
-            super().__exit__(kind, error, traceback)
+            super().__exit__(*raised)
 
     def run(
         self,

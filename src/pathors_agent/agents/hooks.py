@@ -23,6 +23,7 @@ from pathors_agent.agents.perform.threads import start_call
 from pathors_agent.concurrency.event_loops import RunCancelled
 from pathors_agent.errors import LimitReached
 from pathors_agent.messages import AssistantMessage, JSONValue, Message, ToolCall, ToolMessage
+from pathors_agent.tools.registry import not_awaited
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.wire.chat_completions import ModelOptions, RequestTemplate
 
@@ -214,17 +215,6 @@ def name_of(hook: Callable[..., Any]) -> str:
     return getattr(hook, "__qualname__", None) or type(hook).__name__
 
 
-def not_awaited(hook: Callable[..., Any], value: object) -> object:
-    """Return what a hook of a blocking agent returned; raise `TypeError` for an awaitable."""
-    if isinstance(value, Awaitable):
-        if inspect.iscoroutine(value):
-            value.close()
-        raise TypeError(
-            f"hooks=: {name_of(hook)} returned an awaitable, which only AsyncAgent can await"
-        )
-    return value
-
-
 async def awaited(hook: Callable[..., Any], value: object) -> object:
     """Return what a hook of an async agent returned; raise `TypeError` if it is not async."""
     if not isinstance(value, Awaitable):
@@ -246,7 +236,8 @@ def as_answer(hook: Callable[..., Any], value: object) -> AssistantMessage:
 
 def model_layer(context: ModelContext, hook: Callable[..., Any], call: NextModel) -> NextModel:
     """Return `around_model` of one hook around a model call."""
-    return lambda request: as_answer(hook, not_awaited(hook, hook(context, request, call)))
+    name = f"hooks=: {name_of(hook)}"
+    return lambda request: as_answer(hook, not_awaited(name, hook(context, request, call)))
 
 
 def async_model_layer(

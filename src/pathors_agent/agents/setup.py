@@ -1,6 +1,5 @@
 """The setup of a run: its tools, the template of its requests, its hooks and its observers."""
 
-import inspect
 from collections.abc import (
     Awaitable,
     Callable,
@@ -32,6 +31,7 @@ from pathors_agent.tools.registry import (
     ToolRegistry,
     chosen,
     chosen_async,
+    not_awaited,
 )
 from pathors_agent.wire.chat_completions import RequestTemplate
 from pathors_agent.wire.message_builder import Quirk
@@ -87,7 +87,7 @@ class RunSetup(Struct, kw_only=True):
         self.choose_tools(run)
         if self.instruct is not None:
             with self.attached():
-                text = self.instruct(self.context)
+                text = not_awaited("instructions=", self.instruct(self.context))
             self._instruct(text)
 
     async def begin_turn_async(self, run: Run) -> None:
@@ -142,24 +142,15 @@ class RunSetup(Struct, kw_only=True):
 
     def select(self, effect: CallModel) -> Sequence[Message]:
         """Return the messages to send."""
-        choose = self._history()
-        if choose is None:
+        if (choose := self._history()) is None:
             return effect.messages
         with self._choosing():
-            messages = choose(effect.messages)
-        if isinstance(messages, Awaitable):
-            if inspect.iscoroutine(messages):
-                messages.close()  # otherwise Python warns that it was never awaited
-            raise TypeError(
-                "history= returned an awaitable, which only AsyncAgent can await: "
-                "pass a function that is not async"
-            )
+            messages = not_awaited("history=", choose(effect.messages))
         return self._checked(effect, messages)
 
     async def select_async(self, effect: CallModel) -> Sequence[Message]:
         """Return the messages to send; `history` may be async."""
-        choose = self._history()
-        if choose is None:
+        if (choose := self._history()) is None:
             return effect.messages
         with self._choosing():
             messages = choose(effect.messages)
@@ -194,12 +185,9 @@ class RunSetup(Struct, kw_only=True):
         )
 
     def _instruct(self, text: object) -> None:
-        if inspect.iscoroutine(text):
-            text.close()  # otherwise Python warns that it was never awaited
         if text is not None and not isinstance(text, str):
-            hint = ", which only AsyncAgent can await" if isinstance(text, Awaitable) else ""
             kind = type(text).__name__
-            raise TypeError(f"instructions= returned a {kind}{hint}, and not a text or None")
+            raise TypeError(f"instructions= returned a {kind}, and not a text or None")
         assert self.plain is not None
         if text != self.plain.instructions:
             self.plain = replace(self.plain, instructions=text)

@@ -14,7 +14,7 @@ from collections.abc import (
 )
 from dataclasses import replace
 from random import Random
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Generic, Self, cast
 
 from pathors_agent.agents.answers import ArrivingAnswer, OutputT, name_taken
@@ -272,12 +272,7 @@ class RunStream(_StreamBase[OutputT]):
         self._control.reader.enter_block(sys._getframe(1))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             self._items.close()
         except ValueError:
@@ -323,12 +318,7 @@ class AsyncRunStream(_StreamBase[OutputT]):
             await self._opening()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if not self._control.reader.is_running:
             await self._items.aclose()
             return

@@ -11,8 +11,7 @@ from contextlib import (
     ExitStack,
     suppress,
 )
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 
 class OneProcess:
@@ -38,13 +37,8 @@ class Lifetime:
             self._exits = exits.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._exits.__exit__(kind, error, traceback)
+    def __exit__(self, *raised: Any) -> None:
+        self._exits.__exit__(*raised)
 
 
 class AsyncLifetime:
@@ -60,13 +54,8 @@ class AsyncLifetime:
             self._exits = exits.pop_all()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._exits.__aexit__(kind, error, traceback)
+    async def __aexit__(self, *raised: Any) -> None:
+        await self._exits.__aexit__(*raised)
 
 
 # Stores, transports and connections close within milliseconds, or hang.

@@ -366,6 +366,7 @@ def _typed(function: Mapping[str, Any], name: str, kind: type, problem: str) -> 
 Tools = ToolRegistry | Iterable[GivenTool]
 """A registry, or an iterable of decorated functions, `Tool`s and OpenAI's definitions."""
 
+T = TypeVar("T")
 ContextT = TypeVar("ContextT", default=Any)
 
 ContextTool = (
@@ -405,20 +406,21 @@ def refuse_async(argument: str, value: object) -> None:
         raise TypeError(f"{argument}= is an async function, which only AsyncAgent can await")
 
 
+def not_awaited(source: str, value: T | Awaitable[T]) -> T:
+    """Return what a function of a blocking agent returned; raise TypeError for an awaitable."""
+    if isinstance(value, Awaitable):
+        if inspect.iscoroutine(value):
+            value.close()  # otherwise Python warns that it was never awaited
+        raise TypeError(f"{source} returned an awaitable, which only AsyncAgent can await")
+    return value
+
+
 def chosen(choice: AsyncToolChoice, context: object) -> ToolRegistry:
     """Return the tools of the next turn."""
-    given = choice(context)
-    if isinstance(given, Awaitable):
-        if inspect.iscoroutine(given):
-            given.close()
-        raise TypeError(_NOT_AWAITED)
-    return registry_of(given)
+    return registry_of(not_awaited("tools=", choice(context)))
 
 
 async def chosen_async(choice: AsyncToolChoice, context: object) -> ToolRegistry:
     """Return the tools of the next turn; `choice` may be async."""
     given = choice(context)
     return registry_of(await given if isinstance(given, Awaitable) else given)
-
-
-_NOT_AWAITED = "tools= is an async function, which only AsyncAgent can await"

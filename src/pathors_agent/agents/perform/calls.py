@@ -17,7 +17,6 @@ from pathors_agent.agents.hooks import (
     awaited,
     layered,
     name_of,
-    not_awaited,
     with_hooks,
 )
 from pathors_agent.agents.perform.bound import (
@@ -38,7 +37,7 @@ from pathors_agent.messages import Content, ContentPart, ToolMessage
 from pathors_agent.telemetry.events import bound_logger
 from pathors_agent.telemetry.facts import call_facts
 from pathors_agent.telemetry.spans import NOTHING
-from pathors_agent.tools.registry import BoundCall
+from pathors_agent.tools.registry import BoundCall, not_awaited
 from pathors_agent.tools.results import result_message
 from pathors_agent.tools.signature import ToolContext, ToolLog
 from pathors_agent.wire.deltas import ToolProgressDelta
@@ -224,7 +223,7 @@ class _HookedCall:
                 value = hook(self.bound.call, dict(arguments), self.context, call)
             except ToolError as error:
                 return failure_message(self.bound, error)
-            return self.result(hook, not_awaited(hook, value))
+            return self.result(hook, not_awaited(f"hooks=: {name_of(hook)}", value))
 
         return around
 
