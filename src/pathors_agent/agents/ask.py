@@ -144,6 +144,7 @@ class ModelCall:
         try:
             async with await self.send_async(effect, transport, sent) as response:
                 pieces = await self.pieces_async(response)
+                del response  # a stream is open for long
                 try:
                     async for data in pieces:
                         if self.first is None:
@@ -151,6 +152,7 @@ class ModelCall:
                         deltas = self.stream.feed(data)
                         if deltas and report is not None:
                             await report(deltas)
+                        del data, deltas
                         if self.stream.ended:
                             break
                 finally:
