@@ -34,12 +34,6 @@ from pathors_agent.wire.profiles import DEFAULT_PROFILE
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The engine runs on asyncio."""
-    return "asyncio"
-
-
 class Echo(AsyncPlayerTransport):
     """Answers with what was said, and breaks where `broken` is said, as long as it is."""
 

@@ -4,38 +4,18 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pathors_agent import AsyncAgent, ToolContext, ToolMessage, tool
 from pathors_agent.durable import DurableAgent, RunFailed
-from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.testing import calls
+from stored_runs import Script
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 ASK = calls(("writer", {"prompt": "pay for it"}))
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'runs.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
-class Script(AsyncScriptedTransport):
-    """A script that need not be used up."""
-
-    def assert_used_up(self) -> None:
-        pass
 
 
 class Story:

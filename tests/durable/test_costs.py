@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,32 +15,13 @@ from pathors_agent.durable.history import MAX_KEPT_MESSAGES, Histories, Recorded
 from pathors_agent.durable.records import segment_id
 from pathors_agent.durable.timeline import read_timeline
 from pathors_agent.messages import UserMessage
-from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.testing import calls
+from stored_runs import Script
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 # One session whose turns are counted: at its beginning, and after this many runs.
 RUNS = 20
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'runs.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
-class Script(AsyncScriptedTransport):
-    """A script that need not be used up."""
-
-    def assert_used_up(self) -> None:
-        pass
 
 
 @contextmanager

@@ -37,18 +37,13 @@ from pathors_agent.errors import InvalidSetting, RunNotFinished
 from pathors_agent.messages import JSONValue
 from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
 from pathors_agent.wire.profiles import DEFAULT_PROFILE
+from stored_runs import Script
 
 pytestmark = pytest.mark.anyio
 
 Open = Callable[..., AbstractAsyncContextManager[DurableAgent[Any]]]
 
 CLIENT_TOOL = Tool(name="ask_user", description="Ask the user.")
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """The engine runs on asyncio."""
-    return "asyncio"
 
 
 @pytest.fixture
@@ -65,13 +60,6 @@ def opened(tmp_path: Path) -> Open:
             yield durable
 
     return opened
-
-
-class Script(AsyncScriptedTransport):
-    """A script that goes on in the next worker."""
-
-    def assert_used_up(self) -> None:
-        pass
 
 
 def ran(into: list[str]) -> Callable[..., Any]:

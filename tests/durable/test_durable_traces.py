@@ -15,12 +15,6 @@ from tracing import Exported, attributes, ids, is_below
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The engine runs on asyncio."""
-    return "asyncio"
-
-
 @tool(approve=True)
 async def pay(cents: int) -> str:
     """Pay."""

@@ -18,12 +18,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.timeout(300)]
 BEAT = Heartbeat(seconds=0.05, missed=1000)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The engine runs on asyncio."""
-    return "asyncio"
-
-
 class Faults:
     """Counts the transactions of workers that write, and lets one of them fail."""
 

@@ -22,14 +22,6 @@ CHARGES = ["tool/1/0 1", "tool/1/1 2"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'runs.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 @pytest.fixture
 def story(database: str, tmp_path: Path) -> dict[str, Any]:
     """Kill the run again and again; tell what came of it."""

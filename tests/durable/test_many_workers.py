@@ -32,12 +32,6 @@ TOOL_SECONDS, BEAT_SECONDS = "0.1", "0.2"
 WRITES = ["tool/0/0 a", "tool/0/1 b", "tool/2/0 d"]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The engine runs on asyncio."""
-    return "asyncio"
-
-
 @contextmanager
 def workers(database: str, folder: Path, count: int) -> "Iterator[list[subprocess.Popen[str]]]":
     """Start workers, and wait until they take runs."""

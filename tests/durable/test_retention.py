@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,19 +24,6 @@ OF_RUNS = {
 }
 
 SECRET = "the PIN is 4711"
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """The engine runs on asyncio."""
-    return "asyncio"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgres":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path / 'runs.db'}"
 
 
 @tool(approve=True)

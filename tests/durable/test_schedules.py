@@ -16,29 +16,10 @@ from pathors_agent.durable import DurableAgent, Schedule
 from pathors_agent.durable.engine import sql
 from pathors_agent.durable.schedules import LOOK_SECONDS, Scheduler
 from pathors_agent.errors import InvalidSetting
-from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.testing import calls
+from stored_runs import Script
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'runs.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
-class Script(AsyncScriptedTransport):
-    """A script that need not be used up."""
-
-    def assert_used_up(self) -> None:
-        pass
 
 
 @asynccontextmanager

@@ -15,31 +15,12 @@ from pathors_agent.core.run import Status
 from pathors_agent.durable import DurableAgent, RunExists, RunFailed
 from pathors_agent.durable.engine import STATUS, sql
 from pathors_agent.errors import InvalidSetting
-from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.testing import calls
+from stored_runs import Script
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 Open = Callable[..., AbstractAsyncContextManager[DurableAgent[Any]]]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'runs.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
-class Script(AsyncScriptedTransport):
-    """A script that need not be used up."""
-
-    def assert_used_up(self) -> None:
-        pass
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from pathors_agent import AsyncAgent, ToolMessage, tool
 from pathors_agent.durable import DurableAgent, RunFailed, RunHandle, engine, runs
 from pathors_agent.errors import RunExists, RunNotFound, StoreError
-from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.testing import calls
 from pathors_agent.tools import Happened
+from stored_runs import Script
 
 pytestmark = pytest.mark.anyio
 
@@ -23,22 +24,9 @@ POLL = 0.05
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """The engine runs on asyncio."""
-    return "asyncio"
-
-
-@pytest.fixture
 def database(tmp_path: Path) -> str:
     """Return the URL of a file that is not there yet."""
     return f"sqlite:///{tmp_path / 'runs.db'}"
-
-
-class Script(AsyncScriptedTransport):
-    """A script whose end no run reaches."""
-
-    def assert_used_up(self) -> None:
-        pass
 
 
 def agent(*script: Any, tools: Any = ()) -> AsyncAgent[str]:

@@ -30,12 +30,6 @@ agent = AsyncAgent(AsyncScriptedTransport())
 PATIENCE_SECONDS = 60.0
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Workers run on asyncio."""
-    return "asyncio"
-
-
 class Events(logging.Handler):
     """Keeps the events of the library, and lets a test wait for one."""
 

@@ -18,32 +18,12 @@ from pathors_agent.durable.tables import Bounds, Tables
 from pathors_agent.durable.worker import IDLE_POLL_SECONDS
 from pathors_agent.errors import InvalidSetting, StoreError
 from pathors_agent.stores.database import read_url
-from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.testing import calls
+from stored_runs import Script
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 POLL = 0.05
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """The engine runs on asyncio."""
-    return "asyncio"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'runs.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
-class Script(AsyncScriptedTransport):
-    """A script that need not be used up."""
-
-    def assert_used_up(self) -> None:
-        pass
 
 
 @asynccontextmanager
