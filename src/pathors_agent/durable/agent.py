@@ -9,6 +9,8 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any, Self
 
+from dbos import DBOSClient
+
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.answers import OutputT
 from pathors_agent.agents.sub_agent import SubAgent, value_of
@@ -163,8 +165,7 @@ class DurableAgent(DurableClient[OutputT]):
             raise InvalidSetting(
                 f"a client of the agent {self.name!r} knows no tools and carries out no runs"
             )
-        bounds = Bounds(total=total, rate=rate)
-        runs = self.runs
+        bounds, runs = Bounds(total=total, rate=rate), self.runs
         register = partial(runs.tables.register_agent, queue=self.queue, version=self.version)
         await runs.in_thread("store a durable agent", register, self.name)
         async with AsyncExitStack() as opened:
@@ -173,8 +174,16 @@ class DurableAgent(DurableClient[OutputT]):
                 for tool in self.agent.tools
                 if isinstance(tool.function, SubAgent)
             }
-            async with self._working(children, concurrency, poll, bounds, stop_seconds):
-                yield
+            client = await engine.opened(engine.connect_worker, self._database)
+            opened.callback(client.destroy)
+            worker = self._worker(client, children)
+            self._workers.append(worker)
+            opened.callback(self._workers.remove, worker)
+            await opened.enter_async_context(self.agent)
+            await opened.enter_async_context(self._housekeeping())
+            opened.push_async_callback(worker.stop, seconds=stop_seconds)
+            await worker.start(concurrency=concurrency, poll=poll, bounds=bounds)
+            yield
 
     @asynccontextmanager
     async def _child(self, tool: str, function: SubAgent) -> AsyncIterator["_DurableChild"]:
@@ -196,28 +205,18 @@ class DurableAgent(DurableClient[OutputT]):
         async with child, child.working(concurrency=LOCAL_CONCURRENCY, poll=LOCAL_POLL_SECONDS):
             yield _DurableChild(child)
 
-    @asynccontextmanager
-    async def _working(
-        self,
-        children: Mapping[str, "_DurableChild"],
-        concurrency: int,
-        poll: float,
-        bounds: Bounds,
-        stop_seconds: int,
-    ) -> AsyncIterator[None]:
-        runs = self.runs
-        client = await engine.opened(engine.connect_worker, self._database)
+    def _worker(self, client: DBOSClient, children: Mapping[str, "_DurableChild"]) -> Worker:
         setup = SegmentSetup(
             agent=self.agent,
             tables=Tables(engine.sql(client)),
-            histories=runs.histories,
+            histories=self.runs.histories,
             name=self.name,
             worker=worker_name(),
             context=self._context,
             stores_deltas=self._stores_deltas,
             children=children,
         )
-        worker = Worker(
+        return Worker(
             partial(run_segment, setup),
             client=client,
             name=setup.worker,
@@ -230,17 +229,6 @@ class DurableAgent(DurableClient[OutputT]):
             heartbeat=self._heartbeat,
             attempts=self._attempts,
         )
-        self._workers.append(worker)
-        try:
-            async with self.agent, self._housekeeping():
-                try:
-                    await worker.start(concurrency=concurrency, poll=poll, bounds=bounds)
-                    yield
-                finally:
-                    await worker.stop(seconds=stop_seconds)
-        finally:
-            self._workers.remove(worker)
-            client.destroy()
 
     @asynccontextmanager
     async def _housekeeping(self) -> AsyncIterator[None]:

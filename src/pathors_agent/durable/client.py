@@ -15,7 +15,7 @@ from pathors_agent.agents.approvals import Approval, Decision
 from pathors_agent.agents.base import RunSettings, dump_settings
 from pathors_agent.concurrency.lifetime import OneProcess
 from pathors_agent.durable import engine
-from pathors_agent.durable.bell import Bell
+from pathors_agent.durable.claims import Bell
 from pathors_agent.durable.handle import RunHandle
 from pathors_agent.durable.history import Histories
 from pathors_agent.durable.migration import prepare

@@ -29,8 +29,7 @@ from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream, prepare_run
 from pathors_agent.core.run import Run, Status
 from pathors_agent.durable import engine
-from pathors_agent.durable.bell import Bell, ended_topic
-from pathors_agent.durable.claims import NO_PRIORITY, store
+from pathors_agent.durable.claims import NO_PRIORITY, Bell, ended_topic, store
 from pathors_agent.durable.engine import read_failure
 from pathors_agent.durable.history import (
     Histories,

@@ -17,8 +17,7 @@ import sqlalchemy as sa
 from dbos import DBOSClient
 
 from pathors_agent.durable import engine
-from pathors_agent.durable.bell import Bell, ended_topic
-from pathors_agent.durable.claims import Claim, Claims, Source, give_back
+from pathors_agent.durable.claims import Bell, Claim, Claims, Source, ended_topic, give_back
 from pathors_agent.durable.engine import STATUS
 from pathors_agent.durable.journal import StepJournal
 from pathors_agent.durable.records import WORKFLOW_PREFIX, Fields, run_of
