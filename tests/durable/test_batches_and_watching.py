@@ -260,7 +260,7 @@ def test_batch_whose_results_cannot_be_written_is_refused(
     refused = command("batch", "in.jsonl", "--output", output, "--app", "my_agent:agent")
 
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.startswith("error: the results ")
+    assert refused.stderr.startswith(f"error: --output {output}: ")
     assert (tmp_path / "in.jsonl").read_text() == '{"prompt": "hello"}\n'
     assert not (tmp_path / "runs.db").exists()
 
