@@ -104,13 +104,8 @@ def _reason(error: BaseException) -> str | None:
         case SQLAlchemyError() | OSError():
             return f"{type(error).__name__} came from its driver"
         case _:
-            return _driver_reason(error)
-
-
-def _driver_reason(error: BaseException) -> str | None:
-    coded = _coded_reason(error)
-    is_driver = isinstance(error, sqlite3.Error) or hasattr(error, "sqlstate")
-    return coded or (_UNREACHABLE if is_driver else None)
+            is_driver = isinstance(error, sqlite3.Error) or hasattr(error, "sqlstate")
+            return _coded_reason(error) or (_UNREACHABLE if is_driver else None)
 
 
 def _coded_reason(error: BaseException | None) -> str | None:
