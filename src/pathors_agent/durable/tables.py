@@ -266,9 +266,10 @@ class Tables:
         """Store deltas of a segment."""
         self._change(sa.insert(DELTAS).values(segment=segment, **asdict(deltas)))
 
-    def delete_deltas(self, segment: str, **effect: str) -> None:
-        """Delete the deltas of a segment, or of one `effect` of it."""
-        self._change(sa.delete(DELTAS).filter_by(segment=segment, **effect))
+    def delete_deltas(self, segment: str, *, effect: str | None = None) -> None:
+        """Delete the deltas of a segment, or of one of its effects."""
+        delete = sa.delete(DELTAS).filter_by(segment=segment)
+        self._change(delete if effect is None else delete.filter_by(effect=effect))
 
     def count_segments(self, agent: str, run: str) -> int:
         """Return how many segments a run has, 0 if there is no such run."""
@@ -356,10 +357,11 @@ class Tables:
         values["run"] = values.pop("run_id")
         self._change(insert(DOUBTS).values(values).on_conflict_do_nothing())
 
-    def doubts(self, **of: str | None) -> list[DoubtfulCall]:
-        """Return the calls in doubt, of one `agent` or `run` or of all."""
-        named = {name: value for name, value in of.items() if value is not None}
-        query = sa.select(DOUBTS).filter_by(**named)
+    def doubts(self, *, agent: str | None = None, run: str | None = None) -> list[DoubtfulCall]:
+        """Return the calls in doubt, of one agent or run or of all."""
+        query = sa.select(DOUBTS)
+        for name, value in (("agent", agent), ("run", run)):
+            query = query if value is None else query.filter_by(**{name: value})
         rows = self._rows(query.order_by(DOUBTS.c.agent, DOUBTS.c.run, DOUBTS.c.effect))
         return [
             DoubtfulCall(
