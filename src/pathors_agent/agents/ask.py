@@ -1,8 +1,6 @@
 """Ask the model: build and send a request, read its answer, and report how the call ended."""
 
-import time
 from collections.abc import (
-    AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -55,12 +53,15 @@ from pathors_agent.transports.base import (
     Request,
     Response,
     Transport,
+    close_pieces,
+    read_body,
+    read_body_async,
 )
-from pathors_agent.transports.retry import retry_after
+from pathors_agent.transports.retry import refusal
 from pathors_agent.wire.completion_bytes import plain_body
 from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.message_builder import Quirk
-from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
+from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES
 from pathors_agent.wire.response_stream import ResponseStream
 
 
@@ -126,7 +127,7 @@ class ModelCall:
             span = self._operation if self._operation and self._operation.span else None
             with send() if span is None else span.sending(send) as response:
                 if not self._is_good(response):
-                    raise _refusal(response, _read_error(response.pieces))
+                    raise refusal(response, read_body(response.pieces, MAX_ERROR_BODY_BYTES))
                 yield response.pieces
         except TransportError as error:
             self.break_off(error)
@@ -182,8 +183,8 @@ class ModelCall:
         """Return the pieces of a good response; raise the error of any other."""
         if not self._is_good(response):
             with self._control.interruptible():
-                body = await _read_error_async(response.pieces)
-            raise _refusal(response, body)
+                body = await read_body_async(response.pieces, MAX_ERROR_BODY_BYTES)
+            raise refusal(response, body)
         return self._control.pieces(aiter(response.pieces))
 
     def finish(self) -> AssistantMessage:
@@ -426,11 +427,6 @@ def _context(run: Run, effect: CallModel, setup: RunSetup) -> ModelContext:
     )
 
 
-def _refusal(response: Response | AsyncResponse, body: bytes) -> ProviderError:
-    wait = retry_after(response.headers, now=time.time()) or None
-    return decode_error(response.status, body, retry_after=wait, attempts=response.attempts)
-
-
 # Attributes of an error that quote the provider, in addition to its text.
 _QUOTES = ("body", "data", "code", "type", "param", "said")
 
@@ -441,31 +437,3 @@ def _mask(error: TransportError, masked: Callable[[str], str]) -> None:
     for name in _QUOTES:
         if quoted := getattr(error, name, None):
             setattr(error, name, masked(quoted))
-
-
-def _read_error(pieces: Iterable[bytes]) -> bytes:
-    body = b""
-    for data in pieces:
-        body += data
-        if len(body) > MAX_ERROR_BODY_BYTES:
-            break
-    return body[:MAX_ERROR_BODY_BYTES]
-
-
-async def close_pieces(pieces: AsyncIterable[bytes]) -> None:
-    """Close an iterator of pieces: an async generator does not close itself at a `break`."""
-    close = getattr(pieces, "aclose", None)
-    if close is not None:
-        await close()
-
-
-async def _read_error_async(response: AsyncIterable[bytes]) -> bytes:
-    pieces, body = aiter(response), b""
-    try:
-        async for data in pieces:
-            body += data
-            if len(body) > MAX_ERROR_BODY_BYTES:
-                break
-    finally:
-        await close_pieces(pieces)
-    return body[:MAX_ERROR_BODY_BYTES]

@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from pathors_agent.agents.approvals import Decision
-from pathors_agent.agents.ask import ModelCall, ask, ask_async, ask_in_hooks, close_pieces
+from pathors_agent.agents.ask import ModelCall, ask, ask_async, ask_in_hooks
 from pathors_agent.agents.base import AgentBase, RunSettings
 from pathors_agent.agents.control import AddMessage, RunControl
 from pathors_agent.agents.perform.calls import ReportDelta, perform, perform_async, with_reports
@@ -35,7 +35,7 @@ from pathors_agent.errors import LimitReached, TransportError
 from pathors_agent.history.loading import GivenConversation, Prompt
 from pathors_agent.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from pathors_agent.tools.registry import AsyncToolChoice, ToolChoice, ToolRegistry, Tools
-from pathors_agent.transports.base import AsyncTransport, Transport
+from pathors_agent.transports.base import AsyncTransport, Transport, close_pieces
 from pathors_agent.wire.deltas import Delta, ToolProgressDelta
 
 

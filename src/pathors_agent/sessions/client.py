@@ -4,13 +4,12 @@ Each operation is one request and raises the same errors as a completion. All ar
 that transports retry them.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 from urllib.parse import quote, urlencode
 
-from pathors_agent.errors import ProviderError, SessionConflict, SessionNotFound, StoreError
+from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
 from pathors_agent.sessions.answers import (
@@ -34,9 +33,11 @@ from pathors_agent.transports.base import (
     Request,
     Response,
     Transport,
+    read_body,
+    read_body_async,
 )
-from pathors_agent.transports.retry import retry_after
-from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
+from pathors_agent.transports.retry import refusal
+from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES
 
 ResultT = TypeVar("ResultT")
 
@@ -97,7 +98,7 @@ class EndpointSessions:
 
     def _perform(self, operation: "_SessionOperation[ResultT]") -> ResultT:
         with self._transport.send(operation.request) as response:
-            body = _body(response)
+            body = read_body(response.pieces, _most_bytes(response))
         return operation.result(response, body)
 
 
@@ -135,7 +136,7 @@ class AsyncEndpointSessions:
 
     async def _perform(self, operation: "_SessionOperation[ResultT]") -> ResultT:
         async with self._transport.send(operation.request) as response:
-            body = await _body_async(response)
+            body = await read_body_async(response.pieces, _most_bytes(response))
         return operation.result(response, body)
 
 
@@ -154,7 +155,7 @@ class _SessionOperation(Generic[ResultT]):
         if response.status in GOOD_STATUSES:
             is_silent = response.status == _NO_CONTENT and not body
             return self.read({} if is_silent else read_object(body))
-        error = _refusal(response, body)
+        error = refusal(response, body)
         if response.status in self.refusals:
             raise self.refusals[response.status] from error
         raise error
@@ -210,37 +211,6 @@ def _segment(session_id: str) -> str:
     """Return an id as one segment of a path; a segment of dots would lead out of it."""
     encoded = quote(session_id, safe="")
     return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
-
-
-# - their answers -
-
-
-def _refusal(response: Response | AsyncResponse, body: bytes) -> ProviderError:
-    wait = retry_after(response.headers, now=time.time()) or None
-    return decode_error(
-        response.status,
-        body[:MAX_ERROR_BODY_BYTES],
-        retry_after=wait,
-        attempts=response.attempts,
-    )
-
-
-def _body(response: Response) -> bytes:
-    body = bytearray()
-    for piece in response.pieces:
-        body += piece
-        if len(body) > _most_bytes(response):
-            break
-    return bytes(body)
-
-
-async def _body_async(response: AsyncResponse) -> bytes:
-    body = bytearray()
-    async for piece in response.pieces:
-        body += piece
-        if len(body) > _most_bytes(response):
-            break
-    return bytes(body)
 
 
 def _most_bytes(response: Response | AsyncResponse) -> int:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
-from pathors_agent.agents.ask import close_pieces
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.errors import CassetteMiss, CassetteRefused, TransportError
 from pathors_agent.testing.scripted_transport import each_piece
@@ -19,6 +18,7 @@ from pathors_agent.transports.base import (
     Request,
     Response,
     Transport,
+    close_pieces,
 )
 from pathors_agent.transports.scrubbing import Scrub
 from pathors_agent.transports.spread_text import spread_texts

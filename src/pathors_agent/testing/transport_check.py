@@ -7,7 +7,6 @@ from typing import Literal
 
 from anyio import to_thread
 
-from pathors_agent.agents.ask import close_pieces
 from pathors_agent.errors import TransportError
 from pathors_agent.testing import loopback_server as conducts
 from pathors_agent.testing.loopback_server import (
@@ -23,6 +22,7 @@ from pathors_agent.transports.base import (
     Request,
     Response,
     Transport,
+    close_pieces,
 )
 
 # Unusual spacing, a non-ASCII letter and an integer that a float would round: a body that is

@@ -232,6 +232,36 @@ async def open_answer_async(send: AsyncSend, request: Request) -> AsyncOpenedAns
     return AsyncOpenedAnswer(response, sending, is_empty=not first)
 
 
+def read_body(pieces: Iterable[bytes], most: int) -> bytes:
+    """Read a body, and stop after the piece that exceeds `most` bytes."""
+    body = bytearray()
+    for piece in pieces:
+        body += piece
+        if len(body) > most:
+            break
+    return bytes(body)
+
+
+async def read_body_async(pieces: AsyncIterable[bytes], most: int) -> bytes:
+    """Read a body as `read_body`, and close its iterator."""
+    iterator, body = aiter(pieces), bytearray()
+    try:
+        async for piece in iterator:
+            body += piece
+            if len(body) > most:
+                break
+    finally:
+        await close_pieces(iterator)
+    return bytes(body)
+
+
+async def close_pieces(pieces: AsyncIterable[bytes]) -> None:
+    """Close an iterator of pieces: an async generator does not close itself at a `break`."""
+    close = getattr(pieces, "aclose", None)
+    if close is not None:
+        await close()
+
+
 def failure_fields(failure: TransportError | Response | AsyncResponse) -> dict[str, object]:
     """Return the `status` or `error` of a failed attempt, for the event that reports it."""
     if isinstance(failure, TransportError):
@@ -280,9 +310,7 @@ class _FirstThenRest:
 
     async def aclose(self) -> None:
         """Close the rest, if it can be closed."""
-        close = getattr(self._rest, "aclose", None)
-        if close is not None:
-            await close()
+        await close_pieces(self._rest)
 
 
 async def _ready(piece: bytes) -> bytes:

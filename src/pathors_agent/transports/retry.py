@@ -38,6 +38,7 @@ from pathors_agent.transports.base import (
     open_answer,
     open_answer_async,
 )
+from pathors_agent.wire.provider_errors import MAX_ERROR_BODY_BYTES, decode_error
 
 # As OpenAI's own clients.
 RETRIES = 2
@@ -350,6 +351,13 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float:
     if _NUMBER.fullmatch(text):
         return float(text)
     return max(0.0, _http_date(text, otherwise=now) - now)
+
+
+def refusal(response: Response | AsyncResponse, body: bytes) -> ProviderError:
+    """Return the error for an answer with an error status; its body is quoted within bounds."""
+    wait = retry_after(response.headers, now=time.time()) or None
+    body = body[:MAX_ERROR_BODY_BYTES]
+    return decode_error(response.status, body, retry_after=wait, attempts=response.attempts)
 
 
 def _http_date(text: str, *, otherwise: float) -> float:
