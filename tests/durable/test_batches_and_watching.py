@@ -272,10 +272,12 @@ def test_worker_takes_runs_until_a_signal(tmp_path: Path) -> None:
     line += ["--app", "my_agent:agent", "--queue", "q"]
     with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as worker:
         assert worker.stderr is not None
-        assert worker.stderr.readline().startswith("takes runs from the queue q")
+        assert worker.stderr.readline().startswith("Taking runs from the queue q")
         worker.send_signal(signal.SIGTERM)
 
-        assert worker.stderr.read() == "stops; runs have time to end\n"
+        assert worker.stderr.read() == (
+            "Stopping: runs have 20 seconds to end. A second signal stops at once.\n"
+        )
     assert worker.returncode == 0
 
 
@@ -297,7 +299,7 @@ def test_worker_carries_out_runs_of_several_agents_and_queues(tmp_path: Path) ->
         worker.send_signal(signal.SIGTERM)
         worker.stderr.read()
 
-    assert began == {f"takes runs from the queue {queue}, for {name}" for name, queue in AGENTS}
+    assert began == {f"Taking runs from the queue {queue}, for {name}" for name, queue in AGENTS}
     assert set(said) == set(AGENTS)
     assert all(text.startswith("I am a stand-in") for text in said.values())
     assert worker.returncode == 0

@@ -4,8 +4,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -86,19 +87,13 @@ def chat(
     if url or names_endpoint:
         opened = talking(url, screen, key=key, model=model, session=session, decide=decide)
     else:
-        _refuse_for_the_demo({"--key": key, "--model": model, "--session": session})
+        for name, value in {"--key": key, "--model": model, "--session": session}.items():
+            if value is not None:
+                fail(f"{name} needs an endpoint: pass --url, or set PATHORS_BASE_URL", WRONG_USAGE)
         opened = nullcontext(_demo(screen))
     with TimelineFile(timeline) as charts, opened as terminal:
         address = f" --url {shlex.quote(url)}" if url else ""
-        talk = _Talk(terminal, keyboard, charts, options, address, as_json=as_json)
-        return talk.go_on(session)
-
-
-def _refuse_for_the_demo(options: Mapping[str, str | None]) -> None:
-    """Refuse options that only an endpoint can follow."""
-    for name, value in options.items():
-        if value is not None:
-            fail(f"{name} needs an endpoint: pass --url, or set PATHORS_BASE_URL", WRONG_USAGE)
+        return _Talk(terminal, keyboard, charts, options, address, as_json).go_on(session)
 
 
 def _demo(screen: Screen) -> TerminalChat:
@@ -109,35 +104,20 @@ def _demo(screen: Screen) -> TerminalChat:
     return TerminalChat(Agent(transport, instructions=INSTRUCTIONS, tools=demo_tools()), screen)
 
 
+@dataclass
 class _Talk:
-    """Performs the lines of a chat: commands, and prompts for the endpoint."""
+    """Performs the lines of a chat: commands, and prompts for the endpoint.
 
-    def __init__(
-        self,
-        terminal: TerminalChat,
-        keyboard: "_Keyboard | None",
-        charts: TimelineFile,
-        options: Mapping[str, str],
-        address: str,
-        *,
-        as_json: bool,
-    ) -> None:
-        self._terminal = terminal
-        self._keyboard = keyboard
-        self._charts = charts
-        self._options = options
-        self._address = address
-        self._as_json = as_json
-        self._listed: list[str] = []  # the sessions of the last /sessions
-        self._commands: dict[str, Callable[[str], RunResult[str] | None]] = {
-            "/new": self._new,
-            "/sessions": self._sessions,
-            "/session": self._session,
-            "/retry": self._retry,
-            "/edit": self._edit,
-            "/tools": self._tools,
-            "/help": self._help,
-        }
+    `address` is the option for the endpoint in commands that are shown.
+    """
+
+    _terminal: TerminalChat
+    _keyboard: "_Keyboard | None"
+    _charts: TimelineFile
+    _options: Mapping[str, str]
+    _address: str
+    _as_json: bool
+    _listed: list[str] = field(default_factory=list)  # the sessions of the last /sessions
 
     def go_on(self, session: str | None) -> int:
         """Perform lines until the end; return the exit status."""
@@ -160,11 +140,11 @@ class _Talk:
         if (found := _COMMAND.match(text)) is None:
             prompt = text[1:] if text.startswith("//") else line
             return self._perform(line, lambda: self._terminal.say(prompt))
-        command = self._commands.get(found[0])
+        command = _COMMANDS.get(found[0])
         if command is None:
             write_note(f"error: there is no command {found[0]}; /help lists the commands")
             return FAILED
-        return self._perform(line, lambda: command(text[found.end() :].strip()))
+        return self._perform(line, lambda: command(self, text[found.end() :].strip()))
 
     def _perform(self, line: str, act: Callable[[], RunResult[str] | None]) -> int:
         """Send a prompt or carry out a command, and write the outcome."""
@@ -204,36 +184,42 @@ class _Talk:
 
     # - commands -
 
-    def _new(self, _: str) -> None:
+    def new(self, _: str) -> None:
+        """Begin a new conversation."""
         self._terminal.begin()
         self._note("A new conversation.")
 
-    def _session(self, _: str) -> None:
+    def session(self, _: str) -> None:
+        """Show the id of this session."""
         self._note(f"session {self._terminal.conversation.session_id or '(none yet)'}")
 
-    def _help(self, _: str) -> None:
+    def help(self, _: str) -> None:
+        """List the commands."""
         self._terminal.screen.note(_HELP)
 
-    def _retry(self, _: str) -> RunResult[str] | None:
-        prompt = self._terminal.last_prompt
-        if prompt is None:
-            self._note("There is no question yet.")
-            return None
+    def retry(self, _: str) -> RunResult[str] | None:
+        """Ask the last question again."""
+        prompt = self._last_prompt()
         self._note(f"again: {prompt}")
         return self._terminal.ask_again(prompt)
 
-    def _edit(self, text: str) -> RunResult[str] | None:
-        prompt = self._terminal.last_prompt
-        if prompt is None:
-            self._note("There is no question yet.")
-            return None
-        if not text and self._keyboard is None:
-            raise AgentError("/edit needs the new text here: /edit TEXT")
-        if not text and self._keyboard is not None:
+    def edit(self, text: str) -> RunResult[str] | None:
+        """Change the last question, and ask it again."""
+        prompt = self._last_prompt()
+        if not text:
+            if self._keyboard is None:
+                raise AgentError("/edit needs the new text here: /edit TEXT")
             text = self._keyboard.edit(prompt).strip()
         return self._terminal.ask_again(text) if text else None
 
-    def _tools(self, _: str) -> None:
+    def _last_prompt(self) -> str:
+        prompt = self._terminal.last_prompt
+        if prompt is None:
+            raise AgentError("there is no question yet")
+        return prompt
+
+    def tools(self, _: str) -> None:
+        """List the tools that are known here."""
         own = self._terminal.agent.tools
         for tool in own:
             self._note(f"{tool.name}: {' '.join(tool.description.split())}")
@@ -244,14 +230,14 @@ class _Talk:
             names = ", ".join(called) or "none yet"
             self._note(f"The endpoint does not list its tools. Called so far: {names}.")
 
-    def _sessions(self, chosen: str) -> RunResult[str] | None:
+    def sessions(self, chosen: str) -> RunResult[str] | None:
+        """List or continue the sessions of the server."""
         if self._terminal.sessions is None:
             self._conversations(chosen)
             return None
         if chosen:
-            number = int(chosen) if chosen.isdecimal() and len(chosen) < len("1000") else 0
-            is_listed = 0 < number <= len(self._listed)
-            return self._continue(self._listed[number - 1] if is_listed else chosen)
+            at = _place(chosen, self._listed)
+            return self._continue(chosen if at is None else self._listed[at])
         page = self._terminal.sessions.list(page_size=_SESSION_ROWS)
         open_ones = [each for each in page.items if each.ended_at is None]
         self._listed = [each.id for each in open_ones]
@@ -266,8 +252,8 @@ class _Talk:
     def _conversations(self, chosen: str) -> None:
         """List or continue the conversations of this program."""
         earlier = self._terminal.earlier
-        if chosen.isdecimal() and len(chosen) < len("1000") and 0 < int(chosen) <= len(earlier):
-            self._terminal.reopen(int(chosen) - 1)
+        if (at := _place(chosen, earlier)) is not None:
+            self._terminal.reopen(at)
             self._show(self._terminal.conversation)
             return
         if chosen:
@@ -288,6 +274,23 @@ class _Talk:
         display = RunDisplay(self._terminal.screen, is_timed=False)
         for message in conversation.messages:
             display.show_message(message)
+
+
+_COMMANDS: dict[str, Callable[[_Talk, str], RunResult[str] | None]] = {
+    "/new": _Talk.new,
+    "/sessions": _Talk.sessions,
+    "/session": _Talk.session,
+    "/retry": _Talk.retry,
+    "/edit": _Talk.edit,
+    "/tools": _Talk.tools,
+    "/help": _Talk.help,
+}
+
+
+def _place(number: str, listed: Sized) -> int | None:
+    """Return the index of a row of a list by its number, or None if there is no such row."""
+    numbers = map(str, range(1, len(listed) + 1))
+    return next((at for at, each in enumerate(numbers) if each == number), None)
 
 
 def _first_words(conversation: Conversation) -> str:

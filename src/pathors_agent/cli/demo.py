@@ -26,7 +26,6 @@ from pathors_agent.cli.output import (
 )
 from pathors_agent.cli.terminal import (
     RunDisplay,
-    TerminalChat,
     TimelineFile,
     answer_as_json,
     talking,
@@ -97,12 +96,8 @@ def _ask_server(
                 _ = result.output  # raises if the run stopped without an answer
             finally:
                 charts.add(prompt, terminal.times)
-        _tell_session(screen, terminal)
-
-
-def _tell_session(screen: Screen, terminal: TerminalChat) -> None:
-    screen.blank()
-    screen.note(f"The server kept all of it as {terminal.conversation.session_id}.")
+        screen.blank()
+        screen.note(f"The server kept all of it as {terminal.conversation.session_id}.")
 
 
 def _ask_endpoint(

@@ -185,7 +185,7 @@ async def work(
         working = durable.working(concurrency=concurrency, total=total, rate=per_minute(rate))
         async with working:
             note(
-                f"takes runs from the queue {each.queue}, for {each.name} {durable.version},"
+                f"Taking runs from the queue {each.queue}, for {each.name} {durable.version},"
                 f" in {place(each.stored)}"
             )
             await ended.wait()
@@ -196,7 +196,7 @@ async def work(
         stopping = asyncio.create_task(ended.wait())
         await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
         ended.set()  # also if one of them failed
-        note("stops; runs have time to end")
+        note(f"Stopping: runs have {STOP_SECONDS:g} seconds to end. A second signal stops at once.")
         await asyncio.wait([*tasks, stopping])
         for task in tasks:
             task.result()

@@ -69,7 +69,9 @@ class _MCPSession:
         async with self.lock:
             if self.is_stale:
                 self.is_stale = False
-                self.tools = await _list_tools(self.client)
+                self.tools = await all_entries(
+                    lambda cursor: self.client.list_tools(cursor=cursor), lambda page: page.tools
+                )
 
     async def handle_notification(self, message: object, server: str) -> None:
         """List the tools again when the server reports a change; keep the old ones on failure."""
@@ -173,11 +175,7 @@ class MCPConnection:
         """
         self._refuse_other_loop()
         try:
-            return await self._read(ask)
-        except _NotSent:
-            pass
-        try:
-            return await self._read(ask)
+            return await _repeated(partial(self._read, ask))
         except _NotSent as error:
             raise ConnectionError(
                 f"the connection to {self._server.shown} broke: {error}"
@@ -225,11 +223,7 @@ class MCPConnection:
         self, name: str, arguments: dict[str, Any], report: "_OnProgress"
     ) -> CallToolResult:
         try:
-            return await self._ask(name, arguments, report)
-        except _NotSent:
-            pass
-        try:
-            return await self._ask(name, arguments, report)
+            return await _repeated(partial(self._ask, name, arguments, report))
         except _NotSent as error:
             raise ToolError(f"The tool's server could not be reached ({error}).") from None
 
@@ -355,18 +349,22 @@ async def _listen(client: Client, asked: anyio.Event) -> None:
 _OUTCOME_UNKNOWN = "It is unknown whether the tool did its work."
 
 
-async def _list_tools(client: Client) -> list[ListedTool]:
-    return await all_entries(
-        lambda cursor: client.list_tools(cursor=cursor), lambda page: page.tools
-    )
+async def _repeated(send: Callable[[], Awaitable[T]]) -> T:
+    """Send a request, and send it once more if the server cannot have received it."""
+    with suppress(_NotSent):
+        return await send()
+    return await send()
 
 
-class _ListPage(Protocol):
+class ListPage(Protocol):
+    """A page of a list of the server."""
+
     @property
-    def next_cursor(self) -> str | None: ...
+    def next_cursor(self) -> str | None:
+        """The cursor of the next page; None after the last one."""
 
 
-PageT = TypeVar("PageT", bound=_ListPage)
+PageT = TypeVar("PageT", bound=ListPage)
 
 
 async def all_entries(

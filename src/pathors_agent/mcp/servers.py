@@ -9,7 +9,6 @@ from typing import Any, Protocol, Self, TypeAlias
 import anyio
 import httpx2
 from mcp import MCPError, StdioServerParameters, stdio_client
-from mcp.client import Transport
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import (
     CONNECTION_CLOSED,
@@ -141,16 +140,11 @@ _CANCELLED = "notifications/cancelled"
 OnRefused = Callable[[RefusedDefinition], None]
 
 
-def watched(streams: Streams, lost: anyio.Event, on_refused: OnRefused) -> Transport:
-    """Return streams that repair results, and set `lost` when the incoming one ends."""
-    transport: Any = _transport(streams, lost, on_refused)
-    return transport  # type: ignore[no-any-return]  # the package's protocol, met by duck type
-
-
 @asynccontextmanager
-async def _transport(
+async def watched(
     streams: Streams, lost: anyio.Event, on_refused: OnRefused
 ) -> AsyncIterator[tuple[Any, Any]]:
+    """Repair the results of a connection, and set `lost` when its incoming stream ends."""
     async with streams as (incoming, outgoing):
         methods: dict[str, str] = {}
         yield (

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mcp import Client
     from mcp.types import Prompt, Resource, ResourceTemplate
 
+    from pathors_agent.mcp.connection import ListPage
     from pathors_agent.mcp.requests import Elicit, Sample
     from pathors_agent.mcp.servers import Server
 
@@ -50,6 +51,7 @@ _PREFIX = re.compile(r"[a-zA-Z0-9_-]{0,32}")
 
 Function = Callable[..., Any]
 T = TypeVar("T")
+PageT = TypeVar("PageT", bound="ListPage")
 
 
 class MCPOptions(TypedDict, total=False):
@@ -206,30 +208,17 @@ class MCPTools(OneProcess):
         an error of the server, TimeoutError after `timeout`, and ConnectionError if the server
         cannot be reached.
         """
-        from pathors_agent.mcp.connection import all_entries
-
-        async def ask(client: "Client") -> "list[Resource]":
-            if client.server_capabilities.resources is None:
-                return []
-            return await all_entries(
-                lambda cursor: client.list_resources(cursor=cursor), lambda page: page.resources
-            )
-
-        return await self._read(ask)
+        return await self._list(
+            "resources", lambda client: client.list_resources, lambda page: page.resources
+        )
 
     async def list_resource_templates(self) -> "list[ResourceTemplate]":
         """Return the server's templates of resources; fill in `uri_template` to read one."""
-        from pathors_agent.mcp.connection import all_entries
-
-        async def ask(client: "Client") -> "list[ResourceTemplate]":
-            if client.server_capabilities.resources is None:
-                return []
-            return await all_entries(
-                lambda cursor: client.list_resource_templates(cursor=cursor),
-                lambda page: page.resource_templates,
-            )
-
-        return await self._read(ask)
+        return await self._list(
+            "resources",
+            lambda client: client.list_resource_templates,
+            lambda page: page.resource_templates,
+        )
 
     async def read_resource(self, uri: str) -> list[ContentPart]:
         """Return the contents of a resource as parts for a prompt: texts, images, audio and files."""
@@ -239,16 +228,9 @@ class MCPTools(OneProcess):
 
     async def list_prompts(self) -> "list[Prompt]":
         """Return the server's prompts, with the arguments that each takes."""
-        from pathors_agent.mcp.connection import all_entries
-
-        async def ask(client: "Client") -> "list[Prompt]":
-            if client.server_capabilities.prompts is None:
-                return []
-            return await all_entries(
-                lambda cursor: client.list_prompts(cursor=cursor), lambda page: page.prompts
-            )
-
-        return await self._read(ask)
+        return await self._list(
+            "prompts", lambda client: client.list_prompts, lambda page: page.prompts
+        )
 
     async def get_prompt(
         self, name: str, arguments: Mapping[str, str] | None = None
@@ -259,6 +241,22 @@ class MCPTools(OneProcess):
         given = dict(arguments or {})
         result = await self._read(lambda client: client.get_prompt(name, given))
         return prompt_messages(result.messages)
+
+    async def _list(
+        self,
+        capability: str,
+        method: "Callable[[Client], Callable[..., Awaitable[PageT]]]",
+        entries_of: "Callable[[PageT], list[T]]",
+    ) -> list[T]:
+        """Return all entries of a list, or none if the server does not have the capability."""
+        from pathors_agent.mcp.connection import all_entries
+
+        async def ask(client: "Client") -> list[T]:
+            if getattr(client.server_capabilities, capability) is None:
+                return []
+            return await all_entries(lambda cursor: method(client)(cursor=cursor), entries_of)
+
+        return await self._read(ask)
 
     async def _read(self, ask: "Callable[[Client], Awaitable[T]]") -> T:
         """Read from the server, on the event loop of the connection."""

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from time import monotonic
-from typing import ParamSpec, Self, TypeVar
+from typing import Self, TypeVar
 
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Run
@@ -38,7 +38,6 @@ from pathors_agent.telemetry.spans import (
 from pathors_agent.telemetry.timeline import TimedCall
 from pathors_agent.wire.chat_completions import RequestTemplate
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _STOPPED = ("cancelled", "timeout")

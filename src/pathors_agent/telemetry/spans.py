@@ -304,9 +304,7 @@ def _api() -> tuple[Any, Any]:
 
 
 # Two entries: the providers of a program, and those of a test.
-@lru_cache(maxsize=2)
-def _with_providers(tracers: "TracerProvider", meters: "MeterProvider") -> OpenTelemetry:
-    return OpenTelemetry(tracers, meters)
+_with_providers = lru_cache(maxsize=2)(OpenTelemetry)
 
 
 def _chosen(facts: Facts, names: tuple[str, ...]) -> Facts:

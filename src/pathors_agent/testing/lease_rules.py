@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 import anyio
 
@@ -57,7 +58,7 @@ async def _leases_are_of_one(trial: Trial) -> None:
     named = (lease.project, lease.session_id, lease.holder) == (trial.project, trial.id, "writer")
     require("a lease must tell its session and holder", holds=named)
     for holder in ("other", "writer"):
-        second = await trial.store.take_lease(trial.project, trial.id, holder=holder, seconds=LONG)
+        second = await trial.try_lease(holder=holder)
         require("a lease that is held must not be granted again", holds=second is None)
     await trial.lease("another-session")
     await replace(trial, project=f"{trial.project}-other").lease()
@@ -111,9 +112,7 @@ async def _leases_are_raced_for(trial: Trial) -> None:
     """Check that one of many concurrent callers gets a lease."""
 
     async def take(number: int) -> Lease | None:
-        return await trial.store.take_lease(
-            trial.project, trial.id, holder=f"writer-{number}", seconds=LONG
-        )
+        return await trial.try_lease(holder=f"writer-{number}")
 
     given = [lease for lease in await at_once(take) if lease is not None]
     require("of many concurrent callers, one must get the lease", holds=len(given) == 1)
@@ -125,7 +124,7 @@ async def _ended_leases_are_raced_for(trial: Trial) -> None:
     await let_pass(trial, "a lease must be over after its seconds")
 
     async def take(number: int) -> Lease | None:
-        return await trial.store.take_lease(trial.project, trial.id, holder="writer", seconds=LONG)
+        return await trial.try_lease(holder="writer")
 
     given = [lease for lease in await at_once(take) if lease is not None]
     require("of many concurrent callers, one must get an expired lease", holds=len(given) == 1)
@@ -135,10 +134,7 @@ async def let_pass(trial: Trial, sentence: str) -> None:
     """Wait until a lease of `SHORT` seconds is over that was taken after all others."""
     await trial.lease("passing", seconds=SHORT)
 
-    async def take() -> Lease | None:
-        return await trial.store.take_lease(trial.project, "passing", holder="next", seconds=LONG)
-
-    await until(sentence, take)
+    await until(sentence, partial(trial.try_lease, "passing"))
 
 
 async def _leases_are_held_on(trial: Trial) -> None:
@@ -164,7 +160,7 @@ async def _leases_are_held_on(trial: Trial) -> None:
 
 async def _require_held(trial: Trial, when: str) -> None:
     for holder in ("other", "writer"):
-        again = await trial.store.take_lease(trial.project, trial.id, holder=holder, seconds=LONG)
+        again = await trial.try_lease(holder=holder)
         require(f"a lease must not be granted a second time {when}", holds=again is None)
 
 
@@ -177,7 +173,7 @@ async def _leases_are_dropped(trial: Trial) -> None:
     await trial.store.drop_lease(first)
     kept = await trial.store.keep_lease(first, seconds=LONG)
     require("a lease that is another's must not be kept", holds=not kept)
-    third = await trial.store.take_lease(trial.project, trial.id, holder="third", seconds=LONG)
+    third = await trial.try_lease(holder="third")
     require("dropping an old lease must leave the new one", holds=third is None)
 
 
@@ -185,10 +181,7 @@ async def _leases_end(trial: Trial) -> None:
     """Check that a lease expires after its seconds."""
     first = await trial.lease(seconds=SHORT)
 
-    async def take() -> Lease | None:
-        return await trial.store.take_lease(trial.project, trial.id, holder="next", seconds=LONG)
-
-    await until("a lease must be over after its seconds", take)
+    await until("a lease must be over after its seconds", trial.try_lease)
     kept = await trial.store.keep_lease(first, seconds=LONG)
     require("a lease that is another's must not be kept", holds=not kept)
     conflict = "a holder that lost the lease must get SessionConflict"
@@ -205,11 +198,8 @@ async def _leases_are_kept(trial: Trial) -> None:
     done = await trial.store.keep_lease(kept, seconds=LONG)
     require("a lease must be kept by its holder", holds=done)
 
-    async def clock_is_over() -> Lease | None:
-        return await trial.store.take_lease(trial.project, "clock", holder="next", seconds=LONG)
-
-    await until("a lease must be over after its seconds", clock_is_over)
-    other = await trial.store.take_lease(trial.project, "kept", holder="next", seconds=LONG)
+    await until("a lease must be over after its seconds", partial(trial.try_lease, "clock"))
+    other = await trial.try_lease("kept")
     require("a lease that is kept must not end", holds=other is None)
 
 

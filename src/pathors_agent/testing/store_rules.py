@@ -21,7 +21,15 @@ from pathors_agent.messages import (
 )
 from pathors_agent.stores.base import Store
 from pathors_agent.stores.texts import data_text
-from pathors_agent.stores.values import Lease, RequestId, Session, StoredKey, now
+from pathors_agent.stores.values import (
+    Lease,
+    Page,
+    RequestId,
+    Session,
+    SessionSummary,
+    StoredKey,
+    now,
+)
 
 # Seconds for what never takes as long; a lease that must not end meanwhile.
 LONG = 600.0
@@ -49,11 +57,21 @@ class Trial:
         """Create a session."""
         return await self.store.create_session(self.project, id or self.id, variables=variables)
 
+    async def try_lease(
+        self,
+        id: str | None = None,  # noqa: A002
+        *,
+        holder: str = "next",
+        seconds: float = LONG,
+    ) -> Lease | None:
+        """Acquire a lease; None while another holder has it."""
+        return await self.store.take_lease(
+            self.project, id or self.id, holder=holder, seconds=seconds
+        )
+
     async def lease(self, id: str | None = None, *, seconds: float = LONG) -> Lease:  # noqa: A002
         """Acquire a free lease."""
-        lease = await self.store.take_lease(
-            self.project, id or self.id, holder="writer", seconds=seconds
-        )
+        lease = await self.try_lease(id, holder="writer", seconds=seconds)
         require("a free lease must be granted", holds=lease is not None)
         assert lease is not None
         return lease
@@ -75,23 +93,25 @@ class Trial:
 
     async def found(self, text: str) -> list[str]:
         """Search, and return the ids that were found."""
-        page = await self.store.search_sessions(self.project, text, limit=50, offset=0)
-        require(
-            "total must be the number of all that are found", holds=page.total == len(page.items)
-        )
-        return [session.id for session in page.items]
+        return _ids(await self.store.search_sessions(self.project, text, limit=50, offset=0))
 
     async def listed(self, text: str = "") -> list[str]:
         """Return the ids of a list."""
-        page = await self.store.list_sessions(self.project, limit=50, offset=0, text=text)
-        require(
-            "total must be the number of all that are found", holds=page.total == len(page.items)
-        )
-        return [line.id for line in page.items]
+        return _ids(await self.store.list_sessions(self.project, limit=50, offset=0, text=text))
+
+    async def notes(self, id: str | None = None) -> list[tuple[str, str]]:  # noqa: A002
+        """Return the turns and texts of a session's notes."""
+        notes = await self.store.turn_notes(self.project, id or self.id)
+        return [(note.turn, note.text) for note in notes]
 
     def request(self, name: str = "request") -> RequestId:
         """Name a request."""
         return RequestId(project=self.project, api_key="key", name=name)
+
+
+def _ids(page: Page[Session] | Page[SessionSummary]) -> list[str]:
+    require("total must be the number of all that are found", holds=page.total == len(page.items))
+    return [each.id for each in page.items]
 
 
 Rule = Callable[[Trial], Awaitable[None]]

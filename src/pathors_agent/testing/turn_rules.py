@@ -280,7 +280,7 @@ async def _turns_are_noted(trial: Trial) -> None:
     for notes in (["one"], ["two", '{"three": "\\u0000 é"}']):
         await store.note_turn(lease, "turn", notes)
     await store.note_turn(lease, "other", ["apart"])
-    noted = await _notes(trial)
+    noted = await trial.notes()
     in_order = noted == [
         ("turn", "one"),
         ("turn", "two"),
@@ -295,17 +295,13 @@ async def _turns_are_noted(trial: Trial) -> None:
     require("notes must be of their session", holds=apart == [])
     await store.note_turn(lease, "done with", ["x"])
     await store.forget_notes(lease, "done with")
-    named = "done with" in {turn for turn, _ in await _notes(trial)}
+    named = "done with" in {turn for turn, _ in await trial.notes()}
     require("forgotten notes must be gone", holds=not named)
     await store.save_turn(lease, HELLO, seen=None, turn="turn")
-    left = await _notes(trial)
+    left = await trial.notes()
     require("a saved turn's notes must go, and no others", holds=left == [("other", "apart")])
     await store.end_session(trial.project, trial.id)
-    require("an ended session's notes must go", holds=await _notes(trial) == [])
-
-
-async def _notes(trial: Trial) -> list[tuple[str, str]]:
-    return [(n.turn, n.text) for n in await trial.store.turn_notes(trial.project, trial.id)]
+    require("an ended session's notes must go", holds=await trial.notes() == [])
 
 
 async def _stale_notes_are_refused(trial: Trial) -> None:
@@ -316,7 +312,7 @@ async def _stale_notes_are_refused(trial: Trial) -> None:
     await require_error(
         "a holder that lost the lease must get SessionConflict", SessionConflict, refused
     )
-    require("a refused note must not be stored", holds=await _notes(trial) == [])
+    require("a refused note must not be stored", holds=await trial.notes() == [])
     refused = trial.store.forget_notes(lease, "turn")
     await require_error(
         "a holder that lost the lease must forget no notes", SessionConflict, refused

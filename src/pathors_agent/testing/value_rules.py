@@ -88,7 +88,7 @@ async def _names_are_not_joined(trial: Trial) -> None:
 async def _lease_names_are_kept(trial: Trial) -> None:
     """Leases must be of their exact session and holder."""
     for name in NAMES:
-        lease = await trial.store.take_lease(trial.project, name, holder=name, seconds=LONG)
+        lease = await trial.try_lease(name, holder=name)
         sentence = f"a lease must be of its exact session: {_shown(name)!r} is not leased"
         require(sentence, holds=lease is not None)
         assert lease is not None
@@ -116,15 +116,10 @@ async def _turn_names_are_kept(trial: Trial) -> None:
     lease = await trial.lease()
     for name in NAMES:
         await trial.store.note_turn(lease, name, [name])
-    noted = await _notes(trial)
+    noted = await trial.notes()
     for name in NAMES:
         sentence = f"notes must be kept under the exact name of their turn, like {_shown(name)!r}"
         require(sentence, holds=(name, name) in noted)
-
-
-async def _notes(trial: Trial, session_id: str | None = None) -> list[tuple[str, str]]:
-    notes = await trial.store.turn_notes(trial.project, session_id or trial.id)
-    return [(note.turn, note.text) for note in notes]
 
 
 async def _keys_are_kept(trial: Trial) -> None:
@@ -184,7 +179,7 @@ async def _answers_and_notes_are_kept(trial: Trial) -> None:
         await trial.store.begin_request(request, "digest", seconds=LONG)
         lease = await trial.lease(f"{number}")
         await trial.store.note_turn(lease, "turn", [text, text])
-        noted = await _notes(trial, f"{number}")
+        noted = await trial.notes(f"{number}")
         exact = noted == [("turn", text)] * 2
         require(f"notes must be kept exactly, like {_shown(text)!r}", holds=exact)
         hello = (UserMessage(content="Hello"),)
@@ -228,7 +223,7 @@ async def _given_values_are_copied(trial: Trial) -> None:
     notes = ["one"]
     await trial.store.note_turn(lease, "turn", notes)
     notes.append("two")
-    noted = await _notes(trial)
+    noted = await trial.notes()
     require("notes must be copied when they are written", holds=noted == [("turn", "one")])
 
 
@@ -256,7 +251,7 @@ async def _returned_values_are_copies(trial: Trial) -> None:
 async def _lists_are_copies(trial: Trial, lease: Lease) -> None:
     await trial.store.note_turn(lease, "turn", ["one"])
     (await trial.store.turn_notes(trial.project, trial.id)).clear()
-    noted = await _notes(trial)
+    noted = await trial.notes()
     kept = noted == [("turn", "one")]
     require("notes must be returned as a list of the reader's own", holds=kept)
     (await trial.store.keys(trial.project)).append(_key(trial))
