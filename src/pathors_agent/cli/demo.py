@@ -24,24 +24,9 @@ from pathors_agent.cli.output import (
     wants_colour,
     write_json,
 )
-from pathors_agent.cli.terminal import (
-    RunDisplay,
-    TimelineFile,
-    answer_as_json,
-    talking,
-)
-from pathors_agent.core.conversation import Conversation
+from pathors_agent.cli.terminal import TerminalChat, TimelineFile, answer_as_json, talking
 from pathors_agent.errors import AgentError
-from pathors_agent.messages import (
-    AssistantMessage,
-    JSONValue,
-    Message,
-    ToolMessage,
-    write_call,
-    write_message,
-)
 from pathors_agent.transports.http import HTTPTransport
-from pathors_agent.wire.deltas import Delta
 
 PROMPTS = (
     "How many kilometres are 26.2 miles?",
@@ -66,75 +51,41 @@ def run_demo(
     names_endpoint = any(map(os.environ.get, ("PATHORS_API_KEY", "PATHORS_BASE_URL")))
     if model is not None and not names_endpoint:
         fail("--model needs an endpoint: set PATHORS_BASE_URL", WRONG_USAGE)
-    ask = _ask_endpoint if names_endpoint else _ask_server
+    opened = _with_endpoint(screen, model) if names_endpoint else _with_server(screen)
     try:
-        with TimelineFile(timeline) as charts:
-            ask(screen, prompts or PROMPTS, model, charts, as_json=as_json)
+        with TimelineFile(timeline) as charts, opened as terminal:
+            for prompt in prompts or PROMPTS:
+                screen.blank()
+                screen.line("you", prompt)
+                try:
+                    result = terminal.say(prompt)
+                    if as_json:
+                        write_json(answer_as_json(result, terminal.activities))
+                    _ = result.output  # raises if the run stopped without an answer
+                finally:
+                    charts.add(prompt, terminal.times)
+            if not names_endpoint:
+                screen.blank()
+                screen.note(f"The server kept all of it as {terminal.conversation.session_id}.")
     finally:
         if sys.exc_info()[0] is not BrokenPipeError:
             screen.end_line()
 
 
-def _ask_server(
-    screen: Screen,
-    prompts: Sequence[str],
-    model: str | None,
-    charts: TimelineFile,
-    *,
-    as_json: bool,
-) -> None:
+@contextmanager
+def _with_server(screen: Screen) -> Iterator[TerminalChat]:
     screen.note("The answers come from rules, not from a language model; the tools are real.")
-    with _server() as (url, key), talking(url, screen, key=key, model=model) as terminal:
+    with _server() as (url, key), talking(url, screen, key=key) as terminal:
         screen.note(f"A server answers over HTTP, and runs the tools: {url}")
-        for prompt in prompts:
-            screen.blank()
-            screen.line("you", prompt)
-            try:
-                result = terminal.say(prompt)
-                if as_json:
-                    write_json(answer_as_json(result, terminal.activities))
-                _ = result.output  # raises if the run stopped without an answer
-            finally:
-                charts.add(prompt, terminal.times)
-        screen.blank()
-        screen.note(f"The server kept all of it as {terminal.conversation.session_id}.")
+        yield terminal
 
 
-def _ask_endpoint(
-    screen: Screen,
-    prompts: Sequence[str],
-    model: str | None,
-    charts: TimelineFile,
-    *,
-    as_json: bool,
-) -> None:
+@contextmanager
+def _with_endpoint(screen: Screen, model: str | None) -> Iterator[TerminalChat]:
     with HTTPTransport() as http:
         screen.note(f"The answers come from {http!r}; the tools run here.")
         agent = Agent(http, model=model, instructions=INSTRUCTIONS, tools=demo_tools())
-        conversation = Conversation()
-        for prompt in prompts:
-            screen.blank()
-            screen.line("you", prompt)
-            display = RunDisplay(screen)
-            activities: list[dict[str, JSONValue]] = []
-            stream = agent.stream(prompt, conversation=conversation)
-            try:
-                with stream:
-                    for item in stream:
-                        display.show(item)
-                        activities += _activities(item)
-            finally:
-                charts.add(prompt, stream.result.times)
-            if as_json:
-                write_json(answer_as_json(stream.result, activities))
-            _ = stream.result.output
-
-
-def _activities(item: Delta | Message) -> list[dict[str, JSONValue]]:
-    """Return calls and results in the form of a server's events."""
-    if isinstance(item, AssistantMessage):
-        return [{"call": write_call(call)} for call in item.tool_calls]
-    return [{"result": write_message(item)}] if isinstance(item, ToolMessage) else []
+        yield TerminalChat(agent, screen)
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from pathors_agent.messages import (
     ToolCall,
     ToolMessage,
     UserMessage,
+    write_call,
+    write_message,
 )
 from pathors_agent.sessions.client import EndpointSessions
 from pathors_agent.telemetry.timeline import Chart, TimedCall, page
@@ -64,9 +66,6 @@ class ToolActivity(Transport):
         """Yield whole events one by one, so that earlier text is shown before each."""
         rest = b""
         for piece in pieces:
-            if _EVENT_END not in rest[-1:] + piece:
-                rest += piece
-                continue
             *events, rest = (rest + piece).split(_EVENT_END)
             for event in events:
                 if _MARK in event:
@@ -284,7 +283,7 @@ def undecided(_call: ToolCall) -> None:
 class TerminalChat:
     """A conversation with an endpoint, and the earlier ones.
 
-    `activities` are the endpoint's events about its tools, and `times` the times of the last
+    `activities` are the calls and results of tools, here or at the endpoint, and `times` the times of the last
     answer's calls. `sessions` are the sessions of a server that keeps them. `rewinding` is the
     agent that sends it the whole history, which replaces the history of the session.
     """
@@ -422,6 +421,8 @@ class TerminalChat:
             with self.streaming(), stream:
                 for item in stream:
                     display.show(item)
+                    if agent.tools:
+                        self.activities += _activities(item)
                     if isinstance(item, AssistantMessage) and item.tool_calls and not agent.tools:
                         break  # a person decides about these calls, which are not calls of our tools
         finally:
@@ -443,6 +444,13 @@ class TerminalChat:
                 reply = ToolMessage(tool_call_id=call.id, content=content)
             replies.append(reply)
         return replies
+
+
+def _activities(item: Delta | Message) -> list[dict[str, Any]]:
+    """Return calls and results of tools of this program in the form of a server's events."""
+    if isinstance(item, AssistantMessage):
+        return [{"call": write_call(call)} for call in item.tool_calls]
+    return [{"result": write_message(item)}] if isinstance(item, ToolMessage) else []
 
 
 def approval_digest(call: ToolCall) -> str | None:
