@@ -199,23 +199,25 @@ class _Talk:
 
     def retry(self, _: str) -> RunResult[str] | None:
         """Ask the last question again."""
-        prompt = self._last_prompt()
+        if (prompt := self._last_prompt()) is None:
+            return None
         self._note(f"again: {prompt}")
         return self._terminal.ask_again(prompt)
 
     def edit(self, text: str) -> RunResult[str] | None:
         """Change the last question, and ask it again."""
-        prompt = self._last_prompt()
+        if (prompt := self._last_prompt()) is None:
+            return None
         if not text:
             if self._keyboard is None:
                 raise AgentError("/edit needs the new text here: /edit TEXT")
             text = self._keyboard.edit(prompt).strip()
         return self._terminal.ask_again(text) if text else None
 
-    def _last_prompt(self) -> str:
+    def _last_prompt(self) -> str | None:
         prompt = self._terminal.last_prompt
         if prompt is None:
-            raise AgentError("there is no question yet")
+            self._note("There is no question yet.")
         return prompt
 
     def tools(self, _: str) -> None:
