@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pathors_agent import AsyncAgent
-from pathors_agent.cli import runs_app
+from pathors_agent.cli import run_changes, runs
 from pathors_agent.cli.app import app
 from pathors_agent.durable import DurableAgent, run_list
 from pathors_agent.testing import calls, http_error
@@ -286,6 +286,6 @@ def test_help_names_the_exit_statuses(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["STATUSES", "CANCELLABLE", "RESUMABLE", "ENDED"])
 def test_statuses_of_the_options_are_those_of_runs(name: str) -> None:
-    options = {"STATUSES": get_args(runs_app.Status)}
+    options = {"STATUSES": get_args(runs.Status)}
 
-    assert options.get(name) or getattr(runs_app, name) == getattr(run_list, name)
+    assert options.get(name) or getattr(run_changes, name) == getattr(run_list, name)

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import anyio
 import httpx2
 import pytest
+from typer.testing import CliRunner
 
 from live_server import PATIENCE_SECONDS, Live, external, live, on_loop, result
 from pathors_agent import AsyncResponse, AsyncTransport, Request, ToolContext, tool
-from pathors_agent.cli.runs import list_doubts
+from pathors_agent.cli.app import app
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.server.turns import journal
 from pathors_agent.stores import MemoryStore, SQLStore, Store
@@ -397,13 +398,13 @@ def test_interrupted_turn_follows_the_results_of_its_clients_calls() -> None:
 
 @pytest.mark.slow
 def test_calls_in_doubt_are_listed_until_their_session_ends(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     database, payments = f"sqlite:///{tmp_path}/sessions.db", Payments()
 
     def listed() -> list[tuple[str, str, str]]:
-        asyncio.run(list_doubts(database, as_json=True))
-        found = json.loads(capsys.readouterr().out)["data"]
+        shown = CliRunner().invoke(app, ["runs", "doubts", "--json", "--database", database])
+        found = json.loads(shown.stdout)["data"]
         return [(doubt["run_id"], doubt["tool"], doubt["effect"]) for doubt in found]
 
     script = (calls(("pay", {"amount": 5}), ("transfer", {"amount": 7})), "Look it up.", "Yes.")

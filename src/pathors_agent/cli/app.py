@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from pathors_agent import __version__
-from pathors_agent.cli import durable_app, runs_app, stored
+from pathors_agent.cli import durable_app, run_changes, stored
 from pathors_agent.cli.output import EXIT_STATUS, listen_to_ctrl_c, reporting, stored_in
 from pathors_agent.cli.values import (
     AsJSON,
@@ -29,7 +29,7 @@ app = new_app(
 )
 app.add_typer(stored.keys, name="keys")
 app.add_typer(stored.sessions, name="sessions")
-app.add_typer(runs_app.runs, name="runs")
+app.add_typer(run_changes.runs, name="runs")
 
 AccessLog = Literal["text", "json"]
 
