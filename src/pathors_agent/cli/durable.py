@@ -225,9 +225,8 @@ async def batch(
     await asyncio.to_thread(_check_output, source, output)
     try:
         text = await anyio.Path(source).read_text(encoding="utf-8")
-        lines = read_batch(
-            text.split("\n")
-        )  # texts may contain other ends of lines, such as U+2028
+        # Not `splitlines`: texts may contain other ends of lines, such as U+2028.
+        lines = read_batch(text.split("\n"))
     except UnicodeDecodeError as error:
         raise BatchRefused(f"{source} is not UTF-8 (byte {error.start})") from None
     except BatchRefused as error:
