@@ -295,7 +295,9 @@ def test_request_beyond_the_script_is_an_assertion_error_with_its_number() -> No
         pass
 
     with (
-        pytest.raises(AssertionError, match=r"request 2 is beyond the script, which has 1 answers"),
+        pytest.raises(
+            AssertionError, match=r"request 2 is after the end of the script, which has 1 answers"
+        ),
         transport.send(PLAIN),
     ):
         pass
@@ -311,7 +313,7 @@ def test_request_beyond_the_script_is_an_assertion_error_with_its_number() -> No
     ],
 )
 def test_script_with_something_else_is_refused(entry: Any, kind: str) -> None:
-    with pytest.raises(TypeError, match=f"entry 1 of the script is a {kind}, and not a text"):
+    with pytest.raises(TypeError, match=f"entry 1 of the script is a {kind}; it must be a text"):
         ScriptedTransport("Hi.", entry)
 
 

@@ -371,7 +371,7 @@ def test_reader_that_reads_more_than_was_recorded_gets_an_error(tmp_path: Path) 
     with Cassette(path).send(PLAIN) as response:
         pieces = iter(response.pieces)
         assert next(pieces) == b"a\n\n"
-        with pytest.raises(CassetteMiss, match="ends here, because its reader left"):
+        with pytest.raises(CassetteMiss, match="ends here, because its reader stopped"):
             next(pieces)
 
 
@@ -458,7 +458,7 @@ def test_request_headers_are_no_part_of_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"version": 2, "exchanges": []}', "its version is 2, and 1 is read"),
+        ('{"version": 2, "exchanges": []}', "its version is 2; this library reads 1"),
         ("not json", "Expecting value"),
         ("[]", "no attribute 'get'"),
         ('{"version": 1}', "exchanges"),
@@ -469,7 +469,7 @@ def test_file_that_is_no_cassette_is_named(text: str, problem: str, tmp_path: Pa
     path = tmp_path / "a.json"
     path.write_text(text)
 
-    with pytest.raises(ValueError, match=rf"a\.json is no cassette: .*{problem}"):
+    with pytest.raises(ValueError, match=rf"a\.json is not a cassette: .*{problem}"):
         Cassette(path)
 
 
@@ -497,7 +497,7 @@ async def test_parallel_requests_are_kept_in_the_order_of_their_begin(tmp_path: 
 def test_tape_and_record_are_said_once(tmp_path: Path) -> None:
     tape = Tape(tmp_path / "a.json", record=False)
 
-    with pytest.raises(TypeError, match="record= is said of the Tape"):
+    with pytest.raises(TypeError, match="pass record= to the Tape"):
         Cassette(tape, record=True)
 
 

@@ -189,12 +189,12 @@ def test_result_belongs_to_the_open_call_even_if_its_id_was_used_before() -> Non
 
 
 def test_result_without_a_call_is_refused() -> None:
-    with pytest.raises(TypeError, match="speak of a call first"):
+    with pytest.raises(TypeError, match="name a call first"):
         expect(ran("Hi")).with_result("noon")
 
 
 def test_end_of_mere_messages_is_not_known() -> None:
-    with pytest.raises(TypeError, match="known of its RunResult only"):
+    with pytest.raises(TypeError, match="only a RunResult knows how a run ended"):
         expect([UserMessage(content="?")]).finished()
 
 

@@ -254,7 +254,7 @@ def test_ids_are_sent_as_they_are() -> None:
 
 
 def test_ids_that_are_not_as_many_as_the_calls_are_refused() -> None:
-    with pytest.raises(ValueError, match="ids must be as many as calls: 1 for 2"):
+    with pytest.raises(ValueError, match="pass one id for each call: there are 1 ids for 2 calls"):
         answer(calls=[("a", {}), ("b", {})], ids=["x"])
 
 

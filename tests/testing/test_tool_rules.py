@@ -288,7 +288,7 @@ def test_broken_rule_is_named(function: Any, sentence: str) -> None:
 
 
 def test_definition_that_is_refused_is_a_broken_rule() -> None:
-    with pytest.raises(AssertionError, match=r"a tool's definition must be good: .*decorate it"):
+    with pytest.raises(AssertionError, match=r"a tool's definition must be valid: .*decorate it"):
         check_tool(lambda: None)
 
 

@@ -151,7 +151,7 @@ def test_arguments_that_cannot_be_made_fail_the_test_with_the_reason() -> None:
     def check(arguments: dict[str, Any]) -> None: ...
 
     with pytest.raises(
-        ValueError, match="made for the tool never: the schema takes no value"
+        ValueError, match="built for the tool never: the schema takes no value"
     ) as it:
         check()
 

@@ -1,4 +1,4 @@
-"""Tools for testing code that uses this library: models that play, recordings, checks.
+"""Tools for testing code that uses this library: scripted models, recordings, checks.
 
 with ScriptedTransport(calls(("add", {"a": 1, "b": 2})), "It is 3.") as model:
     result = Agent(model, tools=[add]).run("What is 1 + 2?")

@@ -1,4 +1,4 @@
-"""Arguments for tools: values drawn from a JSON Schema, fitting ones and broken ones."""
+"""Arguments for tools, drawn from a JSON Schema: valid ones and broken ones."""
 
 import json
 import re
@@ -14,41 +14,41 @@ T = TypeVar("T")
 
 
 class CannotDraw(Exception):
-    """Nothing can be made here; the text is the reason."""
+    """No value can be drawn; the text is the reason."""
 
 
 class NeedsHypothesis(CannotDraw):
-    """Only Hypothesis can make this."""
+    """Only Hypothesis can draw this value."""
 
 
 class Draws(Protocol):
     """A source of choices."""
 
     def choice(self, options: Sequence[T]) -> T:
-        """Choose one of the options, of which the first is the simplest."""
+        """Choose one of the options; the first is the simplest."""
 
     def integer(self, least: int, most: int) -> int:
-        """Choose a number in this range, its ends among them."""
+        """Choose a number in this range, including both ends."""
 
     def several(self, make: Callable[["Draws"], T], least: int, most: int) -> list[T]:
-        """Draw a number of items."""
+        """Draw a list with a number of items in this range."""
 
     def matching(self, pattern: str) -> str:
         """Draw a text that matches the pattern, or raise `CannotDraw`."""
 
 
 class SeededDraws:
-    """Choices from a seed: the same on every machine."""
+    """Choices from a seed, equal on every machine."""
 
     def __init__(self, seed: int) -> None:
-        self._random = Random(seed)  # noqa: S311  (chooses, and protects nothing)
+        self._random = Random(seed)  # noqa: S311  (protects nothing)
 
     def choice(self, options: Sequence[T]) -> T:
-        """Choose one of the options, each as often."""
+        """Choose one of the options, with equal probability."""
         return options[int(self._random.random() * len(options))]
 
     def integer(self, least: int, most: int) -> int:
-        """Choose a number, each as often."""
+        """Choose a number, with equal probability."""
         return least + int(self._random.random() * (most - least + 1))
 
     def several(self, make: Callable[[Draws], T], least: int, most: int) -> list[T]:
@@ -57,7 +57,7 @@ class SeededDraws:
         return [make(self) for _ in range(count)]
 
     def matching(self, pattern: str) -> str:
-        """Refuse: to make texts of patterns takes Hypothesis."""
+        """Raise: only Hypothesis builds texts for patterns."""
         raise NeedsHypothesis(f"no text can be made for the pattern {pattern!r}")
 
 
@@ -77,13 +77,13 @@ class FirstDraws:
         return [make(self) for _ in range(least)]
 
     def matching(self, pattern: str) -> str:
-        """Refuse, as `SeededDraws` does."""
+        """Raise, as `SeededDraws` does."""
         raise NeedsHypothesis(f"no text can be made for the pattern {pattern!r}")
 
 
-# Recursive schemas must end somewhere; what people write by hand has fewer levels.
+# Ends recursive schemas; schemas written by hand have fewer levels.
 MAX_DEPTH = 8
-# A member of a union, the object that it is, and a value in that.
+# Enough for a member of a union, its object, and a value in it.
 FEW_LEVELS = 3
 MAX_ITEMS = 4
 MAX_CHARACTERS = 12
@@ -114,7 +114,7 @@ def schema_value(schema: Any, draws: Draws, *, root: Any = None, depth: int = MA
 
 
 class _ArgumentsMaker:
-    """One value in the making: the whole schema, for its references, and the choices."""
+    """Draws a value; it holds the whole schema, which references need, and the choices."""
 
     def __init__(self, root: Any, draws: Draws) -> None:
         self._root = root
@@ -153,7 +153,7 @@ class _ArgumentsMaker:
     def _member(self, schema: Mapping[str, Any], keyword: str, depth: int) -> Any:
         rest = {name: rule for name, rule in schema.items() if name != keyword}
         members = list(schema[keyword])
-        # The simplest, where the levels come to their end.
+        # The simplest member if few levels are left.
         member = self._draws.choice(members) if depth > FEW_LEVELS else min(members, key=_levels)
         if isinstance(member, Mapping) and "$ref" in member:
             member = self._target(member["$ref"])
@@ -256,7 +256,7 @@ def _bounds(schema: Mapping[str, Any], step: int) -> tuple[int, int]:
 
 
 def _merged(*schemas: Any) -> dict[str, Any]:
-    """Several schemas as one; those of a property that two of them have are not joined."""
+    """Merge schemas; the last schema of a property wins."""
     merged: dict[str, Any] = {}
     for schema in schemas:
         for name, rule in schema.items() if isinstance(schema, Mapping) else ():
@@ -288,12 +288,12 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 def _levels(schema: Any) -> tuple[bool, int]:
-    """How deep a schema may lead: what refers to another is deeper than what does not."""
+    """Return a measure of depth: schemas with references are deeper than those without."""
     text = str(schema)
     return "$ref" in text, len(text)
 
 
-# Drawn values fit almost always; a schema that refuses this many needs knowledge of its subject.
+# Drawn values almost always fit; a schema that refuses this many needs examples.
 ATTEMPTS = 20
 
 Arguments = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Record what an endpoint answers, once, and replay it for ever: transports around transports."""
+"""Record the answers of an endpoint once, and replay them: transports around transports."""
 
 import json
 import os
@@ -27,7 +27,7 @@ TransportT = TypeVar("TransportT", Transport, AsyncTransport)
 
 
 class _Recorder(Generic[TransportT]):
-    """A tape, and the transport that is recorded: made only where it is."""
+    """A tape, and the transport that is recorded; it is not created for replaying."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class _Recorder(Generic[TransportT]):
         scrub: Scrub | None,
     ) -> None:
         if isinstance(tape, Tape) and record is not None:
-            raise TypeError("record= is said of the Tape, or of the Cassette that makes one")
+            raise TypeError("pass record= to the Tape, or pass a path instead of a Tape")
         self.tape = tape if isinstance(tape, Tape) else Tape(tape, record=record)
         self.transport: TransportT | None = None
         if transport is not None and not isinstance(transport, kind) and not callable(transport):
@@ -76,7 +76,7 @@ class _Recorder(Generic[TransportT]):
         )
 
     def end(self, exchange: RecordedExchange) -> None:
-        """Store an exchange, unless a secret is left in it: raise `CassetteRefused` then."""
+        """Store an exchange; raise `CassetteRefused` instead if a secret is left in it."""
         exchange.pieces = self._scrub.pieces(exchange.pieces)
         for place, texts in _texts_of(exchange).items():
             if name := self._scrub.missed(texts) or _own_key(exchange, texts):
@@ -103,18 +103,18 @@ class _Recorder(Generic[TransportT]):
             raise exchange.failure.error()
         if not exchange.complete:
             raise CassetteMiss(
-                f"the recording in {self.tape.path} ends here, because its reader left; record anew"
+                f"the recording in {self.tape.path} ends here, because its reader stopped; record it again"
             )
 
 
 def _own_key(exchange: RecordedExchange, texts: Iterable[bytes]) -> str | None:
-    """Return what to call a key of the recorded transport, if one of the texts holds it."""
+    """Return a name for a key of the recorded transport, if one of the texts contains it."""
     plain = (text.decode(errors="replace") for text in texts)
     return next(("a key of the transport" for text in plain if exchange.masked(text) != text), None)
 
 
 def _texts_of(exchange: RecordedExchange) -> dict[str, list[bytes]]:
-    """Return every text that an exchange would store, as it is written and as it is read."""
+    """Return every text that an exchange would store, encoded and decoded."""
     request = exchange.request
     asked = json.dumps(request.body, ensure_ascii=False).encode(errors="surrogatepass")
     path = request.path.encode(errors="surrogatepass")
@@ -166,14 +166,14 @@ def _head(exchange: RecordedExchange) -> dict[str, Any]:
 
 
 class Cassette(Transport, Lifetime):
-    """A transport that records what another one answers, and replays it from then on.
+    """A transport that records the answers of another transport, and then replays them.
 
-    `tape` is a file of readable JSON, or a `Tape`; where the file exists it is replayed, unless
-    `record` says otherwise. `transport`, or a function that makes it, is used for recording only:
-    to replay takes no key. Requests are found by their method, path and body, whatever the order
-    of its fields; those that are equal, in the order of their recording. One that was not recorded
-    is a `CassetteMiss`. No header of a request is stored, and no secret that `scrub` finds. A
-    `with` block opens and closes the transport inside.
+    `tape` is the path of a JSON file, or a `Tape`. An existing file is replayed unless `record` is
+    True. `transport`, or a function that returns it, is used for recording only, so that replaying
+    needs no key. A request is found by its method, path and body; the order of the body's fields
+    does not matter, and equal requests are replayed in the order of their recording. Raises
+    `CassetteMiss` for a request that was not recorded. Headers of requests, and secrets that `scrub`
+    finds, are not stored. A `with` block opens and closes the inner transport.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def transcript(messages: Iterable[Message]) -> str:
 
 
 def arguments_text(arguments: dict[str, object]) -> str:
-    """Write arguments as Python would; values as JSON where they are."""
+    """Write arguments as Python would, with values as JSON if possible."""
     return ", ".join(f"{name}={_value_text(value)}" for name, value in arguments.items())
 
 
@@ -142,7 +142,7 @@ class Expectation:
 
     def with_error(self, containing: str = "") -> Self:
         """Expect the last named call to fail with an error that contains these words."""
-        call, message = self._spoken_of()
+        call, message = self._last_named()
         holds = message is not None and message.is_error and containing in message.text
         words = f" that contains {containing!r}" if containing else ""
         return self._hold(holds, f"expected {call_text(call)} to fail with an error{words}")
@@ -200,14 +200,14 @@ class Expectation:
         return self._fail(f"expected a call {wanted}{when}; the nearest is {call_text(nearest)}")
 
     def _result_of(self, outcome: str, content: object) -> Self:
-        call, message = self._spoken_of()
+        call, message = self._last_named()
         said = "nothing" if message is None else repr(message.text)
         holds = message is not None and message.outcome == outcome and _is(message.text, content)
         return self._hold(holds, f"expected {call_text(call)} to return {content!r}, not {said}")
 
-    def _spoken_of(self) -> tuple[ToolCall, ToolMessage | None]:
+    def _last_named(self) -> tuple[ToolCall, ToolMessage | None]:
         if self._seen < 0:
-            raise TypeError("speak of a call first: expect(run).called(name).with_result(...)")
+            raise TypeError("name a call first: expect(run).called(name).with_result(...)")
         place, call = self._made[self._seen].place, self._made[self._seen].call
         # After it: an earlier answer may have had a call of the same id.
         results = (m for m in self._messages[place:] if isinstance(m, ToolMessage))
@@ -226,7 +226,7 @@ class Expectation:
 
     def _ended(self, status: Status, limit: str) -> Self:
         if self._result is None:
-            raise TypeError("how a run ended is known of its RunResult only")
+            raise TypeError("only a RunResult knows how a run ended; pass it to expect()")
         wanted = f"{status}{f' ({limit})' if limit else ''}"
         was = f"{self._result.status}{f' ({self._result.limit})' if self._result.limit else ''}"
         holds = self._result.status is status and (not limit or self._result.limit == limit)

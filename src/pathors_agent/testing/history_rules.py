@@ -72,7 +72,7 @@ def _call_problems(call: Mapping[str, Any], place: str) -> Iterator[str]:
 
 
 def _order_problems(messages: list[dict[str, Any]], profile: EndpointProfile) -> Iterator[str]:
-    """Follow the calls and their results; an endpoint that keeps the history gets no calls."""
+    """Follow the calls and their results. Endpoints that store the history are sent no calls."""
     if profile.sends == "new_messages":
         return
     waiting: list[str] = []
@@ -99,12 +99,12 @@ _CUT_REASONS = ("length", "content_filter")
 
 
 def check_history(messages: Iterable[Message]) -> None:
-    """Raise AssertionError if messages are not what a run may leave behind.
+    """Raise AssertionError if messages are not a legal result of a run.
 
     - The history is legal: each call has an id of its own and one result; the calls of the last
       answer may be open.
-    - No call whose arguments were cut has a value.
-    - What is stored is loaded equal.
+    - No call with truncated arguments has a value.
+    - The messages are equal after they were stored and loaded.
     - A request with this history is legal for an endpoint of every profile in `PROFILES`: call
       arguments are JSON objects, and tool messages hold images only where they are accepted.
     """
@@ -149,7 +149,7 @@ def _calls(messages: Iterable[Message]) -> list[ToolCall]:
 
 
 def _without_open_calls(history: list[Message], conversation: Conversation) -> list[Message]:
-    """Return the messages before an answer whose calls are open: the model is not asked there."""
+    """Return the messages without a last answer whose calls are open, and its results."""
     if not conversation.open_calls:
         return history
     answers = [i for i, message in enumerate(history) if isinstance(message, AssistantMessage)]

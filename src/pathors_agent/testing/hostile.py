@@ -1,4 +1,4 @@
-"""A hostile model: it draws the worst answers from a seed, and prints a script that repeats them."""
+"""A hostile model: its answers are drawn from a seed, and print as a script that repeats them."""
 
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -36,14 +36,14 @@ from pathors_agent.testing.scripted_transport import (
 from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 
 THEN = "Enough."
-"""What a hostile model says when its script is at its end."""
+"""The answer of a hostile model after the end of its script."""
 
 
 @dataclass(frozen=True, repr=False)
 class HostileScript:
     """The answers of a hostile model, in order; every further request gets "Enough.".
 
-    Its repr is the code of a `ScriptedTransport` that answers the same.
+    Its repr is the code of a `ScriptedTransport` with the same answers.
     """
 
     entries: tuple[Entry, ...]
@@ -69,7 +69,7 @@ class HostileScript:
         return "ScriptedTransport(\n" + "".join(lines) + f"    then={THEN!r},\n)"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001  (Hypothesis calls it)
-        """Print the code, where Hypothesis or IPython would take a dataclass apart."""
+        """Print the code; Hypothesis and IPython would print the fields of the dataclass."""
         for number, line in enumerate(repr(self).splitlines()):
             if number:
                 printer.break_()
@@ -91,27 +91,27 @@ Fault = Literal[
     "refusal",
     "no_format",
 ]
-"""What a hostile model does wrong.
+"""A fault of a hostile model.
 
-- `mistaken_arguments`: no JSON, no object, missing, unknown and repeated names, wrong types.
-- `wrong_name`: a call of a tool that there is not.
-- `repeated_id`: several calls of one id, of one from an earlier answer, or without one.
-- `cut_answer`: the answer ends for its length, or by a filter, perhaps within a call.
-- `flood`: hundreds of calls, or a text without end.
-- `broken_stream`: the connection breaks, or ends as if all were there.
-- `error_in_stream`: an error comes after the first pieces.
-- `refusal`: an error status, or no connection at all.
-- `no_format`: a body that is no completion.
+- `mistaken_arguments`: not JSON, not an object, or missing, unknown or repeated names, or wrong types.
+- `wrong_name`: a call of a tool that does not exist.
+- `repeated_id`: calls with the same id, with the id of an earlier call, or without an id.
+- `cut_answer`: the answer ends at its length limit or by a filter, possibly within a call.
+- `flood`: hundreds of calls, or a very long text.
+- `broken_stream`: the connection breaks, or ends as if the answer were complete.
+- `error_in_stream`: an error arrives after the first pieces.
+- `refusal`: an error status, or no connection.
+- `no_format`: a body that is not a completion.
 """
 
 ALL_FAULTS: tuple[Fault, ...] = get_args(Fault)
 
-# More calls, and more text, than an answer may hold or an agent wants to read.
+# More calls and text than an answer may have, or an agent should read.
 MANY_CALLS = (30, 300)
 LONG_TEXT = 100_000
 MOST_CALLS = 4
-# Among the faults, each as often. What is chosen by few choices can be left out by Hypothesis,
-# which takes away five at a time: so a single call, with which runs go on, is a kind of its own.
+# Chosen as often as each fault. Hypothesis shrinks by removing five choices at a time, so the
+# frequent case of a single call must need few choices.
 _GOOD = ("text", "call", "call", "answer")
 MOST_EVENTS = 12
 MOST_BYTES = 600
@@ -186,7 +186,7 @@ def hostile_turn(
             return draws.choice(TEXTS)
         case "refusal":
             refusal = draws.choice(_REFUSALS)
-            # A new one each time: raising an exception changes its traceback.
+            # A new exception each time, because raising changes its traceback.
             return TransportError(refusal) if isinstance(refusal, str) else refusal
         case "no_format":
             return draws.choice(_NO_FORMATS)
@@ -195,7 +195,7 @@ def hostile_turn(
 
 
 class _HostileTurn:
-    """One answer in the making, with one fault or none: several come of several answers."""
+    """Builds one answer, with at most one fault."""
 
     def __init__(self, tools: tuple[ToolOffer, ...], draws: Draws, kind: str) -> None:
         self._tools = tools
@@ -244,7 +244,7 @@ class _HostileTurn:
         return self._draws.choice(["no_such_tool", *near, "", "no such tool!", "x" * 100])
 
     def _ids(self, count: int) -> list[str]:
-        # An id that counts up is one that another answer may have had.
+        # Counted ids may repeat the ids of earlier answers.
         return [self._draws.choice(["call_1", "", "call_1", "call_2"]) for _ in range(count)]
 
     def _cut(self, text: str | None, calls: list[Call], ids: list[str]) -> Answer:
@@ -276,7 +276,7 @@ class _HostileTurn:
 
 
 class _Hostility(Player):
-    """Answers drawn from a seed for the tools that a request offers; `script` keeps them."""
+    """Draws answers from a seed for the tools that a request offers, and records them."""
 
     def __init__(
         self,
@@ -296,7 +296,7 @@ class _Hostility(Player):
 
     @property
     def script(self) -> HostileScript:
-        """What was answered so far; its repr is code to paste into a test."""
+        """The answers so far; the repr is code to paste into a test."""
         return HostileScript(tuple(self._entries))
 
     def _entry(self, number: int, body: Mapping[str, Any]) -> Entry:
@@ -313,13 +313,12 @@ class _Hostility(Player):
 
 
 class HostileTransport(_Hostility, PlayerTransport):
-    """A transport whose model does everything wrong, drawn from a seed.
+    """A transport whose model makes every kind of fault, drawn from a seed.
 
-    It cuts answers, calls tools by wrong names and with bad arguments, repeats ids, floods, breaks
-    streams, and sends errors; `faults` names which, all by default. The tools are those that a
-    request offers. The same seed answers the same requests in the same way. A request that real
-    endpoints refuse, whatever led to it, is an AssertionError. As a context manager it adds to an
-    error that leaves the block the script that led there, as code.
+    It calls the tools that a request offers. `faults` limits the kinds of faults; by default all
+    occur. The same seed gives the same answers to the same requests. Raises AssertionError for a
+    request that real endpoints would refuse. As a context manager, it adds the script that led to an
+    error, as code, to the notes of that error.
     """
 
 

@@ -1,4 +1,4 @@
-"""A real HTTP server on the loopback interface that behaves as one rule of a check needs."""
+"""A real HTTP server on the loopback interface; its conduct is that of one rule of a check."""
 
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,8 +8,8 @@ from threading import Condition, Thread
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-# Bytes that a client which decodes, splits or trims them changes: half of a character, line ends of
-# all kinds, a zero byte, spaces at the end.
+# Bytes that change if a client decodes, splits or trims them: half of a character, all kinds of
+# line ends, a zero byte, spaces at the end.
 EVENTS = (
     'data: {"piece": "é1"}\n\n'.encode(),
     b"data: \xff\x00\xe2\x82\r\n\r",

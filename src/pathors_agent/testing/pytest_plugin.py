@@ -1,4 +1,4 @@
-"""What pytest gets from this package: the fixture `cassette`, and the option `--record`."""
+"""The pytest plugin: the fixture `cassette` and the option `--record`."""
 
 import hashlib
 import re
@@ -21,19 +21,19 @@ _DIGEST_LENGTH = 12
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that lets tests record."""
+    """Add the option `--record`."""
     parser.getgroup("pathors-agent").addoption(
         "--record",
         action="store_true",
-        help="record the cassettes of the selected tests anew, from the real endpoints",
+        help="record the cassettes of the selected tests again, from the real endpoints",
     )
 
 
 @pytest.fixture
 def cassette(request: pytest.FixtureRequest) -> "Tape":
-    """Return the tape of this test, for `Cassette` or `AsyncCassette`: a file named after it.
+    """Return the tape of this test, for `Cassette` or `AsyncCassette`; its file is named after the test.
 
-    It is recorded with `--record` only; otherwise a request that it does not hold fails the test.
+    It is recorded with `--record` only. Otherwise, a request that is not on the tape fails the test.
     """
     from pathors_agent.testing.tape import Tape
 

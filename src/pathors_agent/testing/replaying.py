@@ -49,12 +49,12 @@ def replay(
     profile: EndpointProfile = DEFAULT_PROFILE,
     context: object = None,
 ) -> list[bytes]:
-    """Run a run again: its answers from the log, its tools and requests anew.
+    """Repeat a run: its answers come from the log, its tools and requests run again.
 
-    `make` makes the agent around a transport. Each request must be the same, byte for byte, as
-    the one that the agent makes of the log's messages, or as those of `requests` where they were
-    kept; else `ReplayDifference` tells the first difference. Tools that only the caller runs, and
-    calls that waited for approval, get their results from the log. Returns the requests.
+    `make` returns the agent for a transport. Each request must equal, byte for byte, the request that
+    the agent builds from the log's messages, or the one in `requests` if the requests were kept.
+    Raises `ReplayDifference` with the first difference. Client tools, and calls that waited for
+    approval, get their results from the log. Returns the requests.
     """
     replaying = _Replay(log, requests, profile)
     for history in replaying.histories():
@@ -92,7 +92,7 @@ async def replay_async(
 
 
 class _Replay:
-    """A log, and how far it was run again."""
+    """A log, and the part of it that was repeated."""
 
     def __init__(self, log: Log, requests: Sequence[bytes], profile: EndpointProfile) -> None:
         self.conversation = Conversation()
@@ -103,11 +103,11 @@ class _Replay:
             log = log.messages
         self._log = load_stored(log) if isinstance(log, str | bytes) else list(log)
         if profile.sends == "new_messages" and self.conversation.session_id is None:
-            self.conversation.session_id = _NO_SESSION  # or a log of messages alone could not go on
+            self.conversation.session_id = _NO_SESSION  # a run of such an endpoint needs a session
         self._kept = list(requests)
         self._expected: dict[int, bytes] = {}
         self._requests: list[bytes] = []
-        Conversation(self._log)  # legal, or this raises
+        Conversation(self._log)  # raises if the log is not legal
 
     def histories(self) -> Iterator[Conversation]:
         """Return the prefixes of the log after which the model was called."""
@@ -117,7 +117,7 @@ class _Replay:
                 yield history
 
     def expect(self, history: Conversation, probe: Player) -> None:
-        """Keep the request that an agent makes of a part of the log."""
+        """Keep the request that an agent builds from a part of the log."""
         if probe.sent:
             self._expected[len(history)] = probe.sent[0].body
 
@@ -176,7 +176,7 @@ class _Replay:
 
     def _check_messages(self, count: int) -> None:
         logged = list(map(_compared, self._log[:count]))
-        # A log that ends within a batch of calls is gone beyond.
+        # The run continues beyond a log that ends within a batch of calls.
         now = list(map(_compared, self.conversation.messages[: len(self._log)]))
         found = next(differences(logged, now), None)
         if found is not None:
@@ -189,7 +189,7 @@ class _Replay:
 
 
 def _compared(message: Message) -> dict[str, JSONValue]:
-    """Return the fields of a message that must be equal; answers come from the log itself."""
+    """Return the fields of a message that must be equal; answers come from the log."""
     if isinstance(message, AssistantMessage):
         return {"role": message.role, "tool_calls": [call.name for call in message.tool_calls]}
     if isinstance(message, UserMessage | ToolMessage):
@@ -206,7 +206,7 @@ def _of_bytes(before: bytes, now: bytes) -> Difference:
 
 
 def _completion(message: AssistantMessage) -> bytes:
-    """Write an answer so that it is read as it is in the log, with all that came with it."""
+    """Return an answer as a completion, with the extra fields of the log."""
     body = json.loads(plain_body(message))
     [choice] = body["choices"]
     choice["message"] |= {k: v for k, v in message.extra.items() if k not in choice["message"]}

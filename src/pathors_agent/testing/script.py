@@ -1,4 +1,4 @@
-"""The entries of a script: what a scripted model answers to one request, as wire bytes."""
+"""The entries of a script: the answers of a scripted model, as wire bytes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from pathors_agent.wire.completion_bytes import error_body, plain_body, stream_e
 OK = 200
 CHUNK_SIZE = 8
 INVALID_REQUEST = "invalid_request_error"
-# What is longer, and says the same again and again, is written as a product.
+# Longer texts of one character, and longer lists of equal items, are written as products.
 LONG_TEXT = 40
 MANY = 4
 
@@ -21,7 +21,7 @@ Call = tuple[str, Mapping[str, JSONValue] | str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Where a body stops before its end, and how: `said` is the error that the server sends."""
+    """Where and how a body stops before its end; `said` is the error that the server sends."""
 
     after: int
     unit: Literal["events", "bytes"]
@@ -34,14 +34,14 @@ OVERLOADED = "the model is overloaded"
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Reply:
-    """One answer of a script; make it with `answer`, `calls`, `raw` or `http_error`."""
+    """One answer of a script; build it with `answer`, `calls`, `raw` or `http_error`."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     stop: Stop | None = None
 
     def broken_after(self, *, events: int | None = None, bytes: int | None = None) -> Self:  # noqa: A002  (the unit)
-        """Break the connection there: reading on raises a TransportError."""
+        """Break the connection there: reading further raises a TransportError."""
         return replace(self, stop=_stop(events, bytes, "broken"))
 
     def ended_after(self, *, events: int | None = None, bytes: int | None = None) -> Self:  # noqa: A002  (the unit)
@@ -49,7 +49,7 @@ class Reply:
         return replace(self, stop=_stop(events, bytes, "ended"))
 
     def failed_after(self, message: str = OVERLOADED, *, events: int) -> Self:
-        """Send an error in the place of the rest, as servers do that have begun to stream."""
+        """Send an error instead of the rest, as servers do after they began to stream."""
         return replace(self, stop=Stop(after=events, unit="events", kind="failed", said=message))
 
     def events(self, asked: "Asked") -> list[bytes]:
@@ -61,7 +61,7 @@ class Reply:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        """Return the code that makes it."""
+        """Return the code that builds it."""
         stop = self.stop
         if stop is None:
             return self._made_by()
@@ -113,7 +113,7 @@ class Answer(Reply):
         return AssistantMessage(
             content=self.text,
             tool_calls=tuple(
-                # Unchecked: an id may be empty here, as some servers send it.
+                # Not validated: some servers send empty ids.
                 ToolCall.model_construct(id=call_id, name=name, arguments=_text(given))
                 for call_id, (name, given) in zip(self._ids(asked), self.calls, strict=True)
             ),
@@ -161,7 +161,7 @@ class Raw(Reply):
         return [event + b"\n\n" for event in whole] + ([rest] if rest else [])
 
     def content_type(self, asked: Asked) -> str:
-        """Guess: a body that starts like JSON is JSON, everything else a stream."""
+        """Guess the type: a body that starts like JSON is JSON, and any other a stream."""
         is_json = self.body.lstrip()[:1] in {b"{", b"["}
         return "application/json" if is_json else "text/event-stream; charset=utf-8"
 
@@ -173,7 +173,7 @@ class Raw(Reply):
         return f"raw({self.body!r}{status}{headers})"
 
     def _error_code(self) -> str:
-        """Return the call of `http_error` that makes it, or an empty text."""
+        """Return the call of `http_error` that builds it, or an empty text."""
         try:
             error = json.loads(self.body)["error"]
             given = {name: error[name] for name in ("type", "code")}
@@ -208,17 +208,19 @@ def answer(
 ) -> Answer:
     """Answer with a text, tool calls, or both.
 
-    `ids` are those of the calls, where they are not to count up; an id may be empty, or come twice.
-    Text, reasoning and arguments are sent `chunk_size` characters at a time. `usage` is sent
-    whether or not the request asks for it; counts that are asked for and not set are -1. The
-    `finish_reason` is "tool_calls" for calls and "stop" for a text, unless it is set. The id of a
-    session is the header `x-session-id` in `headers`.
+    `ids` replace the ids of the calls, which otherwise count up; an id may be empty or repeated. Text,
+    reasoning and arguments are sent in pieces of `chunk_size` characters. `usage` is sent even if the
+    request does not ask for it; requested counts that are not set are -1. The default `finish_reason`
+    is "tool_calls" for calls and "stop" for a text. To name a session, pass the header
+    `x-session-id` in `headers`.
     """
     if chunk_size < 1:
         raise ValueError("chunk_size must be at least 1")
     _check_calls(calls)
     if ids and len(ids) != len(calls):
-        raise ValueError(f"ids must be as many as calls: {len(ids)} for {len(calls)}")
+        raise ValueError(
+            f"pass one id for each call: there are {len(ids)} ids for {len(calls)} calls"
+        )
     return Answer(
         text=text,
         calls=tuple(calls),
@@ -264,17 +266,16 @@ def as_reply(entry: str | Reply) -> Reply:
 
 
 def text_code(value: object) -> str:
-    """Write a text as code, a long one that repeats itself as a product."""
+    """Return a text as code; a long text of one character is a product."""
     if isinstance(value, str) and len(value) > LONG_TEXT and len(set(value)) == 1:
         return f"{value[0]!r} * {len(value)}"
     return repr(value)
 
 
 def _listed_code(items: Sequence[object], *, star: bool = False) -> str:
-    """Write items as code, many that are equal as a product."""
+    """Return items as code; many equal items are a product."""
     first = _item_code(items[0])
     if len(items) > MANY and all(item == items[0] for item in items):
-        # One list, of which the brackets are here or the caller's.
         return f"*[{first}] * {len(items)}" if star else f"*([{first}] * {len(items)})"
     return ", ".join(map(_item_code, items))
 

@@ -24,9 +24,9 @@ from pathors_agent.wire.sse import encode_event
 
 
 class Player:
-    """What turns the entry for each request into wire bytes.
+    """Turns the entry for each request into wire bytes.
 
-    `requests` holds the decoded body of each request, `sent` each request unchanged.
+    `requests` has the decoded body of each request, and `sent` each request unchanged.
     """
 
     def __init__(self, *, cut: int | None, profile: EndpointProfile) -> None:
@@ -93,8 +93,8 @@ class _Script(Player):
         for place, entry in enumerate(entries if then is None else (*entries, then)):
             if not isinstance(entry, Entry):
                 raise TypeError(
-                    f"entry {place} of the script is a {type(entry).__name__}, and not a text, an"
-                    " exception, or what answer(), calls(), http_error() or raw() returns"
+                    f"entry {place} of the script is a {type(entry).__name__}; it must be a text, an"
+                    " exception, or a result of answer(), calls(), http_error() or raw()"
                 )
         self._entries = entries
         self._then = then
@@ -118,12 +118,12 @@ class _Script(Player):
         if self._then is not None:
             return self._then
         raise AssertionError(
-            f"request {number} is beyond the script, which has {len(self._entries)} answers"
+            f"request {number} is after the end of the script, which has {len(self._entries)} answers"
         )
 
 
 def _first(events: list[bytes], count: int, *, whole_events: bool) -> list[bytes]:
-    """Keep the first events, or the first bytes still cut at the events."""
+    """Return the first events, or the first bytes as events."""
     if whole_events:
         return events[:count]
     kept = []
@@ -198,11 +198,11 @@ class AsyncPlayerTransport(Player, AsyncTransport):
 class ScriptedTransport(_Script, PlayerTransport):
     """A transport that answers each request with the next entry of a script.
 
-    An entry is a text, what `answer`, `calls`, `raw` or `http_error` make, or an exception, which
-    `send` raises. Requests beyond the script get `then`; without it they are an AssertionError.
-    Call ids count up from `call_1`. `cut` cuts a body into pieces of that many bytes; without it
-    each event is one piece. As a context manager it asserts at its end that the script was used
-    up.
+    An entry is a text, a result of `answer`, `calls`, `raw` or `http_error`, or an exception, which
+    `send` raises. Requests after the end of the script get `then`; without it, they raise
+    AssertionError. Call ids count up from `call_1`. `cut` is the number of bytes of each piece of a
+    body; by default, each event is one piece. As a context manager, it asserts at its end that all
+    entries were used.
     """
 
 

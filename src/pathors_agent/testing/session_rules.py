@@ -1,4 +1,4 @@
-"""The rules of a `SessionStore`: what its four methods keep, refuse and return. They block."""
+"""The rules of the four methods of a `SessionStore`, for blocking code."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -18,13 +18,13 @@ from pathors_agent.testing.value_rules import VALUE_RULES
 async def check_store(make: Callable[[], Store | SessionStore]) -> None:
     """Check a store; raise AssertionError naming the first broken rule.
 
-    The rules: keys, sessions, turns, requests and notes are kept as the methods of `Store` say; names
-    and texts come back exactly; values are copied when they come in and go out; a lease is never held
-    by two; an answer outlives its request. A `SessionStore` is checked by the rules of its four
-    methods, in a worker thread.
+    The rules: keys, sessions, turns, requests and notes are stored as the methods of `Store` say;
+    names and texts are returned unchanged; stored and returned values are copies; two holders never
+    have one lease; an answer is kept longer than its request. A `SessionStore` is checked by the rules
+    of its four methods, in a worker thread.
 
     `make` returns a store, which is opened for one rule and closed again. Other programs may use
-    the same database: every rule has projects and sessions of its own.
+    the same database, because each rule uses its own projects and sessions.
     """
     maker = maker_of(
         make,

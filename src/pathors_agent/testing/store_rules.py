@@ -31,13 +31,13 @@ from pathors_agent.stores.values import (
     now,
 )
 
-# Seconds for what never takes as long; a lease that must not end meanwhile.
+# Seconds of a lease that must not end during a rule.
 LONG = 600.0
 
-# Seconds for what a rule waits to be over.
+# Seconds of a lease whose end a rule waits for.
 SHORT = 0.05
 
-# Seconds for work of milliseconds; only a broken rule waits for all of them.
+# Seconds that only a broken store takes; a working one needs milliseconds.
 PATIENCE = 5.0
 
 
@@ -47,7 +47,7 @@ def _name(kind: str) -> Callable[[], str]:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A store, with names in it that no other trial uses."""
+    """A store, with names that no other trial uses."""
 
     store: Store
     project: str = field(default_factory=_name("project"))
@@ -133,7 +133,7 @@ async def require_error(sentence: str, kind: type[Exception], work: Awaitable[ob
 
 
 async def next_millisecond() -> None:
-    """Wait until the time that stores keep is another."""
+    """Wait until the clock of stores, in milliseconds, has moved."""
     time = now()
     while now() <= time:  # noqa: ASYNC110  (a clock sends no event)
         await anyio.sleep(0.002)

@@ -1,6 +1,6 @@
 """Hypothesis strategies: scripts of hostile models, and arguments for tools. They shrink."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 try:
@@ -38,24 +38,23 @@ MOST_TURNS = 5
 def hostile_scripts(
     tools: Tools = (), *, faults: Collection[Fault] | None = None, max_turns: int = MOST_TURNS
 ) -> st.SearchStrategy[HostileScript]:
-    """Scripts of a model that does everything wrong, with calls of these tools.
+    """Return a strategy of scripts of a hostile model, with calls of these tools.
 
-    A script that makes a test fail shrinks to the smallest that does, and prints as the code of a
-    `ScriptedTransport`. `faults` names what the model does wrong, all by default. Raises `TypeError`
-    or `ValueError` for arguments that are none of these.
+    A failing script shrinks to the smallest one that still fails, and prints as the code of a
+    `ScriptedTransport`. `faults` limits the kinds of faults; by default all occur. Raises `TypeError`
+    or `ValueError` for wrong arguments.
     """
     offered = offered_tools(tools_of(tools, function="hostile_scripts").definitions())
     chosen = sorted(checked_faults(faults))
     turns = _drawn(lambda draws: hostile_turn(offered, draws, chosen))
     most = count_of(max_turns, name="max_turns", least=0)
-    return st.lists(turns, max_size=most).map(_script)
+    return st.lists(turns, max_size=most).map(lambda entries: HostileScript(tuple(entries)))
 
 
 def tool_arguments(tool: Tool | Callable[..., object]) -> st.SearchStrategy[dict[str, Any]]:
-    """Arguments that a tool takes, as a model would send them.
+    """Return a strategy of arguments that a tool accepts.
 
-    A test whose tool's arguments cannot be made from its schema fails with a `ValueError` that says
-    why.
+    A test fails with a `ValueError` if no arguments can be built from the tool's schema.
     """
     registered = one_tool(tool, function="tool_arguments")
 
@@ -65,7 +64,7 @@ def tool_arguments(tool: Tool | Callable[..., object]) -> st.SearchStrategy[dict
         except CannotDraw as reason:
             if _never_fits(registered):
                 raise ValueError(
-                    f"no arguments can be made for the tool {registered.name}: {reason}; add "
+                    f"no arguments can be built for the tool {registered.name}: {reason}; add "
                     "examples to its schema, or write a strategy for this tool"
                 ) from None
             raise
@@ -74,7 +73,7 @@ def tool_arguments(tool: Tool | Callable[..., object]) -> st.SearchStrategy[dict
 
 
 def _never_fits(tool: Tool) -> bool:
-    """Return whether no arguments can be made, as far as a few attempts show.
+    """Return True if a few attempts find no arguments.
 
     A strategy that rejects every attempt would hide the reason.
     """
@@ -87,10 +86,6 @@ def _never_fits(tool: Tool) -> bool:
             continue
         return False
     return True
-
-
-def _script(entries: Iterable[Any]) -> HostileScript:
-    return HostileScript(tuple(entries))
 
 
 def _drawn(make: Callable[[Draws], T]) -> st.SearchStrategy[T]:

@@ -18,7 +18,7 @@ SHOWN_CHARACTERS = 100
 
 
 class _Absent:
-    """Nothing, where the other value has something."""
+    """The lack of a value that the other side has."""
 
 
 ABSENT = _Absent()
@@ -44,7 +44,7 @@ def _item(values: list[Any], index: int) -> Any:
 
 
 def _shown(value: Any, other: Any) -> str:
-    """Show a value, of a long text the part around the first character that differs."""
+    """Return a value as text; of a long text, the part around the first difference."""
     if value is ABSENT:
         return "nothing"
     if isinstance(value, str) and isinstance(other, str):
@@ -64,14 +64,14 @@ def _around_difference(text: str, other: str) -> str:
 
 
 VERSION = 1
-_ADVICE = "Record anew with pytest --record, or Tape(record=True)."
+_ADVICE = "Record it again with pytest --record, or Tape(record=True)."
 # Enough to find the nearest recording.
 MOST_DIFFERENCES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedRequest:
-    """A request as it is stored and compared: without headers, without secrets."""
+    """A request as it is stored and compared: without headers and secrets."""
 
     method: str
     path: str
@@ -101,7 +101,7 @@ class Failure:
 
 @dataclass(slots=True, kw_only=True)
 class RecordedExchange:
-    """One request and the part of its answer that was read. `complete`: it was read to its end."""
+    """One request, and the part of its answer that was read; all of it if `complete`."""
 
     request: AskedRequest
     status: int | None = None
@@ -119,8 +119,8 @@ class RecordedExchange:
 class Tape:
     """The exchanges of one file, replayed in the order in which they were recorded.
 
-    With `record` the file is written anew; without it, a request that was not recorded is a
-    `CassetteMiss`. None records where there is no file yet.
+    True for `record` replaces the file, False replays it, and None records only if the file does not
+    exist yet. Replaying raises `CassetteMiss` for a request that was not recorded.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, record: bool | None = None) -> None:
@@ -159,7 +159,7 @@ class Tape:
     def _miss(self, request: AskedRequest) -> CassetteMiss:
         if not self._exchanges:
             return CassetteMiss(f"there is no recording in {self.path}. {_ADVICE}")
-        # One that was not played yet is rather meant.
+        # The caller probably means a recording that was not played yet.
         places = [i for i in range(len(self._exchanges)) if i not in self._played]
         nearest = min(
             places or range(len(self._exchanges)), key=lambda i: self._distance(i, request)
@@ -181,7 +181,7 @@ class Tape:
     # - recording -
 
     def begin(self, request: AskedRequest) -> RecordedExchange:
-        """Reserve a place for a recording: recordings are stored in the order in which their requests began."""
+        """Reserve a place for a recording; recordings are in the order of their requests."""
         exchange = RecordedExchange(request=request)
         with self._lock:
             self._exchanges.append(exchange)
@@ -193,7 +193,7 @@ class Tape:
             self._exchanges = [each for each in self._exchanges if each is not exchange]
 
     def end(self, exchange: RecordedExchange) -> None:
-        """Store a recording, and with it the file."""
+        """Mark a recording as complete, and write the file."""
         exchange.done = True
         with self._lock:
             self._write()
@@ -214,7 +214,7 @@ class Tape:
             document = json.loads(self.path.read_text(encoding="utf-8"))
             version = document.get("version")
             if version != VERSION:
-                raise ValueError(f"its version is {version!r}, and {VERSION} is read")
+                raise ValueError(f"its version is {version!r}; this library reads {VERSION}")
             stored: dict[str, Any] = document.get("profile", {})
             settings: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()
@@ -222,7 +222,7 @@ class Tape:
             self.profile = EndpointProfile(**settings)
             self._exchanges = [_exchange(each) for each in document["exchanges"]]
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise ValueError(f"{self.path} is no cassette: {error}") from error
+            raise ValueError(f"{self.path} is not a cassette: {error}") from error
 
 
 def _written(exchange: RecordedExchange) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.tool import Tool
 
 EXAMPLES = 25
-# A tool that takes longer makes a person wait; one with a `timeout` says how long it may take.
+# The longest time for a tool without a `timeout`.
 SECONDS = 10.0
 
 
@@ -63,7 +63,7 @@ def check_tool(
     [checked] = registry
     _require_description(checked)
     for values in _examples(checked, count, seed, given):
-        if checked.function is not None:  # else only the caller can run it
+        if checked.function is not None:  # not a client tool
             _require_result(_bound(registry, checked, values, context), values, seconds)
     _require_refusals(registry, checked, count, seed)
 
@@ -84,7 +84,7 @@ def _registered(tool: Tool | Callable[..., object]) -> ToolRegistry:
     try:
         return ToolRegistry([one_tool(tool, function="check_tool")])
     except ToolDefinitionError as error:
-        raise AssertionError(f"a tool's definition must be good: {error}") from error
+        raise AssertionError(f"a tool's definition must be valid: {error}") from error
 
 
 def _require_description(tool: Tool) -> None:
@@ -165,7 +165,7 @@ def _require_result(bound: BoundCall, values: Mapping[str, Any], seconds: float)
 
 
 def _run(bound: BoundCall, seconds: float, raised: list[Exception]) -> ToolMessage:
-    """Run a call as agents do, in a thread that can be left, and keep what its function raises."""
+    """Run a call as agents do, in a thread that can be abandoned, and keep its exceptions."""
     assert bound.tool.function is not None  # or it had not been bound
     function = _watched(bound.tool.function, bound.tool, raised)
     watched = replace(bound.tool, function=function, timeout=seconds, run_in="thread", memory=None)
@@ -220,7 +220,7 @@ def _noting(raised: list[Exception]) -> Iterator[None]:
 
 
 def _require_refusals(registry: ToolRegistry, tool: Tool, examples: int, seed: int) -> None:
-    """Send what does not fit: the tool's own validators must refuse it in words."""
+    """Send arguments that do not fit; the tool's validators must refuse them with a text."""
     draws = SeededDraws(seed)
     for _ in range(examples):
         made = mistaken_arguments(tool.sent_parameters, draws)

@@ -42,7 +42,7 @@ def tools_of(tools: Any, *, function: str) -> ToolRegistry:
 
 
 def one_tool(tool: Any, *, function: str) -> Tool:
-    """Return the one tool that `tool` is, checked."""
+    """Return a tool or decorated function as one registered tool."""
     if isinstance(tool, ToolRegistry | list | tuple | set | frozenset):
         hint = 'one of it: registry["name"]' if isinstance(tool, ToolRegistry) else "one of them"
         raise TypeError(f"{function} takes one tool, not a {type(tool).__name__}: pass {hint}")
@@ -99,7 +99,7 @@ def check_made(made: object, kind: type[object], *, function: str, other: str = 
 
 
 def count_of(value: Any, *, name: str, least: int) -> int:
-    """Return a whole number that is large enough."""
+    """Return a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of {least} or more, not {value!r}")
     return value

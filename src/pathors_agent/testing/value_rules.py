@@ -1,4 +1,4 @@
-"""The rules for what a store must not change: names, texts, values that its callers share."""
+"""The rules for values that a store must not change: names, texts, and objects of its callers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -19,7 +19,7 @@ from pathors_agent.testing.store_rules import LONG, Rule, Trial, require
 # The longest that the server takes from its clients.
 LONGEST_NAME = 255
 
-# Names of which a store that trims, folds, decodes, matches or cuts them takes two for one.
+# Names that a store confuses if it trims, folds, decodes, matches or cuts them.
 NAMES = (
     *("name", "Name", "NAME", " name", "name ", "name\t", "name/", "/name", "name.", "näme"),
     *("na%6De", "na%me", "na_e", "na*e", "na?e", "na\\me", "na+me", "na me", "na-me", "na'me"),
