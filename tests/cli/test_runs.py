@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from datetime import datetime
@@ -82,6 +83,8 @@ def test_waiting_calls_are_approved_denied_and_answered(command: Command, databa
         "changed": 'paid Zoe\n(A person changed the arguments to {"to": "Zoe"}.)',
         "asks": "blue",
     }
+    # The model asked for the call in an earlier segment of the run.
+    assert re.search(r"^  tool/0/0 +pay +value ", command("show", "yes").stdout, re.MULTILINE)
 
 
 def test_digest_of_no_waiting_call_is_refused(command: Command, database: str) -> None:

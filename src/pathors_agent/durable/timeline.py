@@ -32,13 +32,14 @@ async def read_timeline(runs: Runs[Any], run: str) -> Timeline:
     segments = await runs.segments(run)
     calls: list[TimedCall] = []
     workers: set[str] = set()
+    names: dict[str, str] = {}
     for row in segments:
         steps = await runs.steps(row.workflow_id)
         places = {
             step["function_name"].removesuffix(STARTED): place for place, step in enumerate(steps)
         }
         # In the order in which steps ended, which shows the workers one after another.
-        read = _TimelineReader(row, workers).calls(sorted(steps, key=_end))
+        read = _TimelineReader(row, workers, names).calls(sorted(steps, key=_end))
         calls += sorted(read, key=lambda call: places[call.key])
     return Timeline(
         run=run,
@@ -53,10 +54,10 @@ def _end(step: Step) -> int:
 
 
 class _TimelineReader:
-    def __init__(self, row: WorkflowStatus, workers: set[str]) -> None:
+    def __init__(self, row: WorkflowStatus, workers: set[str], names: dict[str, str]) -> None:
         self._workers = workers
         self._is_open = status_of(row) in AT_WORK
-        self._names: dict[str, str] = {}  # effect -> tool
+        self._names = names  # of tools, by effect; an earlier segment may have the answer
         self._begun: dict[str, Step] = {}
         self._worker = ""
 
