@@ -87,7 +87,7 @@ def test_missing_feature_has_exit_status_3(no_tools: NoTools) -> None:
     assert "MISSING" in shown.stdout
     assert "No \N{REPLACEMENT CHARACTER}[2Jtools." in shown.stdout
     said = shown.stdout.splitlines()[-1]
-    assert said.startswith("Agents miss what they need here, and no profile helps: ")
+    assert said.startswith("Agents lack what they need here, and no profile helps: ")
     assert "tool call in a whole answer" in said
 
 
@@ -103,8 +103,8 @@ def test_rule_that_was_not_seen_has_exit_status_4(fakellm_server: FakeLLMServer)
     assert shown.returncode == 4
     assert "NOT SEEN" in shown.stdout
     assert shown.stdout.splitlines()[-1] == (
-        "Agents need more than was seen here. "
-        "Not seen: call without arguments; a whole agent, with this profile."
+        "Not everything that agents need was seen here: "
+        "call without arguments; a whole agent, with this profile."
     )
 
 

@@ -53,7 +53,9 @@ def _error_for(body: bytes, what: str) -> Callable[[ProbeClient], Observation]:
         if not answer.is_refused:
             return fails(f"{what} was answered with {answer.status}")
         if answer.status not in _BAD_REQUESTS:
-            return fails(f"{what} was answered with {answer.status}, as if the server had failed")
+            return fails(
+                f"{what} was answered with {answer.status}, a status for failures of the server"
+            )
         return _error_body(answer)
 
     return look

@@ -47,11 +47,11 @@ def _outcome(report: Report) -> tuple[int, str]:
     """Return the exit status and its meaning."""
     missing = [finding.name for finding in report.findings if finding.breaks]
     if missing:
-        said = f"Agents miss what they need here, and no profile helps: {'; '.join(missing)}."
+        said = f"Agents lack what they need here, and no profile helps: {'; '.join(missing)}."
         return SOMETHING_IS_MISSING, said
     unseen = [finding.name for finding in report.findings if finding.is_open]
     if unseen:
-        said = f"Agents need more than was seen here. Not seen: {'; '.join(unseen)}."
+        said = f"Not everything that agents need was seen here: {'; '.join(unseen)}."
         return SOMETHING_IS_NOT_SEEN, said
     if not report.holds:
         return A_PROFILE_IS_NEEDED, "Agents have what they need here with this profile."

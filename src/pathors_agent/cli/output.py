@@ -1,6 +1,6 @@
-"""Write to the terminal.
+"""Write to the terminal: labelled lines, tables, JSON and errors.
 
-labelled lines, in colour if wanted, which no text of a model or user can forge.
+No text of a model or user can forge what the terminal shows.
 """
 
 import json

@@ -220,10 +220,10 @@ def _reply(body: bytes) -> tuple[int, str, list[bytes]]:
 class OfflineTransport(Transport):
     """A stand-in for a model: rules that pick tools by their words.
 
-    It reads the last prompt, calls the offered tools whose names and descriptions fit, with
-    arguments found in the prompt, and words their results. There is no language model in it: it
-    needs no network and no key, always answers the same, and serves demonstrations and tests.
-    `pace` is the seconds between two pieces of a stream.
+    It calls the offered tools whose names and descriptions fit the last prompt, with arguments from
+    the prompt, and puts their results into sentences. It needs no language model, network or key, and
+    the same requests get the same answers, for demonstrations and tests. `pace` is the number of
+    seconds between two pieces of a stream.
     """
 
     def __init__(self, *, pace: float = 0) -> None:
