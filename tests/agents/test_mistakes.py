@@ -8,11 +8,14 @@ import pytest
 from pathors_agent import (
     Agent,
     AsyncAgent,
+    Budget,
     ContentPart,
     Conversation,
     ConversationError,
     Limits,
+    MCPTools,
     ModelOptions,
+    Retry,
     SystemMessage,
     Tool,
     UserMessage,
@@ -239,3 +242,41 @@ def test_prompt_may_be_one_content_part() -> None:
 def test_scripted_call_that_is_no_pair_is_refused_with_an_example(given: Any) -> None:
     with pytest.raises(TypeError, match=r"write calls\(\(\"add\""):
         calls(given)
+
+
+WRONG_SETTINGS: list[tuple[Callable[..., object], str, object, str]] = [
+    (Limits, "turns", "5", "must be a number"),
+    (Limits, "seconds", True, "must be a number"),
+    (Limits, "output_retries", "2", "must be a number"),
+    (Budget, "tokens", "5", "must be a number"),
+    (Budget, "seconds", True, "must be a number"),
+    (Retry, "backoff", "1", "must be 0 to"),
+    (Retry, "max_wait", None, "must be 0 to"),
+    (ModelOptions, "temperature", "hot", "must be a finite number"),
+    (ModelOptions, "temperature", float("nan"), "must be a finite number"),
+    (ModelOptions, "top_p", float("inf"), "must be a finite number"),
+    (ModelOptions, "top_p", True, "must be a finite number"),
+    (ModelOptions, "max_tokens", 1.5, "must be a whole number"),
+    (ModelOptions, "seed", "7", "must be a whole number"),
+    (ModelOptions, "seed", True, "must be a whole number"),
+    (ModelOptions, "stop", 5, "must be a text or a list of texts"),
+    (ModelOptions, "tool_choice", ["look"], "must be a text or a mapping"),
+    (ModelOptions, "parallel_tool_calls", "no", "must be True or False"),
+    (ModelOptions, "reasoning_effort", 1, "must be a text"),
+    (ModelOptions, "response_format", "json", "must be a mapping"),
+    (ModelOptions, "extra", [("a", 1)], "must be a mapping"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value", "wanted"), WRONG_SETTINGS)
+def test_setting_of_another_type_is_refused_by_name(
+    kind: Callable[..., object], name: str, value: object, wanted: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{name} {wanted}"):
+        kind(**{name: value})
+
+
+@pytest.mark.parametrize("server", ["npx server", None, ["npx", "server"]])
+def test_mcp_tools_of_no_server_are_refused_with_the_right_calls(server: Any) -> None:
+    with pytest.raises(TypeError, match=r"call MCPTools\.stdio\(command, args\) or MCPTools\.http"):
+        MCPTools(server)

@@ -337,6 +337,16 @@ def test_extra_wins_over_every_other_field() -> None:
     assert {k: sent[k] for k in extra} == extra
 
 
+def test_extra_without_a_stream_has_no_options_of_a_stream() -> None:
+    unstreamed = body(RequestTemplate(options=ModelOptions(extra={"stream": False})), [QUESTION])
+    kept: dict[str, JSONValue] = {"stream": False, "stream_options": {"include_usage": False}}
+
+    assert unstreamed == {"messages": unstreamed["messages"], "stream": False}
+    assert (
+        kept.items() <= body(RequestTemplate(options=ModelOptions(extra=kept)), [QUESTION]).items()
+    )
+
+
 def test_none_leaves_a_field_out_and_zero_and_false_do_not() -> None:
     options = ModelOptions(temperature=0, seed=0, max_tokens=0, parallel_tool_calls=False, stop="")
 

@@ -56,6 +56,9 @@ class Budget:
     ) -> None:
         limits = {"tokens": tokens, "cost": cost, "calls": calls, "seconds": seconds}
         for name, limit in limits.items():
+            given: object = limit
+            if isinstance(given, bool) or not isinstance(given, int | float | Decimal | None):
+                raise ValueError(f"Budget.{name} must be a number, not {given!r}")
             if limit is not None and not limit > 0:
                 raise ValueError(f"Budget.{name} must be over 0, not {limit}")
         if cost is not None and price is None:

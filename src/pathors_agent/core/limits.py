@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
+from typing import Any
 
 from pathors_agent.messages import (
     AssistantMessage,
@@ -76,7 +77,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self) if field.name != "last_word"):
-            value = getattr(self, name)
+            value: Any = getattr(self, name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int | float)
+            ):
+                raise ValueError(f"Limits.{name} must be a number, not {value!r}")
             if name in ("call_retries", "output_retries"):
                 if value is not None and not value >= 0:
                     raise ValueError(f"Limits.{name} must be 0 or more, not {value}")

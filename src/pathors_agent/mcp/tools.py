@@ -101,6 +101,11 @@ class MCPTools(OneProcess):
     ) -> None:
         from pathors_agent.mcp.connection import MCPConnection
 
+        if not hasattr(server, "shown"):
+            raise TypeError(
+                "MCPTools takes a server, not a value of type "
+                f"{type(server).__name__}; call MCPTools.stdio(command, args) or MCPTools.http(url)"
+            )
         for name, function in (("elicit", elicit), ("sample", sample)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name}= should be a function, not {type(function).__name__}")

@@ -85,8 +85,9 @@ class Retry:
                 f"not {self.attempts!r}."
             )
         for name in ("backoff", "max_wait"):
-            seconds = getattr(self, name)
-            if not 0 <= seconds <= MAX_RETRY_SECONDS:  # NaN is refused, too
+            seconds: object = getattr(self, name)
+            is_right = isinstance(seconds, int | float) and 0 <= seconds <= MAX_RETRY_SECONDS
+            if not is_right:  # NaN is refused, too
                 raise InvalidSetting(
                     f"Retry: {name} must be 0 to {MAX_RETRY_SECONDS:g} seconds, not {seconds!r}."
                 )

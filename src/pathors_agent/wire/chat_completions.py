@@ -7,6 +7,7 @@ The bytes of each message are cached on it, and those of a long history in one p
 the encoding of the new messages and one copy.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -68,8 +69,29 @@ class ModelOptions:
         return replace(self, **{**given, "extra": {**self.extra, **others.extra}})
 
     def __post_init__(self) -> None:
+        for name, (kinds, wanted) in _OPTION_KINDS.items():
+            value: object = getattr(self, name)
+            is_right = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+            if isinstance(value, float) and not math.isfinite(value):
+                is_right = False  # JSON has no such number
+            if value is not None and not is_right:
+                raise ValueError(f"ModelOptions.{name} must be {wanted}, not {value!r}")
         if "messages" in self.extra:
             raise ValueError("extra['messages'] would replace the conversation; remove it")
+
+
+_OPTION_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "temperature": ((int, float), "a finite number"),
+    "top_p": ((int, float), "a finite number"),
+    "max_tokens": ((int,), "a whole number"),
+    "seed": ((int,), "a whole number"),
+    "stop": ((str, Sequence), "a text or a list of texts"),
+    "tool_choice": ((str, Mapping), "a text or a mapping"),
+    "parallel_tool_calls": ((bool,), "True or False"),
+    "reasoning_effort": ((str,), "a text"),
+    "response_format": ((Mapping,), "a mapping"),
+    "extra": ((Mapping,), "a mapping"),
+}
 
 
 @dataclass(frozen=True)
@@ -154,6 +176,8 @@ class RequestTemplate:
             "stream": self.profile.streams,
             "stream_options": self._stream_options(),
         }
+        if options.extra.get("stream", True) is not True:
+            fields["stream_options"] = None  # endpoints refuse it without a stream
         return {k: v for k, v in fields.items() if v is not None} | dict(options.extra)
 
     def _tool_choice(self) -> str | Mapping[str, JSONValue] | None:
