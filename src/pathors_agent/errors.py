@@ -64,6 +64,13 @@ def named_error(error: BaseException) -> str:
     return name if text == name else f"{name}: {text}"
 
 
+def refuse_other(owner: str, value: object, *kinds: type[object]) -> None:
+    """Raise TypeError for a value that is of none of these kinds; `owner` takes it."""
+    if not isinstance(value, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{owner} takes {wanted}, not {type(value).__name__}")
+
+
 class AgentError(Exception):
     """Base class of the library's errors. Pickling leaves out the messages that an error holds."""
 

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from pathors_agent import (
+    Agent,
     AssistantMessage,
     AsyncAgent,
     Budget,
@@ -35,7 +36,7 @@ from pathors_agent.durable import (
 )
 from pathors_agent.errors import InvalidSetting, RunNotFinished
 from pathors_agent.messages import JSONValue
-from pathors_agent.testing import AsyncScriptedTransport, calls, http_error
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls, http_error
 from pathors_agent.wire.profiles import DEFAULT_PROFILE
 from stored_runs import Script
 
@@ -731,6 +732,14 @@ async def test_run_that_any_exception_stops_fails_once_and_is_resumed(
     assert asked == 2
 
 
+def test_agent_of_another_kind_is_refused() -> None:
+    made: Any = DurableAgent
+    with pytest.raises(TypeError, match="DurableAgent takes AsyncAgent, not Agent"):
+        made(Agent(ScriptedTransport("Hello.")), database="sqlite:///runs.db")
+    with pytest.raises(TypeError, match="heartbeat= takes Heartbeat, not float"):
+        made(AsyncAgent(AsyncScriptedTransport()), database="sqlite:///runs.db", heartbeat=3.0)
+
+
 async def test_wrong_arguments_are_refused_by_name(opened: Open) -> None:
     mistakes: Any
     async with opened("never") as durable:
@@ -740,8 +749,12 @@ async def test_wrong_arguments_are_refused_by_name(opened: Open) -> None:
         for results in (None, "yes", ["yes"], {1: "yes"}):
             with pytest.raises(TypeError, match="results= must be a mapping from the ids of calls"):
                 await mistakes.answer("run", results)
+        with pytest.raises(InvalidSetting, match="results= is empty"):
+            await mistakes.answer("run", {})
+        with pytest.raises(TypeError, match="forget_doubt takes DoubtfulCall, not NoneType"):
+            await mistakes.forget_doubt(None)
         for approval in (None, 5, b"digest"):
-            with pytest.raises(TypeError, match="approval= must be an Approval or its digest"):
+            with pytest.raises(TypeError, match="approval= takes Approval or str, not"):
                 await mistakes.approve("run", approval)
         for rate in (5, (5,), [5, 60.0], (5, 60.0, 1)):
             with pytest.raises(InvalidSetting, match=r"rate must be \(runs, seconds\)"):

@@ -137,8 +137,10 @@ async def test_values_that_match_nothing_by_mistake_are_refused(tmp_path: Path) 
     async with DurableAgent(agent(), database=f"sqlite:///{tmp_path / 'runs.db'}") as durable:
         with pytest.raises(ValueError, match="status must be one of queued, running, suspended"):
             await durable.list(status="done")  # type: ignore[arg-type]  # a mistake
-        with pytest.raises(ValueError, match="since must be a datetime with a time zone"):
+        with pytest.raises(ValueError, match="since must have a time zone"):
             await durable.list(since=datetime(2026, 1, 1))  # noqa: DTZ001
+        with pytest.raises(ValueError, match="until must be a datetime, not '2026-01-01'"):
+            await durable.list(until="2026-01-01")  # type: ignore[arg-type]  # a mistake
         for number in WRONG_NUMBERS:
             with pytest.raises(ValueError, match="limit must be a whole number from 0 to 2"):
                 await durable.list(limit=number)

@@ -1,6 +1,7 @@
 """Stored histories come back equal, and damage is refused with its place."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -174,6 +175,15 @@ def test_half_of_a_surrogate_pair_is_loaded_equal(half: str) -> None:
 
     assert load_messages(stored) == messages
     assert load_messages(stored.encode()) == messages
+
+
+def test_only_messages_are_dumped() -> None:
+    given: Any
+    for given in ([{"role": "user", "content": "Hello."}], "Hello.", UserMessage(content="Hello.")):
+        with pytest.raises(
+            TypeError, match=r"messages\[0\] is of type .*, and no message; read the "
+        ):
+            dump_messages(given)
 
 
 @given(st.lists(strategies.messages, max_size=5))

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Sequence
 from copy import copy
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -110,9 +111,12 @@ def test_two_user_messages_begin_one_turn() -> None:
     assert texts(last_turns(1)(history)) == ["two", "and more"]
 
 
-def test_no_turns_are_refused() -> None:
-    with pytest.raises(ValueError, match="turns must be at least 1, not 0"):
-        last_turns(0)
+@pytest.mark.parametrize("number", [0, -1, 1.5, "5", True, None])
+def test_number_of_turns_or_tokens_that_is_none_is_refused(number: Any) -> None:
+    with pytest.raises(ValueError, match="turns must be a whole number of at least 1, not"):
+        last_turns(number)
+    with pytest.raises(ValueError, match="tokens must be a whole number of at least 1, not"):
+        budget(number)
 
 
 # - A budget of tokens

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from live_server import live, on_loop
+from pathors_agent import AsyncAgent
 from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.offline import AsyncOfflineTransport
 from pathors_agent.server import Project, ServerSettings, create_app, make_key
@@ -28,11 +29,12 @@ from pathors_agent.stores import (
     OpenedSession,
     RequestId,
     Session,
+    SQLSessions,
     SQLStore,
     Store,
     StoredKey,
 )
-from pathors_agent.testing import AsyncScriptedTransport, answer
+from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, answer
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -153,6 +155,25 @@ def test_use_of_a_key_is_noted() -> None:
         (key,) = on_loop(server.app, server.store.keys("demo"))
         assert key.last_used_at is not None
         assert key.last_used_at >= key.created_at
+
+
+@pytest.mark.parametrize("given", [None, ScriptedTransport("Hello."), "http://127.0.0.1:1/v1"])
+def test_project_without_an_async_transport_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="transport= takes AsyncTransport, not "):
+        Project(id="demo", transport=given)
+
+
+@pytest.mark.parametrize("given", [None, "sqlite:///app.db", SQLSessions("sqlite:///app.db")])
+def test_app_without_a_store_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="create_app takes Store, not "):
+        create_app([project()], given)
+
+
+def test_app_of_other_objects_than_projects_is_refused() -> None:
+    agents: list[Any] = [AsyncAgent(AsyncScriptedTransport())]
+
+    with pytest.raises(TypeError, match="create_app takes Project, not AsyncAgent"):
+        create_app(agents, MemoryStore())
 
 
 def test_two_projects_of_one_id_are_refused() -> None:

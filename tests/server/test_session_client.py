@@ -1,7 +1,7 @@
 """The client's half of the session API against the server's half."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -172,3 +172,14 @@ def test_async_half_does_the_same(server: Live, backend: str) -> None:
                 await sessions.get("s1")
 
     anyio.run(main, backend=backend)
+
+
+def test_sessions_of_another_kind_of_transport_are_refused() -> None:
+    mistakes: Any = (
+        (EndpointSessions, AsyncScriptedTransport()),
+        (AsyncEndpointSessions, "http://x"),
+    )
+
+    for client, given in mistakes:
+        with pytest.raises(TypeError, match=f"{client.__name__} takes .*Transport, not "):
+            client(given)

@@ -337,6 +337,13 @@ def test_extra_wins_over_every_other_field() -> None:
     assert {k: sent[k] for k in extra} == extra
 
 
+@pytest.mark.parametrize("name", ["sends", "structured", "result_media", "call_ids"])
+@pytest.mark.parametrize("value", ["both", None, True])
+def test_profile_with_another_value_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"EndpointProfile\.{name} must be one of '.*, not "):
+        EndpointProfile(**{name: value})
+
+
 def test_extra_without_a_stream_has_no_options_of_a_stream() -> None:
     unstreamed = body(RequestTemplate(options=ModelOptions(extra={"stream": False})), [QUESTION])
     kept: dict[str, JSONValue] = {"stream": False, "stream_options": {"include_usage": False}}

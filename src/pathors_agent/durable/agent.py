@@ -36,7 +36,7 @@ from pathors_agent.durable.worker import (
     Worker,
     worker_name,
 )
-from pathors_agent.errors import InvalidSetting, RunNotFound
+from pathors_agent.errors import InvalidSetting, RunNotFound, refuse_other
 from pathors_agent.messages import JSONValue
 
 # How often a run checks whether its sub-agent still waits for a person.
@@ -75,6 +75,8 @@ class DurableAgent(DurableClient[OutputT]):
         attempts: int = ATTEMPTS,
         deltas: bool = False,
     ) -> None:
+        refuse_other("DurableAgent", agent, AsyncAgent)
+        refuse_other("heartbeat=", heartbeat, Heartbeat)
         check_id(name, "the name of a durable agent", MAX_NAME_BYTES)
         if queue is not None:
             check_id(queue, "queue")

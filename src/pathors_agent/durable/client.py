@@ -25,7 +25,7 @@ from pathors_agent.durable.run_list import RunFilter, RunPage, RunStatus
 from pathors_agent.durable.runs import Runs, input_of, start_delay
 from pathors_agent.durable.schedules import Schedule, Schedules
 from pathors_agent.durable.tables import Bounds, DoubtfulCall, Rate, Tables, check_count
-from pathors_agent.errors import InvalidSetting
+from pathors_agent.errors import InvalidSetting, refuse_other
 from pathors_agent.history.loading import Prompt, user_message
 from pathors_agent.messages import JSONValue, ToolMessage
 from pathors_agent.transports.base import AsyncResponse, AsyncTransport, Request
@@ -264,6 +264,8 @@ class DurableClient(OneProcess, Generic[OutputT]):
         given: object = results
         if not isinstance(given, Mapping) or not all(isinstance(each, str) for each in given):
             raise TypeError("results= must be a mapping from the ids of calls to their results")
+        if not given:
+            raise InvalidSetting("results= is empty; pass a result for each call, by its id")
         messages = [
             ToolMessage(
                 tool_call_id=call_id,
@@ -281,6 +283,7 @@ class DurableClient(OneProcess, Generic[OutputT]):
 
     async def forget_doubt(self, call: DoubtfulCall) -> bool:
         """Remove a call from `in_doubt` after a person has checked it."""
+        refuse_other("forget_doubt", call, DoubtfulCall)
         return await self.runs.in_thread("delete a doubt", self.runs.tables.forget_doubt, call)
 
     # - schedules -
@@ -358,7 +361,5 @@ def _text(value: JSONValue, what: str) -> str:
 
 
 def _digest(approval: Approval | str) -> str:
-    if not isinstance(approval, Approval | str):
-        kind = type(approval).__name__
-        raise TypeError(f"approval= must be an Approval or its digest, not of type {kind}")
+    refuse_other("approval=", approval, Approval, str)
     return approval if isinstance(approval, str) else approval.digest

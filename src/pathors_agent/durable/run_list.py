@@ -109,8 +109,10 @@ class RunFilter:
                 raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {status!r}")
         for name in ("since", "until"):
             time = getattr(self, name)
-            if time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
-                raise ValueError(f"{name} must be a datetime with a time zone, not {time!r}")
+            if not isinstance(time, datetime | None):
+                raise ValueError(f"{name} must be a datetime, not {time!r}")
+            if time is not None and time.tzinfo is None:
+                raise ValueError(f"{name} must have a time zone, as datetime.now(UTC) has")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -234,6 +234,13 @@ def _dumped(stored: dict[str, JSONValue]) -> str:
 
 def stored_form(messages: Iterable[Message]) -> dict[str, JSONValue]:
     """Return the output of `dump_messages` as values."""
+    messages = list(messages)
+    for index, message in enumerate(messages):
+        if not isinstance(message, MessageBase):
+            raise TypeError(
+                f"messages[{index}] is of type {type(message).__name__}, and no message; read the "
+                "messages of another library with load_messages(..., format=...)"
+            )
     return {"version": VERSION, "messages": [write_message(message) for message in messages]}
 
 

@@ -214,6 +214,6 @@ def _bytes(text: str) -> int:
 
 
 def check_positive(name: str, value: int) -> None:
-    """Raise `ValueError` for a number below 1."""
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
+    """Raise `ValueError` unless a value is a whole number from 1."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")

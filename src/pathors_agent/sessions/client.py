@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 from urllib.parse import quote, urlencode
 
-from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
+from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError, refuse_other
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
 from pathors_agent.sessions.answers import (
@@ -60,6 +60,7 @@ class EndpointSessions:
     """
 
     def __init__(self, transport: Transport) -> None:
+        refuse_other("EndpointSessions", transport, Transport)
         self._transport = transport
 
     def create(
@@ -106,6 +107,7 @@ class AsyncEndpointSessions:
     """`EndpointSessions` for asyncio and trio; its methods have the same arguments."""
 
     def __init__(self, transport: AsyncTransport) -> None:
+        refuse_other("AsyncEndpointSessions", transport, AsyncTransport)
         self._transport = transport
 
     async def create(

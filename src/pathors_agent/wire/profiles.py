@@ -1,7 +1,7 @@
 """Profiles: the differences between endpoints in what they accept."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 ResultMedia = Literal["user_message", "tool_message", "left_out"]
 """Where to send the parts of a tool's result other than text."""
@@ -56,6 +56,14 @@ class EndpointProfile:
     call_ids: Literal["any", "nine"] = "any"
     structured: Literal["response_format", "tool", "prompt"] = "tool"
     requires_calls: bool = True
+
+    def __post_init__(self) -> None:
+        for name, kind in EndpointProfile.__annotations__.items():
+            origin: object = get_origin(kind)
+            value, allowed = getattr(self, name), get_args(kind)
+            if origin is Literal and value not in allowed:
+                names = ", ".join(map(repr, allowed))
+                raise ValueError(f"EndpointProfile.{name} must be one of {names}, not {value!r}")
 
 
 DEFAULT_PROFILE = EndpointProfile()

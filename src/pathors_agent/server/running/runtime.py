@@ -10,7 +10,7 @@ import anyio
 from anyio.abc import TaskGroup
 from starlette.requests import Request
 
-from pathors_agent.errors import SessionConflict, StoreError
+from pathors_agent.errors import SessionConflict, StoreError, refuse_other
 from pathors_agent.server.http.keys import Authenticate, Authenticator, Caller
 from pathors_agent.server.http.problems import log_store_error, unauthorized, unavailable
 from pathors_agent.server.settings import ServerSettings
@@ -43,6 +43,7 @@ class Runtime:
         open_durable: OpenDurable | None = None,
         authenticate: Authenticate | None = None,
     ) -> None:
+        refuse_other("create_app", store, Store)
         self.projects = _by_id(projects)
         self.store = store
         self.metrics = Metrics()
@@ -212,6 +213,7 @@ class Runtime:
 def _by_id(projects: Iterable[Project]) -> dict[str, Project]:
     named: dict[str, Project] = {}
     for project in projects:
+        refuse_other("create_app", project, Project)
         if named.setdefault(project.id, project) is not project:
             raise ValueError(f"two projects have the id {project.id!r}")
     return named

@@ -10,6 +10,7 @@ from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.budgets import Budget
 from pathors_agent.agents.hooks import AsyncHook, Hooks
 from pathors_agent.core.limits import Limits
+from pathors_agent.errors import refuse_other
 from pathors_agent.history.trim import AsyncHistory
 from pathors_agent.json_text import write_json
 from pathors_agent.messages import JSONValue
@@ -81,6 +82,7 @@ class Project:
             raise ValueError(
                 f"the project id {self.id!r} must be 1 to 100 of the characters A-Z a-z 0-9 . _ ~ -"
             )
+        refuse_other("transport=", self.transport, AsyncTransport)
         _ = self.own_tools  # raises if something is not a tool
         Hooks.of(self.hooks, is_async=True)
         if self.on_disconnect not in ("cancel", "finish"):
