@@ -18,10 +18,12 @@ from pathors_agent import (
     Retry,
     SystemMessage,
     Tool,
+    ToolDefinitionError,
     UserMessage,
     tool,
 )
 from pathors_agent.agents.base import AgentSettings
+from pathors_agent.server import ServerSettings
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls
 
 MODEL = ScriptedTransport("Hello.")
@@ -265,6 +267,13 @@ WRONG_SETTINGS: list[tuple[Callable[..., object], str, object, str]] = [
     (ModelOptions, "reasoning_effort", 1, "must be a text"),
     (ModelOptions, "response_format", "json", "must be a mapping"),
     (ModelOptions, "extra", [("a", 1)], "must be a mapping"),
+    (ModelOptions, "extra", None, "must be a mapping"),
+    (ServerSettings, "body_seconds", "5", "must be a number"),
+    (ServerSettings, "max_tools", [], "must be a number"),
+    (ServerSettings, "turn_seconds", True, "must be a number"),
+    (ServerSettings, "queue_length", 1.5, "must be a whole number of 0 or more"),
+    (ServerSettings, "queue_length", -1, "must be a whole number of 0 or more"),
+    (ServerSettings, "cors_origins", 5, "must be a list of origins"),
 ]
 
 
@@ -274,6 +283,28 @@ def test_setting_of_another_type_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=f"{name} {wanted}"):
         kind(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "wanted"),
+    [
+        ("tools", None, "takes a list of tools, not NoneType"),
+        ("hooks", None, "is a NoneType; write hooks="),
+        ("hooks", 5, "is a int; write hooks="),
+    ],
+)
+def test_argument_that_is_no_list_is_refused_by_name(
+    argument: str, value: object, wanted: str
+) -> None:
+    with pytest.raises(TypeError, match=f"{argument}= {wanted}"):
+        agent(MODEL, **{argument: value})
+
+
+@pytest.mark.parametrize("argument", ["function", "reconcile"])
+@pytest.mark.parametrize("value", [5, b"x", "search"])
+def test_tool_without_a_function_is_refused(argument: str, value: Any) -> None:
+    with pytest.raises(ToolDefinitionError, match=f"{argument}= must be a function, not {value!r}"):
+        Tool(name="look", **{argument: value})
 
 
 @pytest.mark.parametrize("server", ["npx server", None, ["npx", "server"]])

@@ -163,6 +163,26 @@ def test_project_without_an_async_transport_is_refused(given: Any) -> None:
         Project(id="demo", transport=given)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("id", 5, "Project.id takes str, not int"),
+        ("instructions", ["Be brief."], "Project.instructions takes str or NoneType, not list"),
+        ("model", 5, "model= is an int"),
+        ("options", 5, "options= is an int"),
+        ("limits", 5, "limits= is an int"),
+        ("history", 5, "history= is an int"),
+        ("budget", 5, "budget= is an int"),
+        ("tools", 5, "tools= takes a list of tools, not int"),
+    ],
+)
+def test_setting_of_a_project_of_another_kind_is_refused(
+    name: str, value: Any, wanted: str
+) -> None:
+    with pytest.raises(TypeError, match=wanted):
+        Project(**{"id": "demo", "transport": AsyncScriptedTransport(), name: value})
+
+
 @pytest.mark.parametrize("given", [None, "sqlite:///app.db", SQLSessions("sqlite:///app.db")])
 def test_app_without_a_store_is_refused(given: Any) -> None:
     with pytest.raises(TypeError, match="create_app takes Store, not "):

@@ -136,9 +136,8 @@ def load_settings(fields: Mapping[str, Any]) -> RunSettings:
 
 
 def _methods_of(hooks: Iterable[object], *, is_async: bool) -> "Hooks | None":
-    given = tuple(hooks)
-    if not given:
+    if hooks == ():
         return None
     from pathors_agent.agents.hooks import Hooks
 
-    return Hooks.of(given, is_async=is_async)
+    return Hooks.of(hooks, is_async=is_async)

@@ -103,8 +103,12 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         check_origins(self.cors_origins)
+        if type(self.queue_length) is not int or self.queue_length < 0:
+            raise ValueError("ServerSettings.queue_length must be a whole number of 0 or more")
         for name in {field.name for field in fields(self)} - _NO_AMOUNTS:
-            value = getattr(self, name)
+            value: object = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | None):
+                raise ValueError(f"ServerSettings.{name} must be a number, not {value!r}")
             if value is not None and not value > 0:
                 raise ValueError(f"ServerSettings.{name} must be over 0")
 
@@ -128,6 +132,9 @@ _WITHOUT_HOST = ("null", "file://")
 
 def check_origins(origins: Iterable[str]) -> None:
     """Raise `ValueError` for an origin that no browser ever sends."""
+    given: object = origins
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise ValueError(f"cors_origins must be a list of origins, not {given!r}")
     if isinstance(origins, str):
         raise ValueError(f"cors_origins must be a list of origins, such as [{origins!r}]")
     for origin in origins:

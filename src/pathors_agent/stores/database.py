@@ -49,7 +49,7 @@ def read_url(text: str) -> URL:
     """Parse the URL of a database. Raise `StoreError` if no store can open it."""
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError):  # their texts quote the URL
+    except (ArgumentError, ValueError, TypeError):  # their texts quote the URL
         raise _unusable() from None
     driver = _DRIVERS.get(url.drivername)
     if driver is None or "@" in (url.host or ""):

@@ -389,6 +389,8 @@ AsyncToolChoice = Callable[[ContextT], Tools | Awaitable[Tools]]
 
 def registry_of(tools: Tools) -> ToolRegistry:
     """Return the tools as a registry."""
+    if not isinstance(tools, Iterable):
+        raise TypeError(f"tools= takes a list of tools, not {type(tools).__name__}")
     return tools if isinstance(tools, ToolRegistry) else ToolRegistry(tools)
 
 

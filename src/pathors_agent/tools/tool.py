@@ -163,6 +163,10 @@ class Tool:
     _signature: Signature | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("function", "reconcile"):
+            value: object = getattr(self, name)
+            if value is not None and not callable(value):
+                raise refused(self.name, "", f"{name}= must be a function, not {value!r}")
         if self.retries is None:
             return
         if not isinstance(self.retries, Retry):

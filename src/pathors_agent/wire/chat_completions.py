@@ -74,7 +74,7 @@ class ModelOptions:
             is_right = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
             if isinstance(value, float) and not math.isfinite(value):
                 is_right = False  # JSON has no such number
-            if value is not None and not is_right:
+            if not is_right and (value is not None or name == "extra"):
                 raise ValueError(f"ModelOptions.{name} must be {wanted}, not {value!r}")
         if "messages" in self.extra:
             raise ValueError("extra['messages'] would replace the conversation; remove it")

@@ -4,11 +4,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from types import NoneType
 from typing import Literal
 
 from pathors_agent.agents.agent import AsyncAgent
 from pathors_agent.agents.budgets import Budget
 from pathors_agent.agents.hooks import AsyncHook, Hooks
+from pathors_agent.agents.mistakes import refuse_settings
 from pathors_agent.core.limits import Limits
 from pathors_agent.errors import refuse_other
 from pathors_agent.history.trim import AsyncHistory
@@ -23,6 +25,9 @@ from pathors_agent.wire.chat_completions import ModelOptions
 # The ids of projects are parts of addresses, and are stored in the database.
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 _VARIABLE = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
+
+# Those that are checked as an agent's are.
+_SETTINGS = ("model", "options", "limits", "history", "budget")
 
 # Building an agent takes a twentieth of the time of a turn.
 _KEPT_AGENTS = 16
@@ -78,6 +83,10 @@ class Project:
     on_disconnect: Literal["cancel", "finish"] = "cancel"
 
     def __post_init__(self) -> None:
+        refuse_other("Project.id", self.id, str)
+        refuse_other("Project.instructions", self.instructions, str, NoneType)
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        refuse_settings("Project", settings, _SETTINGS)
         if not _ID.fullmatch(self.id) or not self.id.strip("."):
             raise ValueError(
                 f"the project id {self.id!r} must be 1 to 100 of the characters A-Z a-z 0-9 . _ ~ -"
