@@ -428,9 +428,9 @@ class SharesKeys(MemoryStore):
         (CopiesVariablesNotDeeply, "variables must be copied when a session is made"),
         (CachesSessions, "with its own copy of the variables"),
         (SharesMessages, "with its own copies of the messages"),
-        (SharesNotes, "notes must be returned as a list of the reader's own"),
+        (SharesNotes, "each reader must get its own list of notes"),
         (KeepsTheListOfNotes, "notes must be copied when they are written"),
-        (SharesKeys, "keys must be returned as a list of the reader's own"),
+        (SharesKeys, "each reader must get its own list of keys"),
     ],
 )
 async def test_store_that_shares_values_is_found_out(
@@ -525,7 +525,7 @@ class KeepsFinishedRequestsAnew(MemoryStore):
             DropsLeasesOfRefusedTurns,
             "must not be granted a second time after a turn that was refused",
         ),
-        (KeepsForNoTime, "a lease that is kept must not end|a second time after it is kept"),
+        (KeepsForNoTime, "a lease that is kept must not expire|a second time after it is kept"),
         (DropsLeasesOfAnybody, "a second time after another holder dropped its lease"),
         (DropsLeasesByHolder, "a second time after another holder dropped its lease"),
         (LooksBeforeItTakesWhatIsOver, "of many concurrent callers, one must get an expired lease"),

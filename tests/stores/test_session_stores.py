@@ -635,13 +635,15 @@ BROKEN = {
 def test_store_that_breaks_a_rule_is_found_out(
     kind: type[MemorySessions], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pathors_agent.testing import session_rules
+    from pathors_agent.testing import store_check
 
-    monkeypatch.setattr(session_rules, "PATIENCE", 0.01)
-    rules = session_rules.RULES
+    monkeypatch.setattr(store_check, "PATIENCE", 0.01)
+    rules = store_check._SESSION_STORE_RULES
     if kind is not MemorySessions:  # its leases do not expire
         monkeypatch.setattr(
-            session_rules, "RULES", [r for r in rules if r is not session_rules._lease_expires]
+            store_check,
+            "_SESSION_STORE_RULES",
+            [r for r in rules if r is not store_check._lease_expires],
         )
     with pytest.raises(AssertionError, match=sentence):
         anyio.run(check_store, kind)

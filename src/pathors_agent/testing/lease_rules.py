@@ -56,7 +56,7 @@ async def _leases_are_of_one(trial: Trial) -> None:
     """Check that one holder at a time has a lease."""
     lease = await trial.lease()
     named = (lease.project, lease.session_id, lease.holder) == (trial.project, trial.id, "writer")
-    require("a lease must tell its session and holder", holds=named)
+    require("a lease must name its session and holder", holds=named)
     for holder in ("other", "writer"):
         second = await trial.try_lease(holder=holder)
         require("a lease that is held must not be granted again", holds=second is None)
@@ -79,7 +79,7 @@ async def _sessions_are_opened(trial: Trial) -> None:
     assert opened is not None
     require("an opened session must be returned whole", holds=opened.session == saved)
     told = [(note.turn, note.text) for note in opened.notes] == [("turn", "note")]
-    require("an opened session must come with the notes of its turns", holds=told)
+    require("an opened session must be returned with the notes of its turns", holds=told)
     kept = await store.keep_lease(opened.lease, seconds=LONG)
     require("an opened session's lease must be held", holds=kept)
 
@@ -96,10 +96,10 @@ async def _tails_are_opened(trial: Trial) -> None:
     assert session is not None
     assert whole is not None
     sent = [*tail(session.messages)] == [*tail(whole.messages)]
-    require("what a tail sends must be in the opened session", holds=sent)
+    require("an opened session must have the messages that a tail selects", holds=sent)
     counts = (session.size, session.revision, session.leading)
     alike = counts == (whole.size, whole.revision, whole.leading)
-    require("a session must have its size and revision, however much is read", holds=alike)
+    require("a session must have its size and revision, even if only a part is read", holds=alike)
     saved = await store.save_turn(opened.lease, MORE, seen=session, drop=True)
     seen = await trial.seen()
     assert seen is not None
@@ -121,7 +121,7 @@ async def _leases_are_raced_for(trial: Trial) -> None:
 async def _ended_leases_are_raced_for(trial: Trial) -> None:
     """Check that one of many concurrent callers gets an expired lease."""
     await trial.lease(seconds=SHORT)
-    await let_pass(trial, "a lease must be over after its seconds")
+    await let_pass(trial, "a lease must expire after its seconds")
 
     async def take(number: int) -> Lease | None:
         return await trial.try_lease(holder="writer")
@@ -143,7 +143,7 @@ async def _leases_are_held_on(trial: Trial) -> None:
     first = await store.save_turn(lease, HELLO, seen=None)
     await _require_held(trial, "after its turn is saved")
     await require_error(
-        "a turn on a session that is there must raise SessionConflict",
+        "a first turn of an existing session must raise SessionConflict",
         SessionConflict,
         store.save_turn(lease, MORE, seen=None),
     )
@@ -172,7 +172,7 @@ async def _leases_are_dropped(trial: Trial) -> None:
     require("a lease's fence must grow, also after a drop", holds=second.fence > first.fence)
     await trial.store.drop_lease(first)
     kept = await trial.store.keep_lease(first, seconds=LONG)
-    require("a lease that is another's must not be kept", holds=not kept)
+    require("a lease that another holder has must not be kept", holds=not kept)
     third = await trial.try_lease(holder="third")
     require("dropping an old lease must leave the new one", holds=third is None)
 
@@ -181,9 +181,9 @@ async def _leases_end(trial: Trial) -> None:
     """Check that a lease expires after its seconds."""
     first = await trial.lease(seconds=SHORT)
 
-    await until("a lease must be over after its seconds", trial.try_lease)
+    await until("a lease must expire after its seconds", trial.try_lease)
     kept = await trial.store.keep_lease(first, seconds=LONG)
-    require("a lease that is another's must not be kept", holds=not kept)
+    require("a lease that another holder has must not be kept", holds=not kept)
     conflict = "a holder that lost the lease must get SessionConflict"
     late = trial.store.save_turn(first, HELLO, seen=None)
     await require_error(conflict, SessionConflict, late)
@@ -198,9 +198,9 @@ async def _leases_are_kept(trial: Trial) -> None:
     done = await trial.store.keep_lease(kept, seconds=LONG)
     require("a lease must be kept by its holder", holds=done)
 
-    await until("a lease must be over after its seconds", partial(trial.try_lease, "clock"))
+    await until("a lease must expire after its seconds", partial(trial.try_lease, "clock"))
     other = await trial.try_lease("kept")
-    require("a lease that is kept must not end", holds=other is None)
+    require("a lease that is kept must not expire", holds=other is None)
 
 
 LEASE_RULES: tuple[Rule, ...] = (

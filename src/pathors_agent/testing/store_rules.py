@@ -110,7 +110,7 @@ class Trial:
 
 
 def _ids(page: Page[Session] | Page[SessionSummary]) -> list[str]:
-    require("total must be the number of all that are found", holds=page.total == len(page.items))
+    require("total must be the number of all found sessions", holds=page.total == len(page.items))
     return [each.id for each in page.items]
 
 
@@ -161,7 +161,7 @@ async def _keys_are_found(trial: Trial) -> None:
     same = await trial.store.find_key(key.digest) == key
     require("a key must be found by its digest, unchanged", holds=same)
     none = await trial.store.find_key(key.digest.upper()) is None
-    require("for a digest that no key has, `find_key` must return None", holds=none)
+    require("`find_key` must return None for an unknown digest", holds=none)
 
 
 async def _keys_are_listed(trial: Trial) -> None:
@@ -174,7 +174,7 @@ async def _keys_are_listed(trial: Trial) -> None:
     require("the keys of one project must be listed, oldest first", holds=listed == [first, second])
     everywhere = await trial.store.keys()
     inside = all(key in everywhere for key in (first, second, other))
-    require("without a project, the keys of all must be listed", holds=inside)
+    require("without a project, the keys of all projects must be listed", holds=inside)
 
 
 async def _keys_are_revoked(trial: Trial) -> None:
@@ -195,7 +195,7 @@ async def _keys_are_revoked(trial: Trial) -> None:
     await next_millisecond()
     again = await trial.store.revoke_key(trial.project, key.id)
     same = await trial.store.find_key(key.digest) == revoked
-    require("revoking a key twice must be as revoking it once", holds=again and same)
+    require("revoking a key must be idempotent", holds=again and same)
 
 
 async def _key_use_is_noted(trial: Trial) -> None:
@@ -225,7 +225,7 @@ async def _sessions_are_made(trial: Trial) -> None:
         trial.project, trial.id, variables={"name": "Ann"}, provider="web"
     )
     empty = made.messages == () and made.revision == 0
-    require("a new session must be empty, and of revision 0", holds=empty)
+    require("a new session must be empty and have revision 0", holds=empty)
     kept = dict(made.variables) == {"name": "Ann"} and made.provider == "web"
     require("a session must keep its variables and provider", holds=kept)
     timely = is_recent(made.created_at) and made.updated_at == made.created_at
@@ -238,15 +238,13 @@ async def _same_session_is_given(trial: Trial) -> None:
     """Check that creating a session twice is idempotent, and refused if it differs."""
     made = await trial.create(a=1, b=2)
     again = await trial.create(b=2, a=1)
-    require(
-        "an empty session that is created again must be returned unchanged", holds=again == made
-    )
-    conflict = "a session of this id and other variables must raise SessionConflict"
+    require("creating an empty session again must return it unchanged", holds=again == made)
+    conflict = "creating a session again with other variables must raise SessionConflict"
     await require_error(conflict, SessionConflict, trial.create(a=True, b=2))
     other_provider = trial.store.create_session(
         trial.project, trial.id, variables={"a": 1, "b": 2}, provider="other"
     )
-    conflict = "a session of this id and another provider must raise SessionConflict"
+    conflict = "creating a session again with another provider must raise SessionConflict"
     await require_error(conflict, SessionConflict, other_provider)
     await trial.say(UserMessage(content="Hi"))
     conflict = "creating a session that has messages again must raise SessionConflict"
@@ -256,7 +254,7 @@ async def _same_session_is_given(trial: Trial) -> None:
 async def _sessions_are_apart(trial: Trial) -> None:
     """Check that a session is found under its own id and project only."""
     await trial.create()
-    missing = "a session that is not there must raise SessionNotFound"
+    missing = "an unknown session must raise SessionNotFound"
     await require_error(missing, SessionNotFound, trial.store.session(trial.project, "unknown"))
     upper = trial.store.session(trial.project, trial.id.upper())
     await require_error("case must count in a session's id", SessionNotFound, upper)
@@ -266,7 +264,7 @@ async def _sessions_are_apart(trial: Trial) -> None:
     await require_error(missing, SessionNotFound, other)
     await elsewhere.create(x=1)
     apart = await trial.seen() != await elsewhere.seen()
-    require("one id in two projects must be two sessions", holds=apart)
+    require("one id in two projects must name two sessions", holds=apart)
 
 
 MESSAGES: tuple[Message, ...] = (
@@ -314,9 +312,9 @@ async def _ended_sessions_are_gone(trial: Trial) -> None:
     require("an ended session must not be found", holds=await trial.found("") == [])
     anew = await trial.create()
     empty = anew.messages == () and anew.revision == 0 and not anew.variables
-    require("a session of the id of an ended one must begin empty", holds=empty)
+    require("a session with the id of an ended one must begin empty", holds=empty)
     other = anew.incarnation != made.incarnation
-    require("two sessions of one id must have two incarnations", holds=other)
+    require("two sessions with one id must have two incarnations", holds=other)
 
 
 # - lists -
@@ -368,7 +366,7 @@ async def _search_is_in_pages(trial: Trial) -> None:
     total = all(page.total == 3 for page in pages)
     require("total must be exact, also past the end", holds=total)
     given = pages[0].items[0] == await trial.store.session(trial.project, "a")
-    require("a session that is found must be returned whole", holds=given)
+    require("a found session must be returned completely", holds=given)
 
 
 async def _search_is_bounded_in_bytes(trial: Trial) -> None:
@@ -385,13 +383,13 @@ async def _search_is_bounded_in_bytes(trial: Trial) -> None:
         page = await trial.store.search_sessions(
             trial.project, "x", limit=3, offset=offset, max_bytes=max_bytes
         )
-        require("total must count what has no room in the page", holds=page.total == 4)
+        require("total must also count sessions that do not fit the page", holds=page.total == 4)
         return [session.id for session in page.items]
 
     fits = await found(0, 2 * written) == ["a", "b"]
-    require("a page must hold as many sessions as have room in `max_bytes`", holds=fits)
+    require("a page must hold as many sessions as fit `max_bytes`", holds=fits)
     one_less = await found(0, 2 * written - 1) == ["a"]
-    require("a page must end before a session that has no room in `max_bytes`", holds=one_less)
+    require("a page must end before a session that does not fit `max_bytes`", holds=one_less)
     alone = await found(2, written) == ["large"] and await found(0, 1) == ["a"]
     require("a session that is larger than `max_bytes` must come alone", holds=alone)
     both = await found(0, 100 * written) == ["a", "b", "large"]
@@ -408,7 +406,7 @@ async def _sessions_are_listed(trial: Trial) -> None:
     await trial.say(UserMessage(content="x"), AssistantMessage(content="y"), id="first")
     await trial.store.end_session(trial.project, "first")
     order = await trial.listed() == ["third", "second", "first"]
-    require("the newest session must be listed first, ended ones, too", holds=order)
+    require("the newest session must be listed first, including ended ones", holds=order)
     page = await trial.store.list_sessions(trial.project, limit=1, offset=2)
     line = page.items[0] if page.items else None
     require(
@@ -416,15 +414,15 @@ async def _sessions_are_listed(trial: Trial) -> None:
         holds=line is not None and page.total == 3 and len(page.items) == 1,
     )
     assert line is not None
-    require("the list must tell the provider, and when it began", holds=line.provider == "p")
+    require("a list must have the provider of each session", holds=line.provider == "p")
     require("an ended session must keep the number of its messages", holds=line.message_count == 2)
-    require("the list must tell when a session ended", holds=is_recent(line.ended_at))
+    require("a list must have the time when a session ended", holds=is_recent(line.ended_at))
     past = await trial.store.list_sessions(trial.project, limit=1, offset=9)
     require("total must be exact, also past the end", holds=(past.items, past.total) == ((), 3))
     texts = await trial.listed("first") == ["third", "first"]
-    require("the text must be looked for in ids and in data", holds=texts)
+    require("a list must search ids and data for the text", holds=texts)
     ended = "first" not in await trial.listed("variables")
-    require("an ended session has no data to be found", holds=ended)
+    require("the data of an ended session must not be found", holds=ended)
 
 
 async def _sessions_have_titles(trial: Trial) -> None:
@@ -438,8 +436,8 @@ async def _sessions_have_titles(trial: Trial) -> None:
     named = await trial.store.rename_session(trial.project, "one", 'A "name"')
     require("a session must be renamed", holds=named and await _title(trial) == 'A "name"')
     await trial.say(UserMessage(content="x"), AssistantMessage(content="y"), id="one")
-    require("a turn must leave the title", holds=await _title(trial) == 'A "name"')
-    require("the text must be looked for in titles", holds=await trial.listed("name") == ["one"])
+    require("a turn must not change the title", holds=await _title(trial) == 'A "name"')
+    require("a list must search titles for the text", holds=await trial.listed("name") == ["one"])
     other = await trial.store.rename_session(trial.project, "other", "x")
     require("a session that does not exist must not be renamed", holds=not other)
     await trial.store.end_session(trial.project, "one")

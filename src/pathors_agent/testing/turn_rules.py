@@ -25,17 +25,17 @@ async def _turns_are_saved(trial: Trial) -> None:
     lease = await trial.lease()
     first = await trial.store.save_turn(lease, HELLO, seen=None)
     made = (first.id, first.messages, first.revision) == (trial.id, HELLO, 2)
-    require("a first turn must make the session", holds=made and is_recent(first.created_at))
+    require("a first turn must create the session", holds=made and is_recent(first.created_at))
     same = await trial.seen() == first
     require("a saved session must be returned as it is stored", holds=same)
     await next_millisecond()
     second = await trial.store.save_turn(lease, MORE, seen=first)
     added = second.messages == (*HELLO, *MORE) and second.revision == 4
-    require("a turn must be added behind the messages before", holds=added)
+    require("a turn must be appended to the messages", holds=added)
     require("a turn must set updated_at", holds=second.updated_at > first.updated_at)
     require("a saved session must be returned as it is stored", holds=await trial.seen() == second)
     kept = second.incarnation == first.incarnation and second.created_at == first.created_at
-    require("a turn must leave the session the same one", holds=kept)
+    require("a turn must not change the identity of the session", holds=kept)
 
 
 async def _sessions_are_rewound(trial: Trial) -> None:
@@ -70,7 +70,7 @@ async def _leases_end_with_turns(trial: Trial) -> None:
     conflict = "a turn on another session than the one that was seen must raise SessionConflict"
     await require_error(conflict, SessionConflict, refused)
     kept = await trial.store.keep_lease(lease, seconds=LONG)
-    require("a turn that is refused must leave its lease", holds=kept)
+    require("a refused turn must keep its lease", holds=kept)
     first = await trial.store.save_turn(lease, HELLO, seen=None, drop=True)
     require("a turn with `drop` must be saved", holds=first.messages == HELLO)
     kept = await trial.store.keep_lease(lease, seconds=LONG)
@@ -81,9 +81,9 @@ async def _stale_turns_are_refused(trial: Trial) -> None:
     """Refuse a writer that read another state of the session, with SessionConflict."""
     made = await trial.create(a=1)
     lease = await trial.lease()
-    await _require_refused(trial, lease, None, "a first turn of a session that is there")
+    await _require_refused(trial, lease, None, "a first turn of an existing session")
     grown = await trial.store.save_turn(lease, HELLO, seen=made)
-    require("a session that was made must take its first turn", holds=grown.revision == 2)
+    require("a created session must accept its first turn", holds=grown.revision == 2)
     await _require_refused(trial, lease, made, "a turn on an older revision")
     await trial.store.drop_lease(lease)
     await _require_refused(trial, lease, grown, "a turn without its lease")
@@ -96,7 +96,7 @@ async def _ended_sessions_take_no_turn(trial: Trial) -> None:
     lease = await trial.lease()
     await _require_refused(trial, lease, seen, "a turn on a session that has ended")
     await trial.create()
-    await _require_refused(trial, lease, seen, "a turn on the session before this one")
+    await _require_refused(trial, lease, seen, "a turn on an earlier session with this id")
 
 
 async def _first_turns_of_ended_sessions_are_refused(trial: Trial) -> None:
@@ -112,7 +112,7 @@ async def _first_turns_of_ended_sessions_are_refused(trial: Trial) -> None:
     await require_error(conflict, SessionConflict, noting)
     anew = await trial.lease()
     saved = await trial.store.save_turn(anew, HELLO, seen=None)
-    require("a session of the same id must begin anew", holds=saved.messages == HELLO)
+    require("a session with the same id must begin again", holds=saved.messages == HELLO)
 
 
 async def _require_refused(trial: Trial, lease: Lease, seen: Session | None, what: str) -> None:
@@ -149,12 +149,12 @@ async def _requests_are_of_one(trial: Trial) -> None:
     request = trial.request()
     first = await trial.store.begin_request(request, "first", seconds=LONG)
     begun = (first.state, first.body_digest, first.answer) == ("begun", "first", None)
-    require("a new request must be the caller's", holds=begun)
+    require("a new request must be granted to its caller", holds=begun)
     second = await trial.store.begin_request(request, "second", seconds=LONG)
     require(
         "a request that another caller answers must be running", holds=second.state == "running"
     )
-    require("a request must tell the digest of the first body", holds=second.body_digest == "first")
+    require("a request must have the digest of the first body", holds=second.body_digest == "first")
     for other in (
         replace(request, project=f"{trial.project}-other"),
         replace(request, api_key="other"),
@@ -162,7 +162,7 @@ async def _requests_are_of_one(trial: Trial) -> None:
     ):
         record = await trial.store.begin_request(other, "first", seconds=LONG)
         apart = record.state == "begun"
-        require("requests must be apart by project, API key and name", holds=apart)
+        require("requests of another project, API key or name must be separate", holds=apart)
 
 
 async def _requests_open_their_sessions(trial: Trial) -> None:
@@ -189,7 +189,7 @@ async def _requests_open_their_sessions(trial: Trial) -> None:
     )
     finished = await begin("request", trial.id)
     require("a finished request must get no session", holds=finished == ("finished", None))
-    require("no lease may be left", holds=await trial.lease() is not None)
+    require("no lease may remain", holds=await trial.lease() is not None)
 
 
 async def _requests_are_raced_for(trial: Trial) -> None:
@@ -223,7 +223,7 @@ async def _requests_are_finished(trial: Trial) -> None:
     await trial.store.end_session(trial.project, trial.id)
     record = await trial.store.begin_request(request, "first", seconds=LONG)
     gone = record.state == "begun"
-    require("the answers that tell of a session must end with it", holds=gone)
+    require("the answers of a session must be deleted with it", holds=gone)
 
 
 async def _require_finished(trial: Trial, request: RequestId, sentence: str) -> None:
@@ -242,7 +242,7 @@ async def _answers_outlive_their_requests(trial: Trial) -> None:
     await trial.store.begin_request(request, "first", seconds=SHORT)
     lease = await trial.lease()
     await trial.store.save_turn(lease, HELLO, seen=None, request=request, answer='{"é": 1}')
-    await let_pass(trial, "a lease must be over after its seconds")
+    await let_pass(trial, "a lease must expire after its seconds")
     await _require_finished(
         trial, request, "an answer must be kept longer than the seconds of its request"
     )
@@ -255,7 +255,7 @@ async def _requests_are_forgotten(trial: Trial) -> None:
     await trial.store.forget_request(request)
     record = await trial.store.begin_request(request, "second", seconds=LONG)
     anew = (record.state, record.body_digest) == ("begun", "second")
-    require("a request that was forgotten must begin anew", holds=anew)
+    require("a forgotten request must begin again", holds=anew)
 
 
 async def _requests_end(trial: Trial) -> None:
@@ -269,9 +269,9 @@ async def _requests_end(trial: Trial) -> None:
         record = await trial.store.begin_request(clock, "second", seconds=LONG)
         return (record.state, record.body_digest) == ("begun", "second")
 
-    await until("a request must be free after its seconds", clock_is_over)
+    await until("a request must expire after its seconds", clock_is_over)
     record = await trial.store.begin_request(kept, "second", seconds=LONG)
-    require("a request that is kept must not end", holds=record.state == "running")
+    require("a request that is kept must not expire", holds=record.state == "running")
 
 
 async def _turns_are_noted(trial: Trial) -> None:
@@ -292,16 +292,18 @@ async def _turns_are_noted(trial: Trial) -> None:
     named = (trial.project, trial.id) in every
     require("notes of all sessions must name project and session", holds=named)
     apart = await store.turn_notes(trial.project, "another")
-    require("notes must be of their session", holds=apart == [])
+    require("notes must belong to their session", holds=apart == [])
     await store.note_turn(lease, "done with", ["x"])
     await store.forget_notes(lease, "done with")
     named = "done with" in {turn for turn, _ in await trial.notes()}
     require("forgotten notes must be gone", holds=not named)
     await store.save_turn(lease, HELLO, seen=None, turn="turn")
     left = await trial.notes()
-    require("a saved turn's notes must go, and no others", holds=left == [("other", "apart")])
+    require(
+        "a saved turn's notes must be deleted, and no others", holds=left == [("other", "apart")]
+    )
     await store.end_session(trial.project, trial.id)
-    require("an ended session's notes must go", holds=await trial.notes() == [])
+    require("an ended session's notes must be deleted", holds=await trial.notes() == [])
 
 
 async def _stale_notes_are_refused(trial: Trial) -> None:

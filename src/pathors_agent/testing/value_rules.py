@@ -57,7 +57,7 @@ async def _session_ids_are_kept(trial: Trial) -> None:
         require(sentence.format(_shown(name)), holds=same)
     page = await trial.store.list_sessions(trial.project, limit=len(NAMES), offset=0)
     listed = {line.id for line in page.items} == set(NAMES)
-    require("a list must tell the exact ids of sessions", holds=listed)
+    require("a list must have the exact ids of sessions", holds=listed)
 
 
 async def _projects_are_kept(trial: Trial) -> None:
@@ -69,7 +69,7 @@ async def _projects_are_kept(trial: Trial) -> None:
         read = await trial.store.session(project, trial.id)
         same = (read.project, read.variables) == (project, {"number": number})
         name = _shown(NAMES[number])
-        require(f"projects must be told apart; {name!r} ends another project", holds=same)
+        require(f"projects must be distinguished; {name!r} ends another project", holds=same)
 
 
 async def _names_are_not_joined(trial: Trial) -> None:
@@ -93,7 +93,7 @@ async def _lease_names_are_kept(trial: Trial) -> None:
         require(sentence, holds=lease is not None)
         assert lease is not None
         exact = (lease.session_id, lease.holder) == (name, name)
-        require("a lease must tell its exact session and holder", holds=exact)
+        require("a lease must name its exact session and holder", holds=exact)
 
 
 async def _request_names_are_kept(trial: Trial) -> None:
@@ -104,7 +104,9 @@ async def _request_names_are_kept(trial: Trial) -> None:
             RequestId(project=trial.project, api_key=f"key {name}", name="request"),
         ):
             record = await trial.store.begin_request(request, name, seconds=LONG)
-            sentence = f"requests must be told apart by their exact names: {_shown(name)!r} is new"
+            sentence = (
+                f"requests must be distinguished by their exact names: {_shown(name)!r} is new"
+            )
             require(sentence, holds=record.state == "begun")
             again = await trial.store.begin_request(request, "other", seconds=LONG)
             kept = (again.state, again.body_digest) == ("running", name)
@@ -196,7 +198,7 @@ async def _every_message_is_kept(trial: Trial) -> None:
     await trial.say(*pair)
     read = await trial.store.session(trial.project, trial.id)
     whole = read.messages == pair * (MANY_MESSAGES // 2 + 1)
-    require("all messages of a session must be kept, equal ones, too", holds=whole)
+    require("all messages of a session must be kept, including equal ones", holds=whole)
     counted = read.revision == MANY_MESSAGES + 2
     require("a revision must be the number of messages", holds=counted)
 
@@ -253,10 +255,10 @@ async def _lists_are_copies(trial: Trial, lease: Lease) -> None:
     (await trial.store.turn_notes(trial.project, trial.id)).clear()
     noted = await trial.notes()
     kept = noted == [("turn", "one")]
-    require("notes must be returned as a list of the reader's own", holds=kept)
+    require("each reader must get its own list of notes", holds=kept)
     (await trial.store.keys(trial.project)).append(_key(trial))
     keys = await trial.store.keys(trial.project)
-    require("keys must be returned as a list of the reader's own", holds=keys == [])
+    require("each reader must get its own list of keys", holds=keys == [])
 
 
 def _key(trial: Trial) -> StoredKey:
