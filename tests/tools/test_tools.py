@@ -5,7 +5,7 @@ import functools
 import inspect
 import pickle
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -16,11 +16,6 @@ from pathors_agent.tools.registry import BoundCall, ToolRegistry
 from pathors_agent.tools.signature import ToolContext
 from pathors_agent.tools.tool import Tool, tool
 from registered_tools import ask, bound, call, get_weather, search
-
-
-@tool
-def early(person: "Late", friends: Optional[list["Late"]] = None) -> str:  # noqa: UP045
-    return person.name
 
 
 @tool
@@ -125,12 +120,6 @@ def test_decorator_takes_name_and_description() -> None:
 def test_tool_is_frozen() -> None:
     with pytest.raises(AttributeError):
         vars(get_weather)["__tool__"].name = "other"
-
-
-def test_names_defined_later_are_found_at_registration() -> None:
-    assert bound([early], "early", '{"person": {"name": "Ada"}}').kwargs == {
-        "person": Late(name="Ada")
-    }
 
 
 def test_names_defined_later_inside_models_are_found_at_registration() -> None:

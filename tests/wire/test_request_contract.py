@@ -2,7 +2,6 @@
 
 import gc
 import json
-import re
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,20 +142,6 @@ def test_long_history_is_encoded_once_not_at_every_request() -> None:
     assert again.lines < first.lines / 3
 
 
-def test_endpoint_that_wants_nine_letters_gets_one_id_for_call_and_result() -> None:
-    profile = EndpointProfile(call_ids="nine")
-    asked = AssistantMessage(tool_calls=(call("call_abc"), call("abcDEF123")))
-    result = ToolMessage(tool_call_id="call_abc", content="1")
-    messages: list[Message] = [QUESTION, asked, result]
-
-    sent = body(RequestTemplate(profile=profile), messages)["messages"]
-
-    first, second = (entry["id"] for entry in sent[1]["tool_calls"])
-    assert re.fullmatch("[A-Za-z0-9]{9}", first)
-    assert second == "abcDEF123"
-    assert sent[2]["tool_call_id"] == first
-
-
 def test_strict_endpoint_gets_no_field_that_is_null_or_unknown() -> None:
     asked = AssistantMessage(
         tool_calls=(call("call_abc", signature="x"),), extra={"reasoning_details": [1]}
@@ -171,14 +156,6 @@ def test_strict_endpoint_gets_no_field_that_is_null_or_unknown() -> None:
         ],
         "stream": True,
     }
-
-
-def test_reasoning_is_sent_back_to_an_endpoint_that_needs_it() -> None:
-    asked = AssistantMessage(tool_calls=(call(),), reasoning="hm")
-
-    wire = json.loads(encode_message(asked, NAMED_PROFILES["deepseek"]))
-
-    assert wire["reasoning_content"] == "hm"
 
 
 def fresh(messages: Sequence[Message]) -> list[Message]:
