@@ -11,18 +11,12 @@ from pathors_agent.core.conversation import Conversation
 from pathors_agent.messages import ToolMessage
 from pathors_agent.testing import (
     AsyncScriptedTransport,
-    Reply,
     ScriptedTransport,
-    calls,
 )
 from pathors_agent.tools.tool import tool
 
 # Reached only when something hangs.
 LONG = 50.0
-
-
-def calling(*names: str) -> Reply:
-    return calls(*((name, {}) for name in names))
 
 
 def closed(conversation: Conversation) -> list[tuple[str, str]]:
@@ -34,6 +28,7 @@ BEGUN: list[str] = []
 
 
 async def begun(path: Any = None) -> None:
+    """Wait until a tool notes that it has begun, or a file is there."""
     while not (BEGUN or (path is not None and path.exists())):  # noqa: ASYNC110  (a thread notes it)
         await anyio.sleep(0.005)
 

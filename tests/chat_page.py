@@ -10,7 +10,6 @@ import anyio
 from browser import NewTab
 from live_server import Live
 from pathors_agent import AsyncResponse, Request, tool
-from pathors_agent.server import Project
 from pathors_agent.testing import AsyncScriptedTransport
 
 if TYPE_CHECKING:
@@ -39,10 +38,6 @@ def add(a: int, b: int) -> int:
 def pay(amount: int, to: str = "Ana") -> str:
     """Pay an amount."""
     return f"{to} got {amount}."
-
-
-def project(*script: Any, **settings: Any) -> Project:
-    return Project(id="demo", transport=AsyncScriptedTransport(*script), **settings)
 
 
 class HoldingTransport(AsyncScriptedTransport):
@@ -128,6 +123,7 @@ def opened(new_tab: NewTab, server: Live, **options: Any) -> Chat:
 
 
 def bring_tools(chat: Chat, tools: Any) -> None:
+    """Enter tools of the client on the page."""
     chat.button("Your tools").click()
     chat.page.get_by_label("Your tools, a JSON list").fill(json.dumps(tools))
     chat.button("Keep").click()

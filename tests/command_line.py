@@ -220,6 +220,7 @@ def answered(
     headers: dict[str, str] | None = None,
     body: str | None = None,
 ) -> Answered:
+    """Send a request and read the whole answer."""
     try:
         connection.request(method, path, body, headers or {})
         with connection.getresponse() as response:
@@ -289,6 +290,7 @@ class Gate:
 
 @contextmanager
 def gate() -> Iterator[Gate]:
+    """Listen on a port at which processes wait."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         made = Gate(listener)
         yield made

@@ -7,8 +7,6 @@ from live_server import Live
 from pathors_agent import (
     tool,
 )
-from pathors_agent.server import Project
-from pathors_agent.testing import AsyncScriptedTransport
 from servers import chunk, head
 
 
@@ -16,10 +14,6 @@ from servers import chunk, head
 def add(a: int, b: int) -> int:
     """Add two numbers."""
     return a + b
-
-
-def project(*script: Any, **settings: Any) -> Project:
-    return Project(id="demo", transport=AsyncScriptedTransport(*script), **settings)
 
 
 def sent(running: Live) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ SHORT = 0.3
 
 
 def bound(function: Function, arguments: str = "{}", **options: Any) -> BoundCall:
+    """Bind a call of a function as the tool `look`."""
     parameters = {"type": "object", "properties": {}}
     tool = Tool(name="look", parameters=parameters, function=function, **options)
     registry = ToolRegistry([tool])

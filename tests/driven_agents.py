@@ -22,10 +22,12 @@ def local(name: str, function: Callable[[], object]) -> Tool:
 
 
 def calling(*names: str) -> Reply:
+    """Call tools without arguments."""
     return calls(*((name, {}) for name in names))
 
 
 def said(messages: tuple[Message, ...]) -> list[str]:
+    """Return the texts of messages."""
     return [message.text for message in messages]
 
 
@@ -35,6 +37,7 @@ def results(conversation: Conversation) -> dict[str, str]:
 
 
 def open_names(conversation: Conversation) -> list[str]:
+    """Return the names of the open calls."""
     return [call.name for call in conversation.open_calls]
 
 
@@ -44,6 +47,7 @@ def stored(conversation: Conversation) -> Conversation:
 
 
 def shape(item: Delta | Message) -> str:
+    """Return the role of a message, or the type of a delta."""
     return getattr(item, "role", type(item).__name__)
 
 

@@ -29,10 +29,13 @@ ADDING = calls(("add", {"a": 1, "b": 2}))
 
 
 def results(messages: tuple[Message, ...]) -> list[tuple[str, str]]:
+    """Return the outcomes and texts of tool messages."""
     return [(m.outcome, m.text) for m in messages if isinstance(m, ToolMessage)]
 
 
 def noting(name: str, log: list[str]) -> dict[str, Around]:
+    """Return a hook that notes calls before and after they are made."""
+
     def around_model(call: ModelContext, request: ModelRequest) -> Steps:
         log.append(f"{name} {call.key}")
         message = yield request

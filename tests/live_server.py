@@ -23,6 +23,7 @@ from pathors_agent.server import Project, ServerSettings, create_app, make_key
 from pathors_agent.server.http.keys import Authenticate
 from pathors_agent.server.running.connections import MAX_HEAD_BYTES, limited_protocol
 from pathors_agent.stores import MemoryStore, Store
+from pathors_agent.testing import AsyncScriptedTransport
 
 # Makes the event loop of each server; None for asyncio's own.
 loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -33,6 +34,11 @@ PATIENCE_SECONDS = 60.0
 
 # A client would make one of its own, which takes longer than most tests.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def project(*script: Any, **settings: Any) -> Project:
+    """Return a project `demo` whose model follows a script."""
+    return Project(id="demo", transport=AsyncScriptedTransport(*script), **settings)
 
 
 @dataclass

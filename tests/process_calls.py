@@ -23,6 +23,7 @@ LONG = 50.0
 
 
 def in_process(function: Function, **options: Any) -> Tool:
+    """Build a tool that runs in a process of its own."""
     options = {"name": "look", "timeout": LONG, **options}
     return Tool.from_function(function, run_in="process", **options)
 
@@ -30,6 +31,7 @@ def in_process(function: Function, **options: Any) -> Tool:
 def bound(
     function: Function, arguments: dict[str, Any], context: object, **options: Any
 ) -> BoundCall:
+    """Bind a call of a function that runs in a process."""
     registry = ToolRegistry([in_process(function, **options)])
     call = ToolCall(id="call_1", name="look", arguments=json.dumps(arguments))
     made = registry.bind(call, context, session_id="session_1", key="key_1")
@@ -73,6 +75,7 @@ print(result.messages[2].text)
 
 
 def start_parent(*arguments: str) -> "subprocess.Popen[str]":
+    """Start a program that calls tools in processes of its own."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

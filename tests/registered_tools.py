@@ -19,10 +19,12 @@ async def search(query: str) -> list[str]:
 
 
 def call(name: str, arguments: str = "") -> ToolCall:
+    """Return a tool call."""
     return ToolCall(id="c1", name=name, arguments=arguments)
 
 
 def bound(tools: Any, name: str, arguments: str = "", **options: Any) -> BoundCall:
+    """Bind a call that fits."""
     result = ToolRegistry(tools).bind(call(name, arguments), **options)
     assert isinstance(result, BoundCall), result.text
     return result

@@ -27,16 +27,19 @@ FILE = ContentPart.model_validate({"type": "file", "file": {"file_id": "f-1", "n
 
 
 def text(words: str) -> ContentPart:
+    """Return a text part."""
     return ContentPart(type="text", text=words)
 
 
 def call(
     call_id: str = "a", name: str = "look", arguments: str = "{}", **extra: JSONValue
 ) -> ToolCall:
+    """Return a tool call."""
     return ToolCall(id=call_id, name=name, arguments=arguments, extra=extra)
 
 
 def wire_call(call_id: str = "a", name: str = "look", arguments: str = "{}") -> str:
+    """Write a tool call as requests have it."""
     return (
         f'{{"id":"{call_id}","type":"function",'
         f'"function":{{"name":"{name}","arguments":{json.dumps(arguments)}}}}}'
@@ -136,6 +139,7 @@ ENCODED: dict[str, tuple[Message, str]] = {
 
 
 def body(template: RequestTemplate, messages: Sequence[Message]) -> dict[str, Any]:
+    """Encode a request and parse its body."""
     decoded = json.loads(template.encode(messages))
     assert isinstance(decoded, dict)
     return decoded

@@ -25,6 +25,7 @@ def result_of(value: object, **options: Any) -> ToolMessage:
 
 
 def text_part(text: str) -> ContentPart:
+    """Return a text part."""
     return ContentPart(type="text", text=text)
 
 
@@ -44,6 +45,7 @@ class Color(Enum):
 
 
 def image_part(url: str = "data:image/png;base64,AAAA") -> ContentPart:
+    """Return an image part."""
     return ContentPart.model_validate({"type": "image_url", "image_url": {"url": url}})
 
 

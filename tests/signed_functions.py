@@ -26,6 +26,7 @@ class Opaque:
 
 
 def parameters_of(function: Callable[..., Any]) -> Any:
+    """Return the schema of a function's parameters."""
     return Tool.from_function(function).parameters
 
 
@@ -35,6 +36,8 @@ def schema_of(annotation: Any) -> Any:
 
 
 def takes(annotation: Any) -> Callable[..., Any]:
+    """Return a function with one parameter `x` of this type."""
+
     def function(x: Any) -> None: ...
 
     function.__annotations__["x"] = annotation
@@ -42,5 +45,6 @@ def takes(annotation: Any) -> Callable[..., Any]:
 
 
 def bind_to(annotation: Any, json: str) -> BoundCall | ToolMessage:
+    """Bind JSON to the parameter of a function of this type."""
     registry = ToolRegistry([Tool.from_function(takes(annotation))])
     return registry.bind(ToolCall(id="c1", name="function", arguments=f'{{"x": {json}}}'))

@@ -37,6 +37,7 @@ def value(url: str, query: str) -> int:
 
 
 async def say(store: SQLStore, *messages: Message, id: str = "session") -> None:  # noqa: A002
+    """Append messages to a session in one turn."""
     lease = await store.take_lease("project", id, holder="test", seconds=60)
     assert lease is not None
     await store.save_turn(lease, messages, seen=None)

@@ -25,27 +25,32 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(value: object) -> bytes:
+    """Write a value as an event of a stream."""
     return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
 
 
 def chunk(
     delta: Mapping[str, object], *, finish_reason: str | None = None, index: int = 0
 ) -> bytes:
+    """Write a chunk of a stream with one choice."""
     choice = {"index": index, "delta": delta, "finish_reason": finish_reason}
     return event({"id": "chat-1", "model": "demo", "choices": [choice]})
 
 
 def text(content: str) -> bytes:
+    """Write a chunk with text."""
     return chunk({"content": content})
 
 
 def call(index: int, arguments: str, *, id: str = "", name: str = "") -> bytes:  # noqa: A002
+    """Write a chunk with a piece of a tool call."""
     function = {"name": name, "arguments": arguments}
     piece = {"index": index, "id": id, "type": "function", "function": function}
     return chunk({"tool_calls": [piece]})
 
 
 def end(finish_reason: str = "stop") -> bytes:
+    """Write the last chunk of a choice, and the end of the stream."""
     return chunk({}, finish_reason=finish_reason) + DONE
 
 
@@ -55,14 +60,17 @@ HEAD = OPENING * 3
 
 
 def whole(body: bytes) -> list[bytes]:
+    """Cut a body into one piece."""
     return [body]
 
 
 def bytewise(body: bytes) -> list[bytes]:
+    """Cut a body into single bytes."""
     return [body[i : i + 1] for i in range(len(body))]
 
 
 def by_events(body: bytes) -> list[bytes]:
+    """Cut a body into its events."""
     return re.findall(rb".*?\n\n|.+", body, re.DOTALL)
 
 
@@ -77,6 +85,7 @@ def read(pieces: Iterable[bytes]) -> tuple[ResponseStream, list[Delta]]:
 
 
 def feed(stream: ResponseStream, pieces: Iterable[bytes]) -> list[Delta]:
+    """Feed all pieces to a stream and close it; return the deltas."""
     deltas: list[Delta] = []
     for piece in pieces:
         deltas += stream.feed(piece)
@@ -84,6 +93,7 @@ def feed(stream: ResponseStream, pieces: Iterable[bytes]) -> list[Delta]:
 
 
 def message_of(body: bytes, cut: Cut = whole) -> AssistantMessage:
+    """Read the message of a body."""
     return read(cut(body))[0].finish()
 
 
@@ -101,6 +111,7 @@ class Outcome:
 
 
 def outcome(pieces: Iterable[bytes]) -> Outcome:
+    """Read a body; return what came of it, without positions in errors."""
     stream, deltas = read(pieces)
     message, error = None, None
     try:
@@ -120,6 +131,7 @@ def outcome(pieces: Iterable[bytes]) -> Outcome:
 
 
 def joined_arguments(deltas: Iterable[Delta]) -> dict[int, str]:
+    """Join the pieces of arguments, by the index of their call."""
     joined: dict[int, str] = {}
     for delta in deltas:
         if isinstance(delta, ToolCallDelta):
@@ -128,6 +140,7 @@ def joined_arguments(deltas: Iterable[Delta]) -> dict[int, str]:
 
 
 def cut_at(body: bytes, places: Iterable[int]) -> list[bytes]:
+    """Cut a body at these places."""
     marks = sorted({place % (len(body) + 1) for place in places})
     starts, ends = [0, *marks], [*marks, len(body)]
     return [body[start:stop] for start, stop in zip(starts, ends, strict=True)]

@@ -65,6 +65,7 @@ def sent_schema(request: dict[str, Any], profile: EndpointProfile) -> dict[str, 
 
 
 def entry(profile: EndpointProfile, text: str) -> Entry:
+    """Answer with a value, as the profile asks for it."""
     return calls(("final_answer", text)) if profile.structured == "tool" else text
 
 
@@ -79,6 +80,7 @@ EACH_MODE = pytest.mark.parametrize(
 
 
 def feedback(result: Any) -> list[str]:
+    """Return the texts that say what was wrong with an answer."""
     return [
         m.text
         for m in result.messages
@@ -95,6 +97,7 @@ SCRIPTS: dict[Mode, list[str]] = {
 
 
 def script(mode: Mode) -> list[Entry]:
+    """Return the answers of a model in a mode."""
     entries: dict[str, Entry] = {
         "look": calls(("look", {"city": "Oslo"})),
         "text": "Sunny.",

@@ -2,7 +2,6 @@
 
 from pathors_agent.messages import (
     JSONValue,
-    Message,
     UserMessage,
 )
 from pathors_agent.tools.tool import Tool, tool
@@ -26,7 +25,3 @@ ADD = ("add", {"a": 1, "b": 2})
 DOUBLE = ("double", {"a": 3})
 APPROVE = Tool(name="approve", description="Ask a person.")
 CLIENT_CALL: tuple[str, dict[str, JSONValue]] = ("approve", {})
-
-
-def said(messages: tuple[Message, ...]) -> list[str]:
-    return [message.text for message in messages]

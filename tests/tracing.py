@@ -64,12 +64,14 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Exported]:
 
 
 def ids(span: "ReadableSpan | None") -> tuple[int, int]:
+    """Return the ids of the trace and the span."""
     assert span is not None
     assert span.context is not None
     return span.context.trace_id, span.context.span_id
 
 
 def is_below(span: "ReadableSpan", parent: "ReadableSpan") -> bool:
+    """Return True for a child of a span."""
     assert span.parent is not None
     return (span.parent.trace_id, span.parent.span_id) == ids(parent)
 

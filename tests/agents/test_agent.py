@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from driven_agents import said, stored
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.agents.result import RunResult
 from pathors_agent.core.conversation import Conversation
@@ -17,7 +18,7 @@ from pathors_agent.errors import (
     RunNotFinished,
     ToolDefinitionError,
 )
-from pathors_agent.history.loading import dump_messages, load_messages
+from pathors_agent.history.loading import dump_messages
 from pathors_agent.messages import (
     AssistantMessage,
     ContentPart,
@@ -40,14 +41,8 @@ from pathors_agent.tools.tool import Tool, tool
 from pathors_agent.transports.aiohttp import AiohttpTransport
 from pathors_agent.transports.http import AsyncHTTPTransport, HTTPTransport
 from pathors_agent.wire.chat_completions import ModelOptions
-from talking_agents import ADD, APPROVE, CLIENT_CALL, DOUBLE, GO, add, double, said
+from talking_agents import ADD, APPROVE, CLIENT_CALL, DOUBLE, GO, add, double
 from ways import Way
-
-
-def stored(conversation: Conversation) -> Conversation:
-    """Take a conversation through its stored form, as another process would find it."""
-    return Conversation(load_messages(dump_messages(conversation.messages)))
-
 
 # - one run
 

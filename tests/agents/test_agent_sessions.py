@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from driven_agents import said
 from pathors_agent import Limits
 from pathors_agent.core.conversation import Conversation, Role
 from pathors_agent.core.run import Status
@@ -24,7 +25,7 @@ from pathors_agent.testing import (
     raw,
 )
 from pathors_agent.wire.profiles import EndpointProfile
-from talking_agents import ADD, APPROVE, CLIENT_CALL, DOUBLE, GO, add, double, said
+from talking_agents import ADD, APPROVE, CLIENT_CALL, DOUBLE, GO, add, double
 from ways import Way
 
 # - sessions

@@ -10,7 +10,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from cancelled_agents import LONG, calling, closed, followed
+from cancelled_agents import LONG, closed, followed
+from driven_agents import calling
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream, RunStream

@@ -10,7 +10,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from cancelled_agents import BEGUN, LONG, begun, calling, closed, followed, look
+from cancelled_agents import BEGUN, LONG, begun, closed, followed, look
+from driven_agents import calling
 from pathors_agent.agents.agent import Agent, AsyncAgent
 from pathors_agent.core.batch import CallState
 from pathors_agent.core.conversation import Conversation

@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
+from driven_agents import stored
 from pathors_agent import (
     Agent,
     AsyncAgent,
@@ -226,10 +227,6 @@ def note() -> str:
 
 
 CLIENT = {"type": "function", "function": {"name": "ask_user", "parameters": {"type": "object"}}}
-
-
-def stored(conversation: Conversation) -> Conversation:
-    return Conversation(load_messages(dump_messages(conversation.messages)))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from client_programs import Environments, plain_environment
-from live_server import PATIENCE_SECONDS, Live, live
+from live_server import PATIENCE_SECONDS, Live, live, project
 from pathors_agent import Usage, tool
-from pathors_agent.server import Project
-from pathors_agent.testing import AsyncScriptedTransport, answer, calls
+from pathors_agent.testing import answer, calls
 
 # The first test waits until the clients are installed.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -71,10 +70,6 @@ def llm(client_environments: Environments, tmp_path: Path) -> LLM:
 def add(a: int, b: int) -> int:
     """Add two numbers."""
     return a + b
-
-
-def project(*script: Any, **settings: Any) -> Project:
-    return Project(id="demo", transport=AsyncScriptedTransport(*script), **settings)
 
 
 def stored(server: Live) -> list[tuple[str, str]]:

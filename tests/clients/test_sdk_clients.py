@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from client_programs import ClientProgram, Environments, running_program
-from live_server import Live, live
+from live_server import Live, live, project
 from pathors_agent import Usage, tool
-from pathors_agent.server import Project, ServerSettings
+from pathors_agent.server import ServerSettings
 from pathors_agent.stores import Lease, MemoryStore
-from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
+from pathors_agent.testing import answer, calls, http_error
 
 # The first test waits until the clients are installed.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -71,10 +71,6 @@ HI = [{"role": "user", "content": "Hi"}]
 WEATHER = [{"role": "user", "content": "Weather?"}]
 OSLO = ("weather", {"city": "Oslo"})
 SUM = ("add", {"a": 1, "b": 2})
-
-
-def project(*script: Any, **settings: Any) -> Project:
-    return Project(id="demo", transport=AsyncScriptedTransport(*script), **settings)
 
 
 def requests(server: Live) -> list[dict[str, Any]]:

@@ -167,6 +167,7 @@ async def look_async(ctx: ToolContext[list[str]], city: str) -> str:
 
 
 def _seen(agent: Agent[str], case: str) -> Seen:
+    """Run an agent; note what came of it."""
     seen = Seen(None, None, time.monotonic(), Conversation(), [], [])
     _WAITS.set(seen.waits)
     try:

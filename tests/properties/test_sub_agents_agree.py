@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from driven_agents import stored
 from effort import THOROUGH, examples
 from hook_kinds import hook
 from pathors_agent import Agent, AsyncAgent, ToolContext, tool
@@ -19,7 +20,7 @@ from pathors_agent.agents.result import RunResult
 from pathors_agent.agents.stream import AsyncRunStream, RunStream
 from pathors_agent.core.conversation import Conversation
 from pathors_agent.core.run import Status
-from pathors_agent.history.loading import dump_messages, load_messages
+from pathors_agent.history.loading import load_messages
 from pathors_agent.messages import AssistantMessage, Message, ToolCall, ToolMessage, Usage
 from pathors_agent.transports.base import (
     AsyncResponse,
@@ -208,10 +209,6 @@ class Story:
             result = self.step(way, conversation)
         assert result.status is Status.FINISHED
         return conversation.messages
-
-
-def stored(conversation: Conversation) -> Conversation:
-    return Conversation(load_messages(dump_messages(conversation.messages)))
 
 
 def without_usage(messages: Sequence[Message]) -> list[Any]:

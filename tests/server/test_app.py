@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from live_server import live, on_loop
+from live_server import live, on_loop, project
 from pathors_agent import AsyncAgent
 from pathors_agent.errors import SessionConflict, StoreError
 from pathors_agent.offline import AsyncOfflineTransport
@@ -41,10 +41,6 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 # Only a test that hangs waits so long.
 LONG = 60.0
-
-
-def project(*script: Any) -> Project:
-    return Project(id="demo", transport=AsyncScriptedTransport(*script))
 
 
 # - keys -

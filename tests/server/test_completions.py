@@ -8,8 +8,8 @@ from typing import Any
 
 import anyio
 
-from completion_requests import REST, SLOW, add, project, said, sent
-from live_server import Live, events, joined, live
+from completion_requests import REST, SLOW, add, said, sent
+from live_server import Live, events, joined, live, project
 from pathors_agent import (
     AssistantMessage,
     AsyncHTTPTransport,

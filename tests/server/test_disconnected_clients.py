@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from completion_requests import REST, SLOW, add, project, sent
-from live_server import Live, events, joined, live
+from completion_requests import REST, SLOW, add, sent
+from live_server import Live, events, joined, live, project
 from pathors_agent import (
     AsyncHTTPTransport,
     ToolContext,

@@ -7,11 +7,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from live_server import Live, events, external, joined, live, result
+from live_server import Live, events, external, joined, live, project, result
 from pathors_agent import tool
-from pathors_agent.server import Project
 from pathors_agent.stores import MemoryStore, SQLStore, Store
-from pathors_agent.testing import AsyncScriptedTransport, answer, calls
+from pathors_agent.testing import answer, calls
 
 WEATHER = external("weather", city=str)
 OSLO = ("weather", {"city": "Oslo"})
@@ -60,10 +59,6 @@ def store(kind: tuple[str, str], request: pytest.FixtureRequest, tmp_path: Path)
 @pytest.fixture
 def stream(kind: tuple[str, str]) -> bool:
     return kind[1] == "streamed"
-
-
-def project(*script: Any, **settings: Any) -> Project:
-    return Project(id="demo", transport=AsyncScriptedTransport(*script), **settings)
 
 
 def sent(server: Live, number: int = -1) -> list[tuple[str, str]]:

@@ -9,19 +9,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.requests import Request
 
 from command_line import serving, until
-from live_server import Live, live
+from live_server import Live, live, project
 from pathors_agent import tool
 from pathors_agent.errors import StoreError
 from pathors_agent.messages import Usage
-from pathors_agent.server import Principal, Project, ServerSettings, create_app
+from pathors_agent.server import Principal, ServerSettings, create_app
 from pathors_agent.stores import MemoryStore, Session
-from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error
+from pathors_agent.testing import answer, calls, http_error
 
 COUNTED = ServerSettings(metrics=True)
-
-
-def project(*script: Any, **more: Any) -> Project:
-    return Project(id="demo", transport=AsyncScriptedTransport(*script), **more)
 
 
 def used(prompt: int, completion: int) -> Usage:

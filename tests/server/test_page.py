@@ -9,8 +9,8 @@ import httpx2
 import pytest
 
 from browser import NewTab
-from chat_page import add, opened, pay, project, set_event
-from live_server import live, on_loop
+from chat_page import add, opened, pay, set_event
+from live_server import live, on_loop, project
 from pathors_agent import tool
 from pathors_agent.testing import answer, calls
 

@@ -7,8 +7,8 @@ import pytest
 from fastapi import FastAPI
 
 from browser import NewTab
-from chat_page import PHONE, Chat, add, opened, pay, project
-from live_server import Live, live, on_loop, served
+from chat_page import PHONE, Chat, add, opened, pay
+from live_server import Live, live, on_loop, project, served
 from pathors_agent.cli.demo_tools import demo_tools
 from pathors_agent.server import create_app, make_key
 from pathors_agent.stores import MemoryStore

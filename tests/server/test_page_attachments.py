@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from browser import NewTab
-from chat_page import Chat, opened, project
-from live_server import live
+from chat_page import Chat, opened
+from live_server import live, project
 from pathors_agent import ContentPart, tool
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error, raw

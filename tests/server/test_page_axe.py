@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from browser import NewTab
-from chat_page import ASK_PERSON, PHONE, Chat, add, bring_tools, pay, project
-from live_server import live
+from chat_page import ASK_PERSON, PHONE, Chat, add, bring_tools, pay
+from live_server import live, project
 from pathors_agent import Usage
 from pathors_agent.testing import answer, calls, http_error
 

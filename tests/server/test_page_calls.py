@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from browser import NewTab
-from chat_page import ASK_PERSON, add, bring_tools, opened, pay, project
-from live_server import live
+from chat_page import ASK_PERSON, add, bring_tools, opened, pay
+from live_server import live, project
 from pathors_agent.testing import answer, calls
 
 if TYPE_CHECKING:

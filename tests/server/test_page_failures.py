@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from browser import NewTab
-from chat_page import ASK_PERSON, Chat, HoldingTransport, add, bring_tools, opened, project
-from live_server import live, on_loop
+from chat_page import ASK_PERSON, Chat, HoldingTransport, add, bring_tools, opened
+from live_server import live, on_loop, project
 from pathors_agent import tool
 from pathors_agent.server import Project, ServerSettings, make_key
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from browser import NewTab
-from chat_page import ASK_PERSON, PHONE, opened, project
-from live_server import live
+from chat_page import ASK_PERSON, PHONE, opened
+from live_server import live, project
 from pathors_agent.testing import answer
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import anyio
 import pytest
 
 from browser import NewTab
-from chat_page import HoldingTransport, opened, project, set_event
-from live_server import live, on_loop
+from chat_page import HoldingTransport, opened, set_event
+from live_server import live, on_loop, project
 from pathors_agent import tool
 from pathors_agent.server import Project, page
 from pathors_agent.testing import answer, calls

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from browser import NewTab
-from chat_page import ASK_PERSON, Chat, add, opened, pay, project
-from live_server import live
+from chat_page import ASK_PERSON, Chat, add, opened, pay
+from live_server import live, project
 from pathors_agent.testing import calls
 
 if TYPE_CHECKING:

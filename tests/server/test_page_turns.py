@@ -5,8 +5,8 @@ import re
 import pytest
 
 from browser import NewTab
-from chat_page import Chat, HoldingTransport, add, opened, pay, project
-from live_server import Live, live
+from chat_page import Chat, HoldingTransport, add, opened, pay
+from live_server import Live, live, project
 from pathors_agent import Usage
 from pathors_agent.server import Project
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls, http_error

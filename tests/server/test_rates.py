@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from live_server import live
+from live_server import live, project
 from pathors_agent import Usage
-from pathors_agent.server import Project, ServerSettings
+from pathors_agent.server import ServerSettings
 from pathors_agent.server.turns.admission import Rates
-from pathors_agent.testing import AsyncScriptedTransport, answer
+from pathors_agent.testing import answer
 
 
 class Clock:
@@ -66,10 +66,6 @@ def test_no_minute_takes_more_than_twice_the_rate(per_minute: int, pauses: list[
             assert wait <= 60 / per_minute + 1e-3  # one becomes free in this time
     for begin in taken:
         assert sum(begin <= at < begin + 60 for at in taken) <= 2 * per_minute
-
-
-def project(*script: Any) -> Project:
-    return Project(id="demo", transport=AsyncScriptedTransport(*script))
 
 
 def test_key_that_used_its_requests_gets_retry_after() -> None:

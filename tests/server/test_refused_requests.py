@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from completion_requests import add, project, sent
-from live_server import events, external, joined, live
+from completion_requests import add, sent
+from live_server import events, external, joined, live, project
 from pathors_agent import (
     AsyncHTTPTransport,
     Limits,

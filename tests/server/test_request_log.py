@@ -13,21 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from live_server import live
+from live_server import live, project
 from pathors_agent import tool
 from pathors_agent.errors import StoreError
-from pathors_agent.server import Project, ServerSettings
+from pathors_agent.server import ServerSettings
 from pathors_agent.server.http.problems import without_contents
 from pathors_agent.stores import MemoryStore, Session, SQLStore
-from pathors_agent.testing import AsyncScriptedTransport, calls, raw
+from pathors_agent.testing import calls, raw
 from pathors_agent.tools.signature import ToolContext
 
 MADE = re.compile(r"req_[0-9a-f]{24}")
 SECRET = "the launch code is swordfish"
-
-
-def project(*script: Any, **more: Any) -> Project:
-    return Project(id="demo", transport=AsyncScriptedTransport(*script), **more)
 
 
 def failing(status: int, words: str, code: str | None = None) -> Any:

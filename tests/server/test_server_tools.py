@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from completion_requests import add, project, sent
-from live_server import events, external, live, result
+from completion_requests import add, sent
+from live_server import events, external, live, project, result
 from pathors_agent import AsyncAgent, ToolRegistry, tool
 from pathors_agent.testing import AsyncScriptedTransport, answer, calls
 

@@ -15,19 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from live_server import PATIENCE_SECONDS, Live, live, on_loop
+from live_server import PATIENCE_SECONDS, Live, live, on_loop, project
 from pathors_agent import AsyncResponse, AsyncTransport, Request, Tool
 from pathors_agent.messages import AssistantMessage, ContentPart, Message, UserMessage
 from pathors_agent.server import Project, ServerSettings
 from pathors_agent.server.endpoints import BATCH_CHARACTERS, batches
 from pathors_agent.stores import MAX_SEARCH_BYTES, MemoryStore, texts, values
-from pathors_agent.testing import AsyncScriptedTransport, calls
+from pathors_agent.testing import calls
 from pathors_agent.wire import chat_completions
 from pathors_agent.wire.completion_bytes import stream_events
-
-
-def project(*script: Any, **fields: Any) -> Project:
-    return Project(id="demo", transport=AsyncScriptedTransport(*script), **fields)
 
 
 def keep(server: Live, session_id: str, *messages: Message) -> None:

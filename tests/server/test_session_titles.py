@@ -7,13 +7,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from live_server import Live, live
+from live_server import Live, live, project
 from pathors_agent import AssistantMessage, ContentPart, UserMessage
 from pathors_agent.messages import Message
-from pathors_agent.server import Project
 from pathors_agent.stores import MemoryStore, SQLStore
 from pathors_agent.stores.texts import first_words
-from pathors_agent.testing import AsyncScriptedTransport
 
 FILE = ContentPart(type="text", text="<file>")
 IMAGE = ContentPart(type="image_url")
@@ -48,10 +46,6 @@ def titles(server: Live, search: str = "") -> dict[str, str]:
 
 def rename(server: Live, session: str, body: object) -> httpx2.Response:
     return server.client.patch(f"/sessions/{session}", json=body)
-
-
-def project(*script: str) -> Project:
-    return Project(id="demo", transport=AsyncScriptedTransport(*script))
 
 
 def test_list_of_sessions_has_titles() -> None:

@@ -12,6 +12,7 @@ SETTINGS = (
 
 @pytest.fixture(params=["blocking", "asyncio", "trio", "aiohttp"])
 def fetch(request: pytest.FixtureRequest) -> Fetch:
+    """Fetch by each transport over HTTP."""
     return Fetch(request.param)
 
 

@@ -128,11 +128,13 @@ of_each_kind = pytest.mark.parametrize(
 
 
 def read_all(transport: HTTPTransport) -> bytes:
+    """Read a whole answer."""
     with transport.send(REQUEST) as response:
         return b"".join(response.pieces)
 
 
 async def read_all_async(transport: AsyncTransport) -> bytes:
+    """Read a whole answer."""
     async with transport.send(REQUEST) as response:
         return b"".join([piece async for piece in response.pieces])
 
