@@ -79,3 +79,26 @@ def is_json_object(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def is_deeper(value: object, text: str | bytes, levels: int) -> bool:
+    """Return True if the containers of a value are nested deeper; `text` is its JSON text."""
+    # Each container has a bracket, so few brackets need no walk.
+    if isinstance(text, str):
+        brackets = text.count("[") + text.count("{")
+    else:
+        brackets = text.count(b"[") + text.count(b"{")
+    if brackets <= levels:
+        return False
+    level = [value]
+    for _ in range(levels):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: object) -> list[object]:
+    """Return the containers directly inside a container."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [each for each in inner if isinstance(each, dict | list)]

@@ -22,8 +22,7 @@ from pathors_agent.testing import (
     Scrub,
     raw,
 )
-from pathors_agent.transports.scrubbing import masked
-from pathors_agent.transports.spread_text import masked_spread_texts, spread_texts
+from pathors_agent.transports.scrubbing import masked, masked_spread_texts, spread_texts
 from servers import ScriptedServer, answer
 
 pytestmark = pytest.mark.anyio

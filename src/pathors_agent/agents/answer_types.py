@@ -82,13 +82,6 @@ def _function_signature(function: Callable[..., Any]) -> Signature:
     return signature
 
 
-def is_async(function: Callable[..., Any]) -> bool:
-    """Return True for an async function, also in a `functools.partial` or a callable object."""
-    inner = inspect.unwrap(getattr(function, "func", function))
-    called = getattr(inner, "__call__", None)  # noqa: B004  (wanted: its method)
-    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(called)
-
-
 def unwrapped(whole: dict[str, Any], member: str) -> tuple[dict[str, Any], bool]:
     """Return the schema to send, and whether it wraps the value."""
     inner = whole["properties"][member]

@@ -21,7 +21,6 @@ from pathors_agent.agents.answer_types import (
     FINAL_TOOL,
     AnswerReader,
     closed,
-    is_async,
     is_function,
     signature_of,
     unwrapped,
@@ -44,7 +43,7 @@ from pathors_agent.schema.arguments import (
 )
 from pathors_agent.schema.bounds import cut
 from pathors_agent.schema.strict import ArgumentsReader, StrictArguments
-from pathors_agent.tools.registry import ToolRegistry
+from pathors_agent.tools.registry import ToolRegistry, is_async
 from pathors_agent.tools.signature import refused
 from pathors_agent.wire.chat_completions import RequestTemplate
 from pathors_agent.wire.message_builder import MessageBuilder

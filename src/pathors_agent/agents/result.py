@@ -88,7 +88,7 @@ class RunResult(Transcribed, Generic[OutputT]):
             _ = self.output  # a cached property, which is one of the fields from now on
         return {**self.__dict__, "answers": None}
 
-    @property
+    @cached_property
     def usage(self) -> Usage:
         """The sum of the tokens of this run, including those of summaries.
 

@@ -3,7 +3,6 @@
 Without a function for them, these requests are not announced, and the mcp package refuses them.
 """
 
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeVar
@@ -26,6 +25,7 @@ from mcp.types import (
 from pathors_agent.mcp.content import sampled_messages
 from pathors_agent.messages import Message
 from pathors_agent.telemetry.events import warn
+from pathors_agent.tools.registry import is_async
 
 Values = Mapping[str, str | int | float | bool | list[str] | None]
 """The values that a user fills into a form of an MCP server, by field."""
@@ -94,8 +94,7 @@ async def _answered(
 
 async def _called(function: Callable[..., object], *arguments: object) -> object:
     """Call a function of the caller; a sync one in a thread, because it may wait for a person."""
-    method = getattr(function, "__call__", None)  # noqa: B004  (of a callable object)
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method):
+    if is_async(function):
         value = function(*arguments)
     else:
         value = await run_sync(partial(function, *arguments), abandon_on_cancel=True)

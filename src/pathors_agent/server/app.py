@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from http import HTTPStatus
 from typing import Any
 
@@ -34,12 +34,11 @@ from pathors_agent.server.http.document import (
     describe,
 )
 from pathors_agent.server.http.edge import (
-    AmbiguousLengths,
-    Deprecations,
+    Addresses,
     RequestLog,
-    TidyPaths,
     UnexpectedErrors,
     answer_after_routing,
+    answer_problem,
     json_response,
     problem_response,
 )
@@ -106,9 +105,7 @@ def create_app(
     for error, answer in _ANSWERS.items():
         app.add_exception_handler(error, answer)
     app.add_middleware(UnexpectedErrors)
-    app.add_middleware(Deprecations)
-    app.add_middleware(TidyPaths)
-    app.add_middleware(AmbiguousLengths)
+    app.add_middleware(Addresses)
     if runtime.settings.cors_origins:
         app.add_middleware(CORSMiddleware, **_cors(runtime.settings))
     # The outermost one: every answer has a request id.
@@ -151,26 +148,20 @@ def _add_addresses(app: FastAPI, runtime: Runtime) -> None:
     models = ModelEndpoints(runtime)
 
     add = partial(_add, app)
-    add(f"{_CANONICAL}/chat/completions", completions.complete, "POST", COMPLETION)
-    add(f"{_CANONICAL}/models", models.list_all, "GET", MODELS)
-    add(f"{_CANONICAL}/models/{{model_id:path}}", models.query, "GET", MODEL)
-    add(f"{_CANONICAL}/sessions/search", sessions.search, "POST", SEARCH)
-    add(f"{_CANONICAL}/sessions", sessions.create, "POST", CREATE)
-    add(f"{_CANONICAL}/sessions", sessions.end, "DELETE", END)
-    add(f"{_CANONICAL}/sessions", sessions.list_all, "GET", LIST)
-    add(f"{_CANONICAL}/session-history", sessions.list_all, "GET", LIST)
-    add(f"{_CANONICAL}/sessions/{{session_id:path}}", sessions.query, "GET", QUERY)
-    add(f"{_CANONICAL}/sessions/{{session_id:path}}", sessions.rename, "PATCH", RENAME)
-    for path in _LEGACY_COMPLETIONS:
+    for path in (f"{_CANONICAL}/chat/completions", *_LEGACY_COMPLETIONS):
         add(path, completions.complete, "POST", COMPLETION)
-    for base in (*_LEGACY_BASES, *(f"/api{base}" for base in _LEGACY_BASES)):
+    legacy = (*_LEGACY_BASES, *(f"/api{base}" for base in _LEGACY_BASES))
+    for base, name in ((_CANONICAL, "sessions"), *((base, "session") for base in legacy)):
         add(f"{base}/models", models.list_all, "GET", MODELS)
         add(f"{base}/models/{{model_id:path}}", models.query, "GET", MODEL)
-        add(f"{base}/session/search", sessions.search, "POST", SEARCH)
-        add(f"{base}/session", sessions.create, "POST", CREATE)
-        add(f"{base}/session", sessions.end, "DELETE", END)
+        add(f"{base}/{name}/search", sessions.search, "POST", SEARCH)
+        add(f"{base}/{name}", sessions.create, "POST", CREATE)
+        add(f"{base}/{name}", sessions.end, "DELETE", END)
+        if base == _CANONICAL:
+            add(f"{base}/{name}", sessions.list_all, "GET", LIST)
+            add(f"{base}/{name}/{{session_id:path}}", sessions.rename, "PATCH", RENAME)
         add(f"{base}/session-history", sessions.list_all, "GET", LIST)
-        add(f"{base}/session/{{session_id:path}}", sessions.query, "GET", QUERY)
+        add(f"{base}/{name}/{{session_id:path}}", sessions.query, "GET", QUERY)
     _add_health(app, runtime)
 
 
@@ -203,6 +194,16 @@ def _add_plain(app: FastAPI, path: str, endpoint: Any, method: str) -> None:
     app.router.routes.append(route)
 
 
+class _Request(Request):
+    """A request whose headers are a dict, because Starlette searches a list for each name."""
+
+    @cached_property
+    def headers(self) -> dict[str, str]:  # type: ignore[override]  # a mapping, too
+        """The first value of each header, by lower-case names."""
+        pairs = reversed(self.scope["headers"])
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+
+
 def _serve_directly(route: BaseRoute, endpoint: Any) -> None:
     """Serve a route without FastAPI's layers: it has no dependencies, and reads its request itself.
 
@@ -211,7 +212,7 @@ def _serve_directly(route: BaseRoute, endpoint: Any) -> None:
     """
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        response = await endpoint(Request(scope, receive), **scope["path_params"])
+        response = await endpoint(_Request(scope, receive), **scope["path_params"])
         if isinstance(response, TurnResponse):
             answer_after_routing(scope, response)
         else:
@@ -250,10 +251,6 @@ def _add_health(app: FastAPI, runtime: Runtime) -> None:
 # - what goes wrong -
 
 
-async def _answer_problem(request: Request, error: Any) -> Response:
-    return problem_response(error)
-
-
 async def _answer_store_error(request: Request, error: Any) -> Response:
     request.app.state.runtime.note_store_error(error)
     return problem_response(of_store(error))
@@ -279,7 +276,7 @@ _WORDS = {
     HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method",
 }
 _ANSWERS: dict[Any, Any] = {
-    Problem: _answer_problem,
+    Problem: answer_problem,
     StoreError: _answer_store_error,
     HTTPException: _answer_http_error,
 }

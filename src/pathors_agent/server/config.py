@@ -60,12 +60,7 @@ def load_projects(path: str | Path) -> list[Project]:
     folder of the file. Raises `InvalidProjectFile`.
     """
     path = Path(path)
-    try:
-        document = tomllib.loads(path.read_text(encoding=_ENCODING))
-    except OSError as error:
-        raise InvalidProjectFile(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidProjectFile(f"{path}: is not TOML: {error}") from None
+    document = _document(path)
     if unknown := sorted(document.keys() - _TOP):
         raise InvalidProjectFile(
             f"{path}: {unknown[0]} is unknown; known: {', '.join(sorted(_TOP))}"
@@ -74,6 +69,15 @@ def load_projects(path: str | Path) -> list[Project]:
     if not isinstance(tables, dict) or not tables:
         raise InvalidProjectFile(f"{path}: has no table [projects.NAME]")
     return [_Table(path, name, table).project() for name, table in tables.items()]
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding=_ENCODING))
+    except OSError as error:
+        raise InvalidProjectFile(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidProjectFile(f"{path}: is not TOML: {error}") from None
 
 
 class _Table:
@@ -218,25 +222,22 @@ class _Table:
 # - settings of the server -
 
 
-_NAMES = {field.name for field in fields(ServerSettings)}
+_DEFAULTS = {field.name: field.default for field in fields(ServerSettings)}
 
 
 def load_settings(path: str | Path) -> ServerSettings:
     """Read the table `[server]` of a file: the fields of `ServerSettings`, all optional."""
     path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding=_ENCODING)).get("server", {})
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
-        raise InvalidProjectFile(f"{path}: cannot be read as TOML") from None
+    table = _document(path).get("server", {})
     if not isinstance(table, dict):
         raise InvalidProjectFile(f"{path}: server must be a table")
     for name, value in table.items():
-        if name not in _NAMES:
-            known = ", ".join(sorted(_NAMES))
+        if name not in _DEFAULTS:
+            known = ", ".join(sorted(_DEFAULTS))
             raise InvalidProjectFile(
                 f"{path}: server.{name} is not a setting; the settings are {known}"
             )
-        if not _fits(name, value):
+        if not _is_like(value, _DEFAULTS[name]):
             raise InvalidProjectFile(f"{path}: server.{name} is of the wrong type")
     origins = {"cors_origins": tuple(table["cors_origins"])} if "cors_origins" in table else {}
     try:
@@ -245,10 +246,13 @@ def load_settings(path: str | Path) -> ServerSettings:
         raise InvalidProjectFile(f"{path}: {error}") from None
 
 
-def _fits(name: str, value: object) -> bool:
-    if name == "cors_origins":
-        return isinstance(value, list) and all(isinstance(origin, str) for origin in value)
-    if name in ("access_log", "cors_private_network", "event_ids", "metrics"):
-        return isinstance(value, bool)
-    kinds = (int, float) if name.endswith("seconds") else (int,)
-    return isinstance(value, kinds) and not isinstance(value, bool)
+def _is_like(value: object, default: object) -> bool:
+    """Return True if a value of TOML has the type of a setting with this default."""
+    match default:
+        case bool():
+            return isinstance(value, bool)
+        case tuple():
+            return isinstance(value, list) and all(isinstance(each, str) for each in value)
+        case _:  # a number, or None for no limit
+            kinds = int | float if isinstance(default, float) else int
+            return isinstance(value, kinds) and not isinstance(value, bool)

@@ -5,7 +5,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
-from anyio.lowlevel import RunVar
 from fastapi import FastAPI
 from pydantic import Field
 from starlette.requests import Request
@@ -13,7 +12,7 @@ from starlette.responses import Response
 
 from pathors_agent.json_text import whole_characters
 from pathors_agent.server.http.bodies import RequestBody
-from pathors_agent.server.http.body import read_object
+from pathors_agent.server.http.body import OneAtATime, read_object
 from pathors_agent.server.http.edge import json_response
 from pathors_agent.server.http.page import add_page
 from pathors_agent.server.http.problems import Problem, unavailable
@@ -50,7 +49,7 @@ _HTML_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-_renderer: RunVar[anyio.CapacityLimiter] = RunVar("markdown")
+_RENDERER = OneAtATime("markdown")
 
 
 def add_chat_page(app: FastAPI, runtime: Runtime) -> None:
@@ -105,13 +104,8 @@ class PageEndpoints:
 async def _in_thread(texts: list[str]) -> str:
     """Render texts in a thread, one request at a time, so that other requests are answered."""
     try:
-        limiter = _renderer.get()
-    except LookupError:
-        limiter = anyio.CapacityLimiter(1)
-        _renderer.set(limiter)
-    try:
         with anyio.fail_after(MARKDOWN_SECONDS):
-            return await anyio.to_thread.run_sync(_articles, texts, limiter=limiter)
+            return await _RENDERER.run(lambda: _articles(texts))
     except TimeoutError:
         raise unavailable("Other texts are rendered now") from None
 

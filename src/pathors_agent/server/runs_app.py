@@ -24,7 +24,12 @@ from pathors_agent.errors import ConversationError, RunExists, RunFailed, RunNot
 from pathors_agent.json_text import iso
 from pathors_agent.messages import JSONValue
 from pathors_agent.server.http.body import read_object
-from pathors_agent.server.http.edge import RequestLog, UnexpectedErrors
+from pathors_agent.server.http.edge import (
+    RequestLog,
+    UnexpectedErrors,
+    answer_problem,
+    problem_response,
+)
 from pathors_agent.server.http.keys import bearer, digest_of
 from pathors_agent.server.http.page import add_page
 from pathors_agent.server.http.problems import Problem, bad_request, unauthorized, unavailable
@@ -351,28 +356,24 @@ def _gauge(
 # - what goes wrong -
 
 
-async def _tell(request: Request, error: Any) -> Response:
-    return Response(error.body, error.status, headers=error.headers, media_type="application/json")
-
-
 def _as(status: HTTPStatus) -> Callable[[Request, Any], Awaitable[Response]]:
     async def told(request: Request, error: Any) -> Response:
-        return await _tell(request, Problem(status, str(error)))
+        return problem_response(Problem(status, str(error)))
 
     return told
 
 
 async def _tell_of_database(request: Request, error: Any) -> Response:
-    return await _tell(request, unavailable(_AWAY))
+    return problem_response(unavailable(_AWAY))
 
 
 async def _tell_of_http(request: Request, error: Any) -> Response:
     status = HTTPStatus(error.status_code)
-    return await _tell(request, Problem(status, status.phrase, headers=error.headers))
+    return problem_response(Problem(status, status.phrase, headers=error.headers))
 
 
 _ANSWERS: dict[Any, Any] = {
-    Problem: _tell,
+    Problem: answer_problem,
     RunNotFound: _as(HTTPStatus.NOT_FOUND),
     RunExists: _as(HTTPStatus.CONFLICT),
     RunFailed: _as(HTTPStatus.CONFLICT),

@@ -20,8 +20,7 @@ from pathors_agent.transports.base import (
     Transport,
     close_pieces,
 )
-from pathors_agent.transports.scrubbing import Scrub
-from pathors_agent.transports.spread_text import spread_texts
+from pathors_agent.transports.scrubbing import Scrub, spread_texts
 
 TransportT = TypeVar("TransportT", Transport, AsyncTransport)
 

@@ -403,8 +403,7 @@ def choice_of(tools: Tools | AsyncToolChoice) -> AsyncToolChoice | None:
 
 def refuse_async(argument: str, value: object) -> None:
     """Raise TypeError if the value of an agent's argument is an async function."""
-    called = getattr(value, "__call__", None)  # noqa: B004  (wanted: its method)
-    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(called):
+    if is_async(value):
         raise TypeError(f"{argument}= is an async function, which only AsyncAgent can await")
 
 
@@ -415,6 +414,13 @@ def not_awaited(source: str, value: T | Awaitable[T]) -> T:
             value.close()  # otherwise Python warns that it was never awaited
         raise TypeError(f"{source} returned an awaitable, which only AsyncAgent can await")
     return value
+
+
+def is_async(function: Any) -> bool:
+    """Return True for an async function, also in a `functools.partial` or a callable object."""
+    inner = inspect.unwrap(getattr(function, "func", function))
+    called = getattr(inner, "__call__", None)  # noqa: B004  (wanted: its method)
+    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(called)
 
 
 def chosen(choice: AsyncToolChoice, context: object) -> ToolRegistry:

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pathors_agent.concurrency.event_loops import Cancellation
 from pathors_agent.errors import TransportError
@@ -143,6 +143,20 @@ class AsyncTransport(ABC):
     @abstractmethod
     def send(self, request: Request) -> AbstractAsyncContextManager[AsyncResponse]:
         """As `Transport.send`."""
+
+
+TransportT = TypeVar("TransportT", bound=Transport | AsyncTransport)
+
+
+class AroundTransport(Generic[TransportT]):
+    """The part of a transport around another one, whose profile and address it has."""
+
+    def __init__(self, transport: TransportT) -> None:
+        check_inner(transport, self)
+        self._transport = transport
+        self._given: tuple[object, ...] = (transport,)  # opened and closed with it
+        self.profile = transport.profile
+        self.server_address = transport.server_address
 
 
 def check_inner(transport: object, outer: object) -> None:

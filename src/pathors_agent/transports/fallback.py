@@ -7,12 +7,12 @@ import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from typing import Generic
 
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.errors import TransportError
 from pathors_agent.telemetry.events import emit
 from pathors_agent.transports.base import (
+    AroundTransport,
     AsyncOpenedAnswer,
     AsyncResponse,
     AsyncTransport,
@@ -20,27 +20,24 @@ from pathors_agent.transports.base import (
     Request,
     Response,
     Transport,
+    TransportT,
     check_inner,
     failure_fields,
     open_answer,
     open_answer_async,
 )
-from pathors_agent.transports.retry import TransportT
 from pathors_agent.wire.profiles import EndpointProfile, changed_settings
 
 
-class _Fallback(Generic[TransportT]):
+class _Fallback(AroundTransport[TransportT]):
     """The transports of a fallback, in the order in which they are tried."""
 
     def __init__(self, first: TransportT, second: TransportT, *more: TransportT) -> None:
-        for transport in (first, second, *more):
+        super().__init__(first)
+        for transport in (second, *more):
             check_inner(transport, self)
-        self._transports: tuple[TransportT, ...] = (first, second, *more)
-        self._given: tuple[object, ...] = self._transports
-        self.profile = first.profile
-        self.server_address = first.server_address
-        for transport in self._transports:
             _check_profile(transport.profile, first.profile)
+        self._given = self._transports = (first, second, *more)
 
     def _failed(
         self, request: Request, position: int, failure: TransportError | Response | AsyncResponse

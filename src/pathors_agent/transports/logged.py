@@ -13,23 +13,22 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Generic, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from pathors_agent.concurrency.lifetime import AsyncLifetime, Lifetime
 from pathors_agent.errors import TransportError, named_error
 from pathors_agent.json_text import whole_characters
 from pathors_agent.telemetry.events import emit, observe
 from pathors_agent.transports.base import (
+    AroundTransport,
     AsyncResponse,
     AsyncTransport,
     Request,
     Response,
     Transport,
-    check_inner,
+    TransportT,
 )
-from pathors_agent.transports.retry import TransportT
-from pathors_agent.transports.scrubbing import Scrub
-from pathors_agent.transports.spread_text import spread_texts
+from pathors_agent.transports.scrubbing import Scrub, spread_texts
 
 # A long conversation without images; what follows is counted.
 MAX_LOGGED_CHARACTERS = 200_000
@@ -48,7 +47,7 @@ LogTarget = str | os.PathLike[str] | TextIO | Logger
 """A path, an open text file, or a logger with a method `info`."""
 
 
-class _Logging(Generic[TransportT]):
+class _Logging(AroundTransport[TransportT]):
     """The transport inside, and where its requests and answers are written."""
 
     def __init__(
@@ -58,11 +57,7 @@ class _Logging(Generic[TransportT]):
         *,
         secrets: Sequence[str] = (),
     ) -> None:
-        check_inner(transport, self)
-        self._given: tuple[object, ...] = (transport,)
-        self._transport = transport
-        self.profile = transport.profile
-        self.server_address = transport.server_address
+        super().__init__(transport)
         self._write = _writer(to)
         self._scrub = Scrub(secrets=secrets)
         self._numbers = count(1)

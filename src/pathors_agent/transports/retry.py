@@ -24,6 +24,7 @@ from pathors_agent.errors import InvalidSetting, ProviderError, TransportError
 from pathors_agent.telemetry.events import emit
 from pathors_agent.transports.base import (
     COMPLETIONS_PATH,
+    AroundTransport,
     AsyncOpenedAnswer,
     AsyncResponse,
     AsyncSend,
@@ -33,7 +34,7 @@ from pathors_agent.transports.base import (
     Response,
     Send,
     Transport,
-    check_inner,
+    TransportT,
     failure_fields,
     open_answer,
     open_answer_async,
@@ -54,14 +55,13 @@ _CONFLICT = 409
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 
 OpenedT = TypeVar("OpenedT", OpenedAnswer, AsyncOpenedAnswer)
-TransportT = TypeVar("TransportT", bound=Transport | AsyncTransport)
 SleepT = TypeVar("SleepT")
 
 Sleep = Callable[[float], None]
 AsyncSleep = Callable[[float], Awaitable[None]]
 
 
-class _Retrying(Generic[TransportT, SleepT]):
+class _Retrying(AroundTransport[TransportT], Generic[TransportT, SleepT]):
     """The settings of a transport that retries requests around another transport."""
 
     def __init__(
@@ -76,11 +76,7 @@ class _Retrying(Generic[TransportT, SleepT]):
     ) -> None:
         if type(attempts) is not int or attempts < 1:
             raise InvalidSetting(f"attempts must be a whole number from 1, not {attempts!r}.")
-        check_inner(transport, self)
-        self._given: tuple[object, ...] = (transport,)
-        self._transport = transport
-        self.profile = transport.profile
-        self.server_address = transport.server_address
+        super().__init__(transport)
         self._sleep = sleep
         self._policy = RetryPolicy(
             attempts - 1, is_around=True, max_retry_after=max_retry_after, clock=clock, seed=seed

@@ -6,14 +6,14 @@ tolerates any shape; a whole completion is a chunk whose delta is the message.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from sys import intern
 from typing import Annotated, Literal
 
 import msgspec
 
 from pathors_agent.errors import ProviderError
-from pathors_agent.json_text import write_json
+from pathors_agent.json_text import is_deeper, write_json
 from pathors_agent.messages import JSONValue, Usage
 from pathors_agent.wire.deltas import Delta
 from pathors_agent.wire.message_builder import MessageBuilder
@@ -255,32 +255,9 @@ def loads(text: str | bytes) -> JSONValue:
             value = json.loads(text, parse_constant=lambda _: None)
         except RecursionError:
             raise ValueError("nested too deeply") from None
-    if _brackets(text) > MAX_DEPTH and _is_deep(value):
+    if is_deeper(value, text, MAX_DEPTH):
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
     return value
-
-
-def _brackets(text: str | bytes) -> int:
-    """Return the number of brackets that may open a container: an upper bound of the depth."""
-    if isinstance(text, str):
-        return text.count("[") + text.count("{")
-    return text.count(b"[") + text.count(b"{")
-
-
-def _is_deep(value: JSONValue) -> bool:
-    """Return True if containers are nested more than `MAX_DEPTH` deep."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [item for container in level for item in _items(container)]
-        if not level:
-            return False
-    return True
-
-
-def _items(value: JSONValue) -> Iterable[JSONValue]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 def read_chunk(

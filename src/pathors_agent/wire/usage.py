@@ -64,7 +64,7 @@ def usages_of(chunk: Mapping[str, JSONValue]) -> Iterator[Mapping[str, JSONValue
     choices = chunk.get("choices")
     holders = [*(choices if isinstance(choices, list) else ()), chunk.get("x_groq"), chunk]
     for holder in holders:
-        if isinstance(holder, dict):
+        if isinstance(holder, dict) and not holder.keys().isdisjoint(_PLACES):
             for place in _PLACES:
                 if isinstance(usage := holder.get(place), dict):
                     yield usage

@@ -12,6 +12,7 @@ import anyio
 from anyio.lowlevel import RunVar
 from starlette.requests import Request
 
+from pathors_agent.json_text import is_deeper
 from pathors_agent.messages import JSONValue
 from pathors_agent.server.http.problems import Problem, bad_request, cut
 from pathors_agent.server.settings import ServerSettings
@@ -21,9 +22,26 @@ SMALL_BODY_BYTES = 16 * 1024
 
 ResultT = TypeVar("ResultT")
 
-_parser: RunVar[anyio.CapacityLimiter] = RunVar("parser")
-
 _JSON_TYPES = ("application/json", "text/json")
+
+
+class OneAtATime:
+    """Runs blocking functions in a thread, on each event loop one after another."""
+
+    def __init__(self, name: str) -> None:
+        self._limiter: RunVar[anyio.CapacityLimiter] = RunVar(name)
+
+    async def run(self, function: Callable[[], ResultT]) -> ResultT:
+        """Return what the function returns."""
+        try:
+            limiter = self._limiter.get()
+        except LookupError:
+            limiter = anyio.CapacityLimiter(1)
+            self._limiter.set(limiter)
+        return await anyio.to_thread.run_sync(function, limiter=limiter)
+
+
+_PARSER = OneAtATime("parser")
 
 
 async def read_object(request: Request, settings: ServerSettings) -> dict[str, JSONValue]:
@@ -40,7 +58,7 @@ async def parsed(size: int, parse: Callable[[], ResultT]) -> ResultT:
     """
     if size <= SMALL_BODY_BYTES:
         return parse()
-    return await anyio.to_thread.run_sync(parse, limiter=_one_parser())
+    return await _PARSER.run(parse)
 
 
 async def read_body(request: Request, settings: ServerSettings) -> bytes:
@@ -96,15 +114,6 @@ def _too_large(settings: ServerSettings, *, is_read: bool) -> Problem:
     )
 
 
-def _one_parser() -> anyio.CapacityLimiter:
-    """Return the limiter of this event loop: large bodies are parsed one after another."""
-    try:
-        return _parser.get()
-    except LookupError:
-        _parser.set(anyio.CapacityLimiter(1))
-        return _parser.get()
-
-
 def parse_object(body: bytes, settings: ServerSettings) -> dict[str, JSONValue]:
     """Parse a body strictly.
 
@@ -124,7 +133,7 @@ def parse_object(body: bytes, settings: ServerSettings) -> dict[str, JSONValue]:
         raise bad_request(f"The body is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise bad_request("The body must be a JSON object")
-    if depth_over(value, settings.max_json_depth):
+    if is_deeper(value, text, settings.max_json_depth):
         raise _too_deep(settings)
     return value
 
@@ -159,23 +168,3 @@ def _finite(digits: str) -> float:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_unrepeated, parse_float=_finite, parse_constant=_no_number
 )
-
-
-def depth_over(value: JSONValue, limit: int) -> bool:
-    """Return True if a value has more levels than the limit."""
-    level: list[JSONValue] = [value]
-    for _ in range(limit):
-        level = [inner for outer in level for inner in _inside(outer)]
-        if not level:
-            return False
-    return True
-
-
-def _inside(value: JSONValue) -> list[JSONValue]:
-    match value:
-        case dict():
-            return [inner for inner in value.values() if isinstance(inner, dict | list)]
-        case list():
-            return [inner for inner in value if isinstance(inner, dict | list)]
-        case _:
-            return []

@@ -286,6 +286,8 @@ class CompletionRequest(RequestBody):
 
     def model_options(self, base: ModelOptions) -> ModelOptions:
         """Return the project's options, overridden by the client's."""
+        if self.model_fields_set.isdisjoint(_OPTIONS):
+            return base
         known = {name: getattr(self, name) for name in _KNOWN}
         known["max_tokens"] = self.max_completion_tokens or self.max_tokens
         if self.function_call is not None and self.tool_choice is None:
@@ -319,6 +321,7 @@ _EXTRA = (
     "user",
     "verbosity",
 )
+_OPTIONS = {*_KNOWN, *_EXTRA, "max_tokens", "max_completion_tokens", "function_call", "functions"}
 
 
 def read_request(

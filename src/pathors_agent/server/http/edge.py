@@ -9,6 +9,7 @@ from time import perf_counter
 from urllib.parse import quote, unquote
 
 import anyio
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,6 +53,11 @@ def problem_response(problem: Problem) -> Response:
     )
 
 
+async def answer_problem(request: Request, error: Problem) -> Response:
+    """Handle a `Problem` that an endpoint raised."""
+    return problem_response(error)
+
+
 def _waits_for_continue(scope: Scope) -> bool:
     """Return whether the client sends no body before the server asks for it."""
     headers = dict(scope["headers"])
@@ -66,11 +72,14 @@ async def _drop_body(receive: Receive) -> None:
             return
 
 
-class TidyPaths:
-    """ASGI middleware: replaces doubled slashes in a path by one, and removes a slash at its end.
+class Addresses:
+    """ASGI middleware: tidies paths, and adds headers to the answers of unusual requests.
 
-    Clients join a base URL and a path by hand. A slash inside an id is percent-encoded, and is not
-    changed.
+    - Doubled slashes in a path become one, and a slash at its end is removed: clients join a base
+      URL and a path by hand. A slash inside an id is percent-encoded, and is not changed.
+    - The connection of a request that states its length in two ways is closed (RFC 9112, 6.1). A
+      proxy may read another length, and take the rest of the body for another request.
+    - The answers of older addresses get the header `Deprecation`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -83,6 +92,10 @@ class TidyPaths:
             path: str = scope["path"]
             if "//" in path or path.endswith("/"):
                 scope = {**scope, "path": _tidy_path(scope)}
+            if _has_two_lengths(scope):
+                send = _with_header(send, b"connection", b"close")
+            if _is_old(scope):
+                send = _with_header(send, b"deprecation", b"true")
         return self._app(scope, receive, send)
 
 
@@ -98,21 +111,14 @@ def _tidy_path(scope: Scope) -> str:
     return f"{root}/{unquote(rest) if raw is not path else rest}"
 
 
-class AmbiguousLengths:
-    """ASGI middleware: closes the connection of a request that states its length in two ways.
+def _has_two_lengths(scope: Scope) -> bool:
+    names = {name for name, _ in scope["headers"]}
+    return b"content-length" in names and b"transfer-encoding" in names
 
-    A proxy before this server may read another length than this server does, and take the rest of
-    the body for another request. RFC 9112 (6.1) demands that the connection is closed.
-    """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve one request."""
-        if _has_two_lengths(scope):
-            send = _with_header(send, b"connection", b"close")
-        return self._app(scope, receive, send)
+def _is_old(scope: Scope) -> bool:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.startswith(("/project/", "/api/project/"))
 
 
 def _with_header(send: Send, name: bytes, value: bytes) -> Send:
@@ -124,13 +130,6 @@ def _with_header(send: Send, name: bytes, value: bytes) -> Send:
         return send(message)
 
     return sent
-
-
-def _has_two_lengths(scope: Scope) -> bool:
-    if scope["type"] != "http":
-        return False
-    names = {name for name, _ in scope["headers"]}
-    return b"content-length" in names and b"transfer-encoding" in names
 
 
 # - assign each request an id, return it in the answer, and log the request when its answer ends -
@@ -262,24 +261,6 @@ def answer_after_routing(scope: Scope, response: ASGIApp) -> None:
 
 class _BodyCutOff(Exception):
     """Ends the connection in the middle of an answer."""
-
-
-class Deprecations:
-    """ASGI middleware: adds `Deprecation` to the answers of older addresses."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve one request."""
-        if scope["type"] == "http" and _is_old(scope):
-            send = _with_header(send, b"deprecation", b"true")
-        return self._app(scope, receive, send)
-
-
-def _is_old(scope: Scope) -> bool:
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return path.startswith(("/project/", "/api/project/"))
 
 
 def json_response(value: object) -> Response:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import hmac
-import inspect
 import secrets
 import string
 import time
@@ -18,6 +17,7 @@ from pathors_agent.errors import StoreError
 from pathors_agent.server.http.problems import unauthorized, unavailable
 from pathors_agent.stores.base import Store
 from pathors_agent.stores.values import StoredKey, now
+from pathors_agent.tools.registry import is_async
 
 KEY_PREFIX = "sk_"
 # 256 bits; in base62 they are 43 characters.
@@ -131,7 +131,7 @@ class Authenticator:
 
     def __init__(self, store: Store, authenticate: Authenticate | None = None) -> None:
         self._store = store
-        if authenticate is not None and not _is_async(authenticate):
+        if authenticate is not None and not is_async(authenticate):
             raise TypeError("create_app: authenticate= must be an async function")
         self._authenticate = authenticate
         self._noted: dict[str, float] = {}
@@ -212,11 +212,6 @@ class Authenticator:
         # A read-only store still answers requests that only read.
         with suppress(StoreError):
             await self._store.note_key_used(key.id)
-
-
-def _is_async(function: object) -> bool:
-    called = getattr(type(function), "__call__", None)  # noqa: B004  (its kind, not whether it is)
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
 def bearer(request: Request) -> str:

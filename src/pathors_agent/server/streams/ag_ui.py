@@ -273,14 +273,13 @@ class AGUIEvents(Events):
     """Writes the events of one run."""
 
     def __init__(self, thread_id: str, run_id: str, known: Iterable[str] = ()) -> None:
+        super().__init__(known)
         self._ids = {"threadId": thread_id, "runId": run_id}
         self._count = 0
         self._answer = ""  # the id of the answer that arrives
         self._thought = ""  # the id of the reasoning that arrives
         self._is_open = False  # the answer's text grows
         self._has_text = False
-        self._started: dict[int, str] = {}  # the ids of the calls that arrive, by their index
-        self._known = set(known)
 
     def _new_id(self) -> str:
         self._count += 1
@@ -302,11 +301,6 @@ class AGUIEvents(Events):
             "content": message.text,
             "role": "tool",
         }
-
-    def of(self, items: Iterable[Delta | Message]) -> Iterator[dict[str, object]]:
-        """Yield the events of deltas and messages that arrived together."""
-        for item in items:
-            yield from self._item(item)
 
     def _item(self, item: Delta | Message) -> Iterator[dict[str, object]]:
         match item:
@@ -381,19 +375,8 @@ class AGUIEvents(Events):
         named = {"toolCallId": call_id, "toolCallName": name}
         yield {"type": "TOOL_CALL_START", **named, "parentMessageId": self._answer_id()}
 
-    def _call_delta(self, delta: ToolCallDelta) -> Iterator[dict[str, object]]:
-        """Yield the next piece of a call's arguments, if the call has its id and its name."""
-        call_id, piece = self._started.get(delta.index), delta.arguments
-        if call_id is None:
-            # An id that is already in the history is replaced when the answer is complete.
-            if not delta.id or not delta.name or not delta.arguments or delta.id in self._known:
-                return
-            call_id = self._started[delta.index] = delta.id
-            self._known.add(call_id)
-            yield from self._start_call(call_id, delta.name)
-            piece = "".join(delta.call.parts)
-        if piece:
-            yield {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": piece}
+    def _arguments(self, call_id: str, piece: str) -> dict[str, object]:
+        return {"type": "TOOL_CALL_ARGS", "toolCallId": call_id, "delta": piece}
 
     def _whole(self, message: AssistantMessage) -> Iterator[dict[str, object]]:
         """Yield the rest of an answer: its text if none was streamed, and its whole calls."""
@@ -404,7 +387,7 @@ class AGUIEvents(Events):
             if call.id not in started:
                 yield from self._start_call(call.id, call.name)
                 if call.arguments:
-                    yield {"type": "TOOL_CALL_ARGS", "toolCallId": call.id, "delta": call.arguments}
+                    yield self._arguments(call.id, call.arguments)
             extra = {"metadata": {_METADATA: {"extra": call.extra}}} if call.extra else {}
             yield {"type": "TOOL_CALL_END", "toolCallId": call.id, **extra}
             self._started = {i: each for i, each in self._started.items() if each != call.id}

@@ -35,7 +35,7 @@ from pathors_agent.messages import (
 from pathors_agent.server.http.problems import log_bug, of_model
 from pathors_agent.tools.registry import ToolRegistry, Tools, registry_of
 from pathors_agent.tools.tool import Tool
-from pathors_agent.wire.deltas import Delta
+from pathors_agent.wire.deltas import Delta, ToolCallDelta
 from pathors_agent.wire.messages import write_parts
 
 # The client keeps the history. A history that no model could read is a mistake or an attack.
@@ -204,10 +204,14 @@ _REASONS: Mapping[str, Reason] = {
 
 
 class Events(ABC):
-    """Writes the events of one run."""
+    """Writes the events of one run. `known` are the ids of the calls in the history."""
 
     last: ClassVar[bytes] = b""
     """The bytes after the last event of a stream."""
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self._started: dict[int, str] = {}  # the ids of the calls that arrive, by their index
+        self._known = set(known)
 
     @abstractmethod
     def begin(self) -> dict[str, object]:
@@ -217,9 +221,36 @@ class Events(ABC):
     def denied(self, message: ToolMessage) -> dict[str, object]:
         """Return the event of a denial that came with the request."""
 
-    @abstractmethod
     def of(self, items: Iterable[Delta | Message]) -> Iterator[dict[str, object]]:
         """Yield the events of deltas and messages that came together."""
+        for item in items:
+            yield from self._item(item)
+
+    @abstractmethod
+    def _item(self, item: Delta | Message) -> Iterator[dict[str, object]]:
+        """Yield the events of a delta or a message."""
+
+    def _call_delta(self, delta: ToolCallDelta) -> Iterator[dict[str, object]]:
+        """Yield the next piece of a call's arguments, if the call has its id and its name."""
+        call_id, piece = self._started.get(delta.index), delta.arguments
+        if call_id is None:
+            # An id that is already in the history is replaced when the answer is complete.
+            if not delta.id or not delta.name or not piece or delta.id in self._known:
+                return
+            call_id = self._started[delta.index] = delta.id
+            self._known.add(call_id)
+            yield from self._start_call(call_id, delta.name)
+            piece = "".join(delta.call.parts)
+        if piece:
+            yield self._arguments(call_id, piece)
+
+    @abstractmethod
+    def _start_call(self, call_id: str, name: str) -> Iterator[dict[str, object]]:
+        """Yield the events before the arguments of a call."""
+
+    @abstractmethod
+    def _arguments(self, call_id: str, piece: str) -> dict[str, object]:
+        """Return the event of a piece of a call's arguments."""
 
     @abstractmethod
     def end(self, end: RunEnd) -> Iterator[dict[str, object]]:

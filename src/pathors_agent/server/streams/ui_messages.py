@@ -82,11 +82,10 @@ class UIMessageEvents(Events):
     last = b"data: [DONE]\n\n"
 
     def __init__(self, known: Iterable[str] = ()) -> None:
+        super().__init__(known)
         self._is_in_step = False
         self._open: tuple[str, str] | None = None  # the kind and the id of the growing part
         self._count = 0
-        self._started: dict[int, str] = {}  # the ids of the calls that arrive, by their index
-        self._known = set(known)
         self._has_text = False  # the answer that arrives has text
         self._is_answered = False  # the step's answer is complete, and another step follows
 
@@ -97,11 +96,6 @@ class UIMessageEvents(Events):
     def denied(self, message: ToolMessage) -> dict[str, object]:
         """Return the event of a denial that came with the request."""
         return {"type": "tool-output-denied", "toolCallId": message.tool_call_id}
-
-    def of(self, items: Iterable[Delta | Message]) -> Iterator[dict[str, object]]:
-        """Yield the events of deltas and messages that arrived together."""
-        for item in items:
-            yield from self._item(item)
 
     def _item(self, item: Delta | Message) -> Iterator[dict[str, object]]:
         match item:
@@ -158,22 +152,12 @@ class UIMessageEvents(Events):
             self._is_in_step = False
             yield {"type": "finish-step"}
 
-    def _call_delta(self, delta: ToolCallDelta) -> Iterator[dict[str, object]]:
-        """Yield the next piece of a call's arguments, if the call has its id and its name."""
-        name = self._started.get(delta.index)
-        if name is None:
-            # An id that is already in the history is replaced when the answer is complete.
-            if not delta.id or not delta.name or not delta.arguments or delta.id in self._known:
-                return
-            yield from self._begin_part()
-            name = self._started[delta.index] = delta.id
-            self._known.add(name)
-            yield {"type": "tool-input-start", "toolCallId": name, "toolName": delta.name}
-            piece = "".join(delta.call.parts)
-        else:
-            piece = delta.arguments
-        if piece:
-            yield {"type": "tool-input-delta", "toolCallId": name, "inputTextDelta": piece}
+    def _start_call(self, call_id: str, name: str) -> Iterator[dict[str, object]]:
+        yield from self._begin_part()
+        yield {"type": "tool-input-start", "toolCallId": call_id, "toolName": name}
+
+    def _arguments(self, call_id: str, piece: str) -> dict[str, object]:
+        return {"type": "tool-input-delta", "toolCallId": call_id, "inputTextDelta": piece}
 
     def _answer(self, message: AssistantMessage) -> Iterator[dict[str, object]]:
         """Yield the rest of an answer: its text if none was streamed, and its whole calls."""

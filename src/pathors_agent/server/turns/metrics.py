@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -34,37 +35,41 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         live: dict[str, Any] = {"multiprocess_mode": "livesum", "registry": registry}
-        self._turns = Counter(
+        turns = Counter(
             "pathors_turns", "Turns that ended", ["project", "status"], registry=registry
         )
-        self._seconds = Histogram(
+        seconds = Histogram(
             "pathors_turn_seconds",
             "Seconds from the start of a turn to the end of its answer",
             ["project"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self._tokens = Counter(
+        tokens = Counter(
             "pathors_tokens", "Tokens that models reported", ["project", "kind"], registry=registry
         )
-        self._tools = Counter(
+        tools = Counter(
             "pathors_tool_calls",
             "Calls of the project's tools",
             ["project", "tool", "outcome"],
             registry=registry,
         )
-        self._running = Gauge(
+        running = Gauge(
             "pathors_requests_running",
             "Turns and requests of the session API that run",
             ["project"],
             **live,
         )
-        self._waiting = Gauge(
+        waiting = Gauge(
             "pathors_requests_waiting",
             "Turns and requests of the session API that wait for a place",
             ["project"],
             **live,
         )
+        # Each looks its labels up under a lock; these functions keep what they found.
+        self._turns, self._seconds = cache(turns.labels), cache(seconds.labels)
+        self._tokens, self._tools = cache(tokens.labels), cache(tools.labels)
+        self._running, self._waiting = cache(running.labels), cache(waiting.labels)
         self._leases = Gauge("pathors_leases", "Sessions that are held for a turn", **live)
         self._store_errors = Counter(
             "pathors_store_errors", "Failures of the store", registry=registry
@@ -72,8 +77,8 @@ class Metrics:
 
     def turn(self, project: str, status: object, seconds: float) -> None:
         """Count a turn that ended with an HTTP status, or `CANCELLED`."""
-        self._turns.labels(project, status).inc()
-        self._seconds.labels(project).observe(seconds)
+        self._turns(project, status).inc()
+        self._seconds(project).observe(seconds)
 
     def run(self, project: str, result: RunResult[Any], *, tools: Container[str]) -> None:
         """Count the tokens and the calls of the project's `tools`, also of a run that failed."""
@@ -83,12 +88,12 @@ class Metrics:
             ("completion", usage.completion_tokens),
         ):
             if count:
-                self._tokens.labels(project, kind).inc(count)
+                self._tokens(project, kind).inc(count)
         for call in result.times:
             if call.kind == "tool":
                 # A model can invent any number of other names.
                 name = call.name if call.name in tools else UNKNOWN_TOOL
-                self._tools.labels(project, name, call.outcome).inc()
+                self._tools(project, name, call.outcome).inc()
 
     def store_error(self) -> None:
         """Count a failure of the store."""
@@ -96,11 +101,11 @@ class Metrics:
 
     def running(self, project: str, change: int) -> None:
         """Change the number of turns and requests of the session API that run."""
-        self._running.labels(project).inc(change)
+        self._running(project).inc(change)
 
     def waiting(self, project: str) -> AbstractContextManager[object]:
         """Count a turn or a request of the session API as waiting inside the block."""
-        return self._waiting.labels(project).track_inprogress()
+        return self._waiting(project).track_inprogress()
 
     def held(self, change: int) -> None:
         """Change the number of sessions that are held."""

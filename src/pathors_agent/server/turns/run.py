@@ -215,9 +215,10 @@ class TurnRun:
             self._writer.begin(rewound, denials(stream))
             if journal is not None:
                 await self._take_up(journal, stream)
+            write = self._writer.items
             try:
                 async for items in stream.batches():
-                    await self._writer.items(items if isinstance(items, list) else (items,))
+                    await write(items if isinstance(items, list) else (items,))
             finally:
                 result = stream.result
                 services.admission.charge(turn.caller.id, result, project.history)

@@ -219,7 +219,7 @@ class HeldSession:
         self._holds_request = self._is_lost = False
         self._queue = turn.services.sessions
         self._name = (turn.caller.space, turn.session_id)
-        self._holder = secrets.token_hex(8)
+        self._holder = turn.head.id  # of this turn alone
         self._early: OpenedSession | None = None  # opened together with the request
         self.lease: Lease | None = None
 
