@@ -128,6 +128,55 @@ def test_made_stream_means_the_same_however_it_is_cut(body: bytes, places: list[
         assert list(seen.arguments.values()) == [c.arguments for c in seen.message.tool_calls]
 
 
+_COUNTS = st.fixed_dictionaries(
+    {"prompt_tokens": st.integers(0, 3), "completion_tokens": st.integers(0, 3)},
+    optional={
+        "total_tokens": st.integers(0, 6),
+        "prompt_tokens_details": st.sampled_from(
+            [None, {}, {"cached_tokens": 1, "audio_tokens": 0}]
+        ),
+        "completion_tokens_details": st.just({"reasoning_tokens": 2}),
+        "input_tokens": st.just(4),
+    },
+)
+_END_CHUNKS = st.builds(
+    lambda choices, fields: event({"choices": choices, **fields}),
+    st.lists(
+        st.fixed_dictionaries(
+            {"delta": deltas_of_a_stream | st.just({"role": "assistant", "content": ""})},
+            optional={
+                "index": st.sampled_from([0, 0, 1]),
+                "finish_reason": st.sampled_from([None, "", "stop", "length", "error"]),
+                "usage": _COUNTS,
+            },
+        ),
+        max_size=2,
+    ),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "id": st.sampled_from(["", "chat-1", "chat-2", None]),
+            "model": st.sampled_from(["", "demo", None]),
+            "object": st.sampled_from(["chat.completion.chunk", "error"]),
+            "created": st.sampled_from([1, 1.5]),
+            "usage": _COUNTS | st.none(),
+            "error": st.sampled_from([None, {}, "gone"]),
+            "session_id": st.just("s1"),
+            "detail": st.just("x"),
+        },
+    ),
+)
+
+
+@given(st.lists(_END_CHUNKS | chunks_of_a_stream, max_size=6))
+def test_each_lane_reads_chunks_as_the_tolerant_reader_does(events: list[bytes]) -> None:
+    plain = [*events, DONE]
+    # The name of the event is the default, and leads past the lanes of single data lines.
+    named = [each.replace(b"data: ", b"event: message\ndata: ", 1) for each in plain]
+
+    assert outcome(plain) == outcome(named)
+
+
 # - Chunks that differ only in their text
 
 _COMMON_TEXTS = st.text(max_size=8) | st.sampled_from(['"', "\\", "\n", "?", "note", "content", ""])

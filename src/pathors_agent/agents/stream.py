@@ -139,10 +139,17 @@ def prepare_run(
     return run, Baseline(conversation), setup
 
 
-# Ids must be unique, not secret: asking the operating system for each would take ten times as long.
 _IDS = Random()  # noqa: S311
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_IDS.seed)
+
+
+def unique_id(digits: int = 32) -> str:
+    """Return an id of hexadecimal digits. It is unique, not secret.
+
+    Asking the operating system for a secret one would take ten times as long.
+    """
+    return f"{_IDS.getrandbits(4 * digits):0{digits}x}"
 
 
 def open_run(
@@ -173,7 +180,7 @@ def open_run(
         control.release_conversation()
     conversation.session_id = conversation.session_id or session_id
     # Set before the first effect, so that code that stores the growing history can store it as well.
-    conversation.id = conversation.id or session_id or f"{_IDS.getrandbits(128):032x}"
+    conversation.id = conversation.id or session_id or unique_id()
 
 
 class _StreamBase(Generic[OutputT]):

@@ -119,7 +119,7 @@ class TextFrame(msgspec.Struct, frozen=True, gc=False):
         return cls(before, after, len(before) - 1, 1 - len(after))
 
 
-# - The usual completion, with the same rules.
+# - The first chunk, which names the answer, and the last ones, with its reason and its counts.
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -144,6 +144,48 @@ class Counts(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     total_tokens: _Count
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
+
+    def usage(self) -> Usage:
+        """Return the counts."""
+        cached, reasoning = self.prompt_tokens_details, self.completion_tokens_details
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            total_tokens=self.total_tokens or self.prompt_tokens + self.completion_tokens,
+            cached_tokens=cached.cached_tokens if cached else None,
+            reasoning_tokens=reasoning.reasoning_tokens if reasoning else None,
+        )
+
+
+class EndChoice(msgspec.Struct, gc=False):
+    """`choices[]`; it may have a reason."""
+
+    delta: ChoiceDelta
+    index: Literal[0] = 0
+    finish_reason: str | None = None
+    logprobs: None = None
+    error: None = None
+    usage: None = None
+
+
+class EndChunk(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """One `chat.completion.chunk` with the fields that only the first and the last ones have."""
+
+    choices: Annotated[list[EndChoice], msgspec.Meta(max_length=1)]
+    id: str | None = None
+    object: Literal["chat.completion.chunk"] | None = None
+    created: float | None = None
+    model: str | None = None
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+    usage: Counts | None = None
+    obfuscation: str | None = None
+
+
+decode_end_chunk = msgspec.json.Decoder(EndChunk).decode
+
+
+# - The usual completion, with the same rules.
 
 
 class WholeFunction(msgspec.Struct, gc=False):
@@ -218,15 +260,8 @@ def read_completion(body: bytes, builder: MessageBuilder, deltas: list[Delta]) -
     builder.model = intern(completion.model) if completion.model else None
     builder.session_id = completion.session_id or None
     builder.finish_reason = choice.finish_reason
-    if (counts := completion.usage) is not None:
-        cached, reasoning = counts.prompt_tokens_details, counts.completion_tokens_details
-        builder.usage = Usage(
-            prompt_tokens=counts.prompt_tokens,
-            completion_tokens=counts.completion_tokens,
-            total_tokens=counts.total_tokens or counts.prompt_tokens + counts.completion_tokens,
-            cached_tokens=cached.cached_tokens if cached else None,
-            reasoning_tokens=reasoning.reasoning_tokens if reasoning else None,
-        )
+    if completion.usage is not None:
+        builder.usage = completion.usage.usage()
     message = choice.message
     if message.content:
         builder.add_text(message.content, deltas)

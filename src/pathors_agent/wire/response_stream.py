@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable
+from sys import intern
 
 from pathors_agent.errors import (
     QUOTED_BODY_BYTES,
@@ -18,8 +19,11 @@ from pathors_agent.wire.chunks import (
     MAX_FRAMES,
     UNUSUAL,
     CallPiece,
+    ChoiceDelta,
+    EndChunk,
     TextFrame,
     decode_chunk,
+    decode_end_chunk,
     decode_text,
     holds_message,
     loads,
@@ -29,8 +33,9 @@ from pathors_agent.wire.chunks import (
 from pathors_agent.wire.deltas import BoundPassed, Delta, TextDelta, ToolCallDelta
 from pathors_agent.wire.event_lanes import EventLanes, joined_events
 from pathors_agent.wire.message_builder import MAX_CHOICES, PART_BYTES, MessageBuilder, Quirk
-from pathors_agent.wire.provider_errors import decode_error
+from pathors_agent.wire.provider_errors import decode_error, is_failure
 from pathors_agent.wire.sse import BYTE_ORDER_MARK, MAX_EVENT_BYTES
+from pathors_agent.wire.usage import merged_usage
 
 # 32 MiB: a hundred times the longest answer of any model.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
@@ -164,7 +169,7 @@ class ResponseStream(EventLanes):
             if self._expects_usual_chunk:
                 self._read_usual_chunk(text, deltas)
             elif not self.ended:
-                self._read_event("message", text.decode(errors="replace"), deltas)
+                self._read_unusual(text, deltas)
 
     def _read_text(self, string: bytes, deltas: list[Delta]) -> bool:
         """Read the text in a known frame. Return False if it is not one JSON string."""
@@ -182,21 +187,22 @@ class ResponseStream(EventLanes):
         try:
             [choice] = decode_chunk(text).choices
         except UNUSUAL:
-            self._read_event("message", text.decode(errors="replace"), deltas)
+            self._read_unusual(text, deltas)
             return
         delta = choice.delta
+        self._read_delta(delta, deltas)
+        if self._frames_left and delta.content and not (delta.tool_calls or deltas[1:]):
+            self._frames_left -= 1
+            self._frame = TextFrame.of(text, delta.content) or self._frame
+
+    def _read_delta(self, delta: ChoiceDelta, deltas: list[Delta]) -> None:
         builder = self._builder
         if reasoning := delta.reasoning_content or delta.reasoning:
             builder.add_reasoning(reasoning, deltas)
         if content := delta.content:
             builder.text.append(content)
             deltas.append(TextDelta(content))
-        if (pieces := delta.tool_calls) is None:
-            if content and self._frames_left and not reasoning:
-                self._frames_left -= 1
-                self._frame = TextFrame.of(text, content) or self._frame
-            return
-        for piece in pieces:
+        for piece in delta.tool_calls or ():
             function = piece.function
             call = builder.by_index.get(piece.index)
             if call is None or piece.id or function.name:
@@ -207,6 +213,33 @@ class ResponseStream(EventLanes):
                 if arguments := function.arguments:
                     call.parts.append(arguments)
                 deltas.append(ToolCallDelta(arguments or "", call))
+
+    def _read_unusual(self, text: bytes, deltas: list[Delta]) -> None:
+        """Read an event of one `data` line that is no usual chunk, or may name the message."""
+        try:
+            chunk = decode_end_chunk(text)
+        except UNUSUAL:
+            chunk = None
+        if chunk is None or self._builder.half or not self._read_end_chunk(chunk, deltas):
+            self._read_event("message", text.decode(errors="replace"), deltas)
+
+    def _read_end_chunk(self, chunk: EndChunk, deltas: list[Delta]) -> bool:
+        """Read the first chunk or one of the last. Return False for one that reports a failure."""
+        builder = self._builder
+        choice = chunk.choices[0] if chunk.choices else None
+        if choice is not None and is_failure(choice.finish_reason):
+            return False
+        self._events_read += 1
+        self._odd = None
+        builder.id = builder.id or chunk.id or None
+        builder.model = builder.model or (intern(chunk.model) if chunk.model else None)
+        if chunk.usage is not None:
+            builder.usage = merged_usage(builder.usage, chunk.usage.usage())
+        if choice is not None:
+            self._read_delta(choice.delta, deltas)
+            builder.finish_reason = choice.finish_reason or builder.finish_reason
+        self._choose_lane()
+        return True
 
     def _may_name_the_message(self) -> bool:
         """Return True if the next event may have the id and the model of the message."""
@@ -240,6 +273,9 @@ class ResponseStream(EventLanes):
             self._builder.note("comment_as_data", "a data line holds a comment")
         else:
             self._read_json(data, deltas)
+        self._choose_lane()
+
+    def _choose_lane(self) -> None:
         self._expects_usual_chunk = not (
             self.ended or self._builder.half or self._may_name_the_message()
         )

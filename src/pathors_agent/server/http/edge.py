@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import re
-import secrets
 from collections.abc import Awaitable
 from time import perf_counter
 from urllib.parse import quote, unquote
@@ -13,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pathors_agent.agents.stream import unique_id
 from pathors_agent.concurrency.event_loops import task_is_cancelled
 from pathors_agent.json_text import write_json
 from pathors_agent.server.http.problems import Problem, log_bug
@@ -210,7 +210,7 @@ def _request_id(scope: Scope) -> str:
     given = [value for name, value in scope["headers"] if name == _HEADER]
     if len(given) == 1 and _WELL_FORMED.fullmatch(given[0]):
         return str(given[0], "ascii")
-    return f"req_{secrets.token_hex(12)}"
+    return f"req_{unique_id(24)}"
 
 
 def _path(scope: Scope) -> str:

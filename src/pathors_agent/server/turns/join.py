@@ -68,6 +68,8 @@ def join(
     was edited, or is answered again. With `may_be_cut`, the beginning of an answer stands for the
     whole: a front end keeps what it has read of an answer that its user stopped.
     """
+    if not stored:
+        return Joined((), 0, 0, given)
     system = leading_system(given)
     lead = leading_system(stored) if lead is None else lead
     keep = len(stored)

@@ -212,7 +212,7 @@ class TurnRun:
         async with agent.stream(
             conversation=conversation, context=context, decisions=decisions
         ) as stream:
-            self._writer.begin(rewound, denials(stream))
+            self._writer.begin(rewound, denials(stream) if turn.front_end else ())
             if journal is not None:
                 await self._take_up(journal, stream)
             write = self._writer.items

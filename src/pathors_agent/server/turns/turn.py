@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Literal, Self
 
 import anyio
 
+from pathors_agent.agents.stream import unique_id
 from pathors_agent.concurrency.event_loops import Cancellation
 from pathors_agent.errors import SessionConflict, SessionNotFound, StoreError
 from pathors_agent.history.trim import HistoryTail
@@ -174,7 +174,7 @@ def front_end_stream(
 def new_head(project: Project, request: CompletionRequest, session_id: str) -> Head:
     """Return the head of an answer that begins now."""
     return Head(
-        id=f"chatcmpl-{secrets.token_hex(12)}",
+        id=f"chatcmpl-{unique_id(24)}",
         created=int(time.time()),
         model=project.shown_model(request),
         session_id=session_id,
