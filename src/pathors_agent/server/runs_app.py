@@ -357,17 +357,17 @@ def _gauge(
 
 
 def _as(status: HTTPStatus) -> Callable[[Request, Any], Awaitable[Response]]:
-    async def told(request: Request, error: Any) -> Response:
+    async def answer(request: Request, error: Any) -> Response:
         return problem_response(Problem(status, str(error)))
 
-    return told
+    return answer
 
 
-async def _tell_of_database(request: Request, error: Any) -> Response:
+async def _answer_database_error(request: Request, error: Any) -> Response:
     return problem_response(unavailable(_AWAY))
 
 
-async def _tell_of_http(request: Request, error: Any) -> Response:
+async def _answer_http_error(request: Request, error: Any) -> Response:
     status = HTTPStatus(error.status_code)
     return problem_response(Problem(status, status.phrase, headers=error.headers))
 
@@ -378,7 +378,7 @@ _ANSWERS: dict[Any, Any] = {
     RunExists: _as(HTTPStatus.CONFLICT),
     RunFailed: _as(HTTPStatus.CONFLICT),
     ConversationError: _as(HTTPStatus.CONFLICT),
-    StoreError: _tell_of_database,
-    SQLAlchemyError: _tell_of_database,
-    HTTPException: _tell_of_http,
+    StoreError: _answer_database_error,
+    SQLAlchemyError: _answer_database_error,
+    HTTPException: _answer_http_error,
 }

@@ -14,7 +14,7 @@ from pathors_agent.transports.connections import trust_hint
 
 # TCP resends a lost SYN after 1 and 3 seconds; this leaves time for both, and for TLS.
 CONNECT_SECONDS = 5.0
-# A model that hides its reasoning is silent for minutes, and so is an answer without a stream.
+# A model that hides its reasoning is silent for minutes. An answer without a stream is, too.
 FIRST_BYTE_SECONDS = 300.0
 # Servers keep a stream alive with a comment every 10 to 30 seconds, or send a token long before.
 BETWEEN_BYTES_SECONDS = 60.0

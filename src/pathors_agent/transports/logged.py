@@ -189,7 +189,7 @@ class _LoggedExchange:
             self._pieces.append(piece)
             self._kept += len(piece)
 
-    # - what is logged
+    # - the logged texts
 
     def _log(self, title: str, body: str = "") -> None:
         now = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]

@@ -89,7 +89,7 @@ class Admission:
         return gates
 
     def leave(self, project: str, gates: "Sequence[_Gate]") -> None:
-        """Let other turns through the gates."""
+        """Release the place of a turn at its gates."""
         self._metrics.running(project, -1)
         self._release(gates, gates)
 

@@ -117,7 +117,7 @@ class TurnRun:
                 with continued(self._turn.headers):
                     answer = await self._run_admitted(carry)
             except BaseException as error:
-                await self.held.give_request_up(error)
+                await self.held.abandon_request(error)
                 raise
         await self._writer.end(answer)
 

@@ -174,7 +174,7 @@ class _Serving:
                 await self._stop_watching()
                 if problem is not None:
                     status = str(int(problem.status))
-                    await self._tell(problem)
+                    await self._send_problem(problem)
             finally:
                 self._finish(status, self._sender.now() - begun)
 
@@ -185,8 +185,8 @@ class _Serving:
         # Most servers end the request by themselves, now that it is answered.
         self._loop.call_soon(self._leave)
 
-    async def _tell(self, problem: Problem) -> None:
-        """Send the client the error."""
+    async def _send_problem(self, problem: Problem) -> None:
+        """Send the error to the client."""
         if self._run.repeats_tools:
             problem.headers.update(DO_NOT_RETRY)
         with anyio.move_on_after(_LAST_WORD_SECONDS):

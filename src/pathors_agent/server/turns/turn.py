@@ -236,8 +236,8 @@ class HeldSession:
         self._holds_request = True
         return None
 
-    async def give_request_up(self, error: BaseException) -> None:
-        """Let a repeat of the request run, after an error."""
+    async def abandon_request(self, error: BaseException) -> None:
+        """Forget the request after an error, so that a repeat of it runs."""
         request = self._turn.request_id
         if request is None:
             return
@@ -316,7 +316,7 @@ class HeldSession:
             await self._close()
 
     async def _close(self) -> None:
-        """Let other turns have the session."""
+        """Release the session for other turns."""
         lease, self.lease = self.lease, None
         try:
             if lease is not None:  # the turn was not saved, which drops the lease

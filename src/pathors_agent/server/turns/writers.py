@@ -365,7 +365,7 @@ class StreamWriter(EventWriter):
         await super().follow(kept)
 
     async def _open_stored(self, answer: TurnAnswer) -> list[bytes]:
-        """Begin an answer of which nothing was sent, because it is stored or has no text."""
+        """Begin an answer whose client has nothing of it yet: it is stored, or has no text."""
         turn = self._turn
         after = Position.read(turn.last_event_id)
         if after is not None and after.completion != answer.head.id:
