@@ -1,13 +1,15 @@
 """Durable runs in a database, for tests of what reads and changes them without their agent."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from pathors_agent import AsyncAgent, Tool, tool
 from pathors_agent.durable import DurableAgent, RunFailed
 from pathors_agent.testing import AsyncScriptedTransport
+from pathors_agent.wire.profiles import DEFAULT_PROFILE, EndpointProfile
 
 
 @tool(approve=True)
@@ -23,6 +25,21 @@ class Script(AsyncScriptedTransport):
 
     def assert_used_up(self) -> None:
         pass
+
+
+# The options of a `DurableAgent`; all others are those of its agent.
+_DURABLE = {"name", "queue", "context", "version", "heartbeat", "attempts", "deltas"}
+
+
+@asynccontextmanager
+async def opened(
+    database: str, *script: Any, profile: EndpointProfile = DEFAULT_PROFILE, **options: Any
+) -> AsyncIterator[DurableAgent[Any]]:
+    """Open a durable agent whose model answers by a script."""
+    durable = {name: options.pop(name) for name in _DURABLE & options.keys()}
+    agent: AsyncAgent[Any] = AsyncAgent(Script(*script, profile=profile), **options)
+    async with DurableAgent(agent, database=database, **durable) as opened:
+        yield opened
 
 
 def work(

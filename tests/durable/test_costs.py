@@ -1,14 +1,14 @@
 """What a turn costs the database does not depend on the turns before it."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from pathors_agent import AsyncAgent, Conversation, tool
+from pathors_agent import Conversation, tool
 from pathors_agent.durable import DurableAgent
 from pathors_agent.durable.engine import sql
 from pathors_agent.durable.history import MAX_KEPT_MESSAGES, Histories, RecordedSession
@@ -16,7 +16,7 @@ from pathors_agent.durable.records import segment_id
 from pathors_agent.durable.timeline import read_timeline
 from pathors_agent.messages import UserMessage
 from pathors_agent.testing import calls
-from stored_runs import Script
+from stored_runs import Script, opened
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
@@ -41,15 +41,6 @@ def statements(*engines: sa.Engine) -> Iterator[Counter[str]]:
     finally:
         for engine in engines:
             sa.event.remove(engine, "after_cursor_execute", count)
-
-
-@asynccontextmanager
-async def opened(
-    database: str, *script: Any, queue: str | None = None, **options: Any
-) -> AsyncIterator[DurableAgent[Any]]:
-    agent: AsyncAgent[Any] = AsyncAgent(Script(*script), **options)
-    async with DurableAgent(agent, database=database, queue=queue) as durable:
-        yield durable
 
 
 def engines(durable: DurableAgent[Any]) -> list[sa.Engine]:

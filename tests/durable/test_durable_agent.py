@@ -3,14 +3,16 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
+import stored_runs
 from pathors_agent import (
     Agent,
     AssistantMessage,
@@ -37,8 +39,6 @@ from pathors_agent.durable import (
 from pathors_agent.errors import InvalidSetting, RunNotFinished
 from pathors_agent.messages import JSONValue
 from pathors_agent.testing import AsyncScriptedTransport, ScriptedTransport, calls, http_error
-from pathors_agent.wire.profiles import DEFAULT_PROFILE
-from stored_runs import Script
 
 pytestmark = pytest.mark.anyio
 
@@ -50,17 +50,7 @@ CLIENT_TOOL = Tool(name="ask_user", description="Ask the user.")
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
     """Open a durable agent with a script, on this test's database."""
-
-    @asynccontextmanager
-    async def opened(*script: Any, **options: Any) -> AsyncIterator[DurableAgent[Any]]:
-        durable_options = {k: options.pop(k) for k in ("queue", "version") if k in options}
-        transport = Script(*script, profile=options.pop("profile", DEFAULT_PROFILE))
-        agent: AsyncAgent[Any] = AsyncAgent(transport, **options)
-        database = f"sqlite:///{tmp_path / 'runs.db'}"
-        async with DurableAgent(agent, database=database, **durable_options) as durable:
-            yield durable
-
-    return opened
+    return partial(stored_runs.opened, f"sqlite:///{tmp_path / 'runs.db'}")
 
 
 def ran(into: list[str]) -> Callable[..., Any]:

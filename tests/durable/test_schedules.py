@@ -1,34 +1,27 @@
 """Schedules start one run for each of their times, whatever workers there are."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from pathors_agent import AsyncAgent, ToolContext, UserMessage, tool
+import stored_runs
+from pathors_agent import ToolContext, UserMessage, tool
 from pathors_agent.durable import DurableAgent, Schedule
 from pathors_agent.durable.engine import sql
 from pathors_agent.durable.schedules import LOOK_SECONDS, Scheduler
 from pathors_agent.errors import InvalidSetting
 from pathors_agent.testing import calls
-from stored_runs import Script
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 
-@asynccontextmanager
-async def opened(
-    database: str, *script: Any, queue: str | None = "q", **options: Any
-) -> AsyncIterator[DurableAgent[Any]]:
-    agent: AsyncAgent[Any] = AsyncAgent(Script(*script), **options)
-    async with DurableAgent(agent, database=database, queue=queue) as durable:
-        yield durable
+opened = partial(stored_runs.opened, queue="q")
 
 
 def at(text: str) -> datetime:

@@ -1,22 +1,23 @@
 """When runs start, with which context, and by programs that know only the agent's name."""
 
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from pathors_agent import AsyncAgent, Tool, ToolContext, tool
+import stored_runs
+from pathors_agent import Tool, ToolContext, tool
 from pathors_agent.core.run import Status
 from pathors_agent.durable import DurableAgent, RunExists, RunFailed
 from pathors_agent.durable.engine import STATUS, sql
 from pathors_agent.errors import InvalidSetting
 from pathors_agent.testing import calls
-from stored_runs import Script
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
@@ -25,14 +26,7 @@ Open = Callable[..., AbstractAsyncContextManager[DurableAgent[Any]]]
 
 @pytest.fixture
 def opened(database: str) -> Open:
-    @asynccontextmanager
-    async def opened(*script: Any, **options: Any) -> AsyncIterator[DurableAgent[Any]]:
-        durable = {k: options.pop(k) for k in ("queue", "version", "context") if k in options}
-        agent: AsyncAgent[Any] = AsyncAgent(Script(*script), **options)
-        async with DurableAgent(agent, database=database, **durable) as opened:
-            yield opened
-
-    return opened
+    return partial(stored_runs.opened, database)
 
 
 def pass_time(durable: DurableAgent[Any]) -> None:
@@ -98,7 +92,7 @@ async def test_delayed_run_can_be_cancelled(opened: Open) -> None:
 )
 async def test_impossible_start_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     database = f"sqlite:///{tmp_path / 'runs.db'}"
-    async with DurableAgent(AsyncAgent(Script()), database=database, queue="q") as durable:
+    async with stored_runs.opened(database, queue="q") as durable:
         with pytest.raises(InvalidSetting):
             await durable.start("go", **options)
         assert len(await durable.list()) == 0

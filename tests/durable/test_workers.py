@@ -3,14 +3,16 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+import stored_runs
 from pathors_agent import AsyncAgent, tool
 from pathors_agent.durable import DurableAgent, Heartbeat, RunFailed, engine
 from pathors_agent.durable.claims import Claims, Source
@@ -26,12 +28,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 POLL = 0.05
 
 
-@asynccontextmanager
-async def opened(database: str, *script: Any, **options: Any) -> AsyncIterator[DurableAgent[Any]]:
-    agent: AsyncAgent[Any] = AsyncAgent(Script(*script), tools=options.pop("tools", ()))
-    options = {"queue": "q", "version": "1", **options}
-    async with DurableAgent(agent, database=database, **options) as durable:
-        yield durable
+opened = partial(stored_runs.opened, queue="q", version="1")
 
 
 # - order -
